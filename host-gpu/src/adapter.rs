@@ -1,0 +1,67 @@
+//! Which GPUs there are. Loading the drivers is slow (hundreds of milliseconds) and may crash, so
+//! the front door asks a short-lived child; workers open the one adapter they are told.
+
+use crate::Error;
+use serde::{Deserialize, Serialize};
+
+/// A GPU as found on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpu {
+    /// Position in the driver's list; what a worker opens.
+    pub index: u32,
+    /// The driver's name for it.
+    pub name: String,
+    /// `vulkan`, `metal` or `dx12`.
+    pub backend: String,
+    /// Driver name and version.
+    pub driver: String,
+    /// `software` for a driver that computes on the CPU, otherwise `gpu`.
+    pub class: String,
+    /// Whether it computes on the CPU.
+    pub software: bool,
+    /// Whether it writes timestamps; without them GPU time is wall time.
+    pub timestamps: bool,
+}
+
+pub(crate) fn instance() -> wgpu::Instance {
+    wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends: wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12,
+        // Debug layers are for developers of drivers; validation happens before the driver.
+        flags: wgpu::InstanceFlags::empty(),
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    })
+}
+
+pub(crate) fn adapters(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
+    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    crate::error::ready(instance.enumerate_adapters(backends)).unwrap_or_default()
+}
+
+/// Lists the GPUs of this machine. Software adapters come last, so that index order is preference.
+pub fn discover() -> Vec<Gpu> {
+    let adapters = adapters(&instance());
+    let mut gpus: Vec<Gpu> = (0u32..).zip(&adapters).map(|(index, adapter)| describe(index, adapter)).collect();
+    gpus.sort_by_key(|gpu| gpu.software);
+    gpus
+}
+
+/// Chooses a GPU: the one asked for, else the first real one, else the software one.
+pub fn preferred(gpus: &[Gpu]) -> Result<&Gpu, Error> {
+    gpus.first().ok_or_else(|| {
+        Error::Unsupported("no gpu driver was found; on Debian: apt-get install mesa-vulkan-drivers".into())
+    })
+}
+
+pub(crate) fn describe(index: u32, adapter: &wgpu::Adapter) -> Gpu {
+    let info = adapter.get_info();
+    let software = info.device_type == wgpu::DeviceType::Cpu;
+    Gpu {
+        index,
+        name: info.name,
+        backend: info.backend.to_string(),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        class: if software { "software" } else { "gpu" }.to_owned(),
+        software,
+        timestamps: adapter.features().contains(crate::device::TIMESTAMPS),
+    }
+}

@@ -1,0 +1,249 @@
+//! Batches: commands recorded once, submitted any number of times.
+//!
+//! A batch checks each command as it is recorded, keeps its bind groups between submissions, and
+//! holds one small buffer (the arena) for all inline bytes, so that a token loop changes a few
+//! uniforms and grids without recording anything again. Encoding is in [`crate::encode`].
+
+use crate::binding::{self, Binding, Bound, Place};
+use crate::buffer::{Buffer, in_range};
+use crate::thread::{Done, Job};
+use crate::{Error, Kernel, Session};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Commands in one batch. It bounds what one submission makes the host record.
+pub const COMMANDS_MAX: usize = 4096;
+/// Bytes of recorded writes and inline bindings that one batch holds in host memory.
+pub const HELD_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Workgroups along x, y and z.
+pub type Grid = [u32; 3];
+
+/// A recorded command.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Dispatch(Dispatch),
+    Copy { source: Arc<Buffer>, source_offset: u64, target: Arc<Buffer>, target_offset: u64, size: u64 },
+    Clear { target: Arc<Buffer>, offset: u64, size: u64 },
+    Write { target: Arc<Buffer>, offset: u64, data: Vec<u8> },
+    Read { source: Arc<Buffer>, offset: u64, size: u64 },
+}
+
+#[derive(Debug)]
+pub(crate) struct Dispatch {
+    pub(crate) kernel: Arc<Kernel>,
+    pub(crate) bound: Vec<Bound>,
+    /// Made at the first submission; emptied when a binding moves.
+    pub(crate) groups: Vec<wgpu::BindGroup>,
+    pub(crate) grid: Grid,
+}
+
+/// A change to a recorded command.
+#[derive(Debug)]
+pub enum Update {
+    /// New inline bytes: command, group, binding, bytes.
+    Inline(u32, u32, u32, Vec<u8>),
+    /// A new offset of a buffer binding: command, group, binding, offset.
+    Offset(u32, u32, u32, u64),
+    /// A new grid: command, grid.
+    Grid(u32, Grid),
+    /// New bytes of a write: command, bytes.
+    Write(u32, Vec<u8>),
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub(crate) commands: Vec<Command>,
+    pub(crate) arena: Vec<u8>,
+    pub(crate) arena_buffer: Option<Arc<Buffer>>,
+    /// Whether the arena's bytes changed since they were last uploaded.
+    pub(crate) arena_stale: bool,
+    held: u64,
+}
+
+/// A recorded submission, ready for the GPU thread.
+pub struct Encoded {
+    pub(crate) job: Job,
+    pub(crate) done: oneshot::Receiver<Result<Done, Error>>,
+    /// Offset and size of each read in the readback buffer.
+    pub(crate) reads: Vec<(u64, u64)>,
+    pub(crate) usage: Arc<crate::session::Usage>,
+    pub(crate) in_flight: Arc<tokio::sync::Semaphore>,
+    pub(crate) jobs: tokio::sync::mpsc::Sender<Job>,
+}
+
+impl std::fmt::Debug for Encoded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encoded").field("reads", &self.reads).finish_non_exhaustive()
+    }
+}
+
+impl Batch {
+    /// Records a dispatch of `kernel` over `grid`.
+    pub fn dispatch(&mut self, session: &Session, kernel: &Arc<Kernel>, bindings: Vec<Binding>, grid: Grid) -> Result<u32, Error> {
+        let limits = session.device().limits();
+        check_grid(grid, &limits)?;
+        let before = self.arena.len();
+        let resolved = binding::resolve(kernel, bindings, &limits, &mut self.arena)
+            .and_then(|bound| binding::check_aliases(&bound).map(|()| bound));
+        let bound = match resolved {
+            Ok(bound) => bound,
+            Err(error) => {
+                self.arena.truncate(before);
+                return Err(error);
+            }
+        };
+        if self.arena.len() > before {
+            self.arena_grew();
+        }
+        self.push(0, Command::Dispatch(Dispatch { kernel: Arc::clone(kernel), bound, groups: Vec::new(), grid }))
+    }
+
+    /// A larger arena needs a new buffer, and so do all bind groups that name the old one.
+    fn arena_grew(&mut self) {
+        self.arena_stale = true;
+        self.arena_buffer = None;
+        for command in &mut self.commands {
+            if let Command::Dispatch(dispatch) = command {
+                dispatch.groups.clear();
+            }
+        }
+    }
+
+    /// Records a copy between two buffers.
+    pub fn copy(
+        &mut self,
+        source: &Arc<Buffer>,
+        source_offset: u64,
+        target: &Arc<Buffer>,
+        target_offset: u64,
+        size: u64,
+    ) -> Result<u32, Error> {
+        in_range("copy source", source_offset, size, source.size())?;
+        in_range("copy target", target_offset, size, target.size())?;
+        if Arc::ptr_eq(source, target) {
+            return Err(Error::InvalidArgument("copy: source and target are the same buffer".into()));
+        }
+        let (source, target) = (Arc::clone(source), Arc::clone(target));
+        self.push(0, Command::Copy { source, source_offset, target, target_offset, size })
+    }
+
+    /// Records the zeroing of a range.
+    pub fn clear(&mut self, target: &Arc<Buffer>, offset: u64, size: u64) -> Result<u32, Error> {
+        in_range("clear", offset, size, target.size())?;
+        self.push(0, Command::Clear { target: Arc::clone(target), offset, size })
+    }
+
+    /// Records a write of bytes.
+    pub fn write(&mut self, target: &Arc<Buffer>, offset: u64, data: Vec<u8>) -> Result<u32, Error> {
+        in_range("write", offset, data.len() as u64, target.size())?;
+        self.push(data.len() as u64, Command::Write { target: Arc::clone(target), offset, data })
+    }
+
+    /// Records a read.
+    pub fn read(&mut self, source: &Arc<Buffer>, offset: u64, size: u64) -> Result<u32, Error> {
+        in_range("read", offset, size, source.size())?;
+        self.push(0, Command::Read { source: Arc::clone(source), offset, size })
+    }
+
+    fn push(&mut self, bytes: u64, command: Command) -> Result<u32, Error> {
+        if self.commands.len() >= COMMANDS_MAX {
+            return Err(Error::InvalidArgument(format!("the batch has {COMMANDS_MAX} commands; that is the limit")));
+        }
+        let held = self.held.saturating_add(bytes);
+        if held > HELD_BYTES_MAX {
+            return Err(Error::InvalidArgument(format!(
+                "the batch's writes would hold {held} bytes; the limit is {HELD_BYTES_MAX}"
+            )));
+        }
+        self.held = held;
+        self.commands.push(command);
+        // The limit above keeps the index far inside u32.
+        Ok(u32::try_from(self.commands.len() - 1).unwrap_or(u32::MAX))
+    }
+
+    /// Applies updates in order. The first that does not fit ends it, with those before it applied.
+    pub fn update(&mut self, session: &Session, updates: Vec<Update>) -> Result<(), Error> {
+        let limits = session.device().limits();
+        for update in updates {
+            match update {
+                Update::Grid(command, grid) => {
+                    check_grid(grid, &limits)?;
+                    self.dispatch_at(command)?.grid = grid;
+                }
+                Update::Offset(command, group, index, offset) => {
+                    let dispatch = self.dispatch_at(command)?;
+                    let kernel = Arc::clone(&dispatch.kernel);
+                    find(dispatch, command, group, index)?.move_to(offset, &limits, &kernel)?;
+                    binding::check_aliases(&dispatch.bound)?;
+                    dispatch.groups.clear();
+                }
+                Update::Inline(command, group, index, bytes) => self.update_inline(command, group, index, &bytes)?,
+                Update::Write(command, bytes) => self.update_write(command, bytes)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn update_inline(&mut self, command: u32, group: u32, index: u32, bytes: &[u8]) -> Result<(), Error> {
+        let bound = find(self.dispatch_at(command)?, command, group, index)?;
+        let Place::Inline { offset, size } = bound.place else {
+            return Err(no_such(command, &format!("an inline binding at @group({group}) @binding({index})")));
+        };
+        same_size(command, bytes.len() as u64, size)?;
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        let slot = self.arena.get_mut(at..at.saturating_add(bytes.len()));
+        slot.ok_or_else(|| no_such(command, "inline bytes"))?.copy_from_slice(bytes);
+        self.arena_stale = true;
+        Ok(())
+    }
+
+    fn update_write(&mut self, command: u32, bytes: Vec<u8>) -> Result<(), Error> {
+        match self.commands.get_mut(command as usize) {
+            Some(Command::Write { data, .. }) => {
+                same_size(command, bytes.len() as u64, data.len() as u64)?;
+                *data = bytes;
+                Ok(())
+            }
+            _ => Err(no_such(command, "a write")),
+        }
+    }
+
+    fn dispatch_at(&mut self, command: u32) -> Result<&mut Dispatch, Error> {
+        match self.commands.get_mut(command as usize) {
+            Some(Command::Dispatch(dispatch)) => Ok(dispatch),
+            _ => Err(no_such(command, "a dispatch")),
+        }
+    }
+}
+
+fn find(dispatch: &mut Dispatch, command: u32, group: u32, index: u32) -> Result<&mut Bound, Error> {
+    dispatch
+        .bound
+        .iter_mut()
+        .find(|bound| bound.group == group && bound.index == index)
+        .ok_or_else(|| no_such(command, &format!("a binding @group({group}) @binding({index})")))
+}
+
+fn no_such(command: u32, what: &str) -> Error {
+    Error::InvalidArgument(format!("update: command {command} is not {what}"))
+}
+
+fn same_size(command: u32, new: u64, old: u64) -> Result<(), Error> {
+    if new == old {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument(format!("update: command {command} was recorded with {old} bytes, not {new}")))
+}
+
+fn check_grid(grid: Grid, limits: &wgpu::Limits) -> Result<(), Error> {
+    let largest = limits.max_compute_workgroups_per_dimension;
+    if grid.iter().any(|n| *n > largest) {
+        return Err(Error::InvalidArgument(format!(
+            "a grid of {} x {} x {} workgroups; each dimension has at most {largest}",
+            grid[0], grid[1], grid[2]
+        )));
+    }
+    Ok(())
+}

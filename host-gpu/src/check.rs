@@ -1,0 +1,332 @@
+//! Reads WGSL before any driver sees it: parse, validate, resolve overrides, reflect.
+//!
+//! In: WGSL, an entry point, the values of its overrides, what the device can do. Out: a
+//! [`Checked`] kernel, the only thing [`crate::kernel`] will compile, so that no text of a tenant
+//! reaches the driver unread. Passes that harden a module (loop budgets, slicing) belong between
+//! [`check`]'s last two steps: after overrides are resolved, before reflection.
+//!
+//! Invariant: pure; it allocates no GPU memory and never panics on what it is given.
+
+use crate::Error;
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, ShaderStage, StorageAccess, TypeInner};
+use std::fmt::Write;
+
+/// Longer sources are refused: naga's work grows with them, and no kernel we know comes near.
+pub const SOURCE_BYTES_MAX: usize = 256 * 1024;
+/// Memory of one invocation's own variables. Drivers crash on pipelines with hundreds of megabytes
+/// of it and take minutes over hundreds of kilobytes.
+pub const PRIVATE_BYTES_MAX: u32 = 64 * 1024;
+/// Bind groups that a kernel may use, WebGPU's own limit.
+pub const GROUPS_MAX: u32 = 4;
+/// naga recurses over nested expressions; its own nesting limits fit this stack with room to spare.
+const STACK_BYTES: usize = 64 * 1024 * 1024;
+
+/// What a device allows a kernel to use.
+#[derive(Debug, Clone, Copy)]
+pub struct Abilities {
+    /// `enable f16;`
+    pub f16: bool,
+    /// `enable subgroups;`
+    pub subgroups: bool,
+    /// Bytes of workgroup memory; drivers do not check it.
+    pub workgroup_memory_max: u32,
+    /// Invocations in one workgroup.
+    pub workgroup_invocations_max: u32,
+}
+
+/// How a kernel uses a variable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// `var<uniform>`
+    Uniform,
+    /// `var<storage, read>`
+    Read,
+    /// `var<storage, read_write>`
+    ReadWrite,
+}
+
+/// A variable that a dispatch must bind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Variable {
+    /// The number in `@group`.
+    pub group: u32,
+    /// The number in `@binding`.
+    pub index: u32,
+    /// Its name in the source, for messages.
+    pub name: String,
+    /// How it is used.
+    pub access: Access,
+    /// The fewest bytes a binding must have; a runtime-sized array counts one element.
+    pub size_min: u64,
+}
+
+/// A kernel that was read and found sound.
+#[derive(Debug)]
+pub struct Checked {
+    /// The module, overrides resolved.
+    pub module: Module,
+    /// The entry point.
+    pub entry: String,
+    /// Its variables, by group and index.
+    pub variables: Vec<Variable>,
+    /// Invocations of one workgroup.
+    pub workgroup_size: [u32; 3],
+}
+
+/// The names of a module's compute entry points, for finding the kernels of a source.
+pub fn entry_points(wgsl: &str) -> Result<Vec<String>, Error> {
+    on_big_stack(|| {
+        let module = parse(wgsl)?;
+        Ok(module.entry_points.iter().filter(|e| e.stage == ShaderStage::Compute).map(|e| e.name.clone()).collect())
+    })
+}
+
+/// Checks one entry point with the given override values.
+pub fn check(wgsl: &str, entry: &str, constants: &[(String, f64)], can: Abilities) -> Result<Checked, Error> {
+    on_big_stack(|| check_here(wgsl, entry, constants, can))
+}
+
+fn on_big_stack<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("wgsl".into()).stack_size(STACK_BYTES).spawn_scoped(scope, work);
+        match thread.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(Error::KernelRejected("the compiler failed on this source".into())),
+            Err(error) => Err(Error::Unsupported(format!("no thread to read the kernel on: {error}"))),
+        }
+    })
+}
+
+fn parse(wgsl: &str) -> Result<Module, Error> {
+    if wgsl.len() > SOURCE_BYTES_MAX {
+        return Err(Error::KernelRejected(format!(
+            "the source has {} bytes; the limit is {SOURCE_BYTES_MAX}",
+            wgsl.len()
+        )));
+    }
+    naga::front::wgsl::parse_str(wgsl).map_err(|error| {
+        let at = error.location(wgsl);
+        rejected(at, error.message())
+    })
+}
+
+fn rejected(at: Option<naga::SourceLocation>, message: &str) -> Error {
+    Error::KernelRejected(match at {
+        Some(at) => format!("{}:{}: {message}", at.line_number, at.line_position),
+        None => message.to_owned(),
+    })
+}
+
+fn check_here(wgsl: &str, entry: &str, constants: &[(String, f64)], can: Abilities) -> Result<Checked, Error> {
+    let module = parse(wgsl)?;
+    let info = validate(&module, wgsl, can)?;
+    let known = module.entry_points.iter().any(|e| e.name == entry && e.stage == ShaderStage::Compute);
+    if !known {
+        let names: Vec<&str> = module.entry_points.iter().map(|e| e.name.as_str()).collect();
+        return Err(Error::KernelRejected(format!(
+            "there is no compute entry point {entry:?}; the module has {names:?}"
+        )));
+    }
+    let values = constants.iter().cloned().collect();
+    let stage = Some((ShaderStage::Compute, entry));
+    let (module, info) = naga::back::pipeline_constants::process_overrides(&module, &info, stage, &values)
+        .map_err(|error| Error::KernelRejected(with_causes(&error)))?;
+    let index = module.entry_points.iter().position(|e| e.name == entry && e.stage == ShaderStage::Compute);
+    let index = index.ok_or_else(|| Error::KernelRejected(format!("entry point {entry:?} was lost")))?;
+    let reflected = reflect(&module, &info, index, can)?;
+    Ok(Checked {
+        entry: entry.to_owned(),
+        variables: reflected.0,
+        workgroup_size: reflected.1,
+        module: module.into_owned(),
+    })
+}
+
+fn validate(module: &Module, wgsl: &str, can: Abilities) -> Result<ModuleInfo, Error> {
+    let mut capabilities = Capabilities::empty();
+    capabilities.set(Capabilities::SHADER_FLOAT16, can.f16);
+    capabilities.set(Capabilities::SUBGROUP, can.subgroups);
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+    if can.subgroups {
+        validator
+            .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+            .subgroup_operations(naga::valid::SubgroupOperationSet::all());
+    }
+    validator.validate(module).map_err(|error| {
+        let at = error.location(wgsl);
+        rejected(at, &with_causes(error.as_inner()))
+    })
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let _ = write!(text, ": {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+fn reflect(module: &Module, info: &ModuleInfo, index: usize, can: Abilities) -> Result<(Vec<Variable>, [u32; 3]), Error> {
+    let entry = module
+        .entry_points
+        .get(index)
+        .ok_or_else(|| Error::KernelRejected("the entry point was lost".into()))?;
+    let used = info.get_entry_point(index);
+    let mut variables = Vec::new();
+    let (mut workgroup, mut private) = (0u32, locals(module, &entry.function));
+    for (handle, global) in module.global_variables.iter() {
+        let access = match global.space {
+            AddressSpace::Uniform => Access::Uniform,
+            AddressSpace::Storage { access } if access.contains(StorageAccess::STORE) => Access::ReadWrite,
+            AddressSpace::Storage { .. } => Access::Read,
+            AddressSpace::WorkGroup => {
+                workgroup = workgroup.saturating_add(size_of(module, global.ty));
+                continue;
+            }
+            AddressSpace::Private => {
+                private = private.saturating_add(size_of(module, global.ty));
+                continue;
+            }
+            _ => {
+                let name = global.name.as_deref().unwrap_or("?");
+                return Err(Error::KernelRejected(format!(
+                    "variable {name:?} is in an address space kernels cannot use: {:?}",
+                    global.space
+                )));
+            }
+        };
+        if used[handle].is_empty() {
+            continue;
+        }
+        variables.push(variable(module, global, access)?);
+    }
+    for (_, function) in module.functions.iter() {
+        private = private.saturating_add(locals(module, function));
+    }
+    limits(entry.workgroup_size, workgroup, private, can)?;
+    variables.sort_by_key(|v| (v.group, v.index));
+    Ok((variables, entry.workgroup_size))
+}
+
+fn variable(module: &Module, global: &naga::GlobalVariable, access: Access) -> Result<Variable, Error> {
+    let name = global.name.clone().unwrap_or_default();
+    let binding = global
+        .binding
+        .as_ref()
+        .ok_or_else(|| Error::KernelRejected(format!("variable {name:?} has no @group and @binding")))?;
+    if binding.group >= GROUPS_MAX {
+        return Err(Error::KernelRejected(format!(
+            "variable {name:?} is in group {}; groups go up to {}",
+            binding.group,
+            GROUPS_MAX - 1
+        )));
+    }
+    if matches!(module.types[global.ty].inner, TypeInner::BindingArray { .. }) {
+        return Err(Error::KernelRejected(format!("variable {name:?} is a binding array, which kernels cannot use")));
+    }
+    let size_min = u64::from(size_of(module, global.ty)).max(4);
+    Ok(Variable { group: binding.group, index: binding.binding, name, access, size_min })
+}
+
+fn size_of(module: &Module, ty: naga::Handle<naga::Type>) -> u32 {
+    module.types[ty].inner.size(module.to_ctx())
+}
+
+fn locals(module: &Module, function: &naga::Function) -> u32 {
+    function.local_variables.iter().fold(0, |sum: u32, (_, local)| sum.saturating_add(size_of(module, local.ty)))
+}
+
+fn limits(size: [u32; 3], workgroup: u32, private: u32, can: Abilities) -> Result<(), Error> {
+    let invocations = size.iter().fold(1u64, |product, n| product.saturating_mul(u64::from(*n)));
+    let bounds = [
+        ("workgroup invocations", invocations, u64::from(can.workgroup_invocations_max)),
+        ("bytes of workgroup memory", u64::from(workgroup), u64::from(can.workgroup_memory_max)),
+        ("bytes of private memory", u64::from(private), u64::from(PRIVATE_BYTES_MAX)),
+    ];
+    for (what, value, limit) in bounds {
+        if value > limit {
+            return Err(Error::KernelRejected(format!("the kernel has {value} {what}; the limit is {limit}")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    const CAN: Abilities =
+        Abilities { f16: false, subgroups: false, workgroup_memory_max: 16384, workgroup_invocations_max: 256 };
+
+    fn refused(wgsl: &str) -> String {
+        match check(wgsl, "main", &[], CAN) {
+            Ok(_) => panic!("accepted"),
+            Err(error) => {
+                assert_eq!(error.code(), "kernel_rejected");
+                error.to_string()
+            }
+        }
+    }
+
+    #[test]
+    fn variables_are_reflected_in_order_and_unused_ones_left_out() {
+        let wgsl = "
+            struct Size { x: u32, y: u32 }
+            @group(1) @binding(0) var<uniform> size: Size;
+            @group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;
+            @group(0) @binding(1) var<storage, read> in: array<u32>;
+            @group(0) @binding(7) var<storage, read> unused: array<u32>;
+            override N: u32 = 8;
+            @compute @workgroup_size(N, 2) fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+                out[id.x] = vec4<f32>(f32(in[id.x] + size.x));
+            }";
+        let checked = check(wgsl, "main", &[("N".into(), 16.0)], CAN).unwrap();
+        assert_eq!(checked.workgroup_size, [16, 2, 1]);
+        let seen: Vec<_> =
+            checked.variables.iter().map(|v| (v.group, v.index, v.access, v.size_min)).collect();
+        assert_eq!(
+            seen,
+            [(0, 1, Access::Read, 4), (0, 2, Access::ReadWrite, 16), (1, 0, Access::Uniform, 8)]
+        );
+    }
+
+    #[test]
+    fn a_syntax_error_names_line_and_column() {
+        let message = refused("@compute @workgroup_size(1)\nfn main() { let x = ; }");
+        assert!(message.starts_with("2:21: "), "{message}");
+    }
+
+    #[test]
+    fn a_type_error_names_line_and_column() {
+        let message = refused("@compute @workgroup_size(1)\nfn main() { var x: u32 = 1.5; }");
+        assert!(message.starts_with("2:"), "{message}");
+    }
+
+    #[test]
+    fn what_would_crash_a_driver_is_refused_with_value_and_limit() {
+        for (wgsl, part) in [
+            ("var<workgroup> a: array<u32, 100000000>; @compute @workgroup_size(1) fn main() { a[0] = 1u; }", "400000000 bytes of workgroup memory; the limit is 16384"),
+            ("@compute @workgroup_size(1) fn main() { var a: array<u32, 100000000>; a[0] = 1u; }", "bytes of private memory"),
+            ("@compute @workgroup_size(64, 64) fn main() {}", "4096 workgroup invocations; the limit is 256"),
+            ("@group(9) @binding(0) var<storage> a: array<u32>; @compute @workgroup_size(1) fn main() { _ = a[0]; }", "groups go up to 3"),
+            ("@group(0) @binding(0) var t: texture_2d<f32>; @compute @workgroup_size(1) fn main() { }", "address space"),
+            ("@vertex fn main() -> @builtin(position) vec4<f32> { return vec4<f32>(); }", "no compute entry point"),
+        ] {
+            let message = refused(wgsl);
+            assert!(message.contains(part), "{message}");
+        }
+        assert!(refused(&" ".repeat(SOURCE_BYTES_MAX + 1)).contains("the limit is 262144"));
+    }
+
+    #[test]
+    fn deep_nesting_neither_overflows_nor_panics() {
+        let deep = format!("@compute @workgroup_size(1) fn main() {{ let x = {}1{}; }}", "(".repeat(50_000), ")".repeat(50_000));
+        let _ = check(&deep, "main", &[], CAN);
+        let blocks = format!("@compute @workgroup_size(1) fn main() {{ {} {} }}", "{".repeat(50_000), "}".repeat(50_000));
+        let _ = check(&blocks, "main", &[], CAN);
+    }
+}

@@ -1,0 +1,178 @@
+//! One GPU device, opened for one tenant.
+//!
+//! [`Device::open`] starts the device's GPU thread. Resource creation goes through the methods here,
+//! each inside an error scope, so that what wgpu refuses becomes a typed error and never reaches
+//! the uncaptured-error handler. Pipelines and devices are created under one lock, because some
+//! drivers crash when two are made at once.
+//!
+//! A device is never dropped in a worker: dropping its queue waits for the GPU without a limit.
+//! The process ends instead.
+
+use crate::kernel::KernelCache;
+use crate::memory::Ledger;
+use crate::staging::Staging;
+use crate::thread::{self, Job};
+use crate::{Error, Gpu, adapter, error};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::mpsc;
+
+/// What whole-submission timing needs: timestamps that the encoder writes between passes, so that
+/// copies, clears and uploads are timed like dispatches.
+pub(crate) const TIMESTAMPS: wgpu::Features =
+    wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS);
+
+/// Jobs that may wait for the GPU thread. A session has at most 16 submissions in flight, so this
+/// is reached only by several busy sessions; senders then wait their turn.
+const QUEUE_CAPACITY: usize = 64;
+
+/// Counters that outlive sessions, for tests and metrics.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Submissions that reached the GPU: each is one round trip.
+    pub round_trips: AtomicU64,
+    /// Nanoseconds of GPU time charged.
+    pub gpu_ns: AtomicU64,
+}
+
+/// An open device.
+#[derive(Debug)]
+pub struct Device {
+    pub(crate) wgpu: wgpu::Device,
+    pub(crate) jobs: mpsc::Sender<Job>,
+    pub(crate) staging: Arc<Staging>,
+    pub(crate) kernels: KernelCache,
+    creation: Mutex<()>,
+    lost: Arc<AtomicBool>,
+    memory: Arc<Ledger>,
+    counters: Arc<Counters>,
+    gpu: Gpu,
+}
+
+impl Device {
+    /// Opens the adapter at `index` of the driver's list, with `memory_max` bytes for everything
+    /// that sessions allocate on it.
+    pub fn open(index: u32, memory_max: u64) -> Result<Arc<Self>, Error> {
+        let instance = adapter::instance();
+        let adapters = adapter::adapters(&instance);
+        let adapter = adapters.get(index as usize).ok_or_else(|| {
+            Error::Unsupported(format!("there is no gpu {index}; {} were found", adapters.len()))
+        })?;
+        let wanted = TIMESTAMPS | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
+        let mut limits = adapter.limits();
+        // Sizes are u32 in WGSL and in many drivers; a binding beyond that is not worth the risk.
+        limits.max_buffer_size = limits.max_buffer_size.min(u64::from(u32::MAX) + 1);
+        let request = adapter.request_device(&wgpu::DeviceDescriptor {
+            label: None,
+            required_features: adapter.features() & wanted,
+            required_limits: limits,
+            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            trace: wgpu::Trace::Off,
+        });
+        let (device, queue) = error::ready(request)
+            .ok_or_else(Error::lost)?
+            .map_err(|refused| Error::Unsupported(format!("the gpu device could not be opened: {refused}")))?;
+        Ok(Self::start(device, queue, adapter::describe(index, adapter), memory_max))
+    }
+
+    /// A device that runs no shader, for tests of quotas, validation and concurrency.
+    pub fn noop(memory_max: u64) -> Arc<Self> {
+        let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+        let gpu = Gpu {
+            index: 0,
+            name: "noop".into(),
+            backend: "noop".into(),
+            driver: String::new(),
+            class: "software".into(),
+            software: true,
+            timestamps: false,
+        };
+        Self::start(device, queue, gpu, memory_max)
+    }
+
+    fn start(device: wgpu::Device, queue: wgpu::Queue, gpu: Gpu, memory_max: u64) -> Arc<Self> {
+        let lost = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&lost);
+        device.set_device_lost_callback(move |reason, message| {
+            tracing::error!(?reason, message, "the gpu device was lost");
+            flag.store(true, Ordering::Relaxed);
+        });
+        device.on_uncaptured_error(Arc::new(|caught| {
+            tracing::error!(%caught, "a gpu error reached no error scope");
+        }));
+        let counters = Arc::new(Counters::default());
+        let staging = Arc::new(Staging::new(device.clone()));
+        let (jobs, receiver) = mpsc::channel(QUEUE_CAPACITY);
+        thread::spawn(device.clone(), queue, receiver, Arc::clone(&lost), Arc::clone(&counters));
+        Arc::new(Self {
+            wgpu: device,
+            jobs,
+            staging,
+            kernels: KernelCache::default(),
+            creation: Mutex::new(()),
+            lost,
+            memory: Ledger::new("tenant", memory_max, None),
+            counters,
+            gpu,
+        })
+    }
+
+    /// The GPU behind the device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The device's limits.
+    pub fn limits(&self) -> wgpu::Limits {
+        self.wgpu.limits()
+    }
+
+    /// Whether WGSL may `enable f16;`.
+    pub fn has_f16(&self) -> bool {
+        self.wgpu.features().contains(wgpu::Features::SHADER_F16)
+    }
+
+    /// Whether WGSL may `enable subgroups;`.
+    pub fn has_subgroups(&self) -> bool {
+        self.wgpu.features().contains(wgpu::Features::SUBGROUP)
+    }
+
+    /// The memory that all sessions share.
+    pub fn memory(&self) -> &Arc<Ledger> {
+        &self.memory
+    }
+
+    /// Round trips and GPU time since the device was opened.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Whether the device is gone.
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// The lock under which pipelines are made.
+    pub(crate) fn creation(&self) -> MutexGuard<'_, ()> {
+        self.creation.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `make` inside error scopes and answers what they caught. Scopes are bound to the
+    /// thread, hence the closure: it cannot await.
+    pub(crate) fn scoped<T>(&self, make: impl FnOnce(&wgpu::Device) -> T) -> Result<T, Error> {
+        if self.is_lost() {
+            return Err(Error::lost());
+        }
+        let memory = self.wgpu.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let internal = self.wgpu.push_error_scope(wgpu::ErrorFilter::Internal);
+        let validation = self.wgpu.push_error_scope(wgpu::ErrorFilter::Validation);
+        let made = make(&self.wgpu);
+        // Scopes end innermost first.
+        let caught = [error::ready(validation.pop()), error::ready(internal.pop()), error::ready(memory.pop())];
+        match caught.into_iter().flatten().flatten().next() {
+            Some(caught) => Err(error::from_wgpu(caught)),
+            None => Ok(made),
+        }
+    }
+}

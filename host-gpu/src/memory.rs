@@ -1,0 +1,143 @@
+//! Counting GPU memory. A [`Ledger`] has a limit and may have a parent; a [`Charge`] is bytes taken
+//! from it and from all its parents, given back when it is dropped.
+//!
+//! Invariant: a charge is taken before the allocation it pays for and dropped after the device has
+//! reported that the memory is free, so bytes charged ≥ bytes allocated at every moment.
+
+use crate::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Drivers hand out memory in steps of this; wgpu's allocator uses the same on the drivers we know.
+const GRANULARITY: u64 = 256;
+
+/// A limit on bytes and how many of them are taken.
+#[derive(Debug)]
+pub struct Ledger {
+    /// Whose limit it is, for messages: `request` or `tenant`.
+    owner: &'static str,
+    limit: u64,
+    used: AtomicU64,
+    peak: AtomicU64,
+    parent: Option<Arc<Ledger>>,
+}
+
+impl Ledger {
+    /// A ledger for `owner` with `limit` bytes, inside `parent` if there is one.
+    pub fn new(owner: &'static str, limit: u64, parent: Option<Arc<Ledger>>) -> Arc<Self> {
+        Arc::new(Self { owner, limit, used: AtomicU64::new(0), peak: AtomicU64::new(0), parent })
+    }
+
+    /// Bytes taken now.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// The most bytes ever taken at once.
+    pub fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    /// The limit in bytes.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Takes `bytes`, rounded up as drivers round, from this ledger and its parents, or from none.
+    pub fn charge(self: &Arc<Self>, bytes: u64) -> Result<Charge, Error> {
+        let rounded = bytes.checked_next_multiple_of(GRANULARITY).ok_or_else(|| self.refusal(bytes))?;
+        self.take(rounded)?;
+        Ok(Charge { ledger: Arc::clone(self), bytes: rounded })
+    }
+
+    fn take(&self, bytes: u64) -> Result<(), Error> {
+        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            used.checked_add(bytes).filter(|sum| *sum <= self.limit)
+        });
+        let before = taken.map_err(|_| self.refusal(bytes))?;
+        if let Some(parent) = &self.parent
+            && let Err(error) = parent.take(bytes)
+        {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(error);
+        }
+        self.peak.fetch_max(before + bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(parent) = &self.parent {
+            parent.give_back(bytes);
+        }
+    }
+
+    fn refusal(&self, bytes: u64) -> Error {
+        Error::MemoryQuota(format!(
+            "{bytes} bytes more would pass the {}'s gpu memory limit of {} bytes, of which {} are in use",
+            self.owner,
+            self.limit,
+            self.used()
+        ))
+    }
+}
+
+/// Bytes taken from a ledger until this is dropped.
+#[derive(Debug)]
+pub struct Charge {
+    ledger: Arc<Ledger>,
+    bytes: u64,
+}
+
+impl Charge {
+    /// How many bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.ledger.give_back(self.bytes);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_refused_charge_takes_nothing_from_anyone() {
+        let tenant = Ledger::new("tenant", 1024, None);
+        let request = Ledger::new("request", 4096, Some(Arc::clone(&tenant)));
+        let held = request.charge(1000).unwrap();
+        assert_eq!((held.bytes(), request.used(), tenant.used()), (1024, 1024, 1024));
+        let refused = request.charge(1).unwrap_err();
+        assert!(refused.to_string().contains("tenant's gpu memory limit of 1024 bytes"), "{refused}");
+        assert_eq!((request.used(), tenant.used()), (1024, 1024));
+        drop(held);
+        assert_eq!((request.used(), tenant.used(), request.peak()), (0, 0, 1024));
+    }
+
+    #[test]
+    fn a_size_near_the_end_of_the_number_range_is_refused() {
+        let ledger = Ledger::new("request", u64::MAX, None);
+        assert!(ledger.charge(u64::MAX - 1).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn used_is_the_sum_of_what_is_held(sizes in proptest::collection::vec(0u64..5000, 0..40)) {
+            let ledger = Ledger::new("request", 50_000, None);
+            let mut held = Vec::new();
+            for (index, size) in sizes.iter().enumerate() {
+                if let Ok(charge) = ledger.charge(*size) { held.push(charge); }
+                if index % 3 == 2 && !held.is_empty() { held.remove(0); }
+                prop_assert_eq!(ledger.used(), held.iter().map(Charge::bytes).sum::<u64>());
+                prop_assert!(ledger.used() <= ledger.limit());
+            }
+        }
+    }
+}

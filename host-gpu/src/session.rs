@@ -1,0 +1,195 @@
+//! One request's use of a device: its limits, its charges, its pending writes.
+//!
+//! Everything a request makes hangs on its session's ledger, so that whatever it forgets to free
+//! is freed when the last handle goes. Dropping a session while work is in flight is safe: the
+//! GPU thread keeps what the work uses.
+
+use crate::memory::Ledger;
+use crate::submission::Clock;
+use crate::thread::Keep;
+use crate::{Buffer, Catalog, Device, Error, Kernel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+
+/// Submissions of one session in flight. One more waits for the oldest, which needs nothing from
+/// the waiter, so the wait ends.
+pub const IN_FLIGHT_MAX: usize = 16;
+
+/// What one request may use.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionLimits {
+    /// Bytes of GPU memory, staging included.
+    pub memory_bytes: u64,
+    /// GPU time in nanoseconds; submissions made after it is used up are refused.
+    pub gpu_ns: u64,
+}
+
+/// What a request has used. Shared with whoever writes its receipt.
+#[derive(Debug, Default)]
+pub struct Usage {
+    /// GPU time charged, in nanoseconds.
+    pub gpu_ns: AtomicU64,
+    /// Submissions.
+    pub slices: AtomicU64,
+    /// Time spent compiling kernels, in nanoseconds.
+    pub kernels_ns: AtomicU64,
+    /// Time that the guest spent waiting for the GPU or for a compiler, in nanoseconds.
+    pub waited_ns: AtomicU64,
+    /// Whether any GPU time is wall time because the device has no timestamps.
+    pub wall_clock: AtomicBool,
+}
+
+pub(crate) struct PendingWrite {
+    pub(crate) target: Arc<Buffer>,
+    pub(crate) offset: u64,
+    pub(crate) data: Vec<u8>,
+    pub(crate) charge: crate::memory::Charge,
+}
+
+/// See the module.
+pub struct Session {
+    device: Arc<Device>,
+    memory: Arc<Ledger>,
+    catalog: Arc<Catalog>,
+    usage: Arc<Usage>,
+    limits: SessionLimits,
+    pending: Vec<PendingWrite>,
+    in_flight: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("limits", &self.limits).field("usage", &self.usage).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// A session on `device` that can open the kernels of `catalog`.
+    pub fn new(device: Arc<Device>, catalog: Arc<Catalog>, limits: SessionLimits) -> Self {
+        let memory = Ledger::new("request", limits.memory_bytes, Some(Arc::clone(device.memory())));
+        let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+        Self { device, memory, catalog, usage: Arc::default(), limits, pending: Vec::new(), in_flight }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// The request's memory.
+    pub fn memory(&self) -> &Arc<Ledger> {
+        &self.memory
+    }
+
+    /// The request's limits.
+    pub fn limits(&self) -> SessionLimits {
+        self.limits
+    }
+
+    /// What the request has used so far.
+    pub fn usage(&self) -> &Arc<Usage> {
+        &self.usage
+    }
+
+    pub(crate) fn in_flight(&self) -> &Arc<Semaphore> {
+        &self.in_flight
+    }
+
+    /// Waits until everything the session submitted is done and charged. What is in flight ends by
+    /// itself, so this does too; callers bound it all the same.
+    pub async fn drain(&self) {
+        let all = u32::try_from(IN_FLIGHT_MAX).unwrap_or(u32::MAX);
+        // Closed semaphores do not happen: nobody closes it.
+        let _ = self.in_flight.acquire_many(all).await;
+    }
+
+    /// Refuses work once the request's GPU time is used up.
+    pub(crate) fn time_left(&self) -> Result<(), Error> {
+        let used = self.usage.gpu_ns.load(Ordering::Relaxed);
+        if used >= self.limits.gpu_ns {
+            return Err(Error::DeadlineExceeded(format!(
+                "the request has used {} ms of gpu time; its limit is {} ms",
+                used / 1_000_000,
+                self.limits.gpu_ns / 1_000_000
+            )));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn push_write(&mut self, write: PendingWrite) {
+        self.pending.push(write);
+    }
+
+    pub(crate) fn take_writes(&mut self) -> Vec<PendingWrite> {
+        std::mem::take(&mut self.pending)
+    }
+
+    /// Opens a kernel that was declared at deploy.
+    pub fn open_kernel(&self, name: &str, constants: &[(String, f64)]) -> Result<KernelJob, Error> {
+        let declared = self.catalog.get(name).ok_or_else(|| {
+            let mut names: Vec<&str> = self.catalog.keys().map(String::as_str).collect();
+            names.sort_unstable();
+            Error::NotFound(format!("no kernel {name:?} was declared; declared are {names:?}"))
+        })?;
+        Ok(self.kernel_job(Arc::clone(&declared.wgsl), declared.entry.clone(), constants.to_vec()))
+    }
+
+    /// Prepares the compilation of a kernel made at run time.
+    pub fn compile_kernel(&self, wgsl: &str, entry: &str, constants: &[(String, f64)]) -> KernelJob {
+        self.kernel_job(wgsl.into(), entry.to_owned(), constants.to_vec())
+    }
+
+    fn kernel_job(&self, wgsl: Arc<str>, entry: String, constants: Vec<(String, f64)>) -> KernelJob {
+        KernelJob { device: Arc::clone(&self.device), usage: Arc::clone(&self.usage), wgsl, entry, constants }
+    }
+}
+
+/// A kernel about to be compiled. Apart from the session, so that waiting holds no borrow of it.
+#[derive(Debug)]
+pub struct KernelJob {
+    device: Arc<Device>,
+    usage: Arc<Usage>,
+    wgsl: Arc<str>,
+    entry: String,
+    constants: Vec<(String, f64)>,
+}
+
+impl KernelJob {
+    /// The kernel from the cache, or compiled on a thread that may block.
+    pub async fn run(self) -> Result<Arc<Kernel>, Error> {
+        if let Some(kernel) = self.device.cached_kernel(&self.wgsl, &self.entry, &self.constants) {
+            return Ok(kernel);
+        }
+        let usage = Arc::clone(&self.usage);
+        let started = Instant::now();
+        let compiled = tokio::task::spawn_blocking(move || self.device.kernel(&self.wgsl, &self.entry, &self.constants));
+        let result = compiled.await.unwrap_or_else(|_| Err(Error::KernelRejected("the compiler failed".into())));
+        let took = nanoseconds(started.elapsed());
+        usage.kernels_ns.fetch_add(took, Ordering::Relaxed);
+        usage.waited_ns.fetch_add(took, Ordering::Relaxed);
+        result
+    }
+}
+
+impl Usage {
+    /// Adds one finished submission.
+    pub(crate) fn charge(&self, gpu_ns: u64, clock: Clock) {
+        self.gpu_ns.fetch_add(gpu_ns, Ordering::Relaxed);
+        self.slices.fetch_add(1, Ordering::Relaxed);
+        if clock == Clock::Wall {
+            self.wall_clock.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+pub(crate) fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl From<PendingWrite> for [Keep; 2] {
+    fn from(write: PendingWrite) -> Self {
+        [Keep::Buffer(write.target), Keep::Charge(write.charge)]
+    }
+}

@@ -1,0 +1,196 @@
+//! Pools of the small things each submission needs: upload and readback buffers, timestamp queries.
+//!
+//! Making them anew costs more than a small dispatch. A pooled upload buffer rests mapped for
+//! writing, a readback buffer rests mapped for reading; the GPU thread unmaps them just before
+//! it submits. They belong to one device and so to one tenant, hence are never cleared.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// Bytes of idle staging that a device keeps.
+const IDLE_BYTES_MAX: u64 = 96 * 1024 * 1024;
+/// Idle buffers that a device keeps: the search for one that fits is linear.
+const IDLE_MAX: usize = 64;
+/// The smallest staging buffer.
+const SIZE_MIN: u64 = 4096;
+
+/// Where the reads begin in a readback buffer; before it lie the two timestamps.
+pub(crate) const READS_OFFSET: u64 = 16;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Upload,
+    Readback,
+}
+
+#[derive(Debug)]
+struct Idle {
+    buffer: wgpu::Buffer,
+    mapped: bool,
+    direction: Direction,
+}
+
+/// The pools of one device.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    device: wgpu::Device,
+    timestamps: bool,
+    idle: Mutex<Vec<Idle>>,
+    stamps: Mutex<Vec<(wgpu::QuerySet, wgpu::Buffer)>>,
+}
+
+/// A staging buffer on loan.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    pub(crate) buffer: wgpu::Buffer,
+    mapped: bool,
+    direction: Direction,
+    home: Weak<Staging>,
+}
+
+/// A pair of timestamp queries on loan, and the buffer they resolve into.
+#[derive(Debug)]
+pub(crate) struct Stamps {
+    pub(crate) set: wgpu::QuerySet,
+    pub(crate) resolved: wgpu::Buffer,
+    home: Weak<Staging>,
+}
+
+impl Staging {
+    pub(crate) fn new(device: wgpu::Device) -> Self {
+        let timestamps = device.features().contains(crate::device::TIMESTAMPS);
+        Self { device, timestamps, idle: Mutex::default(), stamps: Mutex::default() }
+    }
+
+    /// Bytes that a staging buffer for `size` bytes takes: what a caller must have charged.
+    pub(crate) fn rounded(size: u64) -> u64 {
+        let size = size.max(SIZE_MIN);
+        // Steps of an eighth keep waste small and let buffers be used again for similar sizes.
+        let step = (size.next_power_of_two() / 8).max(SIZE_MIN);
+        size.next_multiple_of(step)
+    }
+
+    /// A buffer mapped for writing. Call it inside an error scope.
+    pub(crate) fn upload(self: &Arc<Self>, size: u64) -> Staged {
+        self.take(size, Direction::Upload)
+    }
+
+    /// A buffer that a submission can copy results into. Call it inside an error scope.
+    pub(crate) fn readback(self: &Arc<Self>, size: u64) -> Staged {
+        self.take(size, Direction::Readback)
+    }
+
+    fn take(self: &Arc<Self>, size: u64, direction: Direction) -> Staged {
+        let size = Self::rounded(size);
+        let home = Arc::downgrade(self);
+        let found = {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let fits = |i: &Idle| i.direction == direction && (size..=size.saturating_mul(2)).contains(&i.buffer.size());
+            idle.iter().position(fits).map(|index| idle.swap_remove(index))
+        };
+        if let Some(Idle { buffer, mapped, direction }) = found {
+            return Staged { buffer, mapped, direction, home };
+        }
+        let upload = direction == Direction::Upload;
+        let usage = if upload {
+            wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC
+        } else {
+            wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST
+        };
+        let buffer =
+            self.device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: upload });
+        Staged { buffer, mapped: upload, direction, home }
+    }
+
+    /// A pair of timestamp queries, where the device has them.
+    pub(crate) fn stamps(self: &Arc<Self>) -> Option<Stamps> {
+        if !self.timestamps {
+            return None;
+        }
+        let home = Arc::downgrade(self);
+        let idle = self.stamps.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let (set, resolved) = idle.unwrap_or_else(|| {
+            let set = self.device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: None,
+                ty: wgpu::QueryType::Timestamp,
+                count: 2,
+            });
+            let resolved = self.device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: READS_OFFSET,
+                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            });
+            (set, resolved)
+        });
+        Some(Stamps { set, resolved, home })
+    }
+}
+
+impl Staged {
+    /// Unmaps a mapped buffer. Only the GPU thread calls this.
+    pub(crate) fn unmap(&mut self) {
+        if std::mem::take(&mut self.mapped) {
+            self.buffer.unmap();
+        }
+    }
+
+    /// Asks for a mapping, which is there when the submission that uses the buffer is done. Only
+    /// the GPU thread calls this.
+    pub(crate) fn map(&mut self, mode: wgpu::MapMode) {
+        self.buffer.map_async(mode, .., |result| {
+            if let Err(error) = result {
+                tracing::error!(%error, "a staging buffer could not be mapped");
+            }
+        });
+        self.mapped = true;
+    }
+
+    /// Writes into a mapped upload buffer; false if it is not mapped or too small.
+    pub(crate) fn fill(&self, writes: &mut dyn Iterator<Item = (u64, &[u8])>) -> bool {
+        for (offset, bytes) in writes {
+            let end = offset + bytes.len() as u64;
+            let Ok(mut view) = self.buffer.get_mapped_range_mut(offset..end) else { return false };
+            view.copy_from_slice(bytes);
+        }
+        true
+    }
+
+    /// Bytes of a mapped readback buffer.
+    pub(crate) fn bytes(&self, offset: u64, size: u64) -> Option<Vec<u8>> {
+        if size == 0 {
+            return Some(Vec::new());
+        }
+        let view = self.buffer.get_mapped_range(offset..offset + size).ok()?;
+        Some(view.to_vec())
+    }
+
+    /// The two timestamps at the start of a mapped readback buffer, in ticks.
+    pub(crate) fn timestamps(&self) -> Option<(u64, u64)> {
+        let view = self.buffer.get_mapped_range(0..READS_OFFSET).ok()?;
+        let (begin, end) = view.split_at_checked(8)?;
+        Some((u64::from_le_bytes(begin.try_into().ok()?), u64::from_le_bytes(end.try_into().ok()?)))
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        let Some(home) = self.home.upgrade() else { return };
+        let mut idle = home.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let held: u64 = idle.iter().map(|i| i.buffer.size()).sum();
+        // An upload buffer that is not mapped cannot be filled again.
+        let usable = self.mapped || self.direction == Direction::Readback;
+        if usable && idle.len() < IDLE_MAX && held + self.buffer.size() <= IDLE_BYTES_MAX {
+            idle.push(Idle { buffer: self.buffer.clone(), mapped: self.mapped, direction: self.direction });
+        }
+    }
+}
+
+impl Drop for Stamps {
+    fn drop(&mut self) {
+        let Some(home) = self.home.upgrade() else { return };
+        let mut idle = home.stamps.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_MAX {
+            idle.push((self.set.clone(), self.resolved.clone()));
+        }
+    }
+}

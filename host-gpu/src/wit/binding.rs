@@ -1,0 +1,25 @@
+//! `gannet:gpu/binding`: records only; here they become [`crate::Binding`].
+
+use super::interfaces::binding::{Binding as WitBinding, Host, Source as WitSource};
+use super::{GpuCtxView, GpuFault};
+use crate::{Binding, Source};
+use std::sync::Arc;
+use wasmtime::component::ResourceTable;
+
+impl Host for GpuCtxView<'_> {}
+
+pub(super) fn bindings(table: &ResourceTable, given: Vec<WitBinding>) -> Result<Vec<Binding>, GpuFault> {
+    given
+        .into_iter()
+        .map(|binding| {
+            let source = match binding.source {
+                WitSource::Buffer(range) => {
+                    Source::Buffer(Arc::clone(&table.get(&range.buffer)?.0), range.offset, range.size)
+                }
+                WitSource::Asset(view) => match *table.get(&view)? {},
+                WitSource::Inline(bytes) => Source::Inline(bytes),
+            };
+            Ok(Binding { group: binding.group, index: binding.index, source })
+        })
+        .collect()
+}

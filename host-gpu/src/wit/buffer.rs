@@ -1,0 +1,42 @@
+//! `gannet:gpu/buffer`.
+
+use super::interfaces::buffer::{Host, HostBuffer};
+use super::{GpuCtxView, GpuFault};
+use crate::Buffer;
+use crate::buffer::bytes_of;
+use std::sync::Arc;
+use wasmtime::component::Resource;
+
+/// A guest's handle. Batches hold the buffer too, so it can outlive its handle.
+#[derive(Debug)]
+pub struct BufferHandle(pub(crate) Arc<Buffer>);
+
+impl Host for GpuCtxView<'_> {}
+
+impl HostBuffer for GpuCtxView<'_> {
+    fn create(&mut self, size: u64) -> Result<Resource<BufferHandle>, GpuFault> {
+        let buffer = Buffer::create(self.session.open()?, size)?;
+        Ok(self.table.push(BufferHandle(buffer))?)
+    }
+
+    fn write(&mut self, this: Resource<BufferHandle>, offset: u64, data: Vec<u8>) -> Result<(), GpuFault> {
+        let buffer = Arc::clone(&self.table.get(&this)?.0);
+        Ok(buffer.write(self.session.open()?, offset, data)?)
+    }
+
+    async fn read(&mut self, this: Resource<BufferHandle>, offset: u64, size: u64) -> Result<Vec<u8>, GpuFault> {
+        let buffer = Arc::clone(&self.table.get(&this)?.0);
+        let encoded = buffer.read(self.session.open()?, offset, size)?;
+        let mut submission = encoded.submit().await?;
+        Ok(bytes_of(&mut submission).await?)
+    }
+
+    fn size(&mut self, this: Resource<BufferHandle>) -> wasmtime::Result<u64> {
+        Ok(self.table.get(&this)?.0.size())
+    }
+
+    fn drop(&mut self, this: Resource<BufferHandle>) -> wasmtime::Result<()> {
+        self.table.delete(this)?;
+        Ok(())
+    }
+}

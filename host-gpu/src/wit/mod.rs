@@ -1,0 +1,115 @@
+//! The WIT interface `gannet:gpu` on top of this crate: one file for each resource, conversions
+//! beside it.
+//!
+//! A host embeds it by implementing [`GpuView`] for its store's data and calling
+//! [`add_to_linker`]. Handles are entries of the store's resource table; dropping the store frees
+//! everything.
+
+mod asset;
+mod batch;
+mod binding;
+mod buffer;
+mod error;
+mod info;
+mod kernel;
+mod submission;
+
+use crate::{Error, Session};
+use wasmtime::component::{HasData, Linker, ResourceTable};
+
+pub use bindings::gannet::gpu as interfaces;
+pub use error::GpuFault;
+
+#[expect(missing_docs, clippy::all, reason = "generated; documented in wit/")]
+mod bindings {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "gannet:gpu/imports",
+        imports: {
+            "gannet:gpu/buffer.[method]buffer.read": async | trappable,
+            "gannet:gpu/kernel.[static]kernel.open": async | trappable,
+            "gannet:gpu/kernel.[static]kernel.compile": async | trappable,
+            "gannet:gpu/batch.[method]batch.submit": async | trappable,
+            "gannet:gpu/submission.[method]submission.wait": async | trappable,
+            "gannet:gpu/submission.[method]submission.take-reads": async | trappable,
+            default: trappable,
+        },
+        with: {
+            "wasi:io": wasmtime_wasi::p2::bindings::io,
+            "gannet:gpu/buffer.buffer": super::buffer::BufferHandle,
+            "gannet:gpu/kernel.kernel": super::kernel::KernelHandle,
+            "gannet:gpu/asset.asset": crate::asset::Asset,
+            "gannet:gpu/asset.view": crate::asset::View,
+            "gannet:gpu/batch.batch": crate::Batch,
+            "gannet:gpu/submission.submission": crate::Submission,
+        },
+        trappable_error_type: {
+            "gannet:gpu/errors.error" => super::error::GpuFault,
+        },
+        require_store_data_send: true,
+    });
+}
+
+/// What the interface needs of a store.
+pub struct GpuCtxView<'a> {
+    /// The request's session, or why there is none.
+    pub session: &'a mut SessionSlot,
+    /// The store's resources.
+    pub table: &'a mut ResourceTable,
+}
+
+/// A session that is made when the guest first uses the GPU: most requests of a function without
+/// kernels never do.
+pub struct SessionSlot {
+    make: Box<dyn Fn() -> Result<Session, Error> + Send>,
+    session: Option<Session>,
+}
+
+impl std::fmt::Debug for SessionSlot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SessionSlot").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+impl SessionSlot {
+    /// A slot that calls `make` at the first use.
+    pub fn new(make: impl Fn() -> Result<Session, Error> + Send + 'static) -> Self {
+        Self { make: Box::new(make), session: None }
+    }
+
+    /// The session, if the guest has used the GPU.
+    pub fn get(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+
+    pub(crate) fn open(&mut self) -> Result<&mut Session, Error> {
+        if self.session.is_none() {
+            self.session = Some((self.make)()?);
+        }
+        self.session.as_mut().ok_or_else(Error::lost)
+    }
+}
+
+/// A store's data that can lend the GPU its parts.
+pub trait GpuView: Send {
+    /// Lends them.
+    fn gpu(&mut self) -> GpuCtxView<'_>;
+}
+
+struct HasGpu;
+
+impl HasData for HasGpu {
+    type Data<'a> = GpuCtxView<'a>;
+}
+
+/// Adds every interface of `gannet:gpu` to a linker. `wasi:io` must be there already.
+pub fn add_to_linker<T: GpuView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    interfaces::errors::add_to_linker::<T, HasGpu>(linker, T::gpu)?;
+    interfaces::info::add_to_linker::<T, HasGpu>(linker, T::gpu)?;
+    interfaces::buffer::add_to_linker::<T, HasGpu>(linker, T::gpu)?;
+    interfaces::kernel::add_to_linker::<T, HasGpu>(linker, T::gpu)?;
+    interfaces::asset::add_to_linker::<T, HasGpu>(linker, T::gpu)?;
+    interfaces::binding::add_to_linker::<T, HasGpu>(linker, T::gpu)?;
+    interfaces::batch::add_to_linker::<T, HasGpu>(linker, T::gpu)?;
+    interfaces::submission::add_to_linker::<T, HasGpu>(linker, T::gpu)
+}

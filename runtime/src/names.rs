@@ -1,0 +1,133 @@
+//! Names of tenants and functions, and the ids of requests.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The longest tenant name; `{function}--{tenant}` must fit a DNS label.
+pub const TENANT_MAX: usize = 24;
+/// The longest function name.
+pub const FUNCTION_MAX: usize = 32;
+
+/// Why a text is not a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} name {text:?} {why}")]
+pub struct NameError {
+    kind: &'static str,
+    text: String,
+    why: String,
+}
+
+fn check(kind: &'static str, text: &str, longest: usize) -> Result<(), NameError> {
+    let fail = |why: String| Err(NameError { kind, text: text.chars().take(64).collect(), why });
+    if text.is_empty() || text.len() > longest {
+        return fail(format!("has {} characters; names have 1 to {longest}", text.len()));
+    }
+    if !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+        return fail("may hold only a-z, 0-9 and single dashes".into());
+    }
+    if text.starts_with('-') || text.ends_with('-') || text.contains("--") {
+        return fail("may have dashes only one at a time and between other characters".into());
+    }
+    let version = text.strip_prefix('v').is_some_and(|n| n.len() == 1 && n != "0" && n.bytes().all(|b| b.is_ascii_digit()));
+    if version || ["operator", "api", "console"].contains(&text) {
+        return fail("is reserved".into());
+    }
+    Ok(())
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $max:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(std::sync::Arc<str>);
+
+        impl $name {
+            /// The name, if the text is one.
+            pub fn new(text: &str) -> Result<Self, NameError> {
+                check($kind, text, $max)?;
+                Ok(Self(text.into()))
+            }
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(text: String) -> Result<Self, NameError> {
+                Self::new(&text)
+            }
+        }
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0.to_string()
+            }
+        }
+        impl std::str::FromStr for $name {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                Self::new(text)
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+name!(/** The name of a tenant. */ TenantName, "tenant", TENANT_MAX);
+name!(/** The name of a function. */ FunctionName, "function", FUNCTION_MAX);
+
+/// The id of a request: a UUIDv7, so that ids sort by time. Always made here, never taken from a
+/// client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RequestId(uuid::Uuid);
+
+impl RequestId {
+    /// A new id.
+    pub fn new() -> Self {
+        Self(uuid::Uuid::now_v7())
+    }
+
+    /// Reads an id.
+    pub fn parse(text: &str) -> Option<Self> {
+        uuid::Uuid::try_parse(text).ok().map(Self)
+    }
+}
+
+impl Default for RequestId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_dns_labels() {
+        for good in ["a", "blur", "a-b", "0x", "v0", "v10", "verylongfunctionnamethatfits32c"] {
+            assert!(FunctionName::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "A", "a_b", "-a", "a-", "a--b", "a.b", "ä", "operator", "api", "console", "v1", "v9", "../x", &"a".repeat(33)] {
+            assert!(FunctionName::new(bad).is_err(), "{bad}");
+        }
+        assert!(TenantName::new(&"a".repeat(25)).is_err());
+    }
+}

@@ -1,0 +1,177 @@
+//! Starting children, all from one thread.
+//!
+//! The parent-death signal fires when the *thread* that spawned a child ends, so one thread lives as
+//! long as the front door and starts them all. A child gets an empty environment but for the
+//! variables that keep its driver caches apart, and its descriptors at fixed numbers from 3 on.
+
+use crate::process::child::Role;
+use command_fds::{CommandFdExt, FdMapping};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
+
+/// Spawns that may wait for the spawner; one takes about a millisecond.
+const QUEUE_CAPACITY: usize = 64;
+/// The first of the user ids that children take when the front door runs as root. The range is
+/// systemd's for dynamic users, which no account of the machine has.
+const USER_FIRST: u32 = 61_184;
+const USERS: u32 = 4_000;
+
+/// What a child is started with.
+#[derive(Debug)]
+pub struct Order {
+    /// What it will be.
+    pub role: Role,
+    /// More arguments, after the role.
+    pub arguments: Vec<String>,
+    /// Its own folder: home, driver caches. It exists.
+    pub home: PathBuf,
+    /// Its descriptors, at 3, 4, 5, …
+    pub descriptors: Vec<OwnedFd>,
+}
+
+type Answer = oneshot::Sender<io::Result<Process>>;
+
+/// Asks the spawning thread for children.
+#[derive(Debug, Clone)]
+pub struct Spawner {
+    orders: mpsc::Sender<(Order, Answer)>,
+    binary: Arc<Path>,
+}
+
+impl Spawner {
+    /// Starts the spawning thread.
+    pub fn start() -> io::Result<Self> {
+        // The link, not its target: the binary may be replaced on disk while this one runs.
+        let binary: Arc<Path> = PathBuf::from("/proc/self/exe").into();
+        let (orders, mut inbox) = mpsc::channel::<(Order, Answer)>(QUEUE_CAPACITY);
+        let path = Arc::clone(&binary);
+        std::thread::Builder::new().name("spawner".into()).spawn(move || {
+            let mut slot = 0;
+            while let Some((order, answer)) = inbox.blocking_recv() {
+                slot = (slot + 1) % USERS;
+                let _ = answer.send(spawn(&path, order, USER_FIRST + slot));
+            }
+        })?;
+        Ok(Self { orders, binary })
+    }
+
+    /// Starts a child.
+    pub async fn spawn(&self, order: Order) -> io::Result<Process> {
+        let (answer, receiver) = oneshot::channel();
+        let gone = |_| io::Error::other("the spawning thread is gone");
+        self.orders.send((order, answer)).await.map_err(|_| io::Error::other("the spawning thread is gone"))?;
+        receiver.await.map_err(gone)?
+    }
+}
+
+fn spawn(binary: &Path, order: Order, user: u32) -> io::Result<Process> {
+    let Order { role, arguments, home, descriptors } = order;
+    let mut command = Command::new(binary);
+    command.arg0("gannet").arg(role.verb()).args(arguments).env_clear().current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
+    for variable in ["HOME", "XDG_CACHE_HOME", "MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH", "TMPDIR"] {
+        command.env(variable, &home);
+    }
+    command.env("GANNET_CHILD_HOME", &home);
+    for passed in ["GANNET_LOG", "VK_ICD_FILENAMES", "VK_DRIVER_FILES", "LP_NUM_THREADS"] {
+        if let Some(value) = std::env::var_os(passed) {
+            command.env(passed, value);
+        }
+    }
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&home, Some(user), Some(user))?;
+        command.env("GANNET_CHILD_USER", user.to_string());
+    }
+    let mappings = (3..).zip(descriptors).map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd }).collect();
+    command.fd_mappings(mappings).map_err(io::Error::other)?;
+    let child = command.spawn()?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no process id"))?;
+    // The child is not reaped before this, so the id is still its own.
+    let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+    Ok(Process { pid, pidfd: Arc::new(pidfd), home: Arc::new(Home(home)) })
+}
+
+/// A child's folder, removed with the last handle on the process.
+#[derive(Debug)]
+struct Home(PathBuf);
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::debug!(%error, "a child's folder could not be removed");
+        }
+    }
+}
+
+/// A running child. Killed and waited for through its pidfd, which no other process can inherit.
+#[derive(Debug, Clone)]
+pub struct Process {
+    pid: Pid,
+    pidfd: Arc<OwnedFd>,
+    home: Arc<Home>,
+}
+
+impl Process {
+    /// The process id, for logs and for reading `/proc`.
+    pub fn id(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Its own folder.
+    pub fn home(&self) -> &Path {
+        &self.home.0
+    }
+
+    /// Ends it at once.
+    pub fn kill(&self) {
+        // An error means that it is gone already.
+        let _ = pidfd_send_signal(self.pidfd.as_fd(), Signal::KILL);
+    }
+
+    /// Waits until it has ended and reaps it. Only one task calls this.
+    pub async fn ended(&self) -> Ending {
+        let readable = AsyncFd::new(Arc::clone(&self.pidfd));
+        if let Ok(readable) = &readable {
+            let _ = readable.readable().await;
+        }
+        match rustix::process::waitid(
+            rustix::process::WaitId::PidFd(self.pidfd.as_fd()),
+            rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOHANG,
+        ) {
+            Ok(Some(status)) => Ending { code: status.exit_status(), signal: status.terminating_signal() },
+            _ => Ending { code: None, signal: None },
+        }
+    }
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ending {
+    /// Its exit code, if it exited.
+    pub code: Option<i32>,
+    /// The signal that ended it, if one did.
+    pub signal: Option<i32>,
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.code, self.signal) {
+            (Some(code), _) => write!(f, "exit code {code}"),
+            (None, Some(signal)) => write!(f, "signal {signal}"),
+            (None, None) => f.write_str("an unknown cause"),
+        }
+    }
+}
+
+impl Spawner {
+    /// The binary that children run.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+}
