@@ -1,1 +1,42 @@
-fn main(){}
+//! The binary: a child when its first word is a hidden verb, else the command line.
+
+use gannet::process::child::{Child, Role};
+use gannet::process::{channel, confine_check};
+use gannet::{build, cli, worker};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    match arguments.next().as_deref().and_then(Role::from_verb) {
+        Some(role) => child(role, &arguments.collect::<Vec<_>>()),
+        None => cli::run(),
+    }
+}
+
+/// Nothing may start a thread before [`Child::enter`] returns.
+fn child(role: Role, arguments: &[String]) -> ExitCode {
+    let result = Child::enter(role).map_err(std::io::Error::other).and_then(|child| {
+        cli::printer::log_to_stderr();
+        match role {
+            Role::Worker => worker::run(child, arguments),
+            Role::Builder => build::child::run(child),
+            Role::ConfineCheck => confine_check::run(child, arguments),
+            Role::Probe => {
+                let gpus = gannet_host_gpu::discover();
+                let control = child.descriptors.first().ok_or_else(|| std::io::Error::other("no control socket"))?;
+                channel::send_now(control.as_fd(), &serde_json::to_vec(&gpus)?, &[])
+            }
+        }
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            cli::printer::error(&format!("{} child: {error}", role.verb().trim_start_matches('_')), &[], None);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Step 2: key → caller. It refuses only keys that are wrong; who may do what is the next step's.
+//!
+//! A key is looked up by its SHA-256 and then compared in constant time, so nothing can be learned
+//! from how long a refusal takes. The platform's key is removed from the request here: no guest
+//! ever sees it.
+
+use crate::names::TenantName;
+use crate::registry::{Registry, Snapshot};
+use crate::route::Route;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName};
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use subtle::ConstantTimeEq;
+
+/// The header for a key when `Authorization` belongs to the function.
+pub const KEY_HEADER: HeaderName = HeaderName::from_static("x-gannet-key");
+/// A longer key is not one of ours.
+const KEY_BYTES_MAX: usize = 256;
+
+/// Why a key was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// Unknown, revoked, expired or malformed: one answer for all.
+    #[error("the key is not valid")]
+    BadKey,
+}
+
+/// What a caller may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct Scopes {
+    /// Call functions.
+    pub invoke: bool,
+    /// See functions, receipts and logs.
+    pub read: bool,
+    /// Deploy and delete functions.
+    pub deploy: bool,
+    /// Everything else of the tenant's.
+    pub admin: bool,
+}
+
+impl Scopes {
+    /// All of them.
+    pub const FULL: Self = Self { invoke: true, read: true, deploy: true, admin: true };
+}
+
+/// Who sent a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// Nobody with a key.
+    Anonymous,
+    /// A key of a tenant.
+    Tenant(TenantName, Scopes),
+    /// The operator.
+    Operator,
+}
+
+/// The hash under which a key is kept.
+pub fn hash(key: &str) -> [u8; 32] {
+    Sha256::digest(key.as_bytes()).into()
+}
+
+/// The step.
+#[derive(Debug)]
+pub struct Auth {
+    registry: Arc<Registry>,
+    next: Route,
+}
+
+impl Auth {
+    /// The step, with the next one inside it.
+    pub fn new(registry: Arc<Registry>, next: Route) -> Self {
+        Self { registry, next }
+    }
+
+    /// Who sent these headers. Takes the key out of them.
+    pub fn caller(&self, headers: &mut HeaderMap) -> Result<(Caller, Arc<Snapshot>), AuthError> {
+        let snapshot = self.registry.snapshot();
+        let caller = match take_key(headers)? {
+            None => Caller::Anonymous,
+            Some(key) => identify(&snapshot, &key)?,
+        };
+        Ok((caller, snapshot))
+    }
+
+    /// The next step.
+    pub fn next(&self) -> &Route {
+        &self.next
+    }
+}
+
+fn take_key(headers: &mut HeaderMap) -> Result<Option<String>, AuthError> {
+    let read = |value: &http::HeaderValue| match value.to_str() {
+        Ok(text) if text.len() <= KEY_BYTES_MAX => Ok(text.trim().to_owned()),
+        _ => Err(AuthError::BadKey),
+    };
+    let own = headers.get(KEY_HEADER).map(read).transpose()?;
+    headers.remove(KEY_HEADER);
+    if own.is_some() {
+        return Ok(own);
+    }
+    let Some(text) = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()) else { return Ok(None) };
+    let key = match text.split_once(' ') {
+        Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") && key.trim().starts_with("gnt_") => key.trim().to_owned(),
+        // Someone else's authorization: the function's own.
+        _ => return Ok(None),
+    };
+    headers.remove(AUTHORIZATION);
+    if key.len() > KEY_BYTES_MAX {
+        return Err(AuthError::BadKey);
+    }
+    Ok(Some(key))
+}
+
+fn identify(snapshot: &Snapshot, key: &str) -> Result<Caller, AuthError> {
+    let hashed = hash(key);
+    if bool::from(snapshot.operator.ct_eq(&hashed)) {
+        return Ok(Caller::Operator);
+    }
+    let found = snapshot.keys.get(&hashed).ok_or(AuthError::BadKey)?;
+    if !bool::from(found.hash.ct_eq(&hashed)) {
+        return Err(AuthError::BadKey);
+    }
+    Ok(Caller::Tenant(found.tenant.clone(), found.scopes))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(n, v)| (HeaderName::from_static(n), http::HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn the_platform_key_is_taken_and_the_functions_own_authorization_stays() {
+        let mut both = headers(&[("x-gannet-key", "gnt_a_b"), ("authorization", "Bearer own")]);
+        assert_eq!(take_key(&mut both).unwrap().as_deref(), Some("gnt_a_b"));
+        assert_eq!((both.len(), both.contains_key("authorization")), (1, true));
+
+        let mut bearer = headers(&[("authorization", "bearer gnt_a_b")]);
+        assert_eq!(take_key(&mut bearer).unwrap().as_deref(), Some("gnt_a_b"));
+        assert!(bearer.is_empty());
+
+        let mut foreign = headers(&[("authorization", "Basic dXNlcjpwdw==")]);
+        assert_eq!(take_key(&mut foreign).unwrap(), None);
+        assert_eq!(foreign.len(), 1);
+    }
+}

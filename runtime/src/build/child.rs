@@ -1,0 +1,119 @@
+//! The builder process: validates, compiles, tries the kernels, writes a report, ends.
+//!
+//! ```text
+//!  confine ▶ read bytes, validate, find kernels ▶ open the GPU if there are any ▶ seccomp
+//!          ▶ compile ▶ check imports and exports ▶ each kernel: compile, one dispatch ▶ report
+//! ```
+//!
+//! The bytes are read by safe code before the last layer is up, because whether a GPU is needed
+//! depends on them; compilers and drivers see them only after it.
+
+use super::{BuildOrder, Built, RejectCode, Rejected, Stage, component, kernels};
+use crate::process::channel::send_now;
+use crate::process::child::Child;
+use crate::process::confine;
+use crate::worker::linker_for_check;
+use gannet_host_gpu::Device;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use wasmtime::component::Component;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+
+/// GPU memory for trial dispatches.
+const TRIAL_BYTES_MAX: u64 = 64 << 20;
+
+/// Runs a builder.
+pub fn run(child: Child) -> io::Result<()> {
+    let Child { descriptors, mut confinement, home: _ } = child;
+    let [control, order, component, output, report]: [OwnedFd; 5] =
+        descriptors.try_into().map_err(|_| io::Error::other("a builder needs five descriptors"))?;
+    let say = |stage: Stage| -> io::Result<()> { send_now(control.as_fd(), &serde_json::to_vec(&stage)?, &[]) };
+    say(Stage::Component)?;
+    let order: BuildOrder = serde_json::from_reader(File::from(order))?;
+    let mut bytes = Vec::new();
+    File::from(component).read_to_end(&mut bytes)?;
+    let result = found(&bytes).and_then(|found| {
+        let device = match (found.is_empty(), order.gpu) {
+            (false, Some(index)) => Some(Device::open(index, TRIAL_BYTES_MAX)),
+            _ => None,
+        };
+        confine::after_drivers(&mut confinement).map_err(|error| invalid(format!("the builder is not confined: {error}")))?;
+        compile(&bytes, output)?;
+        try_kernels(found, device, &say)
+    });
+    let mut report = File::from(report);
+    report.write_all(&serde_json::to_vec(&result)?)?;
+    say(Stage::Done)?;
+    // Never drop the device: that would wait for the GPU without a limit.
+    std::process::exit(0);
+}
+
+type Found = std::collections::BTreeMap<String, crate::hop::BundleKernel>;
+
+fn invalid(detail: impl Into<String>) -> Rejected {
+    Rejected { code: RejectCode::ComponentInvalid, detail: detail.into() }
+}
+
+fn found(bytes: &[u8]) -> Result<Found, Rejected> {
+    component::validate(bytes)?;
+    kernels::decode(&component::kernel_sections(bytes)?)
+}
+
+fn compile(bytes: &[u8], output: OwnedFd) -> Result<(), Rejected> {
+    let engine = crate::engine::runtime().map_err(|error| invalid(format!("{error:#}")))?;
+    let compiled = engine.precompile_component(bytes).map_err(|error| invalid(format!("it does not compile: {error:#}")))?;
+    // SAFETY: compiled a line above, by this process, with this engine.
+    let component =
+        unsafe { Component::deserialize(&engine, &compiled) }.map_err(|error| invalid(format!("it does not load: {error:#}")))?;
+    let linker = linker_for_check(&engine).map_err(|error| invalid(format!("{error:#}")))?;
+    let instance = linker.instantiate_pre(&component).map_err(|error| {
+        let names: Vec<String> = component
+            .component_type()
+            .imports(&engine)
+            .map(|(name, _)| name.to_owned())
+            .filter(|name| !name.starts_with("wasi:") && !name.starts_with("gannet:gpu/"))
+            .collect();
+        if names.is_empty() {
+            invalid(format!("its imports do not fit: {error:#}"))
+        } else {
+            invalid(format!("unknown imports: {}", names.join(", ")))
+        }
+    })?;
+    ProxyPre::new(instance)
+        .map_err(|_| invalid("it has no handler: a function exports wasi:http/incoming-handler 0.2"))?;
+    let mut output = File::from(output);
+    let written = output.write_all(&compiled).and_then(|()| output.sync_all());
+    written.map_err(|error| invalid(format!("the compiled component could not be written: {error}")))
+}
+
+fn try_kernels(
+    found: Found,
+    device: Option<Result<Arc<Device>, gannet_host_gpu::Error>>,
+    say: &dyn Fn(Stage) -> io::Result<()>,
+) -> Result<Built, Rejected> {
+    let mut warnings = Vec::new();
+    let device = match device {
+        Some(Ok(device)) => Some(device),
+        Some(Err(error)) => {
+            warnings.push(format!("the kernels were read but not tried: {error}"));
+            None
+        }
+        None if found.is_empty() => None,
+        None => {
+            warnings.push("the kernels were read but not tried: this server has no gpu".to_owned());
+            None
+        }
+    };
+    for (name, kernel) in &found {
+        let Some(device) = &device else { break };
+        let told = say(Stage::Kernel { name: name.clone() });
+        told.map_err(|error| invalid(format!("the front door is gone: {error}")))?;
+        device.kernel(&kernel.wgsl, &kernel.entry, &[]).map_err(|error| Rejected {
+            code: RejectCode::KernelRejected,
+            detail: format!("kernel {name:?}: {error}"),
+        })?;
+    }
+    Ok(Built { kernels: found, warnings })
+}

@@ -1,0 +1,283 @@
+//! The parent's side of the builder: one short-lived, confined child for each upload.
+//!
+//! Everything that hostile input can make expensive happens in the child, once. The parent bounds it:
+//! at most [`BUILDS_MAX`] at a time in order of arrival, wall time, memory; it believes nothing
+//! in the report but the texts, and moves the output to its place only when the child has ended well.
+//! The output is keyed by tenant and digest and never shared between tenants, so that the time a
+//! deploy takes says nothing about others' uploads.
+
+pub mod child;
+pub mod component;
+pub mod kernels;
+
+use crate::hop::BundleKernel;
+use crate::names::TenantName;
+use crate::process::channel::{Channel, frame_pair};
+use crate::process::child::Role;
+use crate::process::spawn::{Order, Spawner};
+use crate::registry::Version;
+use crate::store::Store;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// Builders at a time.
+const BUILDS_MAX: usize = 2;
+/// Uploads that may wait for a builder.
+const WAITING_MAX: usize = 64;
+/// A build's wall time. The largest components we know (CPython) take some twenty seconds here.
+const BUILD_MAX: Duration = Duration::from_secs(180);
+/// Time for one kernel: reading, compiling, one dispatch.
+const KERNEL_MAX: Duration = Duration::from_secs(20);
+/// The longest report: kernels of 256 KiB, many of them.
+const REPORT_BYTES_MAX: u64 = 64 << 20;
+
+/// Why an upload is not good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RejectCode {
+    /// It is not a component that can be served.
+    ComponentInvalid,
+    /// One of its kernels is not good.
+    KernelRejected,
+}
+
+impl RejectCode {
+    /// The stable code.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ComponentInvalid => "component_invalid",
+            Self::KernelRejected => "kernel_rejected",
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(self) -> Option<&'static str> {
+        match self {
+            Self::ComponentInvalid => Some("build a component for the world wasi:http/proxy 0.2 or gannet:gpu/handler, e.g. with target wasm32-wasip2"),
+            Self::KernelRejected => None,
+        }
+    }
+}
+
+/// A rejected upload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{detail}")]
+pub struct Rejected {
+    /// What kind.
+    pub code: RejectCode,
+    /// What is wrong, with the place.
+    pub detail: String,
+}
+
+/// What the builder is asked to do, as a file for the child.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct BuildOrder {
+    /// The GPU to try kernels on.
+    pub gpu: Option<u32>,
+}
+
+/// What the child found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Built {
+    /// The kernels, by name.
+    pub kernels: BTreeMap<String, BundleKernel>,
+    /// What its author should know.
+    pub warnings: Vec<String>,
+}
+
+/// What the child is doing, so that a crash or a timeout can be blamed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "at", rename_all = "snake_case")]
+pub enum Stage {
+    /// Reading and compiling the component.
+    Component,
+    /// Compiling and trying a kernel.
+    Kernel {
+        /// Its name.
+        name: String,
+    },
+    /// Done; the report is written.
+    Done,
+}
+
+/// Why there is no build.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The upload is not good.
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+    /// Too many wait.
+    #[error("{WAITING_MAX} uploads wait for a builder already")]
+    Busy,
+    /// Our own fault.
+    #[error("the builder failed: {0}")]
+    Failed(String),
+}
+
+impl From<io::Error> for BuildError {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+type BuildKey = (TenantName, String);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Builder {
+    spawner: Spawner,
+    store: Arc<Store>,
+    gpu: Option<u32>,
+    places: Semaphore,
+    waiting: Semaphore,
+    /// What was built in this run, so that the same bytes are not built twice for one tenant.
+    done: Mutex<HashMap<BuildKey, Built>>,
+}
+
+impl Builder {
+    /// A builder that tries kernels on `gpu`.
+    pub fn new(spawner: Spawner, store: Arc<Store>, gpu: Option<u32>) -> Arc<Self> {
+        Arc::new(Self {
+            spawner,
+            store,
+            gpu,
+            places: Semaphore::new(BUILDS_MAX),
+            waiting: Semaphore::new(WAITING_MAX),
+            done: Mutex::default(),
+        })
+    }
+
+    /// Builds a component of a tenant, or finds that it was built before.
+    pub async fn build(&self, tenant: &TenantName, digest: &str, component: &Path) -> Result<Built, BuildError> {
+        let key = (tenant.clone(), digest.to_owned());
+        let compiled = self.store.files().compiled(tenant, digest);
+        let known = self.done.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some(built) = known.filter(|_| compiled.exists()) {
+            return Ok(built);
+        }
+        let _waiting = self.waiting.try_acquire().map_err(|_| BuildError::Busy)?;
+        let _place = self.places.acquire().await.map_err(|error| BuildError::Failed(error.to_string()))?;
+        let built = self.run(tenant, digest, component).await?;
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).insert(key, built.clone());
+        Ok(built)
+    }
+
+    /// Makes sure that a deployed version is compiled for this binary's engine.
+    pub async fn ensure(&self, version: &Version) -> Result<(), BuildError> {
+        if version.built.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if !version.compiled.exists() {
+            let component = self.store.files().component(&version.tenant, &version.record.digest);
+            self.build(&version.tenant, &version.record.digest, &component).await?;
+        }
+        version.built.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn run(&self, tenant: &TenantName, digest: &str, component: &Path) -> Result<Built, BuildError> {
+        let files = self.store.files();
+        let (output_path, output) = files.incoming()?;
+        let _cleanup = RemoveLater(&output_path);
+        let order = memfd(&serde_json::to_vec(&BuildOrder { gpu: self.gpu }).unwrap_or_default())?;
+        let report = memfd(&[])?;
+        let mut report_file = File::from(rustix::io::fcntl_dupfd_cloexec(&report, 0).map_err(io::Error::from)?);
+        let (control, theirs) = frame_pair()?;
+        let home = files.child_home("builder")?;
+        let descriptors = vec![theirs, order, File::open(component)?.into(), output.into(), report];
+        let process =
+            self.spawner.spawn(Order { role: Role::Builder, arguments: Vec::new(), home, descriptors }).await?;
+        let control = Channel::new(control)?;
+        let mut stage = Stage::Component;
+        let finished = tokio::time::timeout(BUILD_MAX, follow(&control, &mut stage)).await;
+        let in_time = matches!(finished, Ok(true));
+        if !in_time {
+            process.kill();
+        }
+        let ending = process.ended().await;
+        if stage != Stage::Done || ending.code != Some(0) {
+            return Err(blame(&stage, finished.is_ok(), &ending.to_string()));
+        }
+        let mut text = String::new();
+        report_file.rewind()?;
+        (&mut report_file).take(REPORT_BYTES_MAX).read_to_string(&mut text)?;
+        let report: Result<Built, Rejected> =
+            serde_json::from_str(&text).map_err(|error| BuildError::Failed(format!("its report: {error}")))?;
+        let built = report?;
+        let (compiled, cache) = (files.compiled(tenant, digest), files.driver_cache(tenant, digest));
+        files.keep(&output_path, &compiled)?;
+        if !built.kernels.is_empty()
+            && let Err(error) = files.keep_cache(process.home(), &cache)
+        {
+            // Only the first dispatch is slower.
+            tracing::warn!(%error, "a driver cache could not be kept");
+        }
+        Ok(built)
+    }
+}
+
+struct RemoveLater<'a>(&'a Path);
+
+impl Drop for RemoveLater<'_> {
+    fn drop(&mut self) {
+        // Gone already when the build went well.
+        let _ = std::fs::remove_file(self.0);
+    }
+}
+
+/// Follows the child's stages; true when it says that it is done. A kernel has a time of its own.
+async fn follow(control: &Channel, stage: &mut Stage) -> bool {
+    loop {
+        let limit = if matches!(stage, Stage::Kernel { .. }) { KERNEL_MAX } else { BUILD_MAX };
+        match tokio::time::timeout(limit, control.receive::<Stage>()).await {
+            Ok(Ok((next, _))) => *stage = next,
+            _ => return false,
+        }
+        if *stage == Stage::Done {
+            return true;
+        }
+    }
+}
+
+fn blame(stage: &Stage, ended: bool, ending: &str) -> BuildError {
+    let how = if ended { format!("ended with {ending}") } else { "took too long".to_owned() };
+    match stage {
+        Stage::Kernel { name } => Rejected {
+            code: RejectCode::KernelRejected,
+            detail: format!("kernel {name:?}: the trial {how}; one kernel has {} s", KERNEL_MAX.as_secs()),
+        }
+        .into(),
+        Stage::Component => Rejected {
+            code: RejectCode::ComponentInvalid,
+            detail: format!("compiling {how}; a build has {} s", BUILD_MAX.as_secs()),
+        }
+        .into(),
+        Stage::Done => BuildError::Failed(format!("it {how}")),
+    }
+}
+
+fn memfd(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let descriptor = rustix::fs::memfd_create("gannet", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut file = File::from(descriptor);
+    io::Write::write_all(&mut file, bytes)?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+/// Copies an upload to its place. It stays as it came, for engines to come.
+pub fn keep_component(store: &Store, tenant: &TenantName, digest: &str, from: &Path) -> io::Result<()> {
+    let to = store.files().component(tenant, digest);
+    if to.exists() {
+        return std::fs::remove_file(from);
+    }
+    OpenOptions::new().read(true).open(from)?;
+    store.files().keep(from, &to)
+}

@@ -1,0 +1,79 @@
+//! The one place that decides what is printed where: data on stdout, all else on stderr.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing happens")]
+
+use serde::Serialize;
+use std::io::{self, IsTerminal, Write};
+
+/// Prints an error, its causes and what to do.
+pub fn error(what: &str, causes: &[String], hint: Option<&str>) {
+    eprintln!("error: {what}");
+    for cause in causes {
+        eprintln!("  caused by: {cause}");
+    }
+    if let Some(hint) = hint {
+        eprintln!("hint: {hint}");
+    }
+}
+
+/// Prints something that is not data.
+pub fn note(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Prints a line of data.
+pub fn line(text: &str) {
+    // A closed pipe ends the reader's interest, not with a panic.
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+/// Prints data as JSON.
+pub fn json<T: Serialize>(value: &T) {
+    line(&serde_json::to_string_pretty(value).unwrap_or_default());
+}
+
+/// Writes bytes as they are.
+pub fn bytes(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()
+}
+
+/// Prints rows under a head, in columns.
+pub fn table(head: &[&str], rows: &[Vec<String>]) {
+    let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let print = |cells: &mut dyn Iterator<Item = &str>| {
+        let text: Vec<String> = cells.zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width)).collect();
+        line(text.join("  ").trim_end());
+    };
+    print(&mut head.iter().copied());
+    for row in rows {
+        print(&mut row.iter().map(String::as_str));
+    }
+}
+
+/// A progress bar on stderr, where a person sees it.
+pub fn progress(length: u64, what: &str) -> indicatif::ProgressBar {
+    if !io::stderr().is_terminal() {
+        return indicatif::ProgressBar::hidden();
+    }
+    let bar = indicatif::ProgressBar::new(length);
+    if let Ok(style) = indicatif::ProgressStyle::with_template("{msg} [{bar:30}] {bytes}/{total_bytes}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_message(what.to_owned());
+    bar
+}
+
+/// Sends tracing to stderr; `GANNET_LOG` chooses what, as in `gannet=debug`.
+pub fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("GANNET_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("gannet=info,gannet_host_gpu=info,error"));
+    let ansi = io::stderr().is_terminal();
+    // A second call in one process changes nothing.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).with_target(false).try_init();
+}

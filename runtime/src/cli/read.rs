@@ -1,0 +1,253 @@
+//! The verbs that ask and show: list, versions, delete, logs, receipt, whoami, gpu, tenant.
+
+use super::client::{Client, problem};
+use super::{Connection, Failure, Outcome, printer};
+use clap::{Args, Subcommand};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    connection: Connection,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VersionsArgs {
+    #[command(flatten)]
+    connection: Connection,
+    /// The function
+    name: String,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DeleteArgs {
+    #[command(flatten)]
+    connection: Connection,
+    /// The function
+    name: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogsArgs {
+    #[command(flatten)]
+    connection: Connection,
+    /// The function
+    name: String,
+    /// Go on as lines come
+    #[arg(short, long)]
+    follow: bool,
+    /// Only lines of this request
+    #[arg(long)]
+    request: Option<String>,
+    /// Print as JSON, a line each
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReceiptArgs {
+    #[command(flatten)]
+    connection: Connection,
+    /// The request's id, from the header x-request-id
+    id: String,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WhoamiArgs {
+    #[command(flatten)]
+    connection: Connection,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GpuArgs {
+    #[command(subcommand)]
+    verb: GpuVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum GpuVerb {
+    /// List the GPUs
+    List(ListArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TenantArgs {
+    #[command(subcommand)]
+    verb: TenantVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum TenantVerb {
+    /// Make a tenant; its key is shown once
+    Create {
+        #[command(flatten)]
+        connection: Connection,
+        /// The tenant's name
+        name: String,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the tenants
+    List(ListArgs),
+}
+
+fn text(value: &Value, name: &str) -> String {
+    match value.get(name) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Null) | None => "-".into(),
+        Some(other) => other.to_string(),
+    }
+}
+
+fn rows(answer: &Value, list: &str, columns: &[&str]) -> Vec<Vec<String>> {
+    let items = answer.get(list).and_then(Value::as_array).into_iter().flatten();
+    items.map(|item| columns.iter().map(|column| text(item, column)).collect()).collect()
+}
+
+fn show(answer: &Value, json: bool, list: &str, head: &[&str], columns: &[&str]) {
+    if json {
+        printer::json(answer);
+    } else {
+        printer::table(head, &rows(answer, list, columns));
+    }
+}
+
+pub(super) fn list(arguments: &ListArgs) -> Outcome {
+    let client = Client::new(&arguments.connection);
+    let (mut functions, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let mut page = client.get(&format!("functions?limit=1000&cursor={cursor}"))?;
+        if let Some(Value::Array(items)) = page.get_mut("functions").map(Value::take) {
+            functions.extend(items);
+        }
+        match page.get("cursor").and_then(Value::as_str) {
+            Some(next) => cursor = next.to_owned(),
+            None => break,
+        }
+    }
+    let answer = serde_json::json!({ "functions": functions });
+    show(&answer, arguments.json, "functions", &["NAME", "VERSION", "DEPLOYED", "PUBLIC", "URL"], &["name", "version", "deployed", "public", "url"]);
+    Ok(())
+}
+
+pub(super) fn versions(arguments: &VersionsArgs) -> Outcome {
+    let answer = Client::new(&arguments.connection).get(&format!("functions/{}/versions", arguments.name))?;
+    show(&answer, arguments.json, "versions", &["VERSION", "CURRENT", "DEPLOYED", "SIZE", "DIGEST"], &["version", "current", "deployed", "size", "digest"]);
+    Ok(())
+}
+
+pub(super) fn delete(arguments: &DeleteArgs) -> Outcome {
+    Client::new(&arguments.connection).control("DELETE", &format!("functions/{}", arguments.name), &[], ())?;
+    printer::note(&format!("deleted {}", arguments.name));
+    Ok(())
+}
+
+fn log_line(line: &Value, json: bool) {
+    if json {
+        printer::line(&line.to_string());
+        return;
+    }
+    if let Some(lost) = line.get("lost").and_then(Value::as_u64) {
+        printer::note(&format!("({lost} lines were lost here)"));
+    }
+    printer::line(&format!("{} {} {}", text(line, "time"), text(line, "stream"), text(line, "text")));
+}
+
+pub(super) fn logs(arguments: &LogsArgs) -> Outcome {
+    let client = Client::new(&arguments.connection);
+    let mut query = Vec::new();
+    if arguments.follow {
+        query.push("follow=1".to_owned());
+    }
+    if let Some(request) = &arguments.request {
+        query.push(format!("request={request}"));
+    }
+    let path = format!("functions/{}/logs?{}", arguments.name, query.join("&"));
+    if !arguments.follow {
+        let answer = client.get(&path)?;
+        for line in answer.get("lines").and_then(Value::as_array).into_iter().flatten() {
+            log_line(line, arguments.json);
+        }
+        return Ok(());
+    }
+    let mut response = client.send("GET", &format!("/api/v1/{path}"), &[], ())?;
+    if !response.status().is_success() {
+        return Err(problem(&mut response));
+    }
+    for event in BufReader::new(response.body_mut().as_reader()).lines() {
+        let event = event.map_err(|error| Failure::server("the log broke off").because(error))?;
+        if let Some(data) = event.strip_prefix("data: ") {
+            let line = serde_json::from_str(data).map_err(|error| Failure::server("a log line is not JSON").because(error))?;
+            log_line(&line, arguments.json);
+        } else if let Some(comment) = event.strip_prefix(": ").filter(|comment| *comment != "still here") {
+            printer::note(comment);
+        }
+    }
+    Ok(())
+}
+
+/// Prints an object as JSON, or as one line for each field.
+fn show_fields(answer: &Value, json: bool) {
+    if json {
+        printer::json(answer);
+        return;
+    }
+    for (name, _) in answer.as_object().into_iter().flatten() {
+        printer::line(&format!("{name:22} {}", text(answer, name)));
+    }
+}
+
+pub(super) fn receipt(arguments: &ReceiptArgs) -> Outcome {
+    let answer = Client::new(&arguments.connection).get(&format!("requests/{}", arguments.id))?;
+    show_fields(&answer, arguments.json);
+    Ok(())
+}
+
+pub(super) fn whoami(arguments: &WhoamiArgs) -> Outcome {
+    let answer = Client::new(&arguments.connection).get("whoami")?;
+    show_fields(&answer, arguments.json);
+    Ok(())
+}
+
+pub(super) fn gpu(arguments: &GpuArgs) -> Outcome {
+    let GpuVerb::List(list) = &arguments.verb;
+    let answer = Client::new(&list.connection).get("gpus")?;
+    show(&answer, list.json, "gpus", &["INDEX", "CLASS", "NAME", "BACKEND", "DRIVER", "TIMESTAMPS"], &["index", "class", "name", "backend", "driver", "timestamps"]);
+    Ok(())
+}
+
+pub(super) fn tenant(arguments: &TenantArgs) -> Outcome {
+    match &arguments.verb {
+        TenantVerb::Create { connection, name, json } => {
+            let headers = [("content-type".to_owned(), "application/json".to_owned())];
+            let body = serde_json::json!({ "name": name }).to_string();
+            let answer = Client::new(connection).control("POST", "tenants", &headers, body.as_str())?;
+            if *json {
+                printer::json(&answer);
+            } else {
+                printer::line(&text(&answer, "key"));
+                printer::note(&format!("tenant {name} was made; the key above is not shown again"));
+            }
+            Ok(())
+        }
+        TenantVerb::List(list) => {
+            let answer = Client::new(&list.connection).get("tenants")?;
+            show(&answer, list.json, "tenants", &["NAME", "CREATED", "FUNCTIONS"], &["name", "created", "functions"]);
+            Ok(())
+        }
+    }
+}

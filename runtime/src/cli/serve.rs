@@ -1,0 +1,50 @@
+//! `gannet serve`.
+
+use super::{Failure, Outcome, printer};
+use crate::serve::{DEV_KEY, DEV_TENANT, ServeError, ServeOptions, serve};
+use clap::Args;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// Address to listen on; port 0 picks one [default: 127.0.0.1:7070]
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// Data folder
+    #[arg(long, default_value = "./gannet-data")]
+    data: PathBuf,
+    /// Configuration file
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Development server: tenant `dev` with the key `gnt_dev_local`, on loopback only
+    #[arg(long)]
+    dev: bool,
+    /// Serve even when a layer of confinement is missing on this machine
+    #[arg(long)]
+    allow_unconfined: bool,
+}
+
+pub(super) fn run(arguments: ServeArgs) -> Outcome {
+    printer::log_to_stderr();
+    let ServeArgs { listen, data, config, dev, allow_unconfined } = arguments;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::server("no runtime").because(error))?;
+    let options = ServeOptions { listen, data, config, dev, allow_unconfined };
+    let served = runtime.block_on(serve(options, |url| {
+        printer::note(&format!("listening on {url}"));
+        if dev {
+            printer::note(&format!("development server: tenant {DEV_TENANT}, key {DEV_KEY}"));
+        }
+    }));
+    // Tasks that are still running hold nothing that must be finished.
+    runtime.shutdown_background();
+    served.map_err(|error| match &error {
+        ServeError::Config(_) => Failure::usage(error.to_string()),
+        ServeError::Unconfined { .. } => Failure::server(error.to_string())
+            .hint("`gannet doctor` says which layers are missing; --allow-unconfined serves without them"),
+        _ => Failure::server(error.to_string()),
+    })
+}

@@ -1,0 +1,94 @@
+//! `gannet-server.toml` and the flags of `gannet serve`: raw as written, checked once.
+
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// The file, as written. Every key has a default.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerFile {
+    /// Address to listen on.
+    pub listen: Option<SocketAddr>,
+    /// Spare workers kept ready.
+    pub spares: usize,
+    /// Workers and spares together.
+    pub workers_max: usize,
+    /// GPU memory that one tenant may take.
+    pub tenant_gpu_memory_mib: u64,
+    /// Resident memory of one worker process.
+    pub worker_memory_mib: u64,
+    /// The largest component.
+    pub component_mib_max: u64,
+    /// How long requests may run on after SIGTERM.
+    pub drain_s: u64,
+}
+
+impl Default for ServerFile {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            spares: 1,
+            workers_max: 32,
+            tenant_gpu_memory_mib: 4096,
+            worker_memory_mib: 8192,
+            component_mib_max: 64,
+            drain_s: 30,
+        }
+    }
+}
+
+/// Why the server cannot be configured so.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: {cause}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
+    /// A value is out of its range.
+    #[error("{name} = {value}; it may be {least} to {most}")]
+    Range {
+        /// The key.
+        name: &'static str,
+        /// What was given.
+        value: u64,
+        /// The least.
+        least: u64,
+        /// The most.
+        most: u64,
+    },
+    /// `--dev` beyond this machine.
+    #[error("--dev serves only a loopback address, not {0}: its key is known to everybody")]
+    DevBeyondLoopback(SocketAddr),
+}
+
+impl ServerFile {
+    /// Reads a file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let failed = |cause: String| ConfigError::Read { path: path.to_owned(), cause };
+        let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+        let file: Self = toml::from_str(&text).map_err(|error| failed(error.to_string()))?;
+        file.check()?;
+        Ok(file)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        for (name, value, least, most) in [
+            ("spares", self.spares as u64, 0, 64),
+            ("workers_max", self.workers_max as u64, 1, 1024),
+            ("tenant_gpu_memory_mib", self.tenant_gpu_memory_mib, 1, 1 << 20),
+            ("worker_memory_mib", self.worker_memory_mib, 256, 1 << 20),
+            ("component_mib_max", self.component_mib_max, 1, 1024),
+            ("drain_s", self.drain_s, 0, 3600),
+        ] {
+            if !(least..=most).contains(&value) {
+                return Err(ConfigError::Range { name, value, least, most });
+            }
+        }
+        Ok(())
+    }
+}

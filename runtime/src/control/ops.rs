@@ -1,0 +1,50 @@
+//! `/healthz`, `/readyz`, `/metrics`.
+
+use super::{Control, only};
+use crate::front::Inbound;
+use crate::meter::StartKind;
+use crate::respond::{Done, Refused, ResponseBody, raw};
+use bytes::Bytes;
+use http::{Method, Response};
+use std::fmt::Write;
+
+impl Control {
+    pub(super) fn ops(&self, inbound: &Inbound, path: &str) -> Result<Option<Response<ResponseBody>>, Refused> {
+        let (done, text) = match path {
+            "/healthz" => (Done::Ok, "ok\n".to_owned()),
+            "/readyz" => {
+                // Ready to be fast: a spare, or a worker, is there.
+                let (workers, spares) = self.pool.counts();
+                if workers + spares > 0 { (Done::Ok, "ready\n".to_owned()) } else { (Done::NotReady, "no worker yet\n".to_owned()) }
+            }
+            "/metrics" => (Done::Ok, self.metrics()),
+            _ => return Ok(None),
+        };
+        only(inbound, &[Method::GET, Method::HEAD], "GET, HEAD")?;
+        Ok(Some(raw(done, "text/plain; charset=utf-8", Bytes::from(text))))
+    }
+
+    /// Prometheus text, of the whole server: nothing in it names a tenant.
+    fn metrics(&self) -> String {
+        let totals = self.book.totals();
+        let (workers, spares) = self.pool.counts();
+        let mut text = String::new();
+        let mut metric = |name: &str, kind: &str, help: &str, values: &[(&str, u64)]| {
+            let _ = writeln!(text, "# HELP gannet_{name} {help}\n# TYPE gannet_{name} {kind}");
+            for (labels, value) in values {
+                let _ = writeln!(text, "gannet_{name}{labels} {value}");
+            }
+        };
+        metric("requests_total", "counter", "Requests admitted and ended.", &[("", totals.requests)]);
+        metric("request_errors_total", "counter", "Of them with an error.", &[("", totals.errors)]);
+        metric("gpu_nanoseconds_total", "counter", "GPU time charged.", &[("", totals.gpu_ns)]);
+        let [hot, warm, cold] = totals.starts;
+        let label = |kind: StartKind| format!("{{kind=\"{}\"}}", kind.as_str());
+        let labels = [label(StartKind::Hot), label(StartKind::Warm), label(StartKind::Cold)];
+        let [a, b, c] = &labels;
+        metric("starts_total", "counter", "Requests by how they started.", &[(a, hot), (b, warm), (c, cold)]);
+        metric("workers", "gauge", "Tenants with a worker.", &[("", workers as u64)]);
+        metric("spares", "gauge", "Workers ready for any tenant.", &[("", spares as u64)]);
+        text
+    }
+}

@@ -1,0 +1,214 @@
+//! `gannet.toml`: raw as written, checked once into what everything else uses.
+//!
+//! The raw form denies unknown keys and holds the defaults; names end in their unit. An unknown key
+//! is answered with the nearest known one.
+
+use crate::names::FunctionName;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What is wrong with a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("gannet.toml: {0}")]
+pub struct ManifestError(String);
+
+/// How the component is built. For the CLI only.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Build {
+    /// A shell command.
+    pub command: String,
+    /// The component it makes, from the manifest's folder.
+    pub artifact: String,
+}
+
+/// What requests may use. Each limit has a default and a maximum.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// To the first byte: queue, CPU, GPU, I/O.
+    pub timeout_ms: u64,
+    /// A streamed body as a whole.
+    pub stream_timeout_ms: u64,
+    /// From one part of a streamed body to the next.
+    pub stream_idle_ms: u64,
+    /// Waiting for a place among the function's concurrent requests.
+    pub queue_ms: u64,
+    /// CPU time of the guest.
+    pub cpu_ms: u64,
+    /// Linear memory of the guest.
+    pub memory_mib: u64,
+    /// GPU memory of a request.
+    pub gpu_memory_mib: u64,
+    /// GPU time of a request.
+    pub gpu_time_ms: u64,
+    /// Requests that run at once.
+    pub concurrency: u64,
+    /// A request's body.
+    pub body_mib: u64,
+    /// Log text of a request.
+    pub log_kib: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            timeout_ms: 30_000,
+            stream_timeout_ms: 600_000,
+            stream_idle_ms: 60_000,
+            queue_ms: 10_000,
+            cpu_ms: 10_000,
+            memory_mib: 128,
+            gpu_memory_mib: 256,
+            gpu_time_ms: 10_000,
+            concurrency: 16,
+            body_mib: 10,
+            log_kib: 256,
+        }
+    }
+}
+
+/// How a function scales.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scale {
+    /// 1 keeps a worker up with the function loaded.
+    pub min: u64,
+    /// How long an idle worker stays.
+    pub idle_timeout_s: u64,
+}
+
+impl Default for Scale {
+    fn default() -> Self {
+        Self { min: 0, idle_timeout_s: 60 }
+    }
+}
+
+/// HTTP settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Whether anyone may call the function, without a key.
+    pub public: bool,
+}
+
+/// A checked manifest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Manifest {
+    /// The function's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<FunctionName>,
+    /// How it is built.
+    pub build: Build,
+    /// WGSL files by kernel name, for languages without the `kernel!` macro.
+    pub kernels: BTreeMap<String, String>,
+    /// Limits.
+    pub limits: Limits,
+    /// Scaling.
+    pub scale: Scale,
+    /// HTTP.
+    pub http: Http,
+    /// Environment variables.
+    pub env: BTreeMap<String, String>,
+}
+
+/// Kernel names and environment names: short, printable, no separators.
+const NAME_BYTES_MAX: usize = 64;
+/// Environment of one function.
+const ENV_BYTES_MAX: usize = 32 * 1024;
+
+impl Manifest {
+    /// Reads and checks a manifest.
+    pub fn parse(text: &str) -> Result<Self, ManifestError> {
+        let manifest: Self = toml::from_str(text).map_err(|error| ManifestError(explain(&error)))?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    fn check(&self) -> Result<(), ManifestError> {
+        let l = &self.limits;
+        // Name, value, least, most.
+        let bounds = [
+            ("limits.timeout_ms", l.timeout_ms, 1, 600_000),
+            ("limits.stream_timeout_ms", l.stream_timeout_ms, 1, 24 * 3_600_000),
+            ("limits.stream_idle_ms", l.stream_idle_ms, 1, 3_600_000),
+            ("limits.queue_ms", l.queue_ms, 0, 600_000),
+            ("limits.cpu_ms", l.cpu_ms, 1, 600_000),
+            ("limits.memory_mib", l.memory_mib, 1, (crate::engine::MEMORY_BYTES_MAX >> 20) as u64),
+            ("limits.gpu_memory_mib", l.gpu_memory_mib, 1, 64 * 1024),
+            ("limits.gpu_time_ms", l.gpu_time_ms, 1, 600_000),
+            ("limits.concurrency", l.concurrency, 1, u64::from(crate::engine::INSTANCES_MAX)),
+            ("limits.body_mib", l.body_mib, 0, 1024),
+            ("limits.log_kib", l.log_kib, 0, 16 * 1024),
+            ("scale.min", self.scale.min, 0, 1),
+            ("scale.idle_timeout_s", self.scale.idle_timeout_s, 1, 24 * 3600),
+        ];
+        for (name, value, least, most) in bounds {
+            if !(least..=most).contains(&value) {
+                return Err(ManifestError(format!("{name} = {value}; it may be {least} to {most}")));
+            }
+        }
+        for name in self.kernels.keys().chain(self.env.keys()) {
+            let fine = !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.bytes().all(|b| b.is_ascii_graphic() && b != b'=' && b != b'/');
+            if !fine {
+                return Err(ManifestError(format!("the name {name:?}; names have 1 to {NAME_BYTES_MAX} printable characters, not = or /")));
+            }
+        }
+        let size: usize = self.env.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if size > ENV_BYTES_MAX {
+            return Err(ManifestError(format!("[env] has {size} bytes; the limit is {ENV_BYTES_MAX}")));
+        }
+        Ok(())
+    }
+}
+
+/// Adds the nearest known key to an error about an unknown one.
+fn explain(error: &toml::de::Error) -> String {
+    let message = error.message();
+    let at = error.span().map(|span| format!("byte {}: ", span.start)).unwrap_or_default();
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    if !message.starts_with("unknown field") {
+        return format!("{at}{message}");
+    }
+    let unknown = quoted.next().unwrap_or_default();
+    let nearest = quoted.map(|known| (strsim::jaro_winkler(unknown, known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
+    match nearest {
+        Some((_, known)) => format!("{at}unknown key `{unknown}`; the nearest known one is `{known}`"),
+        None => format!("{at}unknown key `{unknown}`"),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_manifest_is_all_defaults() {
+        assert_eq!(Manifest::parse("").unwrap(), Manifest::default());
+        assert_eq!(Manifest::default().limits.timeout_ms, 30_000);
+    }
+
+    #[test]
+    fn errors_name_the_key_the_value_and_the_limit() {
+        for (text, part) in [
+            ("[limits]\ntimout_ms = 1", "unknown key `timout_ms`; the nearest known one is `timeout_ms`"),
+            ("[limit]\n", "unknown key `limit`; the nearest known one is `limits`"),
+            ("[limits]\nmemory_mib = 999999", "limits.memory_mib = 999999; it may be 1 to 1024"),
+            ("name = \"Blur\"", "may hold only a-z"),
+            ("[env]\n\"A=B\" = \"x\"", "A=B"),
+            ("x = ", "gannet.toml"),
+        ] {
+            let error = Manifest::parse(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in ".{0,200}") {
+            let _ = Manifest::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The request as the worker gets it: rebuilt, never copied.
+//!
+//! Headers that belong to one connection, and whatever `Connection` names, are dropped; framing
+//! comes from the body; where the request came from is said anew; nothing that starts with
+//! `x-gannet-` gets through. The body is counted, capped and timed.
+
+use crate::front::{FrontError, Inbound};
+use crate::hop::{VersionKey, header};
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+
+/// From one part of a request's body to the next.
+pub const BODY_IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// What became of a request's body, readable after the worker's connection has taken it.
+#[derive(Debug, Default)]
+pub(crate) struct BodyState {
+    bytes: AtomicU64,
+    refused: Mutex<Option<FrontError>>,
+}
+
+impl BodyState {
+    /// Bytes that passed.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Why the body was cut, if it was.
+    pub(crate) fn refused(&self) -> Option<FrontError> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A request's body on its way to the worker.
+#[derive(Debug)]
+pub struct RequestBody {
+    body: Incoming,
+    limit: u64,
+    state: Arc<BodyState>,
+    idle: Option<Pin<Box<Sleep>>>,
+}
+
+/// A body that was cut. The worker sees its connection break off.
+#[derive(Debug, thiserror::Error)]
+#[error("the request's body was cut")]
+pub struct Cut;
+
+impl RequestBody {
+    pub(crate) fn new(body: Incoming, limit: u64) -> (Self, Arc<BodyState>) {
+        let state = Arc::new(BodyState::default());
+        (Self { body, limit, state: Arc::clone(&state), idle: None }, state)
+    }
+
+    fn cut(&self, why: FrontError) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        *self.state.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        Poll::Ready(Some(Err(Cut)))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.idle = None;
+                let Some(data) = frame.data_ref() else { return Poll::Ready(Some(Ok(frame))) };
+                let total = self.state.bytes.fetch_add(data.len() as u64, Ordering::Relaxed) + data.len() as u64;
+                if total > self.limit {
+                    return self.cut(FrontError::BodyTooLarge { limit: self.limit });
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => self.cut(FrontError::Malformed(format!("the body broke off: {error}"))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => {
+                let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + BODY_IDLE_MAX)));
+                if idle.as_mut().poll(context).is_ready() {
+                    return self.cut(FrontError::BodyTooSlow { seconds: BODY_IDLE_MAX.as_secs() });
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Removes headers that belong to one connection, and those that `Connection` names.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, CONTENT_LENGTH] {
+        headers.remove(name);
+    }
+    for name in ["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "http2-settings"] {
+        headers.remove(name);
+    }
+}
+
+fn rebuild_headers(headers: &mut HeaderMap, peer: SocketAddr, authority: Option<&str>) {
+    strip_hop_by_hop(headers);
+    let foreign: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-gannet-") || name.as_str().starts_with("x-forwarded-"))
+        .cloned()
+        .collect();
+    for name in foreign {
+        headers.remove(name);
+    }
+    headers.remove(FORWARDED);
+    headers.remove(EXPECT);
+    if !headers.contains_key(HOST)
+        && let Some(value) = authority.and_then(|text| HeaderValue::from_str(text).ok())
+    {
+        headers.insert(HOST, value);
+    }
+    if !headers.contains_key(HOST) {
+        // HTTP/1.0 clients may send none; the guest's interface wants one.
+        headers.insert(HOST, HeaderValue::from_static("localhost"));
+    }
+    if let Some(host) = headers.get(HOST).cloned() {
+        headers.insert(FORWARDED_HOST, host);
+    }
+    if let Ok(value) = HeaderValue::from_str(&peer.ip().to_string()) {
+        headers.insert(FORWARDED_FOR, value);
+    }
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+}
+
+/// Rebuilds a request for the hop.
+pub(crate) fn rebuild(
+    inbound: Inbound,
+    path: PathAndQuery,
+    version: VersionKey,
+    deadline: Duration,
+    limit: u64,
+) -> (Request<RequestBody>, Arc<BodyState>) {
+    let Inbound { id, peer, mut parts, body, .. } = inbound;
+    let authority = parts.uri.authority().map(|authority| authority.as_str().to_owned());
+    rebuild_headers(&mut parts.headers, peer, authority.as_deref());
+    let (body, state) = RequestBody::new(body, limit);
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method;
+    *request.uri_mut() = Uri::from(path);
+    *request.version_mut() = Version::HTTP_11;
+    let mut headers = parts.headers;
+    headers.insert(header::VERSION, HeaderValue::from(version));
+    if let Ok(text) = HeaderValue::from_str(&id.to_string()) {
+        headers.insert(crate::respond::REQUEST_ID_HEADER, text.clone());
+        headers.insert(header::REQUEST, text);
+    }
+    headers.insert(header::DEADLINE, HeaderValue::from(u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)));
+    *request.headers_mut() = headers;
+    (request, state)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_forged_or_of_the_connection_gets_through() {
+        let mut headers: HeaderMap = [
+            ("host", "example.org"), ("connection", "x-secret, close"), ("x-secret", "1"), ("te", "trailers"),
+            ("transfer-encoding", "chunked"), ("content-length", "7"), ("x-gannet-tenant", "zoo"), ("x-gannet-hop-version", "1"),
+            ("x-forwarded-for", "1.2.3.4"), ("forwarded", "for=1.2.3.4"), ("x-kept", "yes"),
+        ]
+        .into_iter()
+        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+        .collect();
+        rebuild_headers(&mut headers, "10.0.0.9:1234".parse().unwrap(), None);
+        let mut seen: Vec<_> = headers.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect();
+        seen.sort();
+        assert_eq!(seen, ["host=example.org", "x-forwarded-for=10.0.0.9", "x-forwarded-host=example.org", "x-forwarded-proto=http", "x-kept=yes"]);
+    }
+}

@@ -1,0 +1,325 @@
+//! The front door's side of one worker process.
+//!
+//! ```text
+//!  start ─▶ spawned ─▶ Ready ─▶ (spare) ─▶ load ─▶ Loaded ─▶ connections, requests
+//!     any time: process ends │ malformed frame │ too much memory ─▶ killed, reaped, `dead` set
+//! ```
+//!
+//! One task reads the control socket, one reads log lines, one waits for the process to end and then
+//! says so to everyone through `dead`.
+
+use crate::hop::{Bundle, FromWorker, RunLimits, ToWorker, VersionKey, Work};
+use crate::logs::{Logs, Names};
+use crate::names::RequestId;
+use crate::pool::PoolError;
+use crate::pool::request::RequestBody;
+use crate::process::channel::{Channel, frame_pair, stream_pair};
+use crate::process::child::Role;
+use crate::process::confine::Confinement;
+use crate::process::spawn::{Order, Process, Spawner};
+use crate::registry::{Version, kernels};
+use crate::store::files::{Files, place_cache};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+/// From spawn to Ready. Loading a GPU driver takes a third of a second on a good day.
+const START_MAX: Duration = Duration::from_secs(30);
+/// Loading a version: mapping and linking.
+const LOAD_MAX: Duration = Duration::from_secs(10);
+/// How often a worker's resident set is looked at.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+/// Idle connections kept for a worker.
+const CONNECTIONS_MAX: usize = 64;
+
+/// What a worker is started with.
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    /// The GPU's index, if there is one.
+    pub gpu: Option<u32>,
+    /// GPU memory that its tenant may take, in bytes.
+    pub gpu_memory_bytes: u64,
+    /// Resident memory of the process, in bytes; past it, it is killed.
+    pub resident_bytes_max: u64,
+}
+
+type LoadResult = Option<Result<(), String>>;
+/// A connection to a worker: one request at a time.
+pub(crate) type Connection = SendRequest<RequestBody>;
+
+/// A running worker.
+#[derive(Debug)]
+pub struct Worker {
+    process: Process,
+    control: Channel,
+    loads: Mutex<HashMap<VersionKey, watch::Sender<LoadResult>>>,
+    connections: Mutex<Vec<Connection>>,
+    works: Mutex<HashMap<RequestId, oneshot::Sender<Work>>>,
+    names: Arc<Names>,
+    dead: CancellationToken,
+    confinement: Confinement,
+}
+
+impl PartialEq for Worker {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl Worker {
+    /// Starts a worker and waits until it is ready.
+    pub async fn start(
+        spawner: &Spawner,
+        files: &Files,
+        settings: &WorkerSettings,
+        logs: &Arc<Logs>,
+    ) -> Result<Arc<Self>, PoolError> {
+        let failed = |error: std::io::Error| PoolError::StartFailed(error.to_string());
+        let (control, their_control) = frame_pair().map_err(failed)?;
+        let (log_socket, their_logs) = frame_pair().map_err(failed)?;
+        let home = files.child_home(Role::Worker.verb().trim_start_matches('_')).map_err(failed)?;
+        let arguments = vec![
+            settings.gpu.map_or_else(|| "none".to_owned(), |index| index.to_string()),
+            settings.gpu_memory_bytes.to_string(),
+        ];
+        let order = Order { role: Role::Worker, arguments, home, descriptors: vec![their_control, their_logs] };
+        let process = spawner.spawn(order).await.map_err(failed)?;
+        let control = Channel::new(control).map_err(failed)?;
+        let ready = tokio::time::timeout(START_MAX, control.receive::<FromWorker>()).await;
+        let confinement = match ready {
+            Ok(Ok((FromWorker::Ready { confinement, .. }, _))) => confinement,
+            other => {
+                process.kill();
+                let ending = process.ended().await;
+                let why = match other {
+                    Ok(Err(error)) => error.to_string(),
+                    Ok(Ok(_)) => "it did not say Ready".to_owned(),
+                    Err(_) => format!("it was not ready within {} s", START_MAX.as_secs()),
+                };
+                return Err(PoolError::StartFailed(format!("the worker ended with {ending}: {why}")));
+            }
+        };
+        let worker = Arc::new(Self {
+            process,
+            control,
+            loads: Mutex::default(),
+            connections: Mutex::default(),
+            works: Mutex::default(),
+            names: Arc::default(),
+            dead: CancellationToken::new(),
+            confinement,
+        });
+        tokio::spawn(Arc::clone(&worker).listen());
+        tokio::spawn(Arc::clone(&worker).watch(settings.resident_bytes_max));
+        let log_socket = Channel::new(log_socket).map_err(failed)?;
+        tokio::spawn(crate::logs::collect(Arc::clone(logs), log_socket, Arc::clone(&worker.names)));
+        Ok(worker)
+    }
+
+    /// Which layers hold in it.
+    pub fn confinement(&self) -> &Confinement {
+        &self.confinement
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> i32 {
+        self.process.id()
+    }
+
+    /// Becomes cancelled when the process has ended.
+    pub fn dead(&self) -> &CancellationToken {
+        &self.dead
+    }
+
+    /// Ends it.
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    async fn listen(self: Arc<Self>) {
+        loop {
+            match self.control.receive::<FromWorker>().await {
+                Ok((FromWorker::Loaded { version, error }, _)) => {
+                    let loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(waiting) = loads.get(&version) {
+                        waiting.send_replace(Some(error.map_or(Ok(()), Err)));
+                    }
+                }
+                Ok((FromWorker::Work { request, work }, _)) => {
+                    let waiting = self.works.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);
+                    if let Some(waiting) = waiting {
+                        // The tab may be closed already.
+                        let _ = waiting.send(work);
+                    }
+                }
+                Ok((FromWorker::Ready { .. }, _)) => break,
+                Err(error) => {
+                    tracing::debug!(worker = self.id(), %error, "the control socket ended");
+                    break;
+                }
+            }
+        }
+        self.kill();
+    }
+
+    async fn watch(self: Arc<Self>, resident_bytes_max: u64) {
+        let ended = self.process.ended();
+        tokio::pin!(ended);
+        loop {
+            tokio::select! {
+                ending = &mut ended => {
+                    tracing::info!(worker = self.id(), %ending, "a worker ended");
+                    break;
+                }
+                () = tokio::time::sleep(WATCH_EVERY) => {
+                    let resident = resident_bytes(self.id());
+                    if resident > resident_bytes_max {
+                        tracing::warn!(worker = self.id(), resident, resident_bytes_max, "a worker takes too much memory");
+                        self.kill();
+                    }
+                }
+            }
+        }
+        self.dead.cancel();
+        self.works.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Loads a version, once. Answers whether it was there already.
+    pub async fn load(&self, version: &Version, env: &std::collections::BTreeMap<String, String>) -> Result<bool, PoolError> {
+        let (mut receiver, first) = {
+            let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+            match loads.get(&version.key) {
+                Some(sender) => (sender.subscribe(), false),
+                None => {
+                    let (sender, receiver) = watch::channel(None);
+                    loads.insert(version.key, sender);
+                    (receiver, true)
+                }
+            }
+        };
+        if !first && matches!(&*receiver.borrow(), Some(Ok(()))) {
+            return Ok(true);
+        }
+        if first && let Err(error) = self.send_load(version, env).await {
+            self.loads.lock().unwrap_or_else(PoisonError::into_inner).remove(&version.key);
+            return Err(error);
+        }
+        let loaded = tokio::select! {
+            loaded = tokio::time::timeout(LOAD_MAX, receiver.wait_for(Option::is_some)) => loaded,
+            () = self.dead.cancelled() => return Err(PoolError::Killed),
+        };
+        match loaded {
+            Ok(Ok(result)) => match &*result {
+                Some(Err(error)) => Err(PoolError::Internal(format!("a version could not be loaded: {error}"))),
+                _ => Ok(false),
+            },
+            Ok(Err(_)) => Err(PoolError::Killed),
+            Err(_) => Err(PoolError::Internal(format!("a version was not loaded within {} s", LOAD_MAX.as_secs()))),
+        }
+    }
+
+    async fn send_load(&self, version: &Version, env: &std::collections::BTreeMap<String, String>) -> Result<(), PoolError> {
+        let failed = |error: std::io::Error| PoolError::Internal(format!("a version could not be opened: {error}"));
+        let owner = owner_of(self.process.home());
+        if let Err(error) = place_cache(&version.driver_cache, self.process.home(), owner) {
+            // Only the first dispatch is slower.
+            tracing::warn!(%error, "a driver cache could not be placed");
+        }
+        let component = File::open(&version.compiled).map_err(failed)?;
+        let bundle = bundle(version, env).map_err(failed)?;
+        let name = (version.tenant.clone(), version.function.clone());
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(version.key, name);
+        let message = ToWorker::Load { version: version.key };
+        self.control.send(&message, &[component.as_fd(), bundle.as_fd()]).await.map_err(|_| PoolError::Killed)
+    }
+
+    /// A connection that is free, or a new one.
+    pub(crate) async fn connection(&self) -> Result<Connection, PoolError> {
+        loop {
+            let idle = self.connections.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            match idle {
+                Some(mut connection) => {
+                    if connection.ready().await.is_ok() {
+                        return Ok(connection);
+                    }
+                }
+                None => break,
+            }
+        }
+        let failed = |error: std::io::Error| PoolError::Internal(format!("no connection to the worker: {error}"));
+        let (ours, theirs) = stream_pair().map_err(failed)?;
+        self.control.send(&ToWorker::Connect, &[theirs.as_fd()]).await.map_err(|_| PoolError::Killed)?;
+        drop(theirs);
+        let stream = std::os::unix::net::UnixStream::from(ours);
+        let stream = tokio::net::UnixStream::from_std(stream).map_err(failed)?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| PoolError::Killed)?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to a worker ended");
+            }
+        });
+        Ok(sender)
+    }
+
+    /// Takes a connection back whose answer has been read to its end.
+    pub(crate) fn give_back(&self, connection: Connection) {
+        let mut idle = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < CONNECTIONS_MAX && !self.dead.is_cancelled() && !connection.is_closed() {
+            idle.push(connection);
+        }
+    }
+
+    /// Where the receipt of a streamed answer will arrive.
+    pub(crate) fn expect_work(&self, request: RequestId) -> oneshot::Receiver<Work> {
+        let (sender, receiver) = oneshot::channel();
+        self.works.lock().unwrap_or_else(PoisonError::into_inner).insert(request, sender);
+        receiver
+    }
+
+    /// No receipt is expected any more.
+    pub(crate) fn forget_work(&self, request: RequestId) {
+        self.works.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);
+    }
+}
+
+fn owner_of(home: &std::path::Path) -> Option<(u32, u32)> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(home).ok().map(|metadata| (metadata.uid(), metadata.gid()))
+}
+
+fn resident_bytes(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let pages: u64 = text.split(' ').nth(1).and_then(|field| field.parse().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}
+
+fn bundle(version: &Version, env: &std::collections::BTreeMap<String, String>) -> std::io::Result<OwnedFd> {
+    let limits = &version.manifest().limits;
+    let bundle = Bundle {
+        function: version.function.to_string(),
+        kernels: kernels(version),
+        env: env.clone(),
+        limits: RunLimits {
+            memory_bytes: limits.memory_mib << 20,
+            cpu_ms: limits.cpu_ms,
+            gpu_memory_bytes: limits.gpu_memory_mib << 20,
+            gpu_time_ms: limits.gpu_time_ms,
+            log_bytes: limits.log_kib << 10,
+            stream_idle_ms: limits.stream_idle_ms,
+            stream_ms: limits.stream_timeout_ms,
+        },
+    };
+    let descriptor = rustix::fs::memfd_create("bundle", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut file = File::from(descriptor);
+    file.write_all(&serde_json::to_vec(&bundle)?)?;
+    std::io::Seek::rewind(&mut file)?;
+    Ok(file.into())
+}

@@ -1,0 +1,85 @@
+//! What a child does first, before anything else runs in it: it takes its role and its
+//! descriptors, ties its life to its parent's and confines itself.
+
+use crate::process::confine::{self, Confinement, Refused};
+use rustix::process::Signal;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+
+/// The hidden verbs of the binary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Runs one tenant's components.
+    Worker,
+    /// Checks and compiles one upload.
+    Builder,
+    /// Lists the GPUs and ends.
+    Probe,
+    /// Tries what a confined child must not be able to do, and ends.
+    ConfineCheck,
+}
+
+impl Role {
+    /// The command-line word.
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::Worker => "__worker",
+            Self::Builder => "__builder",
+            Self::Probe => "__probe",
+            Self::ConfineCheck => "__confine-check",
+        }
+    }
+
+    /// The role of a command-line word.
+    pub fn from_verb(verb: &str) -> Option<Self> {
+        [Self::Worker, Self::Builder, Self::Probe, Self::ConfineCheck].into_iter().find(|role| role.verb() == verb)
+    }
+
+    /// How many descriptors it is given, from 3 on.
+    pub fn descriptors(self) -> usize {
+        match self {
+            // Control, logs. HTTP connections come over control as they are needed.
+            Self::Worker => 2,
+            // Control, order, component, output, report.
+            Self::Builder => 5,
+            Self::Probe | Self::ConfineCheck => 1,
+        }
+    }
+}
+
+/// A child that has confined itself but for the last layer.
+#[derive(Debug)]
+pub struct Child {
+    /// Its descriptors, in the order they were given.
+    pub descriptors: Vec<OwnedFd>,
+    /// Its own folder.
+    pub home: PathBuf,
+    /// Which layers hold.
+    pub confinement: Confinement,
+}
+
+impl Child {
+    /// Takes over the process. Call it first in `main`, while there is one thread: a thread that
+    /// exists before Landlock is applied stays free.
+    pub fn enter(role: Role) -> Result<Self, Refused> {
+        // If the parent is gone already, this process has been adopted and must not linger.
+        let parent = rustix::process::getppid();
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(Refused::system("prctl"))?;
+        if rustix::process::getppid() != parent {
+            std::process::exit(1);
+        }
+        let count = i32::try_from(role.descriptors()).unwrap_or(0);
+        confine::close_from(3 + count)?;
+        let descriptors = (3..3 + count).map(own).collect();
+        let home = std::env::var_os("GANNET_CHILD_HOME").map(PathBuf::from).unwrap_or_default();
+        let user = std::env::var("GANNET_CHILD_USER").ok().and_then(|text| text.parse().ok());
+        let confinement = confine::before_drivers(&home, user)?;
+        Ok(Self { descriptors, home, confinement })
+    }
+}
+
+fn own(number: RawFd) -> OwnedFd {
+    // SAFETY: the parent put a descriptor of ours at this number, and nothing else in this process
+    // has been started that could own it: `enter` runs first in `main`.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}

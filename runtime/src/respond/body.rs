@@ -1,0 +1,71 @@
+//! The body of every response: a few bytes, an event stream, or a function's answer on its way.
+
+use crate::pool::Relay;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::sync::mpsc;
+
+/// See the module.
+#[derive(Debug)]
+pub struct ResponseBody(Inner);
+
+#[derive(Debug)]
+enum Inner {
+    Full(Bytes),
+    Events(mpsc::Receiver<Bytes>),
+    Relay(Box<Relay>),
+}
+
+/// A function's answer that broke off. The connection is closed, since the head has left.
+#[derive(Debug, thiserror::Error)]
+#[error("the response broke off: {0}")]
+pub struct BrokenOff(pub String);
+
+impl ResponseBody {
+    /// All of it.
+    pub fn full(bytes: Bytes) -> Self {
+        Self(Inner::Full(bytes))
+    }
+
+    /// Whatever comes over a channel, until it closes.
+    pub fn events(receiver: mpsc::Receiver<Bytes>) -> Self {
+        Self(Inner::Events(receiver))
+    }
+
+    /// A function's answer.
+    pub fn relay(relay: Relay) -> Self {
+        Self(Inner::Relay(Box::new(relay)))
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        match &mut self.0 {
+            Inner::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Inner::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Inner::Events(receiver) => receiver.poll_recv(context).map(|part| part.map(|bytes| Ok(Frame::data(bytes)))),
+            Inner::Relay(relay) => Pin::new(relay.as_mut()).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Inner::Full(bytes) => bytes.is_empty(),
+            Inner::Events(_) => false,
+            Inner::Relay(relay) => relay.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Inner::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Inner::Events(_) => SizeHint::default(),
+            Inner::Relay(relay) => relay.size_hint(),
+        }
+    }
+}

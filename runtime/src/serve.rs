@@ -1,0 +1,229 @@
+//! `gannet serve`: puts the parts together, says that it is ready, and ends in order.
+
+use crate::admit::Admit;
+use crate::auth::{Auth, hash};
+use crate::build::Builder;
+use crate::config::{ConfigError, ServerFile};
+use crate::control::tenants::new_key;
+use crate::control::{Control, functions};
+use crate::front::Front;
+use crate::logs::Logs;
+use crate::meter::Book;
+use crate::names::TenantName;
+use crate::pool::worker::WorkerSettings;
+use crate::pool::{Pool, PoolLimits};
+use crate::process::channel::{Channel, frame_pair};
+use crate::process::child::Role;
+use crate::process::confine_check;
+use crate::process::spawn::{Order, Spawner};
+use crate::registry::Registry;
+use crate::route::Route;
+use crate::store::{Store, StoreError, files};
+use gannet_host_gpu::Gpu;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// The tenant and key of a development server.
+pub const DEV_TENANT: &str = "dev";
+/// Known to everybody, hence only on loopback.
+pub const DEV_KEY: &str = "gnt_dev_local";
+/// Listing the GPUs loads every driver.
+const PROBE_MAX: Duration = Duration::from_secs(30);
+
+/// What `gannet serve` was asked for.
+#[derive(Debug)]
+pub struct ServeOptions {
+    /// Address; port 0 picks one.
+    pub listen: Option<SocketAddr>,
+    /// Data folder.
+    pub data: PathBuf,
+    /// Configuration file.
+    pub config: Option<PathBuf>,
+    /// Development server.
+    pub dev: bool,
+    /// Serve even when a layer of confinement is missing.
+    pub allow_unconfined: bool,
+}
+
+/// Why the server could not start, or not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {cause}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        cause: io::Error,
+    },
+    /// A layer of confinement is missing.
+    #[error("children cannot be confined: {missing} missing")]
+    Unconfined {
+        /// Which.
+        missing: String,
+    },
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+fn failed(error: impl std::fmt::Display) -> ServeError {
+    ServeError::Failed(error.to_string())
+}
+
+/// Asks a short-lived child which GPUs there are. A driver that crashes takes only the child along.
+pub async fn probe(spawner: &Spawner, run_folder: &Path) -> io::Result<Vec<Gpu>> {
+    let home = run_folder.join(format!("probe-{}", std::process::id()));
+    std::fs::create_dir_all(&home)?;
+    let (ours, theirs) = frame_pair()?;
+    let order = Order { role: Role::Probe, arguments: Vec::new(), home, descriptors: vec![theirs] };
+    let process = spawner.spawn(order).await?;
+    let received = tokio::time::timeout(PROBE_MAX, Channel::new(ours)?.receive::<Vec<Gpu>>()).await;
+    process.kill();
+    let ending = process.ended().await;
+    match received {
+        Ok(Ok((gpus, _))) => Ok(gpus),
+        _ => Err(io::Error::other(format!("the gpu drivers could not be listed: the child ended with {ending}"))),
+    }
+}
+
+/// The operator's key: from the environment, or made at the first start and kept.
+fn operator_key(data: &Path) -> Result<String, ServeError> {
+    if let Ok(key) = std::env::var("GANNET_OPERATOR_KEY")
+        && !key.is_empty()
+    {
+        return Ok(key);
+    }
+    let path = data.join("operator.key");
+    match std::fs::read_to_string(&path) {
+        Ok(key) => Ok(key.trim().to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let key = new_key("operator").map_err(failed)?;
+            files::write_durably(&path, format!("{key}\n").as_bytes(), 0o600).map_err(failed)?;
+            Ok(key)
+        }
+        Err(error) => Err(failed(format!("{}: {error}", path.display()))),
+    }
+}
+
+/// Serves until a signal. `ready` is told the address once requests are answered.
+pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<(), ServeError> {
+    // Taken before anything starts: a signal from here on ends the server in order.
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let file = options.config.as_deref().map(ServerFile::read).transpose()?.unwrap_or_default();
+    let address = options.listen.or(file.listen).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7070)));
+    if options.dev && !address.ip().is_loopback() {
+        return Err(ConfigError::DevBeyondLoopback(address).into());
+    }
+    let compatibility = crate::engine::compatibility().map_err(failed)?;
+    let (store, mut contents) = Store::open(&options.data, &compatibility)?;
+    if !options.dev {
+        // The folder may have served --dev before; everybody knows that key.
+        contents.keys.remove(&hash(DEV_KEY));
+    }
+    let store = Arc::new(store);
+    let operator = operator_key(store.files().data())?;
+    let spawner = Spawner::start().map_err(failed)?;
+    check_confinement(&spawner, &store, &options).await?;
+    let gpus = find_gpus(&spawner, &store).await;
+    let listener = TcpListener::bind(address).await.map_err(|cause| ServeError::Listen { address, cause })?;
+    let url = format!("http://{}", listener.local_addr().map_err(failed)?);
+
+    let registry = Arc::new(Registry::new(Arc::clone(&store), contents, hash(&operator)));
+    if options.dev {
+        dev_tenant(&registry).await?;
+    }
+    let gpu = gpus.first().map(|gpu| gpu.index);
+    let (book, logs) = (Arc::new(Book::default()), Arc::new(Logs::default()));
+    let builder = Builder::new(spawner.clone(), Arc::clone(&store), gpu);
+    let settings = WorkerSettings {
+        gpu,
+        gpu_memory_bytes: file.tenant_gpu_memory_mib << 20,
+        resident_bytes_max: file.worker_memory_mib << 20,
+    };
+    let limits = PoolLimits { spares: file.spares, workers_max: file.workers_max };
+    let pool = Pool::start(spawner, Arc::clone(&store), Arc::clone(&logs), Arc::clone(&builder), settings, limits);
+    functions::warm(&registry.snapshot(), &pool, None);
+    let control = Control {
+        registry: Arc::clone(&registry),
+        builder,
+        pool: pool.clone(),
+        book: Arc::clone(&book),
+        logs,
+        gpus: Arc::new(gpus),
+        component_bytes_max: file.component_mib_max << 20,
+        public_url: url.clone(),
+    };
+    let front = Front::new(Auth::new(registry, Route::new(control, Admit::new(book, pool.clone()))), options.dev);
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(front.serve(listener, stop.clone(), Duration::from_secs(file.drain_s)));
+    ready(&url);
+
+    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    tracing::info!("draining");
+    stop.cancel();
+    tokio::select! {
+        _ = serving => {}
+        _ = terminate.recv() => tracing::warn!("a second signal: leaving now"),
+        _ = interrupt.recv() => tracing::warn!("a second signal: leaving now"),
+    }
+    pool.drain();
+    // Every commit was synced before it was acknowledged: there is nothing left to flush.
+    Ok(())
+}
+
+async fn dev_tenant(registry: &Registry) -> Result<(), ServeError> {
+    let name = TenantName::new(DEV_TENANT).map_err(failed)?;
+    if registry.snapshot().tenants.contains_key(&name) {
+        return Ok(());
+    }
+    registry.create_tenant(&name, hash(DEV_KEY), "local".to_owned()).await.map_err(failed)
+}
+
+async fn check_confinement(spawner: &Spawner, store: &Store, options: &ServeOptions) -> Result<(), ServeError> {
+    let data = store.files().data();
+    let missing = match confine_check::ask(spawner, data, &store.files().run()).await {
+        Ok(findings) => {
+            let open = findings.attempts.iter().filter(|attempt| !attempt.refused).map(|attempt| attempt.what.clone());
+            let missing = findings.confinement.missing().into_iter().map(str::to_owned);
+            missing.chain(open.map(|what| format!("a child can {what}:"))).collect::<Vec<_>>().join(", ")
+        }
+        Err(error) => error.to_string(),
+    };
+    if missing.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!(missing, "children are not fully confined");
+    if options.dev || options.allow_unconfined { Ok(()) } else { Err(ServeError::Unconfined { missing }) }
+}
+
+async fn find_gpus(spawner: &Spawner, store: &Store) -> Vec<Gpu> {
+    match probe(spawner, &store.files().run()).await {
+        Ok(gpus) => {
+            for gpu in &gpus {
+                tracing::info!(name = gpu.name, class = gpu.class, driver = gpu.driver, "gpu found");
+            }
+            if gpus.is_empty() {
+                tracing::warn!("no gpu was found; functions without kernels still run");
+            }
+            gpus
+        }
+        Err(error) => {
+            tracing::error!(%error, "no gpu can be used");
+            Vec::new()
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Loads a version: maps the compiled component and links it, once, so that a request only has to
+//! instantiate.
+
+use crate::hop::{Bundle, RunLimits, VersionKey};
+use crate::worker::state::Guest;
+use gannet_host_gpu::Catalog;
+use rustix::mm::{MapFlags, ProtFlags};
+use std::io::Read;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use wasmtime::Engine;
+use wasmtime::component::{Component, Linker};
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+
+/// The largest bundle: kernels of 256 KiB each, many of them.
+const BUNDLE_BYTES_MAX: u64 = 64 << 20;
+
+/// A version ready to be instantiated.
+pub(crate) struct Loaded {
+    pub(crate) key: VersionKey,
+    pub(crate) pre: ProxyPre<Guest>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) limits: RunLimits,
+}
+
+/// Loads a version from the descriptors the front door sent. Errors are for the operator's log.
+pub(crate) fn load(
+    engine: &Engine,
+    linker: &Linker<Guest>,
+    key: VersionKey,
+    component: BorrowedFd<'_>,
+    bundle: OwnedFd,
+) -> Result<Loaded, String> {
+    let mut text = String::new();
+    let file = std::fs::File::from(bundle);
+    file.take(BUNDLE_BYTES_MAX).read_to_string(&mut text).map_err(|error| format!("the bundle: {error}"))?;
+    let bundle: Bundle = serde_json::from_str(&text).map_err(|error| format!("the bundle: {error}"))?;
+    let component = map(engine, component)?;
+    let instance = linker.instantiate_pre(&component).map_err(|error| format!("linking: {error:#}"))?;
+    let pre = ProxyPre::new(instance).map_err(|error| format!("linking: {error:#}"))?;
+    let catalog = bundle.kernels.into_iter().map(|(name, kernel)| (name, kernel.into())).collect();
+    Ok(Loaded { key, pre, catalog: Arc::new(catalog), env: bundle.env.into_iter().collect(), limits: bundle.limits })
+}
+
+/// Maps a compiled component. Pages come from the file as they are touched; the mapping stays for
+/// the life of the process, as wasmtime asks.
+fn map(engine: &Engine, file: BorrowedFd<'_>) -> Result<Component, String> {
+    let failed = |error: rustix::io::Errno| format!("mapping the component: {error}");
+    let size = usize::try_from(rustix::fs::fstat(file).map_err(failed)?.st_size).map_err(|error| error.to_string())?;
+    // SAFETY: a fresh private mapping of a descriptor we hold; nothing else knows its address.
+    let memory = unsafe {
+        rustix::mm::mmap(std::ptr::null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE, file, 0)
+    }
+    .map_err(failed)?;
+    let memory = NonNull::new(memory.cast::<u8>()).ok_or("mapping the component: no address")?;
+    let memory = NonNull::slice_from_raw_parts(memory, size);
+    // SAFETY: the front door passes only files that its builder wrote with this same binary and
+    // these same settings, from a folder that no tenant can write, and never changes one again.
+    // The mapping is never unmapped.
+    unsafe { Component::deserialize_raw(engine, memory) }.map_err(|error| format!("loading the component: {error:#}"))
+}

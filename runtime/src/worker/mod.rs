@@ -1,0 +1,153 @@
+//! The worker: one tenant's code and one GPU device, in a process of its own.
+//!
+//! ```text
+//!  confine ▶ open device ▶ engine ▶ threads ▶ seccomp ▶ Ready
+//!                                                     │ Load(version)  ▶ load ▶ Loaded
+//!  control socket ────────────────────────────────────┤ Connect(socket) ▶ serve HTTP/1.1 on it
+//!                                                     └ closed          ▶ exit at once
+//!  each request: a fresh instance ▶ guest runs, metered ▶ answer, receipt
+//! ```
+//!
+//! In: frames and HTTP from the front door. Out: answers, receipts, log lines. It has no network,
+//! no store and no file but its own folder. It ends by `exit`, never by dropping the device: that
+//! would wait for the GPU without a limit.
+
+mod answer;
+mod cpu;
+mod load;
+mod log;
+mod run;
+mod state;
+
+use crate::engine;
+use crate::hop::{FromWorker, ToWorker};
+use crate::process::channel::Channel;
+use crate::process::child::Child;
+use crate::process::confine;
+use gannet_host_gpu::Device;
+use load::Loaded;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::Semaphore;
+use wasmtime::Engine;
+use wasmtime::component::Linker;
+
+/// A linker like the one that requests get, for the builder to check imports against.
+pub(crate) fn linker_for_check(engine: &Engine) -> wasmtime::Result<Linker<impl wasmtime_wasi_http::WasiHttpView + 'static>> {
+    state::linker(engine)
+}
+
+/// Everything that requests in this process share.
+pub(crate) struct Shared {
+    engine: Engine,
+    linker: Linker<state::Guest>,
+    /// Why there is no device, if there is none.
+    device: Result<Arc<Device>, gannet_host_gpu::Error>,
+    versions: Mutex<HashMap<crate::hop::VersionKey, Arc<Loaded>>>,
+    /// Instances that may live at once; the pool has room for each, so it never runs out.
+    instances: Arc<Semaphore>,
+    control: Channel,
+    logs: Arc<log::Sink>,
+}
+
+/// Runs a worker. Arguments: the GPU's index or `none`, and the memory its tenant may take on it.
+pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
+    let Child { descriptors, mut confinement, home: _ } = child;
+    let mut descriptors = descriptors.into_iter();
+    let (Some(control), Some(logs)) = (descriptors.next(), descriptors.next()) else {
+        return Err(io::Error::other("a worker needs two descriptors"));
+    };
+    let device = open_device(arguments);
+    let engine = engine::runtime().map_err(io::Error::other)?;
+    let linker = state::linker(&engine).map_err(io::Error::other)?;
+    ticker(&engine)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    confine::after_drivers(&mut confinement).map_err(io::Error::other)?;
+    runtime.block_on(async move {
+        let shared = Arc::new(Shared {
+            engine,
+            linker,
+            versions: Mutex::default(),
+            instances: Arc::new(Semaphore::new(engine::INSTANCES_MAX as usize)),
+            control: Channel::new(control)?,
+            logs: Arc::new(log::Sink::new(logs)),
+            device,
+        });
+        let gpu = shared.device.as_ref().ok().map(|device| device.gpu().name.clone());
+        shared.control.send(&FromWorker::Ready { confinement, gpu }, &[]).await.map_err(io::Error::other)?;
+        serve(&shared).await;
+        // The front door is gone, or sent what it must not. Nothing here is worth keeping.
+        std::process::exit(0);
+    })
+}
+
+fn open_device(arguments: &[String]) -> Result<Arc<Device>, gannet_host_gpu::Error> {
+    let index = arguments.first().and_then(|text| text.parse().ok());
+    let memory = arguments.get(1).and_then(|text| text.parse().ok()).unwrap_or(0);
+    match index {
+        Some(index) => Device::open(index, memory),
+        None => Err(gannet_host_gpu::Error::Unsupported("this server has no gpu".into())),
+    }
+}
+
+/// Advances the epoch for ever.
+fn ticker(engine: &Engine) -> io::Result<()> {
+    let engine = engine.weak();
+    std::thread::Builder::new().name("epoch".into()).spawn(move || {
+        while let Some(engine) = engine.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            std::thread::sleep(engine::TICK);
+        }
+    })?;
+    Ok(())
+}
+
+async fn serve(shared: &Arc<Shared>) {
+    while let Ok((message, descriptors)) = shared.control.receive::<ToWorker>().await {
+        match message {
+            ToWorker::Load { version } => {
+                let shared = Arc::clone(shared);
+                tokio::task::spawn_blocking(move || {
+                    let error = load_version(&shared, version, descriptors).err();
+                    tokio::runtime::Handle::current().block_on(async move {
+                        // A closed channel ends the process in `serve`.
+                        let _ = shared.control.send(&FromWorker::Loaded { version, error }, &[]).await;
+                    });
+                });
+            }
+            ToWorker::Connect => {
+                let Some(socket) = descriptors.into_iter().next() else { return };
+                let shared = Arc::clone(shared);
+                tokio::spawn(async move { connection(shared, socket).await });
+            }
+        }
+    }
+}
+
+fn load_version(shared: &Shared, version: crate::hop::VersionKey, descriptors: Vec<OwnedFd>) -> Result<(), String> {
+    let mut descriptors = descriptors.into_iter();
+    let (Some(component), Some(bundle)) = (descriptors.next(), descriptors.next()) else {
+        return Err("a load needs two descriptors".into());
+    };
+    let loaded = load::load(&shared.engine, &shared.linker, version, component.as_fd(), bundle)?;
+    shared.versions.lock().unwrap_or_else(PoisonError::into_inner).insert(version, Arc::new(loaded));
+    Ok(())
+}
+
+async fn connection(shared: Arc<Shared>, socket: OwnedFd) {
+    let stream = std::os::unix::net::UnixStream::from(socket);
+    let Ok(stream) = tokio::net::UnixStream::from_std(stream) else { return };
+    let service = hyper::service::service_fn(move |request| run::request(Arc::clone(&shared), request));
+    let served = hyper::server::conn::http1::Builder::new()
+        .keep_alive(true)
+        // The front door sends what it has already checked against smaller caps.
+        .max_buf_size(512 * 1024)
+        .max_headers(256)
+        .serve_connection(hyper_util::rt::TokioIo::new(stream), service);
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "a connection from the front door ended");
+    }
+}

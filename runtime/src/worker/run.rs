@@ -1,0 +1,211 @@
+//! Runs one request: a fresh instance, metered, with its limits, dropped when it is done.
+//!
+//! The guest's future is polled by the connection's own task, first here until there is an answer,
+//! then by the answer's body ([`super::answer`]). No other task is woken, and dropping the body is
+//! all it takes to cancel.
+
+use crate::engine;
+use crate::hop::{Fault, FaultCode, LogStream, Work, header};
+use crate::names::RequestId;
+use crate::worker::Shared;
+use crate::worker::answer::{self, AnswerBody};
+use crate::worker::cpu::{CpuMeter, Metered};
+use crate::worker::load::Loaded;
+use crate::worker::log::{LogPipe, RequestLog};
+use crate::worker::state::Guest;
+use gannet_host_gpu::memory::Ledger;
+use gannet_host_gpu::session::Usage;
+use gannet_host_gpu::wit::SessionSlot;
+use gannet_host_gpu::{Session, SessionLimits};
+use http::{HeaderMap, HeaderName, Request, Response};
+use hyper::body::Incoming;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use wasmtime::{Store, UpdateDeadline};
+use wasmtime_wasi_http::WasiHttpView;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+/// How long a finished request waits for what it left on the GPU.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// Longer messages of a trap are cut.
+const DETAIL_BYTES_MAX: usize = 2000;
+
+/// How a guest ended.
+pub(crate) type Ended = Result<(), Fault>;
+/// A guest that is running.
+pub(crate) type Running = Pin<Box<dyn Future<Output = Ended> + Send>>;
+/// What the guest hands over as its answer.
+pub(crate) type Answered = Result<Response<HyperOutgoingBody>, ErrorCode>;
+
+/// What a request has used, readable while it runs and after it was cancelled.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    arrived: Instant,
+    start_ns: AtomicU64,
+    cpu: Arc<CpuMeter>,
+    gpu: OnceLock<(Arc<Usage>, Arc<Ledger>)>,
+}
+
+impl Tally {
+    /// The work so far.
+    pub(crate) fn work(&self, fault: Option<Fault>) -> Work {
+        let mut work = Work {
+            start_ns: self.start_ns.load(Ordering::Relaxed),
+            guest_ns: self.cpu.used_ns(),
+            fault,
+            ..Work::default()
+        };
+        if let Some((usage, memory)) = self.gpu.get() {
+            work.kernels_ns = usage.kernels_ns.load(Ordering::Relaxed);
+            work.gpu_ns = usage.gpu_ns.load(Ordering::Relaxed);
+            work.slices = usage.slices.load(Ordering::Relaxed);
+            work.waited_ns = usage.waited_ns.load(Ordering::Relaxed);
+            work.gpu_wall_clock = usage.wall_clock.load(Ordering::Relaxed);
+            work.gpu_memory_peak = memory.peak();
+        }
+        work
+    }
+}
+
+/// What the hop's headers say.
+struct Envelope {
+    version: u64,
+    request: RequestId,
+    deadline: Duration,
+}
+
+fn take<T>(headers: &mut HeaderMap, name: &HeaderName, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+    headers.remove(name)?.to_str().ok().and_then(parse)
+}
+
+fn envelope(headers: &mut HeaderMap) -> Option<Envelope> {
+    Some(Envelope {
+        version: take(headers, &header::VERSION, |text| text.parse().ok())?,
+        request: take(headers, &header::REQUEST, RequestId::parse)?,
+        deadline: take(headers, &header::DEADLINE, |text| text.parse().ok()).map(Duration::from_millis)?,
+    })
+}
+
+/// Serves one request of the front door.
+pub(crate) async fn request(shared: Arc<Shared>, mut request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
+    let arrived = Instant::now();
+    let Some(envelope) = envelope(request.headers_mut()) else {
+        return Ok(answer::fault(Work::default(), FaultCode::Unavailable, "the hop's headers are missing"));
+    };
+    let loaded = shared.versions.lock().unwrap_or_else(PoisonError::into_inner).get(&envelope.version).cloned();
+    let Some(loaded) = loaded else {
+        return Ok(answer::fault(Work::default(), FaultCode::Unavailable, "the version is not loaded"));
+    };
+    let tally =
+        Arc::new(Tally { arrived, start_ns: AtomicU64::new(0), cpu: Arc::default(), gpu: OnceLock::new() });
+    let (sender, receiver) = oneshot::channel();
+    let deadline = tokio::time::Instant::now() + envelope.deadline;
+    let started = start(&shared, &loaded, &envelope, &tally, request, sender);
+    let running = match started {
+        Ok(running) => running,
+        Err(error) => return Ok(answer::fault(tally.work(None), FaultCode::Unavailable, &format!("{error:#}"))),
+    };
+    let context = answer::Context { shared, tally, request: envelope.request, limits: loaded.limits.clone() };
+    Ok(answer::first(context, running, receiver, deadline).await)
+}
+
+fn start(
+    shared: &Arc<Shared>,
+    loaded: &Arc<Loaded>,
+    envelope: &Envelope,
+    tally: &Arc<Tally>,
+    request: Request<Incoming>,
+    answer: oneshot::Sender<Answered>,
+) -> wasmtime::Result<Running> {
+    let mut store = Store::new(&shared.engine, guest(shared, loaded, envelope, tally));
+    store.limiter(|guest| &mut guest.memory);
+    let (cpu, limit_ms) = (Arc::clone(&tally.cpu), loaded.limits.cpu_ms);
+    store.epoch_deadline_callback(move |_| {
+        if cpu.used_now_ns() / 1_000_000 >= limit_ms {
+            return Err(CpuSpent { limit_ms }.into());
+        }
+        Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+    });
+    store.set_epoch_deadline(1);
+    let incoming = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
+    let outparam = store.data_mut().http().new_response_outparam(answer)?;
+    let (shared, loaded, tally) = (Arc::clone(shared), Arc::clone(loaded), Arc::clone(tally));
+    let cpu = Arc::clone(&tally.cpu);
+    let guest = async move {
+        // The front door admits fewer requests than there are places, so this does not wait.
+        let place = shared.instances.acquire().await;
+        let result = async {
+            let proxy = loaded.pre.instantiate_async(&mut store).await?;
+            tally.start_ns.store(nanoseconds(tally.arrived.elapsed()), Ordering::Relaxed);
+            proxy.wasi_http_incoming_handler().call_handle(&mut store, incoming, outparam).await
+        }
+        .await;
+        if let Some(session) = store.data().gpu.get() {
+            // Its time must be on the bill, and its memory free, before the place is.
+            let _ = tokio::time::timeout(DRAIN_MAX, session.drain()).await;
+        }
+        let ended = result.map_err(|error| classify(&error, store.data(), &loaded));
+        drop(store);
+        drop(place);
+        ended
+    };
+    Ok(Box::pin(Metered::new(guest, cpu)))
+}
+
+fn guest(shared: &Shared, loaded: &Loaded, envelope: &Envelope, tally: &Arc<Tally>) -> Guest {
+    let log = Arc::new(RequestLog {
+        sink: Arc::clone(&shared.logs),
+        version: loaded.key,
+        request: envelope.request,
+        bytes_max: loaded.limits.log_bytes,
+        written: AtomicU64::new(0),
+    });
+    let out = LogPipe { log: Arc::clone(&log), stream: LogStream::Stdout };
+    let err = LogPipe { log, stream: LogStream::Stderr };
+    let limits = SessionLimits {
+        memory_bytes: loaded.limits.gpu_memory_bytes,
+        gpu_ns: loaded.limits.gpu_time_ms.saturating_mul(1_000_000),
+    };
+    let (device, catalog, tally) = (shared.device.clone(), Arc::clone(&loaded.catalog), Arc::clone(tally));
+    let slot = SessionSlot::new(move || {
+        let session = Session::new(device.clone()?, Arc::clone(&catalog), limits);
+        let _ = tally.gpu.set((Arc::clone(session.usage()), Arc::clone(session.memory())));
+        Ok(session)
+    });
+    Guest::new(&loaded.env, &loaded.limits, out, err, slot)
+}
+
+/// The guest used up its CPU time.
+#[derive(Debug, thiserror::Error)]
+#[error("the function used its {limit_ms} ms of cpu time")]
+struct CpuSpent {
+    limit_ms: u64,
+}
+
+fn classify(error: &wasmtime::Error, guest: &Guest, loaded: &Loaded) -> Fault {
+    if error.downcast_ref::<CpuSpent>().is_some() {
+        let detail = format!("the function used its {} ms of cpu time", loaded.limits.cpu_ms);
+        return Fault { code: FaultCode::DeadlineExceeded, detail };
+    }
+    if guest.memory.refused {
+        let detail = format!("the function reached its memory limit of {} bytes", guest.memory.limit());
+        return Fault { code: FaultCode::MemoryLimit, detail };
+    }
+    let mut detail = format!("{error:#}");
+    if let Some((cut, _)) = detail.char_indices().nth(DETAIL_BYTES_MAX) {
+        detail.truncate(cut);
+    }
+    Fault { code: FaultCode::FunctionTrapped, detail }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+// The tick is what makes the CPU limit fine enough to mean anything.
+const _: () = assert!(engine::TICK.as_millis() <= 10);

@@ -1,0 +1,124 @@
+//! A guest's store: WASI, HTTP, GPU and limits, each in its own field, made for one request.
+
+use crate::hop::RunLimits;
+use crate::worker::log::LogPipe;
+use gannet_host_gpu::wit::{GpuCtxView, GpuView, SessionSlot};
+use wasmtime::component::{Linker, ResourceTable};
+use wasmtime::{Engine, ResourceLimiter};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
+use wasmtime_wasi_http::{RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
+
+/// Handles a guest may hold at once: buffers, kernels, streams.
+const HANDLES_MAX: usize = 10_000;
+/// Random bytes in one call.
+const RANDOM_BYTES_MAX: u64 = 1 << 20;
+/// Entries of one table.
+const TABLE_ELEMENTS_MAX: usize = 100_000;
+
+/// The data of a guest's store.
+pub(crate) struct Guest {
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    hooks: Hooks,
+    table: ResourceTable,
+    pub(crate) gpu: SessionSlot,
+    pub(crate) memory: MemoryLimit,
+}
+
+impl Guest {
+    pub(crate) fn new(env: &[(String, String)], limits: &RunLimits, out: LogPipe, err: LogPipe, gpu: SessionSlot) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(HANDLES_MAX);
+        let wasi = WasiCtxBuilder::new()
+            .stdout(out)
+            .stderr(err)
+            .envs(env)
+            .max_random_size(RANDOM_BYTES_MAX)
+            .allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false)
+            .build();
+        let memory = MemoryLimit { limit: usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX), used: 0, refused: false };
+        Self { wasi, http: WasiHttpCtx::new(), hooks: Hooks, table, gpu, memory }
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
+    }
+}
+
+impl GpuView for Guest {
+    fn gpu(&mut self) -> GpuCtxView<'_> {
+        GpuCtxView { session: &mut self.gpu, table: &mut self.table }
+    }
+}
+
+/// A linker with everything a component may import.
+pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    gannet_host_gpu::wit::add_to_linker(&mut linker)?;
+    Ok(linker)
+}
+
+/// How the guest's HTTP behaves beyond the standard: it cannot call out.
+struct Hooks;
+
+type Sent = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send>), wasmtime_wasi_http::Error>;
+
+impl WasiHttpHooks for Hooks {
+    fn send_request(
+        &mut self,
+        _request: http::Request<WasiBody>,
+        _options: Option<RequestOptions>,
+        _errors: Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send>,
+    ) -> Box<dyn Future<Output = Sent> + Send> {
+        Box::new(std::future::ready(Err(wasmtime_wasi_http::Error::HttpRequestDenied)))
+    }
+
+    fn p2_error_from_hyper(&mut self, error: &hyper::Error) -> ErrorCode {
+        tracing::debug!(%error, "a body broke off");
+        ErrorCode::ConnectionTerminated
+    }
+}
+
+/// Counts an instance's linear memories together.
+#[derive(Debug)]
+pub(crate) struct MemoryLimit {
+    limit: usize,
+    used: usize,
+    /// Whether growth was refused: most guests then trap, and this is why.
+    pub(crate) refused: bool,
+}
+
+impl MemoryLimit {
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+}
+
+impl ResourceLimiter for MemoryLimit {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let total = self.used.saturating_add(desired.saturating_sub(current));
+        if total > self.limit {
+            self.refused = true;
+            return Ok(false);
+        }
+        self.used = total;
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_ELEMENTS_MAX)
+    }
+}
