@@ -8,7 +8,7 @@ use crate::names::RequestId;
 use crate::pool::claim::Seated;
 use crate::pool::request::BodyState;
 use crate::pool::worker::Connection;
-use crate::respond::{Blame, ResponseBody};
+use crate::respond::{Blame, BrokenOff, ResponseBody};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
@@ -82,7 +82,7 @@ impl Relay {
     }
 
     /// The end of the worker's body: takes the receipt if it must still come, then closes the tab.
-    fn end(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, crate::respond::BrokenOff>>> {
+    fn end(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let Some(open) = &mut self.open else { return Poll::Ready(None) };
         if let WorkSource::Frame(receiver) = &mut open.source {
             match Pin::new(receiver).poll(context) {
@@ -177,12 +177,12 @@ impl Drop for Relay {
 
 impl Body for Relay {
     type Data = Bytes;
-    type Error = crate::respond::BrokenOff;
+    type Error = BrokenOff;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, crate::respond::BrokenOff>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         if self.ending.is_some() || self.open.is_none() {
             return self.end(context);
         }
@@ -206,7 +206,7 @@ impl Body for Relay {
                         open.connection = None;
                     }
                     self.close(Some(detail.clone()));
-                    return Poll::Ready(Some(Err(crate::respond::BrokenOff(detail))));
+                    return Poll::Ready(Some(Err(BrokenOff(detail))));
                 }
                 Poll::Ready(None) => return self.end(context),
                 Poll::Pending => return Poll::Pending,

@@ -94,7 +94,8 @@ impl Channel {
     /// Wraps a non-blocking frame socket.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        Ok(Self { socket: AsyncFd::new(socket)? })
+        // SAFETY: the descriptor is owned by what it is registered in, and closed after it.
+        Ok(Self { socket: unsafe { AsyncFd::register(socket) }? })
     }
 
     /// Sends a message with descriptors, waiting while the socket is full.

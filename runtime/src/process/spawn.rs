@@ -9,6 +9,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -75,7 +76,7 @@ fn spawn(binary: &Path, order: Order, user: u32) -> io::Result<Process> {
     let mut command = Command::new(binary);
     command.arg0("gannet").arg(role.verb()).args(arguments).env_clear().current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
-    for variable in ["HOME", "XDG_CACHE_HOME", "MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH", "TMPDIR"] {
+    for variable in ["HOME", "XDG_CACHE_HOME", "MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH", "TMPDIR", "XDG_RUNTIME_DIR"] {
         command.env(variable, &home);
     }
     command.env("GANNET_CHILD_HOME", &home);
@@ -136,7 +137,8 @@ impl Process {
 
     /// Waits until it has ended and reaps it. Only one task calls this.
     pub async fn ended(&self) -> Ending {
-        let readable = AsyncFd::new(Arc::clone(&self.pidfd));
+        // SAFETY: the descriptor is owned, through the Arc, for as long as it is registered.
+        let readable = unsafe { AsyncFd::register(Arc::clone(&self.pidfd)) };
         if let Ok(readable) = &readable {
             let _ = readable.readable().await;
         }

@@ -6,7 +6,7 @@
 
 mod body;
 
-pub use body::ResponseBody;
+pub use body::{BrokenOff, ResponseBody};
 
 use crate::admit::AdmitError;
 use crate::auth::AuthError;

@@ -273,16 +273,18 @@ impl Streamed {
             }
             _ => {}
         }
-        for (timer, what, limit) in [
-            (&mut self.idle, "sent nothing for too long", self.context.as_ref().map(|c| c.limits.stream_idle_ms)),
-            (&mut self.total, "streamed for too long", self.context.as_ref().map(|c| c.limits.stream_ms)),
-        ] {
-            if timer.as_mut().poll(task).is_ready() {
-                let fault = overtime(what, limit.unwrap_or(0));
-                let detail = fault.detail.clone();
-                self.close(Some(fault));
-                return Poll::Ready(Some(Err(BrokenOff(detail))));
-            }
+        let limits = self.context.as_ref().map(|context| &context.limits);
+        let late = if self.idle.as_mut().poll(task).is_ready() {
+            Some(overtime("sent nothing for too long", limits.map_or(0, |limits| limits.stream_idle_ms)))
+        } else if self.total.as_mut().poll(task).is_ready() {
+            Some(overtime("streamed for too long", limits.map_or(0, |limits| limits.stream_ms)))
+        } else {
+            None
+        };
+        if let Some(fault) = late {
+            let detail = fault.detail.clone();
+            self.close(Some(fault));
+            return Poll::Ready(Some(Err(BrokenOff(detail))));
         }
         Poll::Pending
     }
