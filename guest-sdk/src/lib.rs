@@ -1,0 +1,54 @@
+//! Write Gannet functions in Rust.
+//!
+//! A function is an HTTP handler that may compute on a GPU:
+//!
+//! ```no_run
+//! use gannet_sdk::{Result, gpu, http::{Request, Response}};
+//!
+//! const DOUBLE: &str = "
+//!     @group(0) @binding(0) var<storage, read_write> values: array<u32>;
+//!     @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+//!         if id.x < arrayLength(&values) { values[id.x] *= 2u; }
+//!     }";
+//!
+//! #[gannet_sdk::handler]
+//! fn double(request: Request) -> Result<Response> {
+//!     let numbers = gpu::Buffer::from_slice(&[1u32, 2, 3])?;
+//!     gpu::Kernel::compile(DOUBLE, "main")?.dispatch((&numbers,), gpu::grid_1d(3, 64))?;
+//!     Ok(Response::text(format!("{:?}", numbers.read()?)))
+//! }
+//! ```
+//!
+//! Build it as a `cdylib` for `wasm32-wasip2` and deploy it with `gannet deploy`. Kernels that lie in
+//! files are declared with [`gpu::kernel!`], so that the server checks and compiles them at deploy.
+
+pub mod error;
+pub mod gpu;
+pub mod http;
+
+pub use error::{Error, Result};
+pub use gannet_sdk_macros::handler;
+pub use http::IntoResponse;
+
+#[expect(missing_docs, clippy::all, clippy::pedantic, reason = "generated; documented in wit/")]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::undocumented_unsafe_blocks)]
+#[doc(hidden)]
+pub mod bindings {
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "gannet:gpu/handler",
+        pub_export_macro: true,
+        export_macro_name: "export_handler",
+        generate_all,
+    });
+}
+
+/// For the macros. Not part of the interface.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::bindings;
+    pub use crate::bindings::export_handler as export;
+    pub use crate::bindings::exports::wasi::http::incoming_handler::Guest;
+    pub use crate::bindings::wasi::http::types::{IncomingRequest, ResponseOutparam};
+    pub use crate::http::run;
+}

@@ -1,0 +1,102 @@
+//! Does wrong things on request, so that tests can see what the platform makes of them. Not an example.
+
+use gannet_sdk::gpu::{Batch, Buffer, Kernel, grid_1d};
+use gannet_sdk::http::{Request, Response};
+use gannet_sdk::{Error, Result};
+use std::time::Duration;
+
+const COPY: &str = "
+@group(0) @binding(0) var<storage, read> source: array<u32>;
+@group(0) @binding(1) var<storage, read_write> target_: array<u32>;
+@compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    if id.x < arrayLength(&target_) { target_[id.x] = source[id.x]; }
+}";
+
+#[gannet_sdk::handler]
+fn faulty(request: Request) -> Result<Response> {
+    match request.path() {
+        "/trap" => panic!("trapped as asked"),
+        "/loop" => loop {
+            std::hint::black_box(());
+        },
+        "/memory" => {
+            let mut hoard: Vec<Vec<u8>> = Vec::new();
+            loop {
+                hoard.push(vec![1; 1 << 20]);
+            }
+        }
+        "/exit" => std::process::exit(0),
+        "/log" => {
+            let line = "x".repeat(1023);
+            let mib: u64 = request.query("mib").and_then(|text| text.parse().ok()).unwrap_or(1);
+            for _ in 0..mib * 1024 {
+                println!("{line}");
+            }
+            Ok(Response::text("logged"))
+        }
+        "/say" => {
+            println!("to stdout");
+            eprintln!("to stderr");
+            Ok(Response::text("said"))
+        }
+        "/half" => Ok(Response::stream("text/plain", |body| {
+            body.write(&[b'a'; 1000])?;
+            std::thread::sleep(Duration::from_millis(50));
+            panic!("stopped in the middle")
+        })),
+        "/silent" => Ok(Response::stream("text/plain", |body| {
+            body.write(b"first")?;
+            std::thread::sleep(Duration::from_secs(60));
+            body.write(b"never")
+        })),
+        "/sleep" => {
+            std::thread::sleep(Duration::from_secs(60));
+            Ok(Response::text("slept"))
+        }
+        "/nap" => {
+            let ms = request.query("ms").and_then(|text| text.parse().ok()).unwrap_or(100);
+            std::thread::sleep(Duration::from_millis(ms));
+            Ok(Response::text("napped"))
+        }
+        "/headers" => Ok(Response::text("mine")
+            .with_header("x-request-id", "forged")
+            .with_header("server-timing", "forged;dur=1")
+            .with_header("x-gannet-error", "forged")
+            .with_header("x-gannet-start", "forged")
+            .with_header("set-cookie", "a=b")
+            .with_header("service-worker-allowed", "/")
+            .with_header("clear-site-data", "*")
+            .with_header("strict-transport-security", "max-age=1")
+            .with_header("x-own", "kept")),
+        "/echo" => {
+            let names = ["authorization", "x-gannet-key", "x-gannet-tenant", "x-forwarded-for", "forwarded", "host", "x-own", "x-secret", "connection"];
+            let lines = names.iter().map(|name| format!("{name}={}\n", request.header(name).unwrap_or("-")));
+            Ok(Response::text(format!("{} {}\n{}", request.method(), request.path(), lines.collect::<String>())))
+        }
+        "/length" => Ok(Response::text(request.body().len().to_string())),
+        path if path.starts_with("/gpu/") => gpu(path),
+        _ => Err(Error::new(404, "there is no such fault")),
+    }
+}
+
+fn gpu(path: &str) -> Result<Response> {
+    let kernel = Kernel::compile(COPY, "main")?;
+    let source = Buffer::<u32>::zeroed(64)?;
+    let target = Buffer::<u32>::zeroed(64)?;
+    let mut batch = Batch::new();
+    match path {
+        "/gpu/missing" => drop(batch.dispatch(&kernel, (&source,), grid_1d(64, 64))?),
+        "/gpu/extra" => drop(batch.dispatch(&kernel, (&source, &target, &target), grid_1d(64, 64))?),
+        "/gpu/small" => {
+            let kernel = Kernel::compile("@group(0) @binding(0) var<storage, read_write> a: array<u32, 64>; @compute @workgroup_size(1) fn main() { a[0] = 1u; }", "main")?;
+            batch.dispatch(&kernel, (&Buffer::<u32>::zeroed(16)?,), grid_1d(1, 1))?;
+        }
+        "/gpu/grid" => drop(batch.dispatch(&kernel, (&source, &target), gannet_sdk::gpu::Grid { x: u32::MAX, y: 1, z: 1 })?),
+        "/gpu/write" => target.write(&[0; 65])?,
+        "/gpu/quota" => drop(Buffer::<u32>::zeroed(64 << 20)?),
+        "/gpu/alias" => drop(batch.dispatch(&kernel, (&source, &source), grid_1d(64, 64))?),
+        _ => drop(batch.dispatch(&kernel, (&source, &target), grid_1d(64, 64))?),
+    }
+    let results = batch.submit()?.wait()?;
+    Ok(Response::text(format!("{} slices", results.receipt.slices)))
+}

@@ -1,0 +1,106 @@
+//! Errors that turn into responses.
+
+use crate::gpu;
+use crate::http::Response;
+use std::any::Any;
+use std::fmt;
+
+/// What a handler answers.
+///
+/// ```
+/// # use gannet_sdk::Result;
+/// fn parse(text: &str) -> Result<u32> {
+///     Ok(text.parse::<u32>()?) // any error becomes a response
+/// }
+/// assert!(parse("x").is_err());
+/// ```
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A failed request: a status and a text for the caller, sent as `application/problem+json`.
+///
+/// Any error converts into it with `?`. GPU errors keep their meaning: a rejected kernel is 422, a used-up
+/// quota or budget 502, a passed deadline 504. Everything else is 500.
+///
+/// ```
+/// # use gannet_sdk::Error;
+/// let error = Error::new(404, "there is no such picture");
+/// assert_eq!(error.status(), 404);
+/// let error: Error = "x".parse::<u8>().unwrap_err().into();
+/// assert_eq!((error.status(), error.code()), (500, "internal"));
+/// ```
+#[derive(Debug)]
+pub struct Error {
+    status: u16,
+    code: &'static str,
+    message: String,
+}
+
+impl Error {
+    /// An error with a status and a message for the caller.
+    pub fn new(status: u16, message: impl Into<String>) -> Self {
+        let code = if status < 500 { "bad_request" } else { "internal" };
+        Self { status, code, message: message.into() }
+    }
+
+    /// Gives the error a stable code for programs.
+    ///
+    /// ```
+    /// # use gannet_sdk::Error;
+    /// assert_eq!(Error::new(400, "radius = 99").with_code("radius_too_large").code(), "radius_too_large");
+    /// ```
+    pub fn with_code(mut self, code: &'static str) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// The response's status.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    pub(crate) fn into_response(self) -> Response {
+        let body = format!(
+            "{{\n  \"status\": {},\n  \"code\": \"{}\",\n  \"detail\": \"{}\"\n}}",
+            self.status,
+            self.code,
+            escape(&self.message)
+        );
+        Response::new(self.status).with_header("content-type", "application/problem+json").with_body(body)
+    }
+}
+
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            control if u32::from(control) < 0x20 => out.push_str(&format!("\\u{:04x}", u32::from(control))),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+// `Error` itself is no `std::error::Error`, or this would overlap with `From<T> for T`.
+impl<E: std::error::Error + 'static> From<E> for Error {
+    fn from(error: E) -> Self {
+        let (status, code) = match (&error as &dyn Any).downcast_ref::<gpu::Error>() {
+            Some(gpu) => (gpu.status(), gpu.code()),
+            None => (500, "internal"),
+        };
+        Self { status, code, message: error.to_string() }
+    }
+}
