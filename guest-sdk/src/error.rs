@@ -97,10 +97,9 @@ impl fmt::Display for Error {
 // `Error` itself is no `std::error::Error`, or this would overlap with `From<T> for T`.
 impl<E: std::error::Error + 'static> From<E> for Error {
     fn from(error: E) -> Self {
-        let (status, code) = match (&error as &dyn Any).downcast_ref::<gpu::Error>() {
-            Some(gpu) => (gpu.status(), gpu.code()),
-            None => (500, "internal"),
-        };
-        Self { status, code, message: error.to_string() }
+        match (&error as &dyn Any).downcast_ref::<gpu::Error>() {
+            Some(gpu) => Self { status: gpu.status(), code: gpu.code(), message: gpu.message().to_owned() },
+            None => Self { status: 500, code: "internal", message: error.to_string() },
+        }
     }
 }

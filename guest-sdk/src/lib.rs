@@ -30,8 +30,13 @@ pub use error::{Error, Result};
 pub use gannet_sdk_macros::handler;
 pub use http::IntoResponse;
 
-#[expect(missing_docs, clippy::all, clippy::pedantic, reason = "generated; documented in wit/")]
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::undocumented_unsafe_blocks)]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::undocumented_unsafe_blocks,
+    reason = "generated; documented in wit/"
+)]
 #[doc(hidden)]
 pub mod bindings {
     wit_bindgen::generate!({

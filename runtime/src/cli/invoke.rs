@@ -78,7 +78,7 @@ pub(super) fn run(arguments: &InvokeArgs) -> Outcome {
         return Err(problem(&mut response));
     }
     let written = write(&mut response, arguments.output.as_ref());
-    receipt(&response);
+    receipt(&client, &response);
     written?;
     let status = response.status();
     if status.as_u16() >= 400 {
@@ -110,16 +110,36 @@ fn write(response: &mut Response<Body>, output: Option<&PathBuf>) -> Outcome {
     Ok(())
 }
 
-fn receipt(response: &Response<Body>) {
+/// Says what the request took. The head of a streamed response cannot know; its receipt can.
+fn receipt(client: &Client, response: &Response<Body>) {
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let timing = header("server-timing");
-    let times: Vec<String> = timing
-        .split(", ")
-        .filter_map(|part| {
-            let (name, rest) = part.split_once(';')?;
-            let (_, duration) = rest.split_once("dur=")?;
-            Some(format!("{name} {duration} ms"))
-        })
-        .collect();
-    printer::note(&format!("request {} ({}): {}", header("x-request-id"), header("x-gannet-start"), times.join(", ")));
+    let (id, start) = (header("x-request-id"), header("x-gannet-start"));
+    let streamed = response.headers().contains_key("trailer");
+    let times = match client.get(&format!("requests/{id}")).ok().filter(|_| streamed) {
+        Some(receipt) => from_receipt(&receipt),
+        None => from_header(header("server-timing")),
+    };
+    printer::note(&format!("request {id} ({start}): {times}"));
+}
+
+fn from_header(timing: &str) -> String {
+    let times = timing.split(", ").filter_map(|part| {
+        let (name, rest) = part.split_once(';')?;
+        let (_, duration) = rest.split_once("dur=")?;
+        Some(format!("{name} {duration} ms"))
+    });
+    times.collect::<Vec<_>>().join(", ")
+}
+
+fn from_receipt(receipt: &serde_json::Value) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let ms = |name: &str, unit: f64| receipt.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0) as f64 / unit;
+    format!(
+        "admit {:.3} ms, start {:.3} ms, kernels {:.3} ms, guest {:.3} ms, gpu {:.3} ms",
+        ms("admit_us", 1e3),
+        ms("start_us", 1e3),
+        ms("kernels_us", 1e3),
+        ms("guest_us", 1e3),
+        ms("gpu_ns", 1e6)
+    )
 }

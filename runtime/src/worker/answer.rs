@@ -29,7 +29,7 @@ use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 /// How long an answer's body is gathered before it is streamed.
 const GATHER_MAX: Duration = Duration::from_millis(2);
 /// How much of it.
-const GATHER_BYTES_MAX: usize = 256 * 1024;
+const GATHER_BYTES_MAX: usize = 1024 * 1024;
 
 /// What an answer needs to know of its request.
 pub(crate) struct Context {

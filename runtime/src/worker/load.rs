@@ -1,4 +1,4 @@
-//! Loads a version: maps the compiled component and links it, once, so that a request only has to
+//! Loads a version: reads the compiled component and links it, once, so that a request only has to
 //! instantiate.
 
 use crate::hop::{Bundle, RunLimits, VersionKey};
@@ -7,7 +7,6 @@ use gannet_host_gpu::Catalog;
 use rustix::mm::{MapFlags, ProtFlags};
 use std::io::Read;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::ptr::NonNull;
 use std::sync::Arc;
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
@@ -37,27 +36,29 @@ pub(crate) fn load(
     let file = std::fs::File::from(bundle);
     file.take(BUNDLE_BYTES_MAX).read_to_string(&mut text).map_err(|error| format!("the bundle: {error}"))?;
     let bundle: Bundle = serde_json::from_str(&text).map_err(|error| format!("the bundle: {error}"))?;
-    let component = map(engine, component)?;
+    let component = read(engine, component)?;
     let instance = linker.instantiate_pre(&component).map_err(|error| format!("linking: {error:#}"))?;
     let pre = ProxyPre::new(instance).map_err(|error| format!("linking: {error:#}"))?;
     let catalog = bundle.kernels.into_iter().map(|(name, kernel)| (name, kernel.into())).collect();
     Ok(Loaded { key, pre, catalog: Arc::new(catalog), env: bundle.env.into_iter().collect(), limits: bundle.limits })
 }
 
-/// Maps a compiled component. Pages come from the file as they are touched; the mapping stays for
-/// the life of the process, as wasmtime asks.
-fn map(engine: &Engine, file: BorrowedFd<'_>) -> Result<Component, String> {
+/// Loads a compiled component. Its bytes are copied once: `deserialize_raw`, which would run from the
+/// mapping itself, exists only for targets without virtual memory, and a path cannot be opened
+/// from in here.
+fn read(engine: &Engine, file: BorrowedFd<'_>) -> Result<Component, String> {
     let failed = |error: rustix::io::Errno| format!("mapping the component: {error}");
     let size = usize::try_from(rustix::fs::fstat(file).map_err(failed)?.st_size).map_err(|error| error.to_string())?;
     // SAFETY: a fresh private mapping of a descriptor we hold; nothing else knows its address.
-    let memory = unsafe {
-        rustix::mm::mmap(std::ptr::null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE, file, 0)
-    }
-    .map_err(failed)?;
-    let memory = NonNull::new(memory.cast::<u8>()).ok_or("mapping the component: no address")?;
-    let memory = NonNull::slice_from_raw_parts(memory, size);
+    let memory =
+        unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, ProtFlags::READ, MapFlags::PRIVATE, file, 0) }.map_err(failed)?;
+    // SAFETY: the mapping is `size` bytes long, readable, and unmapped only below; the file is never
+    // changed once it has its name.
+    let bytes = unsafe { std::slice::from_raw_parts(memory.cast::<u8>(), size) };
     // SAFETY: the front door passes only files that its builder wrote with this same binary and
-    // these same settings, from a folder that no tenant can write, and never changes one again.
-    // The mapping is never unmapped.
-    unsafe { Component::deserialize_raw(engine, memory) }.map_err(|error| format!("loading the component: {error:#}"))
+    // these same settings, from a folder that no tenant can write.
+    let component = unsafe { Component::deserialize(engine, bytes) };
+    // SAFETY: `bytes` is not used any more; the component has its own copy.
+    unsafe { rustix::mm::munmap(memory, size) }.map_err(failed)?;
+    component.map_err(|error| format!("loading the component: {error:#}"))
 }

@@ -57,6 +57,13 @@ pub(crate) struct RequestLog {
 }
 
 impl RequestLog {
+    /// Writes the platform's own words about a request, line by line.
+    pub(crate) fn lines(&self, stream: LogStream, text: &str) {
+        for line in text.lines() {
+            self.line(stream, line.as_bytes());
+        }
+    }
+
     fn line(&self, stream: LogStream, line: &[u8]) {
         let before = self.written.fetch_add(line.len() as u64 + 1, Ordering::Relaxed);
         if before > self.bytes_max {

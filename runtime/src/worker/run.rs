@@ -122,7 +122,14 @@ fn start(
     request: Request<Incoming>,
     answer: oneshot::Sender<Answered>,
 ) -> wasmtime::Result<Running> {
-    let mut store = Store::new(&shared.engine, guest(shared, loaded, envelope, tally));
+    let log = Arc::new(RequestLog {
+        sink: Arc::clone(&shared.logs),
+        version: loaded.key,
+        request: envelope.request,
+        bytes_max: loaded.limits.log_bytes,
+        written: AtomicU64::new(0),
+    });
+    let mut store = Store::new(&shared.engine, guest(shared, loaded, &log, tally));
     store.limiter(|guest| &mut guest.memory);
     let (cpu, limit_ms) = (Arc::clone(&tally.cpu), loaded.limits.cpu_ms);
     store.epoch_deadline_callback(move |_| {
@@ -149,7 +156,11 @@ fn start(
             // Its time must be on the bill, and its memory free, before the place is.
             let _ = tokio::time::timeout(DRAIN_MAX, session.drain()).await;
         }
-        let ended = result.map_err(|error| classify(&error, store.data(), &loaded));
+        let ended = result.map_err(|error| {
+            // Where it happened is for the function's author: it goes to the log.
+            log.lines(LogStream::Stderr, &format!("{error:#}"));
+            classify(&error, store.data(), &loaded)
+        });
         drop(store);
         drop(place);
         ended
@@ -157,16 +168,9 @@ fn start(
     Ok(Box::pin(Metered::new(guest, cpu)))
 }
 
-fn guest(shared: &Shared, loaded: &Loaded, envelope: &Envelope, tally: &Arc<Tally>) -> Guest {
-    let log = Arc::new(RequestLog {
-        sink: Arc::clone(&shared.logs),
-        version: loaded.key,
-        request: envelope.request,
-        bytes_max: loaded.limits.log_bytes,
-        written: AtomicU64::new(0),
-    });
-    let out = LogPipe { log: Arc::clone(&log), stream: LogStream::Stdout };
-    let err = LogPipe { log, stream: LogStream::Stderr };
+fn guest(shared: &Shared, loaded: &Loaded, log: &Arc<RequestLog>, tally: &Arc<Tally>) -> Guest {
+    let out = LogPipe { log: Arc::clone(log), stream: LogStream::Stdout };
+    let err = LogPipe { log: Arc::clone(log), stream: LogStream::Stderr };
     let limits = SessionLimits {
         memory_bytes: loaded.limits.gpu_memory_bytes,
         gpu_ns: loaded.limits.gpu_time_ms.saturating_mul(1_000_000),
@@ -196,7 +200,11 @@ fn classify(error: &wasmtime::Error, guest: &Guest, loaded: &Loaded) -> Fault {
         let detail = format!("the function reached its memory limit of {} bytes", guest.memory.limit());
         return Fault { code: FaultCode::MemoryLimit, detail };
     }
-    let mut detail = format!("{error:#}");
+    if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
+        let detail = format!("the function exited with status {} instead of answering", exit.0);
+        return Fault { code: FaultCode::FunctionTrapped, detail };
+    }
+    let mut detail = error.root_cause().to_string();
     if let Some((cut, _)) = detail.char_indices().nth(DETAIL_BYTES_MAX) {
         detail.truncate(cut);
     }
