@@ -3,7 +3,10 @@
 //! What the host refuses is an [`Error`], which names the value and the limit. With `?` it becomes a
 //! response with a fitting status.
 
-use crate::bindings::gannet::gpu::{batch as wit_batch, binding as wit_binding, buffer as wit_buffer, errors, info, kernel as wit_kernel, submission as wit_submission};
+use crate::bindings::gannet::gpu::{
+    batch as wit_batch, binding as wit_binding, buffer as wit_buffer, errors, info, kernel as wit_kernel,
+    submission as wit_submission,
+};
 use bytemuck::{Pod, Zeroable};
 use std::fmt;
 use std::marker::PhantomData;
@@ -138,6 +141,39 @@ impl<T: Pod> Buffer<T> {
         Ok(values(&bytes, self.length))
     }
 
+    /// Reads `length` values from the one at `start` on.
+    ///
+    /// ```no_run
+    /// # use gannet_sdk::gpu::{self, Buffer};
+    /// let middle = Buffer::from_slice(&[1u32, 2, 3, 4])?.read_range(1, 2)?;
+    /// assert_eq!(middle, [2, 3]);
+    /// # Ok::<(), gpu::Error>(())
+    /// ```
+    pub fn read_range(&self, start: usize, length: usize) -> Result<Vec<T>> {
+        let offset = start.saturating_mul(size_of::<T>()) as u64;
+        let bytes = self.raw.read(offset, padded(length.saturating_mul(size_of::<T>())))?;
+        Ok(values(&bytes, length))
+    }
+
+    /// A part of the buffer to bind: `length` values from the one at `start` on. Its offset in bytes must be
+    /// a multiple of the device's binding alignment.
+    ///
+    /// ```no_run
+    /// # use gannet_sdk::gpu::{self, Buffer};
+    /// # fn f(kernel: &gpu::Kernel, weights: &Buffer<f32>) -> gpu::Result<()> {
+    /// kernel.dispatch((weights.slice(64, 64),), gpu::grid_1d(64, 64))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn slice(&self, start: usize, length: usize) -> Slice<'_> {
+        let unit = size_of::<T>();
+        Slice {
+            raw: &self.raw,
+            offset: start.saturating_mul(unit) as u64,
+            size: length.saturating_mul(unit) as u64,
+        }
+    }
+
     /// How many values it holds.
     ///
     /// ```no_run
@@ -152,6 +188,21 @@ impl<T: Pod> Buffer<T> {
     /// Whether it holds none.
     pub fn is_empty(&self) -> bool {
         self.length == 0
+    }
+}
+
+/// A part of a buffer; see [`Buffer::slice`].
+#[derive(Debug, Clone, Copy)]
+pub struct Slice<'a> {
+    raw: &'a wit_buffer::Buffer,
+    offset: u64,
+    size: u64,
+}
+
+impl Bind for Slice<'_> {
+    fn source(&self) -> Source<'_> {
+        let range = wit_binding::BufferRange { buffer: self.raw, offset: self.offset, size: Some(self.size) };
+        Source(wit_binding::Source::Buffer(range))
     }
 }
 
@@ -235,7 +286,11 @@ impl fmt::Debug for At<'_> {
 
 impl Bindings for At<'_> {
     fn list<R>(&self, with: impl FnOnce(Vec<wit_binding::Binding<'_>>) -> R) -> R {
-        let list = self.0.iter().map(|(group, index, bound)| wit_binding::Binding { group: *group, index: *index, source: bound.source().0 });
+        let list = self.0.iter().map(|(group, index, bound)| wit_binding::Binding {
+            group: *group,
+            index: *index,
+            source: bound.source().0,
+        });
         with(list.collect())
     }
 }

@@ -123,9 +123,10 @@ fn decode(text: &str) -> String {
     let mut rest = bytes;
     while let Some((first, after)) = rest.split_first() {
         let escaped = match after {
-            [high, low, ..] if *first == b'%' => {
-                char::from(*high).to_digit(16).zip(char::from(*low).to_digit(16)).and_then(|(h, l)| u8::try_from(h * 16 + l).ok())
-            }
+            [high, low, ..] if *first == b'%' => char::from(*high)
+                .to_digit(16)
+                .zip(char::from(*low).to_digit(16))
+                .and_then(|(h, l)| u8::try_from(h * 16 + l).ok()),
             _ => None,
         };
         match escaped {
@@ -273,7 +274,8 @@ impl Response {
     }
 
     fn send(self, out: ResponseOutparam) -> Result<()> {
-        let fields = Fields::from_list(&self.headers).map_err(|error| Error::new(500, format!("headers: {error:?}")))?;
+        let fields =
+            Fields::from_list(&self.headers).map_err(|error| Error::new(500, format!("headers: {error:?}")))?;
         let response = OutgoingResponse::new(fields);
         if response.set_status_code(self.status).is_err() {
             return Err(Error::new(500, format!("{} is not a status", self.status)));

@@ -34,7 +34,11 @@ pub use http::IntoResponse;
     missing_docs,
     clippy::all,
     clippy::pedantic,
-    clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::undocumented_unsafe_blocks,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::undocumented_unsafe_blocks,
     reason = "generated; documented in wit/"
 )]
 #[doc(hidden)]

@@ -34,7 +34,12 @@ async fn main() -> Result<(), gannet_host_gpu::Error> {
         let reads = submission.take_reads().await;
         let doubled: Vec<u32> = reads.first().map(|bytes| bytemuck::pod_collect_to_vec(bytes)).unwrap_or_default();
         assert_eq!(doubled.get(3), Some(&(3 << round)), "every value doubles in every round");
-        println!("round {round}: {:?} … in {} ns of GPU time ({:?} clock)", doubled.get(..5), receipt.gpu_ns, receipt.clock);
+        println!(
+            "round {round}: {:?} … in {} ns of GPU time ({:?} clock)",
+            doubled.get(..5),
+            receipt.gpu_ns,
+            receipt.clock
+        );
     }
     // Dropping a device waits for the GPU without a limit; a process that is done just ends.
     std::process::exit(0);

@@ -81,7 +81,13 @@ impl std::fmt::Debug for Encoded {
 
 impl Batch {
     /// Records a dispatch of `kernel` over `grid`.
-    pub fn dispatch(&mut self, session: &Session, kernel: &Arc<Kernel>, bindings: Vec<Binding>, grid: Grid) -> Result<u32, Error> {
+    pub fn dispatch(
+        &mut self,
+        session: &Session,
+        kernel: &Arc<Kernel>,
+        bindings: Vec<Binding>,
+        grid: Grid,
+    ) -> Result<u32, Error> {
         let limits = session.device().limits();
         check_grid(grid, &limits)?;
         let before = self.arena.len();

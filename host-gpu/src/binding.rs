@@ -40,9 +40,16 @@ pub(crate) struct Bound {
 
 #[derive(Debug)]
 pub(crate) enum Place {
-    Buffer { buffer: Arc<Buffer>, offset: u64, size: u64 },
+    Buffer {
+        buffer: Arc<Buffer>,
+        offset: u64,
+        size: u64,
+    },
     /// Bytes at an offset of the batch's own buffer for inline data.
-    Inline { offset: u64, size: u64 },
+    Inline {
+        offset: u64,
+        size: u64,
+    },
 }
 
 fn wrong(group: u32, index: u32, text: &str) -> Error {
@@ -125,7 +132,13 @@ fn check_size(variable: &Variable, size: u64) -> Result<(), Error> {
     Ok(())
 }
 
-fn check_range(variable: &Variable, buffer: &Buffer, offset: u64, size: u64, limits: &wgpu::Limits) -> Result<(), Error> {
+fn check_range(
+    variable: &Variable,
+    buffer: &Buffer,
+    offset: u64,
+    size: u64,
+    limits: &wgpu::Limits,
+) -> Result<(), Error> {
     let (group, index) = (variable.group, variable.index);
     let (largest, alignment) = match variable.access {
         Access::Uniform => (limits.max_uniform_buffer_binding_size, limits.min_uniform_buffer_offset_alignment),
@@ -168,11 +181,17 @@ pub(crate) fn check_aliases(bound: &[Bound]) -> Result<(), Error> {
             let (Place::Buffer { buffer: a, .. }, Place::Buffer { buffer: b, .. }) = (&one.place, &other.place) else {
                 continue;
             };
-            if one.access != other.access && Arc::ptr_eq(a, b) && [one.access, other.access].contains(&Access::ReadWrite) {
+            if one.access != other.access
+                && Arc::ptr_eq(a, b)
+                && [one.access, other.access].contains(&Access::ReadWrite)
+            {
                 return Err(wrong(
                     other.group,
                     other.index,
-                    &format!("variable {:?} is the same buffer that {:?} writes in this dispatch", other.name, one.name),
+                    &format!(
+                        "variable {:?} is the same buffer that {:?} writes in this dispatch",
+                        other.name, one.name
+                    ),
                 ));
             }
         }

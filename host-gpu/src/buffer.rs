@@ -81,7 +81,12 @@ impl Buffer {
     }
 
     /// Submits a read of `size` bytes from `offset`; they come with the submission.
-    pub fn read(self: &Arc<Self>, session: &mut Session, offset: u64, size: u64) -> Result<crate::batch::Encoded, Error> {
+    pub fn read(
+        self: &Arc<Self>,
+        session: &mut Session,
+        offset: u64,
+        size: u64,
+    ) -> Result<crate::batch::Encoded, Error> {
         let mut batch = Batch::default();
         batch.read(self, offset, size)?;
         batch.encode(session)

@@ -169,11 +169,14 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn reflect(module: &Module, info: &ModuleInfo, index: usize, can: Abilities) -> Result<(Vec<Variable>, [u32; 3]), Error> {
-    let entry = module
-        .entry_points
-        .get(index)
-        .ok_or_else(|| Error::KernelRejected("the entry point was lost".into()))?;
+fn reflect(
+    module: &Module,
+    info: &ModuleInfo,
+    index: usize,
+    can: Abilities,
+) -> Result<(Vec<Variable>, [u32; 3]), Error> {
+    let entry =
+        module.entry_points.get(index).ok_or_else(|| Error::KernelRejected("the entry point was lost".into()))?;
     let used = info.get_entry_point(index);
     let mut variables = Vec::new();
     let (mut workgroup, mut private) = (0u32, locals(module, &entry.function));
@@ -286,12 +289,8 @@ mod tests {
             }";
         let checked = check(wgsl, "main", &[("N".into(), 16.0)], CAN).unwrap();
         assert_eq!(checked.workgroup_size, [16, 2, 1]);
-        let seen: Vec<_> =
-            checked.variables.iter().map(|v| (v.group, v.index, v.access, v.size_min)).collect();
-        assert_eq!(
-            seen,
-            [(0, 1, Access::Read, 4), (0, 2, Access::ReadWrite, 16), (1, 0, Access::Uniform, 8)]
-        );
+        let seen: Vec<_> = checked.variables.iter().map(|v| (v.group, v.index, v.access, v.size_min)).collect();
+        assert_eq!(seen, [(0, 1, Access::Read, 4), (0, 2, Access::ReadWrite, 16), (1, 0, Access::Uniform, 8)]);
     }
 
     #[test]
@@ -309,11 +308,23 @@ mod tests {
     #[test]
     fn what_would_crash_a_driver_is_refused_with_value_and_limit() {
         for (wgsl, part) in [
-            ("var<workgroup> a: array<u32, 100000000>; @compute @workgroup_size(1) fn main() { a[0] = 1u; }", "400000000 bytes of workgroup memory; the limit is 16384"),
-            ("@compute @workgroup_size(1) fn main() { var a: array<u32, 100000000>; a[0] = 1u; }", "bytes of private memory"),
+            (
+                "var<workgroup> a: array<u32, 100000000>; @compute @workgroup_size(1) fn main() { a[0] = 1u; }",
+                "400000000 bytes of workgroup memory; the limit is 16384",
+            ),
+            (
+                "@compute @workgroup_size(1) fn main() { var a: array<u32, 100000000>; a[0] = 1u; }",
+                "bytes of private memory",
+            ),
             ("@compute @workgroup_size(64, 64) fn main() {}", "4096 workgroup invocations; the limit is 256"),
-            ("@group(9) @binding(0) var<storage> a: array<u32>; @compute @workgroup_size(1) fn main() { _ = a[0]; }", "groups go up to 3"),
-            ("@group(0) @binding(0) var t: texture_2d<f32>; @compute @workgroup_size(1) fn main() { }", "address space"),
+            (
+                "@group(9) @binding(0) var<storage> a: array<u32>; @compute @workgroup_size(1) fn main() { _ = a[0]; }",
+                "groups go up to 3",
+            ),
+            (
+                "@group(0) @binding(0) var t: texture_2d<f32>; @compute @workgroup_size(1) fn main() { }",
+                "address space",
+            ),
             ("@vertex fn main() -> @builtin(position) vec4<f32> { return vec4<f32>(); }", "no compute entry point"),
         ] {
             let message = refused(wgsl);
@@ -324,9 +335,14 @@ mod tests {
 
     #[test]
     fn deep_nesting_neither_overflows_nor_panics() {
-        let deep = format!("@compute @workgroup_size(1) fn main() {{ let x = {}1{}; }}", "(".repeat(50_000), ")".repeat(50_000));
+        let deep = format!(
+            "@compute @workgroup_size(1) fn main() {{ let x = {}1{}; }}",
+            "(".repeat(50_000),
+            ")".repeat(50_000)
+        );
         let _ = check(&deep, "main", &[], CAN);
-        let blocks = format!("@compute @workgroup_size(1) fn main() {{ {} {} }}", "{".repeat(50_000), "}".repeat(50_000));
+        let blocks =
+            format!("@compute @workgroup_size(1) fn main() {{ {} {} }}", "{".repeat(50_000), "}".repeat(50_000));
         let _ = check(&blocks, "main", &[], CAN);
     }
 }

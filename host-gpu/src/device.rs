@@ -55,9 +55,9 @@ impl Device {
     pub fn open(index: u32, memory_max: u64) -> Result<Arc<Self>, Error> {
         let instance = adapter::instance();
         let adapters = adapter::adapters(&instance);
-        let adapter = adapters.get(index as usize).ok_or_else(|| {
-            Error::Unsupported(format!("there is no gpu {index}; {} were found", adapters.len()))
-        })?;
+        let adapter = adapters
+            .get(index as usize)
+            .ok_or_else(|| Error::Unsupported(format!("there is no gpu {index}; {} were found", adapters.len())))?;
         let wanted = TIMESTAMPS | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
         let mut limits = adapter.limits();
         // Sizes are u32 in WGSL and in many drivers; a binding beyond that is not worth the risk.

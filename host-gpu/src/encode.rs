@@ -55,7 +55,15 @@ impl Batch {
         keep.extend(writes.into_iter().flat_map(<[Keep; 2]>::from));
         let (done, receiver) = oneshot::channel();
         Ok(Encoded {
-            job: Job { commands, upload, readback: Some(readback), stamps, keep, usage: Some(Arc::clone(session.usage())), done },
+            job: Job {
+                commands,
+                upload,
+                readback: Some(readback),
+                stamps,
+                keep,
+                usage: Some(Arc::clone(session.usage())),
+                done,
+            },
             done: receiver,
             reads,
             usage: Arc::clone(session.usage()),
@@ -170,7 +178,12 @@ impl Recorder<'_> {
     }
 
     /// Records a command that is not a dispatch.
-    fn transfer(&mut self, encoder: &mut wgpu::CommandEncoder, command: &Command, read_offset: &mut u64) -> Result<(), Error> {
+    fn transfer(
+        &mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        command: &Command,
+        read_offset: &mut u64,
+    ) -> Result<(), Error> {
         match command {
             Command::Dispatch(_) => {}
             Command::Copy { source, source_offset, target, target_offset, size } => {

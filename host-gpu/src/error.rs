@@ -59,9 +59,7 @@ impl Error {
 /// did not foresee, so wgpu's own words go to the caller.
 pub(crate) fn from_wgpu(error: wgpu::Error) -> Error {
     match error {
-        wgpu::Error::OutOfMemory { .. } => {
-            Error::MemoryQuota("the gpu has no memory left for this allocation".into())
-        }
+        wgpu::Error::OutOfMemory { .. } => Error::MemoryQuota("the gpu has no memory left for this allocation".into()),
         wgpu::Error::Validation { description, .. } => Error::InvalidArgument(description),
         wgpu::Error::Internal { description, .. } => Error::DeviceLost(description),
     }

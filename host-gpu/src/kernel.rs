@@ -179,7 +179,10 @@ impl Device {
                         .iter()
                         .zip(&buffers)
                         .filter(|(v, _)| v.group == group)
-                        .map(|(v, buffer)| wgpu::BindGroupEntry { binding: v.index, resource: buffer.as_entire_binding() })
+                        .map(|(v, buffer)| wgpu::BindGroupEntry {
+                            binding: v.index,
+                            resource: buffer.as_entire_binding(),
+                        })
                         .collect();
                     let bind_group =
                         device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries });

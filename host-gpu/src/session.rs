@@ -164,7 +164,8 @@ impl KernelJob {
         }
         let usage = Arc::clone(&self.usage);
         let started = Instant::now();
-        let compiled = tokio::task::spawn_blocking(move || self.device.kernel(&self.wgsl, &self.entry, &self.constants));
+        let compiled =
+            tokio::task::spawn_blocking(move || self.device.kernel(&self.wgsl, &self.entry, &self.constants));
         let result = compiled.await.unwrap_or_else(|_| Err(Error::KernelRejected("the compiler failed".into())));
         let took = nanoseconds(started.elapsed());
         usage.kernels_ns.fetch_add(took, Ordering::Relaxed);

@@ -84,7 +84,8 @@ impl Staging {
         let home = Arc::downgrade(self);
         let found = {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            let fits = |i: &Idle| i.direction == direction && (size..=size.saturating_mul(2)).contains(&i.buffer.size());
+            let fits =
+                |i: &Idle| i.direction == direction && (size..=size.saturating_mul(2)).contains(&i.buffer.size());
             idle.iter().position(fits).map(|index| idle.swap_remove(index))
         };
         if let Some(Idle { buffer, mapped, direction }) = found {

@@ -1,10 +1,10 @@
 //! Submissions: work on its way, and what it took.
 
+use crate::Error;
 use crate::batch::Encoded;
 use crate::session::{Usage, nanoseconds};
 use crate::staging::Staged;
 use crate::thread::{Done, Keep};
-use crate::Error;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -95,7 +95,8 @@ impl Submission {
         self.finish().await;
         let State::Ended(Ok((_, staged))) = &mut self.state else { return Vec::new() };
         let Some(staged) = staged.take() else { return Vec::new() };
-        let reads: Option<Vec<Vec<u8>>> = self.reads.iter().map(|(offset, size)| staged.bytes(*offset, *size)).collect();
+        let reads: Option<Vec<Vec<u8>>> =
+            self.reads.iter().map(|(offset, size)| staged.bytes(*offset, *size)).collect();
         reads.unwrap_or_default()
     }
 
@@ -109,8 +110,8 @@ impl Submission {
         let started = Instant::now();
         let result = done.await.unwrap_or_else(|_| Err(Error::lost()));
         self.usage.waited_ns.fetch_add(nanoseconds(started.elapsed()), Ordering::Relaxed);
-        self.state = State::Ended(result.map(|Done { gpu_ns, clock, readback }| {
-            (Receipt { gpu_ns, slices: 1, clock }, readback)
-        }));
+        self.state = State::Ended(
+            result.map(|Done { gpu_ns, clock, readback }| (Receipt { gpu_ns, slices: 1, clock }, readback)),
+        );
     }
 }

@@ -13,9 +13,9 @@
 
 use crate::Error;
 use crate::device::Counters;
-use crate::session::Usage;
 use crate::memory::Charge;
-use crate::staging::{Stamps, Staged};
+use crate::session::Usage;
+use crate::staging::{Staged, Stamps};
 use crate::submission::Clock;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -161,15 +161,23 @@ impl GpuThread {
             staged.map(wgpu::MapMode::Read);
         }
         self.counters.round_trips.fetch_add(1, Ordering::Relaxed);
-        self.in_flight.push_back(InFlight { index, submitted: Instant::now(), upload, readback, stamps, keep, usage, done });
+        self.in_flight.push_back(InFlight {
+            index,
+            submitted: Instant::now(),
+            upload,
+            readback,
+            stamps,
+            keep,
+            usage,
+            done,
+        });
     }
 
     fn poll(&mut self) {
         let Some(oldest) = self.in_flight.front() else { return };
-        let waited = self.device.poll(wgpu::PollType::Wait {
-            submission_index: Some(oldest.index.clone()),
-            timeout: Some(POLL_MAX),
-        });
+        let waited = self
+            .device
+            .poll(wgpu::PollType::Wait { submission_index: Some(oldest.index.clone()), timeout: Some(POLL_MAX) });
         match waited {
             Ok(_) => {
                 if let Some(finished) = self.in_flight.pop_front() {

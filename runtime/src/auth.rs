@@ -102,7 +102,9 @@ fn take_key(headers: &mut HeaderMap) -> Result<Option<String>, AuthError> {
     }
     let Some(text) = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()) else { return Ok(None) };
     let key = match text.split_once(' ') {
-        Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") && key.trim().starts_with("gnt_") => key.trim().to_owned(),
+        Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") && key.trim().starts_with("gnt_") => {
+            key.trim().to_owned()
+        }
         // Someone else's authorization: the function's own.
         _ => return Ok(None),
     };

@@ -150,9 +150,13 @@ impl Manifest {
             }
         }
         for name in self.kernels.keys().chain(self.env.keys()) {
-            let fine = !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.bytes().all(|b| b.is_ascii_graphic() && b != b'=' && b != b'/');
+            let fine = !name.is_empty()
+                && name.len() <= NAME_BYTES_MAX
+                && name.bytes().all(|b| b.is_ascii_graphic() && b != b'=' && b != b'/');
             if !fine {
-                return Err(ManifestError(format!("the name {name:?}; names have 1 to {NAME_BYTES_MAX} printable characters, not = or /")));
+                return Err(ManifestError(format!(
+                    "the name {name:?}; names have 1 to {NAME_BYTES_MAX} printable characters, not = or /"
+                )));
             }
         }
         let size: usize = self.env.iter().map(|(name, value)| name.len() + value.len()).sum();

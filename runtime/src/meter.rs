@@ -93,7 +93,13 @@ pub struct Tab {
 
 impl Tab {
     /// Opens a tab in `book`.
-    pub fn open(book: &Arc<Book>, request: RequestId, tenant: TenantName, function: FunctionName, version: u32) -> Self {
+    pub fn open(
+        book: &Arc<Book>,
+        request: RequestId,
+        tenant: TenantName,
+        function: FunctionName,
+        version: u32,
+    ) -> Self {
         let receipt = Receipt {
             request,
             tenant,

@@ -28,7 +28,8 @@ fn check(kind: &'static str, text: &str, longest: usize) -> Result<(), NameError
     if text.starts_with('-') || text.ends_with('-') || text.contains("--") {
         return fail("may have dashes only one at a time and between other characters".into());
     }
-    let version = text.strip_prefix('v').is_some_and(|n| n.len() == 1 && n != "0" && n.bytes().all(|b| b.is_ascii_digit()));
+    let version =
+        text.strip_prefix('v').is_some_and(|n| n.len() == 1 && n != "0" && n.bytes().all(|b| b.is_ascii_digit()));
     if version || ["operator", "api", "console"].contains(&text) {
         return fail("is reserved".into());
     }
@@ -125,7 +126,23 @@ mod tests {
         for good in ["a", "blur", "a-b", "0x", "v0", "v10", "verylongfunctionnamethatfits32c"] {
             assert!(FunctionName::new(good).is_ok(), "{good}");
         }
-        for bad in ["", "A", "a_b", "-a", "a-", "a--b", "a.b", "ä", "operator", "api", "console", "v1", "v9", "../x", &"a".repeat(33)] {
+        for bad in [
+            "",
+            "A",
+            "a_b",
+            "-a",
+            "a-",
+            "a--b",
+            "a.b",
+            "ä",
+            "operator",
+            "api",
+            "console",
+            "v1",
+            "v9",
+            "../x",
+            &"a".repeat(33),
+        ] {
             assert!(FunctionName::new(bad).is_err(), "{bad}");
         }
         assert!(TenantName::new(&"a".repeat(25)).is_err());

@@ -131,7 +131,8 @@ impl Registry {
         for (hash, record) in contents.keys {
             snapshot.keys.insert(hash, Key { hash, tenant: record.tenant, scopes: record.scopes });
         }
-        let registry = Self { snapshot: ArcSwap::from_pointee(snapshot), store, changing: tokio::sync::Mutex::new(()), next_key };
+        let registry =
+            Self { snapshot: ArcSwap::from_pointee(snapshot), store, changing: tokio::sync::Mutex::new(()), next_key };
         let mut snapshot = Snapshot::clone(&registry.snapshot());
         for ((tenant, name), (record, versions)) in contents.functions {
             let versions: Vec<_> =
@@ -206,9 +207,11 @@ impl Registry {
         }
         record.number = newest.map_or(1, |version| version.record.number.saturating_add(1));
         let version = self.version(tenant, name, record);
-        let change = Change::new()
-            .version(tenant, name, &version.record)?
-            .function(tenant, name, &FunctionRecord { current: version.record.number })?;
+        let change = Change::new().version(tenant, name, &version.record)?.function(
+            tenant,
+            name,
+            &FunctionRecord { current: version.record.number },
+        )?;
         self.store.commit(change).await?;
         let mut versions = old.map(|function| function.versions.clone()).unwrap_or_default();
         versions.push(Arc::clone(&version));

@@ -140,7 +140,17 @@ mod tests {
 
     #[test]
     fn path_tricks_are_refused() {
-        for bad in ["acme/blur/../x", "acme/./blur", "acme/blur/%2e%2E/x", "acme//blur", "acme/blur//x", "a/b/%2Fx", "a/b/x%5cy", "a/b/.%2e", "a/b/%00"] {
+        for bad in [
+            "acme/blur/../x",
+            "acme/./blur",
+            "acme/blur/%2e%2E/x",
+            "acme//blur",
+            "acme/blur//x",
+            "a/b/%2Fx",
+            "a/b/x%5cy",
+            "a/b/.%2e",
+            "a/b/%00",
+        ] {
             assert!(check_segments(bad).is_err(), "{bad}");
         }
         for good in ["acme/blur", "acme/blur/", "acme/blur/a.b/..c/%20"] {

@@ -93,6 +93,8 @@ fn gpu(path: &str) -> Result<Response> {
         }
         "/gpu/grid" => drop(batch.dispatch(&kernel, (&source, &target), gannet_sdk::gpu::Grid { x: u32::MAX, y: 1, z: 1 })?),
         "/gpu/write" => target.write(&[0; 65])?,
+        "/gpu/misaligned" => drop(batch.dispatch(&kernel, (source.slice(1, 8), &target), grid_1d(8, 64))?),
+        "/gpu/read" => drop(source.read_range(60, 8)?),
         "/gpu/quota" => drop(Buffer::<u32>::zeroed(64 << 20)?),
         "/gpu/alias" => drop(batch.dispatch(&kernel, (&source, &source), grid_1d(64, 64))?),
         _ => drop(batch.dispatch(&kernel, (&source, &target), grid_1d(64, 64))?),

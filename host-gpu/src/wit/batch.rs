@@ -65,22 +65,44 @@ impl HostBatch for GpuCtxView<'_> {
         Ok(self.table.get_mut(&this)?.copy(&source, source_offset, &target, target_offset, size)?)
     }
 
-    fn clear(&mut self, this: Resource<Batch>, buffer: Resource<BufferHandle>, offset: u64, size: u64) -> Result<u32, GpuFault> {
+    fn clear(
+        &mut self,
+        this: Resource<Batch>,
+        buffer: Resource<BufferHandle>,
+        offset: u64,
+        size: u64,
+    ) -> Result<u32, GpuFault> {
         let buffer = self.buffer(&buffer)?;
         Ok(self.table.get_mut(&this)?.clear(&buffer, offset, size)?)
     }
 
-    fn write(&mut self, this: Resource<Batch>, buffer: Resource<BufferHandle>, offset: u64, data: Vec<u8>) -> Result<u32, GpuFault> {
+    fn write(
+        &mut self,
+        this: Resource<Batch>,
+        buffer: Resource<BufferHandle>,
+        offset: u64,
+        data: Vec<u8>,
+    ) -> Result<u32, GpuFault> {
         let buffer = self.buffer(&buffer)?;
         Ok(self.table.get_mut(&this)?.write(&buffer, offset, data)?)
     }
 
-    fn read(&mut self, this: Resource<Batch>, buffer: Resource<BufferHandle>, offset: u64, size: u64) -> Result<u32, GpuFault> {
+    fn read(
+        &mut self,
+        this: Resource<Batch>,
+        buffer: Resource<BufferHandle>,
+        offset: u64,
+        size: u64,
+    ) -> Result<u32, GpuFault> {
         let buffer = self.buffer(&buffer)?;
         Ok(self.table.get_mut(&this)?.read(&buffer, offset, size)?)
     }
 
-    async fn submit(&mut self, this: Resource<Batch>, updates: Vec<WitUpdate>) -> Result<Resource<Submission>, GpuFault> {
+    async fn submit(
+        &mut self,
+        this: Resource<Batch>,
+        updates: Vec<WitUpdate>,
+    ) -> Result<Resource<Submission>, GpuFault> {
         let session = self.session.open()?;
         let batch = self.table.get_mut(&this)?;
         batch.update(session, updates.into_iter().map(Update::from).collect())?;

@@ -39,7 +39,8 @@ pub fn run(child: Child) -> io::Result<()> {
             (false, Some(index)) => Some(Device::open(index, TRIAL_BYTES_MAX)),
             _ => None,
         };
-        confine::after_drivers(&mut confinement).map_err(|error| invalid(format!("the builder is not confined: {error}")))?;
+        confine::after_drivers(&mut confinement)
+            .map_err(|error| invalid(format!("the builder is not confined: {error}")))?;
         compile(&bytes, output)?;
         try_kernels(found, device, &say)
     });
@@ -63,10 +64,11 @@ fn found(bytes: &[u8]) -> Result<Found, Rejected> {
 
 fn compile(bytes: &[u8], output: OwnedFd) -> Result<(), Rejected> {
     let engine = crate::engine::runtime().map_err(|error| invalid(format!("{error:#}")))?;
-    let compiled = engine.precompile_component(bytes).map_err(|error| invalid(format!("it does not compile: {error:#}")))?;
+    let compiled =
+        engine.precompile_component(bytes).map_err(|error| invalid(format!("it does not compile: {error:#}")))?;
     // SAFETY: compiled a line above, by this process, with this engine.
-    let component =
-        unsafe { Component::deserialize(&engine, &compiled) }.map_err(|error| invalid(format!("it does not load: {error:#}")))?;
+    let component = unsafe { Component::deserialize(&engine, &compiled) }
+        .map_err(|error| invalid(format!("it does not load: {error:#}")))?;
     let linker = linker_for_check(&engine).map_err(|error| invalid(format!("{error:#}")))?;
     let instance = linker.instantiate_pre(&component).map_err(|error| {
         let names: Vec<String> = component

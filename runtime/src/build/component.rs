@@ -33,7 +33,9 @@ pub fn kernel_sections(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Rejected> {
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(|error| invalid(error.message().to_owned()))? {
             Payload::Version { encoding: Encoding::Module | Encoding::Component, .. } => {}
-            Payload::CustomSection(section) if section.name() == KERNEL_SECTION => sections.push(section.data().to_vec()),
+            Payload::CustomSection(section) if section.name() == KERNEL_SECTION => {
+                sections.push(section.data().to_vec())
+            }
             _ => {}
         }
     }

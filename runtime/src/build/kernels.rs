@@ -43,7 +43,10 @@ pub fn decode(sections: &[Vec<u8>]) -> Result<BTreeMap<String, BundleKernel>, Re
             let record = take_text(&mut rest).and_then(|name| Some((name, take_text(&mut rest)?)));
             let (name, wgsl) = record.ok_or_else(|| rejected("the kernel section is malformed"))?;
             if name.is_empty() || name.len() > 128 || name.chars().any(char::is_control) {
-                return Err(rejected(format!("the kernel name {:?} is empty, too long or unprintable", name.chars().take(130).collect::<String>())));
+                return Err(rejected(format!(
+                    "the kernel name {:?} is empty, too long or unprintable",
+                    name.chars().take(130).collect::<String>()
+                )));
             }
             if sources.insert(name, wgsl).is_some_and(|earlier| earlier != wgsl) {
                 return Err(rejected(format!("two different kernels are named {name:?}")));

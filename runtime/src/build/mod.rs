@@ -61,7 +61,9 @@ impl RejectCode {
     /// What to do about it.
     pub fn hint(self) -> Option<&'static str> {
         match self {
-            Self::ComponentInvalid => Some("build a component for the world wasi:http/proxy 0.2 or gannet:gpu/handler, e.g. with target wasm32-wasip2"),
+            Self::ComponentInvalid => Some(
+                "build a component for the world wasi:http/proxy 0.2 or gannet:gpu/handler, e.g. with target wasm32-wasip2",
+            ),
             Self::KernelRejected => None,
         }
     }

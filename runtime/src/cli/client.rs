@@ -51,7 +51,13 @@ impl Client {
     }
 
     /// Sends a request to a path of the server. Any status is an answer.
-    pub(super) fn send(&self, method: &str, path: &str, headers: &[(String, String)], body: impl AsSendBody) -> Result<Response<Body>, Failure> {
+    pub(super) fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(String, String)],
+        body: impl AsSendBody,
+    ) -> Result<Response<Body>, Failure> {
         let url = format!("{}{path}", self.connection.server.trim_end_matches('/'));
         let mut request = Request::builder().method(method).uri(&url);
         if let Some(key) = &self.connection.key {
@@ -63,7 +69,8 @@ impl Client {
         for (name, value) in headers {
             request = request.header(name, value);
         }
-        let request = request.body(body).map_err(|error| Failure::usage("the request cannot be sent").because(error))?;
+        let request =
+            request.body(body).map_err(|error| Failure::usage("the request cannot be sent").because(error))?;
         self.agent.run(request).map_err(|error| {
             Failure::server(format!("no answer from {}", self.connection.server))
                 .because(error)
@@ -72,7 +79,13 @@ impl Client {
     }
 
     /// Sends a control request and reads its JSON.
-    pub(super) fn control(&self, method: &str, path: &str, headers: &[(String, String)], body: impl AsSendBody) -> Result<Value, Failure> {
+    pub(super) fn control(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(String, String)],
+        body: impl AsSendBody,
+    ) -> Result<Value, Failure> {
         let mut response = self.send(method, &format!("/api/v1/{path}"), headers, body)?;
         if !response.status().is_success() {
             return Err(problem(&mut response));

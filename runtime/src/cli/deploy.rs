@@ -23,6 +23,9 @@ pub(super) struct DeployArgs {
     /// The function's name [default: the manifest's, or the file's]
     #[arg(long)]
     name: Option<String>,
+    /// Deploy the artifact as it is, without the manifest's build command
+    #[arg(long)]
+    no_build: bool,
     /// Print the answer as JSON
     #[arg(long)]
     json: bool,
@@ -49,7 +52,8 @@ pub(super) fn run(arguments: &DeployArgs) -> Outcome {
         return Err(problem(&mut response));
     }
     let text = read(&mut response)?;
-    let answer: Value = serde_json::from_slice(&text).map_err(|error| Failure::server("the answer is not JSON").because(error))?;
+    let answer: Value =
+        serde_json::from_slice(&text).map_err(|error| Failure::server("the answer is not JSON").because(error))?;
     report(&answer, arguments)
 }
 
@@ -87,10 +91,13 @@ fn encode(package: Package) -> (String, Vec<u8>) {
     // A boundary that cannot stand in the parts would need a search; a random one is not met.
     let boundary = format!("gannet-{}", uuid::Uuid::now_v7().simple());
     let mut body = Vec::with_capacity(package.component.len() + manifest.len() + 512);
-    for (name, media_type, bytes) in
-        [("manifest", "application/toml", manifest.as_bytes()), ("component", "application/wasm", package.component.as_slice())]
-    {
-        let head = format!("--{boundary}\r\ncontent-disposition: form-data; name=\"{name}\"; filename=\"{name}\"\r\ncontent-type: {media_type}\r\n\r\n");
+    for (name, media_type, bytes) in [
+        ("manifest", "application/toml", manifest.as_bytes()),
+        ("component", "application/wasm", package.component.as_slice()),
+    ] {
+        let head = format!(
+            "--{boundary}\r\ncontent-disposition: form-data; name=\"{name}\"; filename=\"{name}\"\r\ncontent-type: {media_type}\r\n\r\n"
+        );
         body.extend_from_slice(head.as_bytes());
         body.extend_from_slice(bytes);
         body.extend_from_slice(b"\r\n");
@@ -119,8 +126,12 @@ fn from_folder(arguments: &DeployArgs) -> Result<Package, Failure> {
     })?;
     let manifest = Manifest::parse(&text).map_err(|error| Failure::usage(error.to_string()))?;
     let own = manifest.name.as_ref().map(ToString::to_string);
-    let name = arguments.name.clone().or(own).ok_or_else(|| Failure::usage("gannet.toml has no name, and there is no --name"))?;
-    if !manifest.build.command.is_empty() {
+    let name = arguments
+        .name
+        .clone()
+        .or(own)
+        .ok_or_else(|| Failure::usage("gannet.toml has no name, and there is no --name"))?;
+    if !manifest.build.command.is_empty() && !arguments.no_build {
         build(folder, &manifest.build.command)?;
     }
     if manifest.build.artifact.is_empty() {

@@ -78,11 +78,15 @@ fn print(findings: &confine_check::Findings, gpus: &std::io::Result<Vec<gannet_h
     printer::table(&["A CHILD TRIES TO", "RESULT", "ANSWER"], &attempts);
     printer::line("");
     if let Ok(gpus) = gpus {
-        let rows: Vec<Vec<String>> =
-            gpus.iter().map(|gpu| vec![gpu.index.to_string(), gpu.class.clone(), gpu.name.clone(), gpu.driver.clone()]).collect();
+        let rows: Vec<Vec<String>> = gpus
+            .iter()
+            .map(|gpu| vec![gpu.index.to_string(), gpu.class.clone(), gpu.name.clone(), gpu.driver.clone()])
+            .collect();
         printer::table(&["GPU", "CLASS", "NAME", "DRIVER"], &rows);
         if gpus.first().is_some_and(|gpu| gpu.software) {
-            printer::note("only a software driver was found: it computes on the CPU, and ends loops after 65,535 iterations in silence");
+            printer::note(
+                "only a software driver was found: it computes on the CPU, and ends loops after 65,535 iterations in silence",
+            );
         }
     }
 }

@@ -40,11 +40,15 @@ fn body(data: Option<&str>) -> Result<Vec<u8>, Failure> {
         None => Ok(Vec::new()),
         Some("@-") => {
             let mut bytes = Vec::new();
-            io::stdin().read_to_end(&mut bytes).map_err(|error| Failure::usage("cannot read standard input").because(error))?;
+            io::stdin()
+                .read_to_end(&mut bytes)
+                .map_err(|error| Failure::usage("cannot read standard input").because(error))?;
             Ok(bytes)
         }
         Some(text) => match text.strip_prefix('@') {
-            Some(path) => std::fs::read(path).map_err(|error| Failure::usage(format!("cannot read {path}")).because(error)),
+            Some(path) => {
+                std::fs::read(path).map_err(|error| Failure::usage(format!("cannot read {path}")).because(error))
+            }
             None => Ok(text.as_bytes().to_vec()),
         },
     }
@@ -96,16 +100,23 @@ fn show_head(response: &Response<Body>) {
 
 fn write(response: &mut Response<Body>, output: Option<&PathBuf>) -> Outcome {
     let mut target: Box<dyn Write> = match output {
-        Some(path) => Box::new(File::create(path).map_err(|error| Failure::usage(format!("cannot write {}", path.display())).because(error))?),
+        Some(path) => Box::new(
+            File::create(path)
+                .map_err(|error| Failure::usage(format!("cannot write {}", path.display())).because(error))?,
+        ),
         None => Box::new(io::stdout()),
     };
     let mut reader = response.body_mut().as_reader();
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let read = reader.read(&mut buffer).map_err(|error| Failure::failed("the response broke off").because(error))?;
+        let read =
+            reader.read(&mut buffer).map_err(|error| Failure::failed("the response broke off").because(error))?;
         let Some(part) = buffer.get(..read).filter(|part| !part.is_empty()) else { break };
         // Flushed at once: a streaming function's parts are seen as they come.
-        target.write_all(part).and_then(|()| target.flush()).map_err(|error| Failure::failed("the output could not be written").because(error))?;
+        target
+            .write_all(part)
+            .and_then(|()| target.flush())
+            .map_err(|error| Failure::failed("the output could not be written").because(error))?;
     }
     Ok(())
 }

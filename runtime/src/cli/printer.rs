@@ -47,7 +47,8 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) {
         }
     }
     let print = |cells: &mut dyn Iterator<Item = &str>| {
-        let text: Vec<String> = cells.zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width)).collect();
+        let text: Vec<String> =
+            cells.zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width)).collect();
         line(text.join("  ").trim_end());
     };
     print(&mut head.iter().copied());
@@ -75,5 +76,10 @@ pub fn log_to_stderr() {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("gannet=info,gannet_host_gpu=info,error"));
     let ansi = io::stderr().is_terminal();
     // A second call in one process changes nothing.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).with_target(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(ansi)
+        .with_target(false)
+        .try_init();
 }

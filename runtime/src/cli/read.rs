@@ -140,13 +140,25 @@ pub(super) fn list(arguments: &ListArgs) -> Outcome {
         }
     }
     let answer = serde_json::json!({ "functions": functions });
-    show(&answer, arguments.json, "functions", &["NAME", "VERSION", "DEPLOYED", "PUBLIC", "URL"], &["name", "version", "deployed", "public", "url"]);
+    show(
+        &answer,
+        arguments.json,
+        "functions",
+        &["NAME", "VERSION", "DEPLOYED", "PUBLIC", "URL"],
+        &["name", "version", "deployed", "public", "url"],
+    );
     Ok(())
 }
 
 pub(super) fn versions(arguments: &VersionsArgs) -> Outcome {
     let answer = Client::new(&arguments.connection).get(&format!("functions/{}/versions", arguments.name))?;
-    show(&answer, arguments.json, "versions", &["VERSION", "CURRENT", "DEPLOYED", "SIZE", "DIGEST"], &["version", "current", "deployed", "size", "digest"]);
+    show(
+        &answer,
+        arguments.json,
+        "versions",
+        &["VERSION", "CURRENT", "DEPLOYED", "SIZE", "DIGEST"],
+        &["version", "current", "deployed", "size", "digest"],
+    );
     Ok(())
 }
 
@@ -191,7 +203,8 @@ pub(super) fn logs(arguments: &LogsArgs) -> Outcome {
     for event in BufReader::new(response.body_mut().as_reader()).lines() {
         let event = event.map_err(|error| Failure::server("the log broke off").because(error))?;
         if let Some(data) = event.strip_prefix("data: ") {
-            let line = serde_json::from_str(data).map_err(|error| Failure::server("a log line is not JSON").because(error))?;
+            let line =
+                serde_json::from_str(data).map_err(|error| Failure::server("a log line is not JSON").because(error))?;
             log_line(&line, arguments.json);
         } else if let Some(comment) = event.strip_prefix(": ").filter(|comment| *comment != "still here") {
             printer::note(comment);
@@ -226,7 +239,13 @@ pub(super) fn whoami(arguments: &WhoamiArgs) -> Outcome {
 pub(super) fn gpu(arguments: &GpuArgs) -> Outcome {
     let GpuVerb::List(list) = &arguments.verb;
     let answer = Client::new(&list.connection).get("gpus")?;
-    show(&answer, list.json, "gpus", &["INDEX", "CLASS", "NAME", "BACKEND", "DRIVER", "TIMESTAMPS"], &["index", "class", "name", "backend", "driver", "timestamps"]);
+    show(
+        &answer,
+        list.json,
+        "gpus",
+        &["INDEX", "CLASS", "NAME", "BACKEND", "DRIVER", "TIMESTAMPS"],
+        &["index", "class", "name", "backend", "driver", "timestamps"],
+    );
     Ok(())
 }
 

@@ -12,7 +12,12 @@ use serde_json::{Value, json as value};
 use std::sync::Arc;
 
 impl Control {
-    pub(super) fn list(&self, inbound: &Inbound, acting: &Acting, snapshot: &Snapshot) -> Result<Response<ResponseBody>, Refused> {
+    pub(super) fn list(
+        &self,
+        inbound: &Inbound,
+        acting: &Acting,
+        snapshot: &Snapshot,
+    ) -> Result<Response<ResponseBody>, Refused> {
         only(inbound, &[Method::GET], "GET")?;
         acting.needs(acting.scopes.read, "read")?;
         let query = inbound.parts.uri.query().unwrap_or_default();
@@ -27,7 +32,8 @@ impl Control {
         };
         let cursor = argument("cursor").unwrap_or_default();
         let tenant = snapshot.tenants.get(&acting.tenant).ok_or(ControlError::NotFound)?;
-        let mut after = tenant.functions.values().filter(|function| cursor.is_empty() || function.name.as_str() > cursor);
+        let mut after =
+            tenant.functions.values().filter(|function| cursor.is_empty() || function.name.as_str() > cursor);
         let page: Vec<_> = after.by_ref().take(limit).collect();
         let next = after.next().and_then(|_| page.last()).map(|function| function.name.clone());
         let functions: Vec<Value> = page.into_iter().map(|function| self.describe(function)).collect();
@@ -100,7 +106,8 @@ impl Control {
             }
             _ => {
                 acting.needs(acting.scopes.read, "read")?;
-                let function = snapshot.function(acting.tenant.as_str(), name.as_str()).ok_or(ControlError::NotFound)?;
+                let function =
+                    snapshot.function(acting.tenant.as_str(), name.as_str()).ok_or(ControlError::NotFound)?;
                 let mut answer = self.describe(function);
                 if let Value::Object(fields) = &mut answer {
                     fields.insert("manifest".into(), value!(function.current.manifest()));
@@ -111,7 +118,12 @@ impl Control {
         }
     }
 
-    async fn deploy(&self, inbound: Inbound, acting: &Acting, name: &FunctionName) -> Result<Response<ResponseBody>, ControlError> {
+    async fn deploy(
+        &self,
+        inbound: Inbound,
+        acting: &Acting,
+        name: &FunctionName,
+    ) -> Result<Response<ResponseBody>, ControlError> {
         let store = Arc::clone(self.registry.store());
         let (tenant, request) = (acting.tenant.clone(), inbound.id);
         let mut upload = upload::receive(inbound, store.files(), self.component_bytes_max).await?;
@@ -174,4 +186,3 @@ pub fn warm(snapshot: &Snapshot, pool: &crate::pool::Pool, only: Option<&crate::
         }
     }
 }
-

@@ -35,7 +35,12 @@ impl Control {
                     let id = RequestId::parse(id);
                     request = Some(id.ok_or_else(|| ControlError::Invalid("request is not a request id".into()))?);
                 }
-                _ => return Err(ControlError::Invalid(format!("unknown argument {pair:?}; there are follow and request")).into()),
+                _ => {
+                    return Err(ControlError::Invalid(format!(
+                        "unknown argument {pair:?}; there are follow and request"
+                    ))
+                    .into());
+                }
             }
         }
         let wanted = move |line: &Line| request.is_none_or(|id| id == line.request);

@@ -138,7 +138,12 @@ impl Acting {
 
 impl Control {
     /// Answers a request to anything but a function.
-    pub async fn call(&self, inbound: Inbound, caller: Caller, snapshot: Arc<Snapshot>) -> Result<Response<ResponseBody>, Refused> {
+    pub async fn call(
+        &self,
+        inbound: Inbound,
+        caller: Caller,
+        snapshot: Arc<Snapshot>,
+    ) -> Result<Response<ResponseBody>, Refused> {
         let path = inbound.parts.uri.path().to_owned();
         if let Some(response) = self.ops(&inbound, &path)? {
             return Ok(response);
@@ -172,7 +177,8 @@ impl Control {
                 let acting = acting(&inbound, &caller, &snapshot)?;
                 acting.needs(acting.scopes.read, "read")?;
                 let receipt = RequestId::parse(id).and_then(|id| self.book.get(id));
-                let receipt = receipt.filter(|receipt| receipt.tenant == acting.tenant).ok_or(ControlError::NotFound)?;
+                let receipt =
+                    receipt.filter(|receipt| receipt.tenant == acting.tenant).ok_or(ControlError::NotFound)?;
                 Ok(json(Done::Ok, &receipt))
             }
             _ => Err(RouteError::NotFound.into()),
@@ -183,7 +189,9 @@ impl Control {
         only(inbound, &[Method::GET], "GET")?;
         let answer = match caller {
             Caller::Operator => serde_json::json!({ "operator": true }),
-            Caller::Tenant(tenant, scopes) => serde_json::json!({ "operator": false, "tenant": tenant, "scopes": scopes }),
+            Caller::Tenant(tenant, scopes) => {
+                serde_json::json!({ "operator": false, "tenant": tenant, "scopes": scopes })
+            }
             Caller::Anonymous => return Err(RouteError::KeyNeeded.into()),
         };
         Ok(json(Done::Ok, &answer))

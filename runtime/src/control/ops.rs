@@ -15,7 +15,11 @@ impl Control {
             "/readyz" => {
                 // Ready to be fast: a spare, or a worker, is there.
                 let (workers, spares) = self.pool.counts();
-                if workers + spares > 0 { (Done::Ok, "ready\n".to_owned()) } else { (Done::NotReady, "no worker yet\n".to_owned()) }
+                if workers + spares > 0 {
+                    (Done::Ok, "ready\n".to_owned())
+                } else {
+                    (Done::NotReady, "no worker yet\n".to_owned())
+                }
             }
             "/metrics" => (Done::Ok, self.metrics()),
             _ => return Ok(None),

@@ -28,7 +28,12 @@ pub fn new_key(tenant: &str) -> Result<String, ControlError> {
 }
 
 impl Control {
-    pub(super) async fn tenants(&self, inbound: Inbound, caller: &Caller, snapshot: &Snapshot) -> Result<Response<ResponseBody>, Refused> {
+    pub(super) async fn tenants(
+        &self,
+        inbound: Inbound,
+        caller: &Caller,
+        snapshot: &Snapshot,
+    ) -> Result<Response<ResponseBody>, Refused> {
         if *caller != Caller::Operator {
             return Err(RouteError::ScopeMissing { scope: "operator" }.into());
         }

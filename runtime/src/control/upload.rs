@@ -76,7 +76,8 @@ impl Sink {
 
 /// Receives a component, with or without a manifest.
 pub(super) async fn receive(inbound: Inbound, files: &Files, limit: u64) -> Result<Upload, ControlError> {
-    let media_type = inbound.parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
+    let media_type =
+        inbound.parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match essence.as_str() {
         "application/wasm" => plain(inbound, files, limit).await,
@@ -150,7 +151,8 @@ async fn multipart(inbound: Inbound, files: &Files, limit: u64, media_type: &str
                         return Err(ControlError::TooLarge { what: "manifest", limit: MANIFEST_BYTES_MAX });
                     }
                 }
-                let text = String::from_utf8(text).map_err(|_| ControlError::Invalid("the manifest is not UTF-8".into()))?;
+                let text =
+                    String::from_utf8(text).map_err(|_| ControlError::Invalid("the manifest is not UTF-8".into()))?;
                 manifest = Some(Manifest::parse(&text).map_err(|error| ControlError::Invalid(error.to_string()))?);
             }
             "component" if component.is_none() => {
@@ -163,7 +165,9 @@ async fn multipart(inbound: Inbound, files: &Files, limit: u64, media_type: &str
             }
             other => {
                 let other: String = other.chars().take(64).collect();
-                return Err(ControlError::Invalid(format!("the part {other:?}; the parts are manifest and component, once each")));
+                return Err(ControlError::Invalid(format!(
+                    "the part {other:?}; the parts are manifest and component, once each"
+                )));
             }
         }
     }

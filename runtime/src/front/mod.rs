@@ -177,7 +177,11 @@ impl Front {
         }
     }
 
-    async fn request(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Result<Response<ResponseBody>, Infallible> {
+    async fn request(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> Result<Response<ResponseBody>, Infallible> {
         let id = RequestId::new();
         let (parts, body) = request.into_parts();
         let inbound = Inbound { id, arrived: Instant::now(), peer, parts, body };
@@ -215,7 +219,8 @@ impl Front {
             return Err(FrontError::Malformed("the request has more than one host".into()));
         }
         if self.loopback_only {
-            let host = parts.uri.authority().map(|authority| authority.as_str()).or_else(|| headers.get(HOST)?.to_str().ok());
+            let host =
+                parts.uri.authority().map(|authority| authority.as_str()).or_else(|| headers.get(HOST)?.to_str().ok());
             let host = host.unwrap_or_default();
             if !is_loopback_host(host) {
                 return Err(FrontError::BadHost { host: host.chars().take(128).collect() });

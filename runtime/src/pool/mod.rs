@@ -272,7 +272,12 @@ impl Pool {
     }
 
     /// Sends the request to a worker and its answer back.
-    pub async fn call(&self, inbound: Inbound, target: Target, mut admitted: Admitted) -> Result<Response<ResponseBody>, Refused> {
+    pub async fn call(
+        &self,
+        inbound: Inbound,
+        target: Target,
+        mut admitted: Admitted,
+    ) -> Result<Response<ResponseBody>, Refused> {
         let version = Arc::clone(&target.function.current);
         match self.try_call(inbound, target, &version, admitted).await {
             Ok(response) => Ok(response),
@@ -311,7 +316,12 @@ impl Pool {
         let (seated, mut connection) = match claimed.await {
             Ok(Ok(claimed)) => claimed,
             Ok(Err(error)) => return Err((error, admitted)),
-            Err(_) => return Err((PoolError::Deadline(format!("no worker was ready within {} ms", limits.timeout_ms)), admitted)),
+            Err(_) => {
+                return Err((
+                    PoolError::Deadline(format!("no worker was ready within {} ms", limits.timeout_ms)),
+                    admitted,
+                ));
+            }
         };
         let claim_us = u64::try_from(claimed_at.elapsed().as_micros()).unwrap_or(u64::MAX);
         let kind = seated.kind;
@@ -375,7 +385,13 @@ const SERVICE_WORKER_ALLOWED: HeaderName = HeaderName::from_static("service-work
 
 /// Rebuilds a guest's headers for the client: nothing of the connection, nothing that only we may
 /// say, nothing that would let a page under this origin act for it.
-fn finish_head(headers: &mut HeaderMap, source: &WorkSource, admitted: &Admitted, kind: StartKind, id: crate::names::RequestId) {
+fn finish_head(
+    headers: &mut HeaderMap,
+    source: &WorkSource,
+    admitted: &Admitted,
+    kind: StartKind,
+    id: crate::names::RequestId,
+) {
     let length = headers.get(names::CONTENT_LENGTH).cloned();
     strip_hop_by_hop(headers);
     // Kept for HEAD, where no body says it.
@@ -386,7 +402,14 @@ fn finish_head(headers: &mut HeaderMap, source: &WorkSource, admitted: &Admitted
     for name in ours {
         headers.remove(name);
     }
-    for name in [ERROR_HEADER, names::SET_COOKIE, SERVICE_WORKER_ALLOWED, CLEAR_SITE_DATA, names::STRICT_TRANSPORT_SECURITY, SERVER_TIMING] {
+    for name in [
+        ERROR_HEADER,
+        names::SET_COOKIE,
+        SERVICE_WORKER_ALLOWED,
+        CLEAR_SITE_DATA,
+        names::STRICT_TRANSPORT_SECURITY,
+        SERVER_TIMING,
+    ] {
         headers.remove(name);
     }
     headers.insert(names::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
@@ -402,6 +425,3 @@ fn finish_head(headers: &mut HeaderMap, source: &WorkSource, admitted: &Admitted
         headers.insert(names::TRAILER, HeaderValue::from_static("server-timing"));
     }
 }
-
-
-

@@ -86,7 +86,8 @@ impl Body for RequestBody {
             Poll::Ready(Some(Err(error))) => self.cut(FrontError::Malformed(format!("the body broke off: {error}"))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
-                let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + BODY_IDLE_MAX)));
+                let idle =
+                    self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + BODY_IDLE_MAX)));
                 if idle.as_mut().poll(context).is_ready() {
                     return self.cut(FrontError::BodyTooSlow { seconds: BODY_IDLE_MAX.as_secs() });
                 }
@@ -193,9 +194,17 @@ mod tests {
     #[test]
     fn nothing_forged_or_of_the_connection_gets_through() {
         let mut headers: HeaderMap = [
-            ("host", "example.org"), ("connection", "x-secret, close"), ("x-secret", "1"), ("te", "trailers"),
-            ("transfer-encoding", "chunked"), ("content-length", "7"), ("x-gannet-tenant", "zoo"), ("x-gannet-hop-version", "1"),
-            ("x-forwarded-for", "1.2.3.4"), ("forwarded", "for=1.2.3.4"), ("x-kept", "yes"),
+            ("host", "example.org"),
+            ("connection", "x-secret, close"),
+            ("x-secret", "1"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "7"),
+            ("x-gannet-tenant", "zoo"),
+            ("x-gannet-hop-version", "1"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("forwarded", "for=1.2.3.4"),
+            ("x-kept", "yes"),
         ]
         .into_iter()
         .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
@@ -203,6 +212,15 @@ mod tests {
         rebuild_headers(&mut headers, "10.0.0.9:1234".parse().unwrap(), None);
         let mut seen: Vec<_> = headers.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect();
         seen.sort();
-        assert_eq!(seen, ["host=example.org", "x-forwarded-for=10.0.0.9", "x-forwarded-host=example.org", "x-forwarded-proto=http", "x-kept=yes"]);
+        assert_eq!(
+            seen,
+            [
+                "host=example.org",
+                "x-forwarded-for=10.0.0.9",
+                "x-forwarded-host=example.org",
+                "x-forwarded-proto=http",
+                "x-kept=yes"
+            ]
+        );
     }
 }

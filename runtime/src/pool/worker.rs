@@ -193,7 +193,11 @@ impl Worker {
     }
 
     /// Loads a version, once. Answers whether it was there already.
-    pub async fn load(&self, version: &Version, env: &std::collections::BTreeMap<String, String>) -> Result<bool, PoolError> {
+    pub async fn load(
+        &self,
+        version: &Version,
+        env: &std::collections::BTreeMap<String, String>,
+    ) -> Result<bool, PoolError> {
         let (mut receiver, first) = {
             let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
             match loads.get(&version.key) {
@@ -226,7 +230,11 @@ impl Worker {
         }
     }
 
-    async fn send_load(&self, version: &Version, env: &std::collections::BTreeMap<String, String>) -> Result<(), PoolError> {
+    async fn send_load(
+        &self,
+        version: &Version,
+        env: &std::collections::BTreeMap<String, String>,
+    ) -> Result<(), PoolError> {
         let failed = |error: std::io::Error| PoolError::Internal(format!("a version could not be opened: {error}"));
         let owner = owner_of(self.process.home());
         if let Err(error) = place_cache(&version.driver_cache, self.process.home(), owner) {

@@ -76,7 +76,9 @@ fn spawn(binary: &Path, order: Order, user: u32) -> io::Result<Process> {
     let mut command = Command::new(binary);
     command.arg0("gannet").arg(role.verb()).args(arguments).env_clear().current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
-    for variable in ["HOME", "XDG_CACHE_HOME", "MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH", "TMPDIR", "XDG_RUNTIME_DIR"] {
+    for variable in
+        ["HOME", "XDG_CACHE_HOME", "MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH", "TMPDIR", "XDG_RUNTIME_DIR"]
+    {
         command.env(variable, &home);
     }
     command.env("GANNET_CHILD_HOME", &home);
@@ -92,7 +94,8 @@ fn spawn(binary: &Path, order: Order, user: u32) -> io::Result<Process> {
     let mappings = (3..).zip(descriptors).map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd }).collect();
     command.fd_mappings(mappings).map_err(io::Error::other)?;
     let child = command.spawn()?;
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no process id"))?;
+    let pid =
+        i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no process id"))?;
     // The child is not reaped before this, so the id is still its own.
     let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
     Ok(Process { pid, pidfd: Arc::new(pidfd), home: Arc::new(Home(home)) })

@@ -130,7 +130,9 @@ fn route(error: &RouteError) -> Answer {
 
 fn admit(error: &AdmitError) -> Answer {
     match error {
-        AdmitError::QueueFull { .. } => answer(StatusCode::TOO_MANY_REQUESTS, "tenant_limit", Blame::Caller).retry_after(1),
+        AdmitError::QueueFull { .. } => {
+            answer(StatusCode::TOO_MANY_REQUESTS, "tenant_limit", Blame::Caller).retry_after(1)
+        }
         AdmitError::WaitedTooLong { .. } => {
             answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Blame::Caller).retry_after(1)
         }
@@ -172,8 +174,9 @@ fn control(error: &ControlError) -> Answer {
         ControlError::NotFound => answer(StatusCode::NOT_FOUND, "not_found", Caller),
         ControlError::Conflict(_) => answer(StatusCode::CONFLICT, "conflict", Caller),
         ControlError::UnsupportedMediaType(_) => {
-            answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", Caller)
-                .hint("send the component as application/wasm, or multipart/form-data with the parts manifest and component")
+            answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", Caller).hint(
+                "send the component as application/wasm, or multipart/form-data with the parts manifest and component",
+            )
         }
         ControlError::TooLarge { .. } => answer(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", Caller),
         ControlError::Build(rejected) => {

@@ -105,7 +105,12 @@ impl Change {
     }
 
     /// Writes a function.
-    pub fn function(self, tenant: &TenantName, name: &FunctionName, record: &FunctionRecord) -> Result<Self, StoreError> {
+    pub fn function(
+        self,
+        tenant: &TenantName,
+        name: &FunctionName,
+        record: &FunctionRecord,
+    ) -> Result<Self, StoreError> {
         self.put(format!("f/{tenant}/{name}").into_bytes(), record)
     }
 
@@ -243,8 +248,10 @@ fn sync_folder(folder: &Path) -> Result<(), StoreError> {
 }
 
 fn parse<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, StoreError> {
-    serde_json::from_slice(value)
-        .map_err(|error| StoreError::Corrupt { key: String::from_utf8_lossy(key).into_owned(), cause: error.to_string() })
+    serde_json::from_slice(value).map_err(|error| StoreError::Corrupt {
+        key: String::from_utf8_lossy(key).into_owned(),
+        cause: error.to_string(),
+    })
 }
 
 fn read(db: &sled::Db) -> Result<Contents, StoreError> {

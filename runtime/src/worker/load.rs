@@ -50,8 +50,8 @@ fn read(engine: &Engine, file: BorrowedFd<'_>) -> Result<Component, String> {
     let failed = |error: rustix::io::Errno| format!("mapping the component: {error}");
     let size = usize::try_from(rustix::fs::fstat(file).map_err(failed)?.st_size).map_err(|error| error.to_string())?;
     // SAFETY: a fresh private mapping of a descriptor we hold; nothing else knows its address.
-    let memory =
-        unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, ProtFlags::READ, MapFlags::PRIVATE, file, 0) }.map_err(failed)?;
+    let memory = unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, ProtFlags::READ, MapFlags::PRIVATE, file, 0) }
+        .map_err(failed)?;
     // SAFETY: the mapping is `size` bytes long, readable, and unmapped only below; the file is never
     // changed once it has its name.
     let bytes = unsafe { std::slice::from_raw_parts(memory.cast::<u8>(), size) };

@@ -35,7 +35,9 @@ use wasmtime::Engine;
 use wasmtime::component::Linker;
 
 /// A linker like the one that requests get, for the builder to check imports against.
-pub(crate) fn linker_for_check(engine: &Engine) -> wasmtime::Result<Linker<impl wasmtime_wasi_http::WasiHttpView + 'static>> {
+pub(crate) fn linker_for_check(
+    engine: &Engine,
+) -> wasmtime::Result<Linker<impl wasmtime_wasi_http::WasiHttpView + 'static>> {
     state::linker(engine)
 }
 

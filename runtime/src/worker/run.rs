@@ -92,7 +92,10 @@ fn envelope(headers: &mut HeaderMap) -> Option<Envelope> {
 }
 
 /// Serves one request of the front door.
-pub(crate) async fn request(shared: Arc<Shared>, mut request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
+pub(crate) async fn request(
+    shared: Arc<Shared>,
+    mut request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, Infallible> {
     let arrived = Instant::now();
     let Some(envelope) = envelope(request.headers_mut()) else {
         return Ok(answer::fault(Work::default(), FaultCode::Unavailable, "the hop's headers are missing"));
@@ -101,8 +104,7 @@ pub(crate) async fn request(shared: Arc<Shared>, mut request: Request<Incoming>)
     let Some(loaded) = loaded else {
         return Ok(answer::fault(Work::default(), FaultCode::Unavailable, "the version is not loaded"));
     };
-    let tally =
-        Arc::new(Tally { arrived, start_ns: AtomicU64::new(0), cpu: Arc::default(), gpu: OnceLock::new() });
+    let tally = Arc::new(Tally { arrived, start_ns: AtomicU64::new(0), cpu: Arc::default(), gpu: OnceLock::new() });
     let (sender, receiver) = oneshot::channel();
     let deadline = tokio::time::Instant::now() + envelope.deadline;
     let started = start(&shared, &loaded, &envelope, &tally, request, sender);

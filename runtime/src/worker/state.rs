@@ -27,7 +27,13 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    pub(crate) fn new(env: &[(String, String)], limits: &RunLimits, out: LogPipe, err: LogPipe, gpu: SessionSlot) -> Self {
+    pub(crate) fn new(
+        env: &[(String, String)],
+        limits: &RunLimits,
+        out: LogPipe,
+        err: LogPipe,
+        gpu: SessionSlot,
+    ) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
         let wasi = WasiCtxBuilder::new()
@@ -39,7 +45,8 @@ impl Guest {
             .allow_udp(false)
             .allow_ip_name_lookup(false)
             .build();
-        let memory = MemoryLimit { limit: usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX), used: 0, refused: false };
+        let memory =
+            MemoryLimit { limit: usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX), used: 0, refused: false };
         Self { wasi, http: WasiHttpCtx::new(), hooks: Hooks, table, gpu, memory }
     }
 }
@@ -74,7 +81,10 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
 /// How the guest's HTTP behaves beyond the standard: it cannot call out.
 struct Hooks;
 
-type Sent = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send>), wasmtime_wasi_http::Error>;
+type Sent = Result<
+    (http::Response<WasiBody>, Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send>),
+    wasmtime_wasi_http::Error,
+>;
 
 impl WasiHttpHooks for Hooks {
     fn send_request(

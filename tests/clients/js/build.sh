@@ -12,6 +12,6 @@ if [ ! -x node_modules/.bin/componentize-js ]; then
     npm ci --no-audit --no-fund
 fi
 
-# componentize-js is called directly, not through `jco componentize`, which cannot read a WIT
-# directory under Node 20. That app.js exports `incomingHandler` turns its fetch-event handler off.
+# componentize-js is called directly: `jco componentize` was tried and did not read a WIT directory here.
+# That app.js exports `incomingHandler` turns its fetch-event handler off.
 node_modules/.bin/componentize-js app.js --wit "$wit" --world-name gannet:gpu/handler --out "$output"

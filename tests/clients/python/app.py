@@ -14,7 +14,7 @@ from wit_world import exports
 from wit_world.imports import info
 
 # `wasi:io` has an interface called `error` too, so componentize-py puts the package in the name.
-from wit_world.imports import gannet_gpu_error as error
+from wit_world.imports import errors as error
 from wit_world.imports.asset import Asset
 from wit_world.imports.batch import (
     Batch,

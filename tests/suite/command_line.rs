@@ -1,0 +1,98 @@
+//! The command line: what goes where, and exit codes.
+
+use crate::support::{Options, Server, binary, prebuilt, text};
+use std::process::Command;
+
+#[test]
+fn exit_codes_tell_usage_function_and_server_apart() {
+    let server = Server::shared();
+    assert_eq!(server.cli(&["invoke", "hello"]).status.code(), Some(0));
+    assert_eq!(server.cli(&["invoke", "faulty", "--path", "/nowhere"]).status.code(), Some(1), "the function's own 404");
+    assert_eq!(server.cli(&["invoke", "nothing"]).status.code(), Some(1));
+    assert_eq!(server.cli(&["nonsense"]).status.code(), Some(2));
+    assert_eq!(server.cli(&["deploy", "/nowhere.wasm"]).status.code(), Some(2));
+    let unreachable = Command::new(binary()).args(["list", "--server", "http://127.0.0.1:1"]).output().unwrap();
+    assert_eq!(unreachable.status.code(), Some(3));
+    let told = text(&unreachable.stderr);
+    assert!(told.starts_with("error: no answer from http://127.0.0.1:1\n  caused by: ") && told.contains("\nhint: "), "{told}");
+}
+
+#[test]
+fn invoke_keeps_bytes_as_they_are_and_the_receipt_apart() {
+    let server = Server::shared();
+    let folder = tempfile::TempDir::new().unwrap();
+    let (photo, out) = (crate::support::root().join("tests/photo/astronaut.png"), folder.path().join("out.png"));
+    let output = server.cli(&["invoke", "blur", "--path", "/?radius=2", "-d", &format!("@{}", photo.display()), "-o", &out.display().to_string()]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(output.stdout.is_empty());
+    assert_eq!(image::open(&out).unwrap().width(), 512);
+    let receipt = text(&output.stderr);
+    assert!(receipt.starts_with("request ") && receipt.contains("gpu ") && !receipt.contains("gpu 0.000 ms"), "{receipt}");
+    let hello = server.cli(&["invoke", "hello", "-i"]);
+    assert_eq!(text(&hello.stdout), "hello, world\n");
+    assert!(text(&hello.stderr).contains("x-request-id: "));
+    let streamed = server.cli(&["invoke", "stream", "--path", "/?count=2&every_ms=10"]);
+    assert_eq!(text(&streamed.stdout), "chunk 1 of 2\nchunk 2 of 2\n");
+}
+
+#[test]
+fn every_reading_verb_has_json() {
+    let server = Server::shared();
+    let answer = server.call("faulty", "/say", b"");
+    let id = answer.header("x-request-id").to_owned();
+    for (arguments, field) in [
+        (vec!["list", "--json"], "functions"),
+        (vec!["versions", "hello", "--json"], "versions"),
+        (vec!["whoami", "--json"], "tenant"),
+        (vec!["gpu", "list", "--json"], "gpus"),
+        (vec!["receipt", &id, "--json"], "request"),
+    ] {
+        let output = server.cli(&arguments);
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{arguments:?}: {}", text(&output.stderr)));
+        assert!(value.get(field).is_some(), "{arguments:?}: {value}");
+    }
+    let logs = server.cli(&["logs", "faulty", "--request", &id, "--json"]);
+    let lines: Vec<serde_json::Value> = text(&logs.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let seen: Vec<_> = lines.iter().map(|line| (line["stream"].as_str().unwrap(), line["text"].as_str().unwrap())).collect();
+    assert_eq!(seen, [("stdout", "to stdout"), ("stderr", "to stderr")]);
+}
+
+#[test]
+fn logs_can_be_followed() {
+    let server = Server::shared();
+    let mut following = Command::new(binary())
+        .args(["logs", "faulty", "--follow", "--json"])
+        .env("GANNET_SERVER", &server.url)
+        .env("GANNET_KEY", crate::support::KEY)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let id = server.call("faulty", "/say", b"").header("x-request-id").to_owned();
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(following.stdout.take().unwrap()));
+    let found = lines.map_while(Result::ok).any(|line| line.contains(&id));
+    following.kill().unwrap();
+    following.wait().unwrap();
+    assert!(found);
+}
+
+#[test]
+fn the_operator_makes_tenants_and_acts_for_them() {
+    let server = Server::start_with(&Options { not_dev: true, ..Options::default() });
+    let key_file = server.data.join("operator.key");
+    let operator = std::fs::read_to_string(&key_file).unwrap().trim().to_owned();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&key_file).unwrap().permissions());
+    assert!(operator.starts_with("gnt_operator_") && mode & 0o777 == 0o600, "{operator} {mode:o}");
+    let made = server.cli_as(&operator, &["tenant", "create", "acme", "--json"]);
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    let key = made["key"].as_str().unwrap();
+    assert!(made["tenant"] == "acme" && key.starts_with("gnt_acme_"), "{made}");
+    assert_eq!(server.cli_as(&operator, &["tenant", "create", "acme"]).status.code(), Some(1), "it exists already");
+    assert_eq!(server.cli_as(key, &["tenant", "create", "zoo"]).status.code(), Some(1), "only the operator makes tenants");
+    let component = prebuilt("hello").display().to_string();
+    assert!(server.cli_as(&operator, &["deploy", &component, "--tenant", "acme"]).status.success());
+    assert_eq!(text(&server.cli_as(key, &["invoke", "hello"]).stdout), "hello, world\n");
+    assert_eq!(server.cli_as(&operator, &["invoke", "hello"]).status.code(), Some(2), "it must say for whom");
+    // The key is nowhere in the data folder.
+    let found = Command::new("grep").args(["-r", "--binary-files=text", "-l", key]).arg(&server.data).output().unwrap();
+    assert!(found.stdout.is_empty(), "{}", text(&found.stdout));
+}

@@ -1,0 +1,184 @@
+//! The edge of HTTP: keys, paths, framing, forged headers, slow and leaving clients.
+
+use crate::support::{KEY, Options, Server, prebuilt, text};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+#[test]
+fn a_wrong_key_and_no_key_are_401_and_strangers_look_like_nothing() {
+    let server = Server::shared();
+    server.send_bare("GET", "/f/dev/hello/", &[("x-gannet-key", "gnt_dev_wrong")], b"").is_problem(401, "unauthorized", "not valid");
+    server.send_bare("GET", "/f/dev/hello/", &[("authorization", "Bearer gnt_dev_wrong")], b"").is_problem(401, "unauthorized", "not valid");
+    // Without a key, what exists and what does not give the same answer.
+    let exists = server.send_bare("GET", "/f/dev/hello/", &[], b"");
+    let does_not = server.send_bare("GET", "/f/dev/nothing/", &[], b"");
+    let stranger = server.send_bare("GET", "/f/nobody/hello/", &[], b"");
+    for answer in [&exists, &does_not, &stranger] {
+        answer.is_problem(401, "unauthorized", "a key is needed");
+    }
+    // With a key, another tenant's function and none give the same answer.
+    for path in ["/f/dev/nothing/", "/f/nobody/hello/", "/f/dev", "/nowhere"] {
+        server.send("GET", path, &[], b"").is_problem(404, "not_found", "no such function or path");
+    }
+}
+
+#[test]
+fn path_tricks_are_400() {
+    let server = Server::shared();
+    for path in ["/f/dev/hello/../x", "/f/dev/hello/%2e%2e/x", "/f/dev//hello", "/f/dev/hello//x", "/f/dev/hello/%2fx", "/f/dev/./hello/x"] {
+        let answer = server.raw(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\nconnection: close\r\n\r\n").as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("path_invalid"), "{path}: {answer}");
+    }
+}
+
+#[test]
+fn framing_that_could_be_read_in_two_ways_is_400() {
+    let server = Server::shared();
+    let head = format!("POST /f/dev/faulty/length HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\nconnection: close\r\n");
+    for framing in [
+        "content-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
+        "content-length: 3\r\ncontent-length: 3\r\n\r\nabc",
+        "content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "content-length: +3\r\n\r\nabc",
+    ] {
+        let answer = server.raw(format!("{head}{framing}").as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{framing:?}: {answer}");
+    }
+    let fine = server.raw(format!("{head}transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n").as_bytes());
+    assert!(fine.starts_with("HTTP/1.1 200 ") && fine.ends_with("3"), "{fine}");
+}
+
+#[test]
+fn forged_headers_and_the_key_do_not_reach_the_guest() {
+    let server = Server::shared();
+    let answer = server.send(
+        "GET",
+        "/f/dev/faulty/echo",
+        &[
+            ("authorization", "Bearer own"),
+            ("x-gannet-tenant", "zoo"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("forwarded", "for=1.2.3.4"),
+            ("connection", "x-gannet-tenant, x-secret"),
+            ("x-secret", "1"),
+            ("x-own", "kept"),
+        ],
+        b"",
+    );
+    let seen = answer.text();
+    for line in ["authorization=Bearer own", "x-gannet-key=-", "x-gannet-tenant=-", "x-forwarded-for=127.0.0.1", "forwarded=-", "x-secret=-", "connection=-", "x-own=kept"] {
+        assert!(seen.lines().any(|seen| seen == line), "{line} in {seen}");
+    }
+    let bearer = server.send_bare("GET", "/f/dev/faulty/echo", &[("authorization", &format!("Bearer {KEY}"))], b"");
+    assert!(bearer.text().contains("authorization=-"), "{}", bearer.text());
+}
+
+#[test]
+fn a_guest_cannot_speak_for_the_platform() {
+    let answer = Server::shared().call("faulty", "/headers", b"");
+    assert_eq!((answer.status, answer.header("x-own")), (200, "kept"));
+    assert_ne!(answer.header("x-request-id"), "forged");
+    assert!(answer.header("server-timing").starts_with("admit;dur="), "{}", answer.header("server-timing"));
+    assert!(["hot", "warm", "cold"].contains(&answer.header("x-gannet-start")));
+    for removed in ["x-gannet-error", "set-cookie", "service-worker-allowed", "clear-site-data", "strict-transport-security"] {
+        assert_eq!(answer.header(removed), "", "{removed}");
+    }
+    assert_eq!((answer.header("content-security-policy"), answer.header("x-content-type-options")), ("sandbox", "nosniff"));
+}
+
+#[test]
+fn upgrade_and_connect_are_501() {
+    let server = Server::shared();
+    let upgrade = server.raw(format!("GET /f/dev/hello/ HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").as_bytes());
+    assert!(upgrade.starts_with("HTTP/1.1 501 ") && upgrade.contains("upgrade_unsupported"), "{upgrade}");
+    let connect = server.raw(b"CONNECT example.org:443 HTTP/1.1\r\nhost: example.org:443\r\nconnection: close\r\n\r\n");
+    assert!(connect.starts_with("HTTP/1.1 501 "), "{connect}");
+}
+
+#[test]
+fn bodies_and_heads_over_their_limits_are_refused() {
+    let server = Server::shared();
+    let large = vec![0; (10 << 20) + 1];
+    server.call("faulty", "/length", &large).is_problem(413, "body_too_large", "the limit of 10485760 bytes");
+    let fits = server.call("faulty", "/length", &large[..10 << 20]);
+    assert_eq!(fits.text(), (10 << 20).to_string());
+    // Without an announced length the limit holds while the body comes.
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(stream, "POST /f/dev/faulty/length HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n").unwrap();
+    let part = vec![b'x'; 1 << 20];
+    for _ in 0..12 {
+        let sent = write!(stream, "{:x}\r\n", part.len()).and_then(|()| stream.write_all(&part)).and_then(|()| stream.write_all(b"\r\n"));
+        if sent.is_err() {
+            break;
+        }
+    }
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    assert!(text(&answer).starts_with("HTTP/1.1 413 "), "{}", text(&answer));
+
+    let long = format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-long: {}\r\n\r\n", "x".repeat(100_000));
+    assert!(server.raw(long.as_bytes()).starts_with("HTTP/1.1 431 "));
+    let many = format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "x: y\r\n".repeat(200));
+    assert!(server.raw(many.as_bytes()).starts_with("HTTP/1.1 431 "));
+}
+
+#[test]
+fn a_client_that_sends_its_head_too_slowly_is_cut_off() {
+    let server = Server::shared();
+    let answer = server.raw(b"GET /healthz HTTP/1.1\r\nhost: loc");
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408 "), "{answer}");
+}
+
+#[test]
+fn clients_that_leave_give_their_places_back() {
+    let server = Server::shared();
+    // More than the function's sixteen places.
+    for _ in 0..40 {
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        write!(stream, "GET /f/dev/faulty/sleep HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\n\r\n").unwrap();
+        drop(stream);
+    }
+    assert_eq!(server.call("faulty", "/say", b"").text(), "said");
+}
+
+#[test]
+fn a_public_function_needs_no_key_and_keeps_authorization_for_itself() {
+    let server = Server::start();
+    let folder = tempfile::TempDir::new().unwrap();
+    std::fs::copy(prebuilt("faulty"), folder.path().join("f.wasm")).unwrap();
+    std::fs::write(folder.path().join("gannet.toml"), "name = \"open\"\n[build]\nartifact = \"f.wasm\"\n[http]\npublic = true\n").unwrap();
+    let output = server.cli(&["deploy", &folder.path().display().to_string()]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let answer = server.send_bare("GET", "/f/dev/open/echo", &[("authorization", "Bearer own")], b"");
+    assert!(answer.text().contains("authorization=Bearer own"), "{}", answer.text());
+}
+
+#[test]
+fn a_development_server_answers_only_to_names_of_this_machine() {
+    let server = Server::shared();
+    let answer = server.raw(format!("GET /f/dev/hello/ HTTP/1.1\r\nhost: evil.example\r\nx-gannet-key: {KEY}\r\nconnection: close\r\n\r\n").as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("bad_host"), "{answer}");
+    // And its key is no key elsewhere, even for a folder that has served one.
+    let data = tempfile::TempDir::new().unwrap();
+    drop(Server::start_with(&Options { data: Some(data.path()), ..Options::default() }));
+    let plain = Server::start_with(&Options { data: Some(data.path()), not_dev: true, ..Options::default() });
+    plain.send("GET", "/api/v1/whoami", &[], b"").is_problem(401, "unauthorized", "not valid");
+}
+
+#[test]
+fn http_2_without_tls_works_and_a_streamed_answer_says_its_cost_at_the_end() {
+    let server = Server::shared();
+    let output = std::process::Command::new("curl")
+        .args(["--silent", "--show-error", "--http2-prior-knowledge", "--include", "-H", &format!("x-gannet-key: {KEY}")])
+        .arg(format!("{}/f/dev/stream/?count=3&every_ms=20", server.url))
+        .output()
+        .expect("curl is installed");
+    let answer = text(&output.stdout);
+    assert!(answer.starts_with("HTTP/2 200"), "{answer}{}", text(&output.stderr));
+    assert!(answer.contains("chunk 3 of 3"), "{answer}");
+    let raw = server.raw(format!("GET /f/dev/stream/?count=3&every_ms=20 HTTP/1.1\r\nhost: localhost\r\nte: trailers\r\nx-gannet-key: {KEY}\r\nconnection: close\r\n\r\n").as_bytes());
+    let (_, trailer) = raw.rsplit_once("0\r\n").unwrap();
+    assert!(trailer.contains("server-timing: admit;dur="), "{raw}");
+}

@@ -1,0 +1,97 @@
+//! Guests that misbehave: the caller gets a clear answer, the next request works, nothing is lost.
+
+use crate::support::{Server, text};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+#[track_caller]
+fn the_next_request_works(server: &Server) {
+    assert_eq!(server.call("faulty", "/say", b"").text(), "said");
+}
+
+#[test]
+fn a_trap_is_502_and_the_log_says_where() {
+    let server = Server::shared();
+    let answer = server.call("faulty", "/trap", b"");
+    answer.is_problem(502, "function_trapped", "unreachable");
+    assert_eq!(answer.json()["fault"], "function");
+    assert_eq!(answer.header("x-should-retry"), "false");
+    let receipt = server.receipt(&answer);
+    assert_eq!((receipt["status"].clone(), receipt["error"].clone()), (502.into(), "function_trapped".into()));
+    let logs = server.get_json(&format!("/api/v1/functions/faulty/logs?request={}", answer.header("x-request-id")));
+    let lines = logs["lines"].to_string();
+    assert!(lines.contains("trapped as asked") && lines.contains("wasm backtrace"), "{lines}");
+    the_next_request_works(server);
+}
+
+#[test]
+fn a_loop_ends_with_its_cpu_time() {
+    let server = Server::shared();
+    let answer = server.call("faulty", "/loop", b"");
+    answer.is_problem(504, "deadline_exceeded", "used its 300 ms of cpu time");
+    let guest_us = server.receipt(&answer)["guest_us"].as_u64().unwrap();
+    assert!((250_000..2_000_000).contains(&guest_us), "{guest_us}");
+    the_next_request_works(server);
+}
+
+#[test]
+fn a_guest_that_waits_too_long_is_504_and_was_charged_no_cpu_for_it() {
+    let server = Server::shared();
+    let answer = server.call("faulty", "/sleep", b"");
+    answer.is_problem(504, "deadline_exceeded", "before its deadline");
+    assert!(server.receipt(&answer)["guest_us"].as_u64().unwrap() < 100_000);
+    // 400 ms of waiting are more than its CPU limit, and cost none of it.
+    assert_eq!(server.call("faulty", "/nap?ms=400", b"").text(), "napped");
+}
+
+#[test]
+fn exhausted_memory_names_the_limit() {
+    let server = Server::shared();
+    server.call("faulty", "/memory", b"").is_problem(502, "function_trapped", "memory limit of 33554432 bytes");
+    the_next_request_works(server);
+}
+
+#[test]
+fn a_guest_that_exits_without_an_answer_is_502() {
+    let server = Server::shared();
+    server.call("faulty", "/exit", b"").is_problem(502, "function_trapped", "exited with status 0 instead of answering");
+    the_next_request_works(server);
+}
+
+#[test]
+fn a_gigabyte_of_log_is_cut_and_harms_nobody() {
+    let server = Server::shared();
+    let answer = server.call("faulty", "/log?mib=1024", b"");
+    answer.is_problem(504, "deadline_exceeded", "cpu time");
+    let logs = server.get_json(&format!("/api/v1/functions/faulty/logs?request={}", answer.header("x-request-id")));
+    let size: usize = logs["lines"].as_array().unwrap().iter().map(|line| line["text"].as_str().unwrap().len()).sum();
+    assert!(size <= 256 * 1024, "{size}");
+    assert!(logs["lines"].to_string().contains("log cut: the limit of a request is 262144 bytes"));
+    the_next_request_works(server);
+}
+
+/// Reads an answer off the wire, to see how it ends.
+fn wire(server: &Server, path: &str) -> String {
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    write!(stream, "GET /f/dev/faulty{path} HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {}\r\n\r\n", crate::support::KEY).unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    text(&answer)
+}
+
+#[test]
+fn a_body_that_stops_in_the_middle_is_seen_as_cut() {
+    let server = Server::shared();
+    for path in ["/half", "/silent"] {
+        let answer = wire(server, path);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+        // The last chunk of a whole body is missing.
+        assert!(!answer.ends_with("0\r\n\r\n"), "{path}: {answer}");
+        let id = answer.lines().find_map(|line| line.strip_prefix("x-request-id: ")).unwrap();
+        let receipt = || server.send("GET", &format!("/api/v1/requests/{id}"), &[], b"");
+        crate::support::until("the tab is closed", || receipt().status == 200);
+        let error = receipt().json()["error"].clone();
+        assert!(["function_trapped", "deadline_exceeded", "response_broken_off"].contains(&error.as_str().unwrap()), "{path}: {error}");
+    }
+    the_next_request_works(server);
+}

@@ -1,0 +1,303 @@
+//! A server to test against, and the few ways to talk to it.
+
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, OnceLock, mpsc};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// The key of a development server.
+pub const KEY: &str = "gnt_dev_local";
+/// Nothing in these tests should take longer.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The root of the repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The binary under test: beside the test's own.
+pub fn binary() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    own.parent().unwrap().parent().unwrap().join("gannet")
+}
+
+/// A prebuilt component.
+pub fn prebuilt(name: &str) -> PathBuf {
+    root().join("functions/prebuilt").join(format!("{name}.wasm"))
+}
+
+/// A running server with a data folder of its own. It is killed when dropped, and with the tests.
+pub struct Server {
+    child: Mutex<Child>,
+    pub url: String,
+    pub address: SocketAddr,
+    pub data: PathBuf,
+    _folder: Option<TempDir>,
+}
+
+/// How a server is started.
+#[derive(Default)]
+pub struct Options<'a> {
+    pub data: Option<&'a Path>,
+    pub config: Option<&'a str>,
+    pub not_dev: bool,
+    /// A command in front of the server's own, such as a tracer.
+    pub under: &'a [&'a str],
+}
+
+impl Server {
+    pub fn start() -> Self {
+        Self::start_with(&Options::default())
+    }
+
+    pub fn start_with(options: &Options<'_>) -> Self {
+        let folder = options.data.is_none().then(|| TempDir::new().unwrap());
+        let data = options.data.map(Path::to_owned).or(folder.as_ref().map(|f| f.path().to_owned())).unwrap();
+        let mut line: Vec<String> = options.under.iter().map(ToString::to_string).collect();
+        line.extend([binary().display().to_string(), "serve".into(), "--listen".into(), "127.0.0.1:0".into()]);
+        line.extend(["--data".into(), data.display().to_string()]);
+        if !options.not_dev {
+            line.push("--dev".into());
+        }
+        if let Some(text) = options.config {
+            let path = data.with_extension("toml");
+            std::fs::write(&path, text).unwrap();
+            line.extend(["--config".into(), path.display().to_string()]);
+        }
+        let (child, log) = spawn(line);
+        let url = log.recv_timeout(PATIENCE).expect("the server did not say that it listens");
+        let address = url.strip_prefix("http://").unwrap().parse().unwrap();
+        Self { child: Mutex::new(child), url, address, data, _folder: folder }
+    }
+
+    /// One server for all tests that change nothing about it, with every function deployed.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Server> = OnceLock::new();
+        SHARED.get_or_init(|| {
+            let server = Self::start();
+            for name in ["hello", "blur", "matmul", "mandelbrot", "stream", "wgsl", "faulty"] {
+                server.deploy(name);
+            }
+            server
+        })
+    }
+
+    /// Deploys one of the repository's functions with its manifest.
+    pub fn deploy(&self, name: &str) {
+        let folder = root().join("functions").join(name).display().to_string();
+        let output = self.cli(&["deploy", &folder, "--no-build"]);
+        assert!(output.status.success(), "{name}: {}", text(&output.stderr));
+    }
+
+    /// Runs the command line against the server, as the development tenant.
+    pub fn cli(&self, arguments: &[&str]) -> Output {
+        self.cli_as(KEY, arguments)
+    }
+
+    pub fn cli_as(&self, key: &str, arguments: &[&str]) -> Output {
+        Command::new(binary()).args(arguments).env("GANNET_SERVER", &self.url).env("GANNET_KEY", key).output().unwrap()
+    }
+
+    /// A request with the development key.
+    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let mut all = vec![("x-gannet-key", KEY)];
+        all.extend(headers);
+        self.send_bare(method, path, &all, body)
+    }
+
+    /// A request with no headers but those given.
+    pub fn send_bare(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .timeout_global(Some(PATIENCE))
+            .build()
+            .into();
+        let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = if body.is_empty() {
+            agent.run(request.body(()).unwrap())
+        } else {
+            agent.run(request.body(body).unwrap())
+        };
+        let mut response = response.expect("no answer");
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = response.body_mut().with_config().limit(1 << 30).read_to_vec();
+        Answer { status, headers, body }
+    }
+
+    /// Calls a function of the development tenant.
+    pub fn call(&self, function: &str, path: &str, body: &[u8]) -> Answer {
+        let method = if body.is_empty() { "GET" } else { "POST" };
+        self.send(method, &format!("/f/dev/{function}{path}"), &[], body)
+    }
+
+    pub fn get_json(&self, path: &str) -> Value {
+        let answer = self.send("GET", path, &[], b"");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    }
+
+    /// The receipt of an answered request.
+    pub fn receipt(&self, answer: &Answer) -> Value {
+        self.get_json(&format!("/api/v1/requests/{}", answer.header("x-request-id")))
+    }
+
+    /// A number from `/metrics`.
+    pub fn metric(&self, name: &str) -> u64 {
+        let answer = self.send_bare("GET", "/metrics", &[], b"");
+        let text = answer.text();
+        let line = text.lines().find(|line| line.starts_with(&format!("gannet_{name} "))).unwrap_or_else(|| panic!("{text}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// Sends bytes as they are and reads what comes back until the server closes or has answered.
+    pub fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(bytes).unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        text(&answer)
+    }
+
+    /// Ends the server at once, as a power cut would end its processes.
+    pub fn kill(&self) {
+        let mut child = self.child.lock().unwrap();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    /// Asks it to end and answers its exit code.
+    pub fn terminate(&self) -> Option<i32> {
+        let mut child = self.child.lock().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        child.wait().unwrap().code()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.lock().unwrap().id()
+    }
+
+    /// Process ids of the server's children with a hidden verb.
+    pub fn children(&self, verb: &str) -> Vec<i32> {
+        let parent = self.pid();
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+            let alive = fields.first().is_some_and(|state| *state != "Z");
+            if alive && fields.get(1) == Some(&parent.to_string().as_str()) && text(&line).contains(verb) {
+                found.push(pid);
+            }
+        }
+        found
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Starts a server from a thread that lives as long as the tests, so that the parent-death signal comes
+/// at their end and not at the end of the test that happened to be first.
+fn spawn(line: Vec<String>) -> (Child, mpsc::Receiver<String>) {
+    type Order = (Vec<String>, mpsc::Sender<(Child, mpsc::Receiver<String>)>);
+    static SPAWNER: OnceLock<Mutex<mpsc::Sender<Order>>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (sender, receiver) = mpsc::channel::<Order>();
+        std::thread::spawn(move || {
+            for (line, answer) in receiver {
+                let mut child = Command::new("setpriv")
+                    .args(["--pdeathsig", "KILL"])
+                    .args(&line)
+                    .stdin(Stdio::null())
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::piped())
+                    .spawn()
+                    .expect("setpriv of util-linux starts the server");
+                let log = std::io::BufReader::new(child.stderr.take().unwrap());
+                let (urls, found) = mpsc::channel();
+                std::thread::spawn(move || {
+                    for line in std::io::BufRead::lines(log).map_while(Result::ok) {
+                        if let Some(url) = line.strip_prefix("listening on ") {
+                            let _ = urls.send(url.to_owned());
+                        }
+                        if std::env::var_os("GANNET_TEST_LOG").is_some() {
+                            eprintln!("{line}");
+                        }
+                    }
+                });
+                let _ = answer.send((child, found));
+            }
+        });
+        Mutex::new(sender)
+    });
+    let (sender, receiver) = mpsc::channel();
+    spawner.lock().unwrap().send((line, sender)).unwrap();
+    receiver.recv().unwrap()
+}
+
+/// An answer, with the body or why it broke off.
+pub struct Answer {
+    pub status: u16,
+    pub headers: ureq::http::HeaderMap,
+    pub body: Result<Vec<u8>, ureq::Error>,
+}
+
+impl Answer {
+    pub fn bytes(&self) -> &[u8] {
+        self.body.as_ref().expect("the body broke off")
+    }
+
+    pub fn text(&self) -> String {
+        text(self.bytes())
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(self.bytes()).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    /// A header, or nothing.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// Checks that this is a problem of the platform's with a status, a code and a part of its detail.
+    #[track_caller]
+    pub fn is_problem(&self, status: u16, code: &str, part: &str) {
+        let body = self.text();
+        assert_eq!(self.status, status, "{body}");
+        assert_eq!(self.header("x-gannet-error"), code, "{body}");
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        let problem = self.json();
+        assert_eq!(problem["code"], code);
+        assert_eq!(problem["request_id"], self.header("x-request-id"));
+        assert!(problem["detail"].as_str().unwrap().contains(part), "{body}");
+    }
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Asks again until `condition` holds. It waits for nothing but the condition.
+#[track_caller]
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < PATIENCE, "it never happened: {what}");
+        std::thread::yield_now();
+    }
+}
