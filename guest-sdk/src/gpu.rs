@@ -129,6 +129,12 @@ impl<T: Pod> Buffer<T> {
         if bytes.len().is_multiple_of(4) {
             return self.raw.write(0, bytes);
         }
+        if values.len() < self.length {
+            return Err(Error::InvalidArgument(format!(
+                "{} bytes are written into a longer buffer: a part has a multiple of 4",
+                bytes.len()
+            )));
+        }
         let mut whole = bytes.to_vec();
         whole.resize(bytes.len().next_multiple_of(4), 0);
         self.raw.write(0, &whole)
@@ -167,11 +173,7 @@ impl<T: Pod> Buffer<T> {
     /// ```
     pub fn slice(&self, start: usize, length: usize) -> Slice<'_> {
         let unit = size_of::<T>();
-        Slice {
-            raw: &self.raw,
-            offset: start.saturating_mul(unit) as u64,
-            size: length.saturating_mul(unit) as u64,
-        }
+        Slice { raw: &self.raw, offset: start.saturating_mul(unit) as u64, size: length.saturating_mul(unit) as u64 }
     }
 
     /// How many values it holds.
@@ -547,8 +549,13 @@ impl Batch {
 
     /// Records a copy of all values of `source` to the start of `target`.
     pub fn copy<T: Pod>(&mut self, source: &Buffer<T>, target: &Buffer<T>) -> Result<Command> {
-        let size = padded(source.length * size_of::<T>());
-        self.raw.copy(&source.raw, 0, &target.raw, 0, size).map(Command)
+        let bytes = (source.length * size_of::<T>()) as u64;
+        if !bytes.is_multiple_of(4) && source.length < target.length {
+            return Err(Error::InvalidArgument(format!(
+                "{bytes} bytes are copied into a longer buffer: a part has a multiple of 4"
+            )));
+        }
+        self.raw.copy(&source.raw, 0, &target.raw, 0, bytes.next_multiple_of(4)).map(Command)
     }
 
     /// Records the zeroing of a buffer.

@@ -273,13 +273,27 @@ impl Response {
         self.status
     }
 
-    fn send(self, out: ResponseOutparam) -> Result<()> {
+    fn head(&self) -> Result<OutgoingResponse> {
         let fields =
             Fields::from_list(&self.headers).map_err(|error| Error::new(500, format!("headers: {error:?}")))?;
         let response = OutgoingResponse::new(fields);
         if response.set_status_code(self.status).is_err() {
             return Err(Error::new(500, format!("{} is not a status", self.status)));
         }
+        Ok(response)
+    }
+
+    fn send(self, out: ResponseOutparam) -> Result<()> {
+        let response = match self.head() {
+            Ok(response) => response,
+            // A head that cannot be sent is answered with one that can.
+            Err(error) if !self.headers.is_empty() || self.status != 500 => {
+                let mut plain = error.into_response();
+                plain.headers.clear();
+                return plain.send(out);
+            }
+            Err(error) => return Err(error),
+        };
         let body = response.body().map_err(|()| Error::new(500, "the body is taken"))?;
         ResponseOutparam::set(out, Ok(response));
         let stream = body.write().map_err(|()| Error::new(500, "the body is taken"))?;

@@ -13,8 +13,6 @@ use tokio::sync::oneshot;
 
 /// Commands in one batch. It bounds what one submission makes the host record.
 pub const COMMANDS_MAX: usize = 4096;
-/// Bytes of recorded writes and inline bindings that one batch holds in host memory.
-pub const HELD_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Workgroups along x, y and z.
 pub type Grid = [u32; 3];
@@ -59,7 +57,7 @@ pub struct Batch {
     pub(crate) arena_buffer: Option<Arc<Buffer>>,
     /// Whether the arena's bytes changed since they were last uploaded.
     pub(crate) arena_stale: bool,
-    held: u64,
+    held: Vec<crate::memory::Charge>,
 }
 
 /// A recorded submission, ready for the GPU thread.
@@ -88,6 +86,7 @@ impl Batch {
         bindings: Vec<Binding>,
         grid: Grid,
     ) -> Result<u32, Error> {
+        self.check_count()?;
         let limits = session.device().limits();
         check_grid(grid, &limits)?;
         let before = self.arena.len();
@@ -100,10 +99,18 @@ impl Batch {
                 return Err(error);
             }
         };
-        if self.arena.len() > before {
+        let grown = (self.arena.len() - before) as u64;
+        if grown > 0 {
+            match session.host_memory().charge(grown) {
+                Ok(charge) => self.held.push(charge),
+                Err(error) => {
+                    self.arena.truncate(before);
+                    return Err(error);
+                }
+            }
             self.arena_grew();
         }
-        self.push(0, Command::Dispatch(Dispatch { kernel: Arc::clone(kernel), bound, groups: Vec::new(), grid }))
+        self.push(Command::Dispatch(Dispatch { kernel: Arc::clone(kernel), bound, groups: Vec::new(), grid }))
     }
 
     /// A larger arena needs a new buffer, and so do all bind groups that name the old one.
@@ -132,38 +139,38 @@ impl Batch {
             return Err(Error::InvalidArgument("copy: source and target are the same buffer".into()));
         }
         let (source, target) = (Arc::clone(source), Arc::clone(target));
-        self.push(0, Command::Copy { source, source_offset, target, target_offset, size })
+        self.push(Command::Copy { source, source_offset, target, target_offset, size })
     }
 
     /// Records the zeroing of a range.
     pub fn clear(&mut self, target: &Arc<Buffer>, offset: u64, size: u64) -> Result<u32, Error> {
         in_range("clear", offset, size, target.size())?;
-        self.push(0, Command::Clear { target: Arc::clone(target), offset, size })
+        self.push(Command::Clear { target: Arc::clone(target), offset, size })
     }
 
     /// Records a write of bytes.
-    pub fn write(&mut self, target: &Arc<Buffer>, offset: u64, data: Vec<u8>) -> Result<u32, Error> {
+    pub fn write(&mut self, session: &Session, target: &Arc<Buffer>, offset: u64, data: Vec<u8>) -> Result<u32, Error> {
+        self.check_count()?;
         in_range("write", offset, data.len() as u64, target.size())?;
-        self.push(data.len() as u64, Command::Write { target: Arc::clone(target), offset, data })
+        self.held.push(session.host_memory().charge(data.len() as u64)?);
+        self.push(Command::Write { target: Arc::clone(target), offset, data })
     }
 
     /// Records a read.
     pub fn read(&mut self, source: &Arc<Buffer>, offset: u64, size: u64) -> Result<u32, Error> {
         in_range("read", offset, size, source.size())?;
-        self.push(0, Command::Read { source: Arc::clone(source), offset, size })
+        self.push(Command::Read { source: Arc::clone(source), offset, size })
     }
 
-    fn push(&mut self, bytes: u64, command: Command) -> Result<u32, Error> {
+    fn check_count(&self) -> Result<(), Error> {
         if self.commands.len() >= COMMANDS_MAX {
             return Err(Error::InvalidArgument(format!("the batch has {COMMANDS_MAX} commands; that is the limit")));
         }
-        let held = self.held.saturating_add(bytes);
-        if held > HELD_BYTES_MAX {
-            return Err(Error::InvalidArgument(format!(
-                "the batch's writes would hold {held} bytes; the limit is {HELD_BYTES_MAX}"
-            )));
-        }
-        self.held = held;
+        Ok(())
+    }
+
+    fn push(&mut self, command: Command) -> Result<u32, Error> {
+        self.check_count()?;
         self.commands.push(command);
         // The limit above keeps the index far inside u32.
         Ok(u32::try_from(self.commands.len() - 1).unwrap_or(u32::MAX))

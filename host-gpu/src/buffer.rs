@@ -76,8 +76,7 @@ impl Buffer {
             return Ok(());
         }
         let charge = session.memory().charge(data.len() as u64)?;
-        session.push_write(PendingWrite { target: Arc::clone(self), offset, data, charge });
-        Ok(())
+        session.push_write(PendingWrite { target: Arc::clone(self), offset, data, charge })
     }
 
     /// Submits a read of `size` bytes from `offset`; they come with the submission.
@@ -96,5 +95,5 @@ impl Buffer {
 /// The bytes of a submission that holds one read.
 pub async fn bytes_of(submission: &mut Submission) -> Result<Vec<u8>, Error> {
     submission.wait().await?;
-    Ok(submission.take_reads().await.pop().unwrap_or_default())
+    submission.take_reads().await.pop().ok_or_else(Error::lost)
 }

@@ -17,6 +17,10 @@ pub const SOURCE_BYTES_MAX: usize = 256 * 1024;
 /// Memory of one invocation's own variables. Drivers crash on pipelines with hundreds of megabytes
 /// of it and take minutes over hundreds of kilobytes.
 pub const PRIVATE_BYTES_MAX: u32 = 64 * 1024;
+/// Expressions in one function: compilers' work grows faster than their number.
+pub const EXPRESSIONS_MAX: usize = 20_000;
+/// Blocks inside blocks.
+pub const NESTING_MAX: usize = 128;
 /// Bind groups that a kernel may use, WebGPU's own limit.
 pub const GROUPS_MAX: u32 = 4;
 /// naga recurses over nested expressions; its own nesting limits fit this stack with room to spare.
@@ -87,7 +91,7 @@ pub fn check(wgsl: &str, entry: &str, constants: &[(String, f64)], can: Abilitie
     on_big_stack(|| check_here(wgsl, entry, constants, can))
 }
 
-fn on_big_stack<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+pub(crate) fn on_big_stack<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("wgsl".into()).stack_size(STACK_BYTES).spawn_scoped(scope, work);
         match thread.map(std::thread::ScopedJoinHandle::join) {
@@ -209,6 +213,10 @@ fn reflect(
     for (_, function) in module.functions.iter() {
         private = private.saturating_add(locals(module, function));
     }
+    for (handle, function) in module.functions.iter() {
+        check_values(module, function, &info[handle])?;
+    }
+    check_values(module, &entry.function, used)?;
     limits(entry.workgroup_size, workgroup, private, can)?;
     variables.sort_by_key(|v| (v.group, v.index));
     Ok((variables, entry.workgroup_size))
@@ -240,6 +248,56 @@ fn size_of(module: &Module, ty: naga::Handle<naga::Type>) -> u32 {
 
 fn locals(module: &Module, function: &naga::Function) -> u32 {
     function.local_variables.iter().fold(0, |sum: u32, (_, local)| sum.saturating_add(size_of(module, local.ty)))
+}
+
+/// Values are memory too: a back end spills one that is indexed to a variable of its own.
+fn check_values(module: &Module, function: &naga::Function, info: &naga::valid::FunctionInfo) -> Result<(), Error> {
+    let count = function.expressions.len();
+    if count > EXPRESSIONS_MAX {
+        return Err(Error::KernelRejected(format!(
+            "a function has {count} expressions; the limit is {EXPRESSIONS_MAX}"
+        )));
+    }
+    for (handle, _) in function.expressions.iter() {
+        let inner = info[handle].ty.inner_with(&module.types);
+        if inner.pointer_space().is_some() {
+            continue;
+        }
+        let size = inner.try_size(module.to_ctx());
+        if size.is_none_or(|size| size > PRIVATE_BYTES_MAX) {
+            return Err(Error::KernelRejected(format!(
+                "a value has {} bytes; the limit for values and private memory is {PRIVATE_BYTES_MAX}",
+                size.map_or_else(|| "too many".to_owned(), |size| size.to_string())
+            )));
+        }
+    }
+    check_nesting(&function.body)
+}
+
+/// Blocks inside blocks, found without recursion: an `else if` chain is as deep as it is long.
+fn check_nesting(body: &naga::Block) -> Result<(), Error> {
+    let mut blocks = vec![(body, 1usize)];
+    while let Some((block, depth)) = blocks.pop() {
+        if depth > NESTING_MAX {
+            return Err(Error::KernelRejected(format!("blocks are nested more than {NESTING_MAX} deep")));
+        }
+        for statement in block.iter() {
+            match statement {
+                naga::Statement::Block(inner) => blocks.push((inner, depth + 1)),
+                naga::Statement::If { accept, reject, .. } => {
+                    blocks.extend([(accept, depth + 1), (reject, depth + 1)]);
+                }
+                naga::Statement::Switch { cases, .. } => {
+                    blocks.extend(cases.iter().map(|case| (&case.body, depth + 1)));
+                }
+                naga::Statement::Loop { body, continuing, .. } => {
+                    blocks.extend([(body, depth + 1), (continuing, depth + 1)]);
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 fn limits(size: [u32; 3], workgroup: u32, private: u32, can: Abilities) -> Result<(), Error> {
@@ -316,6 +374,10 @@ mod tests {
                 "@compute @workgroup_size(1) fn main() { var a: array<u32, 100000000>; a[0] = 1u; }",
                 "bytes of private memory",
             ),
+            (
+                "@group(0) @binding(0) var<storage, read_write> o: array<u32>; @compute @workgroup_size(1) fn main(@builtin(global_invocation_id) id: vec3<u32>) { let z = array<u32, 100000000>(); o[0] = z[id.x]; }",
+                "a value has 400000000 bytes; the limit",
+            ),
             ("@compute @workgroup_size(64, 64) fn main() {}", "4096 workgroup invocations; the limit is 256"),
             (
                 "@group(9) @binding(0) var<storage> a: array<u32>; @compute @workgroup_size(1) fn main() { _ = a[0]; }",
@@ -331,6 +393,13 @@ mod tests {
             assert!(message.contains(part), "{message}");
         }
         assert!(refused(&" ".repeat(SOURCE_BYTES_MAX + 1)).contains("the limit is 262144"));
+    }
+
+    #[test]
+    fn a_long_chain_of_else_if_is_refused_as_deep() {
+        let chain: String = (0..2000).map(|n| format!(" else if x == {n}u {{ x = 1u; }}")).collect();
+        let wgsl = format!("@compute @workgroup_size(1) fn main() {{ var x = 1u; if x == 0u {{ }}{chain} }}");
+        assert!(refused(&wgsl).contains("nested more than 128 deep"));
     }
 
     #[test]

@@ -9,10 +9,12 @@ use crate::binding::Place;
 use crate::buffer::Buffer;
 use crate::session::PendingWrite;
 use crate::staging::{READS_OFFSET, Staged, Staging, Stamps};
-use crate::thread::{Job, Keep};
+use crate::thread::{Done, Job, Keep};
 use crate::{Error, Session};
 use std::sync::Arc;
 use tokio::sync::oneshot;
+
+type Recorded = (Job, oneshot::Receiver<Result<Done, Error>>, Vec<(u64, u64)>);
 
 /// Where one piece of the upload buffer goes.
 struct Upload<'a> {
@@ -22,54 +24,59 @@ struct Upload<'a> {
 }
 
 impl Batch {
-    /// Encodes the batch with the session's pending writes ahead of it.
+    /// Encodes the batch with the session's pending writes ahead of it. When that is refused, the
+    /// writes stay pending.
     pub fn encode(&mut self, session: &mut Session) -> Result<Encoded, Error> {
         session.time_left()?;
         self.prepare_arena(session)?;
         let writes = session.take_writes();
-        let sizes = self.sizes(&writes);
-        let mut keep = Vec::new();
-        if sizes.upload > 0 {
-            keep.push(Keep::Charge(session.memory().charge(Staging::rounded(sizes.upload))?));
+        match self.record(session, &writes) {
+            Ok((mut job, done, reads)) => {
+                self.arena_stale = false;
+                job.keep.extend(writes.into_iter().flat_map(<[Keep; 2]>::from));
+                Ok(Encoded {
+                    job,
+                    done,
+                    reads,
+                    usage: Arc::clone(session.usage()),
+                    in_flight: Arc::clone(session.in_flight()),
+                    jobs: session.device().jobs.clone(),
+                })
+            }
+            Err(error) => {
+                session.restore_writes(writes);
+                Err(error)
+            }
         }
-        keep.push(Keep::Charge(session.memory().charge(Staging::rounded(sizes.readback))?));
-        let encoded = {
-            let device = session.device();
-            let commands = &mut self.commands;
-            let arena = self.arena_buffer.as_ref();
-            let arena_bytes = self.arena_stale.then_some(self.arena.as_slice());
-            let staging = &device.staging;
-            device.scoped(|wgpu| {
-                let upload = (sizes.upload > 0).then(|| staging.upload(sizes.upload));
-                let readback = staging.readback(sizes.readback);
-                let stamps = staging.stamps();
-                let mut recorder = Recorder { wgpu, arena, upload, readback, stamps, uploaded: 0, reads: Vec::new() };
-                let commands = recorder.record(commands, &writes, arena_bytes)?;
-                let Recorder { upload, readback, stamps, reads, .. } = recorder;
-                Ok::<_, Error>((commands, upload, readback, stamps, reads))
-            })
+    }
+
+    fn record(&mut self, session: &Session, writes: &[PendingWrite]) -> Result<Recorded, Error> {
+        let sizes = self.sizes(writes);
+        let upload_charge = match sizes.upload {
+            0 => None,
+            size => Some(session.memory().charge(Staging::rounded(size))?),
         };
+        let readback_charge = session.memory().charge(Staging::rounded(sizes.readback))?;
+        let device = session.device();
+        let commands = &mut self.commands;
+        let arena = self.arena_buffer.as_ref();
+        let arena_bytes = self.arena_stale.then_some(self.arena.as_slice());
+        let staging = &device.staging;
+        let encoded = device.scoped(|wgpu| {
+            let upload = upload_charge.map(|charge| staging.upload(sizes.upload, charge));
+            let readback = staging.readback(sizes.readback, readback_charge);
+            let stamps = staging.stamps();
+            let mut recorder = Recorder { wgpu, arena, upload, readback, stamps, uploaded: 0, reads: Vec::new() };
+            let commands = recorder.record(commands, writes, arena_bytes)?;
+            let Recorder { upload, readback, stamps, reads, .. } = recorder;
+            Ok::<_, Error>((commands, upload, readback, stamps, reads))
+        });
         let (commands, upload, readback, stamps, reads) = encoded??;
-        self.arena_stale = false;
+        let mut keep = Vec::new();
         self.keep_alive(&mut keep);
-        keep.extend(writes.into_iter().flat_map(<[Keep; 2]>::from));
         let (done, receiver) = oneshot::channel();
-        Ok(Encoded {
-            job: Job {
-                commands,
-                upload,
-                readback: Some(readback),
-                stamps,
-                keep,
-                usage: Some(Arc::clone(session.usage())),
-                done,
-            },
-            done: receiver,
-            reads,
-            usage: Arc::clone(session.usage()),
-            in_flight: Arc::clone(session.in_flight()),
-            jobs: session.device().jobs.clone(),
-        })
+        let usage = Some(Arc::clone(session.usage()));
+        Ok((Job { commands, upload, readback: Some(readback), stamps, keep, usage, done }, receiver, reads))
     }
 
     fn prepare_arena(&mut self, session: &Session) -> Result<(), Error> {
@@ -109,20 +116,25 @@ impl Batch {
     fn sizes(&self, writes: &[PendingWrite]) -> Sizes {
         let mut sizes = Sizes { upload: 0, readback: READS_OFFSET };
         for write in writes {
-            sizes.upload += write.data.len() as u64;
+            sizes.upload += aligned(write.data.len() as u64);
         }
         if self.arena_stale {
-            sizes.upload += self.arena.len() as u64;
+            sizes.upload += aligned(self.arena.len() as u64);
         }
         for command in &self.commands {
             match command {
-                Command::Write { data, .. } => sizes.upload += data.len() as u64,
-                Command::Read { size, .. } => sizes.readback += size.next_multiple_of(8),
+                Command::Write { data, .. } => sizes.upload += aligned(data.len() as u64),
+                Command::Read { size, .. } => sizes.readback += aligned(*size),
                 _ => {}
             }
         }
         sizes
     }
+}
+
+/// Mapped ranges begin at multiples of this.
+fn aligned(size: u64) -> u64 {
+    size.next_multiple_of(wgpu::MAP_ALIGNMENT)
 }
 
 struct Sizes {
@@ -196,8 +208,7 @@ impl Recorder<'_> {
             Command::Read { source, offset, size } => {
                 encoder.copy_buffer_to_buffer(&source.wgpu, *offset, &self.readback.buffer, *read_offset, *size);
                 self.reads.push((*read_offset, *size));
-                // Mappings begin at multiples of 8.
-                *read_offset += size.next_multiple_of(8);
+                *read_offset += aligned(*size);
             }
         }
         Ok(())
@@ -214,7 +225,7 @@ impl Recorder<'_> {
             return Err(Error::lost());
         }
         encoder.copy_buffer_to_buffer(&staged.buffer, self.uploaded, &upload.target.wgpu, upload.offset, size);
-        self.uploaded += size;
+        self.uploaded += aligned(size);
         Ok(())
     }
 

@@ -6,6 +6,8 @@
 //! first batch.
 
 use crate::check::{self, Abilities, Access, Checked, Variable};
+use crate::session::Payer;
+use crate::thread::Keep;
 use crate::{Device, Error};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -113,16 +115,23 @@ impl Device {
         self.kernels.get(&key(wgsl, entry, constants))
     }
 
-    /// Checks, compiles and tries a kernel, or takes it from the cache. Slow: call it where blocking
-    /// is allowed.
-    pub fn kernel(&self, wgsl: &str, entry: &str, constants: &[(String, f64)]) -> Result<Arc<Kernel>, Error> {
+    /// Checks, compiles and tries a kernel, or takes it from the cache; the trial is charged to `payer`.
+    /// Slow: call it where blocking is allowed.
+    pub fn kernel(
+        &self,
+        wgsl: &str,
+        entry: &str,
+        constants: &[(String, f64)],
+        payer: &Payer,
+    ) -> Result<Arc<Kernel>, Error> {
         let key = key(wgsl, entry, constants);
         if let Some(kernel) = self.kernels.get(&key) {
             return Ok(kernel);
         }
         let checked = check::check(wgsl, entry, constants, self.abilities())?;
-        let kernel = Arc::new(self.compile(checked)?);
-        self.trial(&kernel)?;
+        // wgpu reads the module once more and writes it out, recursing as deeply as our own check did.
+        let kernel = Arc::new(check::on_big_stack(|| self.compile(checked))?);
+        self.trial(&kernel, payer)?;
         self.kernels.put(key, &kernel);
         Ok(kernel)
     }
@@ -166,7 +175,22 @@ impl Device {
     }
 
     /// Dispatches one workgroup over the smallest zeroed buffers that fit and waits for it.
-    fn trial(&self, kernel: &Kernel) -> Result<(), Error> {
+    fn trial(&self, kernel: &Kernel, payer: &Payer) -> Result<(), Error> {
+        let limits = self.limits();
+        let mut charges = Vec::new();
+        for variable in &kernel.variables {
+            let most = match variable.access {
+                Access::Uniform => limits.max_uniform_buffer_binding_size,
+                Access::Read | Access::ReadWrite => limits.max_storage_buffer_binding_size,
+            };
+            if variable.size_min > most {
+                return Err(Error::KernelRejected(format!(
+                    "variable {:?} needs {} bytes; the device binds at most {most}",
+                    variable.name, variable.size_min
+                )));
+            }
+            charges.push(payer.memory.charge(trial_size(variable))?);
+        }
         let encoded = self.scoped(|device| {
             let buffers: Vec<_> = kernel.variables.iter().map(|v| trial_buffer(device, v)).collect();
             let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -192,7 +216,9 @@ impl Device {
             }
             encoder.finish()
         })?;
-        let (job, done) = crate::thread::Job::bare(encoded);
+        let (mut job, done) = crate::thread::Job::bare(encoded);
+        job.keep.extend(charges.into_iter().map(Keep::Charge));
+        job.usage = Some(Arc::clone(&payer.usage));
         self.jobs.blocking_send(job).map_err(|_| Error::lost())?;
         done.blocking_recv().map_err(|_| Error::lost())?.map(|_| ())
     }
@@ -220,6 +246,10 @@ fn layout(device: &wgpu::Device, group: u32, variables: &[Variable]) -> wgpu::Bi
     device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries })
 }
 
+fn trial_size(variable: &Variable) -> u64 {
+    variable.size_min.next_multiple_of(16)
+}
+
 fn trial_buffer(device: &wgpu::Device, variable: &Variable) -> wgpu::Buffer {
     let usage = match variable.access {
         Access::Uniform => wgpu::BufferUsages::UNIFORM,
@@ -227,7 +257,7 @@ fn trial_buffer(device: &wgpu::Device, variable: &Variable) -> wgpu::Buffer {
     };
     device.create_buffer(&wgpu::BufferDescriptor {
         label: None,
-        size: variable.size_min.next_multiple_of(16),
+        size: trial_size(variable),
         usage,
         mapped_at_creation: false,
     })

@@ -17,6 +17,9 @@ use tokio::sync::Semaphore;
 /// the waiter, so the wait ends.
 pub const IN_FLIGHT_MAX: usize = 16;
 
+/// Bytes of recorded writes and inline bindings that the batches of one session hold in host memory.
+const HOST_BYTES_MAX: u64 = 64 << 20;
+
 /// What one request may use.
 #[derive(Debug, Clone, Copy)]
 pub struct SessionLimits {
@@ -57,6 +60,21 @@ pub struct Session {
     limits: SessionLimits,
     pending: Vec<PendingWrite>,
     in_flight: Arc<Semaphore>,
+    host_memory: Arc<Ledger>,
+}
+
+/// Waits for a session's submissions; see [`Session::drainer`].
+#[derive(Debug, Clone)]
+pub struct Drainer(Arc<Semaphore>);
+
+impl Drainer {
+    /// Waits until everything the session submitted is done and charged. What is in flight ends by
+    /// itself, so this does too; callers bound it all the same.
+    pub async fn drain(&self) {
+        let all = u32::try_from(IN_FLIGHT_MAX).unwrap_or(u32::MAX);
+        // Closed semaphores do not happen: nobody closes it.
+        let _ = self.0.acquire_many(all).await;
+    }
 }
 
 impl std::fmt::Debug for Session {
@@ -70,7 +88,8 @@ impl Session {
     pub fn new(device: Arc<Device>, catalog: Arc<Catalog>, limits: SessionLimits) -> Self {
         let memory = Ledger::new("request", limits.memory_bytes, Some(Arc::clone(device.memory())));
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
-        Self { device, memory, catalog, usage: Arc::default(), limits, pending: Vec::new(), in_flight }
+        let host_memory = Ledger::new("request's batches", HOST_BYTES_MAX, None);
+        Self { device, memory, catalog, usage: Arc::default(), limits, pending: Vec::new(), in_flight, host_memory }
     }
 
     /// The device.
@@ -97,14 +116,6 @@ impl Session {
         &self.in_flight
     }
 
-    /// Waits until everything the session submitted is done and charged. What is in flight ends by
-    /// itself, so this does too; callers bound it all the same.
-    pub async fn drain(&self) {
-        let all = u32::try_from(IN_FLIGHT_MAX).unwrap_or(u32::MAX);
-        // Closed semaphores do not happen: nobody closes it.
-        let _ = self.in_flight.acquire_many(all).await;
-    }
-
     /// Refuses work once the request's GPU time is used up.
     pub(crate) fn time_left(&self) -> Result<(), Error> {
         let used = self.usage.gpu_ns.load(Ordering::Relaxed);
@@ -118,8 +129,33 @@ impl Session {
         Ok(())
     }
 
-    pub(crate) fn push_write(&mut self, write: PendingWrite) {
+    /// Queues a write. Their number is bounded, since a submission records them all at once.
+    pub(crate) fn push_write(&mut self, write: PendingWrite) -> Result<(), Error> {
+        if self.pending.len() >= crate::batch::COMMANDS_MAX {
+            return Err(Error::InvalidArgument(format!(
+                "{} writes wait for a submission; that is the limit: submit first",
+                self.pending.len()
+            )));
+        }
         self.pending.push(write);
+        Ok(())
+    }
+
+    /// Puts writes back that could not be submitted.
+    pub(crate) fn restore_writes(&mut self, mut writes: Vec<PendingWrite>) {
+        writes.append(&mut self.pending);
+        self.pending = writes;
+    }
+
+    /// The host memory that the session's batches hold.
+    pub(crate) fn host_memory(&self) -> &Arc<Ledger> {
+        &self.host_memory
+    }
+
+    /// What must be waited for until everything submitted is done and charged: it can be kept when the
+    /// session is gone.
+    pub fn drainer(&self) -> Drainer {
+        Drainer(Arc::clone(&self.in_flight))
     }
 
     pub(crate) fn take_writes(&mut self) -> Vec<PendingWrite> {
@@ -142,15 +178,26 @@ impl Session {
     }
 
     fn kernel_job(&self, wgsl: Arc<str>, entry: String, constants: Vec<(String, f64)>) -> KernelJob {
-        KernelJob { device: Arc::clone(&self.device), usage: Arc::clone(&self.usage), wgsl, entry, constants }
+        let payer = Payer { memory: Arc::clone(&self.memory), usage: Arc::clone(&self.usage) };
+        KernelJob { device: Arc::clone(&self.device), payer, time: self.time_left(), wgsl, entry, constants }
     }
+}
+
+/// Who is charged for a kernel's trial.
+#[derive(Debug, Clone)]
+pub struct Payer {
+    /// For the buffers of the trial dispatch.
+    pub memory: Arc<Ledger>,
+    /// For its time.
+    pub usage: Arc<Usage>,
 }
 
 /// A kernel about to be compiled. Apart from the session, so that waiting holds no borrow of it.
 #[derive(Debug)]
 pub struct KernelJob {
     device: Arc<Device>,
-    usage: Arc<Usage>,
+    payer: Payer,
+    time: Result<(), Error>,
     wgsl: Arc<str>,
     entry: String,
     constants: Vec<(String, f64)>,
@@ -162,10 +209,12 @@ impl KernelJob {
         if let Some(kernel) = self.device.cached_kernel(&self.wgsl, &self.entry, &self.constants) {
             return Ok(kernel);
         }
-        let usage = Arc::clone(&self.usage);
+        self.time?;
+        let usage = Arc::clone(&self.payer.usage);
         let started = Instant::now();
-        let compiled =
-            tokio::task::spawn_blocking(move || self.device.kernel(&self.wgsl, &self.entry, &self.constants));
+        let compiled = tokio::task::spawn_blocking(move || {
+            self.device.kernel(&self.wgsl, &self.entry, &self.constants, &self.payer)
+        });
         let result = compiled.await.unwrap_or_else(|_| Err(Error::KernelRejected("the compiler failed".into())));
         let took = nanoseconds(started.elapsed());
         usage.kernels_ns.fetch_add(took, Ordering::Relaxed);

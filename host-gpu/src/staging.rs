@@ -4,6 +4,7 @@
 //! writing, a readback buffer rests mapped for reading; the GPU thread unmaps them just before
 //! it submits. They belong to one device and so to one tenant, hence are never cleared.
 
+use crate::memory::Charge;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Bytes of idle staging that a device keeps.
@@ -44,7 +45,14 @@ pub(crate) struct Staged {
     pub(crate) buffer: wgpu::Buffer,
     mapped: bool,
     direction: Direction,
+    /// Whether a submission has used it: a buffer that could not be allocated never gets there, and must
+    /// not be pooled.
+    sound: bool,
     home: Weak<Staging>,
+    /// Paid for as long as it is on loan, also while a guest holds results that it has not taken.
+    /// After `buffer`, so that the memory is pooled or free before its charge is given back.
+    #[expect(dead_code, reason = "held for its drop")]
+    charge: Charge,
 }
 
 /// A pair of timestamp queries on loan, and the buffer they resolve into.
@@ -69,27 +77,27 @@ impl Staging {
         size.next_multiple_of(step)
     }
 
-    /// A buffer mapped for writing. Call it inside an error scope.
-    pub(crate) fn upload(self: &Arc<Self>, size: u64) -> Staged {
-        self.take(size, Direction::Upload)
+    /// A buffer mapped for writing; `charge` pays for it. Call it inside an error scope.
+    pub(crate) fn upload(self: &Arc<Self>, size: u64, charge: Charge) -> Staged {
+        self.take(size, Direction::Upload, charge)
     }
 
-    /// A buffer that a submission can copy results into. Call it inside an error scope.
-    pub(crate) fn readback(self: &Arc<Self>, size: u64) -> Staged {
-        self.take(size, Direction::Readback)
+    /// A buffer that a submission can copy results into; `charge` pays for it. Call it inside an error
+    /// scope.
+    pub(crate) fn readback(self: &Arc<Self>, size: u64, charge: Charge) -> Staged {
+        self.take(size, Direction::Readback, charge)
     }
 
-    fn take(self: &Arc<Self>, size: u64, direction: Direction) -> Staged {
+    fn take(self: &Arc<Self>, size: u64, direction: Direction, charge: Charge) -> Staged {
         let size = Self::rounded(size);
         let home = Arc::downgrade(self);
         let found = {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            let fits =
-                |i: &Idle| i.direction == direction && (size..=size.saturating_mul(2)).contains(&i.buffer.size());
+            let fits = |i: &Idle| i.direction == direction && i.buffer.size() == size;
             idle.iter().position(fits).map(|index| idle.swap_remove(index))
         };
         if let Some(Idle { buffer, mapped, direction }) = found {
-            return Staged { buffer, mapped, direction, home };
+            return Staged { buffer, mapped, direction, sound: true, home, charge };
         }
         let upload = direction == Direction::Upload;
         let usage = if upload {
@@ -99,7 +107,7 @@ impl Staging {
         };
         let buffer =
             self.device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: upload });
-        Staged { buffer, mapped: upload, direction, home }
+        Staged { buffer, mapped: upload, direction, sound: false, home, charge }
     }
 
     /// A pair of timestamp queries, where the device has them.
@@ -146,6 +154,11 @@ impl Staged {
         self.mapped = true;
     }
 
+    /// A submission that used it has ended well. Only the GPU thread calls this.
+    pub(crate) fn prove(&mut self) {
+        self.sound = true;
+    }
+
     /// Writes into a mapped upload buffer; false if it is not mapped or too small.
     pub(crate) fn fill(&self, writes: &mut dyn Iterator<Item = (u64, &[u8])>) -> bool {
         for (offset, bytes) in writes {
@@ -178,8 +191,7 @@ impl Drop for Staged {
         let Some(home) = self.home.upgrade() else { return };
         let mut idle = home.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let held: u64 = idle.iter().map(|i| i.buffer.size()).sum();
-        // An upload buffer that is not mapped cannot be filled again.
-        let usable = self.mapped || self.direction == Direction::Readback;
+        let usable = self.sound && self.mapped;
         if usable && idle.len() < IDLE_MAX && held + self.buffer.size() <= IDLE_BYTES_MAX {
             idle.push(Idle { buffer: self.buffer.clone(), mapped: self.mapped, direction: self.direction });
         }

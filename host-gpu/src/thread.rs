@@ -193,7 +193,10 @@ impl GpuThread {
     }
 
     fn finish(&mut self, finished: InFlight) {
-        let InFlight { submitted, upload, readback, stamps, keep, usage, done, .. } = finished;
+        let InFlight { submitted, mut upload, mut readback, stamps, keep, usage, done, .. } = finished;
+        for staged in upload.iter_mut().chain(readback.iter_mut()) {
+            staged.prove();
+        }
         let now = Instant::now();
         let stamped = readback.as_ref().filter(|_| stamps.is_some()).and_then(Staged::timestamps);
         let (gpu_ns, clock) = match stamped {

@@ -21,6 +21,9 @@ const WAITING_MAX: usize = 256;
 /// Requests in the front door at once, of all tenants: it bounds memory, not fairness.
 const NODE_MAX: usize = 4096;
 
+/// Requests of one tenant, waiting or running: an eighth of the whole, so that no tenant fills it.
+pub const TENANT_MAX: usize = NODE_MAX / 8;
+
 /// Why a request was not admitted.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmitError {
@@ -38,6 +41,9 @@ pub enum AdmitError {
         /// How many run.
         concurrency: u64,
     },
+    /// The tenant has its whole share of the server in flight.
+    #[error("the tenant has {TENANT_MAX} requests in flight; that is its limit")]
+    TenantFull {},
     /// The server as a whole is full.
     #[error("the server has {NODE_MAX} requests in flight; that is its limit")]
     NodeFull {},
@@ -96,7 +102,7 @@ pub struct Admitted {
     /// What it is charged on.
     pub tab: Tab,
     /// Given back when this is dropped.
-    pub places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    pub places: [OwnedSemaphorePermit; 3],
 }
 
 /// The step.
@@ -117,13 +123,17 @@ impl Admit {
     pub async fn call(&self, inbound: Inbound, target: Target) -> Result<Response<ResponseBody>, Refused> {
         let began = Instant::now();
         let version = &target.function.current;
-        inbound.check_length(version.manifest().limits.body_mib.saturating_mul(1 << 20))?;
+        if let Err(error) = inbound.check_length(version.manifest().limits.body_mib.saturating_mul(1 << 20)) {
+            crate::front::discard(inbound.body).await;
+            return Err(error.into());
+        }
+        let own = Arc::clone(&target.share).try_acquire_owned().map_err(|_| AdmitError::TenantFull {})?;
         let node = Arc::clone(&self.node).try_acquire_owned().map_err(|_| AdmitError::NodeFull {})?;
         let place = target.function.gate.enter().await?;
         let mut tab =
             Tab::open(&self.book, inbound.id, version.tenant.clone(), version.function.clone(), version.record.number);
         tab.note(|receipt| receipt.admit_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
-        self.next.call(inbound, target, Admitted { tab, places: (node, place) }).await
+        self.next.call(inbound, target, Admitted { tab, places: [own, node, place] }).await
     }
 }
 

@@ -15,6 +15,8 @@ use subtle::ConstantTimeEq;
 
 /// The header for a key when `Authorization` belongs to the function.
 pub const KEY_HEADER: HeaderName = HeaderName::from_static("x-gannet-key");
+/// All keys of the platform start with this.
+pub const KEY_PREFIX: &str = "gnt_";
 /// A longer key is not one of ours.
 const KEY_BYTES_MAX: usize = 256;
 
@@ -97,18 +99,39 @@ fn take_key(headers: &mut HeaderMap) -> Result<Option<String>, AuthError> {
     };
     let own = headers.get(KEY_HEADER).map(read).transpose()?;
     headers.remove(KEY_HEADER);
-    if own.is_some() {
-        return Ok(own);
+    let bearer = take_bearer(headers)?;
+    Ok(own.or(bearer))
+}
+
+/// A key in `Authorization`. Whatever else is there is the function's own, unless a key stands in it.
+fn take_bearer(headers: &mut HeaderMap) -> Result<Option<String>, AuthError> {
+    let found = bearer(headers);
+    let (mut kept, mut dropped) = (Vec::new(), false);
+    for value in headers.get_all(AUTHORIZATION) {
+        let holds_key = value.as_bytes().windows(KEY_PREFIX.len()).any(|part| part == KEY_PREFIX.as_bytes());
+        dropped |= holds_key;
+        if !holds_key {
+            kept.push(value.clone());
+        }
     }
+    if dropped {
+        headers.remove(AUTHORIZATION);
+        for value in kept {
+            headers.append(AUTHORIZATION, value);
+        }
+    }
+    found
+}
+
+fn bearer(headers: &HeaderMap) -> Result<Option<String>, AuthError> {
     let Some(text) = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()) else { return Ok(None) };
     let key = match text.split_once(' ') {
-        Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") && key.trim().starts_with("gnt_") => {
+        Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") && key.trim().starts_with(KEY_PREFIX) => {
             key.trim().to_owned()
         }
         // Someone else's authorization: the function's own.
         _ => return Ok(None),
     };
-    headers.remove(AUTHORIZATION);
     if key.len() > KEY_BYTES_MAX {
         return Err(AuthError::BadKey);
     }

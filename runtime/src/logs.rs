@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::broadcast;
 
 /// Text kept for one function.
-const KEPT_BYTES_MAX: usize = 256 * 1024;
+const KEPT_BYTES_MAX: usize = 1024 * 1024;
 /// Lines a follower may lag behind before it loses some.
 const FOLLOW_CAPACITY: usize = 1024;
 
@@ -65,13 +65,13 @@ impl Logs {
             Line { time: jiff::Timestamp::now(), request: frame.request, stream: frame.stream, text: frame.text, lost };
         let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
         let ring = rings.entry(name).or_default();
-        ring.bytes += line.text.len();
+        ring.bytes += line.text.len() + size_of::<Line>();
         // Nobody may be following.
         let _ = ring.followers.send(line.clone());
         ring.lines.push_back(line);
         while ring.bytes > KEPT_BYTES_MAX {
             let Some(oldest) = ring.lines.pop_front() else { break };
-            ring.bytes -= oldest.text.len();
+            ring.bytes -= oldest.text.len() + size_of::<Line>();
         }
     }
 

@@ -1,6 +1,6 @@
 //! The binary: a child when its first word is a hidden verb, else the command line.
 
-use gannet::process::child::{Child, Role};
+use gannet::process::child::{Child, Role, leave};
 use gannet::process::{channel, confine_check};
 use gannet::{build, cli, worker};
 use std::os::fd::AsFd;
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
 }
 
 /// Nothing may start a thread before [`Child::enter`] returns.
-fn child(role: Role, arguments: &[String]) -> ExitCode {
+fn child(role: Role, arguments: &[String]) -> ! {
     let result = Child::enter(role).map_err(std::io::Error::other).and_then(|child| {
         cli::printer::log_to_stderr();
         match role {
@@ -33,10 +33,10 @@ fn child(role: Role, arguments: &[String]) -> ExitCode {
         }
     });
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => leave(0),
         Err(error) => {
             cli::printer::error(&format!("{} child: {error}", role.verb().trim_start_matches('_')), &[], None);
-            ExitCode::FAILURE
+            leave(1)
         }
     }
 }

@@ -220,7 +220,7 @@ impl Book {
         let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
         pages.totals.requests += 1;
         pages.totals.errors += u64::from(receipt.error.is_some());
-        pages.totals.gpu_ns += receipt.gpu_ns;
+        pages.totals.gpu_ns = pages.totals.gpu_ns.saturating_add(receipt.gpu_ns);
         if let Some(kind) = receipt.start
             && let Some(count) = pages.totals.starts.get_mut(kind as usize)
         {

@@ -3,9 +3,10 @@
 //!
 //! Changes go through [`Registry`] one at a time: checked against the newest snapshot, committed to
 //! the store, and only then published, so that nothing is served or acknowledged that a crash could
-//! take back.
+//! take back. A change runs to its end once it has begun, even if whoever asked for it leaves: the store
+//! and the snapshot must not come apart.
 
-use crate::admit::Gate;
+use crate::admit::{Gate, TENANT_MAX};
 use crate::auth::Scopes;
 use crate::hop::{BundleKernel, VersionKey};
 use crate::manifest::Manifest;
@@ -17,14 +18,23 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio::sync::Semaphore;
 
 /// A tenant and its functions.
 #[derive(Debug, Clone)]
 pub struct Tenant {
     /// When it was made.
     pub created: jiff::Timestamp,
+    /// Its share of the requests in flight; it outlives snapshots.
+    pub share: Arc<Semaphore>,
     /// Its functions, by name.
     pub functions: BTreeMap<FunctionName, Arc<Function>>,
+}
+
+impl Tenant {
+    fn new(created: jiff::Timestamp) -> Self {
+        Self { created, share: Arc::new(Semaphore::new(TENANT_MAX)), functions: BTreeMap::new() }
+    }
 }
 
 /// A function and its versions, oldest first.
@@ -125,7 +135,7 @@ impl Registry {
         let next_key = AtomicU64::new(1);
         let mut snapshot = Snapshot { operator, keys: HashMap::new(), tenants: BTreeMap::new() };
         for (name, record) in contents.tenants {
-            let tenant = Tenant { created: record.created, functions: BTreeMap::new() };
+            let tenant = Tenant::new(record.created);
             snapshot.tenants.insert(name, Arc::new(tenant));
         }
         for (hash, record) in contents.keys {
@@ -180,7 +190,7 @@ impl Registry {
         let key = KeyRecord { id, tenant: name.clone(), scopes: Scopes::FULL, created };
         let change = Change::new().tenant(name, &TenantRecord { created })?.key(&hash, &key)?;
         self.store.commit(change).await?;
-        next.tenants.insert(name.clone(), Arc::new(Tenant { created, functions: BTreeMap::new() }));
+        next.tenants.insert(name.clone(), Arc::new(Tenant::new(created)));
         next.keys.insert(hash, Key { hash, tenant: name.clone(), scopes: Scopes::FULL });
         self.snapshot.store(Arc::new(next));
         Ok(())

@@ -12,6 +12,7 @@ use crate::respond::{Refused, ResponseBody};
 use http::Response;
 use http::uri::PathAndQuery;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// Why a request has no function to go to.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,8 @@ pub enum RouteError {
 pub struct Target {
     /// The function.
     pub function: Arc<Function>,
+    /// The tenant's share of the server.
+    pub share: Arc<Semaphore>,
     /// Path and query for the guest.
     pub path: PathAndQuery,
 }
@@ -101,7 +104,8 @@ fn target(rest: &str, query: Option<&str>, caller: &Caller, snapshot: &Snapshot)
         text.push_str(query);
     }
     let path = text.parse().map_err(|_| RouteError::PathInvalid("is not a path".into()))?;
-    Ok(Target { function: Arc::clone(function), path })
+    let share = snapshot.tenants.get(tenant).map(|tenant| Arc::clone(&tenant.share)).ok_or(RouteError::NotFound)?;
+    Ok(Target { function: Arc::clone(function), share, path })
 }
 
 fn may_call(caller: &Caller, tenant: &str, function: &Function) -> bool {

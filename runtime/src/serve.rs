@@ -1,7 +1,7 @@
 //! `gannet serve`: puts the parts together, says that it is ready, and ends in order.
 
 use crate::admit::Admit;
-use crate::auth::{Auth, hash};
+use crate::auth::{Auth, KEY_PREFIX, hash};
 use crate::build::Builder;
 use crate::config::{ConfigError, ServerFile};
 use crate::control::tenants::new_key;
@@ -33,6 +33,9 @@ use tokio_util::sync::CancellationToken;
 pub const DEV_TENANT: &str = "dev";
 /// Known to everybody, hence only on loopback.
 pub const DEV_KEY: &str = "gnt_dev_local";
+/// A shorter key of the operator's own choice could be guessed. Its prefix keeps it from being taken for a
+/// function's own authorization.
+const OPERATOR_KEY_BYTES_MIN: usize = 32;
 /// Listing the GPUs loads every driver.
 const PROBE_MAX: Duration = Duration::from_secs(30);
 
@@ -104,6 +107,11 @@ fn operator_key(data: &Path) -> Result<String, ServeError> {
     if let Ok(key) = std::env::var("GANNET_OPERATOR_KEY")
         && !key.is_empty()
     {
+        if !key.starts_with(KEY_PREFIX) || key.len() < OPERATOR_KEY_BYTES_MIN {
+            return Err(failed(format!(
+                "GANNET_OPERATOR_KEY must start with {KEY_PREFIX} and have at least {OPERATOR_KEY_BYTES_MIN} characters"
+            )));
+        }
         return Ok(key);
     }
     let path = data.join("operator.key");
@@ -118,11 +126,21 @@ fn operator_key(data: &Path) -> Result<String, ServeError> {
     }
 }
 
+/// Each connection and each worker takes descriptors; the usual soft limit of 1024 is soon used up.
+fn raise_file_limit() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+}
+
 /// Serves until a signal. `ready` is told the address once requests are answered.
 pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<(), ServeError> {
     // Taken before anything starts: a signal from here on ends the server in order.
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    raise_file_limit();
     let file = options.config.as_deref().map(ServerFile::read).transpose()?.unwrap_or_default();
     let address = options.listen.or(file.listen).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7070)));
     if options.dev && !address.ip().is_loopback() {

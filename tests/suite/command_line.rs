@@ -7,14 +7,21 @@ use std::process::Command;
 fn exit_codes_tell_usage_function_and_server_apart() {
     let server = Server::shared();
     assert_eq!(server.cli(&["invoke", "hello"]).status.code(), Some(0));
-    assert_eq!(server.cli(&["invoke", "faulty", "--path", "/nowhere"]).status.code(), Some(1), "the function's own 404");
+    assert_eq!(
+        server.cli(&["invoke", "faulty", "--path", "/nowhere"]).status.code(),
+        Some(1),
+        "the function's own 404"
+    );
     assert_eq!(server.cli(&["invoke", "nothing"]).status.code(), Some(1));
     assert_eq!(server.cli(&["nonsense"]).status.code(), Some(2));
     assert_eq!(server.cli(&["deploy", "/nowhere.wasm"]).status.code(), Some(2));
     let unreachable = Command::new(binary()).args(["list", "--server", "http://127.0.0.1:1"]).output().unwrap();
     assert_eq!(unreachable.status.code(), Some(3));
     let told = text(&unreachable.stderr);
-    assert!(told.starts_with("error: no answer from http://127.0.0.1:1\n  caused by: ") && told.contains("\nhint: "), "{told}");
+    assert!(
+        told.starts_with("error: no answer from http://127.0.0.1:1\n  caused by: ") && told.contains("\nhint: "),
+        "{told}"
+    );
 }
 
 #[test]
@@ -22,12 +29,24 @@ fn invoke_keeps_bytes_as_they_are_and_the_receipt_apart() {
     let server = Server::shared();
     let folder = tempfile::TempDir::new().unwrap();
     let (photo, out) = (crate::support::root().join("tests/photo/astronaut.png"), folder.path().join("out.png"));
-    let output = server.cli(&["invoke", "blur", "--path", "/?radius=2", "-d", &format!("@{}", photo.display()), "-o", &out.display().to_string()]);
+    let output = server.cli(&[
+        "invoke",
+        "blur",
+        "--path",
+        "/?radius=2",
+        "-d",
+        &format!("@{}", photo.display()),
+        "-o",
+        &out.display().to_string(),
+    ]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(output.stdout.is_empty());
     assert_eq!(image::open(&out).unwrap().width(), 512);
     let receipt = text(&output.stderr);
-    assert!(receipt.starts_with("request ") && receipt.contains("gpu ") && !receipt.contains("gpu 0.000 ms"), "{receipt}");
+    assert!(
+        receipt.starts_with("request ") && receipt.contains("gpu ") && !receipt.contains("gpu 0.000 ms"),
+        "{receipt}"
+    );
     let hello = server.cli(&["invoke", "hello", "-i"]);
     assert_eq!(text(&hello.stdout), "hello, world\n");
     assert!(text(&hello.stderr).contains("x-request-id: "));
@@ -48,12 +67,15 @@ fn every_reading_verb_has_json() {
         (vec!["receipt", &id, "--json"], "request"),
     ] {
         let output = server.cli(&arguments);
-        let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{arguments:?}: {}", text(&output.stderr)));
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| panic!("{arguments:?}: {}", text(&output.stderr)));
         assert!(value.get(field).is_some(), "{arguments:?}: {value}");
     }
     let logs = server.cli(&["logs", "faulty", "--request", &id, "--json"]);
-    let lines: Vec<serde_json::Value> = text(&logs.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let seen: Vec<_> = lines.iter().map(|line| (line["stream"].as_str().unwrap(), line["text"].as_str().unwrap())).collect();
+    let lines: Vec<serde_json::Value> =
+        text(&logs.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let seen: Vec<_> =
+        lines.iter().map(|line| (line["stream"].as_str().unwrap(), line["text"].as_str().unwrap())).collect();
     assert_eq!(seen, [("stdout", "to stdout"), ("stderr", "to stderr")]);
 }
 
@@ -87,7 +109,11 @@ fn the_operator_makes_tenants_and_acts_for_them() {
     let key = made["key"].as_str().unwrap();
     assert!(made["tenant"] == "acme" && key.starts_with("gnt_acme_"), "{made}");
     assert_eq!(server.cli_as(&operator, &["tenant", "create", "acme"]).status.code(), Some(1), "it exists already");
-    assert_eq!(server.cli_as(key, &["tenant", "create", "zoo"]).status.code(), Some(1), "only the operator makes tenants");
+    assert_eq!(
+        server.cli_as(key, &["tenant", "create", "zoo"]).status.code(),
+        Some(1),
+        "only the operator makes tenants"
+    );
     let component = prebuilt("hello").display().to_string();
     assert!(server.cli_as(&operator, &["deploy", &component, "--tenant", "acme"]).status.success());
     assert_eq!(text(&server.cli_as(key, &["invoke", "hello"]).stdout), "hello, world\n");

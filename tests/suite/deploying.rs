@@ -10,7 +10,8 @@ fn put(server: &Server, name: &str, media_type: &str, body: &[u8]) -> crate::sup
 #[test]
 fn what_is_no_component_is_refused_with_the_reason() {
     let server = Server::shared();
-    let unknown_import = wat::parse_str(r#"(component (import "acme:secret/thing@1.0.0" (instance (export "f" (func)))))"#).unwrap();
+    let unknown_import =
+        wat::parse_str(r#"(component (import "acme:secret/thing@1.0.0" (instance (export "f" (func)))))"#).unwrap();
     let core = wat::parse_str("(module)").unwrap();
     let no_handler = wat::parse_str("(component)").unwrap();
     for (bytes, part) in [
@@ -27,7 +28,8 @@ fn what_is_no_component_is_refused_with_the_reason() {
 
 #[test]
 fn an_upload_over_the_limit_is_refused_and_so_is_another_type() {
-    let server = Server::start_with(&Options { config: Some("component_mib_max = 1\nspares = 0"), ..Options::default() });
+    let server =
+        Server::start_with(&Options { config: Some("component_mib_max = 1\nspares = 0"), ..Options::default() });
     let large = vec![0; (1 << 20) + 1];
     put(&server, "large", "application/wasm", &large).is_problem(413, "body_too_large", "the limit of 1048576 bytes");
     put(&server, "text", "text/plain", b"x").is_problem(415, "unsupported_media_type", "text/plain");
@@ -36,7 +38,8 @@ fn an_upload_over_the_limit_is_refused_and_so_is_another_type() {
 fn folder(manifest: &str, kernel: Option<&str>) -> TempDir {
     let folder = TempDir::new().unwrap();
     std::fs::copy(prebuilt("hello"), folder.path().join("hello.wasm")).unwrap();
-    std::fs::write(folder.path().join("gannet.toml"), format!("{manifest}\n[build]\nartifact = \"hello.wasm\"\n")).unwrap();
+    std::fs::write(folder.path().join("gannet.toml"), format!("{manifest}\n[build]\nartifact = \"hello.wasm\"\n"))
+        .unwrap();
     if let Some(wgsl) = kernel {
         std::fs::write(folder.path().join("k.wgsl"), wgsl).unwrap();
     }
@@ -49,7 +52,10 @@ fn a_bad_kernel_is_a_deploy_error_with_line_and_column() {
     for (wgsl, part) in [
         ("@compute @workgroup_size(1)\nfn main() { let x = ; }", "2:21: "),
         ("@compute @workgroup_size(1)\nfn main() {\n  var x: u32 = 1.5;\n}", "3:"),
-        ("var<workgroup> a: array<u32, 100000000>; @compute @workgroup_size(1) fn main() { a[0] = 1u; }", "bytes of workgroup memory; the limit is"),
+        (
+            "var<workgroup> a: array<u32, 100000000>; @compute @workgroup_size(1) fn main() { a[0] = 1u; }",
+            "bytes of workgroup memory; the limit is",
+        ),
     ] {
         let folder = folder("name = \"badkernel\"\n[kernels]\nk = \"k.wgsl\"", Some(wgsl));
         let output = server.cli(&["deploy", &folder.path().display().to_string()]);
@@ -87,7 +93,8 @@ fn the_same_bytes_again_are_the_same_version_and_another_setting_is_a_new_one() 
     assert_eq!((&first["version"], &second["version"], &third["version"]), (&1.into(), &1.into(), &2.into()));
     assert_eq!(first["digest"], third["digest"]);
     let versions = server.get_json("/api/v1/functions/again/versions");
-    let listed: Vec<_> = versions["versions"].as_array().unwrap().iter().map(|v| (v["version"].clone(), v["current"].clone())).collect();
+    let listed: Vec<_> =
+        versions["versions"].as_array().unwrap().iter().map(|v| (v["version"].clone(), v["current"].clone())).collect();
     assert_eq!(listed, [(2.into(), true.into()), (1.into(), false.into())]);
 }
 
@@ -98,8 +105,16 @@ fn a_manifest_with_an_unknown_key_names_the_nearest_known_one() {
     let body = format!(
         "--{boundary}\r\ncontent-disposition: form-data; name=\"manifest\"\r\n\r\n[limits]\ntimout_ms = 1\r\n--{boundary}--\r\n"
     );
-    put(server, "x", "multipart/form-data; boundary=b", body.as_bytes()).is_problem(400, "invalid", "the nearest known one is `timeout_ms`");
-    put(server, "x", "multipart/form-data; boundary=b", b"--b--\r\n").is_problem(400, "invalid", "the part component is missing");
+    put(server, "x", "multipart/form-data; boundary=b", body.as_bytes()).is_problem(
+        400,
+        "invalid",
+        "the nearest known one is `timeout_ms`",
+    );
+    put(server, "x", "multipart/form-data; boundary=b", b"--b--\r\n").is_problem(
+        400,
+        "invalid",
+        "the part component is missing",
+    );
     put(server, "x--y", "application/wasm", b"x").is_problem(400, "invalid", "x--y");
 }
 

@@ -41,7 +41,10 @@ fn kill_at_any_moment_loses_no_acknowledged_deploy_and_leaves_no_half_one() {
             scope.spawn(|| {
                 for number in 0..1000 {
                     let url = format!("{}/api/v1/functions/f{round}-{number}", server.url);
-                    let sent = ureq::put(&url).header("x-gannet-key", KEY).header("content-type", "application/wasm").send(&bytes[..]);
+                    let sent = ureq::put(&url)
+                        .header("x-gannet-key", KEY)
+                        .header("content-type", "application/wasm")
+                        .send(&bytes[..]);
                     match sent {
                         Ok(answer) if answer.status() == 201 => acknowledged.fetch_add(1, Ordering::SeqCst),
                         _ => return,
@@ -55,16 +58,29 @@ fn kill_at_any_moment_loses_no_acknowledged_deploy_and_leaves_no_half_one() {
         let server = Server::start_with(&options);
         let listed = server.get_json("/api/v1/functions?limit=1000");
         let mine = format!("f{round}-");
-        let listed: Vec<String> = listed["functions"].as_array().unwrap().iter().map(|f| f["name"].as_str().unwrap().to_owned()).filter(|name| name.starts_with(&mine)).collect();
+        let listed: Vec<String> = listed["functions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|f| f["name"].as_str().unwrap().to_owned())
+            .filter(|name| name.starts_with(&mine))
+            .collect();
         let count = acknowledged.load(Ordering::SeqCst);
         for number in 0..count {
-            assert!(listed.contains(&format!("{mine}{number}")), "round {round}: {number} of {count} is gone: {listed:?}");
+            assert!(
+                listed.contains(&format!("{mine}{number}")),
+                "round {round}: {number} of {count} is gone: {listed:?}"
+            );
         }
         // At most the one that was under way is there too, and it is whole.
         assert!(listed.len() <= count + 1, "{count} {listed:?}");
         let last = listed.iter().max_by_key(|name| name[mine.len()..].parse::<usize>().unwrap()).unwrap();
         assert_eq!(server.call(last, "/", b"").text(), "hello, world\n");
-        assert_eq!(std::fs::read_dir(data.path().join("incoming")).unwrap().count(), 0, "leftovers are removed at start");
+        assert_eq!(
+            std::fs::read_dir(data.path().join("incoming")).unwrap().count(),
+            0,
+            "leftovers are removed at start"
+        );
     }
 }
 
@@ -75,8 +91,23 @@ fn the_system_calls_of_a_deploy_are_in_the_order_that_survives_a_power_cut() {
     let folder = TempDir::new().unwrap();
     let (trace, data) = (folder.path().join("trace"), folder.path().join("data"));
     let trace_text = trace.display().to_string();
-    let under = ["strace", "-f", "-y", "-s", "32", "-e", "trace=fsync,fdatasync,rename,renameat,renameat2,write,writev,sendto", "-o", &trace_text];
-    let server = Server::start_with(&Options { data: Some(&data), config: Some("spares = 0"), under: &under, ..Options::default() });
+    let under = [
+        "strace",
+        "-f",
+        "-y",
+        "-s",
+        "32",
+        "-e",
+        "trace=fsync,fdatasync,rename,renameat,renameat2,write,writev,sendto",
+        "-o",
+        &trace_text,
+    ];
+    let server = Server::start_with(&Options {
+        data: Some(&data),
+        config: Some("spares = 0"),
+        under: &under,
+        ..Options::default()
+    });
     server.deploy("hello");
     server.kill();
     let trace = std::fs::read_to_string(&trace).unwrap();
@@ -96,8 +127,12 @@ fn the_system_calls_of_a_deploy_are_in_the_order_that_survives_a_power_cut() {
         after(committed, "the answer", &|line| line.contains("HTTP/1.1 201"));
     }
     let answered = after(0, "the answer", &|line| line.contains("HTTP/1.1 201"));
-    let written = lines[..answered].iter().rposition(|line| line.contains("/db/db>") && line.contains("write")).map(|at| at + 1);
+    let written =
+        lines[..answered].iter().rposition(|line| line.contains("/db/db>") && line.contains("write")).map(|at| at + 1);
     if let Some(written) = written {
-        assert!(lines[written..answered].iter().any(|line| sync(line, "/db/db")), "the database was written and not synced before the answer");
+        assert!(
+            lines[written..answered].iter().any(|line| sync(line, "/db/db")),
+            "the database was written and not synced before the answer"
+        );
     }
 }

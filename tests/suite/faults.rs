@@ -47,14 +47,14 @@ fn a_guest_that_waits_too_long_is_504_and_was_charged_no_cpu_for_it() {
 #[test]
 fn exhausted_memory_names_the_limit() {
     let server = Server::shared();
-    server.call("faulty", "/memory", b"").is_problem(502, "function_trapped", "memory limit of 33554432 bytes");
+    server.call("faulty", "/memory", b"").is_problem(502, "function_trapped", "memory limit of 67108864 bytes");
     the_next_request_works(server);
 }
 
 #[test]
 fn a_guest_that_exits_without_an_answer_is_502() {
     let server = Server::shared();
-    server.call("faulty", "/exit", b"").is_problem(502, "function_trapped", "exited with status 0 instead of answering");
+    server.call("faulty", "/exit", b"").is_problem(502, "function_trapped", "ended without an answer");
     the_next_request_works(server);
 }
 
@@ -73,7 +73,12 @@ fn a_gigabyte_of_log_is_cut_and_harms_nobody() {
 /// Reads an answer off the wire, to see how it ends.
 fn wire(server: &Server, path: &str) -> String {
     let mut stream = TcpStream::connect(server.address).unwrap();
-    write!(stream, "GET /f/dev/faulty{path} HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {}\r\n\r\n", crate::support::KEY).unwrap();
+    write!(
+        stream,
+        "GET /f/dev/faulty{path} HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {}\r\n\r\n",
+        crate::support::KEY
+    )
+    .unwrap();
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     text(&answer)
@@ -91,7 +96,10 @@ fn a_body_that_stops_in_the_middle_is_seen_as_cut() {
         let receipt = || server.send("GET", &format!("/api/v1/requests/{id}"), &[], b"");
         crate::support::until("the tab is closed", || receipt().status == 200);
         let error = receipt().json()["error"].clone();
-        assert!(["function_trapped", "deadline_exceeded", "response_broken_off"].contains(&error.as_str().unwrap()), "{path}: {error}");
+        assert!(
+            ["function_trapped", "deadline_exceeded", "response_broken_off"].contains(&error.as_str().unwrap()),
+            "{path}: {error}"
+        );
     }
     the_next_request_works(server);
 }

@@ -118,15 +118,56 @@ fn the_playground_runs_the_kernel_that_is_posted() {
 }
 
 #[test]
+fn writes_of_odd_sizes_all_arrive() {
+    let server = Server::shared();
+    // Two uploads of 4 and 12 bytes: mapped ranges begin at multiples of 8, and these do not.
+    let job = json!({
+        "wgsl": "@group(0) @binding(0) var<storage, read_write> a: array<u32>; @group(0) @binding(1) var<storage, read> b: array<u32>; @group(0) @binding(2) var<storage, read> c: array<u32>; @compute @workgroup_size(1) fn main() { a[0] = b[0] + c[2]; }",
+        "grid": [1, 1, 1],
+        "buffers": [{"group": 0, "binding": 0, "size": 4, "read": true}, {"group": 0, "binding": 1, "data": u32s(&[40])}, {"group": 0, "binding": 2, "data": u32s(&[0, 0, 2])}],
+    });
+    let answer = server.call("wgsl", "/", job.to_string().as_bytes());
+    assert_eq!(answer.json()["buffers"][0]["data"], u32s(&[42]), "{}", answer.text());
+}
+
+#[test]
+fn a_kernel_that_would_exhaust_the_compiler_is_refused_and_the_worker_lives() {
+    let server = Server::shared();
+    let chain: String = (0..2000).map(|n| format!(" else if x == {n}u {{ x = 1u; }}")).collect();
+    let deep = format!("@compute @workgroup_size(1) fn main() {{ var x = 1u; if x == 0u {{ }}{chain} }}");
+    let value = "@group(0) @binding(0) var<storage, read_write> o: array<u32>; @compute @workgroup_size(1) fn main(@builtin(global_invocation_id) id: vec3<u32>) { let z = array<u32, 100000000>(); o[0] = z[id.x]; }".to_owned();
+    for (wgsl, part) in [(deep, "nested more than 128 deep"), (value, "a value has 400000000 bytes")] {
+        let answer = server.call("wgsl", "/", json!({"wgsl": wgsl, "grid": [1, 1, 1]}).to_string().as_bytes());
+        assert_eq!(
+            (answer.status, answer.json()["code"].clone()),
+            (422, "kernel_rejected".into()),
+            "{}",
+            answer.text()
+        );
+        assert!(answer.json()["detail"].as_str().unwrap().contains(part), "{}", answer.text());
+    }
+}
+
+#[test]
 fn the_playground_tells_what_is_wrong_with_a_job() {
     let copy = "@group(0) @binding(0) var<storage, read_write> a: array<u32>; @compute @workgroup_size(1) fn main() { a[0] = 1u; }";
     let buffer = json!({"group": 0, "binding": 0, "size": 16, "read": true});
     for (job, status, code, part) in [
         (json!({"wgsl": "fn main( {", "grid": [1, 1, 1]}), 422, "kernel_rejected", "1:10: "),
         (json!({"wgsl": copy, "grid": [1, 1, 1]}), 400, "invalid_argument", "has no binding"),
-        (json!({"wgsl": copy, "grid": [1, 1, 1], "buffers": [buffer, buffer]}), 400, "invalid_argument", "is bound twice"),
+        (
+            json!({"wgsl": copy, "grid": [1, 1, 1], "buffers": [buffer, buffer]}),
+            400,
+            "invalid_argument",
+            "is bound twice",
+        ),
         (json!({"wgsl": copy, "grid": [70000, 1, 1], "buffers": [buffer]}), 400, "invalid_argument", "at most 65535"),
-        (json!({"wgsl": copy, "grid": [1, 1, 1], "buffers": [{"group": 0, "binding": 0, "size": 1u64 << 31}]}), 502, "gpu_memory_quota", "gpu memory limit"),
+        (
+            json!({"wgsl": copy, "grid": [1, 1, 1], "buffers": [{"group": 0, "binding": 0, "size": 1u64 << 30}]}),
+            502,
+            "gpu_memory_quota",
+            "gpu memory limit",
+        ),
         (json!({"wgsl": copy, "entry": "other", "grid": [1, 1, 1]}), 422, "kernel_rejected", "no compute entry point"),
         (json!({"grid": [1, 1, 1]}), 400, "job_invalid", "wgsl"),
     ] {
@@ -151,7 +192,8 @@ fn a_dispatch_with_wrong_bindings_is_told_value_and_limit() {
         ("/gpu/alias", "is the same buffer"),
     ] {
         let answer = server.call("faulty", path, b"");
-        assert!(answer.status >= 500 && answer.text().contains(part), "{path}: {}", answer.text());
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(answer.status >= 500 && detail.contains(part), "{path}: {detail}");
     }
     assert_eq!(server.call("faulty", "/gpu/fine", b"").text(), "1 slices");
 }

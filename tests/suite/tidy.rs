@@ -37,7 +37,13 @@ fn files_say_what_they_are_and_are_not_long() {
 
 #[test]
 fn no_debt_is_left_in_the_code() {
-    let words = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("dbg", "!("), concat!("todo", "!("), concat!("unimplemented", "!(")];
+    let words = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("dbg", "!("),
+        concat!("todo", "!("),
+        concat!("unimplemented", "!("),
+    ];
     for path in all() {
         let text = std::fs::read_to_string(&path).unwrap();
         for word in words {
@@ -60,7 +66,8 @@ fn each_part_knows_only_what_it_may() {
         sources(&root().join(folder), &mut files);
         for path in files {
             let text = std::fs::read_to_string(&path).unwrap();
-            let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+            let code: String =
+                text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
             for word in &banned {
                 assert!(!code.contains(word), "{} names {word}", path.display());
             }

@@ -8,7 +8,11 @@ use std::net::TcpStream;
 fn deploy(server: &Server, name: &str, scale: &str) {
     let folder = tempfile::TempDir::new().unwrap();
     std::fs::copy(prebuilt("faulty"), folder.path().join("f.wasm")).unwrap();
-    std::fs::write(folder.path().join("gannet.toml"), format!("name = \"{name}\"\n[build]\nartifact = \"f.wasm\"\n[scale]\n{scale}\n")).unwrap();
+    std::fs::write(
+        folder.path().join("gannet.toml"),
+        format!("name = \"{name}\"\n[build]\nartifact = \"f.wasm\"\n[scale]\n{scale}\n"),
+    )
+    .unwrap();
     let output = server.cli(&["deploy", &folder.path().display().to_string()]);
     assert!(output.status.success(), "{}", text(&output.stderr));
 }
@@ -49,7 +53,11 @@ fn a_worker_killed_in_the_middle_of_a_request_is_502_and_the_next_request_works(
     deploy(&server, "victim", "idle_timeout_s = 60");
     server.call("victim", "/say", b"");
     let mut stream = TcpStream::connect(server.address).unwrap();
-    write!(stream, "GET /f/dev/victim/sleep HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\nconnection: close\r\n\r\n").unwrap();
+    write!(
+        stream,
+        "GET /f/dev/victim/sleep HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\nconnection: close\r\n\r\n"
+    )
+    .unwrap();
     // The request is in its worker once a second one that came after it has been answered.
     server.call("victim", "/say", b"");
     for pid in server.children("__worker") {
@@ -76,7 +84,9 @@ fn a_hanging_worker_is_killed_at_the_deadline_and_only_its_tenant_notices() {
         assert!(output.status.success(), "{}", text(&output.stderr));
         keys.push(key);
     }
-    let call = |tenant: &str, key: &str| server.send_bare("GET", &format!("/f/{tenant}/faulty/say"), &[("x-gannet-key", key)], b"");
+    let call = |tenant: &str, key: &str| {
+        server.send_bare("GET", &format!("/f/{tenant}/faulty/say"), &[("x-gannet-key", key)], b"")
+    };
     assert_eq!(call("acme", &keys[0]).status, 200);
     until("a spare is there", || server.metric("spares") == 1);
     let before = server.children("__worker");
@@ -89,7 +99,11 @@ fn a_hanging_worker_is_killed_at_the_deadline_and_only_its_tenant_notices() {
     assert_eq!(call("zoo", &keys[1]).status, 200);
     until("acme is served again", || call("acme", &keys[0]).status == 200);
     // Neither can see the other.
-    server.send_bare("GET", "/f/zoo/faulty/say", &[("x-gannet-key", &keys[0])], b"").is_problem(404, "not_found", "no such function");
+    server.send_bare("GET", "/f/zoo/faulty/say", &[("x-gannet-key", &keys[0])], b"").is_problem(
+        404,
+        "not_found",
+        "no such function",
+    );
 }
 
 #[test]

@@ -84,7 +84,8 @@ impl HostBatch for GpuCtxView<'_> {
         data: Vec<u8>,
     ) -> Result<u32, GpuFault> {
         let buffer = self.buffer(&buffer)?;
-        Ok(self.table.get_mut(&this)?.write(&buffer, offset, data)?)
+        let session = self.session.open()?;
+        Ok(self.table.get_mut(&this)?.write(session, &buffer, offset, data)?)
     }
 
     fn read(

@@ -14,6 +14,8 @@ use crate::process::child::Child;
 use crate::process::confine;
 use crate::worker::linker_for_check;
 use gannet_host_gpu::Device;
+use gannet_host_gpu::memory::Ledger;
+use gannet_host_gpu::session::Payer;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -47,8 +49,7 @@ pub fn run(child: Child) -> io::Result<()> {
     let mut report = File::from(report);
     report.write_all(&serde_json::to_vec(&result)?)?;
     say(Stage::Done)?;
-    // Never drop the device: that would wait for the GPU without a limit.
-    std::process::exit(0);
+    crate::process::child::leave(0)
 }
 
 type Found = std::collections::BTreeMap<String, crate::hop::BundleKernel>;
@@ -108,11 +109,12 @@ fn try_kernels(
             None
         }
     };
+    let payer = Payer { memory: Ledger::new("trial", TRIAL_BYTES_MAX, None), usage: Arc::default() };
     for (name, kernel) in &found {
         let Some(device) = &device else { break };
         let told = say(Stage::Kernel { name: name.clone() });
         told.map_err(|error| invalid(format!("the front door is gone: {error}")))?;
-        device.kernel(&kernel.wgsl, &kernel.entry, &[]).map_err(|error| Rejected {
+        device.kernel(&kernel.wgsl, &kernel.entry, &[], &payer).map_err(|error| Rejected {
             code: RejectCode::KernelRejected,
             detail: format!("kernel {name:?}: {error}"),
         })?;

@@ -9,6 +9,8 @@ use crate::hop::BundleKernel;
 use gannet_host_gpu::kernel::declare;
 use std::collections::BTreeMap;
 
+/// Source of all kernels of one component.
+const WGSL_BYTES_MAX: usize = 4 << 20;
 /// Kernel sources in one component.
 const SOURCES_MAX: usize = 256;
 
@@ -56,10 +58,18 @@ pub fn decode(sections: &[Vec<u8>]) -> Result<BTreeMap<String, BundleKernel>, Re
     if sources.len() > SOURCES_MAX {
         return Err(rejected(format!("{} kernel sources; the limit is {SOURCES_MAX}", sources.len())));
     }
-    let mut kernels = BTreeMap::new();
+    let mut kernels: BTreeMap<String, BundleKernel> = BTreeMap::new();
+    let mut total = 0;
     for (name, wgsl) in sources {
         let declared = declare(name, wgsl).map_err(|error| rejected(format!("kernel {name:?}: {error}")))?;
         for (full, kernel) in declared {
+            // Each entry point carries its module, so a module with many counts many times.
+            total += kernel.wgsl.len();
+            if total > WGSL_BYTES_MAX {
+                return Err(rejected(format!(
+                    "the kernels have more than {WGSL_BYTES_MAX} bytes of source, a module counting once for each entry point"
+                )));
+            }
             kernels.insert(full, BundleKernel { wgsl: kernel.wgsl.to_string(), entry: kernel.entry });
         }
     }

@@ -36,6 +36,8 @@ const WAITING_MAX: usize = 64;
 const BUILD_MAX: Duration = Duration::from_secs(180);
 /// Time for one kernel: reading, compiling, one dispatch.
 const KERNEL_MAX: Duration = Duration::from_secs(20);
+/// Builds that are remembered.
+const DONE_MAX: usize = 256;
 /// The longest report: kernels of 256 KiB, many of them.
 const REPORT_BYTES_MAX: u64 = 64 << 20;
 
@@ -158,22 +160,48 @@ impl Builder {
     }
 
     /// Builds a component of a tenant, or finds that it was built before.
-    pub async fn build(&self, tenant: &TenantName, digest: &str, component: &Path) -> Result<Built, BuildError> {
+    ///
+    /// A build that has begun runs to its end or its limit, even if whoever asked leaves: the child is bounded
+    /// by this side, and the next one to ask finds it built.
+    pub async fn build(
+        self: &Arc<Self>,
+        tenant: &TenantName,
+        digest: &str,
+        component: &Path,
+    ) -> Result<Built, BuildError> {
+        let (builder, tenant) = (Arc::clone(self), tenant.clone());
+        let (digest, component) = (digest.to_owned(), component.to_owned());
+        let building = tokio::spawn(async move { builder.build_here(&tenant, &digest, &component).await });
+        building.await.map_err(|error| BuildError::Failed(error.to_string()))?
+    }
+
+    async fn build_here(&self, tenant: &TenantName, digest: &str, component: &Path) -> Result<Built, BuildError> {
         let key = (tenant.clone(), digest.to_owned());
         let compiled = self.store.files().compiled(tenant, digest);
         let known = self.done.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some(built) = known.filter(|_| compiled.exists()) {
             return Ok(built);
         }
+        // The upload may go when its client does; the builder needs it until it has a place.
+        let component = File::open(component)?;
         let _waiting = self.waiting.try_acquire().map_err(|_| BuildError::Busy)?;
         let _place = self.places.acquire().await.map_err(|error| BuildError::Failed(error.to_string()))?;
+        if let Some(built) =
+            self.done.lock().unwrap_or_else(PoisonError::into_inner).get(&key).filter(|_| compiled.exists())
+        {
+            return Ok(built.clone());
+        }
         let built = self.run(tenant, digest, component).await?;
-        self.done.lock().unwrap_or_else(PoisonError::into_inner).insert(key, built.clone());
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        if done.len() >= DONE_MAX {
+            done.clear();
+        }
+        done.insert(key, built.clone());
         Ok(built)
     }
 
     /// Makes sure that a deployed version is compiled for this binary's engine.
-    pub async fn ensure(&self, version: &Version) -> Result<(), BuildError> {
+    pub async fn ensure(self: &Arc<Self>, version: &Version) -> Result<(), BuildError> {
         if version.built.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -185,7 +213,7 @@ impl Builder {
         Ok(())
     }
 
-    async fn run(&self, tenant: &TenantName, digest: &str, component: &Path) -> Result<Built, BuildError> {
+    async fn run(&self, tenant: &TenantName, digest: &str, component: File) -> Result<Built, BuildError> {
         let files = self.store.files();
         let (output_path, output) = files.incoming()?;
         let _cleanup = RemoveLater(&output_path);
@@ -194,7 +222,7 @@ impl Builder {
         let mut report_file = File::from(rustix::io::fcntl_dupfd_cloexec(&report, 0).map_err(io::Error::from)?);
         let (control, theirs) = frame_pair()?;
         let home = files.child_home("builder")?;
-        let descriptors = vec![theirs, order, File::open(component)?.into(), output.into(), report];
+        let descriptors = vec![theirs, order, component.into(), output.into(), report];
         let process =
             self.spawner.spawn(Order { role: Role::Builder, arguments: Vec::new(), home, descriptors }).await?;
         let control = Channel::new(control)?;
@@ -278,6 +306,8 @@ fn memfd(bytes: &[u8]) -> io::Result<OwnedFd> {
 pub fn keep_component(store: &Store, tenant: &TenantName, digest: &str, from: &Path) -> io::Result<()> {
     let to = store.files().component(tenant, digest);
     if to.exists() {
+        // Whoever put it there may not have synced the folder yet.
+        crate::store::files::sync_folder(to.parent().unwrap_or(Path::new("/")))?;
         return std::fs::remove_file(from);
     }
     OpenOptions::new().read(true).open(from)?;

@@ -99,7 +99,9 @@ impl Control {
             }
             Method::DELETE => {
                 acting.needs(acting.scopes.deploy, "deploy")?;
-                self.registry.delete(&acting.tenant, &name).await.map_err(ControlError::from)?;
+                let (registry, tenant, gone) = (Arc::clone(&self.registry), acting.tenant.clone(), name.clone());
+                let deleted = tokio::spawn(async move { registry.delete(&tenant, &gone).await }).await;
+                deleted.map_err(|error| ControlError::Internal(error.to_string()))?.map_err(ControlError::from)?;
                 self.after_change(&acting).await;
                 self.logs.forget(&acting.tenant, &name);
                 Ok(json(Done::Ok, &value!({ "deleted": name })))
@@ -147,7 +149,9 @@ impl Control {
             kernels: built.kernels,
             warnings: built.warnings,
         };
-        let (version, new) = self.registry.deploy(&tenant, name, record).await?;
+        let (registry, owner, function) = (Arc::clone(&self.registry), tenant.clone(), name.clone());
+        let deployed = tokio::spawn(async move { registry.deploy(&owner, &function, record).await }).await;
+        let (version, new) = deployed.map_err(|error| ControlError::Internal(error.to_string()))??;
         tracing::info!(%request, %tenant, function = %name, version = version.record.number, new, "deployed");
         self.after_change(acting).await;
         let answer = value!({

@@ -9,6 +9,7 @@ use crate::respond::{Done, Refused, ResponseBody, json};
 use crate::route::RouteError;
 use http::{Method, Response};
 use serde::Deserialize;
+use std::sync::Arc;
 
 /// The longest body of a control request that is not an upload.
 const BODY_BYTES_MAX: u64 = 64 * 1024;
@@ -58,6 +59,8 @@ impl Control {
     pub async fn create_tenant(&self, name: &TenantName, key: &str) -> Result<(), ControlError> {
         let hashed = hash(key);
         let id: String = hashed.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        Ok(self.registry.create_tenant(name, hashed, id).await?)
+        let (registry, name) = (Arc::clone(&self.registry), name.clone());
+        let made = tokio::spawn(async move { registry.create_tenant(&name, hashed, id).await }).await;
+        Ok(made.map_err(|error| ControlError::Internal(error.to_string()))??)
     }
 }

@@ -17,6 +17,9 @@ use std::path::PathBuf;
 /// The longest manifest.
 const MANIFEST_BYTES_MAX: u64 = 256 * 1024;
 
+/// What a multipart body may have beside its component: the manifest, part headers, boundaries.
+const MULTIPART_OVERHEAD_MAX: u64 = 1 << 20;
+
 /// Reads a small body.
 pub(super) async fn collect(body: Incoming, limit: u64, what: &'static str) -> Result<Bytes, ControlError> {
     let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
@@ -88,7 +91,10 @@ pub(super) async fn receive(inbound: Inbound, files: &Files, limit: u64) -> Resu
 }
 
 async fn plain(inbound: Inbound, files: &Files, limit: u64) -> Result<Upload, ControlError> {
-    inbound.check_length(limit).map_err(|_| ControlError::TooLarge { what: "component", limit })?;
+    if inbound.check_length(limit).is_err() {
+        crate::front::discard(inbound.body).await;
+        return Err(ControlError::TooLarge { what: "component", limit });
+    }
     let mut sink = Sink::new(files, limit)?;
     let remove = RemoveOnError(Some(sink.path.clone()));
     let mut body = inbound.body;
@@ -134,7 +140,9 @@ async fn multipart(inbound: Inbound, files: &Files, limit: u64, media_type: &str
     let parts = futures::StreamExt::filter_map(BodyStream::new(inbound.body), |frame| async move {
         frame.map(|frame| frame.into_data().ok()).transpose()
     });
-    let mut parts = multer::Multipart::new(parts, boundary);
+    let whole = multer::SizeLimit::new().whole_stream(limit + MULTIPART_OVERHEAD_MAX);
+    let constraints = multer::Constraints::new().size_limit(whole);
+    let mut parts = multer::Multipart::with_constraints(parts, boundary, constraints);
     let mut component: Option<Sink> = None;
     let mut manifest: Option<Manifest> = None;
     let mut remove = None;

@@ -1,5 +1,5 @@
-//! A client's socket whose writes may not stall for ever: a client that stops reading holds a
-//! place, an instance and perhaps GPU memory.
+//! A client's socket that may neither be silent from the start nor stall in the middle of a response: a client
+//! that stops reading holds a place, an instance and perhaps GPU memory.
 
 use std::io;
 use std::pin::Pin;
@@ -12,15 +12,22 @@ use tokio::time::Sleep;
 /// The longest time in which no byte of a response could be written.
 const STALL_MAX: Duration = Duration::from_secs(60);
 
+/// The longest silence before a connection's first request.
+const SILENT_MAX: Duration = Duration::from_secs(10);
+/// Bytes by which HTTP/2 can be told from HTTP/1: the preface of the former.
+const PREFACE_BYTES: usize = 24;
+
 /// See the module.
 pub(super) struct Stalling {
     stream: TcpStream,
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Runs until the first bytes have come: before that hyper does not know which protocol to time.
+    silent: Option<Pin<Box<Sleep>>>,
 }
 
 impl Stalling {
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, stalled: None }
+        Self { stream, stalled: None, silent: Some(Box::pin(tokio::time::sleep(SILENT_MAX))) }
     }
 
     fn timed<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
@@ -42,7 +49,18 @@ impl AsyncRead for Stalling {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() >= PREFACE_BYTES || (read.is_ready() && self.silent.is_none()) {
+            self.silent = None;
+            return read;
+        }
+        if let Some(silent) = &mut self.silent
+            && read.is_pending()
+            && silent.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client sent nothing")));
+        }
+        read
     }
 }
 

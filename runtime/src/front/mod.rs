@@ -17,6 +17,7 @@ use crate::respond::{Refused, ResponseBody, refuse, stamp};
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{Method, Request, Response};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -35,6 +36,9 @@ const HEADERS_MAX_WAIT: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Number of headers.
 const HEADERS_MAX: usize = 128;
+/// How much of a refused body is read, and for how long.
+const DISCARD_BYTES_MAX: u64 = 256 << 20;
+const DISCARD_MAX: Duration = Duration::from_secs(5);
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 4096;
 /// Requests at once on one HTTP/2 connection.
@@ -89,6 +93,23 @@ impl Inbound {
     pub fn check_length(&self, limit: u64) -> Result<(), FrontError> {
         if self.body.size_hint().lower() > limit { Err(FrontError::BodyTooLarge { limit }) } else { Ok(()) }
     }
+}
+
+/// Reads and throws away what is left of a body, for a while: a client that is still sending reads an
+/// answer only when it can send to the end, and a connection closed with bytes unread loses the answer.
+pub async fn discard(mut body: Incoming) {
+    let discarding = async {
+        let mut left = DISCARD_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+            match left.checked_sub(length) {
+                Some(less) => left = less,
+                None => return,
+            }
+        }
+    };
+    // Past this the client sees its connection close.
+    let _ = tokio::time::timeout(DISCARD_MAX, discarding).await;
 }
 
 /// The step.

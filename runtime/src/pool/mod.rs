@@ -20,19 +20,21 @@ use crate::front::{FrontError, Inbound};
 use crate::hop::{Fault, FaultCode, Work, header};
 use crate::logs::Logs;
 use crate::meter::StartKind;
-use crate::names::TenantName;
+use crate::names::{RequestId, TenantName};
 use crate::process::spawn::Spawner;
 use crate::registry::Version;
-use crate::respond::{ERROR_HEADER, REQUEST_ID_HEADER, Refused, ResponseBody, code_of, status_of};
+use crate::respond::{Blame, ERROR_HEADER, REQUEST_ID_HEADER, Refused, ResponseBody, code_of, status_of};
 use crate::route::Target;
 use crate::store::Store;
 use claim::{Seated, SharedTable};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header as names};
 use relay::{SERVER_TIMING, WorkSource};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use table::{Claim, Table};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use worker::{Worker, WorkerSettings};
 
@@ -78,11 +80,12 @@ pub enum PoolError {
 
 impl From<Fault> for PoolError {
     fn from(fault: Fault) -> Self {
+        let detail = fault.detail.chars().take(relay::DETAIL_CHARACTERS_MAX).collect();
         match fault.code {
-            FaultCode::FunctionTrapped => Self::Trapped(fault.detail),
-            FaultCode::MemoryLimit => Self::MemoryLimit(fault.detail),
-            FaultCode::DeadlineExceeded => Self::Deadline(fault.detail),
-            FaultCode::Unavailable => Self::Internal(fault.detail),
+            FaultCode::FunctionTrapped => Self::Trapped(detail),
+            FaultCode::MemoryLimit => Self::MemoryLimit(detail),
+            FaultCode::DeadlineExceeded => Self::Deadline(detail),
+            FaultCode::Unavailable => Self::Internal(detail),
         }
     }
 }
@@ -167,7 +170,13 @@ impl Pool {
             tokio::spawn(async move {
                 match pool.start_worker().await {
                     Ok(worker) => {
-                        pool.lock().spare_started(Some(worker));
+                        let mut table = pool.lock();
+                        table.spare_started(Some(Arc::clone(&worker)));
+                        // It may have ended before it was in the table.
+                        if worker.dead().is_cancelled() {
+                            table.died(&worker);
+                        }
+                        drop(table);
                         pool.changed.notify_waiters();
                     }
                     Err(error) => {
@@ -242,7 +251,12 @@ impl Pool {
             let started = pool.start_worker().await;
             let mut table = pool.lock();
             match &started {
-                Ok(worker) => table.started(&tenant, Arc::clone(worker), Instant::now()),
+                Ok(worker) => {
+                    table.started(&tenant, Arc::clone(worker), Instant::now());
+                    if worker.dead().is_cancelled() {
+                        table.died(worker);
+                    }
+                }
                 Err(_) => table.start_failed(&tenant),
             }
             drop(table);
@@ -328,21 +342,31 @@ impl Pool {
         admitted.tab.note(|receipt| receipt.start = Some(kind));
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         let id = inbound.id;
-        let work = seated.worker().expect_work(id);
+        let work = Expected::new(&seated, id);
         let limit = limits.body_mib.saturating_mul(1 << 20);
         let (request, request_body) = request::rebuild(inbound, target.path, version.key, left, limit);
+        let mut leaving = Leaving { id, claim_us, held: Some((admitted, seated, work)), late: late(limits) };
         // The worker answers at the deadline; a worker that hangs does not.
         let sent = tokio::time::timeout(left + Duration::from_secs(1), connection.send_request(request)).await;
+        let Some((mut admitted, seated, mut work)) = leaving.held.take() else {
+            unreachable!("only a dropped future takes it")
+        };
         let answer = match sent {
             Ok(Ok(answer)) => answer,
             other => {
-                seated.worker().forget_work(id);
                 let error = match (request_body.refused(), other) {
-                    (Some(refused), _) => PoolError::Request(refused),
+                    (Some(refused), _) => {
+                        if let Some(rest) = request_body.rest() {
+                            crate::front::discard(rest).await;
+                        }
+                        PoolError::Request(refused)
+                    }
                     (None, Err(_)) => {
                         // It has missed a deadline by a second: it hangs, and takes its tenant's
                         // other requests with it.
                         seated.worker().kill();
+                        self.lock().died(seated.worker());
+                        self.refill();
                         PoolError::Killed
                     }
                     (None, Ok(_)) => PoolError::Killed,
@@ -355,21 +379,98 @@ impl Pool {
             head.headers.remove(header::WORK).and_then(|value| serde_json::from_slice(value.as_bytes()).ok());
         let source = match known {
             Some(work) => {
-                seated.worker().forget_work(id);
                 relay::apply(&mut admitted.tab, &work, claim_us);
                 if let Some(fault) = work.fault.filter(|_| is_fault(&head.headers)) {
                     // Read to its end: the answer has no body.
-                    seated.worker().give_back(connection);
+                    if request_body.is_done() {
+                        seated.worker().give_back(connection);
+                    }
                     return Err((fault.into(), admitted));
                 }
                 WorkSource::Known
             }
-            None => WorkSource::Frame(work),
+            None => WorkSource::Frame(work.take()),
         };
         admitted.tab.note(|receipt| receipt.status = head.status.as_u16());
         finish_head(&mut head.headers, &source, &admitted, kind, id);
-        let parts = relay::Parts { request: id, body, admitted, seated, connection, source, claim_us, request_body };
+        let parts =
+            relay::Parts { body, admitted, seated, connection, source, claim_us, request_body, late: late(limits) };
         Ok(Response::from_parts(head, relay::body(parts)))
+    }
+}
+
+/// How long a tab stays open for a guest that runs on after its answer, or was cut off.
+fn late(limits: &crate::manifest::Limits) -> Duration {
+    Duration::from_millis(limits.stream_timeout_ms) + Duration::from_secs(15)
+}
+
+/// A receipt that may come as a frame; nothing waits for it once this is dropped.
+#[derive(Debug)]
+pub(crate) struct Expected {
+    worker: Arc<Worker>,
+    request: RequestId,
+    receiver: Option<oneshot::Receiver<Work>>,
+}
+
+impl Expected {
+    fn new(seated: &Seated, request: RequestId) -> Self {
+        let worker = Arc::clone(seated.worker());
+        let receiver = Some(worker.expect_work(request));
+        Self { worker, request, receiver }
+    }
+
+    /// Hands over the expectation.
+    fn take(&mut self) -> Self {
+        Self { worker: Arc::clone(&self.worker), request: self.request, receiver: self.receiver.take() }
+    }
+
+    /// Polls for the receipt. `None`: there will be none.
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Work>> {
+        match &mut self.receiver {
+            Some(receiver) => Pin::new(receiver).poll(context).map(Result::ok),
+            None => Poll::Ready(None),
+        }
+    }
+
+    /// Waits for the receipt.
+    pub(crate) async fn wait(mut self, longest: Duration) -> Option<Work> {
+        let waiting = std::future::poll_fn(|context| self.poll(context));
+        tokio::time::timeout(longest, waiting).await.ok().flatten()
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        if self.receiver.is_some() {
+            self.worker.forget_work(self.request);
+        }
+    }
+}
+
+/// What a request holds while its worker has it. When the client leaves in that time, the worker is still owed
+/// its report, and the tenant its bill.
+struct Leaving {
+    id: RequestId,
+    claim_us: u64,
+    held: Option<(Admitted, Seated, Expected)>,
+    late: Duration,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let Some((mut admitted, seated, work)) = self.held.take() else { return };
+        tracing::debug!(request = %self.id, "the client left before its answer");
+        let (claim_us, late) = (self.claim_us, self.late);
+        tokio::spawn(async move {
+            if let Some(work) = work.wait(late).await {
+                relay::apply(&mut admitted.tab, &work, claim_us);
+            }
+            admitted.tab.note(|receipt| {
+                receipt.error = Some("client_closed".into());
+                receipt.fault = Some(Blame::Caller);
+            });
+            drop(seated);
+        });
     }
 }
 
@@ -421,7 +522,8 @@ fn finish_head(
     if let Ok(value) = HeaderValue::from_str(&admitted.tab.server_timing()) {
         headers.insert(SERVER_TIMING, value);
     }
-    if matches!(source, WorkSource::Frame(_)) {
+    // A body of announced length has no trailer.
+    if matches!(source, WorkSource::Frame(_)) && !headers.contains_key(names::CONTENT_LENGTH) {
         headers.insert(names::TRAILER, HeaderValue::from_static("server-timing"));
     }
 }

@@ -4,7 +4,7 @@
 use crate::admit::Admitted;
 use crate::hop::{FaultCode, Work};
 use crate::meter::Tab;
-use crate::names::RequestId;
+use crate::pool::Expected;
 use crate::pool::claim::Seated;
 use crate::pool::request::BodyState;
 use crate::pool::worker::Connection;
@@ -17,16 +17,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 /// How long the end of a streamed answer waits for its receipt.
 const WORK_MAX: Duration = Duration::from_millis(500);
-/// How long a tab stays open for a guest that runs on after its answer, or was cut off.
-const LATE_WORK_MAX: Duration = Duration::from_secs(15);
 
 /// `server-timing`, as header or trailer.
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// A worker's words that are kept.
+pub(crate) const DETAIL_CHARACTERS_MAX: usize = 2000;
 
 /// Where the receipt of the worker comes from.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(crate) enum WorkSource {
     /// It was in the head and is on the tab.
     Known,
     /// It comes as a frame.
-    Frame(oneshot::Receiver<Work>),
+    Frame(Expected),
 }
 
 /// See the module.
@@ -50,7 +50,6 @@ pub struct Relay {
 
 #[derive(Debug)]
 struct Open {
-    request: RequestId,
     admitted: Admitted,
     seated: Seated,
     connection: Option<Connection>,
@@ -58,11 +57,11 @@ struct Open {
     claim_us: u64,
     sent: u64,
     request_body: Arc<BodyState>,
+    late: Duration,
 }
 
 /// What a relay is made of.
 pub(crate) struct Parts {
-    pub(crate) request: RequestId,
     pub(crate) body: Incoming,
     pub(crate) admitted: Admitted,
     pub(crate) seated: Seated,
@@ -70,27 +69,30 @@ pub(crate) struct Parts {
     pub(crate) source: WorkSource,
     pub(crate) claim_us: u64,
     pub(crate) request_body: Arc<BodyState>,
+    pub(crate) late: Duration,
 }
 
 impl Relay {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { request, body, admitted, seated, connection, source, claim_us, request_body } = parts;
-        let trailers = matches!(source, WorkSource::Frame(_));
+        let Parts { body, admitted, seated, connection, source, claim_us, request_body, late } = parts;
+        // A body of announced length ends with its last byte and has no trailer.
+        let trailers = matches!(source, WorkSource::Frame(_)) && body.size_hint().exact().is_none();
         let connection = Some(connection);
-        let open = Open { request, admitted, seated, connection, source, claim_us, sent: 0, request_body };
+        let open = Open { admitted, seated, connection, source, claim_us, sent: 0, request_body, late };
         Self { body, open: Some(open), ending: None, trailers }
     }
 
     /// The end of the worker's body: takes the receipt if it must still come, then closes the tab.
     fn end(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let Some(open) = &mut self.open else { return Poll::Ready(None) };
-        if let WorkSource::Frame(receiver) = &mut open.source {
-            match Pin::new(receiver).poll(context) {
-                Poll::Ready(Ok(work)) => {
+        if let WorkSource::Frame(expected) = &mut open.source {
+            match expected.poll(context) {
+                Poll::Ready(work) => {
                     open.source = WorkSource::Known;
-                    apply(&mut open.admitted.tab, &work, open.claim_us);
+                    if let Some(work) = work {
+                        apply(&mut open.admitted.tab, &work, open.claim_us);
+                    }
                 }
-                Poll::Ready(Err(_)) => open.source = WorkSource::Known,
                 Poll::Pending => {
                     let wait = self.ending.get_or_insert_with(|| Box::pin(tokio::time::sleep(WORK_MAX)));
                     if wait.as_mut().poll(context).is_pending() {
@@ -125,17 +127,21 @@ impl Relay {
                 receipt.fault = Some(Blame::Function);
             });
         }
-        if clean && let Some(connection) = open.connection.take() {
+        // A connection that still sends a body would make the next request wait for it.
+        if clean
+            && open.request_body.is_done()
+            && let Some(connection) = open.connection.take()
+        {
             open.seated.worker().give_back(connection);
         }
-        if let WorkSource::Frame(receiver) = open.source {
+        if let WorkSource::Frame(expected) = open.source {
             // The guest runs on, or is being ended: its bill comes later.
-            let Open { request, mut admitted, seated, claim_us, .. } = Open { source: WorkSource::Known, ..open };
+            let Open { mut admitted, seated, claim_us, late, .. } = Open { source: WorkSource::Known, ..open };
             tokio::spawn(async move {
-                if let Ok(Ok(work)) = tokio::time::timeout(LATE_WORK_MAX, receiver).await {
+                if let Some(work) = expected.wait(late).await {
                     apply(&mut admitted.tab, &work, claim_us);
                 }
-                seated.worker().forget_work(request);
+                drop(seated);
             });
         }
     }
@@ -145,6 +151,7 @@ impl Relay {
 pub(crate) fn apply(tab: &mut Tab, work: &Work, claim_us: u64) {
     tab.work(work, claim_us);
     if let Some(fault) = &work.fault {
+        let detail: String = fault.detail.chars().take(DETAIL_CHARACTERS_MAX).collect();
         tab.note(|receipt| {
             receipt.error = Some(
                 match fault.code {
@@ -154,7 +161,7 @@ pub(crate) fn apply(tab: &mut Tab, work: &Work, claim_us: u64) {
                 }
                 .into(),
             );
-            receipt.error_detail = Some(fault.detail.clone());
+            receipt.error_detail = Some(detail);
             receipt.fault = Some(Blame::Function);
         });
     }

@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -27,13 +27,26 @@ pub const BODY_IDLE_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(crate) struct BodyState {
     bytes: AtomicU64,
+    done: AtomicBool,
     refused: Mutex<Option<FrontError>>,
+    /// What a cut body had still to come.
+    rest: Mutex<Option<Incoming>>,
 }
 
 impl BodyState {
     /// Bytes that passed.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether all of the body has passed.
+    pub(crate) fn is_done(&self) -> bool {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// What a cut body had still to come.
+    pub(crate) fn rest(&self) -> Option<Incoming> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Why the body was cut, if it was.
@@ -45,7 +58,7 @@ impl BodyState {
 /// A request's body on its way to the worker.
 #[derive(Debug)]
 pub struct RequestBody {
-    body: Incoming,
+    body: Option<Incoming>,
     limit: u64,
     state: Arc<BodyState>,
     idle: Option<Pin<Box<Sleep>>>,
@@ -59,10 +72,12 @@ pub struct Cut;
 impl RequestBody {
     pub(crate) fn new(body: Incoming, limit: u64) -> (Self, Arc<BodyState>) {
         let state = Arc::new(BodyState::default());
-        (Self { body, limit, state: Arc::clone(&state), idle: None }, state)
+        state.done.store(body.is_end_stream(), Ordering::Relaxed);
+        (Self { body: Some(body), limit, state: Arc::clone(&state), idle: None }, state)
     }
 
-    fn cut(&self, why: FrontError) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn cut(&mut self, why: FrontError) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        *self.state.rest.lock().unwrap_or_else(PoisonError::into_inner) = self.body.take();
         *self.state.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
         Poll::Ready(Some(Err(Cut)))
     }
@@ -73,18 +88,25 @@ impl Body for RequestBody {
     type Error = Cut;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        match Pin::new(&mut self.body).poll_frame(context) {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        match Pin::new(&mut *body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
+                let ended = body.is_end_stream();
+                self.state.done.store(ended, Ordering::Relaxed);
                 self.idle = None;
                 let Some(data) = frame.data_ref() else { return Poll::Ready(Some(Ok(frame))) };
                 let total = self.state.bytes.fetch_add(data.len() as u64, Ordering::Relaxed) + data.len() as u64;
                 if total > self.limit {
-                    return self.cut(FrontError::BodyTooLarge { limit: self.limit });
+                    let limit = self.limit;
+                    return self.cut(FrontError::BodyTooLarge { limit });
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => self.cut(FrontError::Malformed(format!("the body broke off: {error}"))),
-            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(None) => {
+                self.state.done.store(true, Ordering::Relaxed);
+                Poll::Ready(None)
+            }
             Poll::Pending => {
                 let idle =
                     self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + BODY_IDLE_MAX)));
@@ -97,11 +119,11 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
     }
 }
 

@@ -16,10 +16,10 @@ use crate::pool::request::RequestBody;
 use crate::process::channel::{Channel, frame_pair, stream_pair};
 use crate::process::child::Role;
 use crate::process::confine::Confinement;
-use crate::process::spawn::{Order, Process, Spawner};
+use crate::process::spawn::{KillOnDrop, Order, Process, Spawner};
 use crate::registry::{Version, kernels};
 use crate::store::files::{Files, place_cache};
-use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use std::collections::HashMap;
 use std::fs::File;
@@ -36,6 +36,8 @@ const START_MAX: Duration = Duration::from_secs(30);
 const LOAD_MAX: Duration = Duration::from_secs(10);
 /// How often a worker's resident set is looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
+/// The log socket's buffer.
+const LOG_BUFFER_BYTES: usize = 4 << 20;
 /// Idle connections kept for a worker.
 const CONNECTIONS_MAX: usize = 64;
 
@@ -84,18 +86,22 @@ impl Worker {
         let failed = |error: std::io::Error| PoolError::StartFailed(error.to_string());
         let (control, their_control) = frame_pair().map_err(failed)?;
         let (log_socket, their_logs) = frame_pair().map_err(failed)?;
+        // Room for the log of a whole request, so that a burst is not lost. Without the privilege the system's
+        // own limit stays.
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&their_logs, LOG_BUFFER_BYTES);
         let home = files.child_home(Role::Worker.verb().trim_start_matches('_')).map_err(failed)?;
         let arguments = vec![
             settings.gpu.map_or_else(|| "none".to_owned(), |index| index.to_string()),
             settings.gpu_memory_bytes.to_string(),
         ];
         let order = Order { role: Role::Worker, arguments, home, descriptors: vec![their_control, their_logs] };
-        let process = spawner.spawn(order).await.map_err(failed)?;
+        let process = KillOnDrop(Some(spawner.spawn(order).await.map_err(failed)?));
         let control = Channel::new(control).map_err(failed)?;
         let ready = tokio::time::timeout(START_MAX, control.receive::<FromWorker>()).await;
         let confinement = match ready {
             Ok(Ok((FromWorker::Ready { confinement, .. }, _))) => confinement,
             other => {
+                let process = process.disarm();
                 process.kill();
                 let ending = process.ended().await;
                 let why = match other {
@@ -106,8 +112,9 @@ impl Worker {
                 return Err(PoolError::StartFailed(format!("the worker ended with {ending}: {why}")));
             }
         };
+        let log_socket = Channel::new(log_socket).map_err(failed)?;
         let worker = Arc::new(Self {
-            process,
+            process: process.disarm(),
             control,
             loads: Mutex::default(),
             connections: Mutex::default(),
@@ -118,7 +125,6 @@ impl Worker {
         });
         tokio::spawn(Arc::clone(&worker).listen());
         tokio::spawn(Arc::clone(&worker).watch(settings.resident_bytes_max));
-        let log_socket = Channel::new(log_socket).map_err(failed)?;
         tokio::spawn(crate::logs::collect(Arc::clone(logs), log_socket, Arc::clone(&worker.names)));
         Ok(worker)
     }
@@ -212,9 +218,11 @@ impl Worker {
         if !first && matches!(&*receiver.borrow(), Some(Ok(()))) {
             return Ok(true);
         }
-        if first && let Err(error) = self.send_load(version, env).await {
-            self.loads.lock().unwrap_or_else(PoisonError::into_inner).remove(&version.key);
-            return Err(error);
+        if first {
+            // Also when whoever asked leaves in the middle: others wait for the same load.
+            let mut unfinished = Unfinished { worker: self, key: Some(version.key) };
+            self.send_load(version, env).await?;
+            unfinished.key = None;
         }
         let loaded = tokio::select! {
             loaded = tokio::time::timeout(LOAD_MAX, receiver.wait_for(Option::is_some)) => loaded,
@@ -222,7 +230,11 @@ impl Worker {
         };
         match loaded {
             Ok(Ok(result)) => match &*result {
-                Some(Err(error)) => Err(PoolError::Internal(format!("a version could not be loaded: {error}"))),
+                Some(Err(error)) => {
+                    // The next request tries again.
+                    self.loads.lock().unwrap_or_else(PoisonError::into_inner).remove(&version.key);
+                    Err(PoolError::Internal(format!("a version could not be loaded: {error}")))
+                }
                 _ => Ok(false),
             },
             Ok(Err(_)) => Err(PoolError::Killed),
@@ -236,8 +248,7 @@ impl Worker {
         env: &std::collections::BTreeMap<String, String>,
     ) -> Result<(), PoolError> {
         let failed = |error: std::io::Error| PoolError::Internal(format!("a version could not be opened: {error}"));
-        let owner = owner_of(self.process.home());
-        if let Err(error) = place_cache(&version.driver_cache, self.process.home(), owner) {
+        if let Err(error) = place_cache(&version.driver_cache, self.process.home()) {
             // Only the first dispatch is slower.
             tracing::warn!(%error, "a driver cache could not be placed");
         }
@@ -268,7 +279,12 @@ impl Worker {
         drop(theirs);
         let stream = std::os::unix::net::UnixStream::from(ours);
         let stream = tokio::net::UnixStream::from_std(stream).map_err(failed)?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| PoolError::Killed)?;
+        let (sender, connection) = Builder::new()
+            // A guest may answer with many headers; the client's own edge is the front door.
+            .max_headers(512)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|_| PoolError::Killed)?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to a worker ended");
@@ -298,9 +314,18 @@ impl Worker {
     }
 }
 
-fn owner_of(home: &std::path::Path) -> Option<(u32, u32)> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(home).ok().map(|metadata| (metadata.uid(), metadata.gid()))
+/// Forgets a load that was never sent.
+struct Unfinished<'a> {
+    worker: &'a Worker,
+    key: Option<VersionKey>,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.worker.loads.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        }
+    }
 }
 
 fn resident_bytes(pid: i32) -> u64 {

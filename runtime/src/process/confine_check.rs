@@ -56,6 +56,13 @@ pub fn run(mut child: Child, arguments: &[String]) -> io::Result<()> {
         attempt("make an internet socket", std::net::UdpSocket::bind(("127.0.0.1", 0)).map(drop)),
         attempt("connect to a unix socket", std::os::unix::net::UnixStream::connect("/run/x").map(drop)),
         attempt("run another program", std::process::Command::new("/bin/true").status().map(drop)),
+        attempt("start another process", {
+            // SAFETY: a child that comes to be ends at once and touches nothing.
+            match unsafe { libc::fork() } {
+                0 => unsafe { libc::_exit(0) },
+                result => system(i64::from(result)),
+            }
+        }),
         attempt("trace another child", {
             // SAFETY: PTRACE_ATTACH takes no pointer.
             system(unsafe { libc::ptrace(libc::PTRACE_ATTACH, other, 0, 0) })

@@ -155,6 +155,32 @@ impl Process {
     }
 }
 
+/// A child that is killed, and reaped, unless whoever started it takes it over.
+#[derive(Debug)]
+pub struct KillOnDrop(pub Option<Process>);
+
+impl KillOnDrop {
+    /// Takes the child over.
+    ///
+    /// # Panics
+    /// Never: the child is taken once, by value.
+    pub fn disarm(mut self) -> Process {
+        match self.0.take() {
+            Some(process) => process,
+            None => unreachable!("a child is taken over once"),
+        }
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(process) = self.0.take() {
+            process.kill();
+            tokio::spawn(async move { process.ended().await });
+        }
+    }
+}
+
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ending {

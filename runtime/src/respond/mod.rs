@@ -133,6 +133,9 @@ fn admit(error: &AdmitError) -> Answer {
         AdmitError::QueueFull { .. } => {
             answer(StatusCode::TOO_MANY_REQUESTS, "tenant_limit", Blame::Caller).retry_after(1)
         }
+        AdmitError::TenantFull {} => {
+            answer(StatusCode::TOO_MANY_REQUESTS, "tenant_limit", Blame::Caller).retry_after(1)
+        }
         AdmitError::WaitedTooLong { .. } => {
             answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Blame::Caller).retry_after(1)
         }

@@ -5,9 +5,12 @@
 
 use crate::names::TenantName;
 use crate::store::StoreError;
-use rustix::fs::FlockOperation;
+use rustix::fs::{AtFlags, Dir, FlockOperation, Gid, Mode, OFlags, Uid, fchown, fstat, linkat, mkdirat, openat};
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -140,31 +143,48 @@ impl Files {
 /// Files in one driver cache, and their bytes. A builder is hostile once it is broken.
 const CACHE_FILES_MAX: usize = 10_000;
 const CACHE_BYTES_MAX: u64 = 256 << 20;
+const CACHE_DEPTH_MAX: u32 = 4;
 
-/// Copies regular files and folders, owned by the server, readable by all. Links are left out.
-fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
-    let mut left = (CACHE_FILES_MAX, CACHE_BYTES_MAX);
-    copy_level(from, to, 0, &mut left)
+fn open_folder(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
+    // NOFOLLOW at every step: the folder belongs to a process that may be hostile, and a link in it must lead
+    // nowhere.
+    Ok(openat(parent, name, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-fn copy_level(from: &Path, to: &Path, depth: u32, left: &mut (usize, u64)) -> io::Result<()> {
+fn entries(folder: BorrowedFd<'_>) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if name != b"." && name != b".." {
+            names.push(OsString::from_vec(name));
+        }
+    }
+    Ok(names)
+}
+
+/// Copies regular files and folders out of a child's folder, owned by the server. Links are left out.
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    let mut left = (CACHE_FILES_MAX, CACHE_BYTES_MAX);
+    let from = open_folder(rustix::fs::CWD, from.as_os_str())?;
+    copy_level(from.as_fd(), to, 0, &mut left)
+}
+
+fn copy_level(from: BorrowedFd<'_>, to: &Path, depth: u32, left: &mut (usize, u64)) -> io::Result<()> {
     make_folder(to, 0o755)?;
-    let entries = match std::fs::read_dir(from) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    for entry in entries {
-        let entry = entry?;
-        let metadata = std::fs::symlink_metadata(entry.path())?;
-        let target = to.join(entry.file_name());
-        if metadata.is_dir() && depth < 4 {
-            copy_level(&entry.path(), &target, depth + 1, left)?;
+    for name in entries(from)? {
+        let target = to.join(&name);
+        // Opened without waiting, so that a pipe of that name hangs nobody, and then asked what it is.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::RDONLY | OFlags::CLOEXEC;
+        let Ok(opened) = openat(from, &name, flags, Mode::empty()) else { continue };
+        let mut opened = File::from(opened);
+        let metadata = opened.metadata()?;
+        if metadata.is_dir() && depth < CACHE_DEPTH_MAX {
+            copy_level(opened.as_fd(), &target, depth + 1, left)?;
         } else if metadata.is_file() {
             left.0 = left.0.checked_sub(1).ok_or_else(|| io::Error::other("too many cache files"))?;
-            left.1 = left.1.checked_sub(metadata.len()).ok_or_else(|| io::Error::other("the cache is too large"))?;
-            std::fs::copy(entry.path(), &target)?;
-            std::fs::set_permissions(&target, std::fs::Permissions::from_mode(0o644))?;
+            let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&target)?;
+            let copied = io::copy(&mut (&mut opened).take(left.1 + 1), &mut copy)?;
+            left.1 = left.1.checked_sub(copied).ok_or_else(|| io::Error::other("the cache is too large"))?;
         }
     }
     Ok(())
@@ -172,23 +192,35 @@ fn copy_level(from: &Path, to: &Path, depth: u32, left: &mut (usize, u64)) -> io
 
 /// Puts a tenant's cache files into a child's folder. The child owns its folder but not these
 /// files, which it can read and not change.
-pub fn place_cache(from: &Path, home: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
-    let entries = match std::fs::read_dir(from) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    for entry in entries {
+pub fn place_cache(from: &Path, home: &Path) -> io::Result<()> {
+    if !from.exists() {
+        return Ok(());
+    }
+    let home = open_folder(rustix::fs::CWD, home.as_os_str())?;
+    let owner = fstat(&home)?;
+    place_level(from, home.as_fd(), (owner.st_uid, owner.st_gid))
+}
+
+fn place_level(from: &Path, into: BorrowedFd<'_>, owner: (u32, u32)) -> io::Result<()> {
+    for entry in std::fs::read_dir(from)? {
         let entry = entry?;
-        let target = home.join(entry.file_name());
+        let name = entry.file_name();
         if entry.file_type()?.is_dir() {
-            make_folder(&target, 0o700)?;
-            if let Some((user, group)) = owner {
-                std::os::unix::fs::chown(&target, Some(user), Some(group))?;
+            match mkdirat(into, &name, Mode::from_raw_mode(0o700)) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
             }
-            place_cache(&entry.path(), &target, owner)?;
-        } else if !target.exists() && std::fs::hard_link(entry.path(), &target).is_err() {
-            std::fs::copy(entry.path(), &target)?;
+            let folder = open_folder(into, &name)?;
+            if rustix::process::geteuid().is_root() {
+                fchown(&folder, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)))?;
+            }
+            place_level(&entry.path(), folder.as_fd(), owner)?;
+        } else {
+            // A name that the child has taken already stays the child's.
+            let linked = linkat(rustix::fs::CWD, entry.path(), into, &name, AtFlags::empty());
+            if matches!(linked, Err(error) if error != rustix::io::Errno::EXIST) {
+                return Err(io::Error::other("a cache file could not be linked"));
+            }
         }
     }
     Ok(())

@@ -202,9 +202,13 @@ fn check_format(data: &Path) -> Result<(), StoreError> {
 /// Owns the database's writes. Whatever waits when a round begins becomes durable in that round.
 fn commit_thread(db: &sled::Db, folder: &Path, mut inbox: mpsc::Receiver<(Change, Answer)>) {
     let mut round = Vec::new();
+    // After a failure sled may hold what we refused, and the next sync would make it last: nothing is accepted
+    // until a restart has read what is really there.
+    let mut failed = false;
     while inbox.blocking_recv_many(&mut round, QUEUE_CAPACITY) > 0 {
         let mut answers = Vec::with_capacity(round.len());
-        let mut result = Ok(());
+        let mut result =
+            if failed { Err(StoreError::Io("an earlier write failed; restart the server".into())) } else { Ok(()) };
         for (Change(batch), answer) in round.drain(..) {
             if result.is_ok() {
                 result = db.apply_batch(batch).map_err(StoreError::from);
@@ -212,6 +216,7 @@ fn commit_thread(db: &sled::Db, folder: &Path, mut inbox: mpsc::Receiver<(Change
             answers.push(answer);
         }
         let result = result.and_then(|()| sync(db, folder));
+        failed |= result.is_err();
         for answer in answers {
             let told = match &result {
                 Ok(()) => Ok(()),

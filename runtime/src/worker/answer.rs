@@ -28,6 +28,8 @@ use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 /// How long an answer's body is gathered before it is streamed.
 const GATHER_MAX: Duration = Duration::from_millis(2);
+/// A guest's words in a fault: they travel in a header.
+const DETAIL_CHARACTERS_MAX: usize = 2000;
 /// How much of it.
 const GATHER_BYTES_MAX: usize = 1024 * 1024;
 
@@ -37,6 +39,29 @@ pub(crate) struct Context {
     pub(crate) tally: Arc<Tally>,
     pub(crate) request: RequestId,
     pub(crate) limits: RunLimits,
+    /// Whether the front door still waits for the receipt. If everything is dropped, because the client left,
+    /// it is sent from here.
+    pub(crate) owed: bool,
+}
+
+impl Context {
+    /// The receipt, which is then no longer owed.
+    fn settle(&mut self, fault: Option<Fault>) -> Work {
+        self.owed = false;
+        self.tally.work(fault)
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if self.owed {
+            let (shared, tally, request) = (Arc::clone(&self.shared), Arc::clone(&self.tally), self.request);
+            tokio::spawn(async move {
+                tally.drain().await;
+                send(&shared, request, tally.work(None)).await;
+            });
+        }
+    }
 }
 
 /// The body of an answer to the front door.
@@ -49,7 +74,8 @@ pub(crate) enum AnswerBody {
 
 /// Answers that the guest failed. The front door names the status.
 pub(crate) fn fault(mut work: Work, code: FaultCode, detail: &str) -> Response<AnswerBody> {
-    work.fault = Some(Fault { code, detail: detail.to_owned() });
+    let detail = detail.chars().take(DETAIL_CHARACTERS_MAX).collect();
+    work.fault = Some(Fault { code, detail });
     let mut response = Response::new(AnswerBody::Whole(Bytes::new()));
     *response.status_mut() = StatusCode::BAD_GATEWAY;
     attach(response.headers_mut(), &work);
@@ -82,7 +108,7 @@ fn escape(json: &str) -> String {
 
 /// Polls the guest until there is an answer, and answers.
 pub(crate) async fn first(
-    context: Context,
+    mut context: Context,
     mut guest: Running,
     mut answer: oneshot::Receiver<Answered>,
     deadline: Instant,
@@ -98,30 +124,34 @@ pub(crate) async fn first(
         }
         () = tokio::time::sleep_until(deadline) => {
             drop(guest);
-            let work = context.tally.work(None);
+            context.tally.drain().await;
+            let work = context.settle(None);
             return fault(work, FaultCode::DeadlineExceeded, "the function did not answer before its deadline");
         }
     };
     match (answered, ended) {
         (Some(Ok(response)), ended) => gather(context, guest, ended, response).await,
-        (_, Some(Err(failed))) => fault(context.tally.work(None), failed.code, &failed.detail),
+        (_, Some(Err(failed))) => fault(context.settle(None), failed.code, &failed.detail),
         (Some(Err(code)), _) => {
+            drop(guest);
+            context.tally.drain().await;
             let detail = format!("the function answered with an error: {code:?}");
-            fault(context.tally.work(None), FaultCode::FunctionTrapped, &detail)
+            fault(context.settle(None), FaultCode::FunctionTrapped, &detail)
         }
         (None, Some(Ok(()))) => {
-            fault(context.tally.work(None), FaultCode::FunctionTrapped, "the function ended without an answer")
+            fault(context.settle(None), FaultCode::FunctionTrapped, "the function ended without an answer")
         }
         // The sender is gone but the guest is not: it dropped its outparam and goes on.
         (None, None) => {
             drop(guest);
-            fault(context.tally.work(None), FaultCode::FunctionTrapped, "the function gave up its answer")
+            context.tally.drain().await;
+            fault(context.settle(None), FaultCode::FunctionTrapped, "the function gave up its answer")
         }
     }
 }
 
 async fn gather(
-    context: Context,
+    mut context: Context,
     mut guest: Running,
     mut ended: Option<Ended>,
     response: Response<HyperOutgoingBody>,
@@ -152,7 +182,8 @@ async fn gather(
                     let broken = Fault { code: FaultCode::FunctionTrapped, detail: format!("the function's body broke off: {error}") };
                     let failed = ended.and_then(Result::err).unwrap_or(broken);
                     drop(guest);
-                    return fault(context.tally.work(None), failed.code, &failed.detail);
+                    context.tally.drain().await;
+                    return fault(context.settle(None), failed.code, &failed.detail);
                 }
                 None => whole = true,
             },
@@ -162,16 +193,16 @@ async fn gather(
     }
     let gathered = only.unwrap_or_else(|| gathered.freeze());
     match (whole, ended) {
-        // Whole, and the guest ended well or badly after it: the caller has its answer either way.
-        (true, Some(ended)) => {
-            attach(&mut head.headers, &context.tally.work(ended.err()));
+        (true, Some(Ok(()))) => {
+            attach(&mut head.headers, &context.settle(None));
             Response::from_parts(head, AnswerBody::Whole(gathered))
         }
         (true, None) => {
             tokio::spawn(finish(context, guest));
             Response::from_parts(head, AnswerBody::Whole(gathered))
         }
-        (false, Some(Err(failed))) => fault(context.tally.work(None), failed.code, &failed.detail),
+        // A guest that traps ends its body too, so a body that ended with a trap may not be whole.
+        (_, Some(Err(failed))) => fault(context.settle(None), failed.code, &failed.detail),
         (false, ended) => {
             let streamed = Streamed::new(context, guest, ended, gathered, body);
             Response::from_parts(head, AnswerBody::Streamed(Box::new(streamed)))
@@ -188,13 +219,15 @@ fn clean(headers: &mut HeaderMap) {
 }
 
 /// Lets a guest that has answered run on, within its time.
-async fn finish(context: Context, guest: Running) {
+async fn finish(mut context: Context, guest: Running) {
     let limit = Duration::from_millis(context.limits.stream_ms);
     let fault = match tokio::time::timeout(limit, guest).await {
         Ok(ended) => ended.err(),
         Err(_) => Some(overtime("ran on after its answer", context.limits.stream_ms)),
     };
-    send(&context.shared, context.request, context.tally.work(fault)).await;
+    context.tally.drain().await;
+    let work = context.settle(fault);
+    send(&context.shared, context.request, work).await;
 }
 
 fn overtime(what: &str, limit_ms: u64) -> Fault {
@@ -215,6 +248,8 @@ pub(crate) struct Streamed {
     ended: Option<Ended>,
     gathered: Option<Bytes>,
     body: HyperOutgoingBody,
+    /// Bytes to come, where the guest announced how many. After the last, nobody asks for the end.
+    left: Option<u64>,
     whole: bool,
     idle: Pin<Box<Sleep>>,
     total: Pin<Box<Sleep>>,
@@ -226,20 +261,25 @@ impl Streamed {
         let total = Box::pin(tokio::time::sleep(Duration::from_millis(context.limits.stream_ms)));
         let guest = ended.is_none().then_some(guest);
         let gathered = (!gathered.is_empty()).then_some(gathered);
-        Self { context: Some(context), guest, ended, gathered, body, whole: false, idle, total }
+        let left = body.size_hint().exact().map(|rest| rest + gathered.as_ref().map_or(0, |data| data.len() as u64));
+        Self { context: Some(context), guest, ended, gathered, body, left, whole: false, idle, total }
     }
 
     /// Ends the request: sends its receipt, once.
     fn close(&mut self, fault: Option<Fault>) {
         self.guest = None;
-        if let Some(context) = self.context.take() {
-            let work = context.tally.work(fault);
-            tokio::spawn(async move { send(&context.shared, context.request, work).await });
+        if let Some(mut context) = self.context.take() {
+            tokio::spawn(async move {
+                context.tally.drain().await;
+                let work = context.settle(fault);
+                send(&context.shared, context.request, work).await;
+            });
         }
     }
 
     fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         if let Some(data) = self.gathered.take() {
+            self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         if let Some(guest) = &mut self.guest
@@ -251,11 +291,14 @@ impl Streamed {
         if !self.whole {
             match Pin::new(&mut self.body).poll_frame(task) {
                 Poll::Ready(Some(Ok(frame))) => {
+                    self.left =
+                        self.left.map(|left| left.saturating_sub(frame.data_ref().map_or(0, |d| d.len() as u64)));
                     self.restart_idle();
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 Poll::Ready(Some(Err(error))) => return self.broken(error.to_string()),
-                Poll::Ready(None) => self.whole = true,
+                // A guest that has trapped ends its body too; only before that is the end its own word.
+                Poll::Ready(None) => self.whole = !matches!(self.ended, Some(Err(_))),
                 Poll::Pending => {}
             }
         }
@@ -309,8 +352,15 @@ impl Streamed {
 
 impl Drop for Streamed {
     fn drop(&mut self) {
-        // Whoever drops a body that has not ended has lost its client.
-        self.close(None);
+        match (self.left, self.guest.take(), self.context.take()) {
+            // All was sent: the guest may run on.
+            (Some(0), Some(guest), Some(context)) => drop(tokio::spawn(finish(context, guest))),
+            // Otherwise whoever drops a body that has not ended has lost its client.
+            (_, _, context) => {
+                self.context = context;
+                self.close(None);
+            }
+        }
     }
 }
 

@@ -81,7 +81,7 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
         shared.control.send(&FromWorker::Ready { confinement, gpu }, &[]).await.map_err(io::Error::other)?;
         serve(&shared).await;
         // The front door is gone, or sent what it must not. Nothing here is worth keeping.
-        std::process::exit(0);
+        crate::process::child::leave(0);
     })
 }
 

@@ -14,7 +14,7 @@ use crate::worker::load::Loaded;
 use crate::worker::log::{LogPipe, RequestLog};
 use crate::worker::state::Guest;
 use gannet_host_gpu::memory::Ledger;
-use gannet_host_gpu::session::Usage;
+use gannet_host_gpu::session::{Drainer, Usage};
 use gannet_host_gpu::wit::SessionSlot;
 use gannet_host_gpu::{Session, SessionLimits};
 use http::{HeaderMap, HeaderName, Request, Response};
@@ -48,10 +48,17 @@ pub(crate) struct Tally {
     arrived: Instant,
     start_ns: AtomicU64,
     cpu: Arc<CpuMeter>,
-    gpu: OnceLock<(Arc<Usage>, Arc<Ledger>)>,
+    gpu: OnceLock<(Arc<Usage>, Arc<Ledger>, Drainer)>,
 }
 
 impl Tally {
+    /// Waits, for a while, until what the request left on the GPU is done: it must be on the bill.
+    pub(crate) async fn drain(&self) {
+        if let Some((_, _, drainer)) = self.gpu.get() {
+            let _ = tokio::time::timeout(DRAIN_MAX, drainer.drain()).await;
+        }
+    }
+
     /// The work so far.
     pub(crate) fn work(&self, fault: Option<Fault>) -> Work {
         let mut work = Work {
@@ -60,7 +67,7 @@ impl Tally {
             fault,
             ..Work::default()
         };
-        if let Some((usage, memory)) = self.gpu.get() {
+        if let Some((usage, memory, _)) = self.gpu.get() {
             work.kernels_ns = usage.kernels_ns.load(Ordering::Relaxed);
             work.gpu_ns = usage.gpu_ns.load(Ordering::Relaxed);
             work.slices = usage.slices.load(Ordering::Relaxed);
@@ -112,7 +119,8 @@ pub(crate) async fn request(
         Ok(running) => running,
         Err(error) => return Ok(answer::fault(tally.work(None), FaultCode::Unavailable, &format!("{error:#}"))),
     };
-    let context = answer::Context { shared, tally, request: envelope.request, limits: loaded.limits.clone() };
+    let context =
+        answer::Context { shared, tally, request: envelope.request, limits: loaded.limits.clone(), owed: true };
     Ok(answer::first(context, running, receiver, deadline).await)
 }
 
@@ -154,11 +162,14 @@ fn start(
             proxy.wasi_http_incoming_handler().call_handle(&mut store, incoming, outparam).await
         }
         .await;
-        if let Some(session) = store.data().gpu.get() {
-            // Its time must be on the bill, and its memory free, before the place is.
-            let _ = tokio::time::timeout(DRAIN_MAX, session.drain()).await;
-        }
-        let ended = result.map_err(|error| {
+        // Its memory must be free before the place is.
+        tally.drain().await;
+        let ended = result.or_else(|error| match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
+            // Its way of saying that it is done; whether it has answered is another question.
+            Some(exit) if exit.0 == 0 => Ok(()),
+            _ => Err(error),
+        });
+        let ended = ended.map_err(|error| {
             // Where it happened is for the function's author: it goes to the log.
             log.lines(LogStream::Stderr, &format!("{error:#}"));
             classify(&error, store.data(), &loaded)
@@ -180,7 +191,7 @@ fn guest(shared: &Shared, loaded: &Loaded, log: &Arc<RequestLog>, tally: &Arc<Ta
     let (device, catalog, tally) = (shared.device.clone(), Arc::clone(&loaded.catalog), Arc::clone(tally));
     let slot = SessionSlot::new(move || {
         let session = Session::new(device.clone()?, Arc::clone(&catalog), limits);
-        let _ = tally.gpu.set((Arc::clone(session.usage()), Arc::clone(session.memory())));
+        let _ = tally.gpu.set((Arc::clone(session.usage()), Arc::clone(session.memory()), session.drainer()));
         Ok(session)
     });
     Guest::new(&loaded.env, &loaded.limits, out, err, slot)

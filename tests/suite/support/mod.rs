@@ -121,11 +121,8 @@ impl Server {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = if body.is_empty() {
-            agent.run(request.body(()).unwrap())
-        } else {
-            agent.run(request.body(body).unwrap())
-        };
+        let response =
+            if body.is_empty() { agent.run(request.body(()).unwrap()) } else { agent.run(request.body(body).unwrap()) };
         let mut response = response.expect("no answer");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = response.body_mut().with_config().limit(1 << 30).read_to_vec();
@@ -153,7 +150,8 @@ impl Server {
     pub fn metric(&self, name: &str) -> u64 {
         let answer = self.send_bare("GET", "/metrics", &[], b"");
         let text = answer.text();
-        let line = text.lines().find(|line| line.starts_with(&format!("gannet_{name} "))).unwrap_or_else(|| panic!("{text}"));
+        let line =
+            text.lines().find(|line| line.starts_with(&format!("gannet_{name} "))).unwrap_or_else(|| panic!("{text}"));
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 
