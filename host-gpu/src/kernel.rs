@@ -57,30 +57,37 @@ pub fn declare(name: &str, wgsl: &str) -> Result<Vec<(String, Declared)>, Error>
 
 type Key = [u8; 32];
 
+/// Kernels by key, each with when it was last used, counted in uses.
+#[derive(Debug, Default)]
+struct Held {
+    kernels: HashMap<Key, (Arc<Kernel>, u64)>,
+    uses: u64,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct KernelCache {
-    held: Mutex<(HashMap<Key, (Arc<Kernel>, u64)>, u64)>,
+    held: Mutex<Held>,
 }
 
 impl KernelCache {
     fn get(&self, key: &Key) -> Option<Arc<Kernel>> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.1 += 1;
-        let now = held.1;
-        let (kernel, used) = held.0.get_mut(key)?;
+        held.uses += 1;
+        let now = held.uses;
+        let (kernel, used) = held.kernels.get_mut(key)?;
         *used = now;
         Some(Arc::clone(kernel))
     }
 
     fn put(&self, key: Key, kernel: &Arc<Kernel>) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = held.1;
-        if held.0.len() >= CACHE_MAX
-            && let Some(oldest) = held.0.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key)
+        let now = held.uses;
+        if held.kernels.len() >= CACHE_MAX
+            && let Some(oldest) = held.kernels.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key)
         {
-            held.0.remove(&oldest);
+            held.kernels.remove(&oldest);
         }
-        held.0.insert(key, (Arc::clone(kernel), now));
+        held.kernels.insert(key, (Arc::clone(kernel), now));
     }
 }
 

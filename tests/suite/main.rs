@@ -1,5 +1,14 @@
 //! Integration tests by behaviour, all through the real binary.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test that fails panics"
+)]
+
 mod support;
 
 mod clients;

@@ -16,7 +16,9 @@ fn sources(folder: &Path, out: &mut Vec<PathBuf>) {
 
 fn all() -> Vec<PathBuf> {
     let mut files = Vec::new();
-    for folder in ["runtime/src", "host-gpu/src", "guest-sdk/src", "guest-sdk/macros/src", "tests/suite"] {
+    for folder in
+        ["runtime/src", "host-gpu/src", "guest-sdk/src", "guest-sdk/macros/src", "host-gpu/tests", "tests/suite"]
+    {
         sources(&root().join(folder), &mut files);
     }
     for name in ["hello", "blur", "matmul", "mandelbrot", "stream", "wgsl"] {

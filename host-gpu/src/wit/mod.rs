@@ -20,7 +20,7 @@ use wasmtime::component::{HasData, Linker, ResourceTable};
 pub use bindings::gannet::gpu as interfaces;
 pub use error::GpuFault;
 
-#[expect(missing_docs, clippy::all, reason = "generated; documented in wit/")]
+#[expect(missing_docs, reason = "generated; documented in wit/")]
 mod bindings {
     wasmtime::component::bindgen!({
         path: "../wit",

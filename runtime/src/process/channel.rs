@@ -58,8 +58,11 @@ pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<
     if sent == bytes.len() { Ok(()) } else { Err(io::Error::other("a frame was cut")) }
 }
 
+/// The bytes of a frame and the descriptors beside them.
+pub type Frame = (Vec<u8>, Vec<OwnedFd>);
+
 /// Receives one frame without waiting. `None`: the other side is gone.
-pub fn receive_now(socket: BorrowedFd<'_>) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>, ChannelError> {
+pub fn receive_now(socket: BorrowedFd<'_>) -> Result<Option<Frame>, ChannelError> {
     let mut bytes = vec![0; FRAME_BYTES_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -59,6 +59,7 @@ pub fn run(mut child: Child, arguments: &[String]) -> io::Result<()> {
         attempt("start another process", {
             // SAFETY: a child that comes to be ends at once and touches nothing.
             match unsafe { libc::fork() } {
+                // SAFETY: as above.
                 0 => unsafe { libc::_exit(0) },
                 result => system(i64::from(result)),
             }
