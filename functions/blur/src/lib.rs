@@ -31,8 +31,7 @@ fn blur(request: Request) -> Result<Response> {
 
 fn radius(request: &Request) -> Result<u32> {
     let Some(text) = request.query("radius") else { return Ok(8) };
-    text.parse()
-        .ok()
-        .filter(|radius| (1..=RADIUS_MAX).contains(radius))
-        .ok_or_else(|| Error::new(400, format!("radius = {text:?}; it may be 1 to {RADIUS_MAX}")).with_code("radius_invalid"))
+    text.parse().ok().filter(|radius| (1..=RADIUS_MAX).contains(radius)).ok_or_else(|| {
+        Error::new(400, format!("radius = {text:?}; it may be 1 to {RADIUS_MAX}")).with_code("radius_invalid")
+    })
 }

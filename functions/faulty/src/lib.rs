@@ -69,7 +69,17 @@ fn faulty(request: Request) -> Result<Response> {
             .with_header("strict-transport-security", "max-age=1")
             .with_header("x-own", "kept")),
         "/echo" => {
-            let names = ["authorization", "x-gannet-key", "x-gannet-tenant", "x-forwarded-for", "forwarded", "host", "x-own", "x-secret", "connection"];
+            let names = [
+                "authorization",
+                "x-gannet-key",
+                "x-gannet-tenant",
+                "x-forwarded-for",
+                "forwarded",
+                "host",
+                "x-own",
+                "x-secret",
+                "connection",
+            ];
             let lines = names.iter().map(|name| format!("{name}={}\n", request.header(name).unwrap_or("-")));
             Ok(Response::text(format!("{} {}\n{}", request.method(), request.path(), lines.collect::<String>())))
         }
@@ -88,10 +98,15 @@ fn gpu(path: &str) -> Result<Response> {
         "/gpu/missing" => drop(batch.dispatch(&kernel, (&source,), grid_1d(64, 64))?),
         "/gpu/extra" => drop(batch.dispatch(&kernel, (&source, &target, &target), grid_1d(64, 64))?),
         "/gpu/small" => {
-            let kernel = Kernel::compile("@group(0) @binding(0) var<storage, read_write> a: array<u32, 64>; @compute @workgroup_size(1) fn main() { a[0] = 1u; }", "main")?;
+            let kernel = Kernel::compile(
+                "@group(0) @binding(0) var<storage, read_write> a: array<u32, 64>; @compute @workgroup_size(1) fn main() { a[0] = 1u; }",
+                "main",
+            )?;
             batch.dispatch(&kernel, (&Buffer::<u32>::zeroed(16)?,), grid_1d(1, 1))?;
         }
-        "/gpu/grid" => drop(batch.dispatch(&kernel, (&source, &target), gannet_sdk::gpu::Grid { x: u32::MAX, y: 1, z: 1 })?),
+        "/gpu/grid" => {
+            drop(batch.dispatch(&kernel, (&source, &target), gannet_sdk::gpu::Grid { x: u32::MAX, y: 1, z: 1 })?)
+        }
         "/gpu/write" => target.write(&[0; 65])?,
         "/gpu/misaligned" => drop(batch.dispatch(&kernel, (source.slice(1, 8), &target), grid_1d(8, 64))?),
         "/gpu/read" => drop(source.read_range(60, 8)?),

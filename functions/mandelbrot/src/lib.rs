@@ -32,6 +32,9 @@ where
     let (least, most) = (range.start(), range.end());
     match text.parse() {
         Ok(value) if range.contains(&value) => Ok(value),
-        _ => Err(Error::new(400, format!("{name} = {text:?}; it may be {least} to {most}")).with_code("argument_invalid")),
+        _ => {
+            Err(Error::new(400, format!("{name} = {text:?}; it may be {least} to {most}"))
+                .with_code("argument_invalid"))
+        }
     }
 }

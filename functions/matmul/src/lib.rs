@@ -15,7 +15,11 @@ fn matmul(request: Request) -> Result<Response> {
     if values.len() != rows * inner + inner * columns {
         return Err(Error::new(
             400,
-            format!("{rows} × {inner} and {inner} × {columns} are {} values; the body has {}", rows * inner + inner * columns, values.len()),
+            format!(
+                "{rows} × {inner} and {inner} × {columns} are {} values; the body has {}",
+                rows * inner + inner * columns,
+                values.len()
+            ),
         )
         .with_code("size_mismatch"));
     }
@@ -36,16 +40,17 @@ fn matmul(request: Request) -> Result<Response> {
 
 fn dimension(request: &Request, name: &str) -> Result<usize> {
     let text = request.query(name).unwrap_or_default();
-    text.parse()
-        .ok()
-        .filter(|n| (1..=DIMENSION_MAX).contains(n))
-        .ok_or_else(|| Error::new(400, format!("{name} = {text:?}; it may be 1 to {DIMENSION_MAX}")).with_code("size_invalid"))
+    text.parse().ok().filter(|n| (1..=DIMENSION_MAX).contains(n)).ok_or_else(|| {
+        Error::new(400, format!("{name} = {text:?}; it may be 1 to {DIMENSION_MAX}")).with_code("size_invalid")
+    })
 }
 
 fn floats(bytes: &[u8]) -> Result<Vec<f32>> {
     let (chunks, rest) = bytes.as_chunks::<4>();
     if !rest.is_empty() {
-        return Err(Error::new(400, format!("{} bytes are not whole f32 values", bytes.len())).with_code("size_mismatch"));
+        return Err(
+            Error::new(400, format!("{} bytes are not whole f32 values", bytes.len())).with_code("size_mismatch")
+        );
     }
     Ok(chunks.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect())
 }

@@ -21,5 +21,8 @@ fn stream(request: Request) -> Result<Response> {
 
 fn number(request: &Request, name: &str, default: u64, most: u64) -> Result<u64> {
     let Some(text) = request.query(name) else { return Ok(default) };
-    text.parse().ok().filter(|n| *n <= most).ok_or_else(|| Error::new(400, format!("{name} = {text:?}; it may be 0 to {most}")))
+    text.parse()
+        .ok()
+        .filter(|n| *n <= most)
+        .ok_or_else(|| Error::new(400, format!("{name} = {text:?}; it may be 0 to {most}")))
 }

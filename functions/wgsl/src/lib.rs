@@ -79,8 +79,12 @@ fn wgsl(request: Request) -> Result<Response> {
 
     let buffers = job.buffers.iter().map(fill).collect::<Result<Vec<_>>>()?;
     let by_reference: Vec<&Buffer<u8>> = buffers.iter().collect();
-    let bindings: Vec<(u32, u32, &dyn Bind)> =
-        job.buffers.iter().zip(&by_reference).map(|(slot, buffer)| (slot.group, slot.binding, buffer as &dyn Bind)).collect();
+    let bindings: Vec<(u32, u32, &dyn Bind)> = job
+        .buffers
+        .iter()
+        .zip(&by_reference)
+        .map(|(slot, buffer)| (slot.group, slot.binding, buffer as &dyn Bind))
+        .collect();
 
     let [x, y, z] = job.grid;
     let mut batch = Batch::new();
@@ -122,7 +126,9 @@ fn invalid(message: String) -> Error {
 /// Here the arguments are the caller's, so a wrong one is the caller's fault.
 fn argument(error: gpu::Error) -> Error {
     match error {
-        gpu::Error::InvalidArgument(text) | gpu::Error::TooLarge(text) => Error::new(400, text).with_code("invalid_argument"),
+        gpu::Error::InvalidArgument(text) | gpu::Error::TooLarge(text) => {
+            Error::new(400, text).with_code("invalid_argument")
+        }
         other => other.into(),
     }
 }
