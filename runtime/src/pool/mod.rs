@@ -5,6 +5,9 @@
 //! function's idle timeout.
 
 mod claim;
+mod exchange;
+mod expected;
+mod head;
 mod relay;
 mod request;
 mod table;
@@ -12,29 +15,21 @@ pub mod worker;
 
 pub use relay::Relay;
 pub use request::BODY_IDLE_MAX;
-pub(crate) use request::strip_hop_by_hop;
 
-use crate::admit::Admitted;
 use crate::build::Builder;
-use crate::front::{FrontError, Inbound};
-use crate::hop::{Fault, FaultCode, Work, header};
+use crate::front::FrontError;
+use crate::hop::{Fault, FaultCode};
 use crate::logs::Logs;
 use crate::meter::StartKind;
-use crate::names::{RequestId, TenantName};
+use crate::names::TenantName;
 use crate::process::spawn::Spawner;
 use crate::registry::Version;
-use crate::respond::{Blame, ERROR_HEADER, REQUEST_ID_HEADER, Refused, ResponseBody, code_of, status_of};
-use crate::route::Target;
 use crate::store::Store;
 use claim::{Seated, SharedTable};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, header as names};
-use relay::{SERVER_TIMING, WorkSource};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use table::{Claim, Table};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use worker::{Worker, WorkerSettings};
 
@@ -276,6 +271,13 @@ impl Pool {
         self.lock().unpin(tenant);
     }
 
+    /// Ends a worker that hangs. Its seat is free at once: reaping one may take long.
+    fn end(&self, worker: &Arc<Worker>) {
+        worker.kill();
+        self.lock().died(worker);
+        self.refill();
+    }
+
     /// Ends all workers. Requests in flight have ended or run out of time before this.
     pub fn drain(&self) {
         self.draining.cancel();
@@ -283,247 +285,5 @@ impl Pool {
         for worker in self.lock().drain() {
             worker.kill();
         }
-    }
-
-    /// Sends the request to a worker and its answer back.
-    pub async fn call(
-        &self,
-        inbound: Inbound,
-        target: Target,
-        mut admitted: Admitted,
-    ) -> Result<Response<ResponseBody>, Refused> {
-        let version = Arc::clone(&target.function.current);
-        match self.try_call(inbound, target, &version, admitted).await {
-            Ok(response) => Ok(response),
-            Err((error, returned)) => {
-                admitted = returned;
-                let refused = Refused::from(error);
-                let (code, blame) = code_of(&refused);
-                let status = status_of(&refused).as_u16();
-                admitted.tab.note(|receipt| {
-                    receipt.status = status;
-                    receipt.error = Some(code.to_owned());
-                    receipt.error_detail = Some(refused.to_string());
-                    receipt.fault = Some(blame);
-                });
-                Err(refused)
-            }
-        }
-    }
-
-    async fn try_call(
-        &self,
-        inbound: Inbound,
-        target: Target,
-        version: &Arc<Version>,
-        mut admitted: Admitted,
-    ) -> Result<Response<ResponseBody>, (PoolError, Admitted)> {
-        let limits = &version.manifest().limits;
-        let timeout = Duration::from_millis(limits.timeout_ms);
-        let deadline = tokio::time::Instant::from_std(inbound.arrived + timeout);
-        let claimed_at = Instant::now();
-        let claimed = tokio::time::timeout_at(deadline, async {
-            let seated = self.claim(version).await?;
-            let connection = seated.worker().connection().await?;
-            Ok((seated, connection))
-        });
-        let (seated, mut connection) = match claimed.await {
-            Ok(Ok(claimed)) => claimed,
-            Ok(Err(error)) => return Err((error, admitted)),
-            Err(_) => {
-                return Err((
-                    PoolError::Deadline(format!("no worker was ready within {} ms", limits.timeout_ms)),
-                    admitted,
-                ));
-            }
-        };
-        let claim_us = u64::try_from(claimed_at.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let kind = seated.kind;
-        admitted.tab.note(|receipt| receipt.start = Some(kind));
-        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-        let id = inbound.id;
-        let work = Expected::new(&seated, id);
-        let limit = limits.body_mib.saturating_mul(1 << 20);
-        let (request, request_body) = request::rebuild(inbound, target.path, version.key, left, limit);
-        let mut leaving = Leaving { id, claim_us, held: Some((admitted, seated, work)), late: late(limits) };
-        // The worker answers at the deadline; a worker that hangs does not.
-        let sent = tokio::time::timeout(left + Duration::from_secs(1), connection.send_request(request)).await;
-        let Some((mut admitted, seated, mut work)) = leaving.held.take() else {
-            unreachable!("only a dropped future takes it")
-        };
-        let answer = match sent {
-            Ok(Ok(answer)) => answer,
-            other => {
-                let error = match (request_body.refused(), other) {
-                    (Some(refused), _) => {
-                        if let Some(rest) = request_body.rest() {
-                            crate::front::discard(rest).await;
-                        }
-                        PoolError::Request(refused)
-                    }
-                    (None, Err(_)) => {
-                        // It has missed a deadline by a second: it hangs, and takes its tenant's
-                        // other requests with it.
-                        seated.worker().kill();
-                        self.lock().died(seated.worker());
-                        self.refill();
-                        PoolError::Killed
-                    }
-                    (None, Ok(_)) => PoolError::Killed,
-                };
-                return Err((error, admitted));
-            }
-        };
-        let (mut head, body) = answer.into_parts();
-        let known: Option<Work> =
-            head.headers.remove(header::WORK).and_then(|value| serde_json::from_slice(value.as_bytes()).ok());
-        let source = match known {
-            Some(work) => {
-                relay::apply(&mut admitted.tab, &work, claim_us);
-                if let Some(fault) = work.fault.filter(|_| is_fault(&head.headers)) {
-                    // Read to its end: the answer has no body.
-                    if request_body.is_done() {
-                        seated.worker().give_back(connection);
-                    }
-                    return Err((fault.into(), admitted));
-                }
-                WorkSource::Known
-            }
-            None => WorkSource::Frame(work.take()),
-        };
-        admitted.tab.note(|receipt| receipt.status = head.status.as_u16());
-        finish_head(&mut head.headers, &source, &admitted, kind, id);
-        let parts =
-            relay::Parts { body, admitted, seated, connection, source, claim_us, request_body, late: late(limits) };
-        Ok(Response::from_parts(head, relay::body(parts)))
-    }
-}
-
-/// How long a tab stays open for a guest that runs on after its answer, or was cut off.
-fn late(limits: &crate::manifest::Limits) -> Duration {
-    Duration::from_millis(limits.stream_timeout_ms) + Duration::from_secs(15)
-}
-
-/// A receipt that may come as a frame; nothing waits for it once this is dropped.
-#[derive(Debug)]
-pub(crate) struct Expected {
-    worker: Arc<Worker>,
-    request: RequestId,
-    receiver: Option<oneshot::Receiver<Work>>,
-}
-
-impl Expected {
-    fn new(seated: &Seated, request: RequestId) -> Self {
-        let worker = Arc::clone(seated.worker());
-        let receiver = Some(worker.expect_work(request));
-        Self { worker, request, receiver }
-    }
-
-    /// Hands over the expectation.
-    fn take(&mut self) -> Self {
-        Self { worker: Arc::clone(&self.worker), request: self.request, receiver: self.receiver.take() }
-    }
-
-    /// Polls for the receipt. `None`: there will be none.
-    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Work>> {
-        match &mut self.receiver {
-            Some(receiver) => Pin::new(receiver).poll(context).map(Result::ok),
-            None => Poll::Ready(None),
-        }
-    }
-
-    /// Waits for the receipt.
-    pub(crate) async fn wait(mut self, longest: Duration) -> Option<Work> {
-        let waiting = std::future::poll_fn(|context| self.poll(context));
-        tokio::time::timeout(longest, waiting).await.ok().flatten()
-    }
-}
-
-impl Drop for Expected {
-    fn drop(&mut self) {
-        if self.receiver.is_some() {
-            self.worker.forget_work(self.request);
-        }
-    }
-}
-
-/// What a request holds while its worker has it. When the client leaves in that time, the worker is still owed
-/// its report, and the tenant its bill.
-struct Leaving {
-    id: RequestId,
-    claim_us: u64,
-    held: Option<(Admitted, Seated, Expected)>,
-    late: Duration,
-}
-
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        let Some((mut admitted, seated, work)) = self.held.take() else { return };
-        tracing::debug!(request = %self.id, "the client left before its answer");
-        let (claim_us, late) = (self.claim_us, self.late);
-        tokio::spawn(async move {
-            if let Some(work) = work.wait(late).await {
-                relay::apply(&mut admitted.tab, &work, claim_us);
-            }
-            admitted.tab.note(|receipt| {
-                receipt.error = Some("client_closed".into());
-                receipt.fault = Some(Blame::Caller);
-            });
-            drop(seated);
-        });
-    }
-}
-
-/// Whether an answer is the worker's word that the guest failed. A guest cannot say this: its own
-/// `x-gannet-` headers were removed in the worker.
-fn is_fault(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::FAULT)
-}
-
-const START: HeaderName = HeaderName::from_static("x-gannet-start");
-const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
-const SERVICE_WORKER_ALLOWED: HeaderName = HeaderName::from_static("service-worker-allowed");
-
-/// Rebuilds a guest's headers for the client: nothing of the connection, nothing that only we may
-/// say, nothing that would let a page under this origin act for it.
-fn finish_head(
-    headers: &mut HeaderMap,
-    source: &WorkSource,
-    admitted: &Admitted,
-    kind: StartKind,
-    id: crate::names::RequestId,
-) {
-    let length = headers.get(names::CONTENT_LENGTH).cloned();
-    strip_hop_by_hop(headers);
-    // Kept for HEAD, where no body says it.
-    if let Some(length) = length {
-        headers.insert(names::CONTENT_LENGTH, length);
-    }
-    let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("x-gannet-")).cloned().collect();
-    for name in ours {
-        headers.remove(name);
-    }
-    for name in [
-        ERROR_HEADER,
-        names::SET_COOKIE,
-        SERVICE_WORKER_ALLOWED,
-        CLEAR_SITE_DATA,
-        names::STRICT_TRANSPORT_SECURITY,
-        SERVER_TIMING,
-    ] {
-        headers.remove(name);
-    }
-    headers.insert(names::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
-    headers.insert(names::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(START, HeaderValue::from_static(kind.as_str()));
-    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
-        headers.insert(REQUEST_ID_HEADER, value);
-    }
-    if let Ok(value) = HeaderValue::from_str(&admitted.tab.server_timing()) {
-        headers.insert(SERVER_TIMING, value);
-    }
-    // A body of announced length has no trailer.
-    if matches!(source, WorkSource::Frame(_)) && !headers.contains_key(names::CONTENT_LENGTH) {
-        headers.insert(names::TRAILER, HeaderValue::from_static("server-timing"));
     }
 }

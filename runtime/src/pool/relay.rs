@@ -4,8 +4,8 @@
 use crate::admit::Admitted;
 use crate::hop::{FaultCode, Work};
 use crate::meter::Tab;
-use crate::pool::Expected;
 use crate::pool::claim::Seated;
+use crate::pool::expected::Expected;
 use crate::pool::request::BodyState;
 use crate::pool::worker::Connection;
 use crate::respond::{Blame, BrokenOff, ResponseBody};

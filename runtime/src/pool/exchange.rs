@@ -1,0 +1,175 @@
+//! One exchange with a worker: claim, send, answer.
+//!
+//! ```text
+//!  claim a seat and a connection ─▶ send the rebuilt request ─▶ head ─▶ relay of the body
+//!        │ deadline: 504               │ body cut: 408 413        └ the worker says that the guest failed: 502 504
+//!        └ no worker: 503              │ no answer in time: the worker is killed, 502
+//!                                      └ client gone: the bill comes later (`expected`)
+//! ```
+
+use crate::admit::Admitted;
+use crate::front::Inbound;
+use crate::hop::{Work, header};
+use crate::manifest::Limits;
+use crate::pool::claim::Seated;
+use crate::pool::expected::{Expected, Leaving};
+use crate::pool::relay::{self, WorkSource};
+use crate::pool::request::{self, BodyState, RequestBody};
+use crate::pool::worker::Connection;
+use crate::pool::{Pool, PoolError, head};
+use crate::registry::Version;
+use crate::respond::{Refused, ResponseBody, code_of, status_of};
+use crate::route::Target;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How much later than its deadline a worker may answer that the deadline has passed.
+const LATE_MAX: Duration = Duration::from_secs(1);
+
+/// A refusal, and what goes back to be written on the tab.
+type Failed = (PoolError, Admitted);
+
+/// Everything that is held while a request is with its worker.
+struct Held {
+    admitted: Admitted,
+    seated: Seated,
+    expected: Expected,
+    connection: Connection,
+    claim_us: u64,
+    request_body: Arc<BodyState>,
+    late: Duration,
+}
+
+/// How long a tab stays open for a guest that runs on after its answer, or was cut off.
+fn late(limits: &Limits) -> Duration {
+    Duration::from_millis(limits.stream_timeout_ms) + Duration::from_secs(15)
+}
+
+fn microseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Pool {
+    /// Sends the request to a worker and its answer back.
+    pub async fn call(
+        &self,
+        inbound: Inbound,
+        target: Target,
+        admitted: Admitted,
+    ) -> Result<Response<ResponseBody>, Refused> {
+        match self.exchange(inbound, target, admitted).await {
+            Ok(response) => Ok(response),
+            Err((error, mut admitted)) => {
+                let refused = Refused::from(error);
+                let (code, blame) = code_of(&refused);
+                let status = status_of(&refused).as_u16();
+                admitted.tab.note(|receipt| {
+                    receipt.status = status;
+                    receipt.error = Some(code.to_owned());
+                    receipt.error_detail = Some(refused.to_string());
+                    receipt.fault = Some(blame);
+                });
+                Err(refused)
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        inbound: Inbound,
+        target: Target,
+        mut admitted: Admitted,
+    ) -> Result<Response<ResponseBody>, Failed> {
+        let version = Arc::clone(&target.function.current);
+        let limits = &version.manifest().limits;
+        let deadline = tokio::time::Instant::from_std(inbound.arrived + Duration::from_millis(limits.timeout_ms));
+        let claimed_at = Instant::now();
+        let (seated, connection) = match tokio::time::timeout_at(deadline, self.seat(&version)).await {
+            Ok(Ok(claimed)) => claimed,
+            Ok(Err(error)) => return Err((error, admitted)),
+            Err(_) => {
+                let detail = format!("no worker was ready within {} ms", limits.timeout_ms);
+                return Err((PoolError::Deadline(detail), admitted));
+            }
+        };
+        let kind = seated.kind;
+        admitted.tab.note(|receipt| receipt.start = Some(kind));
+        let id = inbound.id;
+        let expected = Expected::new(&seated, id);
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        let body_max = limits.body_mib.saturating_mul(1 << 20);
+        let (request, request_body) = request::rebuild(inbound, target.path, version.key, left, body_max);
+        let claim_us = microseconds(claimed_at);
+        let held = Held { admitted, seated, expected, connection, claim_us, request_body, late: late(limits) };
+        let (answer, held) = self.send(held, request, id, left + LATE_MAX).await?;
+        relayed(answer, held, id)
+    }
+
+    async fn seat(&self, version: &Arc<Version>) -> Result<(Seated, Connection), PoolError> {
+        let seated = self.claim(version).await?;
+        let connection = seated.worker().connection().await?;
+        Ok((seated, connection))
+    }
+
+    /// Sends, and waits for the head. When this is dropped in between, the client has left.
+    async fn send(
+        &self,
+        held: Held,
+        request: Request<RequestBody>,
+        id: crate::names::RequestId,
+        longest: Duration,
+    ) -> Result<(Response<Incoming>, Held), Failed> {
+        let Held { admitted, seated, expected, mut connection, claim_us, request_body, late } = held;
+        let mut leaving = Leaving { id, claim_us, held: Some((admitted, seated, expected)), late };
+        let sent = tokio::time::timeout(longest, connection.send_request(request)).await;
+        let Some((admitted, seated, expected)) = leaving.held.take() else {
+            unreachable!("only a dropped future takes it")
+        };
+        if let Ok(Ok(answer)) = sent {
+            return Ok((answer, Held { admitted, seated, expected, connection, claim_us, request_body, late }));
+        }
+        if let Some(refused) = request_body.refused() {
+            if let Some(rest) = request_body.rest() {
+                crate::front::discard(rest).await;
+            }
+            return Err((PoolError::Request(refused), admitted));
+        }
+        if sent.is_err() {
+            // It has missed its deadline by a second: it hangs, and takes its tenant's other requests with it.
+            self.end(seated.worker());
+        }
+        Err((PoolError::Killed, admitted))
+    }
+}
+
+/// Turns the worker's answer into the client's.
+fn relayed(
+    answer: Response<Incoming>,
+    held: Held,
+    id: crate::names::RequestId,
+) -> Result<Response<ResponseBody>, Failed> {
+    let Held { mut admitted, seated, mut expected, connection, claim_us, request_body, late } = held;
+    let (mut parts, body) = answer.into_parts();
+    let known: Option<Work> =
+        parts.headers.remove(header::WORK).and_then(|value| serde_json::from_slice(value.as_bytes()).ok());
+    let source = match known {
+        Some(work) => {
+            relay::apply(&mut admitted.tab, &work, claim_us);
+            if let Some(fault) = work.fault.filter(|_| head::is_fault(&parts.headers)) {
+                // Read to its end: the answer has no body.
+                if request_body.is_done() {
+                    seated.worker().give_back(connection);
+                }
+                return Err((fault.into(), admitted));
+            }
+            WorkSource::Known
+        }
+        None => WorkSource::Frame(expected.take()),
+    };
+    admitted.tab.note(|receipt| receipt.status = parts.status.as_u16());
+    head::finish(&mut parts.headers, &source, &admitted.tab, seated.kind, id);
+    let relayed = relay::Parts { body, admitted, seated, connection, source, claim_us, request_body, late };
+    Ok(Response::from_parts(parts, relay::body(relayed)))
+}

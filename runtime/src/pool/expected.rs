@@ -1,0 +1,84 @@
+//! Receipts that come as frames, and what happens when the client leaves before its answer.
+
+use crate::admit::Admitted;
+use crate::hop::Work;
+use crate::names::RequestId;
+use crate::pool::claim::Seated;
+use crate::pool::relay;
+use crate::pool::worker::Worker;
+use crate::respond::Blame;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// A receipt that may come as a frame; nothing waits for it once this is dropped.
+#[derive(Debug)]
+pub(crate) struct Expected {
+    worker: Arc<Worker>,
+    request: RequestId,
+    receiver: Option<oneshot::Receiver<Work>>,
+}
+
+impl Expected {
+    pub(super) fn new(seated: &Seated, request: RequestId) -> Self {
+        let worker = Arc::clone(seated.worker());
+        let receiver = Some(worker.expect_work(request));
+        Self { worker, request, receiver }
+    }
+
+    /// Hands over the expectation.
+    pub(super) fn take(&mut self) -> Self {
+        Self { worker: Arc::clone(&self.worker), request: self.request, receiver: self.receiver.take() }
+    }
+
+    /// Polls for the receipt. `None`: there will be none.
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Work>> {
+        match &mut self.receiver {
+            Some(receiver) => Pin::new(receiver).poll(context).map(Result::ok),
+            None => Poll::Ready(None),
+        }
+    }
+
+    /// Waits for the receipt.
+    pub(crate) async fn wait(mut self, longest: Duration) -> Option<Work> {
+        let waiting = std::future::poll_fn(|context| self.poll(context));
+        tokio::time::timeout(longest, waiting).await.ok().flatten()
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        if self.receiver.is_some() {
+            self.worker.forget_work(self.request);
+        }
+    }
+}
+
+/// What a request holds while its worker has it. When the client leaves in that time, the worker is still owed
+/// its report, and the tenant its bill.
+pub(super) struct Leaving {
+    pub(super) id: RequestId,
+    pub(super) claim_us: u64,
+    pub(super) held: Option<(Admitted, Seated, Expected)>,
+    pub(super) late: Duration,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let Some((mut admitted, seated, work)) = self.held.take() else { return };
+        tracing::debug!(request = %self.id, "the client left before its answer");
+        let (claim_us, late) = (self.claim_us, self.late);
+        tokio::spawn(async move {
+            if let Some(work) = work.wait(late).await {
+                relay::apply(&mut admitted.tab, &work, claim_us);
+            }
+            admitted.tab.note(|receipt| {
+                receipt.error = Some("client_closed".into());
+                receipt.fault = Some(Blame::Caller);
+            });
+            drop(seated);
+        });
+    }
+}

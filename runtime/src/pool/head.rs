@@ -1,0 +1,57 @@
+//! The head of a guest's answer, rebuilt for the client: nothing of the connection, nothing that only the
+//! platform may say, nothing that would let a page under this origin act for it.
+
+use crate::hop::header;
+use crate::meter::{StartKind, Tab};
+use crate::names::RequestId;
+use crate::pool::relay::{SERVER_TIMING, WorkSource};
+use crate::pool::request::strip_hop_by_hop;
+use crate::respond::{ERROR_HEADER, REQUEST_ID_HEADER};
+use http::{HeaderMap, HeaderName, HeaderValue, header as names};
+
+/// Whether an answer is the worker's word that the guest failed. A guest cannot say this: its own
+/// `x-gannet-` headers were removed in the worker.
+pub(super) fn is_fault(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::FAULT)
+}
+
+const START: HeaderName = HeaderName::from_static("x-gannet-start");
+const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
+const SERVICE_WORKER_ALLOWED: HeaderName = HeaderName::from_static("service-worker-allowed");
+
+/// Rebuilds a guest's headers for the client.
+pub(super) fn finish(headers: &mut HeaderMap, source: &WorkSource, tab: &Tab, kind: StartKind, id: RequestId) {
+    let length = headers.get(names::CONTENT_LENGTH).cloned();
+    strip_hop_by_hop(headers);
+    // Kept for HEAD, where no body says it.
+    if let Some(length) = length {
+        headers.insert(names::CONTENT_LENGTH, length);
+    }
+    let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("x-gannet-")).cloned().collect();
+    for name in ours {
+        headers.remove(name);
+    }
+    for name in [
+        ERROR_HEADER,
+        names::SET_COOKIE,
+        SERVICE_WORKER_ALLOWED,
+        CLEAR_SITE_DATA,
+        names::STRICT_TRANSPORT_SECURITY,
+        SERVER_TIMING,
+    ] {
+        headers.remove(name);
+    }
+    headers.insert(names::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    headers.insert(names::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(START, HeaderValue::from_static(kind.as_str()));
+    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+        headers.insert(REQUEST_ID_HEADER, value);
+    }
+    if let Ok(value) = HeaderValue::from_str(&tab.server_timing()) {
+        headers.insert(SERVER_TIMING, value);
+    }
+    // A body of announced length has no trailer.
+    if matches!(source, WorkSource::Frame(_)) && !headers.contains_key(names::CONTENT_LENGTH) {
+        headers.insert(names::TRAILER, HeaderValue::from_static("server-timing"));
+    }
+}
