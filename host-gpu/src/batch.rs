@@ -58,6 +58,15 @@ pub struct Batch {
     /// Whether the arena's bytes changed since they were last uploaded.
     pub(crate) arena_stale: bool,
     held: Vec<crate::memory::Charge>,
+    /// What the recorded commands name, for the GPU thread to keep alive. Made anew when a command is added.
+    pub(crate) named: Option<Arc<Named>>,
+}
+
+/// The buffers and kernels that a batch's commands name, each once for each use.
+#[derive(Debug, Default)]
+pub(crate) struct Named {
+    pub(crate) buffers: Vec<Arc<Buffer>>,
+    pub(crate) kernels: Vec<Arc<Kernel>>,
 }
 
 /// A recorded submission, ready for the GPU thread.
@@ -117,6 +126,7 @@ impl Batch {
     fn arena_grew(&mut self) {
         self.arena_stale = true;
         self.arena_buffer = None;
+        self.named = None;
         for command in &mut self.commands {
             if let Command::Dispatch(dispatch) = command {
                 dispatch.groups.clear();
@@ -171,6 +181,7 @@ impl Batch {
 
     fn push(&mut self, command: Command) -> Result<u32, Error> {
         self.check_count()?;
+        self.named = None;
         self.commands.push(command);
         // The limit above keeps the index far inside u32.
         Ok(u32::try_from(self.commands.len() - 1).unwrap_or(u32::MAX))

@@ -4,13 +4,14 @@
 //! of one upload buffer; the commands in order, neighbouring dispatches in one pass; the reads
 //! into one readback buffer; end timestamp. Everything between the two timestamps is charged.
 
-use crate::batch::{Batch, Command, Dispatch, Encoded};
+use crate::batch::{Batch, Command, Dispatch, Encoded, Named};
 use crate::binding::Place;
 use crate::buffer::Buffer;
 use crate::session::PendingWrite;
 use crate::staging::{READS_OFFSET, Staged, Staging, Stamps};
 use crate::thread::{Done, Job, Keep};
-use crate::{Error, Session};
+use crate::{Error, Kernel, Session};
+use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -66,14 +67,22 @@ impl Batch {
             let upload = upload_charge.map(|charge| staging.upload(sizes.upload, charge));
             let readback = staging.readback(sizes.readback, readback_charge);
             let stamps = staging.stamps();
-            let mut recorder = Recorder { wgpu, arena, upload, readback, stamps, uploaded: 0, reads: Vec::new() };
+            let mut recorder = Recorder {
+                wgpu,
+                arena,
+                upload,
+                readback,
+                stamps,
+                uploaded: 0,
+                reads: Vec::new(),
+                groups: HashMap::new(),
+            };
             let commands = recorder.record(commands, writes, arena_bytes)?;
             let Recorder { upload, readback, stamps, reads, .. } = recorder;
             Ok::<_, Error>((commands, upload, readback, stamps, reads))
         });
         let (commands, upload, readback, stamps, reads) = encoded??;
-        let mut keep = Vec::new();
-        self.keep_alive(&mut keep);
+        let keep = vec![Keep::Named(self.named())];
         let (done, receiver) = oneshot::channel();
         let usage = Some(Arc::clone(session.usage()));
         Ok((Job { commands, upload, readback: Some(readback), stamps, keep, usage, done }, receiver, reads))
@@ -90,27 +99,31 @@ impl Batch {
         Ok(())
     }
 
-    fn keep_alive(&self, keep: &mut Vec<Keep>) {
-        keep.extend(self.arena_buffer.iter().cloned().map(Keep::Buffer));
+    /// What the commands name, collected once for any number of submissions.
+    fn named(&mut self) -> Arc<Named> {
+        if let Some(named) = &self.named {
+            return Arc::clone(named);
+        }
+        let mut named = Named::default();
+        named.buffers.extend(self.arena_buffer.iter().cloned());
         for command in &self.commands {
             match command {
                 Command::Dispatch(dispatch) => {
-                    keep.push(Keep::Kernel(Arc::clone(&dispatch.kernel)));
-                    for bound in &dispatch.bound {
-                        if let Place::Buffer { buffer, .. } = &bound.place {
-                            keep.push(Keep::Buffer(Arc::clone(buffer)));
-                        }
-                    }
+                    named.kernels.push(Arc::clone(&dispatch.kernel));
+                    named.buffers.extend(dispatch.bound.iter().filter_map(|bound| match &bound.place {
+                        Place::Buffer { buffer, .. } => Some(Arc::clone(buffer)),
+                        Place::Inline { .. } => None,
+                    }));
                 }
                 Command::Copy { source, target, .. } => {
-                    keep.push(Keep::Buffer(Arc::clone(source)));
-                    keep.push(Keep::Buffer(Arc::clone(target)));
+                    named.buffers.extend([Arc::clone(source), Arc::clone(target)]);
                 }
                 Command::Clear { target: buffer, .. }
                 | Command::Write { target: buffer, .. }
-                | Command::Read { source: buffer, .. } => keep.push(Keep::Buffer(Arc::clone(buffer))),
+                | Command::Read { source: buffer, .. } => named.buffers.push(Arc::clone(buffer)),
             }
         }
+        Arc::clone(self.named.insert(Arc::new(named)))
     }
 
     fn sizes(&self, writes: &[PendingWrite]) -> Sizes {
@@ -150,7 +163,13 @@ struct Recorder<'a> {
     stamps: Option<Stamps>,
     uploaded: u64,
     reads: Vec<(u64, u64)>,
+    /// Bind groups made for this submission: many dispatches bind the same ranges, and a driver that sees
+    /// the same group again has less to do.
+    groups: HashMap<GroupKey, wgpu::BindGroup>,
 }
+
+/// Which kernel's layout, which group of it, and what is bound: index, buffer, offset, size.
+type GroupKey = (*const Kernel, u32, Vec<(u32, *const Buffer, u64, u64)>);
 
 impl Recorder<'_> {
     fn record(
@@ -229,9 +248,9 @@ impl Recorder<'_> {
         Ok(())
     }
 
-    fn dispatches(&self, encoder: &mut wgpu::CommandEncoder, commands: &mut [Command]) {
+    fn dispatches(&mut self, encoder: &mut wgpu::CommandEncoder, commands: &mut [Command]) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        let mut pipeline: Option<*const crate::Kernel> = None;
+        let mut pipeline: Option<*const Kernel> = None;
         for command in commands {
             let Command::Dispatch(dispatch) = command else { continue };
             if dispatch.grid.contains(&0) {
@@ -251,34 +270,40 @@ impl Recorder<'_> {
         }
     }
 
-    fn make_groups(&self, dispatch: &mut Dispatch) {
+    fn make_groups(&mut self, dispatch: &mut Dispatch) {
         if dispatch.groups.len() == dispatch.kernel.layouts.len() {
             return;
         }
-        dispatch.groups = (0u32..)
-            .zip(&dispatch.kernel.layouts)
-            .map(|(group, layout)| {
-                let entries: Vec<_> = dispatch
-                    .bound
-                    .iter()
-                    .filter(|bound| bound.group == group)
-                    .filter_map(|bound| {
-                        let (buffer, offset, size) = match &bound.place {
-                            Place::Buffer { buffer, offset, size } => (buffer, *offset, *size),
-                            Place::Inline { offset, size } => (self.arena?, *offset, *size),
-                        };
-                        Some(wgpu::BindGroupEntry {
-                            binding: bound.index,
-                            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                                buffer: &buffer.wgpu,
-                                offset,
-                                size: std::num::NonZeroU64::new(size),
-                            }),
-                        })
-                    })
-                    .collect();
-                self.wgpu.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
+        let groups = (0u32..).zip(&dispatch.kernel.layouts);
+        dispatch.groups = groups.map(|(group, layout)| self.make_group(dispatch, group, layout)).collect();
+    }
+
+    fn make_group(&mut self, dispatch: &Dispatch, group: u32, layout: &wgpu::BindGroupLayout) -> wgpu::BindGroup {
+        let ranges: Vec<(u32, &Arc<Buffer>, u64, u64)> = dispatch
+            .bound
+            .iter()
+            .filter(|bound| bound.group == group)
+            .filter_map(|bound| match &bound.place {
+                Place::Buffer { buffer, offset, size } => Some((bound.index, buffer, *offset, *size)),
+                Place::Inline { offset, size } => Some((bound.index, self.arena?, *offset, *size)),
             })
             .collect();
+        let bound = ranges.iter().map(|(index, buffer, offset, size)| (*index, Arc::as_ptr(buffer), *offset, *size));
+        let key = (Arc::as_ptr(&dispatch.kernel), group, bound.collect());
+        let made = self.groups.entry(key).or_insert_with(|| {
+            let entries: Vec<_> = ranges
+                .iter()
+                .map(|(index, buffer, offset, size)| wgpu::BindGroupEntry {
+                    binding: *index,
+                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                        buffer: &buffer.wgpu,
+                        offset: *offset,
+                        size: std::num::NonZeroU64::new(*size),
+                    }),
+                })
+                .collect();
+            self.wgpu.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
+        });
+        made.clone()
     }
 }

@@ -45,7 +45,8 @@ pub(crate) struct Job {
 /// Something that the work in flight uses.
 pub(crate) enum Keep {
     Buffer(#[expect(dead_code, reason = "held until the work is done")] Arc<crate::Buffer>),
-    Kernel(#[expect(dead_code, reason = "held until the work is done")] Arc<crate::Kernel>),
+    /// All that a batch's commands name.
+    Named(#[expect(dead_code, reason = "held until the work is done")] Arc<crate::batch::Named>),
     Charge(#[expect(dead_code, reason = "held until the work is done")] Charge),
     /// Whose drop wakes whoever polls for the end.
     Finished(#[expect(dead_code, reason = "its drop tells the pollables")] watch::Sender<()>),

@@ -171,6 +171,29 @@ fn a_client_that_sends_its_head_too_slowly_is_cut_off() {
 }
 
 #[test]
+fn a_client_that_stops_sending_its_body_gets_408() {
+    let server = Server::start();
+    let folder = tempfile::TempDir::new().unwrap();
+    std::fs::copy(prebuilt("faulty"), folder.path().join("f.wasm")).unwrap();
+    // Longer than the body may pause.
+    let manifest = "name = \"patient\"\n[build]\nartifact = \"f.wasm\"\n[limits]\ntimeout_ms = 90000\n";
+    std::fs::write(folder.path().join("gannet.toml"), manifest).unwrap();
+    let output = server.cli(&["deploy", &folder.path().display().to_string()]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
+    write!(
+        stream,
+        "POST /f/dev/patient/length HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\ncontent-length: 10\r\n\r\nabc"
+    )
+    .unwrap();
+    let mut answer = vec![0; 4096];
+    let read = stream.read(&mut answer).unwrap();
+    let answer = text(&answer[..read]);
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+}
+
+#[test]
 fn clients_that_leave_give_their_places_back() {
     let server = Server::shared();
     // More than the function's sixteen places.
