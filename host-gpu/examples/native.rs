@@ -182,7 +182,7 @@ fn matmul(rounds: usize) {
     let (device, queue) = open();
     let bytes = 1024 * 1024 * 4;
     let (a, b, c) = (storage(&device, bytes), storage(&device, bytes), storage(&device, bytes));
-    let size = buffer(&device, 16, BufferUsages::UNIFORM | BufferUsages::COPY_DST);
+    let size = storage(&device, 16);
     queue.write_buffer(&a, 0, bytemuck::cast_slice(&vec![1.0f32; 1024 * 1024]));
     queue.write_buffer(&b, 0, bytemuck::cast_slice(&vec![2.0f32; 1024 * 1024]));
     queue.write_buffer(&size, 0, bytemuck::cast_slice(&[1024u32, 1024, 1024, 0]));
@@ -200,7 +200,7 @@ fn blur(rounds: usize) {
     let (device, queue) = open();
     let bytes = 512 * 512 * 4;
     let (pixels, half) = (storage(&device, bytes), storage(&device, bytes));
-    let settings = buffer(&device, 16, BufferUsages::UNIFORM | BufferUsages::COPY_DST);
+    let settings = storage(&device, 16);
     queue.write_buffer(&settings, 0, bytemuck::cast_slice(&[512u32, 512, 12, 6.0f32.to_bits()]));
     let (horizontal, vertical) = (pipeline(&device, BLUR, "horizontal"), pipeline(&device, BLUR, "vertical"));
     let there = group(&device, &horizontal, &[&pixels, &half, &settings]);

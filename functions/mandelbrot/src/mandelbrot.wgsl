@@ -3,7 +3,8 @@
 struct View { width: u32, height: u32, steps: u32, unused: u32, x: f32, y: f32, scale: f32, unused2: f32 }
 
 @group(0) @binding(0) var<storage, read_write> pixels: array<u32>;
-@group(0) @binding(1) var<uniform> view: View;
+// Not a uniform: the software driver compiles a kernel anew for each value of a uniform that bounds a loop.
+@group(0) @binding(1) var<storage, read> view: View;
 
 @compute @workgroup_size(8, 8)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {

@@ -5,7 +5,8 @@ struct Size { rows: u32, inner: u32, columns: u32 }
 @group(0) @binding(0) var<storage, read> a: array<f32>;
 @group(0) @binding(1) var<storage, read> b: array<f32>;
 @group(0) @binding(2) var<storage, read_write> c: array<f32>;
-@group(0) @binding(3) var<uniform> size: Size;
+// Not a uniform: the software driver compiles a kernel anew for each value of a uniform that bounds a loop.
+@group(0) @binding(3) var<storage, read> size: Size;
 
 const TILE = 16u;
 var<workgroup> tile_a: array<array<f32, TILE>, TILE>;

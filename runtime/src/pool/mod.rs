@@ -35,6 +35,8 @@ use worker::{Worker, WorkerSettings};
 
 /// How often idle workers are looked for.
 const RETIRE_EVERY: Duration = Duration::from_secs(1);
+/// From the claim on a spare to the start of the next.
+const REFILL_DELAY: Duration = Duration::from_millis(50);
 /// Pause before a spare that could not be started is tried again.
 const SPARE_RETRY: Duration = Duration::from_secs(2);
 
@@ -185,6 +187,16 @@ impl Pool {
         }
     }
 
+    /// Starts the spares that are missing, after the request that took the last one has had a moment: loading a
+    /// GPU driver takes a core for a third of a second.
+    fn refill_soon(&self) {
+        let pool = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(REFILL_DELAY).await;
+            pool.refill();
+        });
+    }
+
     async fn start_worker(&self) -> Result<Arc<Worker>, PoolError> {
         let worker = Worker::start(&self.spawner, self.store.files(), &self.settings, &self.logs).await?;
         let (pool, watched) = (self.clone(), Arc::clone(&worker));
@@ -215,7 +227,7 @@ impl Pool {
                 Claim::Use(worker) => break worker,
                 Claim::Spare(worker) => {
                     kind = StartKind::Warm;
-                    self.refill();
+                    self.refill_soon();
                     break worker;
                 }
                 Claim::Start => {

@@ -26,7 +26,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -248,10 +248,12 @@ impl Worker {
         env: &std::collections::BTreeMap<String, String>,
     ) -> Result<(), PoolError> {
         let failed = |error: std::io::Error| PoolError::Internal(format!("a version could not be opened: {error}"));
+        let began = Instant::now();
         if let Err(error) = place_cache(&version.driver_cache, self.process.home()) {
             // Only the first dispatch is slower.
             tracing::warn!(%error, "a driver cache could not be placed");
         }
+        tracing::debug!(cache_us = began.elapsed().as_micros(), "a driver cache was placed");
         let component = File::open(&version.compiled).map_err(failed)?;
         let bundle = bundle(version, env).map_err(failed)?;
         let name = (version.tenant.clone(), version.function.clone());

@@ -8,6 +8,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 use std::io::Read;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
@@ -36,9 +37,12 @@ pub(crate) fn load(
     let file = std::fs::File::from(bundle);
     file.take(BUNDLE_BYTES_MAX).read_to_string(&mut text).map_err(|error| format!("the bundle: {error}"))?;
     let bundle: Bundle = serde_json::from_str(&text).map_err(|error| format!("the bundle: {error}"))?;
+    let began = Instant::now();
     let component = read(engine, component)?;
+    let read_us = began.elapsed().as_micros();
     let instance = linker.instantiate_pre(&component).map_err(|error| format!("linking: {error:#}"))?;
     let pre = ProxyPre::new(instance).map_err(|error| format!("linking: {error:#}"))?;
+    tracing::debug!(function = bundle.function, read_us, all_us = began.elapsed().as_micros(), "a version was loaded");
     let catalog = bundle.kernels.into_iter().map(|(name, kernel)| (name, kernel.into())).collect();
     Ok(Loaded { key, pre, catalog: Arc::new(catalog), env: bundle.env.into_iter().collect(), limits: bundle.limits })
 }

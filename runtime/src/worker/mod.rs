@@ -18,6 +18,7 @@ mod load;
 mod log;
 mod run;
 mod state;
+mod warm;
 
 use crate::engine;
 use crate::hop::{FromWorker, ToWorker};
@@ -68,6 +69,7 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     confine::after_drivers(&mut confinement).map_err(io::Error::other)?;
     runtime.block_on(async move {
+        warm::warm(&engine).await.map_err(io::Error::other)?;
         let shared = Arc::new(Shared {
             engine,
             linker,
