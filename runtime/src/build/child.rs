@@ -19,16 +19,22 @@ use gannet_host_gpu::session::Payer;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use wasmtime::component::Component;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
+/// How long the driver's cache may take to be written.
+const SETTLE_MAX: Duration = Duration::from_secs(2);
+/// A cache that has not changed for this long is done.
+const QUIET: Duration = Duration::from_millis(200);
 /// GPU memory for trial dispatches.
 const TRIAL_BYTES_MAX: u64 = 64 << 20;
 
 /// Runs a builder.
 pub fn run(child: Child) -> io::Result<()> {
-    let Child { descriptors, mut confinement, home: _ } = child;
+    let Child { descriptors, mut confinement, home } = child;
     let [control, order, component, output, report]: [OwnedFd; 5] =
         descriptors.try_into().map_err(|_| io::Error::other("a builder needs five descriptors"))?;
     let say = |stage: Stage| -> io::Result<()> { send_now(control.as_fd(), &serde_json::to_vec(&stage)?, &[]) };
@@ -44,12 +50,51 @@ pub fn run(child: Child) -> io::Result<()> {
         confine::after_drivers(&mut confinement)
             .map_err(|error| invalid(format!("the builder is not confined: {error}")))?;
         compile(&bytes, output)?;
-        try_kernels(found, device, &say)
+        let built = try_kernels(found, device, &say)?;
+        settle(&home, built.kernels.len());
+        Ok(built)
     });
     let mut report = File::from(report);
     report.write_all(&serde_json::to_vec(&result)?)?;
     say(Stage::Done)?;
     crate::process::child::leave(0)
+}
+
+/// Drivers write their caches on threads of their own, and this process ends without waiting for threads: so it
+/// waits for what they write. Done when there is a finished file for each kernel, or nothing changes any more.
+fn settle(home: &Path, kernels: usize) {
+    let began = Instant::now();
+    let mut last = (cache_files(home), Instant::now());
+    while kernels > 0 && began.elapsed() < SETTLE_MAX {
+        let (finished, unfinished) = cache_files(home);
+        if unfinished == 0 && finished >= kernels {
+            return;
+        }
+        if last.0 != (finished, unfinished) {
+            last = ((finished, unfinished), Instant::now());
+        }
+        if unfinished == 0 && last.1.elapsed() >= QUIET {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Files in a driver's cache: finished ones, the index left out, and those being written.
+fn cache_files(folder: &Path) -> (usize, usize) {
+    let mut counts = (0, 0);
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let inner = cache_files(&path);
+            counts = (counts.0 + inner.0, counts.1 + inner.1);
+        } else if path.extension().is_some_and(|extension| extension == "tmp") {
+            counts.1 += 1;
+        } else if path.file_name().is_some_and(|name| name != "index") {
+            counts.0 += 1;
+        }
+    }
+    counts
 }
 
 type Found = std::collections::BTreeMap<String, crate::hop::BundleKernel>;

@@ -112,6 +112,9 @@ impl Worker {
                 return Err(PoolError::StartFailed(format!("the worker ended with {ending}: {why}")));
             }
         };
+        if !confinement.own_folder {
+            tracing::warn!("a worker cannot reach its own folder, so its gpu driver has no cache");
+        }
         let log_socket = Channel::new(log_socket).map_err(failed)?;
         let worker = Arc::new(Self {
             process: process.disarm(),

@@ -80,6 +80,8 @@ pub struct Confinement {
     pub landlock: bool,
     /// seccomp, on all threads.
     pub seccomp: bool,
+    /// It reaches its own folder. Not a layer: without it the driver has no cache.
+    pub own_folder: bool,
 }
 
 impl Confinement {
@@ -128,7 +130,8 @@ pub(crate) fn before_drivers(home: &Path, user: Option<u32>) -> Result<Confineme
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
             .map_err(Refused::system("parent death signal"))?;
     }
-    Ok(Confinement { own_user, landlock, seccomp: false })
+    let own_folder = std::fs::read_dir(home).is_ok();
+    Ok(Confinement { own_user, landlock, seccomp: false, own_folder })
 }
 
 fn limit(resource: Resource, value: u64) -> Result<(), Refused> {

@@ -6,11 +6,13 @@
 use crate::names::TenantName;
 use crate::store::StoreError;
 use rustix::fs::{AtFlags, Dir, FlockOperation, Gid, Mode, OFlags, Uid, fchown, fstat, linkat, mkdirat, openat};
+use sha2::{Digest, Sha256};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub struct Files {
     data: PathBuf,
+    run: PathBuf,
     counter: AtomicU64,
     /// Names the engine that components are compiled for: code of another is of no use.
     engine: String,
@@ -43,6 +46,35 @@ pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     sync_folder(path.parent().unwrap_or(Path::new("/")))
 }
 
+/// Where children's folders are made: in the data folder, or, when a folder above it keeps the children's users out,
+/// in the temporary folder under a name that belongs to this data folder.
+fn run_folder(data: &Path) -> io::Result<PathBuf> {
+    let reachable =
+        |path: &Path| std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0);
+    if !rustix::process::geteuid().is_root() || data.ancestors().skip(1).all(reachable) {
+        let run = data.join("run");
+        make_folder(&run, 0o711)?;
+        return Ok(run);
+    }
+    let digest = Sha256::digest(data.as_os_str().as_bytes());
+    let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let run = std::env::temp_dir().join(format!("gannet-run-{name}"));
+    match std::fs::DirBuilder::new().mode(0o711).create(&run) {
+        Ok(()) => Ok(run),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // From an earlier run; anybody else's is not to be used.
+            let metadata = std::fs::symlink_metadata(&run)?;
+            if metadata.is_dir() && metadata.uid() == 0 {
+                std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o711))?;
+                Ok(run)
+            } else {
+                Err(io::Error::other(format!("{} belongs to somebody else", run.display())))
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Takes the lock of a data folder.
 pub(super) fn lock(data: &Path) -> Result<File, StoreError> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(data.join("lock"))?;
@@ -61,14 +93,14 @@ impl Files {
         for name in ["db", "components", "compiled", "driver-cache", "incoming"] {
             make_folder(&data.join(name), 0o700)?;
         }
-        make_folder(&data.join("run"), 0o711)?;
-        Ok(Self { data, counter: AtomicU64::new(0), engine: engine.to_owned() })
+        let run = run_folder(&data)?;
+        Ok(Self { data, run, counter: AtomicU64::new(0), engine: engine.to_owned() })
     }
 
     /// Removes what a crash left behind.
     pub(super) fn empty_run(&self) -> io::Result<()> {
-        for folder in ["run", "incoming"] {
-            for entry in std::fs::read_dir(self.data.join(folder))? {
+        for folder in [&self.run, &self.data.join("incoming")] {
+            for entry in std::fs::read_dir(folder)? {
                 let path = entry?.path();
                 if path.is_dir() { std::fs::remove_dir_all(path)? } else { std::fs::remove_file(path)? }
             }
@@ -83,7 +115,7 @@ impl Files {
 
     /// Where children's folders are made.
     pub fn run(&self) -> PathBuf {
-        self.data.join("run")
+        self.run.clone()
     }
 
     /// Makes a folder for a child.
@@ -217,9 +249,14 @@ fn place_level(from: &Path, into: BorrowedFd<'_>, owner: (u32, u32)) -> io::Resu
             place_level(&entry.path(), folder.as_fd(), owner)?;
         } else {
             // A name that the child has taken already stays the child's.
-            let linked = linkat(rustix::fs::CWD, entry.path(), into, &name, AtFlags::empty());
-            if matches!(linked, Err(error) if error != rustix::io::Errno::EXIST) {
-                return Err(io::Error::other("a cache file could not be linked"));
+            match linkat(rustix::fs::CWD, entry.path(), into, &name, AtFlags::empty()) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(_) => {
+                    // Another file system.
+                    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+                    let copy = openat(into, &name, flags, Mode::from_raw_mode(0o644))?;
+                    io::copy(&mut File::open(entry.path())?, &mut File::from(copy))?;
+                }
             }
         }
     }

@@ -8,7 +8,7 @@
 //!  DATA/components/       {tenant}/{sha256}.wasm, as uploaded
 //!  DATA/compiled/         {tenant}/{sha256}-{engine}.cwasm, by the builder
 //!  DATA/driver-cache/     {tenant}/{sha256}/…, by the builder's driver
-//!  DATA/run/              children's folders; emptied at start
+//!  DATA/run/              children's folders; emptied at start. Elsewhere when their users cannot get here
 //! ```
 //!
 //! Invariant: nothing is acknowledged before it is on disk. sled 0.34's flush writes but does not
