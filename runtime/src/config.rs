@@ -22,6 +22,8 @@ pub struct ServerFile {
     pub component_mib_max: u64,
     /// How long requests may run on after SIGTERM.
     pub drain_s: u64,
+    /// Accept components for `wasi:http/service` 0.3.
+    pub wasi_http_0_3: bool,
 }
 
 impl Default for ServerFile {
@@ -34,6 +36,7 @@ impl Default for ServerFile {
             worker_memory_mib: 8192,
             component_mib_max: 64,
             drain_s: 30,
+            wasi_http_0_3: false,
         }
     }
 }

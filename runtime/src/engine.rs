@@ -1,5 +1,6 @@
 //! The one way wasmtime is set up, for the builder that compiles and the worker that runs: compiled
-//! code is only good for an engine with the same settings.
+//! code is only good for an engine with the same settings. `wasi_http_0_3` is the operator's choice: it turns on
+//! the component model's asynchronous part, which wasmtime still calls experimental.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -17,9 +18,11 @@ const FIBER_STACK_BYTES: usize = 1 << 20;
 /// Bytes of an instance's memory that stay mapped for the next: faults cost more than clearing.
 const KEEP_RESIDENT_BYTES: usize = 2 << 20;
 
-fn base() -> Config {
+fn base(wasi_http_0_3: bool) -> Config {
     let mut config = Config::new();
     config.wasm_component_model(true);
+    config.wasm_component_model_async(wasi_http_0_3);
+    config.concurrency_support(wasi_http_0_3);
     config.epoch_interruption(true);
     config.async_stack_size(FIBER_STACK_BYTES);
     config.max_wasm_stack(FIBER_STACK_BYTES / 2);
@@ -28,20 +31,20 @@ fn base() -> Config {
 }
 
 /// The engine that compiles.
-pub fn compiler() -> wasmtime::Result<Engine> {
-    Engine::new(&base())
+pub fn compiler(wasi_http_0_3: bool) -> wasmtime::Result<Engine> {
+    Engine::new(&base(wasi_http_0_3))
 }
 
 /// A name for what this binary compiles for; code under another name cannot be loaded.
-pub fn compatibility() -> wasmtime::Result<String> {
+pub fn compatibility(wasi_http_0_3: bool) -> wasmtime::Result<String> {
     let mut hasher = DefaultHasher::new();
-    compiler()?.precompile_compatibility_hash().hash(&mut hasher);
+    compiler(wasi_http_0_3)?.precompile_compatibility_hash().hash(&mut hasher);
     Ok(format!("{:016x}", hasher.finish()))
 }
 
 /// The engine that runs, with slots for instances set aside.
-pub fn runtime() -> wasmtime::Result<Engine> {
-    let mut config = base();
+pub fn runtime(wasi_http_0_3: bool) -> wasmtime::Result<Engine> {
+    let mut config = base(wasi_http_0_3);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(INSTANCES_MAX)
         .total_core_instances(INSTANCES_MAX * 8)

@@ -146,7 +146,7 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
     if options.dev && !address.ip().is_loopback() {
         return Err(ConfigError::DevBeyondLoopback(address).into());
     }
-    let compatibility = crate::engine::compatibility().map_err(failed)?;
+    let compatibility = crate::engine::compatibility(file.wasi_http_0_3).map_err(failed)?;
     let (store, mut contents) = Store::open(&options.data, &compatibility)?;
     if !options.dev {
         // The folder may have served --dev before; everybody knows that key.
@@ -166,11 +166,12 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
     }
     let gpu = gpus.first().map(|gpu| gpu.index);
     let (book, logs) = (Arc::new(Book::default()), Arc::new(Logs::default()));
-    let builder = Builder::new(spawner.clone(), Arc::clone(&store), gpu);
+    let builder = Builder::new(spawner.clone(), Arc::clone(&store), gpu, file.wasi_http_0_3);
     let settings = WorkerSettings {
         gpu,
         gpu_memory_bytes: file.tenant_gpu_memory_mib << 20,
         resident_bytes_max: file.worker_memory_mib << 20,
+        wasi_http_0_3: file.wasi_http_0_3,
     };
     let limits = PoolLimits { spares: file.spares, workers_max: file.workers_max };
     let pool = Pool::start(spawner, Arc::clone(&store), Arc::clone(&logs), Arc::clone(&builder), settings, limits);

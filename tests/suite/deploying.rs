@@ -135,3 +135,22 @@ fn a_list_comes_in_pages_and_a_deleted_function_is_gone() {
     server.call("two", "/", b"").is_problem(404, "not_found", "no such function");
     assert_eq!(server.cli(&["delete", "two"]).status.code(), Some(1));
 }
+
+#[test]
+fn a_component_for_wasi_http_0_3_runs_where_the_operator_has_enabled_it() {
+    let component = std::fs::read(prebuilt("service")).unwrap();
+    put(Server::shared(), "service", "application/wasm", &component).is_problem(
+        422,
+        "component_invalid",
+        "has not enabled",
+    );
+    let server = Server::start_with(&Options { config: Some("wasi_http_0_3 = true"), ..Options::default() });
+    let deployed = put(&server, "service", "application/wasm", &component);
+    assert_eq!(deployed.status, 201, "{}", deployed.text());
+    let answer = server.call("service", "/here?x=1", b"");
+    assert_eq!((answer.status, answer.header("content-type")), (200, "text/plain"), "{}", answer.text());
+    assert_eq!(answer.text(), "0.3 was asked for /here?x=1\n");
+    // And one for 0.2 runs beside it, unchanged.
+    server.deploy("hello");
+    assert_eq!(server.call("hello", "/", b"").text(), "hello, world\n");
+}

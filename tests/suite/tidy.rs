@@ -21,7 +21,7 @@ fn all() -> Vec<PathBuf> {
     {
         sources(&root().join(folder), &mut files);
     }
-    for name in ["hello", "blur", "matmul", "mandelbrot", "stream", "wgsl"] {
+    for name in ["hello", "blur", "matmul", "mandelbrot", "stream", "wgsl", "measure", "service"] {
         files.push(root().join("functions").join(name).join("src/lib.rs"));
     }
     files

@@ -120,3 +120,20 @@ fn sigterm_lets_a_running_request_end_and_exits_0() {
     assert!(text(&answer).starts_with("HTTP/1.1 200 ") && text(&answer).ends_with("napped"), "{}", text(&answer));
     assert!(server.children("__worker").is_empty());
 }
+
+#[test]
+fn what_the_driver_compiled_at_deploy_is_kept_for_the_first_request() {
+    let server = Server::start();
+    server.deploy("blur");
+    let tenant = server.data.join("driver-cache/dev");
+    let mut files = Vec::new();
+    let mut folders = vec![tenant];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap().flatten() {
+            if entry.path().is_dir() { folders.push(entry.path()) } else { files.push(entry.path()) }
+        }
+    }
+    // One for each of its two kernels, whole, and not the index alone.
+    let whole = files.iter().filter(|path| path.extension().is_none() && !path.ends_with("index")).count();
+    assert!(whole >= 2, "{files:?}");
+}

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wasmtime::component::Component;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 /// How long the driver's cache may take to be written.
 const SETTLE_MAX: Duration = Duration::from_secs(2);
@@ -49,7 +50,7 @@ pub fn run(child: Child) -> io::Result<()> {
         };
         confine::after_drivers(&mut confinement)
             .map_err(|error| invalid(format!("the builder is not confined: {error}")))?;
-        compile(&bytes, output)?;
+        compile(&bytes, output, order.wasi_http_0_3)?;
         let built = try_kernels(found, device, &say)?;
         settle(&home, built.kernels.len());
         Ok(built)
@@ -108,14 +109,19 @@ fn found(bytes: &[u8]) -> Result<Found, Rejected> {
     kernels::decode(&component::kernel_sections(bytes)?)
 }
 
-fn compile(bytes: &[u8], output: OwnedFd) -> Result<(), Rejected> {
-    let engine = crate::engine::runtime().map_err(|error| invalid(format!("{error:#}")))?;
+fn compile(bytes: &[u8], output: OwnedFd, wasi_http_0_3: bool) -> Result<(), Rejected> {
+    if !wasi_http_0_3 && component::is_service_0_3(bytes) {
+        return Err(invalid(
+            "it is for wasi:http/service 0.3, which this server has not enabled (wasi_http_0_3 = true)",
+        ));
+    }
+    let engine = crate::engine::runtime(wasi_http_0_3).map_err(|error| invalid(format!("{error:#}")))?;
     let compiled =
         engine.precompile_component(bytes).map_err(|error| invalid(format!("it does not compile: {error:#}")))?;
     // SAFETY: compiled a line above, by this process, with this engine.
     let component = unsafe { Component::deserialize(&engine, &compiled) }
         .map_err(|error| invalid(format!("it does not load: {error:#}")))?;
-    let linker = linker_for_check(&engine).map_err(|error| invalid(format!("{error:#}")))?;
+    let linker = linker_for_check(&engine, wasi_http_0_3).map_err(|error| invalid(format!("{error:#}")))?;
     let instance = linker.instantiate_pre(&component).map_err(|error| {
         let names: Vec<String> = component
             .component_type()
@@ -129,8 +135,9 @@ fn compile(bytes: &[u8], output: OwnedFd) -> Result<(), Rejected> {
             invalid(format!("unknown imports: {}", names.join(", ")))
         }
     })?;
-    ProxyPre::new(instance)
-        .map_err(|_| invalid("it has no handler: a function exports wasi:http/incoming-handler 0.2"))?;
+    if ServicePre::new(instance.clone()).is_err() && ProxyPre::new(instance).is_err() {
+        return Err(invalid("it has no handler: a function exports wasi:http/incoming-handler 0.2"));
+    }
     let mut output = File::from(output);
     let written = output.write_all(&compiled).and_then(|()| output.sync_all());
     written.map_err(|error| invalid(format!("the compiled component could not be written: {error}")))

@@ -42,6 +42,26 @@ pub fn kernel_sections(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Rejected> {
     Ok(sections)
 }
 
+/// Whether a valid component exports the handler of `wasi:http/service` 0.3.
+pub fn is_service_0_3(bytes: &[u8]) -> bool {
+    let mut depth = 0;
+    for payload in Parser::new(0).parse_all(bytes).map_while(Result::ok) {
+        match payload {
+            Payload::Version { .. } => depth += 1,
+            Payload::End(_) => depth -= 1,
+            Payload::ComponentExportSection(section) if depth == 1 => {
+                let named =
+                    |export: wasmparser::ComponentExport<'_>| export.name.name.starts_with("wasi:http/handler@0.3");
+                if section.into_iter().map_while(Result::ok).any(named) {
+                    return true;
+                }
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

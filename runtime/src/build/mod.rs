@@ -86,6 +86,8 @@ pub struct Rejected {
 pub struct BuildOrder {
     /// The GPU to try kernels on.
     pub gpu: Option<u32>,
+    /// Whether components for `wasi:http/service` 0.3 are accepted.
+    pub wasi_http_0_3: bool,
 }
 
 /// What the child found.
@@ -140,6 +142,7 @@ pub struct Builder {
     spawner: Spawner,
     store: Arc<Store>,
     gpu: Option<u32>,
+    wasi_http_0_3: bool,
     places: Semaphore,
     waiting: Semaphore,
     /// What was built in this run, so that the same bytes are not built twice for one tenant.
@@ -148,11 +151,12 @@ pub struct Builder {
 
 impl Builder {
     /// A builder that tries kernels on `gpu`.
-    pub fn new(spawner: Spawner, store: Arc<Store>, gpu: Option<u32>) -> Arc<Self> {
+    pub fn new(spawner: Spawner, store: Arc<Store>, gpu: Option<u32>, wasi_http_0_3: bool) -> Arc<Self> {
         Arc::new(Self {
             spawner,
             store,
             gpu,
+            wasi_http_0_3,
             places: Semaphore::new(BUILDS_MAX),
             waiting: Semaphore::new(WAITING_MAX),
             done: Mutex::default(),
@@ -217,7 +221,9 @@ impl Builder {
         let files = self.store.files();
         let (output_path, output) = files.incoming()?;
         let _cleanup = RemoveLater(&output_path);
-        let order = memfd(&serde_json::to_vec(&BuildOrder { gpu: self.gpu }).unwrap_or_default())?;
+        let order = memfd(
+            &serde_json::to_vec(&BuildOrder { gpu: self.gpu, wasi_http_0_3: self.wasi_http_0_3 }).unwrap_or_default(),
+        )?;
         let report = memfd(&[])?;
         let mut report_file = File::from(rustix::io::fcntl_dupfd_cloexec(&report, 0).map_err(io::Error::from)?);
         let (control, theirs) = frame_pair()?;

@@ -50,6 +50,8 @@ pub struct WorkerSettings {
     pub gpu_memory_bytes: u64,
     /// Resident memory of the process, in bytes; past it, it is killed.
     pub resident_bytes_max: u64,
+    /// Whether it runs components for `wasi:http/service` 0.3.
+    pub wasi_http_0_3: bool,
 }
 
 type LoadResult = Option<Result<(), String>>;
@@ -93,6 +95,7 @@ impl Worker {
         let arguments = vec![
             settings.gpu.map_or_else(|| "none".to_owned(), |index| index.to_string()),
             settings.gpu_memory_bytes.to_string(),
+            settings.wasi_http_0_3.to_string(),
         ];
         let order = Order { role: Role::Worker, arguments, home, descriptors: vec![their_control, their_logs] };
         let process = KillOnDrop(Some(spawner.spawn(order).await.map_err(failed)?));

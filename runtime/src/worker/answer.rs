@@ -135,7 +135,7 @@ pub(crate) async fn first(
         (Some(Err(code)), _) => {
             drop(guest);
             context.tally.drain().await;
-            let detail = format!("the function answered with an error: {code:?}");
+            let detail = format!("the function answered with an error: {code}");
             fault(context.settle(None), FaultCode::FunctionTrapped, &detail)
         }
         (None, Some(Ok(()))) => {

@@ -12,14 +12,23 @@ use std::time::Instant;
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 /// The largest bundle: kernels of 256 KiB each, many of them.
 const BUNDLE_BYTES_MAX: u64 = 64 << 20;
 
+/// How a component is called.
+pub(crate) enum Entry {
+    /// `wasi:http/proxy` 0.2.
+    Proxy(ProxyPre<Guest>),
+    /// `wasi:http/service` 0.3.
+    Service(ServicePre<Guest>),
+}
+
 /// A version ready to be instantiated.
 pub(crate) struct Loaded {
     pub(crate) key: VersionKey,
-    pub(crate) pre: ProxyPre<Guest>,
+    pub(crate) entry: Entry,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) limits: RunLimits,
@@ -41,10 +50,13 @@ pub(crate) fn load(
     let component = read(engine, component)?;
     let read_us = began.elapsed().as_micros();
     let instance = linker.instantiate_pre(&component).map_err(|error| format!("linking: {error:#}"))?;
-    let pre = ProxyPre::new(instance).map_err(|error| format!("linking: {error:#}"))?;
+    let entry = match ServicePre::new(instance.clone()) {
+        Ok(pre) => Entry::Service(pre),
+        Err(_) => Entry::Proxy(ProxyPre::new(instance).map_err(|error| format!("linking: {error:#}"))?),
+    };
     tracing::debug!(function = bundle.function, read_us, all_us = began.elapsed().as_micros(), "a version was loaded");
     let catalog = bundle.kernels.into_iter().map(|(name, kernel)| (name, kernel.into())).collect();
-    Ok(Loaded { key, pre, catalog: Arc::new(catalog), env: bundle.env.into_iter().collect(), limits: bundle.limits })
+    Ok(Loaded { key, entry, catalog: Arc::new(catalog), env: bundle.env.into_iter().collect(), limits: bundle.limits })
 }
 
 /// Loads a compiled component. Its bytes are copied once: `deserialize_raw`, which would run from the

@@ -17,6 +17,7 @@ mod cpu;
 mod load;
 mod log;
 mod run;
+mod service;
 mod state;
 mod warm;
 
@@ -38,8 +39,9 @@ use wasmtime::component::Linker;
 /// A linker like the one that requests get, for the builder to check imports against.
 pub(crate) fn linker_for_check(
     engine: &Engine,
+    wasi_http_0_3: bool,
 ) -> wasmtime::Result<Linker<impl wasmtime_wasi_http::WasiHttpView + 'static>> {
-    state::linker(engine)
+    state::linker(engine, wasi_http_0_3)
 }
 
 /// Everything that requests in this process share.
@@ -55,7 +57,8 @@ pub(crate) struct Shared {
     logs: Arc<log::Sink>,
 }
 
-/// Runs a worker. Arguments: the GPU's index or `none`, and the memory its tenant may take on it.
+/// Runs a worker. Arguments: the GPU's index or `none`, the memory its tenant may take on it, and whether components
+/// for `wasi:http` 0.3 run.
 pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
     let Child { descriptors, mut confinement, home: _ } = child;
     let mut descriptors = descriptors.into_iter();
@@ -63,8 +66,9 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
         return Err(io::Error::other("a worker needs two descriptors"));
     };
     let device = open_device(arguments);
-    let engine = engine::runtime().map_err(io::Error::other)?;
-    let linker = state::linker(&engine).map_err(io::Error::other)?;
+    let wasi_http_0_3 = arguments.get(2).is_some_and(|text| text == "true");
+    let engine = engine::runtime(wasi_http_0_3).map_err(io::Error::other)?;
+    let linker = state::linker(&engine, wasi_http_0_3).map_err(io::Error::other)?;
     ticker(&engine)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     confine::after_drivers(&mut confinement).map_err(io::Error::other)?;

@@ -10,8 +10,9 @@ use crate::names::RequestId;
 use crate::worker::Shared;
 use crate::worker::answer::{self, AnswerBody};
 use crate::worker::cpu::{CpuMeter, Metered};
-use crate::worker::load::Loaded;
+use crate::worker::load::{Entry, Loaded};
 use crate::worker::log::{LogPipe, RequestLog};
+use crate::worker::service;
 use crate::worker::state::Guest;
 use gannet_host_gpu::memory::Ledger;
 use gannet_host_gpu::session::{Drainer, Usage};
@@ -27,7 +28,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi_http::WasiHttpView;
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 /// How long a finished request waits for what it left on the GPU.
@@ -40,7 +42,7 @@ pub(crate) type Ended = Result<(), Fault>;
 /// A guest that is running.
 pub(crate) type Running = Pin<Box<dyn Future<Output = Ended> + Send>>;
 /// What the guest hands over as its answer.
-pub(crate) type Answered = Result<Response<HyperOutgoingBody>, ErrorCode>;
+pub(crate) type Answered = Result<Response<HyperOutgoingBody>, String>;
 
 /// What a request has used, readable while it runs and after it was cancelled.
 #[derive(Debug)]
@@ -52,6 +54,11 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    /// The first guest instruction is next.
+    pub(crate) fn started(&self) {
+        self.start_ns.store(nanoseconds(self.arrived.elapsed()), Ordering::Relaxed);
+    }
+
     /// Waits, for a while, until what the request left on the GPU is done: it must be on the bill.
     pub(crate) async fn drain(&self) {
         if let Some((_, _, drainer)) = self.gpu.get() {
@@ -149,19 +156,15 @@ fn start(
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
     });
     store.set_epoch_deadline(1);
-    let incoming = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
-    let outparam = store.data_mut().http().new_response_outparam(answer)?;
     let (shared, loaded, tally) = (Arc::clone(shared), Arc::clone(loaded), Arc::clone(tally));
     let cpu = Arc::clone(&tally.cpu);
     let guest = async move {
         // The front door admits fewer requests than there are places, so this does not wait.
         let place = shared.instances.acquire().await;
-        let result = async {
-            let proxy = loaded.pre.instantiate_async(&mut store).await?;
-            tally.start_ns.store(nanoseconds(tally.arrived.elapsed()), Ordering::Relaxed);
-            proxy.wasi_http_incoming_handler().call_handle(&mut store, incoming, outparam).await
-        }
-        .await;
+        let result = match &loaded.entry {
+            Entry::Proxy(pre) => proxy(pre, &mut store, request, answer, &tally).await,
+            Entry::Service(pre) => service::run(pre, &mut store, request, answer, &tally).await,
+        };
         // Its memory must be free before the place is.
         tally.drain().await;
         let ended = result.or_else(|error| match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
@@ -179,6 +182,24 @@ fn start(
         ended
     };
     Ok(Box::pin(Metered::new(guest, cpu)))
+}
+
+/// `wasi:http/proxy` 0.2: instantiates and calls the guest.
+async fn proxy(
+    pre: &ProxyPre<Guest>,
+    store: &mut Store<Guest>,
+    request: Request<Incoming>,
+    answer: oneshot::Sender<Answered>,
+    tally: &Tally,
+) -> wasmtime::Result<()> {
+    let incoming = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
+    let outparam = store.data_mut().http().new_response_outparam_from_callback(move |value| {
+        // The receiver is gone when the deadline has passed.
+        let _ = answer.send(value.map_err(|code| format!("{code:?}")));
+    })?;
+    let proxy = pre.instantiate_async(&mut *store).await?;
+    tally.started();
+    proxy.wasi_http_incoming_handler().call_handle(&mut *store, incoming, outparam).await
 }
 
 fn guest(shared: &Shared, loaded: &Loaded, log: &Arc<RequestLog>, tally: &Arc<Tally>) -> Guest {

@@ -70,10 +70,14 @@ impl GpuView for Guest {
 }
 
 /// A linker with everything a component may import.
-pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
+pub(crate) fn linker(engine: &Engine, wasi_http_0_3: bool) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    if wasi_http_0_3 {
+        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    }
     gannet_host_gpu::wit::add_to_linker(&mut linker)?;
     Ok(linker)
 }
