@@ -360,11 +360,26 @@ impl Kernel {
     }
 
     /// Compiles WGSL with values for its `override` constants.
+    ///
+    /// ```no_run
+    /// # use gannet_sdk::gpu::Kernel;
+    /// let wgsl = "override N: u32; @compute @workgroup_size(N) fn main() {}";
+    /// let kernel = Kernel::compile_with(wgsl, "main", &[("N", 64.0)])?;
+    /// # Ok::<(), gannet_sdk::gpu::Error>(())
+    /// ```
     pub fn compile_with(wgsl: &str, entry: &str, values: &[(&str, f64)]) -> Result<Self> {
         Ok(Self(wit_kernel::Kernel::compile(wgsl, entry, &constants(values))?))
     }
 
     /// Runs the kernel over `grid`, without waiting for it: reading a buffer does.
+    ///
+    /// ```no_run
+    /// # use gannet_sdk::gpu::{self, Buffer, Kernel};
+    /// # fn f(kernel: &Kernel, values: &Buffer<f32>) -> gpu::Result<()> {
+    /// kernel.dispatch((values, gpu::uniform(&[2.0f32])), gpu::grid_1d(1024, 64))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn dispatch(&self, bindings: impl Bindings, grid: Grid) -> Result<Submission> {
         let mut batch = Batch::new();
         batch.dispatch(self, bindings, grid)?;
@@ -372,6 +387,12 @@ impl Kernel {
     }
 
     /// Invocations of one workgroup.
+    ///
+    /// ```no_run
+    /// # fn f(kernel: &gannet_sdk::gpu::Kernel) {
+    /// assert_eq!(kernel.workgroup_size(), (8, 8, 1));
+    /// # }
+    /// ```
     pub fn workgroup_size(&self) -> (u32, u32, u32) {
         self.0.workgroup_size()
     }
@@ -531,6 +552,14 @@ impl Update {
     }
 
     /// A new grid for a dispatch.
+    ///
+    /// ```no_run
+    /// # use gannet_sdk::gpu::{self, Batch, Command, Update};
+    /// # fn f(batch: &Batch, step: Command) -> gpu::Result<()> {
+    /// batch.submit_with(vec![Update::grid(step, gpu::grid_1d(4096, 64))])?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn grid(command: Command, grid: Grid) -> Self {
         Self(wit_batch::Update::Grid(wit_batch::GridUpdate { command: command.0, grid }))
     }
@@ -548,6 +577,15 @@ impl Batch {
     }
 
     /// Records a copy of all values of `source` to the start of `target`.
+    ///
+    /// ```no_run
+    /// # use gannet_sdk::gpu::{self, Batch, Buffer};
+    /// # fn f(batch: &mut Batch, from: &Buffer<u32>, to: &Buffer<u32>) -> gpu::Result<()> {
+    /// batch.copy(from, to)?;
+    /// batch.clear(from)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn copy<T: Pod>(&mut self, source: &Buffer<T>, target: &Buffer<T>) -> Result<Command> {
         let bytes = (source.length * size_of::<T>()) as u64;
         if !bytes.is_multiple_of(4) && source.length < target.length {
@@ -598,6 +636,15 @@ pub struct Submission(wit_submission::Submission);
 
 impl Submission {
     /// Waits until the GPU is done.
+    ///
+    /// ```no_run
+    /// # use gannet_sdk::gpu::{self, Batch};
+    /// # fn f(batch: &Batch) -> gpu::Result<()> {
+    /// let results = batch.submit()?.wait()?;
+    /// println!("{} ns on the GPU", results.receipt.gpu_ns);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn wait(self) -> Result<Results> {
         let receipt = self.0.wait()?;
         let reads = self.0.take_reads().into_iter().map(Some).collect();

@@ -86,6 +86,15 @@ pub fn entry_points(wgsl: &str) -> Result<Vec<String>, Error> {
     })
 }
 
+/// Whether a sound module has overrides without a default: it can only be compiled once their values are known.
+pub fn needs_constants(wgsl: &str, can: Abilities) -> Result<bool, Error> {
+    on_big_stack(|| {
+        let module = parse(wgsl)?;
+        validate(&module, wgsl, can)?;
+        Ok(module.overrides.iter().any(|(_, value)| value.init.is_none()))
+    })
+}
+
 /// Checks one entry point with the given override values.
 pub fn check(wgsl: &str, entry: &str, constants: &[(String, f64)], can: Abilities) -> Result<Checked, Error> {
     on_big_stack(|| check_here(wgsl, entry, constants, can))
@@ -349,6 +358,15 @@ mod tests {
         assert_eq!(checked.workgroup_size, [16, 2, 1]);
         let seen: Vec<_> = checked.variables.iter().map(|v| (v.group, v.index, v.access, v.size_min)).collect();
         assert_eq!(seen, [(0, 1, Access::Read, 4), (0, 2, Access::ReadWrite, 16), (1, 0, Access::Uniform, 8)]);
+    }
+
+    #[test]
+    fn an_override_without_default_needs_a_constant() {
+        let wgsl = |init: &str| format!("override N: u32{init}; @compute @workgroup_size(N) fn main() {{}}");
+        assert!(needs_constants(&wgsl(""), CAN).unwrap());
+        assert!(!needs_constants(&wgsl(" = 4"), CAN).unwrap());
+        assert!(check(&wgsl(""), "main", &[], CAN).is_err());
+        assert_eq!(check(&wgsl(""), "main", &[("N".into(), 4.0)], CAN).unwrap().workgroup_size, [4, 1, 1]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::process::child::Child;
 use crate::process::confine;
 use crate::worker::linker_for_check;
 use gannet_host_gpu::Device;
+use gannet_host_gpu::check::needs_constants;
 use gannet_host_gpu::memory::Ledger;
 use gannet_host_gpu::session::Payer;
 use std::fs::File;
@@ -166,10 +167,17 @@ fn try_kernels(
         let Some(device) = &device else { break };
         let told = say(Stage::Kernel { name: name.clone() });
         told.map_err(|error| invalid(format!("the front door is gone: {error}")))?;
-        device.kernel(&kernel.wgsl, &kernel.entry, &[], &payer).map_err(|error| Rejected {
+        let rejected = |error: gannet_host_gpu::Error| Rejected {
             code: RejectCode::KernelRejected,
             detail: format!("kernel {name:?}: {error}"),
-        })?;
+        };
+        if needs_constants(&kernel.wgsl, device.abilities()).map_err(rejected)? {
+            warnings.push(format!(
+                "kernel {name:?} has an override without default: it is compiled when it is first opened"
+            ));
+            continue;
+        }
+        device.kernel(&kernel.wgsl, &kernel.entry, &[], &payer).map_err(rejected)?;
     }
     Ok(Built { kernels: found, warnings })
 }

@@ -123,7 +123,7 @@ impl Pool {
     ) -> Result<(Response<Incoming>, Held), Failed> {
         let Held { admitted, seated, expected, mut connection, claim_us, request_body, late } = held;
         let mut leaving = Leaving { id, claim_us, held: Some((admitted, seated, expected)), late };
-        let sent = tokio::time::timeout(longest, connection.send_request(request)).await;
+        let sent = tokio::time::timeout(longest, connection.send(request)).await;
         let Some((admitted, seated, expected)) = leaving.held.take() else {
             unreachable!("only a dropped future takes it")
         };

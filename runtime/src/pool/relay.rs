@@ -14,9 +14,10 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
 /// How long the end of a streamed answer waits for its receipt.
@@ -41,12 +42,18 @@ pub(crate) enum WorkSource {
 #[derive(Debug)]
 pub struct Relay {
     body: Incoming,
-    /// `None` once the tab is closed.
-    open: Option<Open>,
+    open: Shared,
     /// A frame's wait at the end, and whether the end was reached.
     ending: Option<Pin<Box<Sleep>>>,
     trailers: bool,
+    /// Whether all of it was handed over.
+    finished: bool,
+    watchdog: AbortHandle,
 }
+
+/// `None` once the tab is closed. Shared with the watchdog: a client that stops reading is not polled, so time must
+/// pass elsewhere.
+type Shared = Arc<Mutex<Option<Open>>>;
 
 #[derive(Debug)]
 struct Open {
@@ -72,6 +79,58 @@ pub(crate) struct Parts {
     pub(crate) late: Duration,
 }
 
+fn take(open: &Shared) -> Option<Open> {
+    open.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+impl Open {
+    /// Notes why the answer was not whole, and cuts the connection to the worker, which ends the guest.
+    fn cut(&mut self, error: &str, detail: Option<String>, blame: Blame) {
+        if let Some(connection) = self.connection.take() {
+            connection.cut();
+        }
+        self.admitted.tab.note(|receipt| {
+            receipt.error = Some(error.to_owned());
+            receipt.error_detail = detail;
+            receipt.fault = Some(blame);
+        });
+    }
+
+    fn close(mut self) {
+        let (sent, received) = (self.sent, self.request_body.bytes());
+        self.admitted.tab.note(|receipt| {
+            receipt.bytes_out = sent;
+            receipt.bytes_in = received;
+        });
+        // A connection that still sends a body would make the next request wait for it.
+        if self.request_body.is_done()
+            && let Some(connection) = self.connection.take()
+        {
+            self.seated.worker().give_back(connection);
+        }
+        if let WorkSource::Frame(expected) = self.source {
+            // The guest runs on, or is being ended: its bill comes later.
+            let Self { mut admitted, seated, claim_us, late, .. } = Self { source: WorkSource::Known, ..self };
+            tokio::spawn(async move {
+                if let Some(work) = expected.wait(late).await {
+                    apply(&mut admitted.tab, &work, claim_us);
+                }
+                drop(seated);
+            });
+        }
+    }
+}
+
+/// Ends an answer that its client does not take: the place, the instance and its memory are wanted by others.
+async fn watch(open: Shared, longest: Duration) {
+    tokio::time::sleep(longest).await;
+    if let Some(mut open) = take(&open) {
+        let detail = format!("the client had not taken the answer after {} ms", longest.as_millis());
+        open.cut("client_too_slow", Some(detail), Blame::Caller);
+        open.close();
+    }
+}
+
 impl Relay {
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { body, admitted, seated, connection, source, claim_us, request_body, late } = parts;
@@ -79,30 +138,35 @@ impl Relay {
         let trailers = matches!(source, WorkSource::Frame(_)) && body.size_hint().exact().is_none();
         let connection = Some(connection);
         let open = Open { admitted, seated, connection, source, claim_us, sent: 0, request_body, late };
-        Self { body, open: Some(open), ending: None, trailers }
+        let open = Arc::new(Mutex::new(Some(open)));
+        let watchdog = tokio::spawn(watch(Arc::clone(&open), late)).abort_handle();
+        Self { body, open, ending: None, trailers, finished: false, watchdog }
     }
 
     /// The end of the worker's body: takes the receipt if it must still come, then closes the tab.
     fn end(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        let Some(open) = &mut self.open else { return Poll::Ready(None) };
-        if let WorkSource::Frame(expected) = &mut open.source {
-            match expected.poll(context) {
-                Poll::Ready(work) => {
-                    open.source = WorkSource::Known;
-                    if let Some(work) = work {
-                        apply(&mut open.admitted.tab, &work, open.claim_us);
+        let timing = {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(open) = &mut *open else { return Poll::Ready(None) };
+            if let WorkSource::Frame(expected) = &mut open.source {
+                match expected.poll(context) {
+                    Poll::Ready(work) => {
+                        open.source = WorkSource::Known;
+                        if let Some(work) = work {
+                            apply(&mut open.admitted.tab, &work, open.claim_us);
+                        }
                     }
-                }
-                Poll::Pending => {
-                    let wait = self.ending.get_or_insert_with(|| Box::pin(tokio::time::sleep(WORK_MAX)));
-                    if wait.as_mut().poll(context).is_pending() {
-                        return Poll::Pending;
+                    Poll::Pending => {
+                        let wait = self.ending.get_or_insert_with(|| Box::pin(tokio::time::sleep(WORK_MAX)));
+                        if wait.as_mut().poll(context).is_pending() {
+                            return Poll::Pending;
+                        }
                     }
                 }
             }
-        }
-        let timing = open.admitted.tab.server_timing();
-        self.close(None);
+            open.admitted.tab.server_timing()
+        };
+        self.close();
         if !std::mem::take(&mut self.trailers) {
             return Poll::Ready(None);
         }
@@ -113,37 +177,24 @@ impl Relay {
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 
-    fn close(&mut self, broken: Option<String>) {
-        let Some(mut open) = self.open.take() else { return };
-        open.admitted.tab.note(|receipt| {
-            receipt.bytes_out = open.sent;
-            receipt.bytes_in = open.request_body.bytes();
-        });
-        let clean = broken.is_none();
-        if let Some(detail) = broken {
-            open.admitted.tab.note(|receipt| {
-                receipt.error = Some("response_broken_off".into());
-                receipt.error_detail = Some(detail);
-                receipt.fault = Some(Blame::Function);
-            });
+    fn close(&mut self) {
+        self.finished = true;
+        self.watchdog.abort();
+        if let Some(open) = take(&self.open) {
+            open.close();
         }
-        // A connection that still sends a body would make the next request wait for it.
-        if clean
-            && open.request_body.is_done()
-            && let Some(connection) = open.connection.take()
-        {
-            open.seated.worker().give_back(connection);
+    }
+
+    fn cut(&mut self, error: &str, detail: Option<String>, blame: Blame) {
+        self.watchdog.abort();
+        if let Some(mut open) = take(&self.open) {
+            open.cut(error, detail, blame);
+            open.close();
         }
-        if let WorkSource::Frame(expected) = open.source {
-            // The guest runs on, or is being ended: its bill comes later.
-            let Open { mut admitted, seated, claim_us, late, .. } = Open { source: WorkSource::Known, ..open };
-            tokio::spawn(async move {
-                if let Some(work) = expected.wait(late).await {
-                    apply(&mut admitted.tab, &work, claim_us);
-                }
-                drop(seated);
-            });
-        }
+    }
+
+    fn is_open(&self) -> bool {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 }
 
@@ -169,16 +220,8 @@ pub(crate) fn apply(tab: &mut Tab, work: &Work, claim_us: u64) {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        if let Some(open) = &mut self.open {
-            // The client left in the middle. The connection is not given back: dropping it tells
-            // the worker to end the guest.
-            open.connection = None;
-            open.admitted.tab.note(|receipt| {
-                receipt.error = Some("client_closed".into());
-                receipt.fault = Some(Blame::Caller);
-            });
-            self.close(None);
-        }
+        // Open still: the client left in the middle.
+        self.cut("client_closed", None, Blame::Caller);
     }
 }
 
@@ -190,29 +233,32 @@ impl Body for Relay {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        if self.ending.is_some() || self.open.is_none() {
+        if self.ending.is_some() {
             return self.end(context);
         }
         loop {
+            if self.finished {
+                return Poll::Ready(None);
+            }
+            if !self.is_open() {
+                return Poll::Ready(Some(Err(BrokenOff("the answer was ended".into()))));
+            }
             match Pin::new(&mut self.body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
                     let Some(data) = frame.data_ref() else { continue };
                     let length = data.len() as u64;
-                    if let Some(open) = &mut self.open {
+                    if let Some(open) = &mut *self.open.lock().unwrap_or_else(PoisonError::into_inner) {
                         open.sent += length;
                     }
                     // hyper drops a body of known length without asking for its end.
                     if !self.trailers && self.body.is_end_stream() {
-                        self.close(None);
+                        self.close();
                     }
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     let detail = error.to_string();
-                    if let Some(open) = &mut self.open {
-                        open.connection = None;
-                    }
-                    self.close(Some(detail.clone()));
+                    self.cut("response_broken_off", Some(detail.clone()), Blame::Function);
                     return Poll::Ready(Some(Err(BrokenOff(detail))));
                 }
                 Poll::Ready(None) => return self.end(context),
@@ -235,7 +281,7 @@ pub(crate) fn body(parts: Parts) -> ResponseBody {
     let mut relay = Relay::new(parts);
     if relay.is_end_stream() {
         // An empty body is never polled.
-        relay.close(None);
+        relay.close();
     }
     ResponseBody::relay(relay)
 }

@@ -19,6 +19,7 @@ use crate::process::confine::Confinement;
 use crate::process::spawn::{KillOnDrop, Order, Process, Spawner};
 use crate::registry::{Version, kernels};
 use crate::store::files::{Files, place_cache};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 /// From spawn to Ready. Loading a GPU driver takes a third of a second on a good day.
@@ -55,8 +57,28 @@ pub struct WorkerSettings {
 }
 
 type LoadResult = Option<Result<(), String>>;
+
 /// A connection to a worker: one request at a time.
-pub(crate) type Connection = SendRequest<RequestBody>;
+#[derive(Debug)]
+pub(crate) struct Connection {
+    sender: SendRequest<RequestBody>,
+    task: AbortHandle,
+}
+
+impl Connection {
+    /// Sends a request and waits for the head of its answer.
+    pub(crate) async fn send(
+        &mut self,
+        request: http::Request<RequestBody>,
+    ) -> hyper::Result<http::Response<Incoming>> {
+        self.sender.send_request(request).await
+    }
+
+    /// Closes the socket, whatever is under way on it.
+    pub(crate) fn cut(self) {
+        self.task.abort();
+    }
+}
 
 /// A running worker.
 #[derive(Debug)]
@@ -274,7 +296,7 @@ impl Worker {
             let idle = self.connections.lock().unwrap_or_else(PoisonError::into_inner).pop();
             match idle {
                 Some(mut connection) => {
-                    if connection.ready().await.is_ok() {
+                    if connection.sender.ready().await.is_ok() {
                         return Ok(connection);
                     }
                 }
@@ -293,18 +315,18 @@ impl Worker {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|_| PoolError::Killed)?;
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to a worker ended");
             }
         });
-        Ok(sender)
+        Ok(Connection { sender, task: task.abort_handle() })
     }
 
     /// Takes a connection back whose answer has been read to its end.
     pub(crate) fn give_back(&self, connection: Connection) {
         let mut idle = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < CONNECTIONS_MAX && !self.dead.is_cancelled() && !connection.is_closed() {
+        if idle.len() < CONNECTIONS_MAX && !self.dead.is_cancelled() && !connection.sender.is_closed() {
             idle.push(connection);
         }
     }

@@ -29,7 +29,7 @@ pub(super) async fn run(
     tally.started();
     // How the sending of the request's body ends is the guest's to see, in its own future.
     let (request, _sent) = p3::Request::from_http(store.data_mut().http().hooks, request);
-    let outcome = store
+    store
         .run_concurrent(async move |accessor| -> wasmtime::Result<()> {
             let response = match service.handle(accessor, request).await? {
                 Ok(response) => response,
@@ -47,8 +47,7 @@ pub(super) async fn run(
             let _ = ended.await;
             Ok(())
         })
-        .await?;
-    outcome
+        .await?
 }
 
 /// A body that tells when it has ended.
