@@ -247,6 +247,41 @@ fn http_2_without_tls_works_and_a_streamed_answer_says_its_cost_at_the_end() {
     assert!(trailer.contains("server-timing: admit;dur="), "{raw}");
 }
 
+#[test]
+fn a_client_that_does_not_take_its_answer_gives_its_place_back() {
+    let server = Server::start();
+    let folder = tempfile::TempDir::new().unwrap();
+    std::fs::copy(prebuilt("matmul"), folder.path().join("f.wasm")).unwrap();
+    let limits = "[limits]\nconcurrency = 1\nstream_timeout_ms = 1000\nqueue_ms = 60000\ntimeout_ms = 90000\n";
+    let manifest = format!("name = \"large\"\n[build]\nartifact = \"f.wasm\"\n{limits}");
+    std::fs::write(folder.path().join("gannet.toml"), manifest).unwrap();
+    let output = server.cli(&["deploy", &folder.path().display().to_string()]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    // 4 MiB of answer to one request, and a window of 64 KiB that is never opened further.
+    let path = "/f/dev/large/?rows=1024&inner=1&columns=1024";
+    let body = vec![0u8; 2048 * 4];
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (held, sender) = runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+            .initial_stream_window_size(65_535)
+            .handshake(hyper_util::rt::TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        let request = hyper::Request::post(format!("{}{path}", server.url))
+            .header("x-gannet-key", KEY)
+            .body(http_body_util::Full::new(bytes::Bytes::from(body.clone())))
+            .unwrap();
+        (sender.send_request(request).await.unwrap(), sender)
+    });
+    assert_eq!(held.status().as_u16(), 200);
+    // The only place is taken, until the server loses patience.
+    let next = server.send("POST", path.trim_start_matches("http://"), &[], &body);
+    assert_eq!((next.status, next.bytes().len()), (200, 4 << 20));
+    drop((held, sender));
+}
+
 /// The body and the trailer `server-timing` of an answer over HTTP/2 with prior knowledge.
 fn over_http_2(server: &Server, path: &str) -> (String, String) {
     use http_body_util::BodyExt;
