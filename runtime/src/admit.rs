@@ -4,7 +4,7 @@
 //! Who waits holds nothing that another waiter needs, so each wait ends when a running request does,
 //! or at `queue_ms`. The place is held until the last byte of the response has left.
 
-use crate::front::Inbound;
+use crate::inbound::Inbound;
 use crate::manifest::Limits;
 use crate::meter::{Book, Tab};
 use crate::pool::Pool;
@@ -124,7 +124,7 @@ impl Admit {
         let began = Instant::now();
         let version = &target.function.current;
         if let Err(error) = inbound.check_length(version.manifest().limits.body_mib.saturating_mul(1 << 20)) {
-            crate::front::discard(inbound.body).await;
+            crate::inbound::discard(inbound.body).await;
             return Err(error.into());
         }
         let own = Arc::clone(&target.share).try_acquire_owned().map_err(|_| AdmitError::TenantFull {})?;

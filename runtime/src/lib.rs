@@ -5,6 +5,7 @@
 //! process) worker. `meter` closes the tab and `respond` is the only file that names a status code.
 
 // The path of a request.
+pub mod inbound;
 pub mod front;
 pub mod auth;
 pub mod route;

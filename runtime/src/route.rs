@@ -6,7 +6,7 @@
 use crate::admit::Admit;
 use crate::auth::Caller;
 use crate::control::Control;
-use crate::front::Inbound;
+use crate::inbound::Inbound;
 use crate::registry::{Function, Snapshot};
 use crate::respond::{Refused, ResponseBody};
 use http::Response;

@@ -2,7 +2,7 @@
 
 use super::{Acting, Control, ControlError, only, upload};
 use crate::build;
-use crate::front::Inbound;
+use crate::inbound::Inbound;
 use crate::names::FunctionName;
 use crate::registry::{Function, Snapshot, Version};
 use crate::respond::{Done, Refused, ResponseBody, json};

@@ -1,7 +1,7 @@
 //! `/api/v1/functions/{name}/logs`: lines as JSON, or as Server-Sent Events with `follow=1`.
 
 use super::{Acting, Control, ControlError, only};
-use crate::front::Inbound;
+use crate::inbound::Inbound;
 use crate::logs::Line;
 use crate::names::{FunctionName, RequestId};
 use crate::registry::Snapshot;

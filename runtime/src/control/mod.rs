@@ -11,7 +11,7 @@ mod upload;
 
 use crate::auth::{Caller, Scopes};
 use crate::build::{BuildError, Builder, Rejected};
-use crate::front::Inbound;
+use crate::inbound::Inbound;
 use crate::logs::Logs;
 use crate::meter::Book;
 use crate::names::{FunctionName, RequestId, TenantName};

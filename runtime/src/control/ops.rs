@@ -1,7 +1,7 @@
 //! `/healthz`, `/readyz`, `/metrics`.
 
 use super::{Control, only};
-use crate::front::Inbound;
+use crate::inbound::Inbound;
 use crate::meter::StartKind;
 use crate::respond::{Done, Refused, ResponseBody, raw};
 use bytes::Bytes;

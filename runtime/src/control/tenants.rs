@@ -2,7 +2,7 @@
 
 use super::{Control, ControlError, only, upload};
 use crate::auth::{Caller, hash};
-use crate::front::Inbound;
+use crate::inbound::Inbound;
 use crate::names::TenantName;
 use crate::registry::Snapshot;
 use crate::respond::{Done, Refused, ResponseBody, json};

@@ -1,7 +1,7 @@
 //! Bodies of control requests: small ones whole in memory, components straight to a file.
 
 use super::ControlError;
-use crate::front::Inbound;
+use crate::inbound::Inbound;
 use crate::manifest::Manifest;
 use crate::pool::BODY_IDLE_MAX;
 use crate::store::files::Files;
@@ -92,7 +92,7 @@ pub(super) async fn receive(inbound: Inbound, files: &Files, limit: u64) -> Resu
 
 async fn plain(inbound: Inbound, files: &Files, limit: u64) -> Result<Upload, ControlError> {
     if inbound.check_length(limit).is_err() {
-        crate::front::discard(inbound.body).await;
+        crate::inbound::discard(inbound.body).await;
         return Err(ControlError::TooLarge { what: "component", limit });
     }
     let mut sink = Sink::new(files, limit)?;

@@ -12,13 +12,13 @@
 mod io;
 
 use crate::auth::Auth;
+use crate::inbound::{FrontError, Inbound};
 use crate::names::RequestId;
 use crate::respond::{Refused, ResponseBody, refuse, stamp};
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{Method, Request, Response};
-use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use std::convert::Infallible;
@@ -36,81 +36,10 @@ const HEADERS_MAX_WAIT: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Number of headers.
 const HEADERS_MAX: usize = 128;
-/// How much of a refused body is read, and for how long.
-const DISCARD_BYTES_MAX: u64 = 256 << 20;
-const DISCARD_MAX: Duration = Duration::from_secs(5);
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 4096;
 /// Requests at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
-
-/// Why a request was refused before anybody looked at who sent it.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum FrontError {
-    /// It could be read in two ways, or not at all.
-    #[error("{0}")]
-    Malformed(String),
-    /// A host name that a development server does not answer to.
-    #[error("the host {host:?} is not this machine")]
-    BadHost {
-        /// What was asked for.
-        host: String,
-    },
-    /// Another protocol.
-    #[error("Upgrade and CONNECT are not supported")]
-    UpgradeUnsupported,
-    /// A body over its limit.
-    #[error("the body is larger than the limit of {limit} bytes")]
-    BodyTooLarge {
-        /// The limit.
-        limit: u64,
-    },
-    /// A body that stopped coming.
-    #[error("no part of the body came for {seconds} s")]
-    BodyTooSlow {
-        /// How long.
-        seconds: u64,
-    },
-}
-
-/// A request on its way in.
-#[derive(Debug)]
-pub struct Inbound {
-    /// Its id.
-    pub id: RequestId,
-    /// When its head was complete.
-    pub arrived: Instant,
-    /// Who sent it.
-    pub peer: SocketAddr,
-    /// Its head.
-    pub parts: Parts,
-    /// Its body.
-    pub body: Incoming,
-}
-
-impl Inbound {
-    /// Refuses a body whose announced length is over the limit.
-    pub fn check_length(&self, limit: u64) -> Result<(), FrontError> {
-        if self.body.size_hint().lower() > limit { Err(FrontError::BodyTooLarge { limit }) } else { Ok(()) }
-    }
-}
-
-/// Reads and throws away what is left of a body, for a while: a client that is still sending reads an
-/// answer only when it can send to the end, and a connection closed with bytes unread loses the answer.
-pub async fn discard(mut body: Incoming) {
-    let discarding = async {
-        let mut left = DISCARD_BYTES_MAX;
-        while let Some(Ok(frame)) = body.frame().await {
-            let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-            match left.checked_sub(length) {
-                Some(less) => left = less,
-                None => return,
-            }
-        }
-    };
-    // Past this the client sees its connection close.
-    let _ = tokio::time::timeout(DISCARD_MAX, discarding).await;
-}
 
 /// The step.
 #[derive(Debug)]

@@ -8,8 +8,8 @@
 //! ```
 
 use crate::admit::Admitted;
-use crate::front::Inbound;
 use crate::hop::{Work, header};
+use crate::inbound::Inbound;
 use crate::manifest::Limits;
 use crate::pool::claim::Seated;
 use crate::pool::expected::{Expected, Leaving};
@@ -132,7 +132,7 @@ impl Pool {
         }
         if let Some(refused) = request_body.refused() {
             if let Some(rest) = request_body.rest() {
-                crate::front::discard(rest).await;
+                crate::inbound::discard(rest).await;
             }
             return Err((PoolError::Request(refused), admitted));
         }

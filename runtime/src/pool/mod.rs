@@ -17,8 +17,8 @@ pub use relay::Relay;
 pub use request::BODY_IDLE_MAX;
 
 use crate::build::Builder;
-use crate::front::FrontError;
 use crate::hop::{Fault, FaultCode};
+use crate::inbound::FrontError;
 use crate::logs::Logs;
 use crate::meter::StartKind;
 use crate::names::TenantName;

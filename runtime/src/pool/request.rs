@@ -4,8 +4,8 @@
 //! comes from the body; where the request came from is said anew; nothing that starts with
 //! `x-gannet-` gets through. The body is counted, capped and timed.
 
-use crate::front::{FrontError, Inbound};
 use crate::hop::{VersionKey, header};
+use crate::inbound::{FrontError, Inbound};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::uri::PathAndQuery;

@@ -11,7 +11,7 @@ pub use body::{BrokenOff, ResponseBody};
 use crate::admit::AdmitError;
 use crate::auth::AuthError;
 use crate::control::ControlError;
-use crate::front::FrontError;
+use crate::inbound::FrontError;
 use crate::names::RequestId;
 use crate::pool::PoolError;
 use crate::route::RouteError;

@@ -13,7 +13,7 @@
 use crate::hop::{Fault, FaultCode, FromWorker, RunLimits, Work, header};
 use crate::names::RequestId;
 use crate::worker::Shared;
-use crate::worker::run::{Answered, Ended, Running, Tally};
+use crate::worker::tally::{Answered, Ended, Running, Tally};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};

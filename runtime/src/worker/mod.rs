@@ -19,6 +19,7 @@ mod log;
 mod run;
 mod service;
 mod state;
+mod tally;
 mod warm;
 
 use crate::engine;

@@ -1,8 +1,8 @@
 //! `wasi:http/service` 0.3: the second way to call a guest, where the operator has enabled it. wasmtime calls its
 //! own support experimental, so it is off by default.
 
-use crate::worker::run::{Answered, Tally};
 use crate::worker::state::Guest;
+use crate::worker::tally::{Answered, Tally};
 use bytes::Bytes;
 use http::Request;
 use http_body::{Body, Frame, SizeHint};
