@@ -95,8 +95,12 @@ fn gpu(path: &str) -> Result<Response> {
     let target = Buffer::<u32>::zeroed(64)?;
     let mut batch = Batch::new();
     match path {
-        "/gpu/missing" => drop(batch.dispatch(&kernel, (&source,), grid_1d(64, 64))?),
-        "/gpu/extra" => drop(batch.dispatch(&kernel, (&source, &target, &target), grid_1d(64, 64))?),
+        "/gpu/missing" => {
+            batch.dispatch(&kernel, (&source,), grid_1d(64, 64))?;
+        }
+        "/gpu/extra" => {
+            batch.dispatch(&kernel, (&source, &target, &target), grid_1d(64, 64))?;
+        }
         "/gpu/small" => {
             let kernel = Kernel::compile(
                 "@group(0) @binding(0) var<storage, read_write> a: array<u32, 64>; @compute @workgroup_size(1) fn main() { a[0] = 1u; }",
@@ -105,14 +109,20 @@ fn gpu(path: &str) -> Result<Response> {
             batch.dispatch(&kernel, (&Buffer::<u32>::zeroed(16)?,), grid_1d(1, 1))?;
         }
         "/gpu/grid" => {
-            drop(batch.dispatch(&kernel, (&source, &target), gannet_sdk::gpu::Grid { x: u32::MAX, y: 1, z: 1 })?)
+            batch.dispatch(&kernel, (&source, &target), gannet_sdk::gpu::Grid { x: u32::MAX, y: 1, z: 1 })?;
         }
         "/gpu/write" => target.write(&[0; 65])?,
-        "/gpu/misaligned" => drop(batch.dispatch(&kernel, (source.slice(1, 8), &target), grid_1d(8, 64))?),
+        "/gpu/misaligned" => {
+            batch.dispatch(&kernel, (source.slice(1, 8), &target), grid_1d(8, 64))?;
+        }
         "/gpu/read" => drop(source.read_range(60, 8)?),
         "/gpu/quota" => drop(Buffer::<u32>::zeroed(64 << 20)?),
-        "/gpu/alias" => drop(batch.dispatch(&kernel, (&source, &source), grid_1d(64, 64))?),
-        _ => drop(batch.dispatch(&kernel, (&source, &target), grid_1d(64, 64))?),
+        "/gpu/alias" => {
+            batch.dispatch(&kernel, (&source, &source), grid_1d(64, 64))?;
+        }
+        _ => {
+            batch.dispatch(&kernel, (&source, &target), grid_1d(64, 64))?;
+        }
     }
     let results = batch.submit()?.wait()?;
     Ok(Response::text(format!("{} slices", results.receipt.slices)))
