@@ -1,0 +1,175 @@
+//! Batches: many commands, one trip to the GPU.
+
+use super::{Bindings, Buffer, Error, Grid, Kernel, Result, Uniform, padded, values};
+use crate::bindings::gannet::gpu::{batch as wit_batch, submission as wit_submission};
+use bytemuck::{Pod, Zeroable};
+use std::marker::PhantomData;
+
+pub use wit_submission::{Clock, Receipt};
+
+/// Commands that are recorded once and submitted any number of times. One submission is one GPU round
+/// trip, reads included.
+///
+/// ```no_run
+/// # use gannet_sdk::gpu::{self, Batch, Buffer};
+/// # fn f(kernel: &gpu::Kernel, values: &Buffer<f32>) -> gpu::Result<()> {
+/// let mut batch = Batch::new();
+/// batch.dispatch(kernel, (values, gpu::uniform(&[2.0f32])), gpu::grid_1d(1024, 64))?;
+/// let read = batch.read(values)?;
+/// let mut results = batch.submit()?.wait()?;
+/// let values: Vec<f32> = results.take(&read);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Batch {
+    raw: wit_batch::Batch,
+    reads: usize,
+}
+
+/// The index of a recorded command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Command(u32);
+
+/// A read that was recorded.
+#[derive(Debug)]
+pub struct Read<T> {
+    index: usize,
+    length: usize,
+    values: PhantomData<T>,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A change to a recorded command.
+#[derive(Debug)]
+pub struct Update(wit_batch::Update);
+
+impl Update {
+    /// New bytes for a uniform at `@group(group) @binding(index)` of a dispatch.
+    pub fn uniform(command: Command, group: u32, index: u32, value: Uniform) -> Self {
+        Self(wit_batch::Update::Inline(wit_batch::InlineUpdate { command: command.0, group, index, data: value.0 }))
+    }
+
+    /// A new grid for a dispatch.
+    ///
+    /// ```no_run
+    /// # use gannet_sdk::gpu::{self, Batch, Command, Update};
+    /// # fn f(batch: &Batch, step: Command) -> gpu::Result<()> {
+    /// batch.submit_with(vec![Update::grid(step, gpu::grid_1d(4096, 64))])?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn grid(command: Command, grid: Grid) -> Self {
+        Self(wit_batch::Update::Grid(wit_batch::GridUpdate { command: command.0, grid }))
+    }
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self { raw: wit_batch::Batch::new(), reads: 0 }
+    }
+
+    /// Records a dispatch.
+    pub fn dispatch(&mut self, kernel: &Kernel, bindings: impl Bindings, grid: Grid) -> Result<Command> {
+        bindings.list(|list| self.raw.dispatch(&kernel.0, &list, grid)).map(Command)
+    }
+
+    /// Records a copy of all values of `source` to the start of `target`.
+    ///
+    /// ```no_run
+    /// # use gannet_sdk::gpu::{self, Batch, Buffer};
+    /// # fn f(batch: &mut Batch, from: &Buffer<u32>, to: &Buffer<u32>) -> gpu::Result<()> {
+    /// batch.copy(from, to)?;
+    /// batch.clear(from)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn copy<T: Pod>(&mut self, source: &Buffer<T>, target: &Buffer<T>) -> Result<Command> {
+        let bytes = (source.length * size_of::<T>()) as u64;
+        if !bytes.is_multiple_of(4) && source.length < target.length {
+            return Err(Error::InvalidArgument(format!(
+                "{bytes} bytes are copied into a longer buffer: a part has a multiple of 4"
+            )));
+        }
+        self.raw.copy(&source.raw, 0, &target.raw, 0, bytes.next_multiple_of(4)).map(Command)
+    }
+
+    /// Records the zeroing of a buffer.
+    pub fn clear<T: Pod>(&mut self, buffer: &Buffer<T>) -> Result<Command> {
+        self.raw.clear(&buffer.raw, 0, padded(buffer.length * size_of::<T>())).map(Command)
+    }
+
+    /// Records a read of all values of a buffer.
+    pub fn read<T: Pod>(&mut self, buffer: &Buffer<T>) -> Result<Read<T>> {
+        self.raw.read(&buffer.raw, 0, padded(buffer.length * size_of::<T>()))?;
+        self.reads += 1;
+        Ok(Read { index: self.reads - 1, length: buffer.length, values: PhantomData })
+    }
+
+    /// Submits the commands.
+    pub fn submit(&self) -> Result<Submission> {
+        self.submit_with(Vec::new())
+    }
+
+    /// Applies updates, then submits the commands.
+    ///
+    /// ```no_run
+    /// # use gannet_sdk::gpu::{self, Batch, Command, Update};
+    /// # fn f(batch: &Batch, step: Command) -> gpu::Result<()> {
+    /// for n in 0..10u32 {
+    ///     batch.submit_with(vec![Update::uniform(step, 0, 1, gpu::uniform(&[n]))])?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn submit_with(&self, updates: Vec<Update>) -> Result<Submission> {
+        let updates: Vec<_> = updates.into_iter().map(|update| update.0).collect();
+        Ok(Submission(self.raw.submit(&updates)?))
+    }
+}
+
+/// Work that is on its way.
+#[derive(Debug)]
+pub struct Submission(wit_submission::Submission);
+
+impl Submission {
+    /// Waits until the GPU is done.
+    ///
+    /// ```no_run
+    /// # use gannet_sdk::gpu::{self, Batch};
+    /// # fn f(batch: &Batch) -> gpu::Result<()> {
+    /// let results = batch.submit()?.wait()?;
+    /// println!("{} ns on the GPU", results.receipt.gpu_ns);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wait(self) -> Result<Results> {
+        let receipt = self.0.wait()?;
+        let reads = self.0.take_reads().into_iter().map(Some).collect();
+        Ok(Results { receipt, reads })
+    }
+}
+
+/// What a submission brought back.
+#[derive(Debug)]
+pub struct Results {
+    /// What it took.
+    pub receipt: Receipt,
+    reads: Vec<Option<Vec<u8>>>,
+}
+
+impl Results {
+    /// The values of a read. The second time it is empty.
+    pub fn take<T: Pod + Zeroable>(&mut self, read: &Read<T>) -> Vec<T> {
+        match self.reads.get_mut(read.index).and_then(Option::take) {
+            Some(bytes) => values(&bytes, read.length),
+            None => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Kernels: declared at deploy, or compiled at run time.
+
+use super::{Batch, Bindings, Grid, Result, Submission};
+use crate::bindings::gannet::gpu::kernel as wit_kernel;
+
+/// A compiled kernel.
+#[derive(Debug)]
+pub struct Kernel(pub(super) wit_kernel::Kernel);
+
+fn constants(values: &[(&str, f64)]) -> Vec<wit_kernel::Constant> {
+    values.iter().map(|(name, value)| wit_kernel::Constant { name: (*name).to_owned(), value: *value }).collect()
+}
+
+impl Kernel {
+    /// Compiles WGSL at run time.
+    ///
+    /// ```no_run
+    /// # use gannet_sdk::gpu::Kernel;
+    /// let kernel = Kernel::compile("@compute @workgroup_size(1) fn main() {}", "main")?;
+    /// # Ok::<(), gannet_sdk::gpu::Error>(())
+    /// ```
+    pub fn compile(wgsl: &str, entry: &str) -> Result<Self> {
+        Self::compile_with(wgsl, entry, &[])
+    }
+
+    /// Compiles WGSL with values for its `override` constants.
+    ///
+    /// ```no_run
+    /// # use gannet_sdk::gpu::Kernel;
+    /// let wgsl = "override N: u32; @compute @workgroup_size(N) fn main() {}";
+    /// let kernel = Kernel::compile_with(wgsl, "main", &[("N", 64.0)])?;
+    /// # Ok::<(), gannet_sdk::gpu::Error>(())
+    /// ```
+    pub fn compile_with(wgsl: &str, entry: &str, values: &[(&str, f64)]) -> Result<Self> {
+        Ok(Self(wit_kernel::Kernel::compile(wgsl, entry, &constants(values))?))
+    }
+
+    /// Runs the kernel over `grid`, without waiting for it: reading a buffer does.
+    ///
+    /// ```no_run
+    /// # use gannet_sdk::gpu::{self, Buffer, Kernel};
+    /// # fn f(kernel: &Kernel, values: &Buffer<f32>) -> gpu::Result<()> {
+    /// kernel.dispatch((values, gpu::uniform(&[2.0f32])), gpu::grid_1d(1024, 64))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn dispatch(&self, bindings: impl Bindings, grid: Grid) -> Result<Submission> {
+        let mut batch = Batch::new();
+        batch.dispatch(self, bindings, grid)?;
+        batch.submit()
+    }
+
+    /// Invocations of one workgroup.
+    ///
+    /// ```no_run
+    /// # fn f(kernel: &gannet_sdk::gpu::Kernel) {
+    /// assert_eq!(kernel.workgroup_size(), (8, 8, 1));
+    /// # }
+    /// ```
+    pub fn workgroup_size(&self) -> (u32, u32, u32) {
+        self.0.workgroup_size()
+    }
+}
+
+/// A kernel that was declared at deploy, by [`kernel!`] or in the manifest.
+///
+/// ```no_run
+/// # use gannet_sdk::gpu::{self, Declared};
+/// let horizontal = Declared::new("blur.wgsl").entry("horizontal").constant("RADIUS", 4.0).open()?;
+/// # Ok::<(), gpu::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Declared {
+    name: &'static str,
+    entry: Option<&'static str>,
+    constants: Vec<(&'static str, f64)>,
+}
+
+impl Declared {
+    /// The kernel of that name.
+    pub fn new(name: &'static str) -> Self {
+        Self { name, entry: None, constants: Vec::new() }
+    }
+
+    /// Chooses an entry point, where the module has several.
+    pub fn entry(mut self, entry: &'static str) -> Self {
+        self.entry = Some(entry);
+        self
+    }
+
+    /// Sets an `override` constant.
+    pub fn constant(mut self, name: &'static str, value: f64) -> Self {
+        self.constants.push((name, value));
+        self
+    }
+
+    /// Opens it.
+    pub fn open(&self) -> Result<Kernel> {
+        let name = match self.entry {
+            Some(entry) => format!("{}/{entry}", self.name),
+            None => self.name.to_owned(),
+        };
+        Ok(Kernel(wit_kernel::Kernel::open(&name, &constants(&self.constants))?))
+    }
+
+    /// Opens it and runs it over `grid`.
+    pub fn dispatch(&self, bindings: impl Bindings, grid: Grid) -> Result<Submission> {
+        self.open()?.dispatch(bindings, grid)
+    }
+}
+
+/// Declares the kernel in a WGSL file beside the source, so that the server checks and compiles it at
+/// deploy, and names it: `gpu::kernel!("blur.wgsl").dispatch(…)`.
+///
+/// ```
+/// # use gannet_sdk::gpu;
+/// let kernel = gpu::kernel!("example.wgsl");
+/// ```
+#[macro_export]
+#[doc(hidden)]
+macro_rules! __kernel {
+    ($path:literal) => {{
+        const WGSL: &str = include_str!($path);
+        const LENGTH: usize = $crate::gpu::__record_length($path, WGSL);
+        // A static without pointers in this section becomes a custom section of the module.
+        #[cfg_attr(target_arch = "wasm32", unsafe(link_section = "gannet:kernel"))]
+        #[used]
+        static RECORD: [u8; LENGTH] = $crate::gpu::__record::<LENGTH>($path, WGSL);
+        $crate::gpu::Declared::new($path)
+    }};
+}
+
+/// For [`kernel!`].
+#[doc(hidden)]
+pub const fn __record_length(name: &str, wgsl: &str) -> usize {
+    8 + name.len() + wgsl.len()
+}
+
+/// For [`kernel!`]: a length and a name, a length and the source. Runs in the compiler.
+#[doc(hidden)]
+#[allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
+pub const fn __record<const N: usize>(name: &str, wgsl: &str) -> [u8; N] {
+    let mut record = [0; N];
+    let mut at = 0;
+    let parts = [name.as_bytes(), wgsl.as_bytes()];
+    let mut part = 0;
+    while part < 2 {
+        let bytes = parts[part];
+        let length = (bytes.len() as u32).to_le_bytes();
+        let mut index = 0;
+        while index < 4 {
+            record[at] = length[index];
+            at += 1;
+            index += 1;
+        }
+        index = 0;
+        while index < bytes.len() {
+            record[at] = bytes[index];
+            at += 1;
+            index += 1;
+        }
+        part += 1;
+    }
+    record
+}
