@@ -62,7 +62,7 @@ impl Kernel {
     }
 }
 
-/// A kernel that was declared at deploy, by [`kernel!`] or in the manifest.
+/// A kernel that was declared at deploy, by [`kernel!`](crate::gpu::kernel!) or in the manifest.
 ///
 /// ```no_run
 /// # use gannet_sdk::gpu::{self, Declared};
@@ -130,13 +130,13 @@ macro_rules! __kernel {
     }};
 }
 
-/// For [`kernel!`].
+/// For [`kernel!`](crate::gpu::kernel!).
 #[doc(hidden)]
 pub const fn __record_length(name: &str, wgsl: &str) -> usize {
     8 + name.len() + wgsl.len()
 }
 
-/// For [`kernel!`]: a length and a name, a length and the source. Runs in the compiler.
+/// For [`kernel!`](crate::gpu::kernel!): a length and a name, a length and the source. Runs in the compiler.
 #[doc(hidden)]
 #[allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 pub const fn __record<const N: usize>(name: &str, wgsl: &str) -> [u8; N] {
