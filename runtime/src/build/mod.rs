@@ -249,13 +249,17 @@ impl Builder {
             serde_json::from_str(&text).map_err(|error| BuildError::Failed(format!("its report: {error}")))?;
         let built = report?;
         let (compiled, cache) = (files.compiled(tenant, digest), files.driver_cache(tenant, digest));
-        files.keep(&output_path, &compiled)?;
-        if !built.kernels.is_empty()
-            && let Err(error) = files.keep_cache(process.home(), &cache)
-        {
-            // Only the first dispatch is slower.
-            tracing::warn!(%error, "a driver cache could not be kept");
-        }
+        // Syncing waits for the disk, and the threads here are few.
+        let (store, output, has_kernels) = (Arc::clone(&self.store), output_path.clone(), !built.kernels.is_empty());
+        let kept = tokio::task::spawn_blocking(move || {
+            store.files().keep(&output, &compiled)?;
+            if has_kernels && let Err(error) = store.files().keep_cache(process.home(), &cache) {
+                // Only the first dispatch is slower.
+                tracing::warn!(%error, "a driver cache could not be kept");
+            }
+            Ok::<_, io::Error>(())
+        });
+        kept.await.map_err(|error| BuildError::Failed(error.to_string()))??;
         Ok(built)
     }
 }

@@ -28,7 +28,11 @@ pub(super) struct ServeArgs {
 pub(super) fn run(arguments: ServeArgs) -> Outcome {
     printer::log_to_stderr();
     let ServeArgs { listen, data, config, dev, allow_unconfined } = arguments;
+    // Half the cores: the workers need the others, and threads that wake each other for a request's small steps cost
+    // more than they help (docs/benchmarks.md: a tenth of the requests per second, 20 µs at one connection).
+    let threads = std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
         .enable_all()
         .build()
         .map_err(|error| Failure::server("no runtime").because(error))?;
