@@ -37,6 +37,11 @@ pub struct Error {
 
 impl Error {
     /// An error with a status and a message for the caller.
+    ///
+    /// ```
+    /// # use gannet_sdk::Error;
+    /// assert_eq!(Error::new(404, "there is no such picture").to_string(), "there is no such picture");
+    /// ```
     pub fn new(status: u16, message: impl Into<String>) -> Self {
         let code = if status < 500 { "bad_request" } else { "internal" };
         Self { status, code, message: message.into() }
@@ -54,11 +59,21 @@ impl Error {
     }
 
     /// The response's status.
+    ///
+    /// ```
+    /// # use gannet_sdk::Error;
+    /// assert_eq!(Error::new(413, "4 MiB at most").status(), 413);
+    /// ```
     pub fn status(&self) -> u16 {
         self.status
     }
 
     /// The stable code.
+    ///
+    /// ```
+    /// # use gannet_sdk::Error;
+    /// assert_eq!(Error::new(400, "radius = x").code(), "bad_request");
+    /// ```
     pub fn code(&self) -> &'static str {
         self.code
     }

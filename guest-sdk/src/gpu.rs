@@ -27,6 +27,11 @@ pub type Error = errors::Error;
 
 impl Error {
     /// The stable code.
+    ///
+    /// ```
+    /// # use gannet_sdk::gpu::Error;
+    /// assert_eq!(Error::MemoryQuota("…".into()).code(), "gpu_memory_quota");
+    /// ```
     pub fn code(&self) -> &'static str {
         match self {
             Self::InvalidArgument(_) => "invalid_argument",
@@ -42,6 +47,11 @@ impl Error {
     }
 
     /// The status that a response about it has.
+    ///
+    /// ```
+    /// # use gannet_sdk::gpu::Error;
+    /// assert_eq!(Error::DeadlineExceeded("…".into()).status(), 504);
+    /// ```
     pub fn status(&self) -> u16 {
         match self {
             Self::KernelRejected(_) => 422,
@@ -52,6 +62,11 @@ impl Error {
     }
 
     /// The host's words.
+    ///
+    /// ```
+    /// # use gannet_sdk::gpu::Error;
+    /// assert_eq!(Error::NotFound("kernel blur.wgsl".into()).message(), "kernel blur.wgsl");
+    /// ```
     pub fn message(&self) -> &str {
         match self {
             Self::InvalidArgument(text)
@@ -68,6 +83,13 @@ impl Error {
 }
 
 /// A result with a GPU error.
+///
+/// ```
+/// # use gannet_sdk::gpu::{self, Buffer};
+/// fn sum(numbers: &Buffer<f32>) -> gpu::Result<f32> {
+///     Ok(numbers.read()?.iter().sum())
+/// }
+/// ```
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// What the device can do.
@@ -102,6 +124,13 @@ fn padded(bytes: usize) -> u64 {
 
 impl<T: Pod> Buffer<T> {
     /// A buffer with a copy of the values.
+    ///
+    /// ```no_run
+    /// # use gannet_sdk::gpu::{self, Buffer};
+    /// let numbers = Buffer::from_slice(&[1.0f32, 2.0, 3.0])?;
+    /// assert_eq!(numbers.len(), 3);
+    /// # Ok::<(), gpu::Error>(())
+    /// ```
     pub fn from_slice(values: &[T]) -> Result<Self> {
         let buffer = Self::zeroed(values.len())?;
         buffer.write(values)?;
@@ -145,6 +174,12 @@ impl<T: Pod> Buffer<T> {
 
     /// Reads all values back, after everything submitted so far. It is a GPU round trip of its own; a
     /// [`Batch::read`] shares the batch's.
+    ///
+    /// ```no_run
+    /// # use gannet_sdk::gpu::{self, Buffer};
+    /// assert_eq!(Buffer::from_slice(&[7u32])?.read()?, [7]);
+    /// # Ok::<(), gpu::Error>(())
+    /// ```
     pub fn read(&self) -> Result<Vec<T>> {
         let bytes = self.raw.read(0, padded(self.length * size_of::<T>()))?;
         Ok(values(&bytes, self.length))
@@ -191,12 +226,27 @@ impl<T: Pod> Buffer<T> {
     }
 
     /// Whether it holds none.
+    ///
+    /// ```no_run
+    /// # use gannet_sdk::gpu::{self, Buffer};
+    /// assert!(Buffer::<u32>::zeroed(0)?.is_empty());
+    /// # Ok::<(), gpu::Error>(())
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
 }
 
 /// A part of a buffer; see [`Buffer::slice`].
+///
+/// ```
+/// # use gannet_sdk::gpu::{self, Buffer, Kernel, Slice};
+/// fn second_half(kernel: &Kernel, numbers: &Buffer<f32>) -> gpu::Result<()> {
+///     let half: Slice = numbers.slice(numbers.len() / 2, numbers.len() / 2);
+///     kernel.dispatch((half,), gpu::grid_1d(64, 64))?;
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Slice<'a> {
     raw: &'a wit_buffer::Buffer,
@@ -232,6 +282,11 @@ fn values<T: Pod>(bytes: &[u8], length: usize) -> Vec<T> {
 pub struct Uniform(Vec<u8>);
 
 /// Makes a [`Uniform`] of values; the layout is that of the WGSL variable.
+///
+/// ```
+/// # use gannet_sdk::gpu;
+/// let scale = gpu::uniform(&[0.5f32]);
+/// ```
 pub fn uniform<T: Pod>(values: &[T]) -> Uniform {
     let mut bytes = bytemuck::cast_slice(values).to_vec();
     bytes.resize(bytes.len().next_multiple_of(4), 0);
@@ -239,12 +294,35 @@ pub fn uniform<T: Pod>(values: &[T]) -> Uniform {
 }
 
 /// Anything that can be bound to a kernel's variable.
+///
+/// ```
+/// # use gannet_sdk::gpu::{self, Bind, Buffer, Source};
+/// struct Layer {
+///     weights: Buffer<f32>,
+/// }
+/// impl Bind for Layer {
+///     fn source(&self) -> Source<'_> {
+///         (&self.weights).source()
+///     }
+/// }
+/// ```
 pub trait Bind {
     /// What is bound.
+    ///
+    /// ```
+    /// # use gannet_sdk::gpu::{self, Bind};
+    /// println!("{:?}", gpu::uniform(&[1u32]).source());
+    /// ```
     fn source(&self) -> Source<'_>;
 }
 
 /// What is bound to a variable.
+///
+/// ```
+/// # use gannet_sdk::gpu::{Bind, Source, uniform};
+/// let scale = uniform(&[0.5f32]);
+/// let source: Source = scale.source();
+/// ```
 #[derive(Debug)]
 pub struct Source<'a>(wit_binding::Source<'a>);
 
@@ -267,8 +345,22 @@ impl Bind for &Uniform {
 }
 
 /// Bindings of a dispatch: a tuple binds `@group(0) @binding(0)`, `@binding(1)` and so on.
+///
+/// ```
+/// # use gannet_sdk::gpu::{self, Bindings, Kernel};
+/// fn run(kernel: &Kernel, bindings: impl Bindings) -> gpu::Result<()> {
+///     kernel.dispatch(bindings, gpu::grid_1d(1024, 64))?;
+///     Ok(())
+/// }
+/// ```
 pub trait Bindings {
     /// Calls `with` with the list of bindings.
+    ///
+    /// ```
+    /// # use gannet_sdk::gpu::{self, Bindings};
+    /// let count = (gpu::uniform(&[1u32]), gpu::uniform(&[2u32])).list(|bindings| bindings.len());
+    /// assert_eq!(count, 2);
+    /// ```
     fn list<R>(&self, with: impl FnOnce(Vec<wit_binding::Binding<'_>>) -> R) -> R;
 }
 
@@ -319,6 +411,11 @@ tuple!(A 0, B 1, C 2, D 3, E 4, F 5, G 6);
 tuple!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7);
 
 /// Workgroups along x, y and z.
+///
+/// ```
+/// # use gannet_sdk::gpu::Grid;
+/// let planes = Grid { x: 16, y: 16, z: 3 };
+/// ```
 pub type Grid = wit_batch::Grid;
 
 /// The grid that covers `count` invocations with workgroups of `size`.

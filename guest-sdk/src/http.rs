@@ -32,6 +32,11 @@ pub struct Request {
 
 impl Request {
     /// A request, for tests.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Request;
+    /// assert_eq!(Request::new("PUT", "/notes/1").method(), "PUT");
+    /// ```
     pub fn new(method: &str, target: &str) -> Self {
         Self { method: method.into(), target: target.into(), headers: Vec::new(), body: Vec::new() }
     }
@@ -48,16 +53,34 @@ impl Request {
     }
 
     /// The method, in capitals.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Request;
+    /// assert_eq!(Request::new("GET", "/").method(), "GET");
+    /// ```
     pub fn method(&self) -> &str {
         &self.method
     }
 
     /// The path, without the query.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Request;
+    /// assert_eq!(Request::new("GET", "/tiles/3?zoom=2").path(), "/tiles/3");
+    /// ```
     pub fn path(&self) -> &str {
         self.target.split('?').next().unwrap_or("/")
     }
 
     /// The value of a query parameter, percent-decoded.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Request;
+    /// let request = Request::new("GET", "/?title=a%20b&draft");
+    /// assert_eq!(request.query("title").as_deref(), Some("a b"));
+    /// assert_eq!(request.query("draft").as_deref(), Some(""));
+    /// assert_eq!(request.query("author"), None);
+    /// ```
     pub fn query(&self, name: &str) -> Option<String> {
         let (_, query) = self.target.split_once('?')?;
         query.split('&').find_map(|pair| {
@@ -78,6 +101,12 @@ impl Request {
     }
 
     /// The body.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Request;
+    /// let request = Request::new("POST", "/").with_body(vec![1u8, 2, 3]);
+    /// assert_eq!(request.body().len(), 3);
+    /// ```
     pub fn body(&self) -> &[u8] {
         &self.body
     }
@@ -181,6 +210,11 @@ impl Response {
     }
 
     /// Plain text.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Response;
+    /// assert_eq!(Response::text("hello").status(), 200);
+    /// ```
     pub fn text(text: impl Into<String>) -> Self {
         Self::new(200).with_header("content-type", "text/plain; charset=utf-8").with_body(text.into())
     }
@@ -246,6 +280,11 @@ impl Response {
     }
 
     /// Adds a header.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Response;
+    /// let moved = Response::new(303).with_header("location", "/pictures/7");
+    /// ```
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.as_bytes().to_vec()));
         self
@@ -263,12 +302,22 @@ impl Response {
     }
 
     /// Sets the body.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Response;
+    /// let csv = Response::new(200).with_header("content-type", "text/csv").with_body("a,b\n1,2\n");
+    /// ```
     pub fn with_body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = Body::Whole(body.into());
         self
     }
 
     /// The status.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Response;
+    /// assert_eq!(Response::new(404).status(), 404);
+    /// ```
     pub fn status(&self) -> u16 {
         self.status
     }
@@ -308,6 +357,15 @@ impl Response {
 }
 
 /// Writes a streamed body. A slow caller slows it down.
+///
+/// ```
+/// # use gannet_sdk::http::{BodyWriter, Response};
+/// fn lines(body: &mut BodyWriter) -> gannet_sdk::Result<()> {
+///     body.write(b"first\n")?;
+///     body.write(b"second\n")
+/// }
+/// let response = Response::stream("text/plain", lines);
+/// ```
 #[derive(Debug)]
 pub struct BodyWriter {
     stream: Option<OutputStream>,
@@ -351,6 +409,17 @@ impl BodyWriter {
 /// ```
 pub trait IntoResponse {
     /// The response.
+    ///
+    /// ```
+    /// # use gannet_sdk::{IntoResponse, http::Response};
+    /// struct Celsius(f32);
+    /// impl IntoResponse for Celsius {
+    ///     fn into_response(self) -> Response {
+    ///         Response::text(format!("{} °C", self.0))
+    ///     }
+    /// }
+    /// assert_eq!(Celsius(21.5).into_response().status(), 200);
+    /// ```
     fn into_response(self) -> Response;
 }
 

@@ -165,7 +165,8 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         dev_tenant(&registry).await?;
     }
     let gpu = gpus.first().map(|gpu| gpu.index);
-    let (book, logs) = (Arc::new(Book::default()), Arc::new(Logs::default()));
+    let book = Arc::new(Book::open(store.files().data().to_owned()).map_err(failed)?);
+    let logs = Arc::new(Logs::default());
     let builder = Builder::new(spawner.clone(), Arc::clone(&store), gpu, file.wasi_http_0_3);
     let settings = WorkerSettings {
         gpu,

@@ -101,3 +101,28 @@ fn every_promise_of_the_specification_names_a_test_that_exists() {
     }
     assert!(promises >= 20, "{promises}");
 }
+
+#[test]
+fn every_item_of_the_sdk_has_an_example() {
+    let mut files = Vec::new();
+    sources(&root().join("guest-sdk/src"), &mut files);
+    let mut items = 0;
+    for path in files {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut docs = String::new();
+        for line in text.lines().map(str::trim_start) {
+            if line.starts_with("///") || line.starts_with("#[") {
+                docs.push_str(line);
+                continue;
+            }
+            let public = ["pub fn", "pub struct", "pub enum", "pub trait", "pub type", "pub const fn"];
+            let hidden = docs.contains("#[doc(hidden)]");
+            if public.iter().any(|start| line.starts_with(start)) && !hidden {
+                assert!(docs.contains("```"), "{}: no example for: {line}", path.display());
+                items += 1;
+            }
+            docs.clear();
+        }
+    }
+    assert!(items > 50, "{items}");
+}

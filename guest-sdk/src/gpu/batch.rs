@@ -28,10 +28,24 @@ pub struct Batch {
 }
 
 /// The index of a recorded command.
+///
+/// ```
+/// # use gannet_sdk::gpu::{self, Batch, Buffer, Command, Kernel};
+/// fn record(batch: &mut Batch, kernel: &Kernel, values: &Buffer<f32>) -> gpu::Result<Command> {
+///     batch.dispatch(kernel, (values,), gpu::grid_1d(1024, 64))
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Command(u32);
 
 /// A read that was recorded.
+///
+/// ```
+/// # use gannet_sdk::gpu::{self, Batch, Buffer, Read};
+/// fn sums(batch: &mut Batch, buffer: &Buffer<f32>) -> gpu::Result<Read<f32>> {
+///     batch.read(buffer)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Read<T> {
     index: usize,
@@ -46,11 +60,26 @@ impl Default for Batch {
 }
 
 /// A change to a recorded command.
+///
+/// ```
+/// # use gannet_sdk::gpu::{self, Batch, Command, Update};
+/// fn step(batch: &Batch, dispatch: Command, n: u32) -> gpu::Result<()> {
+///     batch.submit_with(vec![Update::uniform(dispatch, 0, 1, gpu::uniform(&[n]))])?;
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Update(wit_batch::Update);
 
 impl Update {
     /// New bytes for a uniform at `@group(group) @binding(index)` of a dispatch.
+    ///
+    /// ```
+    /// # use gannet_sdk::gpu::{self, Command, Update};
+    /// fn scale(dispatch: Command, by: f32) -> Update {
+    ///     Update::uniform(dispatch, 0, 1, gpu::uniform(&[by]))
+    /// }
+    /// ```
     pub fn uniform(command: Command, group: u32, index: u32, value: Uniform) -> Self {
         Self(wit_batch::Update::Inline(wit_batch::InlineUpdate { command: command.0, group, index, data: value.0 }))
     }
@@ -71,11 +100,25 @@ impl Update {
 
 impl Batch {
     /// An empty batch.
+    ///
+    /// ```no_run
+    /// # use gannet_sdk::gpu::Batch;
+    /// let batch = Batch::new();
+    /// ```
     pub fn new() -> Self {
         Self { raw: wit_batch::Batch::new(), reads: 0 }
     }
 
     /// Records a dispatch.
+    ///
+    /// ```
+    /// # use gannet_sdk::gpu::{self, Batch, Buffer, Kernel};
+    /// fn twice(batch: &mut Batch, kernel: &Kernel, values: &Buffer<f32>) -> gpu::Result<()> {
+    ///     batch.dispatch(kernel, (values,), gpu::grid_1d(1024, 64))?;
+    ///     batch.dispatch(kernel, (values,), gpu::grid_1d(1024, 64))?;
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn dispatch(&mut self, kernel: &Kernel, bindings: impl Bindings, grid: Grid) -> Result<Command> {
         bindings.list(|list| self.raw.dispatch(&kernel.0, &list, grid)).map(Command)
     }
@@ -101,11 +144,27 @@ impl Batch {
     }
 
     /// Records the zeroing of a buffer.
+    ///
+    /// ```
+    /// # use gannet_sdk::gpu::{self, Batch, Buffer};
+    /// fn reset(batch: &mut Batch, counters: &Buffer<u32>) -> gpu::Result<()> {
+    ///     batch.clear(counters)?;
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn clear<T: Pod>(&mut self, buffer: &Buffer<T>) -> Result<Command> {
         self.raw.clear(&buffer.raw, 0, padded(buffer.length * size_of::<T>())).map(Command)
     }
 
     /// Records a read of all values of a buffer.
+    ///
+    /// ```
+    /// # use gannet_sdk::gpu::{self, Batch, Buffer};
+    /// fn fetch(batch: &mut Batch, values: &Buffer<f32>) -> gpu::Result<Vec<f32>> {
+    ///     let read = batch.read(values)?;
+    ///     Ok(batch.submit()?.wait()?.take(&read))
+    /// }
+    /// ```
     pub fn read<T: Pod>(&mut self, buffer: &Buffer<T>) -> Result<Read<T>> {
         self.raw.read(&buffer.raw, 0, padded(buffer.length * size_of::<T>()))?;
         self.reads += 1;
@@ -113,6 +172,13 @@ impl Batch {
     }
 
     /// Submits the commands.
+    ///
+    /// ```
+    /// # use gannet_sdk::gpu::{self, Batch};
+    /// fn run(batch: &Batch) -> gpu::Result<u64> {
+    ///     Ok(batch.submit()?.wait()?.receipt.gpu_ns)
+    /// }
+    /// ```
     pub fn submit(&self) -> Result<Submission> {
         self.submit_with(Vec::new())
     }
@@ -135,6 +201,16 @@ impl Batch {
 }
 
 /// Work that is on its way.
+///
+/// ```
+/// # use gannet_sdk::gpu::{self, Batch, Submission};
+/// fn overlap(batch: &Batch) -> gpu::Result<()> {
+///     let running: Submission = batch.submit()?;
+///     println!("this line is written while the GPU works");
+///     running.wait()?;
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Submission(wit_submission::Submission);
 
@@ -157,6 +233,13 @@ impl Submission {
 }
 
 /// What a submission brought back.
+///
+/// ```
+/// # use gannet_sdk::gpu::Results;
+/// fn report(results: &Results) -> String {
+///     format!("{} ns in {} slices", results.receipt.gpu_ns, results.receipt.slices)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Results {
     /// What it took.
@@ -166,6 +249,13 @@ pub struct Results {
 
 impl Results {
     /// The values of a read. The second time it is empty.
+    ///
+    /// ```
+    /// # use gannet_sdk::gpu::{Read, Results};
+    /// fn first(results: &mut Results, read: &Read<f32>) -> Option<f32> {
+    ///     results.take(read).first().copied()
+    /// }
+    /// ```
     pub fn take<T: Pod + Zeroable>(&mut self, read: &Read<T>) -> Vec<T> {
         match self.reads.get_mut(read.index).and_then(Option::take) {
             Some(bytes) => values(&bytes, read.length),

@@ -4,6 +4,14 @@ use super::{Batch, Bindings, Grid, Result, Submission};
 use crate::bindings::gannet::gpu::kernel as wit_kernel;
 
 /// A compiled kernel.
+///
+/// ```
+/// # use gannet_sdk::gpu::{self, Buffer, Kernel};
+/// fn run(kernel: &Kernel, values: &Buffer<f32>) -> gpu::Result<Vec<f32>> {
+///     kernel.dispatch((values,), gpu::grid_1d(1024, kernel.workgroup_size().0))?;
+///     values.read()
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Kernel(pub(super) wit_kernel::Kernel);
 
@@ -78,23 +86,44 @@ pub struct Declared {
 
 impl Declared {
     /// The kernel of that name.
+    ///
+    /// ```
+    /// # use gannet_sdk::gpu::Declared;
+    /// let blur = Declared::new("blur.wgsl");
+    /// ```
     pub fn new(name: &'static str) -> Self {
         Self { name, entry: None, constants: Vec::new() }
     }
 
     /// Chooses an entry point, where the module has several.
+    ///
+    /// ```
+    /// # use gannet_sdk::gpu::Declared;
+    /// let vertical = Declared::new("blur.wgsl").entry("vertical");
+    /// ```
     pub fn entry(mut self, entry: &'static str) -> Self {
         self.entry = Some(entry);
         self
     }
 
     /// Sets an `override` constant.
+    ///
+    /// ```
+    /// # use gannet_sdk::gpu::Declared;
+    /// let wide = Declared::new("blur.wgsl").constant("RADIUS", 16.0);
+    /// ```
     pub fn constant(mut self, name: &'static str, value: f64) -> Self {
         self.constants.push((name, value));
         self
     }
 
     /// Opens it.
+    ///
+    /// ```no_run
+    /// # use gannet_sdk::gpu::{self, Declared};
+    /// let kernel = Declared::new("blur.wgsl").open()?;
+    /// # Ok::<(), gpu::Error>(())
+    /// ```
     pub fn open(&self) -> Result<Kernel> {
         let name = match self.entry {
             Some(entry) => format!("{}/{entry}", self.name),
@@ -104,6 +133,14 @@ impl Declared {
     }
 
     /// Opens it and runs it over `grid`.
+    ///
+    /// ```
+    /// # use gannet_sdk::gpu::{self, Buffer, Declared};
+    /// fn blur(pixels: &Buffer<u32>) -> gpu::Result<()> {
+    ///     Declared::new("blur.wgsl").dispatch((pixels,), gpu::grid_2d((640, 480), 8))?;
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn dispatch(&self, bindings: impl Bindings, grid: Grid) -> Result<Submission> {
         self.open()?.dispatch(bindings, grid)
     }

@@ -176,7 +176,10 @@ impl Control {
                 only(&inbound, &[Method::GET], "GET")?;
                 let acting = acting(&inbound, &caller, &snapshot)?;
                 acting.needs(acting.scopes.read, "read")?;
-                let receipt = RequestId::parse(id).and_then(|id| self.book.get(id));
+                let id = RequestId::parse(id).ok_or(ControlError::NotFound)?;
+                let book = Arc::clone(&self.book);
+                // An older receipt lies on disk.
+                let receipt = tokio::task::spawn_blocking(move || book.get(id)).await.ok().flatten();
                 let receipt =
                     receipt.filter(|receipt| receipt.tenant == acting.tenant).ok_or(ControlError::NotFound)?;
                 Ok(json(Done::Ok, &receipt))

@@ -17,7 +17,7 @@ use crate::pool::PoolError;
 use crate::route::RouteError;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Why a request got no answer of its function, by the step that refused it.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +43,7 @@ pub enum Refused {
 }
 
 /// Whose fault it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Blame {
     /// The client's.

@@ -6,13 +6,17 @@
 use crate::hop::Work;
 use crate::names::{FunctionName, RequestId, TenantName};
 use crate::respond::Blame;
-use serde::Serialize;
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Instant;
+
+mod book;
+mod segment;
+
+pub use book::{Book, KEPT, Totals};
 
 /// How a request started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StartKind {
     /// The worker was up and had the function loaded.
@@ -34,8 +38,18 @@ impl StartKind {
     }
 }
 
+/// What GPU time was measured with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GpuClock {
+    /// The GPU's timestamps.
+    Gpu,
+    /// The host's clock around the submission.
+    Wall,
+}
+
 /// What a request was and cost. Times are in microseconds, GPU time in nanoseconds.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Receipt {
     /// The request.
     pub request: RequestId,
@@ -61,8 +75,8 @@ pub struct Receipt {
     pub waited_us: u64,
     /// GPU time.
     pub gpu_ns: u64,
-    /// Where GPU time came from: `gpu` or `wall`.
-    pub gpu_clock: &'static str,
+    /// Where GPU time came from.
+    pub gpu_clock: GpuClock,
     /// Submissions to the GPU.
     pub slices: u64,
     /// The most GPU memory held at once.
@@ -113,7 +127,7 @@ impl Tab {
             guest_us: 0,
             waited_us: 0,
             gpu_ns: 0,
-            gpu_clock: "gpu",
+            gpu_clock: GpuClock::Gpu,
             slices: 0,
             gpu_memory_peak_bytes: 0,
             wall_us: 0,
@@ -144,7 +158,7 @@ impl Tab {
             receipt.gpu_ns = work.gpu_ns;
             receipt.slices = work.slices;
             receipt.gpu_memory_peak_bytes = work.gpu_memory_peak;
-            receipt.gpu_clock = if work.gpu_wall_clock { "wall" } else { "gpu" };
+            receipt.gpu_clock = if work.gpu_wall_clock { GpuClock::Wall } else { GpuClock::Gpu };
         });
     }
 
@@ -183,71 +197,6 @@ impl Drop for Tab {
     }
 }
 
-/// How long a receipt can be asked for.
-pub const KEPT: Duration = Duration::from_secs(3600);
-/// How many are kept: at more than this in an hour the oldest go early.
-pub const KEPT_MAX: usize = 100_000;
-
-/// The latest receipts, in memory.
-#[derive(Debug, Default)]
-pub struct Book {
-    pages: Mutex<Pages>,
-}
-
-#[derive(Debug, Default)]
-struct Pages {
-    receipts: HashMap<RequestId, Receipt>,
-    order: VecDeque<(Instant, RequestId)>,
-    totals: Totals,
-}
-
-/// Sums since the front door started.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Totals {
-    /// Tabs closed.
-    pub requests: u64,
-    /// Of them with an error.
-    pub errors: u64,
-    /// Starts by kind: hot, warm, cold.
-    pub starts: [u64; 3],
-    /// GPU time in nanoseconds.
-    pub gpu_ns: u64,
-}
-
-impl Book {
-    fn write(&self, receipt: Receipt, now: Instant) {
-        tracing::debug!(request = %receipt.request, status = receipt.status, error = receipt.error, "tab closed");
-        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
-        pages.totals.requests += 1;
-        pages.totals.errors += u64::from(receipt.error.is_some());
-        pages.totals.gpu_ns = pages.totals.gpu_ns.saturating_add(receipt.gpu_ns);
-        if let Some(kind) = receipt.start
-            && let Some(count) = pages.totals.starts.get_mut(kind as usize)
-        {
-            *count += 1;
-        }
-        while let Some((written, id)) = pages.order.front().copied() {
-            if pages.order.len() < KEPT_MAX && now.saturating_duration_since(written) < KEPT {
-                break;
-            }
-            pages.order.pop_front();
-            pages.receipts.remove(&id);
-        }
-        pages.order.push_back((now, receipt.request));
-        pages.receipts.insert(receipt.request, receipt);
-    }
-
-    /// The receipt of a request.
-    pub fn get(&self, request: RequestId) -> Option<Receipt> {
-        self.pages.lock().unwrap_or_else(PoisonError::into_inner).receipts.get(&request).cloned()
-    }
-
-    /// Sums since the start.
-    pub fn totals(&self) -> Totals {
-        self.pages.lock().unwrap_or_else(PoisonError::into_inner).totals
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -260,7 +209,8 @@ mod tests {
 
     #[test]
     fn a_dropped_tab_is_closed_once_and_blames_the_client() {
-        let book = Arc::new(Book::default());
+        let folder = tempfile::tempdir().unwrap();
+        let book = Arc::new(Book::open(folder.path().into()).unwrap());
         let mut open = tab(&book);
         let mut id = RequestId::new();
         open.note(|receipt| id = receipt.request);
@@ -268,15 +218,5 @@ mod tests {
         let receipt = book.get(id).unwrap();
         assert_eq!((receipt.error.as_deref(), receipt.fault), (Some("client_closed"), Some(Blame::Caller)));
         assert_eq!(book.totals().requests, 1);
-    }
-
-    #[test]
-    fn the_oldest_receipts_go_first() {
-        let book = Arc::new(Book::default());
-        for _ in 0..KEPT_MAX + 10 {
-            drop(tab(&book));
-        }
-        let pages = book.pages.lock().unwrap();
-        assert_eq!((pages.receipts.len(), pages.order.len()), (KEPT_MAX, KEPT_MAX));
     }
 }
