@@ -1,6 +1,6 @@
 //! What a child process cannot do, tried by a helper that is started like a worker.
 
-use crate::support::{Options, Server, binary, text};
+use crate::support::{Options, Server, binary, text, until};
 use std::process::Command;
 
 #[test]
@@ -27,6 +27,8 @@ fn a_server_without_development_mode_serves_because_all_layers_hold() {
 fn a_worker_has_an_empty_environment_and_its_own_user() {
     let server = Server::shared();
     server.call("hello", "/", b"");
+    // A spare that still opens its device has not shut the last door yet, and has no guest.
+    until("a spare is there", || server.metric("spares") == 1);
     let workers = server.children("__worker");
     assert!(!workers.is_empty());
     let as_root = rustix::process::geteuid().is_root();

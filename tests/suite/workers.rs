@@ -87,8 +87,9 @@ fn a_hanging_worker_is_killed_at_the_deadline_and_only_its_tenant_notices() {
     let call = |tenant: &str, key: &str| {
         server.send_bare("GET", &format!("/f/{tenant}/faulty/say"), &[("x-gannet-key", key)], b"")
     };
-    assert_eq!(call("acme", &keys[0]).status, 200);
     until("a spare is there", || server.metric("spares") == 1);
+    assert_eq!(call("acme", &keys[0]).status, 200);
+    until("the next spare is there", || server.metric("spares") == 1);
     let before = server.children("__worker");
     assert_eq!(call("zoo", &keys[1]).status, 200);
     // The worker that acme claimed has been there longest.
@@ -133,7 +134,8 @@ fn what_the_driver_compiled_at_deploy_is_kept_for_the_first_request() {
             if entry.path().is_dir() { folders.push(entry.path()) } else { files.push(entry.path()) }
         }
     }
-    // One for each of its two kernels, whole, and not the index alone.
+    // One for each of its two kernels, whole, and not the index alone; NVIDIA's driver keeps all in one.
+    let packed = files.iter().any(|path| path.extension().is_some_and(|extension| extension == "bin"));
     let whole = files.iter().filter(|path| path.extension().is_none() && !path.ends_with("index")).count();
-    assert!(whole >= 2, "{files:?}");
+    assert!(packed || whole >= 2, "{files:?}");
 }
