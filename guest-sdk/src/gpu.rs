@@ -297,12 +297,12 @@ pub fn uniform<T: Pod>(values: &[T]) -> Uniform {
 ///
 /// ```
 /// # use gannet_sdk::gpu::{self, Bind, Buffer, Source};
-/// struct Layer {
-///     weights: Buffer<f32>,
+/// struct Layer<'a> {
+///     weights: &'a Buffer<f32>,
 /// }
-/// impl Bind for Layer {
+/// impl Bind for Layer<'_> {
 ///     fn source(&self) -> Source<'_> {
-///         (&self.weights).source()
+///         self.weights.source()
 ///     }
 /// }
 /// ```

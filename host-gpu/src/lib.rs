@@ -15,6 +15,7 @@ pub mod memory;
 pub mod buffer;
 pub mod asset;
 pub mod check;
+pub mod harden;
 pub mod kernel;
 pub mod binding;
 pub mod batch;

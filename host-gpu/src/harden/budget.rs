@@ -1,0 +1,148 @@
+//! Loop budgets: every loop that is not provably short counts down, and is left when nothing is left.
+//!
+//! ```text
+//!  loop {                            loop {
+//!    body                   ──▶        if left < cost { left = 0; flag = 1; break; }
+//!    continuing { … }                  left -= cost;
+//!  }                                   body
+//!                                      continuing { … }
+//!                                    }
+//! ```
+//!
+//! Cases:
+//!
+//! - All loops of the entry point and of every function, wherever they stand, `continuing` blocks included; the
+//!   inserted `break` is a direct child of a loop's body, never of its `continuing`.
+//! - One counter for the whole invocation, so nested loops, callees and loops one after the other share it. Once it
+//!   is empty, each later loop ends in its first iteration.
+//! - Loops that all invocations of a workgroup run together count in a second counter. It only ever changes in uniform
+//!   control flow, so it is equal in all of them: they leave together, and a barrier in or behind such a loop
+//!   still meets all of them.
+//! - The budgets come from immediates and are put into the counters where the entry point begins.
+//! - The flag is written where a budget runs out: the submission's result is then void, and the host says so.
+
+use super::uniform::Uniform;
+use super::weigh::{Costs, LoopCost};
+use super::{BUDGET, Globals, UNIFORM_BUDGET};
+use naga::{BinaryOperator, Block, Expression, Function, GlobalVariable, Handle, Literal, Module, Span, Statement};
+
+/// Puts budgets in. Answers whether any loop counts.
+pub(super) fn insert(module: &mut Module, globals: &Globals, uniform: &Uniform, costs: &Costs) -> bool {
+    let mut counts = false;
+    let none = Vec::new();
+    let handles: Vec<_> = module.functions.iter().map(|(handle, _)| handle).collect();
+    for handle in handles {
+        let loops = costs.functions.get(&handle).unwrap_or(&none);
+        let together = uniform.functions.get(&handle).map_or(&[][..], Vec::as_slice);
+        counts |= Inserter::new(globals, loops, together).run(module.functions.get_mut(handle));
+    }
+    for entry in &mut module.entry_points {
+        counts |= Inserter::new(globals, &costs.entry, &uniform.entry).run(&mut entry.function);
+        if counts {
+            start(&mut entry.function, globals);
+        }
+    }
+    counts
+}
+
+/// Fills the counters at the entry point's begin.
+fn start(function: &mut Function, globals: &Globals) {
+    let mut block = Block::new();
+    for (member, counter) in [(BUDGET, globals.left), (UNIFORM_BUDGET, globals.uniform_left)] {
+        let base = add(function, Expression::GlobalVariable(globals.immediates));
+        let counter = add(function, Expression::GlobalVariable(counter));
+        let from = function.expressions.len();
+        let pointer = add(function, Expression::AccessIndex { base, index: member });
+        let value = add(function, Expression::Load { pointer });
+        block.push(Statement::Emit(function.expressions.range_from(from)), Span::UNDEFINED);
+        block.push(Statement::Store { pointer: counter, value }, Span::UNDEFINED);
+    }
+    function.body.splice(0..0, block);
+}
+
+fn add(function: &mut Function, expression: Expression) -> Handle<Expression> {
+    function.expressions.append(expression, Span::UNDEFINED)
+}
+
+struct Inserter<'a> {
+    globals: &'a Globals,
+    loops: &'a [LoopCost],
+    together: &'a [bool],
+    next: usize,
+    counts: bool,
+}
+
+impl<'a> Inserter<'a> {
+    fn new(globals: &'a Globals, loops: &'a [LoopCost], together: &'a [bool]) -> Self {
+        Self { globals, loops, together, next: 0, counts: false }
+    }
+
+    fn run(mut self, function: &mut Function) -> bool {
+        let mut body = std::mem::take(&mut function.body);
+        self.block(function, &mut body);
+        function.body = body;
+        self.counts
+    }
+
+    fn block(&mut self, function: &mut Function, block: &mut Block) {
+        for statement in block.iter_mut() {
+            match statement {
+                Statement::Block(inner) => self.block(function, inner),
+                Statement::If { accept, reject, .. } => {
+                    self.block(function, accept);
+                    self.block(function, reject);
+                }
+                Statement::Switch { cases, .. } => {
+                    for case in cases {
+                        self.block(function, &mut case.body);
+                    }
+                }
+                Statement::Loop { body, continuing, .. } => {
+                    let index = self.next;
+                    self.next += 1;
+                    self.block(function, body);
+                    self.block(function, continuing);
+                    // A loop that was not weighed would be a fault of ours: it gets the dearest count.
+                    let cost = self.loops.get(index).copied().unwrap_or(LoopCost::Counted(u32::MAX));
+                    if let LoopCost::Counted(cost) = cost {
+                        self.counts = true;
+                        let together = self.together.get(index).copied().unwrap_or(false);
+                        let counter = if together { self.globals.uniform_left } else { self.globals.left };
+                        body.splice(0..0, count_down(function, counter, self.globals.flag, cost));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn count_down(
+    function: &mut Function,
+    counter: Handle<GlobalVariable>,
+    flag: Handle<GlobalVariable>,
+    cost: u32,
+) -> Block {
+    let counter = add(function, Expression::GlobalVariable(counter));
+    let flag = add(function, Expression::GlobalVariable(flag));
+    let mut literal = |value| add(function, Expression::Literal(Literal::U32(value)));
+    let (cost, zero, one) = (literal(cost), literal(0), literal(1));
+    let mut block = Block::new();
+
+    let from = function.expressions.len();
+    let left = add(function, Expression::Load { pointer: counter });
+    let condition = add(function, Expression::Binary { op: BinaryOperator::Less, left, right: cost });
+    block.push(Statement::Emit(function.expressions.range_from(from)), Span::UNDEFINED);
+
+    let mut leave = Block::new();
+    leave.push(Statement::Store { pointer: counter, value: zero }, Span::UNDEFINED);
+    leave.push(Statement::Store { pointer: flag, value: one }, Span::UNDEFINED);
+    leave.push(Statement::Break, Span::UNDEFINED);
+    block.push(Statement::If { condition, accept: leave, reject: Block::new() }, Span::UNDEFINED);
+
+    let from = function.expressions.len();
+    let value = add(function, Expression::Binary { op: BinaryOperator::Subtract, left, right: cost });
+    block.push(Statement::Emit(function.expressions.range_from(from)), Span::UNDEFINED);
+    block.push(Statement::Store { pointer: counter, value }, Span::UNDEFINED);
+    block
+}

@@ -1,0 +1,135 @@
+//! Slicing: the entry point becomes an ordinary function, called with ids that start at a base.
+//!
+//! Cases:
+//!
+//! - `workgroup_id` gets the base added, `global_invocation_id` the base times the workgroup's size, and
+//!   `num_workgroups` is the whole grid; all three come from immediates. Everything else, ids within the
+//!   workgroup or subgroup above all, is passed on as it is.
+//! - Arguments may stand alone or as members of structures, any number of each, in any order.
+//! - A module's workgroup size is known here: its overrides are resolved before.
+//! - Sums wrap as they would in the shader: a grid is at most 65,535 in each dimension, so none does.
+//! - Kernels may not have immediates of their own: the check refuses the address space.
+//! - The other entry points of the source are gone by now.
+
+use super::{BASE, GRID, Globals};
+use crate::Error;
+use naga::{
+    BinaryOperator, Binding, Block, BuiltIn, Expression, Function, FunctionArgument, Handle, Literal, Module, Span,
+    Statement, Type, TypeInner,
+};
+
+/// Wraps the entry points of the module, of which there is one.
+pub(super) fn wrap(module: &mut Module, globals: &Globals) -> Result<(), Error> {
+    for index in 0..module.entry_points.len() {
+        let Some(entry) = module.entry_points.get_mut(index) else { continue };
+        let size = entry.workgroup_size;
+        let mut inner = std::mem::take(&mut entry.function);
+        if !inner.arguments.iter().any(|argument| shifts(&module.types, argument)) {
+            entry.function = inner;
+            continue;
+        }
+        let arguments = inner.arguments.clone();
+        for argument in &mut inner.arguments {
+            argument.binding = None;
+        }
+        if inner.result.is_some() {
+            return Err(Error::KernelRejected("a compute entry point has a result".into()));
+        }
+        inner.name = Some(entry.name.clone());
+        let inner = module.functions.append(inner, Span::UNDEFINED);
+        let mut outer = Outer { function: Function::default(), body: Block::new(), globals, size };
+        let mut values = Vec::new();
+        for (index, argument) in (0u32..).zip(&arguments) {
+            let value = outer.add(Expression::FunctionArgument(index));
+            values.push(outer.argument(&module.types, argument, value));
+        }
+        let Outer { mut function, mut body, .. } = outer;
+        body.push(Statement::Call { function: inner, arguments: values, result: None }, Span::UNDEFINED);
+        body.push(Statement::Return { value: None }, Span::UNDEFINED);
+        function.arguments = arguments;
+        function.body = body;
+        if let Some(entry) = module.entry_points.get_mut(index) {
+            entry.function = function;
+        }
+    }
+    Ok(())
+}
+
+fn is_shifted(binding: Option<&Binding>) -> bool {
+    matches!(
+        binding,
+        Some(Binding::BuiltIn(BuiltIn::WorkGroupId | BuiltIn::GlobalInvocationId | BuiltIn::NumWorkGroups))
+    )
+}
+
+/// Whether an argument depends on which part of a dispatch runs.
+fn shifts(types: &naga::UniqueArena<Type>, argument: &FunctionArgument) -> bool {
+    match &types[argument.ty].inner {
+        TypeInner::Struct { members, .. } => members.iter().any(|member| is_shifted(member.binding.as_ref())),
+        _ => is_shifted(argument.binding.as_ref()),
+    }
+}
+
+/// The new entry point while it is made.
+struct Outer<'a> {
+    function: Function,
+    body: Block,
+    globals: &'a Globals,
+    size: [u32; 3],
+}
+
+impl Outer<'_> {
+    fn add(&mut self, expression: Expression) -> Handle<Expression> {
+        self.function.expressions.append(expression, Span::UNDEFINED)
+    }
+
+    /// Adds an expression that must be evaluated at this point.
+    fn emit(&mut self, expression: Expression) -> Handle<Expression> {
+        let from = self.function.expressions.len();
+        let handle = self.add(expression);
+        self.body.push(Statement::Emit(self.function.expressions.range_from(from)), Span::UNDEFINED);
+        handle
+    }
+
+    fn argument(
+        &mut self,
+        types: &naga::UniqueArena<Type>,
+        argument: &FunctionArgument,
+        value: Handle<Expression>,
+    ) -> Handle<Expression> {
+        let TypeInner::Struct { members, .. } = &types[argument.ty].inner else {
+            return self.shifted(argument.binding.as_ref(), value);
+        };
+        let components = (0u32..).zip(members).map(|(index, member)| {
+            let value = self.emit(Expression::AccessIndex { base: value, index });
+            self.shifted(member.binding.as_ref(), value)
+        });
+        let components = components.collect();
+        self.emit(Expression::Compose { ty: argument.ty, components })
+    }
+
+    fn shifted(&mut self, binding: Option<&Binding>, value: Handle<Expression>) -> Handle<Expression> {
+        match binding {
+            Some(Binding::BuiltIn(BuiltIn::WorkGroupId)) => {
+                let base = self.immediate(BASE);
+                self.emit(Expression::Binary { op: BinaryOperator::Add, left: value, right: base })
+            }
+            Some(Binding::BuiltIn(BuiltIn::GlobalInvocationId)) => {
+                let base = self.immediate(BASE);
+                let components = self.size.map(|size| self.add(Expression::Literal(Literal::U32(size))));
+                let ty = self.globals.uint3;
+                let size = self.emit(Expression::Compose { ty, components: components.to_vec() });
+                let offset = self.emit(Expression::Binary { op: BinaryOperator::Multiply, left: base, right: size });
+                self.emit(Expression::Binary { op: BinaryOperator::Add, left: value, right: offset })
+            }
+            Some(Binding::BuiltIn(BuiltIn::NumWorkGroups)) => self.immediate(GRID),
+            _ => value,
+        }
+    }
+
+    fn immediate(&mut self, index: u32) -> Handle<Expression> {
+        let base = self.add(Expression::GlobalVariable(self.globals.immediates));
+        let pointer = self.emit(Expression::AccessIndex { base, index });
+        self.emit(Expression::Load { pointer })
+    }
+}
