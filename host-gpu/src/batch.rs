@@ -32,7 +32,7 @@ pub(crate) struct Dispatch {
     pub(crate) kernel: Arc<Kernel>,
     pub(crate) bound: Vec<Bound>,
     /// Made at the first submission; emptied when a binding moves.
-    pub(crate) groups: Vec<wgpu::BindGroup>,
+    pub(crate) groups: Option<Arc<[wgpu::BindGroup]>>,
     pub(crate) grid: Grid,
 }
 
@@ -119,7 +119,7 @@ impl Batch {
             }
             self.arena_grew();
         }
-        self.push(Command::Dispatch(Dispatch { kernel: Arc::clone(kernel), bound, groups: Vec::new(), grid }))
+        self.push(Command::Dispatch(Dispatch { kernel: Arc::clone(kernel), bound, groups: None, grid }))
     }
 
     /// A larger arena needs a new buffer, and so do all bind groups that name the old one.
@@ -129,7 +129,7 @@ impl Batch {
         self.named = None;
         for command in &mut self.commands {
             if let Command::Dispatch(dispatch) = command {
-                dispatch.groups.clear();
+                dispatch.groups = None;
             }
         }
     }
@@ -201,7 +201,7 @@ impl Batch {
                     let kernel = Arc::clone(&dispatch.kernel);
                     find(dispatch, command, group, index)?.move_to(offset, &limits, &kernel)?;
                     binding::check_aliases(&dispatch.bound)?;
-                    dispatch.groups.clear();
+                    dispatch.groups = None;
                 }
                 Update::Inline(command, group, index, bytes) => self.update_inline(command, group, index, &bytes)?,
                 Update::Write(command, bytes) => self.update_write(command, bytes)?,

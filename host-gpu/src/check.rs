@@ -1,13 +1,13 @@
-//! Reads WGSL before any driver sees it: parse, validate, resolve overrides, reflect.
+//! Reads WGSL before any driver sees it: parse, validate, resolve overrides, reflect, harden.
 //!
 //! In: WGSL, an entry point, the values of its overrides, what the device can do. Out: a
 //! [`Checked`] kernel, the only thing [`crate::kernel`] will compile, so that no text of a tenant
-//! reaches the driver unread. Passes that harden a module (loop budgets, slicing) belong between
-//! [`check`]'s last two steps: after overrides are resolved, before reflection.
+//! reaches the driver unread. [`crate::harden`] is the last step; what it makes is validated again.
 //!
 //! Invariant: pure; it allocates no GPU memory and never panics on what it is given.
 
 use crate::Error;
+use crate::harden::{self, Outcome, Passes, Unit};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ShaderStage, StorageAccess, TypeInner};
 use std::fmt::Write;
@@ -37,6 +37,8 @@ pub struct Abilities {
     pub workgroup_memory_max: u32,
     /// Invocations in one workgroup.
     pub workgroup_invocations_max: u32,
+    /// What its loop budgets count.
+    pub unit: Unit,
 }
 
 /// How a kernel uses a variable.
@@ -68,7 +70,7 @@ pub struct Variable {
 /// A kernel that was read and found sound.
 #[derive(Debug)]
 pub struct Checked {
-    /// The module, overrides resolved.
+    /// The hardened module, with this entry point alone.
     pub module: Module,
     /// The entry point.
     pub entry: String,
@@ -76,6 +78,21 @@ pub struct Checked {
     pub variables: Vec<Variable>,
     /// Invocations of one workgroup.
     pub workgroup_size: [u32; 3],
+    /// What hardening did.
+    pub hardened: Outcome,
+}
+
+impl Checked {
+    /// The hardened module as WGSL, for people: it says what will run.
+    pub fn to_wgsl(&self) -> Result<String, Error> {
+        on_big_stack(|| {
+            let info = validator(Capabilities::all(), true)
+                .validate(&self.module)
+                .map_err(|error| Error::KernelRejected(with_causes(error.as_inner())))?;
+            naga::back::wgsl::write_string(&self.module, &info, naga::back::wgsl::WriterFlags::EXPLICIT_TYPES)
+                .map_err(|error| Error::Unsupported(format!("the kernel cannot be printed: {error}")))
+        })
+    }
 }
 
 /// The names of a module's compute entry points, for finding the kernels of a source.
@@ -95,9 +112,20 @@ pub fn needs_constants(wgsl: &str, can: Abilities) -> Result<bool, Error> {
     })
 }
 
-/// Checks one entry point with the given override values.
+/// Checks and hardens one entry point with the given override values.
 pub fn check(wgsl: &str, entry: &str, constants: &[(String, f64)], can: Abilities) -> Result<Checked, Error> {
-    on_big_stack(|| check_here(wgsl, entry, constants, can))
+    check_with(wgsl, entry, constants, can, Passes::all(can.unit))
+}
+
+/// [`check`] with a choice of passes, for comparing what they make.
+pub fn check_with(
+    wgsl: &str,
+    entry: &str,
+    constants: &[(String, f64)],
+    can: Abilities,
+    passes: Passes,
+) -> Result<Checked, Error> {
+    on_big_stack(|| check_here(wgsl, entry, constants, can, passes))
 }
 
 pub(crate) fn on_big_stack<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
@@ -131,7 +159,13 @@ fn rejected(at: Option<naga::SourceLocation>, message: &str) -> Error {
     })
 }
 
-fn check_here(wgsl: &str, entry: &str, constants: &[(String, f64)], can: Abilities) -> Result<Checked, Error> {
+fn check_here(
+    wgsl: &str,
+    entry: &str,
+    constants: &[(String, f64)],
+    can: Abilities,
+    passes: Passes,
+) -> Result<Checked, Error> {
     let module = parse(wgsl)?;
     let info = validate(&module, wgsl, can)?;
     let known = module.entry_points.iter().any(|e| e.name == entry && e.stage == ShaderStage::Compute);
@@ -145,28 +179,40 @@ fn check_here(wgsl: &str, entry: &str, constants: &[(String, f64)], can: Abiliti
     let stage = Some((ShaderStage::Compute, entry));
     let (module, info) = naga::back::pipeline_constants::process_overrides(&module, &info, stage, &values)
         .map_err(|error| Error::KernelRejected(with_causes(&error)))?;
+    // `process_overrides` leaves the module as it is when it has one entry point and no overrides.
     let index = module.entry_points.iter().position(|e| e.name == entry && e.stage == ShaderStage::Compute);
     let index = index.ok_or_else(|| Error::KernelRejected(format!("entry point {entry:?} was lost")))?;
-    let reflected = reflect(&module, &info, index, can)?;
-    Ok(Checked {
-        entry: entry.to_owned(),
-        variables: reflected.0,
-        workgroup_size: reflected.1,
-        module: module.into_owned(),
-    })
+    let (variables, workgroup_size) = reflect(&module, &info, index, can)?;
+    let mut module = module.into_owned();
+    let hardened = harden::harden(&mut module, &info, wgsl, passes)?;
+    let mut capabilities = capabilities(can);
+    capabilities.insert(Capabilities::IMMEDIATES);
+    validator(capabilities, can.subgroups).validate(&module).map_err(|error| {
+        tracing::error!(error = with_causes(error.as_inner()), "a hardened kernel is not valid");
+        Error::KernelRejected(format!("the kernel cannot be hardened: {}", with_causes(error.as_inner())))
+    })?;
+    Ok(Checked { entry: entry.to_owned(), variables, workgroup_size, module, hardened })
 }
 
-fn validate(module: &Module, wgsl: &str, can: Abilities) -> Result<ModuleInfo, Error> {
+fn capabilities(can: Abilities) -> Capabilities {
     let mut capabilities = Capabilities::empty();
     capabilities.set(Capabilities::SHADER_FLOAT16, can.f16);
     capabilities.set(Capabilities::SUBGROUP, can.subgroups);
+    capabilities
+}
+
+fn validator(capabilities: Capabilities, subgroups: bool) -> Validator {
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
-    if can.subgroups {
+    if subgroups {
         validator
             .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
             .subgroup_operations(naga::valid::SubgroupOperationSet::all());
     }
-    validator.validate(module).map_err(|error| {
+    validator
+}
+
+fn validate(module: &Module, wgsl: &str, can: Abilities) -> Result<ModuleInfo, Error> {
+    validator(capabilities(can), can.subgroups).validate(module).map_err(|error| {
         let at = error.location(wgsl);
         rejected(at, &with_causes(error.as_inner()))
     })
@@ -329,8 +375,13 @@ fn limits(size: [u32; 3], workgroup: u32, private: u32, can: Abilities) -> Resul
 mod tests {
     use super::*;
 
-    const CAN: Abilities =
-        Abilities { f16: false, subgroups: false, workgroup_memory_max: 16384, workgroup_invocations_max: 256 };
+    const CAN: Abilities = Abilities {
+        f16: false,
+        subgroups: false,
+        workgroup_memory_max: 16384,
+        workgroup_invocations_max: 256,
+        unit: Unit::Work,
+    };
 
     fn refused(wgsl: &str) -> String {
         match check(wgsl, "main", &[], CAN) {

@@ -8,6 +8,8 @@
 //! A device is never dropped in a worker: dropping its queue waits for the GPU without a limit.
 //! The process ends instead.
 
+use crate::flag::Flag;
+use crate::harden::{FLAG_GROUP, IMMEDIATES_SIZE};
 use crate::kernel::KernelCache;
 use crate::memory::Ledger;
 use crate::staging::Staging;
@@ -29,7 +31,7 @@ const QUEUE_CAPACITY: usize = 64;
 /// Counters that outlive sessions, for tests and metrics.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Submissions that reached the GPU: each is one round trip.
+    /// Slices that reached the GPU: each is one submission and one round trip.
     pub round_trips: AtomicU64,
     /// Nanoseconds of GPU time charged.
     pub gpu_ns: AtomicU64,
@@ -42,6 +44,7 @@ pub struct Device {
     pub(crate) jobs: mpsc::Sender<Job>,
     pub(crate) staging: Arc<Staging>,
     pub(crate) kernels: KernelCache,
+    pub(crate) flag: Arc<Flag>,
     creation: Mutex<()>,
     lost: Arc<AtomicBool>,
     memory: Arc<Ledger>,
@@ -60,11 +63,22 @@ impl Device {
             .ok_or_else(|| Error::Unsupported(format!("there is no gpu {index}; {} were found", adapters.len())))?;
         let wanted = TIMESTAMPS | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
         let mut limits = adapter.limits();
+        let (groups, immediates) = (limits.max_bind_groups, limits.max_immediate_size);
+        if !adapter.features().contains(wgpu::Features::IMMEDIATES)
+            || groups <= FLAG_GROUP
+            || immediates < IMMEDIATES_SIZE
+        {
+            return Err(Error::Unsupported(format!(
+                "gpu {index} has {groups} bind groups and {immediates} bytes of immediates; {} and {IMMEDIATES_SIZE} \
+                 are needed to bound kernels",
+                FLAG_GROUP + 1
+            )));
+        }
         // Sizes are u32 in WGSL and in many drivers; a binding beyond that is not worth the risk.
         limits.max_buffer_size = limits.max_buffer_size.min(u64::from(u32::MAX) + 1);
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: None,
-            required_features: adapter.features() & wanted,
+            required_features: (adapter.features() & wanted) | wgpu::Features::IMMEDIATES,
             required_limits: limits,
             experimental_features: wgpu::ExperimentalFeatures::disabled(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
@@ -78,7 +92,15 @@ impl Device {
 
     /// A device that runs no shader, for tests of quotas, validation and concurrency.
     pub fn noop(memory_max: u64) -> Arc<Self> {
-        let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+        let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor {
+            required_features: wgpu::Features::IMMEDIATES,
+            required_limits: wgpu::Limits {
+                max_immediate_size: IMMEDIATES_SIZE,
+                max_bind_groups: FLAG_GROUP + 1,
+                ..wgpu::Limits::default()
+            },
+            ..wgpu::DeviceDescriptor::default()
+        });
         let gpu = Gpu {
             index: 0,
             name: "noop".into(),
@@ -103,13 +125,23 @@ impl Device {
         }));
         let counters = Arc::new(Counters::default());
         let staging = Arc::new(Staging::new(device.clone()));
+        let flag = Arc::new(Flag::new(&device));
         let (jobs, receiver) = mpsc::channel(QUEUE_CAPACITY);
-        thread::spawn(device.clone(), queue, receiver, Arc::clone(&lost), Arc::clone(&counters));
+        let parts = thread::Parts {
+            device: device.clone(),
+            queue,
+            staging: Arc::clone(&staging),
+            flag: Arc::clone(&flag),
+            lost: Arc::clone(&lost),
+            counters: Arc::clone(&counters),
+        };
+        thread::spawn(parts, receiver);
         Arc::new(Self {
             wgpu: device,
             jobs,
             staging,
             kernels: KernelCache::default(),
+            flag,
             creation: Mutex::new(()),
             lost,
             memory: Ledger::new("tenant", memory_max, None),

@@ -1,14 +1,14 @@
-//! Turns a batch into one command buffer: one submission, one GPU round trip.
+//! Turns a batch into a job: steps that the GPU thread records slice by slice.
 //!
-//! Layout of a submission: begin timestamp; pending writes, inline bytes and recorded writes, all out
-//! of one upload buffer; the commands in order, neighbouring dispatches in one pass; the reads
-//! into one readback buffer; end timestamp. Everything between the two timestamps is charged.
+//! Order of a job: pending writes, inline bytes and recorded writes, all out of one upload buffer; the
+//! commands in order; the reads into one readback buffer. Everything is charged: writes, reads and
+//! clears are steps like dispatches.
 
-use crate::batch::{Batch, Command, Dispatch, Encoded, Named};
+use crate::batch::{Batch, Command, Dispatch, Encoded, Grid, Named};
 use crate::binding::Place;
 use crate::buffer::Buffer;
 use crate::session::PendingWrite;
-use crate::staging::{READS_OFFSET, Staged, Staging, Stamps};
+use crate::staging::{READS_OFFSET, Staged, Staging};
 use crate::thread::{Done, Job, Keep};
 use crate::{Error, Kernel, Session};
 use std::collections::HashMap;
@@ -16,6 +16,14 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 type Recorded = (Job, oneshot::Receiver<Result<Done, Error>>, Vec<(u64, u64)>);
+
+/// One thing that the GPU does.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Dispatch { kernel: Arc<Kernel>, groups: Arc<[wgpu::BindGroup]>, grid: Grid },
+    Copy { source: wgpu::Buffer, source_offset: u64, target: wgpu::Buffer, target_offset: u64, size: u64 },
+    Clear { target: wgpu::Buffer, offset: u64, size: u64 },
+}
 
 /// Where one piece of the upload buffer goes.
 struct Upload<'a> {
@@ -66,26 +74,27 @@ impl Batch {
         let encoded = device.scoped(|wgpu| {
             let upload = upload_charge.map(|charge| staging.upload(sizes.upload, charge));
             let readback = staging.readback(sizes.readback, readback_charge);
-            let stamps = staging.stamps();
             let mut recorder = Recorder {
                 wgpu,
                 arena,
                 upload,
                 readback,
-                stamps,
                 uploaded: 0,
+                steps: Vec::with_capacity(commands.len() + writes.len()),
                 reads: Vec::new(),
                 groups: HashMap::new(),
             };
-            let commands = recorder.record(commands, writes, arena_bytes)?;
-            let Recorder { upload, readback, stamps, reads, .. } = recorder;
-            Ok::<_, Error>((commands, upload, readback, stamps, reads))
+            recorder.record(commands, writes, arena_bytes)?;
+            let Recorder { upload, readback, steps, reads, .. } = recorder;
+            Ok::<_, Error>((steps, upload, readback, reads))
         });
-        let (commands, upload, readback, stamps, reads) = encoded??;
+        let (steps, upload, readback, reads) = encoded??;
         let keep = vec![Keep::Named(self.named())];
         let (done, receiver) = oneshot::channel();
         let usage = Some(Arc::clone(session.usage()));
-        Ok((Job { commands, upload, readback: Some(readback), stamps, keep, usage, done }, receiver, reads))
+        let gpu_ns_max = session.limits().gpu_ns;
+        let job = Job { steps, upload, readback: Some(readback), keep, usage, gpu_ns_max, done };
+        Ok((job, receiver, reads))
     }
 
     fn prepare_arena(&mut self, session: &Session) -> Result<(), Error> {
@@ -160,8 +169,8 @@ struct Recorder<'a> {
     arena: Option<&'a Arc<Buffer>>,
     upload: Option<Staged>,
     readback: Staged,
-    stamps: Option<Stamps>,
     uploaded: u64,
+    steps: Vec<Step>,
     reads: Vec<(u64, u64)>,
     /// Bind groups made for this submission: many dispatches bind the same ranges, and a driver that sees
     /// the same group again has less to do.
@@ -177,64 +186,58 @@ impl Recorder<'_> {
         commands: &mut [Command],
         writes: &[PendingWrite],
         arena_bytes: Option<&[u8]>,
-    ) -> Result<wgpu::CommandBuffer, Error> {
-        let mut encoder = self.wgpu.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        if let Some(stamps) = &self.stamps {
-            encoder.write_timestamp(&stamps.set, 0);
-        }
+    ) -> Result<(), Error> {
         for write in writes {
-            self.write(&mut encoder, &Upload { target: &write.target, offset: write.offset, data: &write.data })?;
+            self.write(&Upload { target: &write.target, offset: write.offset, data: &write.data })?;
         }
         if let (Some(data), Some(target)) = (arena_bytes, self.arena) {
-            self.write(&mut encoder, &Upload { target, offset: 0, data })?;
+            self.write(&Upload { target, offset: 0, data })?;
         }
         let mut read_offset = READS_OFFSET;
-        let mut rest = commands;
-        while !rest.is_empty() {
-            let run = rest.iter().take_while(|command| matches!(command, Command::Dispatch(_))).count();
-            let (now, after) = rest.split_at_mut(run.max(1));
-            match now {
-                [Command::Dispatch(_), ..] => self.dispatches(&mut encoder, now),
-                [other] => self.transfer(&mut encoder, other, &mut read_offset)?,
-                _ => {}
-            }
-            rest = after;
-        }
-        if let Some(stamps) = &self.stamps {
-            encoder.write_timestamp(&stamps.set, 1);
-            encoder.resolve_query_set(&stamps.set, 0..2, &stamps.resolved, 0);
-            encoder.copy_buffer_to_buffer(&stamps.resolved, 0, &self.readback.buffer, 0, READS_OFFSET);
-        }
-        Ok(encoder.finish())
-    }
-
-    /// Records a command that is not a dispatch.
-    fn transfer(
-        &mut self,
-        encoder: &mut wgpu::CommandEncoder,
-        command: &Command,
-        read_offset: &mut u64,
-    ) -> Result<(), Error> {
-        match command {
-            Command::Dispatch(_) => {}
-            Command::Copy { source, source_offset, target, target_offset, size } => {
-                encoder.copy_buffer_to_buffer(&source.wgpu, *source_offset, &target.wgpu, *target_offset, *size);
-            }
-            Command::Clear { target, offset, size } => encoder.clear_buffer(&target.wgpu, *offset, Some(*size)),
-            Command::Write { target, offset, data } => {
-                self.write(encoder, &Upload { target, offset: *offset, data })?;
-            }
-            Command::Read { source, offset, size } => {
-                encoder.copy_buffer_to_buffer(&source.wgpu, *offset, &self.readback.buffer, *read_offset, *size);
-                self.reads.push((*read_offset, *size));
-                *read_offset += aligned(*size);
-            }
+        for command in commands {
+            self.command(command, &mut read_offset)?;
         }
         Ok(())
     }
 
+    fn command(&mut self, command: &mut Command, read_offset: &mut u64) -> Result<(), Error> {
+        let step = match command {
+            Command::Dispatch(dispatch) => {
+                let groups = self.make_groups(dispatch);
+                Step::Dispatch { kernel: Arc::clone(&dispatch.kernel), groups, grid: dispatch.grid }
+            }
+            Command::Copy { source, source_offset, target, target_offset, size } => Step::Copy {
+                source: source.wgpu.clone(),
+                source_offset: *source_offset,
+                target: target.wgpu.clone(),
+                target_offset: *target_offset,
+                size: *size,
+            },
+            Command::Clear { target, offset, size } => {
+                Step::Clear { target: target.wgpu.clone(), offset: *offset, size: *size }
+            }
+            Command::Write { target, offset, data } => {
+                return self.write(&Upload { target, offset: *offset, data });
+            }
+            Command::Read { source, offset, size } => {
+                let target_offset = *read_offset;
+                self.reads.push((target_offset, *size));
+                *read_offset += aligned(*size);
+                Step::Copy {
+                    source: source.wgpu.clone(),
+                    source_offset: *offset,
+                    target: self.readback.buffer.clone(),
+                    target_offset,
+                    size: *size,
+                }
+            }
+        };
+        self.steps.push(step);
+        Ok(())
+    }
+
     /// Puts bytes into the upload buffer and records their copy from there.
-    fn write(&mut self, encoder: &mut wgpu::CommandEncoder, upload: &Upload<'_>) -> Result<(), Error> {
+    fn write(&mut self, upload: &Upload<'_>) -> Result<(), Error> {
         let size = upload.data.len() as u64;
         if size == 0 {
             return Ok(());
@@ -243,39 +246,25 @@ impl Recorder<'_> {
         if !staged.fill(&mut std::iter::once((self.uploaded, upload.data))) {
             return Err(Error::lost());
         }
-        encoder.copy_buffer_to_buffer(&staged.buffer, self.uploaded, &upload.target.wgpu, upload.offset, size);
+        self.steps.push(Step::Copy {
+            source: staged.buffer.clone(),
+            source_offset: self.uploaded,
+            target: upload.target.wgpu.clone(),
+            target_offset: upload.offset,
+            size,
+        });
         self.uploaded += aligned(size);
         Ok(())
     }
 
-    fn dispatches(&mut self, encoder: &mut wgpu::CommandEncoder, commands: &mut [Command]) {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        let mut pipeline: Option<*const Kernel> = None;
-        for command in commands {
-            let Command::Dispatch(dispatch) = command else { continue };
-            if dispatch.grid.contains(&0) {
-                continue;
-            }
-            self.make_groups(dispatch);
-            let this = Arc::as_ptr(&dispatch.kernel);
-            if pipeline != Some(this) {
-                pass.set_pipeline(&dispatch.kernel.pipeline);
-                pipeline = Some(this);
-            }
-            for (group, bind_group) in (0u32..).zip(&dispatch.groups) {
-                pass.set_bind_group(group, bind_group, &[]);
-            }
-            let [x, y, z] = dispatch.grid;
-            pass.dispatch_workgroups(x, y, z);
+    fn make_groups(&mut self, dispatch: &mut Dispatch) -> Arc<[wgpu::BindGroup]> {
+        if let Some(groups) = &dispatch.groups {
+            return Arc::clone(groups);
         }
-    }
-
-    fn make_groups(&mut self, dispatch: &mut Dispatch) {
-        if dispatch.groups.len() == dispatch.kernel.layouts.len() {
-            return;
-        }
-        let groups = (0u32..).zip(&dispatch.kernel.layouts);
-        dispatch.groups = groups.map(|(group, layout)| self.make_group(dispatch, group, layout)).collect();
+        let kernel = Arc::clone(&dispatch.kernel);
+        let groups = (0u32..).zip(&kernel.layouts).map(|(group, layout)| self.make_group(dispatch, group, layout));
+        let groups: Arc<[_]> = groups.collect();
+        Arc::clone(dispatch.groups.insert(groups))
     }
 
     fn make_group(&mut self, dispatch: &Dispatch, group: u32, layout: &wgpu::BindGroupLayout) -> wgpu::BindGroup {

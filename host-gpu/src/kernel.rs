@@ -6,6 +6,9 @@
 //! first batch.
 
 use crate::check::{self, Abilities, Access, Checked, Variable};
+use crate::encode::Step;
+use crate::harden::{FLAG_GROUP, IMMEDIATES_SIZE, Outcome, Passes, Unit};
+use crate::pace::Pace;
 use crate::session::Payer;
 use crate::thread::Keep;
 use crate::{Device, Error};
@@ -25,6 +28,65 @@ pub struct Kernel {
     pub variables: Vec<Variable>,
     /// Invocations of one workgroup.
     pub workgroup_size: [u32; 3],
+    /// Whether it sets the flag when a loop budget runs out, and so needs it bound.
+    pub(crate) counts: bool,
+    /// Whether it reads immediates.
+    pub(crate) immediates: bool,
+    /// The loop budgets of one invocation, and what they count.
+    pub(crate) budget: Budget,
+    pub(crate) unit: Unit,
+    /// How fast it runs.
+    pub(crate) pace: Pace,
+}
+
+impl Kernel {
+    /// Cuts its dispatches into parts of at most so many workgroups, however fast it is; 0 for no such limit.
+    pub fn cut_at(&self, workgroups: u64) {
+        self.pace.cap(workgroups);
+    }
+
+    /// What its budgets count, in words.
+    pub(crate) fn budget_unit(&self) -> &'static str {
+        match self.unit {
+            Unit::Work => "operations",
+            Unit::Iterations => "iterations",
+        }
+    }
+}
+
+/// What the loops of one invocation may spend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Budget {
+    /// Those it runs for itself.
+    pub(crate) apart: u32,
+    /// Those that all invocations of a workgroup run together.
+    pub(crate) together: u32,
+}
+
+/// Weighted operations that loops of one invocation may spend on a GPU: see docs/benchmarks.md for the time that is.
+pub const WORK_MAX: u32 = 1 << 24;
+/// Iterations that a software driver lets an invocation make before it ends its loops in silence, less a few.
+pub const SOFTWARE_ITERATIONS_MAX: u32 = 65_000;
+/// Invocations that a software driver runs in step: their iterations may add up, where each has its own.
+const SOFTWARE_LANES: u32 = 8;
+
+impl Budget {
+    /// The budget of a kernel on a device whose budgets count in `unit`.
+    pub(crate) fn of(hardened: Outcome, unit: Unit) -> Self {
+        match unit {
+            Unit::Work => Self { apart: WORK_MAX, together: WORK_MAX },
+            Unit::Iterations => {
+                // The driver's own count covers both kinds of loops, and those that are not counted here.
+                let fixed = u32::try_from(hardened.iterations).unwrap_or(u32::MAX);
+                let mut left = SOFTWARE_ITERATIONS_MAX.saturating_sub(fixed);
+                if hardened.apart && hardened.together {
+                    left /= 2;
+                }
+                let apart = if hardened.apart_often { left / SOFTWARE_LANES } else { left };
+                Self { apart, together: left }
+            }
+        }
+    }
 }
 
 /// A kernel as a component declares it.
@@ -114,6 +176,7 @@ impl Device {
             subgroups: self.has_subgroups(),
             workgroup_memory_max: limits.max_compute_workgroup_storage_size,
             workgroup_invocations_max: limits.max_compute_invocations_per_workgroup,
+            unit: if self.gpu().software { Unit::Iterations } else { Unit::Work },
         }
     }
 
@@ -135,25 +198,43 @@ impl Device {
         if let Some(kernel) = self.kernels.get(&key) {
             return Ok(kernel);
         }
-        let checked = check::check(wgsl, entry, constants, self.abilities())?;
+        let kernel = self.kernel_with(wgsl, entry, constants, payer, Passes::all(self.abilities().unit))?;
+        self.kernels.put(key, &kernel);
+        Ok(kernel)
+    }
+
+    /// Checks, compiles and tries a kernel with a choice of passes, past the cache: for comparing what they make.
+    pub fn kernel_with(
+        &self,
+        wgsl: &str,
+        entry: &str,
+        constants: &[(String, f64)],
+        payer: &Payer,
+        passes: Passes,
+    ) -> Result<Arc<Kernel>, Error> {
+        let checked = check::check_with(wgsl, entry, constants, self.abilities(), passes)?;
         // wgpu reads the module once more and writes it out, recursing as deeply as our own check did.
         let kernel = Arc::new(check::on_big_stack(|| self.compile(checked))?);
         self.trial(&kernel, payer)?;
-        self.kernels.put(key, &kernel);
         Ok(kernel)
     }
 
     fn compile(&self, checked: Checked) -> Result<Kernel, Error> {
         let groups = checked.variables.iter().map(|v| v.group + 1).max().unwrap_or(0);
         let _creating = self.creation();
-        let Checked { module, entry, variables, workgroup_size } = checked;
+        let Checked { module, entry, variables, workgroup_size, hardened } = checked;
+        let unit = self.abilities().unit;
         let made = self.scoped(|device| {
             let layouts: Vec<_> = (0..groups).map(|group| layout(device, group, &variables)).collect();
-            let references: Vec<_> = layouts.iter().map(Some).collect();
+            let mut references: Vec<_> = layouts.iter().map(Some).collect();
+            if hardened.counts {
+                references.resize(FLAG_GROUP as usize, None);
+                references.push(Some(&self.flag.layout));
+            }
             let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: None,
                 bind_group_layouts: &references,
-                immediate_size: 0,
+                immediate_size: if hardened.immediates { IMMEDIATES_SIZE } else { 0 },
             });
             // Never `create_shader_module_trusted`: this is where bounds checks are put in.
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
@@ -178,11 +259,23 @@ impl Device {
             Error::InvalidArgument(text) => Error::KernelRejected(text),
             other => other,
         })?;
-        Ok(Kernel { pipeline, layouts, variables, workgroup_size })
+        let Outcome { counts, immediates, .. } = hardened;
+        let budget = Budget::of(hardened, unit);
+        Ok(Kernel {
+            pipeline,
+            layouts,
+            variables,
+            workgroup_size,
+            counts,
+            immediates,
+            budget,
+            unit,
+            pace: Pace::default(),
+        })
     }
 
     /// Dispatches one workgroup over the smallest zeroed buffers that fit and waits for it.
-    fn trial(&self, kernel: &Kernel, payer: &Payer) -> Result<(), Error> {
+    fn trial(&self, kernel: &Arc<Kernel>, payer: &Payer) -> Result<(), Error> {
         let limits = self.limits();
         let mut charges = Vec::new();
         for variable in &kernel.variables {
@@ -198,36 +291,33 @@ impl Device {
             }
             charges.push(payer.memory.charge(trial_size(variable))?);
         }
-        let encoded = self.scoped(|device| {
+        let groups = self.scoped(|device| {
             let buffers: Vec<_> = kernel.variables.iter().map(|v| trial_buffer(device, v)).collect();
-            let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            {
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                pass.set_pipeline(&kernel.pipeline);
-                for (group, layout) in (0u32..).zip(&kernel.layouts) {
-                    let entries: Vec<_> = kernel
-                        .variables
-                        .iter()
-                        .zip(&buffers)
-                        .filter(|(v, _)| v.group == group)
-                        .map(|(v, buffer)| wgpu::BindGroupEntry {
-                            binding: v.index,
-                            resource: buffer.as_entire_binding(),
-                        })
-                        .collect();
-                    let bind_group =
-                        device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries });
-                    pass.set_bind_group(group, &bind_group, &[]);
-                }
-                pass.dispatch_workgroups(1, 1, 1);
-            }
-            encoder.finish()
+            let groups = (0u32..).zip(&kernel.layouts).map(|(group, layout)| {
+                let entries: Vec<_> = kernel
+                    .variables
+                    .iter()
+                    .zip(&buffers)
+                    .filter(|(v, _)| v.group == group)
+                    .map(|(v, buffer)| wgpu::BindGroupEntry { binding: v.index, resource: buffer.as_entire_binding() })
+                    .collect();
+                device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
+            });
+            groups.collect::<Arc<[_]>>()
         })?;
-        let (mut job, done) = crate::thread::Job::bare(encoded);
+        let steps = vec![Step::Dispatch { kernel: Arc::clone(kernel), groups, grid: [1, 1, 1] }];
+        let (mut job, done) = crate::thread::Job::bare(steps);
         job.keep.extend(charges.into_iter().map(Keep::Charge));
         job.usage = Some(Arc::clone(&payer.usage));
         self.jobs.blocking_send(job).map_err(|_| Error::lost())?;
-        done.blocking_recv().map_err(|_| Error::lost())?.map(|_| ())
+        match done.blocking_recv().map_err(|_| Error::lost())? {
+            // Zeroed data may make a sound kernel loop for ever: what counts here is that it ended.
+            Ok(_) | Err(Error::BudgetExhausted(_)) => {
+                kernel.pace.forget();
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -34,8 +34,10 @@ pub struct SessionLimits {
 pub struct Usage {
     /// GPU time charged, in nanoseconds.
     pub gpu_ns: AtomicU64,
-    /// Submissions.
+    /// Slices that ran.
     pub slices: AtomicU64,
+    /// Set when nobody waits for the work any more: what is not on the GPU yet is not begun.
+    pub cancelled: AtomicBool,
     /// Time spent compiling kernels, in nanoseconds.
     pub kernels_ns: AtomicU64,
     /// Time that the guest spent waiting for the GPU or for a compiler, in nanoseconds.
@@ -80,6 +82,12 @@ impl Drainer {
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session").field("limits", &self.limits).field("usage", &self.usage).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.usage.cancelled.store(true, Ordering::Relaxed);
     }
 }
 
@@ -177,9 +185,20 @@ impl Session {
         self.kernel_job(wgsl.into(), entry.to_owned(), constants.to_vec())
     }
 
+    /// The request as the one who pays for kernels' trials.
+    pub fn payer(&self) -> Payer {
+        Payer { memory: Arc::clone(&self.memory), usage: Arc::clone(&self.usage) }
+    }
+
     fn kernel_job(&self, wgsl: Arc<str>, entry: String, constants: Vec<(String, f64)>) -> KernelJob {
-        let payer = Payer { memory: Arc::clone(&self.memory), usage: Arc::clone(&self.usage) };
-        KernelJob { device: Arc::clone(&self.device), payer, time: self.time_left(), wgsl, entry, constants }
+        KernelJob {
+            device: Arc::clone(&self.device),
+            payer: self.payer(),
+            time: self.time_left(),
+            wgsl,
+            entry,
+            constants,
+        }
     }
 }
 

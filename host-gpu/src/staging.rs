@@ -14,8 +14,13 @@ const IDLE_MAX: usize = 64;
 /// The smallest staging buffer.
 const SIZE_MIN: u64 = 4096;
 
-/// Where the reads begin in a readback buffer; before it lie the two timestamps.
-pub(crate) const READS_OFFSET: u64 = 16;
+/// Where the reads begin in a readback buffer; before it lie the two timestamps and the flag that a loop
+/// budget ran out.
+pub(crate) const READS_OFFSET: u64 = 24;
+/// Where the flag lies.
+pub(crate) const FLAG_OFFSET: u64 = 16;
+/// Bytes of the two timestamps.
+pub(crate) const STAMPS_SIZE: u64 = 16;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Direction {
@@ -36,7 +41,7 @@ pub(crate) struct Staging {
     device: wgpu::Device,
     timestamps: bool,
     idle: Mutex<Vec<Idle>>,
-    stamps: Mutex<Vec<(wgpu::QuerySet, wgpu::Buffer)>>,
+    marks: Mutex<Vec<Marks>>,
 }
 
 /// A staging buffer on loan.
@@ -55,18 +60,39 @@ pub(crate) struct Staged {
     charge: Charge,
 }
 
-/// A pair of timestamp queries on loan, and the buffer they resolve into.
-#[derive(Debug)]
-pub(crate) struct Stamps {
-    pub(crate) set: wgpu::QuerySet,
-    pub(crate) resolved: wgpu::Buffer,
-    home: Weak<Staging>,
+/// What a slice is measured with, on loan: a pair of timestamp queries, and a small buffer to read them and the flag
+/// from when the slice does not end a job.
+#[derive(Debug, Clone)]
+pub(crate) struct Marks {
+    /// The queries and the buffer they resolve into, where the device has timestamps.
+    pub(crate) stamps: Option<(wgpu::QuerySet, wgpu::Buffer)>,
+    pub(crate) header: wgpu::Buffer,
+}
+
+/// What the GPU says about a slice.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Header {
+    /// When it began and ended, in ticks.
+    pub(crate) begin: u64,
+    pub(crate) end: u64,
+    /// Whether a loop budget ran out.
+    pub(crate) exhausted: bool,
+}
+
+/// Reads the header of a mapped buffer.
+pub(crate) fn header(buffer: &wgpu::Buffer) -> Option<Header> {
+    let view = buffer.get_mapped_range(0..READS_OFFSET).ok()?;
+    let (begin, rest) = view.split_first_chunk::<8>()?;
+    let (end, rest) = rest.split_first_chunk::<8>()?;
+    let (flag, _) = rest.split_first_chunk::<4>()?;
+    let exhausted = u32::from_le_bytes(*flag) != 0;
+    Some(Header { begin: u64::from_le_bytes(*begin), end: u64::from_le_bytes(*end), exhausted })
 }
 
 impl Staging {
     pub(crate) fn new(device: wgpu::Device) -> Self {
         let timestamps = device.features().contains(crate::device::TIMESTAMPS);
-        Self { device, timestamps, idle: Mutex::default(), stamps: Mutex::default() }
+        Self { device, timestamps, idle: Mutex::default(), marks: Mutex::default() }
     }
 
     /// Bytes that a staging buffer for `size` bytes takes: what a caller must have charged.
@@ -110,28 +136,37 @@ impl Staging {
         Staged { buffer, mapped: upload, direction, sound: false, home, charge }
     }
 
-    /// A pair of timestamp queries, where the device has them.
-    pub(crate) fn stamps(self: &Arc<Self>) -> Option<Stamps> {
-        if !self.timestamps {
-            return None;
+    /// What a slice is measured with. Call it inside an error scope.
+    pub(crate) fn marks(&self) -> Marks {
+        let idle = self.marks.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        idle.unwrap_or_else(|| {
+            let buffer = |size, usage| {
+                self.device.create_buffer(&wgpu::BufferDescriptor {
+                    label: None,
+                    size,
+                    usage,
+                    mapped_at_creation: false,
+                })
+            };
+            let stamps = self.timestamps.then(|| {
+                let set = self.device.create_query_set(&wgpu::QuerySetDescriptor {
+                    label: None,
+                    ty: wgpu::QueryType::Timestamp,
+                    count: 2,
+                });
+                (set, buffer(STAMPS_SIZE, wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC))
+            });
+            let header = buffer(READS_OFFSET, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST);
+            Marks { stamps, header }
+        })
+    }
+
+    /// Takes back what measured a slice that ended well; its header is not mapped.
+    pub(crate) fn put_back(&self, marks: Marks) {
+        let mut idle = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_MAX {
+            idle.push(marks);
         }
-        let home = Arc::downgrade(self);
-        let idle = self.stamps.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let (set, resolved) = idle.unwrap_or_else(|| {
-            let set = self.device.create_query_set(&wgpu::QuerySetDescriptor {
-                label: None,
-                ty: wgpu::QueryType::Timestamp,
-                count: 2,
-            });
-            let resolved = self.device.create_buffer(&wgpu::BufferDescriptor {
-                label: None,
-                size: READS_OFFSET,
-                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-                mapped_at_creation: false,
-            });
-            (set, resolved)
-        });
-        Some(Stamps { set, resolved, home })
     }
 }
 
@@ -177,13 +212,6 @@ impl Staged {
         let view = self.buffer.get_mapped_range(offset..offset + size).ok()?;
         Some(view.to_vec())
     }
-
-    /// The two timestamps at the start of a mapped readback buffer, in ticks.
-    pub(crate) fn timestamps(&self) -> Option<(u64, u64)> {
-        let view = self.buffer.get_mapped_range(0..READS_OFFSET).ok()?;
-        let (begin, end) = view.split_at_checked(8)?;
-        Some((u64::from_le_bytes(begin.try_into().ok()?), u64::from_le_bytes(end.try_into().ok()?)))
-    }
 }
 
 impl Drop for Staged {
@@ -194,16 +222,6 @@ impl Drop for Staged {
         let usable = self.sound && self.mapped;
         if usable && idle.len() < IDLE_MAX && held + self.buffer.size() <= IDLE_BYTES_MAX {
             idle.push(Idle { buffer: self.buffer.clone(), mapped: self.mapped, direction: self.direction });
-        }
-    }
-}
-
-impl Drop for Stamps {
-    fn drop(&mut self) {
-        let Some(home) = self.home.upgrade() else { return };
-        let mut idle = home.stamps.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE_MAX {
-            idle.push((self.set.clone(), self.resolved.clone()));
         }
     }
 }

@@ -111,7 +111,7 @@ impl Submission {
         let result = done.await.unwrap_or_else(|_| Err(Error::lost()));
         self.usage.waited_ns.fetch_add(nanoseconds(started.elapsed()), Ordering::Relaxed);
         self.state = State::Ended(
-            result.map(|Done { gpu_ns, clock, readback }| (Receipt { gpu_ns, slices: 1, clock }, readback)),
+            result.map(|Done { gpu_ns, slices, clock, readback }| (Receipt { gpu_ns, slices, clock }, readback)),
         );
     }
 }

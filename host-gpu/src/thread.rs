@@ -1,21 +1,31 @@
 //! The GPU thread: the only place that submits, maps, unmaps and polls.
 //!
 //! ```text
-//!  sessions ──Job──▶ bounded channel ──▶ unmap staging, submit, map again ──▶ in flight (in order)
-//!                                                                        │ poll, ≤ 1 ms at a time
-//!  sessions ◀──────────────────── oneshot: Done or Error ◀───────────────┘
+//!  sessions ──Job──▶ bounded channel ──▶ running jobs, in order
+//!                                          │ plan a slice, record, submit: at most two in flight
+//!                                          ▼
+//!  sessions ◀── oneshot: Done or Error ◀── poll, ≤ 1 ms at a time; charge, learn the pace, look at the flag
 //! ```
 //!
 //! One thread owns this because mapping and unmapping from several has raced in wgpu, and a lock
 //! around bounded polls starves whoever waits for a readback. Everyone else awaits a oneshot.
 //! wgpu panics when a device is lost during a poll; the panic ends here: jobs in flight get
 //! `DeviceLost`, and so does every later one.
+//!
+//! A job runs in slices ([`crate::slice`]). Between slices it ends early when a loop budget ran out, when the
+//! request's GPU time is used up, or when nobody waits any more; what ran is charged all the same.
 
 use crate::Error;
+use crate::Kernel;
 use crate::device::Counters;
+use crate::encode::Step;
+use crate::flag::{self, Flag};
+use crate::harden::{FLAG_GROUP, Immediates};
 use crate::memory::Charge;
+use crate::pace::Pace;
 use crate::session::Usage;
-use crate::staging::{Staged, Stamps};
+use crate::slice::{self, Part};
+use crate::staging::{self, FLAG_OFFSET, Header, Marks, READS_OFFSET, STAMPS_SIZE, Staged, Staging};
 use crate::submission::Clock;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,19 +36,26 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 /// The longest wait in one poll: how late a job may be submitted behind a running one.
 const POLL_MAX: Duration = Duration::from_millis(1);
+/// Slices on the GPU at once: the second keeps it busy while the first is looked at.
+const IN_FLIGHT_MAX: usize = 2;
+/// The smallest piece that a copy or clear is cut into.
+const PIECE_MIN: u64 = 64 * 1024;
+/// Nanoseconds for a mebibyte of copying, until it was measured.
+const MEBIBYTE_NS: u64 = 250_000;
 
-/// Recorded work and what must live until it is done.
+/// Work and what must live until it is done.
 pub(crate) struct Job {
-    pub(crate) commands: wgpu::CommandBuffer,
+    pub(crate) steps: Vec<Step>,
     pub(crate) upload: Option<Staged>,
-    /// Receives the timestamps in its first 16 bytes, then the reads.
+    /// Receives the header of the last slice, then the reads.
     pub(crate) readback: Option<Staged>,
-    pub(crate) stamps: Option<Stamps>,
     /// Buffers and charges, let go when the device reports the work done.
     pub(crate) keep: Vec<Keep>,
     /// Who is charged. The charge happens here and not where the guest waits, because a guest need
     /// not wait.
     pub(crate) usage: Option<Arc<Usage>>,
+    /// GPU time of the request after which it gets no further slice.
+    pub(crate) gpu_ns_max: u64,
     pub(crate) done: oneshot::Sender<Result<Done, Error>>,
 }
 
@@ -57,59 +74,115 @@ pub(crate) enum Keep {
 /// Work that the GPU has finished.
 pub(crate) struct Done {
     pub(crate) gpu_ns: u64,
+    pub(crate) slices: u32,
     pub(crate) clock: Clock,
     /// Mapped for reading.
     pub(crate) readback: Option<Staged>,
 }
 
 impl Job {
-    /// A job with nothing to upload, read or time.
-    pub(crate) fn bare(commands: wgpu::CommandBuffer) -> (Self, oneshot::Receiver<Result<Done, Error>>) {
+    /// A job with nothing to upload or read.
+    pub(crate) fn bare(steps: Vec<Step>) -> (Self, oneshot::Receiver<Result<Done, Error>>) {
         let (done, receiver) = oneshot::channel();
-        (Self { commands, upload: None, readback: None, stamps: None, keep: Vec::new(), usage: None, done }, receiver)
+        let job =
+            Self { steps, upload: None, readback: None, keep: Vec::new(), usage: None, gpu_ns_max: u64::MAX, done };
+        (job, receiver)
     }
 }
 
+/// A job that has begun, or is next.
+struct Running {
+    job: Job,
+    /// The step that comes next, and how much of it is submitted: workgroups or bytes.
+    step: usize,
+    done: u64,
+    in_flight: usize,
+    submitted_all: bool,
+    began: bool,
+    failed: Option<Error>,
+    gpu_ns: u64,
+    slices: u32,
+    clock: Clock,
+}
+
+impl Running {
+    fn new(job: Job) -> Self {
+        Self {
+            job,
+            step: 0,
+            done: 0,
+            in_flight: 0,
+            submitted_all: false,
+            began: false,
+            failed: None,
+            gpu_ns: 0,
+            slices: 0,
+            clock: Clock::Gpu,
+        }
+    }
+
+    /// Whether it has something to submit.
+    fn wants_more(&self) -> bool {
+        !self.submitted_all && self.failed.is_none()
+    }
+}
+
+/// What one slice holds: for each part the step, and the part of it.
+#[derive(Default)]
+struct Plan {
+    parts: Vec<(usize, Piece)>,
+    step: usize,
+    done: u64,
+}
+
+enum Piece {
+    Grid(Part),
+    Bytes { from: u64, size: u64 },
+}
+
+/// A slice on the GPU. It belongs to the first running job that has slices in flight.
 struct InFlight {
     index: wgpu::SubmissionIndex,
     submitted: Instant,
-    upload: Option<Staged>,
-    readback: Option<Staged>,
-    stamps: Option<Stamps>,
-    keep: Vec<Keep>,
-    usage: Option<Arc<Usage>>,
-    done: oneshot::Sender<Result<Done, Error>>,
+    marks: Marks,
+    /// Whether the header lies in the job's readback and not in the marks.
+    last: bool,
+    kernels: Vec<(Arc<Kernel>, u64)>,
+    bytes: u64,
+}
+
+/// What the thread is made of.
+pub(crate) struct Parts {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    pub(crate) staging: Arc<Staging>,
+    pub(crate) flag: Arc<Flag>,
+    pub(crate) lost: Arc<AtomicBool>,
+    pub(crate) counters: Arc<Counters>,
 }
 
 struct GpuThread {
-    device: wgpu::Device,
-    queue: wgpu::Queue,
-    lost: Arc<AtomicBool>,
-    counters: Arc<Counters>,
+    parts: Parts,
+    running: VecDeque<Running>,
     in_flight: VecDeque<InFlight>,
     /// Nanoseconds for one tick of the GPU's clock.
     period: f64,
-    /// When the last work ended, on the GPU's clock and on ours: with two submissions in flight a
-    /// submission is charged from there, not from its begin.
+    /// Nanoseconds for a mebibyte of copying.
+    mebibyte_ns: u64,
+    /// When the last slice ended, on the GPU's clock and on ours: with two slices in flight a
+    /// slice is charged from there, not from its begin.
     previous_end: u64,
     previous_end_wall: Instant,
 }
 
-pub(crate) fn spawn(
-    device: wgpu::Device,
-    queue: wgpu::Queue,
-    jobs: mpsc::Receiver<Job>,
-    lost: Arc<AtomicBool>,
-    counters: Arc<Counters>,
-) {
-    let period = f64::from(queue.get_timestamp_period());
+pub(crate) fn spawn(parts: Parts, jobs: mpsc::Receiver<Job>) {
+    let lost = Arc::clone(&parts.lost);
     let thread = GpuThread {
-        device,
-        queue,
-        lost: Arc::clone(&lost),
-        counters,
+        period: f64::from(parts.queue.get_timestamp_period()),
+        parts,
+        running: VecDeque::new(),
         in_flight: VecDeque::new(),
-        period,
+        mebibyte_ns: MEBIBYTE_NS,
         previous_end: 0,
         previous_end_wall: Instant::now(),
     };
@@ -123,60 +196,179 @@ pub(crate) fn spawn(
 impl GpuThread {
     fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         loop {
-            let next = if self.in_flight.is_empty() {
+            if self.running.is_empty() {
                 match jobs.blocking_recv() {
-                    Some(job) => Some(job),
+                    Some(job) => self.running.push_back(Running::new(job)),
                     None => return,
                 }
-            } else {
-                jobs.try_recv().ok()
-            };
-            let healthy = catch_unwind(AssertUnwindSafe(|| match next {
-                Some(job) => self.submit(job),
-                None => self.poll(),
+            }
+            while let Ok(job) = jobs.try_recv() {
+                self.running.push_back(Running::new(job));
+            }
+            let healthy = catch_unwind(AssertUnwindSafe(|| {
+                if !self.submit_next() {
+                    self.poll();
+                }
             }));
-            if healthy.is_err() || self.lost.load(Ordering::Relaxed) {
-                self.lost.store(true, Ordering::Relaxed);
+            if healthy.is_err() || self.parts.lost.load(Ordering::Relaxed) {
+                self.parts.lost.store(true, Ordering::Relaxed);
                 self.refuse_all(&mut jobs);
                 return;
             }
         }
     }
 
-    fn submit(&mut self, job: Job) {
-        let Job { commands, mut upload, mut readback, stamps, keep, usage, done } = job;
-        for staged in upload.iter_mut().chain(readback.iter_mut()) {
-            staged.unmap();
+    /// Submits the next slice, if there is one and it need not wait. Jobs take their turn in order.
+    fn submit_next(&mut self) -> bool {
+        if self.in_flight.len() >= IN_FLIGHT_MAX {
+            return false;
         }
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let index = self.queue.submit([commands]);
+        let Some(at) = self.running.iter().position(Running::wants_more) else { return false };
+        if let Some(run) = self.running.get_mut(at)
+            && let Some(error) = stopped(run)
+        {
+            run.failed = Some(error);
+            self.conclude();
+            return true;
+        }
+        let Some(plan) = self.running.get(at).and_then(|run| self.plan(run)) else { return false };
+        self.submit(at, &plan);
+        true
+    }
+
+    /// What the next slice holds. None when it must wait until another was measured.
+    fn plan(&self, run: &Running) -> Option<Plan> {
+        let mut plan = Plan { parts: Vec::new(), step: run.step, done: run.done };
+        let mut room = slice::SLICE_NS;
+        let mut dispatched = false;
+        let mut bytes = 0;
+        while room > 0 && plan.parts.len() < slice::PARTS_MAX {
+            let Some(step) = run.job.steps.get(plan.step) else { break };
+            let (total, piece, spent, end) = match step {
+                Step::Dispatch { kernel, grid, .. } => {
+                    let total = slice::workgroups(*grid);
+                    let known = kernel.pace.is_known();
+                    if !known {
+                        let measuring = self
+                            .in_flight
+                            .iter()
+                            .any(|s| s.kernels.iter().any(|(other, _)| Arc::ptr_eq(other, kernel)));
+                        if measuring && plan.parts.is_empty() {
+                            return None;
+                        }
+                        // Alone, or the slice would not tell how fast it is.
+                        if measuring || dispatched || bytes > PIECE_MIN {
+                            break;
+                        }
+                    }
+                    let cautious = kernel.pace.fits(slice::FIRST_NS.min(room));
+                    let first = plan.done == 0 && total > cautious;
+                    let most = if first { cautious } else { kernel.pace.fits(room) };
+                    dispatched = true;
+                    match slice::next_part(*grid, plan.done, most) {
+                        Some(part) => {
+                            let spent = kernel.pace.expected_ns(part.workgroups());
+                            (total, Some((part.workgroups(), Piece::Grid(part))), spent, first || !known)
+                        }
+                        None => (total, None, 0, false),
+                    }
+                }
+                Step::Copy { size, .. } | Step::Clear { size, .. } => {
+                    let left = size.saturating_sub(plan.done);
+                    let fits = (u128::from(room) << 20) / u128::from(self.mebibyte_ns.max(1));
+                    let fits = u64::try_from(fits).unwrap_or(u64::MAX) & !15;
+                    let now = left.min(fits.max(PIECE_MIN));
+                    bytes += now;
+                    let spent = self.copy_ns(now);
+                    let piece = (now > 0).then_some((now, Piece::Bytes { from: plan.done, size: now }));
+                    (*size, piece, spent, false)
+                }
+            };
+            if let Some((amount, piece)) = piece {
+                plan.parts.push((plan.step, piece));
+                plan.done += amount;
+            }
+            if plan.done >= total {
+                plan.step += 1;
+                plan.done = 0;
+            }
+            // A part that costs nothing measurable still takes its place.
+            room = room.saturating_sub(spent.max(100));
+            if end {
+                break;
+            }
+        }
+        Some(plan)
+    }
+
+    fn copy_ns(&self, bytes: u64) -> u64 {
+        u64::try_from((u128::from(bytes) * u128::from(self.mebibyte_ns)) >> 20).unwrap_or(u64::MAX)
+    }
+
+    fn submit(&mut self, at: usize, plan: &Plan) {
+        let Self { parts, running, .. } = self;
+        let Some(run) = running.get_mut(at) else { return };
+        if !std::mem::replace(&mut run.began, true) {
+            for staged in run.job.upload.iter_mut().chain(run.job.readback.iter_mut()) {
+                staged.unmap();
+            }
+        }
+        let last = plan.step >= run.job.steps.len();
+        let scope = parts.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let marks = parts.staging.marks();
+        let header_in_readback = last && run.job.readback.is_some();
+        let header = match &run.job.readback {
+            Some(readback) if last => &readback.buffer,
+            _ => &marks.header,
+        };
+        let commands = record(parts, &run.job.steps, plan, &marks, header);
+        let index = parts.queue.submit([commands]);
         if let Some(error) = crate::error::ready(scope.pop()).flatten() {
-            let _ = done.send(Err(crate::error::from_wgpu(error)));
+            run.failed = Some(crate::error::from_wgpu(error));
+            self.conclude();
             return;
         }
         // Mapping right after the submit means that the next finished poll has the bytes ready.
-        if let Some(staged) = &mut upload {
-            staged.map(wgpu::MapMode::Write);
+        if last {
+            if let Some(staged) = &mut run.job.upload {
+                staged.map(wgpu::MapMode::Write);
+            }
+            if let Some(staged) = &mut run.job.readback {
+                staged.map(wgpu::MapMode::Read);
+            }
         }
-        if let Some(staged) = &mut readback {
-            staged.map(wgpu::MapMode::Read);
+        if !header_in_readback {
+            marks.header.map_async(wgpu::MapMode::Read, .., |result| {
+                if let Err(error) = result {
+                    tracing::error!(%error, "a slice's header could not be mapped");
+                }
+            });
         }
-        self.counters.round_trips.fetch_add(1, Ordering::Relaxed);
-        self.in_flight.push_back(InFlight {
-            index,
-            submitted: Instant::now(),
-            upload,
-            readback,
-            stamps,
-            keep,
-            usage,
-            done,
-        });
+        let mut kernels: Vec<(Arc<Kernel>, u64)> = Vec::new();
+        let mut bytes = 0;
+        for (step, piece) in &plan.parts {
+            match (run.job.steps.get(*step), piece) {
+                (Some(Step::Dispatch { kernel, .. }), Piece::Grid(part)) => {
+                    match kernels.iter_mut().find(|(known, _)| Arc::ptr_eq(known, kernel)) {
+                        Some((_, sum)) => *sum += part.workgroups(),
+                        None => kernels.push((Arc::clone(kernel), part.workgroups())),
+                    }
+                }
+                (_, Piece::Bytes { size, .. }) => bytes += size,
+                _ => {}
+            }
+        }
+        (run.step, run.done, run.submitted_all) = (plan.step, plan.done, last);
+        run.in_flight += 1;
+        self.parts.counters.round_trips.fetch_add(1, Ordering::Relaxed);
+        let submitted = Instant::now();
+        self.in_flight.push_back(InFlight { index, submitted, marks, last: header_in_readback, kernels, bytes });
     }
 
     fn poll(&mut self) {
         let Some(oldest) = self.in_flight.front() else { return };
         let waited = self
+            .parts
             .device
             .poll(wgpu::PollType::Wait { submission_index: Some(oldest.index.clone()), timeout: Some(POLL_MAX) });
         match waited {
@@ -188,20 +380,47 @@ impl GpuThread {
             Err(wgpu::PollError::Timeout) => {}
             Err(error) => {
                 tracing::error!(%error, "the gpu cannot be polled");
-                self.lost.store(true, Ordering::Relaxed);
+                self.parts.lost.store(true, Ordering::Relaxed);
             }
         }
     }
 
-    fn finish(&mut self, finished: InFlight) {
-        let InFlight { submitted, mut upload, mut readback, stamps, keep, usage, done, .. } = finished;
-        for staged in upload.iter_mut().chain(readback.iter_mut()) {
-            staged.prove();
-        }
+    /// A slice has ended: charges it, learns from it, and ends its job if it was the last.
+    fn finish(&mut self, slice: InFlight) {
         let now = Instant::now();
-        let stamped = readback.as_ref().filter(|_| stamps.is_some()).and_then(Staged::timestamps);
-        let (gpu_ns, clock) = match stamped {
-            Some((begin, end)) => {
+        let run = self.running.iter().position(|run| run.in_flight > 0);
+        let header = match run.and_then(|at| self.running.get(at)).and_then(|run| run.job.readback.as_ref()) {
+            Some(readback) if slice.last => staging::header(&readback.buffer),
+            _ => {
+                let header = staging::header(&slice.marks.header);
+                slice.marks.header.unmap();
+                header
+            }
+        };
+        let (gpu_ns, clock) = self.measure(header, slice.marks.stamps.is_some(), slice.submitted, now);
+        self.previous_end_wall = now;
+        self.learn(&slice, gpu_ns);
+        self.parts.staging.put_back(slice.marks);
+        self.parts.counters.gpu_ns.fetch_add(gpu_ns, Ordering::Relaxed);
+        let Some(run) = run.and_then(|at| self.running.get_mut(at)) else { return };
+        run.in_flight -= 1;
+        run.gpu_ns = run.gpu_ns.saturating_add(gpu_ns);
+        run.slices += 1;
+        if clock == Clock::Wall {
+            run.clock = Clock::Wall;
+        }
+        if let Some(usage) = &run.job.usage {
+            usage.charge(gpu_ns, clock);
+        }
+        if header.is_some_and(|header| header.exhausted) && run.failed.is_none() {
+            run.failed = Some(exhausted(&slice.kernels));
+        }
+        self.conclude();
+    }
+
+    fn measure(&mut self, header: Option<Header>, stamped: bool, submitted: Instant, now: Instant) -> (u64, Clock) {
+        match header.filter(|_| stamped) {
+            Some(Header { begin, end, .. }) => {
                 let ticks = end.saturating_sub(begin.max(self.previous_end));
                 self.previous_end = self.previous_end.max(end);
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
@@ -212,24 +431,175 @@ impl GpuThread {
                 let wall = now.saturating_duration_since(submitted.max(self.previous_end_wall));
                 (u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX), Clock::Wall)
             }
-        };
-        self.previous_end_wall = now;
-        self.counters.gpu_ns.fetch_add(gpu_ns, Ordering::Relaxed);
-        if let Some(usage) = usage {
-            usage.charge(gpu_ns, clock);
         }
-        drop((upload, stamps, keep));
-        // A receiver that is gone belongs to an instance that ended; its work was charged all the same.
-        let _ = done.send(Ok(Done { gpu_ns, clock, readback }));
+    }
+
+    /// Divides a slice's time among what it held, as was expected.
+    fn learn(&mut self, slice: &InFlight, gpu_ns: u64) {
+        if slice.kernels.is_empty() {
+            if slice.bytes >= 1 << 20 {
+                let new = u64::try_from((u128::from(gpu_ns) << 20) / u128::from(slice.bytes)).unwrap_or(u64::MAX);
+                self.mebibyte_ns = (self.mebibyte_ns - self.mebibyte_ns / 4 + new / 4).max(1);
+            }
+            return;
+        }
+        let kernels_ns = gpu_ns.saturating_sub(self.copy_ns(slice.bytes)).max(gpu_ns / 4);
+        if let [(kernel, workgroups)] = slice.kernels.as_slice() {
+            kernel.pace.measured(*workgroups, kernels_ns);
+            return;
+        }
+        let expected = |pace: &Pace, workgroups| u128::from(pace.expected_ns(workgroups).max(1));
+        let sum: u128 = slice.kernels.iter().map(|(kernel, workgroups)| expected(&kernel.pace, *workgroups)).sum();
+        for (kernel, workgroups) in &slice.kernels {
+            let share = u128::from(kernels_ns) * expected(&kernel.pace, *workgroups) / sum.max(1);
+            kernel.pace.measured(*workgroups, u64::try_from(share).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// Ends the jobs at the front that have nothing more to come.
+    fn conclude(&mut self) {
+        self.running.retain_mut(|run| {
+            let over = run.in_flight == 0 && (run.submitted_all || run.failed.is_some());
+            if over {
+                end(run);
+            }
+            !over
+        });
     }
 
     fn refuse_all(&mut self, jobs: &mut mpsc::Receiver<Job>) {
-        for waiting in self.in_flight.drain(..) {
-            let _ = waiting.done.send(Err(Error::lost()));
+        for run in self.running.drain(..) {
+            let _ = run.job.done.send(Err(Error::lost()));
         }
         jobs.close();
         while let Some(job) = jobs.blocking_recv() {
             let _ = job.done.send(Err(Error::lost()));
         }
+    }
+}
+
+/// Tells whoever waits, and lets go of what the job kept alive.
+fn end(run: &mut Running) {
+    let (unused, _) = oneshot::channel();
+    let done = std::mem::replace(&mut run.job.done, unused);
+    let (mut upload, mut readback) = (run.job.upload.take(), run.job.readback.take());
+    if run.submitted_all {
+        for staged in upload.iter_mut().chain(readback.iter_mut()) {
+            staged.prove();
+        }
+    }
+    drop((upload, std::mem::take(&mut run.job.keep)));
+    let result = match run.failed.take() {
+        Some(error) => Err(error),
+        None => Ok(Done { gpu_ns: run.gpu_ns, slices: run.slices, clock: run.clock, readback }),
+    };
+    // A receiver that is gone belongs to an instance that ended; its work was charged all the same.
+    let _ = done.send(result);
+}
+
+/// Why a job gets no further slice.
+fn stopped(run: &Running) -> Option<Error> {
+    let usage = run.job.usage.as_ref()?;
+    if usage.cancelled.load(Ordering::Relaxed) {
+        return Some(Error::DeadlineExceeded("the request has ended, and its work with it".into()));
+    }
+    let used = usage.gpu_ns.load(Ordering::Relaxed);
+    (used >= run.job.gpu_ns_max && run.began).then(|| {
+        Error::DeadlineExceeded(format!(
+            "the request has used {} ms of gpu time; its limit is {} ms",
+            used / 1_000_000,
+            run.job.gpu_ns_max / 1_000_000
+        ))
+    })
+}
+
+fn exhausted(kernels: &[(Arc<Kernel>, u64)]) -> Error {
+    let budget = kernels.iter().filter(|(kernel, _)| kernel.counts).map(|(kernel, _)| kernel.budget.apart).min();
+    Error::BudgetExhausted(format!(
+        "a loop ran out of its budget of {} {}; the results of this submission are void",
+        budget.unwrap_or_default(),
+        kernels.first().map_or("operations", |(kernel, _)| kernel.budget_unit())
+    ))
+}
+
+/// Records one slice.
+fn record(parts: &Parts, steps: &[Step], plan: &Plan, marks: &Marks, header: &wgpu::Buffer) -> wgpu::CommandBuffer {
+    let mut encoder = parts.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    if let Some((set, _)) = &marks.stamps {
+        encoder.write_timestamp(set, 0);
+    }
+    let counts = plan.parts.iter().any(|(step, _)| match steps.get(*step) {
+        Some(Step::Dispatch { kernel, .. }) => kernel.counts,
+        _ => false,
+    });
+    if counts {
+        encoder.clear_buffer(&parts.flag.buffer, 0, None);
+    }
+    let mut rest = plan.parts.as_slice();
+    while let Some((step, piece)) = rest.first() {
+        let run = rest.iter().take_while(|(_, piece)| matches!(piece, Piece::Grid(_))).count();
+        let (now, after) = rest.split_at(run.max(1));
+        match piece {
+            Piece::Grid(_) => dispatches(parts, &mut encoder, steps, now),
+            Piece::Bytes { from, size } => bytes(&mut encoder, steps.get(*step), *from, *size),
+        }
+        rest = after;
+    }
+    if let Some((set, resolved)) = &marks.stamps {
+        encoder.write_timestamp(set, 1);
+        encoder.resolve_query_set(set, 0..2, resolved, 0);
+        encoder.copy_buffer_to_buffer(resolved, 0, header, 0, STAMPS_SIZE);
+    }
+    if counts {
+        encoder.copy_buffer_to_buffer(&parts.flag.buffer, 0, header, FLAG_OFFSET, flag::SIZE);
+    } else {
+        encoder.clear_buffer(header, FLAG_OFFSET, Some(READS_OFFSET - FLAG_OFFSET));
+    }
+    encoder.finish()
+}
+
+fn bytes(encoder: &mut wgpu::CommandEncoder, step: Option<&Step>, from: u64, size: u64) {
+    match step {
+        Some(Step::Copy { source, source_offset, target, target_offset, .. }) => {
+            encoder.copy_buffer_to_buffer(source, source_offset + from, target, target_offset + from, size);
+        }
+        Some(Step::Clear { target, offset, .. }) => encoder.clear_buffer(target, offset + from, Some(size)),
+        Some(Step::Dispatch { .. }) | None => {}
+    }
+}
+
+fn dispatches(parts: &Parts, encoder: &mut wgpu::CommandEncoder, steps: &[Step], pieces: &[(usize, Piece)]) {
+    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+    let mut pipeline: Option<*const Kernel> = None;
+    let mut bound: Option<*const wgpu::BindGroup> = None;
+    for (step, piece) in pieces {
+        let (Some(Step::Dispatch { kernel, groups, grid }), Piece::Grid(part)) = (steps.get(*step), piece) else {
+            continue;
+        };
+        let this = Arc::as_ptr(kernel);
+        if pipeline != Some(this) {
+            pass.set_pipeline(&kernel.pipeline);
+            if kernel.counts {
+                pass.set_bind_group(FLAG_GROUP, &parts.flag.group, &[]);
+            }
+            (pipeline, bound) = (Some(this), None);
+        }
+        if bound != Some(groups.as_ptr()) {
+            for (group, bind_group) in (0u32..).zip(groups.iter()) {
+                pass.set_bind_group(group, bind_group, &[]);
+            }
+            bound = Some(groups.as_ptr());
+        }
+        if kernel.immediates {
+            let immediates = Immediates {
+                base: part.base,
+                budget: kernel.budget.apart,
+                grid: *grid,
+                uniform_budget: kernel.budget.together,
+            };
+            pass.set_immediates(0, bytemuck::bytes_of(&immediates));
+        }
+        let [x, y, z] = part.size;
+        pass.dispatch_workgroups(x, y, z);
     }
 }

@@ -26,23 +26,36 @@ use super::weigh::{Costs, LoopCost};
 use super::{BUDGET, Globals, UNIFORM_BUDGET};
 use naga::{BinaryOperator, Block, Expression, Function, GlobalVariable, Handle, Literal, Module, Span, Statement};
 
-/// Puts budgets in. Answers whether any loop counts.
-pub(super) fn insert(module: &mut Module, globals: &Globals, uniform: &Uniform, costs: &Costs) -> bool {
-    let mut counts = false;
+/// The counted loops of a module.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Found {
+    /// Loops that all invocations run together.
+    pub together: u32,
+    /// Loops that each invocation runs for itself.
+    pub apart: u32,
+    /// Whether one of those stands in another counted loop, or in a function, which may be called from one.
+    pub apart_nested: bool,
+}
+
+/// Puts budgets in.
+pub(super) fn insert(module: &mut Module, globals: &Globals, uniform: &Uniform, costs: &Costs) -> Found {
+    let mut found = Found::default();
     let none = Vec::new();
     let handles: Vec<_> = module.functions.iter().map(|(handle, _)| handle).collect();
     for handle in handles {
         let loops = costs.functions.get(&handle).unwrap_or(&none);
         let together = uniform.functions.get(&handle).map_or(&[][..], Vec::as_slice);
-        counts |= Inserter::new(globals, loops, together).run(module.functions.get_mut(handle));
+        Inserter { globals, loops, together, next: 0, found: &mut found, depth: 1 }
+            .run(module.functions.get_mut(handle));
     }
     for entry in &mut module.entry_points {
-        counts |= Inserter::new(globals, &costs.entry, &uniform.entry).run(&mut entry.function);
-        if counts {
+        let (loops, together) = (costs.entry.as_slice(), uniform.entry.as_slice());
+        Inserter { globals, loops, together, next: 0, found: &mut found, depth: 0 }.run(&mut entry.function);
+        if found.together + found.apart > 0 {
             start(&mut entry.function, globals);
         }
     }
-    counts
+    found
 }
 
 /// Fills the counters at the entry point's begin.
@@ -69,19 +82,16 @@ struct Inserter<'a> {
     loops: &'a [LoopCost],
     together: &'a [bool],
     next: usize,
-    counts: bool,
+    found: &'a mut Found,
+    /// Counted loops around the current place.
+    depth: u32,
 }
 
-impl<'a> Inserter<'a> {
-    fn new(globals: &'a Globals, loops: &'a [LoopCost], together: &'a [bool]) -> Self {
-        Self { globals, loops, together, next: 0, counts: false }
-    }
-
-    fn run(mut self, function: &mut Function) -> bool {
+impl Inserter<'_> {
+    fn run(mut self, function: &mut Function) {
         let mut body = std::mem::take(&mut function.body);
         self.block(function, &mut body);
         function.body = body;
-        self.counts
     }
 
     fn block(&mut self, function: &mut Function, block: &mut Block) {
@@ -100,13 +110,23 @@ impl<'a> Inserter<'a> {
                 Statement::Loop { body, continuing, .. } => {
                     let index = self.next;
                     self.next += 1;
+                    // A loop that was not weighed would be a fault of ours: it gets the dearest count.
+                    let cost = match self.loops.get(index).copied().unwrap_or(LoopCost::Counted(u32::MAX)) {
+                        LoopCost::Short => None,
+                        LoopCost::Counted(cost) => Some(cost),
+                    };
+                    let together = self.together.get(index).copied().unwrap_or(false);
+                    if cost.is_some() && together {
+                        self.found.together += 1;
+                    } else if cost.is_some() {
+                        self.found.apart += 1;
+                        self.found.apart_nested |= self.depth > 0;
+                    }
+                    self.depth += u32::from(cost.is_some());
                     self.block(function, body);
                     self.block(function, continuing);
-                    // A loop that was not weighed would be a fault of ours: it gets the dearest count.
-                    let cost = self.loops.get(index).copied().unwrap_or(LoopCost::Counted(u32::MAX));
-                    if let LoopCost::Counted(cost) = cost {
-                        self.counts = true;
-                        let together = self.together.get(index).copied().unwrap_or(false);
+                    self.depth -= u32::from(cost.is_some());
+                    if let Some(cost) = cost {
                         let counter = if together { self.globals.uniform_left } else { self.globals.left };
                         body.splice(0..0, count_down(function, counter, self.globals.flag, cost));
                     }

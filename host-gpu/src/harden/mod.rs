@@ -58,13 +58,22 @@ impl Passes {
     }
 }
 
-/// What the passes did.
+/// What the passes did, and what a budget for this kernel must allow for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Outcome {
     /// Whether the module has loops that count, and so writes the flag.
     pub counts: bool,
     /// Whether the module reads immediates.
     pub immediates: bool,
+    /// Iterations of loops of constant length outside of counted loops.
+    pub iterations: u64,
+    /// Whether some counted loops are run by all invocations of a workgroup together.
+    pub together: bool,
+    /// Whether some counted loops are run by each invocation for itself.
+    pub apart: bool,
+    /// Whether more than one of them is, or one inside another: invocations that a processor runs in step may then
+    /// make iterations of their own one after the other.
+    pub apart_often: bool,
 }
 
 /// The immediates of a hardened kernel, as they lie in memory.
@@ -99,16 +108,21 @@ pub fn harden(
 ) -> Result<Outcome, Error> {
     let uniform = uniform::analyse(module, wgsl)?;
     let costs = weigh::weigh(module, info, wgsl, passes.unit)?;
-    let mut outcome = Outcome::default();
+    let mut outcome = Outcome { iterations: costs.iterations, ..Outcome::default() };
     let immediates = (passes.budget || passes.slice).then(|| Globals::add(module));
     let Some(globals) = immediates else { return Ok(outcome) };
     if passes.budget {
-        outcome.counts = budget::insert(module, &globals, &uniform, &costs);
+        let found = budget::insert(module, &globals, &uniform, &costs);
+        outcome.together = found.together > 0;
+        outcome.apart = found.apart > 0;
+        outcome.apart_often = found.apart > 1 || found.apart_nested;
     }
     if passes.slice {
         slice::wrap(module, &globals)?;
     }
     naga::compact::compact(module, naga::compact::KeepUnused::No);
+    let flag = Some(FLAG_GROUP);
+    outcome.counts = module.global_variables.iter().any(|(_, global)| global.binding.map(|at| at.group) == flag);
     outcome.immediates = module.global_variables.iter().any(|(_, global)| global.space == AddressSpace::Immediate);
     Ok(outcome)
 }

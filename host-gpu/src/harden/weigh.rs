@@ -41,6 +41,8 @@ pub(super) enum LoopCost {
 pub(super) struct Costs {
     pub entry: Vec<LoopCost>,
     pub functions: HashMap<Handle<Function>, Vec<LoopCost>>,
+    /// Iterations of the entry point outside of counted loops.
+    pub iterations: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -77,6 +79,7 @@ pub(super) fn weigh(module: &Module, info: &ModuleInfo, wgsl: &str, unit: Unit) 
         let mut weigher = Weigher { module, function: &entry.function, info, known: &known, unit, loops: Vec::new() };
         let cost = weigher.block(&entry.function.body);
         costs.entry = weigher.loops;
+        costs.iterations = cost.iterations;
         let iterations_max = if unit == Unit::Iterations { ITERATIONS_MAX } else { u64::MAX };
         for (what, value, limit) in [
             ("calls, once inlined", cost.calls, CALLS_MAX),

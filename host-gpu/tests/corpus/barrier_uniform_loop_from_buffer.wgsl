@@ -1,0 +1,18 @@
+@group(0) @binding(0) var<storage, read_write> output: array<u32>;
+@group(0) @binding(1) var<storage, read> input: array<u32>;
+var<workgroup> shared_values: array<u32, 64>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32, @builtin(num_workgroups) groups: vec3<u32>) {
+    let group_index = group.x + group.y * groups.x + group.z * groups.x * groups.y;
+    let rounds = input[0] % 9u + 2u;
+    shared_values[lane] = lane;
+    for (var i = 0u; i < rounds; i++) {
+        workgroupBarrier();
+        let next = shared_values[(lane + 1u) % 64u];
+        workgroupBarrier();
+        shared_values[lane] = next * 3u + i;
+    }
+    workgroupBarrier();
+    output[group_index * 64u + lane] = shared_values[lane];
+}

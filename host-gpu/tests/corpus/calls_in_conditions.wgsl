@@ -1,0 +1,12 @@
+@group(0) @binding(0) var<storage, read_write> output: array<u32>;
+@group(0) @binding(1) var<storage, read> input: array<u32>;
+fn below(a: u32, b: u32) -> bool { return a < b; }
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let at = id.x + id.y * groups.x * 64u + id.z * groups.x * groups.y * 64u;
+    if at >= arrayLength(&output) { return; }
+    var n = 0u;
+    while below(n, at % 30u) { n += 3u; }
+    output[at] = n + select(4u, 5u, below(at, 20u));
+}

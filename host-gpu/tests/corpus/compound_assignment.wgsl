@@ -1,0 +1,14 @@
+@group(0) @binding(0) var<storage, read_write> output: array<u32>;
+@group(0) @binding(1) var<storage, read> input: array<u32>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let at = id.x + id.y * groups.x * 64u + id.z * groups.x * groups.y * 64u;
+    if at >= arrayLength(&output) { return; }
+    var x = at;
+    x += 3u; x *= 5u; x ^= 77u; x |= 256u; x &= 0xfffu; x <<= 2u; x >>= 1u; x -= 1u; x /= 3u; x %= 1000u;
+    x++;
+    x--;
+    _ = x;
+    output[at] = x;
+}

@@ -1,0 +1,195 @@
+//! What hardening changes and what it must not, on a real driver: results stay equal to the bit, and whatever does
+//! not end by itself ends by its budget.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test that fails panics")]
+
+use gannet_host_gpu::check::Access;
+use gannet_host_gpu::harden::Passes;
+use gannet_host_gpu::{Batch, Binding, Buffer, Catalog, Device, Error, Kernel, Session, SessionLimits, Source};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+const GRID: [u32; 3] = [5, 3, 2];
+const BYTES: usize = 64 * 1024;
+
+fn device() -> &'static Arc<Device> {
+    static DEVICE: OnceLock<Arc<Device>> = OnceLock::new();
+    DEVICE.get_or_init(|| {
+        let gpus = gannet_host_gpu::discover();
+        Device::open(gannet_host_gpu::adapter::preferred(&gpus).unwrap().index, 1 << 32).unwrap()
+    })
+}
+
+fn session() -> Session {
+    let limits = SessionLimits { memory_bytes: 1 << 30, gpu_ns: 120_000_000_000 };
+    Session::new(Arc::clone(device()), Arc::new(Catalog::new()), limits)
+}
+
+/// Numbers that look random and are the same each time.
+fn input() -> Vec<u8> {
+    let mut state = 1u32;
+    let mut bytes = Vec::with_capacity(BYTES);
+    while bytes.len() < BYTES {
+        state = state.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+        bytes.extend_from_slice(&(state ^ (state >> 15)).to_le_bytes());
+    }
+    bytes
+}
+
+/// Runs a kernel once and answers what its writable variables then hold.
+async fn run(kernel: &Arc<Kernel>, grid: [u32; 3]) -> Result<Vec<Vec<u8>>, Error> {
+    let mut session = session();
+    let mut bindings = Vec::new();
+    let mut batch = Batch::default();
+    let mut written = Vec::new();
+    for variable in &kernel.variables {
+        let size = if variable.access == Access::Uniform { 1024 } else { BYTES as u64 };
+        let buffer = Buffer::create(&session, size.max(variable.size_min.next_multiple_of(16)))?;
+        if variable.access == Access::ReadWrite {
+            written.push(Arc::clone(&buffer));
+        } else {
+            buffer.write(&mut session, 0, input()[..usize::try_from(size).unwrap()].to_vec())?;
+        }
+        bindings.push(Binding {
+            group: variable.group,
+            index: variable.index,
+            source: Source::Buffer(buffer, 0, None),
+        });
+    }
+    batch.dispatch(&session, kernel, bindings, grid)?;
+    for buffer in &written {
+        batch.read(buffer, 0, buffer.size())?;
+    }
+    let mut submission = batch.encode(&mut session)?.submit().await?;
+    submission.wait().await?;
+    Ok(submission.take_reads().await)
+}
+
+async fn compile(wgsl: &str, entry: &str, passes: Passes) -> Result<Arc<Kernel>, Error> {
+    // Held until the end: what a request that is gone has begun is not finished.
+    let session = session();
+    let (wgsl, entry, payer) = (wgsl.to_owned(), entry.to_owned(), session.payer());
+    let compiled = tokio::task::spawn_blocking(move || device().kernel_with(&wgsl, &entry, &[], &payer, passes));
+    compiled.await.unwrap()
+}
+
+fn passes(budget: bool, slice: bool) -> Passes {
+    Passes { budget, slice, ..Passes::all(device().abilities().unit) }
+}
+
+fn sources() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(root.join("tests/corpus")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    for function in ["blur", "matmul", "mandelbrot", "measure"] {
+        for entry in std::fs::read_dir(root.join("../functions").join(function).join("src")).unwrap() {
+            paths.push(entry.unwrap().path());
+        }
+    }
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "wgsl"));
+    paths.sort();
+    paths
+}
+
+#[tokio::test]
+async fn hardened_kernels_compute_the_same_to_the_bit() {
+    let mut kernels = 0;
+    let mut wrong = Vec::new();
+    for path in sources() {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let wgsl = std::fs::read_to_string(&path).unwrap();
+        if wgsl.starts_with("enable subgroups") && !device().has_subgroups() {
+            continue;
+        }
+        for entry in gannet_host_gpu::check::entry_points(&wgsl).unwrap() {
+            kernels += 1;
+            let plain = compile(&wgsl, &entry, passes(false, false)).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+            let expected = run(&plain, GRID).await.unwrap();
+            assert!(!expected.is_empty(), "{name} writes nothing");
+            let moved = expected.iter().any(|bytes| bytes.iter().any(|byte| *byte != 0));
+            assert!(moved || name == "matmul" || name == "blur", "{name} leaves everything zero");
+            let budgeted = compile(&wgsl, &entry, passes(true, false)).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+            if run(&budgeted, GRID).await.as_ref() != Ok(&expected) {
+                wrong.push(format!("{name}/{entry} with budgets"));
+            }
+            for budget in [false, true] {
+                let sliced =
+                    compile(&wgsl, &entry, passes(budget, true)).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+                for workgroups in [1, 2, 7, 16] {
+                    sliced.cut_at(workgroups);
+                    if run(&sliced, GRID).await.as_ref() != Ok(&expected) {
+                        wrong.push(format!("{name}/{entry} cut at {workgroups}, budgets: {budget}"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(kernels >= 75, "{kernels} kernels");
+}
+
+/// Each runs for ever somewhere. The budget ends it, tells so, and the device works afterwards.
+#[tokio::test]
+async fn what_does_not_end_by_itself_ends_by_its_budget() {
+    let head = "@group(0) @binding(0) var<storage, read_write> output: array<atomic<u32>>;\n\
+                var<workgroup> shared_value: atomic<u32>;\n";
+    let body = |text: &str| {
+        format!("{head}@compute @workgroup_size(64) fn main(@builtin(local_invocation_index) lane: u32) {{ {text} }}")
+    };
+    let mut endless = vec![
+        ("all lanes", body("loop { atomicAdd(&output[lane], 1u); }")),
+        ("one lane", body("if lane == 7u { loop { atomicAdd(&output[0], 1u); } }")),
+        ("nothing inside", body("loop { } atomicAdd(&output[0], 1u);")),
+        ("a condition that stays", body("var i = 0u; while i < 10u { atomicAdd(&output[lane], i); }")),
+        ("a step of zero", body("for (var i = 0u; i < 10u; i += 0u) { atomicAdd(&output[lane], i); }")),
+        ("a step that is undone", body("for (var i = 0u; i < 10u; i++) { atomicAdd(&output[lane], 1u); i -= 1u; }")),
+        ("a step that wraps", body("for (var i = 0u; i <= 4294967295u; i++) { atomicAdd(&output[lane], 1u); }")),
+        ("a step away", body("for (var i = 5; i > 0; i++) { atomicAdd(&output[lane], 1u); }")),
+        ("a stale condition", body("var i = 0u; let go = i < 5u; while go { i++; atomicAdd(&output[lane], 1u); }")),
+        ("nested", body("loop { for (var i = 0u; i < 100u; i++) { atomicAdd(&output[lane], 1u); } }")),
+        (
+            "many times many",
+            body(
+                "for (var i = 0u; i < 4000000000u; i++) { for (var j = 0u; j < 4000000000u; j++) { atomicAdd(&output[lane], 1u); } }",
+            ),
+        ),
+        (
+            "continuing",
+            body("var i = 0u; loop { if i > 5u { break; } continuing { loop { atomicAdd(&output[lane], 1u); } } }"),
+        ),
+        ("break if never", body("loop { atomicAdd(&output[lane], 1u); continuing { break if lane > 100u; } }")),
+        (
+            "switch",
+            body(
+                "loop { switch lane % 2u { case 0u: { continue; } default: { atomicAdd(&output[lane], 1u); break; } } }",
+            ),
+        ),
+        ("around a barrier", body("loop { atomicAdd(&output[lane], 1u); workgroupBarrier(); }")),
+        ("around a uniform load", body("loop { if workgroupUniformLoad(&shared_value) > 0u { break; } }")),
+        ("a lock nobody frees", body("loop { if atomicCompareExchangeWeak(&output[0], 5u, 6u).exchanged { break; } }")),
+        (
+            "a grid-wide barrier",
+            body("atomicAdd(&output[0], 1u); loop { if atomicLoad(&output[0]) > 1000000u { break; } }"),
+        ),
+    ];
+    let callee = format!(
+        "{head}fn inner(lane: u32) {{ loop {{ atomicAdd(&output[lane], 1u); }} }}\n\
+         fn outer(lane: u32) {{ inner(lane); inner(lane); }}\n\
+         @compute @workgroup_size(64) fn main(@builtin(local_invocation_index) lane: u32) {{ outer(lane); outer(lane); }}"
+    );
+    endless.push(("a callee", callee));
+    for (what, wgsl) in endless {
+        let session = session();
+        let compiled = session.compile_kernel(&wgsl, "main", &[]).run().await;
+        let kernel = compiled.unwrap_or_else(|error| panic!("{what}: {error}"));
+        match run(&kernel, [3, 2, 1]).await {
+            Err(Error::BudgetExhausted(text)) => assert!(text.contains("budget"), "{text}"),
+            other => panic!("{what}: {other:?}"),
+        }
+    }
+    let wgsl = "@group(0) @binding(0) var<storage, read_write> output: array<u32>;
+        @compute @workgroup_size(1) fn main() { for (var i = 0u; i < arrayLength(&output); i++) { output[i] = i; } }";
+    let kernel = session().compile_kernel(wgsl, "main", &[]).run().await.unwrap();
+    let output = run(&kernel, [1, 1, 1]).await.unwrap();
+    assert_eq!(output[0][4 * 1000..4 * 1001], 1000u32.to_le_bytes());
+}
