@@ -195,7 +195,8 @@ fn check_here(
 }
 
 fn capabilities(can: Abilities) -> Capabilities {
-    let mut capabilities = Capabilities::empty();
+    // `pack2x16float` and its like are WGSL without an extension; wgpu refuses them where a device lacks them.
+    let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     capabilities.set(Capabilities::SHADER_FLOAT16, can.f16);
     capabilities.set(Capabilities::SUBGROUP, can.subgroups);
     capabilities

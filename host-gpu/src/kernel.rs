@@ -35,6 +35,8 @@ pub struct Kernel {
     /// The loop budgets of one invocation, and what they count.
     pub(crate) budget: Budget,
     pub(crate) unit: Unit,
+    /// Whether it can run in parts: all can but those that were made for comparison.
+    pub(crate) sliceable: bool,
     /// How fast it runs.
     pub(crate) pace: Pace,
 }
@@ -214,12 +216,12 @@ impl Device {
     ) -> Result<Arc<Kernel>, Error> {
         let checked = check::check_with(wgsl, entry, constants, self.abilities(), passes)?;
         // wgpu reads the module once more and writes it out, recursing as deeply as our own check did.
-        let kernel = Arc::new(check::on_big_stack(|| self.compile(checked))?);
+        let kernel = Arc::new(check::on_big_stack(|| self.compile(checked, passes.slice))?);
         self.trial(&kernel, payer)?;
         Ok(kernel)
     }
 
-    fn compile(&self, checked: Checked) -> Result<Kernel, Error> {
+    fn compile(&self, checked: Checked, sliceable: bool) -> Result<Kernel, Error> {
         let groups = checked.variables.iter().map(|v| v.group + 1).max().unwrap_or(0);
         let _creating = self.creation();
         let Checked { module, entry, variables, workgroup_size, hardened } = checked;
@@ -270,6 +272,7 @@ impl Device {
             immediates,
             budget,
             unit,
+            sliceable,
             pace: Pace::default(),
         })
     }

@@ -262,8 +262,12 @@ impl GpuThread {
                         }
                     }
                     let cautious = kernel.pace.fits(slice::FIRST_NS.min(room));
-                    let first = plan.done == 0 && total > cautious;
-                    let most = if first { cautious } else { kernel.pace.fits(room) };
+                    let first = plan.done == 0 && total > cautious && kernel.sliceable;
+                    let most = match (kernel.sliceable, first) {
+                        (false, _) => u64::MAX,
+                        (true, true) => cautious,
+                        (true, false) => kernel.pace.fits(room),
+                    };
                     dispatched = true;
                     match slice::next_part(*grid, plan.done, most) {
                         Some(part) => {

@@ -7,13 +7,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let group_index = group.x + group.y * groups.x + group.z * groups.x * groups.y;
     values[0][lane] = input[(group_index + lane) % 2048u] % 16u;
     workgroupBarrier();
-    var from = 0u;
+    var side = 0u;
     for (var d = 1u; d < 64u; d *= 2u) {
-        var sum = values[from][lane];
-        if lane >= d { sum += values[from][lane - d]; }
-        values[1u - from][lane] = sum;
-        from = 1u - from;
+        var sum = values[side][lane];
+        if lane >= d { sum += values[side][lane - d]; }
+        values[1u - side][lane] = sum;
+        side = 1u - side;
         workgroupBarrier();
     }
-    output[group_index * 64u + lane] = values[from][lane];
+    output[group_index * 64u + lane] = values[side][lane];
 }
