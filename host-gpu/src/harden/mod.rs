@@ -188,3 +188,156 @@ fn rejected(span: Span, wgsl: &str, message: &str) -> Error {
 fn line(span: Span, wgsl: &str) -> String {
     if span.is_defined() { format!("line {}", span.location(wgsl).line_number) } else { "another line".into() }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::check::{Abilities, Checked, check};
+
+    fn checked(wgsl: &str, unit: Unit) -> Result<Checked, Error> {
+        let can = Abilities {
+            f16: false,
+            subgroups: true,
+            workgroup_memory_max: 16384,
+            workgroup_invocations_max: 256,
+            unit,
+        };
+        check(wgsl, "main", &[], can)
+    }
+
+    /// The body in a kernel of 64 lanes, with everything that a case may need.
+    fn kernel(body: &str) -> String {
+        format!(
+            "@group(0) @binding(0) var<storage, read_write> data: array<u32>;
+@group(0) @binding(1) var<storage, read> fixed: array<u32>;
+var<workgroup> tile: array<u32, 64>;
+fn wait() {{ workgroupBarrier(); }}
+fn maybe(go: bool) {{ if go {{ workgroupBarrier(); }} }}
+fn differs(lane: u32) -> u32 {{ if lane > 3u {{ return 1u; }} return 2u; }}
+fn same(n: u32) -> u32 {{ return n * 2u; }}
+fn touch(p: ptr<function, u32>, lane: u32) {{ *p = lane; }}
+@compute @workgroup_size(64)
+fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {{
+{body}
+}}"
+        )
+    }
+
+    #[test]
+    fn barriers_that_not_all_reach_are_refused_with_the_line() {
+        for body in [
+            "if lane == 0u { workgroupBarrier(); }",
+            "if lane == 0u { return; } workgroupBarrier();",
+            "if data[0] == 0u { storageBarrier(); }",
+            "if tile[0] == 0u { workgroupBarrier(); }",
+            "if lane == 0u { wait(); }",
+            "maybe(lane == 0u);",
+            "maybe(true); maybe(lane < 2u);",
+            "for (var i = 0u; i < lane; i++) { workgroupBarrier(); }",
+            "for (var i = 0u; i < 9u; i++) { if i == lane { break; } workgroupBarrier(); }",
+            "for (var i = 0u; i < 9u; i++) { if i == lane { continue; } workgroupBarrier(); }",
+            "for (var i = 0u; i < 9u; i++) { workgroupBarrier(); if i == lane { return; } }",
+            "loop { workgroupBarrier(); continuing { break if data[0] > 3u; } }",
+            "var n = 0u; if lane > 2u { n = 1u; } if n == 0u { workgroupBarrier(); }",
+            "var n = lane; var m = n; if m == 0u { workgroupBarrier(); }",
+            "var n = 0u; for (var i = 0u; i < lane; i++) { n++; } if n == 3u { workgroupBarrier(); }",
+            "var n = 0u; touch(&n, lane); if n == 0u { workgroupBarrier(); }",
+            "if differs(group.x) == 1u { } if differs(lane) == 1u { workgroupBarrier(); }",
+            "if same(lane) == 2u { workgroupBarrier(); }",
+            "if fixed[lane] == 0u { workgroupBarrier(); }",
+            "var a = array<u32, 4>(); a[lane % 4u] = 1u; if a[0] == 1u { workgroupBarrier(); }",
+            "switch lane { case 0u: { workgroupBarrier(); } default: { } }",
+            "switch group.x { case 0u: { if lane == 1u { break; } workgroupBarrier(); } default: { } }",
+            "if atomicish() { workgroupBarrier(); }",
+            "if lane < 8u { let sum = subgroupAdd(lane); data[0] = sum; }",
+            "for (var i = 0u; i < lane; i++) { data[i] = subgroupBroadcastFirst(i); }",
+            "let x = subgroupAdd(lane); if x > 3u { workgroupBarrier(); }",
+        ] {
+            let source = kernel(body) + "\nfn atomicish() -> bool { return data[1] > 2u; }";
+            match checked(&source, Unit::Work) {
+                Ok(_) => panic!("accepted: {body}"),
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(text.contains("must be reached by all invocations"), "{body}: {text}");
+                    assert!(text.starts_with(|c: char| c.is_ascii_digit()), "{body}: {text}");
+                }
+            }
+        }
+        let refused = checked(&kernel("\n\nif lane == 0u {\n  workgroupBarrier();\n}"), Unit::Work).unwrap_err();
+        assert!(refused.to_string().starts_with("14:3: a barrier"), "{refused}");
+        assert!(refused.to_string().contains("from line 13 on"), "{refused}");
+    }
+
+    #[test]
+    fn barriers_that_all_reach_are_accepted() {
+        for body in [
+            "workgroupBarrier(); tile[lane] = 1u; workgroupBarrier();",
+            "if group.x == 3u { workgroupBarrier(); }",
+            "if group.x == 3u { return; } workgroupBarrier();",
+            "for (var i = 0u; i < fixed[0]; i++) { workgroupBarrier(); if lane == 2u { data[0] = i; } }",
+            "for (var i = 0u; i < fixed[group.x]; i++) { if i == 4u { break; } workgroupBarrier(); }",
+            "var n = 0u; for (var i = 0u; i < lane; i++) { n++; } workgroupBarrier(); data[lane] = n;",
+            "if lane < 4u { data[lane] = 1u; } else { data[lane] = 2u; } wait(); maybe(group.y == 1u);",
+            "if same(group.x) == 2u { workgroupBarrier(); }",
+            "let n = differs(lane); workgroupBarrier(); data[lane] = n;",
+            "for (var s = 32u; s > 0u; s /= 2u) { if lane < s { tile[lane] += tile[lane + s]; } workgroupBarrier(); }",
+            "let total = subgroupAdd(lane); data[lane] = total;",
+        ] {
+            let result = checked(&kernel(body), Unit::Work);
+            assert!(result.is_ok(), "{body}: {}", result.unwrap_err());
+        }
+    }
+
+    #[test]
+    fn provably_short_loops_are_left_alone_and_others_counted() {
+        for (counts, body) in [
+            (false, "for (var i = 0u; i < 16u; i++) { data[i] = i; }"),
+            (false, "for (var i = 0; i < 16; i += 3) { data[i] = 1u; }"),
+            (false, "for (var i = 20; i >= -3; i--) { data[lane] += u32(i); }"),
+            (false, "for (var i = 0u; i < 8u; i++) { for (var j = 0u; j < 8u; j++) { data[i] = j; } }"),
+            (false, "for (var i = lane; i < 64u; i += 1u) { data[i] = i; }"),
+            (true, "for (var i = 0u; i < fixed[0]; i++) { data[i] = i; }"),
+            (true, "for (var i = 0u; i < 100000u; i++) { data[i] = i; }"),
+            (true, "for (var i = 0u; i < 200u; i++) { for (var j = 0u; j < 200u; j++) { data[i] = j; } }"),
+            (true, "for (var i = 0u; i < 16u; i++) { data[i] = i; i = 0u; }"),
+            (true, "for (var i = 0u; i < 16u; i++) { touch(&i, lane); }"),
+            (true, "for (var i = 0u; i <= 4294967295u; i++) { data[i] = i; }"),
+            (true, "for (var i = 0u; i < 4294967295u; i += 2u) { }"),
+            (true, "for (var i = i32(lane); i < 16; i++) { data[i] = 1u; }"),
+            (true, "for (var i = 5; i > 0; i++) { data[i] = 1u; }"),
+            (true, "for (var i = 0u; i < 16u; i += lane) { data[i] = i; }"),
+            (true, "var i = 0u; let go = i < 5u; while go { i++; }"),
+            (true, "var i = 0u; while i < 5u { if lane > 2u { i++; } }"),
+            (true, "var i = 0u; loop { if i < 5u { } else { break; } if lane == 3u { continue; } i++; }"),
+            (true, "loop { if lane > 2u { break; } }"),
+        ] {
+            let result = checked(&kernel(body), Unit::Work).unwrap();
+            assert_eq!(result.hardened.counts, counts, "{body}");
+        }
+    }
+
+    #[test]
+    fn code_that_explodes_when_inlined_is_refused() {
+        let mut source = String::from("fn f0(x: u32) -> u32 { return x * 3u + 1u; }\n");
+        for depth in 1..18 {
+            source += &format!("fn f{depth}(x: u32) -> u32 {{ return f{0}(x) + f{0}(x + 1u); }}\n", depth - 1);
+        }
+        source += "@group(0) @binding(0) var<storage, read_write> data: array<u32>;
+            @compute @workgroup_size(1) fn main() { data[0] = f17(1u); }";
+        let refused = checked(&source, Unit::Work).unwrap_err().to_string();
+        assert!(refused.contains("calls, once inlined; the limit is 1024"), "{refused}");
+        let long = (0..200).map(|_| "for (var i = 0u; i < 300u; i++) { }").collect::<String>();
+        let refused = checked(&kernel(&long), Unit::Iterations).map(|_| ()).unwrap_err().to_string();
+        assert!(refused.contains("iterations of loops of constant length; the limit is 32768"), "{refused}");
+    }
+
+    #[test]
+    fn what_will_run_can_be_printed() {
+        let source = kernel("for (var i = 0u; i < fixed[0]; i++) { data[group.x] = i; }");
+        let printed = checked(&source, Unit::Work).unwrap().to_wgsl().unwrap();
+        for part in ["gannet_uniform_left", "gannet_exhausted", "@group(4)", "var<immediate>", "fn main_1("] {
+            assert!(printed.contains(part), "{part} is not in:\n{printed}");
+        }
+    }
+}
