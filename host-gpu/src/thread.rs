@@ -240,12 +240,15 @@ impl GpuThread {
     fn plan(&self, run: &Running) -> Option<Plan> {
         let mut plan = Plan { parts: Vec::new(), step: run.step, done: run.done };
         let mut room = slice::SLICE_NS;
-        let mut dispatched = false;
+        let (mut dispatched, mut alone) = (false, false);
         let mut bytes = 0;
         while room > 0 && plan.parts.len() < slice::PARTS_MAX {
             let Some(step) = run.job.steps.get(plan.step) else { break };
             let (total, piece, spent, end) = match step {
                 Step::Dispatch { kernel, grid, .. } => {
+                    if alone {
+                        break;
+                    }
                     let total = slice::workgroups(*grid);
                     let known = kernel.pace.is_known();
                     if !known {
@@ -272,7 +275,9 @@ impl GpuThread {
                     match slice::next_part(*grid, plan.done, most) {
                         Some(part) => {
                             let spent = kernel.pace.expected_ns(part.workgroups());
-                            (total, Some((part.workgroups(), Piece::Grid(part))), spent, first || !known)
+                            // Small copies may follow a new kernel, but no other dispatch.
+                            alone = !known;
+                            (total, Some((part.workgroups(), Piece::Grid(part))), spent, first)
                         }
                         None => (total, None, 0, false),
                     }
