@@ -23,6 +23,7 @@ mod flag;
 mod pace;
 mod slice;
 mod encode;
+mod record;
 mod staging;
 mod thread;
 pub mod submission;

@@ -1,6 +1,9 @@
 //! Cuts work into slices: where one ends, and what it holds. Pure.
 
+use crate::Kernel;
 use crate::batch::Grid;
+use crate::encode::Step;
+use std::sync::Arc;
 
 /// What a slice should take.
 pub(crate) const SLICE_NS: u64 = 2_000_000;
@@ -8,6 +11,9 @@ pub(crate) const SLICE_NS: u64 = 2_000_000;
 pub(crate) const FIRST_NS: u64 = SLICE_NS / 8;
 /// Commands in one slice.
 pub(crate) const PARTS_MAX: usize = 1024;
+
+/// The smallest piece that a copy or clear is cut into.
+const PIECE_MIN: u64 = 64 * 1024;
 
 /// A part of a grid: where it begins and how large it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +52,103 @@ pub(crate) fn next_part(grid: Grid, done: u64, most: u64) -> Option<Part> {
     // Each number is at most the grid's, which is u32.
     let narrow = |wide: [u64; 3]| wide.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
     Some(Part { base: narrow(at), size: narrow(size) })
+}
+
+/// What one slice holds: for each part the step, and the part of it; and where the next slice begins.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) parts: Vec<(usize, Piece)>,
+    pub(crate) step: usize,
+    pub(crate) done: u64,
+}
+
+/// A part of one step.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    Grid(Part),
+    Bytes { from: u64, size: u64 },
+}
+
+/// Nanoseconds that copying so many bytes is expected to take.
+pub(crate) fn copy_ns(bytes: u64, mebibyte_ns: u64) -> u64 {
+    u64::try_from((u128::from(bytes) * u128::from(mebibyte_ns)) >> 20).unwrap_or(u64::MAX)
+}
+
+/// What the slice that begins at `at`, a step and how much of it is done, holds. `measuring` tells whether a slice with
+/// that kernel is on the GPU. None when it must wait until that was measured.
+pub(crate) fn plan(
+    steps: &[Step],
+    at: (usize, u64),
+    mebibyte_ns: u64,
+    measuring: impl Fn(&Arc<Kernel>) -> bool,
+) -> Option<Plan> {
+    let mut plan = Plan { parts: Vec::new(), step: at.0, done: at.1 };
+    let mut room = SLICE_NS;
+    let (mut dispatched, mut alone) = (false, false);
+    let mut bytes = 0;
+    while room > 0 && plan.parts.len() < PARTS_MAX {
+        let Some(step) = steps.get(plan.step) else { break };
+        let (total, piece, spent, end) = match step {
+            Step::Dispatch { kernel, grid, .. } => {
+                if alone {
+                    break;
+                }
+                let total = workgroups(*grid);
+                let known = kernel.pace.is_known();
+                if !known {
+                    let measuring = measuring(kernel);
+                    if measuring && plan.parts.is_empty() {
+                        return None;
+                    }
+                    // Alone, or the slice would not tell how fast it is.
+                    if measuring || dispatched || bytes > PIECE_MIN {
+                        break;
+                    }
+                }
+                let cautious = kernel.pace.fits(FIRST_NS.min(room));
+                let first = plan.done == 0 && total > cautious && kernel.sliceable;
+                let most = match (kernel.sliceable, first) {
+                    (false, _) => u64::MAX,
+                    (true, true) => cautious,
+                    (true, false) => kernel.pace.fits(room),
+                };
+                dispatched = true;
+                match next_part(*grid, plan.done, most) {
+                    Some(part) => {
+                        let spent = kernel.pace.expected_ns(part.workgroups());
+                        // Small copies may follow a new kernel, but no other dispatch.
+                        alone = !known;
+                        (total, Some((part.workgroups(), Piece::Grid(part))), spent, first)
+                    }
+                    None => (total, None, 0, false),
+                }
+            }
+            Step::Copy { size, .. } | Step::Clear { size, .. } => {
+                let left = size.saturating_sub(plan.done);
+                let fits = (u128::from(room) << 20) / u128::from(mebibyte_ns.max(1));
+                let fits = u64::try_from(fits).unwrap_or(u64::MAX) & !15;
+                let now = left.min(fits.max(PIECE_MIN));
+                bytes += now;
+                let spent = copy_ns(now, mebibyte_ns);
+                let piece = (now > 0).then_some((now, Piece::Bytes { from: plan.done, size: now }));
+                (*size, piece, spent, false)
+            }
+        };
+        if let Some((amount, piece)) = piece {
+            plan.parts.push((plan.step, piece));
+            plan.done += amount;
+        }
+        if plan.done >= total {
+            plan.step += 1;
+            plan.done = 0;
+        }
+        // A part that costs nothing measurable still takes its place.
+        room = room.saturating_sub(spent.max(100));
+        if end {
+            break;
+        }
+    }
+    Some(plan)
 }
 
 #[cfg(test)]

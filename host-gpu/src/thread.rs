@@ -16,17 +16,16 @@
 //! request's GPU time is used up, or when nobody waits any more; what ran is charged all the same.
 
 use crate::Error;
-use crate::Kernel;
 use crate::device::Counters;
 use crate::encode::Step;
-use crate::flag::{self, Flag};
-use crate::harden::{FLAG_GROUP, Immediates};
+use crate::flag::Flag;
 use crate::memory::Charge;
 use crate::pace::Pace;
 use crate::session::Usage;
-use crate::slice::{self, Part};
-use crate::staging::{self, FLAG_OFFSET, Header, Marks, READS_OFFSET, STAMPS_SIZE, Staged, Staging};
+use crate::slice::{self, Piece, Plan, plan};
+use crate::staging::{self, Header, Marks, Staged, Staging};
 use crate::submission::Clock;
+use crate::{Kernel, record};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -38,8 +37,6 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 const POLL_MAX: Duration = Duration::from_millis(1);
 /// Slices on the GPU at once: the second keeps it busy while the first is looked at.
 const IN_FLIGHT_MAX: usize = 2;
-/// The smallest piece that a copy or clear is cut into.
-const PIECE_MIN: u64 = 64 * 1024;
 /// Nanoseconds for a mebibyte of copying, until it was measured.
 const MEBIBYTE_NS: u64 = 250_000;
 
@@ -125,19 +122,6 @@ impl Running {
     fn wants_more(&self) -> bool {
         !self.submitted_all && self.failed.is_none()
     }
-}
-
-/// What one slice holds: for each part the step, and the part of it.
-#[derive(Default)]
-struct Plan {
-    parts: Vec<(usize, Piece)>,
-    step: usize,
-    done: u64,
-}
-
-enum Piece {
-    Grid(Part),
-    Bytes { from: u64, size: u64 },
 }
 
 /// A slice on the GPU. It belongs to the first running job that has slices in flight.
@@ -236,82 +220,12 @@ impl GpuThread {
         true
     }
 
-    /// What the next slice holds. None when it must wait until another was measured.
+    /// What the next slice of a job holds. None when it must wait until another was measured.
     fn plan(&self, run: &Running) -> Option<Plan> {
-        let mut plan = Plan { parts: Vec::new(), step: run.step, done: run.done };
-        let mut room = slice::SLICE_NS;
-        let (mut dispatched, mut alone) = (false, false);
-        let mut bytes = 0;
-        while room > 0 && plan.parts.len() < slice::PARTS_MAX {
-            let Some(step) = run.job.steps.get(plan.step) else { break };
-            let (total, piece, spent, end) = match step {
-                Step::Dispatch { kernel, grid, .. } => {
-                    if alone {
-                        break;
-                    }
-                    let total = slice::workgroups(*grid);
-                    let known = kernel.pace.is_known();
-                    if !known {
-                        let measuring = self
-                            .in_flight
-                            .iter()
-                            .any(|s| s.kernels.iter().any(|(other, _)| Arc::ptr_eq(other, kernel)));
-                        if measuring && plan.parts.is_empty() {
-                            return None;
-                        }
-                        // Alone, or the slice would not tell how fast it is.
-                        if measuring || dispatched || bytes > PIECE_MIN {
-                            break;
-                        }
-                    }
-                    let cautious = kernel.pace.fits(slice::FIRST_NS.min(room));
-                    let first = plan.done == 0 && total > cautious && kernel.sliceable;
-                    let most = match (kernel.sliceable, first) {
-                        (false, _) => u64::MAX,
-                        (true, true) => cautious,
-                        (true, false) => kernel.pace.fits(room),
-                    };
-                    dispatched = true;
-                    match slice::next_part(*grid, plan.done, most) {
-                        Some(part) => {
-                            let spent = kernel.pace.expected_ns(part.workgroups());
-                            // Small copies may follow a new kernel, but no other dispatch.
-                            alone = !known;
-                            (total, Some((part.workgroups(), Piece::Grid(part))), spent, first)
-                        }
-                        None => (total, None, 0, false),
-                    }
-                }
-                Step::Copy { size, .. } | Step::Clear { size, .. } => {
-                    let left = size.saturating_sub(plan.done);
-                    let fits = (u128::from(room) << 20) / u128::from(self.mebibyte_ns.max(1));
-                    let fits = u64::try_from(fits).unwrap_or(u64::MAX) & !15;
-                    let now = left.min(fits.max(PIECE_MIN));
-                    bytes += now;
-                    let spent = self.copy_ns(now);
-                    let piece = (now > 0).then_some((now, Piece::Bytes { from: plan.done, size: now }));
-                    (*size, piece, spent, false)
-                }
-            };
-            if let Some((amount, piece)) = piece {
-                plan.parts.push((plan.step, piece));
-                plan.done += amount;
-            }
-            if plan.done >= total {
-                plan.step += 1;
-                plan.done = 0;
-            }
-            // A part that costs nothing measurable still takes its place.
-            room = room.saturating_sub(spent.max(100));
-            if end {
-                break;
-            }
-        }
-        Some(plan)
-    }
-
-    fn copy_ns(&self, bytes: u64) -> u64 {
-        u64::try_from((u128::from(bytes) * u128::from(self.mebibyte_ns)) >> 20).unwrap_or(u64::MAX)
+        let measuring = |kernel: &Arc<Kernel>| {
+            self.in_flight.iter().any(|slice| slice.kernels.iter().any(|(other, _)| Arc::ptr_eq(other, kernel)))
+        };
+        plan(&run.job.steps, (run.step, run.done), self.mebibyte_ns, measuring)
     }
 
     fn submit(&mut self, at: usize, plan: &Plan) {
@@ -330,7 +244,7 @@ impl GpuThread {
             Some(readback) if last => &readback.buffer,
             _ => &marks.header,
         };
-        let commands = record(parts, &run.job.steps, plan, &marks, header);
+        let commands = record::slice(&parts.device, &parts.flag, &run.job.steps, plan, &marks, header);
         let index = parts.queue.submit([commands]);
         if let Some(error) = crate::error::ready(scope.pop()).flatten() {
             run.failed = Some(crate::error::from_wgpu(error));
@@ -452,7 +366,7 @@ impl GpuThread {
             }
             return;
         }
-        let kernels_ns = gpu_ns.saturating_sub(self.copy_ns(slice.bytes)).max(gpu_ns / 4);
+        let kernels_ns = gpu_ns.saturating_sub(slice::copy_ns(slice.bytes, self.mebibyte_ns)).max(gpu_ns / 4);
         if let [(kernel, workgroups)] = slice.kernels.as_slice() {
             kernel.pace.measured(*workgroups, kernels_ns);
             return;
@@ -529,86 +443,4 @@ fn exhausted(kernels: &[(Arc<Kernel>, u64)]) -> Error {
         budget.unwrap_or_default(),
         kernels.first().map_or("operations", |(kernel, _)| kernel.budget_unit())
     ))
-}
-
-/// Records one slice.
-fn record(parts: &Parts, steps: &[Step], plan: &Plan, marks: &Marks, header: &wgpu::Buffer) -> wgpu::CommandBuffer {
-    let mut encoder = parts.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    if let Some((set, _)) = &marks.stamps {
-        encoder.write_timestamp(set, 0);
-    }
-    let counts = plan.parts.iter().any(|(step, _)| match steps.get(*step) {
-        Some(Step::Dispatch { kernel, .. }) => kernel.counts,
-        _ => false,
-    });
-    if counts {
-        encoder.clear_buffer(&parts.flag.buffer, 0, None);
-    }
-    let mut rest = plan.parts.as_slice();
-    while let Some((step, piece)) = rest.first() {
-        let run = rest.iter().take_while(|(_, piece)| matches!(piece, Piece::Grid(_))).count();
-        let (now, after) = rest.split_at(run.max(1));
-        match piece {
-            Piece::Grid(_) => dispatches(parts, &mut encoder, steps, now),
-            Piece::Bytes { from, size } => bytes(&mut encoder, steps.get(*step), *from, *size),
-        }
-        rest = after;
-    }
-    if let Some((set, resolved)) = &marks.stamps {
-        encoder.write_timestamp(set, 1);
-        encoder.resolve_query_set(set, 0..2, resolved, 0);
-        encoder.copy_buffer_to_buffer(resolved, 0, header, 0, STAMPS_SIZE);
-    }
-    if counts {
-        encoder.copy_buffer_to_buffer(&parts.flag.buffer, 0, header, FLAG_OFFSET, flag::SIZE);
-    } else {
-        encoder.clear_buffer(header, FLAG_OFFSET, Some(READS_OFFSET - FLAG_OFFSET));
-    }
-    encoder.finish()
-}
-
-fn bytes(encoder: &mut wgpu::CommandEncoder, step: Option<&Step>, from: u64, size: u64) {
-    match step {
-        Some(Step::Copy { source, source_offset, target, target_offset, .. }) => {
-            encoder.copy_buffer_to_buffer(source, source_offset + from, target, target_offset + from, size);
-        }
-        Some(Step::Clear { target, offset, .. }) => encoder.clear_buffer(target, offset + from, Some(size)),
-        Some(Step::Dispatch { .. }) | None => {}
-    }
-}
-
-fn dispatches(parts: &Parts, encoder: &mut wgpu::CommandEncoder, steps: &[Step], pieces: &[(usize, Piece)]) {
-    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-    let mut pipeline: Option<*const Kernel> = None;
-    let mut bound: Option<*const wgpu::BindGroup> = None;
-    for (step, piece) in pieces {
-        let (Some(Step::Dispatch { kernel, groups, grid }), Piece::Grid(part)) = (steps.get(*step), piece) else {
-            continue;
-        };
-        let this = Arc::as_ptr(kernel);
-        if pipeline != Some(this) {
-            pass.set_pipeline(&kernel.pipeline);
-            if kernel.counts {
-                pass.set_bind_group(FLAG_GROUP, &parts.flag.group, &[]);
-            }
-            (pipeline, bound) = (Some(this), None);
-        }
-        if bound != Some(groups.as_ptr()) {
-            for (group, bind_group) in (0u32..).zip(groups.iter()) {
-                pass.set_bind_group(group, bind_group, &[]);
-            }
-            bound = Some(groups.as_ptr());
-        }
-        if kernel.immediates {
-            let immediates = Immediates {
-                base: part.base,
-                budget: kernel.budget.apart,
-                grid: *grid,
-                uniform_budget: kernel.budget.together,
-            };
-            pass.set_immediates(0, bytemuck::bytes_of(&immediates));
-        }
-        let [x, y, z] = part.size;
-        pass.dispatch_workgroups(x, y, z);
-    }
 }
