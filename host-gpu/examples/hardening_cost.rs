@@ -68,7 +68,8 @@ fn main() -> Result<(), Error> {
     let rounds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(9);
     let gpus = gannet_host_gpu::discover();
     let device = Device::open(gannet_host_gpu::adapter::preferred(&gpus)?.index, 1 << 31)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|e| Error::Unsupported(e.to_string()))?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().build().map_err(|e| Error::Unsupported(e.to_string()))?;
     let limits = SessionLimits { memory_bytes: 1 << 20, gpu_ns: u64::MAX };
     let session = Session::new(Arc::clone(&device), Arc::new(Catalog::new()), limits);
     for case in cases() {

@@ -12,6 +12,7 @@ use crate::flag::Flag;
 use crate::harden::{FLAG_GROUP, IMMEDIATES_SIZE};
 use crate::kernel::KernelCache;
 use crate::memory::Ledger;
+use crate::slice::{SLICE_NS, SOFTWARE_SLICE_NS};
 use crate::staging::Staging;
 use crate::thread::{self, Job};
 use crate::{Error, Gpu, adapter, error};
@@ -132,6 +133,7 @@ impl Device {
             queue,
             staging: Arc::clone(&staging),
             flag: Arc::clone(&flag),
+            slice_ns: if gpu.software { SOFTWARE_SLICE_NS } else { SLICE_NS },
             lost: Arc::clone(&lost),
             counters: Arc::clone(&counters),
         };

@@ -5,10 +5,11 @@ use crate::batch::Grid;
 use crate::encode::Step;
 use std::sync::Arc;
 
-/// What a slice should take.
+/// What a slice should take on a GPU.
 pub(crate) const SLICE_NS: u64 = 2_000_000;
-/// What the first slice of a dispatch may take: its kernel may have been measured over less data.
-pub(crate) const FIRST_NS: u64 = SLICE_NS / 8;
+/// What it should take on a software driver, where a single workgroup may take a millisecond, so that slices of two would
+/// be one or two workgroups, too few for its threads (measured: half the throughput of a matrix product).
+pub(crate) const SOFTWARE_SLICE_NS: u64 = 20_000_000;
 /// Commands in one slice.
 pub(crate) const PARTS_MAX: usize = 1024;
 
@@ -79,11 +80,14 @@ pub(crate) fn copy_ns(bytes: u64, mebibyte_ns: u64) -> u64 {
 pub(crate) fn plan(
     steps: &[Step],
     at: (usize, u64),
+    slice_ns: u64,
     mebibyte_ns: u64,
     measuring: impl Fn(&Arc<Kernel>) -> bool,
 ) -> Option<Plan> {
     let mut plan = Plan { parts: Vec::new(), step: at.0, done: at.1 };
-    let mut room = SLICE_NS;
+    let mut room = slice_ns;
+    // The kernel may have been measured over less data than this dispatch has.
+    let first_ns = slice_ns / 8;
     let (mut dispatched, mut alone) = (false, false);
     let mut bytes = 0;
     while room > 0 && plan.parts.len() < PARTS_MAX {
@@ -105,7 +109,7 @@ pub(crate) fn plan(
                         break;
                     }
                 }
-                let cautious = kernel.pace.fits(FIRST_NS.min(room));
+                let cautious = kernel.pace.fits(first_ns.min(room));
                 let first = plan.done == 0 && total > cautious && kernel.sliceable;
                 let most = match (kernel.sliceable, first) {
                     (false, _) => u64::MAX,

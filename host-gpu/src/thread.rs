@@ -141,6 +141,8 @@ pub(crate) struct Parts {
     pub(crate) queue: wgpu::Queue,
     pub(crate) staging: Arc<Staging>,
     pub(crate) flag: Arc<Flag>,
+    /// What a slice should take.
+    pub(crate) slice_ns: u64,
     pub(crate) lost: Arc<AtomicBool>,
     pub(crate) counters: Arc<Counters>,
 }
@@ -225,7 +227,7 @@ impl GpuThread {
         let measuring = |kernel: &Arc<Kernel>| {
             self.in_flight.iter().any(|slice| slice.kernels.iter().any(|(other, _)| Arc::ptr_eq(other, kernel)))
         };
-        plan(&run.job.steps, (run.step, run.done), self.mebibyte_ns, measuring)
+        plan(&run.job.steps, (run.step, run.done), self.parts.slice_ns, self.mebibyte_ns, measuring)
     }
 
     fn submit(&mut self, at: usize, plan: &Plan) {

@@ -5,7 +5,7 @@
 //!    │ uniform   refuse barriers and subgroup operations that only some invocations reach
 //!    │ weigh     find what each loop and call costs; refuse code that explodes when inlined
 //!    │ budget    count down in every loop that is not provably short, and leave when nothing is left
-//!    │ slice     add a base to the workgroup ids, so that a dispatch can be cut
+//!    │ entry     add a base to the workgroup ids, so that a dispatch can be cut; fill the budgets, tell if one ran out
 //!    ▼ compact, validate again
 //!  hardened module
 //! ```
@@ -19,7 +19,7 @@
 
 mod budget;
 mod short;
-mod slice;
+mod entry;
 mod uniform;
 mod weigh;
 
@@ -117,9 +117,7 @@ pub fn harden(
         outcome.apart = found.apart > 0;
         outcome.apart_often = found.apart > 1 || found.apart_nested;
     }
-    if passes.slice {
-        slice::wrap(module, &globals)?;
-    }
+    entry::wrap(module, &globals, passes.slice, outcome.together || outcome.apart)?;
     naga::compact::compact(module, naga::compact::KeepUnused::No);
     let flag = Some(FLAG_GROUP);
     outcome.counts = module.global_variables.iter().any(|(_, global)| global.binding.map(|at| at.group) == flag);

@@ -1,6 +1,7 @@
-//! Slicing: the entry point becomes an ordinary function, called with ids that start at a base.
+//! The new entry point: the tenant's becomes an ordinary function, called with ids that start at a base and
+//! between a begin and an end for its loop budgets.
 //!
-//! Cases:
+//! Cases of the ids:
 //!
 //! - `workgroup_id` gets the base added, `global_invocation_id` the base times the workgroup's size, and
 //!   `num_workgroups` is the whole grid; all three come from immediates. Everything else, ids within the
@@ -10,21 +11,26 @@
 //! - Sums wrap as they would in the shader: a grid is at most 65,535 in each dimension, so none does.
 //! - Kernels may not have immediates of their own: the check refuses the address space.
 //! - The other entry points of the source are gone by now.
+//!
+//! Cases of the budgets: the counters are filled from immediates before the call, and looked at after it, so that an early
+//! `return` of the tenant's is no way past either. A counter at zero sets the flag: the submission's results are
+//! then void, and the host says so.
 
-use super::{BASE, GRID, Globals};
+use super::{BASE, BUDGET, GRID, Globals, UNIFORM_BUDGET};
 use crate::Error;
 use naga::{
     BinaryOperator, Binding, Block, BuiltIn, Expression, Function, FunctionArgument, Handle, Literal, Module, Span,
     Statement, Type, TypeInner,
 };
 
-/// Wraps the entry points of the module, of which there is one.
-pub(super) fn wrap(module: &mut Module, globals: &Globals) -> Result<(), Error> {
+/// Wraps the entry points of the module, of which there is one: `shift` for the ids, `count` for the budgets.
+pub(super) fn wrap(module: &mut Module, globals: &Globals, shift: bool, count: bool) -> Result<(), Error> {
     for index in 0..module.entry_points.len() {
         let Some(entry) = module.entry_points.get_mut(index) else { continue };
         let size = entry.workgroup_size;
         let mut inner = std::mem::take(&mut entry.function);
-        if !inner.arguments.iter().any(|argument| shifts(&module.types, argument)) {
+        let shift = shift && inner.arguments.iter().any(|argument| shifts(&module.types, argument));
+        if !shift && !count {
             entry.function = inner;
             continue;
         }
@@ -41,10 +47,16 @@ pub(super) fn wrap(module: &mut Module, globals: &Globals) -> Result<(), Error> 
         let mut values = Vec::new();
         for (index, argument) in (0u32..).zip(&arguments) {
             let value = outer.add(Expression::FunctionArgument(index));
-            values.push(outer.argument(&module.types, argument, value));
+            values.push(if shift { outer.argument(&module.types, argument, value) } else { value });
+        }
+        if count {
+            outer.fill_counters();
+        }
+        outer.body.push(Statement::Call { function: inner, arguments: values, result: None }, Span::UNDEFINED);
+        if count {
+            outer.tell();
         }
         let Outer { mut function, mut body, .. } = outer;
-        body.push(Statement::Call { function: inner, arguments: values, result: None }, Span::UNDEFINED);
         body.push(Statement::Return { value: None }, Span::UNDEFINED);
         function.arguments = arguments;
         function.body = body;
@@ -125,6 +137,36 @@ impl Outer<'_> {
             Some(Binding::BuiltIn(BuiltIn::NumWorkGroups)) => self.immediate(GRID),
             _ => value,
         }
+    }
+
+    fn fill_counters(&mut self) {
+        for (member, counter) in [(BUDGET, self.globals.left), (UNIFORM_BUDGET, self.globals.uniform_left)] {
+            let value = self.immediate(member);
+            let pointer = self.add(Expression::GlobalVariable(counter));
+            self.body.push(Statement::Store { pointer, value }, Span::UNDEFINED);
+        }
+    }
+
+    /// Sets the flag if a counter is at zero.
+    fn tell(&mut self) {
+        let [left, right] = [self.globals.left, self.globals.uniform_left].map(|counter| {
+            let pointer = self.add(Expression::GlobalVariable(counter));
+            self.emit(Expression::Load { pointer })
+        });
+        let least = self.emit(Expression::Math {
+            fun: naga::MathFunction::Min,
+            arg: left,
+            arg1: Some(right),
+            arg2: None,
+            arg3: None,
+        });
+        let zero = self.add(Expression::Literal(Literal::U32(0)));
+        let condition = self.emit(Expression::Binary { op: BinaryOperator::Equal, left: least, right: zero });
+        let pointer = self.add(Expression::GlobalVariable(self.globals.flag));
+        let value = self.add(Expression::Literal(Literal::U32(1)));
+        let mut accept = Block::new();
+        accept.push(Statement::Store { pointer, value }, Span::UNDEFINED);
+        self.body.push(Statement::If { condition, accept, reject: Block::new() }, Span::UNDEFINED);
     }
 
     fn immediate(&mut self, index: u32) -> Handle<Expression> {
