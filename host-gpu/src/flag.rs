@@ -1,6 +1,6 @@
 //! The flag that a kernel sets when a loop budget runs out: four bytes on the device, in a bind group of
-//! their own. Slices run one after the other, so one flag serves all of a device: each slice that can set it clears it
-//! first and copies it out at its end.
+//! their own. Slices run one after the other, so one flag serves all of a device: it is set to the slice's number, and each slice
+//! that can set it copies it out at its end.
 
 /// See the module.
 #[derive(Debug)]

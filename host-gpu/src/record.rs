@@ -9,7 +9,8 @@ use crate::slice::{Piece, Plan};
 use crate::staging::{FLAG_OFFSET, Marks, READS_OFFSET, STAMPS_SIZE};
 use std::sync::Arc;
 
-/// Records one slice; `header` receives its timestamps and its flag.
+/// Records one slice; `header` receives its timestamps and the flag, which
+/// holds `number` if a loop budget ran out.
 pub(crate) fn slice(
     device: &wgpu::Device,
     flag: &Flag,
@@ -17,6 +18,7 @@ pub(crate) fn slice(
     plan: &Plan,
     marks: &Marks,
     header: &wgpu::Buffer,
+    number: u32,
 ) -> wgpu::CommandBuffer {
     let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     if let Some((set, _)) = &marks.stamps {
@@ -26,15 +28,12 @@ pub(crate) fn slice(
         Some(Step::Dispatch { kernel, .. }) => kernel.counts,
         _ => false,
     });
-    if counts {
-        encoder.clear_buffer(&flag.buffer, 0, None);
-    }
     let mut rest = plan.parts.as_slice();
     while let Some((step, piece)) = rest.first() {
         let run = rest.iter().take_while(|(_, piece)| matches!(piece, Piece::Grid(_))).count();
         let (now, after) = rest.split_at(run.max(1));
         match piece {
-            Piece::Grid(_) => dispatches(flag, &mut encoder, steps, now),
+            Piece::Grid(_) => dispatches(flag, &mut encoder, steps, now, number),
             Piece::Bytes { from, size } => bytes(&mut encoder, steps.get(*step), *from, *size),
         }
         rest = after;
@@ -62,7 +61,7 @@ fn bytes(encoder: &mut wgpu::CommandEncoder, step: Option<&Step>, from: u64, siz
     }
 }
 
-fn dispatches(flag: &Flag, encoder: &mut wgpu::CommandEncoder, steps: &[Step], pieces: &[(usize, Piece)]) {
+fn dispatches(flag: &Flag, encoder: &mut wgpu::CommandEncoder, steps: &[Step], pieces: &[(usize, Piece)], number: u32) {
     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
     let mut pipeline: Option<*const Kernel> = None;
     let mut bound: Option<*const wgpu::BindGroup> = None;
@@ -90,6 +89,8 @@ fn dispatches(flag: &Flag, encoder: &mut wgpu::CommandEncoder, steps: &[Step], p
                 budget: kernel.budget.apart,
                 grid: *grid,
                 uniform_budget: kernel.budget.together,
+                slice: number,
+                unused: [0; 3],
             };
             pass.set_immediates(0, bytemuck::bytes_of(&immediates));
         }

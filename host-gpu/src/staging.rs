@@ -75,8 +75,8 @@ pub(crate) struct Header {
     /// When it began and ended, in ticks.
     pub(crate) begin: u64,
     pub(crate) end: u64,
-    /// Whether a loop budget ran out.
-    pub(crate) exhausted: bool,
+    /// The number of the latest slice in which a loop budget ran out.
+    pub(crate) exhausted: u32,
 }
 
 /// Reads the header of a mapped buffer.
@@ -85,7 +85,7 @@ pub(crate) fn header(buffer: &wgpu::Buffer) -> Option<Header> {
     let (begin, rest) = view.split_first_chunk::<8>()?;
     let (end, rest) = rest.split_first_chunk::<8>()?;
     let (flag, _) = rest.split_first_chunk::<4>()?;
-    let exhausted = u32::from_le_bytes(*flag) != 0;
+    let exhausted = u32::from_le_bytes(*flag);
     Some(Header { begin: u64::from_le_bytes(*begin), end: u64::from_le_bytes(*end), exhausted })
 }
 

@@ -38,7 +38,7 @@ const POLL_MAX: Duration = Duration::from_millis(1);
 /// Slices on the GPU at once: the second keeps it busy while the first is looked at.
 const IN_FLIGHT_MAX: usize = 2;
 /// Nanoseconds for a mebibyte of copying, until it was measured.
-const MEBIBYTE_NS: u64 = 250_000;
+const MEBIBYTE_NS: u64 = 100_000;
 
 /// Work and what must live until it is done.
 pub(crate) struct Job {
@@ -133,6 +133,7 @@ struct InFlight {
     last: bool,
     kernels: Vec<(Arc<Kernel>, u64)>,
     bytes: u64,
+    number: u32,
 }
 
 /// What the thread is made of.
@@ -153,6 +154,8 @@ struct GpuThread {
     in_flight: VecDeque<InFlight>,
     /// Nanoseconds for one tick of the GPU's clock.
     period: f64,
+    /// The number of the latest slice; never zero, which the flag holds at first.
+    number: u32,
     /// Nanoseconds for a mebibyte of copying.
     mebibyte_ns: u64,
     /// When the last slice ended, on the GPU's clock and on ours: with two slices in flight a
@@ -168,6 +171,7 @@ pub(crate) fn spawn(parts: Parts, jobs: mpsc::Receiver<Job>) {
         parts,
         running: VecDeque::new(),
         in_flight: VecDeque::new(),
+        number: 0,
         mebibyte_ns: MEBIBYTE_NS,
         previous_end: 0,
         previous_end_wall: Instant::now(),
@@ -231,7 +235,9 @@ impl GpuThread {
     }
 
     fn submit(&mut self, at: usize, plan: &Plan) {
-        let Self { parts, running, .. } = self;
+        self.number = self.number.checked_add(1).unwrap_or(1);
+        let Self { parts, running, number, .. } = self;
+        let number = *number;
         let Some(run) = running.get_mut(at) else { return };
         if !std::mem::replace(&mut run.began, true) {
             for staged in run.job.upload.iter_mut().chain(run.job.readback.iter_mut()) {
@@ -246,7 +252,7 @@ impl GpuThread {
             Some(readback) if last => &readback.buffer,
             _ => &marks.header,
         };
-        let commands = record::slice(&parts.device, &parts.flag, &run.job.steps, plan, &marks, header);
+        let commands = record::slice(&parts.device, &parts.flag, &run.job.steps, plan, &marks, header, number);
         let index = parts.queue.submit([commands]);
         if let Some(error) = crate::error::ready(scope.pop()).flatten() {
             run.failed = Some(crate::error::from_wgpu(error));
@@ -287,7 +293,15 @@ impl GpuThread {
         run.in_flight += 1;
         self.parts.counters.round_trips.fetch_add(1, Ordering::Relaxed);
         let submitted = Instant::now();
-        self.in_flight.push_back(InFlight { index, submitted, marks, last: header_in_readback, kernels, bytes });
+        self.in_flight.push_back(InFlight {
+            index,
+            submitted,
+            marks,
+            last: header_in_readback,
+            kernels,
+            bytes,
+            number,
+        });
     }
 
     fn poll(&mut self) {
@@ -337,7 +351,7 @@ impl GpuThread {
         if let Some(usage) = &run.job.usage {
             usage.charge(gpu_ns, clock);
         }
-        if header.is_some_and(|header| header.exhausted) && run.failed.is_none() {
+        if header.is_some_and(|header| header.exhausted == slice.number) && run.failed.is_none() {
             run.failed = Some(exhausted(&slice.kernels));
         }
         self.conclude();

@@ -2,6 +2,7 @@
 //! not end by itself ends by its budget.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test that fails panics")]
+#![allow(clippy::print_stdout, reason = "figures, for --nocapture")]
 
 use gannet_host_gpu::check::Access;
 use gannet_host_gpu::harden::Passes;
@@ -184,7 +185,11 @@ async fn what_does_not_end_by_itself_ends_by_its_budget() {
         let session = session();
         let compiled = session.compile_kernel(&wgsl, "main", &[]).run().await;
         let kernel = compiled.unwrap_or_else(|error| panic!("{what}: {error}"));
-        match run(&kernel, [3, 2, 1], false).await {
+        let before = device().counters().gpu_ns.load(std::sync::atomic::Ordering::Relaxed);
+        let ended = run(&kernel, [3, 2, 1], false).await;
+        let took = device().counters().gpu_ns.load(std::sync::atomic::Ordering::Relaxed) - before;
+        println!("{what}: {} us of gpu time", took / 1000);
+        match ended {
             Err(Error::BudgetExhausted(text)) => assert!(text.contains("budget"), "{text}"),
             other => panic!("{what}: {other:?}"),
         }

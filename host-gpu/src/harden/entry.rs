@@ -13,10 +13,10 @@
 //! - The other entry points of the source are gone by now.
 //!
 //! Cases of the budgets: the counters are filled from immediates before the call, and looked at after it, so that an early
-//! `return` of the tenant's is no way past either. A counter at zero sets the flag: the submission's results are
+//! `return` of the tenant's is no way past either. A counter at zero sets the flag to the slice's number: the submission's results are
 //! then void, and the host says so.
 
-use super::{BASE, BUDGET, GRID, Globals, UNIFORM_BUDGET};
+use super::{BASE, BUDGET, GRID, Globals, SLICE, UNIFORM_BUDGET};
 use crate::Error;
 use naga::{
     BinaryOperator, Binding, Block, BuiltIn, Expression, Function, FunctionArgument, Handle, Literal, Module, Span,
@@ -163,7 +163,7 @@ impl Outer<'_> {
         let zero = self.add(Expression::Literal(Literal::U32(0)));
         let condition = self.emit(Expression::Binary { op: BinaryOperator::Equal, left: least, right: zero });
         let pointer = self.add(Expression::GlobalVariable(self.globals.flag));
-        let value = self.add(Expression::Literal(Literal::U32(1)));
+        let value = self.immediate(SLICE);
         let mut accept = Block::new();
         accept.push(Statement::Store { pointer, value }, Span::UNDEFINED);
         self.body.push(Statement::If { condition, accept, reject: Block::new() }, Span::UNDEFINED);

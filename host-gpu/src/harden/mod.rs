@@ -88,6 +88,10 @@ pub struct Immediates {
     pub grid: [u32; 3],
     /// What the loops may spend that all invocations of a workgroup run together.
     pub uniform_budget: u32,
+    /// What the flag is set to when a budget runs out: the slice's number, so that nobody need clear it.
+    pub slice: u32,
+    /// A structure with a vec3 is as long as a multiple of 16.
+    pub unused: [u32; 3],
 }
 
 /// Bytes of the immediates.
@@ -98,6 +102,7 @@ const BASE: u32 = 0;
 const BUDGET: u32 = 1;
 const GRID: u32 = 2;
 const UNIFORM_BUDGET: u32 = 3;
+const SLICE: u32 = 4;
 
 /// Checks and changes the module around its only entry point. `wgsl` is for the messages' lines.
 pub fn harden(
@@ -147,6 +152,7 @@ impl Globals {
             member("budget", uint, 12),
             member("grid", uint3, 16),
             member("uniform_budget", uint, 28),
+            member("slice", uint, 32),
         ];
         let inner = TypeInner::Struct { members, span: IMMEDIATES_SIZE };
         let block = module.types.insert(Type { name: Some("GannetImmediates".into()), inner }, Span::UNDEFINED);

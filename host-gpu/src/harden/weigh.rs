@@ -27,6 +27,9 @@ const SHORT_ITERATIONS_MAX: u64 = 1024;
 /// Iterations of an entry point outside of counted loops, where those are what budgets count.
 const ITERATIONS_MAX: u64 = 32 << 10;
 
+/// Cost of counting one iteration.
+const COUNTING_COST: u64 = 4;
+
 /// What a loop costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LoopCost {
@@ -171,9 +174,10 @@ impl Weigher<'_> {
         {
             return Cost { work, iterations, ..once };
         }
+        // Counting down is work as well: an empty loop must not be free.
         let cost = match self.unit {
-            Unit::Work => once.work,
-            Unit::Iterations => once.iterations + 1,
+            Unit::Work => once.work.saturating_add(COUNTING_COST),
+            Unit::Iterations => once.iterations.saturating_add(1),
         };
         if let Some(entry) = self.loops.get_mut(index) {
             *entry = LoopCost::Counted(u32::try_from(cost).unwrap_or(u32::MAX));
