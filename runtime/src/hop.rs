@@ -67,6 +67,9 @@ pub struct BundleKernel {
     pub wgsl: String,
     /// The entry point.
     pub entry: String,
+    /// The hardened WGSL, for people; none for one that is compiled only when it is opened, and in a worker's bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardened: Option<String>,
 }
 
 impl From<BundleKernel> for Declared {

@@ -257,5 +257,6 @@ fn function(name: FunctionName, record: &FunctionRecord, versions: Vec<Arc<Versi
 
 /// The kernels of a version, as its worker gets them.
 pub fn kernels(version: &Version) -> BTreeMap<String, BundleKernel> {
-    version.record.kernels.clone()
+    let kernels = version.record.kernels.iter();
+    kernels.map(|(name, kernel)| (name.clone(), BundleKernel { hardened: None, ..kernel.clone() })).collect()
 }

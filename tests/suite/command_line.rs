@@ -25,6 +25,24 @@ fn exit_codes_tell_usage_function_and_server_apart() {
 }
 
 #[test]
+fn a_kernel_is_shown_as_it_runs() {
+    let server = Server::shared();
+    let list = server.cli(&["kernel", "list", "blur"]);
+    assert!(text(&list.stdout).contains("blur.wgsl/horizontal"), "{}", text(&list.stdout));
+    let shown = server.cli(&["kernel", "show", "blur", "blur.wgsl/horizontal"]);
+    let hardened = text(&shown.stdout);
+    for part in ["gannet_left", "gannet_exhausted", "@compute", "fn horizontal"] {
+        assert!(hardened.contains(part), "{part} is not in {hardened}");
+    }
+    assert!(!hardened.contains("fn vertical"), "the other entry point is not in it");
+    let source = server.cli(&["kernel", "show", "blur", "blur.wgsl/horizontal", "--source"]);
+    assert!(text(&source.stdout).starts_with("// A separable Gaussian"));
+    let missing = server.cli(&["kernel", "show", "blur", "nothing"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(text(&missing.stderr).contains("hint: gannet kernel list blur"), "{}", text(&missing.stderr));
+}
+
+#[test]
 fn invoke_keeps_bytes_as_they_are_and_the_receipt_apart() {
     let server = Server::shared();
     let folder = tempfile::TempDir::new().unwrap();

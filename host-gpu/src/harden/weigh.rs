@@ -28,7 +28,7 @@ const SHORT_ITERATIONS_MAX: u64 = 1024;
 const ITERATIONS_MAX: u64 = 32 << 10;
 
 /// Cost of counting one iteration.
-const COUNTING_COST: u64 = 4;
+const COUNTING_COST: u64 = 12;
 
 /// What a loop costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use crate::process::child::Child;
 use crate::process::confine;
 use crate::worker::linker_for_check;
 use gannet_host_gpu::Device;
-use gannet_host_gpu::check::needs_constants;
+use gannet_host_gpu::check::{check, needs_constants};
 use gannet_host_gpu::memory::Ledger;
 use gannet_host_gpu::session::Payer;
 use std::fs::File;
@@ -27,6 +27,8 @@ use wasmtime::component::Component;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
+/// A longer hardened text is not kept.
+const HARDENED_BYTES_MAX: usize = 512 * 1024;
 /// How long the driver's cache may take to be written.
 const SETTLE_MAX: Duration = Duration::from_secs(2);
 /// A cache that has not changed for this long is done.
@@ -145,7 +147,7 @@ fn compile(bytes: &[u8], output: OwnedFd, wasi_http_0_3: bool) -> Result<(), Rej
 }
 
 fn try_kernels(
-    found: Found,
+    mut found: Found,
     device: Option<Result<Arc<Device>, gannet_host_gpu::Error>>,
     say: &dyn Fn(Stage) -> io::Result<()>,
 ) -> Result<Built, Rejected> {
@@ -163,7 +165,7 @@ fn try_kernels(
         }
     };
     let payer = Payer { memory: Ledger::new("trial", TRIAL_BYTES_MAX, None), usage: Arc::default() };
-    for (name, kernel) in &found {
+    for (name, kernel) in &mut found {
         let Some(device) = &device else { break };
         let told = say(Stage::Kernel { name: name.clone() });
         told.map_err(|error| invalid(format!("the front door is gone: {error}")))?;
@@ -178,6 +180,8 @@ fn try_kernels(
             continue;
         }
         device.kernel(&kernel.wgsl, &kernel.entry, &[], &payer).map_err(rejected)?;
+        let hardened = check(&kernel.wgsl, &kernel.entry, &[], device.abilities()).and_then(|kernel| kernel.to_wgsl());
+        kernel.hardened = hardened.ok().filter(|text| text.len() <= HARDENED_BYTES_MAX);
     }
     Ok(Built { kernels: found, warnings })
 }

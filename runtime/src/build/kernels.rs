@@ -70,7 +70,7 @@ pub fn decode(sections: &[Vec<u8>]) -> Result<BTreeMap<String, BundleKernel>, Re
                     "the kernels have more than {WGSL_BYTES_MAX} bytes of source, a module counting once for each entry point"
                 )));
             }
-            kernels.insert(full, BundleKernel { wgsl: kernel.wgsl.to_string(), entry: kernel.entry });
+            kernels.insert(full, BundleKernel { wgsl: kernel.wgsl.to_string(), entry: kernel.entry, hardened: None });
         }
     }
     Ok(kernels)

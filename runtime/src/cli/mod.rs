@@ -45,6 +45,8 @@ enum Verb {
     Whoami(read::WhoamiArgs),
     /// Look at the server's GPUs
     Gpu(read::GpuArgs),
+    /// Look at a function's kernels, as they run
+    Kernel(read::KernelArgs),
     /// Make and list tenants (operator)
     Tenant(read::TenantArgs),
     /// Check this machine: GPU drivers, confinement, data folder
@@ -123,6 +125,7 @@ pub fn run() -> ExitCode {
         Verb::Receipt(arguments) => read::receipt(&arguments),
         Verb::Whoami(arguments) => read::whoami(&arguments),
         Verb::Gpu(arguments) => read::gpu(&arguments),
+        Verb::Kernel(arguments) => read::kernel(&arguments),
         Verb::Tenant(arguments) => read::tenant(&arguments),
         Verb::Doctor(arguments) => doctor::run(&arguments),
     };

@@ -84,6 +84,38 @@ enum GpuVerb {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct KernelArgs {
+    #[command(subcommand)]
+    verb: KernelVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum KernelVerb {
+    /// List the kernels of a function
+    List {
+        #[command(flatten)]
+        connection: Connection,
+        /// The function
+        function: String,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a kernel as it runs: with loop budgets, and ready to be cut into slices
+    Show {
+        #[command(flatten)]
+        connection: Connection,
+        /// The function
+        function: String,
+        /// The kernel's name; see `kernel list`
+        kernel: String,
+        /// Print the WGSL as it was deployed
+        #[arg(long)]
+        source: bool,
+    },
+}
+
+#[derive(Debug, Args)]
 pub(super) struct TenantArgs {
     #[command(subcommand)]
     verb: TenantVerb,
@@ -247,6 +279,32 @@ pub(super) fn gpu(arguments: &GpuArgs) -> Outcome {
         &["index", "class", "name", "backend", "driver", "timestamps"],
     );
     Ok(())
+}
+
+pub(super) fn kernel(arguments: &KernelArgs) -> Outcome {
+    match &arguments.verb {
+        KernelVerb::List { connection, function, json } => {
+            let answer = Client::new(connection).get(&format!("functions/{function}/kernels"))?;
+            show(&answer, *json, "kernels", &["NAME", "ENTRY"], &["name", "entry"]);
+            Ok(())
+        }
+        KernelVerb::Show { connection, function, kernel, source } => {
+            let answer = Client::new(connection).get(&format!("functions/{function}/kernels"))?;
+            let kernels = answer.get("kernels").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            let found = kernels.iter().find(|known| known.get("name").and_then(Value::as_str) == Some(kernel));
+            let found = found.ok_or_else(|| {
+                Failure::new(1, format!("function {function} has no kernel {kernel:?}"))
+                    .hint(format!("gannet kernel list {function}"))
+            })?;
+            let wanted = if *source { "wgsl" } else { "hardened" };
+            let printed = found.get(wanted).and_then(Value::as_str).ok_or_else(|| {
+                Failure::new(1, format!("kernel {kernel:?} was not hardened at deploy"))
+                    .hint("it has overrides without default, or the server had no gpu; see --source".to_owned())
+            })?;
+            printer::line(printed.trim_end());
+            Ok(())
+        }
+    }
 }
 
 pub(super) fn tenant(arguments: &TenantArgs) -> Outcome {

@@ -84,6 +84,24 @@ impl Control {
         Ok(json(Done::Ok, &value!({ "name": name, "versions": versions })))
     }
 
+    /// The current version's kernels: the WGSL as it was deployed, and as it runs.
+    pub(super) fn kernels(
+        &self,
+        inbound: &Inbound,
+        acting: &Acting,
+        name: &FunctionName,
+        snapshot: &Snapshot,
+    ) -> Result<Response<ResponseBody>, Refused> {
+        only(inbound, &[Method::GET], "GET")?;
+        acting.needs(acting.scopes.read, "read")?;
+        let function = snapshot.function(acting.tenant.as_str(), name.as_str()).ok_or(ControlError::NotFound)?;
+        let kernels = function.current.record.kernels.iter().map(|(name, kernel)| {
+            value!({ "name": name, "entry": kernel.entry, "wgsl": kernel.wgsl, "hardened": kernel.hardened })
+        });
+        let version = function.current.record.number;
+        Ok(json(Done::Ok, &value!({ "name": name, "version": version, "kernels": kernels.collect::<Vec<_>>() })))
+    }
+
     pub(super) async fn function(
         &self,
         inbound: Inbound,

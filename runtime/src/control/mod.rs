@@ -167,6 +167,7 @@ impl Control {
                 let after = segments.get(2..).unwrap_or_default();
                 match after {
                     [] => self.function(inbound, acting, name, &snapshot).await,
+                    ["kernels"] => self.kernels(&inbound, &acting, &name, &snapshot),
                     ["versions"] => self.versions(&inbound, &acting, &name, &snapshot),
                     ["logs"] => self.read_logs(&inbound, &acting, &name, &snapshot),
                     _ => Err(RouteError::NotFound.into()),
