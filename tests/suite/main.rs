@@ -11,6 +11,7 @@
 
 mod support;
 
+mod attacks;
 mod clients;
 mod command_line;
 mod deploying;
