@@ -200,3 +200,81 @@ async fn what_does_not_end_by_itself_ends_by_its_budget() {
     let output = run(&kernel, [1, 1, 1], false).await.unwrap();
     assert_eq!(output[0][4 * 1000..4 * 1001], 1000u32.to_le_bytes());
 }
+
+/// A loop that is charged ahead makes as many trips as on paper, at the ends of the numbers too, or runs out.
+#[tokio::test]
+async fn loops_charged_ahead_make_the_same_trips() {
+    let unsigned = [0, 1, 2, 7, 100, u32::MAX - 100, u32::MAX - 7, u32::MAX - 6, u32::MAX - 1, u32::MAX];
+    let signed =
+        [i32::MIN, i32::MIN + 1, i32::MIN + 6, -100, -7, -1, 0, 1, 7, 100, i32::MAX - 6, i32::MAX - 1, i32::MAX];
+    let mut kernels = 0;
+    for (ty, values) in [("u32", unsigned.map(i64::from).to_vec()), ("i32", signed.map(i64::from).to_vec())] {
+        for (op, step) in [("<", 1), ("<", 3), ("<=", 1), ("<=", 7), (">", 1), (">", 3), (">=", 1), (">=", 7)] {
+            let up = op.starts_with('<');
+            let change = if up { "+=" } else { "-=" };
+            let wgsl = format!(
+                "@group(0) @binding(0) var<storage, read> ends: array<vec2<{ty}>>;
+                @group(0) @binding(1) var<storage, read_write> trips: array<u32>;
+                @compute @workgroup_size(1) fn main(@builtin(workgroup_id) id: vec3<u32>) {{
+                    let bound = ends[id.x].y;
+                    for (var i = ends[id.x].x; i {op} bound; i {change} {step}) {{ trips[id.x]++; }}
+                }}"
+            );
+            let kernel = session().compile_kernel(&wgsl, "main", &[]).run().await.unwrap();
+            kernels += 1;
+            let (least, most) =
+                if ty == "u32" { (0, i64::from(u32::MAX)) } else { (i64::from(i32::MIN), i64::from(i32::MAX)) };
+            let (mut ending, mut endless) = (Vec::new(), Vec::new());
+            for start in &values {
+                for bound in &values {
+                    let (mut i, mut count) = (*start, 0u32);
+                    let runs = |i: i64| match op {
+                        "<" => i < *bound,
+                        "<=" => i <= *bound,
+                        ">" => i > *bound,
+                        _ => i >= *bound,
+                    };
+                    while count < 70_000 && (least..=most).contains(&i) && runs(i) {
+                        i += if up { step } else { -step };
+                        count += 1;
+                    }
+                    if count < 70_000 && (least..=most).contains(&i) {
+                        ending.push((*start, *bound, count));
+                    } else {
+                        endless.push((*start, *bound, 0));
+                    }
+                }
+            }
+            let trips = trips_of(&kernel, &ending).await.unwrap();
+            for ((start, bound, expected), got) in ending.iter().zip(trips) {
+                assert_eq!(got, *expected, "{ty} from {start} {op} {bound} by {step}");
+            }
+            for pair in endless.chunks(1).step_by(5) {
+                let ended = trips_of(&kernel, pair).await;
+                assert!(matches!(ended, Err(Error::BudgetExhausted(_))), "{ty} {pair:?} {op} by {step}: {ended:?}");
+            }
+        }
+    }
+    assert_eq!(kernels, 16);
+}
+
+async fn trips_of(kernel: &Arc<Kernel>, ends: &[(i64, i64, u32)]) -> Result<Vec<u32>, Error> {
+    let mut session = session();
+    #[allow(clippy::cast_possible_truncation, reason = "the low 32 bits are meant")]
+    let words: Vec<u8> = ends.iter().flat_map(|(a, b, _)| [*a as i32, *b as i32]).flat_map(i32::to_le_bytes).collect();
+    let count = u32::try_from(ends.len()).unwrap();
+    let buffers = [Buffer::create(&session, words.len() as u64)?, Buffer::create(&session, u64::from(count) * 4)?];
+    buffers[0].write(&mut session, 0, words)?;
+    let bindings = (0u32..).zip(&buffers).map(|(index, buffer)| Binding {
+        group: 0,
+        index,
+        source: Source::Buffer(Arc::clone(buffer), 0, None),
+    });
+    let mut batch = Batch::default();
+    batch.dispatch(&session, kernel, bindings.collect(), [count, 1, 1])?;
+    batch.read(&buffers[1], 0, u64::from(count) * 4)?;
+    let mut submission = batch.encode(&mut session)?.submit().await?;
+    submission.wait().await?;
+    let reads = submission.take_reads().await;
+    Ok(reads[0].chunks(4).map(|bytes| u32::from_le_bytes(bytes.try_into().unwrap())).collect())
+}

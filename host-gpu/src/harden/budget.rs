@@ -9,6 +9,8 @@
 //!                                    }
 //! ```
 //!
+//! Where a loop's iterations can be counted ahead of it, it is charged once, there: [`super::ahead`].
+//!
 //! Cases:
 //!
 //! - All loops of the entry point and of every function, wherever they stand, `continuing` blocks included; the
@@ -22,9 +24,9 @@
 //!   the counter changes in a loop, and [`super::entry`] looks once at the end whether to set the flag. (Setting it in the
 //!   loop cost the software driver 40 % of a blur.)
 
-use super::Globals;
 use super::uniform::Uniform;
 use super::weigh::{Costs, LoopCost};
+use super::{Globals, ahead};
 use naga::{BinaryOperator, Block, Expression, Function, GlobalVariable, Handle, Literal, Module, Span, Statement};
 
 /// The counted loops of a module.
@@ -46,12 +48,18 @@ pub(super) fn insert(module: &mut Module, globals: &Globals, uniform: &Uniform, 
     for handle in handles {
         let loops = costs.functions.get(&handle).unwrap_or(&none);
         let together = uniform.functions.get(&handle).map_or(&[][..], Vec::as_slice);
-        Inserter { globals, loops, together, next: 0, found: &mut found, depth: 1 }
-            .run(module.functions.get_mut(handle));
+        let mut function = std::mem::take(module.functions.get_mut(handle));
+        Inserter { module, globals, loops, together, next: 0, found: &mut found, depth: 1 }.run(&mut function);
+        *module.functions.get_mut(handle) = function;
     }
-    for entry in &mut module.entry_points {
+    for index in 0..module.entry_points.len() {
+        let Some(entry) = module.entry_points.get_mut(index) else { continue };
+        let mut function = std::mem::take(&mut entry.function);
         let (loops, together) = (costs.entry.as_slice(), uniform.entry.as_slice());
-        Inserter { globals, loops, together, next: 0, found: &mut found, depth: 0 }.run(&mut entry.function);
+        Inserter { module, globals, loops, together, next: 0, found: &mut found, depth: 0 }.run(&mut function);
+        if let Some(entry) = module.entry_points.get_mut(index) {
+            entry.function = function;
+        }
     }
     found
 }
@@ -61,6 +69,7 @@ fn add(function: &mut Function, expression: Expression) -> Handle<Expression> {
 }
 
 struct Inserter<'a> {
+    module: &'a Module,
     globals: &'a Globals,
     loops: &'a [LoopCost],
     together: &'a [bool],
@@ -72,51 +81,73 @@ struct Inserter<'a> {
 
 impl Inserter<'_> {
     fn run(mut self, function: &mut Function) {
-        let mut body = std::mem::take(&mut function.body);
-        self.block(function, &mut body);
+        // A copy, since what can be charged ahead is looked up in the function as it was.
+        let body = self.block(function, function.body.clone());
         function.body = body;
     }
 
-    fn block(&mut self, function: &mut Function, block: &mut Block) {
-        for statement in block.iter_mut() {
+    fn block(&mut self, function: &mut Function, block: Block) -> Block {
+        let mut out = Block::with_capacity(block.len());
+        for (statement, span) in block.span_into_iter() {
             match statement {
-                Statement::Block(inner) => self.block(function, inner),
-                Statement::If { accept, reject, .. } => {
-                    self.block(function, accept);
-                    self.block(function, reject);
+                Statement::Block(inner) => out.push(Statement::Block(self.block(function, inner)), span),
+                Statement::If { condition, accept, reject } => {
+                    let accept = self.block(function, accept);
+                    let reject = self.block(function, reject);
+                    out.push(Statement::If { condition, accept, reject }, span);
                 }
-                Statement::Switch { cases, .. } => {
-                    for case in cases {
-                        self.block(function, &mut case.body);
+                Statement::Switch { selector, mut cases } => {
+                    for case in &mut cases {
+                        case.body = self.block(function, std::mem::take(&mut case.body));
                     }
+                    out.push(Statement::Switch { selector, cases }, span);
                 }
-                Statement::Loop { body, continuing, .. } => {
-                    let index = self.next;
-                    self.next += 1;
-                    // A loop that was not weighed would be a fault of ours: it gets the dearest count.
-                    let cost = match self.loops.get(index).copied().unwrap_or(LoopCost::Counted(u32::MAX)) {
-                        LoopCost::Short => None,
-                        LoopCost::Counted(cost) => Some(cost),
-                    };
-                    let together = self.together.get(index).copied().unwrap_or(false);
-                    if cost.is_some() && together {
-                        self.found.together += 1;
-                    } else if cost.is_some() {
-                        self.found.apart += 1;
-                        self.found.apart_nested |= self.depth > 0;
-                    }
-                    self.depth += u32::from(cost.is_some());
-                    self.block(function, body);
-                    self.block(function, continuing);
-                    self.depth -= u32::from(cost.is_some());
-                    if let Some(cost) = cost {
-                        let counter = if together { self.globals.uniform_left } else { self.globals.left };
-                        body.splice(0..0, count_down(function, counter, cost));
-                    }
+                Statement::Loop { body, continuing, break_if } => {
+                    out.append(&mut self.looped(function, (body, continuing, break_if), span));
                 }
-                _ => {}
+                other => out.push(other, span),
             }
         }
+        out
+    }
+
+    fn looped(
+        &mut self,
+        function: &mut Function,
+        (body, continuing, break_if): (Block, Block, Option<Handle<Expression>>),
+        span: Span,
+    ) -> Block {
+        let index = self.next;
+        self.next += 1;
+        // A loop that was not weighed would be a fault of ours: it gets the dearest count.
+        let cost = match self.loops.get(index).copied().unwrap_or(LoopCost::Counted(u32::MAX)) {
+            LoopCost::Short => None,
+            LoopCost::Counted(cost) => Some(cost),
+        };
+        let together = self.together.get(index).copied().unwrap_or(false);
+        if cost.is_some() && together {
+            self.found.together += 1;
+        } else if cost.is_some() {
+            self.found.apart += 1;
+            self.found.apart_nested |= self.depth > 0;
+        }
+        self.depth += u32::from(cost.is_some());
+        let mut body = self.block(function, body);
+        let mut continuing = self.block(function, continuing);
+        self.depth -= u32::from(cost.is_some());
+        let mut out = Block::new();
+        if let Some(cost) = cost {
+            let counter = if together { self.globals.uniform_left } else { self.globals.left };
+            if break_if.is_none() {
+                match ahead::charge(self.module, function, counter, cost, (body, continuing, span)) {
+                    Ok(charged) => return charged,
+                    Err(looped) => (body, continuing) = looped,
+                }
+            }
+            body.splice(0..0, count_down(function, counter, cost));
+        }
+        out.push(Statement::Loop { body, continuing, break_if }, span);
+        out
     }
 }
 

@@ -17,6 +17,7 @@
 //!
 //! Invariant: pure; an unknown statement or expression is refused or taken for the worst.
 
+mod ahead;
 mod budget;
 mod short;
 mod entry;

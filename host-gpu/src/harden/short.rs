@@ -12,58 +12,90 @@
 
 use naga::{BinaryOperator, Block, Expression, Function, Handle, Literal, LocalVariable, Module, Statement, TypeInner};
 
-/// The most iterations that one run of the loop can make, if that can be proven.
-pub(super) fn trips(module: &Module, function: &Function, body: &Block, continuing: &Block) -> Option<u64> {
+/// A loop that steps a local integer variable towards a bound.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Form {
+    /// The variable.
+    pub local: Handle<LocalVariable>,
+    /// Whether it is an `i32`, or else a `u32`.
+    pub signed: bool,
+    /// The loop goes on while `variable op bound`.
+    pub op: BinaryOperator,
+    /// What it is compared with, as evaluated in the body.
+    pub bound: Handle<Expression>,
+    /// What each iteration adds to it, towards the bound.
+    pub step: i128,
+    /// The value that the step stores.
+    stepped: Handle<Expression>,
+}
+
+/// Recognises the form, whatever the bound and the start are.
+pub(super) fn form(module: &Module, function: &Function, body: &Block, continuing: &Block) -> Option<Form> {
     let (condition, emitted) = guard(body)?;
     let Expression::Binary { op, left, right } = function.expressions[condition] else { return None };
-    let (op, pointer_load, bound) = match (constant(module, function, left), constant(module, function, right)) {
-        (None, Some(bound)) => (op, left, bound),
-        (Some(bound), None) => (mirrored(op)?, right, bound),
-        _ => return None,
-    };
-    let local = loaded(function, pointer_load, &emitted)?;
-    let signed = match module.types[function.local_variables[local].ty].inner {
-        TypeInner::Scalar(naga::Scalar::I32) => true,
-        TypeInner::Scalar(naga::Scalar::U32) => false,
-        _ => return None,
-    };
-    let (step, step_value) = step(module, function, continuing, local)?;
+    let sides = [(left, right, Some(op)), (right, left, mirrored(op))];
+    sides.into_iter().find_map(|(variable, bound, op)| {
+        let op = op?;
+        let local = loaded(function, variable, &emitted)?;
+        let signed = match module.types[function.local_variables[local].ty].inner {
+            TypeInner::Scalar(naga::Scalar::I32) => true,
+            TypeInner::Scalar(naga::Scalar::U32) => false,
+            _ => return None,
+        };
+        let (step, stepped) = step(module, function, continuing, local)?;
+        let towards = match op {
+            BinaryOperator::Less | BinaryOperator::LessEqual => step > 0,
+            BinaryOperator::Greater | BinaryOperator::GreaterEqual => step < 0,
+            _ => false,
+        };
+        let mut stores = Stores { function, local, values: Vec::new(), escaped: false };
+        stores.collect(body);
+        if !towards || !stores.values.is_empty() {
+            return None;
+        }
+        stores.collect(continuing);
+        if stores.values.len() != 1 {
+            return None;
+        }
+        stores.collect(&function.body);
+        (!stores.escaped).then_some(Form { local, signed, op, bound, step, stepped })
+    })
+}
+
+/// The most iterations that one run of the loop can make, if that can be proven.
+pub(super) fn trips(module: &Module, function: &Function, body: &Block, continuing: &Block) -> Option<u64> {
+    let Form { local, signed, op, bound, step, stepped } = form(module, function, body, continuing)?;
+    let bound = constant(module, function, bound)?;
     let mut stores = Stores { function, local, values: Vec::new(), escaped: false };
-    stores.collect(body);
-    if !stores.values.is_empty() {
-        return None;
-    }
-    stores.collect(continuing);
-    if stores.values.len() != 1 {
-        return None;
-    }
-    stores.values.clear();
     stores.collect(&function.body);
-    if stores.escaped {
-        return None;
-    }
     let mut starts = vec![match function.local_variables[local].init {
         Some(init) => constant(module, function, init),
         None => Some(0),
     }];
-    starts.extend(stores.values.iter().filter(|value| **value != step_value).map(|v| constant(module, function, *v)));
+    starts.extend(stores.values.iter().filter(|value| **value != stepped).map(|v| constant(module, function, *v)));
     let (lowest, highest) =
         if signed { (i128::from(i32::MIN), i128::from(i32::MAX)) } else { (0, i128::from(u32::MAX)) };
-    let distance = match op {
-        BinaryOperator::Less | BinaryOperator::LessEqual if step > 0 => {
-            let end = bound + i128::from(op == BinaryOperator::LessEqual);
-            let start = if signed { known(&starts)?.min()? } else { 0.max(lowest) };
-            (end - 1 + step <= highest).then_some(end - start)?
-        }
-        BinaryOperator::Greater | BinaryOperator::GreaterEqual if step < 0 => {
-            let end = bound - i128::from(op == BinaryOperator::GreaterEqual);
-            let start = known(&starts)?.max()?;
-            (end + 1 + step >= lowest).then_some(start - end)?
-        }
-        _ => return None,
+    let distance = if step > 0 {
+        let end = bound + i128::from(op == BinaryOperator::LessEqual);
+        let start = if signed { known(&starts)?.min()? } else { lowest };
+        (end - 1 + step <= highest).then_some(end - start)?
+    } else {
+        let end = bound - i128::from(op == BinaryOperator::GreaterEqual);
+        let start = known(&starts)?.max()?;
+        (end + 1 + step >= lowest).then_some(start - end)?
     };
     let step = step.abs();
     u64::try_from((distance.max(0) + step - 1) / step).ok()
+}
+
+/// Whether the function's local variable stays as it is while `blocks` run: nothing in them stores to it, and no pointer to
+/// it is passed on anywhere.
+pub(super) fn is_fixed(function: &Function, local: Handle<LocalVariable>, blocks: [&Block; 2]) -> bool {
+    let mut stores = Stores { function, local, values: Vec::new(), escaped: false };
+    stores.collect(&function.body);
+    stores.values.clear();
+    blocks.into_iter().for_each(|block| stores.collect(block));
+    stores.values.is_empty() && !stores.escaped
 }
 
 fn known(starts: &[Option<i128>]) -> Option<impl Iterator<Item = i128>> {
@@ -160,8 +192,15 @@ struct Stores<'a> {
 }
 
 impl Stores<'_> {
-    fn is_pointer(&self, value: Handle<Expression>) -> bool {
-        matches!(self.function.expressions[value], Expression::LocalVariable(local) if local == self.local)
+    /// Whether it points to the variable or into it.
+    fn is_pointer(&self, mut value: Handle<Expression>) -> bool {
+        loop {
+            match self.function.expressions[value] {
+                Expression::LocalVariable(local) => return local == self.local,
+                Expression::Access { base, .. } | Expression::AccessIndex { base, .. } => value = base,
+                _ => return false,
+            }
+        }
     }
 
     fn collect(&mut self, block: &Block) {
