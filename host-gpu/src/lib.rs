@@ -20,6 +20,7 @@ pub mod kernel;
 pub mod binding;
 pub mod batch;
 mod flag;
+pub mod lease;
 mod pace;
 mod slice;
 mod encode;

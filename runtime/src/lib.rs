@@ -21,6 +21,7 @@ pub mod control;
 pub mod registry;
 pub mod store;
 pub mod build;
+pub mod arbiter;
 pub mod logs;
 pub mod serve;
 

@@ -1,6 +1,7 @@
 //! CPU time of a guest: the thread's CPU clock around each poll of its future. What a guest waits
 //! for (GPU, bodies, timers) is between polls and costs it nothing.
 
+use crate::worker::ticker::Ticker;
 use rustix::time::{ClockId, clock_gettime};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -38,11 +39,12 @@ impl CpuMeter {
 pub(crate) struct Metered<F> {
     future: Pin<Box<F>>,
     meter: Arc<CpuMeter>,
+    ticker: Arc<Ticker>,
 }
 
 impl<F> Metered<F> {
-    pub(crate) fn new(future: F, meter: Arc<CpuMeter>) -> Self {
-        Self { future: Box::pin(future), meter }
+    pub(crate) fn new(future: F, meter: Arc<CpuMeter>, ticker: Arc<Ticker>) -> Self {
+        Self { future: Box::pin(future), meter, ticker }
     }
 }
 
@@ -50,6 +52,8 @@ impl<F: Future> Future for Metered<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let ticker = Arc::clone(&self.ticker);
+        let _ticking = ticker.poll();
         let began = thread_ns();
         self.meter.poll_began_ns.store(began.max(1), Ordering::Relaxed);
         let result = self.future.as_mut().poll(context);

@@ -20,6 +20,7 @@ mod run;
 mod service;
 mod state;
 mod tally;
+mod ticker;
 mod warm;
 
 use crate::engine;
@@ -33,6 +34,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
+use ticker::Ticker;
 use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
@@ -48,6 +50,7 @@ pub(crate) fn linker_for_check(
 /// Everything that requests in this process share.
 pub(crate) struct Shared {
     engine: Engine,
+    ticker: Arc<Ticker>,
     linker: Linker<state::Guest>,
     /// Why there is no device, if there is none.
     device: Result<Arc<Device>, gannet_host_gpu::Error>,
@@ -70,13 +73,14 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
     let wasi_http_0_3 = arguments.get(2).is_some_and(|text| text == "true");
     let engine = engine::runtime(wasi_http_0_3).map_err(io::Error::other)?;
     let linker = state::linker(&engine, wasi_http_0_3).map_err(io::Error::other)?;
-    ticker(&engine)?;
+    let ticker = Arc::new(Ticker::start(&engine)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     confine::after_drivers(&mut confinement).map_err(io::Error::other)?;
     runtime.block_on(async move {
         warm::warm(&engine).await.map_err(io::Error::other)?;
         let shared = Arc::new(Shared {
             engine,
+            ticker,
             linker,
             versions: Mutex::default(),
             instances: Arc::new(Semaphore::new(engine::INSTANCES_MAX as usize)),
@@ -99,19 +103,6 @@ fn open_device(arguments: &[String]) -> Result<Arc<Device>, gannet_host_gpu::Err
         Some(index) => Device::open(index, memory),
         None => Err(gannet_host_gpu::Error::Unsupported("this server has no gpu".into())),
     }
-}
-
-/// Advances the epoch for ever.
-fn ticker(engine: &Engine) -> io::Result<()> {
-    let engine = engine.weak();
-    std::thread::Builder::new().name("epoch".into()).spawn(move || {
-        while let Some(engine) = engine.upgrade() {
-            engine.increment_epoch();
-            drop(engine);
-            std::thread::sleep(engine::TICK);
-        }
-    })?;
-    Ok(())
 }
 
 async fn serve(shared: &Arc<Shared>) {

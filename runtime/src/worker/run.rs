@@ -103,7 +103,7 @@ fn start(
     });
     store.set_epoch_deadline(1);
     let (shared, loaded, tally) = (Arc::clone(shared), Arc::clone(loaded), Arc::clone(tally));
-    let cpu = Arc::clone(&tally.cpu);
+    let (cpu, ticker) = (Arc::clone(&tally.cpu), Arc::clone(&shared.ticker));
     let guest = async move {
         // The front door admits fewer requests than there are places, so this does not wait.
         let place = shared.instances.acquire().await;
@@ -127,7 +127,7 @@ fn start(
         drop(place);
         ended
     };
-    Ok(Box::pin(Metered::new(guest, cpu)))
+    Ok(Box::pin(Metered::new(guest, cpu, ticker)))
 }
 
 /// `wasi:http/proxy` 0.2: instantiates and calls the guest.

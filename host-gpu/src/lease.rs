@@ -1,0 +1,228 @@
+//! The holder's side of a lease on the GPU: when the GPU thread may submit, and what it says to the arbiter. Pure.
+//!
+//! ```text
+//!            work, say Want             Granted                  AskedBack
+//!   Resting ───────────────▶ Wanting ──────────▶ Held ─────────────────────────▶ Returning
+//!      ▲                                          │ idle for 1 ms, say Release       │ nothing in flight, say Release
+//!      └──────────────────────────────────────────┴──────────────────────────────────┘
+//! ```
+//!
+//! Each grant has an epoch. What is said of an older one is ignored, so a message that comes late or twice changes
+//! nothing. A Want that gets no answer is said again; a grant that got lost is then given again.
+//!
+//! Invariant: nothing is submitted but between a Granted and the Release of the same epoch.
+
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// Number of a grant; the first is 1.
+pub type Epoch = u64;
+
+/// How long a holder without work keeps the GPU: a request's next submission comes within that, mostly.
+pub const IDLE_MAX: Duration = Duration::from_millis(1);
+/// When a Want is said again.
+pub const WANT_AGAIN: Duration = Duration::from_secs(1);
+
+/// Holder to arbiter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ask {
+    /// It has work. It has seen the grants up to this epoch end.
+    Want(Epoch),
+    /// It is done with this grant, and nothing of it is on the GPU.
+    Release {
+        /// The grant.
+        epoch: Epoch,
+        /// Whether it has more work: a Want in the same breath, or a tenant of great weight would lose its turn.
+        wants: bool,
+    },
+}
+
+/// Arbiter to holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Told {
+    /// The GPU is its own until it is asked back.
+    Granted {
+        /// The number of this grant.
+        epoch: Epoch,
+        /// Whether others wait for it.
+        contended: bool,
+    },
+    /// It should end what is on the GPU and give it back.
+    AskedBack {
+        /// The grant it is about.
+        epoch: Epoch,
+    },
+}
+
+/// The wires to an arbiter.
+pub struct Link {
+    /// What the arbiter says.
+    pub told: mpsc::Receiver<Told>,
+    /// Says something to it; must not wait.
+    pub ask: Box<dyn FnMut(Ask) + Send>,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Link")
+    }
+}
+
+/// Whether a slice that is expected to take `next_ns` may be submitted behind slices that were expected to take
+/// `in_flight_ns`: a holder that is asked back has at most two slices of work on the GPU, or one workgroup that is longer.
+pub fn fits_behind(in_flight_ns: u64, next_ns: u64, slice_ns: u64) -> bool {
+    in_flight_ns == 0 || in_flight_ns.saturating_add(next_ns) <= slice_ns.saturating_mul(2)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Resting,
+    Wanting { asked: Instant },
+    Held { idle_since: Instant },
+    Returning,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Lease {
+    state: State,
+    /// The grant that is held, or was the last to be.
+    epoch: Epoch,
+    contended: bool,
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self { state: State::Resting, epoch: 0, contended: false }
+    }
+}
+
+impl Lease {
+    /// Takes in what the arbiter says, and answers it if need be.
+    pub fn told(&mut self, told: Told, now: Instant) -> Option<Ask> {
+        match told {
+            Told::Granted { epoch, contended } if epoch > self.epoch => {
+                (self.state, self.epoch, self.contended) = (State::Held { idle_since: now }, epoch, contended);
+                None
+            }
+            Told::AskedBack { epoch } if epoch == self.epoch && self.may_submit() => {
+                (self.state, self.contended) = (State::Returning, true);
+                None
+            }
+            // A grant that never came, or whose return was lost. Should it come yet, it is over.
+            Told::AskedBack { epoch } if epoch >= self.epoch && self.state != State::Returning => {
+                (self.state, self.epoch) = (State::Resting, epoch);
+                Some(Ask::Release { epoch, wants: false })
+            }
+            Told::Granted { .. } | Told::AskedBack { .. } => None,
+        }
+    }
+
+    /// Whether the next slice may be submitted.
+    pub fn may_submit(&self) -> bool {
+        matches!(self.state, State::Held { .. })
+    }
+
+    /// The number of the latest grant it has seen.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Whether others wait for the GPU, as far as is known: slices should be short then.
+    pub fn is_contended(&self) -> bool {
+        self.contended
+    }
+
+    /// What to say now, given whether there is work to submit and whether some is on the GPU. Call it again after
+    /// each change, and at [`Lease::deadline`].
+    pub fn next(&mut self, work: bool, in_flight: bool, now: Instant) -> Option<Ask> {
+        match self.state {
+            State::Resting if work => {
+                self.state = State::Wanting { asked: now };
+                Some(Ask::Want(self.epoch))
+            }
+            State::Wanting { asked } if now.saturating_duration_since(asked) >= WANT_AGAIN => {
+                self.state = State::Wanting { asked: now };
+                Some(Ask::Want(self.epoch))
+            }
+            State::Held { .. } if work || in_flight => {
+                self.state = State::Held { idle_since: now };
+                None
+            }
+            State::Held { idle_since } if now.saturating_duration_since(idle_since) >= IDLE_MAX => self.release(false, now),
+            State::Returning if !in_flight => self.release(work, now),
+            State::Resting | State::Wanting { .. } | State::Held { .. } | State::Returning => None,
+        }
+    }
+
+    fn release(&mut self, wants: bool, now: Instant) -> Option<Ask> {
+        self.state = if wants { State::Wanting { asked: now } } else { State::Resting };
+        self.contended = false;
+        Some(Ask::Release { epoch: self.epoch, wants })
+    }
+
+    /// When [`Lease::next`] has something to say although nothing happened.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Wanting { asked } => Some(asked + WANT_AGAIN),
+            State::Held { idle_since } => Some(idle_since + IDLE_MAX),
+            State::Resting | State::Returning => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRANTED: Told = Told::Granted { epoch: 1, contended: false };
+
+    #[test]
+    fn work_asks_once_and_an_idle_holder_gives_back_after_a_millisecond() {
+        let (mut lease, now) = (Lease::default(), Instant::now());
+        assert_eq!(lease.next(false, false, now), None);
+        assert_eq!(lease.next(true, false, now), Some(Ask::Want(0)));
+        assert_eq!(lease.next(true, false, now), None);
+        assert!(!lease.may_submit());
+        lease.told(GRANTED, now);
+        assert!(lease.may_submit());
+        assert_eq!(lease.next(false, true, now), None);
+        let idle = now + Duration::from_micros(500);
+        assert_eq!(lease.next(false, false, idle), None);
+        assert_eq!(lease.deadline(), Some(now + IDLE_MAX));
+        assert_eq!(lease.next(false, false, now + IDLE_MAX), Some(Ask::Release { epoch: 1, wants: false }));
+        assert!(!lease.may_submit());
+    }
+
+    #[test]
+    fn asked_back_it_ends_what_is_in_flight_first_and_then_wants_again() {
+        let (mut lease, now) = (Lease::default(), Instant::now());
+        lease.next(true, false, now);
+        lease.told(GRANTED, now);
+        lease.told(Told::AskedBack { epoch: 1 }, now);
+        assert!(!lease.may_submit() && lease.is_contended());
+        assert_eq!(lease.next(true, true, now), None);
+        assert_eq!(lease.next(true, false, now), Some(Ask::Release { epoch: 1, wants: true }));
+        assert_eq!(lease.next(true, false, now), None);
+    }
+
+    #[test]
+    fn messages_about_other_grants_change_nothing_and_a_want_is_said_again() {
+        let (mut lease, now) = (Lease::default(), Instant::now());
+        lease.next(true, false, now);
+        assert_eq!(lease.next(true, false, now + WANT_AGAIN), Some(Ask::Want(0)));
+        lease.told(GRANTED, now);
+        assert_eq!(lease.told(Told::AskedBack { epoch: 0 }, now), None);
+        assert!(lease.may_submit());
+        lease.next(false, false, now + IDLE_MAX);
+        lease.told(GRANTED, now);
+        assert!(!lease.may_submit(), "a grant that was given back does not come again");
+        assert_eq!(lease.told(Told::AskedBack { epoch: 1 }, now), Some(Ask::Release { epoch: 1, wants: false }), "its return was lost");
+        assert_eq!(lease.told(Told::AskedBack { epoch: 2 }, now), Some(Ask::Release { epoch: 2, wants: false }), "the grant was lost");
+        lease.told(Told::Granted { epoch: 2, contended: false }, now);
+        assert!(!lease.may_submit(), "a grant that was asked back before it came is over");
+    }
+}
