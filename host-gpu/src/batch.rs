@@ -6,7 +6,7 @@
 
 use crate::binding::{self, Binding, Bound, Place};
 use crate::buffer::{Buffer, in_range};
-use crate::thread::{Done, Job};
+use crate::job::{Done, Job};
 use crate::{Error, Kernel, Session};
 use std::sync::Arc;
 use tokio::sync::oneshot;

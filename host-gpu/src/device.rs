@@ -12,9 +12,11 @@ use crate::flag::Flag;
 use crate::harden::{FLAG_GROUP, IMMEDIATES_SIZE};
 use crate::kernel::KernelCache;
 use crate::memory::Ledger;
-use crate::slice::{SLICE_NS, SOFTWARE_SLICE_NS};
+use crate::lease::Link;
+use crate::slice::{SLICE_NS, SOFTWARE_CONTENDED_NS, SOFTWARE_SLICE_NS};
 use crate::staging::Staging;
-use crate::thread::{self, Job};
+use crate::job::Job;
+use crate::thread;
 use crate::{Error, Gpu, adapter, error};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -57,6 +59,11 @@ impl Device {
     /// Opens the adapter at `index` of the driver's list, with `memory_max` bytes for everything
     /// that sessions allocate on it.
     pub fn open(index: u32, memory_max: u64) -> Result<Arc<Self>, Error> {
+        Self::open_shared(index, memory_max, None)
+    }
+
+    /// The same on a GPU that an arbiter shares among processes: nothing is submitted without a lease.
+    pub fn open_shared(index: u32, memory_max: u64, link: Option<Link>) -> Result<Arc<Self>, Error> {
         let instance = adapter::instance();
         let adapters = adapter::adapters(&instance);
         let adapter = adapters
@@ -88,7 +95,7 @@ impl Device {
         let (device, queue) = error::ready(request)
             .ok_or_else(Error::lost)?
             .map_err(|refused| Error::Unsupported(format!("the gpu device could not be opened: {refused}")))?;
-        Ok(Self::start(device, queue, adapter::describe(index, adapter), memory_max))
+        Ok(Self::start(device, queue, adapter::describe(index, adapter), memory_max, link))
     }
 
     /// A device that runs no shader, for tests of quotas, validation and concurrency.
@@ -111,10 +118,16 @@ impl Device {
             software: true,
             timestamps: false,
         };
-        Self::start(device, queue, gpu, memory_max)
+        Self::start(device, queue, gpu, memory_max, None)
     }
 
-    fn start(device: wgpu::Device, queue: wgpu::Queue, gpu: Gpu, memory_max: u64) -> Arc<Self> {
+    fn start(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        gpu: Gpu,
+        memory_max: u64,
+        link: Option<Link>,
+    ) -> Arc<Self> {
         let lost = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&lost);
         device.set_device_lost_callback(move |reason, message| {
@@ -133,7 +146,8 @@ impl Device {
             queue,
             staging: Arc::clone(&staging),
             flag: Arc::clone(&flag),
-            slice_ns: if gpu.software { SOFTWARE_SLICE_NS } else { SLICE_NS },
+            slice_ns: if gpu.software { [SOFTWARE_SLICE_NS, SOFTWARE_CONTENDED_NS] } else { [SLICE_NS; 2] },
+            link,
             lost: Arc::clone(&lost),
             counters: Arc::clone(&counters),
         };

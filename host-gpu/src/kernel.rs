@@ -10,7 +10,6 @@ use crate::encode::Step;
 use crate::harden::{FLAG_GROUP, IMMEDIATES_SIZE, Outcome, Passes, Unit};
 use crate::pace::Pace;
 use crate::session::Payer;
-use crate::thread::Keep;
 use crate::{Device, Error};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -22,6 +21,8 @@ const CACHE_MAX: usize = 256;
 /// A kernel ready to dispatch.
 #[derive(Debug)]
 pub struct Kernel {
+    /// Names its source and entry point, whatever its constants.
+    pub(crate) source_hash: [u8; 32],
     pub(crate) pipeline: wgpu::ComputePipeline,
     pub(crate) layouts: Vec<wgpu::BindGroupLayout>,
     /// What a dispatch must bind, by group and index.
@@ -156,6 +157,11 @@ impl KernelCache {
     }
 }
 
+/// Names a source and an entry point.
+pub fn source_hash(wgsl: &str, entry: &str) -> [u8; 32] {
+    key(wgsl, entry, &[])
+}
+
 fn key(wgsl: &str, entry: &str, constants: &[(String, f64)]) -> Key {
     let mut hash = Sha256::new();
     for part in [wgsl, entry] {
@@ -217,12 +223,12 @@ impl Device {
     ) -> Result<Arc<Kernel>, Error> {
         let checked = check::check_with(wgsl, entry, constants, self.abilities(), passes)?;
         // wgpu reads the module once more and writes it out, recursing as deeply as our own check did.
-        let kernel = Arc::new(check::on_big_stack(|| self.compile(checked, passes.slice))?);
+        let kernel = Arc::new(check::on_big_stack(|| self.compile(checked, source_hash(wgsl, entry), passes.slice))?);
         self.trial(&kernel, payer)?;
         Ok(kernel)
     }
 
-    fn compile(&self, checked: Checked, sliceable: bool) -> Result<Kernel, Error> {
+    fn compile(&self, checked: Checked, source_hash: [u8; 32], sliceable: bool) -> Result<Kernel, Error> {
         let groups = checked.variables.iter().map(|v| v.group + 1).max().unwrap_or(0);
         let _creating = self.creation();
         let Checked { module, entry, variables, workgroup_size, hardened } = checked;
@@ -265,6 +271,7 @@ impl Device {
         let Outcome { counts, immediates, .. } = hardened;
         let budget = Budget::of(hardened, unit);
         Ok(Kernel {
+            source_hash,
             pipeline,
             layouts,
             variables,
@@ -295,6 +302,7 @@ impl Device {
             }
             charges.push(payer.memory.charge(trial_size(variable))?);
         }
+        // Declared after the charges, so dropped before them.
         let groups = self.scoped(|device| {
             let buffers: Vec<_> = kernel.variables.iter().map(|v| trial_buffer(device, v)).collect();
             let groups = (0u32..).zip(&kernel.layouts).map(|(group, layout)| {
@@ -309,19 +317,22 @@ impl Device {
             });
             groups.collect::<Arc<[_]>>()
         })?;
-        let steps = vec![Step::Dispatch { kernel: Arc::clone(kernel), groups, grid: [1, 1, 1] }];
-        let (mut job, done) = crate::thread::Job::bare(steps);
-        job.keep.extend(charges.into_iter().map(Keep::Charge));
-        job.usage = Some(Arc::clone(&payer.usage));
-        self.jobs.blocking_send(job).map_err(|_| Error::lost())?;
-        match done.blocking_recv().map_err(|_| Error::lost())? {
-            // Zeroed data may make a sound kernel loop for ever: what counts here is that it ended.
-            Ok(_) | Err(Error::BudgetExhausted(_)) => {
-                kernel.pace.forget();
-                Ok(())
+        // A software driver compiles at the first dispatch. One of no workgroup makes it do so without a lease on the GPU,
+        // which others may wait for meanwhile.
+        let trials: &[[u32; 3]] = if self.gpu().software { &[[0; 3], [1; 3]] } else { &[[1; 3]] };
+        for grid in trials {
+            let steps = vec![Step::Dispatch { kernel: Arc::clone(kernel), groups: Arc::clone(&groups), grid: *grid }];
+            let (mut job, done) = crate::job::Job::bare(steps);
+            job.usage = Some(Arc::clone(&payer.usage));
+            job.compiles = *grid == [0; 3];
+            self.jobs.blocking_send(job).map_err(|_| Error::lost())?;
+            match done.blocking_recv().map_err(|_| Error::lost())? {
+                // Zeroed data may make a sound kernel loop for ever: what counts here is that it ended.
+                Ok(_) | Err(Error::BudgetExhausted(_)) => kernel.pace.forget(),
+                Err(error) => return Err(error),
             }
-            Err(error) => Err(error),
         }
+        Ok(())
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Link {
     pub told: mpsc::Receiver<Told>,
     /// Says something to it; must not wait.
     pub ask: Box<dyn FnMut(Ask) + Send>,
+    /// Where to note what runs ([`crate::in_flight`]).
+    pub notes: Option<std::fs::File>,
 }
 
 impl std::fmt::Debug for Link {
@@ -83,6 +85,8 @@ enum State {
     Wanting { asked: Instant },
     Held { idle_since: Instant },
     Returning,
+    /// There is no arbiter: the GPU is not shared.
+    Alone,
 }
 
 /// See the module.
@@ -101,6 +105,11 @@ impl Default for Lease {
 }
 
 impl Lease {
+    /// A lease on a GPU that others may want, or on one that is not shared.
+    pub fn new(shared: bool) -> Self {
+        Self { state: if shared { State::Resting } else { State::Alone }, ..Self::default() }
+    }
+
     /// Takes in what the arbiter says, and answers it if need be.
     pub fn told(&mut self, told: Told, now: Instant) -> Option<Ask> {
         match told {
@@ -123,7 +132,7 @@ impl Lease {
 
     /// Whether the next slice may be submitted.
     pub fn may_submit(&self) -> bool {
-        matches!(self.state, State::Held { .. })
+        matches!(self.state, State::Held { .. } | State::Alone)
     }
 
     /// The number of the latest grant it has seen.
@@ -154,7 +163,7 @@ impl Lease {
             }
             State::Held { idle_since } if now.saturating_duration_since(idle_since) >= IDLE_MAX => self.release(false, now),
             State::Returning if !in_flight => self.release(work, now),
-            State::Resting | State::Wanting { .. } | State::Held { .. } | State::Returning => None,
+            State::Resting | State::Wanting { .. } | State::Held { .. } | State::Returning | State::Alone => None,
         }
     }
 
@@ -169,7 +178,7 @@ impl Lease {
         match self.state {
             State::Wanting { asked } => Some(asked + WANT_AGAIN),
             State::Held { idle_since } => Some(idle_since + IDLE_MAX),
-            State::Resting | State::Returning => None,
+            State::Resting | State::Returning | State::Alone => None,
         }
     }
 }

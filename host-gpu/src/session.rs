@@ -6,7 +6,7 @@
 
 use crate::memory::Ledger;
 use crate::submission::Clock;
-use crate::thread::Keep;
+use crate::job::Keep;
 use crate::{Buffer, Catalog, Device, Error, Kernel};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -10,6 +10,8 @@ pub(crate) const SLICE_NS: u64 = 2_000_000;
 /// What it should take on a software driver, where a single workgroup may take a millisecond, so that slices of two would
 /// be one or two workgroups, too few for its threads (measured: half the throughput of a matrix product).
 pub(crate) const SOFTWARE_SLICE_NS: u64 = 200_000_000;
+/// What it should take there while others wait.
+pub(crate) const SOFTWARE_CONTENDED_NS: u64 = 20_000_000;
 /// Commands in one slice.
 pub(crate) const PARTS_MAX: usize = 1024;
 
@@ -61,6 +63,16 @@ pub(crate) struct Plan {
     pub(crate) parts: Vec<(usize, Piece)>,
     pub(crate) step: usize,
     pub(crate) done: u64,
+    /// What it should take; two slices when nobody can know.
+    pub(crate) expected_ns: u64,
+}
+
+impl Plan {
+    /// The one dispatch, of no workgroup, of a job that makes a driver compile.
+    pub(crate) fn compile() -> Self {
+        let part = Part { base: [0; 3], size: [0; 3] };
+        Self { parts: vec![(0, Piece::Grid(part))], step: 1, done: 0, expected_ns: 0 }
+    }
 }
 
 /// A part of one step.
@@ -84,7 +96,7 @@ pub(crate) fn plan(
     mebibyte_ns: u64,
     measuring: impl Fn(&Arc<Kernel>) -> bool,
 ) -> Option<Plan> {
-    let mut plan = Plan { parts: Vec::new(), step: at.0, done: at.1 };
+    let mut plan = Plan { parts: Vec::new(), step: at.0, done: at.1, expected_ns: 0 };
     let mut room = slice_ns;
     // The kernel may have been measured over less data than this dispatch has.
     let first_ns = slice_ns / 8;
@@ -148,6 +160,7 @@ pub(crate) fn plan(
         }
         // A part that costs nothing measurable still takes its place.
         room = room.saturating_sub(spent.max(100));
+        plan.expected_ns = if alone { slice_ns.saturating_mul(2) } else { plan.expected_ns.saturating_add(spent) };
         if end {
             break;
         }

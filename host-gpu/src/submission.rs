@@ -4,7 +4,7 @@ use crate::Error;
 use crate::batch::Encoded;
 use crate::session::{Usage, nanoseconds};
 use crate::staging::Staged;
-use crate::thread::{Done, Keep};
+use crate::job::{Done, Keep};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;

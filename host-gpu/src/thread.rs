@@ -12,6 +12,9 @@
 //! wgpu panics when a device is lost during a poll; the panic ends here: jobs in flight get
 //! `DeviceLost`, and so does every later one.
 //!
+//! Nothing is submitted without a lease, if the GPU is shared ([`crate::lease`]): asked back, the thread submits no more,
+//! and gives it back when what is on the GPU has ended.
+//!
 //! A job runs in slices ([`crate::slice`]). Between slices it ends early when a loop budget ran out, when the
 //! request's GPU time is used up, or when nobody waits any more; what ran is charged all the same.
 
@@ -19,11 +22,12 @@ use crate::Error;
 use crate::device::Counters;
 use crate::encode::Step;
 use crate::flag::Flag;
-use crate::memory::Charge;
+use crate::in_flight::{InFlight, Notes, SLICES_MAX};
+use crate::job::{Job, Running, end, exhausted, stopped};
+use crate::lease::{self, Lease, Link, Told};
 use crate::pace::Pace;
-use crate::session::Usage;
 use crate::slice::{self, Piece, Plan, plan};
-use crate::staging::{self, Header, Marks, Staged, Staging};
+use crate::staging::{self, Header, Staging};
 use crate::submission::Clock;
 use crate::{Kernel, record};
 use std::collections::VecDeque;
@@ -31,110 +35,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::mpsc;
 
 /// The longest wait in one poll: how late a job may be submitted behind a running one.
 const POLL_MAX: Duration = Duration::from_millis(1);
-/// Slices on the GPU at once: the second keeps it busy while the first is looked at.
-const IN_FLIGHT_MAX: usize = 2;
+/// How often jobs that wait for the GPU are looked at: their request may have ended.
+const SWEEP_EVERY: Duration = Duration::from_millis(20);
 /// Nanoseconds for a mebibyte of copying, until it was measured.
 const MEBIBYTE_NS: u64 = 100_000;
-
-/// Work and what must live until it is done.
-pub(crate) struct Job {
-    pub(crate) steps: Vec<Step>,
-    pub(crate) upload: Option<Staged>,
-    /// Receives the header of the last slice, then the reads.
-    pub(crate) readback: Option<Staged>,
-    /// Buffers and charges, let go when the device reports the work done.
-    pub(crate) keep: Vec<Keep>,
-    /// Who is charged. The charge happens here and not where the guest waits, because a guest need
-    /// not wait.
-    pub(crate) usage: Option<Arc<Usage>>,
-    /// GPU time of the request after which it gets no further slice.
-    pub(crate) gpu_ns_max: u64,
-    pub(crate) done: oneshot::Sender<Result<Done, Error>>,
-}
-
-/// Something that the work in flight uses.
-pub(crate) enum Keep {
-    Buffer(#[expect(dead_code, reason = "held until the work is done")] Arc<crate::Buffer>),
-    /// All that a batch's commands name.
-    Named(#[expect(dead_code, reason = "held until the work is done")] Arc<crate::batch::Named>),
-    Charge(#[expect(dead_code, reason = "held until the work is done")] Charge),
-    /// Whose drop wakes whoever polls for the end.
-    Finished(#[expect(dead_code, reason = "its drop tells the pollables")] watch::Sender<()>),
-    /// The place among the session's submissions in flight.
-    Place(#[expect(dead_code, reason = "held until the work is done")] OwnedSemaphorePermit),
-}
-
-/// Work that the GPU has finished.
-pub(crate) struct Done {
-    pub(crate) gpu_ns: u64,
-    pub(crate) slices: u32,
-    pub(crate) clock: Clock,
-    /// Mapped for reading.
-    pub(crate) readback: Option<Staged>,
-}
-
-impl Job {
-    /// A job with nothing to upload or read.
-    pub(crate) fn bare(steps: Vec<Step>) -> (Self, oneshot::Receiver<Result<Done, Error>>) {
-        let (done, receiver) = oneshot::channel();
-        let job =
-            Self { steps, upload: None, readback: None, keep: Vec::new(), usage: None, gpu_ns_max: u64::MAX, done };
-        (job, receiver)
-    }
-}
-
-/// A job that has begun, or is next.
-struct Running {
-    job: Job,
-    /// The step that comes next, and how much of it is submitted: workgroups or bytes.
-    step: usize,
-    done: u64,
-    in_flight: usize,
-    submitted_all: bool,
-    began: bool,
-    failed: Option<Error>,
-    gpu_ns: u64,
-    slices: u32,
-    clock: Clock,
-}
-
-impl Running {
-    fn new(job: Job) -> Self {
-        Self {
-            job,
-            step: 0,
-            done: 0,
-            in_flight: 0,
-            submitted_all: false,
-            began: false,
-            failed: None,
-            gpu_ns: 0,
-            slices: 0,
-            clock: Clock::Gpu,
-        }
-    }
-
-    /// Whether it has something to submit.
-    fn wants_more(&self) -> bool {
-        !self.submitted_all && self.failed.is_none()
-    }
-}
-
-/// A slice on the GPU. It belongs to the first running job that has slices in flight.
-struct InFlight {
-    index: wgpu::SubmissionIndex,
-    submitted: Instant,
-    marks: Marks,
-    /// Whether the header lies in the job's readback and not in the marks.
-    last: bool,
-    kernels: Vec<(Arc<Kernel>, u64)>,
-    bytes: u64,
-    number: u32,
-}
 
 /// What the thread is made of.
 pub(crate) struct Parts {
@@ -142,14 +50,18 @@ pub(crate) struct Parts {
     pub(crate) queue: wgpu::Queue,
     pub(crate) staging: Arc<Staging>,
     pub(crate) flag: Arc<Flag>,
-    /// What a slice should take.
-    pub(crate) slice_ns: u64,
+    /// What a slice should take, alone on the GPU and while others wait.
+    pub(crate) slice_ns: [u64; 2],
+    /// The wires to the arbiter, if the GPU is shared.
+    pub(crate) link: Option<Link>,
     pub(crate) lost: Arc<AtomicBool>,
     pub(crate) counters: Arc<Counters>,
 }
 
 struct GpuThread {
     parts: Parts,
+    lease: Lease,
+    notes: Notes,
     running: VecDeque<Running>,
     in_flight: VecDeque<InFlight>,
     /// Nanoseconds for one tick of the GPU's clock.
@@ -164,10 +76,13 @@ struct GpuThread {
     previous_end_wall: Instant,
 }
 
-pub(crate) fn spawn(parts: Parts, jobs: mpsc::Receiver<Job>) {
+pub(crate) fn spawn(mut parts: Parts, jobs: mpsc::Receiver<Job>) {
     let lost = Arc::clone(&parts.lost);
+    let notes = Notes::new(parts.link.as_mut().and_then(|link| link.notes.take()));
     let thread = GpuThread {
         period: f64::from(parts.queue.get_timestamp_period()),
+        lease: Lease::new(parts.link.is_some()),
+        notes,
         parts,
         running: VecDeque::new(),
         in_flight: VecDeque::new(),
@@ -185,16 +100,15 @@ pub(crate) fn spawn(parts: Parts, jobs: mpsc::Receiver<Job>) {
 
 impl GpuThread {
     fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
-        loop {
-            if self.running.is_empty() {
-                match jobs.blocking_recv() {
-                    Some(job) => self.running.push_back(Running::new(job)),
-                    None => return,
-                }
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(%error, "the gpu thread cannot wait");
+                self.parts.lost.store(true, Ordering::Relaxed);
+                return self.refuse_all(&mut jobs);
             }
-            while let Ok(job) = jobs.try_recv() {
-                self.running.push_back(Running::new(job));
-            }
+        };
+        while self.receive(&runtime, &mut jobs) {
             let healthy = catch_unwind(AssertUnwindSafe(|| {
                 if !self.submit_next() {
                     self.poll();
@@ -208,12 +122,97 @@ impl GpuThread {
         }
     }
 
-    /// Submits the next slice, if there is one and it need not wait. Jobs take their turn in order.
+    /// Takes in jobs and what the arbiter says, and waits for more as long as there is nothing to do. False when there
+    /// will be no more.
+    fn receive(&mut self, runtime: &tokio::runtime::Runtime, jobs: &mut mpsc::Receiver<Job>) -> bool {
+        loop {
+            while let Ok(job) = jobs.try_recv() {
+                self.running.push_back(Running::new(job));
+            }
+            while let Some(told) = self.parts.link.as_mut().and_then(|link| link.told.try_recv().ok()) {
+                self.told(told);
+            }
+            self.speak();
+            if !self.in_flight.is_empty() || self.next_run().is_some() {
+                return true;
+            }
+            match runtime.block_on(self.wait(jobs)) {
+                Event::Job(job) => self.running.push_back(Running::new(job)),
+                Event::Told(told) => self.told(told),
+                Event::Time => self.sweep(),
+                Event::Over => return false,
+            }
+        }
+    }
+
+    async fn wait(&mut self, jobs: &mut mpsc::Receiver<Job>) -> Event {
+        let sweep = (!self.running.is_empty()).then(|| Instant::now() + SWEEP_EVERY);
+        let deadline = self.lease.deadline().into_iter().chain(sweep).min();
+        let time = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let link = &mut self.parts.link;
+        let told = async {
+            match link {
+                Some(link) => link.told.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            job = jobs.recv() => job.map_or(Event::Over, Event::Job),
+            told = told => told.map_or(Event::Over, Event::Told),
+            () = time => Event::Time,
+        }
+    }
+
+    fn told(&mut self, told: Told) {
+        let answer = self.lease.told(told, Instant::now());
+        if let (Some(ask), Some(link)) = (answer, &mut self.parts.link) {
+            (link.ask)(ask);
+        }
+    }
+
+    /// Says to the arbiter what there is to say.
+    fn speak(&mut self) {
+        let Some(link) = &mut self.parts.link else { return };
+        let compiling = self.in_flight.iter().any(|slice| slice.compiles);
+        let work = !compiling && self.running.iter().any(|run| run.wants_more() && !run.job.compiles);
+        let in_flight = self.in_flight.iter().any(|slice| !slice.compiles);
+        if let Some(ask) = self.lease.next(work, in_flight, Instant::now()) {
+            (link.ask)(ask);
+        }
+    }
+
+    /// Ends jobs that nobody waits for, while they wait for the GPU.
+    fn sweep(&mut self) {
+        for run in &mut self.running {
+            if let Some(error) = stopped(run).filter(|_| run.wants_more()) {
+                run.failed = Some(error);
+            }
+        }
+        self.conclude();
+    }
+
+    /// The job whose turn it is, if it may go on: jobs take their turn in order. Compiling happens apart, so that what
+    /// is on the GPU when it is asked back never stands behind a compiler.
+    fn next_run(&self) -> Option<usize> {
+        let at = self.running.iter().position(Running::wants_more)?;
+        let may = match self.running.get(at) {
+            Some(run) if run.job.compiles => self.in_flight.is_empty(),
+            _ => self.lease.may_submit() && !self.in_flight.iter().any(|slice| slice.compiles),
+        };
+        may.then_some(at)
+    }
+
+    /// Submits the next slice, if there is one and it need not wait.
     fn submit_next(&mut self) -> bool {
-        if self.in_flight.len() >= IN_FLIGHT_MAX {
+        if self.in_flight.len() >= SLICES_MAX {
             return false;
         }
-        let Some(at) = self.running.iter().position(Running::wants_more) else { return false };
+        let Some(at) = self.next_run() else { return false };
         if let Some(run) = self.running.get_mut(at)
             && let Some(error) = stopped(run)
         {
@@ -222,21 +221,33 @@ impl GpuThread {
             return true;
         }
         let Some(plan) = self.running.get(at).and_then(|run| self.plan(run)) else { return false };
+        let in_flight_ns = self.in_flight.iter().map(|slice| slice.expected_ns.max(1)).sum();
+        if !lease::fits_behind(in_flight_ns, plan.expected_ns, self.slice_ns()) {
+            return false;
+        }
         self.submit(at, &plan);
         true
     }
 
+    fn slice_ns(&self) -> u64 {
+        let [alone, contended] = self.parts.slice_ns;
+        if self.lease.is_contended() { contended } else { alone }
+    }
+
     /// What the next slice of a job holds. None when it must wait until another was measured.
     fn plan(&self, run: &Running) -> Option<Plan> {
+        if run.job.compiles {
+            return Some(Plan::compile());
+        }
         let measuring = |kernel: &Arc<Kernel>| {
             self.in_flight.iter().any(|slice| slice.kernels.iter().any(|(other, _)| Arc::ptr_eq(other, kernel)))
         };
-        plan(&run.job.steps, (run.step, run.done), self.parts.slice_ns, self.mebibyte_ns, measuring)
+        plan(&run.job.steps, (run.step, run.done), self.slice_ns(), self.mebibyte_ns, measuring)
     }
 
     fn submit(&mut self, at: usize, plan: &Plan) {
         self.number = self.number.checked_add(1).unwrap_or(1);
-        let Self { parts, running, number, .. } = self;
+        let Self { parts, running, number, notes, .. } = self;
         let number = *number;
         let Some(run) = running.get_mut(at) else { return };
         if !std::mem::replace(&mut run.began, true) {
@@ -252,10 +263,26 @@ impl GpuThread {
             Some(readback) if last => &readback.buffer,
             _ => &marks.header,
         };
+        let mut kernels: Vec<(Arc<Kernel>, u64)> = Vec::new();
+        let mut bytes = 0;
+        for (step, piece) in &plan.parts {
+            match (run.job.steps.get(*step), piece) {
+                (Some(Step::Dispatch { kernel, .. }), Piece::Grid(part)) => {
+                    match kernels.iter_mut().find(|(known, _)| Arc::ptr_eq(known, kernel)) {
+                        Some((_, sum)) => *sum += part.workgroups(),
+                        None => kernels.push((Arc::clone(kernel), part.workgroups())),
+                    }
+                }
+                (_, Piece::Bytes { size, .. }) => bytes += size,
+                _ => {}
+            }
+        }
+        notes.begins(number, &kernels);
         let commands = record::slice(&parts.device, &parts.flag, &run.job.steps, plan, &marks, header, number);
         let index = parts.queue.submit([commands]);
         if let Some(error) = crate::error::ready(scope.pop()).flatten() {
             run.failed = Some(crate::error::from_wgpu(error));
+            notes.ends(number);
             self.conclude();
             return;
         }
@@ -275,22 +302,9 @@ impl GpuThread {
                 }
             });
         }
-        let mut kernels: Vec<(Arc<Kernel>, u64)> = Vec::new();
-        let mut bytes = 0;
-        for (step, piece) in &plan.parts {
-            match (run.job.steps.get(*step), piece) {
-                (Some(Step::Dispatch { kernel, .. }), Piece::Grid(part)) => {
-                    match kernels.iter_mut().find(|(known, _)| Arc::ptr_eq(known, kernel)) {
-                        Some((_, sum)) => *sum += part.workgroups(),
-                        None => kernels.push((Arc::clone(kernel), part.workgroups())),
-                    }
-                }
-                (_, Piece::Bytes { size, .. }) => bytes += size,
-                _ => {}
-            }
-        }
         (run.step, run.done, run.submitted_all) = (plan.step, plan.done, last);
         run.in_flight += 1;
+        let compiles = run.job.compiles;
         self.parts.counters.round_trips.fetch_add(1, Ordering::Relaxed);
         let submitted = Instant::now();
         self.in_flight.push_back(InFlight {
@@ -301,6 +315,8 @@ impl GpuThread {
             kernels,
             bytes,
             number,
+            expected_ns: plan.expected_ns,
+            compiles,
         });
     }
 
@@ -336,9 +352,13 @@ impl GpuThread {
                 header
             }
         };
-        let (gpu_ns, clock) = self.measure(header, slice.marks.stamps.is_some(), slice.submitted, now);
+        let (mut gpu_ns, clock) = self.measure(header, slice.marks.stamps.is_some(), slice.submitted, now);
+        if slice.compiles {
+            gpu_ns = 0;
+        }
         self.previous_end_wall = now;
         self.learn(&slice, gpu_ns);
+        self.notes.ends(slice.number);
         self.parts.staging.put_back(slice.marks);
         self.parts.counters.gpu_ns.fetch_add(gpu_ns, Ordering::Relaxed);
         let Some(run) = run.and_then(|at| self.running.get_mut(at)) else { return };
@@ -348,7 +368,7 @@ impl GpuThread {
         if clock == Clock::Wall {
             run.clock = Clock::Wall;
         }
-        if let Some(usage) = &run.job.usage {
+        if let Some(usage) = run.job.usage.as_ref().filter(|_| !slice.compiles) {
             usage.charge(gpu_ns, clock);
         }
         if header.is_some_and(|header| header.exhausted == slice.number) && run.failed.is_none() {
@@ -417,46 +437,10 @@ impl GpuThread {
     }
 }
 
-/// Tells whoever waits, and lets go of what the job kept alive.
-fn end(run: &mut Running) {
-    let (unused, _) = oneshot::channel();
-    let done = std::mem::replace(&mut run.job.done, unused);
-    let (mut upload, mut readback) = (run.job.upload.take(), run.job.readback.take());
-    if run.submitted_all {
-        for staged in upload.iter_mut().chain(readback.iter_mut()) {
-            staged.prove();
-        }
-    }
-    drop((upload, std::mem::take(&mut run.job.keep)));
-    let result = match run.failed.take() {
-        Some(error) => Err(error),
-        None => Ok(Done { gpu_ns: run.gpu_ns, slices: run.slices, clock: run.clock, readback }),
-    };
-    // A receiver that is gone belongs to an instance that ended; its work was charged all the same.
-    let _ = done.send(result);
-}
-
-/// Why a job gets no further slice.
-fn stopped(run: &Running) -> Option<Error> {
-    let usage = run.job.usage.as_ref()?;
-    if usage.cancelled.load(Ordering::Relaxed) {
-        return Some(Error::DeadlineExceeded("the request has ended, and its work with it".into()));
-    }
-    let used = usage.gpu_ns.load(Ordering::Relaxed);
-    (used >= run.job.gpu_ns_max && run.began).then(|| {
-        Error::DeadlineExceeded(format!(
-            "the request has used {} ms of gpu time; its limit is {} ms",
-            used / 1_000_000,
-            run.job.gpu_ns_max / 1_000_000
-        ))
-    })
-}
-
-fn exhausted(kernels: &[(Arc<Kernel>, u64)]) -> Error {
-    let budget = kernels.iter().filter(|(kernel, _)| kernel.counts).map(|(kernel, _)| kernel.budget.apart).min();
-    Error::BudgetExhausted(format!(
-        "a loop ran out of its budget of {} {}; the results of this submission are void",
-        budget.unwrap_or_default(),
-        kernels.first().map_or("operations", |(kernel, _)| kernel.budget_unit())
-    ))
+/// What the thread wakes up for.
+enum Event {
+    Job(Job),
+    Told(Told),
+    Time,
+    Over,
 }

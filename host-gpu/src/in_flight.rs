@@ -1,0 +1,90 @@
+//! Slices on the GPU, and a note of their kernels for whoever has to end this process.
+//!
+//! The note lies in a file that the arbiter can read: a process that hangs cannot tell any more what it ran.
+
+use crate::Kernel;
+use crate::staging::Marks;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Slices on the GPU at once: the second keeps it busy while the first is looked at.
+pub(crate) const SLICES_MAX: usize = 2;
+/// Kernels of one slice that are noted.
+const KERNELS_MAX: usize = 8;
+/// Bytes of a source's hash.
+const HASH: usize = 32;
+/// Bytes of the note of one slice: its number, how many kernels, their sources' hashes.
+const NOTE: usize = 8 + KERNELS_MAX * HASH;
+
+/// A slice on the GPU. It belongs to the first running job that has slices in flight.
+pub(crate) struct InFlight {
+    pub(crate) index: wgpu::SubmissionIndex,
+    pub(crate) submitted: Instant,
+    pub(crate) marks: Marks,
+    /// Whether the header lies in the job's readback and not in the marks.
+    pub(crate) last: bool,
+    pub(crate) kernels: Vec<(Arc<Kernel>, u64)>,
+    pub(crate) bytes: u64,
+    pub(crate) number: u32,
+    pub(crate) expected_ns: u64,
+    /// Whether it only makes the driver compile.
+    pub(crate) compiles: bool,
+}
+
+/// Writes the notes.
+#[derive(Debug)]
+pub(crate) struct Notes(Option<File>);
+
+impl Notes {
+    pub(crate) fn new(file: Option<File>) -> Self {
+        Self(file)
+    }
+
+    /// Notes that a slice is about to be submitted.
+    pub(crate) fn begins(&self, number: u32, kernels: &[(Arc<Kernel>, u64)]) {
+        let mut note = Vec::with_capacity(NOTE);
+        note.extend(number.to_le_bytes());
+        let noted = kernels.iter().take(KERNELS_MAX);
+        note.extend(u32::try_from(noted.len()).unwrap_or(0).to_le_bytes());
+        noted.for_each(|(kernel, _)| note.extend(kernel.source_hash));
+        self.write(number, &note);
+    }
+
+    /// Notes that it is done.
+    pub(crate) fn ends(&self, number: u32) {
+        self.write(number, &[0; 8]);
+    }
+
+    fn write(&self, number: u32, note: &[u8]) {
+        let Some(file) = &self.0 else { return };
+        if let Err(error) = file.write_all_at(note, place(number)) {
+            tracing::warn!(%error, "what runs could not be noted");
+        }
+    }
+}
+
+fn place(number: u32) -> u64 {
+    (u64::from(number) % SLICES_MAX as u64) * NOTE as u64
+}
+
+/// Hashes of the sources of the kernels in the slice that is on the GPU longest, as its process noted them. They
+/// are its word: good for what concerns its own tenant only.
+pub fn longest_running(file: &File) -> Vec<[u8; HASH]> {
+    let slots = (0..SLICES_MAX).filter_map(|slot| {
+        let mut note = [0; NOTE];
+        let at = u64::try_from(slot * NOTE).ok()?;
+        // A note that was never written in full is shorter.
+        let mut read = 0;
+        while let Ok(more @ 1..) = file.read_at(note.get_mut(read..)?, at + read as u64) {
+            read += more;
+        }
+        let (number, rest) = note.split_first_chunk::<4>()?;
+        let (count, hashes) = rest.split_first_chunk::<4>()?;
+        let number = u32::from_le_bytes(*number);
+        let count = usize::try_from(u32::from_le_bytes(*count)).unwrap_or(0).min(KERNELS_MAX);
+        (number > 0).then(|| (number, hashes.as_chunks::<HASH>().0.iter().take(count).copied().collect::<Vec<_>>()))
+    });
+    slots.min_by_key(|(number, _)| *number).map(|(_, hashes)| hashes).unwrap_or_default()
+}
