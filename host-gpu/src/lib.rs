@@ -31,6 +31,7 @@ pub mod lease;
 mod thread;
 pub mod submission;
 pub mod error;
+pub mod probe;
 pub mod wit;
 
 pub use adapter::{Gpu, discover};

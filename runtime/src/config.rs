@@ -1,6 +1,8 @@
 //! `gannet-server.toml` and the flags of `gannet serve`: raw as written, checked once.
 
+use crate::names::TenantName;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +26,10 @@ pub struct ServerFile {
     pub drain_s: u64,
     /// Accept components for `wasi:http/service` 0.3.
     pub wasi_http_0_3: bool,
+    /// How long a worker may take to give the GPU back when it is asked to, before it is killed.
+    pub lease_grace_ms: Option<u64>,
+    /// Shares of the GPU of tenants that have another than 1.
+    pub gpu_weights: BTreeMap<TenantName, u32>,
 }
 
 impl Default for ServerFile {
@@ -37,6 +43,8 @@ impl Default for ServerFile {
             component_mib_max: 64,
             drain_s: 30,
             wasi_http_0_3: false,
+            lease_grace_ms: None,
+            gpu_weights: BTreeMap::new(),
         }
     }
 }
@@ -87,6 +95,9 @@ impl ServerFile {
             ("worker_memory_mib", self.worker_memory_mib, 256, 1 << 20),
             ("component_mib_max", self.component_mib_max, 1, 1024),
             ("drain_s", self.drain_s, 0, 3600),
+            ("lease_grace_ms", self.lease_grace_ms.unwrap_or(100), 50, 60_000),
+            ("gpu_weights", u64::from(self.gpu_weights.values().copied().min().unwrap_or(1)), 1, 1000),
+            ("gpu_weights", u64::from(self.gpu_weights.values().copied().max().unwrap_or(1)), 1, 1000),
         ] {
             if !(least..=most).contains(&value) {
                 return Err(ConfigError::Range { name, value, least, most });

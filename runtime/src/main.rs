@@ -1,9 +1,8 @@
 //! The binary: a child when its first word is a hidden verb, else the command line.
 
 use gannet::process::child::{Child, Role, leave};
-use gannet::process::{channel, confine_check};
+use gannet::process::{confine_check, probe};
 use gannet::{build, cli, worker};
-use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -25,11 +24,7 @@ fn child(role: Role, arguments: &[String]) -> ! {
             Role::Worker => worker::run(child, arguments),
             Role::Builder => build::child::run(child),
             Role::ConfineCheck => confine_check::run(child, arguments),
-            Role::Probe => {
-                let gpus = gannet_host_gpu::discover();
-                let control = child.descriptors.first().ok_or_else(|| std::io::Error::other("no control socket"))?;
-                channel::send_now(control.as_fd(), &serde_json::to_vec(&gpus)?, &[])
-            }
+            Role::Probe => probe::run(&child, arguments),
         }
     });
     match result {

@@ -1,6 +1,8 @@
 //! `gannet serve`: puts the parts together, says that it is ready, and ends in order.
 
 use crate::admit::Admit;
+use crate::arbiter::turns::Timing;
+use crate::arbiter::{self, Arbiter, Overstayed, Shared};
 use crate::auth::{Auth, KEY_PREFIX, hash};
 use crate::build::Builder;
 use crate::config::{ConfigError, ServerFile};
@@ -12,10 +14,8 @@ use crate::meter::Book;
 use crate::names::TenantName;
 use crate::pool::worker::WorkerSettings;
 use crate::pool::{Pool, PoolLimits};
-use crate::process::channel::{Channel, frame_pair};
-use crate::process::child::Role;
-use crate::process::confine_check;
-use crate::process::spawn::{Order, Spawner};
+use crate::process::spawn::Spawner;
+use crate::process::{confine_check, probe};
 use crate::registry::Registry;
 use crate::route::Route;
 use crate::store::{Store, StoreError, files};
@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// The tenant and key of a development server.
@@ -36,8 +37,14 @@ pub const DEV_KEY: &str = "gnt_dev_local";
 /// A shorter key of the operator's own choice could be guessed. Its prefix keeps it from being taken for a
 /// function's own authorization.
 const OPERATOR_KEY_BYTES_MIN: usize = 32;
-/// Listing the GPUs loads every driver.
-const PROBE_MAX: Duration = Duration::from_secs(30);
+/// How long a holder keeps a GPU while others wait.
+const QUANTUM: Duration = Duration::from_millis(10);
+/// How long it may take to give it back: two slices, or a workgroup that runs to the end of its budget.
+const GRACE: Duration = Duration::from_millis(100);
+/// The same on a software driver, whose work competes with everything else for the processor.
+const SOFTWARE_GRACE: Duration = Duration::from_secs(10);
+/// How long a GPU rests after a failed probe.
+const CORDON: Duration = Duration::from_secs(1);
 
 /// What `gannet serve` was asked for.
 #[derive(Debug)]
@@ -84,22 +91,6 @@ pub enum ServeError {
 
 fn failed(error: impl std::fmt::Display) -> ServeError {
     ServeError::Failed(error.to_string())
-}
-
-/// Asks a short-lived child which GPUs there are. A driver that crashes takes only the child along.
-pub async fn probe(spawner: &Spawner, run_folder: &Path) -> io::Result<Vec<Gpu>> {
-    let home = run_folder.join(format!("probe-{}", std::process::id()));
-    std::fs::create_dir_all(&home)?;
-    let (ours, theirs) = frame_pair()?;
-    let order = Order { role: Role::Probe, arguments: Vec::new(), home, descriptors: vec![theirs] };
-    let process = spawner.spawn(order).await?;
-    let received = tokio::time::timeout(PROBE_MAX, Channel::new(ours)?.receive::<Vec<Gpu>>()).await;
-    process.kill();
-    let ending = process.ended().await;
-    match received {
-        Ok(Ok((gpus, _))) => Ok(gpus),
-        _ => Err(io::Error::other(format!("the gpu drivers could not be listed: the child ended with {ending}"))),
-    }
 }
 
 /// The operator's key: from the environment, or made at the first start and kept.
@@ -167,7 +158,8 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
     let gpu = gpus.first().map(|gpu| gpu.index);
     let book = Arc::new(Book::open(store.files().data().to_owned()).map_err(failed)?);
     let logs = Arc::new(Logs::default());
-    let builder = Builder::new(spawner.clone(), Arc::clone(&store), gpu, file.wasi_http_0_3);
+    let (arbiter, overstayed) = share(&gpus, &file, &spawner, &store)?;
+    let builder = Builder::new(spawner.clone(), Arc::clone(&store), Arc::clone(&arbiter), gpu, file.wasi_http_0_3);
     let settings = WorkerSettings {
         gpu,
         gpu_memory_bytes: file.tenant_gpu_memory_mib << 20,
@@ -175,7 +167,7 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         wasi_http_0_3: file.wasi_http_0_3,
     };
     let limits = PoolLimits { spares: file.spares, workers_max: file.workers_max };
-    let pool = Pool::start(spawner, Arc::clone(&store), Arc::clone(&logs), Arc::clone(&builder), settings, limits);
+    let pool = Pool::start(spawner, Arc::clone(&store), Arc::clone(&logs), Arc::clone(&builder), arbiter, settings, limits);
     functions::warm(&registry.snapshot(), &pool, None);
     let control = Control {
         registry: Arc::clone(&registry),
@@ -205,6 +197,29 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
     Ok(())
 }
 
+/// Starts the arbiter of the GPUs.
+fn share(
+    gpus: &[Gpu],
+    file: &ServerFile,
+    spawner: &Spawner,
+    store: &Store,
+) -> Result<(Arc<Arbiter>, mpsc::Receiver<Overstayed>), ServeError> {
+    let shared = gpus.iter().map(|gpu| {
+        let usual = if gpu.software { SOFTWARE_GRACE } else { GRACE };
+        let grace = file.lease_grace_ms.map_or(usual, Duration::from_millis);
+        Shared { gpu: gpu.index, timing: Timing { quantum: QUANTUM, grace, cordon: CORDON } }
+    });
+    let (spawner, run_folder) = (spawner.clone(), store.files().run());
+    let probe: arbiter::Probe = Box::new(move |gpu| {
+        let (spawner, run_folder) = (spawner.clone(), run_folder.clone());
+        Box::pin(async move {
+            let tried = probe::try_gpu(&spawner, &run_folder, gpu).await;
+            tried.inspect_err(|error| tracing::error!(gpu, %error, "a gpu failed its probe")).is_ok()
+        })
+    });
+    Arbiter::start(&shared.collect::<Vec<_>>(), file.gpu_weights.clone(), probe).map_err(failed)
+}
+
 async fn dev_tenant(registry: &Registry) -> Result<(), ServeError> {
     let name = TenantName::new(DEV_TENANT).map_err(failed)?;
     if registry.snapshot().tenants.contains_key(&name) {
@@ -231,7 +246,7 @@ async fn check_confinement(spawner: &Spawner, store: &Store, options: &ServeOpti
 }
 
 async fn find_gpus(spawner: &Spawner, store: &Store) -> Vec<Gpu> {
-    match probe(spawner, &store.files().run()).await {
+    match probe::list(spawner, &store.files().run()).await {
         Ok(gpus) => {
             for gpu in &gpus {
                 tracing::info!(name = gpu.name, class = gpu.class, driver = gpu.driver, "gpu found");

@@ -63,7 +63,7 @@ impl Process {
         match self.load {
             Load::Flood(_) | Load::Stuck => true,
             Load::Light { .. } => !self.waiting.is_empty(),
-            Load::OnOff(period) => since_start.as_nanos() / period.as_nanos() % 2 == 0,
+            Load::OnOff(period) => (since_start.as_nanos() / period.as_nanos()).is_multiple_of(2),
         }
     }
 }

@@ -571,7 +571,7 @@ mod tests {
                 turns.asked(1, Ask::Want(epoch - 1), now);
                 now += Duration::from_millis(ms);
                 held += Duration::from_millis(ms);
-                turns.asked(1, Ask::Release { epoch: epoch, wants: false }, now);
+                turns.asked(1, Ask::Release { epoch, wants: false }, now);
                 now += Duration::from_millis(7);
                 billed += turns.bill(1, Duration::from_millis(claimed), now);
                 prop_assert!(billed <= held);

@@ -12,6 +12,7 @@ use super::{BuildOrder, Built, RejectCode, Rejected, Stage, component, kernels};
 use crate::process::channel::send_now;
 use crate::process::child::Child;
 use crate::process::confine;
+use crate::process::lease::link;
 use crate::worker::linker_for_check;
 use gannet_host_gpu::Device;
 use gannet_host_gpu::check::{check, needs_constants};
@@ -39,8 +40,9 @@ const TRIAL_BYTES_MAX: u64 = 64 << 20;
 /// Runs a builder.
 pub fn run(child: Child) -> io::Result<()> {
     let Child { descriptors, mut confinement, home } = child;
-    let [control, order, component, output, report]: [OwnedFd; 5] =
-        descriptors.try_into().map_err(|_| io::Error::other("a builder needs five descriptors"))?;
+    let [control, order, component, output, report, leases, notes]: [OwnedFd; 7] =
+        descriptors.try_into().map_err(|_| io::Error::other("a builder needs seven descriptors"))?;
+    let link = link(leases, notes)?;
     let say = |stage: Stage| -> io::Result<()> { send_now(control.as_fd(), &serde_json::to_vec(&stage)?, &[]) };
     say(Stage::Component)?;
     let order: BuildOrder = serde_json::from_reader(File::from(order))?;
@@ -48,7 +50,7 @@ pub fn run(child: Child) -> io::Result<()> {
     File::from(component).read_to_end(&mut bytes)?;
     let result = found(&bytes).and_then(|found| {
         let device = match (found.is_empty(), order.gpu) {
-            (false, Some(index)) => Some(Device::open(index, TRIAL_BYTES_MAX)),
+            (false, Some(index)) => Some(Device::open_shared(index, TRIAL_BYTES_MAX, Some(link))),
             _ => None,
         };
         confine::after_drivers(&mut confinement)

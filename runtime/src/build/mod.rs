@@ -10,6 +10,7 @@ pub mod child;
 pub mod component;
 pub mod kernels;
 
+use crate::arbiter::{Arbiter, Ends, Membership};
 use crate::hop::BundleKernel;
 use crate::names::TenantName;
 use crate::process::channel::{Channel, frame_pair};
@@ -141,6 +142,7 @@ type BuildKey = (TenantName, String);
 pub struct Builder {
     spawner: Spawner,
     store: Arc<Store>,
+    arbiter: Arc<Arbiter>,
     gpu: Option<u32>,
     wasi_http_0_3: bool,
     places: Semaphore,
@@ -151,10 +153,17 @@ pub struct Builder {
 
 impl Builder {
     /// A builder that tries kernels on `gpu`.
-    pub fn new(spawner: Spawner, store: Arc<Store>, gpu: Option<u32>, wasi_http_0_3: bool) -> Arc<Self> {
+    pub fn new(
+        spawner: Spawner,
+        store: Arc<Store>,
+        arbiter: Arc<Arbiter>,
+        gpu: Option<u32>,
+        wasi_http_0_3: bool,
+    ) -> Arc<Self> {
         Arc::new(Self {
             spawner,
             store,
+            arbiter,
             gpu,
             wasi_http_0_3,
             places: Semaphore::new(BUILDS_MAX),
@@ -228,9 +237,14 @@ impl Builder {
         let mut report_file = File::from(rustix::io::fcntl_dupfd_cloexec(&report, 0).map_err(io::Error::from)?);
         let (control, theirs) = frame_pair()?;
         let home = files.child_home("builder")?;
-        let descriptors = vec![theirs, order, component.into(), output.into(), report];
+        let (socket, leases) = frame_pair()?;
+        let notes = memfd(&[])?;
+        let ends = Ends { socket, notes: notes.try_clone()?.into() };
+        let descriptors = vec![theirs, order, component.into(), output.into(), report, leases, notes];
         let process =
             self.spawner.spawn(Order { role: Role::Builder, arguments: Vec::new(), home, descriptors }).await?;
+        // Its trials take their turn on the GPU like everything else of the tenant.
+        let membership = self.gpu.map(|gpu| self.arbiter.join(gpu, tenant, ends, process.clone()));
         let control = Channel::new(control)?;
         let mut stage = Stage::Component;
         let finished = tokio::time::timeout(BUILD_MAX, follow(&control, &mut stage)).await;
@@ -239,8 +253,14 @@ impl Builder {
             process.kill();
         }
         let ending = process.ended().await;
+        membership.iter().for_each(Membership::left);
         if stage != Stage::Done || ending.code != Some(0) {
-            return Err(blame(&stage, finished.is_ok(), &ending.to_string()));
+            let how = match &membership {
+                Some(membership) if membership.overstayed() => "kept the gpu when it was asked back".to_owned(),
+                _ if finished.is_err() => "took too long".to_owned(),
+                _ => format!("ended with {ending}"),
+            };
+            return Err(blame(&stage, &how));
         }
         let mut text = String::new();
         report_file.rewind()?;
@@ -287,8 +307,7 @@ async fn follow(control: &Channel, stage: &mut Stage) -> bool {
     }
 }
 
-fn blame(stage: &Stage, ended: bool, ending: &str) -> BuildError {
-    let how = if ended { format!("ended with {ending}") } else { "took too long".to_owned() };
+fn blame(stage: &Stage, how: &str) -> BuildError {
     match stage {
         Stage::Kernel { name } => Rejected {
             code: RejectCode::KernelRejected,

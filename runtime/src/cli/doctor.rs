@@ -3,7 +3,7 @@
 use super::{Failure, Outcome, printer};
 use crate::process::confine_check;
 use crate::process::spawn::Spawner;
-use crate::serve::probe;
+use crate::process::probe;
 use clap::Args;
 use serde_json::json;
 
@@ -32,7 +32,7 @@ async fn look(folder: &std::path::Path, as_json: bool) -> Outcome {
     let failed = |error: std::io::Error| Failure::failed("the check could not be made").because(error);
     let spawner = Spawner::start().map_err(failed)?;
     let findings = confine_check::ask(&spawner, &folder.join("data"), folder).await.map_err(failed)?;
-    let gpus = probe(&spawner, folder).await;
+    let gpus = probe::list(&spawner, folder).await;
     let confined = findings.confinement.missing().is_empty() && findings.attempts.iter().all(|attempt| attempt.refused);
     if as_json {
         let gpus = gpus.as_ref().map_err(ToString::to_string);

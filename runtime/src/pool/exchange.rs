@@ -156,8 +156,9 @@ fn relayed(
         parts.headers.remove(header::WORK).and_then(|value| serde_json::from_slice(value.as_bytes()).ok());
     let source = match known {
         Some(work) => {
-            relay::apply(&mut admitted.tab, &work, claim_us);
-            if let Some(fault) = work.fault.filter(|_| head::is_fault(&parts.headers)) {
+            let fault = work.fault.clone();
+            relay::apply(&mut admitted.tab, work, seated.worker(), claim_us);
+            if let Some(fault) = fault.filter(|_| head::is_fault(&parts.headers)) {
                 // Read to its end: the answer has no body.
                 if request_body.is_done() {
                     seated.worker().give_back(connection);

@@ -72,7 +72,7 @@ impl Drop for Leaving {
         let (claim_us, late) = (self.claim_us, self.late);
         tokio::spawn(async move {
             if let Some(work) = work.wait(late).await {
-                relay::apply(&mut admitted.tab, &work, claim_us);
+                relay::apply(&mut admitted.tab, work, seated.worker(), claim_us);
             }
             admitted.tab.note(|receipt| {
                 receipt.error = Some("client_closed".into());

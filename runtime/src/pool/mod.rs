@@ -16,6 +16,7 @@ pub mod worker;
 pub use relay::Relay;
 pub use request::BODY_IDLE_MAX;
 
+use crate::arbiter::Arbiter;
 use crate::build::Builder;
 use crate::hop::{Fault, FaultCode};
 use crate::inbound::FrontError;
@@ -105,6 +106,7 @@ pub struct Pool {
     store: Arc<Store>,
     logs: Arc<Logs>,
     builder: Arc<Builder>,
+    arbiter: Arc<Arbiter>,
     settings: Arc<WorkerSettings>,
     limits: PoolLimits,
     draining: CancellationToken,
@@ -117,6 +119,7 @@ impl Pool {
         store: Arc<Store>,
         logs: Arc<Logs>,
         builder: Arc<Builder>,
+        arbiter: Arc<Arbiter>,
         settings: WorkerSettings,
         limits: PoolLimits,
     ) -> Self {
@@ -127,6 +130,7 @@ impl Pool {
             store,
             logs,
             builder,
+            arbiter,
             settings: Arc::new(settings),
             limits,
             draining: CancellationToken::new(),
@@ -242,6 +246,7 @@ impl Pool {
                 Claim::Full => return Err(PoolError::NoCapacity { workers_max: self.limits.workers_max }),
             }
         };
+        worker.join(&self.arbiter, self.settings.gpu, tenant);
         let mut seated = Seated::new(Arc::clone(&worker), Arc::clone(version), Arc::clone(&self.table), kind);
         let was_loaded = worker.load(version, &version.manifest().env).await?;
         if !was_loaded && kind == StartKind::Hot {

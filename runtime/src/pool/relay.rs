@@ -7,7 +7,7 @@ use crate::meter::Tab;
 use crate::pool::claim::Seated;
 use crate::pool::expected::Expected;
 use crate::pool::request::BodyState;
-use crate::pool::worker::Connection;
+use crate::pool::worker::{Connection, Worker};
 use crate::respond::{Blame, BrokenOff, ResponseBody};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -113,7 +113,7 @@ impl Open {
             let Self { mut admitted, seated, claim_us, late, .. } = Self { source: WorkSource::Known, ..self };
             tokio::spawn(async move {
                 if let Some(work) = expected.wait(late).await {
-                    apply(&mut admitted.tab, &work, claim_us);
+                    apply(&mut admitted.tab, work, seated.worker(), claim_us);
                 }
                 drop(seated);
             });
@@ -153,7 +153,7 @@ impl Relay {
                     Poll::Ready(work) => {
                         open.source = WorkSource::Known;
                         if let Some(work) = work {
-                            apply(&mut open.admitted.tab, &work, open.claim_us);
+                            apply(&mut open.admitted.tab, work, open.seated.worker(), open.claim_us);
                         }
                     }
                     Poll::Pending => {
@@ -199,8 +199,9 @@ impl Relay {
 }
 
 /// Puts the worker's receipt on the tab.
-pub(crate) fn apply(tab: &mut Tab, work: &Work, claim_us: u64) {
-    tab.work(work, claim_us);
+pub(crate) fn apply(tab: &mut Tab, mut work: Work, worker: &Worker, claim_us: u64) {
+    worker.check(&mut work);
+    tab.work(&work, claim_us);
     if let Some(fault) = &work.fault {
         let detail: String = fault.detail.chars().take(DETAIL_CHARACTERS_MAX).collect();
         tab.note(|receipt| {

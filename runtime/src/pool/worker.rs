@@ -8,9 +8,10 @@
 //! One task reads the control socket, one reads log lines, one waits for the process to end and then
 //! says so to everyone through `dead`.
 
+use crate::arbiter::{Arbiter, Ends, Membership};
 use crate::hop::{Bundle, FromWorker, RunLimits, ToWorker, VersionKey, Work};
 use crate::logs::{Logs, Names};
-use crate::names::RequestId;
+use crate::names::{RequestId, TenantName};
 use crate::pool::PoolError;
 use crate::pool::request::RequestBody;
 use crate::process::channel::{Channel, frame_pair, stream_pair};
@@ -22,11 +23,11 @@ use crate::store::files::{Files, place_cache};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
@@ -91,6 +92,9 @@ pub struct Worker {
     names: Arc<Names>,
     dead: CancellationToken,
     confinement: Confinement,
+    /// What the arbiter needs of it, until it has a tenant; a spare has no part in the GPU.
+    ends: Mutex<Option<Ends>>,
+    membership: OnceLock<Membership>,
 }
 
 impl PartialEq for Worker {
@@ -119,7 +123,11 @@ impl Worker {
             settings.gpu_memory_bytes.to_string(),
             settings.wasi_http_0_3.to_string(),
         ];
-        let order = Order { role: Role::Worker, arguments, home, descriptors: vec![their_control, their_logs] };
+        let (socket, their_leases) = frame_pair().map_err(failed)?;
+        let notes = rustix::fs::memfd_create("notes", rustix::fs::MemfdFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
+        let their_notes = notes.try_clone().map_err(failed)?;
+        let descriptors = vec![their_control, their_logs, their_leases, their_notes];
+        let order = Order { role: Role::Worker, arguments, home, descriptors };
         let process = KillOnDrop(Some(spawner.spawn(order).await.map_err(failed)?));
         let control = Channel::new(control).map_err(failed)?;
         let ready = tokio::time::timeout(START_MAX, control.receive::<FromWorker>()).await;
@@ -150,6 +158,8 @@ impl Worker {
             names: Arc::default(),
             dead: CancellationToken::new(),
             confinement,
+            ends: Mutex::new(Some(Ends { socket, notes: notes.into() })),
+            membership: OnceLock::new(),
         });
         tokio::spawn(Arc::clone(&worker).listen());
         tokio::spawn(Arc::clone(&worker).watch(settings.resident_bytes_max));
@@ -165,6 +175,24 @@ impl Worker {
     /// Its process id.
     pub fn id(&self) -> i32 {
         self.process.id()
+    }
+
+    /// Lets it use the GPU for the tenant that it serves from now on.
+    pub fn join(&self, arbiter: &Arc<Arbiter>, gpu: Option<u32>, tenant: &TenantName) {
+        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let (Some(gpu), Some(ends)) = (gpu, ends) {
+            let membership = arbiter.join(gpu, tenant, ends, self.process.clone());
+            // The ends are taken once, so this is set once.
+            let _ = self.membership.set(membership);
+        }
+    }
+
+    /// Takes GPU time off what a worker reports that it cannot have used.
+    pub(crate) fn check(&self, work: &mut Work) {
+        if let Some(membership) = self.membership.get() {
+            let billed = membership.bill(Duration::from_nanos(work.gpu_ns));
+            work.gpu_ns = u64::try_from(billed.as_nanos()).unwrap_or(u64::MAX);
+        }
     }
 
     /// Becomes cancelled when the process has ended.
@@ -221,6 +249,9 @@ impl Worker {
                 }
             }
         }
+        if let Some(membership) = self.membership.get() {
+            membership.left();
+        }
         self.dead.cancel();
         self.works.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -230,7 +261,7 @@ impl Worker {
     pub async fn load(
         &self,
         version: &Version,
-        env: &std::collections::BTreeMap<String, String>,
+        env: &BTreeMap<String, String>,
     ) -> Result<bool, PoolError> {
         let (mut receiver, first) = {
             let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
@@ -273,7 +304,7 @@ impl Worker {
     async fn send_load(
         &self,
         version: &Version,
-        env: &std::collections::BTreeMap<String, String>,
+        env: &BTreeMap<String, String>,
     ) -> Result<(), PoolError> {
         let failed = |error: std::io::Error| PoolError::Internal(format!("a version could not be opened: {error}"));
         let began = Instant::now();
@@ -364,7 +395,7 @@ fn resident_bytes(pid: i32) -> u64 {
     pages * rustix::param::page_size() as u64
 }
 
-fn bundle(version: &Version, env: &std::collections::BTreeMap<String, String>) -> std::io::Result<OwnedFd> {
+fn bundle(version: &Version, env: &BTreeMap<String, String>) -> std::io::Result<OwnedFd> {
     let limits = &version.manifest().limits;
     let bundle = Bundle {
         function: version.function.to_string(),

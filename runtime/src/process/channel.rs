@@ -117,6 +117,12 @@ impl Channel {
         }
     }
 
+    /// Sends a message, or fails at once if the socket is full.
+    pub fn try_send<M: Serialize>(&self, message: &M) -> Result<(), ChannelError> {
+        let bytes = serde_json::to_vec(message).map_err(|error| ChannelError::Malformed(error.to_string()))?;
+        Ok(send_now(self.socket.get_ref().as_fd(), &bytes, &[])?)
+    }
+
     /// Receives a message and its descriptors.
     pub async fn receive<M: DeserializeOwned>(&self) -> Result<(M, Vec<OwnedFd>), ChannelError> {
         let received = self

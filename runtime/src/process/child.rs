@@ -38,10 +38,10 @@ impl Role {
     /// How many descriptors it is given, from 3 on.
     pub fn descriptors(self) -> usize {
         match self {
-            // Control, logs. HTTP connections come over control as they are needed.
-            Self::Worker => 2,
-            // Control, order, component, output, report.
-            Self::Builder => 5,
+            // Control, logs, leases, notes. HTTP connections come over control as they are needed.
+            Self::Worker => 4,
+            // Control, order, component, output, report, leases, notes.
+            Self::Builder => 7,
             Self::Probe | Self::ConfineCheck => 1,
         }
     }

@@ -9,4 +9,6 @@ pub mod channel;
 pub mod child;
 pub mod confine;
 pub mod confine_check;
+pub mod lease;
+pub mod probe;
 pub mod spawn;

@@ -28,7 +28,9 @@ use crate::hop::{FromWorker, ToWorker};
 use crate::process::channel::Channel;
 use crate::process::child::Child;
 use crate::process::confine;
+use crate::process::lease::link;
 use gannet_host_gpu::Device;
+use gannet_host_gpu::lease::Link;
 use load::Loaded;
 use std::collections::HashMap;
 use std::io;
@@ -65,11 +67,9 @@ pub(crate) struct Shared {
 /// for `wasi:http` 0.3 run.
 pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
     let Child { descriptors, mut confinement, home: _ } = child;
-    let mut descriptors = descriptors.into_iter();
-    let (Some(control), Some(logs)) = (descriptors.next(), descriptors.next()) else {
-        return Err(io::Error::other("a worker needs two descriptors"));
-    };
-    let device = open_device(arguments);
+    let [control, logs, leases, notes]: [OwnedFd; 4] =
+        descriptors.try_into().map_err(|_| io::Error::other("a worker needs four descriptors"))?;
+    let device = open_device(arguments, link(leases, notes)?);
     let wasi_http_0_3 = arguments.get(2).is_some_and(|text| text == "true");
     let engine = engine::runtime(wasi_http_0_3).map_err(io::Error::other)?;
     let linker = state::linker(&engine, wasi_http_0_3).map_err(io::Error::other)?;
@@ -96,11 +96,11 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
     })
 }
 
-fn open_device(arguments: &[String]) -> Result<Arc<Device>, gannet_host_gpu::Error> {
+fn open_device(arguments: &[String], link: Link) -> Result<Arc<Device>, gannet_host_gpu::Error> {
     let index = arguments.first().and_then(|text| text.parse().ok());
     let memory = arguments.get(1).and_then(|text| text.parse().ok()).unwrap_or(0);
     match index {
-        Some(index) => Device::open(index, memory),
+        Some(index) => Device::open_shared(index, memory, Some(link)),
         None => Err(gannet_host_gpu::Error::Unsupported("this server has no gpu".into())),
     }
 }

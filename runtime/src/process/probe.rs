@@ -1,0 +1,72 @@
+//! Short-lived children that load GPU drivers, because a driver can crash or hang the process that does: one lists the
+//! GPUs, another tries a kernel on one.
+
+use crate::process::channel::{Channel, frame_pair, send_now};
+use crate::process::child::{Child, Role};
+use crate::process::spawn::{Order, Spawner};
+use gannet_host_gpu::Gpu;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Listing the GPUs loads every driver.
+const LIST_MAX: Duration = Duration::from_secs(30);
+/// Trying one: loading the driver, compiling a small kernel, running it.
+const TRY_MAX: Duration = Duration::from_secs(10);
+
+/// Which GPUs there are.
+pub async fn list(spawner: &Spawner, run_folder: &Path) -> io::Result<Vec<Gpu>> {
+    ask(spawner, run_folder, Vec::new(), LIST_MAX).await
+}
+
+/// Whether a GPU computes what it should.
+pub async fn try_gpu(spawner: &Spawner, run_folder: &Path, gpu: u32) -> io::Result<()> {
+    let failure: Option<String> = ask(spawner, run_folder, vec![gpu.to_string()], TRY_MAX).await?;
+    failure.map_or(Ok(()), |failure| Err(io::Error::other(failure)))
+}
+
+async fn ask<T: DeserializeOwned>(
+    spawner: &Spawner,
+    run_folder: &Path,
+    arguments: Vec<String>,
+    longest: Duration,
+) -> io::Result<T> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let home = run_folder.join(format!("probe-{}-{number}", std::process::id()));
+    std::fs::create_dir_all(&home)?;
+    let (ours, theirs) = frame_pair()?;
+    let order = Order { role: Role::Probe, arguments, home, descriptors: vec![theirs] };
+    let process = spawner.spawn(order).await?;
+    let received = tokio::time::timeout(longest, Channel::new(ours)?.receive::<T>()).await;
+    process.kill();
+    let ending = process.ended().await;
+    match received {
+        Ok(Ok((answer, _))) => Ok(answer),
+        _ => Err(io::Error::other(format!("the gpu drivers could not be asked: the child ended with {ending}"))),
+    }
+}
+
+/// The child. Argument: the GPU to try, or none to list them.
+pub fn run(child: &Child, arguments: &[String]) -> io::Result<()> {
+    let control = child.descriptors.first().ok_or_else(|| io::Error::other("no control socket"))?;
+    let say = |bytes: Vec<u8>| send_now(control.as_fd(), &bytes, &[]);
+    match arguments.first().and_then(|text| text.parse().ok()) {
+        Some(gpu) => say(json(&tried(gpu)?)?),
+        None => say(json(&gannet_host_gpu::discover())?),
+    }
+}
+
+fn json(answer: &impl Serialize) -> io::Result<Vec<u8>> {
+    Ok(serde_json::to_vec(answer)?)
+}
+
+/// What is wrong with a GPU.
+fn tried(gpu: u32) -> io::Result<Option<String>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    Ok(runtime.block_on(gannet_host_gpu::probe::probe(gpu)).err().map(|error| error.to_string()))
+}
