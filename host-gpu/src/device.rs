@@ -18,6 +18,7 @@ use crate::staging::Staging;
 use crate::job::Job;
 use crate::thread;
 use crate::{Error, Gpu, adapter, error};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
@@ -48,6 +49,8 @@ pub struct Device {
     pub(crate) staging: Arc<Staging>,
     pub(crate) kernels: KernelCache,
     pub(crate) flag: Arc<Flag>,
+    /// Sources that may not run here, by hash.
+    quarantine: Mutex<HashSet<[u8; 32]>>,
     creation: Mutex<()>,
     lost: Arc<AtomicBool>,
     memory: Arc<Ledger>,
@@ -130,9 +133,13 @@ impl Device {
     ) -> Arc<Self> {
         let lost = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&lost);
+        let on_loss = link.as_ref().map(|link| Arc::clone(&link.on_loss));
         device.set_device_lost_callback(move |reason, message| {
             tracing::error!(?reason, message, "the gpu device was lost");
             flag.store(true, Ordering::Relaxed);
+            if let Some(on_loss) = &on_loss {
+                on_loss();
+            }
         });
         device.on_uncaptured_error(Arc::new(|caught| {
             tracing::error!(%caught, "a gpu error reached no error scope");
@@ -158,6 +165,7 @@ impl Device {
             staging,
             kernels: KernelCache::default(),
             flag,
+            quarantine: Mutex::default(),
             creation: Mutex::new(()),
             lost,
             memory: Ledger::new("tenant", memory_max, None),
@@ -199,6 +207,15 @@ impl Device {
     /// Whether the device is gone.
     pub fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Replaces the sources that may not run, by their [`crate::kernel::source_hash`].
+    pub fn quarantine(&self, sources: HashSet<[u8; 32]>) {
+        *self.quarantine.lock().unwrap_or_else(PoisonError::into_inner) = sources;
+    }
+
+    pub(crate) fn is_quarantined(&self, source: &[u8; 32]) -> bool {
+        self.quarantine.lock().unwrap_or_else(PoisonError::into_inner).contains(source)
     }
 
     /// The lock under which pipelines are made.

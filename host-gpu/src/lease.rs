@@ -13,6 +13,7 @@
 //! Invariant: nothing is submitted but between a Granted and the Release of the same epoch.
 
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -63,6 +64,8 @@ pub struct Link {
     pub told: mpsc::Receiver<Told>,
     /// Says something to it; must not wait.
     pub ask: Box<dyn FnMut(Ask) + Send>,
+    /// What to do when the device is lost.
+    pub on_loss: Arc<dyn Fn() + Send + Sync>,
     /// Where to note what runs ([`crate::in_flight`]).
     pub notes: Option<std::fs::File>,
 }

@@ -4,6 +4,7 @@
 //! is freed when the last handle goes. Dropping a session while work is in flight is safe: the
 //! GPU thread keeps what the work uses.
 
+use crate::kernel::source_hash;
 use crate::memory::Ledger;
 use crate::submission::Clock;
 use crate::job::Keep;
@@ -225,6 +226,13 @@ pub struct KernelJob {
 impl KernelJob {
     /// The kernel from the cache, or compiled on a thread that may block.
     pub async fn run(self) -> Result<Arc<Kernel>, Error> {
+        if self.device.is_quarantined(&source_hash(&self.wgsl, &self.entry)) {
+            return Err(Error::KernelRejected(
+                "it is quarantined: a process that ran it kept the gpu when it was asked back; deploying the function \
+                 again lifts that"
+                    .into(),
+            ));
+        }
         if let Some(kernel) = self.device.cached_kernel(&self.wgsl, &self.entry, &self.constants) {
             return Ok(kernel);
         }

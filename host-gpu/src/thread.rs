@@ -116,6 +116,9 @@ impl GpuThread {
             }));
             if healthy.is_err() || self.parts.lost.load(Ordering::Relaxed) {
                 self.parts.lost.store(true, Ordering::Relaxed);
+                if let Some(link) = &self.parts.link {
+                    (link.on_loss)();
+                }
                 self.refuse_all(&mut jobs);
                 return;
             }

@@ -8,7 +8,7 @@
 use gannet_host_gpu::kernel::Declared;
 use http::HeaderName;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// Headers on the hop only. Whatever a client or a guest sends under `x-gannet-` is removed first.
 pub mod header {
@@ -89,6 +89,11 @@ pub enum ToWorker {
     },
     /// Serve HTTP on the socket beside it.
     Connect,
+    /// From now on refuse these kernels, and no others: a few hundred at most.
+    Quarantine {
+        /// Hashes of their sources.
+        sources: HashSet<[u8; 32]>,
+    },
 }
 
 /// Worker to front door.

@@ -11,14 +11,18 @@ use crate::auth::Scopes;
 use crate::hop::{BundleKernel, VersionKey};
 use crate::manifest::Manifest;
 use crate::names::{FunctionName, TenantName};
-use crate::store::records::{FunctionRecord, KeyRecord, TenantRecord, VersionRecord};
+use crate::store::records::{FunctionRecord, KeyRecord, QuarantineRecord, TenantRecord, VersionRecord};
 use crate::store::{Change, Contents, Store, StoreError};
 use arc_swap::ArcSwap;
-use std::collections::{BTreeMap, HashMap};
+use gannet_host_gpu::kernel::source_hash;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Semaphore;
+
+/// Quarantined kernels of one tenant.
+const QUARANTINE_MAX: usize = 256;
 
 /// A tenant and its functions.
 #[derive(Debug, Clone)]
@@ -29,11 +33,39 @@ pub struct Tenant {
     pub share: Arc<Semaphore>,
     /// Its functions, by name.
     pub functions: BTreeMap<FunctionName, Arc<Function>>,
+    /// Its kernels that kept the GPU.
+    pub quarantine: Arc<Vec<QuarantineRecord>>,
 }
 
 impl Tenant {
-    fn new(created: jiff::Timestamp) -> Self {
-        Self { created, share: Arc::new(Semaphore::new(TENANT_MAX)), functions: BTreeMap::new() }
+    fn new(record: TenantRecord) -> Self {
+        Self {
+            created: record.created,
+            share: Arc::new(Semaphore::new(TENANT_MAX)),
+            functions: BTreeMap::new(),
+            quarantine: Arc::new(record.quarantine),
+        }
+    }
+
+    fn record(&self) -> TenantRecord {
+        TenantRecord { created: self.created, quarantine: self.quarantine.to_vec() }
+    }
+
+    /// Whether a kernel is quarantined.
+    pub fn is_quarantined(&self, kernel: &BundleKernel) -> bool {
+        let source = source_hash(&kernel.wgsl, &kernel.entry);
+        self.quarantine.iter().any(|record| record.source == source)
+    }
+
+    /// What stays in quarantine when a version of a function is deployed: what its other functions declare.
+    fn quarantine_after(&self, deployed: &FunctionName) -> Vec<QuarantineRecord> {
+        let others = self.functions.values().filter(|function| function.name != *deployed);
+        let kept: HashSet<[u8; 32]> = others
+            .flat_map(|function| &function.versions)
+            .flat_map(|version| version.record.kernels.values())
+            .map(|kernel| source_hash(&kernel.wgsl, &kernel.entry))
+            .collect();
+        self.quarantine.iter().filter(|record| kept.contains(&record.source)).cloned().collect()
     }
 }
 
@@ -135,8 +167,7 @@ impl Registry {
         let next_key = AtomicU64::new(1);
         let mut snapshot = Snapshot { operator, keys: HashMap::new(), tenants: BTreeMap::new() };
         for (name, record) in contents.tenants {
-            let tenant = Tenant::new(record.created);
-            snapshot.tenants.insert(name, Arc::new(tenant));
+            snapshot.tenants.insert(name, Arc::new(Tenant::new(record)));
         }
         for (hash, record) in contents.keys {
             snapshot.keys.insert(hash, Key { hash, tenant: record.tenant, scopes: record.scopes });
@@ -188,9 +219,10 @@ impl Registry {
         }
         let created = jiff::Timestamp::now();
         let key = KeyRecord { id, tenant: name.clone(), scopes: Scopes::FULL, created };
-        let change = Change::new().tenant(name, &TenantRecord { created })?.key(&hash, &key)?;
+        let record = TenantRecord { created, quarantine: Vec::new() };
+        let change = Change::new().tenant(name, &record)?.key(&hash, &key)?;
         self.store.commit(change).await?;
-        next.tenants.insert(name.clone(), Arc::new(Tenant::new(created)));
+        next.tenants.insert(name.clone(), Arc::new(Tenant::new(record)));
         next.keys.insert(hash, Key { hash, tenant: name.clone(), scopes: Scopes::FULL });
         self.snapshot.store(Arc::new(next));
         Ok(())
@@ -206,18 +238,30 @@ impl Registry {
     ) -> Result<(Arc<Version>, bool), RegistryError> {
         let _changing = self.changing.lock().await;
         let mut next = Snapshot::clone(&self.snapshot());
-        let slot = next.tenants.get_mut(tenant).ok_or(RegistryError::NotFound)?;
-        let functions = &mut Arc::make_mut(slot).functions;
+        let slot = Arc::make_mut(next.tenants.get_mut(tenant).ok_or(RegistryError::NotFound)?);
+        let quarantine = slot.quarantine_after(name);
+        let mut change = Change::new();
+        let lifted = quarantine != *slot.quarantine;
+        if lifted {
+            slot.quarantine = Arc::new(quarantine);
+            change = change.tenant(tenant, &slot.record())?;
+        }
+        let functions = &mut slot.functions;
         let old = functions.get(name);
         let newest = old.and_then(|function| function.versions.last());
         if let Some(function) = old
             && function.current.record.is_same(&record)
         {
-            return Ok((Arc::clone(&function.current), false));
+            let current = Arc::clone(&function.current);
+            if lifted {
+                self.store.commit(change).await?;
+                self.snapshot.store(Arc::new(next));
+            }
+            return Ok((current, false));
         }
         record.number = newest.map_or(1, |version| version.record.number.saturating_add(1));
         let version = self.version(tenant, name, record);
-        let change = Change::new().version(tenant, name, &version.record)?.function(
+        let change = change.version(tenant, name, &version.record)?.function(
             tenant,
             name,
             &FunctionRecord { current: version.record.number },
@@ -231,6 +275,26 @@ impl Registry {
         functions.insert(name.clone(), Arc::new(function));
         self.snapshot.store(Arc::new(next));
         Ok((version, true))
+    }
+
+    /// Keeps kernels of a tenant from running, by the hashes of their sources, until they are deployed again. In force at
+    /// once; an error is only about its being kept.
+    pub async fn quarantine(&self, tenant: &TenantName, sources: &[[u8; 32]]) -> Result<(), RegistryError> {
+        let _changing = self.changing.lock().await;
+        let mut next = Snapshot::clone(&self.snapshot());
+        let slot = Arc::make_mut(next.tenants.get_mut(tenant).ok_or(RegistryError::NotFound)?);
+        let mut records = slot.quarantine.to_vec();
+        for source in sources {
+            if !records.iter().any(|record| record.source == *source) {
+                records.push(QuarantineRecord { source: *source, since: jiff::Timestamp::now() });
+            }
+        }
+        // A tenant could fill it with kernels made at run time; the oldest go.
+        records.drain(..records.len().saturating_sub(QUARANTINE_MAX));
+        slot.quarantine = Arc::new(records);
+        let change = Change::new().tenant(tenant, &slot.record())?;
+        self.snapshot.store(Arc::new(next));
+        Ok(self.store.commit(change).await?)
     }
 
     /// Removes a function and all its versions.

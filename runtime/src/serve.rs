@@ -167,7 +167,8 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         wasi_http_0_3: file.wasi_http_0_3,
     };
     let limits = PoolLimits { spares: file.spares, workers_max: file.workers_max };
-    let pool = Pool::start(spawner, Arc::clone(&store), Arc::clone(&logs), Arc::clone(&builder), arbiter, settings, limits);
+    let pool = Pool::start(spawner, Arc::clone(&registry), Arc::clone(&logs), Arc::clone(&builder), arbiter, settings, limits);
+    tokio::spawn(quarantine(Arc::clone(&registry), overstayed));
     functions::warm(&registry.snapshot(), &pool, None);
     let control = Control {
         registry: Arc::clone(&registry),
@@ -218,6 +219,15 @@ fn share(
         })
     });
     Arbiter::start(&shared.collect::<Vec<_>>(), file.gpu_weights.clone(), probe).map_err(failed)
+}
+
+/// Keeps kernels that kept a GPU from running again.
+async fn quarantine(registry: Arc<Registry>, mut overstayed: mpsc::Receiver<Overstayed>) {
+    while let Some(Overstayed { tenant, kernels }) = overstayed.recv().await {
+        if let Err(error) = registry.quarantine(&tenant, &kernels).await {
+            tracing::error!(%tenant, %error, "a quarantine could not be kept");
+        }
+    }
 }
 
 async fn dev_tenant(registry: &Registry) -> Result<(), ServeError> {

@@ -53,6 +53,22 @@ impl Control {
         })
     }
 
+    /// How a function fares: kernels that may not run, and kills of its workers, if there were any lately.
+    fn health(&self, acting: &Acting, function: &Function, snapshot: &Snapshot) -> Value {
+        let tenant = snapshot.tenants.get(&acting.tenant);
+        let kernels = function.current.record.kernels.iter();
+        let quarantined = kernels.filter(|(_, kernel)| tenant.is_some_and(|tenant| tenant.is_quarantined(kernel)));
+        let kills = self.pool.kills(&acting.tenant, &function.name).map(|(kills, wait)| {
+            value!({
+                "count": kills.count,
+                "last": kills.time,
+                "why": kills.why,
+                "backing_off_ms": u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            })
+        });
+        value!({ "quarantined_kernels": quarantined.map(|(name, _)| name).collect::<Vec<_>>(), "kills": kills })
+    }
+
     fn url(&self, version: &Version) -> String {
         format!("{}/f/{}/{}/", self.public_url, version.tenant, version.function)
     }
@@ -132,6 +148,7 @@ impl Control {
                 if let Value::Object(fields) = &mut answer {
                     fields.insert("manifest".into(), value!(function.current.manifest()));
                     fields.insert("warnings".into(), value!(function.current.record.warnings));
+                    fields.insert("health".into(), self.health(&acting, function, snapshot));
                 }
                 Ok(json(Done::Ok, &answer))
             }
@@ -171,6 +188,7 @@ impl Control {
         let deployed = tokio::spawn(async move { registry.deploy(&owner, &function, record).await }).await;
         let (version, new) = deployed.map_err(|error| ControlError::Internal(error.to_string()))??;
         tracing::info!(%request, %tenant, function = %name, version = version.record.number, new, "deployed");
+        self.pool.redeployed(&tenant, name).await;
         self.after_change(acting).await;
         let answer = value!({
             "tenant": tenant,

@@ -4,6 +4,7 @@
 //!  claim a seat and a connection ─▶ send the rebuilt request ─▶ head ─▶ relay of the body
 //!        │ deadline: 504               │ body cut: 408 413        └ the worker says that the guest failed: 502 504
 //!        └ no worker: 503              │ no answer in time: the worker is killed, 502
+//!                                      │ its worker ended: once more, if that can do no harm (`retry`), else 502
 //!                                      └ client gone: the bill comes later (`expected`)
 //! ```
 
@@ -15,6 +16,7 @@ use crate::pool::claim::Seated;
 use crate::pool::expected::{Expected, Leaving};
 use crate::pool::relay::{self, WorkSource};
 use crate::pool::request::{self, BodyState, RequestBody};
+use crate::pool::retry::{Again, Sendable};
 use crate::pool::worker::Connection;
 use crate::pool::{Pool, PoolError, head};
 use crate::registry::Version;
@@ -85,26 +87,62 @@ impl Pool {
         let version = Arc::clone(&target.function.current);
         let limits = &version.manifest().limits;
         let deadline = tokio::time::Instant::from_std(inbound.arrived + Duration::from_millis(limits.timeout_ms));
-        let claimed_at = Instant::now();
-        let (seated, connection) = match tokio::time::timeout_at(deadline, self.seat(&version)).await {
-            Ok(Ok(claimed)) => claimed,
-            Ok(Err(error)) => return Err((error, admitted)),
-            Err(_) => {
-                let detail = format!("no worker was ready within {} ms", limits.timeout_ms);
-                return Err((PoolError::Deadline(detail), admitted));
+        if let Err(error) = self.check_kills(&version) {
+            return Err((error, admitted));
+        }
+        let mut claimed_at = Instant::now();
+        let (mut seated, mut connection) = match self.seat_by(&version, deadline).await {
+            Ok(claimed) => claimed,
+            Err(error) => return Err((error, admitted)),
+        };
+        let id = inbound.id;
+        let body_max = limits.body_mib.saturating_mul(1 << 20);
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        let (mut request, mut request_body) = request::rebuild(inbound, target.path, version.key, left, body_max);
+        let mut again = Again::of(&request);
+        loop {
+            let kind = seated.kind;
+            admitted.tab.note(|receipt| receipt.start = Some(kind));
+            let expected = Expected::new(&seated, id);
+            let claim_us = microseconds(claimed_at);
+            let held = Held { admitted, seated, expected, connection, claim_us, request_body, late: late(limits) };
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            let ended = match self.send(held, request, id, left + LATE_MAX).await {
+                Ok((answer, held)) => return relayed(answer, held, id),
+                Err(Unanswered::Refused(failed)) => return Err(*failed),
+                Err(Unanswered::Ended(ended)) => ended,
+            };
+            let why = self.note_kill(&version, ended.seated.worker()).await;
+            let next = if ended.hung || ended.seated.worker().overstayed() { None } else { again.take(ended.unsent) };
+            admitted = ended.admitted;
+            drop(ended.seated);
+            let Some((next, body)) = next else { return Err((PoolError::Killed(why), admitted)) };
+            tracing::info!(request = %id, why, "a worker ended; the request is sent to another");
+            (request, request_body) = (next, body);
+            claimed_at = Instant::now();
+            (seated, connection) = match self.seat_by(&version, deadline).await {
+                Ok(claimed) => claimed,
+                Err(error) => return Err((error, admitted)),
+            };
+        }
+    }
+
+    /// A seat and a connection. A worker that ends before it has the request is replaced, once.
+    async fn seat_by(
+        &self,
+        version: &Arc<Version>,
+        deadline: tokio::time::Instant,
+    ) -> Result<(Seated, Connection), PoolError> {
+        let seating = async {
+            match self.seat(version).await {
+                Err(PoolError::Killed(_)) => self.seat(version).await,
+                other => other,
             }
         };
-        let kind = seated.kind;
-        admitted.tab.note(|receipt| receipt.start = Some(kind));
-        let id = inbound.id;
-        let expected = Expected::new(&seated, id);
-        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-        let body_max = limits.body_mib.saturating_mul(1 << 20);
-        let (request, request_body) = request::rebuild(inbound, target.path, version.key, left, body_max);
-        let claim_us = microseconds(claimed_at);
-        let held = Held { admitted, seated, expected, connection, claim_us, request_body, late: late(limits) };
-        let (answer, held) = self.send(held, request, id, left + LATE_MAX).await?;
-        relayed(answer, held, id)
+        tokio::time::timeout_at(deadline, seating).await.unwrap_or_else(|_| {
+            let limit = version.manifest().limits.timeout_ms;
+            Err(PoolError::Deadline(format!("no worker was ready within {limit} ms")))
+        })
     }
 
     async fn seat(&self, version: &Arc<Version>) -> Result<(Seated, Connection), PoolError> {
@@ -120,28 +158,51 @@ impl Pool {
         request: Request<RequestBody>,
         id: crate::names::RequestId,
         longest: Duration,
-    ) -> Result<(Response<Incoming>, Held), Failed> {
+    ) -> Result<(Response<Incoming>, Held), Unanswered> {
         let Held { admitted, seated, expected, mut connection, claim_us, request_body, late } = held;
         let mut leaving = Leaving { id, claim_us, held: Some((admitted, seated, expected)), late };
         let sent = tokio::time::timeout(longest, connection.send(request)).await;
         let Some((admitted, seated, expected)) = leaving.held.take() else {
             unreachable!("only a dropped future takes it")
         };
-        if let Ok(Ok(answer)) = sent {
-            return Ok((answer, Held { admitted, seated, expected, connection, claim_us, request_body, late }));
-        }
+        let (hung, unsent) = match sent {
+            Ok(Ok(answer)) => {
+                return Ok((answer, Held { admitted, seated, expected, connection, claim_us, request_body, late }));
+            }
+            Ok(Err(unsent)) => (false, unsent),
+            Err(_) => (true, None),
+        };
         if let Some(refused) = request_body.refused() {
             if let Some(rest) = request_body.rest() {
                 crate::inbound::discard(rest).await;
             }
-            return Err((PoolError::Request(refused), admitted));
+            return Err(Unanswered::Refused(Box::new((PoolError::Request(refused), admitted))));
         }
-        if sent.is_err() {
+        if hung {
             // It has missed its deadline by a second: it hangs, and takes its tenant's other requests with it.
-            self.end(seated.worker());
+            self.end(seated.worker(), "it missed a request's deadline by a second");
         }
-        Err((PoolError::Killed, admitted))
+        let unsent = unsent.map(|request| (*request, request_body));
+        Err(Unanswered::Ended(Box::new(Ended { admitted, seated, hung, unsent })))
     }
+}
+
+/// Why there is no answer.
+enum Unanswered {
+    /// The request was refused on its way.
+    Refused(Box<Failed>),
+    /// The worker ended.
+    Ended(Box<Ended>),
+}
+
+/// What is left of a request whose worker ended.
+struct Ended {
+    admitted: Admitted,
+    seated: Seated,
+    /// Whether it had to be ended because it did not answer in time.
+    hung: bool,
+    /// The request, if nothing of it was sent.
+    unsent: Option<Sendable>,
 }
 
 /// Turns the worker's answer into the client's.

@@ -4,15 +4,18 @@
 //! refilled, idle workers ended, versions loaded. One worker per tenant; scale to zero after the
 //! function's idle timeout.
 
+mod backoff;
 mod claim;
 mod exchange;
 mod expected;
 mod head;
 mod relay;
 mod request;
+mod retry;
 mod table;
 pub mod worker;
 
+pub use backoff::Kills;
 pub use relay::Relay;
 pub use request::BODY_IDLE_MAX;
 
@@ -22,11 +25,12 @@ use crate::hop::{Fault, FaultCode};
 use crate::inbound::FrontError;
 use crate::logs::Logs;
 use crate::meter::StartKind;
-use crate::names::TenantName;
+use crate::names::{FunctionName, TenantName};
 use crate::process::spawn::Spawner;
-use crate::registry::Version;
-use crate::store::Store;
+use crate::registry::{Registry, Version};
+use backoff::Backoff;
 use claim::{Seated, SharedTable};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use table::{Claim, Table};
@@ -57,8 +61,18 @@ pub enum PoolError {
     #[error("no worker could be started: {0}")]
     StartFailed(String),
     /// The worker ended while it ran the request.
-    #[error("the function's worker ended while it ran the request")]
-    Killed,
+    #[error("the function's worker ended while it ran the request: {0}")]
+    Killed(String),
+    /// Its workers were killed again and again.
+    #[error("the function's worker was killed {kills} times in a row, last because {why}; it is tried again in {left_s} s")]
+    BackingOff {
+        /// How often.
+        kills: u32,
+        /// Why the last time.
+        why: String,
+        /// When it is tried again.
+        left_s: u64,
+    },
     /// The guest trapped or did not answer.
     #[error("{0}")]
     Trapped(String),
@@ -103,10 +117,11 @@ pub struct Pool {
     table: SharedTable,
     changed: Arc<Notify>,
     spawner: Spawner,
-    store: Arc<Store>,
     logs: Arc<Logs>,
     builder: Arc<Builder>,
     arbiter: Arc<Arbiter>,
+    registry: Arc<Registry>,
+    backoff: Arc<Mutex<Backoff>>,
     settings: Arc<WorkerSettings>,
     limits: PoolLimits,
     draining: CancellationToken,
@@ -116,7 +131,7 @@ impl Pool {
     /// A pool that starts its spares at once.
     pub fn start(
         spawner: Spawner,
-        store: Arc<Store>,
+        registry: Arc<Registry>,
         logs: Arc<Logs>,
         builder: Arc<Builder>,
         arbiter: Arc<Arbiter>,
@@ -127,7 +142,8 @@ impl Pool {
             table: Arc::new(Mutex::new(Table::new(limits.spares, limits.workers_max))),
             changed: Arc::default(),
             spawner,
-            store,
+            registry,
+            backoff: Arc::default(),
             logs,
             builder,
             arbiter,
@@ -202,7 +218,7 @@ impl Pool {
     }
 
     async fn start_worker(&self) -> Result<Arc<Worker>, PoolError> {
-        let worker = Worker::start(&self.spawner, self.store.files(), &self.settings, &self.logs).await?;
+        let worker = Worker::start(&self.spawner, self.registry.store().files(), &self.settings, &self.logs).await?;
         let (pool, watched) = (self.clone(), Arc::clone(&worker));
         tokio::spawn(async move {
             watched.dead().cancelled().await;
@@ -246,7 +262,9 @@ impl Pool {
                 Claim::Full => return Err(PoolError::NoCapacity { workers_max: self.limits.workers_max }),
             }
         };
-        worker.join(&self.arbiter, self.settings.gpu, tenant);
+        if worker.join(&self.arbiter, self.settings.gpu, tenant) {
+            worker.quarantine(self.quarantined(tenant)).await?;
+        }
         let mut seated = Seated::new(Arc::clone(&worker), Arc::clone(version), Arc::clone(&self.table), kind);
         let was_loaded = worker.load(version, &version.manifest().env).await?;
         if !was_loaded && kind == StartKind::Hot {
@@ -288,9 +306,57 @@ impl Pool {
         self.lock().unpin(tenant);
     }
 
+    fn quarantined(&self, tenant: &TenantName) -> HashSet<[u8; 32]> {
+        let snapshot = self.registry.snapshot();
+        let records = snapshot.tenants.get(tenant).map(|tenant| Arc::clone(&tenant.quarantine)).unwrap_or_default();
+        records.iter().map(|record| record.source).collect()
+    }
+
+    /// A function was deployed anew: what its workers did before is forgotten.
+    pub async fn redeployed(&self, tenant: &TenantName, function: &FunctionName) {
+        self.backoff().forget(&(tenant.clone(), function.clone()));
+        let worker = self.lock().worker(tenant);
+        if let Some(worker) = worker
+            && let Err(error) = worker.quarantine(self.quarantined(tenant)).await
+        {
+            tracing::debug!(%error, "a worker ended when its function was deployed");
+        }
+    }
+
+    fn backoff(&self) -> std::sync::MutexGuard<'_, Backoff> {
+        self.backoff.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of kills of a function's workers, and how long it has to wait because of them.
+    pub fn kills(&self, tenant: &TenantName, function: &FunctionName) -> Option<(Kills, Duration)> {
+        let (key, now) = ((tenant.clone(), function.clone()), Instant::now());
+        let backoff = self.backoff();
+        let kills = backoff.recent(&key, now)?.clone();
+        Some((kills, backoff.wait(&key, now)))
+    }
+
+    /// Refuses a function whose workers are killed again and again.
+    fn check_kills(&self, version: &Version) -> Result<(), PoolError> {
+        match self.kills(&version.tenant, &version.function) {
+            Some((kills, wait)) if !wait.is_zero() => {
+                let left_s = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                Err(PoolError::BackingOff { kills: kills.count, why: kills.why, left_s })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes that a worker ended while it ran a request, and says why.
+    async fn note_kill(&self, version: &Version, worker: &Worker) -> String {
+        let why = worker.why_ended().await;
+        let key = (version.tenant.clone(), version.function.clone());
+        self.backoff().killed(key, worker.id(), &why, Instant::now());
+        why
+    }
+
     /// Ends a worker that hangs. Its seat is free at once: reaping one may take long.
-    fn end(&self, worker: &Arc<Worker>) {
-        worker.kill();
+    fn end(&self, worker: &Arc<Worker>, why: &str) {
+        worker.kill_because(why);
         self.lock().died(worker);
         self.refill();
     }

@@ -76,6 +76,13 @@ impl RequestBody {
         (Self { body: Some(body), limit, state: Arc::clone(&state), idle: None }, state)
     }
 
+    /// No body.
+    pub(crate) fn empty() -> (Self, Arc<BodyState>) {
+        let state = Arc::new(BodyState::default());
+        state.done.store(true, Ordering::Relaxed);
+        (Self { body: None, limit: 0, state: Arc::clone(&state), idle: None }, state)
+    }
+
     fn cut(&mut self, why: FrontError) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         *self.state.rest.lock().unwrap_or_else(PoisonError::into_inner) = self.body.take();
         *self.state.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);

@@ -127,6 +127,14 @@ impl<W: Clone + PartialEq> Table<W> {
         }
     }
 
+    /// A tenant's worker.
+    pub fn worker(&self, tenant: &TenantName) -> Option<W> {
+        match self.seats.get(tenant) {
+            Some(Seat::Up { worker, .. }) => Some(worker.clone()),
+            Some(Seat::Starting) | None => None,
+        }
+    }
+
     /// A worker's process has ended.
     pub fn died(&mut self, worker: &W) {
         self.seats.retain(|_, seat| !matches!(seat, Seat::Up { worker: seated, .. } if seated == worker));

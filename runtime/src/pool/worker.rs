@@ -17,13 +17,14 @@ use crate::pool::request::RequestBody;
 use crate::process::channel::{Channel, frame_pair, stream_pair};
 use crate::process::child::Role;
 use crate::process::confine::Confinement;
+use crate::process::lease::DEVICE_LOST;
 use crate::process::spawn::{KillOnDrop, Order, Process, Spawner};
 use crate::registry::{Version, kernels};
 use crate::store::files::{Files, place_cache};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -41,8 +42,12 @@ const LOAD_MAX: Duration = Duration::from_secs(10);
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// The log socket's buffer.
 const LOG_BUFFER_BYTES: usize = 4 << 20;
+/// What is said of a worker that ended before it had the request.
+const GONE: &str = "it ended before it had the request";
 /// Idle connections kept for a worker.
 const CONNECTIONS_MAX: usize = 64;
+/// From a broken connection to the end of the process, usually.
+const END_MAX: Duration = Duration::from_secs(1);
 
 /// What a worker is started with.
 #[derive(Debug, Clone)]
@@ -67,12 +72,13 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Sends a request and waits for the head of its answer.
+    /// Sends a request and waits for the head of its answer. On an error, the request comes back if nothing of it
+    /// was sent.
     pub(crate) async fn send(
         &mut self,
         request: http::Request<RequestBody>,
-    ) -> hyper::Result<http::Response<Incoming>> {
-        self.sender.send_request(request).await
+    ) -> Result<http::Response<Incoming>, Option<Box<http::Request<RequestBody>>>> {
+        self.sender.try_send_request(request).await.map_err(|mut error| error.take_message().map(Box::new))
     }
 
     /// Closes the socket, whatever is under way on it.
@@ -95,6 +101,8 @@ pub struct Worker {
     /// What the arbiter needs of it, until it has a tenant; a spare has no part in the GPU.
     ends: Mutex<Option<Ends>>,
     membership: OnceLock<Membership>,
+    /// Why it ended, once that is known.
+    why: OnceLock<String>,
 }
 
 impl PartialEq for Worker {
@@ -160,6 +168,7 @@ impl Worker {
             confinement,
             ends: Mutex::new(Some(Ends { socket, notes: notes.into() })),
             membership: OnceLock::new(),
+            why: OnceLock::new(),
         });
         tokio::spawn(Arc::clone(&worker).listen());
         tokio::spawn(Arc::clone(&worker).watch(settings.resident_bytes_max));
@@ -177,14 +186,16 @@ impl Worker {
         self.process.id()
     }
 
-    /// Lets it use the GPU for the tenant that it serves from now on.
-    pub fn join(&self, arbiter: &Arc<Arbiter>, gpu: Option<u32>, tenant: &TenantName) {
+    /// Lets it use the GPU for the tenant that it serves from now on. Answers whether it could not before.
+    pub fn join(&self, arbiter: &Arc<Arbiter>, gpu: Option<u32>, tenant: &TenantName) -> bool {
         let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let first = ends.is_some();
         if let (Some(gpu), Some(ends)) = (gpu, ends) {
             let membership = arbiter.join(gpu, tenant, ends, self.process.clone());
             // The ends are taken once, so this is set once.
             let _ = self.membership.set(membership);
         }
+        first
     }
 
     /// Takes GPU time off what a worker reports that it cannot have used.
@@ -203,6 +214,31 @@ impl Worker {
     /// Ends it.
     pub fn kill(&self) {
         self.process.kill();
+    }
+
+    /// Ends it for a reason that those whose requests it ran are told.
+    pub(crate) fn kill_because(&self, why: &str) {
+        // The first reason is the one.
+        let _ = self.why.set(why.to_owned());
+        self.process.kill();
+    }
+
+    /// Why it ended, in words. Waits for a moment if it has only just begun to.
+    pub(crate) async fn why_ended(&self) -> String {
+        // Another reason for a broken connection is not known here.
+        let _ = tokio::time::timeout(END_MAX, self.dead.cancelled()).await;
+        self.why.get().cloned().unwrap_or_else(|| "it closed the connection".to_owned())
+    }
+
+    /// Whether it was ended because it kept the GPU.
+    pub(crate) fn overstayed(&self) -> bool {
+        self.membership.get().is_some_and(Membership::overstayed)
+    }
+
+    /// Tells it which kernels it may not run.
+    pub(crate) async fn quarantine(&self, sources: HashSet<[u8; 32]>) -> Result<(), PoolError> {
+        let message = ToWorker::Quarantine { sources };
+        self.control.send(&message, &[]).await.map_err(|_| PoolError::Killed(GONE.into()))
     }
 
     async fn listen(self: Arc<Self>) {
@@ -238,13 +274,20 @@ impl Worker {
             tokio::select! {
                 ending = &mut ended => {
                     tracing::info!(worker = self.id(), %ending, "a worker ended");
+                    let why = match ending.code {
+                        _ if self.overstayed() => "it kept the gpu when it was asked back, and its kernel is quarantined \
+                            until the function is deployed again".to_owned(),
+                        Some(DEVICE_LOST) => "the gpu device was lost".to_owned(),
+                        _ => format!("{ending}"),
+                    };
+                    let _ = self.why.set(why);
                     break;
                 }
                 () = tokio::time::sleep(WATCH_EVERY) => {
                     let resident = resident_bytes(self.id());
                     if resident > resident_bytes_max {
                         tracing::warn!(worker = self.id(), resident, resident_bytes_max, "a worker takes too much memory");
-                        self.kill();
+                        self.kill_because(&format!("it took {resident} bytes of memory; the limit is {resident_bytes_max}"));
                     }
                 }
             }
@@ -285,7 +328,7 @@ impl Worker {
         }
         let loaded = tokio::select! {
             loaded = tokio::time::timeout(LOAD_MAX, receiver.wait_for(Option::is_some)) => loaded,
-            () = self.dead.cancelled() => return Err(PoolError::Killed),
+            () = self.dead.cancelled() => return Err(PoolError::Killed(GONE.into())),
         };
         match loaded {
             Ok(Ok(result)) => match &*result {
@@ -296,7 +339,7 @@ impl Worker {
                 }
                 _ => Ok(false),
             },
-            Ok(Err(_)) => Err(PoolError::Killed),
+            Ok(Err(_)) => Err(PoolError::Killed(GONE.into())),
             Err(_) => Err(PoolError::Internal(format!("a version was not loaded within {} s", LOAD_MAX.as_secs()))),
         }
     }
@@ -318,7 +361,7 @@ impl Worker {
         let name = (version.tenant.clone(), version.function.clone());
         self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(version.key, name);
         let message = ToWorker::Load { version: version.key };
-        self.control.send(&message, &[component.as_fd(), bundle.as_fd()]).await.map_err(|_| PoolError::Killed)
+        self.control.send(&message, &[component.as_fd(), bundle.as_fd()]).await.map_err(|_| PoolError::Killed(GONE.into()))
     }
 
     /// A connection that is free, or a new one.
@@ -336,7 +379,7 @@ impl Worker {
         }
         let failed = |error: std::io::Error| PoolError::Internal(format!("no connection to the worker: {error}"));
         let (ours, theirs) = stream_pair().map_err(failed)?;
-        self.control.send(&ToWorker::Connect, &[theirs.as_fd()]).await.map_err(|_| PoolError::Killed)?;
+        self.control.send(&ToWorker::Connect, &[theirs.as_fd()]).await.map_err(|_| PoolError::Killed(GONE.into()))?;
         drop(theirs);
         let stream = std::os::unix::net::UnixStream::from(ours);
         let stream = tokio::net::UnixStream::from_std(stream).map_err(failed)?;
@@ -345,7 +388,7 @@ impl Worker {
             .max_headers(512)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|_| PoolError::Killed)?;
+            .map_err(|_| PoolError::Killed(GONE.into()))?;
         let task = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to a worker ended");

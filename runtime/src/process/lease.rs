@@ -9,6 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
+/// The exit code of a process whose GPU device was lost: nothing in it can go on.
+pub const DEVICE_LOST: i32 = 75;
 /// What the arbiter may have said and the GPU thread was not told yet.
 const TOLD_MAX: usize = 16;
 /// How long the front door may take to read what is said.
@@ -28,7 +30,8 @@ pub fn link(socket: OwnedFd, notes: OwnedFd) -> io::Result<Link> {
             leave(1);
         }
     });
-    Ok(Link { told, ask, notes: Some(notes.into()) })
+    let on_loss = Arc::new(|| leave(DEVICE_LOST));
+    Ok(Link { told, ask, on_loss, notes: Some(notes.into()) })
 }
 
 fn wait(socket: BorrowedFd<'_>, flags: PollFlags, longest: Option<&Timespec>) -> io::Result<bool> {

@@ -151,8 +151,13 @@ fn pool(error: &PoolError) -> Answer {
         PoolError::NoCapacity { .. } => answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Platform).retry_after(1),
         PoolError::Draining => answer(StatusCode::SERVICE_UNAVAILABLE, "draining", Platform).retry_after(5),
         PoolError::StartFailed(_) => answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Platform).retry_after(5),
-        PoolError::Killed => answer(StatusCode::BAD_GATEWAY, "function_killed", Function)
-            .hint("the worker process ended while it ran this request; `gannet logs` may say why"),
+        PoolError::Killed(_) => answer(StatusCode::BAD_GATEWAY, "function_killed", Function)
+            .hint("the worker process ended while it ran this request; `gannet logs` may say more"),
+        PoolError::BackingOff { left_s, .. } => {
+            answer(StatusCode::SERVICE_UNAVAILABLE, "function_backing_off", Function)
+                .retry_after(*left_s)
+                .hint("deploy a version that is not killed, and it is tried at once")
+        }
         PoolError::Trapped(_) => answer(StatusCode::BAD_GATEWAY, "function_trapped", Function).repeats(),
         PoolError::MemoryLimit(_) => answer(StatusCode::BAD_GATEWAY, "function_trapped", Function)
             .hint("raise [limits] memory_mib in gannet.toml")

@@ -307,7 +307,7 @@ mod tests {
         let (store, contents) = Store::open(folder.path(), "x").unwrap();
         assert!(contents.tenants.is_empty());
         let name = TenantName::new("acme").unwrap();
-        let record = TenantRecord { created: jiff::Timestamp::now() };
+        let record = TenantRecord { created: jiff::Timestamp::now(), quarantine: Vec::new() };
         store.commit(Change::new().tenant(&name, &record).unwrap()).await.unwrap();
         assert!(matches!(Store::open(folder.path(), "x"), Err(StoreError::InUse(_))));
         drop(store);

@@ -12,6 +12,18 @@ use std::collections::BTreeMap;
 pub struct TenantRecord {
     /// When it was made.
     pub created: jiff::Timestamp,
+    /// Kernels that kept the GPU.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quarantine: Vec<QuarantineRecord>,
+}
+
+/// A kernel that may not run until it is deployed again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantineRecord {
+    /// SHA-256 that names its source and entry point.
+    pub source: [u8; 32],
+    /// Since when.
+    pub since: jiff::Timestamp,
 }
 
 /// A key, stored under its hash. The key itself is nowhere.

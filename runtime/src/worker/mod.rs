@@ -118,6 +118,11 @@ async fn serve(shared: &Arc<Shared>) {
                     });
                 });
             }
+            ToWorker::Quarantine { sources } => {
+                if let Ok(device) = &shared.device {
+                    device.quarantine(sources);
+                }
+            }
             ToWorker::Connect => {
                 let Some(socket) = descriptors.into_iter().next() else { return };
                 let shared = Arc::clone(shared);
