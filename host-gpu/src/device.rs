@@ -10,12 +10,12 @@
 
 use crate::flag::Flag;
 use crate::harden::{FLAG_GROUP, IMMEDIATES_SIZE};
+use crate::job::Job;
 use crate::kernel::KernelCache;
-use crate::memory::Ledger;
 use crate::lease::Link;
+use crate::memory::Ledger;
 use crate::slice::{SLICE_NS, SOFTWARE_CONTENDED_NS, SOFTWARE_SLICE_NS};
 use crate::staging::Staging;
-use crate::job::Job;
 use crate::thread;
 use crate::{Error, Gpu, adapter, error};
 use std::collections::HashSet;
@@ -124,13 +124,7 @@ impl Device {
         Self::start(device, queue, gpu, memory_max, None)
     }
 
-    fn start(
-        device: wgpu::Device,
-        queue: wgpu::Queue,
-        gpu: Gpu,
-        memory_max: u64,
-        link: Option<Link>,
-    ) -> Arc<Self> {
+    fn start(device: wgpu::Device, queue: wgpu::Queue, gpu: Gpu, memory_max: u64, link: Option<Link>) -> Arc<Self> {
         let lost = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&lost);
         let on_loss = link.as_ref().map(|link| Arc::clone(&link.on_loss));

@@ -7,9 +7,9 @@
 use crate::batch::{Batch, Command, Dispatch, Encoded, Grid, Named};
 use crate::binding::Place;
 use crate::buffer::Buffer;
+use crate::job::{Done, Job, Keep};
 use crate::session::PendingWrite;
 use crate::staging::{READS_OFFSET, Staged, Staging};
-use crate::job::{Done, Job, Keep};
 use crate::{Error, Kernel, Session};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -93,8 +93,7 @@ impl Batch {
         let (done, receiver) = oneshot::channel();
         let usage = Some(Arc::clone(session.usage()));
         let gpu_ns_max = session.limits().gpu_ns;
-        let job =
-            Job { steps, upload, readback: Some(readback), keep, usage, gpu_ns_max, compiles: false, done };
+        let job = Job { steps, upload, readback: Some(readback), keep, usage, gpu_ns_max, compiles: false, done };
         Ok((job, receiver, reads))
     }
 

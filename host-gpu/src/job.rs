@@ -55,8 +55,16 @@ impl Job {
     /// A job with nothing to upload or read.
     pub(crate) fn bare(steps: Vec<Step>) -> (Self, oneshot::Receiver<Result<Done, Error>>) {
         let (done, receiver) = oneshot::channel();
-        let job =
-            Self { steps, upload: None, readback: None, keep: Vec::new(), usage: None, gpu_ns_max: u64::MAX, compiles: false, done };
+        let job = Self {
+            steps,
+            upload: None,
+            readback: None,
+            keep: Vec::new(),
+            usage: None,
+            gpu_ns_max: u64::MAX,
+            compiles: false,
+            done,
+        };
         (job, receiver)
     }
 }

@@ -85,8 +85,12 @@ pub fn fits_behind(in_flight_ns: u64, next_ns: u64, slice_ns: u64) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Resting,
-    Wanting { asked: Instant },
-    Held { idle_since: Instant },
+    Wanting {
+        asked: Instant,
+    },
+    Held {
+        idle_since: Instant,
+    },
     Returning,
     /// There is no arbiter: the GPU is not shared.
     Alone,
@@ -164,7 +168,9 @@ impl Lease {
                 self.state = State::Held { idle_since: now };
                 None
             }
-            State::Held { idle_since } if now.saturating_duration_since(idle_since) >= IDLE_MAX => self.release(false, now),
+            State::Held { idle_since } if now.saturating_duration_since(idle_since) >= IDLE_MAX => {
+                self.release(false, now)
+            }
             State::Returning if !in_flight => self.release(work, now),
             State::Resting | State::Wanting { .. } | State::Held { .. } | State::Returning | State::Alone => None,
         }
@@ -232,8 +238,16 @@ mod tests {
         lease.next(false, false, now + IDLE_MAX);
         lease.told(GRANTED, now);
         assert!(!lease.may_submit(), "a grant that was given back does not come again");
-        assert_eq!(lease.told(Told::AskedBack { epoch: 1 }, now), Some(Ask::Release { epoch: 1, wants: false }), "its return was lost");
-        assert_eq!(lease.told(Told::AskedBack { epoch: 2 }, now), Some(Ask::Release { epoch: 2, wants: false }), "the grant was lost");
+        assert_eq!(
+            lease.told(Told::AskedBack { epoch: 1 }, now),
+            Some(Ask::Release { epoch: 1, wants: false }),
+            "its return was lost"
+        );
+        assert_eq!(
+            lease.told(Told::AskedBack { epoch: 2 }, now),
+            Some(Ask::Release { epoch: 2, wants: false }),
+            "the grant was lost"
+        );
         lease.told(Told::Granted { epoch: 2, contended: false }, now);
         assert!(!lease.may_submit(), "a grant that was asked back before it came is over");
     }

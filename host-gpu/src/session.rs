@@ -4,10 +4,10 @@
 //! is freed when the last handle goes. Dropping a session while work is in flight is safe: the
 //! GPU thread keeps what the work uses.
 
+use crate::job::Keep;
 use crate::kernel::source_hash;
 use crate::memory::Ledger;
 use crate::submission::Clock;
-use crate::job::Keep;
 use crate::{Buffer, Catalog, Device, Error, Kernel};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

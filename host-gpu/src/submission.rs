@@ -2,9 +2,9 @@
 
 use crate::Error;
 use crate::batch::Encoded;
+use crate::job::{Done, Keep};
 use crate::session::{Usage, nanoseconds};
 use crate::staging::Staged;
-use crate::job::{Done, Keep};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;

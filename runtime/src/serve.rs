@@ -167,7 +167,8 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         wasi_http_0_3: file.wasi_http_0_3,
     };
     let limits = PoolLimits { spares: file.spares, workers_max: file.workers_max };
-    let pool = Pool::start(spawner, Arc::clone(&registry), Arc::clone(&logs), Arc::clone(&builder), arbiter, settings, limits);
+    let pool =
+        Pool::start(spawner, Arc::clone(&registry), Arc::clone(&logs), Arc::clone(&builder), arbiter, settings, limits);
     tokio::spawn(quarantine(Arc::clone(&registry), overstayed));
     functions::warm(&registry.snapshot(), &pool, None);
     let control = Control {

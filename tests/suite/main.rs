@@ -20,5 +20,6 @@ mod edge;
 mod faults;
 mod gpu;
 mod sandbox;
+mod sharing;
 mod tidy;
 mod workers;

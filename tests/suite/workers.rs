@@ -55,7 +55,7 @@ fn a_worker_killed_in_the_middle_of_a_request_is_502_and_the_next_request_works(
     let mut stream = TcpStream::connect(server.address).unwrap();
     write!(
         stream,
-        "GET /f/dev/victim/sleep HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\nconnection: close\r\n\r\n"
+        "POST /f/dev/victim/sleep HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
     )
     .unwrap();
     // The request is in its worker once a second one that came after it has been answered.

@@ -324,8 +324,7 @@ fn a_light_tenant_waits_a_quantum_and_two_slices_at_most_more_than_alone() {
 
 #[test]
 fn one_that_comes_back_gets_no_credit_for_resting() {
-    let mut simulation =
-        Simulation::new(&[(1, Load::Flood(SLICE)), (1, Load::OnOff(Duration::from_secs(2)))]);
+    let mut simulation = Simulation::new(&[(1, Load::Flood(SLICE)), (1, Load::OnOff(Duration::from_secs(2)))]);
     simulation.run(Duration::from_secs(2));
     simulation.run(Duration::from_secs(2));
     let before = (simulation.used(1), simulation.used(2));

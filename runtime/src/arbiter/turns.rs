@@ -85,10 +85,18 @@ struct Member {
 enum Gpu {
     Free,
     /// `quantum` is when its present quantum began.
-    Held { by: MemberId, quantum: Instant, asked: Option<Instant> },
-    Reaping { member: MemberId },
+    Held {
+        by: MemberId,
+        quantum: Instant,
+        asked: Option<Instant>,
+    },
+    Reaping {
+        member: MemberId,
+    },
     Probing,
-    Cordoned { until: Instant },
+    Cordoned {
+        until: Instant,
+    },
 }
 
 /// See the module.

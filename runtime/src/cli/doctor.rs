@@ -2,8 +2,8 @@
 
 use super::{Failure, Outcome, printer};
 use crate::process::confine_check;
-use crate::process::spawn::Spawner;
 use crate::process::probe;
+use crate::process::spawn::Spawner;
 use clap::Args;
 use serde_json::json;
 

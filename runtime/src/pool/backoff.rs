@@ -40,8 +40,13 @@ impl Backoff {
     /// A worker ended while it ran a request of a function.
     pub fn killed(&mut self, function: (TenantName, FunctionName), worker: i32, why: &str, now: Instant) {
         self.kills.retain(|_, kills| now.saturating_duration_since(kills.last) < WINDOW);
-        let fresh =
-            Kills { count: 0, why: String::new(), time: jiff::Timestamp::now(), last: now, worker: worker.wrapping_add(1) };
+        let fresh = Kills {
+            count: 0,
+            why: String::new(),
+            time: jiff::Timestamp::now(),
+            last: now,
+            worker: worker.wrapping_add(1),
+        };
         let kills = self.kills.entry(function).or_insert(fresh);
         if kills.worker != worker || kills.count == 0 {
             kills.count += 1;

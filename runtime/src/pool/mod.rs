@@ -64,7 +64,9 @@ pub enum PoolError {
     #[error("the function's worker ended while it ran the request: {0}")]
     Killed(String),
     /// Its workers were killed again and again.
-    #[error("the function's worker was killed {kills} times in a row, last because {why}; it is tried again in {left_s} s")]
+    #[error(
+        "the function's worker was killed {kills} times in a row, last because {why}; it is tried again in {left_s} s"
+    )]
     BackingOff {
         /// How often.
         kills: u32,
@@ -244,6 +246,8 @@ impl Pool {
             changed.as_mut().enable();
             let claim = self.lock().claim(tenant, Instant::now());
             match claim {
+                // Its end is not in the table yet.
+                Claim::Use(worker) if worker.dead().is_cancelled() => self.lock().died(&worker),
                 Claim::Use(worker) => break worker,
                 Claim::Spare(worker) => {
                     kind = StartKind::Warm;

@@ -278,7 +278,7 @@ impl Worker {
                         _ if self.overstayed() => "it kept the gpu when it was asked back, and its kernel is quarantined \
                             until the function is deployed again".to_owned(),
                         Some(DEVICE_LOST) => "the gpu device was lost".to_owned(),
-                        _ => format!("{ending}"),
+                        _ => format!("it ended with {ending}"),
                     };
                     let _ = self.why.set(why);
                     break;
@@ -301,11 +301,7 @@ impl Worker {
     }
 
     /// Loads a version, once. Answers whether it was there already.
-    pub async fn load(
-        &self,
-        version: &Version,
-        env: &BTreeMap<String, String>,
-    ) -> Result<bool, PoolError> {
+    pub async fn load(&self, version: &Version, env: &BTreeMap<String, String>) -> Result<bool, PoolError> {
         let (mut receiver, first) = {
             let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
             match loads.get(&version.key) {
@@ -344,11 +340,7 @@ impl Worker {
         }
     }
 
-    async fn send_load(
-        &self,
-        version: &Version,
-        env: &BTreeMap<String, String>,
-    ) -> Result<(), PoolError> {
+    async fn send_load(&self, version: &Version, env: &BTreeMap<String, String>) -> Result<(), PoolError> {
         let failed = |error: std::io::Error| PoolError::Internal(format!("a version could not be opened: {error}"));
         let began = Instant::now();
         if let Err(error) = place_cache(&version.driver_cache, self.process.home()) {
@@ -361,7 +353,10 @@ impl Worker {
         let name = (version.tenant.clone(), version.function.clone());
         self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(version.key, name);
         let message = ToWorker::Load { version: version.key };
-        self.control.send(&message, &[component.as_fd(), bundle.as_fd()]).await.map_err(|_| PoolError::Killed(GONE.into()))
+        self.control
+            .send(&message, &[component.as_fd(), bundle.as_fd()])
+            .await
+            .map_err(|_| PoolError::Killed(GONE.into()))
     }
 
     /// A connection that is free, or a new one.

@@ -56,13 +56,7 @@ pub(crate) fn load(
     };
     tracing::debug!(function = bundle.function, read_us, all_us = began.elapsed().as_micros(), "a version was loaded");
     let catalog = bundle.kernels.into_iter().map(|(name, kernel)| (name, kernel.into())).collect();
-    Ok(Loaded {
-        key,
-        entry,
-        catalog: Arc::new(catalog),
-        env: bundle.env.into_iter().collect(),
-        limits: bundle.limits,
-    })
+    Ok(Loaded { key, entry, catalog: Arc::new(catalog), env: bundle.env.into_iter().collect(), limits: bundle.limits })
 }
 
 /// Loads a compiled component. Its bytes are copied once: `deserialize_raw`, which would run from the

@@ -1,0 +1,174 @@
+//! Tenants that share one GPU: fair turns, a process that keeps the GPU, kills that repeat.
+
+use crate::support::{Options, Server, prebuilt, text, until};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A server with tenants that each have one function, `f`.
+struct Shared {
+    server: Server,
+    keys: Vec<String>,
+}
+
+const TENANTS: [&str; 2] = ["acme", "zoo"];
+
+impl Shared {
+    fn start(functions: [&str; 2], config: &str) -> Self {
+        let server = Server::start_with(&Options { not_dev: true, config: Some(config), ..Options::default() });
+        let operator = std::fs::read_to_string(server.data.join("operator.key")).unwrap();
+        let mut keys = Vec::new();
+        for tenant in TENANTS {
+            let made = server.cli_as(operator.trim(), &["tenant", "create", tenant, "--json"]);
+            let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+            keys.push(made["key"].as_str().unwrap().to_owned());
+        }
+        let shared = Self { server, keys };
+        for (at, function) in functions.iter().enumerate() {
+            shared.deploy(at, function);
+        }
+        shared
+    }
+
+    fn deploy(&self, tenant: usize, function: &str) {
+        let folder = tempfile::TempDir::new().unwrap();
+        std::fs::copy(prebuilt(function), folder.path().join("f.wasm")).unwrap();
+        let manifest =
+            "name = \"f\"\n[build]\nartifact = \"f.wasm\"\n[limits]\ngpu_time_ms = 60000\ntimeout_ms = 60000\n";
+        std::fs::write(folder.path().join("gannet.toml"), manifest).unwrap();
+        let output = self.server.cli_as(&self.keys[tenant], &["deploy", &folder.path().display().to_string()]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+
+    fn call(&self, tenant: usize, method: &str, path: &str, body: &[u8]) -> crate::support::Answer {
+        let headers = [("x-gannet-key", self.keys[tenant].as_str())];
+        self.server.send_bare(method, &format!("/f/{}/f{path}", TENANTS[tenant]), &headers, body)
+    }
+
+    fn health(&self, tenant: usize) -> Value {
+        let headers = [("x-gannet-key", self.keys[tenant].as_str())];
+        self.server.send_bare("GET", "/api/v1/functions/f", &headers, b"").json()["health"].clone()
+    }
+
+    fn receipt(&self, tenant: usize, answer: &crate::support::Answer) -> Value {
+        let headers = [("x-gannet-key", self.keys[tenant].as_str())];
+        let path = format!("/api/v1/requests/{}", answer.header("x-request-id"));
+        self.server.send_bare("GET", &path, &headers, b"").json()
+    }
+}
+
+/// Processor time of a process, in clock ticks.
+fn ticks(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after = stat.rsplit(')').next().unwrap_or_default();
+    let fields: Vec<&str> = after.split_whitespace().collect();
+    [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum()
+}
+
+#[test]
+fn a_worker_that_keeps_the_gpu_is_killed_and_its_kernel_quarantined_until_it_is_deployed_again() {
+    let shared = Shared::start(["measure", "blur"], "spares = 0\nlease_grace_ms = 500\n");
+    assert_eq!(shared.call(0, "GET", "/small?rounds=1", b"").status, 200);
+    let [worker] = shared.server.children("__worker")[..] else { panic!("one worker") };
+    let photo = std::fs::read(crate::support::root().join("tests/photo/small.png")).unwrap();
+    let answer = std::thread::scope(|scope| {
+        let hog = scope.spawn(|| shared.call(0, "GET", "/matmul?rounds=10", b""));
+        let before = ticks(worker);
+        until("it computes", || ticks(worker) > before + 100);
+        kill_process(Pid::from_raw(worker).unwrap(), Signal::STOP).unwrap();
+        let neighbour = shared.call(1, "POST", "/?radius=2", &photo);
+        assert_eq!(neighbour.status, 200, "{}", neighbour.text());
+        hog.join().unwrap()
+    });
+    answer.is_problem(502, "function_killed", "kept the gpu");
+    assert_eq!(answer.json()["fault"], "function");
+    until("its kernel is quarantined", || shared.health(0)["quarantined_kernels"][0] == "matmul.wgsl");
+    let health = shared.health(0);
+    assert!(health["kills"]["why"].as_str().unwrap().contains("kept the gpu"), "{health}");
+    let refused = shared.call(0, "GET", "/matmul?rounds=1", b"");
+    assert!(refused.status >= 400 && refused.text().contains("quarantined"), "{}", refused.text());
+    assert_eq!(shared.call(0, "GET", "/small?rounds=1", b"").status, 200, "the other kernel runs");
+    shared.deploy(0, "measure");
+    assert_eq!(shared.health(0)["quarantined_kernels"], serde_json::json!([]));
+    assert_eq!(shared.call(0, "GET", "/matmul?rounds=1", b"").status, 200);
+}
+
+#[test]
+fn a_holder_that_dies_costs_its_neighbour_nothing_and_its_own_request_is_repeated() {
+    let shared = Shared::start(["measure", "blur"], "spares = 0\n");
+    assert_eq!(shared.call(0, "GET", "/small?rounds=1", b"").status, 200);
+    let [worker] = shared.server.children("__worker")[..] else { panic!("one worker") };
+    let photo = std::fs::read(crate::support::root().join("tests/photo/small.png")).unwrap();
+    std::thread::scope(|scope| {
+        // It may be repeated, and so it is: on another worker.
+        let hog = scope.spawn(|| shared.call(0, "GET", "/matmul?rounds=1", b""));
+        let before = ticks(worker);
+        until("it computes", || ticks(worker) > before + 50);
+        kill_process(Pid::from_raw(worker).unwrap(), Signal::ABORT).unwrap();
+        let neighbour = shared.call(1, "POST", "/?radius=2", &photo);
+        assert_eq!(neighbour.status, 200, "{}", neighbour.text());
+        let answer = hog.join().unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    });
+    let health = shared.health(0);
+    assert_eq!((&health["kills"]["count"], &health["quarantined_kernels"]), (&1.into(), &serde_json::json!([])));
+}
+
+#[test]
+fn kills_that_repeat_are_backed_off_and_a_new_deploy_is_tried_at_once() {
+    let shared = Shared::start(["faulty", "blur"], "spares = 1\n");
+    for round in 1..=3 {
+        std::thread::scope(|scope| {
+            let before = shared.server.children("__worker");
+            let killed = scope.spawn(|| shared.call(0, "POST", "/nap?ms=20000", b""));
+            // A worker is claimed when another takes its place as a spare.
+            until("it is in a worker", || shared.server.children("__worker").iter().any(|pid| !before.contains(pid)));
+            for pid in &before {
+                kill_process(Pid::from_raw(*pid).unwrap(), Signal::KILL).unwrap();
+            }
+            let killed = killed.join().unwrap();
+            killed.is_problem(502, "function_killed", "signal 9");
+        });
+        assert_eq!(shared.health(0)["kills"]["count"], round);
+        until("a spare is there", || shared.server.metric("spares") == 1);
+    }
+    let refused = shared.call(0, "GET", "/say", b"");
+    refused.is_problem(503, "function_backing_off", "3 times in a row, last because it ended with signal 9");
+    assert!(!refused.header("retry-after").is_empty());
+    assert_eq!(shared.call(1, "GET", "/nothing", b"").header("x-gannet-error"), "", "the neighbour is served");
+    shared.deploy(0, "faulty");
+    assert_eq!(shared.call(0, "GET", "/say", b"").text(), "said");
+}
+
+#[test]
+fn two_that_flood_both_go_on_and_are_billed_no_more_than_the_time_there_was() {
+    let shared = Shared::start(["measure", "measure"], "spares = 0\n");
+    for tenant in [0, 1] {
+        assert_eq!(shared.call(tenant, "GET", "/small?rounds=1", b"").status, 200);
+    }
+    let began = std::time::Instant::now();
+    let over = AtomicBool::new(false);
+    let used = std::thread::scope(|scope| {
+        let flood = |tenant: usize| {
+            let (shared, over) = (&shared, &over);
+            scope.spawn(move || {
+                let (mut used, mut served) = (0, 0);
+                while !over.load(Ordering::Relaxed) {
+                    let answer = shared.call(tenant, "GET", "/large?rounds=3", b"");
+                    assert_eq!(answer.status, 200, "{}", answer.text());
+                    used += shared.receipt(tenant, &answer)["gpu_ns"].as_u64().unwrap();
+                    served += 1;
+                    if served == 6 {
+                        over.store(true, Ordering::Relaxed);
+                    }
+                }
+                assert!(served > 0);
+                used
+            })
+        };
+        let floods = [flood(0), flood(1)];
+        floods.map(|flood| flood.join().unwrap())
+    });
+    let wall = u64::try_from(began.elapsed().as_nanos()).unwrap();
+    assert!(used[0] > 0 && used[1] > 0 && used[0] + used[1] <= wall, "{used:?} of {wall}");
+}
