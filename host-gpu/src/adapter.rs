@@ -1,7 +1,7 @@
 //! Which GPUs there are. Loading the drivers is slow (hundreds of milliseconds) and may crash, so
 //! the front door asks a short-lived child; workers open the one adapter they are told.
 
-use crate::Error;
+use crate::{Error, adapter_memory};
 use serde::{Deserialize, Serialize};
 
 /// A GPU as found on this machine.
@@ -21,6 +21,10 @@ pub struct Gpu {
     pub software: bool,
     /// Whether it writes timestamps; without them GPU time is wall time.
     pub timestamps: bool,
+    /// Bytes of its own memory; 0 if the driver does not tell. For a software driver, the machine's.
+    pub memory_bytes: u64,
+    /// Bytes that a device takes before anything is allocated on it, as measured; 0 if it was not.
+    pub context_bytes: u64,
 }
 
 pub(crate) fn instance() -> wgpu::Instance {
@@ -45,6 +49,37 @@ pub fn discover() -> Vec<Gpu> {
     gpus
 }
 
+/// Lists the GPUs and opens each once, to see what memory a device takes by itself.
+pub fn measure() -> Vec<Gpu> {
+    let adapters = adapters(&instance());
+    let mut gpus = Vec::new();
+    for (index, adapter) in (0u32..).zip(&adapters) {
+        let mut gpu = describe(index, adapter);
+        gpu.context_bytes = context_bytes(adapter, gpu.software).unwrap_or(0);
+        gpus.push(gpu);
+    }
+    gpus.sort_by_key(|gpu| gpu.software);
+    gpus
+}
+
+/// How much less memory is free with a device open than without. A software driver's memory is the process's.
+fn context_bytes(adapter: &wgpu::Adapter, software: bool) -> Option<u64> {
+    let free = || {
+        let told = adapter_memory::ask(adapter).and_then(|memory| memory.free).filter(|_| !software);
+        told.or_else(|| Some(u64::MAX - resident_bytes()?))
+    };
+    let before = free()?;
+    // Kept open while the rest is looked at: the process ends soon.
+    let _open = crate::error::ready(adapter.request_device(&wgpu::DeviceDescriptor::default()))?.ok()?;
+    Some(before.saturating_sub(free()?))
+}
+
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// Chooses a GPU: the one asked for, else the first real one, else the software one.
 pub fn preferred(gpus: &[Gpu]) -> Result<&Gpu, Error> {
     gpus.first().ok_or_else(|| {
@@ -63,5 +98,7 @@ pub(crate) fn describe(index: u32, adapter: &wgpu::Adapter) -> Gpu {
         class: if software { "software" } else { "gpu" }.to_owned(),
         software,
         timestamps: adapter.features().contains(crate::device::TIMESTAMPS),
+        memory_bytes: adapter_memory::ask(adapter).map_or(0, |memory| memory.total),
+        context_bytes: 0,
     }
 }

@@ -120,6 +120,8 @@ impl Device {
             class: "software".into(),
             software: true,
             timestamps: false,
+            memory_bytes: 0,
+            context_bytes: 0,
         };
         Self::start(device, queue, gpu, memory_max, None)
     }

@@ -9,6 +9,7 @@
 //! submits, maps, unmaps and polls happen on the device's one GPU thread ([`thread`]).
 
 pub mod adapter;
+mod adapter_memory;
 pub mod device;
 pub mod session;
 pub mod memory;

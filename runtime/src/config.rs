@@ -30,7 +30,28 @@ pub struct ServerFile {
     pub lease_grace_ms: Option<u64>,
     /// Shares of the GPU of tenants that have another than 1.
     pub gpu_weights: BTreeMap<TenantName, u32>,
+    /// The GPUs to serve on, in order of preference. None named: all real ones, or a software one.
+    pub gpus: Vec<GpuFile>,
 }
+
+/// One GPU to serve on, as written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuFile {
+    /// Its index, as `gannet doctor` lists it.
+    pub index: u32,
+    /// The class that manifests name.
+    pub class: Option<String>,
+    /// Spare workers kept ready on it.
+    pub spares: Option<usize>,
+    /// Workers and spares on it together.
+    pub workers_max: Option<usize>,
+    /// Its memory, if it is to be taken for another than the driver says.
+    pub memory_mib: Option<u64>,
+}
+
+/// GPUs in one file.
+const GPUS_MAX: usize = 64;
 
 impl Default for ServerFile {
     fn default() -> Self {
@@ -45,6 +66,7 @@ impl Default for ServerFile {
             wasi_http_0_3: false,
             lease_grace_ms: None,
             gpu_weights: BTreeMap::new(),
+            gpus: Vec::new(),
         }
     }
 }
@@ -72,6 +94,17 @@ pub enum ConfigError {
         /// The most.
         most: u64,
     },
+    /// A GPU that is not there.
+    #[error("gpus: there is no gpu {index}; {found} were found, see `gannet doctor`")]
+    NoSuchGpu {
+        /// Its index.
+        index: u32,
+        /// How many there are.
+        found: usize,
+    },
+    /// A class that no manifest could name.
+    #[error("gpus: class {0:?}; a class is 1 to 64 of a-z, 0-9 and dashes, and not \"any\"")]
+    BadClass(String),
     /// `--dev` beyond this machine.
     #[error("--dev serves only a loopback address, not {0}: its key is known to everybody")]
     DevBeyondLoopback(SocketAddr),
@@ -88,7 +121,20 @@ impl ServerFile {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        for (name, value, least, most) in [
+        for class in self.gpus.iter().filter_map(|gpu| gpu.class.as_ref()) {
+            if class == crate::gpus::ANY || !crate::manifest::is_class(class) {
+                return Err(ConfigError::BadClass(class.chars().take(80).collect()));
+            }
+        }
+        let each = self.gpus.iter().flat_map(|gpu| {
+            [
+                ("gpus.spares", gpu.spares.unwrap_or(0) as u64, 0, 64),
+                ("gpus.workers_max", gpu.workers_max.unwrap_or(1) as u64, 1, 1024),
+                ("gpus.memory_mib", gpu.memory_mib.unwrap_or(1), 1, 1 << 24),
+            ]
+        });
+        let all = [
+            ("gpus", self.gpus.len() as u64, 0, GPUS_MAX as u64),
             ("spares", self.spares as u64, 0, 64),
             ("workers_max", self.workers_max as u64, 1, 1024),
             ("tenant_gpu_memory_mib", self.tenant_gpu_memory_mib, 1, 1 << 20),
@@ -98,7 +144,8 @@ impl ServerFile {
             ("lease_grace_ms", self.lease_grace_ms.unwrap_or(100), 50, 60_000),
             ("gpu_weights", u64::from(self.gpu_weights.values().copied().min().unwrap_or(1)), 1, 1000),
             ("gpu_weights", u64::from(self.gpu_weights.values().copied().max().unwrap_or(1)), 1, 1000),
-        ] {
+        ];
+        for (name, value, least, most) in all.into_iter().chain(each) {
             if !(least..=most).contains(&value) {
                 return Err(ConfigError::Range { name, value, least, most });
             }

@@ -27,6 +27,7 @@ pub mod serve;
 
 // What everything stands on.
 pub mod engine;
+pub mod gpus;
 pub mod process;
 pub mod manifest;
 pub mod config;

@@ -84,6 +84,26 @@ impl Default for Scale {
     }
 }
 
+/// Where a function runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GpuChoice {
+    /// Classes of GPU, in order of preference; `any` is every one.
+    pub class: Vec<String>,
+}
+
+impl Default for GpuChoice {
+    fn default() -> Self {
+        Self { class: vec![crate::gpus::ANY.to_owned()] }
+    }
+}
+
+/// Whether a text can be the name of a class.
+pub fn is_class(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=64).contains(&text.len()) && text.bytes().all(allowed)
+}
+
 /// HTTP settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -107,6 +127,8 @@ pub struct Manifest {
     pub limits: Limits,
     /// Scaling.
     pub scale: Scale,
+    /// Where it runs.
+    pub gpu: GpuChoice,
     /// HTTP.
     pub http: Http,
     /// Environment variables.
@@ -115,6 +137,8 @@ pub struct Manifest {
 
 /// Kernel names and environment names: short, printable, no separators.
 const NAME_BYTES_MAX: usize = 64;
+/// Classes of GPU in one manifest.
+const CLASSES_MAX: usize = 16;
 /// Environment of one function.
 const ENV_BYTES_MAX: usize = 32 * 1024;
 
@@ -148,6 +172,12 @@ impl Manifest {
             if !(least..=most).contains(&value) {
                 return Err(ManifestError(format!("{name} = {value}; it may be {least} to {most}")));
             }
+        }
+        let classes = &self.gpu.class;
+        if classes.is_empty() || classes.len() > CLASSES_MAX || !classes.iter().all(|class| is_class(class)) {
+            return Err(ManifestError(format!(
+                "gpu.class = {classes:?}; it is a list of 1 to {CLASSES_MAX} classes, each 1 to 64 of a-z, 0-9 and dashes"
+            )));
         }
         for name in self.kernels.keys().chain(self.env.keys()) {
             let fine = !name.is_empty()
@@ -202,6 +232,8 @@ mod tests {
             ("[limits]\nmemory_mib = 999999", "limits.memory_mib = 999999; it may be 1 to 1024"),
             ("name = \"Blur\"", "may hold only a-z"),
             ("[env]\n\"A=B\" = \"x\"", "A=B"),
+            ("[gpu]\nclass = []", "gpu.class = []"),
+            ("[gpu]\nclass = [\"H100!\"]", "gpu.class = [\"H100!\"]"),
             ("x = ", "gannet.toml"),
         ] {
             let error = Manifest::parse(text).unwrap_err().to_string();

@@ -9,11 +9,12 @@ use crate::config::{ConfigError, ServerFile};
 use crate::control::tenants::new_key;
 use crate::control::{Control, functions};
 use crate::front::Front;
+use crate::gpus::{self, Served};
 use crate::logs::Logs;
 use crate::meter::Book;
 use crate::names::TenantName;
+use crate::pool::Pool;
 use crate::pool::worker::WorkerSettings;
-use crate::pool::{Pool, PoolLimits};
 use crate::process::spawn::Spawner;
 use crate::process::{confine_check, probe};
 use crate::registry::Registry;
@@ -147,7 +148,7 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
     let operator = operator_key(store.files().data())?;
     let spawner = Spawner::start().map_err(failed)?;
     check_confinement(&spawner, &store, &options).await?;
-    let gpus = find_gpus(&spawner, &store).await;
+    let places = Arc::new(gpus::places(&find_gpus(&spawner, &store).await, &file)?);
     let listener = TcpListener::bind(address).await.map_err(|cause| ServeError::Listen { address, cause })?;
     let url = format!("http://{}", listener.local_addr().map_err(failed)?);
 
@@ -155,20 +156,30 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
     if options.dev {
         dev_tenant(&registry).await?;
     }
-    let gpu = gpus.first().map(|gpu| gpu.index);
     let book = Arc::new(Book::open(store.files().data().to_owned()).map_err(failed)?);
     let logs = Arc::new(Logs::default());
-    let (arbiter, overstayed) = share(&gpus, &file, &spawner, &store)?;
-    let builder = Builder::new(spawner.clone(), Arc::clone(&store), Arc::clone(&arbiter), gpu, file.wasi_http_0_3);
+    let (arbiter, overstayed) = share(&places, &file, &spawner, &store)?;
+    let builder = Builder::new(
+        spawner.clone(),
+        Arc::clone(&store),
+        Arc::clone(&arbiter),
+        Arc::clone(&places),
+        file.wasi_http_0_3,
+    );
     let settings = WorkerSettings {
-        gpu,
         gpu_memory_bytes: file.tenant_gpu_memory_mib << 20,
         resident_bytes_max: file.worker_memory_mib << 20,
         wasi_http_0_3: file.wasi_http_0_3,
     };
-    let limits = PoolLimits { spares: file.spares, workers_max: file.workers_max };
-    let pool =
-        Pool::start(spawner, Arc::clone(&registry), Arc::clone(&logs), Arc::clone(&builder), arbiter, settings, limits);
+    let pool = Pool::start(
+        spawner,
+        Arc::clone(&registry),
+        Arc::clone(&logs),
+        Arc::clone(&builder),
+        Arc::clone(&arbiter),
+        settings,
+        Arc::clone(&places),
+    );
     tokio::spawn(quarantine(Arc::clone(&registry), overstayed));
     functions::warm(&registry.snapshot(), &pool, None);
     let control = Control {
@@ -177,7 +188,8 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         pool: pool.clone(),
         book: Arc::clone(&book),
         logs,
-        gpus: Arc::new(gpus),
+        places,
+        arbiter,
         component_bytes_max: file.component_mib_max << 20,
         public_url: url.clone(),
     };
@@ -201,20 +213,23 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
 
 /// Starts the arbiter of the GPUs.
 fn share(
-    gpus: &[Gpu],
+    places: &[Served],
     file: &ServerFile,
     spawner: &Spawner,
     store: &Store,
 ) -> Result<(Arc<Arbiter>, mpsc::Receiver<Overstayed>), ServeError> {
-    let shared = gpus.iter().map(|gpu| {
-        let usual = if gpu.software { SOFTWARE_GRACE } else { GRACE };
+    let shared = places.iter().filter_map(|served| {
+        let usual = if served.gpu.as_ref()?.software { SOFTWARE_GRACE } else { GRACE };
         let grace = file.lease_grace_ms.map_or(usual, Duration::from_millis);
-        Shared { gpu: gpu.index, timing: Timing { quantum: QUANTUM, grace, cordon: CORDON } }
+        Some(Shared { gpu: served.place, timing: Timing { quantum: QUANTUM, grace, cordon: CORDON } })
     });
+    let indexes: Vec<Option<u32>> = places.iter().map(|served| Some(served.gpu.as_ref()?.index)).collect();
     let (spawner, run_folder) = (spawner.clone(), store.files().run());
-    let probe: arbiter::Probe = Box::new(move |gpu| {
+    let probe: arbiter::Probe = Box::new(move |place| {
         let (spawner, run_folder) = (spawner.clone(), run_folder.clone());
+        let gpu = indexes.get(place).copied().flatten();
         Box::pin(async move {
+            let Some(gpu) = gpu else { return false };
             let tried = probe::try_gpu(&spawner, &run_folder, gpu).await;
             tried.inspect_err(|error| tracing::error!(gpu, %error, "a gpu failed its probe")).is_ok()
         })

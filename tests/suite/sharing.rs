@@ -31,13 +31,24 @@ impl Shared {
     }
 
     fn deploy(&self, tenant: usize, function: &str) {
+        let output = self.try_deploy(tenant, function, "");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+
+    /// Deploys with more in the manifest.
+    fn try_deploy(&self, tenant: usize, function: &str, more: &str) -> std::process::Output {
         let folder = tempfile::TempDir::new().unwrap();
         std::fs::copy(prebuilt(function), folder.path().join("f.wasm")).unwrap();
-        let manifest =
-            "name = \"f\"\n[build]\nartifact = \"f.wasm\"\n[limits]\ngpu_time_ms = 60000\ntimeout_ms = 60000\n";
+        let manifest = format!(
+            "name = \"f\"\n[build]\nartifact = \"f.wasm\"\n[limits]\ngpu_time_ms = 60000\ntimeout_ms = 60000\n{more}"
+        );
         std::fs::write(folder.path().join("gannet.toml"), manifest).unwrap();
-        let output = self.server.cli_as(&self.keys[tenant], &["deploy", &folder.path().display().to_string()]);
-        assert!(output.status.success(), "{}", text(&output.stderr));
+        self.server.cli_as(&self.keys[tenant], &["deploy", &folder.path().display().to_string()])
+    }
+
+    fn gpus(&self) -> Value {
+        let headers = [("x-gannet-key", self.keys[0].as_str())];
+        self.server.send_bare("GET", "/api/v1/gpus", &headers, b"").json()["gpus"].clone()
     }
 
     fn call(&self, tenant: usize, method: &str, path: &str, body: &[u8]) -> crate::support::Answer {
@@ -171,4 +182,59 @@ fn two_that_flood_both_go_on_and_are_billed_no_more_than_the_time_there_was() {
     });
     let wall = u64::try_from(began.elapsed().as_nanos()).unwrap();
     assert!(used[0] > 0 && used[1] > 0 && used[0] + used[1] <= wall, "{used:?} of {wall}");
+}
+
+#[test]
+fn tenants_are_placed_by_class_and_a_class_that_is_not_there_is_refused_at_deploy() {
+    let twice =
+        "spares = 0\n[[gpus]]\nindex = 0\nclass = \"small\"\n[[gpus]]\nindex = 0\nclass = \"big\"\nworkers_max = 3\n";
+    let shared = Shared::start(["blur", "blur"], twice);
+    let refused = shared.try_deploy(0, "blur", "[gpu]\nclass = [\"huge\"]\n");
+    assert!(!refused.status.success());
+    let error = text(&refused.stderr);
+    assert!(error.contains("huge") && error.contains("small") && error.contains("big"), "{error}");
+    assert!(shared.try_deploy(0, "blur", "[gpu]\nclass = [\"huge\", \"big\"]\n").status.success());
+    let photo = std::fs::read(crate::support::root().join("tests/photo/small.png")).unwrap();
+    for tenant in [0, 1] {
+        assert_eq!(shared.call(tenant, "POST", "/?radius=2", &photo).status, 200);
+    }
+    let gpus = shared.gpus();
+    for (place, class, workers_max) in [(0, "small", None), (1, "big", Some(3))] {
+        let gpu = &gpus[place];
+        assert_eq!((&gpu["class"], &gpu["health"], &gpu["workers"]), (&class.into(), &"ok".into(), &1.into()), "{gpu}");
+        assert!(gpu["memory_bytes"].as_u64().unwrap() > 1 << 20 && gpu["context_bytes"].as_u64().unwrap() > 0, "{gpu}");
+        assert!(workers_max.is_none_or(|most| gpu["workers_max"] == most), "{gpu}");
+    }
+    let listed = text(&shared.server.cli_as(&shared.keys[0], &["gpu", "list"]).stdout);
+    assert!(listed.contains("HEALTH") && listed.contains("big"), "{listed}");
+}
+
+#[test]
+fn without_room_an_idle_worker_makes_way_and_others_wait_for_it() {
+    let shared = Shared::start(["faulty", "faulty"], "spares = 0\nworkers_max = 1\n");
+    std::thread::scope(|scope| {
+        let busy = scope.spawn(|| shared.call(0, "GET", "/nap?ms=1500", b""));
+        until("it is in its worker", || shared.gpus()[0]["workers"] == 1);
+        let waited = shared.call(1, "GET", "/say", b"");
+        assert_eq!(waited.text(), "said");
+        let receipt = shared.receipt(1, &waited);
+        assert!(receipt["capacity_us"].as_u64().unwrap() > 100_000, "{receipt}");
+        assert_eq!(busy.join().unwrap().text(), "napped");
+    });
+    let output = shared.try_deploy(0, "faulty", "queue_ms = 200\n");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    std::thread::scope(|scope| {
+        let busy = scope.spawn(|| shared.call(1, "GET", "/nap?ms=3000", b""));
+        until("it is in its worker", || {
+            shared.server.metric("requests_total") >= 2 && shared.gpus()[0]["workers"] == 1
+        });
+        until("its worker is busy", || {
+            let refused = shared.call(0, "GET", "/say", b"");
+            refused.status == 503 && {
+                refused.is_problem(503, "no_capacity", "capacity: all 1 workers were busy for");
+                true
+            }
+        });
+        assert_eq!(busy.join().unwrap().text(), "napped");
+    });
 }

@@ -17,6 +17,7 @@
 mod simulation;
 pub mod turns;
 
+use crate::gpus::Place;
 use crate::names::TenantName;
 use crate::process::channel::Channel;
 use crate::process::spawn::Process;
@@ -40,8 +41,8 @@ const OVERSTAYED_MAX: usize = 64;
 /// One GPU, as the arbiter shares it.
 #[derive(Debug, Clone, Copy)]
 pub struct Shared {
-    /// Its index, as the driver lists it.
-    pub gpu: u32,
+    /// Its place.
+    pub gpu: Place,
     /// Its times.
     pub timing: Timing,
 }
@@ -65,18 +66,18 @@ pub struct Overstayed {
 }
 
 /// Tries a kernel on a GPU in a process of its own.
-pub type Probe = Box<dyn Fn(u32) -> std::pin::Pin<Box<dyn Future<Output = bool>>> + Send>;
+pub type Probe = Box<dyn Fn(Place) -> std::pin::Pin<Box<dyn Future<Output = bool>>> + Send>;
 
 enum Order {
-    Join { id: MemberId, gpu: u32, ends: Ends, process: Process, overstayed: Arc<AtomicBool>, tenant: TenantName },
-    Left { id: MemberId, gpu: u32 },
-    Probed { gpu: u32, passed: bool },
+    Join { id: MemberId, gpu: Place, ends: Ends, process: Process, overstayed: Arc<AtomicBool>, tenant: TenantName },
+    Left { id: MemberId, gpu: Place },
+    Probed { gpu: Place, passed: bool },
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Arbiter {
-    turns: BTreeMap<u32, Mutex<Turns>>,
+    turns: BTreeMap<Place, Mutex<Turns>>,
     /// Unbounded because a full one would lose a GPU; there are at most two orders for each process, and processes
     /// are bounded.
     orders: mpsc::UnboundedSender<Order>,
@@ -107,7 +108,7 @@ impl Arbiter {
 
     /// Lets a process with a device take part, for a tenant. Until the membership's [`Membership::left`] it may
     /// hold the GPU.
-    pub fn join(self: &Arc<Self>, gpu: u32, tenant: &TenantName, ends: Ends, process: Process) -> Membership {
+    pub fn join(self: &Arc<Self>, gpu: Place, tenant: &TenantName, ends: Ends, process: Process) -> Membership {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         if let Some(mut turns) = self.turns(gpu) {
             turns.join(id, tenant, self.weights.get(tenant).copied().unwrap_or(1));
@@ -119,11 +120,11 @@ impl Arbiter {
     }
 
     /// Whether a GPU can be used.
-    pub fn health(&self, gpu: u32) -> Option<Health> {
+    pub fn health(&self, gpu: Place) -> Option<Health> {
         self.turns(gpu).map(|turns| turns.health())
     }
 
-    fn turns(&self, gpu: u32) -> Option<MutexGuard<'_, Turns>> {
+    fn turns(&self, gpu: Place) -> Option<MutexGuard<'_, Turns>> {
         self.turns.get(&gpu).map(|turns| turns.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -138,7 +139,7 @@ impl Arbiter {
 #[derive(Debug)]
 pub struct Membership {
     id: MemberId,
-    gpu: u32,
+    gpu: Place,
     arbiter: Arc<Arbiter>,
     overstayed: Arc<AtomicBool>,
 }
@@ -177,7 +178,7 @@ struct Thread {
 
 impl Thread {
     async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
-        let (says, mut said) = mpsc::channel::<(u32, MemberId, Ask)>(SAID_MAX);
+        let (says, mut said) = mpsc::channel::<(Place, MemberId, Ask)>(SAID_MAX);
         loop {
             let deadlines = self.arbiter.turns.keys().filter_map(|gpu| self.arbiter.turns(*gpu)?.deadline());
             let deadline = deadlines.min();
@@ -202,7 +203,7 @@ impl Thread {
         }
     }
 
-    fn order(&mut self, order: Order, says: &mpsc::Sender<(u32, MemberId, Ask)>) {
+    fn order(&mut self, order: Order, says: &mpsc::Sender<(Place, MemberId, Ask)>) {
         match order {
             Order::Join { id, gpu, ends, process, overstayed, tenant } => {
                 let channel = match Channel::new(ends.socket) {
@@ -227,7 +228,7 @@ impl Thread {
         }
     }
 
-    fn turn(&mut self, gpu: u32, event: impl FnOnce(&mut Turns, Instant) -> Vec<Action>) {
+    fn turn(&mut self, gpu: Place, event: impl FnOnce(&mut Turns, Instant) -> Vec<Action>) {
         let actions = self.arbiter.turns(gpu).map(|mut turns| event(&mut turns, Instant::now())).unwrap_or_default();
         for action in actions {
             match action {
@@ -252,7 +253,7 @@ impl Thread {
         }
     }
 
-    fn kill(&self, gpu: u32, id: MemberId) {
+    fn kill(&self, gpu: Place, id: MemberId) {
         let Some(member) = self.members.get(&id) else { return };
         let kernels = longest_running(&member.notes);
         tracing::warn!(gpu, process = member.process.id(), tenant = %member.tenant, kernels = kernels.len(),
@@ -268,11 +269,11 @@ impl Thread {
 
 /// Reads what one process says, for as long as it lives.
 async fn listen(
-    gpu: u32,
+    gpu: Place,
     id: MemberId,
     channel: Arc<Channel>,
     process: Process,
-    says: mpsc::Sender<(u32, MemberId, Ask)>,
+    says: mpsc::Sender<(Place, MemberId, Ask)>,
 ) {
     loop {
         match channel.receive::<Ask>().await {

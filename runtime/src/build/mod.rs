@@ -11,6 +11,7 @@ pub mod component;
 pub mod kernels;
 
 use crate::arbiter::{Arbiter, Ends, Membership};
+use crate::gpus::{Place, Served, candidates};
 use crate::hop::BundleKernel;
 use crate::names::TenantName;
 use crate::process::channel::{Channel, frame_pair};
@@ -135,7 +136,7 @@ impl From<io::Error> for BuildError {
     }
 }
 
-type BuildKey = (TenantName, String);
+type BuildKey = (TenantName, String, Option<Place>);
 
 /// See the module.
 #[derive(Debug)]
@@ -143,7 +144,7 @@ pub struct Builder {
     spawner: Spawner,
     store: Arc<Store>,
     arbiter: Arc<Arbiter>,
-    gpu: Option<u32>,
+    gpus: Arc<Vec<Served>>,
     wasi_http_0_3: bool,
     places: Semaphore,
     waiting: Semaphore,
@@ -152,19 +153,19 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// A builder that tries kernels on `gpu`.
+    /// A builder that tries kernels on the GPU that a function would run on first.
     pub fn new(
         spawner: Spawner,
         store: Arc<Store>,
         arbiter: Arc<Arbiter>,
-        gpu: Option<u32>,
+        gpus: Arc<Vec<Served>>,
         wasi_http_0_3: bool,
     ) -> Arc<Self> {
         Arc::new(Self {
             spawner,
             store,
             arbiter,
-            gpu,
+            gpus,
             wasi_http_0_3,
             places: Semaphore::new(BUILDS_MAX),
             waiting: Semaphore::new(WAITING_MAX),
@@ -181,15 +182,23 @@ impl Builder {
         tenant: &TenantName,
         digest: &str,
         component: &Path,
+        classes: &[String],
     ) -> Result<Built, BuildError> {
+        let place = candidates(&self.gpus, classes).concat().first().copied();
         let (builder, tenant) = (Arc::clone(self), tenant.clone());
         let (digest, component) = (digest.to_owned(), component.to_owned());
-        let building = tokio::spawn(async move { builder.build_here(&tenant, &digest, &component).await });
+        let building = tokio::spawn(async move { builder.build_here(&tenant, &digest, &component, place).await });
         building.await.map_err(|error| BuildError::Failed(error.to_string()))?
     }
 
-    async fn build_here(&self, tenant: &TenantName, digest: &str, component: &Path) -> Result<Built, BuildError> {
-        let key = (tenant.clone(), digest.to_owned());
+    async fn build_here(
+        &self,
+        tenant: &TenantName,
+        digest: &str,
+        component: &Path,
+        place: Option<Place>,
+    ) -> Result<Built, BuildError> {
+        let key = (tenant.clone(), digest.to_owned(), place);
         let compiled = self.store.files().compiled(tenant, digest);
         let known = self.done.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some(built) = known.filter(|_| compiled.exists()) {
@@ -204,7 +213,8 @@ impl Builder {
         {
             return Ok(built.clone());
         }
-        let built = self.run(tenant, digest, component).await?;
+        let served = place.and_then(|place| self.gpus.get(place));
+        let built = self.run(tenant, digest, component, served).await?;
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         if done.len() >= DONE_MAX {
             done.clear();
@@ -220,18 +230,26 @@ impl Builder {
         }
         if !version.compiled.exists() {
             let component = self.store.files().component(&version.tenant, &version.record.digest);
-            self.build(&version.tenant, &version.record.digest, &component).await?;
+            self.build(&version.tenant, &version.record.digest, &component, &version.manifest().gpu.class).await?;
         }
         version.built.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    async fn run(&self, tenant: &TenantName, digest: &str, component: File) -> Result<Built, BuildError> {
+    async fn run(
+        &self,
+        tenant: &TenantName,
+        digest: &str,
+        component: File,
+        served: Option<&Served>,
+    ) -> Result<Built, BuildError> {
+        let gpu = served.and_then(|served| Some((served.place, served.gpu.as_ref()?.index)));
         let files = self.store.files();
         let (output_path, output) = files.incoming()?;
         let _cleanup = RemoveLater(&output_path);
         let order = memfd(
-            &serde_json::to_vec(&BuildOrder { gpu: self.gpu, wasi_http_0_3: self.wasi_http_0_3 }).unwrap_or_default(),
+            &serde_json::to_vec(&BuildOrder { gpu: gpu.map(|(_, index)| index), wasi_http_0_3: self.wasi_http_0_3 })
+                .unwrap_or_default(),
         )?;
         let report = memfd(&[])?;
         let mut report_file = File::from(rustix::io::fcntl_dupfd_cloexec(&report, 0).map_err(io::Error::from)?);
@@ -244,7 +262,7 @@ impl Builder {
         let process =
             self.spawner.spawn(Order { role: Role::Builder, arguments: Vec::new(), home, descriptors }).await?;
         // Its trials take their turn on the GPU like everything else of the tenant.
-        let membership = self.gpu.map(|gpu| self.arbiter.join(gpu, tenant, ends, process.clone()));
+        let membership = gpu.map(|(place, _)| self.arbiter.join(place, tenant, ends, process.clone()));
         let control = Channel::new(control)?;
         let mut stage = Stage::Component;
         let finished = tokio::time::timeout(BUILD_MAX, follow(&control, &mut stage)).await;

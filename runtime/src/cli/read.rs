@@ -275,8 +275,8 @@ pub(super) fn gpu(arguments: &GpuArgs) -> Outcome {
         &answer,
         list.json,
         "gpus",
-        &["INDEX", "CLASS", "NAME", "BACKEND", "DRIVER", "TIMESTAMPS"],
-        &["index", "class", "name", "backend", "driver", "timestamps"],
+        &["INDEX", "CLASS", "NAME", "DRIVER", "HEALTH", "MEMORY", "CONTEXT", "WORKERS", "MAX"],
+        &["index", "class", "name", "driver", "health", "memory_bytes", "context_bytes", "workers", "workers_max"],
     );
     Ok(())
 }

@@ -168,7 +168,12 @@ impl Control {
         if let Some(own) = manifest.name.as_ref().filter(|own| *own != name) {
             return Err(ControlError::Invalid(format!("the manifest is for {own:?}, the request for {name:?}")));
         }
-        let built = self.builder.build(&tenant, &upload.digest, &upload.path).await?;
+        let classes = &manifest.gpu.class;
+        if crate::gpus::candidates(&self.places, classes).is_empty() {
+            let served: Vec<&str> = self.places.iter().map(|place| place.class.as_str()).collect();
+            return Err(ControlError::Unservable(format!("gpu.class = {classes:?}, but this server has {served:?}")));
+        }
+        let built = self.builder.build(&tenant, &upload.digest, &upload.path, classes).await?;
         let kept = {
             let (store, tenant) = (Arc::clone(&store), tenant.clone());
             let (digest, path) = (upload.digest.clone(), upload.path.clone());

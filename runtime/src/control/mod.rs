@@ -9,8 +9,10 @@ mod ops;
 pub mod tenants;
 mod upload;
 
+use crate::arbiter::Arbiter;
 use crate::auth::{Caller, Scopes};
 use crate::build::{BuildError, Builder, Rejected};
+use crate::gpus::Served;
 use crate::inbound::Inbound;
 use crate::logs::Logs;
 use crate::meter::Book;
@@ -20,7 +22,6 @@ use crate::registry::{Registry, RegistryError, Snapshot};
 use crate::respond::{Done, Refused, ResponseBody, json};
 use crate::route::RouteError;
 use crate::store::StoreError;
-use gannet_host_gpu::Gpu;
 use http::{HeaderName, Method, Response};
 use std::sync::Arc;
 
@@ -53,6 +54,9 @@ pub enum ControlError {
         /// The limit.
         limit: u64,
     },
+    /// No GPU here is of a class that the manifest names.
+    #[error("{0}")]
+    Unservable(String),
     /// The builder refused the upload.
     #[error(transparent)]
     Build(Rejected),
@@ -115,8 +119,10 @@ pub struct Control {
     pub book: Arc<Book>,
     /// Log lines.
     pub logs: Arc<Logs>,
-    /// The GPUs that were found.
-    pub gpus: Arc<Vec<Gpu>>,
+    /// The GPUs, each in its place.
+    pub places: Arc<Vec<Served>>,
+    /// Whether they work.
+    pub arbiter: Arc<Arbiter>,
     /// The largest component in bytes.
     pub component_bytes_max: u64,
     /// The server's URL, for answers.
@@ -157,7 +163,7 @@ impl Control {
             ["whoami"] => self.whoami(&inbound, &caller),
             ["gpus"] => {
                 only(&inbound, &[Method::GET], "GET")?;
-                Ok(json(Done::Ok, &serde_json::json!({ "gpus": *self.gpus })))
+                Ok(json(Done::Ok, &self.gpus()))
             }
             ["tenants"] => self.tenants(inbound, &caller, &snapshot).await,
             ["functions"] => self.list(&inbound, &acting(&inbound, &caller, &snapshot)?, &snapshot),
@@ -187,6 +193,22 @@ impl Control {
             }
             _ => Err(RouteError::NotFound.into()),
         }
+    }
+
+    /// The GPUs: what they are, whether they work, and, since that is everyone's, how many workers they have.
+    fn gpus(&self) -> serde_json::Value {
+        let counts = self.pool.counts();
+        let describe = |served: &Served| {
+            let mut told = serde_json::json!(served);
+            if let (Some(fields), Some(counts)) = (told.as_object_mut(), counts.get(served.place)) {
+                fields.insert("health".into(), serde_json::json!(self.arbiter.health(served.place)));
+                fields.insert("workers".into(), counts.workers.into());
+                fields.insert("spares_ready".into(), counts.spares.into());
+            }
+            told
+        };
+        let gpus = self.places.iter().filter(|served| served.gpu.is_some()).map(describe);
+        serde_json::json!({ "gpus": gpus.collect::<Vec<_>>() })
     }
 
     fn whoami(&self, inbound: &Inbound, caller: &Caller) -> Result<Response<ResponseBody>, Refused> {

@@ -14,8 +14,7 @@ impl Control {
             "/healthz" => (Done::Ok, "ok\n".to_owned()),
             "/readyz" => {
                 // Ready to be fast: a spare, or a worker, is there.
-                let (workers, spares) = self.pool.counts();
-                if workers + spares > 0 {
+                if self.pool.counts().iter().any(|counts| counts.workers + counts.spares > 0) {
                     (Done::Ok, "ready\n".to_owned())
                 } else {
                     (Done::NotReady, "no worker yet\n".to_owned())
@@ -31,7 +30,9 @@ impl Control {
     /// Prometheus text, of the whole server: nothing in it names a tenant.
     fn metrics(&self) -> String {
         let totals = self.book.totals();
-        let (workers, spares) = self.pool.counts();
+        let counts = self.pool.counts();
+        let workers: usize = counts.iter().map(|counts| counts.workers).sum();
+        let spares: usize = counts.iter().map(|counts| counts.spares).sum();
         let mut text = String::new();
         let mut metric = |name: &str, kind: &str, help: &str, values: &[(&str, u64)]| {
             let _ = writeln!(text, "# HELP gannet_{name} {help}\n# TYPE gannet_{name} {kind}");

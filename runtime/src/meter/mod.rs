@@ -65,7 +65,10 @@ pub struct Receipt {
     pub start: Option<StartKind>,
     /// Waiting for admission.
     pub admit_us: u64,
-    /// From the claim on a worker to the first guest instruction.
+    /// Waiting for room for a worker on a GPU.
+    #[serde(default)]
+    pub capacity_us: u64,
+    /// From the claim on a worker to the first guest instruction, that wait included.
     pub start_us: u64,
     /// Compiling kernels.
     pub kernels_us: u64,
@@ -122,6 +125,7 @@ impl Tab {
             time: jiff::Timestamp::now(),
             start: None,
             admit_us: 0,
+            capacity_us: 0,
             start_us: 0,
             kernels_us: 0,
             guest_us: 0,

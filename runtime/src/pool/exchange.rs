@@ -101,8 +101,12 @@ impl Pool {
         let (mut request, mut request_body) = request::rebuild(inbound, target.path, version.key, left, body_max);
         let mut again = Again::of(&request);
         loop {
-            let kind = seated.kind;
-            admitted.tab.note(|receipt| receipt.start = Some(kind));
+            let (kind, capacity_us) =
+                (seated.kind, u64::try_from(seated.capacity_wait.as_micros()).unwrap_or(u64::MAX));
+            admitted.tab.note(|receipt| {
+                receipt.start = Some(kind);
+                receipt.capacity_us += capacity_us;
+            });
             let expected = Expected::new(&seated, id);
             let claim_us = microseconds(claimed_at);
             let held = Held { admitted, seated, expected, connection, claim_us, request_body, late: late(limits) };

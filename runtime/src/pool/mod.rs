@@ -18,9 +18,12 @@ pub mod worker;
 pub use backoff::Kills;
 pub use relay::Relay;
 pub use request::BODY_IDLE_MAX;
+pub use table::Counts;
 
 use crate::arbiter::Arbiter;
+use crate::arbiter::turns::Health;
 use crate::build::Builder;
+use crate::gpus::{self, Place, Served};
 use crate::hop::{Fault, FaultCode};
 use crate::inbound::FrontError;
 use crate::logs::Logs;
@@ -33,7 +36,7 @@ use claim::{Seated, SharedTable};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use table::{Claim, Table};
+use table::{Claim, PlaceLimits, Table};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use worker::{Worker, WorkerSettings};
@@ -42,18 +45,17 @@ use worker::{Worker, WorkerSettings};
 const RETIRE_EVERY: Duration = Duration::from_secs(1);
 /// From the claim on a spare to the start of the next.
 const REFILL_DELAY: Duration = Duration::from_millis(50);
+/// How often whoever waits for room looks again.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Pause before a spare that could not be started is tried again.
 const SPARE_RETRY: Duration = Duration::from_secs(2);
 
 /// Why a request got no answer from a worker.
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {
-    /// All workers are busy and no more may be started.
-    #[error("all {workers_max} workers are busy")]
-    NoCapacity {
-        /// How many there may be.
-        workers_max: usize,
-    },
+    /// All workers are busy and no more may be started, or there is no GPU to start one on.
+    #[error("capacity: {0}")]
+    NoCapacity(String),
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
@@ -104,15 +106,6 @@ impl From<Fault> for PoolError {
     }
 }
 
-/// How many workers there may be.
-#[derive(Debug, Clone, Copy)]
-pub struct PoolLimits {
-    /// Spare workers kept ready.
-    pub spares: usize,
-    /// Workers and spares together.
-    pub workers_max: usize,
-}
-
 /// The step. Clones share one pool.
 #[derive(Debug, Clone)]
 pub struct Pool {
@@ -125,7 +118,7 @@ pub struct Pool {
     registry: Arc<Registry>,
     backoff: Arc<Mutex<Backoff>>,
     settings: Arc<WorkerSettings>,
-    limits: PoolLimits,
+    places: Arc<Vec<Served>>,
     draining: CancellationToken,
 }
 
@@ -138,10 +131,11 @@ impl Pool {
         builder: Arc<Builder>,
         arbiter: Arc<Arbiter>,
         settings: WorkerSettings,
-        limits: PoolLimits,
+        places: Arc<Vec<Served>>,
     ) -> Self {
+        let limits = places.iter().map(|place| PlaceLimits { spares: place.spares, workers_max: place.workers_max });
         let pool = Self {
-            table: Arc::new(Mutex::new(Table::new(limits.spares, limits.workers_max))),
+            table: Arc::new(Mutex::new(Table::new(limits))),
             changed: Arc::default(),
             spawner,
             registry,
@@ -150,7 +144,7 @@ impl Pool {
             builder,
             arbiter,
             settings: Arc::new(settings),
-            limits,
+            places,
             draining: CancellationToken::new(),
         };
         pool.refill();
@@ -174,9 +168,18 @@ impl Pool {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tenants with a worker, and spares.
-    pub fn counts(&self) -> (usize, usize) {
+    /// Tenants' workers and spares in each place.
+    pub fn counts(&self) -> Vec<Counts> {
         self.lock().counts()
+    }
+
+    /// The places where a version may run, its preferences first; a GPU that failed its probe is left out.
+    fn candidates(&self, version: &Version) -> Vec<Vec<Place>> {
+        let mut groups = gpus::candidates(&self.places, &version.manifest().gpu.class);
+        for group in &mut groups {
+            group.retain(|place| self.arbiter.health(*place) != Some(Health::Cordoned));
+        }
+        groups
     }
 
     /// Starts the spares that are missing.
@@ -184,13 +187,15 @@ impl Pool {
         if self.draining.is_cancelled() {
             return;
         }
-        for _ in 0..self.lock().spares_missing() {
+        // Not in the loop's head, which would keep the lock.
+        let missing = self.lock().spares_missing();
+        for place in missing {
             let pool = self.clone();
             tokio::spawn(async move {
-                match pool.start_worker().await {
+                match pool.start_worker(place).await {
                     Ok(worker) => {
                         let mut table = pool.lock();
-                        table.spare_started(Some(Arc::clone(&worker)));
+                        table.spare_started(place, Some(Arc::clone(&worker)));
                         // It may have ended before it was in the table.
                         if worker.dead().is_cancelled() {
                             table.died(&worker);
@@ -200,7 +205,7 @@ impl Pool {
                     }
                     Err(error) => {
                         tracing::error!(%error, "a spare could not be started");
-                        pool.lock().spare_started(None);
+                        pool.lock().spare_started(place, None);
                         tokio::time::sleep(SPARE_RETRY).await;
                         pool.refill();
                     }
@@ -219,8 +224,10 @@ impl Pool {
         });
     }
 
-    async fn start_worker(&self) -> Result<Arc<Worker>, PoolError> {
-        let worker = Worker::start(&self.spawner, self.registry.store().files(), &self.settings, &self.logs).await?;
+    async fn start_worker(&self, place: Place) -> Result<Arc<Worker>, PoolError> {
+        let served = self.places.get(place).ok_or_else(|| PoolError::Internal(format!("there is no place {place}")))?;
+        let files = self.registry.store().files();
+        let worker = Worker::start(&self.spawner, files, &self.settings, served, &self.logs).await?;
         let (pool, watched) = (self.clone(), Arc::clone(&worker));
         tokio::spawn(async move {
             watched.dead().cancelled().await;
@@ -236,6 +243,9 @@ impl Pool {
         let tenant = &version.tenant;
         self.builder.ensure(version).await.map_err(|error| PoolError::Internal(error.to_string()))?;
         let mut kind = StartKind::Hot;
+        let began = Instant::now();
+        let patience = Duration::from_millis(version.manifest().limits.queue_ms);
+        let mut capacity_wait = Duration::ZERO;
         let worker = loop {
             if self.draining.is_cancelled() {
                 return Err(PoolError::Draining);
@@ -244,7 +254,7 @@ impl Pool {
             tokio::pin!(changed);
             // Registered before the table is asked, so that no change is missed.
             changed.as_mut().enable();
-            let claim = self.lock().claim(tenant, Instant::now());
+            let claim = self.lock().claim(tenant, &self.candidates(version), Instant::now());
             match claim {
                 // Its end is not in the table yet.
                 Claim::Use(worker) if worker.dead().is_cancelled() => self.lock().died(&worker),
@@ -254,22 +264,32 @@ impl Pool {
                     self.refill_soon();
                     break worker;
                 }
-                Claim::Start => {
+                Claim::Start(place) => {
                     kind = StartKind::Cold;
-                    self.start_for(tenant).await?;
+                    self.start_for(tenant, place).await?;
                 }
                 Claim::Wait => {
                     kind = StartKind::Cold;
                     changed.await;
                 }
                 Claim::Evict(worker) => worker.kill(),
-                Claim::Full => return Err(PoolError::NoCapacity { workers_max: self.limits.workers_max }),
+                Claim::Full => {
+                    let waited = began.elapsed();
+                    if waited >= patience {
+                        return Err(self.no_capacity(version, waited));
+                    }
+                    // A change that is not told (a GPU that works again) is found by looking.
+                    let _ = tokio::time::timeout(LOOK_EVERY.min(patience - waited), changed).await;
+                    capacity_wait = began.elapsed();
+                }
             }
         };
-        if worker.join(&self.arbiter, self.settings.gpu, tenant) {
+        if worker.join(&self.arbiter, tenant) {
             worker.quarantine(self.quarantined(tenant)).await?;
         }
-        let mut seated = Seated::new(Arc::clone(&worker), Arc::clone(version), Arc::clone(&self.table), kind);
+        let shared = (Arc::clone(&self.table), Arc::clone(&self.changed));
+        let mut seated = Seated::new(Arc::clone(&worker), Arc::clone(version), shared, kind);
+        seated.capacity_wait = capacity_wait;
         let was_loaded = worker.load(version, &version.manifest().env).await?;
         if !was_loaded && kind == StartKind::Hot {
             seated.kind = StartKind::Warm;
@@ -277,21 +297,33 @@ impl Pool {
         Ok(seated)
     }
 
+    fn no_capacity(&self, version: &Version, waited: Duration) -> PoolError {
+        let classes = &version.manifest().gpu.class;
+        let places: Vec<Place> = self.candidates(version).concat();
+        let most: usize = self.places.iter().filter(|at| places.contains(&at.place)).map(|at| at.workers_max).sum();
+        let ms = waited.as_millis();
+        PoolError::NoCapacity(match gpus::candidates(&self.places, classes).is_empty() {
+            true => format!("there is no gpu of class {}", classes.join(" or ")),
+            false if places.is_empty() => format!("no gpu of class {} works, after {ms} ms", classes.join(" or ")),
+            false => format!("all {most} workers were busy for {ms} ms"),
+        })
+    }
+
     /// Starts a worker for a tenant. It runs to its end even if the request that wanted it leaves:
     /// others may be waiting for the same worker.
-    async fn start_for(&self, tenant: &TenantName) -> Result<(), PoolError> {
+    async fn start_for(&self, tenant: &TenantName, place: Place) -> Result<(), PoolError> {
         let (pool, tenant) = (self.clone(), tenant.clone());
         let starting = tokio::spawn(async move {
-            let started = pool.start_worker().await;
+            let started = pool.start_worker(place).await;
             let mut table = pool.lock();
             match &started {
                 Ok(worker) => {
-                    table.started(&tenant, Arc::clone(worker), Instant::now());
+                    table.started(&tenant, place, Arc::clone(worker), Instant::now());
                     if worker.dead().is_cancelled() {
                         table.died(worker);
                     }
                 }
-                Err(_) => table.start_failed(&tenant),
+                Err(_) => table.start_failed(&tenant, place),
             }
             drop(table);
             pool.changed.notify_waiters();
@@ -319,11 +351,11 @@ impl Pool {
     /// A function was deployed anew: what its workers did before is forgotten.
     pub async fn redeployed(&self, tenant: &TenantName, function: &FunctionName) {
         self.backoff().forget(&(tenant.clone(), function.clone()));
-        let worker = self.lock().worker(tenant);
-        if let Some(worker) = worker
-            && let Err(error) = worker.quarantine(self.quarantined(tenant)).await
-        {
-            tracing::debug!(%error, "a worker ended when its function was deployed");
+        let workers = self.lock().workers(tenant);
+        for worker in workers {
+            if let Err(error) = worker.quarantine(self.quarantined(tenant)).await {
+                tracing::debug!(%error, "a worker ended when its function was deployed");
+            }
         }
     }
 

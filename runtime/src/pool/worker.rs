@@ -9,6 +9,7 @@
 //! says so to everyone through `dead`.
 
 use crate::arbiter::{Arbiter, Ends, Membership};
+use crate::gpus::{Place, Served};
 use crate::hop::{Bundle, FromWorker, RunLimits, ToWorker, VersionKey, Work};
 use crate::logs::{Logs, Names};
 use crate::names::{RequestId, TenantName};
@@ -52,8 +53,6 @@ const END_MAX: Duration = Duration::from_secs(1);
 /// What a worker is started with.
 #[derive(Debug, Clone)]
 pub struct WorkerSettings {
-    /// The GPU's index, if there is one.
-    pub gpu: Option<u32>,
     /// GPU memory that its tenant may take, in bytes.
     pub gpu_memory_bytes: u64,
     /// Resident memory of the process, in bytes; past it, it is killed.
@@ -98,6 +97,8 @@ pub struct Worker {
     names: Arc<Names>,
     dead: CancellationToken,
     confinement: Confinement,
+    /// The place of its GPU, if it has one.
+    gpu: Option<Place>,
     /// What the arbiter needs of it, until it has a tenant; a spare has no part in the GPU.
     ends: Mutex<Option<Ends>>,
     membership: OnceLock<Membership>,
@@ -117,6 +118,7 @@ impl Worker {
         spawner: &Spawner,
         files: &Files,
         settings: &WorkerSettings,
+        place: &Served,
         logs: &Arc<Logs>,
     ) -> Result<Arc<Self>, PoolError> {
         let failed = |error: std::io::Error| PoolError::StartFailed(error.to_string());
@@ -127,7 +129,7 @@ impl Worker {
         let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&their_logs, LOG_BUFFER_BYTES);
         let home = files.child_home(Role::Worker.verb().trim_start_matches('_')).map_err(failed)?;
         let arguments = vec![
-            settings.gpu.map_or_else(|| "none".to_owned(), |index| index.to_string()),
+            place.gpu.as_ref().map_or_else(|| "none".to_owned(), |gpu| gpu.index.to_string()),
             settings.gpu_memory_bytes.to_string(),
             settings.wasi_http_0_3.to_string(),
         ];
@@ -166,6 +168,7 @@ impl Worker {
             names: Arc::default(),
             dead: CancellationToken::new(),
             confinement,
+            gpu: place.gpu.as_ref().map(|_| place.place),
             ends: Mutex::new(Some(Ends { socket, notes: notes.into() })),
             membership: OnceLock::new(),
             why: OnceLock::new(),
@@ -187,10 +190,10 @@ impl Worker {
     }
 
     /// Lets it use the GPU for the tenant that it serves from now on. Answers whether it could not before.
-    pub fn join(&self, arbiter: &Arc<Arbiter>, gpu: Option<u32>, tenant: &TenantName) -> bool {
+    pub fn join(&self, arbiter: &Arc<Arbiter>, tenant: &TenantName) -> bool {
         let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner).take();
         let first = ends.is_some();
-        if let (Some(gpu), Some(ends)) = (gpu, ends) {
+        if let (Some(gpu), Some(ends)) = (self.gpu, ends) {
             let membership = arbiter.join(gpu, tenant, ends, self.process.clone());
             // The ends are taken once, so this is set once.
             let _ = self.membership.set(membership);

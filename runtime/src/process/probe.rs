@@ -15,12 +15,21 @@ use std::time::Duration;
 
 /// Listing the GPUs loads every driver.
 const LIST_MAX: Duration = Duration::from_secs(30);
+/// The argument that asks for measuring.
+const MEASURE: &str = "measure";
 /// Trying one: loading the driver, compiling a small kernel, running it.
 const TRY_MAX: Duration = Duration::from_secs(10);
 
-/// Which GPUs there are.
+/// Which GPUs there are, and what memory a device takes on each.
 pub async fn list(spawner: &Spawner, run_folder: &Path) -> io::Result<Vec<Gpu>> {
-    ask(spawner, run_folder, Vec::new(), LIST_MAX).await
+    // A driver that cannot open a device is listed all the same.
+    match ask(spawner, run_folder, vec![MEASURE.to_owned()], LIST_MAX).await {
+        Err(error) => {
+            tracing::warn!(%error, "the gpus are listed without opening them");
+            ask(spawner, run_folder, Vec::new(), LIST_MAX).await
+        }
+        listed => listed,
+    }
 }
 
 /// Whether a GPU computes what it should.
@@ -51,12 +60,14 @@ async fn ask<T: DeserializeOwned>(
     }
 }
 
-/// The child. Argument: the GPU to try, or none to list them.
+/// The child. Argument: the GPU to try; or to measure them all; or none to list them.
 pub fn run(child: &Child, arguments: &[String]) -> io::Result<()> {
     let control = child.descriptors.first().ok_or_else(|| io::Error::other("no control socket"))?;
     let say = |bytes: Vec<u8>| send_now(control.as_fd(), &bytes, &[]);
-    match arguments.first().and_then(|text| text.parse().ok()) {
+    let argument = arguments.first().map(String::as_str);
+    match argument.and_then(|text| text.parse().ok()) {
         Some(gpu) => say(json(&tried(gpu)?)?),
+        None if argument == Some(MEASURE) => say(json(&gannet_host_gpu::adapter::measure())?),
         None => say(json(&gannet_host_gpu::discover())?),
     }
 }

@@ -148,7 +148,7 @@ fn admit(error: &AdmitError) -> Answer {
 fn pool(error: &PoolError) -> Answer {
     use Blame::{Caller, Function, Platform};
     match error {
-        PoolError::NoCapacity { .. } => answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Platform).retry_after(1),
+        PoolError::NoCapacity(_) => answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Platform).retry_after(1),
         PoolError::Draining => answer(StatusCode::SERVICE_UNAVAILABLE, "draining", Platform).retry_after(5),
         PoolError::StartFailed(_) => answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Platform).retry_after(5),
         PoolError::Killed(_) => answer(StatusCode::BAD_GATEWAY, "function_killed", Function)
@@ -194,6 +194,9 @@ fn control(error: &ControlError) -> Answer {
                 None => told,
             }
         }
+        ControlError::Unservable(_) => answer(StatusCode::UNPROCESSABLE_ENTITY, "gpu_class_unavailable", Caller)
+            .hint("name a class that `gannet gpu list` shows, or \"any\"")
+            .repeats(),
         ControlError::Busy => answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Platform).retry_after(2),
         ControlError::StorageFull => answer(StatusCode::INSUFFICIENT_STORAGE, "storage_full", Platform),
         ControlError::Internal(_) => answer(StatusCode::INTERNAL_SERVER_ERROR, "internal", Platform),
