@@ -52,6 +52,7 @@ pub struct Device {
     /// Sources that may not run here, by hash.
     quarantine: Mutex<HashSet<[u8; 32]>>,
     creation: Mutex<()>,
+    holds: Arc<AtomicBool>,
     lost: Arc<AtomicBool>,
     memory: Arc<Ledger>,
     counters: Arc<Counters>,
@@ -140,6 +141,7 @@ impl Device {
         device.on_uncaptured_error(Arc::new(|caught| {
             tracing::error!(%caught, "a gpu error reached no error scope");
         }));
+        let holds = Arc::<AtomicBool>::default();
         let counters = Arc::new(Counters::default());
         let staging = Arc::new(Staging::new(device.clone()));
         let flag = Arc::new(Flag::new(&device));
@@ -150,6 +152,7 @@ impl Device {
             staging: Arc::clone(&staging),
             flag: Arc::clone(&flag),
             slice_ns: if gpu.software { [SOFTWARE_SLICE_NS, SOFTWARE_CONTENDED_NS] } else { [SLICE_NS; 2] },
+            holds: Arc::clone(&holds),
             link,
             lost: Arc::clone(&lost),
             counters: Arc::clone(&counters),
@@ -163,6 +166,7 @@ impl Device {
             flag,
             quarantine: Mutex::default(),
             creation: Mutex::new(()),
+            holds,
             lost,
             memory: Ledger::new("tenant", memory_max, None),
             counters,
@@ -198,6 +202,11 @@ impl Device {
     /// Round trips and GPU time since the device was opened.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Whether it holds a shared GPU. A process that ends while it does makes the arbiter doubt the GPU.
+    pub fn holds_gpu(&self) -> bool {
+        self.holds.load(Ordering::Relaxed)
     }
 
     /// Whether the device is gone.

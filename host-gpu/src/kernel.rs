@@ -6,7 +6,6 @@
 //! first batch.
 
 use crate::check::{self, Abilities, Access, Checked, Variable};
-use crate::encode::Step;
 use crate::harden::{FLAG_GROUP, IMMEDIATES_SIZE, Outcome, Passes, Unit};
 use crate::pace::Pace;
 use crate::session::Payer;
@@ -224,11 +223,11 @@ impl Device {
         let checked = check::check_with(wgsl, entry, constants, self.abilities(), passes)?;
         // wgpu reads the module once more and writes it out, recursing as deeply as our own check did.
         let kernel = Arc::new(check::on_big_stack(|| self.compile(checked, source_hash(wgsl, entry), passes.slice))?);
-        self.trial(&kernel, payer)?;
+        self.trial(&kernel, payer, if self.gpu().software { &[[0; 3], [1; 3]] } else { &[[1; 3]] })?;
         Ok(kernel)
     }
 
-    fn compile(&self, checked: Checked, source_hash: [u8; 32], sliceable: bool) -> Result<Kernel, Error> {
+    pub(crate) fn compile(&self, checked: Checked, source_hash: [u8; 32], sliceable: bool) -> Result<Kernel, Error> {
         let groups = checked.variables.iter().map(|v| v.group + 1).max().unwrap_or(0);
         let _creating = self.creation();
         let Checked { module, entry, variables, workgroup_size, hardened } = checked;
@@ -284,56 +283,6 @@ impl Device {
             pace: Pace::default(),
         })
     }
-
-    /// Dispatches one workgroup over the smallest zeroed buffers that fit and waits for it.
-    fn trial(&self, kernel: &Arc<Kernel>, payer: &Payer) -> Result<(), Error> {
-        let limits = self.limits();
-        let mut charges = Vec::new();
-        for variable in &kernel.variables {
-            let most = match variable.access {
-                Access::Uniform => limits.max_uniform_buffer_binding_size,
-                Access::Read | Access::ReadWrite => limits.max_storage_buffer_binding_size,
-            };
-            if variable.size_min > most {
-                return Err(Error::KernelRejected(format!(
-                    "variable {:?} needs {} bytes; the device binds at most {most}",
-                    variable.name, variable.size_min
-                )));
-            }
-            charges.push(payer.memory.charge(trial_size(variable))?);
-        }
-        // Declared after the charges, so dropped before them.
-        let groups = self.scoped(|device| {
-            let buffers: Vec<_> = kernel.variables.iter().map(|v| trial_buffer(device, v)).collect();
-            let groups = (0u32..).zip(&kernel.layouts).map(|(group, layout)| {
-                let entries: Vec<_> = kernel
-                    .variables
-                    .iter()
-                    .zip(&buffers)
-                    .filter(|(v, _)| v.group == group)
-                    .map(|(v, buffer)| wgpu::BindGroupEntry { binding: v.index, resource: buffer.as_entire_binding() })
-                    .collect();
-                device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
-            });
-            groups.collect::<Arc<[_]>>()
-        })?;
-        // A software driver compiles at the first dispatch. One of no workgroup makes it do so without a lease on the GPU,
-        // which others may wait for meanwhile.
-        let trials: &[[u32; 3]] = if self.gpu().software { &[[0; 3], [1; 3]] } else { &[[1; 3]] };
-        for grid in trials {
-            let steps = vec![Step::Dispatch { kernel: Arc::clone(kernel), groups: Arc::clone(&groups), grid: *grid }];
-            let (mut job, done) = crate::job::Job::bare(steps);
-            job.usage = Some(Arc::clone(&payer.usage));
-            job.compiles = *grid == [0; 3];
-            self.jobs.blocking_send(job).map_err(|_| Error::lost())?;
-            match done.blocking_recv().map_err(|_| Error::lost())? {
-                // Zeroed data may make a sound kernel loop for ever: what counts here is that it ended.
-                Ok(_) | Err(Error::BudgetExhausted(_)) => kernel.pace.forget(),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
 }
 
 fn layout(device: &wgpu::Device, group: u32, variables: &[Variable]) -> wgpu::BindGroupLayout {
@@ -356,21 +305,4 @@ fn layout(device: &wgpu::Device, group: u32, variables: &[Variable]) -> wgpu::Bi
         })
         .collect();
     device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries })
-}
-
-fn trial_size(variable: &Variable) -> u64 {
-    variable.size_min.next_multiple_of(16)
-}
-
-fn trial_buffer(device: &wgpu::Device, variable: &Variable) -> wgpu::Buffer {
-    let usage = match variable.access {
-        Access::Uniform => wgpu::BufferUsages::UNIFORM,
-        Access::Read | Access::ReadWrite => wgpu::BufferUsages::STORAGE,
-    };
-    device.create_buffer(&wgpu::BufferDescriptor {
-        label: None,
-        size: trial_size(variable),
-        usage,
-        mapped_at_creation: false,
-    })
 }

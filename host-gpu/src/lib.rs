@@ -18,6 +18,7 @@ pub mod asset;
 pub mod check;
 pub mod harden;
 pub mod kernel;
+mod trial;
 pub mod binding;
 pub mod batch;
 mod flag;

@@ -5,7 +5,7 @@ use crate::{Batch, Binding, Buffer, Catalog, Device, Error, Session, Source};
 use std::sync::Arc;
 
 /// Its workgroup memory, a barrier and a loop use what kernels use.
-const WGSL: &str = "
+pub(crate) const WGSL: &str = "
 @group(0) @binding(0) var<storage, read_write> data: array<u32, 256>;
 var<workgroup> shared_data: array<u32, 64>;
 @compute @workgroup_size(64)

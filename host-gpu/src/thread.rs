@@ -52,6 +52,8 @@ pub(crate) struct Parts {
     pub(crate) flag: Arc<Flag>,
     /// What a slice should take, alone on the GPU and while others wait.
     pub(crate) slice_ns: [u64; 2],
+    /// Tells whether a shared GPU is held.
+    pub(crate) holds: Arc<AtomicBool>,
     /// The wires to the arbiter, if the GPU is shared.
     pub(crate) link: Option<Link>,
     pub(crate) lost: Arc<AtomicBool>,
@@ -187,6 +189,7 @@ impl GpuThread {
         if let Some(ask) = self.lease.next(work, in_flight, Instant::now()) {
             (link.ask)(ask);
         }
+        self.parts.holds.store(self.lease.may_submit() || in_flight, Ordering::Relaxed);
     }
 
     /// Ends jobs that nobody waits for, while they wait for the GPU.

@@ -56,8 +56,9 @@ pub fn run(child: Child) -> io::Result<()> {
         confine::after_drivers(&mut confinement)
             .map_err(|error| invalid(format!("the builder is not confined: {error}")))?;
         compile(&bytes, output, order.wasi_http_0_3)?;
+        let opened = device.as_ref().and_then(|device| device.as_ref().ok().cloned());
         let built = try_kernels(found, device, &say)?;
-        settle(&home, built.kernels.len());
+        settle(&home, built.kernels.len(), opened.as_deref());
         Ok(built)
     });
     let mut report = File::from(report);
@@ -67,9 +68,13 @@ pub fn run(child: Child) -> io::Result<()> {
 }
 
 /// Drivers write their caches on threads of their own, and this process ends without waiting for threads: so it
-/// waits for what they write. Done when there is a finished file for each kernel, or nothing changes any more.
-fn settle(home: &Path, kernels: usize) {
+/// waits for what they write. Done when there is a finished file for each kernel, or nothing changes any more; and when
+/// the GPU was given back, as it is a millisecond after its last use.
+fn settle(home: &Path, kernels: usize, device: Option<&Device>) {
     let began = Instant::now();
+    while device.is_some_and(Device::holds_gpu) && began.elapsed() < SETTLE_MAX {
+        std::thread::sleep(Duration::from_micros(500));
+    }
     let mut last = (cache_files(home), Instant::now());
     while kernels > 0 && began.elapsed() < SETTLE_MAX {
         let (finished, unfinished) = cache_files(home);

@@ -76,6 +76,11 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
     let ticker = Arc::new(Ticker::start(&engine)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     confine::after_drivers(&mut confinement).map_err(io::Error::other)?;
+    if let Ok(device) = &device
+        && let Err(error) = device.warm()
+    {
+        tracing::warn!(%error, "the gpu driver could not be warmed up");
+    }
     runtime.block_on(async move {
         warm::warm(&engine).await.map_err(io::Error::other)?;
         let shared = Arc::new(Shared {
