@@ -34,6 +34,7 @@ mod thread;
 pub mod submission;
 pub mod error;
 pub mod probe;
+#[cfg(feature = "wit")]
 pub mod wit;
 
 pub use adapter::{Gpu, discover};

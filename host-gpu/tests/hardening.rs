@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test that fails panics")]
 #![allow(clippy::print_stdout, reason = "figures, for --nocapture")]
 
+mod shaders;
+
 use gannet_host_gpu::check::Access;
 use gannet_host_gpu::harden::Passes;
 use gannet_host_gpu::{Batch, Binding, Buffer, Catalog, Device, Error, Kernel, Session, SessionLimits, Source};
@@ -129,6 +131,40 @@ async fn hardened_kernels_compute_the_same_to_the_bit() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(kernels >= 75, "{kernels} kernels");
+}
+
+/// Random shaders too: `GANNET_SHADERS` of them, from the seed `GANNET_SHADERS_SEED` on.
+#[tokio::test]
+async fn random_kernels_compute_the_same_to_the_bit() {
+    let number = |name: &str, usual: u64| std::env::var(name).ok().map_or(usual, |text| text.parse().unwrap());
+    let (count, first) = (number("GANNET_SHADERS", 60), number("GANNET_SHADERS_SEED", 1));
+    let mut exhausted = 0;
+    for seed in first..first + count {
+        let wgsl = shaders::shader(seed);
+        let failed = |what: &str, error: Error| panic!("seed {seed} {what}: {error}\n{wgsl}");
+        let plain = compile(&wgsl, "main", passes(false, false)).await.unwrap_or_else(|e| failed("plain", e));
+        let expected = run(&plain, GRID, false).await.unwrap_or_else(|e| failed("plain", e));
+        let budgeted = compile(&wgsl, "main", passes(true, false)).await.unwrap_or_else(|e| failed("budgeted", e));
+        match run(&budgeted, GRID, false).await {
+            Ok(found) => assert!(found == expected, "seed {seed} with budgets\n{wgsl}"),
+            // Its loops are longer than they seem; the driver would cut them in silence.
+            Err(Error::BudgetExhausted(_)) => {
+                exhausted += 1;
+                continue;
+            }
+            Err(error) => failed("budgeted", error),
+        }
+        for (budget, sizes) in [(false, [1, 7]), (true, [2, 16])] {
+            let sliced = compile(&wgsl, "main", passes(budget, true)).await.unwrap_or_else(|e| failed("sliced", e));
+            for workgroups in sizes {
+                sliced.cut_at(workgroups);
+                let found = run(&sliced, GRID, false).await.unwrap_or_else(|e| failed("sliced", e));
+                assert!(found == expected, "seed {seed} cut at {workgroups}, budgets: {budget}\n{wgsl}");
+            }
+        }
+    }
+    println!("{count} random shaders, {exhausted} out of budget");
+    assert!(exhausted * 10 <= count, "{exhausted} of {count} ran out of budget");
 }
 
 /// Each runs for ever somewhere. The budget ends it, tells so, and the device works afterwards.

@@ -1,0 +1,40 @@
+//! The WGSL front: any text is refused, or checked, hardened, validated again and printed as WGSL that is accepted once more.
+#![no_main]
+
+use gannet_host_gpu::check::{Abilities, check, entry_points, needs_constants};
+use gannet_host_gpu::harden::Unit;
+use libfuzzer_sys::fuzz_target;
+
+#[path = "../../tests/shaders/mod.rs"]
+mod shaders;
+
+fuzz_target!(|bytes: &[u8]| {
+    let made;
+    let text = match bytes {
+        // A marker and a seed: a shader that is surely good, which texts rarely are.
+        [0xff, seed @ ..] if seed.len() == 8 => {
+            made = shaders::shader(seed.iter().fold(0, |seed, byte| (seed << 8) | u64::from(*byte)));
+            made.as_str()
+        }
+        _ => match std::str::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(_) => return,
+        },
+    };
+    for unit in [Unit::Work, Unit::Iterations] {
+        let abilities = Abilities {
+            f16: true,
+            subgroups: true,
+            workgroup_memory_max: 32 << 10,
+            workgroup_invocations_max: 1024,
+            unit,
+        };
+        let Ok(entries) = entry_points(text) else { return };
+        let _ = needs_constants(text, abilities);
+        for entry in entries {
+            let Ok(checked) = check(text, &entry, &[("scale".to_owned(), 3.0)], abilities) else { continue };
+            let Ok(printed) = checked.to_wgsl() else { continue };
+            assert!(!printed.is_empty());
+        }
+    }
+});
