@@ -81,7 +81,7 @@ impl Maker {
         for _ in 0..3 {
             self.variable(&mut scope);
         }
-        for _ in 0..3 + self.below(4) {
+        for _ in 0..2 + self.below(4) {
             if self.below(4) == 0 {
                 self.exchange(&mut scope);
             } else {
@@ -89,7 +89,7 @@ impl Maker {
             }
         }
         for word in 0..2 {
-            let value = self.expression(&scope, 3);
+            let value = self.expression(&scope, 2);
             let _ = writeln!(self.text, "output[at * 2u + {word}u] = {value};");
         }
         self.line("}");
@@ -129,7 +129,7 @@ impl Maker {
         if self.below(2) == 0 {
             // A uniform loop with barriers in it.
             let trips = self.below(4);
-            let counter = self.name("u");
+            let counter = self.name("trip");
             let _ = writeln!(
                 self.text,
                 "for (var {counter} = 0u; {counter} < groups.x % 4u + {trips}u; {counter}++) {{\nworkgroupBarrier();\n\
@@ -145,7 +145,7 @@ impl Maker {
     }
 
     fn statement(&mut self, scope: &mut Scope) {
-        let deep = scope.depth >= 4;
+        let deep = scope.depth >= 3;
         match self.below(if deep { 5 } else { 13 }) {
             0 => self.variable(scope),
             1 => {
@@ -162,7 +162,7 @@ impl Maker {
             3 | 4 => {
                 let Some(name) = self.pick(&scope.variables) else { return };
                 let operator = ["=", "+=", "-=", "*=", "^=", "|=", "&="][self.below(7)];
-                let value = self.expression(scope, 3);
+                let value = self.expression(scope, 2);
                 let _ = writeln!(self.text, "{name} {operator} {value};");
             }
             5 | 6 => {
@@ -201,7 +201,7 @@ impl Maker {
 
     fn repeat(&mut self, scope: &Scope) {
         self.loops += 1;
-        let counter = self.name("i");
+        let counter = self.name("turn");
         let mut inner = Scope { in_loop: true, depth: scope.depth + 1, ..scope.clone() };
         inner.values.push(counter.clone());
         let few = 1 + self.below(4);
