@@ -43,7 +43,9 @@ fn device() -> &'static (Arc<Device>, Vec<Arc<Kernel>>) {
     DEVICE.get_or_init(|| {
         let device = Device::noop(64 << 20);
         let limits = SessionLimits { memory_bytes: MEMORY_MAX, gpu_ns: u64::MAX };
-        let payer = Session::new(Arc::clone(&device), Arc::new(Catalog::new()), limits).payer();
+        // Held until the kernels are there: what a request that is gone has begun is not finished.
+        let session = Session::new(Arc::clone(&device), Arc::new(Catalog::new()), limits);
+        let payer = session.payer();
         let kernels = KERNELS.iter().map(|wgsl| device.kernel(wgsl, "main", &[], &payer).unwrap()).collect();
         (device, kernels)
     })
