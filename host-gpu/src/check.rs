@@ -146,6 +146,7 @@ fn parse(wgsl: &str) -> Result<Module, Error> {
             wgsl.len()
         )));
     }
+    crate::tokens::check(wgsl)?;
     naga::front::wgsl::parse_str(wgsl).map_err(|error| {
         let at = error.location(wgsl);
         rejected(at, error.message())

@@ -15,6 +15,7 @@ pub mod session;
 pub mod memory;
 pub mod buffer;
 pub mod asset;
+mod tokens;
 pub mod check;
 pub mod harden;
 pub mod kernel;
