@@ -49,6 +49,7 @@ pub struct Device {
     pub(crate) staging: Arc<Staging>,
     pub(crate) kernels: KernelCache,
     pub(crate) flag: Arc<Flag>,
+    pub(crate) pipelines: Mutex<Option<wgpu::PipelineCache>>,
     /// Sources that may not run here, by hash.
     quarantine: Mutex<HashSet<[u8; 32]>>,
     creation: Mutex<()>,
@@ -73,7 +74,8 @@ impl Device {
         let adapter = adapters
             .get(index as usize)
             .ok_or_else(|| Error::Unsupported(format!("there is no gpu {index}; {} were found", adapters.len())))?;
-        let wanted = TIMESTAMPS | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
+        let wanted =
+            TIMESTAMPS | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::PIPELINE_CACHE;
         let mut limits = adapter.limits();
         let (groups, immediates) = (limits.max_bind_groups, limits.max_immediate_size);
         if !adapter.features().contains(wgpu::Features::IMMEDIATES)
@@ -104,6 +106,11 @@ impl Device {
 
     /// A device that runs no shader, for tests of quotas, validation and concurrency.
     pub fn noop(memory_max: u64) -> Arc<Self> {
+        Self::noop_shared(memory_max, None)
+    }
+
+    /// The same, shared by an arbiter.
+    pub fn noop_shared(memory_max: u64, link: Option<Link>) -> Arc<Self> {
         let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor {
             required_features: wgpu::Features::IMMEDIATES,
             required_limits: wgpu::Limits {
@@ -124,7 +131,7 @@ impl Device {
             memory_bytes: 0,
             context_bytes: 0,
         };
-        Self::start(device, queue, gpu, memory_max, None)
+        Self::start(device, queue, gpu, memory_max, link)
     }
 
     fn start(device: wgpu::Device, queue: wgpu::Queue, gpu: Gpu, memory_max: u64, link: Option<Link>) -> Arc<Self> {
@@ -164,6 +171,7 @@ impl Device {
             staging,
             kernels: KernelCache::default(),
             flag,
+            pipelines: Mutex::default(),
             quarantine: Mutex::default(),
             creation: Mutex::new(()),
             holds,
@@ -202,6 +210,15 @@ impl Device {
     /// Round trips and GPU time since the device was opened.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Gives the device up, as if its driver had lost it.
+    pub fn destroy(&self) {
+        self.wgpu.destroy();
+        // The callback is called while the device is polled.
+        if let Err(error) = self.wgpu.poll(wgpu::PollType::Poll) {
+            tracing::debug!(%error, "a destroyed device was polled");
+        }
     }
 
     /// Whether it holds a shared GPU. A process that ends while it does makes the arbiter doubt the GPU.

@@ -13,6 +13,7 @@ use crate::{Device, Error};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// Kernels that a device keeps. A tenant that compiles more at run time loses the oldest.
 const CACHE_MAX: usize = 256;
@@ -220,10 +221,15 @@ impl Device {
         payer: &Payer,
         passes: Passes,
     ) -> Result<Arc<Kernel>, Error> {
+        let began = Instant::now();
         let checked = check::check_with(wgsl, entry, constants, self.abilities(), passes)?;
+        let checked_us = began.elapsed().as_micros();
         // wgpu reads the module once more and writes it out, recursing as deeply as our own check did.
-        let kernel = Arc::new(check::on_big_stack(|| self.compile(checked, source_hash(wgsl, entry), passes.slice))?);
+        let source = source_hash(wgsl, entry);
+        let kernel = Arc::new(check::on_big_stack(|| self.compile(checked, source, passes.slice))?);
+        let compiled_us = began.elapsed().as_micros();
         self.trial(&kernel, payer, if self.gpu().software { &[[0; 3], [1; 3]] } else { &[[1; 3]] })?;
+        tracing::debug!(entry, checked_us, compiled_us, tried_us = began.elapsed().as_micros(), "a kernel was made");
         Ok(kernel)
     }
 
@@ -232,6 +238,7 @@ impl Device {
         let _creating = self.creation();
         let Checked { module, entry, variables, workgroup_size, hardened } = checked;
         let unit = self.abilities().unit;
+        let cache = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let made = self.scoped(|device| {
             let layouts: Vec<_> = (0..groups).map(|group| layout(device, group, &variables)).collect();
             let mut references: Vec<_> = layouts.iter().map(Some).collect();
@@ -259,7 +266,7 @@ impl Device {
                     // Another tenant's workgroup memory must not be readable (CVE-2023-4969).
                     zero_initialize_workgroup_memory: true,
                 },
-                cache: None,
+                cache: cache.as_ref(),
             });
             (pipeline, layouts)
         });

@@ -20,6 +20,7 @@ pub mod check;
 pub mod harden;
 pub mod kernel;
 mod trial;
+mod pipelines;
 pub mod binding;
 pub mod batch;
 mod flag;

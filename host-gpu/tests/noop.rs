@@ -4,9 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
 use gannet_host_gpu::batch::Update;
+use gannet_host_gpu::lease::{Ask, Link, Told};
 use gannet_host_gpu::{Batch, Binding, Buffer, Catalog, Device, Error, Session, SessionLimits, Source};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const COPY: &str = "
 @group(0) @binding(0) var<storage, read> a: array<u32>;
@@ -154,4 +155,85 @@ async fn many_sessions_share_a_device_without_losing_work() {
         task.await.unwrap();
     }
     assert_eq!((device.counters().round_trips.load(Ordering::Relaxed), device.memory().used()), (32 * 50, 0));
+}
+
+/// A device on a GPU that the test shares out.
+struct Shared {
+    device: Arc<Device>,
+    tells: tokio::sync::mpsc::Sender<Told>,
+    asked: std::sync::mpsc::Receiver<Ask>,
+    lost: Arc<AtomicBool>,
+}
+
+impl Shared {
+    fn new() -> Self {
+        let (tells, told) = tokio::sync::mpsc::channel(8);
+        let (asks, asked) = std::sync::mpsc::channel();
+        let lost = Arc::<AtomicBool>::default();
+        let flag = Arc::clone(&lost);
+        let link = Link {
+            told,
+            ask: Box::new(move |ask| asks.send(ask).unwrap()),
+            on_loss: Arc::new(move || flag.store(true, Ordering::Relaxed)),
+            notes: None,
+        };
+        Self { device: Device::noop_shared(1 << 20, Some(link)), tells, asked, lost }
+    }
+
+    /// What the GPU thread says next; nothing else has to run meanwhile.
+    fn next(&self) -> Ask {
+        self.asked.recv_timeout(std::time::Duration::from_secs(10)).unwrap()
+    }
+
+    async fn submit(&self) -> (Session, gannet_host_gpu::Submission) {
+        let limits = SessionLimits { memory_bytes: 1 << 20, gpu_ns: u64::MAX };
+        let mut session = Session::new(Arc::clone(&self.device), Arc::new(Catalog::new()), limits);
+        let buffer = Buffer::create(&session, 1024).unwrap();
+        let mut batch = Batch::default();
+        batch.clear(&buffer, 0, 1024).unwrap();
+        let submission = batch.encode(&mut session).unwrap().submit().await.unwrap();
+        (session, submission)
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_submitted_without_a_lease_and_an_idle_holder_gives_it_back() {
+    let shared = Shared::new();
+    let (_session, mut submission) = shared.submit().await;
+    assert_eq!(shared.next(), Ask::Want(0));
+    let trips = || shared.device.counters().round_trips.load(Ordering::Relaxed);
+    assert_eq!((trips(), shared.device.holds_gpu()), (0, false));
+    shared.tells.send(Told::Granted { epoch: 1, contended: false }).await.unwrap();
+    submission.wait().await.unwrap();
+    assert_eq!(trips(), 1);
+    assert_eq!(shared.next(), Ask::Release { epoch: 1, wants: false });
+    let (_session, mut submission) = shared.submit().await;
+    assert_eq!(shared.next(), Ask::Want(1));
+    // Asked back before there was time for anything: it says that it wants more.
+    shared.tells.send(Told::AskedBack { epoch: 2 }).await.unwrap();
+    assert_eq!(shared.next(), Ask::Release { epoch: 2, wants: false });
+    assert_eq!(shared.next(), Ask::Want(2));
+    shared.tells.send(Told::Granted { epoch: 3, contended: true }).await.unwrap();
+    submission.wait().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_ends_while_it_waits_for_the_gpu_leaves_nothing_behind() {
+    let shared = Shared::new();
+    let (session, mut submission) = shared.submit().await;
+    assert_eq!(shared.next(), Ask::Want(0));
+    let memory = Arc::clone(session.memory());
+    drop(session);
+    assert!(matches!(submission.wait().await, Err(Error::DeadlineExceeded(_))));
+    assert_eq!(memory.used(), 0);
+}
+
+#[tokio::test]
+async fn a_lost_device_is_told_and_what_waits_gets_an_error() {
+    let shared = Shared::new();
+    let (_session, mut submission) = shared.submit().await;
+    shared.device.destroy();
+    assert!(shared.device.is_lost() && shared.lost.load(Ordering::Relaxed));
+    shared.tells.send(Told::Granted { epoch: 1, contended: false }).await.unwrap();
+    assert!(matches!(submission.wait().await, Err(Error::DeviceLost(_))));
 }

@@ -70,7 +70,7 @@ pub type Probe = Box<dyn Fn(Place) -> std::pin::Pin<Box<dyn Future<Output = bool
 
 enum Order {
     Join { id: MemberId, gpu: Place, ends: Ends, process: Process, overstayed: Arc<AtomicBool>, tenant: TenantName },
-    Left { id: MemberId, gpu: Place },
+    Left { id: MemberId, gpu: Place, lost: bool },
     Probed { gpu: Place, passed: bool },
 }
 
@@ -150,9 +150,9 @@ impl Membership {
         self.arbiter.turns(self.gpu).map_or(reported, |mut turns| turns.bill(self.id, reported, Instant::now()))
     }
 
-    /// Its process has ended and was reaped.
-    pub fn left(&self) {
-        self.arbiter.send(Order::Left { id: self.id, gpu: self.gpu });
+    /// Its process has ended and was reaped; `lost` if that was because its device was lost.
+    pub fn left(&self, lost: bool) {
+        self.arbiter.send(Order::Left { id: self.id, gpu: self.gpu, lost });
     }
 
     /// Whether it was killed because it kept the GPU.
@@ -217,9 +217,14 @@ impl Thread {
                 tokio::task::spawn_local(listening);
                 self.members.insert(id, Member { channel, notes: ends.notes, process, overstayed, tenant });
             }
-            Order::Left { id, gpu } => {
+            Order::Left { id, gpu, lost } => {
                 self.members.remove(&id);
-                self.turn(gpu, |turns, now| turns.left(id, now));
+                self.turn(gpu, |turns, now| {
+                    if lost {
+                        turns.lost(id, now);
+                    }
+                    turns.left(id, now)
+                });
             }
             Order::Probed { gpu, passed } => {
                 tracing::info!(gpu, passed, "a gpu was probed");

@@ -30,6 +30,9 @@ use std::time::{Duration, Instant};
 /// A process with a GPU device, numbered by the arbiter's caller; never used again.
 pub type MemberId = u64;
 
+/// Losses of devices so close together have one cause.
+const LOSSES_WITHIN: Duration = Duration::from_secs(60);
+
 /// What the arbiter wants done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -116,6 +119,10 @@ pub struct Turns {
     accounted: Instant,
     arrivals: u64,
     failed_probes: u32,
+    /// Tenants whose devices were lost lately.
+    losses: Vec<(TenantName, Instant)>,
+    /// Whether the GPU is to be tried before it is granted again.
+    doubtful: bool,
 }
 
 impl Turns {
@@ -132,6 +139,8 @@ impl Turns {
             accounted: now,
             arrivals: 0,
             failed_probes: 0,
+            losses: Vec::new(),
+            doubtful: false,
         }
     }
 
@@ -192,6 +201,15 @@ impl Turns {
             return vec![Action::Probe];
         }
         self.go_on(now)
+    }
+
+    /// A member's device was lost, and it ends. One tenant's may be its own doing; those of two within [`LOSSES_WITHIN`] are
+    /// the GPU's.
+    pub fn lost(&mut self, id: MemberId, now: Instant) {
+        let Some(member) = self.members.get(&id) else { return };
+        self.losses.retain(|(_, when)| now.saturating_duration_since(*when) < LOSSES_WITHIN);
+        self.doubtful |= self.losses.iter().any(|(tenant, _)| *tenant != member.tenant);
+        self.losses.push((member.tenant.clone(), now));
     }
 
     /// A probe has ended.
@@ -293,6 +311,11 @@ impl Turns {
     /// Does what is due.
     fn go_on(&mut self, now: Instant) -> Vec<Action> {
         match self.gpu {
+            Gpu::Free if std::mem::take(&mut self.doubtful) => {
+                self.losses.clear();
+                self.gpu = Gpu::Probing;
+                vec![Action::Probe]
+            }
             Gpu::Free => self.grant(now),
             Gpu::Held { by, asked: Some(asked), .. } if now >= asked + self.timing.grace => {
                 self.gpu = Gpu::Reaping { member: by };
@@ -612,6 +635,25 @@ mod tests {
         assert_eq!(turns.health(), Health::Cordoned);
         assert_eq!(turns.tick(over + TIMING.cordon), [Action::Probe]);
         assert_eq!(turns.probed(true, over + TIMING.cordon), [Action::Tell(2, granted(2, false))]);
+    }
+
+    #[test]
+    fn devices_lost_by_two_tenants_are_the_gpus_fault_and_by_one_are_not() {
+        let now = Instant::now();
+        let mut turns = Turns::new(TIMING, now);
+        for (id, owner) in [(1, 1), (2, 1), (3, 2)] {
+            turns.join(id, &tenant(owner), 1);
+        }
+        for id in [1, 2] {
+            turns.lost(id, now);
+            assert_eq!(turns.left(id, now), []);
+        }
+        turns.lost(3, now + LOSSES_WITHIN / 2);
+        assert_eq!(turns.left(3, now + LOSSES_WITHIN / 2), [Action::Probe]);
+        turns.probed(true, now + LOSSES_WITHIN / 2);
+        turns.join(4, &tenant(4), 1);
+        turns.lost(4, now + LOSSES_WITHIN);
+        assert_eq!(turns.left(4, now + LOSSES_WITHIN), [], "what was before the probe does not count");
     }
 
     #[test]

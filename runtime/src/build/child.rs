@@ -10,7 +10,7 @@
 
 use super::{BuildOrder, Built, RejectCode, Rejected, Stage, component, kernels};
 use crate::process::channel::send_now;
-use crate::process::child::Child;
+use crate::process::child::{Child, PIPELINES};
 use crate::process::confine;
 use crate::process::lease::link;
 use crate::worker::linker_for_check;
@@ -18,6 +18,7 @@ use gannet_host_gpu::Device;
 use gannet_host_gpu::check::{check, needs_constants};
 use gannet_host_gpu::memory::Ledger;
 use gannet_host_gpu::session::Payer;
+use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -57,7 +58,11 @@ pub fn run(child: Child) -> io::Result<()> {
             .map_err(|error| invalid(format!("the builder is not confined: {error}")))?;
         compile(&bytes, output, order.wasi_http_0_3)?;
         let opened = device.as_ref().and_then(|device| device.as_ref().ok().cloned());
+        if let Some(device) = &opened {
+            device.use_pipelines(None);
+        }
         let built = try_kernels(found, device, &say)?;
+        keep_pipelines(&home, &bytes, opened.as_deref());
         settle(&home, built.kernels.len(), opened.as_deref());
         Ok(built)
     });
@@ -65,6 +70,16 @@ pub fn run(child: Child) -> io::Result<()> {
     report.write_all(&serde_json::to_vec(&result)?)?;
     say(Stage::Done)?;
     crate::process::child::leave(0)
+}
+
+/// Writes what the driver compiled beside its own cache, under a name of this component's own.
+fn keep_pipelines(home: &Path, component: &[u8], device: Option<&Device>) {
+    let Some(data) = device.and_then(Device::pipelines) else { return };
+    let digest = Sha256::digest(component).iter().take(8).fold(0u64, |all, byte| (all << 8) | u64::from(*byte));
+    if let Err(error) = std::fs::write(home.join(format!("{PIPELINES}{digest:016x}")), data) {
+        // Only the first dispatch is slower.
+        tracing::warn!(%error, "what the driver compiled could not be kept");
+    }
 }
 
 /// Drivers write their caches on threads of their own, and this process ends without waiting for threads: so it

@@ -10,12 +10,13 @@ pub mod child;
 pub mod component;
 pub mod kernels;
 
-use crate::arbiter::{Arbiter, Ends, Membership};
+use crate::arbiter::{Arbiter, Ends};
 use crate::gpus::{Place, Served, candidates};
 use crate::hop::BundleKernel;
 use crate::names::TenantName;
 use crate::process::channel::{Channel, frame_pair};
 use crate::process::child::Role;
+use crate::process::lease::DEVICE_LOST;
 use crate::process::spawn::{Order, Spawner};
 use crate::registry::Version;
 use crate::store::Store;
@@ -271,7 +272,9 @@ impl Builder {
             process.kill();
         }
         let ending = process.ended().await;
-        membership.iter().for_each(Membership::left);
+        if let Some(membership) = &membership {
+            membership.left(ending.code == Some(DEVICE_LOST));
+        }
         if stage != Stage::Done || ending.code != Some(0) {
             let how = match &membership {
                 Some(membership) if membership.overstayed() => "kept the gpu when it was asked back".to_owned(),

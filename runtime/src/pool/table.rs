@@ -389,7 +389,7 @@ mod tests {
         let mut placed = Vec::new();
         for index in 0..6 {
             let Claim::Start(place) = table.claim(&name(index), &candidates, now) else { panic!("there is room") };
-            table.started(&name(index), place, index, now);
+            table.started(&name(index), place, index, now + Duration::from_secs(index as u64));
             placed.push(place);
         }
         assert_eq!(placed, [1, 2, 1, 2, 0, 0]);

@@ -273,7 +273,7 @@ impl Worker {
     async fn watch(self: Arc<Self>, resident_bytes_max: u64) {
         let ended = self.process.ended();
         tokio::pin!(ended);
-        loop {
+        let lost = loop {
             tokio::select! {
                 ending = &mut ended => {
                     tracing::info!(worker = self.id(), %ending, "a worker ended");
@@ -284,7 +284,7 @@ impl Worker {
                         _ => format!("it ended with {ending}"),
                     };
                     let _ = self.why.set(why);
-                    break;
+                    break ending.code == Some(DEVICE_LOST);
                 }
                 () = tokio::time::sleep(WATCH_EVERY) => {
                     let resident = resident_bytes(self.id());
@@ -294,9 +294,9 @@ impl Worker {
                     }
                 }
             }
-        }
+        };
         if let Some(membership) = self.membership.get() {
-            membership.left();
+            membership.left(lost);
         }
         self.dead.cancel();
         self.works.lock().unwrap_or_else(PoisonError::into_inner).clear();

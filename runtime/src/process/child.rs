@@ -6,6 +6,9 @@ use rustix::process::Signal;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
+/// In the folder of a child: what the driver compiled for the kernels of one version, beside the driver's own cache.
+pub const PIPELINES: &str = "pipelines-";
+
 /// The hidden verbs of the binary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {

@@ -16,6 +16,7 @@ mod answer;
 mod cpu;
 mod load;
 mod log;
+mod pipelines;
 mod run;
 mod service;
 mod state;
@@ -61,12 +62,13 @@ pub(crate) struct Shared {
     instances: Arc<Semaphore>,
     control: Channel,
     logs: Arc<log::Sink>,
+    pipelines: pipelines::Pipelines,
 }
 
 /// Runs a worker. Arguments: the GPU's index or `none`, the memory its tenant may take on it, and whether components
 /// for `wasi:http` 0.3 run.
 pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
-    let Child { descriptors, mut confinement, home: _ } = child;
+    let Child { descriptors, mut confinement, home } = child;
     let [control, logs, leases, notes]: [OwnedFd; 4] =
         descriptors.try_into().map_err(|_| io::Error::other("a worker needs four descriptors"))?;
     let device = open_device(arguments, link(leases, notes)?);
@@ -91,6 +93,7 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
             instances: Arc::new(Semaphore::new(engine::INSTANCES_MAX as usize)),
             control: Channel::new(control)?,
             logs: Arc::new(log::Sink::new(logs)),
+            pipelines: pipelines::Pipelines::new(home),
             device,
         });
         let gpu = shared.device.as_ref().ok().map(|device| device.gpu().name.clone());
@@ -142,6 +145,9 @@ fn load_version(shared: &Shared, version: crate::hop::VersionKey, descriptors: V
     let (Some(component), Some(bundle)) = (descriptors.next(), descriptors.next()) else {
         return Err("a load needs two descriptors".into());
     };
+    if let Ok(device) = &shared.device {
+        shared.pipelines.look(device);
+    }
     let loaded = load::load(&shared.engine, &shared.linker, version, component.as_fd(), bundle)?;
     shared.versions.lock().unwrap_or_else(PoisonError::into_inner).insert(version, Arc::new(loaded));
     Ok(())
