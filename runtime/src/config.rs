@@ -1,6 +1,6 @@
 //! `gannet-server.toml` and the flags of `gannet serve`: raw as written, checked once.
 
-use crate::names::TenantName;
+use crate::names::{ANY_CLASS, TenantName, is_class};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -122,7 +122,7 @@ impl ServerFile {
 
     fn check(&self) -> Result<(), ConfigError> {
         for class in self.gpus.iter().filter_map(|gpu| gpu.class.as_ref()) {
-            if class == crate::gpus::ANY || !crate::manifest::is_class(class) {
+            if class == ANY_CLASS || !is_class(class) {
                 return Err(ConfigError::BadClass(class.chars().take(80).collect()));
             }
         }

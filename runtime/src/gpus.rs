@@ -4,14 +4,13 @@
 //! there is none at all, so that functions without kernels still run.
 
 use crate::config::{ConfigError, ServerFile};
+use crate::names::ANY_CLASS;
 use gannet_host_gpu::Gpu;
 use serde::Serialize;
 
 /// Number of a place.
 pub type Place = usize;
 
-/// The class that any GPU has.
-pub const ANY: &str = "any";
 /// What a device is taken to take on a GPU whose driver does not tell.
 const CONTEXT_BYTES: u64 = 512 << 20;
 /// The part of a GPU's memory that devices by themselves may take: the rest is for what tenants allocate.
@@ -80,7 +79,7 @@ fn room(gpu: &Gpu) -> usize {
 /// The places that a function may run in, in its order of preference; those in one group are equally good.
 pub fn candidates(places: &[Served], classes: &[String]) -> Vec<Vec<Place>> {
     let of = |class: &String| {
-        let fit = places.iter().filter(|served| class == ANY || served.class == *class);
+        let fit = places.iter().filter(|served| class == ANY_CLASS || served.class == *class);
         fit.map(|served| served.place).collect::<Vec<_>>()
     };
     classes.iter().map(of).filter(|group| !group.is_empty()).collect()

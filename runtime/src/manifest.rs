@@ -3,7 +3,7 @@
 //! The raw form denies unknown keys and holds the defaults; names end in their unit. An unknown key
 //! is answered with the nearest known one.
 
-use crate::names::FunctionName;
+use crate::names::{ANY_CLASS, FunctionName, is_class};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -94,14 +94,8 @@ pub struct GpuChoice {
 
 impl Default for GpuChoice {
     fn default() -> Self {
-        Self { class: vec![crate::gpus::ANY.to_owned()] }
+        Self { class: vec![ANY_CLASS.to_owned()] }
     }
-}
-
-/// Whether a text can be the name of a class.
-pub fn is_class(text: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=64).contains(&text.len()) && text.bytes().all(allowed)
 }
 
 /// HTTP settings.

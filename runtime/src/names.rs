@@ -1,4 +1,4 @@
-//! Names of tenants and functions, and the ids of requests.
+//! Names of tenants, functions and classes of GPUs, and the ids of requests.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -7,6 +7,15 @@ use std::fmt;
 pub const TENANT_MAX: usize = 24;
 /// The longest function name.
 pub const FUNCTION_MAX: usize = 32;
+
+/// The class that any GPU has.
+pub const ANY_CLASS: &str = "any";
+
+/// Whether a text can be the name of a class of GPUs.
+pub fn is_class(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=64).contains(&text.len()) && text.bytes().all(allowed)
+}
 
 /// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

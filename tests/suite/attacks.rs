@@ -144,6 +144,32 @@ fn what_no_driver_should_see_is_refused() {
 }
 
 #[test]
+fn what_no_driver_should_see_is_refused_at_deploy_too() {
+    let siege = Siege::begin();
+    siege.run(|| {
+        let mut doubling = String::from(HEAD) + "fn f0(x: u32) -> u32 { return x + 1u; }\n";
+        for depth in 1..25 {
+            doubling += &format!("fn f{depth}(x: u32) -> u32 {{ return f{0}(x) + f{0}(x + 1u); }}\n", depth - 1);
+        }
+        doubling += "@compute @workgroup_size(1) fn main() { atomicStore(&data[0], f24(1u)); }";
+        let folder = tempfile::TempDir::new().unwrap();
+        std::fs::copy(prebuilt("wgsl"), folder.path().join("f.wasm")).unwrap();
+        let manifest = "name = \"g\"\n[build]\nartifact = \"f.wasm\"\n[kernels]\nbad = \"bad.wgsl\"\n";
+        std::fs::write(folder.path().join("gannet.toml"), manifest).unwrap();
+        for (wgsl, part) in [
+            (doubling, "once inlined"),
+            (kernel("if lane == 0u { workgroupBarrier(); }"), "must be reached by all invocations"),
+            (kernel(&"atomicAdd(&data[lane], 1u);\n".repeat(8000)), "use more and shorter functions"),
+        ] {
+            std::fs::write(folder.path().join("bad.wgsl"), wgsl).unwrap();
+            let output = siege.server.cli_as(&siege.attacker, &["deploy", &folder.path().display().to_string()]);
+            let error = text(&output.stderr);
+            assert!(!output.status.success() && error.contains(part), "{part}: {error}");
+        }
+    });
+}
+
+#[test]
 fn memory_begins_as_zeros_and_ends_at_its_bounds() {
     let siege = Siege::begin();
     siege.run(|| {

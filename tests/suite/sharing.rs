@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// A server with tenants that each have one function, `f`.
 struct Shared {
     server: Server,
+    operator: String,
     keys: Vec<String>,
 }
 
@@ -16,14 +17,14 @@ const TENANTS: [&str; 2] = ["acme", "zoo"];
 impl Shared {
     fn start(functions: [&str; 2], config: &str) -> Self {
         let server = Server::start_with(&Options { not_dev: true, config: Some(config), ..Options::default() });
-        let operator = std::fs::read_to_string(server.data.join("operator.key")).unwrap();
+        let operator = std::fs::read_to_string(server.data.join("operator.key")).unwrap().trim().to_owned();
         let mut keys = Vec::new();
         for tenant in TENANTS {
-            let made = server.cli_as(operator.trim(), &["tenant", "create", tenant, "--json"]);
+            let made = server.cli_as(&operator, &["tenant", "create", tenant, "--json"]);
             let made: Value = serde_json::from_slice(&made.stdout).unwrap();
             keys.push(made["key"].as_str().unwrap().to_owned());
         }
-        let shared = Self { server, keys };
+        let shared = Self { server, operator, keys };
         for (at, function) in functions.iter().enumerate() {
             shared.deploy(at, function);
         }
@@ -47,7 +48,11 @@ impl Shared {
     }
 
     fn gpus(&self) -> Value {
-        let headers = [("x-gannet-key", self.keys[0].as_str())];
+        self.gpus_as(&self.operator)
+    }
+
+    fn gpus_as(&self, key: &str) -> Value {
+        let headers = [("x-gannet-key", key)];
         self.server.send_bare("GET", "/api/v1/gpus", &headers, b"").json()["gpus"].clone()
     }
 
@@ -205,6 +210,8 @@ fn tenants_are_placed_by_class_and_a_class_that_is_not_there_is_refused_at_deplo
         assert!(gpu["memory_bytes"].as_u64().unwrap() > 1 << 20 && gpu["context_bytes"].as_u64().unwrap() > 0, "{gpu}");
         assert!(workers_max.is_none_or(|most| gpu["workers_max"] == most), "{gpu}");
     }
+    let seen = shared.gpus_as(&shared.keys[0]);
+    assert!(seen[0]["health"] == "ok" && seen[0].get("workers").is_none(), "others' workers are not a tenant's to see");
     let listed = text(&shared.server.cli_as(&shared.keys[0], &["gpu", "list"]).stdout);
     assert!(listed.contains("HEALTH") && listed.contains("big"), "{listed}");
 }

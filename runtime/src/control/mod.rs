@@ -163,7 +163,7 @@ impl Control {
             ["whoami"] => self.whoami(&inbound, &caller),
             ["gpus"] => {
                 only(&inbound, &[Method::GET], "GET")?;
-                Ok(json(Done::Ok, &self.gpus()))
+                Ok(json(Done::Ok, &self.gpus(&caller)))
             }
             ["tenants"] => self.tenants(inbound, &caller, &snapshot).await,
             ["functions"] => self.list(&inbound, &acting(&inbound, &caller, &snapshot)?, &snapshot),
@@ -195,15 +195,18 @@ impl Control {
         }
     }
 
-    /// The GPUs: what they are, whether they work, and, since that is everyone's, how many workers they have.
-    fn gpus(&self) -> serde_json::Value {
+    /// The GPUs: what they are and whether they work. How many workers they have is the operator's alone: a tenant must not
+    /// learn that there are others.
+    fn gpus(&self, caller: &Caller) -> serde_json::Value {
         let counts = self.pool.counts();
         let describe = |served: &Served| {
             let mut told = serde_json::json!(served);
             if let (Some(fields), Some(counts)) = (told.as_object_mut(), counts.get(served.place)) {
                 fields.insert("health".into(), serde_json::json!(self.arbiter.health(served.place)));
-                fields.insert("workers".into(), counts.workers.into());
-                fields.insert("spares_ready".into(), counts.spares.into());
+                if *caller == Caller::Operator {
+                    fields.insert("workers".into(), counts.workers.into());
+                    fields.insert("spares_ready".into(), counts.spares.into());
+                }
             }
             told
         };
