@@ -44,6 +44,8 @@ const QUANTUM: Duration = Duration::from_millis(10);
 const GRACE: Duration = Duration::from_millis(100);
 /// The same on a software driver, whose work competes with everything else for the processor.
 const SOFTWARE_GRACE: Duration = Duration::from_secs(10);
+/// Two of its slices must fit, whatever the file says.
+const SOFTWARE_GRACE_MIN: Duration = Duration::from_secs(1);
 /// How long a GPU rests after a failed probe.
 const CORDON: Duration = Duration::from_secs(1);
 
@@ -180,7 +182,7 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         settings,
         Arc::clone(&places),
     );
-    tokio::spawn(quarantine(Arc::clone(&registry), overstayed));
+    tokio::spawn(quarantine(Arc::clone(&registry), pool.clone(), overstayed));
     functions::warm(&registry.snapshot(), &pool, None);
     let control = Control {
         registry: Arc::clone(&registry),
@@ -219,8 +221,9 @@ fn share(
     store: &Store,
 ) -> Result<(Arc<Arbiter>, mpsc::Receiver<Overstayed>), ServeError> {
     let shared = places.iter().filter_map(|served| {
-        let usual = if served.gpu.as_ref()?.software { SOFTWARE_GRACE } else { GRACE };
-        let grace = file.lease_grace_ms.map_or(usual, Duration::from_millis);
+        let (usual, least) =
+            if served.gpu.as_ref()?.software { (SOFTWARE_GRACE, SOFTWARE_GRACE_MIN) } else { (GRACE, Duration::ZERO) };
+        let grace = file.lease_grace_ms.map_or(usual, Duration::from_millis).max(least);
         Some(Shared { gpu: served.place, timing: Timing { quantum: QUANTUM, grace, cordon: CORDON } })
     });
     let indexes: Vec<Option<u32>> = places.iter().map(|served| Some(served.gpu.as_ref()?.index)).collect();
@@ -238,11 +241,12 @@ fn share(
 }
 
 /// Keeps kernels that kept a GPU from running again.
-async fn quarantine(registry: Arc<Registry>, mut overstayed: mpsc::Receiver<Overstayed>) {
+async fn quarantine(registry: Arc<Registry>, pool: Pool, mut overstayed: mpsc::Receiver<Overstayed>) {
     while let Some(Overstayed { tenant, kernels }) = overstayed.recv().await {
         if let Err(error) = registry.quarantine(&tenant, &kernels).await {
             tracing::error!(%tenant, %error, "a quarantine could not be kept");
         }
+        pool.push_quarantine(&tenant).await;
     }
 }
 

@@ -83,7 +83,7 @@ fn ticks(pid: i32) -> u64 {
 
 #[test]
 fn a_worker_that_keeps_the_gpu_is_killed_and_its_kernel_quarantined_until_it_is_deployed_again() {
-    let shared = Shared::start(["measure", "blur"], "spares = 0\nlease_grace_ms = 500\n");
+    let shared = Shared::start(["measure", "blur"], "spares = 0\nlease_grace_ms = 1000\n");
     assert_eq!(shared.call(0, "GET", "/small?rounds=1", b"").status, 200);
     let [worker] = shared.server.children("__worker")[..] else { panic!("one worker") };
     let photo = std::fs::read(crate::support::root().join("tests/photo/small.png")).unwrap();

@@ -121,7 +121,7 @@ impl Arbiter {
 
     /// Whether a GPU can be used.
     pub fn health(&self, gpu: Place) -> Option<Health> {
-        self.turns(gpu).map(|turns| turns.health())
+        self.turns(gpu).map(|turns| turns.health(Instant::now()))
     }
 
     fn turns(&self, gpu: Place) -> Option<MutexGuard<'_, Turns>> {

@@ -33,6 +33,18 @@ pub type MemberId = u64;
 /// Losses of devices so close together have one cause.
 const LOSSES_WITHIN: Duration = Duration::from_secs(60);
 
+/// Deaths with the GPU further apart are not counted together.
+const DEATHS_WITHIN: Duration = Duration::from_secs(300);
+/// Deaths with the GPU that cost a tenant nothing.
+const DEATHS_FREE: u32 = 2;
+/// For how long the next one bars it from the GPU; each further one doubles it.
+const BAR_FIRST: Duration = Duration::from_secs(1);
+const BAR_MAX: Duration = Duration::from_secs(60);
+/// A process that was killed and is not gone after this hangs where no signal reaches it.
+const REAPING_MAX: Duration = Duration::from_secs(5);
+/// Doubts about a GPU lead to a probe at most this often.
+const DOUBT_EVERY: Duration = Duration::from_secs(10);
+
 /// What the arbiter wants done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -73,6 +85,17 @@ struct Account {
     virtual_ns: u64,
     weight: u64,
     members: usize,
+    /// How often its members died with the GPU, none more than [`DEATHS_WITHIN`] after the one before, and the latest time.
+    deaths: u32,
+    died: Option<Instant>,
+}
+
+impl Account {
+    /// Until when it gets no grant: each death costs the others a probe.
+    fn barred_until(&self) -> Option<Instant> {
+        let beyond = self.deaths.checked_sub(DEATHS_FREE + 1)?;
+        Some(self.died? + BAR_FIRST.saturating_mul(1 << beyond.min(6)).min(BAR_MAX))
+    }
 }
 
 #[derive(Debug)]
@@ -82,6 +105,8 @@ struct Member {
     waits: Option<u64>,
     /// Time it held the GPU and no request was billed for yet.
     unbilled: Duration,
+    /// Whether it ever held the GPU.
+    granted: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -95,6 +120,7 @@ enum Gpu {
     },
     Reaping {
         member: MemberId,
+        since: Instant,
     },
     Probing,
     Cordoned {
@@ -123,6 +149,7 @@ pub struct Turns {
     losses: Vec<(TenantName, Instant)>,
     /// Whether the GPU is to be tried before it is granted again.
     doubtful: bool,
+    doubted: Option<Instant>,
 }
 
 impl Turns {
@@ -141,6 +168,7 @@ impl Turns {
             failed_probes: 0,
             losses: Vec::new(),
             doubtful: false,
+            doubted: None,
         }
     }
 
@@ -149,7 +177,7 @@ impl Turns {
         let account = self.accounts.entry(tenant.clone()).or_default();
         account.weight = u64::from(weight.max(1));
         account.members += 1;
-        let member = Member { tenant: tenant.clone(), waits: None, unbilled: Duration::ZERO };
+        let member = Member { tenant: tenant.clone(), waits: None, unbilled: Duration::ZERO, granted: false };
         self.members.insert(id, member);
     }
 
@@ -193,10 +221,15 @@ impl Turns {
         }
         let had = match self.gpu {
             Gpu::Held { by, .. } => by == id,
-            Gpu::Reaping { member } => member == id,
+            Gpu::Reaping { member, .. } => member == id,
             _ => false,
         };
         if had {
+            if let Some(account) = self.accounts.get_mut(&member.tenant) {
+                let again = account.died.is_some_and(|died| now.saturating_duration_since(died) < DEATHS_WITHIN);
+                account.deaths = if again { account.deaths.saturating_add(1) } else { 1 };
+                account.died = Some(now);
+            }
             self.gpu = Gpu::Probing;
             return vec![Action::Probe];
         }
@@ -206,9 +239,11 @@ impl Turns {
     /// A member's device was lost, and it ends. One tenant's may be its own doing; those of two within [`LOSSES_WITHIN`] are
     /// the GPU's.
     pub fn lost(&mut self, id: MemberId, now: Instant) {
-        let Some(member) = self.members.get(&id) else { return };
+        // Whoever never held it can have no reason to say so.
+        let Some(member) = self.members.get(&id).filter(|member| member.granted) else { return };
         self.losses.retain(|(_, when)| now.saturating_duration_since(*when) < LOSSES_WITHIN);
-        self.doubtful |= self.losses.iter().any(|(tenant, _)| *tenant != member.tenant);
+        let lately = self.doubted.is_some_and(|when| now.saturating_duration_since(when) < DOUBT_EVERY);
+        self.doubtful |= !lately && self.losses.iter().any(|(tenant, _)| *tenant != member.tenant);
         self.losses.push((member.tenant.clone(), now));
     }
 
@@ -241,13 +276,19 @@ impl Turns {
             Gpu::Held { asked: Some(asked), .. } => Some(asked + self.timing.grace),
             Gpu::Held { by, quantum, asked: None } if self.others_wait(by) => Some(quantum + self.timing.quantum),
             Gpu::Cordoned { until } => Some(until),
+            // Only tenants that are barred wait.
+            Gpu::Free => {
+                let waiting = self.members.values().filter(|member| member.waits.is_some());
+                waiting.filter_map(|member| self.accounts.get(&member.tenant)?.barred_until()).min()
+            }
             _ => None,
         }
     }
 
     /// Whether the GPU can be used.
-    pub fn health(&self) -> Health {
+    pub fn health(&self, now: Instant) -> Health {
         match self.gpu {
+            Gpu::Reaping { since, .. } if now.saturating_duration_since(since) > REAPING_MAX => Health::Cordoned,
             Gpu::Free | Gpu::Held { .. } => Health::Ok,
             Gpu::Reaping { .. } | Gpu::Probing => Health::Probing,
             Gpu::Cordoned { .. } => Health::Cordoned,
@@ -299,7 +340,9 @@ impl Turns {
         {
             member.unbilled += passed;
         }
-        let Some(payer) = self.payer.as_ref().filter(|_| !matches!(self.gpu, Gpu::Free)) else { return };
+        // A GPU that rests does so for its own reasons.
+        let counts = !matches!(self.gpu, Gpu::Free | Gpu::Cordoned { .. });
+        let Some(payer) = self.payer.as_ref().filter(|_| counts) else { return };
         if self.members.values().any(|member| member.waits.is_some() && member.tenant != *payer)
             && let Some(account) = self.accounts.get_mut(payer)
         {
@@ -313,12 +356,14 @@ impl Turns {
         match self.gpu {
             Gpu::Free if std::mem::take(&mut self.doubtful) => {
                 self.losses.clear();
+                // Nobody in particular pays for this.
+                (self.payer, self.doubted) = (None, Some(now));
                 self.gpu = Gpu::Probing;
                 vec![Action::Probe]
             }
             Gpu::Free => self.grant(now),
             Gpu::Held { by, asked: Some(asked), .. } if now >= asked + self.timing.grace => {
-                self.gpu = Gpu::Reaping { member: by };
+                self.gpu = Gpu::Reaping { member: by, since: now };
                 vec![Action::Kill(by)]
             }
             Gpu::Held { by, quantum, asked: None } if self.others_wait(by) && now >= quantum + self.timing.quantum => {
@@ -350,16 +395,19 @@ impl Turns {
 
     fn grant(&mut self, now: Instant) -> Vec<Action> {
         let virtual_ns = |tenant| self.virtual_ns(tenant);
-        let waiting = self.members.iter().filter_map(|(id, member)| Some((member.waits?, *id, member)));
+        let barred =
+            |tenant| self.accounts.get(tenant).and_then(Account::barred_until).is_some_and(|until| until > now);
+        let waiting = self.members.iter().filter(|(_, member)| !barred(&member.tenant));
+        let waiting = waiting.filter_map(|(id, member)| Some((member.waits?, *id, member)));
         let next = waiting.min_by_key(|(arrival, _, member)| (virtual_ns(&member.tenant), *arrival));
         let Some((_, id, member)) = next else {
-            self.forget();
+            self.forget(now);
             return Vec::new();
         };
         self.virtual_now = self.virtual_now.max(virtual_ns(&member.tenant));
         self.payer = Some(member.tenant.clone());
         if let Some(member) = self.members.get_mut(&id) {
-            member.waits = None;
+            (member.waits, member.granted) = (None, true);
         }
         self.epoch += 1;
         self.gpu = Gpu::Held { by: id, quantum: now, asked: None };
@@ -368,9 +416,11 @@ impl Turns {
     }
 
     /// Forgets tenants that are gone and owe nothing: they would begin at the same virtual time if they came back.
-    fn forget(&mut self) {
-        let now = self.virtual_now;
-        self.accounts.retain(|_, account| account.members > 0 || account.virtual_ns > now);
+    fn forget(&mut self, now: Instant) {
+        let virtual_now = self.virtual_now;
+        let lately = |died: Instant| now.saturating_duration_since(died) < DEATHS_WITHIN;
+        let owes = |account: &Account| account.virtual_ns > virtual_now || account.died.is_some_and(lately);
+        self.accounts.retain(|_, account| account.members > 0 || owes(account));
     }
 }
 
@@ -630,19 +680,46 @@ mod tests {
         assert_eq!(turns.tick(over), [Action::Kill(1)]);
         assert_eq!(turns.asked(1, Ask::Release { epoch: 1, wants: false }, over), [], "too late");
         assert_eq!(turns.left(1, over), [Action::Probe]);
-        assert_eq!(turns.health(), Health::Probing);
+        assert_eq!(turns.health(over), Health::Probing);
         assert_eq!(turns.probed(false, over), []);
-        assert_eq!(turns.health(), Health::Cordoned);
+        assert_eq!(turns.health(over), Health::Cordoned);
         assert_eq!(turns.tick(over + TIMING.cordon), [Action::Probe]);
         assert_eq!(turns.probed(true, over + TIMING.cordon), [Action::Tell(2, granted(2, false))]);
+    }
+
+    #[test]
+    fn a_tenant_whose_processes_die_with_the_gpu_again_and_again_is_barred_for_a_while() {
+        let mut now = Instant::now();
+        let mut turns = Turns::new(TIMING, now);
+        for id in 1..=3 {
+            turns.join(id, &tenant(1), 1);
+            assert_eq!(turns.asked(id, Ask::Want(0), now).len(), 1, "the first three are granted at once");
+            assert_eq!(turns.left(id, now), [Action::Probe]);
+            turns.probed(true, now);
+        }
+        turns.join(4, &tenant(1), 1);
+        turns.join(5, &tenant(2), 1);
+        assert_eq!(turns.asked(4, Ask::Want(0), now), []);
+        assert_eq!(turns.deadline(), Some(now + BAR_FIRST));
+        assert_eq!(turns.asked(5, Ask::Want(0), now).len(), 1, "others are not");
+        let epoch = turns.epoch;
+        turns.asked(5, Ask::Release { epoch, wants: false }, now);
+        now += BAR_FIRST;
+        assert_eq!(turns.tick(now).len(), 1);
     }
 
     #[test]
     fn devices_lost_by_two_tenants_are_the_gpus_fault_and_by_one_are_not() {
         let now = Instant::now();
         let mut turns = Turns::new(TIMING, now);
-        for (id, owner) in [(1, 1), (2, 1), (3, 2)] {
+        let join = |turns: &mut Turns, id, owner| {
             turns.join(id, &tenant(owner), 1);
+            turns.asked(id, Ask::Want(0), now);
+            let epoch = turns.epoch;
+            turns.asked(id, Ask::Release { epoch, wants: false }, now);
+        };
+        for (id, owner) in [(1, 1), (2, 1), (3, 2)] {
+            join(&mut turns, id, owner);
         }
         for id in [1, 2] {
             turns.lost(id, now);
@@ -651,7 +728,7 @@ mod tests {
         turns.lost(3, now + LOSSES_WITHIN / 2);
         assert_eq!(turns.left(3, now + LOSSES_WITHIN / 2), [Action::Probe]);
         turns.probed(true, now + LOSSES_WITHIN / 2);
-        turns.join(4, &tenant(4), 1);
+        join(&mut turns, 4, 4);
         turns.lost(4, now + LOSSES_WITHIN);
         assert_eq!(turns.left(4, now + LOSSES_WITHIN), [], "what was before the probe does not count");
     }

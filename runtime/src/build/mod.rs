@@ -39,6 +39,10 @@ const WAITING_MAX: usize = 64;
 const BUILD_MAX: Duration = Duration::from_secs(180);
 /// Time for one kernel: reading, compiling, one dispatch.
 const KERNEL_MAX: Duration = Duration::from_secs(20);
+/// From the report to the end of the process.
+const EXIT_MAX: Duration = Duration::from_secs(5);
+/// Builds of one tenant that run or wait.
+const TENANT_MAX: usize = 16;
 /// Builds that are remembered.
 const DONE_MAX: usize = 256;
 /// The longest report: kernels of 256 KiB, many of them.
@@ -149,6 +153,8 @@ pub struct Builder {
     wasi_http_0_3: bool,
     places: Semaphore,
     waiting: Semaphore,
+    /// How many builds of each tenant run or wait.
+    of_tenants: Mutex<HashMap<TenantName, usize>>,
     /// What was built in this run, so that the same bytes are not built twice for one tenant.
     done: Mutex<HashMap<BuildKey, Built>>,
 }
@@ -170,6 +176,7 @@ impl Builder {
             wasi_http_0_3,
             places: Semaphore::new(BUILDS_MAX),
             waiting: Semaphore::new(WAITING_MAX),
+            of_tenants: Mutex::default(),
             done: Mutex::default(),
         })
     }
@@ -207,6 +214,7 @@ impl Builder {
         }
         // The upload may go when its client does; the builder needs it until it has a place.
         let component = File::open(component)?;
+        let _of_tenant = self.count(tenant).ok_or(BuildError::Busy)?;
         let _waiting = self.waiting.try_acquire().map_err(|_| BuildError::Busy)?;
         let _place = self.places.acquire().await.map_err(|error| BuildError::Failed(error.to_string()))?;
         if let Some(built) =
@@ -222,6 +230,17 @@ impl Builder {
         }
         done.insert(key, built.clone());
         Ok(built)
+    }
+
+    /// Counts a build of a tenant until the guard is dropped; none if it has too many.
+    fn count(&self, tenant: &TenantName) -> Option<impl Drop + '_> {
+        let mut counts = self.of_tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(tenant.clone()).or_default();
+        if *count >= TENANT_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Counted { counts: &self.of_tenants, tenant: tenant.clone() })
     }
 
     /// Makes sure that a deployed version is compiled for this binary's engine.
@@ -260,18 +279,26 @@ impl Builder {
         let notes = memfd(&[])?;
         let ends = Ends { socket, notes: notes.try_clone()?.into() };
         let descriptors = vec![theirs, order, component.into(), output.into(), report, leases, notes];
+        let control = Channel::new(control)?;
         let process =
             self.spawner.spawn(Order { role: Role::Builder, arguments: Vec::new(), home, descriptors }).await?;
         // Its trials take their turn on the GPU like everything else of the tenant.
         let membership = gpu.map(|(place, _)| self.arbiter.join(place, tenant, ends, process.clone()));
-        let control = Channel::new(control)?;
         let mut stage = Stage::Component;
         let finished = tokio::time::timeout(BUILD_MAX, follow(&control, &mut stage)).await;
         let in_time = matches!(finished, Ok(true));
         if !in_time {
             process.kill();
         }
-        let ending = process.ended().await;
+        // One that says it is done and stays would keep its place.
+        let exited = tokio::time::timeout(EXIT_MAX, process.ended()).await;
+        let ending = match exited {
+            Ok(ending) => ending,
+            Err(_) => {
+                process.kill();
+                process.ended().await
+            }
+        };
         if let Some(membership) = &membership {
             membership.left(ending.code == Some(DEVICE_LOST));
         }
@@ -302,6 +329,23 @@ impl Builder {
         });
         kept.await.map_err(|error| BuildError::Failed(error.to_string()))??;
         Ok(built)
+    }
+}
+
+struct Counted<'a> {
+    counts: &'a Mutex<HashMap<TenantName, usize>>,
+    tenant: TenantName,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.tenant) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.tenant);
+            }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::meter::StartKind;
 use crate::pool::table::Table;
 use crate::pool::worker::Worker;
-use crate::registry::Version;
+use crate::registry::{Registry, Version};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -18,6 +18,7 @@ pub struct Seated {
     version: Arc<Version>,
     table: SharedTable,
     changed: Arc<Notify>,
+    registry: Arc<Registry>,
     /// How long it took until there was room for a worker.
     pub(crate) capacity_wait: Duration,
     /// How the worker came to be there.
@@ -28,10 +29,10 @@ impl Seated {
     pub(crate) fn new(
         worker: Arc<Worker>,
         version: Arc<Version>,
-        (table, changed): (SharedTable, Arc<Notify>),
+        (table, changed, registry): (SharedTable, Arc<Notify>, Arc<Registry>),
         kind: StartKind,
     ) -> Self {
-        Self { worker, version, table, changed, capacity_wait: Duration::ZERO, kind }
+        Self { worker, version, table, changed, registry, capacity_wait: Duration::ZERO, kind }
     }
 
     /// The worker.
@@ -44,8 +45,12 @@ impl Drop for Seated {
     fn drop(&mut self) {
         let scale = &self.version.manifest().scale;
         let idle = Duration::from_secs(scale.idle_timeout_s);
+        // An old version's last request must not keep the worker of a function that is not to be kept any more.
+        let snapshot = self.registry.snapshot();
+        let function = snapshot.function(self.version.tenant.as_str(), self.version.function.as_str());
+        let keep = scale.min > 0 && function.is_some_and(|function| Arc::ptr_eq(&function.current, &self.version));
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle_now = table.release(&self.version.tenant, &self.worker, idle, scale.min > 0, Instant::now());
+        let idle_now = table.release(&self.version.tenant, &self.worker, idle, keep, Instant::now());
         drop(table);
         if idle_now {
             // Whoever waits for room may have its place.

@@ -97,8 +97,7 @@ impl Pool {
         };
         let id = inbound.id;
         let body_max = limits.body_mib.saturating_mul(1 << 20);
-        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-        let (mut request, mut request_body) = request::rebuild(inbound, target.path, version.key, left, body_max);
+        let (mut request, mut request_body) = request::rebuild(inbound, target.path, version.key, body_max);
         let mut again = Again::of(&request);
         loop {
             let (kind, capacity_us) =
@@ -111,6 +110,7 @@ impl Pool {
             let claim_us = microseconds(claimed_at);
             let held = Held { admitted, seated, expected, connection, claim_us, request_body, late: late(limits) };
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            request::set_deadline(&mut request, left);
             let ended = match self.send(held, request, id, left + LATE_MAX).await {
                 Ok((answer, held)) => return relayed(answer, held, id),
                 Err(Unanswered::Refused(failed)) => return Err(*failed),

@@ -46,7 +46,7 @@ const RETIRE_EVERY: Duration = Duration::from_secs(1);
 /// From the claim on a spare to the start of the next.
 const REFILL_DELAY: Duration = Duration::from_millis(50);
 /// How often whoever waits for room looks again.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// Pause before a spare that could not be started is tried again.
 const SPARE_RETRY: Duration = Duration::from_secs(2);
 
@@ -284,12 +284,12 @@ impl Pool {
                 }
             }
         };
+        let shared = (Arc::clone(&self.table), Arc::clone(&self.changed), Arc::clone(&self.registry));
+        let mut seated = Seated::new(Arc::clone(&worker), Arc::clone(version), shared, kind);
+        seated.capacity_wait = capacity_wait;
         if worker.join(&self.arbiter, tenant) {
             worker.quarantine(self.quarantined(tenant)).await?;
         }
-        let shared = (Arc::clone(&self.table), Arc::clone(&self.changed));
-        let mut seated = Seated::new(Arc::clone(&worker), Arc::clone(version), shared, kind);
-        seated.capacity_wait = capacity_wait;
         let was_loaded = worker.load(version, &version.manifest().env).await?;
         if !was_loaded && kind == StartKind::Hot {
             seated.kind = StartKind::Warm;
@@ -351,10 +351,16 @@ impl Pool {
     /// A function was deployed anew: what its workers did before is forgotten.
     pub async fn redeployed(&self, tenant: &TenantName, function: &FunctionName) {
         self.backoff().forget(&(tenant.clone(), function.clone()));
+        self.push_quarantine(tenant).await;
+    }
+
+    /// Tells a tenant's workers which kernels they may not run.
+    pub async fn push_quarantine(&self, tenant: &TenantName) {
         let workers = self.lock().workers(tenant);
         for worker in workers {
             if let Err(error) = worker.quarantine(self.quarantined(tenant)).await {
-                tracing::debug!(%error, "a worker ended when its function was deployed");
+                tracing::debug!(%error, "a worker does not hear of its quarantine");
+                worker.kill_because("it did not read what the server told it");
             }
         }
     }
@@ -393,7 +399,7 @@ impl Pool {
     /// Ends a worker that hangs. Its seat is free at once: reaping one may take long.
     fn end(&self, worker: &Arc<Worker>, why: &str) {
         worker.kill_because(why);
-        self.lock().died(worker);
+        self.lock().abandon(worker);
         self.refill();
     }
 

@@ -193,7 +193,6 @@ pub(crate) fn rebuild(
     inbound: Inbound,
     path: PathAndQuery,
     version: VersionKey,
-    deadline: Duration,
     limit: u64,
 ) -> (Request<RequestBody>, Arc<BodyState>) {
     let Inbound { id, peer, mut parts, body, .. } = inbound;
@@ -210,9 +209,14 @@ pub(crate) fn rebuild(
         headers.insert(crate::respond::REQUEST_ID_HEADER, text.clone());
         headers.insert(header::REQUEST, text);
     }
-    headers.insert(header::DEADLINE, HeaderValue::from(u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)));
     *request.headers_mut() = headers;
     (request, state)
+}
+
+/// Says how long the worker has; a request that is sent again has less.
+pub(crate) fn set_deadline(request: &mut Request<RequestBody>, left: Duration) {
+    let ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+    request.headers_mut().insert(header::DEADLINE, HeaderValue::from(ms));
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ use crate::names::TenantName;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+/// A worker gives the GPU back a millisecond after its last use; ended before that, it would make the GPU doubtful.
+const SETTLED: Duration = Duration::from_millis(20);
+
 /// What a claim leads to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Claim<W> {
@@ -126,10 +129,12 @@ impl<W: Clone + PartialEq> Table<W> {
                 return Claim::Start(place);
             }
         }
-        if all.iter().any(|place| self.rooms.get(*place).is_some_and(|room| !room.leaving.is_empty())) {
-            return Claim::Full;
-        }
-        self.evict(&all).map_or(Claim::Full, Claim::Evict)
+        // Where one leaves already, or a spare is coming, room is on its way.
+        let still = |place: &&Place| {
+            self.rooms.get(**place).is_some_and(|room| room.leaving.is_empty() && room.spares_starting == 0)
+        };
+        let places: Vec<Place> = all.iter().filter(still).copied().collect();
+        self.evict(&places, now).map_or(Claim::Full, Claim::Evict)
     }
 
     fn seat(&mut self, tenant: &TenantName, place: Place, worker: W, busy: usize, now: Instant) {
@@ -137,10 +142,14 @@ impl<W: Clone + PartialEq> Table<W> {
         self.seats.insert((tenant.clone(), place), seat);
     }
 
-    /// Takes out the worker that has been idle longest.
-    fn evict(&mut self, places: &[Place]) -> Option<W> {
+    /// Takes out the worker that has been idle longest. One that has been for less than [`SETTLED`] may still hold the GPU.
+    fn evict(&mut self, places: &[Place], now: Instant) -> Option<W> {
         let idle = self.seats.iter().filter_map(|(key, seat)| match seat {
-            Seat::Up { busy: 0, idle_since, pinned: false, .. } if places.contains(&key.1) => Some((*idle_since, key)),
+            Seat::Up { busy: 0, idle_since, pinned: false, .. }
+                if places.contains(&key.1) && now.saturating_duration_since(*idle_since) >= SETTLED =>
+            {
+                Some((*idle_since, key))
+            }
             _ => None,
         });
         let oldest = idle.min_by_key(|(since, _)| *since).map(|(_, key)| key.clone())?;
@@ -203,6 +212,17 @@ impl<W: Clone + PartialEq> Table<W> {
         for room in &mut self.rooms {
             room.spares.retain(|spare| spare != worker);
             room.leaving.retain(|leaving| leaving != worker);
+        }
+    }
+
+    /// A worker hangs and is being ended: its seat is free, but its memory is not.
+    pub fn abandon(&mut self, worker: &W) {
+        let key = self.seats.iter().find_map(|(key, seat)| match seat {
+            Seat::Up { worker: seated, .. } if seated == worker => Some(key.clone()),
+            _ => None,
+        });
+        if let Some(key) = key {
+            self.leave(&key);
         }
     }
 
@@ -394,7 +414,11 @@ mod tests {
         }
         assert_eq!(placed, [1, 2, 1, 2, 0, 0]);
         assert_eq!(table.claim(&name(3), &candidates, now), Claim::Use(3));
-        assert_eq!(table.claim(&name(3), &[vec![0]], now), Claim::Evict(4), "it needs a worker of its own there");
+        assert_eq!(
+            table.claim(&name(3), &[vec![0]], now + Duration::from_secs(9)),
+            Claim::Evict(4),
+            "it needs a worker of its own there"
+        );
     }
 
     #[test]
@@ -406,7 +430,9 @@ mod tests {
             assert_eq!(table.claim(&name(index), &[vec![0]], now), Claim::Start(0));
             table.started(&name(index), 0, index, now);
         }
-        assert_eq!(table.claim(&name(2), &[vec![0]], start), Claim::Evict(0));
+        let later = start + Duration::from_secs(9);
+        assert_eq!(table.claim(&name(2), &[vec![0]], start), Claim::Full, "it may hold the gpu yet");
+        assert_eq!(table.claim(&name(2), &[vec![0]], later), Claim::Evict(0));
         assert_eq!(table.claim(&name(2), &[vec![0]], start), Claim::Full, "it has not ended yet");
         assert_eq!(table.claim(&name(1), &[vec![0]], start), Claim::Use(1), "whoever is there is not disturbed");
         table.died(&0);
@@ -415,6 +441,6 @@ mod tests {
         assert_eq!(table.claim(&name(2), &[vec![0]], start), Claim::Use(2));
         assert_eq!(table.claim(&name(3), &[vec![0]], start), Claim::Full, "both are busy");
         assert!(table.release(&name(1), &1, Duration::from_secs(9), false, start));
-        assert_eq!(table.claim(&name(3), &[vec![0]], start), Claim::Evict(1));
+        assert_eq!(table.claim(&name(3), &[vec![0]], later), Claim::Evict(1));
     }
 }

@@ -13,8 +13,8 @@ use crate::gpus::{Place, Served};
 use crate::hop::{Bundle, FromWorker, RunLimits, ToWorker, VersionKey, Work};
 use crate::logs::{Logs, Names};
 use crate::names::{RequestId, TenantName};
-use crate::pool::PoolError;
 use crate::pool::request::RequestBody;
+use crate::pool::{PoolError, relay};
 use crate::process::channel::{Channel, frame_pair, stream_pair};
 use crate::process::child::Role;
 use crate::process::confine::Confinement;
@@ -197,8 +197,18 @@ impl Worker {
             let membership = arbiter.join(gpu, tenant, ends, self.process.clone());
             // The ends are taken once, so this is set once.
             let _ = self.membership.set(membership);
+            // It may have ended before it could be told from in here.
+            if self.dead.is_cancelled() {
+                self.leave(false);
+            }
         }
         first
+    }
+
+    fn leave(&self, lost: bool) {
+        if let Some(membership) = self.membership.get() {
+            membership.left(lost);
+        }
     }
 
     /// Takes GPU time off what a worker reports that it cannot have used.
@@ -241,13 +251,15 @@ impl Worker {
     /// Tells it which kernels it may not run.
     pub(crate) async fn quarantine(&self, sources: HashSet<[u8; 32]>) -> Result<(), PoolError> {
         let message = ToWorker::Quarantine { sources };
-        self.control.send(&message, &[]).await.map_err(|_| PoolError::Killed(GONE.into()))
+        let sent = tokio::time::timeout(END_MAX, self.control.send(&message, &[])).await;
+        sent.ok().and_then(Result::ok).ok_or_else(|| PoolError::Killed(GONE.into()))
     }
 
     async fn listen(self: Arc<Self>) {
         loop {
             match self.control.receive::<FromWorker>().await {
                 Ok((FromWorker::Loaded { version, error }, _)) => {
+                    let error = error.map(|text| text.chars().take(relay::DETAIL_CHARACTERS_MAX).collect());
                     let loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
                     if let Some(waiting) = loads.get(&version) {
                         waiting.send_replace(Some(error.map_or(Ok(()), Err)));
@@ -295,10 +307,9 @@ impl Worker {
                 }
             }
         };
-        if let Some(membership) = self.membership.get() {
-            membership.left(lost);
-        }
+        // In this order: whoever joins after this sees that it is dead.
         self.dead.cancel();
+        self.leave(lost);
         self.works.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -346,7 +357,9 @@ impl Worker {
     async fn send_load(&self, version: &Version, env: &BTreeMap<String, String>) -> Result<(), PoolError> {
         let failed = |error: std::io::Error| PoolError::Internal(format!("a version could not be opened: {error}"));
         let began = Instant::now();
-        if let Err(error) = place_cache(&version.driver_cache, self.process.home()) {
+        let (cache, process) = (version.driver_cache.clone(), self.process.clone());
+        let placed = tokio::task::spawn_blocking(move || place_cache(&cache, process.home())).await;
+        if let Err(error) = placed.map_err(std::io::Error::other).flatten() {
             // Only the first dispatch is slower.
             tracing::warn!(%error, "a driver cache could not be placed");
         }

@@ -9,6 +9,7 @@ pub mod channel;
 pub mod child;
 pub mod confine;
 pub mod confine_check;
+pub mod home;
 pub mod lease;
 pub mod probe;
 pub mod spawn;

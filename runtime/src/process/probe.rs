@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// Listing the GPUs loads every driver.
 const LIST_MAX: Duration = Duration::from_secs(30);
+/// From the kill to the end of the process.
+const END_MAX: Duration = Duration::from_secs(5);
 /// The argument that asks for measuring.
 const MEASURE: &str = "measure";
 /// Trying one: loading the driver, compiling a small kernel, running it.
@@ -49,11 +51,16 @@ async fn ask<T: DeserializeOwned>(
     let home = run_folder.join(format!("probe-{}-{number}", std::process::id()));
     std::fs::create_dir_all(&home)?;
     let (ours, theirs) = frame_pair()?;
+    let ours = Channel::new(ours)?;
     let order = Order { role: Role::Probe, arguments, home, descriptors: vec![theirs] };
     let process = spawner.spawn(order).await?;
-    let received = tokio::time::timeout(longest, Channel::new(ours)?.receive::<T>()).await;
+    let received = tokio::time::timeout(longest, ours.receive::<T>()).await;
     process.kill();
-    let ending = process.ended().await;
+    // A driver may hold it where no signal reaches it.
+    let Ok(ending) = tokio::time::timeout(END_MAX, process.ended()).await else {
+        tokio::spawn(async move { process.ended().await });
+        return Err(io::Error::other("the gpu drivers could not be asked: the child cannot be ended"));
+    };
     match received {
         Ok(Ok((answer, _))) => Ok(answer),
         _ => Err(io::Error::other(format!("the gpu drivers could not be asked: the child ended with {ending}"))),

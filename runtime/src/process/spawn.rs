@@ -5,6 +5,7 @@
 //! variables that keep its driver caches apart, and its descriptors at fixed numbers from 3 on.
 
 use crate::process::child::Role;
+use crate::process::home::{Home, Janitor};
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
@@ -51,12 +52,13 @@ impl Spawner {
         // The link, not its target: the binary may be replaced on disk while this one runs.
         let binary: Arc<Path> = PathBuf::from("/proc/self/exe").into();
         let (orders, mut inbox) = mpsc::channel::<(Order, Answer)>(QUEUE_CAPACITY);
+        let janitor = Janitor::start()?;
         let path = Arc::clone(&binary);
         std::thread::Builder::new().name("spawner".into()).spawn(move || {
             let mut slot = 0;
             while let Some((order, answer)) = inbox.blocking_recv() {
                 slot = (slot + 1) % USERS;
-                let _ = answer.send(spawn(&path, order, USER_FIRST + slot));
+                let _ = answer.send(spawn(&path, order, USER_FIRST + slot, janitor.clone()));
             }
         })?;
         Ok(Self { orders, binary })
@@ -71,24 +73,26 @@ impl Spawner {
     }
 }
 
-fn spawn(binary: &Path, order: Order, user: u32) -> io::Result<Process> {
+fn spawn(binary: &Path, order: Order, user: u32, janitor: Janitor) -> io::Result<Process> {
     let Order { role, arguments, home, descriptors } = order;
+    // From here on it goes whatever fails.
+    let home = Home { path: home, janitor };
     let mut command = Command::new(binary);
     command.arg0("gannet").arg(role.verb()).args(arguments).env_clear().current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
     for variable in
         ["HOME", "XDG_CACHE_HOME", "MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH", "TMPDIR", "XDG_RUNTIME_DIR"]
     {
-        command.env(variable, &home);
+        command.env(variable, &home.path);
     }
-    command.env("GANNET_CHILD_HOME", &home);
+    command.env("GANNET_CHILD_HOME", &home.path);
     for passed in ["GANNET_LOG", "VK_ICD_FILENAMES", "VK_DRIVER_FILES", "LP_NUM_THREADS"] {
         if let Some(value) = std::env::var_os(passed) {
             command.env(passed, value);
         }
     }
     if rustix::process::geteuid().is_root() {
-        std::os::unix::fs::chown(&home, Some(user), Some(user))?;
+        std::os::unix::fs::chown(&home.path, Some(user), Some(user))?;
         command.env("GANNET_CHILD_USER", user.to_string());
     }
     let mappings = (3..).zip(descriptors).map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd }).collect();
@@ -98,19 +102,7 @@ fn spawn(binary: &Path, order: Order, user: u32) -> io::Result<Process> {
         i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no process id"))?;
     // The child is not reaped before this, so the id is still its own.
     let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-    Ok(Process { pid, pidfd: Arc::new(pidfd), home: Arc::new(Home(home)) })
-}
-
-/// A child's folder, removed with the last handle on the process.
-#[derive(Debug)]
-struct Home(PathBuf);
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::debug!(%error, "a child's folder could not be removed");
-        }
-    }
+    Ok(Process { pid, pidfd: Arc::new(pidfd), home: Arc::new(home) })
 }
 
 /// A running child. Killed and waited for through its pidfd, which no other process can inherit.
@@ -129,7 +121,7 @@ impl Process {
 
     /// Its own folder.
     pub fn home(&self) -> &Path {
-        &self.home.0
+        &self.home.path
     }
 
     /// Ends it at once.

@@ -100,10 +100,7 @@ impl Files {
     /// Removes what a crash left behind.
     pub(super) fn empty_run(&self) -> io::Result<()> {
         for folder in [&self.run, &self.data.join("incoming")] {
-            for entry in std::fs::read_dir(folder)? {
-                let path = entry?.path();
-                if path.is_dir() { std::fs::remove_dir_all(path)? } else { std::fs::remove_file(path)? }
-            }
+            crate::process::home::empty(folder)?;
         }
         Ok(())
     }
@@ -172,8 +169,8 @@ impl Files {
     }
 }
 
-/// Files in one driver cache, and their bytes. A builder is hostile once it is broken.
-const CACHE_FILES_MAX: usize = 10_000;
+/// Files and folders in one driver cache, and their bytes. A builder is hostile once it is broken.
+const CACHE_FILES_MAX: usize = 2_000;
 const CACHE_BYTES_MAX: u64 = 256 << 20;
 const CACHE_DEPTH_MAX: u32 = 4;
 
@@ -187,6 +184,9 @@ fn entries(folder: BorrowedFd<'_>) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
         let name = entry?.file_name().to_bytes().to_vec();
+        if names.len() > CACHE_FILES_MAX {
+            return Err(io::Error::other("too many cache files"));
+        }
         if name != b"." && name != b".." {
             names.push(OsString::from_vec(name));
         }
@@ -204,6 +204,7 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
 fn copy_level(from: BorrowedFd<'_>, to: &Path, depth: u32, left: &mut (usize, u64)) -> io::Result<()> {
     make_folder(to, 0o755)?;
     for name in entries(from)? {
+        left.0 = left.0.checked_sub(1).ok_or_else(|| io::Error::other("too many cache files"))?;
         let target = to.join(&name);
         // Opened without waiting, so that a pipe of that name hangs nobody, and then asked what it is.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::RDONLY | OFlags::CLOEXEC;
@@ -213,7 +214,6 @@ fn copy_level(from: BorrowedFd<'_>, to: &Path, depth: u32, left: &mut (usize, u6
         if metadata.is_dir() && depth < CACHE_DEPTH_MAX {
             copy_level(opened.as_fd(), &target, depth + 1, left)?;
         } else if metadata.is_file() {
-            left.0 = left.0.checked_sub(1).ok_or_else(|| io::Error::other("too many cache files"))?;
             let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&target)?;
             let copied = io::copy(&mut (&mut opened).take(left.1 + 1), &mut copy)?;
             left.1 = left.1.checked_sub(copied).ok_or_else(|| io::Error::other("the cache is too large"))?;
