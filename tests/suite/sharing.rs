@@ -135,11 +135,11 @@ fn kills_that_repeat_are_backed_off_and_a_new_deploy_is_tried_at_once() {
     let shared = Shared::start(["faulty", "blur"], "spares = 1\n");
     for round in 1..=3 {
         std::thread::scope(|scope| {
-            let before = shared.server.children("__worker");
             let killed = scope.spawn(|| shared.call(0, "POST", "/nap?ms=20000", b""));
-            // A worker is claimed when another takes its place as a spare.
-            until("it is in a worker", || shared.server.children("__worker").iter().any(|pid| !before.contains(pid)));
-            for pid in &before {
+            until("it has a worker", || shared.gpus()[0]["workers"] == 1);
+            // It is in its worker once another that came after it has been answered.
+            assert_eq!(shared.call(0, "GET", "/say", b"").text(), "said");
+            for pid in &shared.server.children("__worker") {
                 kill_process(Pid::from_raw(*pid).unwrap(), Signal::KILL).unwrap();
             }
             let killed = killed.join().unwrap();
