@@ -139,6 +139,8 @@ pub(crate) fn on_big_stack<T: Send>(work: impl FnOnce() -> Result<T, Error> + Se
     })
 }
 
+const ENABLE_SUBGROUPS: &str = "enable subgroups;";
+
 fn parse(wgsl: &str) -> Result<Module, Error> {
     if wgsl.len() > SOURCE_BYTES_MAX {
         return Err(Error::KernelRejected(format!(
@@ -147,6 +149,8 @@ fn parse(wgsl: &str) -> Result<Module, Error> {
         )));
     }
     crate::tokens::check(wgsl)?;
+    // naga knows the operations but not yet the directive; whether the device has them is checked after this.
+    let wgsl = &wgsl.replace(ENABLE_SUBGROUPS, &" ".repeat(ENABLE_SUBGROUPS.len()));
     naga::front::wgsl::parse_str(wgsl).map_err(|error| {
         let at = error.location(wgsl);
         rejected(at, error.message())
@@ -471,6 +475,14 @@ mod tests {
         let chain: String = (0..400).map(|n| format!(" else if x == {n}u {{ x = 1u; }}")).collect();
         let wgsl = format!("@compute @workgroup_size(1) fn main() {{ var x = 1u; if x == 0u {{ }}{chain} }}");
         assert!(refused(&wgsl).contains("nested more than 128 deep"));
+    }
+
+    #[test]
+    fn subgroups_may_be_enabled_as_the_language_wants_it() {
+        let wgsl = "enable subgroups;\n@group(0) @binding(0) var<storage, read_write> o: array<u32>;\n\
+            @compute @workgroup_size(32) fn main() { o[0] = subgroupAdd(1u); }";
+        assert!(check(wgsl, "main", &[], Abilities { subgroups: true, ..CAN }).is_ok());
+        assert!(check(wgsl, "main", &[], Abilities { subgroups: false, ..CAN }).is_err());
     }
 
     #[test]

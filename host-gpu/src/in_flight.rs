@@ -5,7 +5,7 @@
 use crate::Kernel;
 use crate::staging::Marks;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -59,10 +59,32 @@ impl Notes {
 
     fn write(&self, number: u32, note: &[u8]) {
         let Some(file) = &self.0 else { return };
-        if let Err(error) = file.write_all_at(note, place(number)) {
-            tracing::warn!(%error, "what runs could not be noted");
+        match write_at(file, note, place(number)) {
+            Ok(written) if written == note.len() => {}
+            other => tracing::warn!(?other, "what runs could not be noted"),
         }
     }
+}
+
+// Not by seeking: the two processes share the file's position.
+#[cfg(unix)]
+fn write_at(file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::write_at(file, bytes, at)
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, bytes, at)
+}
+
+#[cfg(windows)]
+fn write_at(file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_write(file, bytes, at)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, bytes, at)
 }
 
 fn place(number: u32) -> u64 {
@@ -77,7 +99,7 @@ pub fn longest_running(file: &File) -> Vec<[u8; HASH]> {
         let at = u64::try_from(slot * NOTE).ok()?;
         // A note that was never written in full is shorter.
         let mut read = 0;
-        while let Ok(more @ 1..) = file.read_at(note.get_mut(read..)?, at + read as u64) {
+        while let Ok(more @ 1..) = read_at(file, note.get_mut(read..)?, at + read as u64) {
             read += more;
         }
         let (number, rest) = note.split_first_chunk::<4>()?;

@@ -407,3 +407,19 @@ pub fn keep_component(store: &Store, tenant: &TenantName, digest: &str, from: &P
     OpenOptions::new().read(true).open(from)?;
     store.files().keep(from, &to)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_whose_trial_crashes_or_takes_too_long_is_rejected_with_the_reason() {
+        let stage = Stage::Kernel { name: "fft".into() };
+        for how in ["ended with signal 11", "took too long", "kept the gpu when it was asked back"] {
+            let BuildError::Rejected(rejected) = blame(&stage, how) else { unreachable!("a kernel is to blame") };
+            assert_eq!(rejected.code, RejectCode::KernelRejected);
+            assert_eq!(rejected.detail, format!("kernel \"fft\": the trial {how}; one kernel has 20 s"));
+        }
+        assert!(matches!(blame(&Stage::Done, "took too long"), BuildError::Failed(_)), "ours");
+    }
+}
