@@ -118,7 +118,11 @@ pub(crate) fn end(run: &mut Running) {
     }
     drop((upload, std::mem::take(&mut run.job.keep)));
     let result = match run.failed.take() {
-        Some(error) => Err(error),
+        Some(error) => {
+            // Given back before anyone is told.
+            drop(readback);
+            Err(error)
+        }
         None => Ok(Done { gpu_ns: run.gpu_ns, slices: run.slices, clock: run.clock, readback }),
     };
     // A receiver that is gone belongs to an instance that ended; its work was charged all the same.
