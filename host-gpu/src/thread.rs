@@ -39,6 +39,8 @@ use tokio::sync::mpsc;
 
 /// The longest wait in one poll: how late a job may be submitted behind a running one.
 const POLL_MAX: Duration = Duration::from_millis(1);
+/// The same when nothing can be submitted before a slice ends: each wake takes time from a software driver's threads.
+const POLL_FULL_MAX: Duration = Duration::from_millis(20);
 /// How often jobs that wait for the GPU are looked at: their request may have ended.
 const SWEEP_EVERY: Duration = Duration::from_millis(20);
 /// Nanoseconds for a mebibyte of copying, until it was measured.
@@ -328,10 +330,11 @@ impl GpuThread {
 
     fn poll(&mut self) {
         let Some(oldest) = self.in_flight.front() else { return };
+        let longest = if self.in_flight.len() < SLICES_MAX { POLL_MAX } else { POLL_FULL_MAX };
         let waited = self
             .parts
             .device
-            .poll(wgpu::PollType::Wait { submission_index: Some(oldest.index.clone()), timeout: Some(POLL_MAX) });
+            .poll(wgpu::PollType::Wait { submission_index: Some(oldest.index.clone()), timeout: Some(longest) });
         match waited {
             Ok(_) => {
                 if let Some(finished) = self.in_flight.pop_front() {
