@@ -19,12 +19,20 @@
 use super::{BASE, BUDGET, GRID, Globals, SLICE, UNIFORM_BUDGET};
 use crate::Error;
 use naga::{
-    BinaryOperator, Binding, Block, BuiltIn, Expression, Function, FunctionArgument, Handle, Literal, Module, Span,
-    Statement, Type, TypeInner,
+    BinaryOperator, Binding, Block, BuiltIn, Expression, Function, FunctionArgument, GlobalVariable, Handle, Literal,
+    Module, Span, Statement, Type, TypeInner,
 };
 
-/// Wraps the entry points of the module, of which there is one: `shift` for the ids, `count` for the budgets.
-pub(super) fn wrap(module: &mut Module, globals: &Globals, shift: bool, count: bool) -> Result<(), Error> {
+/// Which counters the module's loops use. One that is not used costs nothing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counters {
+    pub(super) apart: bool,
+    pub(super) together: bool,
+}
+
+/// Wraps the entry points of the module, of which there is one: `shift` for the ids, `used` for the budgets.
+pub(super) fn wrap(module: &mut Module, globals: &Globals, shift: bool, used: Counters) -> Result<(), Error> {
+    let count = used.apart || used.together;
     for index in 0..module.entry_points.len() {
         let Some(entry) = module.entry_points.get_mut(index) else { continue };
         let size = entry.workgroup_size;
@@ -50,11 +58,11 @@ pub(super) fn wrap(module: &mut Module, globals: &Globals, shift: bool, count: b
             values.push(if shift { outer.argument(&module.types, argument, value) } else { value });
         }
         if count {
-            outer.fill_counters();
+            outer.fill_counters(used);
         }
         outer.body.push(Statement::Call { function: inner, arguments: values, result: None }, Span::UNDEFINED);
         if count {
-            outer.tell();
+            outer.tell(used);
         }
         let Outer { mut function, mut body, .. } = outer;
         body.push(Statement::Return { value: None }, Span::UNDEFINED);
@@ -139,8 +147,15 @@ impl Outer<'_> {
         }
     }
 
-    fn fill_counters(&mut self) {
-        for (member, counter) in [(BUDGET, self.globals.left), (UNIFORM_BUDGET, self.globals.uniform_left)] {
+    /// The counters that are used, each with the immediate that fills it.
+    fn counters(&self, used: Counters) -> Vec<(u32, Handle<GlobalVariable>)> {
+        let both =
+            [(used.apart, BUDGET, self.globals.left), (used.together, UNIFORM_BUDGET, self.globals.uniform_left)];
+        both.into_iter().filter(|(used, ..)| *used).map(|(_, member, counter)| (member, counter)).collect()
+    }
+
+    fn fill_counters(&mut self, used: Counters) {
+        for (member, counter) in self.counters(used) {
             let value = self.immediate(member);
             let pointer = self.add(Expression::GlobalVariable(counter));
             self.body.push(Statement::Store { pointer, value }, Span::UNDEFINED);
@@ -148,18 +163,23 @@ impl Outer<'_> {
     }
 
     /// Sets the flag if a counter is at zero.
-    fn tell(&mut self) {
-        let [left, right] = [self.globals.left, self.globals.uniform_left].map(|counter| {
+    fn tell(&mut self, used: Counters) {
+        let mut least = None;
+        for (_, counter) in self.counters(used) {
             let pointer = self.add(Expression::GlobalVariable(counter));
-            self.emit(Expression::Load { pointer })
-        });
-        let least = self.emit(Expression::Math {
-            fun: naga::MathFunction::Min,
-            arg: left,
-            arg1: Some(right),
-            arg2: None,
-            arg3: None,
-        });
+            let left = self.emit(Expression::Load { pointer });
+            least = Some(match least {
+                None => left,
+                Some(other) => self.emit(Expression::Math {
+                    fun: naga::MathFunction::Min,
+                    arg: other,
+                    arg1: Some(left),
+                    arg2: None,
+                    arg3: None,
+                }),
+            });
+        }
+        let Some(least) = least else { return };
         let zero = self.add(Expression::Literal(Literal::U32(0)));
         let condition = self.emit(Expression::Binary { op: BinaryOperator::Equal, left: least, right: zero });
         let pointer = self.add(Expression::GlobalVariable(self.globals.flag));

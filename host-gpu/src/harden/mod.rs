@@ -123,7 +123,8 @@ pub fn harden(
         outcome.apart = found.apart > 0;
         outcome.apart_often = found.apart > 1 || found.apart_nested;
     }
-    entry::wrap(module, &globals, passes.slice, outcome.together || outcome.apart)?;
+    let used = entry::Counters { apart: outcome.apart, together: outcome.together };
+    entry::wrap(module, &globals, passes.slice, used)?;
     naga::compact::compact(module, naga::compact::KeepUnused::No);
     let flag = Some(FLAG_GROUP);
     outcome.counts = module.global_variables.iter().any(|(_, global)| global.binding.map(|at| at.group) == flag);
