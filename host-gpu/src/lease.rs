@@ -79,8 +79,13 @@ impl std::fmt::Debug for Link {
 /// Whether a slice that is expected to take `next_ns` may be submitted behind slices that were expected to take
 /// `in_flight_ns`: a holder that is asked back has at most two slices of work on the GPU, or one workgroup that is longer.
 pub fn fits_behind(in_flight_ns: u64, next_ns: u64, slice_ns: u64) -> bool {
-    in_flight_ns == 0 || in_flight_ns.saturating_add(next_ns) <= slice_ns.saturating_mul(2)
+    let short = in_flight_ns < LONG_NS && in_flight_ns.saturating_add(next_ns) <= slice_ns.saturating_mul(2);
+    in_flight_ns == 0 || short
 }
+
+/// Behind so much work nothing is queued: what a submission costs is small beside it, and whoever waits would wait for
+/// both.
+pub const LONG_NS: u64 = 100_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {

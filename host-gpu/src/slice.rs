@@ -9,7 +9,7 @@ use std::sync::Arc;
 pub(crate) const SLICE_NS: u64 = 2_000_000;
 /// What it should take on a software driver, where a single workgroup may take a millisecond, so that slices of two would
 /// be one or two workgroups, too few for its threads (measured: half the throughput of a matrix product).
-pub(crate) const SOFTWARE_SLICE_NS: u64 = 200_000_000;
+pub(crate) const SOFTWARE_SLICE_NS: u64 = 400_000_000;
 /// What it should take there while others wait.
 pub(crate) const SOFTWARE_CONTENDED_NS: u64 = 20_000_000;
 /// Commands in one slice.

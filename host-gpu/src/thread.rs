@@ -330,7 +330,8 @@ impl GpuThread {
 
     fn poll(&mut self) {
         let Some(oldest) = self.in_flight.front() else { return };
-        let longest = if self.in_flight.len() < SLICES_MAX { POLL_MAX } else { POLL_FULL_MAX };
+        let full = self.in_flight.len() >= SLICES_MAX || oldest.expected_ns >= lease::LONG_NS;
+        let longest = if full { POLL_FULL_MAX } else { POLL_MAX };
         let waited = self
             .parts
             .device
