@@ -4,13 +4,19 @@
 //! from how long a refusal takes. The platform's key is removed from the request here: no guest
 //! ever sees it.
 
-use crate::names::TenantName;
+use crate::admit::Strangers;
+use crate::admit::rate::{Bucket, Rate};
+use crate::config::Live;
 use crate::registry::{Registry, Snapshot};
 use crate::route::Route;
+use crate::store::records::KeyRecord;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq;
 
 /// The header for a key when `Authorization` belongs to the function.
@@ -26,10 +32,18 @@ pub enum AuthError {
     /// Unknown, revoked, expired or malformed: one answer for all.
     #[error("the key is not valid")]
     BadKey,
+    /// Too many wrong keys from one address.
+    #[error("an address may send {} wrong keys a second", rate.per_s)]
+    TooManyWrong {
+        /// The rate.
+        rate: Rate,
+        /// When the next may come.
+        wait: Duration,
+    },
 }
 
 /// What a caller may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct Scopes {
     /// Call functions.
@@ -45,15 +59,93 @@ pub struct Scopes {
 impl Scopes {
     /// All of them.
     pub const FULL: Self = Self { invoke: true, read: true, deploy: true, admin: true };
+
+    /// The scopes of these names.
+    pub fn of(names: &[ScopeName]) -> Self {
+        let has = |name| names.contains(&name);
+        Self {
+            invoke: has(ScopeName::Invoke),
+            read: has(ScopeName::Read),
+            deploy: has(ScopeName::Deploy),
+            admin: has(ScopeName::Admin),
+        }
+    }
+
+    /// Their names.
+    pub fn names(self) -> Vec<ScopeName> {
+        let all = [
+            (self.invoke, ScopeName::Invoke),
+            (self.read, ScopeName::Read),
+            (self.deploy, ScopeName::Deploy),
+            (self.admin, ScopeName::Admin),
+        ];
+        all.into_iter().filter_map(|(has, name)| has.then_some(name)).collect()
+    }
+
+    /// Whether everything that `other` allows is allowed here too.
+    pub fn include(self, other: Self) -> bool {
+        (self.invoke || !other.invoke)
+            && (self.read || !other.read)
+            && (self.deploy || !other.deploy)
+            && (self.admin || !other.admin)
+    }
+}
+
+/// A scope, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum ScopeName {
+    /// Call functions.
+    Invoke,
+    /// See functions, receipts, logs and usage.
+    Read,
+    /// Deploy and delete functions.
+    Deploy,
+    /// Everything else of the tenant's: keys, secrets, the audit log.
+    Admin,
+}
+
+/// A key as it is looked up.
+#[derive(Debug)]
+pub struct Key {
+    /// SHA-256 of the key.
+    pub hash: [u8; 32],
+    /// What was stored of it.
+    pub record: KeyRecord,
+    /// Its own requests, in the rate that it may send.
+    pub rate: Bucket,
+    /// When it was last used, in seconds since 1970; 0 for never.
+    pub used_s: AtomicU64,
+    /// What of that is in the store.
+    pub kept_used_s: AtomicU64,
+}
+
+impl Key {
+    /// A key as it was stored.
+    pub fn new(hash: [u8; 32], record: KeyRecord) -> Self {
+        let (used_s, kept_used_s) = (AtomicU64::new(record.used_s), AtomicU64::new(record.used_s));
+        Self { hash, record, rate: Bucket::default(), used_s, kept_used_s }
+    }
+
+    /// Whether it is not valid any more.
+    pub fn is_expired(&self, now: jiff::Timestamp) -> bool {
+        self.record.expires.is_some_and(|expires| expires <= now)
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash
+    }
 }
 
 /// Who sent a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Caller {
     /// Nobody with a key.
     Anonymous,
     /// A key of a tenant.
-    Tenant(TenantName, Scopes),
+    Tenant(Arc<Key>),
     /// The operator.
     Operator,
 }
@@ -67,23 +159,38 @@ pub fn hash(key: &str) -> [u8; 32] {
 #[derive(Debug)]
 pub struct Auth {
     registry: Arc<Registry>,
+    strangers: Arc<Strangers>,
+    live: Live,
     next: Route,
 }
 
 impl Auth {
     /// The step, with the next one inside it.
-    pub fn new(registry: Arc<Registry>, next: Route) -> Self {
-        Self { registry, next }
+    pub fn new(registry: Arc<Registry>, strangers: Arc<Strangers>, live: Live, next: Route) -> Self {
+        Self { registry, strangers, live, next }
     }
 
-    /// Who sent these headers. Takes the key out of them.
-    pub fn caller(&self, headers: &mut HeaderMap) -> Result<(Caller, Arc<Snapshot>), AuthError> {
+    /// What is deployed now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.registry.snapshot()
+    }
+
+    /// Who sent these headers from an address. Takes the key out of them.
+    pub fn caller(&self, headers: &mut HeaderMap, client: IpAddr) -> Result<(Caller, Arc<Snapshot>), AuthError> {
         let snapshot = self.registry.snapshot();
-        let caller = match take_key(headers)? {
-            None => Caller::Anonymous,
-            Some(key) => identify(&snapshot, &key)?,
+        let caller = match take_key(headers) {
+            Ok(None) => Ok(Caller::Anonymous),
+            Ok(Some(key)) => identify(&snapshot, &key),
+            Err(error) => Err(error),
         };
-        Ok((caller, snapshot))
+        match caller {
+            Ok(caller) => Ok((caller, snapshot)),
+            Err(error) => {
+                let rate = Rate::per_s(self.live.load().edge.wrong_keys_per_s);
+                let standing = self.strangers.refused.take(client, rate, Instant::now());
+                Err(standing.map_or_else(|wait| AuthError::TooManyWrong { rate, wait }, |_| error))
+            }
+        }
     }
 
     /// The next step.
@@ -144,10 +251,12 @@ fn identify(snapshot: &Snapshot, key: &str) -> Result<Caller, AuthError> {
         return Ok(Caller::Operator);
     }
     let found = snapshot.keys.get(&hashed).ok_or(AuthError::BadKey)?;
-    if !bool::from(found.hash.ct_eq(&hashed)) {
+    let now = jiff::Timestamp::now();
+    if !bool::from(found.hash.ct_eq(&hashed)) || found.is_expired(now) {
         return Err(AuthError::BadKey);
     }
-    Ok(Caller::Tenant(found.tenant.clone(), found.scopes))
+    found.used_s.store(u64::try_from(now.as_second()).unwrap_or(0), Ordering::Relaxed);
+    Ok(Caller::Tenant(Arc::clone(found)))
 }
 
 #[cfg(test)]

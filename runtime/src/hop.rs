@@ -48,7 +48,7 @@ pub struct RunLimits {
 }
 
 /// A version as its worker needs it. It travels as a file, since kernels can be long.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Bundle {
     /// The function's name, for messages.
     pub function: String,
@@ -56,6 +56,8 @@ pub struct Bundle {
     pub kernels: BTreeMap<String, BundleKernel>,
     /// Its environment.
     pub env: BTreeMap<String, String>,
+    /// Its secrets, open. They are in this file, which is in memory only, and in the worker.
+    pub secrets: BTreeMap<String, String>,
     /// Its limits.
     pub limits: RunLimits,
 }
@@ -87,8 +89,15 @@ pub enum ToWorker {
         /// Its number.
         version: VersionKey,
     },
+    /// Forget a version; no request of it is under way.
+    Unload {
+        /// Its number.
+        version: VersionKey,
+    },
     /// Serve HTTP on the socket beside it.
     Connect,
+    /// Send outbound requests by the socket beside it.
+    Egress,
     /// From now on refuse these kernels, and no others: a few hundred at most.
     Quarantine {
         /// Hashes of their sources.
@@ -138,6 +147,8 @@ pub struct Work {
     pub slices: u64,
     /// Waiting for the GPU or a compiler.
     pub waited_ns: u64,
+    /// Waiting for anything else: bodies, timers, outbound requests.
+    pub io_ns: u64,
     /// The most GPU memory held at once, in bytes.
     pub gpu_memory_peak: u64,
     /// Whether GPU time is wall time, because the device has no timestamps.
@@ -186,7 +197,7 @@ pub struct LogFrame {
 }
 
 /// Where a line was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogStream {
     /// Standard output.

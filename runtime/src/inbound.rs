@@ -1,11 +1,12 @@
 //! A request on its way in: what each step hands to the next, and why it can be refused before anybody has looked at
 //! who sent it.
 
+use crate::front::Served;
 use crate::names::RequestId;
 use http::request::Parts;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// How much of a refused body is read, and for how long.
@@ -41,6 +42,17 @@ pub enum FrontError {
     },
 }
 
+/// By which of its addresses a request has reached the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// The only one: functions and the control API.
+    Only,
+    /// The one for functions, where another is for the control API.
+    Functions,
+    /// The one for the control API.
+    Admin,
+}
+
 /// A request on its way in.
 #[derive(Debug)]
 pub struct Inbound {
@@ -48,8 +60,14 @@ pub struct Inbound {
     pub id: RequestId,
     /// When its head was complete.
     pub arrived: Instant,
-    /// Who sent it.
-    pub peer: SocketAddr,
+    /// Whose address it came from.
+    pub client: IpAddr,
+    /// Whether the client spoke TLS.
+    pub https: bool,
+    /// Whether it came in by the address for the control API.
+    pub door: Door,
+    /// Whose function it is for, for the access log.
+    pub served: Option<Served>,
     /// Its head.
     pub parts: Parts,
     /// Its body.
@@ -57,6 +75,13 @@ pub struct Inbound {
 }
 
 impl Inbound {
+    /// The host that it is for, without a port, in lower case.
+    pub fn host(&self) -> String {
+        let authority = self.parts.uri.authority().map(http::uri::Authority::as_str);
+        let header = || self.parts.headers.get(http::header::HOST)?.to_str().ok();
+        host_of(authority.or_else(header).unwrap_or_default())
+    }
+
     /// Refuses a body whose announced length is over the limit.
     pub fn check_length(&self, limit: u64) -> Result<(), FrontError> {
         if self.body.size_hint().lower() > limit { Err(FrontError::BodyTooLarge { limit }) } else { Ok(()) }
@@ -78,4 +103,13 @@ pub async fn discard(mut body: Incoming) {
     };
     // Past this the client sees its connection close.
     let _ = tokio::time::timeout(DISCARD_MAX, discarding).await;
+}
+
+/// The name in a host header, in lower case.
+pub fn host_of(text: &str) -> String {
+    let name = match text.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => text.split(':').next().unwrap_or_default(),
+    };
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }

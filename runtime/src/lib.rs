@@ -18,7 +18,9 @@ pub mod respond;
 
 // Beside the path.
 pub mod control;
+pub mod egress;
 pub mod registry;
+pub mod secrets;
 pub mod store;
 pub mod build;
 pub mod arbiter;
@@ -29,6 +31,7 @@ pub mod serve;
 pub mod engine;
 pub mod gpus;
 pub mod process;
+pub mod limits;
 pub mod manifest;
 pub mod config;
 pub mod names;

@@ -18,11 +18,14 @@ const KEPT_BYTES_MAX: usize = 1024 * 1024;
 const FOLLOW_CAPACITY: usize = 1024;
 
 /// A line of log.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[schema(as = LogLine)]
 pub struct Line {
     /// When it arrived, RFC 3339.
+    #[schema(value_type = String, format = DateTime)]
     pub time: jiff::Timestamp,
     /// The request it was written in.
+    #[schema(value_type = String, format = "uuid")]
     pub request: RequestId,
     /// Which stream.
     pub stream: LogStream,
@@ -80,6 +83,11 @@ impl Logs {
         let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
         let ring = rings.entry((tenant.clone(), function.clone())).or_default();
         (ring.lines.iter().cloned().collect(), ring.followers.subscribe())
+    }
+
+    /// Forgets the functions of a tenant.
+    pub fn forget_tenant(&self, tenant: &TenantName) {
+        self.rings.lock().unwrap_or_else(PoisonError::into_inner).retain(|(owner, _), _| owner != tenant);
     }
 
     /// Forgets a function.

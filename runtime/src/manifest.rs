@@ -3,6 +3,7 @@
 //! The raw form denies unknown keys and holds the defaults; names end in their unit. An unknown key
 //! is answered with the nearest known one.
 
+use crate::egress::allow::AllowedHost;
 use crate::names::{ANY_CLASS, FunctionName, is_class};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 pub struct ManifestError(String);
 
 /// How the component is built. For the CLI only.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Build {
     /// A shell command.
@@ -23,7 +24,8 @@ pub struct Build {
 }
 
 /// What requests may use. Each limit has a default and a maximum.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = FunctionLimits)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// To the first byte: queue, CPU, GPU, I/O.
@@ -69,23 +71,25 @@ impl Default for Limits {
 }
 
 /// How a function scales.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Scale {
-    /// 1 keeps a worker up with the function loaded.
+    /// 1 keeps a worker up with the function loaded; its GPU memory is then charged.
     pub min: u64,
+    /// Workers that may serve the function at once, one on each GPU.
+    pub max: u64,
     /// How long an idle worker stays.
     pub idle_timeout_s: u64,
 }
 
 impl Default for Scale {
     fn default() -> Self {
-        Self { min: 0, idle_timeout_s: 60 }
+        Self { min: 0, max: 4, idle_timeout_s: 60 }
     }
 }
 
 /// Where a function runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct GpuChoice {
     /// Classes of GPU, in order of preference; `any` is every one.
@@ -99,19 +103,32 @@ impl Default for GpuChoice {
 }
 
 /// HTTP settings.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
     /// Whether anyone may call the function, without a key.
     pub public: bool,
+    /// Origins whose pages may call it from a browser; `*` is every one.
+    pub cors_origins: Vec<String>,
+    /// Where it may send requests to: `https://api.example.com`, `http://host:8080`, `https://*.example.com`.
+    pub allowed_outbound_hosts: Vec<String>,
+}
+
+/// Secrets that a function gets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Secrets {
+    /// Their names; each is an environment variable and a key of `wasi:config`.
+    pub names: Vec<String>,
 }
 
 /// A checked manifest.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Manifest {
     /// The function's name.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub name: Option<FunctionName>,
     /// How it is built.
     pub build: Build,
@@ -127,12 +144,18 @@ pub struct Manifest {
     pub http: Http,
     /// Environment variables.
     pub env: BTreeMap<String, String>,
+    /// Secrets.
+    pub secrets: Secrets,
 }
 
 /// Kernel names and environment names: short, printable, no separators.
 const NAME_BYTES_MAX: usize = 64;
 /// Classes of GPU in one manifest.
 const CLASSES_MAX: usize = 16;
+/// Origins, and hosts, in one manifest.
+const HOSTS_MAX: usize = 64;
+/// Secrets of one function.
+const SECRETS_MAX: usize = 64;
 /// Environment of one function.
 const ENV_BYTES_MAX: usize = 32 * 1024;
 
@@ -142,6 +165,20 @@ impl Manifest {
         let manifest: Self = toml::from_str(text).map_err(|error| ManifestError(explain(&error)))?;
         manifest.check()?;
         Ok(manifest)
+    }
+
+    /// This manifest with some of its settings changed, as a JSON merge patch (RFC 7396) does.
+    pub fn patched(&self, patch: &serde_json::Map<String, serde_json::Value>) -> Result<Self, ManifestError> {
+        const SETTINGS: [&str; 6] = ["limits", "scale", "gpu", "http", "env", "secrets"];
+        if let Some(other) = patch.keys().find(|key| !SETTINGS.contains(&key.as_str())) {
+            let other: String = other.chars().take(64).collect();
+            return Err(ManifestError(format!("{other:?} is none of the settings {}", SETTINGS.join(", "))));
+        }
+        let mut value = serde_json::to_value(self).map_err(|error| ManifestError(error.to_string()))?;
+        merge(&mut value, &serde_json::Value::Object(patch.clone()), 0)?;
+        let next: Self = serde_json::from_value(value).map_err(|error| ManifestError(error.to_string()))?;
+        next.check()?;
+        Ok(next)
     }
 
     fn check(&self) -> Result<(), ManifestError> {
@@ -160,6 +197,7 @@ impl Manifest {
             ("limits.body_mib", l.body_mib, 0, 1024),
             ("limits.log_kib", l.log_kib, 0, 16 * 1024),
             ("scale.min", self.scale.min, 0, 1),
+            ("scale.max", self.scale.max, 1, 1024),
             ("scale.idle_timeout_s", self.scale.idle_timeout_s, 1, 24 * 3600),
         ];
         for (name, value, least, most) in bounds {
@@ -172,6 +210,19 @@ impl Manifest {
             return Err(ManifestError(format!(
                 "gpu.class = {classes:?}; it is a list of 1 to {CLASSES_MAX} classes, each 1 to 64 of a-z, 0-9 and dashes"
             )));
+        }
+        self.check_http()?;
+        if self.secrets.names.len() > SECRETS_MAX {
+            let count = self.secrets.names.len();
+            return Err(ManifestError(format!("secrets.names has {count} names; the limit is {SECRETS_MAX}")));
+        }
+        if let Some(twice) = self.secrets.names.iter().find(|name| self.env.contains_key(*name)) {
+            return Err(ManifestError(format!("{twice:?} is both in [env] and in secrets.names")));
+        }
+        for name in &self.secrets.names {
+            if !is_secret_name(name) {
+                return Err(ManifestError(format!("secrets.names holds {name:?}; {SECRET_NAME_RULE}")));
+            }
         }
         for name in self.kernels.keys().chain(self.env.keys()) {
             let fine = !name.is_empty()
@@ -189,6 +240,69 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+impl Manifest {
+    fn check_http(&self) -> Result<(), ManifestError> {
+        let http = &self.http;
+        if http.cors_origins.len() > HOSTS_MAX || http.allowed_outbound_hosts.len() > HOSTS_MAX {
+            return Err(ManifestError(format!("http lists more than {HOSTS_MAX} origins or hosts")));
+        }
+        for host in &http.allowed_outbound_hosts {
+            AllowedHost::parse(host)
+                .map_err(|why| ManifestError(format!("http.allowed_outbound_hosts holds {host:?}: {why}")))?;
+        }
+        for origin in &http.cors_origins {
+            let fine = origin == "*"
+                || origin.parse::<http::Uri>().is_ok_and(|uri| {
+                    uri.scheme().is_some() && uri.authority().is_some() && uri.path() == "/" && !origin.ends_with('/')
+                });
+            if !fine {
+                let rule = "an origin is like https://app.example.com, or \"*\"";
+                return Err(ManifestError(format!("http.cors_origins holds {origin:?}; {rule}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a text can be the name of a secret.
+pub fn is_secret_name(name: &str) -> bool {
+    let part = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(part)
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+}
+
+/// What [`is_secret_name`] wants.
+pub const SECRET_NAME_RULE: &str = "a name of a secret is 1 to 64 letters, digits and _, no digit first";
+
+/// JSON merge patch, RFC 7396.
+fn merge(
+    target: &mut serde_json::Value,
+    patch: &serde_json::Value,
+    depth: u32,
+) -> Result<(), ManifestError> {
+    use serde_json::Value;
+    if depth > 8 {
+        return Err(ManifestError("the patch is nested too deeply".into()));
+    }
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return Ok(());
+    };
+    if !target.is_object() {
+        *target = Value::Object(serde_json::Map::new());
+    }
+    let Value::Object(fields) = target else { return Ok(()) };
+    for (key, value) in patch {
+        if value.is_null() {
+            fields.remove(key);
+        } else {
+            merge(fields.entry(key.clone()).or_insert(Value::Null), value, depth + 1)?;
+        }
+    }
+    Ok(())
 }
 
 /// Adds the nearest known key to an error about an unknown one.
@@ -231,6 +345,29 @@ mod tests {
             ("x = ", "gannet.toml"),
         ] {
             let error = Manifest::parse(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_patch_changes_settings_and_nothing_else() {
+        let manifest = Manifest::parse("[env]\nA = \"1\"\nB = \"2\"\n[limits]\ncpu_ms = 5").unwrap();
+        let patch = |text: &str| {
+            let value: serde_json::Value = serde_json::from_str(text).unwrap();
+            manifest.patched(value.as_object().unwrap())
+        };
+        let next = patch(r#"{"env": {"A": null, "C": "3"}, "limits": {"memory_mib": 64}}"#).unwrap();
+        assert_eq!(next.env.keys().collect::<Vec<_>>(), ["B", "C"]);
+        assert_eq!((next.limits.cpu_ms, next.limits.memory_mib), (5, 64));
+        assert_eq!(patch(r#"{"limits": null}"#).unwrap().limits, Limits::default());
+        for (bad, part) in [
+            (r#"{"kernels": {}}"#, "none of the settings"),
+            (r#"{"limits": {"cpu": 1}}"#, "unknown field `cpu`"),
+            (r#"{"limits": {"cpu_ms": -1}}"#, "invalid value"),
+            (r#"{"secrets": {"names": ["B"]}}"#, "both in [env] and"),
+            (r#"{"http": {"allowed_outbound_hosts": ["api.example.com"]}}"#, "scheme"),
+        ] {
+            let error = patch(bad).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
     }

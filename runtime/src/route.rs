@@ -1,18 +1,26 @@
-//! Step 3: path → function, from the published snapshot, never from the store.
+//! Step 3: path or host → function and version, from the published snapshot, never from the store.
 //!
-//! A function that does not exist and one of another tenant give the same answer. Everything that is
-//! not `/f/…` goes to the control API, which sits beside the path.
+//! ```text
+//!  /f/{tenant}/{function}/…          by path; /f/{tenant}/{function}@{tag}/… for a version under a tag
+//!  {function}--{tenant}.{domain}/…   by host, where a domain is set; the header x-gannet-tag for a tag
+//!  all else                          the control API, which sits beside the path
+//! ```
+//!
+//! A function that does not exist and one of another tenant give the same answer.
 
 use crate::admit::Admit;
-use crate::auth::Caller;
+use crate::auth::{Caller, Key};
+use crate::config::{Live, ServerFile};
 use crate::control::Control;
-use crate::inbound::Inbound;
-use crate::registry::{Function, Snapshot};
+use crate::inbound::{Door, Inbound};
+use crate::registry::{Function, Snapshot, Tenant, Version};
 use crate::respond::{Refused, ResponseBody};
-use http::Response;
 use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, Response};
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+
+/// Names the tag of a version, where the path does not.
+pub const TAG_HEADER: HeaderName = HeaderName::from_static("x-gannet-tag");
 
 /// Why a request has no function to go to.
 #[derive(Debug, thiserror::Error)]
@@ -32,38 +40,103 @@ pub enum RouteError {
         /// The scope.
         scope: &'static str,
     },
+    /// The key is for one function, and this is another.
+    #[error("the key is for the function {function} only")]
+    KeyOfOther {
+        /// The function that it is for.
+        function: String,
+    },
+    /// Nothing of the tenant's may run.
+    #[error("the tenant is suspended")]
+    Suspended,
     /// The path exists, the method does not.
     #[error("{method} is not allowed here; allowed: {allowed}")]
     MethodNotAllowed {
         /// What was used.
         method: String,
         /// What can be.
-        allowed: &'static str,
+        allowed: String,
     },
+}
+
+/// How a function was named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// By a path, on an origin that it shares with others.
+    Path,
+    /// By a host of its own.
+    Host,
 }
 
 /// A function to call and what it sees as its path.
 #[derive(Debug)]
 pub struct Target {
+    /// Its tenant.
+    pub tenant: Arc<Tenant>,
     /// The function.
     pub function: Arc<Function>,
-    /// The tenant's share of the server.
-    pub share: Arc<Semaphore>,
+    /// The version that was chosen.
+    pub version: Arc<Version>,
     /// Path and query for the guest.
     pub path: PathAndQuery,
+    /// How it was named.
+    pub style: Style,
 }
 
 /// The step.
 #[derive(Debug)]
 pub struct Route {
     control: Control,
+    live: Live,
     next: Admit,
+}
+
+/// A function as a request names it.
+struct Named<'a> {
+    tenant: &'a str,
+    function: &'a str,
+    tag: Option<&'a str>,
+    path: Option<&'a str>,
+    style: Style,
+}
+
+/// The function that a path names after `/f/`.
+fn by_path(rest: &str) -> Named<'_> {
+    let mut parts = rest.splitn(3, '/');
+    let (tenant, name, path) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next());
+    let (function, tag) = name.split_once('@').map_or((name, None), |(function, tag)| (function, Some(tag)));
+    Named { tenant, function, tag, path, style: Style::Path }
+}
+
+/// The function that a host names.
+fn by_host<'a>(host: &'a str, domain: &str, path: &'a str) -> Option<Named<'a>> {
+    let label = host.strip_suffix(domain)?.strip_suffix('.')?;
+    let (function, tenant) = label.split_once("--")?;
+    Some(Named { tenant, function, tag: None, path: path.strip_prefix('/'), style: Style::Host })
+}
+
+fn named<'a>(inbound: &'a Inbound, host: &'a str, file: &ServerFile) -> Option<Named<'a>> {
+    if inbound.door == Door::Admin {
+        return None;
+    }
+    let path = inbound.parts.uri.path();
+    let of_host = file.domain.as_deref().and_then(|domain| by_host(host, domain, path));
+    of_host.or_else(|| path.strip_prefix("/f/").map(by_path))
+}
+
+/// The current version of the function that a request is for, for what its manifest says of origins. It decides nothing
+/// else.
+pub fn public_origins(inbound: &Inbound, snapshot: &Snapshot, file: &ServerFile) -> Option<Arc<Version>> {
+    let host = inbound.host();
+    let named = named(inbound, &host, file)?;
+    let tenant = snapshot.tenants.get(named.tenant).filter(|tenant| !tenant.record.suspended)?;
+    tenant.functions.get(named.function).map(|function| Arc::clone(&function.current))
 }
 
 impl Route {
     /// The step, with the next one and the control API inside it.
-    pub fn new(control: Control, next: Admit) -> Self {
-        Self { control, next }
+    pub fn new(control: Control, live: Live, next: Admit) -> Self {
+        Self { control, live, next }
     }
 
     /// Sends the request on.
@@ -73,46 +146,89 @@ impl Route {
         caller: Caller,
         snapshot: Arc<Snapshot>,
     ) -> Result<Response<ResponseBody>, Refused> {
-        if let Some(rest) = inbound.parts.uri.path().strip_prefix("/f/") {
-            let target = target(rest, inbound.parts.uri.query(), &caller, &snapshot)?;
-            return self.next.call(inbound, target).await;
+        let host = inbound.host();
+        let file = self.live.load_full();
+        if let Some(named) = named(&inbound, &host, &file) {
+            let target = target(&named, &inbound, &caller, &snapshot)?;
+            if let Some(served) = &inbound.served {
+                // Set once, here.
+                let _ = served.set((target.version.tenant.clone(), target.version.function.clone()));
+            }
+            return self.next.call(inbound, &caller, target).await;
+        }
+        let is_control = file.domain.is_none() || !host.ends_with(&format!(".{}", file.domain.as_deref().unwrap_or("")));
+        if !is_control || inbound.door == Door::Functions && !Control::is_health(inbound.parts.uri.path()) {
+            return Err(if caller == Caller::Anonymous { RouteError::KeyNeeded } else { RouteError::NotFound }.into());
         }
         self.control.call(inbound, caller, snapshot).await
     }
 }
 
-fn target(rest: &str, query: Option<&str>, caller: &Caller, snapshot: &Snapshot) -> Result<Target, RouteError> {
-    check_segments(rest)?;
-    let mut parts = rest.splitn(3, '/');
-    let (tenant, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    let path = parts.next();
-    let function = snapshot.function(tenant, name).filter(|function| may_call(caller, tenant, function));
-    let Some(function) = function else {
-        // Without a key the answer is the same for what exists and what does not.
-        return Err(if *caller == Caller::Anonymous { RouteError::KeyNeeded } else { RouteError::NotFound });
+fn target(
+    named: &Named<'_>,
+    inbound: &Inbound,
+    caller: &Caller,
+    snapshot: &Snapshot,
+) -> Result<Target, RouteError> {
+    check_segments(match named.style {
+        Style::Path => inbound.parts.uri.path().strip_prefix("/f/").unwrap_or_default(),
+        Style::Host => named.path.unwrap_or_default(),
+    })?;
+    // Without a key the answer is the same for what exists and what does not.
+    let nothing = || if *caller == Caller::Anonymous { RouteError::KeyNeeded } else { RouteError::NotFound };
+    let tenant = snapshot.tenants.get(named.tenant).ok_or_else(nothing)?;
+    let function = tenant.functions.get(named.function);
+    let chosen = function.and_then(|function| Some((function, choose(function, named, inbound)?)));
+    let (function, version) = match chosen {
+        Some((function, version)) if may_call(caller, named.tenant, version) => (function, version),
+        _ => return Err(nothing()),
     };
-    if let Caller::Tenant(own, scopes) = caller
-        && own.as_str() == tenant
-        && !scopes.invoke
-        && !function.current.manifest().http.public
-    {
-        return Err(RouteError::ScopeMissing { scope: "invoke" });
+    let own = |key: &Key| key.record.tenant.as_str() == named.tenant;
+    if tenant.record.suspended {
+        let told = match caller {
+            Caller::Operator => true,
+            Caller::Tenant(key) => own(key),
+            Caller::Anonymous => false,
+        };
+        return Err(if told { RouteError::Suspended } else { nothing() });
     }
-    let mut text = format!("/{}", path.unwrap_or_default());
-    if let Some(query) = query {
+    if let Caller::Tenant(key) = caller
+        && own(key)
+        && !version.manifest().http.public
+    {
+        check_key(key, &function.name)?;
+    }
+    let mut text = format!("/{}", named.path.unwrap_or_default());
+    if let Some(query) = inbound.parts.uri.query() {
         text.push('?');
         text.push_str(query);
     }
     let path = text.parse().map_err(|_| RouteError::PathInvalid("is not a path".into()))?;
-    let share = snapshot.tenants.get(tenant).map(|tenant| Arc::clone(&tenant.share)).ok_or(RouteError::NotFound)?;
-    Ok(Target { function: Arc::clone(function), share, path })
+    let (tenant, function, version) = (Arc::clone(tenant), Arc::clone(function), Arc::clone(version));
+    Ok(Target { tenant, function, version, path, style: named.style })
 }
 
-fn may_call(caller: &Caller, tenant: &str, function: &Function) -> bool {
+fn choose<'a>(function: &'a Function, named: &Named<'_>, inbound: &Inbound) -> Option<&'a Arc<Version>> {
+    let headers: &HeaderMap = &inbound.parts.headers;
+    let tag = named.tag.or_else(|| headers.get(TAG_HEADER)?.to_str().ok());
+    match tag {
+        Some(tag) => function.tagged(tag),
+        None => Some(function.choose(headers, inbound.id)),
+    }
+}
+
+fn check_key(key: &Key, function: &crate::names::FunctionName) -> Result<(), RouteError> {
+    if let Some(only) = key.record.function.as_ref().filter(|only| *only != function) {
+        return Err(RouteError::KeyOfOther { function: only.to_string() });
+    }
+    if key.record.scopes.invoke { Ok(()) } else { Err(RouteError::ScopeMissing { scope: "invoke" }) }
+}
+
+fn may_call(caller: &Caller, tenant: &str, version: &Version) -> bool {
     match caller {
-        _ if function.current.manifest().http.public => true,
+        _ if version.manifest().http.public => true,
         Caller::Operator => true,
-        Caller::Tenant(own, _) => own.as_str() == tenant,
+        Caller::Tenant(key) => key.record.tenant.as_str() == tenant,
         Caller::Anonymous => false,
     }
 }
@@ -159,6 +275,17 @@ mod tests {
         }
         for good in ["acme/blur", "acme/blur/", "acme/blur/a.b/..c/%20"] {
             assert!(check_segments(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_function_is_named_by_path_or_by_host() {
+        let path = by_path("acme/blur@next/a/b");
+        assert_eq!((path.tenant, path.function, path.tag, path.path), ("acme", "blur", Some("next"), Some("a/b")));
+        let host = by_host("blur--acme.fn.example.org", "fn.example.org", "/a");
+        assert!(host.is_some_and(|named| (named.tenant, named.function, named.path) == ("acme", "blur", Some("a"))));
+        for other in ["fn.example.org", "blur-acme.fn.example.org", "blur--acme.example.org", "blur--acmefn.example.org"] {
+            assert!(by_host(other, "fn.example.org", "/").is_none(), "{other}");
         }
     }
 }

@@ -1,25 +1,30 @@
 //! `gannet serve`: puts the parts together, says that it is ready, and ends in order.
 
-use crate::admit::Admit;
+use crate::admit::{Admit, Node, Strangers};
 use crate::arbiter::turns::Timing;
 use crate::arbiter::{self, Arbiter, Overstayed, Shared};
 use crate::auth::{Auth, KEY_PREFIX, hash};
 use crate::build::Builder;
-use crate::config::{ConfigError, ServerFile};
-use crate::control::tenants::new_key;
+use crate::config::{self, ConfigError, Live, ServerFile};
+use crate::control::keys::new_key;
 use crate::control::{Control, functions};
-use crate::front::Front;
+use crate::egress::Egress;
+use crate::front::{AccessLog, Front, Tls};
 use crate::gpus::{self, Served};
+use crate::inbound::Door;
+use crate::limits::LimitsChoice;
 use crate::logs::Logs;
-use crate::meter::Book;
+use crate::meter::{Ledger, LedgerError};
 use crate::names::TenantName;
-use crate::pool::Pool;
+use crate::pool::{Beside, Pool};
 use crate::pool::worker::WorkerSettings;
 use crate::process::spawn::Spawner;
 use crate::process::{confine_check, probe};
-use crate::registry::Registry;
+use crate::registry::{NewKey, Registry};
 use crate::route::Route;
+use crate::secrets::{SecretsError, Vault};
 use crate::store::{Store, StoreError, files};
+use arc_swap::ArcSwap;
 use gannet_host_gpu::Gpu;
 use std::io;
 use std::net::SocketAddr;
@@ -29,6 +34,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// The tenant and key of a development server.
@@ -87,6 +93,12 @@ pub enum ServeError {
         /// Which.
         missing: String,
     },
+    /// The ledger cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// Secrets cannot be opened.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
     /// Anything else.
     #[error("{0}")]
     Failed(String),
@@ -129,17 +141,21 @@ fn raise_file_limit() {
     }
 }
 
-/// Serves until a signal. `ready` is told the address once requests are answered.
-pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<(), ServeError> {
-    // Taken before anything starts: a signal from here on ends the server in order.
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    raise_file_limit();
-    let file = options.config.as_deref().map(ServerFile::read).transpose()?.unwrap_or_default();
-    let address = options.listen.or(file.listen).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7070)));
-    if options.dev && !address.ip().is_loopback() {
-        return Err(ConfigError::DevBeyondLoopback(address).into());
-    }
+/// How often the server does what need not be done at once.
+const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(60);
+/// How long the end of the server waits for the ledger.
+const FLUSH_MAX: Duration = Duration::from_secs(10);
+
+/// Everything that was there before and that the server stands on.
+struct Ground {
+    store: Arc<Store>,
+    registry: Arc<Registry>,
+    ledger: Arc<Ledger>,
+    vault: Vault,
+}
+
+/// Opens the data folder.
+fn open(options: &ServeOptions, file: &ServerFile) -> Result<Ground, ServeError> {
     let compatibility = crate::engine::compatibility(file.wasi_http_0_3).map_err(failed)?;
     let (store, mut contents) = Store::open(&options.data, &compatibility)?;
     if !options.dev {
@@ -148,19 +164,44 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
     }
     let store = Arc::new(store);
     let operator = operator_key(store.files().data())?;
+    let vault = Vault::open(store.files().data(), file.secrets_key_file.as_ref())?;
+    let (ledger, by_day) = Ledger::open(Arc::clone(&store), file.retention.ledger_days)?;
+    let (defaults, kept) = (file.tenant_limits(), file.retention.versions);
+    let registry = Arc::new(Registry::new(Arc::clone(&store), contents, hash(&operator), defaults, kept));
+    registry.count_used(&by_day);
+    Ok(Ground { store, registry, ledger, vault })
+}
+
+/// Serves until a signal. `ready` is told the address once requests are answered.
+pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<(), ServeError> {
+    // Taken before anything starts: a signal from here on ends the server in order.
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    raise_file_limit();
+    let file = options.config.as_deref().map(config::read).transpose()?.unwrap_or_default();
+    let address = options.listen.or(file.listen).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7070)));
+    if options.dev && !address.ip().is_loopback() {
+        return Err(ConfigError::DevBeyondLoopback(address).into());
+    }
+    let Ground { store, registry, ledger, vault } = open(&options, &file)?;
     let spawner = Spawner::start().map_err(failed)?;
     check_confinement(&spawner, &store, &options).await?;
     let places = Arc::new(gpus::places(&find_gpus(&spawner, &store).await, &file)?);
-    let listener = TcpListener::bind(address).await.map_err(|cause| ServeError::Listen { address, cause })?;
-    let url = format!("http://{}", listener.local_addr().map_err(failed)?);
-
-    let registry = Arc::new(Registry::new(Arc::clone(&store), contents, hash(&operator)));
+    let tls = file.tls.clone().map(Tls::start).transpose().map_err(failed)?;
+    let access = file.logs.access.as_deref().map(AccessLog::open).transpose().map_err(failed)?;
+    let listener = listen(address).await?;
+    let admin = match file.admin_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}", listener.local_addr().map_err(failed)?);
     if options.dev {
         dev_tenant(&registry).await?;
     }
-    let book = Arc::new(Book::open(store.files().data().to_owned()).map_err(failed)?);
     let logs = Arc::new(Logs::default());
     let (arbiter, overstayed) = share(&places, &file, &spawner, &store)?;
+    let live: Live = Arc::new(ArcSwap::from_pointee(file.clone()));
     let builder = Builder::new(
         spawner.clone(),
         Arc::clone(&store),
@@ -173,6 +214,10 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         resident_bytes_max: file.worker_memory_mib << 20,
         wasi_http_0_3: file.wasi_http_0_3,
     };
+    let vault = Arc::new(vault);
+    let egress = Egress::new(Arc::clone(&live), Arc::clone(&registry)).map_err(failed)?;
+    let beside =
+        Beside { vault: Arc::clone(&vault), egress, ledger: Arc::clone(&ledger), live: Arc::clone(&live) };
     let pool = Pool::start(
         spawner,
         Arc::clone(&registry),
@@ -181,6 +226,7 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         Arc::clone(&arbiter),
         settings,
         Arc::clone(&places),
+        beside,
     );
     tokio::spawn(quarantine(Arc::clone(&registry), pool.clone(), overstayed));
     functions::warm(&registry.snapshot(), &pool, None);
@@ -188,29 +234,105 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         registry: Arc::clone(&registry),
         builder,
         pool: pool.clone(),
-        book: Arc::clone(&book),
+        ledger: Arc::clone(&ledger),
         logs,
         places,
         arbiter,
-        component_bytes_max: file.component_mib_max << 20,
-        public_url: url.clone(),
+        vault,
+        live: Arc::clone(&live),
+        own_url: url.clone(),
     };
-    let front = Front::new(Auth::new(registry, Route::new(control, Admit::new(book, pool.clone()))), options.dev);
+    let strangers = Arc::new(Strangers::default());
+    let node = Node::new(file.requests_max, file.requests_max);
+    let admit = Admit::new(node, Arc::clone(&ledger), Arc::clone(&live), Arc::clone(&strangers), pool.clone());
+    let route = Route::new(control, Arc::clone(&live), admit);
+    let auth = Auth::new(Arc::clone(&registry), strangers, Arc::clone(&live), route);
+    let front = Front::new(auth, Arc::clone(&live), tls.clone(), access, options.dev);
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(front.serve(listener, stop.clone(), Duration::from_secs(file.drain_s)));
+    tokio::spawn(housekeep(Arc::clone(&registry), Arc::clone(&live), stop.clone()));
+    if let Some(path) = options.config.clone() {
+        tokio::spawn(reload(path, live, Arc::clone(&registry), tls, stop.clone()));
+    }
+    let drain = Duration::from_secs(file.drain_s);
+    let door = if admin.is_some() { Door::Functions } else { Door::Only };
+    let mut serving = JoinSet::new();
+    serving.spawn(Arc::clone(&front).serve(listener, door, stop.clone(), drain));
+    if let Some(admin) = admin {
+        let address = admin.local_addr().map_err(failed)?;
+        tracing::info!("the control API listens on {scheme}://{address}");
+        serving.spawn(front.serve(admin, Door::Admin, stop.clone(), drain));
+    }
     ready(&url);
 
     tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     tracing::info!("draining");
     stop.cancel();
     tokio::select! {
-        _ = serving => {}
+        _ = async { while serving.join_next().await.is_some() {} } => {}
         _ = terminate.recv() => tracing::warn!("a second signal: leaving now"),
         _ = interrupt.recv() => tracing::warn!("a second signal: leaving now"),
     }
     pool.drain();
-    // Every commit was synced before it was acknowledged: there is nothing left to flush.
-    Ok(())
+    if let Err(error) = registry.keep_last_used().await {
+        tracing::warn!(%error, "when keys were last used could not be kept");
+    }
+    // Every other commit was synced before it was acknowledged.
+    let flushed = tokio::task::spawn_blocking(move || ledger.flush(FLUSH_MAX)).await;
+    flushed.map_err(failed)
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|cause| ServeError::Listen { address, cause })
+}
+
+/// Does what need not be done at once: keeps when keys were last used, forgets old entries of the audit log.
+async fn housekeep(registry: Arc<Registry>, live: Live, stop: CancellationToken) {
+    while tokio::time::timeout(HOUSEKEEPING_EVERY, stop.cancelled()).await.is_err() {
+        if let Err(error) = registry.keep_last_used().await {
+            tracing::warn!(%error, "when keys were last used could not be kept");
+        }
+        let days = i64::try_from(live.load().retention.audit_days).unwrap_or(i64::MAX);
+        let age = jiff::SignedDuration::from_hours(days.saturating_mul(24).min(24 * 366 * 1000));
+        let Ok(before) = jiff::Timestamp::now().checked_sub(age) else { continue };
+        let store = Arc::clone(registry.store());
+        let forgotten = tokio::task::spawn_blocking(move || store.forget_audit(before)).await;
+        if let Ok(Err(error)) = forgotten {
+            tracing::warn!(%error, "old entries of the audit log could not be removed");
+        }
+    }
+}
+
+/// Reads the file again at each SIGHUP: all of it or nothing.
+async fn reload(path: PathBuf, live: Live, registry: Arc<Registry>, tls: Option<Arc<Tls>>, stop: CancellationToken) {
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => return tracing::error!(%error, "no reload on SIGHUP"),
+    };
+    while tokio::select! { hung = hangup.recv() => hung.is_some(), () = stop.cancelled() => false } {
+        let read = path.clone();
+        let next = match tokio::task::spawn_blocking(move || config::read(&read)).await {
+            Ok(Ok(next)) => next,
+            Ok(Err(error)) => {
+                for error in error.each() {
+                    tracing::error!(%error, "the file cannot be used; nothing was changed");
+                }
+                continue;
+            }
+            Err(_) => continue,
+        };
+        let old = live.load_full();
+        if let Err(error) = registry.set_defaults(next.tenant_limits(), next.retention.versions).await {
+            tracing::error!(%error, "the file could not be put into force");
+            continue;
+        }
+        let waits = old.restart_needed(&next);
+        live.store(Arc::new(next));
+        if let Some(tls) = &tls {
+            tls.reload();
+        }
+        let waits = if waits.is_empty() { "nothing".to_owned() } else { waits.join(", ") };
+        tracing::info!(needs_a_restart = waits, "the file was read again and is in force");
+    }
 }
 
 /// Starts the arbiter of the GPUs.
@@ -237,7 +359,7 @@ fn share(
             tried.inspect_err(|error| tracing::error!(gpu, %error, "a gpu failed its probe")).is_ok()
         })
     });
-    Arbiter::start(&shared.collect::<Vec<_>>(), file.gpu_weights.clone(), probe).map_err(failed)
+    Arbiter::start(&shared.collect::<Vec<_>>(), probe).map_err(failed)
 }
 
 /// Keeps kernels that kept a GPU from running again.
@@ -250,12 +372,14 @@ async fn quarantine(registry: Arc<Registry>, pool: Pool, mut overstayed: mpsc::R
     }
 }
 
-async fn dev_tenant(registry: &Registry) -> Result<(), ServeError> {
+async fn dev_tenant(registry: &Arc<Registry>) -> Result<(), ServeError> {
     let name = TenantName::new(DEV_TENANT).map_err(failed)?;
     if registry.snapshot().tenants.contains_key(&name) {
         return Ok(());
     }
-    registry.create_tenant(&name, hash(DEV_KEY), "local".to_owned()).await.map_err(failed)
+    // Whoever develops wants to try `scale.min` too.
+    let limits = LimitsChoice { resident_gpu_mib: Some(1 << 20), ..LimitsChoice::default() };
+    registry.create_tenant(&name, NewKey::full(hash(DEV_KEY)), limits).await.map_err(failed).map(drop)
 }
 
 async fn check_confinement(spawner: &Spawner, store: &Store, options: &ServeOptions) -> Result<(), ServeError> {

@@ -29,7 +29,7 @@ fn what_is_no_component_is_refused_with_the_reason() {
 #[test]
 fn an_upload_over_the_limit_is_refused_and_so_is_another_type() {
     let server =
-        Server::start_with(&Options { config: Some("component_mib_max = 1\nspares = 0"), ..Options::default() });
+        Server::start_with(&Options { config: Some("spares = 0\n[limits]\ncomponent_mib = 1"), ..Options::default() });
     let large = vec![0; (1 << 20) + 1];
     put(&server, "large", "application/wasm", &large).is_problem(413, "body_too_large", "the limit of 1048576 bytes");
     put(&server, "text", "text/plain", b"x").is_problem(415, "unsupported_media_type", "text/plain");

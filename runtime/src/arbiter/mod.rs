@@ -81,8 +81,6 @@ pub struct Arbiter {
     /// Unbounded because a full one would lose a GPU; there are at most two orders for each process, and processes
     /// are bounded.
     orders: mpsc::UnboundedSender<Order>,
-    /// Shares of tenants that have another than 1.
-    weights: BTreeMap<TenantName, u32>,
     next: AtomicU64,
 }
 
@@ -90,14 +88,13 @@ impl Arbiter {
     /// Starts the thread. Who overstays is told to the receiver.
     pub fn start(
         gpus: &[Shared],
-        weights: BTreeMap<TenantName, u32>,
         probe: Probe,
     ) -> io::Result<(Arc<Self>, mpsc::Receiver<Overstayed>)> {
         let now = Instant::now();
         let turns = gpus.iter().map(|shared| (shared.gpu, Mutex::new(Turns::new(shared.timing, now)))).collect();
         let (orders, inbox) = mpsc::unbounded_channel();
         let (overstayed, reports) = mpsc::channel(OVERSTAYED_MAX);
-        let arbiter = Arc::new(Self { turns, orders, weights, next: AtomicU64::new(1) });
+        let arbiter = Arc::new(Self { turns, orders, next: AtomicU64::new(1) });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = Thread { arbiter: Arc::clone(&arbiter), members: HashMap::new(), overstayed, probe };
         std::thread::Builder::new().name("arbiter".into()).spawn(move || {
@@ -108,10 +105,17 @@ impl Arbiter {
 
     /// Lets a process with a device take part, for a tenant. Until the membership's [`Membership::left`] it may
     /// hold the GPU.
-    pub fn join(self: &Arc<Self>, gpu: Place, tenant: &TenantName, ends: Ends, process: Process) -> Membership {
+    pub fn join(
+        self: &Arc<Self>,
+        gpu: Place,
+        tenant: &TenantName,
+        weight: u32,
+        ends: Ends,
+        process: Process,
+    ) -> Membership {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         if let Some(mut turns) = self.turns(gpu) {
-            turns.join(id, tenant, self.weights.get(tenant).copied().unwrap_or(1));
+            turns.join(id, tenant, weight);
         }
         let overstayed = Arc::<AtomicBool>::default();
         let told = Arc::clone(&overstayed);
@@ -122,6 +126,13 @@ impl Arbiter {
     /// Whether a GPU can be used.
     pub fn health(&self, gpu: Place) -> Option<Health> {
         self.turns(gpu).map(|turns| turns.health(Instant::now()))
+    }
+
+    /// Gives a tenant another share, on every GPU.
+    pub fn set_weight(&self, tenant: &TenantName, weight: u32) {
+        for turns in self.turns.values() {
+            turns.lock().unwrap_or_else(PoisonError::into_inner).set_weight(tenant, weight);
+        }
     }
 
     fn turns(&self, gpu: Place) -> Option<MutexGuard<'_, Turns>> {

@@ -181,6 +181,13 @@ impl Turns {
         self.members.insert(id, member);
     }
 
+    /// Gives a tenant another share.
+    pub fn set_weight(&mut self, tenant: &TenantName, weight: u32) {
+        if let Some(account) = self.accounts.get_mut(tenant) {
+            account.weight = u64::from(weight.max(1));
+        }
+    }
+
     /// A member says something. A stranger's words are ignored.
     pub fn asked(&mut self, id: MemberId, ask: Ask, now: Instant) -> Vec<Action> {
         self.account_for(now);

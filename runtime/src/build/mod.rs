@@ -1,7 +1,7 @@
 //! The parent's side of the builder: one short-lived, confined child for each upload.
 //!
 //! Everything that hostile input can make expensive happens in the child, once. The parent bounds it:
-//! at most [`BUILDS_MAX`] at a time in order of arrival, wall time, memory; it believes nothing
+//! at most [`BUILDS_MAX`] at a time, the next one that of the tenant which has fewest; wall time, memory. It believes nothing
 //! in the report but the texts, and moves the output to its place only when the child has ended well.
 //! The output is keyed by tenant and digest and never shared between tenants, so that the time a
 //! deploy takes says nothing about others' uploads.
@@ -10,6 +10,7 @@ pub mod child;
 pub mod component;
 pub mod kernels;
 
+use crate::admit::Node;
 use crate::arbiter::{Arbiter, Ends};
 use crate::gpus::{Place, Served, candidates};
 use crate::hop::BundleKernel;
@@ -29,12 +30,13 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::Semaphore;
 
 /// Builders at a time.
 const BUILDS_MAX: usize = 2;
 /// Uploads that may wait for a builder.
 const WAITING_MAX: usize = 64;
+/// How long one may wait.
+const WAIT_MAX: Duration = Duration::from_secs(600);
 /// A build's wall time. The largest components we know (CPython) take some twenty seconds here.
 const BUILD_MAX: Duration = Duration::from_secs(180);
 /// Time for one kernel: reading, compiling, one dispatch.
@@ -151,8 +153,7 @@ pub struct Builder {
     arbiter: Arc<Arbiter>,
     gpus: Arc<Vec<Served>>,
     wasi_http_0_3: bool,
-    places: Semaphore,
-    waiting: Semaphore,
+    places: Arc<Node>,
     /// How many builds of each tenant run or wait.
     of_tenants: Mutex<HashMap<TenantName, usize>>,
     /// What was built in this run, so that the same bytes are not built twice for one tenant.
@@ -174,8 +175,7 @@ impl Builder {
             arbiter,
             gpus,
             wasi_http_0_3,
-            places: Semaphore::new(BUILDS_MAX),
-            waiting: Semaphore::new(WAITING_MAX),
+            places: Node::new(BUILDS_MAX, WAITING_MAX),
             of_tenants: Mutex::default(),
             done: Mutex::default(),
         })
@@ -215,8 +215,8 @@ impl Builder {
         // The upload may go when its client does; the builder needs it until it has a place.
         let component = File::open(component)?;
         let _of_tenant = self.count(tenant).ok_or(BuildError::Busy)?;
-        let _waiting = self.waiting.try_acquire().map_err(|_| BuildError::Busy)?;
-        let _place = self.places.acquire().await.map_err(|error| BuildError::Failed(error.to_string()))?;
+        let until = tokio::time::Instant::now() + WAIT_MAX;
+        let _place = self.places.enter(tenant, until).await.map_err(|_| BuildError::Busy)?;
         if let Some(built) =
             self.done.lock().unwrap_or_else(PoisonError::into_inner).get(&key).filter(|_| compiled.exists())
         {
@@ -283,7 +283,7 @@ impl Builder {
         let process =
             self.spawner.spawn(Order { role: Role::Builder, arguments: Vec::new(), home, descriptors }).await?;
         // Its trials take their turn on the GPU like everything else of the tenant.
-        let membership = gpu.map(|(place, _)| self.arbiter.join(place, tenant, ends, process.clone()));
+        let membership = gpu.map(|(place, _)| self.arbiter.join(place, tenant, 1, ends, process.clone()));
         let mut stage = Stage::Component;
         let finished = tokio::time::timeout(BUILD_MAX, follow(&control, &mut stage)).await;
         let in_time = matches!(finished, Ok(true));

@@ -1,13 +1,11 @@
 //! `/api/v1/functions/{name}/logs`: lines as JSON, or as Server-Sent Events with `follow=1`.
 
-use super::{Acting, Control, ControlError, only};
-use crate::inbound::Inbound;
+use super::views::LogLines;
+use super::{Acting, Answered, Call, Control, ControlError};
 use crate::logs::Line;
-use crate::names::{FunctionName, RequestId};
-use crate::registry::Snapshot;
-use crate::respond::{Done, Refused, ResponseBody, json, stream};
+use crate::names::RequestId;
+use crate::respond::{Done, ResponseBody, json, stream};
 use bytes::Bytes;
-use http::{Method, Response};
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
 
@@ -17,37 +15,20 @@ const EVENTS_CAPACITY: usize = 256;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 impl Control {
-    pub(super) fn read_logs(
-        &self,
-        inbound: &Inbound,
-        acting: &Acting,
-        name: &FunctionName,
-        snapshot: &Snapshot,
-    ) -> Result<Response<ResponseBody>, Refused> {
-        only(inbound, &[Method::GET], "GET")?;
-        acting.needs(acting.scopes.read, "read")?;
-        snapshot.function(acting.tenant.as_str(), name.as_str()).ok_or(ControlError::NotFound)?;
-        let (mut follow, mut request) = (false, None);
-        for pair in inbound.parts.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-            match pair.split_once('=') {
-                Some(("follow", value)) => follow = value == "1" || value == "true",
-                Some(("request", id)) => {
-                    let id = RequestId::parse(id);
-                    request = Some(id.ok_or_else(|| ControlError::Invalid("request is not a request id".into()))?);
-                }
-                _ => {
-                    return Err(ControlError::Invalid(format!(
-                        "unknown argument {pair:?}; there are follow and request"
-                    ))
-                    .into());
-                }
-            }
+    pub(super) fn read_logs(&self, call: &Call, acting: &Acting) -> Answered {
+        let name = call.function()?;
+        if !acting.owner.functions.contains_key(&name) {
+            return Err(ControlError::NotFound.into());
         }
+        let request = call.query.get("request").map(|text| {
+            RequestId::parse(text).ok_or_else(|| ControlError::Invalid("request is not a request id".into()))
+        });
+        let request = request.transpose()?;
         let wanted = move |line: &Line| request.is_none_or(|id| id == line.request);
-        let (mut lines, followed) = self.logs.read(&acting.tenant, name);
+        let (mut lines, followed) = self.logs.read(&acting.tenant, &name);
         lines.retain(wanted);
-        if !follow {
-            return Ok(json(Done::Ok, &serde_json::json!({ "lines": lines })));
+        if !call.query.flag("follow")? {
+            return Ok(json(Done::Ok, &LogLines { lines }));
         }
         let (sender, receiver) = mpsc::channel(EVENTS_CAPACITY);
         tokio::spawn(send(lines, followed, sender, wanted));

@@ -1,29 +1,50 @@
 //! The API for tenants and the operator, beside the path of requests.
 //!
-//! `/api/v1/…` needs a key; the operator acts for a tenant with the header `x-gannet-tenant`, and every
-//! such call is logged. `/healthz`, `/readyz` and `/metrics` need none and tell nothing of tenants.
+//! ```text
+//!  /healthz /readyz /metrics ─▶ ops: no key, nothing of tenants
+//!  /api/v1/… ─▶ table ─▶ who may ─▶ audit: it begins ─▶ the operation ─▶ audit: how it ended ─▶ answer
+//! ```
+//!
+//! The operator acts for a tenant with the header `x-gannet-tenant`; what it does then stands in that tenant's audit log. What
+//! changes something is in the log before it is done.
 
+mod arguments;
+pub mod focus;
 pub mod functions;
+pub mod keys;
 mod logs;
+mod openapi;
 mod ops;
-pub mod tenants;
+mod secrets;
+pub mod table;
+mod tenants;
 mod upload;
+mod usage;
+mod views;
+
+pub use openapi::document;
 
 use crate::arbiter::Arbiter;
-use crate::auth::{Caller, Scopes};
+use crate::auth::{Caller, Key, Scopes};
 use crate::build::{BuildError, Builder, Rejected};
+use crate::config::Live;
 use crate::gpus::Served;
 use crate::inbound::Inbound;
 use crate::logs::Logs;
-use crate::meter::Book;
+use crate::meter::Ledger;
 use crate::names::{FunctionName, RequestId, TenantName};
 use crate::pool::Pool;
-use crate::registry::{Registry, RegistryError, Snapshot};
-use crate::respond::{Done, Refused, ResponseBody, json};
+use crate::registry::{Registry, RegistryError, Snapshot, Tenant};
+use crate::respond::{Done, Refused, ResponseBody, json, raw, status_of};
 use crate::route::RouteError;
+use crate::secrets::Vault;
 use crate::store::StoreError;
-use http::{HeaderName, Method, Response};
-use std::sync::Arc;
+use crate::store::audit::OPERATOR;
+use crate::store::records::AuditRecord;
+use arguments::Query;
+use http::{HeaderName, Response};
+use std::sync::{Arc, OnceLock};
+use table::{Access, Found, Op, Operation};
 
 /// Whom the operator acts for.
 pub const TENANT_HEADER: HeaderName = HeaderName::from_static("x-gannet-tenant");
@@ -46,6 +67,9 @@ pub enum ControlError {
     /// A body of the wrong type.
     #[error("the body is {0}")]
     UnsupportedMediaType(String),
+    /// A body that should be JSON and is not.
+    #[error("the body is {0}, not application/json")]
+    NotJson(String),
     /// A body over its limit.
     #[error("the {what} is larger than the limit of {limit} bytes")]
     TooLarge {
@@ -53,6 +77,26 @@ pub enum ControlError {
         what: &'static str,
         /// The limit.
         limit: u64,
+    },
+    /// A setting that is more than the tenant may have.
+    #[error("{name} = {value}; this tenant may have up to {limit}")]
+    AboveLimit {
+        /// The setting.
+        name: &'static str,
+        /// What was asked for.
+        value: u64,
+        /// The tenant's limit.
+        limit: u64,
+    },
+    /// A limit of the tenant's that is used up.
+    #[error("{name} = {limit}; in use: {used}")]
+    LimitReached {
+        /// The limit's name.
+        name: &'static str,
+        /// The limit.
+        limit: u64,
+        /// What is used.
+        used: u64,
     },
     /// No GPU here is of a class that the manifest names.
     #[error("{0}")]
@@ -84,7 +128,9 @@ impl From<RegistryError> for ControlError {
     fn from(error: RegistryError) -> Self {
         match error {
             RegistryError::NotFound => Self::NotFound,
-            RegistryError::Exists(what) => Self::Conflict(format!("{what} exists already")),
+            RegistryError::Conflict(why) => Self::Conflict(why),
+            RegistryError::Invalid(why) => Self::Invalid(why),
+            RegistryError::LimitReached { name, limit, used } => Self::LimitReached { name, limit, used },
             RegistryError::Store(error) => error.into(),
         }
     }
@@ -115,138 +161,333 @@ pub struct Control {
     pub builder: Arc<Builder>,
     /// Runs workers.
     pub pool: Pool,
-    /// Receipts.
-    pub book: Arc<Book>,
+    /// Receipts and usage.
+    pub ledger: Arc<Ledger>,
     /// Log lines.
     pub logs: Arc<Logs>,
     /// The GPUs, each in its place.
     pub places: Arc<Vec<Served>>,
     /// Whether they work.
     pub arbiter: Arc<Arbiter>,
-    /// The largest component in bytes.
-    pub component_bytes_max: u64,
-    /// The server's URL, for answers.
-    pub public_url: String,
+    /// Seals secrets.
+    pub vault: Arc<Vault>,
+    /// The server's file.
+    pub live: Live,
+    /// The server's URL, where the file says none.
+    pub own_url: String,
 }
 
-/// A caller with a tenant to act for.
+/// Who asks for an operation, and for whom.
 #[derive(Debug)]
 struct Acting {
+    /// Whose things it is about.
     tenant: TenantName,
+    /// As it is now.
+    owner: Arc<Tenant>,
+    /// What the caller may do there.
     scopes: Scopes,
+    /// The only function that the key is for.
+    only: Option<FunctionName>,
 }
 
 impl Acting {
     fn needs(&self, has: bool, scope: &'static str) -> Result<(), RouteError> {
         if has { Ok(()) } else { Err(RouteError::ScopeMissing { scope }) }
     }
+
+    /// Refuses what is not about the only function of the key. Without a name: what is about the tenant as a whole.
+    fn covers(&self, function: Option<&FunctionName>) -> Result<(), RouteError> {
+        match &self.only {
+            Some(only) if function != Some(only) => Err(RouteError::KeyOfOther { function: only.to_string() }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A request for an operation, on its way to it.
+struct Call {
+    inbound: Inbound,
+    caller: Caller,
+    snapshot: Arc<Snapshot>,
+    names: Vec<String>,
+    query: Query,
+}
+
+impl Call {
+    fn name(&self, index: usize) -> &str {
+        self.names.get(index).map(String::as_str).unwrap_or_default()
+    }
+
+    fn function(&self) -> Result<FunctionName, ControlError> {
+        FunctionName::new(self.name(0)).map_err(|error| ControlError::Invalid(error.to_string()))
+    }
+
+    fn tenant(&self) -> Result<TenantName, ControlError> {
+        TenantName::new(self.name(0)).map_err(|error| ControlError::Invalid(error.to_string()))
+    }
+}
+
+type Answered = Result<Response<ResponseBody>, Refused>;
+
+/// When something was, as it is told.
+fn time(time: jiff::Timestamp) -> String {
+    time.to_string()
 }
 
 impl Control {
+    /// Whether a path says only how the server fares.
+    pub fn is_health(path: &str) -> bool {
+        matches!(path, "/healthz" | "/readyz")
+    }
+
     /// Answers a request to anything but a function.
-    pub async fn call(
-        &self,
-        inbound: Inbound,
-        caller: Caller,
-        snapshot: Arc<Snapshot>,
-    ) -> Result<Response<ResponseBody>, Refused> {
+    pub async fn call(&self, inbound: Inbound, caller: Caller, snapshot: Arc<Snapshot>) -> Answered {
         let path = inbound.parts.uri.path().to_owned();
         if let Some(response) = self.ops(&inbound, &path)? {
             return Ok(response);
         }
         let Some(rest) = path.strip_prefix("/api/v1/") else { return Err(RouteError::NotFound.into()) };
-        if caller == Caller::Anonymous {
+        let (operation, names) = match table::find(&inbound.parts.method, rest) {
+            Found::Operation(operation, names) => (operation, names),
+            // Without a key nobody learns which paths there are.
+            _ if caller == Caller::Anonymous => return Err(RouteError::KeyNeeded.into()),
+            Found::Methods(allowed) => {
+                let method = inbound.parts.method.to_string();
+                return Err(RouteError::MethodNotAllowed { method, allowed }.into());
+            }
+            Found::Nothing => return Err(RouteError::NotFound.into()),
+        };
+        if caller == Caller::Anonymous && operation.access != Access::Anyone {
             return Err(RouteError::KeyNeeded.into());
         }
-        let segments: Vec<&str> = rest.split('/').collect();
-        match segments.as_slice() {
-            ["whoami"] => self.whoami(&inbound, &caller),
-            ["gpus"] => {
-                only(&inbound, &[Method::GET], "GET")?;
-                Ok(json(Done::Ok, &self.gpus(&caller)))
-            }
-            ["tenants"] => self.tenants(inbound, &caller, &snapshot).await,
-            ["functions"] => self.list(&inbound, &acting(&inbound, &caller, &snapshot)?, &snapshot),
-            ["functions", name, ..] => {
-                let name = FunctionName::new(name).map_err(|error| ControlError::Invalid(error.to_string()))?;
-                let acting = acting(&inbound, &caller, &snapshot)?;
-                let after = segments.get(2..).unwrap_or_default();
-                match after {
-                    [] => self.function(inbound, acting, name, &snapshot).await,
-                    ["kernels"] => self.kernels(&inbound, &acting, &name, &snapshot),
-                    ["versions"] => self.versions(&inbound, &acting, &name, &snapshot),
-                    ["logs"] => self.read_logs(&inbound, &acting, &name, &snapshot),
-                    _ => Err(RouteError::NotFound.into()),
-                }
-            }
-            ["requests", id] => {
-                only(&inbound, &[Method::GET], "GET")?;
-                let acting = acting(&inbound, &caller, &snapshot)?;
-                acting.needs(acting.scopes.read, "read")?;
-                let id = RequestId::parse(id).ok_or(ControlError::NotFound)?;
-                let book = Arc::clone(&self.book);
-                // An older receipt lies on disk.
-                let receipt = tokio::task::spawn_blocking(move || book.get(id)).await.ok().flatten();
-                let receipt =
-                    receipt.filter(|receipt| receipt.tenant == acting.tenant).ok_or(ControlError::NotFound)?;
-                Ok(json(Done::Ok, &receipt))
-            }
+        let acting = acting(operation, &inbound, &caller, &names, &snapshot)?;
+        let query = Query::read(&inbound, operation)?;
+        let call = Call { inbound, caller, snapshot, names, query };
+        let Some((whose, mut entry)) = audited(operation, &call, acting.as_ref()) else {
+            return self.run(operation.op, call, acting).await;
+        };
+        let id = call.inbound.id;
+        let store = Arc::clone(self.registry.store());
+        store.audit(&whose, id, &entry).await.map_err(ControlError::from)?;
+        let answered = self.run(operation.op, call, acting).await;
+        entry.status = Some(match &answered {
+            Ok(response) => response.status().as_u16(),
+            Err(refused) => status_of(refused).as_u16(),
+        });
+        store.audit(&whose, id, &entry).await.map_err(ControlError::from)?;
+        answered
+    }
+
+    async fn run(&self, op: Op, call: Call, acting: Option<Acting>) -> Answered {
+        match (op, acting) {
+            (Op::Whoami, _) => Ok(whoami(&call.caller)),
+            (Op::OpenApi, _) => Ok(document_response()),
+            (Op::Gpus, _) => Ok(json(Done::Ok, &self.gpus(&call.caller))),
+            (Op::Prices, _) => Ok(json(Done::Ok, &self.prices())),
+            (Op::Audit, acting) => self.audit_log(call, acting).await,
+            (Op::ListTenants, _) => self.list_tenants(&call),
+            (Op::CreateTenant, _) => self.create_tenant(call).await,
+            (Op::GetTenant, _) => self.get_tenant(&call),
+            (Op::DeleteTenant, _) => self.delete_tenant(&call).await,
+            (Op::Suspend, _) => self.suspend(&call, true).await,
+            (Op::Resume, _) => self.suspend(&call, false).await,
+            (Op::GetLimits, _) => self.limits(&call.tenant()?, &call.snapshot),
+            (Op::SetLimits, _) => self.set_limits(call).await,
+            (Op::ListKeys, _) => self.list_keys(&call),
+            (Op::CreateKey, acting) => self.create_key(call, acting.as_ref()).await,
+            (Op::RevokeKey, _) => self.revoke_key(&call).await,
+            (Op::RotateKey, acting) => self.rotate_key(call, acting.as_ref()).await,
+            (_, None) => Err(ControlError::TenantNeeded.into()),
+            (op, Some(acting)) => self.run_for(op, call, acting).await,
+        }
+    }
+
+    /// Operations that are about what a tenant has.
+    async fn run_for(&self, op: Op, call: Call, acting: Acting) -> Answered {
+        match op {
+            Op::Limits => self.limits(&acting.tenant, &call.snapshot),
+            Op::Usage => self.usage(call, acting).await,
+            Op::Receipt => self.receipt(&call, acting).await,
+            Op::ListFunctions => self.list_functions(&call, &acting),
+            Op::GetFunction => self.get_function(&call, &acting),
+            Op::Deploy => self.deploy(call, &acting).await,
+            Op::Configure => self.configure(call, &acting).await,
+            Op::DeleteFunction => self.delete_function(&call, &acting).await,
+            Op::Versions => self.versions(&call, &acting),
+            Op::GetTraffic => self.get_traffic(&call, &acting),
+            Op::SetTraffic => self.set_traffic(call, &acting).await,
+            Op::RollBack => self.roll_back(call, &acting).await,
+            Op::SetTag => self.set_tag(call, &acting).await,
+            Op::DeleteTag => self.delete_tag(&call, &acting).await,
+            Op::Kernels => self.kernels(&call, &acting),
+            Op::Logs => self.read_logs(&call, &acting),
+            Op::ListSecrets => Ok(self.list_secrets(&acting)),
+            Op::SetSecret => self.set_secret(call, &acting).await,
+            Op::DeleteSecret => self.delete_secret(&call, &acting).await,
             _ => Err(RouteError::NotFound.into()),
         }
     }
 
+    async fn receipt(&self, call: &Call, acting: Acting) -> Answered {
+        let id = RequestId::parse(call.name(0)).ok_or(ControlError::NotFound)?;
+        let ledger = Arc::clone(&self.ledger);
+        // An older receipt lies on disk.
+        let found = tokio::task::spawn_blocking(move || ledger.get(id)).await.ok().flatten();
+        let own = |receipt: &crate::meter::Receipt| {
+            receipt.tenant == acting.tenant && acting.only.as_ref().is_none_or(|only| *only == receipt.function)
+        };
+        let (receipt, billed) = found.filter(|(receipt, _)| own(receipt)).ok_or(ControlError::NotFound)?;
+        let cost_micro_units = receipt.micro_units();
+        Ok(json(Done::Ok, &views::ReceiptView { receipt, cost_micro_units, billed }))
+    }
+
     /// The GPUs: what they are and whether they work. How many workers they have is the operator's alone: a tenant must not
     /// learn that there are others.
-    fn gpus(&self, caller: &Caller) -> serde_json::Value {
+    fn gpus(&self, caller: &Caller) -> views::Gpus {
         let counts = self.pool.counts();
-        let describe = |served: &Served| {
-            let mut told = serde_json::json!(served);
-            if let (Some(fields), Some(counts)) = (told.as_object_mut(), counts.get(served.place)) {
-                fields.insert("health".into(), serde_json::json!(self.arbiter.health(served.place)));
-                if *caller == Caller::Operator {
-                    fields.insert("workers".into(), counts.workers.into());
-                    fields.insert("spares_ready".into(), counts.spares.into());
-                }
-            }
-            told
+        let operator = *caller == Caller::Operator;
+        let view = |served: &Served| {
+            let gpu = served.gpu.clone()?;
+            let counts = counts.get(served.place).filter(|_| operator);
+            let health = serde_json::to_value(self.arbiter.health(served.place)).unwrap_or_default();
+            Some(views::GpuView {
+                place: served.place,
+                index: gpu.index,
+                name: gpu.name,
+                backend: gpu.backend,
+                driver: gpu.driver,
+                class: served.class.clone(),
+                software: gpu.software,
+                timestamps: gpu.timestamps,
+                memory_bytes: gpu.memory_bytes,
+                context_bytes: gpu.context_bytes,
+                health: health.as_str().unwrap_or("unknown").to_owned(),
+                workers: counts.map(|counts| counts.workers),
+                spares_ready: counts.map(|counts| counts.spares),
+                workers_max: operator.then_some(served.workers_max),
+            })
         };
-        let gpus = self.places.iter().filter(|served| served.gpu.is_some()).map(describe);
-        serde_json::json!({ "gpus": gpus.collect::<Vec<_>>() })
+        views::Gpus { gpus: self.places.iter().filter_map(view).collect() }
     }
 
-    fn whoami(&self, inbound: &Inbound, caller: &Caller) -> Result<Response<ResponseBody>, Refused> {
-        only(inbound, &[Method::GET], "GET")?;
-        let answer = match caller {
-            Caller::Operator => serde_json::json!({ "operator": true }),
-            Caller::Tenant(tenant, scopes) => {
-                serde_json::json!({ "operator": false, "tenant": tenant, "scopes": scopes })
-            }
-            Caller::Anonymous => return Err(RouteError::KeyNeeded.into()),
-        };
-        Ok(json(Done::Ok, &answer))
+    async fn audit_log(&self, call: Call, acting: Option<Acting>) -> Answered {
+        let whose = acting.map_or_else(|| OPERATOR.to_owned(), |acting| acting.tenant.to_string());
+        let cursor = call.query.get("cursor").map(|text| {
+            RequestId::parse(text).ok_or_else(|| ControlError::Invalid("cursor is none that was told".into()))
+        });
+        let (before, limit) = (cursor.transpose()?, call.query.limit()?);
+        let store = Arc::clone(self.registry.store());
+        let entries = tokio::task::spawn_blocking(move || store.audited(&whose, before, limit)).await;
+        let entries =
+            entries.map_err(|error| ControlError::Internal(error.to_string()))?.map_err(ControlError::from)?;
+        let cursor = (entries.len() == limit).then(|| entries.last().map(|entry| entry.request.clone())).flatten();
+        Ok(json(Done::Ok, &views::Audit { entries, cursor }))
     }
 }
 
-fn only(inbound: &Inbound, methods: &[Method], allowed: &'static str) -> Result<(), RouteError> {
-    if methods.contains(&inbound.parts.method) {
-        return Ok(());
-    }
-    Err(RouteError::MethodNotAllowed { method: inbound.parts.method.to_string(), allowed })
+fn document_response() -> Response<ResponseBody> {
+    static TEXT: OnceLock<bytes::Bytes> = OnceLock::new();
+    let text = TEXT.get_or_init(|| serde_json::to_vec_pretty(&document()).unwrap_or_default().into());
+    raw(Done::Ok, "application/json", text.clone())
 }
 
-fn acting(inbound: &Inbound, caller: &Caller, snapshot: &Snapshot) -> Result<Acting, Refused> {
-    let named = inbound.parts.headers.get(TENANT_HEADER).and_then(|value| value.to_str().ok());
-    match caller {
-        Caller::Tenant(tenant, scopes) => Ok(Acting { tenant: tenant.clone(), scopes: *scopes }),
-        Caller::Operator => {
-            let named = named.ok_or(ControlError::TenantNeeded)?;
-            let tenant = TenantName::new(named).map_err(|error| ControlError::Invalid(error.to_string()))?;
-            if !snapshot.tenants.contains_key(&tenant) {
+fn whoami(caller: &Caller) -> Response<ResponseBody> {
+    let told = match caller {
+        Caller::Tenant(key) => views::Whoami {
+            operator: false,
+            tenant: Some(key.record.tenant.to_string()),
+            scopes: Some(key.record.scopes),
+            function: key.record.function.as_ref().map(ToString::to_string),
+            key: Some(key.record.id.clone()),
+            expires: key.record.expires.map(time),
+        },
+        _ => views::Whoami { operator: true, tenant: None, scopes: None, function: None, key: None, expires: None },
+    };
+    json(Done::Ok, &told)
+}
+
+/// For whom an operation is, if it is for a tenant; refuses who may not.
+fn acting(
+    operation: &Operation,
+    inbound: &Inbound,
+    caller: &Caller,
+    names: &[String],
+    snapshot: &Snapshot,
+) -> Result<Option<Acting>, Refused> {
+    let named = inbound.parts.headers.get(TENANT_HEADER).map(|value| value.to_str().unwrap_or_default());
+    let of_key = |key: &Key| {
+        let tenant = key.record.tenant.clone();
+        let owner = snapshot.tenants.get(&tenant).cloned().ok_or(RouteError::NotFound)?;
+        if owner.record.suspended {
+            return Err(RouteError::Suspended);
+        }
+        Ok(Acting { tenant, owner, scopes: key.record.scopes, only: key.record.function.clone() })
+    };
+    match (operation.access, caller) {
+        (Access::Anyone | Access::AnyKey, _) => Ok(None),
+        (Access::Operator, Caller::Operator) => Ok(None),
+        (Access::Operator, _) => Err(RouteError::ScopeMissing { scope: "operator" }.into()),
+        (Access::OperatorOrAdmin, Caller::Operator) => Ok(None),
+        (Access::OperatorOrAdmin, Caller::Tenant(key)) => {
+            let acting = of_key(key)?;
+            acting.needs(acting.scopes.admin, "admin")?;
+            acting.covers(None)?;
+            // Another tenant and none look the same.
+            if names.first().is_none_or(|name| *name != *acting.tenant.as_str()) {
                 return Err(ControlError::NotFound.into());
             }
-            tracing::info!(request = %inbound.id, %tenant, method = %inbound.parts.method, path = inbound.parts.uri.path(), "the operator acts for a tenant");
-            Ok(Acting { tenant, scopes: Scopes::FULL })
+            Ok(Some(acting))
         }
-        Caller::Anonymous => Err(RouteError::KeyNeeded.into()),
+        (access, Caller::Tenant(key)) => {
+            let acting = of_key(key)?;
+            let scopes = acting.scopes;
+            let (has, scope) = match access {
+                Access::Read => (scopes.read, "read"),
+                Access::Deploy => (scopes.deploy, "deploy"),
+                _ => (scopes.admin, "admin"),
+            };
+            acting.needs(has, scope)?;
+            let about = operation.path.starts_with("functions/{name}").then(|| names.first()).flatten();
+            let about = about.and_then(|name| FunctionName::new(name).ok());
+            let filtered = matches!(operation.op, Op::ListFunctions | Op::Receipt | Op::Usage);
+            if !filtered {
+                acting.covers(about.as_ref())?;
+            }
+            Ok(Some(acting))
+        }
+        (_, Caller::Operator) => {
+            let Some(named) = named else {
+                return if operation.op == Op::Audit { Ok(None) } else { Err(ControlError::TenantNeeded.into()) };
+            };
+            let tenant = TenantName::new(named).map_err(|error| ControlError::Invalid(error.to_string()))?;
+            let owner = snapshot.tenants.get(&tenant).cloned().ok_or(ControlError::NotFound)?;
+            Ok(Some(Acting { tenant, owner, scopes: Scopes::FULL, only: None }))
+        }
+        (_, Caller::Anonymous) => Err(RouteError::KeyNeeded.into()),
     }
+}
+
+/// The entry of the audit log for a call, and in whose log it stands. What only reads has none, unless the operator reads
+/// what is a tenant's.
+fn audited(operation: &Operation, call: &Call, acting: Option<&Acting>) -> Option<(String, AuditRecord)> {
+    let operator = call.caller == Caller::Operator;
+    let reads = operation.method == http::Method::GET;
+    if reads && !(operator && acting.is_some()) {
+        return None;
+    }
+    let actor = match &call.caller {
+        Caller::Tenant(key) => key.record.id.clone(),
+        _ => OPERATOR.to_owned(),
+    };
+    let whose = acting.map_or_else(|| OPERATOR.to_owned(), |acting| acting.tenant.to_string());
+    let entry = AuditRecord {
+        request: call.inbound.id.to_string(),
+        time: jiff::Timestamp::now(),
+        actor,
+        address: call.inbound.client.to_string(),
+        action: operation.name.to_owned(),
+        path: call.inbound.parts.uri.path().chars().take(256).collect(),
+        status: None,
+    };
+    Some((whose, entry))
 }

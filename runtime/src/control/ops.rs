@@ -1,9 +1,10 @@
 //! `/healthz`, `/readyz`, `/metrics`.
 
-use super::{Control, only};
+use super::Control;
 use crate::inbound::Inbound;
 use crate::meter::StartKind;
 use crate::respond::{Done, Refused, ResponseBody, raw};
+use crate::route::RouteError;
 use bytes::Bytes;
 use http::{Method, Response};
 use std::fmt::Write;
@@ -23,13 +24,16 @@ impl Control {
             "/metrics" => (Done::Ok, self.metrics()),
             _ => return Ok(None),
         };
-        only(inbound, &[Method::GET, Method::HEAD], "GET, HEAD")?;
+        if !matches!(inbound.parts.method, Method::GET | Method::HEAD) {
+            let method = inbound.parts.method.to_string();
+            return Err(RouteError::MethodNotAllowed { method, allowed: "GET, HEAD".into() }.into());
+        }
         Ok(Some(raw(done, "text/plain; charset=utf-8", Bytes::from(text))))
     }
 
     /// Prometheus text, of the whole server: nothing in it names a tenant.
     fn metrics(&self) -> String {
-        let totals = self.book.totals();
+        let totals = self.ledger.totals();
         let counts = self.pool.counts();
         let workers: usize = counts.iter().map(|counts| counts.workers).sum();
         let spares: usize = counts.iter().map(|counts| counts.spares).sum();

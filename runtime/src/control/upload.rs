@@ -3,6 +3,7 @@
 use super::ControlError;
 use crate::inbound::Inbound;
 use crate::manifest::Manifest;
+use crate::names::TenantName;
 use crate::pool::BODY_IDLE_MAX;
 use crate::store::files::Files;
 use bytes::Bytes;
@@ -32,10 +33,12 @@ pub(super) async fn collect(body: Incoming, limit: u64, what: &'static str) -> R
     }
 }
 
-/// A component in a file of its own, removed unless it is kept.
+/// A component in a file of its own, removed unless it is kept; or one that is there already.
 #[derive(Debug)]
 pub(super) struct Upload {
     pub(super) path: PathBuf,
+    /// Whether it is there already, and nothing was uploaded.
+    pub(super) is_there: bool,
     pub(super) digest: String,
     pub(super) size: u64,
     pub(super) manifest: Option<Manifest>,
@@ -43,8 +46,27 @@ pub(super) struct Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        // Gone already when it was kept.
-        let _ = std::fs::remove_file(&self.path);
+        if !self.is_there {
+            // Gone already when it was kept.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Upload {
+    /// A component of the tenant's that was uploaded before.
+    fn there(
+        files: &Files,
+        tenant: &TenantName,
+        digest: &str,
+        manifest: Option<Manifest>,
+    ) -> Result<Self, ControlError> {
+        if digest.len() != 64 || !digest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(ControlError::Invalid("the digest is not SHA-256 in hex".into()));
+        }
+        let path = files.component(tenant, digest);
+        let metadata = std::fs::metadata(&path).map_err(|_| ControlError::NotFound)?;
+        Ok(Self { path, is_there: true, digest: digest.to_owned(), size: metadata.len(), manifest })
     }
 }
 
@@ -73,18 +95,23 @@ impl Sink {
 
     fn finish(self, manifest: Option<Manifest>) -> Upload {
         let digest = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Upload { path: self.path, digest, size: self.size, manifest }
+        Upload { path: self.path, is_there: false, digest, size: self.size, manifest }
     }
 }
 
 /// Receives a component, with or without a manifest.
-pub(super) async fn receive(inbound: Inbound, files: &Files, limit: u64) -> Result<Upload, ControlError> {
+pub(super) async fn receive(
+    inbound: Inbound,
+    files: &Files,
+    tenant: &TenantName,
+    limit: u64,
+) -> Result<Upload, ControlError> {
     let media_type =
         inbound.parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match essence.as_str() {
         "application/wasm" => plain(inbound, files, limit).await,
-        "multipart/form-data" => multipart(inbound, files, limit, &media_type).await,
+        "multipart/form-data" => multipart(inbound, files, tenant, limit, &media_type).await,
         "" => Err(ControlError::UnsupportedMediaType("of no type".into())),
         other => Err(ControlError::UnsupportedMediaType(other.chars().take(100).collect())),
     }
@@ -135,7 +162,13 @@ fn broken(error: &multer::Error) -> ControlError {
     ControlError::Invalid(format!("the multipart body: {error}"))
 }
 
-async fn multipart(inbound: Inbound, files: &Files, limit: u64, media_type: &str) -> Result<Upload, ControlError> {
+async fn multipart(
+    inbound: Inbound,
+    files: &Files,
+    tenant: &TenantName,
+    limit: u64,
+    media_type: &str,
+) -> Result<Upload, ControlError> {
     let boundary = multer::parse_boundary(media_type).map_err(|error| broken(&error))?;
     let parts = futures::StreamExt::filter_map(BodyStream::new(inbound.body), |frame| async move {
         frame.map(|frame| frame.into_data().ok()).transpose()
@@ -145,24 +178,17 @@ async fn multipart(inbound: Inbound, files: &Files, limit: u64, media_type: &str
     let mut parts = multer::Multipart::with_constraints(parts, boundary, constraints);
     let mut component: Option<Sink> = None;
     let mut manifest: Option<Manifest> = None;
-    let mut remove = None;
+    let (mut digest, mut remove) = (None, None);
     loop {
         let field = tokio::time::timeout(BODY_IDLE_MAX, parts.next_field()).await.map_err(|_| slow())?;
         let Some(mut field) = field.map_err(|error| broken(&error))? else { break };
         let name = field.name().unwrap_or_default().to_owned();
         match name.as_str() {
             "manifest" if manifest.is_none() => {
-                let mut text = Vec::new();
-                while let Some(part) = chunk(&mut field).await? {
-                    text.extend_from_slice(&part);
-                    if text.len() as u64 > MANIFEST_BYTES_MAX {
-                        return Err(ControlError::TooLarge { what: "manifest", limit: MANIFEST_BYTES_MAX });
-                    }
-                }
-                let text =
-                    String::from_utf8(text).map_err(|_| ControlError::Invalid("the manifest is not UTF-8".into()))?;
+                let text = text(&mut field, "manifest", MANIFEST_BYTES_MAX).await?;
                 manifest = Some(Manifest::parse(&text).map_err(|error| ControlError::Invalid(error.to_string()))?);
             }
+            "digest" if digest.is_none() => digest = Some(text(&mut field, "digest", 64).await?),
             "component" if component.is_none() => {
                 let mut sink = Sink::new(files, limit)?;
                 remove = Some(RemoveOnError(Some(sink.path.clone())));
@@ -174,16 +200,32 @@ async fn multipart(inbound: Inbound, files: &Files, limit: u64, media_type: &str
             other => {
                 let other: String = other.chars().take(64).collect();
                 return Err(ControlError::Invalid(format!(
-                    "the part {other:?}; the parts are manifest and component, once each"
+                    "the part {other:?}; the parts are manifest and component, or the digest of one that is there, once each"
                 )));
             }
         }
     }
-    let component = component.ok_or_else(|| ControlError::Invalid("the part component is missing".into()))?;
+    if let (Some(digest), None) = (&digest, &component) {
+        return Upload::there(files, tenant, digest, manifest);
+    }
+    let component = component.filter(|_| digest.is_none());
+    let component =
+        component.ok_or_else(|| ControlError::Invalid("one of the parts component and digest is needed".into()))?;
     if let Some(remove) = remove {
         remove.keep();
     }
     Ok(component.finish(manifest))
+}
+
+async fn text(field: &mut multer::Field<'_>, what: &'static str, limit: u64) -> Result<String, ControlError> {
+    let mut text = Vec::new();
+    while let Some(part) = chunk(field).await? {
+        text.extend_from_slice(&part);
+        if text.len() as u64 > limit {
+            return Err(ControlError::TooLarge { what, limit });
+        }
+    }
+    String::from_utf8(text).map_err(|_| ControlError::Invalid(format!("the {what} is not UTF-8")))
 }
 
 async fn chunk(field: &mut multer::Field<'_>) -> Result<Option<Bytes>, ControlError> {

@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 /// The longest time in which no byte of a response could be written.
@@ -18,15 +17,15 @@ const SILENT_MAX: Duration = Duration::from_secs(10);
 const PREFACE_BYTES: usize = 24;
 
 /// See the module.
-pub(super) struct Stalling {
-    stream: TcpStream,
+pub(super) struct Stalling<S> {
+    stream: S,
     stalled: Option<Pin<Box<Sleep>>>,
     /// Runs until the first bytes have come: before that hyper does not know which protocol to time.
     silent: Option<Pin<Box<Sleep>>>,
 }
 
-impl Stalling {
-    pub(super) fn new(stream: TcpStream) -> Self {
+impl<S> Stalling<S> {
+    pub(super) fn new(stream: S) -> Self {
         Self { stream, stalled: None, silent: Some(Box::pin(tokio::time::sleep(SILENT_MAX))) }
     }
 
@@ -43,7 +42,7 @@ impl Stalling {
     }
 }
 
-impl AsyncRead for Stalling {
+impl<S: AsyncRead + Unpin> AsyncRead for Stalling<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -64,7 +63,7 @@ impl AsyncRead for Stalling {
     }
 }
 
-impl AsyncWrite for Stalling {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.timed(written, context)

@@ -1,23 +1,32 @@
 //! Step 1: accept, caps, ids, and the edge of HTTP.
 //!
 //! ```text
-//!  accept ─▶ HTTP/1.1 or HTTP/2 ─▶ id, checks ─▶ auth ─▶ … ─▶ response
-//!             │ header timeout, header caps          └ refusal ─▶ respond
+//!  accept ─▶ TLS ─▶ HTTP/1.1 or HTTP/2 ─▶ id, checks ─▶ preflights ─▶ auth ─▶ … ─▶ response ─▶ access log
+//!             │ header timeout, header caps                             └ refusal ─▶ respond
 //!             └ writes that stall are cut
 //! ```
 //!
 //! A request is refused here when it could be read in two ways (two lengths, a length beside
 //! chunks), when it wants another protocol, or when it is too large or too slow.
 
+mod access;
+mod client;
+mod cors;
 mod io;
+mod tls;
+
+pub use access::{AccessLog, Served, Watched};
+pub use tls::Tls;
 
 use crate::auth::Auth;
-use crate::inbound::{FrontError, Inbound};
+use crate::config::Live;
+use crate::inbound::{Door, FrontError, Inbound, host_of};
 use crate::names::RequestId;
-use crate::respond::{Refused, ResponseBody, refuse, stamp};
+use crate::respond::{Done, Refused, ResponseBody, code_of, raw, refuse, stamp};
+use crate::route::public_origins;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -25,7 +34,8 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,6 +55,9 @@ const STREAMS_MAX: u32 = 256;
 #[derive(Debug)]
 pub struct Front {
     next: Auth,
+    live: Live,
+    tls: Option<Arc<Tls>>,
+    access: Option<Arc<AccessLog>>,
     /// Whether only loopback host names are answered: with `--dev` the key is known to everybody,
     /// and a web page must not be able to reach it by a name of its own.
     loopback_only: bool,
@@ -52,12 +65,24 @@ pub struct Front {
 
 impl Front {
     /// The step, with the next one inside it.
-    pub fn new(next: Auth, loopback_only: bool) -> Arc<Self> {
-        Arc::new(Self { next, loopback_only })
+    pub fn new(
+        next: Auth,
+        live: Live,
+        tls: Option<Arc<Tls>>,
+        access: Option<Arc<AccessLog>>,
+        loopback_only: bool,
+    ) -> Arc<Self> {
+        Arc::new(Self { next, live, tls, access, loopback_only })
     }
 
     /// Serves until `stop`, then lets what runs end, for at most `drain`.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken, drain: Duration) {
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        door: Door,
+        stop: CancellationToken,
+        drain: Duration,
+    ) {
         let connections = TaskTracker::new();
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
@@ -74,7 +99,7 @@ impl Front {
                 Ok((stream, peer)) => {
                     let (front, stop) = (Arc::clone(&self), stop.clone());
                     connections.spawn(async move {
-                        front.connection(stream, peer, stop).await;
+                        front.accepted(stream, peer, door, stop).await;
                         drop(place);
                     });
                 }
@@ -92,11 +117,34 @@ impl Front {
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: tokio::net::TcpStream, peer: SocketAddr, stop: CancellationToken) {
+    async fn accepted(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, door: Door, stop: CancellationToken) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection was gone at once");
             return;
         }
+        match self.tls.clone() {
+            None => self.connection(stream, peer, door, false, stop).await,
+            Some(tls) => {
+                let accepted = tokio::select! {
+                    accepted = tls.accept(stream) => accepted,
+                    () = stop.cancelled() => return,
+                };
+                match accepted {
+                    Ok(stream) => self.connection(stream, peer, door, true, stop).await,
+                    Err(error) => tracing::debug!(%peer, %error, "no TLS"),
+                }
+            }
+        }
+    }
+
+    async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        self: Arc<Self>,
+        stream: S,
+        peer: SocketAddr,
+        door: Door,
+        tls: bool,
+        stop: CancellationToken,
+    ) {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
@@ -112,7 +160,7 @@ impl Front {
             .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20));
-        let service = hyper::service::service_fn(move |request| Arc::clone(&self).request(request, peer));
+        let service = hyper::service::service_fn(move |request| Arc::clone(&self).request(request, peer, door, tls));
         let connection = builder.serve_connection(TokioIo::new(io::Stalling::new(stream)), service);
         tokio::pin!(connection);
         let result = tokio::select! {
@@ -131,26 +179,63 @@ impl Front {
         self: Arc<Self>,
         request: Request<Incoming>,
         peer: SocketAddr,
+        door: Door,
+        tls: bool,
     ) -> Result<Response<ResponseBody>, Infallible> {
-        let id = RequestId::new();
+        let (id, arrived) = (RequestId::new(), Instant::now());
         let (parts, body) = request.into_parts();
-        let inbound = Inbound { id, arrived: Instant::now(), peer, parts, body };
-        let response = match self.handle(inbound).await {
+        let (client, https) =
+            client::client_of(peer.ip(), tls, &parts.headers, &self.live.load().trusted_proxies);
+        let watched = self.access.as_ref().map(|log| (log, parts.method.to_string(), Served::default()));
+        let served = watched.as_ref().map(|(_, _, served)| Arc::clone(served));
+        let inbound = Inbound { id, arrived, client, https, door, served, parts, body };
+        let origin = self.origin(&inbound);
+        let mut refusal = None;
+        let mut response = match self.handle(inbound, origin.as_ref()).await {
             Ok(mut response) => {
                 stamp(&mut response, id);
                 response
             }
             Err(refused) => {
                 tracing::debug!(request = %id, %peer, %refused, "refused");
+                refusal = Some(code_of(&refused));
                 refuse(&refused, id)
             }
         };
+        if let Some(origin) = &origin {
+            cors::mark(response.headers_mut(), origin);
+        }
+        if let Some((log, method, served)) = watched {
+            let status = response.status().as_u16();
+            let watched = Watched::new(log, id, (method, served, arrived), status, refusal);
+            response = response.map(|body| body.watched(watched));
+        }
         Ok(response)
     }
 
-    async fn handle(&self, mut inbound: Inbound) -> Result<Response<ResponseBody>, Refused> {
+    /// The origin that a request comes from, if the function that it is for lets it in.
+    fn origin(&self, inbound: &Inbound) -> Option<HeaderValue> {
+        if !inbound.parts.headers.contains_key(http::header::ORIGIN) {
+            return None;
+        }
+        let snapshot = self.next.snapshot();
+        let version = public_origins(inbound, &snapshot, &self.live.load())?;
+        cors::allowed(&inbound.parts.headers, &version.manifest().http.cors_origins).cloned()
+    }
+
+    async fn handle(
+        &self,
+        mut inbound: Inbound,
+        origin: Option<&HeaderValue>,
+    ) -> Result<Response<ResponseBody>, Refused> {
         self.check(&inbound.parts)?;
-        let (caller, snapshot) = self.next.caller(&mut inbound.parts.headers)?;
+        if let Some(origin) = origin.filter(|_| cors::is_preflight(&inbound.parts)) {
+            let mut response = raw(Done::Empty, "text/plain", bytes::Bytes::new());
+            response.headers_mut().extend(cors::preflight(origin, &inbound.parts.headers));
+            return Ok(response);
+        }
+        let client = inbound.client;
+        let (caller, snapshot) = self.next.caller(&mut inbound.parts.headers, client)?;
         self.next.next().call(inbound, caller, snapshot).await
     }
 
@@ -181,10 +266,7 @@ impl Front {
 }
 
 fn is_loopback_host(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
+    let name = host_of(host);
     name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 

@@ -1,22 +1,29 @@
-//! Closes the tab of every admitted request, exactly once, whatever happened.
+//! Step 8: closes the tab of every admitted request, exactly once, whatever happened, and writes it into the ledger.
 //!
-//! A [`Tab`] is opened by admission and travels with the request. Whoever drops it closes it: a
-//! finished answer, a client that left, a panic. Closing writes one [`Receipt`].
+//! A [`Tab`] is opened by admission and travels with the request. Whoever drops it closes it: a finished answer, a client
+//! that left, a panic. Closing makes one [`Receipt`], which is one line of the [`Ledger`]; usage and invoices are sums of
+//! lines.
 
+use crate::admit::account::Account;
+use crate::egress::Tally;
 use crate::hop::Work;
 use crate::names::{FunctionName, RequestId, TenantName};
 use crate::respond::Blame;
+use crate::route::Target;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Instant;
 
-mod book;
+mod ledger;
+pub mod price;
 mod segment;
+pub mod usage;
 
-pub use book::{Book, KEPT, Totals};
+pub use ledger::{ByDay, Ledger, LedgerError, Totals};
+use price::Price;
 
 /// How a request started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StartKind {
     /// The worker was up and had the function loaded.
@@ -39,7 +46,7 @@ impl StartKind {
 }
 
 /// What GPU time was measured with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GpuClock {
     /// The GPU's timestamps.
@@ -49,17 +56,24 @@ pub enum GpuClock {
 }
 
 /// What a request was and cost. Times are in microseconds, GPU time in nanoseconds.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+///
+/// `admit_us + start_us + guest_us + gpu_wait_us + io_us + respond_us` is `wall_us`, but for what the processor was busy with
+/// something else.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Receipt {
     /// The request.
+    #[schema(value_type = String, format = "uuid")]
     pub request: RequestId,
     /// Whose function.
+    #[schema(value_type = String)]
     pub tenant: TenantName,
     /// Which function.
+    #[schema(value_type = String)]
     pub function: FunctionName,
     /// Which version of it.
     pub version: u32,
     /// When it was admitted, RFC 3339.
+    #[schema(value_type = String, format = DateTime)]
     pub time: jiff::Timestamp,
     /// How it started.
     pub start: Option<StartKind>,
@@ -74,8 +88,12 @@ pub struct Receipt {
     pub kernels_us: u64,
     /// CPU time of the guest.
     pub guest_us: u64,
-    /// Waiting for the GPU or a compiler.
-    pub waited_us: u64,
+    /// Waiting for the GPU, its work included, or for a kernel to be compiled.
+    pub gpu_wait_us: u64,
+    /// Waiting for bodies, timers and outbound requests.
+    pub io_us: u64,
+    /// From the guest's end to the last byte of its answer.
+    pub respond_us: u64,
     /// GPU time.
     pub gpu_ns: u64,
     /// Where GPU time came from.
@@ -90,6 +108,8 @@ pub struct Receipt {
     pub bytes_in: u64,
     /// Bytes of the response's body.
     pub bytes_out: u64,
+    /// Bytes of outbound requests and their answers.
+    pub egress_bytes: u64,
     /// The response's status; 0 if none was sent.
     pub status: u16,
     /// The code of what went wrong.
@@ -98,26 +118,23 @@ pub struct Receipt {
     pub error_detail: Option<String>,
     /// Whose fault that was.
     pub fault: Option<Blame>,
+    /// The class of the GPU, once there was one.
+    pub class: Option<String>,
+    /// What its work cost then.
+    pub price: Price,
+    /// GPU time that is charged.
+    pub gpu_ms: u64,
+    /// CPU time that is charged.
+    pub cpu_ms: u64,
+    /// What it costs for the GPU.
+    pub gpu_micro_units: u64,
+    /// What it costs for the CPU.
+    pub cpu_micro_units: u64,
 }
 
-/// An open tab.
-#[derive(Debug)]
-pub struct Tab {
-    opened: Instant,
-    receipt: Option<Box<Receipt>>,
-    book: Arc<Book>,
-}
-
-impl Tab {
-    /// Opens a tab in `book`.
-    pub fn open(
-        book: &Arc<Book>,
-        request: RequestId,
-        tenant: TenantName,
-        function: FunctionName,
-        version: u32,
-    ) -> Self {
-        let receipt = Receipt {
+impl Receipt {
+    fn open(request: RequestId, tenant: TenantName, function: FunctionName, version: u32, price: Price) -> Self {
+        Self {
             request,
             tenant,
             function,
@@ -129,7 +146,9 @@ impl Tab {
             start_us: 0,
             kernels_us: 0,
             guest_us: 0,
-            waited_us: 0,
+            gpu_wait_us: 0,
+            io_us: 0,
+            respond_us: 0,
             gpu_ns: 0,
             gpu_clock: GpuClock::Gpu,
             slices: 0,
@@ -137,12 +156,117 @@ impl Tab {
             wall_us: 0,
             bytes_in: 0,
             bytes_out: 0,
+            egress_bytes: 0,
             status: 0,
             error: None,
             error_detail: None,
             fault: None,
-        };
-        Self { opened: Instant::now(), receipt: Some(Box::new(receipt)), book: Arc::clone(book) }
+            class: None,
+            price,
+            gpu_ms: 0,
+            cpu_ms: 0,
+            gpu_micro_units: 0,
+            cpu_micro_units: 0,
+        }
+    }
+
+    /// What it costs.
+    pub fn micro_units(&self) -> u64 {
+        self.gpu_micro_units.saturating_add(self.cpu_micro_units)
+    }
+
+    /// Works out what it costs.
+    fn charge(&mut self) {
+        if self.fault == Some(Blame::Platform) {
+            return;
+        }
+        let cost = self.price.of_work(self.gpu_ns, self.guest_us);
+        (self.gpu_ms, self.cpu_ms) = (cost.gpu_ms, cost.cpu_ms);
+        (self.gpu_micro_units, self.cpu_micro_units) = (cost.gpu_micro_units, cost.cpu_micro_units);
+    }
+}
+
+/// GPU memory that was kept for a function while nobody called it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Resident {
+    /// The line's own id.
+    pub id: RequestId,
+    /// Whose.
+    pub tenant: TenantName,
+    /// For which function.
+    pub function: FunctionName,
+    /// For which version of it.
+    pub version: u32,
+    /// When the span ended.
+    pub time: jiff::Timestamp,
+    /// How long it was.
+    pub span_ms: u64,
+    /// How much was kept.
+    pub bytes: u64,
+    /// On a GPU of this class.
+    pub class: String,
+    /// What it cost then.
+    pub price: Price,
+    /// What it costs.
+    pub micro_units: u64,
+}
+
+/// A line of the ledger.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line {
+    /// An admitted request.
+    Request(Box<Receipt>),
+    /// Memory kept.
+    Resident(Resident),
+}
+
+impl Line {
+    /// Its id, by which it is counted once.
+    pub fn id(&self) -> RequestId {
+        match self {
+            Self::Request(receipt) => receipt.request,
+            Self::Resident(resident) => resident.id,
+        }
+    }
+}
+
+/// An open tab.
+#[derive(Debug)]
+pub struct Tab {
+    opened: Instant,
+    ended: Option<Instant>,
+    receipt: Option<Box<Receipt>>,
+    sent_out: Option<Arc<Tally>>,
+    account: Arc<Account>,
+    ledger: Arc<Ledger>,
+}
+
+impl Tab {
+    /// Opens a tab.
+    pub fn open(ledger: &Arc<Ledger>, request: RequestId, target: &Target) -> Self {
+        let version = &target.version;
+        let (tenant, function) = (version.tenant.clone(), version.function.clone());
+        Self::new(ledger, &target.tenant.account, request, tenant, function, version.record.number)
+    }
+
+    fn new(
+        ledger: &Arc<Ledger>,
+        account: &Arc<Account>,
+        request: RequestId,
+        tenant: TenantName,
+        function: FunctionName,
+        version: u32,
+    ) -> Self {
+        let receipt = Receipt::open(request, tenant, function, version, Price::default());
+        Self {
+            opened: Instant::now(),
+            ended: None,
+            receipt: Some(Box::new(receipt)),
+            sent_out: None,
+            account: Arc::clone(account),
+            ledger: Arc::clone(ledger),
+        }
     }
 
     /// Changes what will be written.
@@ -152,13 +276,29 @@ impl Tab {
         }
     }
 
+    /// Says where the request runs: what its work costs from here on.
+    pub fn place(&mut self, class: &str, price: Price) {
+        self.note(|receipt| {
+            receipt.class = Some(class.to_owned());
+            receipt.price = price;
+        });
+    }
+
+    /// What the request sends out is counted there, until it is closed.
+    pub fn sends_by(&mut self, tally: Option<Arc<Tally>>) {
+        let before = std::mem::replace(&mut self.sent_out, tally);
+        self.note(|receipt| receipt.egress_bytes += before.map_or(0, |tally| tally.bytes()));
+    }
+
     /// Adds the work that the worker reported.
     pub fn work(&mut self, work: &Work, claim_us: u64) {
+        self.ended = Some(Instant::now());
         self.note(|receipt| {
             receipt.start_us = claim_us + work.start_ns / 1000;
             receipt.kernels_us = work.kernels_ns / 1000;
             receipt.guest_us = work.guest_ns / 1000;
-            receipt.waited_us = work.waited_ns / 1000;
+            receipt.gpu_wait_us = work.waited_ns / 1000;
+            receipt.io_us = work.io_ns / 1000;
             receipt.gpu_ns = work.gpu_ns;
             receipt.slices = work.slices;
             receipt.gpu_memory_peak_bytes = work.gpu_memory_peak;
@@ -188,39 +328,68 @@ fn server_timing(receipt: &Receipt) -> String {
     )
 }
 
+fn microseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
 impl Drop for Tab {
     fn drop(&mut self) {
+        self.sends_by(None);
         if let Some(mut receipt) = self.receipt.take() {
-            receipt.wall_us = u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX);
+            receipt.wall_us = receipt.admit_us.saturating_add(microseconds(self.opened));
+            receipt.respond_us = self.ended.map_or(0, microseconds);
             if receipt.status == 0 && receipt.error.is_none() {
                 receipt.error = Some("client_closed".into());
                 receipt.fault = Some(Blame::Caller);
             }
-            self.book.write(*receipt, Instant::now());
+            receipt.charge();
+            self.account.add(receipt.time, receipt.gpu_ns, receipt.egress_bytes, receipt.micro_units());
+            self.ledger.write(Line::Request(receipt));
         }
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::store::Store;
 
-    fn tab(book: &Arc<Book>) -> Tab {
+    pub(crate) fn ledger(folder: &std::path::Path) -> Arc<Ledger> {
+        let (store, _) = Store::open(folder, "x").unwrap();
+        Ledger::open(Arc::new(store), 400).unwrap().0
+    }
+
+    pub(crate) fn tab(ledger: &Arc<Ledger>, account: &Arc<Account>) -> Tab {
         let (tenant, function) = (TenantName::new("acme").unwrap(), FunctionName::new("blur").unwrap());
-        Tab::open(book, RequestId::new(), tenant, function, 1)
+        Tab::new(ledger, account, RequestId::new(), tenant, function, 1)
     }
 
     #[test]
     fn a_dropped_tab_is_closed_once_and_blames_the_client() {
         let folder = tempfile::tempdir().unwrap();
-        let book = Arc::new(Book::open(folder.path().into()).unwrap());
-        let mut open = tab(&book);
+        let (ledger, account) = (ledger(folder.path()), Arc::default());
+        let mut open = tab(&ledger, &account);
         let mut id = RequestId::new();
         open.note(|receipt| id = receipt.request);
         drop(open);
-        let receipt = book.get(id).unwrap();
+        let (receipt, _) = ledger.get(id).unwrap();
         assert_eq!((receipt.error.as_deref(), receipt.fault), (Some("client_closed"), Some(Blame::Caller)));
-        assert_eq!(book.totals().requests, 1);
+        assert_eq!(ledger.totals().requests, 1);
+    }
+
+    #[test]
+    fn a_platform_fault_costs_nothing_and_other_work_its_price() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, account) = (ledger(folder.path()), Arc::<Account>::default());
+        let price = Price { gpu_micro_units_per_s: 1000, cpu_micro_units_per_s: 1000, ..Price::default() };
+        for fault in [None, Some(Blame::Function), Some(Blame::Platform)] {
+            let mut open = tab(&ledger, &account);
+            open.place("any", price);
+            open.note(|receipt| {
+                (receipt.gpu_ns, receipt.guest_us, receipt.status, receipt.fault) = (2_500_000, 1, 200, fault);
+            });
+        }
+        assert_eq!(account.spent(jiff::Timestamp::now()).micro_units, 2 * (3 + 1));
     }
 }

@@ -32,6 +32,7 @@ impl Seated {
         (table, changed, registry): (SharedTable, Arc<Notify>, Arc<Registry>),
         kind: StartKind,
     ) -> Self {
+        worker.enter(version.key);
         Self { worker, version, table, changed, registry, capacity_wait: Duration::ZERO, kind }
     }
 
@@ -49,6 +50,10 @@ impl Drop for Seated {
         let snapshot = self.registry.snapshot();
         let function = snapshot.function(self.version.tenant.as_str(), self.version.function.as_str());
         let keep = scale.min > 0 && function.is_some_and(|function| Arc::ptr_eq(&function.current, &self.version));
+        let served = function.is_some_and(|function| function.serves(&self.version));
+        if self.worker.leave_version(self.version.key) && !served {
+            self.worker.unload(self.version.key);
+        }
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let idle_now = table.release(&self.version.tenant, &self.worker, idle, keep, Instant::now());
         drop(table);

@@ -21,7 +21,7 @@ use crate::pool::worker::Connection;
 use crate::pool::{Pool, PoolError, head};
 use crate::registry::Version;
 use crate::respond::{Refused, ResponseBody, code_of, status_of};
-use crate::route::Target;
+use crate::route::{Style, Target};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use std::sync::Arc;
@@ -84,8 +84,8 @@ impl Pool {
         target: Target,
         mut admitted: Admitted,
     ) -> Result<Response<ResponseBody>, Failed> {
-        let version = Arc::clone(&target.function.current);
-        let limits = &version.manifest().limits;
+        let version = Arc::clone(&target.version);
+        let limits = &version.limits;
         let deadline = tokio::time::Instant::from_std(inbound.arrived + Duration::from_millis(limits.timeout_ms));
         if let Err(error) = self.check_kills(&version) {
             return Err((error, admitted));
@@ -98,26 +98,33 @@ impl Pool {
         let id = inbound.id;
         let body_max = limits.body_mib.saturating_mul(1 << 20);
         let (mut request, mut request_body) = request::rebuild(inbound, target.path, version.key, body_max);
+        let style = target.style;
         let mut again = Again::of(&request);
         loop {
             let (kind, capacity_us) =
                 (seated.kind, u64::try_from(seated.capacity_wait.as_micros()).unwrap_or(u64::MAX));
+            let (class, price) = self.price(seated.worker());
+            admitted.tab.place(class, price);
             admitted.tab.note(|receipt| {
                 receipt.start = Some(kind);
                 receipt.capacity_us += capacity_us;
             });
+            let sent_out = seated.worker().begin_egress(&version, id);
+            admitted.tab.sends_by(sent_out.clone());
             let expected = Expected::new(&seated, id);
             let claim_us = microseconds(claimed_at);
             let held = Held { admitted, seated, expected, connection, claim_us, request_body, late: late(limits) };
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             request::set_deadline(&mut request, left);
             let ended = match self.send(held, request, id, left + LATE_MAX).await {
-                Ok((answer, held)) => return relayed(answer, held, id),
+                Ok((answer, held)) => return relayed(answer, held, id, style),
                 Err(Unanswered::Refused(failed)) => return Err(*failed),
                 Err(Unanswered::Ended(ended)) => ended,
             };
             let why = self.note_kill(&version, ended.seated.worker()).await;
-            let next = if ended.hung || ended.seated.worker().overstayed() { None } else { again.take(ended.unsent) };
+            let affected = sent_out.is_some_and(|tally| tally.has_called());
+            let never = ended.hung || affected || ended.seated.worker().overstayed();
+            let next = if never { None } else { again.take(ended.unsent) };
             admitted = ended.admitted;
             drop(ended.seated);
             let Some((next, body)) = next else { return Err((PoolError::Killed(why), admitted)) };
@@ -144,7 +151,7 @@ impl Pool {
             }
         };
         tokio::time::timeout_at(deadline, seating).await.unwrap_or_else(|_| {
-            let limit = version.manifest().limits.timeout_ms;
+            let limit = version.limits.timeout_ms;
             Err(PoolError::Deadline(format!("no worker was ready within {limit} ms")))
         })
     }
@@ -214,6 +221,7 @@ fn relayed(
     answer: Response<Incoming>,
     held: Held,
     id: crate::names::RequestId,
+    style: Style,
 ) -> Result<Response<ResponseBody>, Failed> {
     let Held { mut admitted, seated, mut expected, connection, claim_us, request_body, late } = held;
     let (mut parts, body) = answer.into_parts();
@@ -235,7 +243,7 @@ fn relayed(
         None => WorkSource::Frame(expected.take()),
     };
     admitted.tab.note(|receipt| receipt.status = parts.status.as_u16());
-    head::finish(&mut parts.headers, &source, &admitted.tab, seated.kind, id);
+    head::finish(&mut parts.headers, &source, &admitted.tab, seated.kind, (id, style));
     let relayed = relay::Parts { body, admitted, seated, connection, source, claim_us, request_body, late };
     Ok(Response::from_parts(parts, relay::body(relayed)))
 }

@@ -7,6 +7,7 @@ use crate::names::RequestId;
 use crate::pool::relay::{SERVER_TIMING, WorkSource};
 use crate::pool::request::strip_hop_by_hop;
 use crate::respond::{ERROR_HEADER, REQUEST_ID_HEADER};
+use crate::route::Style;
 use http::{HeaderMap, HeaderName, HeaderValue, header as names};
 
 /// Whether an answer is the worker's word that the guest failed. A guest cannot say this: its own
@@ -20,7 +21,13 @@ const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 const SERVICE_WORKER_ALLOWED: HeaderName = HeaderName::from_static("service-worker-allowed");
 
 /// Rebuilds a guest's headers for the client.
-pub(super) fn finish(headers: &mut HeaderMap, source: &WorkSource, tab: &Tab, kind: StartKind, id: RequestId) {
+pub(super) fn finish(
+    headers: &mut HeaderMap,
+    source: &WorkSource,
+    tab: &Tab,
+    kind: StartKind,
+    (id, style): (RequestId, Style),
+) {
     let length = headers.get(names::CONTENT_LENGTH).cloned();
     strip_hop_by_hop(headers);
     // Kept for HEAD, where no body says it.
@@ -31,18 +38,18 @@ pub(super) fn finish(headers: &mut HeaderMap, source: &WorkSource, tab: &Tab, ki
     for name in ours {
         headers.remove(name);
     }
-    for name in [
-        ERROR_HEADER,
-        names::SET_COOKIE,
-        SERVICE_WORKER_ALLOWED,
-        CLEAR_SITE_DATA,
-        names::STRICT_TRANSPORT_SECURITY,
-        SERVER_TIMING,
-    ] {
-        headers.remove(name);
+    headers.remove(ERROR_HEADER);
+    headers.remove(SERVER_TIMING);
+    // By path functions of strangers share an origin; a host is a function's own.
+    if style == Style::Path {
+        let shared =
+            [names::SET_COOKIE, SERVICE_WORKER_ALLOWED, CLEAR_SITE_DATA, names::STRICT_TRANSPORT_SECURITY];
+        for name in shared {
+            headers.remove(name);
+        }
+        headers.insert(names::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+        headers.insert(names::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     }
-    headers.insert(names::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
-    headers.insert(names::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(START, HeaderValue::from_static(kind.as_str()));
     if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
         headers.insert(REQUEST_ID_HEADER, value);

@@ -11,6 +11,7 @@ mod expected;
 mod head;
 mod relay;
 mod request;
+mod resident;
 mod retry;
 mod table;
 pub mod worker;
@@ -18,22 +19,27 @@ pub mod worker;
 pub use backoff::Kills;
 pub use relay::Relay;
 pub use request::BODY_IDLE_MAX;
+pub(crate) use request::strip_hop_by_hop;
 pub use table::Counts;
 
 use crate::arbiter::Arbiter;
 use crate::arbiter::turns::Health;
 use crate::build::Builder;
+use crate::config::Live;
+use crate::egress::Egress;
 use crate::gpus::{self, Place, Served};
 use crate::hop::{Fault, FaultCode};
 use crate::inbound::FrontError;
 use crate::logs::Logs;
-use crate::meter::StartKind;
+use crate::meter::price::Price;
+use crate::meter::{Ledger, StartKind};
 use crate::names::{FunctionName, TenantName};
 use crate::process::spawn::Spawner;
-use crate::registry::{Registry, Version};
+use crate::registry::{Registry, Snapshot, Version};
+use crate::secrets::Vault;
 use backoff::Backoff;
 use claim::{Seated, SharedTable};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use table::{Claim, PlaceLimits, Table};
@@ -59,6 +65,9 @@ pub enum PoolError {
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
+    /// Nothing of the tenant's may run any more.
+    #[error("the tenant is suspended")]
+    Suspended,
     /// A worker could not be started.
     #[error("no worker could be started: {0}")]
     StartFailed(String),
@@ -119,7 +128,41 @@ pub struct Pool {
     backoff: Arc<Mutex<Backoff>>,
     settings: Arc<WorkerSettings>,
     places: Arc<Vec<Served>>,
+    beside: Arc<Beside>,
     draining: CancellationToken,
+}
+
+/// What workers and requests need of the rest of the server.
+#[derive(Debug)]
+pub struct Beside {
+    /// Opens secrets.
+    pub vault: Arc<Vault>,
+    /// Outbound HTTP.
+    pub egress: Arc<Egress>,
+    /// Where memory kept is charged.
+    pub ledger: Arc<Ledger>,
+    /// Prices.
+    pub live: Live,
+}
+
+/// Opens the secrets that a version names, as they are now.
+pub(crate) struct Opened<'a> {
+    vault: &'a Vault,
+    snapshot: Arc<Snapshot>,
+}
+
+impl Opened<'_> {
+    fn open(&self, version: &Version) -> Result<BTreeMap<String, String>, PoolError> {
+        let tenant = self.snapshot.tenants.get(&version.tenant);
+        let open = |name: &String| {
+            let record = tenant.and_then(|tenant| tenant.secrets.get(name));
+            let record =
+                record.ok_or_else(|| PoolError::Internal(format!("the secret {name:?} is not set any more")))?;
+            let value = self.vault.unseal(&version.tenant, name, &record.sealed);
+            Ok((name.clone(), value.map_err(|error| PoolError::Internal(error.to_string()))?))
+        };
+        version.manifest().secrets.names.iter().map(open).collect()
+    }
 }
 
 impl Pool {
@@ -132,6 +175,7 @@ impl Pool {
         arbiter: Arc<Arbiter>,
         settings: WorkerSettings,
         places: Arc<Vec<Served>>,
+        beside: Beside,
     ) -> Self {
         let limits = places.iter().map(|place| PlaceLimits { spares: place.spares, workers_max: place.workers_max });
         let pool = Self {
@@ -145,9 +189,11 @@ impl Pool {
             arbiter,
             settings: Arc::new(settings),
             places,
+            beside: Arc::new(beside),
             draining: CancellationToken::new(),
         };
         pool.refill();
+        tokio::spawn(pool.clone().charge_resident());
         let retiring = pool.clone();
         tokio::spawn(async move {
             while !retiring.draining.is_cancelled() {
@@ -244,11 +290,14 @@ impl Pool {
         self.builder.ensure(version).await.map_err(|error| PoolError::Internal(error.to_string()))?;
         let mut kind = StartKind::Hot;
         let began = Instant::now();
-        let patience = Duration::from_millis(version.manifest().limits.queue_ms);
+        let patience = Duration::from_millis(version.limits.queue_ms);
         let mut capacity_wait = Duration::ZERO;
         let worker = loop {
             if self.draining.is_cancelled() {
                 return Err(PoolError::Draining);
+            }
+            if self.registry.snapshot().tenants.get(tenant).is_none_or(|tenant| tenant.record.suspended) {
+                return Err(PoolError::Suspended);
             }
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -287,10 +336,14 @@ impl Pool {
         let shared = (Arc::clone(&self.table), Arc::clone(&self.changed), Arc::clone(&self.registry));
         let mut seated = Seated::new(Arc::clone(&worker), Arc::clone(version), shared, kind);
         seated.capacity_wait = capacity_wait;
-        if worker.join(&self.arbiter, tenant) {
+        let snapshot = self.registry.snapshot();
+        let weight = snapshot.tenants.get(tenant).map_or(1, |tenant| tenant.limits.gpu_weight);
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+        if worker.join(&self.arbiter, &self.beside.egress, tenant, weight) {
             worker.quarantine(self.quarantined(tenant)).await?;
         }
-        let was_loaded = worker.load(version, &version.manifest().env).await?;
+        let opened = Opened { vault: &self.beside.vault, snapshot };
+        let was_loaded = worker.load(version, &opened).await?;
         if !was_loaded && kind == StartKind::Hot {
             seated.kind = StartKind::Warm;
         }
@@ -335,6 +388,42 @@ impl Pool {
     /// Keeps the worker of a version with `min = 1` up: claims it, loads the version, lets go.
     pub async fn warm(&self, version: &Arc<Version>) -> Result<(), PoolError> {
         self.claim(version).await.map(drop)
+    }
+
+    /// Where a worker is, and what work costs there now.
+    fn price(&self, worker: &Worker) -> (&str, Price) {
+        let file = self.beside.live.load();
+        let served = worker.place().and_then(|place| self.places.get(place)).or_else(|| self.places.first());
+        let own = served.and_then(|served| file.gpus.get(served.place)).and_then(|gpu| gpu.micro_units_per_s);
+        let price = Price {
+            gpu_micro_units_per_s: own.unwrap_or(file.prices.gpu_micro_units_per_s),
+            cpu_micro_units_per_s: file.prices.cpu_micro_units_per_s,
+            resident_micro_units_per_gib_s: file.prices.resident_micro_units_per_gib_s,
+        };
+        (served.map_or("none", |served| served.class.as_str()), price)
+    }
+
+    /// Lets workers of a tenant forget the versions that get no requests any more.
+    pub fn unload_unserved(&self, tenant: &TenantName) {
+        let (workers, snapshot) = (self.lock().workers(tenant), self.registry.snapshot());
+        for worker in workers {
+            for version in worker.loaded() {
+                let served = snapshot.tenants.get(tenant).is_some_and(|tenant| {
+                    tenant.functions.values().any(|function| function.serves_key(version))
+                });
+                if !served {
+                    worker.unload(version);
+                }
+            }
+        }
+    }
+
+    /// Ends a tenant's workers, and with them what runs on them.
+    pub fn end_all(&self, tenant: &TenantName, why: &str) {
+        let workers = self.lock().workers(tenant);
+        for worker in workers {
+            self.end(&worker, why);
+        }
     }
 
     /// Lets a tenant's worker go when idle, whatever an older version asked for.

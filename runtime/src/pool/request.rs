@@ -12,7 +12,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -158,7 +158,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-fn rebuild_headers(headers: &mut HeaderMap, peer: SocketAddr, authority: Option<&str>) {
+fn rebuild_headers(headers: &mut HeaderMap, client: IpAddr, https: bool, authority: Option<&str>) {
     strip_hop_by_hop(headers);
     let foreign: Vec<HeaderName> = headers
         .keys()
@@ -182,10 +182,10 @@ fn rebuild_headers(headers: &mut HeaderMap, peer: SocketAddr, authority: Option<
     if let Some(host) = headers.get(HOST).cloned() {
         headers.insert(FORWARDED_HOST, host);
     }
-    if let Ok(value) = HeaderValue::from_str(&peer.ip().to_string()) {
+    if let Ok(value) = HeaderValue::from_str(&client.to_string()) {
         headers.insert(FORWARDED_FOR, value);
     }
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if https { "https" } else { "http" }));
 }
 
 /// Rebuilds a request for the hop.
@@ -195,9 +195,9 @@ pub(crate) fn rebuild(
     version: VersionKey,
     limit: u64,
 ) -> (Request<RequestBody>, Arc<BodyState>) {
-    let Inbound { id, peer, mut parts, body, .. } = inbound;
+    let Inbound { id, client, https, mut parts, body, .. } = inbound;
     let authority = parts.uri.authority().map(|authority| authority.as_str().to_owned());
-    rebuild_headers(&mut parts.headers, peer, authority.as_deref());
+    rebuild_headers(&mut parts.headers, client, https, authority.as_deref());
     let (body, state) = RequestBody::new(body, limit);
     let mut request = Request::new(body);
     *request.method_mut() = parts.method;
@@ -242,7 +242,7 @@ mod tests {
         .into_iter()
         .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
         .collect();
-        rebuild_headers(&mut headers, "10.0.0.9:1234".parse().unwrap(), None);
+        rebuild_headers(&mut headers, "10.0.0.9".parse().unwrap(), false, None);
         let mut seen: Vec<_> = headers.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect();
         seen.sort();
         assert_eq!(

@@ -195,6 +195,15 @@ impl<W: Clone + PartialEq> Table<W> {
         false
     }
 
+    /// Workers that are kept although nobody calls, with their tenants.
+    pub fn pinned(&self) -> Vec<(TenantName, W)> {
+        let pinned = self.seats.iter().filter_map(|((tenant, _), seat)| match seat {
+            Seat::Up { worker, pinned: true, .. } => Some((tenant.clone(), worker.clone())),
+            _ => None,
+        });
+        pinned.collect()
+    }
+
     /// A tenant's workers.
     pub fn workers(&self, tenant: &TenantName) -> Vec<W> {
         let seats = (0..self.rooms.len()).filter_map(|place| self.seats.get(&(tenant.clone(), place)));

@@ -9,12 +9,13 @@
 //! says so to everyone through `dead`.
 
 use crate::arbiter::{Arbiter, Ends, Membership};
+use crate::egress::{Egress, Gate, Tally};
 use crate::gpus::{Place, Served};
 use crate::hop::{Bundle, FromWorker, RunLimits, ToWorker, VersionKey, Work};
 use crate::logs::{Logs, Names};
 use crate::names::{RequestId, TenantName};
 use crate::pool::request::RequestBody;
-use crate::pool::{PoolError, relay};
+use crate::pool::{Opened, PoolError, relay};
 use crate::process::channel::{Channel, frame_pair, stream_pair};
 use crate::process::child::Role;
 use crate::process::confine::Confinement;
@@ -29,6 +30,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
@@ -102,6 +104,13 @@ pub struct Worker {
     /// What the arbiter needs of it, until it has a tenant; a spare has no part in the GPU.
     ends: Mutex<Option<Ends>>,
     membership: OnceLock<Membership>,
+    /// What it may send out, once it has a tenant.
+    gate: OnceLock<Arc<Gate>>,
+    egress_open: AtomicBool,
+    /// Requests under way, by version.
+    active: Mutex<HashMap<VersionKey, usize>>,
+    /// Up to when the memory that it keeps was charged.
+    pub(crate) charged: Mutex<Option<Instant>>,
     /// Why it ended, once that is known.
     why: OnceLock<String>,
 }
@@ -171,6 +180,10 @@ impl Worker {
             gpu: place.gpu.as_ref().map(|_| place.place),
             ends: Mutex::new(Some(Ends { socket, notes: notes.into() })),
             membership: OnceLock::new(),
+            gate: OnceLock::new(),
+            egress_open: AtomicBool::new(false),
+            active: Mutex::default(),
+            charged: Mutex::default(),
             why: OnceLock::new(),
         });
         tokio::spawn(Arc::clone(&worker).listen());
@@ -184,17 +197,26 @@ impl Worker {
         &self.confinement
     }
 
+    /// The place of its GPU, if it has one.
+    pub fn place(&self) -> Option<Place> {
+        self.gpu
+    }
+
     /// Its process id.
     pub fn id(&self) -> i32 {
         self.process.id()
     }
 
     /// Lets it use the GPU for the tenant that it serves from now on. Answers whether it could not before.
-    pub fn join(&self, arbiter: &Arc<Arbiter>, tenant: &TenantName) -> bool {
+    pub fn join(&self, arbiter: &Arc<Arbiter>, egress: &Arc<Egress>, tenant: &TenantName, weight: u32) -> bool {
         let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner).take();
         let first = ends.is_some();
+        if first {
+            // A worker has one tenant for life.
+            let _ = self.gate.set(egress.gate(tenant));
+        }
         if let (Some(gpu), Some(ends)) = (self.gpu, ends) {
-            let membership = arbiter.join(gpu, tenant, ends, self.process.clone());
+            let membership = arbiter.join(gpu, tenant, weight, ends, self.process.clone());
             // The ends are taken once, so this is set once.
             let _ = self.membership.set(membership);
             // It may have ended before it could be told from in here.
@@ -314,8 +336,73 @@ impl Worker {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
+    /// Lets the requests of its tenant call out, by a socket of its own, from the first version on that may.
+    async fn open_egress(&self, version: &Version) -> Result<(), PoolError> {
+        let Some(gate) = self.gate.get() else { return Ok(()) };
+        gate.admit(version);
+        if version.allowed_hosts.is_empty() || self.egress_open.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let failed = |error: std::io::Error| PoolError::Internal(format!("no outbound connection: {error}"));
+        let (ours, theirs) = stream_pair().map_err(failed)?;
+        let stream = std::os::unix::net::UnixStream::from(ours);
+        let stream = tokio::net::UnixStream::from_std(stream).map_err(failed)?;
+        self.control.send(&ToWorker::Egress, &[theirs.as_fd()]).await.map_err(|_| PoolError::Killed(GONE.into()))?;
+        tokio::spawn(Arc::clone(gate).serve(stream));
+        Ok(())
+    }
+
+    /// A request of a version that may call out begins.
+    pub(crate) fn begin_egress(&self, version: &Version, request: RequestId) -> Option<Arc<Tally>> {
+        let gate = self.gate.get().filter(|_| !version.allowed_hosts.is_empty())?;
+        Some(gate.begin(request))
+    }
+
+    /// The versions that it was given.
+    pub(crate) fn loaded(&self) -> Vec<VersionKey> {
+        self.loads.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    fn active(&self) -> std::sync::MutexGuard<'_, HashMap<VersionKey, usize>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request of a version has come to this worker. Before it is looked whether the version is loaded.
+    pub(crate) fn enter(&self, version: VersionKey) {
+        *self.active().entry(version).or_default() += 1;
+    }
+
+    /// It is done. Answers whether it was the last of its version.
+    pub(crate) fn leave_version(&self, version: VersionKey) -> bool {
+        let mut active = self.active();
+        let Some(count) = active.get_mut(&version) else { return false };
+        *count -= 1;
+        if *count == 0 {
+            active.remove(&version);
+            return true;
+        }
+        false
+    }
+
+    /// Forgets a version, unless a request of it is under way: then its last one will.
+    pub(crate) fn unload(&self, version: VersionKey) {
+        // Held until the message is sent: whoever comes after finds the version gone, and loads it behind that.
+        let active = self.active();
+        if active.contains_key(&version) {
+            return;
+        }
+        let loaded = self.loads.lock().unwrap_or_else(PoisonError::into_inner).remove(&version).is_some();
+        if let Some(gate) = self.gate.get() {
+            gate.forget(version);
+        }
+        // One whose socket is full keeps the version: that costs memory only.
+        if loaded && let Err(error) = self.control.try_send(&ToWorker::Unload { version }) {
+            tracing::debug!(%error, "a worker does not hear that a version is gone");
+        }
+    }
+
     /// Loads a version, once. Answers whether it was there already.
-    pub async fn load(&self, version: &Version, env: &BTreeMap<String, String>) -> Result<bool, PoolError> {
+    pub(crate) async fn load(&self, version: &Version, vault: &Opened<'_>) -> Result<bool, PoolError> {
         let (mut receiver, first) = {
             let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
             match loads.get(&version.key) {
@@ -333,7 +420,7 @@ impl Worker {
         if first {
             // Also when whoever asked leaves in the middle: others wait for the same load.
             let mut unfinished = Unfinished { worker: self, key: Some(version.key) };
-            self.send_load(version, env).await?;
+            self.send_load(version, vault).await?;
             unfinished.key = None;
         }
         let loaded = tokio::select! {
@@ -354,7 +441,8 @@ impl Worker {
         }
     }
 
-    async fn send_load(&self, version: &Version, env: &BTreeMap<String, String>) -> Result<(), PoolError> {
+    async fn send_load(&self, version: &Version, vault: &Opened<'_>) -> Result<(), PoolError> {
+        self.open_egress(version).await?;
         let failed = |error: std::io::Error| PoolError::Internal(format!("a version could not be opened: {error}"));
         let began = Instant::now();
         let (cache, process) = (version.driver_cache.clone(), self.process.clone());
@@ -365,7 +453,7 @@ impl Worker {
         }
         tracing::debug!(cache_us = began.elapsed().as_micros(), "a driver cache was placed");
         let component = File::open(&version.compiled).map_err(failed)?;
-        let bundle = bundle(version, env).map_err(failed)?;
+        let bundle = bundle(version, vault.open(version)?).map_err(failed)?;
         let name = (version.tenant.clone(), version.function.clone());
         self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(version.key, name);
         let message = ToWorker::Load { version: version.key };
@@ -449,12 +537,13 @@ fn resident_bytes(pid: i32) -> u64 {
     pages * rustix::param::page_size() as u64
 }
 
-fn bundle(version: &Version, env: &BTreeMap<String, String>) -> std::io::Result<OwnedFd> {
-    let limits = &version.manifest().limits;
+fn bundle(version: &Version, secrets: BTreeMap<String, String>) -> std::io::Result<OwnedFd> {
+    let limits = &version.limits;
     let bundle = Bundle {
         function: version.function.to_string(),
         kernels: kernels(version),
-        env: env.clone(),
+        env: version.manifest().env.clone(),
+        secrets,
         limits: RunLimits {
             memory_bytes: limits.memory_mib << 20,
             cpu_ms: limits.cpu_ms,

@@ -1,5 +1,6 @@
 //! The body of every response: a few bytes, an event stream, or a function's answer on its way.
 
+use crate::front::Watched;
 use crate::pool::Relay;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -9,7 +10,11 @@ use tokio::sync::mpsc;
 
 /// See the module.
 #[derive(Debug)]
-pub struct ResponseBody(Inner);
+pub struct ResponseBody {
+    inner: Inner,
+    /// The line of the access log that this body's end will write.
+    watched: Option<Box<Watched>>,
+}
 
 #[derive(Debug)]
 enum Inner {
@@ -26,17 +31,31 @@ pub struct BrokenOff(pub String);
 impl ResponseBody {
     /// All of it.
     pub fn full(bytes: Bytes) -> Self {
-        Self(Inner::Full(bytes))
+        Self { inner: Inner::Full(bytes), watched: None }
     }
 
     /// Whatever comes over a channel, until it closes.
     pub fn events(receiver: mpsc::Receiver<Bytes>) -> Self {
-        Self(Inner::Events(receiver))
+        Self { inner: Inner::Events(receiver), watched: None }
+    }
+
+    /// The same, written into the access log when it has ended.
+    pub fn watched(self, watched: Watched) -> Self {
+        Self { watched: Some(Box::new(watched)), ..self }
+    }
+
+    fn poll_inner(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        match &mut self.inner {
+            Inner::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Inner::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Inner::Events(receiver) => receiver.poll_recv(context).map(|part| part.map(|bytes| Ok(Frame::data(bytes)))),
+            Inner::Relay(relay) => Pin::new(relay.as_mut()).poll_frame(context),
+        }
     }
 
     /// A function's answer.
     pub fn relay(relay: Relay) -> Self {
-        Self(Inner::Relay(Box::new(relay)))
+        Self { inner: Inner::Relay(Box::new(relay)), watched: None }
     }
 }
 
@@ -48,16 +67,18 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        match &mut self.0 {
-            Inner::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Inner::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Inner::Events(receiver) => receiver.poll_recv(context).map(|part| part.map(|bytes| Ok(Frame::data(bytes)))),
-            Inner::Relay(relay) => Pin::new(relay.as_mut()).poll_frame(context),
+        let polled = self.poll_inner(context);
+        if let (Poll::Ready(Some(part)), Some(watched)) = (&polled, &mut self.watched) {
+            match part {
+                Ok(frame) => watched.sent(frame.data_ref().map_or(0, Bytes::len)),
+                Err(_) => watched.broke_off(),
+            }
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.inner {
             Inner::Full(bytes) => bytes.is_empty(),
             Inner::Events(_) => false,
             Inner::Relay(relay) => relay.is_end_stream(),
@@ -65,7 +86,7 @@ impl Body for ResponseBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.inner {
             Inner::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Inner::Events(_) => SizeHint::default(),
             Inner::Relay(relay) => relay.size_hint(),

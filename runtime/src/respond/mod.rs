@@ -9,6 +9,7 @@ mod body;
 pub use body::{BrokenOff, ResponseBody};
 
 use crate::admit::AdmitError;
+use crate::admit::rate::{Rate, Standing};
 use crate::auth::AuthError;
 use crate::control::ControlError;
 use crate::inbound::FrontError;
@@ -16,8 +17,9 @@ use crate::names::RequestId;
 use crate::pool::PoolError;
 use crate::route::RouteError;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Why a request got no answer of its function, by the step that refused it.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +45,7 @@ pub enum Refused {
 }
 
 /// Whose fault it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Blame {
     /// The client's.
@@ -63,10 +65,14 @@ struct Answer {
     retry_after_s: Option<u64>,
     /// Whether the same request would fail again.
     repeats: bool,
+    /// The rate that was passed, and when it has room again.
+    rate: Option<(Rate, Duration)>,
+    /// The methods that there are.
+    allow: Option<String>,
 }
 
 fn answer(status: StatusCode, code: &'static str, blame: Blame) -> Answer {
-    Answer { status, code, blame, hint: None, retry_after_s: None, repeats: false }
+    Answer { status, code, blame, hint: None, retry_after_s: None, repeats: false, rate: None, allow: None }
 }
 
 impl Answer {
@@ -78,10 +84,19 @@ impl Answer {
         self.retry_after_s = Some(seconds);
         self
     }
+    fn rate(mut self, rate: Rate, wait: Duration) -> Self {
+        self.rate = Some((rate, wait));
+        self.retry_after(seconds(wait))
+    }
     fn repeats(mut self) -> Self {
         self.repeats = true;
         self
     }
+}
+
+/// Whole seconds, rounded up.
+fn seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 fn describe(refused: &Refused) -> Answer {
@@ -110,9 +125,13 @@ fn front(error: &FrontError) -> Answer {
 }
 
 fn auth(error: &AuthError) -> Answer {
-    let AuthError::BadKey = error;
-    answer(StatusCode::UNAUTHORIZED, "unauthorized", Blame::Caller)
-        .hint("send `Authorization: Bearer KEY` or `x-gannet-key: KEY`")
+    match error {
+        AuthError::BadKey => answer(StatusCode::UNAUTHORIZED, "unauthorized", Blame::Caller)
+            .hint("send `Authorization: Bearer KEY` or `x-gannet-key: KEY`"),
+        AuthError::TooManyWrong { rate, wait } => {
+            answer(StatusCode::TOO_MANY_REQUESTS, "rate_limit", Blame::Caller).rate(*rate, *wait)
+        }
+    }
 }
 
 fn route(error: &RouteError) -> Answer {
@@ -123,24 +142,39 @@ fn route(error: &RouteError) -> Answer {
             .hint("send `Authorization: Bearer KEY` or `x-gannet-key: KEY`"),
         RouteError::NotFound => answer(StatusCode::NOT_FOUND, "not_found", Caller)
             .hint("`gannet list` shows your functions; other tenants' functions look like this too"),
-        RouteError::ScopeMissing { .. } => answer(StatusCode::FORBIDDEN, "forbidden", Caller),
-        RouteError::MethodNotAllowed { .. } => answer(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", Caller),
+        RouteError::ScopeMissing { .. } | RouteError::KeyOfOther { .. } => {
+            answer(StatusCode::FORBIDDEN, "forbidden", Caller)
+        }
+        RouteError::Suspended => answer(StatusCode::FORBIDDEN, "tenant_suspended", Caller)
+            .hint("the operator has suspended the tenant, and can resume it"),
+        RouteError::MethodNotAllowed { allowed, .. } => {
+            let mut told = answer(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", Caller);
+            told.allow = Some(allowed.clone());
+            told
+        }
     }
 }
 
 fn admit(error: &AdmitError) -> Answer {
+    use Blame::{Caller, Platform};
     match error {
-        AdmitError::QueueFull { .. } => {
-            answer(StatusCode::TOO_MANY_REQUESTS, "tenant_limit", Blame::Caller).retry_after(1)
+        AdmitError::TooFast { rate, wait, .. } => {
+            answer(StatusCode::TOO_MANY_REQUESTS, "rate_limit", Caller).rate(*rate, *wait)
         }
-        AdmitError::TenantFull {} => {
-            answer(StatusCode::TOO_MANY_REQUESTS, "tenant_limit", Blame::Caller).retry_after(1)
-        }
+        AdmitError::LimitReached { wait_s, .. } => answer(StatusCode::TOO_MANY_REQUESTS, "tenant_limit", Caller)
+            .retry_after(*wait_s)
+            .hint("`gannet limits` shows the tenant's limits; the operator sets them"),
+        AdmitError::SpendLimit { .. } => answer(StatusCode::PAYMENT_REQUIRED, "spend_limit", Caller)
+            .hint("the operator sets spend_micro_units_per_month; a new month begins on its first day, UTC")
+            .repeats(),
         AdmitError::WaitedTooLong { .. } => {
-            answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Blame::Caller).retry_after(1)
+            answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Caller).retry_after(1)
         }
         AdmitError::NodeFull { .. } => {
-            answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Blame::Platform).retry_after(1)
+            answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Platform).retry_after(1)
+        }
+        AdmitError::LedgerBehind(_) => {
+            answer(StatusCode::SERVICE_UNAVAILABLE, "ledger_unavailable", Platform).retry_after(5)
         }
     }
 }
@@ -149,6 +183,7 @@ fn pool(error: &PoolError) -> Answer {
     use Blame::{Caller, Function, Platform};
     match error {
         PoolError::NoCapacity(_) => answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Platform).retry_after(1),
+        PoolError::Suspended => answer(StatusCode::FORBIDDEN, "tenant_suspended", Caller),
         PoolError::Draining => answer(StatusCode::SERVICE_UNAVAILABLE, "draining", Platform).retry_after(5),
         PoolError::StartFailed(_) => answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Platform).retry_after(5),
         PoolError::Killed(_) => answer(StatusCode::BAD_GATEWAY, "function_killed", Function)
@@ -180,11 +215,21 @@ fn control(error: &ControlError) -> Answer {
         ControlError::TenantNeeded => answer(StatusCode::BAD_REQUEST, "tenant_needed", Caller)
             .hint("the operator key acts for a tenant with --tenant or the header x-gannet-tenant"),
         ControlError::NotFound => answer(StatusCode::NOT_FOUND, "not_found", Caller),
+        ControlError::AboveLimit { .. } => answer(StatusCode::UNPROCESSABLE_ENTITY, "limit_above_tenants", Caller)
+            .hint("`gannet limits` shows the tenant's limits; the operator sets them")
+            .repeats(),
+        ControlError::LimitReached { .. } => answer(StatusCode::TOO_MANY_REQUESTS, "tenant_limit", Caller)
+            .retry_after(60)
+            .hint("`gannet limits` shows the tenant's limits; the operator sets them")
+            .repeats(),
         ControlError::Conflict(_) => answer(StatusCode::CONFLICT, "conflict", Caller),
         ControlError::UnsupportedMediaType(_) => {
             answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", Caller).hint(
                 "send the component as application/wasm, or multipart/form-data with the parts manifest and component",
             )
+        }
+        ControlError::NotJson(_) => {
+            answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", Caller).hint("send application/json")
         }
         ControlError::TooLarge { .. } => answer(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", Caller),
         ControlError::Build(rejected) => {
@@ -214,6 +259,7 @@ pub fn status_of(refused: &Refused) -> StatusCode {
     describe(refused).status
 }
 
+/// A problem as it is written (RFC 9457).
 #[derive(Serialize)]
 struct Problem<'a> {
     r#type: &'static str,
@@ -255,6 +301,12 @@ pub fn refuse(refused: &Refused, request: RequestId) -> Response<ResponseBody> {
     if let Some(seconds) = told.retry_after_s {
         headers.insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
     }
+    if let Some((rate, wait)) = told.rate {
+        rate_headers(headers, rate, Standing { left: 0, full_in: wait });
+    }
+    if let Some(allow) = told.allow.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
+        headers.insert(http::header::ALLOW, allow);
+    }
     if told.repeats {
         headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
     }
@@ -263,6 +315,19 @@ pub fn refuse(refused: &Refused, request: RequestId) -> Response<ResponseBody> {
     }
     stamp(&mut response, request);
     response
+}
+
+/// Says how a rate stands (draft-ietf-httpapi-ratelimit-headers-10): the burst and the time in which it comes back, what is
+/// left of it and when all of it is there again.
+pub fn rate_headers(headers: &mut HeaderMap, rate: Rate, standing: Standing) {
+    let window = rate.burst.div_ceil(rate.per_s.max(1)).max(1);
+    let policy = format!("\"requests\";q={};w={window}", rate.burst);
+    let state = format!("\"requests\";r={};t={}", standing.left, seconds(standing.full_in));
+    for (name, text) in [("ratelimit-policy", policy), ("ratelimit", state)] {
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
 }
 
 /// Puts the request's id on a response, in place of any other.
@@ -313,7 +378,9 @@ fn finish(response: &mut Response<ResponseBody>, done: Done, media_type: &'stati
         Done::NotReady => StatusCode::SERVICE_UNAVAILABLE,
     };
     let headers = response.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    if done != Done::Empty {
+        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    }
     headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }

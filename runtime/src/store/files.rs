@@ -90,7 +90,7 @@ impl Files {
         make_folder(data, 0o711)?;
         let data = data.canonicalize()?;
         std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o711))?;
-        for name in ["db", "components", "compiled", "driver-cache", "incoming"] {
+        for name in ["db", "components", "compiled", "driver-cache", "incoming", "ledger"] {
             make_folder(&data.join(name), 0o700)?;
         }
         let run = run_folder(&data)?;
@@ -142,6 +142,38 @@ impl Files {
     /// What the driver made of a component's kernels.
     pub fn driver_cache(&self, tenant: &TenantName, digest: &str) -> PathBuf {
         self.data.join("driver-cache").join(tenant.as_str()).join(digest)
+    }
+
+    /// Removes everything that was made for a tenant's component.
+    pub fn remove_component(&self, tenant: &TenantName, digest: &str) {
+        let cache = self.driver_cache(tenant, digest);
+        let removed = std::fs::remove_file(self.component(tenant, digest));
+        if let Err(error) = removed.as_ref().err().filter(|error| error.kind() != io::ErrorKind::NotFound).map_or(Ok(()), Err)
+        {
+            tracing::warn!(%error, "a component that nobody needs could not be removed");
+        }
+        // What was made of it is of no use without it; a leftover costs room only.
+        let _ = std::fs::remove_file(self.compiled(tenant, digest));
+        let _ = std::fs::remove_dir_all(cache);
+    }
+
+    /// Removes everything of a tenant.
+    pub fn remove_tenant(&self, tenant: &TenantName) {
+        for name in ["components", "compiled", "driver-cache"] {
+            let folder = self.data.join(name).join(tenant.as_str());
+            if let Err(error) = std::fs::remove_dir_all(&folder)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, "files of a deleted tenant could not be removed");
+            }
+        }
+    }
+
+    /// The digests of the components that are there for a tenant.
+    pub fn components(&self, tenant: &TenantName) -> Vec<String> {
+        let folder = std::fs::read_dir(self.data.join("components").join(tenant.as_str()));
+        let names = folder.into_iter().flatten().flatten().map(|entry| entry.file_name());
+        names.filter_map(|name| Some(name.to_str()?.strip_suffix(".wasm")?.to_owned())).collect()
     }
 
     /// Moves a written and closed file to its place, durably.

@@ -4,7 +4,9 @@
 //!  DATA/format            the format's version, refused when newer
 //!  DATA/lock              held while a server runs
 //!  DATA/operator.key      0600
-//!  DATA/db/               sled: tenants, keys, functions, versions
+//!  DATA/db/               sled: tenants, keys, secrets, functions, versions, sums of the ledger, audit log
+//!  DATA/ledger/           see meter/segment.rs
+//!  DATA/secrets.key       0600, unless the key is elsewhere
 //!  DATA/components/       {tenant}/{sha256}.wasm, as uploaded
 //!  DATA/compiled/         {tenant}/{sha256}-{engine}.cwasm, by the builder
 //!  DATA/driver-cache/     {tenant}/{sha256}/…, by the builder's driver
@@ -16,12 +18,14 @@
 //! the database and its folder, and only then answers. Files are written beside their place,
 //! synced, renamed, and their folder synced, before a change that names them is committed.
 
+pub mod audit;
 pub mod files;
 pub mod records;
+pub mod usage;
 
 use crate::names::{FunctionName, TenantName};
 use files::Files;
-use records::{FunctionRecord, KeyRecord, TenantRecord, VersionRecord};
+use records::{FunctionRecord, GoneRecord, KeyRecord, SecretRecord, TenantRecord, VersionRecord};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -30,8 +34,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use tokio::sync::{mpsc, oneshot};
 
-/// The format that this binary writes.
-const FORMAT: u32 = 1;
+/// The format that this binary writes. 2: traffic, tags, limits, secrets, the ledger.
+const FORMAT: u32 = 2;
 /// Commits that may wait for the commit thread; each waits a few milliseconds at most.
 const QUEUE_CAPACITY: usize = 256;
 
@@ -104,6 +108,29 @@ impl Change {
         self.put([b"k/", hash.as_slice()].concat(), record)
     }
 
+    /// Removes a key.
+    pub fn without_key(mut self, hash: &[u8; 32]) -> Self {
+        self.0.remove([b"k/", hash.as_slice()].concat());
+        self
+    }
+
+    /// Removes a tenant and everything that is its own but its usage and its audit log. Its name stays taken.
+    pub fn without_tenant(mut self, name: &TenantName, record: &GoneRecord) -> Result<Self, StoreError> {
+        self.0.remove(format!("t/{name}").into_bytes());
+        self.put(format!("g/{name}").into_bytes(), record)
+    }
+
+    /// Writes a secret.
+    pub fn secret(self, tenant: &TenantName, name: &str, record: &SecretRecord) -> Result<Self, StoreError> {
+        self.put(format!("s/{tenant}/{name}").into_bytes(), record)
+    }
+
+    /// Removes a secret.
+    pub fn without_secret(mut self, tenant: &TenantName, name: &str) -> Self {
+        self.0.remove(format!("s/{tenant}/{name}").into_bytes());
+        self
+    }
+
     /// Writes a function.
     pub fn function(
         self,
@@ -141,6 +168,10 @@ pub struct Contents {
     pub keys: BTreeMap<[u8; 32], KeyRecord>,
     /// Functions and their versions, oldest first.
     pub functions: BTreeMap<(TenantName, FunctionName), (FunctionRecord, Vec<VersionRecord>)>,
+    /// Secrets, by tenant and name.
+    pub secrets: BTreeMap<(TenantName, String), SecretRecord>,
+    /// Names that may not be given again.
+    pub gone: BTreeMap<TenantName, GoneRecord>,
 }
 
 type Answer = oneshot::Sender<Result<(), StoreError>>;
@@ -149,6 +180,8 @@ type Answer = oneshot::Sender<Result<(), StoreError>>;
 #[derive(Debug)]
 pub struct Store {
     files: Files,
+    /// For reading what is not kept in memory; only the commit thread writes.
+    db: sled::Db,
     commits: mpsc::Sender<(Change, Answer)>,
     /// Held while the server runs.
     _lock: File,
@@ -165,9 +198,9 @@ impl Store {
         let db = sled::Config::new().path(data.join("db")).mode(sled::Mode::LowSpace).flush_every_ms(None).open()?;
         let contents = read(&db)?;
         let (commits, inbox) = mpsc::channel(QUEUE_CAPACITY);
-        let folder = data.join("db");
-        std::thread::Builder::new().name("commit".into()).spawn(move || commit_thread(&db, &folder, inbox))?;
-        Ok((Self { files, commits, _lock: lock }, contents))
+        let (folder, writes) = (data.join("db"), db.clone());
+        std::thread::Builder::new().name("commit".into()).spawn(move || commit_thread(&writes, &folder, inbox))?;
+        Ok((Self { files, db, commits, _lock: lock }, contents))
     }
 
     /// The files beside the database.
@@ -182,6 +215,14 @@ impl Store {
         self.commits.send((change, answer)).await.map_err(|_| gone())?;
         receiver.await.map_err(|_| gone())?
     }
+
+    /// The same for a thread that may wait.
+    pub fn commit_blocking(&self, change: Change) -> Result<(), StoreError> {
+        let gone = || StoreError::Io("the commit thread is gone".into());
+        let (answer, receiver) = oneshot::channel();
+        self.commits.blocking_send((change, answer)).map_err(|_| gone())?;
+        receiver.blocking_recv().map_err(|_| gone())?
+    }
 }
 
 fn check_format(data: &Path) -> Result<(), StoreError> {
@@ -189,7 +230,14 @@ fn check_format(data: &Path) -> Result<(), StoreError> {
     match std::fs::read_to_string(&path) {
         Ok(text) => {
             let found = text.trim().parse().unwrap_or(u32::MAX);
-            if found > FORMAT { Err(StoreError::Newer { found }) } else { Ok(()) }
+            if found > FORMAT {
+                return Err(StoreError::Newer { found });
+            }
+            if found < FORMAT {
+                // Every field that is new has a default; an older binary must not read what is written from here on.
+                files::write_durably(&path, format!("{FORMAT}\n").as_bytes(), 0o644)?;
+            }
+            Ok(())
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             files::write_durably(&path, format!("{FORMAT}\n").as_bytes(), 0o644)?;
@@ -266,26 +314,34 @@ fn read(db: &sled::Db) -> Result<Contents, StoreError> {
         key: String::from_utf8_lossy(key).into_owned(),
         cause: "the key is malformed".into(),
     };
-    for entry in db.iter() {
+    for entry in db.scan_prefix(b"k/") {
         let (key, value) = entry?;
-        if let Some(hash) = key.strip_prefix(b"k/") {
-            contents.keys.insert(hash.try_into().map_err(|_| bad(&key))?, parse(&key, &value)?);
-            continue;
-        }
-        let text = std::str::from_utf8(&key).map_err(|_| bad(&key))?;
-        let mut parts = text.split('/');
-        let kind = parts.next();
-        let tenant = parts.next().and_then(|name| TenantName::new(name).ok()).ok_or_else(|| bad(&key))?;
-        let function = parts.next().and_then(|name| FunctionName::new(name).ok());
-        match (kind, function) {
-            (Some("t"), None) => {
-                contents.tenants.insert(tenant, parse(&key, &value)?);
+        let hash = key.get(2..).unwrap_or_default();
+        contents.keys.insert(hash.try_into().map_err(|_| bad(&key))?, parse(&key, &value)?);
+    }
+    // The others of the database are sums and audit entries, which are read when somebody asks.
+    for kind in ["t", "g", "s", "f", "v"] {
+        for entry in db.scan_prefix(format!("{kind}/")) {
+            let (key, value) = entry?;
+            let text = std::str::from_utf8(&key).map_err(|_| bad(&key))?;
+            let mut parts = text.split('/').skip(1);
+            let tenant = parts.next().and_then(|name| TenantName::new(name).ok()).ok_or_else(|| bad(&key))?;
+            let second = parts.next();
+            let function = second.and_then(|name| FunctionName::new(name).ok());
+            match (kind, second, function) {
+                ("t", None, _) => drop(contents.tenants.insert(tenant, parse(&key, &value)?)),
+                ("g", None, _) => drop(contents.gone.insert(tenant, parse(&key, &value)?)),
+                ("s", Some(name), _) => {
+                    contents.secrets.insert((tenant, name.to_owned()), parse(&key, &value)?);
+                }
+                ("f", _, Some(function)) => {
+                    contents.functions.insert((tenant, function), (parse(&key, &value)?, Vec::new()));
+                }
+                ("v", _, Some(function)) => {
+                    versions.entry((tenant, function)).or_default().push(parse(&key, &value)?);
+                }
+                _ => return Err(bad(&key)),
             }
-            (Some("f"), Some(function)) => {
-                contents.functions.insert((tenant, function), (parse(&key, &value)?, Vec::new()));
-            }
-            (Some("v"), Some(function)) => versions.entry((tenant, function)).or_default().push(parse(&key, &value)?),
-            _ => return Err(bad(&key)),
         }
     }
     for (name, list) in versions {
@@ -307,7 +363,7 @@ mod tests {
         let (store, contents) = Store::open(folder.path(), "x").unwrap();
         assert!(contents.tenants.is_empty());
         let name = TenantName::new("acme").unwrap();
-        let record = TenantRecord { created: jiff::Timestamp::now(), quarantine: Vec::new() };
+        let record = TenantRecord::new(jiff::Timestamp::now());
         store.commit(Change::new().tenant(&name, &record).unwrap()).await.unwrap();
         assert!(matches!(Store::open(folder.path(), "x"), Err(StoreError::InUse(_))));
         drop(store);

@@ -3,9 +3,11 @@
 use crate::auth::Scopes;
 use crate::hop::BundleKernel;
 use crate::manifest::Manifest;
-use crate::names::TenantName;
+use crate::limits::LimitsChoice;
+use crate::names::{FunctionName, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A tenant.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -15,6 +17,26 @@ pub struct TenantRecord {
     /// Kernels that kept the GPU.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quarantine: Vec<QuarantineRecord>,
+    /// Whether nothing of it may run.
+    #[serde(default)]
+    pub suspended: bool,
+    /// Its own limits.
+    #[serde(default)]
+    pub limits: LimitsChoice,
+}
+
+impl TenantRecord {
+    /// A tenant that was just made.
+    pub fn new(created: jiff::Timestamp) -> Self {
+        Self { created, quarantine: Vec::new(), suspended: false, limits: LimitsChoice::default() }
+    }
+}
+
+/// A tenant that is gone. Its name is never given again: bills and audit entries go by it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GoneRecord {
+    /// When it was deleted.
+    pub deleted: jiff::Timestamp,
 }
 
 /// A kernel that may not run until it is deployed again.
@@ -37,13 +59,56 @@ pub struct KeyRecord {
     pub scopes: Scopes,
     /// When it was made.
     pub created: jiff::Timestamp,
+    /// The only function that it is for, if it is for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<FunctionName>,
+    /// When it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<jiff::Timestamp>,
+    /// Requests that it may send in a second, if it has a rate of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_per_s: Option<u64>,
+    /// When it was last used, in seconds since 1970, to the minute; 0 for never.
+    #[serde(default)]
+    pub used_s: u64,
+}
+
+/// A secret, sealed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SecretRecord {
+    /// When it was set.
+    pub set: jiff::Timestamp,
+    /// Its value, as only the key outside the store can open it; in base64.
+    pub sealed: String,
 }
 
 /// A function.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FunctionRecord {
-    /// The number of the version that gets requests.
+    /// The number of the version that gets most requests.
     pub current: u32,
+    /// Versions with traffic and their weights; none: all to the current one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub traffic: Vec<(u32, u32)>,
+    /// By what requests stay with their version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<Sticky>,
+    /// Versions under a tag of their own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, u32>,
+    /// What was current before, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<u32>,
+}
+
+/// By what requests stay with the version that they met first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Sticky {
+    /// The value of a header.
+    Header(String),
+    /// The value of a cookie.
+    Cookie(String),
 }
 
 /// A version.
@@ -60,9 +125,12 @@ pub struct VersionRecord {
     /// Its settings.
     pub manifest: Manifest,
     /// Its kernels.
-    pub kernels: BTreeMap<String, BundleKernel>,
+    pub kernels: Arc<BTreeMap<String, BundleKernel>>,
     /// What the builder wants its author to know.
     pub warnings: Vec<String>,
+    /// Why it was made, if not by an upload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
 }
 
 impl VersionRecord {
@@ -70,4 +138,25 @@ impl VersionRecord {
     pub fn is_same(&self, other: &Self) -> bool {
         self.digest == other.digest && self.manifest == other.manifest
     }
+}
+
+/// Something that was done through the control API.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AuditRecord {
+    /// The request that did it.
+    pub request: String,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub time: jiff::Timestamp,
+    /// The id of the key, or `operator`.
+    pub actor: String,
+    /// From which address.
+    pub address: String,
+    /// What: the operation's name in the OpenAPI document.
+    pub action: String,
+    /// On what: the path.
+    pub path: String,
+    /// How it was answered; none while it is under way, or if the server ended in that moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
 }

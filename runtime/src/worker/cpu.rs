@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 /// Nanoseconds of CPU time. Shared with the epoch callback, which enforces the limit.
 #[derive(Debug, Default)]
@@ -14,6 +15,8 @@ pub(crate) struct CpuMeter {
     used_ns: AtomicU64,
     /// The thread's clock when the current poll began; 0 between polls.
     poll_began_ns: AtomicU64,
+    /// Between polls, on the wall's clock.
+    idle_ns: AtomicU64,
 }
 
 fn thread_ns() -> u64 {
@@ -29,6 +32,11 @@ impl CpuMeter {
         self.used_ns() + current
     }
 
+    /// Time between polls: what the guest waited for, whatever it was.
+    pub(crate) fn idle_ns(&self) -> u64 {
+        self.idle_ns.load(Ordering::Relaxed)
+    }
+
     /// Time used in finished polls.
     pub(crate) fn used_ns(&self) -> u64 {
         self.used_ns.load(Ordering::Relaxed)
@@ -40,11 +48,13 @@ pub(crate) struct Metered<F> {
     future: Pin<Box<F>>,
     meter: Arc<CpuMeter>,
     ticker: Arc<Ticker>,
+    /// When the last poll ended.
+    idle_since: Option<Instant>,
 }
 
 impl<F> Metered<F> {
     pub(crate) fn new(future: F, meter: Arc<CpuMeter>, ticker: Arc<Ticker>) -> Self {
-        Self { future: Box::pin(future), meter, ticker }
+        Self { future: Box::pin(future), meter, ticker, idle_since: None }
     }
 }
 
@@ -54,11 +64,16 @@ impl<F: Future> Future for Metered<F> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let ticker = Arc::clone(&self.ticker);
         let _ticking = ticker.poll();
+        if let Some(since) = self.idle_since.take() {
+            let idle = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.meter.idle_ns.fetch_add(idle, Ordering::Relaxed);
+        }
         let began = thread_ns();
         self.meter.poll_began_ns.store(began.max(1), Ordering::Relaxed);
         let result = self.future.as_mut().poll(context);
         self.meter.poll_began_ns.store(0, Ordering::Relaxed);
         self.meter.used_ns.fetch_add(thread_ns().saturating_sub(began), Ordering::Relaxed);
+        self.idle_since = result.is_pending().then(Instant::now);
         result
     }
 }

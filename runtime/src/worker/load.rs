@@ -11,11 +11,15 @@ use std::sync::Arc;
 use std::time::Instant;
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
+use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 /// The largest bundle: kernels of 256 KiB each, many of them.
 const BUNDLE_BYTES_MAX: u64 = 64 << 20;
+
+/// Shorter secrets are not looked for in logs.
+const SECRET_BYTES_MIN: usize = 6;
 
 /// How a component is called.
 pub(crate) enum Entry {
@@ -30,7 +34,12 @@ pub(crate) struct Loaded {
     pub(crate) key: VersionKey,
     pub(crate) entry: Entry,
     pub(crate) catalog: Arc<Catalog>,
+    /// Environment and secrets.
     pub(crate) env: Vec<(String, String)>,
+    /// The same for `wasi:config`.
+    pub(crate) config: Arc<WasiConfigVariables>,
+    /// Values that must not be seen in a log.
+    pub(crate) secrets: Arc<[String]>,
     pub(crate) limits: RunLimits,
 }
 
@@ -56,7 +65,11 @@ pub(crate) fn load(
     };
     tracing::debug!(function = bundle.function, read_us, all_us = began.elapsed().as_micros(), "a version was loaded");
     let catalog = bundle.kernels.into_iter().map(|(name, kernel)| (name, kernel.into())).collect();
-    Ok(Loaded { key, entry, catalog: Arc::new(catalog), env: bundle.env.into_iter().collect(), limits: bundle.limits })
+    // Shorter ones would hide half of every log, and are no secrets.
+    let secrets = bundle.secrets.values().filter(|value| value.len() >= SECRET_BYTES_MIN).cloned().collect();
+    let env: Vec<(String, String)> = bundle.env.into_iter().chain(bundle.secrets).collect();
+    let config = Arc::new(env.iter().cloned().collect());
+    Ok(Loaded { key, entry, catalog: Arc::new(catalog), env, config, secrets, limits: bundle.limits })
 }
 
 /// Loads a compiled component. Its bytes are copied once: `deserialize_raw`, which would run from the

@@ -17,6 +17,8 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 /// A longer line is cut into several.
 const LINE_BYTES_MAX: usize = 8 * 1024;
+/// What stands in a log for a secret.
+const MASK: &str = "***";
 /// What a guest may write in one call.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
 
@@ -54,6 +56,8 @@ pub(crate) struct RequestLog {
     pub(crate) request: RequestId,
     pub(crate) bytes_max: u64,
     pub(crate) written: AtomicU64,
+    /// What must not be seen in a log.
+    pub(crate) secrets: Arc<[String]>,
 }
 
 impl RequestLog {
@@ -62,6 +66,15 @@ impl RequestLog {
         for line in text.lines() {
             self.line(stream, line.as_bytes());
         }
+    }
+
+    fn mask(&self, mut text: String) -> String {
+        for secret in self.secrets.iter() {
+            if text.contains(secret.as_str()) {
+                text = text.replace(secret.as_str(), MASK);
+            }
+        }
+        text
     }
 
     fn line(&self, stream: LogStream, line: &[u8]) {
@@ -74,7 +87,7 @@ impl RequestLog {
             self.written.fetch_max(self.bytes_max + 1, Ordering::Relaxed);
             format!("log cut: the limit of a request is {} bytes", self.bytes_max)
         } else {
-            String::from_utf8_lossy(line).into_owned()
+            self.mask(String::from_utf8_lossy(line).into_owned())
         };
         self.sink.send(LogFrame { version: self.version, request: self.request, stream, text, lost: 0 });
     }

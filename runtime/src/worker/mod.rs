@@ -14,6 +14,7 @@
 
 mod answer;
 mod cpu;
+mod egress;
 mod load;
 mod log;
 mod pipelines;
@@ -62,6 +63,7 @@ pub(crate) struct Shared {
     instances: Arc<Semaphore>,
     control: Channel,
     logs: Arc<log::Sink>,
+    egress: Arc<egress::Egress>,
     pipelines: pipelines::Pipelines,
 }
 
@@ -93,6 +95,7 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
             instances: Arc::new(Semaphore::new(engine::INSTANCES_MAX as usize)),
             control: Channel::new(control)?,
             logs: Arc::new(log::Sink::new(logs)),
+            egress: Arc::default(),
             pipelines: pipelines::Pipelines::new(home),
             device,
         });
@@ -125,6 +128,13 @@ async fn serve(shared: &Arc<Shared>) {
                         let _ = shared.control.send(&FromWorker::Loaded { version, error }, &[]).await;
                     });
                 });
+            }
+            ToWorker::Unload { version } => {
+                shared.versions.lock().unwrap_or_else(PoisonError::into_inner).remove(&version);
+            }
+            ToWorker::Egress => {
+                let Some(socket) = descriptors.into_iter().next() else { return };
+                shared.egress.open(socket).await;
             }
             ToWorker::Quarantine { sources } => {
                 if let Ok(device) = &shared.device {

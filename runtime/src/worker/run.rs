@@ -10,6 +10,7 @@ use crate::names::RequestId;
 use crate::worker::Shared;
 use crate::worker::answer::{self, AnswerBody};
 use crate::worker::cpu::Metered;
+use crate::worker::egress::Calls;
 use crate::worker::load::{Entry, Loaded};
 use crate::worker::log::{LogPipe, RequestLog};
 use crate::worker::service;
@@ -91,6 +92,7 @@ fn start(
         request: envelope.request,
         bytes_max: loaded.limits.log_bytes,
         written: AtomicU64::new(0),
+        secrets: Arc::clone(&loaded.secrets),
     });
     let mut store = Store::new(&shared.engine, guest(shared, loaded, &log, tally));
     store.limiter(|guest| &mut guest.memory);
@@ -161,7 +163,14 @@ fn guest(shared: &Shared, loaded: &Loaded, log: &Arc<RequestLog>, tally: &Arc<Ta
         let _ = tally.gpu.set((Arc::clone(session.usage()), Arc::clone(session.memory()), session.drainer()));
         Ok(session)
     });
-    Guest::new(&loaded.env, &loaded.limits, out, err, slot)
+    let calls = Calls {
+        egress: Arc::clone(&shared.egress),
+        version: loaded.key,
+        request: log.request,
+        log: Arc::clone(log),
+        cut: Arc::default(),
+    };
+    Guest::new(loaded, out, err, slot, calls)
 }
 
 /// The guest used up its CPU time.

@@ -1,10 +1,13 @@
 //! A guest's store: WASI, HTTP, GPU and limits, each in its own field, made for one request.
 
-use crate::hop::RunLimits;
+use crate::worker::egress::{Calls, CutOnDrop};
+use crate::worker::load::Loaded;
 use crate::worker::log::LogPipe;
 use gannet_host_gpu::wit::{GpuCtxView, GpuView, SessionSlot};
+use std::sync::Arc;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Engine, ResourceLimiter};
+use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
@@ -18,6 +21,9 @@ const TABLE_ELEMENTS_MAX: usize = 100_000;
 
 /// The data of a guest's store.
 pub(crate) struct Guest {
+    /// First, because it must be dropped before what the guest was sending.
+    _cut: CutOnDrop,
+    config: Arc<WasiConfigVariables>,
     wasi: WasiCtx,
     http: WasiHttpCtx,
     hooks: Hooks,
@@ -28,12 +34,13 @@ pub(crate) struct Guest {
 
 impl Guest {
     pub(crate) fn new(
-        env: &[(String, String)],
-        limits: &RunLimits,
+        loaded: &Loaded,
         out: LogPipe,
         err: LogPipe,
         gpu: SessionSlot,
+        calls: Calls,
     ) -> Self {
+        let (env, limits) = (&loaded.env, &loaded.limits);
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
         let wasi = WasiCtxBuilder::new()
@@ -47,7 +54,16 @@ impl Guest {
             .build();
         let memory =
             MemoryLimit { limit: usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX), used: 0, refused: false };
-        Self { wasi, http: WasiHttpCtx::new(), hooks: Hooks, table, gpu, memory }
+        Self {
+            _cut: CutOnDrop(Arc::clone(&calls.cut)),
+            config: Arc::clone(&loaded.config),
+            wasi,
+            http: WasiHttpCtx::new(),
+            hooks: Hooks(calls),
+            table,
+            gpu,
+            memory,
+        }
     }
 }
 
@@ -78,12 +94,13 @@ pub(crate) fn linker(engine: &Engine, wasi_http_0_3: bool) -> wasmtime::Result<L
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     }
+    wasmtime_wasi_config::add_to_linker(&mut linker, |guest: &mut Guest| WasiConfig::from(&*guest.config))?;
     gannet_host_gpu::wit::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 
-/// How the guest's HTTP behaves beyond the standard: it cannot call out.
-struct Hooks;
+/// How the guest's HTTP behaves beyond the standard: it calls out by the front door.
+struct Hooks(Calls);
 
 type Sent = Result<
     (http::Response<WasiBody>, Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send>),
@@ -93,11 +110,18 @@ type Sent = Result<
 impl WasiHttpHooks for Hooks {
     fn send_request(
         &mut self,
-        _request: http::Request<WasiBody>,
-        _options: Option<RequestOptions>,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
         _errors: Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send>,
     ) -> Box<dyn Future<Output = Sent> + Send> {
-        Box::new(std::future::ready(Err(wasmtime_wasi_http::Error::HttpRequestDenied)))
+        let calls = self.0.clone();
+        Box::new(async move {
+            let response = calls.send(request, options).await?;
+            // The connection is not this call's own.
+            let done: Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send> =
+                Box::new(std::future::ready(Ok(())));
+            Ok((response, done))
+        })
     }
 
     fn p2_error_from_hyper(&mut self, error: &hyper::Error) -> ErrorCode {

@@ -56,9 +56,11 @@ impl Tally {
             work.gpu_ns = usage.gpu_ns.load(Ordering::Relaxed);
             work.slices = usage.slices.load(Ordering::Relaxed);
             work.waited_ns = usage.waited_ns.load(Ordering::Relaxed);
+            // A guest may compute while it waits for the GPU, so the two may overlap.
             work.gpu_wall_clock = usage.wall_clock.load(Ordering::Relaxed);
             work.gpu_memory_peak = memory.peak();
         }
+        work.io_ns = self.cpu.idle_ns().saturating_sub(work.waited_ns);
         work
     }
 }

@@ -1,0 +1,231 @@
+//! One outbound call, from a worker's asking to the head of the answer.
+
+use super::address::may_reach;
+use super::body::Counted;
+use super::{Gate, Refusal, Tally};
+use crate::hop::header;
+use crate::names::RequestId;
+use crate::pool::strip_hop_by_hop;
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, EXPECT, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
+use http_body::Body as _;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
+
+/// What goes back to the worker.
+type Answer = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Where a call goes.
+struct Destination {
+    https: bool,
+    host: String,
+    port: u16,
+}
+
+/// Answers a worker.
+pub(super) async fn answer(gate: Arc<Gate>, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
+    Ok(match call(&gate, request).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            tracing::debug!(tenant = %gate.tenant, ?refusal, "an outbound call was refused");
+            let body = Empty::new().map_err(|never: Infallible| match never {}).boxed_unsync();
+            let mut response = Response::new(body);
+            if let Some(value) = serde_json::to_string(&refusal).ok().and_then(|text| HeaderValue::from_str(&text).ok()) {
+                response.headers_mut().insert(header::FAULT, value);
+            }
+            response
+        }
+    })
+}
+
+fn take<T>(headers: &mut HeaderMap, name: &HeaderName, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+    headers.remove(name)?.to_str().ok().and_then(parse)
+}
+
+fn destination(uri: &Uri) -> Option<Destination> {
+    let https = match uri.scheme_str()? {
+        "https" => true,
+        "http" => false,
+        _ => return None,
+    };
+    let authority = uri.authority()?;
+    // A user, or a port that is none, could be read in two ways.
+    let bare = authority.as_str().rsplit_once(']').map_or(authority.as_str(), |(_, rest)| rest);
+    if authority.as_str().contains('@') || (bare.contains(':') && authority.port_u16().is_none()) {
+        return None;
+    }
+    let port = authority.port_u16().unwrap_or(if https { 443 } else { 80 });
+    Some(Destination { https, host: authority.host().to_owned(), port })
+}
+
+async fn call(gate: &Arc<Gate>, mut request: Request<Incoming>) -> Result<Response<Answer>, Refusal> {
+    let headers = request.headers_mut();
+    let version = take(headers, &header::VERSION, |text| text.parse().ok()).ok_or(Refusal::NotListed)?;
+    let id = take(headers, &header::REQUEST, RequestId::parse).ok_or(Refusal::NotListed)?;
+    let asked_ms: Option<u64> = take(headers, &header::DEADLINE, |text| text.parse().ok());
+    let tally = gate.tally(id).ok_or(Refusal::NotListed)?;
+    let to = destination(request.uri()).ok_or(Refusal::Protocol)?;
+    if !gate.allows(version, to.https, &to.host, to.port)
+        || request.method() == Method::CONNECT
+        || request.method() == Method::TRACE
+    {
+        return Err(Refusal::NotListed);
+    }
+    let place = enter(gate)?;
+    let settings = gate.egress.live.load().egress.clone();
+    let connect_by = Instant::now() + Duration::from_millis(settings.connect_timeout_ms);
+    let stream = timeout_at(connect_by, connect(gate, &to)).await.map_err(|_| Refusal::Unreachable)??;
+    // From here on something outside may have happened.
+    tally.calls.fetch_add(1, Ordering::Relaxed);
+    let first_ms = asked_ms.unwrap_or(u64::MAX).min(settings.first_byte_timeout_ms);
+    let by = Instant::now() + Duration::from_millis(first_ms);
+    let (parts, body) = rebuild(request, &to)?.into_parts();
+    tally.add(head_bytes(&parts.headers));
+    let request = Request::from_parts(parts, Counted::request(body, Arc::clone(&tally)));
+    let response = if to.https {
+        let name = ServerName::try_from(to.host.trim_matches(['[', ']']).to_owned()).map_err(|_| Refusal::Tls)?;
+        let tls = timeout_at(connect_by, gate.egress.connector.connect(name, stream)).await;
+        let tls = tls.map_err(|_| Refusal::Unreachable)?.map_err(|error| {
+            tracing::debug!(host = to.host, %error, "no TLS with the other side");
+            Refusal::Tls
+        })?;
+        timeout_at(by, send(tls, request)).await
+    } else {
+        timeout_at(by, send(stream, request)).await
+    };
+    let response = response.map_err(|_| Refusal::Timeout)??;
+    relay(response, &tally, settings.response_mib << 20, place)
+}
+
+/// A place among the tenant's calls, if its limits allow one.
+fn enter(gate: &Gate) -> Result<OwnedSemaphorePermit, Refusal> {
+    let snapshot = gate.egress.registry.snapshot();
+    let tenant = snapshot.tenants.get(&gate.tenant).ok_or(Refusal::Limit)?;
+    let used = tenant.account.spent(jiff::Timestamp::now()).egress_bytes;
+    if used >> 20 >= tenant.limits.egress_mib_per_day {
+        return Err(Refusal::Limit);
+    }
+    gate.egress.places(&gate.tenant).try_acquire_owned().map_err(|_| Refusal::Limit)
+}
+
+/// Connects to the first address that may be reached and answers.
+async fn connect(gate: &Gate, to: &Destination) -> Result<TcpStream, Refusal> {
+    let host = to.host.trim_matches(['[', ']']);
+    let found: Vec<SocketAddr> =
+        tokio::net::lookup_host((host, to.port)).await.map_err(|_| Refusal::Dns)?.collect();
+    if found.is_empty() {
+        return Err(Refusal::Dns);
+    }
+    let opened = gate.egress.live.load().egress.allow_ranges.clone();
+    let reachable: Vec<SocketAddr> = found.into_iter().filter(|address| may_reach(address.ip(), &opened)).collect();
+    if reachable.is_empty() {
+        return Err(Refusal::Prohibited);
+    }
+    for address in reachable {
+        if let Ok(stream) = TcpStream::connect(address).await {
+            // Only for speed.
+            let _ = stream.set_nodelay(true);
+            return Ok(stream);
+        }
+    }
+    Err(Refusal::Unreachable)
+}
+
+/// The request as it leaves: nothing of the connection, nothing of ours, the host as it was checked.
+fn rebuild(mut request: Request<Incoming>, to: &Destination) -> Result<Request<Incoming>, Refusal> {
+    let path = request.uri().path_and_query().cloned().ok_or(Refusal::Protocol)?;
+    let length = request.headers().get(CONTENT_LENGTH).cloned();
+    let headers = request.headers_mut();
+    strip_hop_by_hop(headers);
+    let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("x-gannet-")).cloned().collect();
+    ours.into_iter().for_each(|name| drop(headers.remove(name)));
+    headers.remove(EXPECT);
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, length);
+    }
+    let usual = if to.https { 443 } else { 80 };
+    let host = if to.port == usual { to.host.clone() } else { format!("{}:{}", to.host, to.port) };
+    headers.insert(HOST, HeaderValue::from_str(&host).map_err(|_| Refusal::Protocol)?);
+    if !headers.contains_key(ACCEPT_ENCODING) {
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
+    *request.uri_mut() = Uri::from(path);
+    *request.version_mut() = Version::HTTP_11;
+    Ok(request)
+}
+
+fn head_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}
+
+async fn send<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    request: Request<Counted>,
+) -> Result<Response<Incoming>, Refusal> {
+    let (mut sender, connection) = http1::Builder::new()
+        .max_buf_size(super::HEAD_BYTES_MAX as usize)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|_| Refusal::Protocol)?;
+    // It ends with the answer's body, or when that is dropped.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "an outbound connection ended");
+        }
+    });
+    sender.send_request(request).await.map_err(|error| {
+        tracing::debug!(%error, "no answer to an outbound call");
+        if error.is_parse() { Refusal::Protocol } else { Refusal::Unreachable }
+    })
+}
+
+/// The answer as the worker gets it.
+fn relay(
+    response: Response<Incoming>,
+    tally: &Arc<Tally>,
+    limit: u64,
+    place: OwnedSemaphorePermit,
+) -> Result<Response<Answer>, Refusal> {
+    if response.body().size_hint().lower() > limit {
+        return Err(Refusal::TooLarge);
+    }
+    let (mut parts, body) = response.into_parts();
+    strip_hop_by_hop(&mut parts.headers);
+    let ours: Vec<HeaderName> =
+        parts.headers.keys().filter(|name| name.as_str().starts_with("x-gannet-")).cloned().collect();
+    ours.into_iter().for_each(|name| drop(parts.headers.remove(name)));
+    tally.add(head_bytes(&parts.headers));
+    parts.version = Version::HTTP_2;
+    let body = Counted::answer(body, Arc::clone(tally), limit, place);
+    Ok(Response::from_parts(parts, body.map_err(Into::into).boxed_unsync()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_can_be_read_in_one_way_only() {
+        let to = |text: &str| destination(&text.parse().unwrap()).map(|to| (to.https, to.host, to.port));
+        assert_eq!(to("https://api.example.com/x"), Some((true, "api.example.com".into(), 443)));
+        assert_eq!(to("http://[::1]:8080/x"), Some((false, "[::1]".into(), 8080)));
+        for bad in ["https://user@api.example.com/", "ftp://api.example.com/", "/x"] {
+            assert_eq!(to(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Outbound HTTP of functions. A worker has no network; it asks here, over HTTP/2 on a socketpair of its own.
+//!
+//! ```text
+//!  guest ─▶ worker ──h2──▶ [`Gate`] of the worker: is the request under way, is the host in its version's list?
+//!     ─▶ the tenant's limits ─▶ resolve ─▶ every address checked ─▶ connect to that address ─▶ TLS ─▶ HTTP/1.1
+//!     ◀─ head without what belongs to the connection ◀─ body, counted, capped, timed
+//! ```
+//!
+//! Whose a call is comes from the socket; the version and the request that it names must be the worker's own. Redirects are
+//! the function's to follow. A refusal is an answer with [`header::FAULT`](crate::hop::header::FAULT) and a [`Refusal`].
+//!
+//! Invariant: the address that was checked is the address that is connected to.
+
+pub mod address;
+pub mod allow;
+mod body;
+mod call;
+
+use crate::config::Live;
+use crate::hop::VersionKey;
+use crate::names::{RequestId, TenantName};
+use crate::registry::{Registry, Version};
+use allow::AllowedHost;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsConnector;
+
+/// Why a call was refused or failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// The host is not in the manifest's list.
+    NotListed,
+    /// The tenant's limit is used up.
+    Limit,
+    /// The name has no address.
+    Dns,
+    /// It has none that functions may reach.
+    Prohibited,
+    /// Nobody listens there, or not in time.
+    Unreachable,
+    /// TLS failed.
+    Tls,
+    /// The answer did not come in time.
+    Timeout,
+    /// The answer is larger than it may be.
+    TooLarge,
+    /// What came is no HTTP.
+    Protocol,
+}
+
+/// What a request has sent out.
+#[derive(Debug)]
+pub struct Tally {
+    request: RequestId,
+    calls: AtomicU64,
+    bytes: AtomicU64,
+    gate: Weak<Gate>,
+}
+
+impl Tally {
+    /// Bytes both ways.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether anything outside may have been affected.
+    pub fn has_called(&self) -> bool {
+        self.calls.load(Ordering::Relaxed) > 0
+    }
+
+    fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        if let Some(gate) = self.gate.upgrade() {
+            gate.requests.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.request);
+        }
+    }
+}
+
+/// What one worker may ask for: the lists of the versions that it was given, and the requests that it runs.
+#[derive(Debug)]
+pub struct Gate {
+    egress: Arc<Egress>,
+    tenant: TenantName,
+    versions: Mutex<HashMap<VersionKey, Vec<AllowedHost>>>,
+    requests: Mutex<HashMap<RequestId, Weak<Tally>>>,
+}
+
+impl Gate {
+    /// Lets a version's requests out to where its manifest says.
+    pub fn admit(&self, version: &Version) {
+        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        versions.insert(version.key, version.allowed_hosts.clone());
+    }
+
+    /// A version is gone.
+    pub fn forget(&self, version: VersionKey) {
+        self.versions.lock().unwrap_or_else(PoisonError::into_inner).remove(&version);
+    }
+
+    /// A request begins; it may call out while its tally is held.
+    pub fn begin(self: &Arc<Self>, request: RequestId) -> Arc<Tally> {
+        let gate = Arc::downgrade(self);
+        let tally = Arc::new(Tally { request, calls: AtomicU64::new(0), bytes: AtomicU64::new(0), gate });
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).insert(request, Arc::downgrade(&tally));
+        tally
+    }
+
+    fn allows(&self, version: VersionKey, https: bool, host: &str, port: u16) -> bool {
+        let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        versions.get(&version).is_some_and(|hosts| hosts.iter().any(|known| known.allows(https, host, port)))
+    }
+
+    fn tally(&self, request: RequestId) -> Option<Arc<Tally>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).get(&request)?.upgrade()
+    }
+
+    /// Serves a worker's calls until its socket closes.
+    pub async fn serve(self: Arc<Self>, stream: tokio::net::UnixStream) {
+        let service = hyper::service::service_fn(move |request| call::answer(Arc::clone(&self), request));
+        let served = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW * STREAMS_MAX)
+            .max_header_list_size(HEAD_BYTES_MAX)
+            .auto_date_header(false)
+            .serve_connection(TokioIo::new(stream), service);
+        if let Err(error) = served.await {
+            tracing::debug!(%error, "a worker's outbound connection ended");
+        }
+    }
+}
+
+/// Calls of one worker at once.
+pub const STREAMS_MAX: u32 = 64;
+/// Bytes that one call may be ahead. All together fit into the connection's window, so that one that nobody reads holds up no
+/// other.
+pub const WINDOW: u32 = 256 * 1024;
+/// Bytes of a head.
+pub const HEAD_BYTES_MAX: u32 = 128 * 1024;
+
+/// What all calls share.
+pub struct Egress {
+    live: Live,
+    registry: Arc<Registry>,
+    connector: TlsConnector,
+    /// Calls at once, by tenant; made when first needed.
+    places: Mutex<HashMap<TenantName, Arc<Semaphore>>>,
+}
+
+impl std::fmt::Debug for Egress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Egress")
+    }
+}
+
+impl Egress {
+    /// With the usual certificates, and those of the file.
+    pub fn new(live: Live, registry: Arc<Registry>) -> io::Result<Arc<Self>> {
+        let connector = connector(live.load().egress.ca_file.as_deref())?;
+        Ok(Arc::new(Self { live, registry, connector, places: Mutex::default() }))
+    }
+
+    /// The gate of a tenant's worker.
+    pub fn gate(self: &Arc<Self>, tenant: &TenantName) -> Arc<Gate> {
+        let (egress, tenant) = (Arc::clone(self), tenant.clone());
+        Arc::new(Gate { egress, tenant, versions: Mutex::default(), requests: Mutex::default() })
+    }
+
+    fn places(&self, tenant: &TenantName) -> Arc<Semaphore> {
+        let limit = usize::try_from(self.live.load().egress.concurrency).unwrap_or(1);
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        // A tenant whose places nobody holds begins anew, with the limit of now.
+        places.retain(|_, places| Arc::strong_count(places) > 1);
+        Arc::clone(places.entry(tenant.clone()).or_insert_with(|| Arc::new(Semaphore::new(limit))))
+    }
+}
+
+fn connector(ca_file: Option<&Path>) -> io::Result<TlsConnector> {
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    if let Some(path) = ca_file {
+        let told = |error: &dyn std::fmt::Display| io::Error::other(format!("{}: {error}", path.display()));
+        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| told(&error))? {
+            roots.add(certificate.map_err(|error| told(&error))?).map_err(|error| told(&error))?;
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
+}
