@@ -29,26 +29,37 @@ pub struct Build {
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// To the first byte: queue, CPU, GPU, I/O.
+    #[schema(minimum = 1, maximum = 600000)]
     pub timeout_ms: u64,
     /// A streamed body as a whole.
+    #[schema(minimum = 1, maximum = 86400000)]
     pub stream_timeout_ms: u64,
     /// From one part of a streamed body to the next.
+    #[schema(minimum = 1, maximum = 3600000)]
     pub stream_idle_ms: u64,
     /// Waiting for a place among the function's concurrent requests.
+    #[schema(minimum = 0, maximum = 600000)]
     pub queue_ms: u64,
     /// CPU time of the guest.
+    #[schema(minimum = 1, maximum = 600000)]
     pub cpu_ms: u64,
     /// Linear memory of the guest.
+    #[schema(minimum = 1, maximum = 1024)]
     pub memory_mib: u64,
     /// GPU memory of a request.
+    #[schema(minimum = 1, maximum = 65536)]
     pub gpu_memory_mib: u64,
     /// GPU time of a request.
+    #[schema(minimum = 1, maximum = 600000)]
     pub gpu_time_ms: u64,
     /// Requests that run at once.
+    #[schema(minimum = 1, maximum = 512)]
     pub concurrency: u64,
     /// A request's body.
+    #[schema(minimum = 0, maximum = 1024)]
     pub body_mib: u64,
     /// Log text of a request.
+    #[schema(minimum = 0, maximum = 16384)]
     pub log_kib: u64,
 }
 
@@ -75,10 +86,13 @@ impl Default for Limits {
 #[serde(deny_unknown_fields, default)]
 pub struct Scale {
     /// 1 keeps a worker up with the function loaded; its GPU memory is then charged.
+    #[schema(minimum = 0, maximum = 1)]
     pub min: u64,
     /// Workers that may serve the function at once, one on each GPU.
+    #[schema(minimum = 1, maximum = 1024)]
     pub max: u64,
     /// How long an idle worker stays.
+    #[schema(minimum = 1, maximum = 86400)]
     pub idle_timeout_s: u64,
 }
 
@@ -116,6 +130,7 @@ pub struct Http {
 
 /// Secrets that a function gets.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = SecretNames)]
 #[serde(deny_unknown_fields, default)]
 pub struct Secrets {
     /// Their names; each is an environment variable and a key of `wasi:config`.

@@ -113,7 +113,7 @@ fn a_manifest_with_an_unknown_key_names_the_nearest_known_one() {
     put(server, "x", "multipart/form-data; boundary=b", b"--b--\r\n").is_problem(
         400,
         "invalid",
-        "the part component is missing",
+        "one of the parts component and digest is needed",
     );
     put(server, "x--y", "application/wasm", b"x").is_problem(400, "invalid", "x--y");
 }

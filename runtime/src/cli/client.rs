@@ -5,8 +5,10 @@ use crate::auth::KEY_HEADER;
 use crate::control::TENANT_HEADER;
 use serde::Deserialize;
 use serde_json::Value;
+use std::path::Path;
 use std::time::Duration;
 use ureq::http::{Request, Response};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, AsSendBody, Body};
 
 /// A response body that is not a function's is small.
@@ -28,14 +30,32 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(connection: &Connection) -> Self {
-        let agent = Agent::config_builder()
+    pub(super) fn new(connection: &Connection) -> Result<Self, Failure> {
+        let connection = connection.resolved();
+        let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(5)))
-            .max_redirects(0)
-            .build()
-            .into();
-        Self { agent, connection: connection.clone() }
+            .max_redirects(0);
+        let config = match &connection.ca_file {
+            Some(path) => config.tls_config(TlsConfig::builder().root_certs(roots(path)?).build()),
+            None => config,
+        };
+        Ok(Self { agent: config.build().into(), connection })
+    }
+
+    /// All pages of a list.
+    pub(super) fn pages(&self, path: &str, list: &str) -> Result<Value, Failure> {
+        let (mut items, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let mut page = self.get(&format!("{path}?limit=1000&cursor={cursor}"))?;
+            if let Some(Value::Array(more)) = page.get_mut(list).map(Value::take) {
+                items.extend(more);
+            }
+            match page.get("cursor").and_then(Value::as_str) {
+                Some(next) => next.clone_into(&mut cursor),
+                None => return Ok(serde_json::json!({ list: items })),
+            }
+        }
     }
 
     /// Whose key this is: the operator names the tenant, a tenant's key says it itself.
@@ -58,7 +78,7 @@ impl Client {
         headers: &[(String, String)],
         body: impl AsSendBody,
     ) -> Result<Response<Body>, Failure> {
-        let url = format!("{}{path}", self.connection.server.trim_end_matches('/'));
+        let url = format!("{}{path}", self.connection.url().trim_end_matches('/'));
         let mut request = Request::builder().method(method).uri(&url);
         if let Some(key) = &self.connection.key {
             request = request.header(KEY_HEADER.as_str(), key);
@@ -72,7 +92,7 @@ impl Client {
         let request =
             request.body(body).map_err(|error| Failure::usage("the request cannot be sent").because(error))?;
         self.agent.run(request).map_err(|error| {
-            Failure::server(format!("no answer from {}", self.connection.server))
+            Failure::server(format!("no answer from {}", self.connection.url()))
                 .because(error)
                 .hint("is the server running? `gannet serve --dev` starts one")
         })
@@ -97,6 +117,24 @@ impl Client {
     pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
         self.control("GET", path, &[], ())
     }
+}
+
+/// The certificates in a file.
+fn roots(path: &Path) -> Result<RootCerts, Failure> {
+    let failed = |why: &dyn std::fmt::Display| {
+        Failure::usage(format!("cannot read certificates from {}", path.display())).because(why)
+    };
+    let bytes = std::fs::read(path).map_err(|error| failed(&error))?;
+    let mut certificates: Vec<Certificate<'static>> = Vec::new();
+    for item in parse_pem(&bytes) {
+        if let PemItem::Certificate(certificate) = item.map_err(|error| failed(&error))? {
+            certificates.push(certificate);
+        }
+    }
+    if certificates.is_empty() {
+        return Err(failed(&"there is none in it"));
+    }
+    Ok(RootCerts::from(certificates))
 }
 
 /// Reads a body whole.

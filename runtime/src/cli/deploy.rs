@@ -8,9 +8,12 @@ use crate::build::kernels;
 use crate::manifest::Manifest;
 use clap::Args;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::io::{self, Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use ureq::Body;
+use ureq::http::Response;
 use wasm_encoder::{CustomSection, Encode, Section};
 
 #[derive(Debug, Args)]
@@ -23,6 +26,15 @@ pub(super) struct DeployArgs {
     /// The function's name [default: the manifest's, or the file's]
     #[arg(long)]
     name: Option<String>,
+    /// Build and check, but change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Give the version no requests yet; best with --tag
+    #[arg(long)]
+    no_traffic: bool,
+    /// Give the version a tag, under which it can be called
+    #[arg(long)]
+    tag: Option<String>,
     /// Deploy the artifact as it is, without the manifest's build command
     #[arg(long)]
     no_build: bool,
@@ -40,14 +52,19 @@ struct Package {
 
 pub(super) fn run(arguments: &DeployArgs) -> Outcome {
     let package = if arguments.path.is_dir() { from_folder(arguments)? } else { from_file(arguments)? };
-    let client = Client::new(&arguments.connection);
-    let path = format!("/api/v1/functions/{}", package.name);
-    let bar = printer::progress(package.component.len() as u64, &format!("uploading {}", package.name));
-    let (media_type, body) = encode(package);
-    let headers = [("content-type".to_owned(), media_type), ("content-length".to_owned(), body.len().to_string())];
-    let mut source = Progress { inner: Cursor::new(body), bar: bar.clone() };
-    let mut response = client.send("PUT", &path, &headers, ureq::SendBody::from_reader(&mut source))?;
-    bar.finish_and_clear();
+    let client = Client::new(&arguments.connection)?;
+    let mut path = format!(
+        "/api/v1/functions/{}?dry_run={}&no_traffic={}",
+        package.name, arguments.dry_run, arguments.no_traffic
+    );
+    if let Some(tag) = &arguments.tag {
+        path.push_str(&format!("&tag={tag}"));
+    }
+    // Bytes that the server has need not be sent again.
+    let mut response = send(&client, &path, &package, true)?;
+    if response.status() == 404 {
+        response = send(&client, &path, &package, false)?;
+    }
     if !response.status().is_success() {
         return Err(problem(&mut response));
     }
@@ -55,6 +72,16 @@ pub(super) fn run(arguments: &DeployArgs) -> Outcome {
     let answer: Value =
         serde_json::from_slice(&text).map_err(|error| Failure::server("the answer is not JSON").because(error))?;
     report(&answer, arguments)
+}
+
+fn send(client: &Client, path: &str, package: &Package, by_digest: bool) -> Result<Response<Body>, Failure> {
+    let (media_type, body) = encode(package, by_digest);
+    let bar = printer::progress(body.len() as u64, &format!("uploading {}", package.name));
+    let headers = [("content-type".to_owned(), media_type), ("content-length".to_owned(), body.len().to_string())];
+    let mut source = Progress { inner: Cursor::new(body), bar: bar.clone() };
+    let response = client.send("PUT", path, &headers, ureq::SendBody::from_reader(&mut source));
+    bar.finish_and_clear();
+    response
 }
 
 fn report(answer: &Value, arguments: &DeployArgs) -> Outcome {
@@ -67,9 +94,15 @@ fn report(answer: &Value, arguments: &DeployArgs) -> Outcome {
         return Ok(());
     }
     let version = answer.get("version").and_then(Value::as_u64).unwrap_or(0);
+    if arguments.dry_run {
+        let what = if version == 0 { "would get a new version".into() } else { format!("is version {version} already") };
+        printer::line(&format!("{} {what}", text("name")));
+        return Ok(());
+    }
     printer::line(&format!("{} version {version}", text("name")));
     printer::line(&text("url"));
-    printer::note(&format!("try: gannet invoke {}", text("name")));
+    let tag = arguments.tag.as_ref().map(|tag| format!(" -H 'x-gannet-tag: {tag}'")).unwrap_or_default();
+    printer::note(&format!("try: gannet invoke {}{tag}", text("name")));
     Ok(())
 }
 
@@ -86,15 +119,18 @@ impl Read for Progress {
     }
 }
 
-fn encode(package: Package) -> (String, Vec<u8>) {
-    let Some(manifest) = package.manifest else { return ("application/wasm".into(), package.component) };
+fn encode(package: &Package, by_digest: bool) -> (String, Vec<u8>) {
+    let digest: String = Sha256::digest(&package.component).iter().map(|byte| format!("{byte:02x}")).collect();
+    let manifest = package.manifest.as_deref().unwrap_or_default();
+    let bytes = if by_digest {
+        ("digest", "text/plain", digest.as_bytes())
+    } else {
+        ("component", "application/wasm", package.component.as_slice())
+    };
     // A boundary that cannot stand in the parts would need a search; a random one is not met.
     let boundary = format!("gannet-{}", uuid::Uuid::now_v7().simple());
-    let mut body = Vec::with_capacity(package.component.len() + manifest.len() + 512);
-    for (name, media_type, bytes) in [
-        ("manifest", "application/toml", manifest.as_bytes()),
-        ("component", "application/wasm", package.component.as_slice()),
-    ] {
+    let mut body = Vec::with_capacity(bytes.2.len() + manifest.len() + 512);
+    for (name, media_type, bytes) in [("manifest", "application/toml", manifest.as_bytes()), bytes] {
         let head = format!(
             "--{boundary}\r\ncontent-disposition: form-data; name=\"{name}\"; filename=\"{name}\"\r\ncontent-type: {media_type}\r\n\r\n"
         );

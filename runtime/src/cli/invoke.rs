@@ -55,7 +55,7 @@ fn body(data: Option<&str>) -> Result<Vec<u8>, Failure> {
 }
 
 pub(super) fn run(arguments: &InvokeArgs) -> Outcome {
-    let client = Client::new(&arguments.connection);
+    let client = Client::new(&arguments.connection)?;
     let tenant = client.tenant()?;
     let headers = arguments
         .headers

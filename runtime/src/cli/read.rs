@@ -1,4 +1,4 @@
-//! The verbs that ask and show: list, versions, delete, logs, receipt, whoami, gpu, tenant.
+//! The verbs that ask and show: list, versions, delete, logs, receipt, whoami, gpu, kernel.
 
 use super::client::{Client, problem};
 use super::{Connection, Failure, Outcome, printer};
@@ -9,10 +9,10 @@ use std::io::{BufRead, BufReader};
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
     #[command(flatten)]
-    connection: Connection,
+    pub(super) connection: Connection,
     /// Print as JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -115,32 +115,14 @@ enum KernelVerb {
     },
 }
 
-#[derive(Debug, Args)]
-pub(super) struct TenantArgs {
-    #[command(subcommand)]
-    verb: TenantVerb,
-}
-
-#[derive(Debug, Subcommand)]
-enum TenantVerb {
-    /// Make a tenant; its key is shown once
-    Create {
-        #[command(flatten)]
-        connection: Connection,
-        /// The tenant's name
-        name: String,
-        /// Print as JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// List the tenants
-    List(ListArgs),
-}
-
-fn text(value: &Value, name: &str) -> String {
+pub(super) fn text(value: &Value, name: &str) -> String {
     match value.get(name) {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Null) | None => "-".into(),
+        Some(Value::Array(items)) => {
+            let items = items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), ToOwned::to_owned));
+            items.collect::<Vec<_>>().join(",")
+        }
         Some(other) => other.to_string(),
     }
 }
@@ -150,7 +132,7 @@ fn rows(answer: &Value, list: &str, columns: &[&str]) -> Vec<Vec<String>> {
     items.map(|item| columns.iter().map(|column| text(item, column)).collect()).collect()
 }
 
-fn show(answer: &Value, json: bool, list: &str, head: &[&str], columns: &[&str]) {
+pub(super) fn show(answer: &Value, json: bool, list: &str, head: &[&str], columns: &[&str]) {
     if json {
         printer::json(answer);
     } else {
@@ -159,19 +141,8 @@ fn show(answer: &Value, json: bool, list: &str, head: &[&str], columns: &[&str])
 }
 
 pub(super) fn list(arguments: &ListArgs) -> Outcome {
-    let client = Client::new(&arguments.connection);
-    let (mut functions, mut cursor) = (Vec::new(), String::new());
-    loop {
-        let mut page = client.get(&format!("functions?limit=1000&cursor={cursor}"))?;
-        if let Some(Value::Array(items)) = page.get_mut("functions").map(Value::take) {
-            functions.extend(items);
-        }
-        match page.get("cursor").and_then(Value::as_str) {
-            Some(next) => cursor = next.to_owned(),
-            None => break,
-        }
-    }
-    let answer = serde_json::json!({ "functions": functions });
+    let client = Client::new(&arguments.connection)?;
+    let answer = client.pages("functions", "functions")?;
     show(
         &answer,
         arguments.json,
@@ -183,19 +154,19 @@ pub(super) fn list(arguments: &ListArgs) -> Outcome {
 }
 
 pub(super) fn versions(arguments: &VersionsArgs) -> Outcome {
-    let answer = Client::new(&arguments.connection).get(&format!("functions/{}/versions", arguments.name))?;
+    let answer = Client::new(&arguments.connection)?.get(&format!("functions/{}/versions", arguments.name))?;
     show(
         &answer,
         arguments.json,
         "versions",
-        &["VERSION", "CURRENT", "DEPLOYED", "SIZE", "DIGEST"],
-        &["version", "current", "deployed", "size", "digest"],
+        &["VERSION", "WEIGHT", "TAGS", "DEPLOYED", "SIZE", "DIGEST"],
+        &["version", "weight", "tags", "deployed", "size", "digest"],
     );
     Ok(())
 }
 
 pub(super) fn delete(arguments: &DeleteArgs) -> Outcome {
-    Client::new(&arguments.connection).control("DELETE", &format!("functions/{}", arguments.name), &[], ())?;
+    Client::new(&arguments.connection)?.control("DELETE", &format!("functions/{}", arguments.name), &[], ())?;
     printer::note(&format!("deleted {}", arguments.name));
     Ok(())
 }
@@ -212,10 +183,10 @@ fn log_line(line: &Value, json: bool) {
 }
 
 pub(super) fn logs(arguments: &LogsArgs) -> Outcome {
-    let client = Client::new(&arguments.connection);
+    let client = Client::new(&arguments.connection)?;
     let mut query = Vec::new();
     if arguments.follow {
-        query.push("follow=1".to_owned());
+        query.push("follow=true".to_owned());
     }
     if let Some(request) = &arguments.request {
         query.push(format!("request={request}"));
@@ -246,7 +217,7 @@ pub(super) fn logs(arguments: &LogsArgs) -> Outcome {
 }
 
 /// Prints an object as JSON, or as one line for each field.
-fn show_fields(answer: &Value, json: bool) {
+pub(super) fn show_fields(answer: &Value, json: bool) {
     if json {
         printer::json(answer);
         return;
@@ -257,20 +228,20 @@ fn show_fields(answer: &Value, json: bool) {
 }
 
 pub(super) fn receipt(arguments: &ReceiptArgs) -> Outcome {
-    let answer = Client::new(&arguments.connection).get(&format!("requests/{}", arguments.id))?;
+    let answer = Client::new(&arguments.connection)?.get(&format!("requests/{}", arguments.id))?;
     show_fields(&answer, arguments.json);
     Ok(())
 }
 
 pub(super) fn whoami(arguments: &WhoamiArgs) -> Outcome {
-    let answer = Client::new(&arguments.connection).get("whoami")?;
+    let answer = Client::new(&arguments.connection)?.get("whoami")?;
     show_fields(&answer, arguments.json);
     Ok(())
 }
 
 pub(super) fn gpu(arguments: &GpuArgs) -> Outcome {
     let GpuVerb::List(list) = &arguments.verb;
-    let answer = Client::new(&list.connection).get("gpus")?;
+    let answer = Client::new(&list.connection)?.get("gpus")?;
     show(
         &answer,
         list.json,
@@ -284,12 +255,12 @@ pub(super) fn gpu(arguments: &GpuArgs) -> Outcome {
 pub(super) fn kernel(arguments: &KernelArgs) -> Outcome {
     match &arguments.verb {
         KernelVerb::List { connection, function, json } => {
-            let answer = Client::new(connection).get(&format!("functions/{function}/kernels"))?;
+            let answer = Client::new(connection)?.get(&format!("functions/{function}/kernels"))?;
             show(&answer, *json, "kernels", &["NAME", "ENTRY"], &["name", "entry"]);
             Ok(())
         }
         KernelVerb::Show { connection, function, kernel, source } => {
-            let answer = Client::new(connection).get(&format!("functions/{function}/kernels"))?;
+            let answer = Client::new(connection)?.get(&format!("functions/{function}/kernels"))?;
             let kernels = answer.get("kernels").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
             let found = kernels.iter().find(|known| known.get("name").and_then(Value::as_str) == Some(kernel));
             let found = found.ok_or_else(|| {
@@ -302,28 +273,6 @@ pub(super) fn kernel(arguments: &KernelArgs) -> Outcome {
                     .hint("it has overrides without default, or the server had no gpu; see --source".to_owned())
             })?;
             printer::line(printed.trim_end());
-            Ok(())
-        }
-    }
-}
-
-pub(super) fn tenant(arguments: &TenantArgs) -> Outcome {
-    match &arguments.verb {
-        TenantVerb::Create { connection, name, json } => {
-            let headers = [("content-type".to_owned(), "application/json".to_owned())];
-            let body = serde_json::json!({ "name": name }).to_string();
-            let answer = Client::new(connection).control("POST", "tenants", &headers, body.as_str())?;
-            if *json {
-                printer::json(&answer);
-            } else {
-                printer::line(&text(&answer, "key"));
-                printer::note(&format!("tenant {name} was made; the key above is not shown again"));
-            }
-            Ok(())
-        }
-        TenantVerb::List(list) => {
-            let answer = Client::new(&list.connection).get("tenants")?;
-            show(&answer, list.json, "tenants", &["NAME", "CREATED", "FUNCTIONS"], &["name", "created", "functions"]);
             Ok(())
         }
     }

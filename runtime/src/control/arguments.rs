@@ -8,6 +8,7 @@ use crate::inbound::Inbound;
 use http::header::CONTENT_TYPE;
 use http::HeaderMap;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// The longest body of a control request that is not an upload.
@@ -125,7 +126,38 @@ pub(super) async fn json<T: DeserializeOwned>(inbound: Inbound, needed: bool) ->
         return Ok(None);
     }
     typed?;
-    serde_json::from_slice(&body).map(Some).map_err(|error| invalid(format!("the body: {error}")))
+    match serde_json::from_slice(&body) {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => {
+            // To JSON, 3.0 is a whole number.
+            let whole = serde_json::from_slice::<Value>(&body).ok().and_then(whole_numbers);
+            let value = whole.and_then(|value| serde_json::from_value(value).ok());
+            value.map(Some).ok_or_else(|| invalid(format!("the body: {error}")))
+        }
+    }
+}
+
+/// The value with numbers like 3.0 as whole ones; none if there is none such.
+fn whole_numbers(mut value: Value) -> Option<Value> {
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    let mut changed = false;
+    let mut left = vec![&mut value];
+    while let Some(value) = left.pop() {
+        match value {
+            Value::Number(number) => {
+                let float = number.as_f64().filter(|float| number.is_f64() && float.fract() == 0.0);
+                #[expect(clippy::cast_possible_truncation, reason = "it is whole, and exact up to there")]
+                if let Some(float) = float.filter(|float| float.abs() <= EXACT_MAX) {
+                    *number = (float as i64).into();
+                    changed = true;
+                }
+            }
+            Value::Array(items) => left.extend(items.iter_mut()),
+            Value::Object(fields) => left.extend(fields.values_mut()),
+            _ => {}
+        }
+    }
+    changed.then_some(value)
 }
 
 /// The same where there must be one.

@@ -105,13 +105,19 @@ fn request_body(takes: Takes) -> Option<Value> {
             Some(json!({ "required": false, "content": content("application/json", &reference(schema)) }))
         }
         Takes::Bytes => {
-            let value = json!({ "type": "string", "minLength": 1, "maxLength": 65536 });
+            let value = json!({ "type": "string", "pattern": "^[ -~]+$", "maxLength": 4096 });
             Some(json!({ "required": true, "content": content("text/plain", &value) }))
         }
         Takes::ManifestPatch => {
-            let settings = ["limits", "scale", "gpu", "http", "env", "secrets"];
-            let properties: Map<_, _> =
-                settings.iter().map(|name| ((*name).to_owned(), json!({ "type": ["object", "null"] }))).collect();
+            let settings =
+                [("limits", "FunctionLimits"), ("scale", "Scale"), ("gpu", "GpuChoice"), ("http", "Http"), ("secrets", "SecretNames")];
+            let maybe = |schema: &Value| json!({ "oneOf": [{ "type": "null" }, schema] });
+            let mut properties: Map<_, _> =
+                settings.iter().map(|(name, schema)| ((*name).to_owned(), maybe(&reference(schema)))).collect();
+            let text = json!({ "type": ["string", "null"], "maxLength": 1024 });
+            let names = json!({ "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]{0,63}$" });
+            let env = json!({ "type": "object", "additionalProperties": text, "propertyNames": names, "maxProperties": 16 });
+            properties.insert("env".into(), maybe(&env));
             let patch = json!({ "type": "object", "properties": properties, "additionalProperties": false });
             Some(json!({ "required": true, "content": content("application/json", &patch) }))
         }

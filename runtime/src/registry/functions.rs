@@ -225,12 +225,12 @@ impl Registry {
             let mut traffic = Vec::new();
             for (number, weight) in weights.into_iter().filter(|(_, weight)| *weight > 0) {
                 let version = function.find(number);
-                let version = version.ok_or_else(|| RegistryError::Invalid(format!("there is no version v{number}")))?;
+                let version = version.ok_or_else(|| RegistryError::Conflict(format!("there is no version v{number}")))?;
                 traffic.push((Arc::clone(version), weight));
             }
             let most = traffic.iter().max_by_key(|(version, weight)| (*weight, version.record.number));
             let most = most.map(|(version, _)| Arc::clone(version));
-            let most = most.ok_or_else(|| RegistryError::Invalid("no version has a weight above 0".into()))?;
+            let most = most.ok_or_else(|| RegistryError::Conflict("no version has a weight above 0".into()))?;
             function.give_all_traffic(&most);
             (function.traffic, function.sticky) = (traffic, sticky);
             Ok(())
@@ -251,7 +251,7 @@ impl Registry {
                 .or_else(before)
                 .ok_or_else(|| RegistryError::Conflict("no other version has been current before".into()))?;
             let version = function.find(number).cloned();
-            let version = version.ok_or_else(|| RegistryError::Invalid(format!("there is no version v{number}")))?;
+            let version = version.ok_or_else(|| RegistryError::Conflict(format!("there is no version v{number}")))?;
             function.give_all_traffic(&version);
             function.before.retain(|before| *before != number);
             Ok(())
@@ -273,7 +273,7 @@ impl Registry {
             };
             check_tags(Some(&function.tags), &tag)?;
             let version = function.find(number).cloned();
-            let version = version.ok_or_else(|| RegistryError::Invalid(format!("there is no version v{number}")))?;
+            let version = version.ok_or_else(|| RegistryError::Conflict(format!("there is no version v{number}")))?;
             function.tags.insert(tag, version);
             Ok(())
         })
@@ -391,7 +391,7 @@ fn check_deploy(
         check_tags(function.map(|function| &function.tags), tag)?;
     }
     if let Some(missing) = record.manifest.secrets.names.iter().find(|name| !slot.secrets.contains_key(*name)) {
-        return Err(RegistryError::Invalid(format!(
+        return Err(RegistryError::Conflict(format!(
             "secrets.names holds {missing:?}, which is not set; `gannet secret set {missing}` sets it"
         )));
     }
