@@ -383,22 +383,27 @@ impl BodyWriter {
     /// ```
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let Some(stream) = &self.stream else { return Ok(()) };
-        let gone = |error: StreamError| Error::new(500, format!("the caller is gone: {error:?}"));
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let room = match stream.check_write().map_err(gone)? {
-                0 => {
-                    stream.subscribe().block();
-                    continue;
-                }
-                room => usize::try_from(room).unwrap_or(WRITE_BYTES),
-            };
-            let (now, later) = rest.split_at(room.min(rest.len()));
-            stream.write(now).map_err(gone)?;
-            rest = later;
-        }
-        stream.blocking_flush().map_err(gone)
+        write_all(stream, bytes)
     }
+}
+
+/// Writes bytes and waits until they are on their way.
+pub(crate) fn write_all(stream: &OutputStream, bytes: &[u8]) -> Result<()> {
+    let gone = |error: StreamError| Error::new(500, format!("the other side is gone: {error:?}"));
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let room = match stream.check_write().map_err(gone)? {
+            0 => {
+                stream.subscribe().block();
+                continue;
+            }
+            room => usize::try_from(room).unwrap_or(WRITE_BYTES),
+        };
+        let (now, later) = rest.split_at(room.min(rest.len()));
+        stream.write(now).map_err(gone)?;
+        rest = later;
+    }
+    stream.blocking_flush().map_err(gone)
 }
 
 /// What a handler may answer.

@@ -25,6 +25,7 @@
 pub mod error;
 pub mod gpu;
 pub mod http;
+pub mod outbound;
 
 pub use error::{Error, Result};
 pub use gannet_sdk_macros::handler;

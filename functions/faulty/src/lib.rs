@@ -2,8 +2,27 @@
 
 use gannet_sdk::gpu::{Batch, Buffer, Kernel, grid_1d};
 use gannet_sdk::http::{Request, Response};
+use gannet_sdk::outbound::Call;
 use gannet_sdk::{Error, Result};
 use std::time::Duration;
+
+/// `wasi:config`, which the SDK does not need: its values are in the environment too.
+mod config {
+    wit_bindgen::generate!({
+        inline: "
+            package test:config;
+            world reader { import wasi:config/store@0.2.0-rc.1; }
+            package wasi:config@0.2.0-rc.1 {
+                interface store {
+                    variant error { upstream(string), io(string) }
+                    get: func(key: string) -> result<option<string>, error>;
+                    get-all: func() -> result<list<tuple<string, string>>, error>;
+                }
+            }
+        ",
+        generate_all,
+    });
+}
 
 const COPY: &str = "
 @group(0) @binding(0) var<storage, read> source: array<u32>;
@@ -82,6 +101,26 @@ fn faulty(request: Request) -> Result<Response> {
             ];
             let lines = names.iter().map(|name| format!("{name}={}\n", request.header(name).unwrap_or("-")));
             Ok(Response::text(format!("{} {}\n{}", request.method(), request.path(), lines.collect::<String>())))
+        }
+        "/env" => {
+            let name = request.query("name").unwrap_or_default();
+            let value = std::env::var(&name).unwrap_or_else(|_| "-".into());
+            println!("{name} is {value}");
+            Ok(Response::text(value))
+        }
+        "/config" => {
+            let name = request.query("name").unwrap_or_default();
+            let value = config::wasi::config::store::get(&name).map_err(|error| Error::new(500, format!("{error:?}")))?;
+            Ok(Response::text(value.unwrap_or_else(|| "-".into())))
+        }
+        "/fetch" => {
+            let url = request.query("url").unwrap_or_default();
+            let call = match request.body() {
+                [] => Call::get(&url),
+                body => Call::post(&url, body),
+            };
+            let answer = call.with_header("x-own", "kept").with_header("x-gannet-own", "dropped").send()?;
+            Ok(Response::bytes("text/plain", answer.body()).with_status(answer.status()))
         }
         "/length" => Ok(Response::text(request.body().len().to_string())),
         path if path.starts_with("/gpu/") => gpu(path),

@@ -1,0 +1,214 @@
+//! Requests to other servers. A function may send them only to the hosts that its manifest lists in `[http]
+//! allowed_outbound_hosts`.
+
+use crate::bindings::wasi::http::outgoing_handler;
+use crate::bindings::wasi::http::types::{
+    ErrorCode, Fields, IncomingResponse, Method, OutgoingBody, OutgoingRequest, Scheme,
+};
+use crate::bindings::wasi::io::streams::StreamError;
+use crate::error::{Error, Result};
+use crate::http::write_all;
+
+/// Bytes that are read at a time.
+const READ_BYTES: u64 = 64 * 1024;
+
+/// A request to another server.
+///
+/// ```no_run
+/// # fn price() -> gannet_sdk::Result<String> {
+/// use gannet_sdk::outbound::Call;
+/// let answer = Call::get("https://api.example.com/price?of=gpu").with_header("accept", "text/plain").send()?;
+/// Ok(String::from_utf8_lossy(answer.body()).into_owned())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Call {
+    method: String,
+    url: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+/// What another server has answered.
+///
+/// ```no_run
+/// # fn check() -> gannet_sdk::Result<bool> {
+/// # use gannet_sdk::outbound::Call;
+/// let answer = Call::get("https://api.example.com/health").send()?;
+/// Ok(answer.status() == 200)
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Answer {
+    status: u16,
+    headers: Vec<(String, Vec<u8>)>,
+    body: Vec<u8>,
+}
+
+impl Call {
+    /// A request with any method.
+    ///
+    /// ```
+    /// # use gannet_sdk::outbound::Call;
+    /// let call = Call::new("DELETE", "https://api.example.com/items/7");
+    /// ```
+    pub fn new(method: &str, url: &str) -> Self {
+        Self { method: method.to_owned(), url: url.to_owned(), headers: Vec::new(), body: Vec::new() }
+    }
+
+    /// A GET.
+    ///
+    /// ```
+    /// # use gannet_sdk::outbound::Call;
+    /// let call = Call::get("https://api.example.com/items");
+    /// ```
+    pub fn get(url: &str) -> Self {
+        Self::new("GET", url)
+    }
+
+    /// A POST with a body.
+    ///
+    /// ```
+    /// # use gannet_sdk::outbound::Call;
+    /// let call = Call::post("https://api.example.com/items", r#"{"name": "x"}"#);
+    /// ```
+    pub fn post(url: &str, body: impl Into<Vec<u8>>) -> Self {
+        Self { body: body.into(), ..Self::new("POST", url) }
+    }
+
+    /// Adds a header.
+    ///
+    /// ```
+    /// # use gannet_sdk::outbound::Call;
+    /// let call = Call::get("https://api.example.com/").with_header("accept", "application/json");
+    /// ```
+    pub fn with_header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Sends it and waits for the whole answer. A host that the manifest does not list is 403; one that cannot be reached
+    /// is 502.
+    ///
+    /// ```no_run
+    /// # fn send() -> gannet_sdk::Result<()> {
+    /// # use gannet_sdk::outbound::Call;
+    /// let answer = Call::get("https://api.example.com/").send()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn send(self) -> Result<Answer> {
+        let request = self.head()?;
+        let outgoing = request.body().map_err(|()| Error::new(500, "the body is taken"))?;
+        let answer = outgoing_handler::handle(request, None).map_err(|code| failed(&self.url, &code))?;
+        let stream = outgoing.write().map_err(|()| Error::new(500, "the body is taken"))?;
+        // The other side may answer without reading all of it.
+        let written = write_all(&stream, &self.body);
+        drop(stream);
+        if written.is_ok() {
+            OutgoingBody::finish(outgoing, None).map_err(|code| failed(&self.url, &code))?;
+        }
+        answer.subscribe().block();
+        let answer = answer.get().and_then(std::result::Result::ok);
+        let answer = answer.ok_or_else(|| Error::new(500, "the answer is not there"))?;
+        Answer::receive(&answer.map_err(|code| failed(&self.url, &code))?)
+    }
+
+    fn head(&self) -> Result<OutgoingRequest> {
+        let wrong = |what: &str| Error::new(500, format!("{}: {what}", self.url));
+        let (scheme, rest) = match self.url.split_once("://") {
+            Some(("https", rest)) => (Scheme::Https, rest),
+            Some(("http", rest)) => (Scheme::Http, rest),
+            _ => return Err(wrong("a URL begins with http:// or https://")),
+        };
+        let at = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(at);
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        let headers = Fields::new();
+        for (name, value) in &self.headers {
+            headers
+                .append(name, value.as_bytes())
+                .map_err(|error| wrong(&format!("the header {name:?}: {error:?}")))?;
+        }
+        if !self.body.is_empty() {
+            let length = self.body.len().to_string();
+            headers.append("content-length", length.as_bytes()).map_err(|error| wrong(&format!("{error:?}")))?;
+        }
+        let request = OutgoingRequest::new(headers);
+        let method = match self.method.as_str() {
+            "GET" => Method::Get,
+            "POST" => Method::Post,
+            "PUT" => Method::Put,
+            "DELETE" => Method::Delete,
+            "HEAD" => Method::Head,
+            "PATCH" => Method::Patch,
+            "OPTIONS" => Method::Options,
+            other => Method::Other(other.to_owned()),
+        };
+        request.set_method(&method).map_err(|()| wrong("the method"))?;
+        request.set_scheme(Some(&scheme)).map_err(|()| wrong("the scheme"))?;
+        request.set_authority(Some(authority)).map_err(|()| wrong("the host"))?;
+        request.set_path_with_query(Some(&path)).map_err(|()| wrong("the path"))?;
+        Ok(request)
+    }
+}
+
+fn failed(url: &str, code: &ErrorCode) -> Error {
+    match code {
+        ErrorCode::HttpRequestDenied => {
+            Error::new(403, format!("{url}: [http] allowed_outbound_hosts does not list it")).with_code("outbound_denied")
+        }
+        other => Error::new(502, format!("{url}: {other:?}")).with_code("outbound_failed"),
+    }
+}
+
+impl Answer {
+    fn receive(response: &IncomingResponse) -> Result<Self> {
+        let broken = |what: String| Error::new(502, format!("the answer broke off: {what}"));
+        let (status, headers) = (response.status(), response.headers().entries());
+        let incoming = response.consume().map_err(|()| broken("its body is taken".into()))?;
+        let stream = incoming.stream().map_err(|()| broken("its body is taken".into()))?;
+        let mut body = Vec::new();
+        loop {
+            match stream.blocking_read(READ_BYTES) {
+                Ok(part) => body.extend_from_slice(&part),
+                Err(StreamError::Closed) => return Ok(Self { status, headers, body }),
+                Err(StreamError::LastOperationFailed(error)) => return Err(broken(error.to_debug_string())),
+            }
+        }
+    }
+
+    /// Its status.
+    ///
+    /// ```no_run
+    /// # fn status(answer: gannet_sdk::outbound::Answer) {
+    /// assert_eq!(answer.status(), 200);
+    /// # }
+    /// ```
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// A header of it, if it is text.
+    ///
+    /// ```no_run
+    /// # fn kind(answer: gannet_sdk::outbound::Answer) {
+    /// assert_eq!(answer.header("content-type"), Some("application/json"));
+    /// # }
+    /// ```
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name))?;
+        std::str::from_utf8(value).ok()
+    }
+
+    /// Its body.
+    ///
+    /// ```no_run
+    /// # fn body(answer: gannet_sdk::outbound::Answer) {
+    /// assert!(answer.body().starts_with(b"{"));
+    /// # }
+    /// ```
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+}
