@@ -189,6 +189,9 @@ impl Manifest {
             let other: String = other.chars().take(64).collect();
             return Err(ManifestError(format!("{other:?} is none of the settings {}", SETTINGS.join(", "))));
         }
+        if let Some((section, _)) = patch.iter().find(|(_, value)| !value.is_object() && !value.is_null()) {
+            return Err(ManifestError(format!("{section}: it is neither an object nor null")));
+        }
         let mut value = serde_json::to_value(self).map_err(|error| ManifestError(error.to_string()))?;
         merge(&mut value, &serde_json::Value::Object(patch.clone()), 0)?;
         let next: Self = serde_json::from_value(value).map_err(|error| ManifestError(error.to_string()))?;

@@ -143,6 +143,8 @@ fn raise_file_limit() {
 
 /// How often the server does what need not be done at once.
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(60);
+/// Requests that may wait for a place of the server, at least.
+const WAITING_MIN: usize = 1024;
 /// How long the end of the server waits for the ledger.
 const FLUSH_MAX: Duration = Duration::from_secs(10);
 
@@ -184,7 +186,10 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         return Err(ConfigError::DevBeyondLoopback(address).into());
     }
     let Ground { store, registry, ledger, vault } = open(&options, &file)?;
-    let spawner = Spawner::start().map_err(failed)?;
+    let spawner = Spawner::start(file.worker_memory_mib << 20).map_err(failed)?;
+    if !spawner.has_cgroups() {
+        tracing::info!("no control groups can be made: children are bounded by resource limits and watched");
+    }
     check_confinement(&spawner, &store, &options).await?;
     let places = Arc::new(gpus::places(&find_gpus(&spawner, &store).await, &file)?);
     let tls = file.tls.clone().map(Tls::start).transpose().map_err(failed)?;
@@ -243,7 +248,7 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         own_url: url.clone(),
     };
     let strangers = Arc::new(Strangers::default());
-    let node = Node::new(file.requests_max, file.requests_max);
+    let node = Node::new(file.requests_max, file.requests_max.max(WAITING_MIN));
     let admit = Admit::new(node, Arc::clone(&ledger), Arc::clone(&live), Arc::clone(&strangers), pool.clone());
     let route = Route::new(control, Arc::clone(&live), admit);
     let auth = Auth::new(Arc::clone(&registry), strangers, Arc::clone(&live), route);

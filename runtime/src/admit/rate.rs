@@ -42,6 +42,8 @@ pub struct Standing {
 pub fn decide(due: u64, now: u64, rate: Rate) -> Result<(u64, Standing), Duration> {
     let interval = rate.interval_ns();
     let room = interval.saturating_mul(rate.burst.max(1));
+    // It can lie further ahead only if the rate was lower before.
+    let due = due.min(now.saturating_add(room));
     let next = due.max(now).saturating_add(interval);
     let ahead = next - now;
     if ahead > room {

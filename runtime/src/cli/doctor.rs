@@ -30,7 +30,7 @@ pub(super) fn run(arguments: &DoctorArgs) -> Outcome {
 
 async fn look(folder: &std::path::Path, as_json: bool) -> Outcome {
     let failed = |error: std::io::Error| Failure::failed("the check could not be made").because(error);
-    let spawner = Spawner::start().map_err(failed)?;
+    let spawner = Spawner::start(8 << 30).map_err(failed)?;
     let findings = confine_check::ask(&spawner, &folder.join("data"), folder).await.map_err(failed)?;
     let gpus = probe::list(&spawner, folder).await;
     let confined = findings.confinement.missing().is_empty() && findings.attempts.iter().all(|attempt| attempt.refused);
@@ -39,11 +39,17 @@ async fn look(folder: &std::path::Path, as_json: bool) -> Outcome {
         printer::json(&json!({
             "confinement": findings.confinement,
             "attempts": findings.attempts,
+            "cgroups": spawner.has_cgroups(),
             "gpus": gpus.as_ref().ok(),
             "gpu_error": gpus.as_ref().err(),
         }));
     } else {
         print(&findings, &gpus);
+        printer::line(&format!(
+            "{:44} {}",
+            "control groups for children",
+            if spawner.has_cgroups() { "ok" } else { "no; resource limits and a watchdog instead" }
+        ));
     }
     match (confined, gpus) {
         (true, Ok(gpus)) if !gpus.is_empty() => Ok(()),

@@ -8,6 +8,7 @@ use crate::inbound::Inbound;
 use http::header::CONTENT_TYPE;
 use http::HeaderMap;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -90,7 +91,7 @@ impl Query {
 
     /// Yes or no; no if it is left out.
     pub(super) fn flag(&self, name: &str) -> Result<bool, ControlError> {
-        match self.get(name) {
+        match self.get(name).map(str::to_ascii_lowercase).as_deref() {
             None | Some("false" | "0") => Ok(false),
             Some("true" | "1") => Ok(true),
             Some(other) => Err(invalid(format!("{name} = {:?}; it may be true or false", cut(other)))),
@@ -126,21 +127,17 @@ pub(super) async fn json<T: DeserializeOwned>(inbound: Inbound, needed: bool) ->
         return Ok(None);
     }
     typed?;
-    match serde_json::from_slice(&body) {
-        Ok(value) => Ok(Some(value)),
-        Err(error) => {
-            // To JSON, 3.0 is a whole number.
-            let whole = serde_json::from_slice::<Value>(&body).ok().and_then(whole_numbers);
-            let value = whole.and_then(|value| serde_json::from_value(value).ok());
-            value.map(Some).ok_or_else(|| invalid(format!("the body: {error}")))
-        }
+    let told = |error: serde_json::Error| invalid(format!("the body: {error}"));
+    let value: Value = serde_json::from_slice(&body).map_err(told)?;
+    if !value.is_object() {
+        return Err(invalid("the body: it is not an object"));
     }
+    serde_json::from_value(whole_numbers(value)).map(Some).map_err(told)
 }
 
-/// The value with numbers like 3.0 as whole ones; none if there is none such.
-fn whole_numbers(mut value: Value) -> Option<Value> {
+/// The value with numbers like 3.0 as whole ones, which they are to JSON.
+fn whole_numbers(mut value: Value) -> Value {
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
-    let mut changed = false;
     let mut left = vec![&mut value];
     while let Some(value) = left.pop() {
         match value {
@@ -149,7 +146,6 @@ fn whole_numbers(mut value: Value) -> Option<Value> {
                 #[expect(clippy::cast_possible_truncation, reason = "it is whole, and exact up to there")]
                 if let Some(float) = float.filter(|float| float.abs() <= EXACT_MAX) {
                     *number = (float as i64).into();
-                    changed = true;
                 }
             }
             Value::Array(items) => left.extend(items.iter_mut()),
@@ -157,7 +153,13 @@ fn whole_numbers(mut value: Value) -> Option<Value> {
             _ => {}
         }
     }
-    changed.then_some(value)
+    value
+}
+
+/// For a field that is an object: serde would take a list for it too.
+pub(crate) fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<T, D::Error> {
+    let fields = serde_json::Map::deserialize(deserializer)?;
+    serde_json::from_value(Value::Object(fields)).map_err(serde::de::Error::custom)
 }
 
 /// The same where there must be one.

@@ -8,7 +8,7 @@
 //! The operator acts for a tenant with the header `x-gannet-tenant`; what it does then stands in that tenant's audit log. What
 //! changes something is in the log before it is done.
 
-mod arguments;
+pub(crate) mod arguments;
 pub mod focus;
 pub mod functions;
 pub mod keys;

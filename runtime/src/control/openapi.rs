@@ -53,12 +53,12 @@ fn content(media_type: &str, schema: &Value) -> Value {
 
 /// The schema of what stands for a name in braces.
 fn of_name(name: &str) -> Value {
-    let dns = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
+    let dns = "^[a-z0-9]+(-[a-z0-9]+)*$";
     match name {
         "tenant" => json!({ "type": "string", "pattern": dns, "maxLength": 24 }),
         "name" => json!({ "type": "string", "pattern": dns, "maxLength": 32 }),
         "secret" => json!({ "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$", "maxLength": 64 }),
-        "tag" => json!({ "type": "string", "pattern": "^[a-z]([a-z0-9-]*[a-z0-9])?$", "maxLength": 32 }),
+        "tag" => json!({ "type": "string", "pattern": "^(v[a-z]|[a-uw-z])([a-z0-9-]*[a-z0-9])?$", "maxLength": 32 }),
         "id" => json!({ "type": "string", "format": "uuid" }),
         _ => json!({ "type": "string", "pattern": "^[0-9a-f]{16}$" }),
     }

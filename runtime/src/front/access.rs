@@ -78,10 +78,13 @@ fn write(path: Option<PathBuf>, mut file: Option<BufWriter<File>>, inbox: &Recei
                 text.push(b'\n');
             }
         }
-        if let Some(path) = path.as_deref().filter(|path| looked.elapsed() >= LOOK_EVERY && !path.exists()) {
-            file = open_file(path).inspect_err(|error| tracing::error!(%error, "the access log cannot be opened")).ok();
+        if looked.elapsed() >= LOOK_EVERY {
+            looked = Instant::now();
+            if let Some(path) = path.as_deref().filter(|path| !path.exists()) {
+                let opened = open_file(path);
+                file = opened.inspect_err(|error| tracing::error!(%error, "the access log cannot be opened")).ok();
+            }
         }
-        looked = Instant::now();
         let written = match &mut file {
             Some(file) => file.write_all(&text).and_then(|()| file.flush()),
             None => io::stderr().write_all(&text),

@@ -314,6 +314,9 @@ impl Worker {
                     let why = match ending.code {
                         _ if self.overstayed() => "it kept the gpu when it was asked back, and its kernel is quarantined \
                             until the function is deployed again".to_owned(),
+                        _ if self.process.ran_out_of_memory() => {
+                            format!("it took more than the {resident_bytes_max} bytes of memory that a worker may have")
+                        }
                         Some(DEVICE_LOST) => "the gpu device was lost".to_owned(),
                         _ => format!("it ended with {ending}"),
                     };

@@ -8,7 +8,7 @@
 //!
 //! then GPU driver and runtime start, and last, on all threads,
 //!
-//! 5. seccomp: no sockets, no connect, no exec, no ptrace, no signals to others.
+//! 5. seccomp: the system calls that drivers and runtime make, and no others (`syscalls`).
 //!
 //! A driver needs to open files and start threads, which is why 5 comes after it and 1 to 4 before.
 //! Each layer says whether it holds; the front door refuses to serve when one does not.
@@ -17,12 +17,9 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetStatus, Scope,
 };
+use crate::process::syscalls;
 use rustix::process::{Resource, Rlimit};
-use seccompiler::{
-    SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
-};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Data that a child may hold: heap and private mappings. It bounds a runaway driver or compiler
@@ -203,96 +200,8 @@ fn landlock(home: &Path) -> Result<bool, landlock::RulesetError> {
 
 /// Applies layer 5 to all threads of the process. Call it when the driver and the runtime are up.
 pub(crate) fn after_drivers(confinement: &mut Confinement) -> Result<(), Refused> {
-    for filter in [seccomp(), no_clone3()] {
-        let filter = filter.map_err(Refused::system("seccomp"))?;
-        seccompiler::apply_filter_all_threads(&filter).map_err(Refused::system("seccomp"))?;
-    }
+    let filter = syscalls::filter().map_err(Refused::system("seccomp"))?;
+    seccompiler::apply_filter_all_threads(&filter).map_err(Refused::system("seccomp"))?;
     confinement.seccomp = true;
     Ok(())
-}
-
-/// `clone3` hides its flags behind a pointer, where no filter sees them. Told that it does not exist, the C
-/// library uses `clone`.
-fn no_clone3() -> Result<seccompiler::BpfProgram, seccompiler::BackendError> {
-    let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    let errno = u32::try_from(libc::ENOSYS).unwrap_or(38);
-    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-    SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno), arch)?.try_into()
-}
-
-fn seccomp() -> Result<seccompiler::BpfProgram, seccompiler::BackendError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    // An empty list of rules: always refused.
-    for call in [
-        libc::SYS_socket,
-        libc::SYS_connect,
-        libc::SYS_bind,
-        libc::SYS_listen,
-        libc::SYS_accept,
-        libc::SYS_accept4,
-        libc::SYS_execve,
-        libc::SYS_execveat,
-        libc::SYS_ptrace,
-        libc::SYS_process_vm_readv,
-        libc::SYS_process_vm_writev,
-        libc::SYS_pidfd_open,
-        libc::SYS_pidfd_getfd,
-        libc::SYS_pidfd_send_signal,
-        libc::SYS_rt_sigqueueinfo,
-        libc::SYS_rt_tgsigqueueinfo,
-        libc::SYS_tkill,
-        libc::SYS_mount,
-        libc::SYS_umount2,
-        libc::SYS_pivot_root,
-        libc::SYS_chroot,
-        libc::SYS_unshare,
-        libc::SYS_setns,
-        libc::SYS_bpf,
-        libc::SYS_perf_event_open,
-        libc::SYS_userfaultfd,
-        libc::SYS_keyctl,
-        libc::SYS_add_key,
-        libc::SYS_request_key,
-        libc::SYS_init_module,
-        libc::SYS_finit_module,
-        libc::SYS_delete_module,
-        libc::SYS_kexec_load,
-        libc::SYS_reboot,
-        libc::SYS_swapon,
-        libc::SYS_swapoff,
-        libc::SYS_io_uring_setup,
-        libc::SYS_io_uring_enter,
-        libc::SYS_open_by_handle_at,
-        libc::SYS_setuid,
-        libc::SYS_setgid,
-        libc::SYS_shmget,
-        libc::SYS_shmat,
-        libc::SYS_msgget,
-        libc::SYS_semget,
-        libc::SYS_mq_open,
-        libc::SYS_kcmp,
-    ] {
-        rules.insert(call, Vec::new());
-    }
-    // Signals only to this process: abort() and thread cancellation need them.
-    let own = u64::from(std::process::id());
-    let other = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, own)?;
-    for call in [libc::SYS_kill, libc::SYS_tgkill] {
-        rules.insert(call, vec![SeccompRule::new(vec![other.clone()])?]);
-    }
-    // Threads, but no processes: one that outlives its parent's pidfd would be out of reach.
-    let thread = u64::from(libc::CLONE_THREAD.cast_unsigned());
-    let no_thread = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(thread), 0)?;
-    rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![no_thread])?]);
-    #[cfg(target_arch = "x86_64")]
-    for call in [libc::SYS_fork, libc::SYS_vfork] {
-        rules.insert(call, Vec::new());
-    }
-    // The parent-death signal stays.
-    let pdeathsig = u64::from(libc::PR_SET_PDEATHSIG.cast_unsigned());
-    let is_pdeathsig = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, pdeathsig)?;
-    rules.insert(libc::SYS_prctl, vec![SeccompRule::new(vec![is_pdeathsig])?]);
-    let errno = u32::try_from(libc::EPERM).unwrap_or(1);
-    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-    SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno), arch)?.try_into()
 }

@@ -41,10 +41,11 @@ fn system(result: i64) -> Result<(), io::Error> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Runs in the child: arguments are the data folder and the process id of another child.
+/// Runs in the child: arguments are the data folder, the process id of another child and its folder.
 pub fn run(mut child: Child, arguments: &[String]) -> io::Result<()> {
     confine::after_drivers(&mut child.confinement).map_err(io::Error::other)?;
     let data = arguments.first().map(Path::new).unwrap_or(Path::new("/"));
+    let folder = arguments.get(2).map(Path::new).unwrap_or(Path::new("/"));
     let other: i32 = arguments.get(1).and_then(|text| text.parse().ok()).unwrap_or(1);
     let attempts = vec![
         attempt("open the data folder", std::fs::read_dir(data).map(drop)),
@@ -72,6 +73,51 @@ pub fn run(mut child: Child, arguments: &[String]) -> io::Result<()> {
             // SAFETY: a plain system call; signal 0 only asks for permission.
             system(i64::from(unsafe { libc::kill(other, 0) }))
         }),
+        attempt("read another child's folder", std::fs::read_dir(folder).map(drop)),
+        attempt("write into another child's folder", std::fs::write(folder.join("x"), "x")),
+        attempt("read another child's memory by its address", {
+            let mut byte = 0_u8;
+            let own = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+            let remote = libc::iovec { iov_base: std::ptr::without_provenance_mut(0x40_0000), iov_len: 1 };
+            // SAFETY: writes at most one byte, into a variable that outlives the call.
+            system(unsafe { libc::process_vm_readv(other, &raw const own, 1, &raw const remote, 1, 0) } as i64)
+        }),
+        attempt("take another child's descriptor", {
+            // SAFETY: neither call takes a pointer; a descriptor that comes to be is closed with the process.
+            match unsafe { libc::syscall(libc::SYS_pidfd_open, other, 0) } {
+                // SAFETY: as above.
+                pidfd if pidfd >= 0 => system(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd, 3, 0) }),
+                refused => system(refused),
+            }
+        }),
+        attempt("become readable to others", {
+            // SAFETY: a flag of this process.
+            system(i64::from(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) }))
+        }),
+        attempt("become another user", {
+            // SAFETY: takes no pointer.
+            system(i64::from(unsafe { libc::setresuid(0, 0, 0) }))
+        }),
+        attempt("make an io_uring", {
+            // SAFETY: the kernel refuses a null pointer; the call must not get so far.
+            match unsafe { libc::syscall(libc::SYS_io_uring_setup, 8, std::ptr::null_mut::<u8>()) } {
+                -1 if io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT) => Ok(()),
+                result => system(result),
+            }
+        }),
+        attempt("make a socket by another number", {
+            // The x32 form of the call, which some kernels have.
+            // SAFETY: takes no pointer.
+            system(unsafe { libc::syscall(libc::SYS_socket | 0x4000_0000, libc::AF_INET, libc::SOCK_STREAM, 0) })
+        }),
+        attempt("type into the server's terminal", {
+            // SAFETY: reads one byte of a static string.
+            match unsafe { libc::ioctl(2, libc::TIOCSTI, c"x".as_ptr()) } {
+                // What the descriptor says, rather than the filter, has let the call through.
+                -1 if io::Error::last_os_error().raw_os_error() == Some(libc::ENOTTY) => Ok(()),
+                result => system(i64::from(result)),
+            }
+        }),
         attempt("read another child's memory", std::fs::read(format!("/proc/{other}/mem")).map(drop)),
         attempt("read another child's environment", std::fs::read(format!("/proc/{other}/environ")).map(drop)),
         attempt("list another child's descriptors", std::fs::read_dir(format!("/proc/{other}/fd")).map(drop)),
@@ -85,7 +131,8 @@ pub fn run(mut child: Child, arguments: &[String]) -> io::Result<()> {
 /// Starts the helper, and a second child for it to attack, and answers what it found.
 pub async fn ask(spawner: &spawn::Spawner, data: &Path, run_folder: &Path) -> io::Result<Findings> {
     let victim = start(spawner, run_folder, "victim", vec!["/".into(), "1".into()]).await?;
-    let arguments = vec![data.to_string_lossy().into_owned(), victim.0.id().to_string()];
+    let folder = victim.0.home().to_string_lossy().into_owned();
+    let arguments = vec![data.to_string_lossy().into_owned(), victim.0.id().to_string(), folder];
     let attacker = start(spawner, run_folder, "attacker", arguments).await?;
     let received = tokio::time::timeout(std::time::Duration::from_secs(10), attacker.1.receive()).await;
     victim.0.kill();

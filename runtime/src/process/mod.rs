@@ -6,6 +6,7 @@
 //! ([`confine`]), talks in length-capped frames ([`channel`]) and ends when its control socket closes.
 
 pub mod channel;
+mod cgroup;
 pub mod child;
 pub mod confine;
 pub mod confine_check;
@@ -13,3 +14,4 @@ pub mod home;
 pub mod lease;
 pub mod probe;
 pub mod spawn;
+mod syscalls;

@@ -4,6 +4,7 @@
 //! long as the front door and starts them all. A child gets an empty environment but for the
 //! variables that keep its driver caches apart, and its descriptors at fixed numbers from 3 on.
 
+use crate::process::cgroup::{Cgroups, Group};
 use crate::process::child::Role;
 use crate::process::home::{Home, Janitor};
 use command_fds::{CommandFdExt, FdMapping};
@@ -44,11 +45,14 @@ type Answer = oneshot::Sender<io::Result<Process>>;
 pub struct Spawner {
     orders: mpsc::Sender<(Order, Answer)>,
     binary: Arc<Path>,
+    cgroups: Option<Arc<Cgroups>>,
 }
 
 impl Spawner {
-    /// Starts the spawning thread.
-    pub fn start() -> io::Result<Self> {
+    /// Starts the spawning thread. A child may take so much memory, where a control group can be made for it.
+    pub fn start(memory_bytes: u64) -> io::Result<Self> {
+        let cgroups = Cgroups::find(memory_bytes);
+        let holding = cgroups.clone();
         // The link, not its target: the binary may be replaced on disk while this one runs.
         let binary: Arc<Path> = PathBuf::from("/proc/self/exe").into();
         let (orders, mut inbox) = mpsc::channel::<(Order, Answer)>(QUEUE_CAPACITY);
@@ -58,10 +62,16 @@ impl Spawner {
             let mut slot = 0;
             while let Some((order, answer)) = inbox.blocking_recv() {
                 slot = (slot + 1) % USERS;
-                let _ = answer.send(spawn(&path, order, USER_FIRST + slot, janitor.clone()));
+                let spawned = spawn(&path, order, USER_FIRST + slot, janitor.clone(), holding.as_deref());
+                let _ = answer.send(spawned);
             }
         })?;
-        Ok(Self { orders, binary })
+        Ok(Self { orders, binary, cgroups })
+    }
+
+    /// Whether children have control groups.
+    pub fn has_cgroups(&self) -> bool {
+        self.cgroups.is_some()
     }
 
     /// Starts a child.
@@ -73,7 +83,13 @@ impl Spawner {
     }
 }
 
-fn spawn(binary: &Path, order: Order, user: u32, janitor: Janitor) -> io::Result<Process> {
+fn spawn(
+    binary: &Path,
+    order: Order,
+    user: u32,
+    janitor: Janitor,
+    cgroups: Option<&Cgroups>,
+) -> io::Result<Process> {
     let Order { role, arguments, home, descriptors } = order;
     // From here on it goes whatever fails.
     let home = Home { path: home, janitor };
@@ -102,7 +118,11 @@ fn spawn(binary: &Path, order: Order, user: u32, janitor: Janitor) -> io::Result
         i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no process id"))?;
     // The child is not reaped before this, so the id is still its own.
     let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-    Ok(Process { pid, pidfd: Arc::new(pidfd), home: Arc::new(home) })
+    let group = cgroups.and_then(|cgroups| {
+        let held = cgroups.hold(pid.as_raw_nonzero().get());
+        held.inspect_err(|error| tracing::warn!(%error, "a child could not be put into a control group")).ok()
+    });
+    Ok(Process { pid, pidfd: Arc::new(pidfd), home: Arc::new(home), group: group.map(Arc::new) })
 }
 
 /// A running child. Killed and waited for through its pidfd, which no other process can inherit.
@@ -111,9 +131,16 @@ pub struct Process {
     pid: Pid,
     pidfd: Arc<OwnedFd>,
     home: Arc<Home>,
+    /// Removed when nobody holds the process any more, which is after it was reaped.
+    group: Option<Arc<Group>>,
 }
 
 impl Process {
+    /// Whether the kernel has ended it for want of memory.
+    pub fn ran_out_of_memory(&self) -> bool {
+        self.group.as_ref().is_some_and(|group| group.ran_out_of_memory())
+    }
+
     /// The process id, for logs and for reading `/proc`.
     pub fn id(&self) -> i32 {
         self.pid.as_raw_nonzero().get()

@@ -16,11 +16,12 @@ const TAGS_MAX: usize = 32;
 /// Versions that are remembered as having been current.
 const BEFORE_MAX: usize = 16;
 
-/// Whether a text can be a tag: a DNS label, and not a version's number.
+/// Whether a text can be a tag: a DNS label that begins with a letter, and is not like a version's number.
 pub fn is_tag(text: &str) -> bool {
     let part = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    let number = text.strip_prefix('v').is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
-    (1..=32).contains(&text.len()) && text.bytes().all(part) && !text.starts_with('-') && !text.ends_with('-') && !number
+    let letter = |text: &str| text.starts_with(|c: char| c.is_ascii_lowercase());
+    let named = letter(text) && text.strip_prefix('v').is_none_or(letter);
+    named && text.len() <= 32 && text.bytes().all(part) && !text.ends_with('-')
 }
 
 impl Tenant {
@@ -361,7 +362,7 @@ impl Registry {
 
 fn check_tags(tags: Option<&BTreeMap<String, Arc<Version>>>, tag: &str) -> Result<(), RegistryError> {
     if !is_tag(tag) {
-        let rule = "a tag is 1 to 32 of a-z, 0-9 and dashes, and not a version's number";
+        let rule = "a tag is 1 to 32 of a-z, 0-9 and dashes, a letter first, and not like a version's number";
         let tag: String = tag.chars().take(64).collect();
         return Err(RegistryError::Invalid(format!("the tag {tag:?}; {rule}")));
     }

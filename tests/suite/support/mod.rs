@@ -70,7 +70,7 @@ impl Server {
         }
         let (child, log) = spawn(line);
         let url = log.recv_timeout(PATIENCE).expect("the server did not say that it listens");
-        let address = url.strip_prefix("http://").unwrap().parse().unwrap();
+        let address = url.split_once("://").unwrap().1.parse().unwrap();
         Self { child: Mutex::new(child), url, address, data, _folder: folder }
     }
 
@@ -111,6 +111,11 @@ impl Server {
 
     /// A request with no headers but those given.
     pub fn send_bare(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        self.try_send(method, path, headers, body).expect("no answer")
+    }
+
+    /// The same, for a server that may end meanwhile: an answer, with all of its body, or none.
+    pub fn try_send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<Answer> {
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -123,10 +128,55 @@ impl Server {
         }
         let response =
             if body.is_empty() { agent.run(request.body(()).unwrap()) } else { agent.run(request.body(body).unwrap()) };
-        let mut response = response.expect("no answer");
+        let mut response = response.ok()?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = response.body_mut().with_config().limit(1 << 30).read_to_vec();
-        Answer { status, headers, body }
+        Some(Answer { status, headers, body })
+    }
+
+    /// Sends a signal to the server.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let child = self.child.lock().unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+    }
+
+    /// The operator's key of a server that is not a development server.
+    pub fn operator(&self) -> String {
+        std::fs::read_to_string(self.data.join("operator.key")).unwrap().trim().to_owned()
+    }
+
+    /// A control request with a key and a body of JSON.
+    pub fn control(&self, key: &str, method: &str, path: &str, body: &Value) -> Answer {
+        let headers = [("x-gannet-key", key), ("content-type", "application/json")];
+        let text = if body.is_null() { String::new() } else { body.to_string() };
+        self.send_bare(method, &format!("/api/v1/{path}"), &headers, text.as_bytes())
+    }
+
+    /// Makes a tenant and answers its key.
+    pub fn tenant(&self, name: &str, limits: &Value) -> String {
+        let new = serde_json::json!({ "name": name, "limits": limits });
+        let made = self.control(&self.operator(), "POST", "tenants", &new);
+        assert_eq!(made.status, 201, "{}", made.text());
+        made.json()["key"].as_str().unwrap().to_owned()
+    }
+
+    /// Deploys a prebuilt component under a name, with a manifest.
+    pub fn put(&self, key: &str, component: &str, name: &str, manifest: &str, query: &str) -> Answer {
+        let bytes = std::fs::read(prebuilt(component)).unwrap();
+        let mut body = format!(
+            "--b\r\ncontent-disposition: form-data; name=\"manifest\"\r\n\r\n{manifest}\r\n--b\r\ncontent-disposition: form-data; name=\"component\"; filename=\"c\"\r\n\r\n"
+        )
+        .into_bytes();
+        body.extend_from_slice(&bytes);
+        body.extend_from_slice(b"\r\n--b--\r\n");
+        let headers = [("x-gannet-key", key), ("content-type", "multipart/form-data; boundary=b")];
+        self.send_bare("PUT", &format!("/api/v1/functions/{name}{query}"), &headers, &body)
+    }
+
+    /// Calls a function of a tenant with a key.
+    pub fn call_as(&self, key: &str, path: &str, body: &[u8]) -> Answer {
+        let method = if body.is_empty() { "GET" } else { "POST" };
+        self.send_bare(method, path, &[("x-gannet-key", key)], body)
     }
 
     /// Calls a function of the development tenant.

@@ -45,10 +45,10 @@ pub struct Secrets {
 #[serde(deny_unknown_fields)]
 pub struct NewTenant {
     /// Its name.
-    #[schema(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length = 24)]
+    #[schema(pattern = "^[a-z0-9]+(-[a-z0-9]+)*$", max_length = 24)]
     pub name: String,
     /// Limits of its own.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::control::arguments::object")]
     pub limits: LimitsChoice,
 }
 
@@ -127,7 +127,7 @@ pub struct NewKey {
     /// What it may do; everything if nothing is named.
     pub scopes: Vec<ScopeName>,
     /// The only function that it is for.
-    #[schema(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length = 32)]
+    #[schema(pattern = "^[a-z0-9]+(-[a-z0-9]+)*$", max_length = 32)]
     pub function: Option<String>,
     /// How long it is valid.
     #[schema(minimum = 1, maximum = 3_153_600_000_u64)]

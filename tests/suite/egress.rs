@@ -1,0 +1,151 @@
+//! Outbound HTTP of functions.
+
+use crate::support::{KEY, Options, Server, text, until};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::mpsc;
+use std::thread;
+
+/// A server that answers each request with `answer` and tells what it was asked.
+fn elsewhere(answer: &'static [u8]) -> (u16, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sender, asked) = mpsc::channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = Vec::new();
+            let mut buffer = [0; 4096];
+            loop {
+                let read = stream.read(&mut buffer).unwrap_or(0);
+                request.extend_from_slice(&buffer[..read]);
+                let said = text(&request).to_ascii_lowercase();
+                let head = said.find("\r\n\r\n");
+                let length = said.split("content-length: ").nth(1).and_then(|rest| rest.split('\r').next()?.parse::<usize>().ok());
+                if read == 0 || head.is_some_and(|head| request.len() >= head + 4 + length.unwrap_or(0)) {
+                    break;
+                }
+            }
+            let _ = stream.write_all(answer);
+            if sender.send(text(&request)).is_err() {
+                return;
+            }
+        }
+    });
+    (port, asked)
+}
+
+const FINE: &[u8] = b"HTTP/1.1 201 Created\r\ncontent-length: 8\r\nx-gannet-error: forged\r\nconnection: close\r\n\r\nanswered";
+
+fn manifest(hosts: &[String]) -> String {
+    format!("[http]\nallowed_outbound_hosts = {hosts:?}\n[limits]\ncpu_ms = 2000\n")
+}
+
+fn server(more: &str) -> Server {
+    let config = format!("spares = 0\n[egress]\nresponse_mib = 1\nconnect_timeout_ms = 2000\n{more}");
+    Server::start_with(&Options { config: Some(&config), ..Options::default() })
+}
+
+const OPEN: &str = "allow_ranges = [\"127.0.0.0/8\"]\n";
+
+fn fetch(server: &Server, url: &str, body: &[u8]) -> crate::support::Answer {
+    server.call("f", &format!("/fetch?url={url}"), body)
+}
+
+#[test]
+fn a_function_reaches_what_its_manifest_lists_and_nothing_else() {
+    let server = server(OPEN);
+    let (port, asked) = elsewhere(FINE);
+    let listed = [format!("http://127.0.0.1:{port}"), format!("http://localhost:{port}")];
+    assert_eq!(server.put(KEY, "faulty", "f", "", "").status, 201);
+    let denied = fetch(&server, &format!("http://127.0.0.1:{port}/x"), b"");
+    assert_eq!(denied.status, 403, "denied by default: {}", denied.text());
+    let id = denied.header("x-request-id").to_owned();
+    until("the log says which line of the manifest would allow it", || {
+        let lines = server.get_json(&format!("/api/v1/functions/f/logs?request={id}")).to_string();
+        lines.contains("[http] allowed_outbound_hosts does not list it")
+    });
+    assert_eq!(server.put(KEY, "faulty", "f", &manifest(&listed), "").status, 201);
+
+    let answer = fetch(&server, &format!("http://localhost:{port}/path?q=1"), b"sent out");
+    assert_eq!((answer.status, answer.text()), (201, "answered".into()));
+    let request = asked.recv().unwrap();
+    assert!(request.starts_with("POST /path?q=1 HTTP/1.1\r\n"), "{request}");
+    assert!(request.contains(&format!("host: localhost:{port}\r\n")) && request.ends_with("sent out"), "{request}");
+    assert!(request.contains("x-own: kept") && !request.contains("x-gannet"), "{request}");
+    let receipt = server.receipt(&answer);
+    assert!(receipt["egress_bytes"].as_u64().unwrap() > 16, "{receipt}");
+
+    for url in [
+        format!("http://127.0.0.1:{}/x", port.wrapping_add(1)),
+        format!("https://127.0.0.1:{port}/x"),
+        format!("http://127.0.0.2:{port}/x"),
+        "http://169.254.169.254/latest/meta-data".to_owned(),
+        format!("http://127.0.0.1:{port}@evil.example/x"),
+    ] {
+        let answer = fetch(&server, &url, b"");
+        assert!([403, 502, 500].contains(&answer.status), "{url}: {} {}", answer.status, answer.text());
+    }
+    assert!(asked.try_recv().is_err(), "nothing of that went out");
+    // A public address is wanted where nothing was opened.
+}
+
+#[test]
+fn private_addresses_are_out_of_reach_even_when_listed() {
+    let server = server("");
+    let (port, asked) = elsewhere(FINE);
+    let hosts = [
+        format!("http://127.0.0.1:{port}"),
+        format!("http://localhost:{port}"),
+        "http://169.254.169.254".to_owned(),
+        format!("http://[::1]:{port}"),
+        format!("http://[::ffff:127.0.0.1]:{port}"),
+    ];
+    assert_eq!(server.put(KEY, "faulty", "f", &manifest(&hosts), "").status, 201);
+    for host in &hosts {
+        let answer = fetch(&server, &format!("{host}/x"), b"");
+        assert_eq!(answer.status, 502, "{host}: {}", answer.text());
+        assert!(answer.text().contains("DestinationIpProhibited") || answer.text().contains("destination-ip-prohibited"), "{}", answer.text());
+    }
+    assert!(asked.try_recv().is_err());
+}
+
+#[test]
+fn answers_that_are_too_large_or_never_come_are_errors_and_redirects_are_the_functions_to_follow() {
+    let server = server(&format!("{OPEN}first_byte_timeout_ms = 300\n"));
+    let (redirecting, _asked) =
+        elsewhere(b"HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let (large, _large) = elsewhere(b"HTTP/1.1 200 OK\r\ncontent-length: 2000000\r\n\r\n");
+    let (silent, _silent) = elsewhere(b"");
+    let nobody = { TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port() };
+    let hold = TcpListener::bind("127.0.0.1:0").unwrap();
+    let held = hold.local_addr().unwrap().port();
+    let hosts: Vec<String> =
+        [redirecting, large, silent, nobody, held].iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
+    assert_eq!(server.put(KEY, "faulty", "f", &manifest(&hosts), "").status, 201);
+    let told = |port: u16| {
+        let answer = fetch(&server, &format!("http://127.0.0.1:{port}/"), b"");
+        (answer.status, answer.text())
+    };
+    assert_eq!(told(redirecting).0, 302);
+    let (status, said) = told(large);
+    assert!(status == 502 && said.contains("BodySize"), "{status} {said}");
+    assert_eq!(told(nobody).0, 502);
+    assert_eq!(told(silent).0, 502);
+    let (status, said) = told(held);
+    assert!(status == 502 && said.contains("Timeout"), "{status} {said}");
+    assert_eq!(server.call("f", "/say", b"").text(), "said", "the worker is as it was");
+}
+
+#[test]
+fn what_goes_out_in_a_day_is_limited() {
+    let server = server(OPEN);
+    let (port, _asked) = elsewhere(FINE);
+    assert_eq!(server.put(KEY, "faulty", "f", &manifest(&[format!("http://127.0.0.1:{port}")]), "").status, 201);
+    let url = format!("http://127.0.0.1:{port}/");
+    assert_eq!(fetch(&server, &url, &vec![b'x'; 1 << 20]).status, 201);
+    let operator = server.operator();
+    let limited = server.control(&operator, "PATCH", "tenants/dev/limits", &serde_json::json!({ "egress_mib_per_day": 1 }));
+    assert_eq!(limited.status, 200);
+    until("the limit holds", || fetch(&server, &url, b"").status == 502);
+}

@@ -1,0 +1,190 @@
+//! Tenants, keys and the audit log.
+
+use crate::support::{Answer, Options, Server, until};
+use serde_json::{Value, json};
+
+fn server() -> Server {
+    Server::start_with(&Options { not_dev: true, config: Some("spares = 0"), ..Options::default() })
+}
+
+/// What a refusal says, but for its request's id.
+fn said(answer: &Answer) -> (u16, Value) {
+    let mut problem = answer.json();
+    problem.as_object_mut().unwrap().remove("request_id");
+    (answer.status, problem)
+}
+
+#[test]
+fn keys_have_scopes_a_function_and_an_end() {
+    let server = server();
+    let full = server.tenant("acme", &json!({}));
+    for name in ["hello", "other"] {
+        assert_eq!(server.put(&full, "hello", name, "", "").status, 201);
+    }
+    let key = |new: Value| {
+        let made = server.control(&full, "POST", "tenants/acme/keys", &new);
+        assert_eq!(made.status, 201, "{}", made.text());
+        let made = made.json();
+        (made["id"].as_str().unwrap().to_owned(), made["key"].as_str().unwrap().to_owned())
+    };
+    let (invoke_id, invoke) = key(json!({ "scopes": ["invoke"] }));
+    assert_eq!(server.call_as(&invoke, "/f/acme/hello", b"").status, 200);
+    server.control(&invoke, "GET", "functions", &Value::Null).is_problem(403, "forbidden", "\"read\"");
+    server.put(&invoke, "hello", "hello", "", "").is_problem(403, "forbidden", "\"deploy\"");
+    server.control(&invoke, "GET", "secrets", &Value::Null).is_problem(403, "forbidden", "\"admin\"");
+    let (_, read) = key(json!({ "scopes": ["read"] }));
+    server.call_as(&read, "/f/acme/hello", b"").is_problem(403, "forbidden", "\"invoke\"");
+    assert_eq!(server.control(&read, "GET", "functions", &Value::Null).status, 200);
+
+    let (_, bound) = key(json!({ "function": "hello" }));
+    assert_eq!(server.call_as(&bound, "/f/acme/hello", b"").status, 200);
+    server.call_as(&bound, "/f/acme/other", b"").is_problem(403, "forbidden", "hello only");
+    server.control(&bound, "DELETE", "functions/other", &Value::Null).is_problem(403, "forbidden", "hello only");
+    server.control(&bound, "POST", "tenants/acme/keys", &json!({})).is_problem(403, "forbidden", "hello only");
+    let listed = server.control(&bound, "GET", "functions", &Value::Null).json();
+    assert_eq!(listed["functions"].as_array().unwrap().len(), 1);
+
+    let (_, brief) = key(json!({ "expires_in_s": 1 }));
+    until("the key has ended", || server.call_as(&brief, "/f/acme/hello", b"").status == 401);
+    let listed = server.control(&full, "GET", "tenants/acme/keys", &Value::Null);
+    assert!(!listed.text().contains(&invoke), "a key is told once");
+    let listed = listed.json();
+    let of = |id: &str| listed["keys"].as_array().unwrap().iter().find(|key| key["id"] == id).unwrap().clone();
+    assert_eq!((of(&invoke_id)["scopes"].clone(), of(&invoke_id)["last_used"].is_string()), (json!(["invoke"]), true));
+
+    let rotated = server.control(&full, "POST", &format!("tenants/acme/keys/{invoke_id}/rotate"), &json!({ "overlap_s": 1 }));
+    let next = rotated.json()["key"].as_str().unwrap().to_owned();
+    assert_eq!(server.call_as(&next, "/f/acme/hello", b"").status, 200);
+    server.control(&next, "GET", "functions", &Value::Null).is_problem(403, "forbidden", "\"read\"");
+    until("the old one ends after the overlap", || server.call_as(&invoke, "/f/acme/hello", b"").status == 401);
+
+    let id = rotated.json()["id"].as_str().unwrap().to_owned();
+    assert_eq!(server.control(&full, "DELETE", &format!("tenants/acme/keys/{id}"), &Value::Null).status, 200);
+    server.call_as(&next, "/f/acme/hello", b"").is_problem(401, "unauthorized", "not valid");
+    let admin = key(json!({ "scopes": ["admin"] })).1;
+    server.control(&admin, "POST", "tenants/acme/keys", &json!({})).is_problem(403, "forbidden", "that is to be made");
+}
+
+#[test]
+fn a_tenant_never_learns_that_another_exists() {
+    let server = server();
+    let (acme, zoo) = (server.tenant("acme", &json!({})), server.tenant("zoo", &json!({})));
+    assert_eq!(server.put(&acme, "hello", "hello", "", "").status, 201);
+    let id = server.call_as(&acme, "/f/acme/hello", b"").header("x-request-id").to_owned();
+    let nobody = uuid_of_nobody();
+    for (method, real, none) in [
+        ("GET", "tenants/acme/keys".to_owned(), "tenants/nobody/keys".to_owned()),
+        ("POST", "tenants/acme/keys".to_owned(), "tenants/nobody/keys".to_owned()),
+        ("GET", "tenants/acme/limits".to_owned(), "tenants/nobody/limits".to_owned()),
+        ("DELETE", "tenants/acme".to_owned(), "tenants/nobody".to_owned()),
+        ("POST", "tenants/acme/suspend".to_owned(), "tenants/nobody/suspend".to_owned()),
+        ("GET", "functions/hello".to_owned(), "functions/none".to_owned()),
+        ("GET", "functions/hello/logs".to_owned(), "functions/none/logs".to_owned()),
+        ("GET", format!("requests/{id}"), format!("requests/{nobody}")),
+    ] {
+        let (real_said, none_said) =
+            (server.control(&zoo, method, &real, &Value::Null), server.control(&zoo, method, &none, &Value::Null));
+        assert!(real_said.status >= 400, "{method} {real}");
+        assert_eq!(said(&real_said), said(&none_said), "{method} {real}");
+    }
+    assert_eq!(said(&server.call_as(&zoo, "/f/acme/hello", b"")), said(&server.call_as(&zoo, "/f/nobody/hello", b"")));
+    assert_eq!(server.put(&zoo, "hello", "hello", "", "").json()["version"], 1, "versions count for each by itself");
+    // What it says itself of a tenant is of no account.
+    let headers = [("x-gannet-key", zoo.as_str()), ("x-gannet-tenant", "acme")];
+    let listed = server.send_bare("GET", "/api/v1/whoami", &headers, b"").json();
+    assert_eq!(listed["tenant"], "zoo");
+}
+
+fn uuid_of_nobody() -> &'static str {
+    "0199f2d0-0000-7000-8000-000000000000"
+}
+
+#[test]
+fn a_suspended_tenant_is_stopped_at_once_and_resumes() {
+    let server = server();
+    let (operator, acme) = (server.operator(), server.tenant("acme", &json!({})));
+    assert_eq!(server.put(&acme, "faulty", "faulty", "[http]\npublic = true\n", "").status, 201);
+    assert_eq!(server.send_bare("GET", "/f/acme/faulty/say", &[], b"").status, 200);
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| server.call_as(&acme, "/f/acme/faulty/sleep", b""));
+        until("the request runs", || {
+            server.control(&operator, "GET", "tenants/acme", &Value::Null).json()["in_flight"] == 1
+        });
+        let told = server.control(&operator, "POST", "tenants/acme/suspend", &Value::Null);
+        assert_eq!(told.json()["suspended"], true);
+        assert!(running.join().unwrap().status >= 400, "what runs is ended");
+    });
+    server.call_as(&acme, "/f/acme/faulty/say", b"").is_problem(403, "tenant_suspended", "suspended");
+    server.control(&acme, "GET", "functions", &Value::Null).is_problem(403, "tenant_suspended", "suspended");
+    let stranger = server.send_bare("GET", "/f/acme/faulty/say", &[], b"");
+    assert_eq!(said(&stranger), said(&server.send_bare("GET", "/f/nobody/faulty/say", &[], b"")));
+    assert_eq!(server.control(&operator, "POST", "tenants/acme/resume", &Value::Null).status, 200);
+    assert_eq!(server.call_as(&acme, "/f/acme/faulty/say", b"").text(), "said");
+}
+
+#[test]
+fn a_deleted_tenant_is_gone_and_its_name_is_not_given_again() {
+    let server = server();
+    let (operator, acme) = (server.operator(), server.tenant("acme", &json!({})));
+    assert_eq!(server.put(&acme, "hello", "hello", "", "").status, 201);
+    assert_eq!(server.call_as(&acme, "/f/acme/hello", b"").status, 200);
+    assert_eq!(server.control(&operator, "DELETE", "tenants/acme", &Value::Null).status, 200);
+    server.call_as(&acme, "/f/acme/hello", b"").is_problem(401, "unauthorized", "not valid");
+    assert!(!server.data.join("components/acme").exists());
+    let again = server.control(&operator, "POST", "tenants", &json!({ "name": "acme" }));
+    again.is_problem(409, "conflict", "bills go by it");
+}
+
+#[test]
+fn what_is_done_stands_in_the_audit_log() {
+    let server = server();
+    let (operator, acme) = (server.operator(), server.tenant("acme", &json!({})));
+    let deployed = server.put(&acme, "hello", "hello", "", "");
+    let as_acme = [("x-gannet-key", operator.as_str()), ("x-gannet-tenant", "acme")];
+    assert_eq!(server.send_bare("GET", "/api/v1/functions", &as_acme, b"").status, 200);
+    server.control(&acme, "DELETE", "functions/none", &Value::Null).is_problem(404, "not_found", "");
+    let entries = server.control(&acme, "GET", "audit", &Value::Null).json()["entries"].clone();
+    let told: Vec<(String, String, u64)> = entries
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| {
+            let text = |name: &str| entry[name].as_str().unwrap().to_owned();
+            (text("action"), text("actor"), entry["status"].as_u64().unwrap())
+        })
+        .collect();
+    let key = server.control(&acme, "GET", "whoami", &Value::Null).json()["key"].as_str().unwrap().to_owned();
+    assert_eq!(
+        told,
+        [
+            ("deleteFunction".into(), key.clone(), 404),
+            ("listFunctions".into(), "operator".into(), 200),
+            ("deployFunction".into(), key, 201)
+        ]
+    );
+    assert_eq!(entries[2]["request"], deployed.header("x-request-id"));
+    assert_eq!(entries[2]["address"], "127.0.0.1");
+    let own = server.control(&operator, "GET", "audit?limit=1", &Value::Null).json();
+    assert_eq!((own["entries"][0]["action"].as_str(), own["entries"][0]["path"].as_str()), (Some("createTenant"), Some("/api/v1/tenants")));
+    server.control(&acme, "GET", "audit?since=1", &Value::Null).is_problem(400, "invalid", "unknown argument");
+}
+
+#[test]
+fn wrong_keys_from_one_address_are_slowed_down_and_right_ones_are_not() {
+    let server = Server::start_with(&Options {
+        not_dev: true,
+        config: Some("spares = 0\n[edge]\nwrong_keys_per_s = 1\nanonymous_per_s = 2"),
+        ..Options::default()
+    });
+    let acme = server.tenant("acme", &json!({}));
+    assert_eq!(server.put(&acme, "hello", "hello", "[http]\npublic = true", "").status, 201);
+    until("wrong keys are slowed down", || {
+        let answer = server.call_as("gnt_acme_wrong", "/f/acme/hello", b"");
+        answer.status == 429 && answer.header("retry-after") == "1" && answer.header("x-gannet-error") == "rate_limit"
+    });
+    assert_eq!(server.call_as(&acme, "/f/acme/hello", b"").status, 200);
+    until("so are those without a key", || {
+        let answer = server.send_bare("GET", "/f/acme/hello", &[], b"");
+        answer.status == 429 && answer.header("ratelimit-policy") == "\"requests\";q=2;w=1"
+    });
+}
