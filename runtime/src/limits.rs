@@ -106,9 +106,9 @@ macro_rules! limits {
 
 limits! {
     /// Requests admitted in a second, of all functions together.
-    requests_per_s: 1_000, 1, 1_000_000;
+    requests_per_s: 50_000, 1, 1_000_000;
     /// Requests that may come at once after a quiet time.
-    requests_burst: 2_000, 1, 1_000_000;
+    requests_burst: 100_000, 1, 1_000_000;
     /// Requests in flight, waiting or running.
     concurrency: 512, 1, 1_000_000;
     /// Requests that wait for a place.

@@ -383,7 +383,12 @@ async fn dev_tenant(registry: &Arc<Registry>) -> Result<(), ServeError> {
         return Ok(());
     }
     // Whoever develops wants to try `scale.min` too.
-    let limits = LimitsChoice { resident_gpu_mib: Some(1 << 20), ..LimitsChoice::default() };
+    let limits = LimitsChoice {
+        resident_gpu_mib: Some(1 << 20),
+        requests_per_s: Some(1_000_000),
+        requests_burst: Some(1_000_000),
+        ..LimitsChoice::default()
+    };
     registry.create_tenant(&name, NewKey::full(hash(DEV_KEY)), limits).await.map_err(failed).map(drop)
 }
 

@@ -128,6 +128,13 @@ impl Arbiter {
         self.turns(gpu).map(|turns| turns.health(Instant::now()))
     }
 
+    /// How long the GPUs were held, all together.
+    pub fn held(&self) -> Duration {
+        let now = Instant::now();
+        let held = |turns: &Mutex<Turns>| turns.lock().unwrap_or_else(PoisonError::into_inner).held(now);
+        self.turns.values().map(held).sum()
+    }
+
     /// Gives a tenant another share, on every GPU.
     pub fn set_weight(&self, tenant: &TenantName, weight: u32) {
         for turns in self.turns.values() {

@@ -142,6 +142,8 @@ pub struct Turns {
     /// Who pays for the time in which the GPU cannot be granted: the tenant of the latest holder.
     payer: Option<TenantName>,
     /// Until when time has been accounted for.
+    /// How long members have held it, all together.
+    held: Duration,
     accounted: Instant,
     arrivals: u64,
     failed_probes: u32,
@@ -163,6 +165,7 @@ impl Turns {
             members: HashMap::new(),
             virtual_now: 0,
             payer: None,
+            held: Duration::ZERO,
             accounted: now,
             arrivals: 0,
             failed_probes: 0,
@@ -302,6 +305,12 @@ impl Turns {
         }
     }
 
+    /// How long members have held the GPU, all together.
+    pub fn held(&mut self, now: Instant) -> Duration {
+        self.account_for(now);
+        self.held
+    }
+
     /// How much of `reported` GPU time a member can have used: never more than it held the GPU. What is
     /// answered counts as billed.
     pub fn bill(&mut self, id: MemberId, reported: Duration, now: Instant) -> Duration {
@@ -346,6 +355,7 @@ impl Turns {
             && let Some(member) = self.members.get_mut(&by)
         {
             member.unbilled += passed;
+            self.held += passed;
         }
         // A GPU that rests does so for its own reasons.
         let counts = !matches!(self.gpu, Gpu::Free | Gpu::Cordoned { .. });

@@ -137,7 +137,7 @@ pub struct EdgeFile {
 
 impl Default for EdgeFile {
     fn default() -> Self {
-        Self { anonymous_per_s: 200, wrong_keys_per_s: 10 }
+        Self { anonymous_per_s: 1_000, wrong_keys_per_s: 10 }
     }
 }
 

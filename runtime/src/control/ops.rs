@@ -47,6 +47,8 @@ impl Control {
         metric("requests_total", "counter", "Requests admitted and ended.", &[("", totals.requests)]);
         metric("request_errors_total", "counter", "Of them with an error.", &[("", totals.errors)]);
         metric("gpu_nanoseconds_total", "counter", "GPU time charged.", &[("", totals.gpu_ns)]);
+        let held = u64::try_from(self.arbiter.held().as_nanos()).unwrap_or(u64::MAX);
+        metric("gpu_lease_nanoseconds_total", "counter", "Time for which GPUs were held.", &[("", held)]);
         let [hot, warm, cold] = totals.starts;
         let label = |kind: StartKind| format!("{{kind=\"{}\"}}", kind.as_str());
         let labels = [label(StartKind::Hot), label(StartKind::Warm), label(StartKind::Cold)];
