@@ -156,7 +156,8 @@ impl Call {
 fn failed(url: &str, code: &ErrorCode) -> Error {
     match code {
         ErrorCode::HttpRequestDenied => {
-            Error::new(403, format!("{url}: [http] allowed_outbound_hosts does not list it")).with_code("outbound_denied")
+            Error::new(403, format!("{url}: [http] allowed_outbound_hosts does not list it"))
+                .with_code("outbound_denied")
         }
         other => Error::new(502, format!("{url}: {other:?}")).with_code("outbound_failed"),
     }

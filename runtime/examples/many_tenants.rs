@@ -55,8 +55,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         change = change.key(&hash(&format!("gnt_{tenant}_secret")), &key)?;
         for function in ["one", "two", "three"] {
             let function = FunctionName::new(function)?;
-            let kept =
-                FunctionRecord { current: 1, traffic: Vec::new(), sticky: None, tags: BTreeMap::new(), before: Vec::new() };
+            let kept = FunctionRecord {
+                current: 1,
+                traffic: Vec::new(),
+                sticky: None,
+                tags: BTreeMap::new(),
+                before: Vec::new(),
+            };
             change = change.function(&tenant, &function, &kept)?;
             change = change.version(&tenant, &function, &record(&digest, bytes.len() as u64))?;
         }

@@ -158,9 +158,10 @@ limits! {
 }
 
 fn unknown(key: &str) -> String {
-    let nearest = TABLE.iter().map(|limit| limit.name).max_by(|a, b| {
-        strsim::jaro_winkler(key, a).total_cmp(&strsim::jaro_winkler(key, b))
-    });
+    let nearest = TABLE
+        .iter()
+        .map(|limit| limit.name)
+        .max_by(|a, b| strsim::jaro_winkler(key, a).total_cmp(&strsim::jaro_winkler(key, b)));
     let key: String = key.chars().take(64).collect();
     format!("unknown limit {key:?}; the nearest known one is {:?}", nearest.unwrap_or_default())
 }

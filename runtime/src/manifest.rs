@@ -296,11 +296,7 @@ pub fn is_secret_name(name: &str) -> bool {
 pub const SECRET_NAME_RULE: &str = "a name of a secret is 1 to 64 letters, digits and _, no digit first";
 
 /// JSON merge patch, RFC 7396.
-fn merge(
-    target: &mut serde_json::Value,
-    patch: &serde_json::Value,
-    depth: u32,
-) -> Result<(), ManifestError> {
+fn merge(target: &mut serde_json::Value, patch: &serde_json::Value, depth: u32) -> Result<(), ManifestError> {
     use serde_json::Value;
     if depth > 8 {
         return Err(ManifestError("the patch is nested too deeply".into()));

@@ -156,7 +156,8 @@ impl Route {
             }
             return self.next.call(inbound, &caller, target).await;
         }
-        let is_control = file.domain.is_none() || !host.ends_with(&format!(".{}", file.domain.as_deref().unwrap_or("")));
+        let is_control =
+            file.domain.is_none() || !host.ends_with(&format!(".{}", file.domain.as_deref().unwrap_or("")));
         if !is_control || inbound.door == Door::Functions && !Control::is_health(inbound.parts.uri.path()) {
             return Err(if caller == Caller::Anonymous { RouteError::KeyNeeded } else { RouteError::NotFound }.into());
         }
@@ -164,12 +165,7 @@ impl Route {
     }
 }
 
-fn target(
-    named: &Named<'_>,
-    inbound: &Inbound,
-    caller: &Caller,
-    snapshot: &Snapshot,
-) -> Result<Target, RouteError> {
+fn target(named: &Named<'_>, inbound: &Inbound, caller: &Caller, snapshot: &Snapshot) -> Result<Target, RouteError> {
     check_segments(match named.style {
         Style::Path => inbound.parts.uri.path().strip_prefix("/f/").unwrap_or_default(),
         Style::Host => named.path.unwrap_or_default(),
@@ -284,7 +280,9 @@ mod tests {
         assert_eq!((path.tenant, path.function, path.tag, path.path), ("acme", "blur", Some("next"), Some("a/b")));
         let host = by_host("blur--acme.fn.example.org", "fn.example.org", "/a");
         assert!(host.is_some_and(|named| (named.tenant, named.function, named.path) == ("acme", "blur", Some("a"))));
-        for other in ["fn.example.org", "blur-acme.fn.example.org", "blur--acme.example.org", "blur--acmefn.example.org"] {
+        for other in
+            ["fn.example.org", "blur-acme.fn.example.org", "blur--acme.example.org", "blur--acmefn.example.org"]
+        {
             assert!(by_host(other, "fn.example.org", "/").is_none(), "{other}");
         }
     }

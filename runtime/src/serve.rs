@@ -16,8 +16,8 @@ use crate::limits::LimitsChoice;
 use crate::logs::Logs;
 use crate::meter::{Ledger, LedgerError};
 use crate::names::TenantName;
-use crate::pool::{Beside, Pool};
 use crate::pool::worker::WorkerSettings;
+use crate::pool::{Beside, Pool};
 use crate::process::spawn::Spawner;
 use crate::process::{confine_check, probe};
 use crate::registry::{NewKey, Registry};
@@ -221,8 +221,7 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
     };
     let vault = Arc::new(vault);
     let egress = Egress::new(Arc::clone(&live), Arc::clone(&registry)).map_err(failed)?;
-    let beside =
-        Beside { vault: Arc::clone(&vault), egress, ledger: Arc::clone(&ledger), live: Arc::clone(&live) };
+    let beside = Beside { vault: Arc::clone(&vault), egress, ledger: Arc::clone(&ledger), live: Arc::clone(&live) };
     let pool = Pool::start(
         spawner,
         Arc::clone(&registry),

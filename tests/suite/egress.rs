@@ -21,7 +21,10 @@ fn elsewhere(answer: &'static [u8]) -> (u16, mpsc::Receiver<String>) {
                 request.extend_from_slice(&buffer[..read]);
                 let said = text(&request).to_ascii_lowercase();
                 let head = said.find("\r\n\r\n");
-                let length = said.split("content-length: ").nth(1).and_then(|rest| rest.split('\r').next()?.parse::<usize>().ok());
+                let length = said
+                    .split("content-length: ")
+                    .nth(1)
+                    .and_then(|rest| rest.split('\r').next()?.parse::<usize>().ok());
                 if read == 0 || head.is_some_and(|head| request.len() >= head + 4 + length.unwrap_or(0)) {
                     break;
                 }
@@ -35,7 +38,8 @@ fn elsewhere(answer: &'static [u8]) -> (u16, mpsc::Receiver<String>) {
     (port, asked)
 }
 
-const FINE: &[u8] = b"HTTP/1.1 201 Created\r\ncontent-length: 8\r\nx-gannet-error: forged\r\nconnection: close\r\n\r\nanswered";
+const FINE: &[u8] =
+    b"HTTP/1.1 201 Created\r\ncontent-length: 8\r\nx-gannet-error: forged\r\nconnection: close\r\n\r\nanswered";
 
 fn manifest(hosts: &[String]) -> String {
     format!("[http]\nallowed_outbound_hosts = {hosts:?}\n[limits]\ncpu_ms = 2000\n")
@@ -105,7 +109,11 @@ fn private_addresses_are_out_of_reach_even_when_listed() {
     for host in &hosts {
         let answer = fetch(&server, &format!("{host}/x"), b"");
         assert_eq!(answer.status, 502, "{host}: {}", answer.text());
-        assert!(answer.text().contains("DestinationIpProhibited") || answer.text().contains("destination-ip-prohibited"), "{}", answer.text());
+        assert!(
+            answer.text().contains("DestinationIpProhibited") || answer.text().contains("destination-ip-prohibited"),
+            "{}",
+            answer.text()
+        );
     }
     assert!(asked.try_recv().is_err());
 }
@@ -113,8 +121,9 @@ fn private_addresses_are_out_of_reach_even_when_listed() {
 #[test]
 fn answers_that_are_too_large_or_never_come_are_errors_and_redirects_are_the_functions_to_follow() {
     let server = server(&format!("{OPEN}first_byte_timeout_ms = 300\n"));
-    let (redirecting, _asked) =
-        elsewhere(b"HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let (redirecting, _asked) = elsewhere(
+        b"HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+    );
     let (large, _large) = elsewhere(b"HTTP/1.1 200 OK\r\ncontent-length: 2000000\r\n\r\n");
     let (silent, _silent) = elsewhere(b"");
     let nobody = { TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port() };
@@ -145,7 +154,8 @@ fn what_goes_out_in_a_day_is_limited() {
     let url = format!("http://127.0.0.1:{port}/");
     assert_eq!(fetch(&server, &url, &vec![b'x'; 1 << 20]).status, 201);
     let operator = server.operator();
-    let limited = server.control(&operator, "PATCH", "tenants/dev/limits", &serde_json::json!({ "egress_mib_per_day": 1 }));
+    let limited =
+        server.control(&operator, "PATCH", "tenants/dev/limits", &serde_json::json!({ "egress_mib_per_day": 1 }));
     assert_eq!(limited.status, 200);
     until("the limit holds", || fetch(&server, &url, b"").status == 502);
 }

@@ -28,10 +28,8 @@ fn over_tls(url: &str, pem: &[u8], path: &str) -> Result<Answer, ureq::Error> {
 fn tls_works_and_a_new_certificate_needs_no_restart() {
     let folder = TempDir::new().unwrap();
     let old = certificate(folder.path());
-    let config = format!(
-        "spares = 0\n[tls]\ncert = \"{0}/cert.pem\"\nkey = \"{0}/key.pem\"\n",
-        folder.path().display()
-    );
+    let config =
+        format!("spares = 0\n[tls]\ncert = \"{0}/cert.pem\"\nkey = \"{0}/key.pem\"\n", folder.path().display());
     let server = Server::start_with(&Options { config: Some(&config), ..Options::default() });
     assert!(server.url.starts_with("https://"));
     assert_eq!(over_tls(&server.url, &old, "/healthz").unwrap().text(), "ok\n");
@@ -73,10 +71,12 @@ fn with_a_domain_functions_answer_by_host_on_origins_of_their_own() {
     let server = Server::start_with(&Options { config: Some(config), not_dev: true, ..Options::default() });
     let acme = server.tenant("acme", &json!({}));
     let deployed = server.put(&acme, "faulty", "faulty", "", "");
-    assert!(deployed.json()["url"].as_str().unwrap().starts_with("http://faulty--acme.fn.localhost:"), "{}", deployed.text());
-    let ask = |host: &str, path: &str| {
-        server.send_bare("GET", path, &[("host", host), ("x-gannet-key", &acme)], b"")
-    };
+    assert!(
+        deployed.json()["url"].as_str().unwrap().starts_with("http://faulty--acme.fn.localhost:"),
+        "{}",
+        deployed.text()
+    );
+    let ask = |host: &str, path: &str| server.send_bare("GET", path, &[("host", host), ("x-gannet-key", &acme)], b"");
     let by_host = ask("faulty--acme.fn.localhost", "/headers");
     assert_eq!(by_host.text(), "mine");
     assert_eq!((by_host.header("set-cookie"), by_host.header("content-security-policy")), ("a=b", ""));
@@ -84,7 +84,10 @@ fn with_a_domain_functions_answer_by_host_on_origins_of_their_own() {
     let by_path = ask("fn.localhost", "/f/acme/faulty/headers");
     assert_eq!((by_path.header("set-cookie"), by_path.header("content-security-policy")), ("", "sandbox"));
     assert_eq!(ask("none--acme.fn.localhost", "/").status, 404);
-    assert_eq!(ask("faulty--acme.fn.localhost", "/api/v1/whoami").text(), text_of_unknown(&ask("faulty--acme.fn.localhost", "/api/v1/other")));
+    assert_eq!(
+        ask("faulty--acme.fn.localhost", "/api/v1/whoami").text(),
+        text_of_unknown(&ask("faulty--acme.fn.localhost", "/api/v1/other"))
+    );
     assert_eq!(ask("other.fn.localhost", "/api/v1/whoami").status, 404, "the control API has its own host");
     assert_eq!(ask("fn.localhost", "/api/v1/whoami").status, 200);
 }
@@ -111,7 +114,11 @@ fn browsers_are_let_in_by_origin_and_preflights_need_no_key() {
     assert_eq!((fine.status, fine.header("access-control-allow-origin")), (204, "https://app.example.com"));
     assert_eq!(fine.header("access-control-allow-methods"), "POST");
     assert_eq!(fine.header("access-control-allow-headers"), "authorization, x-own");
-    for (function, origin) in [("open", "https://evil.example.com"), ("closed", "https://app.example.com"), ("none", "https://app.example.com")] {
+    for (function, origin) in [
+        ("open", "https://evil.example.com"),
+        ("closed", "https://app.example.com"),
+        ("none", "https://app.example.com"),
+    ] {
         let answer = preflight(function, origin);
         assert_eq!((answer.status, answer.header("access-control-allow-origin")), (401, ""), "{function} {origin}");
     }
@@ -139,9 +146,15 @@ fn the_access_log_has_a_line_for_each_request_without_query_or_key() {
     let of = |answer: &Answer| lines().into_iter().find(|line| line["id"] == answer.header("x-request-id"));
     until("all are written", || [&good, &bad, &none].iter().all(|answer| of(answer).is_some()));
     let line = of(&good).unwrap();
-    assert_eq!((&line["tenant"], &line["function"], &line["status"], &line["bytes"]), (&json!("dev"), &json!("faulty"), &json!(200), &json!(4)));
+    assert_eq!(
+        (&line["tenant"], &line["function"], &line["status"], &line["bytes"]),
+        (&json!("dev"), &json!("faulty"), &json!(200), &json!(4))
+    );
     let line = of(&bad).unwrap();
-    assert_eq!((&line["code"], &line["fault"], &line["status"]), (&json!("function_trapped"), &json!("function"), &json!(502)));
+    assert_eq!(
+        (&line["code"], &line["fault"], &line["status"]),
+        (&json!("function_trapped"), &json!("function"), &json!(502))
+    );
     assert_eq!((of(&none).unwrap()["tenant"].clone(), of(&none).unwrap()["status"].clone()), (Value::Null, json!(401)));
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(!text.contains("private") && !text.contains(KEY), "{text}");
@@ -164,7 +177,13 @@ fn the_servers_file_is_checked_whole_and_reloaded_all_or_nothing() {
         assert!(told.contains(part), "{told}");
     }
     let serve = Command::new(binary())
-        .args(["serve", "--config", &path.display().to_string(), "--data", &folder.path().join("d").display().to_string()])
+        .args([
+            "serve",
+            "--config",
+            &path.display().to_string(),
+            "--data",
+            &folder.path().join("d").display().to_string(),
+        ])
         .output()
         .unwrap();
     assert_eq!(serve.status.code(), Some(2), "{}", text(&serve.stderr));
@@ -184,9 +203,7 @@ fn the_servers_file_is_checked_whole_and_reloaded_all_or_nothing() {
     server.call("hello", "/", b"");
     std::fs::write(&config, "[limits]\nsecrets = 3\n").unwrap();
     server.signal(rustix::process::Signal::HUP);
-    until("the next good one is in force", || {
-        server.get_json("/api/v1/limits")["limits"]["secrets"] == 3
-    });
+    until("the next good one is in force", || server.get_json("/api/v1/limits")["limits"]["secrets"] == 3);
     assert_eq!((limit(), price()), (1000, 20));
 }
 
@@ -197,7 +214,13 @@ fn the_control_api_can_have_an_address_of_its_own() {
     let server = Server::start_with(&Options { config: Some(&config), ..Options::default() });
     let admin = |path: &str| {
         let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-        agent.get(format!("http://127.0.0.1:{port}{path}")).header("x-gannet-key", KEY).call().unwrap().status().as_u16()
+        agent
+            .get(format!("http://127.0.0.1:{port}{path}"))
+            .header("x-gannet-key", KEY)
+            .call()
+            .unwrap()
+            .status()
+            .as_u16()
     };
     assert_eq!((admin("/api/v1/whoami"), admin("/metrics"), admin("/f/dev/hello/")), (200, 200, 404));
     let public = |path: &str| server.send("GET", path, &[], b"").status;
@@ -210,7 +233,11 @@ fn a_login_is_kept_for_its_owner() {
     let home = TempDir::new().unwrap();
     let run = |arguments: &[&str], server: Option<&str>| {
         let mut command = Command::new(binary());
-        command.args(arguments).env("XDG_CONFIG_HOME", home.path()).env_remove("GANNET_SERVER").env_remove("GANNET_KEY");
+        command
+            .args(arguments)
+            .env("XDG_CONFIG_HOME", home.path())
+            .env_remove("GANNET_SERVER")
+            .env_remove("GANNET_KEY");
         if let Some(server) = server {
             command.args(["--server", server, "--key", KEY]);
         }

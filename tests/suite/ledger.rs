@@ -9,7 +9,13 @@ use tempfile::TempDir;
 const PRICES: &str = "spares = 0\n[prices]\ncpu_micro_units_per_s = 3000\ngpu_micro_units_per_s = 5000\n";
 
 /// An answer that came whole.
-fn whole(server: &Server, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<crate::support::Answer> {
+fn whole(
+    server: &Server,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Option<crate::support::Answer> {
     server.try_send(method, path, headers, body).filter(|answer| answer.body.is_ok())
 }
 
@@ -29,7 +35,13 @@ fn usage_is_the_sum_of_the_receipts_and_says_the_same_in_every_grouping() {
         server.deploy(name);
     }
     let mut sum = 0;
-    for (function, path) in [("hello", "/"), ("mandelbrot", "/?width=64&height=64"), ("faulty", "/trap"), ("faulty", "/say"), ("hello", "/")] {
+    for (function, path) in [
+        ("hello", "/"),
+        ("mandelbrot", "/?width=64&height=64"),
+        ("faulty", "/trap"),
+        ("faulty", "/say"),
+        ("hello", "/"),
+    ] {
         let answer = server.call(function, path, b"");
         let receipt = billed(&server, answer.header("x-request-id"));
         let number = |name: &str| receipt[name].as_u64().unwrap();
@@ -50,10 +62,14 @@ fn usage_is_the_sum_of_the_receipts_and_says_the_same_in_every_grouping() {
     assert!(csv.header("content-type").starts_with("text/csv"));
     let csv = csv.text();
     assert!(csv.starts_with("BilledCost,BillingAccountId,"), "{csv}");
-    let costs: u64 = csv.lines().skip(1).map(|line| {
-        let cost = line.split(',').next().unwrap();
-        cost.replace('.', "").parse::<u64>().unwrap()
-    }).sum();
+    let costs: u64 = csv
+        .lines()
+        .skip(1)
+        .map(|line| {
+            let cost = line.split(',').next().unwrap();
+            cost.replace('.', "").parse::<u64>().unwrap()
+        })
+        .sum();
     assert_eq!(costs, sum);
     let output = server.cli(&["usage", "--by", "function"]);
     assert!(text(&output.stdout).lines().last().unwrap().starts_with("total"), "{}", text(&output.stdout));
@@ -80,7 +96,8 @@ fn no_acknowledged_line_deploy_key_or_limit_is_lost_when_the_server_is_killed_un
     // Two hundred rounds in the long suite; here enough to see each path.
     let rounds = std::env::var("GANNET_CRASH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4_u32);
     let data = TempDir::new().unwrap();
-    let options = Options { data: Some(data.path()), config: Some("spares = 0"), not_dev: true, ..Options::default() };
+    let config = "spares = 0\n[edge]\nwrong_keys_per_s = 1000000\n";
+    let options = Options { data: Some(data.path()), config: Some(config), not_dev: true, ..Options::default() };
     let server = Server::start_with(&options);
     let acme = server.tenant("acme", &json!({}));
     assert_eq!(server.put(&acme, "hello", "hello", "", "").status, 201);
@@ -97,7 +114,9 @@ fn no_acknowledged_line_deploy_key_or_limit_is_lost_when_the_server_is_killed_un
                 while let Some(answer) = whole(&server, "GET", "/f/acme/hello", &[("x-gannet-key", &acme)], b"") {
                     let path = format!("/api/v1/requests/{}", answer.header("x-request-id"));
                     loop {
-                        let Some(receipt) = whole(&server, "GET", &path, &[("x-gannet-key", &acme)], b"") else { return };
+                        let Some(receipt) = whole(&server, "GET", &path, &[("x-gannet-key", &acme)], b"") else {
+                            return;
+                        };
                         if receipt.json()["billed"] == true {
                             done.lock().unwrap().0.push(answer.header("x-request-id").to_owned());
                             break;
@@ -127,7 +146,10 @@ fn no_acknowledged_line_deploy_key_or_limit_is_lost_when_the_server_is_killed_un
                 let headers = [("x-gannet-key", acme.as_str()), ("content-type", "application/json")];
                 for number in 0.. {
                     let patch = format!("{{\"env\": {{\"ROUND\": \"{round}-{number}\"}}}}");
-                    let Some(answer) = whole(&server, "PATCH", "/api/v1/functions/hello", &headers, patch.as_bytes()) else { return };
+                    let Some(answer) = whole(&server, "PATCH", "/api/v1/functions/hello", &headers, patch.as_bytes())
+                    else {
+                        return;
+                    };
                     assert_eq!(answer.status, 201, "{}", answer.text());
                     done.lock().unwrap().2.push(format!("{round}-{number}"));
                 }
@@ -137,7 +159,11 @@ fn no_acknowledged_line_deploy_key_or_limit_is_lost_when_the_server_is_killed_un
                 for number in 1.. {
                     let value = u64::from(round) * 1_000_000 + number;
                     let patch = format!("{{\"gpu_ms_per_day\": {value}}}");
-                    let Some(answer) = whole(&server, "PATCH", "/api/v1/tenants/acme/limits", &headers, patch.as_bytes()) else { return };
+                    let Some(answer) =
+                        whole(&server, "PATCH", "/api/v1/tenants/acme/limits", &headers, patch.as_bytes())
+                    else {
+                        return;
+                    };
                     assert_eq!(answer.status, 200, "{}", answer.text());
                     done.lock().unwrap().3 = value;
                 }
@@ -172,7 +198,8 @@ fn no_acknowledged_line_deploy_key_or_limit_is_lost_when_the_server_is_killed_un
         let env = now["manifest"]["env"]["ROUND"].as_str().unwrap().to_owned();
         let number = |text: &str| text.split('-').nth(1).unwrap().parse::<u32>().unwrap();
         assert!(number(&env) == number(&last) || number(&env) == number(&last) + 1, "{env} after {last}");
-        limit = server.control(&acme, "GET", "limits", &Value::Null).json()["limits"]["gpu_ms_per_day"].as_u64().unwrap();
+        limit =
+            server.control(&acme, "GET", "limits", &Value::Null).json()["limits"]["gpu_ms_per_day"].as_u64().unwrap();
         assert!(limit == new_limit || limit == new_limit + 1, "{limit} after {new_limit}");
         assert_eq!(server.call_as(&acme, "/f/acme/hello", b"").text(), "hello, world\n");
         // Room for the keys of the next round.

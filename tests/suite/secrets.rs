@@ -52,7 +52,10 @@ fn a_secret_reaches_the_function_that_names_it_and_nothing_else() {
         assert!(!told.contains(VALUE), "{path}: {told}");
     }
     let listed = server.get_json("/api/v1/secrets");
-    assert_eq!((&listed["secrets"][0]["name"], &listed["secrets"][0]["functions"]), (&json!("TOKEN"), &json!(["with"])));
+    assert_eq!(
+        (&listed["secrets"][0]["name"], &listed["secrets"][0]["functions"]),
+        (&json!("TOKEN"), &json!(["with"]))
+    );
     let found =
         Command::new("grep").args(["-r", "--binary-files=text", "-l", VALUE]).arg(data.path()).output().unwrap();
     assert!(found.stdout.is_empty(), "sealed at rest: {}", text(&found.stdout));
@@ -61,7 +64,11 @@ fn a_secret_reaches_the_function_that_names_it_and_nothing_else() {
     assert_eq!(ask(&server, "with/env?name=TOKEN").text(), "another-value", "fresh instances have the new one");
     let versions = server.get_json("/api/v1/functions/with/versions");
     assert_eq!(versions["versions"][0]["cause"], "the secret TOKEN was set");
-    server.control(KEY, "DELETE", "secrets/TOKEN", &Value::Null).is_problem(409, "conflict", "with names the secret TOKEN");
+    server.control(KEY, "DELETE", "secrets/TOKEN", &Value::Null).is_problem(
+        409,
+        "conflict",
+        "with names the secret TOKEN",
+    );
     server.kill();
 
     let server = Server::start_with(&options);

@@ -52,7 +52,8 @@ fn keys_have_scopes_a_function_and_an_end() {
     let of = |id: &str| listed["keys"].as_array().unwrap().iter().find(|key| key["id"] == id).unwrap().clone();
     assert_eq!((of(&invoke_id)["scopes"].clone(), of(&invoke_id)["last_used"].is_string()), (json!(["invoke"]), true));
 
-    let rotated = server.control(&full, "POST", &format!("tenants/acme/keys/{invoke_id}/rotate"), &json!({ "overlap_s": 1 }));
+    let rotated =
+        server.control(&full, "POST", &format!("tenants/acme/keys/{invoke_id}/rotate"), &json!({ "overlap_s": 1 }));
     let next = rotated.json()["key"].as_str().unwrap().to_owned();
     assert_eq!(server.call_as(&next, "/f/acme/hello", b"").status, 200);
     server.control(&next, "GET", "functions", &Value::Null).is_problem(403, "forbidden", "\"read\"");
@@ -165,7 +166,10 @@ fn what_is_done_stands_in_the_audit_log() {
     assert_eq!(entries[2]["request"], deployed.header("x-request-id"));
     assert_eq!(entries[2]["address"], "127.0.0.1");
     let own = server.control(&operator, "GET", "audit?limit=1", &Value::Null).json();
-    assert_eq!((own["entries"][0]["action"].as_str(), own["entries"][0]["path"].as_str()), (Some("createTenant"), Some("/api/v1/tenants")));
+    assert_eq!(
+        (own["entries"][0]["action"].as_str(), own["entries"][0]["path"].as_str()),
+        (Some("createTenant"), Some("/api/v1/tenants"))
+    );
     server.control(&acme, "GET", "audit?since=1", &Value::Null).is_problem(400, "invalid", "unknown argument");
 }
 

@@ -60,7 +60,10 @@ fn settings_make_a_new_version_of_the_same_bytes_without_an_upload() {
     let server = server();
     let first = server.put(KEY, "faulty", "f", "[env]\nMODE = \"one\"\n", "");
     let dry = server.control(KEY, "PATCH", "functions/f?dry_run=true", &json!({ "env": { "MODE": "two" } }));
-    assert_eq!((dry.status, dry.json()["version"].clone(), dry.json()["dry_run"].clone()), (200, json!(0), json!(true)));
+    assert_eq!(
+        (dry.status, dry.json()["version"].clone(), dry.json()["dry_run"].clone()),
+        (200, json!(0), json!(true))
+    );
     assert_eq!(env(&server, "f", &[]), "one");
     let output = server.cli(&["configure", "f", "env.MODE=two", "limits.cpu_ms=77"]);
     assert_eq!(text(&output.stdout), "f version 2\n", "{}", text(&output.stderr));
@@ -109,7 +112,12 @@ fn nothing_is_dropped_across_fifty_deploys_under_load() {
         for number in 1..=50 {
             let patch = json!({ "env": { "MODE": number.to_string() } });
             let answer = server.control(KEY, "PATCH", "functions/f", &patch);
-            assert_eq!((answer.status, answer.json()["version"].clone()), (201, json!(number + 1)), "{}", answer.text());
+            assert_eq!(
+                (answer.status, answer.json()["version"].clone()),
+                (201, json!(number + 1)),
+                "{}",
+                answer.text()
+            );
         }
         assert_eq!(env(&server, "f", &[]), "50");
         stop.store(true, Ordering::Relaxed);

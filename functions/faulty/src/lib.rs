@@ -110,7 +110,8 @@ fn faulty(request: Request) -> Result<Response> {
         }
         "/config" => {
             let name = request.query("name").unwrap_or_default();
-            let value = config::wasi::config::store::get(&name).map_err(|error| Error::new(500, format!("{error:?}")))?;
+            let value =
+                config::wasi::config::store::get(&name).map_err(|error| Error::new(500, format!("{error:?}")))?;
             Ok(Response::text(value.unwrap_or_else(|| "-".into())))
         }
         "/fetch" => {

@@ -164,7 +164,11 @@ impl Admit {
         if *caller == Caller::Anonymous {
             let rate = Rate::per_s(self.live.load().edge.anonymous_per_s);
             let whose = "an address without a key";
-            self.strangers.anonymous.take(client, rate, now).map_err(|wait| AdmitError::TooFast { whose, rate, wait })?;
+            self.strangers.anonymous.take(client, rate, now).map_err(|wait| AdmitError::TooFast {
+                whose,
+                rate,
+                wait,
+            })?;
         }
         let own = match caller {
             Caller::Tenant(key) => key.record.requests_per_s.map(|per_s| (Rate::per_s(per_s), &key.rate)),
@@ -189,10 +193,7 @@ impl Admit {
         let limits = &target.tenant.limits;
         let spent = target.tenant.account.spent(now);
         if spent.micro_units >= limits.spend_micro_units_per_month {
-            return Err(AdmitError::SpendLimit {
-                limit: limits.spend_micro_units_per_month,
-                spent: spent.micro_units,
-            });
+            return Err(AdmitError::SpendLimit { limit: limits.spend_micro_units_per_month, spent: spent.micro_units });
         }
         let gpu_ms = spent.gpu_ns / 1_000_000;
         if gpu_ms >= limits.gpu_ms_per_day {
@@ -212,8 +213,7 @@ impl Admit {
         deadline: tokio::time::Instant,
     ) -> Result<(Counted, NodePlace, OwnedSemaphorePermit), AdmitError> {
         let (tenant, version) = (&target.tenant, &target.version);
-        let reached =
-            |name, limit| move |used| AdmitError::LimitReached { name, limit, used: used as u64, wait_s: 1 };
+        let reached = |name, limit| move |used| AdmitError::LimitReached { name, limit, used: used as u64, wait_s: 1 };
         let concurrency = tenant.limits.concurrency;
         let counted = tenant.account.enter(concurrency).map_err(reached("concurrency", concurrency))?;
         let queue_ms = version.limits.queue_ms;

@@ -4,8 +4,8 @@
 //! Invariant: in any span of `t` seconds at most `burst + rate × t` requests are let through, whatever the order of the
 //! clock's readings.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A rate.
@@ -42,8 +42,8 @@ pub struct Standing {
 pub fn decide(due: u64, now: u64, rate: Rate) -> Result<(u64, Standing), Duration> {
     let interval = rate.interval_ns();
     let room = interval.saturating_mul(rate.burst.max(1));
-    // It can lie further ahead only if the rate was lower before.
-    let due = due.min(now.saturating_add(room));
+    // It can lie further ahead only if the rate was lower before: then there is room for one.
+    let due = if due > now.saturating_add(room) { now.saturating_add(room - interval) } else { due };
     let next = due.max(now).saturating_add(interval);
     let ahead = next - now;
     if ahead > room {
@@ -109,6 +109,16 @@ mod tests {
         assert_eq!(lefts, [2, 1, 0]);
         assert_eq!(decide(due, 1_000, rate), Err(Duration::from_millis(100)));
         assert!(decide(due, 100_001_000, rate).is_ok());
+    }
+
+    #[test]
+    fn a_rate_that_was_raised_holds_at_once() {
+        let (slow, fast) = (Rate { per_s: 1, burst: 3 }, Rate { per_s: 1_000_000, burst: 1_000_000 });
+        let mut due = 0;
+        while let Ok((next, _)) = decide(due, 0, slow) {
+            due = next;
+        }
+        assert!(decide(due, 0, fast).is_ok());
     }
 
     proptest! {

@@ -86,10 +86,7 @@ pub struct Arbiter {
 
 impl Arbiter {
     /// Starts the thread. Who overstays is told to the receiver.
-    pub fn start(
-        gpus: &[Shared],
-        probe: Probe,
-    ) -> io::Result<(Arc<Self>, mpsc::Receiver<Overstayed>)> {
+    pub fn start(gpus: &[Shared], probe: Probe) -> io::Result<(Arc<Self>, mpsc::Receiver<Overstayed>)> {
         let now = Instant::now();
         let turns = gpus.iter().map(|shared| (shared.gpu, Mutex::new(Turns::new(shared.timing, now)))).collect();
         let (orders, inbox) = mpsc::unbounded_channel();

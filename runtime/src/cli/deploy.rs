@@ -53,10 +53,8 @@ struct Package {
 pub(super) fn run(arguments: &DeployArgs) -> Outcome {
     let package = if arguments.path.is_dir() { from_folder(arguments)? } else { from_file(arguments)? };
     let client = Client::new(&arguments.connection)?;
-    let mut path = format!(
-        "/api/v1/functions/{}?dry_run={}&no_traffic={}",
-        package.name, arguments.dry_run, arguments.no_traffic
-    );
+    let mut path =
+        format!("/api/v1/functions/{}?dry_run={}&no_traffic={}", package.name, arguments.dry_run, arguments.no_traffic);
     if let Some(tag) = &arguments.tag {
         path.push_str(&format!("&tag={tag}"));
     }
@@ -95,7 +93,8 @@ fn report(answer: &Value, arguments: &DeployArgs) -> Outcome {
     }
     let version = answer.get("version").and_then(Value::as_u64).unwrap_or(0);
     if arguments.dry_run {
-        let what = if version == 0 { "would get a new version".into() } else { format!("is version {version} already") };
+        let what =
+            if version == 0 { "would get a new version".into() } else { format!("is version {version} already") };
         printer::line(&format!("{} {what}", text("name")));
         return Ok(());
     }

@@ -63,11 +63,11 @@ pub(super) fn login(arguments: &LoginArgs) -> Outcome {
     }
     let stored =
         Stored { server: Some(connection.url()), key: connection.key.clone(), tenant: connection.tenant.clone() };
-    let text = toml::to_string(&stored).map_err(|error| Failure::failed("the login cannot be written").because(error))?;
+    let text =
+        toml::to_string(&stored).map_err(|error| Failure::failed("the login cannot be written").because(error))?;
     // Made anew, so that an old one that others may read does not lend its mode.
     let _ = std::fs::remove_file(&path);
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
     file.write_all(text.as_bytes()).map_err(failed)?;
     let who = whoami.get("tenant").and_then(serde_json::Value::as_str).unwrap_or("the operator");
     printer::note(&format!("logged in to {} as {who}", connection.url()));

@@ -287,7 +287,10 @@ mod tests {
     #[test]
     fn spans_are_read() {
         let read = |text| seconds(text).ok();
-        assert_eq!((read("90d"), read("12h"), read("1m"), read("45s")), (Some(7_776_000), Some(43_200), Some(60), Some(45)));
+        assert_eq!(
+            (read("90d"), read("12h"), read("1m"), read("45s")),
+            (Some(7_776_000), Some(43_200), Some(60), Some(45))
+        );
         assert!(["", "d", "5", "5w", "-1d", "99999999999999999999d"].into_iter().all(|text| read(text).is_none()));
     }
 }

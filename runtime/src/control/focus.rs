@@ -164,13 +164,7 @@ mod tests {
             class: "h100".into(),
             price: Price { gpu_micro_units_per_s: 700, cpu_micro_units_per_s: 20, resident_micro_units_per_gib_s: 9 },
         };
-        let sums = Sums {
-            gpu_ms: 1_500,
-            cpu_ms: 2,
-            gpu_micro_units: 1_234_567,
-            cpu_micro_units: 1,
-            ..Sums::default()
-        };
+        let sums = Sums { gpu_ms: 1_500, cpu_ms: 2, gpu_micro_units: 1_234_567, cpu_micro_units: 1, ..Sums::default() };
         let text = String::from_utf8(csv(&BTreeMap::from([(key, sums)]), "USD").unwrap()).unwrap();
         let mut reader = ::csv::Reader::from_reader(text.as_bytes());
         let head = reader.headers().unwrap().clone();

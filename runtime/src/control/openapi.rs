@@ -78,9 +78,8 @@ fn of_argument(argument: &Argument) -> Value {
 
 fn parameters(operation: &Operation) -> Vec<Value> {
     let names = operation.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
-    let mut all: Vec<Value> = names
-        .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": of_name(name) }))
-        .collect();
+    let mut all: Vec<Value> =
+        names.map(|name| json!({ "name": name, "in": "path", "required": true, "schema": of_name(name) })).collect();
     all.extend(operation.arguments.iter().map(
         |argument| json!({ "name": name_of(argument), "in": "query", "required": false, "schema": of_argument(argument) }),
     ));
@@ -109,14 +108,20 @@ fn request_body(takes: Takes) -> Option<Value> {
             Some(json!({ "required": true, "content": content("text/plain", &value) }))
         }
         Takes::ManifestPatch => {
-            let settings =
-                [("limits", "FunctionLimits"), ("scale", "Scale"), ("gpu", "GpuChoice"), ("http", "Http"), ("secrets", "SecretNames")];
+            let settings = [
+                ("limits", "FunctionLimits"),
+                ("scale", "Scale"),
+                ("gpu", "GpuChoice"),
+                ("http", "Http"),
+                ("secrets", "SecretNames"),
+            ];
             let maybe = |schema: &Value| json!({ "oneOf": [{ "type": "null" }, schema] });
             let mut properties: Map<_, _> =
                 settings.iter().map(|(name, schema)| ((*name).to_owned(), maybe(&reference(schema)))).collect();
             let text = json!({ "type": ["string", "null"], "maxLength": 1024 });
             let names = json!({ "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]{0,63}$" });
-            let env = json!({ "type": "object", "additionalProperties": text, "propertyNames": names, "maxProperties": 16 });
+            let env =
+                json!({ "type": "object", "additionalProperties": text, "propertyNames": names, "maxProperties": 16 });
             properties.insert("env".into(), maybe(&env));
             let patch = json!({ "type": "object", "properties": properties, "additionalProperties": false });
             Some(json!({ "required": true, "content": content("application/json", &patch) }))
@@ -198,7 +203,8 @@ pub fn document() -> Value {
             if let Some(body) = request_body(operation.takes) {
                 fields.insert("requestBody".into(), body);
             }
-            let needs = if operation.access == Access::Anyone { json!([]) } else { json!([{ "bearer": [] }, { "key": [] }]) };
+            let needs =
+                if operation.access == Access::Anyone { json!([]) } else { json!([{ "bearer": [] }, { "key": [] }]) };
             fields.insert("security".into(), needs);
         }
         let path = paths.entry(format!("/api/v1/{}", operation.path)).or_insert_with(|| json!({}));
@@ -227,7 +233,8 @@ mod tests {
     #[test]
     fn every_operation_is_in_the_document_and_every_reference_leads_somewhere() {
         let document = document();
-        let operations: usize = document["paths"].as_object().unwrap().values().map(|p| p.as_object().unwrap().len()).sum();
+        let operations: usize =
+            document["paths"].as_object().unwrap().values().map(|p| p.as_object().unwrap().len()).sum();
         assert_eq!(operations, TABLE.len());
         let text = document.to_string();
         for reference in text.split("#/components/schemas/").skip(1) {

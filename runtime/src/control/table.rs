@@ -245,8 +245,12 @@ mod tests {
 
     #[test]
     fn a_path_leads_to_one_operation_and_other_methods_are_named() {
-        assert!(matches!(find(&Method::PUT, "functions/blur/tags/next"), Found::Operation(o, names) if o.op == Op::SetTag && names == ["blur", "next"]));
-        assert!(matches!(find(&Method::POST, "functions/blur"), Found::Methods(allowed) if allowed == "GET, PUT, PATCH, DELETE"));
+        assert!(
+            matches!(find(&Method::PUT, "functions/blur/tags/next"), Found::Operation(o, names) if o.op == Op::SetTag && names == ["blur", "next"])
+        );
+        assert!(
+            matches!(find(&Method::POST, "functions/blur"), Found::Methods(allowed) if allowed == "GET, PUT, PATCH, DELETE")
+        );
         for nothing in ["", "functions/", "functions/blur/", "functions/blur/tags", "function"] {
             assert!(matches!(find(&Method::GET, nothing), Found::Nothing), "{nothing}");
         }

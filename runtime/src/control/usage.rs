@@ -121,7 +121,9 @@ mod tests {
     #[test]
     fn a_month_begins_on_its_first_day() {
         let day = |text: &str| day_of(text.parse().unwrap_or_default());
-        for (within, first) in [("2026-11-24", "2026-11-01"), ("2026-03-31", "2026-03-01"), ("2024-02-29", "2024-02-01")] {
+        for (within, first) in
+            [("2026-11-24", "2026-11-01"), ("2026-03-31", "2026-03-01"), ("2024-02-29", "2024-02-01")]
+        {
             let start = month_start(day(&format!("{within}T00:00:00Z")));
             assert_eq!(day_text(start), first);
             assert_eq!(month_start(start), start);

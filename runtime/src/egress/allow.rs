@@ -46,11 +46,8 @@ impl AllowedHost {
     /// Whether a request may go there. `host` is as in a URI.
     pub fn allows(&self, https: bool, host: &str, port: u16) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        let named = if self.wildcard {
-            host.len() > self.host.len() && host.ends_with(&self.host)
-        } else {
-            host == self.host
-        };
+        let named =
+            if self.wildcard { host.len() > self.host.len() && host.ends_with(&self.host) } else { host == self.host };
         self.https == https && self.port == port && named
     }
 }
@@ -70,7 +67,16 @@ mod tests {
         assert!(many.allows(false, "a.b.example.com", 8080) && !many.allows(false, "example.com", 8080));
         assert!(!many.allows(false, "evilexample.com", 8080));
         assert!(AllowedHost::parse("http://[::1]:80").unwrap().allows(false, "[::1]", 80));
-        for bad in ["example.com", "ftp://x", "https://", "https://a/b", "https://u@h", "https://*", "http://h:x", "https://a b"] {
+        for bad in [
+            "example.com",
+            "ftp://x",
+            "https://",
+            "https://a/b",
+            "https://u@h",
+            "https://*",
+            "http://h:x",
+            "https://a b",
+        ] {
             assert!(AllowedHost::parse(bad).is_err(), "{bad}");
         }
     }

@@ -44,7 +44,8 @@ pub(super) async fn answer(gate: Arc<Gate>, request: Request<Incoming>) -> Resul
             tracing::debug!(tenant = %gate.tenant, ?refusal, "an outbound call was refused");
             let body = Empty::new().map_err(|never: Infallible| match never {}).boxed_unsync();
             let mut response = Response::new(body);
-            if let Some(value) = serde_json::to_string(&refusal).ok().and_then(|text| HeaderValue::from_str(&text).ok()) {
+            if let Some(value) = serde_json::to_string(&refusal).ok().and_then(|text| HeaderValue::from_str(&text).ok())
+            {
                 response.headers_mut().insert(header::FAULT, value);
             }
             response
@@ -125,8 +126,7 @@ fn enter(gate: &Gate) -> Result<OwnedSemaphorePermit, Refusal> {
 /// Connects to the first address that may be reached and answers.
 async fn connect(gate: &Gate, to: &Destination) -> Result<TcpStream, Refusal> {
     let host = to.host.trim_matches(['[', ']']);
-    let found: Vec<SocketAddr> =
-        tokio::net::lookup_host((host, to.port)).await.map_err(|_| Refusal::Dns)?.collect();
+    let found: Vec<SocketAddr> = tokio::net::lookup_host((host, to.port)).await.map_err(|_| Refusal::Dns)?.collect();
     if found.is_empty() {
         return Err(Refusal::Dns);
     }

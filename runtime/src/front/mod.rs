@@ -76,13 +76,7 @@ impl Front {
     }
 
     /// Serves until `stop`, then lets what runs end, for at most `drain`.
-    pub async fn serve(
-        self: Arc<Self>,
-        listener: TcpListener,
-        door: Door,
-        stop: CancellationToken,
-        drain: Duration,
-    ) {
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, door: Door, stop: CancellationToken, drain: Duration) {
         let connections = TaskTracker::new();
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
@@ -184,8 +178,7 @@ impl Front {
     ) -> Result<Response<ResponseBody>, Infallible> {
         let (id, arrived) = (RequestId::new(), Instant::now());
         let (parts, body) = request.into_parts();
-        let (client, https) =
-            client::client_of(peer.ip(), tls, &parts.headers, &self.live.load().trusted_proxies);
+        let (client, https) = client::client_of(peer.ip(), tls, &parts.headers, &self.live.load().trusted_proxies);
         let watched = self.access.as_ref().map(|log| (log, parts.method.to_string(), Served::default()));
         let served = watched.as_ref().map(|(_, _, served)| Arc::clone(served));
         let inbound = Inbound { id, arrived, client, https, door, served, parts, body };

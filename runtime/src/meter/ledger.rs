@@ -404,7 +404,16 @@ mod tests {
             assert_eq!(requests, round * 20);
             if round == 2 {
                 let rollup = ledger.rollup.read().unwrap();
-                ledger.store.settle(&rollup, Watermark { segment: 1, offset: ledger.known().open_file.as_ref().unwrap().metadata().unwrap().len() }).unwrap();
+                ledger
+                    .store
+                    .settle(
+                        &rollup,
+                        Watermark {
+                            segment: 1,
+                            offset: ledger.known().open_file.as_ref().unwrap().metadata().unwrap().len(),
+                        },
+                    )
+                    .unwrap();
             }
             drop(ledger);
         }

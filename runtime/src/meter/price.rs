@@ -11,7 +11,9 @@
 use serde::{Deserialize, Serialize};
 
 /// Prices in micro-units (millionths of the currency), frozen on each line of the ledger.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
 pub struct Price {
     /// A second of GPU work.
     pub gpu_micro_units_per_s: u64,

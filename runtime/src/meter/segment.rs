@@ -57,7 +57,13 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<u64>> {
 
 /// Opens the file that lines are appended to.
 pub(super) fn open(folder: &Path, number: u64) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path(folder, number, "jsonl"))
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path(folder, number, "jsonl"))
 }
 
 /// Reads lines from an offset on, until the end or the first that is not whole. Answers where that is.

@@ -180,7 +180,16 @@ mod tests {
             let micro_units = price.of_memory(u128::from(bytes) * 60);
             let id = RequestId::new();
             return Line::Resident(Resident {
-                id, tenant, function, version, time, span_ms, bytes, class: "x".into(), price, micro_units,
+                id,
+                tenant,
+                function,
+                version,
+                time,
+                span_ms,
+                bytes,
+                class: "x".into(),
+                price,
+                micro_units,
             });
         }
         let mut receipt = Receipt::open(RequestId::new(), tenant, function, u32::from(which), price);

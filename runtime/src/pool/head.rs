@@ -42,8 +42,7 @@ pub(super) fn finish(
     headers.remove(SERVER_TIMING);
     // By path functions of strangers share an origin; a host is a function's own.
     if style == Style::Path {
-        let shared =
-            [names::SET_COOKIE, SERVICE_WORKER_ALLOWED, CLEAR_SITE_DATA, names::STRICT_TRANSPORT_SECURITY];
+        let shared = [names::SET_COOKIE, SERVICE_WORKER_ALLOWED, CLEAR_SITE_DATA, names::STRICT_TRANSPORT_SECURITY];
         for name in shared {
             headers.remove(name);
         }

@@ -5,10 +5,12 @@
 //! function's idle timeout.
 
 mod backoff;
+mod beside;
 mod claim;
 mod exchange;
 mod expected;
 mod head;
+mod load;
 mod relay;
 mod request;
 mod resident;
@@ -17,6 +19,8 @@ mod table;
 pub mod worker;
 
 pub use backoff::Kills;
+pub use beside::Beside;
+pub(crate) use beside::Opened;
 pub use relay::Relay;
 pub use request::BODY_IDLE_MAX;
 pub(crate) use request::strip_hop_by_hop;
@@ -25,21 +29,17 @@ pub use table::Counts;
 use crate::arbiter::Arbiter;
 use crate::arbiter::turns::Health;
 use crate::build::Builder;
-use crate::config::Live;
-use crate::egress::Egress;
 use crate::gpus::{self, Place, Served};
 use crate::hop::{Fault, FaultCode};
 use crate::inbound::FrontError;
 use crate::logs::Logs;
-use crate::meter::price::Price;
-use crate::meter::{Ledger, StartKind};
+use crate::meter::StartKind;
 use crate::names::{FunctionName, TenantName};
 use crate::process::spawn::Spawner;
-use crate::registry::{Registry, Snapshot, Version};
-use crate::secrets::Vault;
+use crate::registry::{Registry, Version};
 use backoff::Backoff;
 use claim::{Seated, SharedTable};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use table::{Claim, PlaceLimits, Table};
@@ -130,39 +130,6 @@ pub struct Pool {
     places: Arc<Vec<Served>>,
     beside: Arc<Beside>,
     draining: CancellationToken,
-}
-
-/// What workers and requests need of the rest of the server.
-#[derive(Debug)]
-pub struct Beside {
-    /// Opens secrets.
-    pub vault: Arc<Vault>,
-    /// Outbound HTTP.
-    pub egress: Arc<Egress>,
-    /// Where memory kept is charged.
-    pub ledger: Arc<Ledger>,
-    /// Prices.
-    pub live: Live,
-}
-
-/// Opens the secrets that a version names, as they are now.
-pub(crate) struct Opened<'a> {
-    vault: &'a Vault,
-    snapshot: Arc<Snapshot>,
-}
-
-impl Opened<'_> {
-    fn open(&self, version: &Version) -> Result<BTreeMap<String, String>, PoolError> {
-        let tenant = self.snapshot.tenants.get(&version.tenant);
-        let open = |name: &String| {
-            let record = tenant.and_then(|tenant| tenant.secrets.get(name));
-            let record =
-                record.ok_or_else(|| PoolError::Internal(format!("the secret {name:?} is not set any more")))?;
-            let value = self.vault.unseal(&version.tenant, name, &record.sealed);
-            Ok((name.clone(), value.map_err(|error| PoolError::Internal(error.to_string()))?))
-        };
-        version.manifest().secrets.names.iter().map(open).collect()
-    }
 }
 
 impl Pool {
@@ -390,27 +357,15 @@ impl Pool {
         self.claim(version).await.map(drop)
     }
 
-    /// Where a worker is, and what work costs there now.
-    fn price(&self, worker: &Worker) -> (&str, Price) {
-        let file = self.beside.live.load();
-        let served = worker.place().and_then(|place| self.places.get(place)).or_else(|| self.places.first());
-        let own = served.and_then(|served| file.gpus.get(served.place)).and_then(|gpu| gpu.micro_units_per_s);
-        let price = Price {
-            gpu_micro_units_per_s: own.unwrap_or(file.prices.gpu_micro_units_per_s),
-            cpu_micro_units_per_s: file.prices.cpu_micro_units_per_s,
-            resident_micro_units_per_gib_s: file.prices.resident_micro_units_per_gib_s,
-        };
-        (served.map_or("none", |served| served.class.as_str()), price)
-    }
-
     /// Lets workers of a tenant forget the versions that get no requests any more.
     pub fn unload_unserved(&self, tenant: &TenantName) {
         let (workers, snapshot) = (self.lock().workers(tenant), self.registry.snapshot());
         for worker in workers {
             for version in worker.loaded() {
-                let served = snapshot.tenants.get(tenant).is_some_and(|tenant| {
-                    tenant.functions.values().any(|function| function.serves_key(version))
-                });
+                let served = snapshot
+                    .tenants
+                    .get(tenant)
+                    .is_some_and(|tenant| tenant.functions.values().any(|function| function.serves_key(version)));
                 if !served {
                     worker.unload(version);
                 }

@@ -9,28 +9,25 @@
 //! says so to everyone through `dead`.
 
 use crate::arbiter::{Arbiter, Ends, Membership};
-use crate::egress::{Egress, Gate, Tally};
+use crate::egress::{Egress, Gate};
 use crate::gpus::{Place, Served};
-use crate::hop::{Bundle, FromWorker, RunLimits, ToWorker, VersionKey, Work};
+use crate::hop::{FromWorker, ToWorker, VersionKey, Work};
 use crate::logs::{Logs, Names};
 use crate::names::{RequestId, TenantName};
 use crate::pool::request::RequestBody;
-use crate::pool::{Opened, PoolError, relay};
+use crate::pool::{PoolError, relay};
 use crate::process::channel::{Channel, frame_pair, stream_pair};
 use crate::process::child::Role;
 use crate::process::confine::Confinement;
 use crate::process::lease::DEVICE_LOST;
 use crate::process::spawn::{KillOnDrop, Order, Process, Spawner};
-use crate::registry::{Version, kernels};
-use crate::store::files::{Files, place_cache};
+use crate::store::files::Files;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::File;
-use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{HashMap, HashSet};
+use std::os::fd::AsFd;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
@@ -39,14 +36,12 @@ use tokio_util::sync::CancellationToken;
 
 /// From spawn to Ready. Loading a GPU driver takes a third of a second on a good day.
 const START_MAX: Duration = Duration::from_secs(30);
-/// Loading a version: mapping and linking.
-const LOAD_MAX: Duration = Duration::from_secs(10);
 /// How often a worker's resident set is looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// The log socket's buffer.
 const LOG_BUFFER_BYTES: usize = 4 << 20;
 /// What is said of a worker that ended before it had the request.
-const GONE: &str = "it ended before it had the request";
+pub(super) const GONE: &str = "it ended before it had the request";
 /// Idle connections kept for a worker.
 const CONNECTIONS_MAX: usize = 64;
 /// From a broken connection to the end of the process, usually.
@@ -91,13 +86,13 @@ impl Connection {
 /// A running worker.
 #[derive(Debug)]
 pub struct Worker {
-    process: Process,
-    control: Channel,
-    loads: Mutex<HashMap<VersionKey, watch::Sender<LoadResult>>>,
+    pub(super) process: Process,
+    pub(super) control: Channel,
+    pub(super) loads: Mutex<HashMap<VersionKey, watch::Sender<LoadResult>>>,
     connections: Mutex<Vec<Connection>>,
     works: Mutex<HashMap<RequestId, oneshot::Sender<Work>>>,
-    names: Arc<Names>,
-    dead: CancellationToken,
+    pub(super) names: Arc<Names>,
+    pub(super) dead: CancellationToken,
     confinement: Confinement,
     /// The place of its GPU, if it has one.
     gpu: Option<Place>,
@@ -105,10 +100,10 @@ pub struct Worker {
     ends: Mutex<Option<Ends>>,
     membership: OnceLock<Membership>,
     /// What it may send out, once it has a tenant.
-    gate: OnceLock<Arc<Gate>>,
-    egress_open: AtomicBool,
+    pub(super) gate: OnceLock<Arc<Gate>>,
+    pub(super) egress_open: AtomicBool,
     /// Requests under way, by version.
-    active: Mutex<HashMap<VersionKey, usize>>,
+    pub(super) active: Mutex<HashMap<VersionKey, usize>>,
     /// Up to when the memory that it keeps was charged.
     pub(crate) charged: Mutex<Option<Instant>>,
     /// Why it ended, once that is known.
@@ -339,133 +334,6 @@ impl Worker {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Lets the requests of its tenant call out, by a socket of its own, from the first version on that may.
-    async fn open_egress(&self, version: &Version) -> Result<(), PoolError> {
-        let Some(gate) = self.gate.get() else { return Ok(()) };
-        gate.admit(version);
-        if version.allowed_hosts.is_empty() || self.egress_open.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
-        let failed = |error: std::io::Error| PoolError::Internal(format!("no outbound connection: {error}"));
-        let (ours, theirs) = stream_pair().map_err(failed)?;
-        let stream = std::os::unix::net::UnixStream::from(ours);
-        let stream = tokio::net::UnixStream::from_std(stream).map_err(failed)?;
-        self.control.send(&ToWorker::Egress, &[theirs.as_fd()]).await.map_err(|_| PoolError::Killed(GONE.into()))?;
-        tokio::spawn(Arc::clone(gate).serve(stream));
-        Ok(())
-    }
-
-    /// A request of a version that may call out begins.
-    pub(crate) fn begin_egress(&self, version: &Version, request: RequestId) -> Option<Arc<Tally>> {
-        let gate = self.gate.get().filter(|_| !version.allowed_hosts.is_empty())?;
-        Some(gate.begin(request))
-    }
-
-    /// The versions that it was given.
-    pub(crate) fn loaded(&self) -> Vec<VersionKey> {
-        self.loads.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
-    }
-
-    fn active(&self) -> std::sync::MutexGuard<'_, HashMap<VersionKey, usize>> {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A request of a version has come to this worker. Before it is looked whether the version is loaded.
-    pub(crate) fn enter(&self, version: VersionKey) {
-        *self.active().entry(version).or_default() += 1;
-    }
-
-    /// It is done. Answers whether it was the last of its version.
-    pub(crate) fn leave_version(&self, version: VersionKey) -> bool {
-        let mut active = self.active();
-        let Some(count) = active.get_mut(&version) else { return false };
-        *count -= 1;
-        if *count == 0 {
-            active.remove(&version);
-            return true;
-        }
-        false
-    }
-
-    /// Forgets a version, unless a request of it is under way: then its last one will.
-    pub(crate) fn unload(&self, version: VersionKey) {
-        // Held until the message is sent: whoever comes after finds the version gone, and loads it behind that.
-        let active = self.active();
-        if active.contains_key(&version) {
-            return;
-        }
-        let loaded = self.loads.lock().unwrap_or_else(PoisonError::into_inner).remove(&version).is_some();
-        if let Some(gate) = self.gate.get() {
-            gate.forget(version);
-        }
-        // One whose socket is full keeps the version: that costs memory only.
-        if loaded && let Err(error) = self.control.try_send(&ToWorker::Unload { version }) {
-            tracing::debug!(%error, "a worker does not hear that a version is gone");
-        }
-    }
-
-    /// Loads a version, once. Answers whether it was there already.
-    pub(crate) async fn load(&self, version: &Version, vault: &Opened<'_>) -> Result<bool, PoolError> {
-        let (mut receiver, first) = {
-            let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
-            match loads.get(&version.key) {
-                Some(sender) => (sender.subscribe(), false),
-                None => {
-                    let (sender, receiver) = watch::channel(None);
-                    loads.insert(version.key, sender);
-                    (receiver, true)
-                }
-            }
-        };
-        if !first && matches!(&*receiver.borrow(), Some(Ok(()))) {
-            return Ok(true);
-        }
-        if first {
-            // Also when whoever asked leaves in the middle: others wait for the same load.
-            let mut unfinished = Unfinished { worker: self, key: Some(version.key) };
-            self.send_load(version, vault).await?;
-            unfinished.key = None;
-        }
-        let loaded = tokio::select! {
-            loaded = tokio::time::timeout(LOAD_MAX, receiver.wait_for(Option::is_some)) => loaded,
-            () = self.dead.cancelled() => return Err(PoolError::Killed(GONE.into())),
-        };
-        match loaded {
-            Ok(Ok(result)) => match &*result {
-                Some(Err(error)) => {
-                    // The next request tries again.
-                    self.loads.lock().unwrap_or_else(PoisonError::into_inner).remove(&version.key);
-                    Err(PoolError::Internal(format!("a version could not be loaded: {error}")))
-                }
-                _ => Ok(false),
-            },
-            Ok(Err(_)) => Err(PoolError::Killed(GONE.into())),
-            Err(_) => Err(PoolError::Internal(format!("a version was not loaded within {} s", LOAD_MAX.as_secs()))),
-        }
-    }
-
-    async fn send_load(&self, version: &Version, vault: &Opened<'_>) -> Result<(), PoolError> {
-        self.open_egress(version).await?;
-        let failed = |error: std::io::Error| PoolError::Internal(format!("a version could not be opened: {error}"));
-        let began = Instant::now();
-        let (cache, process) = (version.driver_cache.clone(), self.process.clone());
-        let placed = tokio::task::spawn_blocking(move || place_cache(&cache, process.home())).await;
-        if let Err(error) = placed.map_err(std::io::Error::other).flatten() {
-            // Only the first dispatch is slower.
-            tracing::warn!(%error, "a driver cache could not be placed");
-        }
-        tracing::debug!(cache_us = began.elapsed().as_micros(), "a driver cache was placed");
-        let component = File::open(&version.compiled).map_err(failed)?;
-        let bundle = bundle(version, vault.open(version)?).map_err(failed)?;
-        let name = (version.tenant.clone(), version.function.clone());
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(version.key, name);
-        let message = ToWorker::Load { version: version.key };
-        self.control
-            .send(&message, &[component.as_fd(), bundle.as_fd()])
-            .await
-            .map_err(|_| PoolError::Killed(GONE.into()))
-    }
-
     /// A connection that is free, or a new one.
     pub(crate) async fn connection(&self) -> Result<Connection, PoolError> {
         loop {
@@ -520,46 +388,8 @@ impl Worker {
     }
 }
 
-/// Forgets a load that was never sent.
-struct Unfinished<'a> {
-    worker: &'a Worker,
-    key: Option<VersionKey>,
-}
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        if let Some(key) = self.key {
-            self.worker.loads.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        }
-    }
-}
-
 fn resident_bytes(pid: i32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
     let pages: u64 = text.split(' ').nth(1).and_then(|field| field.parse().ok()).unwrap_or(0);
     pages * rustix::param::page_size() as u64
-}
-
-fn bundle(version: &Version, secrets: BTreeMap<String, String>) -> std::io::Result<OwnedFd> {
-    let limits = &version.limits;
-    let bundle = Bundle {
-        function: version.function.to_string(),
-        kernels: kernels(version),
-        env: version.manifest().env.clone(),
-        secrets,
-        limits: RunLimits {
-            memory_bytes: limits.memory_mib << 20,
-            cpu_ms: limits.cpu_ms,
-            gpu_memory_bytes: limits.gpu_memory_mib << 20,
-            gpu_time_ms: limits.gpu_time_ms,
-            log_bytes: limits.log_kib << 10,
-            stream_idle_ms: limits.stream_idle_ms,
-            stream_ms: limits.stream_timeout_ms,
-        },
-    };
-    let descriptor = rustix::fs::memfd_create("bundle", rustix::fs::MemfdFlags::CLOEXEC)?;
-    let mut file = File::from(descriptor);
-    file.write_all(&serde_json::to_vec(&bundle)?)?;
-    std::io::Seek::rewind(&mut file)?;
-    Ok(file.into())
 }

@@ -13,11 +13,11 @@
 //! A driver needs to open files and start threads, which is why 5 comes after it and 1 to 4 before.
 //! Each layer says whether it holds; the front door refuses to serve when one does not.
 
+use crate::process::syscalls;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetStatus, Scope,
 };
-use crate::process::syscalls;
 use rustix::process::{Resource, Rlimit};
 use serde::{Deserialize, Serialize};
 use std::path::Path;

@@ -83,13 +83,7 @@ impl Spawner {
     }
 }
 
-fn spawn(
-    binary: &Path,
-    order: Order,
-    user: u32,
-    janitor: Janitor,
-    cgroups: Option<&Cgroups>,
-) -> io::Result<Process> {
+fn spawn(binary: &Path, order: Order, user: u32, janitor: Janitor, cgroups: Option<&Cgroups>) -> io::Result<Process> {
     let Order { role, arguments, home, descriptors } = order;
     // From here on it goes whatever fails.
     let home = Home { path: home, janitor };

@@ -77,8 +77,7 @@ impl Registry {
         let (tenant, name) = (tenant.clone(), name.clone());
         let store = Arc::clone(&self.store);
         let owner = tenant.clone();
-        let deployed =
-            self.change(move |registry, next| registry.add_version(next, &tenant, &name, record, how)).await;
+        let deployed = self.change(move |registry, next| registry.add_version(next, &tenant, &name, record, how)).await;
         let (version, new, gone) = deployed?;
         self.remove_components(&owner, gone, &store);
         Ok((version, new))
@@ -204,7 +203,8 @@ impl Registry {
             let _changing = registry.changing.lock().await;
             let snapshot = registry.snapshot();
             let needed = |digest: &String| snapshot.tenants.get(&tenant).is_some_and(|tenant| tenant.needs(digest));
-            let digests = digests.into_iter().filter(|digest| !needed(digest) && !registry.is_arriving(&tenant, digest));
+            let digests =
+                digests.into_iter().filter(|digest| !needed(digest) && !registry.is_arriving(&tenant, digest));
             let digests: Vec<String> = digests.collect();
             let removing = tokio::task::spawn_blocking(move || {
                 digests.iter().for_each(|digest| store.files().remove_component(&tenant, digest));
@@ -226,7 +226,8 @@ impl Registry {
             let mut traffic = Vec::new();
             for (number, weight) in weights.into_iter().filter(|(_, weight)| *weight > 0) {
                 let version = function.find(number);
-                let version = version.ok_or_else(|| RegistryError::Conflict(format!("there is no version v{number}")))?;
+                let version =
+                    version.ok_or_else(|| RegistryError::Conflict(format!("there is no version v{number}")))?;
                 traffic.push((Arc::clone(version), weight));
             }
             let most = traffic.iter().max_by_key(|(version, weight)| (*weight, version.record.number));
@@ -313,7 +314,8 @@ impl Registry {
     ) -> Result<Change, RegistryError> {
         for function in slot.functions.values_mut() {
             let mut renewed = Function::clone(function);
-            let served: Vec<_> = renewed.versions.iter().filter(|v| renewed.serves(v) && concerns(v)).cloned().collect();
+            let served: Vec<_> =
+                renewed.versions.iter().filter(|v| renewed.serves(v) && concerns(v)).cloned().collect();
             if served.is_empty() {
                 continue;
             }
@@ -372,12 +374,7 @@ fn check_tags(tags: Option<&BTreeMap<String, Arc<Version>>>, tag: &str) -> Resul
     Ok(())
 }
 
-fn check_deploy(
-    slot: &Tenant,
-    name: &FunctionName,
-    record: &VersionRecord,
-    how: &Deploy,
-) -> Result<(), RegistryError> {
+fn check_deploy(slot: &Tenant, name: &FunctionName, record: &VersionRecord, how: &Deploy) -> Result<(), RegistryError> {
     let function = slot.functions.get(name);
     if function.is_none() {
         let used = slot.functions.len() as u64;

@@ -24,8 +24,8 @@ use crate::store::{Change, Contents, Store, StoreError};
 use arc_swap::ArcSwap;
 use gannet_host_gpu::kernel::source_hash;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A tenant and what is its own.
 #[derive(Debug, Clone)]
@@ -151,11 +151,8 @@ impl Registry {
         defaults: TenantLimits,
         versions_kept: u64,
     ) -> Self {
-        let mut tenants: BTreeMap<TenantName, Tenant> = contents
-            .tenants
-            .into_iter()
-            .map(|(name, record)| (name, Tenant::new(record, &defaults)))
-            .collect();
+        let mut tenants: BTreeMap<TenantName, Tenant> =
+            contents.tenants.into_iter().map(|(name, record)| (name, Tenant::new(record, &defaults))).collect();
         for ((tenant, name), record) in contents.secrets {
             if let Some(tenant) = tenants.get_mut(&tenant) {
                 Arc::make_mut(&mut tenant.secrets).insert(name, record);
@@ -182,8 +179,10 @@ impl Registry {
         for ((owner, name), (record, versions)) in contents.functions {
             let Some(tenant) = tenants.get_mut(&owner) else { continue };
             let limits = Arc::clone(&tenant.limits);
-            let versions =
-                versions.into_iter().map(|version| registry.version(&owner, &name, Arc::new(version), &limits)).collect();
+            let versions = versions
+                .into_iter()
+                .map(|version| registry.version(&owner, &name, Arc::new(version), &limits))
+                .collect();
             if let Some(function) = Function::of(name.clone(), &record, versions) {
                 tenant.functions.insert(name, Arc::new(function));
             }

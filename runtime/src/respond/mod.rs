@@ -170,9 +170,7 @@ fn admit(error: &AdmitError) -> Answer {
         AdmitError::WaitedTooLong { .. } => {
             answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Caller).retry_after(1)
         }
-        AdmitError::NodeFull { .. } => {
-            answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Platform).retry_after(1)
-        }
+        AdmitError::NodeFull { .. } => answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Platform).retry_after(1),
         AdmitError::LedgerBehind(_) => {
             answer(StatusCode::SERVICE_UNAVAILABLE, "ledger_unavailable", Platform).retry_after(5)
         }

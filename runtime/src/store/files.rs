@@ -148,7 +148,8 @@ impl Files {
     pub fn remove_component(&self, tenant: &TenantName, digest: &str) {
         let cache = self.driver_cache(tenant, digest);
         let removed = std::fs::remove_file(self.component(tenant, digest));
-        if let Err(error) = removed.as_ref().err().filter(|error| error.kind() != io::ErrorKind::NotFound).map_or(Ok(()), Err)
+        if let Err(error) =
+            removed.as_ref().err().filter(|error| error.kind() != io::ErrorKind::NotFound).map_or(Ok(()), Err)
         {
             tracing::warn!(%error, "a component that nobody needs could not be removed");
         }

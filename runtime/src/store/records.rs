@@ -2,8 +2,8 @@
 
 use crate::auth::Scopes;
 use crate::hop::BundleKernel;
-use crate::manifest::Manifest;
 use crate::limits::LimitsChoice;
+use crate::manifest::Manifest;
 use crate::names::{FunctionName, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

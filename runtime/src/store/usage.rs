@@ -31,7 +31,8 @@ const WATERMARK: &[u8] = b"w";
 
 fn row_key(key: &Key) -> String {
     let Key { tenant, day, function, version, class, price } = key;
-    let Price { gpu_micro_units_per_s: gpu, cpu_micro_units_per_s: cpu, resident_micro_units_per_gib_s: memory } = price;
+    let Price { gpu_micro_units_per_s: gpu, cpu_micro_units_per_s: cpu, resident_micro_units_per_gib_s: memory } =
+        price;
     format!("l/{tenant}/{day:08}/{function}/{version:010}/{gpu}-{cpu}-{memory}/{class}")
 }
 
@@ -138,7 +139,13 @@ mod tests {
         };
         assert_eq!(parse_row(&row_key(&key(20_000))), Some(key(20_000)));
         for day in [19_999, 20_000, 20_001] {
-            store.commit_blocking(Change::new().put(row_key(&key(day)).into_bytes(), &Sums { requests: 1, ..Sums::default() }).unwrap()).unwrap();
+            store
+                .commit_blocking(
+                    Change::new()
+                        .put(row_key(&key(day)).into_bytes(), &Sums { requests: 1, ..Sums::default() })
+                        .unwrap(),
+                )
+                .unwrap();
         }
         let acme = TenantName::new("acme").unwrap();
         let days = |range| store.usage(&acme, range).unwrap().keys().map(|key| key.day).collect::<Vec<_>>();

@@ -7,8 +7,8 @@ use gannet_host_gpu::wit::{GpuCtxView, GpuView, SessionSlot};
 use std::sync::Arc;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Engine, ResourceLimiter};
-use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
@@ -33,13 +33,7 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    pub(crate) fn new(
-        loaded: &Loaded,
-        out: LogPipe,
-        err: LogPipe,
-        gpu: SessionSlot,
-        calls: Calls,
-    ) -> Self {
+    pub(crate) fn new(loaded: &Loaded, out: LogPipe, err: LogPipe, gpu: SessionSlot, calls: Calls) -> Self {
         let (env, limits) = (&loaded.env, &loaded.limits);
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
