@@ -221,11 +221,16 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
     };
     let vault = Arc::new(vault);
     let egress = Egress::new(Arc::clone(&live), Arc::clone(&registry)).map_err(failed)?;
-    let beside = Beside { vault: Arc::clone(&vault), egress, ledger: Arc::clone(&ledger), live: Arc::clone(&live) };
+    let beside = Beside {
+        vault: Arc::clone(&vault),
+        egress,
+        logs: Arc::clone(&logs),
+        ledger: Arc::clone(&ledger),
+        live: Arc::clone(&live),
+    };
     let pool = Pool::start(
         spawner,
         Arc::clone(&registry),
-        Arc::clone(&logs),
         Arc::clone(&builder),
         Arc::clone(&arbiter),
         settings,

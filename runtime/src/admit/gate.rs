@@ -174,6 +174,6 @@ mod tests {
         let _ = more.await;
         drop((second, other));
         assert!(node.try_enter(&name("c")).is_some() && node.lock().waiting() == 0);
-        assert!(matches!(node.enter(&name("c"), Instant::now()).await, Ok(_)));
+        assert!(node.enter(&name("c"), Instant::now()).await.is_ok());
     }
 }

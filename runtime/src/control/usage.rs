@@ -100,8 +100,11 @@ fn row(day: Option<String>, function: Option<String>, version: Option<u32>, sums
     UsageRow { day, function, version, micro_units: sums.micro_units(), sums }
 }
 
+/// What rows are told apart by, as far as it is asked for.
+type Group = (Option<Day>, Option<String>, Option<u32>);
+
 fn grouped(rows: &BTreeMap<Key, Sums>, by: By) -> Vec<UsageRow> {
-    let mut groups: BTreeMap<(Option<Day>, Option<String>, Option<u32>), Sums> = BTreeMap::new();
+    let mut groups: BTreeMap<Group, Sums> = BTreeMap::new();
     for (key, sums) in rows {
         let function = key.function.to_string();
         let group = match by {

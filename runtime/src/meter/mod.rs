@@ -231,13 +231,20 @@ impl Line {
     }
 }
 
+#[derive(Debug)]
+struct Open {
+    opened: Instant,
+    /// When the worker had done its part.
+    ended: Option<Instant>,
+    receipt: Receipt,
+    sent_out: Option<Arc<Tally>>,
+}
+
 /// An open tab.
 #[derive(Debug)]
 pub struct Tab {
-    opened: Instant,
-    ended: Option<Instant>,
-    receipt: Option<Box<Receipt>>,
-    sent_out: Option<Arc<Tally>>,
+    /// Taken when it is closed.
+    open: Option<Box<Open>>,
     account: Arc<Account>,
     ledger: Arc<Ledger>,
 }
@@ -259,20 +266,14 @@ impl Tab {
         version: u32,
     ) -> Self {
         let receipt = Receipt::open(request, tenant, function, version, Price::default());
-        Self {
-            opened: Instant::now(),
-            ended: None,
-            receipt: Some(Box::new(receipt)),
-            sent_out: None,
-            account: Arc::clone(account),
-            ledger: Arc::clone(ledger),
-        }
+        let open = Open { opened: Instant::now(), ended: None, receipt, sent_out: None };
+        Self { open: Some(Box::new(open)), account: Arc::clone(account), ledger: Arc::clone(ledger) }
     }
 
     /// Changes what will be written.
     pub fn note(&mut self, change: impl FnOnce(&mut Receipt)) {
-        if let Some(receipt) = &mut self.receipt {
-            change(receipt);
+        if let Some(open) = &mut self.open {
+            change(&mut open.receipt);
         }
     }
 
@@ -286,13 +287,17 @@ impl Tab {
 
     /// What the request sends out is counted there, until it is closed.
     pub fn sends_by(&mut self, tally: Option<Arc<Tally>>) {
-        let before = std::mem::replace(&mut self.sent_out, tally);
-        self.note(|receipt| receipt.egress_bytes += before.map_or(0, |tally| tally.bytes()));
+        if let Some(open) = &mut self.open {
+            let before = std::mem::replace(&mut open.sent_out, tally);
+            open.receipt.egress_bytes += before.map_or(0, |tally| tally.bytes());
+        }
     }
 
     /// Adds the work that the worker reported.
     pub fn work(&mut self, work: &Work, claim_us: u64) {
-        self.ended = Some(Instant::now());
+        if let Some(open) = &mut self.open {
+            open.ended = Some(Instant::now());
+        }
         self.note(|receipt| {
             receipt.start_us = claim_us + work.start_ns / 1000;
             receipt.kernels_us = work.kernels_ns / 1000;
@@ -308,8 +313,7 @@ impl Tab {
 
     /// The `server-timing` header (W3C Server Timing) for what is known so far, in milliseconds.
     pub fn server_timing(&self) -> String {
-        let Some(receipt) = &self.receipt else { return String::new() };
-        server_timing(receipt)
+        self.open.as_ref().map(|open| server_timing(&open.receipt)).unwrap_or_default()
     }
 }
 
@@ -335,16 +339,17 @@ fn microseconds(since: Instant) -> u64 {
 impl Drop for Tab {
     fn drop(&mut self) {
         self.sends_by(None);
-        if let Some(mut receipt) = self.receipt.take() {
-            receipt.wall_us = receipt.admit_us.saturating_add(microseconds(self.opened));
-            receipt.respond_us = self.ended.map_or(0, microseconds);
+        if let Some(open) = self.open.take() {
+            let Open { opened, ended, mut receipt, .. } = *open;
+            receipt.wall_us = receipt.admit_us.saturating_add(microseconds(opened));
+            receipt.respond_us = ended.map_or(0, microseconds);
             if receipt.status == 0 && receipt.error.is_none() {
                 receipt.error = Some("client_closed".into());
                 receipt.fault = Some(Blame::Caller);
             }
             receipt.charge();
             self.account.add(receipt.time, receipt.gpu_ns, receipt.egress_bytes, receipt.micro_units());
-            self.ledger.write(Line::Request(receipt));
+            self.ledger.write(Line::Request(Box::new(receipt)));
         }
     }
 }

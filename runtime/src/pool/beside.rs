@@ -4,6 +4,7 @@ use super::worker::Worker;
 use super::{Pool, PoolError};
 use crate::config::Live;
 use crate::egress::Egress;
+use crate::logs::Logs;
 use crate::meter::Ledger;
 use crate::meter::price::Price;
 use crate::registry::{Snapshot, Version};
@@ -18,6 +19,8 @@ pub struct Beside {
     pub vault: Arc<Vault>,
     /// Outbound HTTP.
     pub egress: Arc<Egress>,
+    /// What functions write.
+    pub logs: Arc<Logs>,
     /// Where memory kept is charged.
     pub ledger: Arc<Ledger>,
     /// Prices.

@@ -32,7 +32,6 @@ use crate::build::Builder;
 use crate::gpus::{self, Place, Served};
 use crate::hop::{Fault, FaultCode};
 use crate::inbound::FrontError;
-use crate::logs::Logs;
 use crate::meter::StartKind;
 use crate::names::{FunctionName, TenantName};
 use crate::process::spawn::Spawner;
@@ -121,7 +120,6 @@ pub struct Pool {
     table: SharedTable,
     changed: Arc<Notify>,
     spawner: Spawner,
-    logs: Arc<Logs>,
     builder: Arc<Builder>,
     arbiter: Arc<Arbiter>,
     registry: Arc<Registry>,
@@ -137,7 +135,6 @@ impl Pool {
     pub fn start(
         spawner: Spawner,
         registry: Arc<Registry>,
-        logs: Arc<Logs>,
         builder: Arc<Builder>,
         arbiter: Arc<Arbiter>,
         settings: WorkerSettings,
@@ -151,7 +148,6 @@ impl Pool {
             spawner,
             registry,
             backoff: Arc::default(),
-            logs,
             builder,
             arbiter,
             settings: Arc::new(settings),
@@ -240,7 +236,7 @@ impl Pool {
     async fn start_worker(&self, place: Place) -> Result<Arc<Worker>, PoolError> {
         let served = self.places.get(place).ok_or_else(|| PoolError::Internal(format!("there is no place {place}")))?;
         let files = self.registry.store().files();
-        let worker = Worker::start(&self.spawner, files, &self.settings, served, &self.logs).await?;
+        let worker = Worker::start(&self.spawner, files, &self.settings, served, &self.beside.logs).await?;
         let (pool, watched) = (self.clone(), Arc::clone(&worker));
         tokio::spawn(async move {
             watched.dead().cancelled().await;
