@@ -93,6 +93,26 @@ fn parameters(operation: &Operation) -> Vec<Value> {
     all
 }
 
+/// The settings of a manifest that a patch may change, and their schemas.
+const SETTINGS: [(&str, &str); 5] = [
+    ("limits", "FunctionLimits"),
+    ("scale", "Scale"),
+    ("gpu", "GpuChoice"),
+    ("http", "Http"),
+    ("secrets", "SecretNames"),
+];
+
+/// The same schemas as a merge patch has them: null takes a value away.
+fn add_patches(schemas: &mut Map<String, Value>) {
+    for (_, name) in SETTINGS {
+        let Some(mut patch) = schemas.get(name).cloned() else { continue };
+        for property in patch.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+            *property.1 = json!({ "oneOf": [{ "type": "null" }, property.1.take()] });
+        }
+        schemas.insert(format!("{name}Patch"), patch);
+    }
+}
+
 fn request_body(takes: Takes) -> Option<Value> {
     let binary = json!({ "type": "string", "format": "binary" });
     match takes {
@@ -108,20 +128,15 @@ fn request_body(takes: Takes) -> Option<Value> {
             Some(json!({ "required": true, "content": content("text/plain", &value) }))
         }
         Takes::ManifestPatch => {
-            let settings = [
-                ("limits", "FunctionLimits"),
-                ("scale", "Scale"),
-                ("gpu", "GpuChoice"),
-                ("http", "Http"),
-                ("secrets", "SecretNames"),
-            ];
             let maybe = |schema: &Value| json!({ "oneOf": [{ "type": "null" }, schema] });
-            let mut properties: Map<_, _> =
-                settings.iter().map(|(name, schema)| ((*name).to_owned(), maybe(&reference(schema)))).collect();
-            let text = json!({ "type": ["string", "null"], "maxLength": 1024 });
-            let names = json!({ "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]{0,63}$" });
-            let env =
-                json!({ "type": "object", "additionalProperties": text, "propertyNames": names, "maxProperties": 16 });
+            let mut properties: Map<_, _> = SETTINGS
+                .iter()
+                .map(|(name, schema)| ((*name).to_owned(), maybe(&reference(&format!("{schema}Patch")))))
+                .collect();
+            // Printable, without = and /.
+            let names = json!({ "type": "string", "pattern": "^[!-.0-<>-~]{1,64}$" });
+            let text = json!({ "type": ["string", "null"] });
+            let env = json!({ "type": "object", "additionalProperties": text, "propertyNames": names });
             properties.insert("env".into(), maybe(&env));
             let patch = json!({ "type": "object", "properties": properties, "additionalProperties": false });
             Some(json!({ "required": true, "content": content("application/json", &patch) }))
@@ -220,6 +235,9 @@ pub fn document() -> Value {
         });
         if let Some(components) = fields.get_mut("components").and_then(Value::as_object_mut) {
             components.insert("securitySchemes".into(), schemes);
+            if let Some(schemas) = components.get_mut("schemas").and_then(Value::as_object_mut) {
+                add_patches(schemas);
+            }
         }
     }
     document
