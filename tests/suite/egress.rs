@@ -159,3 +159,27 @@ fn what_goes_out_in_a_day_is_limited() {
     assert_eq!(limited.status, 200);
     until("the limit holds", || fetch(&server, &url, b"").status == 502);
 }
+
+#[test]
+fn outbound_tls_trusts_the_usual_certificates_and_those_of_the_servers_file() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    std::fs::write(folder.path().join("cert.pem"), made.cert.pem()).unwrap();
+    let path = folder.path().display();
+    let tls = format!("spares = 0\n[tls]\ncert = \"{path}/cert.pem\"\nkey = \"{path}/key.pem\"\n");
+    let other = Server::start_with(&Options { config: Some(&tls), ..Options::default() });
+    let hosts = ["localhost", "127.0.0.1"].map(|host| format!("https://{host}:{}", other.address.port()));
+    let with = server(&format!("{OPEN}ca_file = \"{path}/cert.pem\"\n"));
+    let without = server(OPEN);
+    for server in [&with, &without] {
+        assert_eq!(server.put(KEY, "faulty", "f", &manifest(&hosts), "").status, 201);
+    }
+    let fine = fetch(&with, &format!("{}/healthz", hosts[0]), b"");
+    assert_eq!((fine.status, fine.text()), (200, "ok\n".into()));
+    for (server, host) in [(&without, &hosts[0]), (&with, &hosts[1])] {
+        let refused = fetch(server, &format!("{host}/healthz"), b"");
+        assert_eq!(refused.status, 502, "{}", refused.text());
+        assert!(refused.text().contains("TlsCertificateError"), "{}", refused.text());
+    }
+}
