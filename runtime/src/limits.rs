@@ -137,6 +137,10 @@ limits! {
     log_kib: 16_384, 0, 16_384;
     /// One component.
     component_mib: 64, 1, 1_024;
+    /// Components together.
+    components_mib: 10_240, 1, 16_777_216;
+    /// Changes through the control API in a second, with ten seconds' worth at once.
+    changes_per_s: 100, 1, 1_000_000;
     /// Functions.
     functions: 1_000, 0, 100_000;
     /// Secrets.

@@ -176,7 +176,7 @@ fn target(named: &Named<'_>, inbound: &Inbound, caller: &Caller, snapshot: &Snap
     let function = tenant.functions.get(named.function);
     let chosen = function.and_then(|function| Some((function, choose(function, named, inbound)?)));
     let (function, version) = match chosen {
-        Some((function, version)) if may_call(caller, named.tenant, version) => (function, version),
+        Some((function, version)) if may_call(caller, named.tenant, function, version) => (function, version),
         _ => return Err(nothing()),
     };
     let own = |key: &Key| key.record.tenant.as_str() == named.tenant;
@@ -190,7 +190,7 @@ fn target(named: &Named<'_>, inbound: &Inbound, caller: &Caller, snapshot: &Snap
     }
     if let Caller::Tenant(key) = caller
         && own(key)
-        && !version.manifest().http.public
+        && !is_public(function, version)
     {
         check_key(key, &function.name)?;
     }
@@ -220,9 +220,14 @@ fn check_key(key: &Key, function: &crate::names::FunctionName) -> Result<(), Rou
     if key.record.scopes.invoke { Ok(()) } else { Err(RouteError::ScopeMissing { scope: "invoke" }) }
 }
 
-fn may_call(caller: &Caller, tenant: &str, version: &Version) -> bool {
+/// Whether anyone may call a version. One that gets no requests any more was public at another time.
+fn is_public(function: &Function, version: &Version) -> bool {
+    version.manifest().http.public && function.serves(version)
+}
+
+fn may_call(caller: &Caller, tenant: &str, function: &Function, version: &Version) -> bool {
     match caller {
-        _ if version.manifest().http.public => true,
+        _ if is_public(function, version) => true,
         Caller::Operator => true,
         Caller::Tenant(key) => key.record.tenant.as_str() == tenant,
         Caller::Anonymous => false,

@@ -182,8 +182,10 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
     raise_file_limit();
     let file = options.config.as_deref().map(config::read).transpose()?.unwrap_or_default();
     let address = options.listen.or(file.listen).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7070)));
-    if options.dev && !address.ip().is_loopback() {
-        return Err(ConfigError::DevBeyondLoopback(address).into());
+    for address in std::iter::once(address).chain(file.admin_listen) {
+        if options.dev && !address.ip().is_loopback() {
+            return Err(ConfigError::DevBeyondLoopback(address).into());
+        }
     }
     let Ground { store, registry, ledger, vault } = open(&options, &file)?;
     let spawner = Spawner::start(file.worker_memory_mib << 20).map_err(failed)?;
@@ -296,9 +298,15 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 
 /// Does what need not be done at once: keeps when keys were last used, forgets old entries of the audit log.
 async fn housekeep(registry: Arc<Registry>, live: Live, stop: CancellationToken) {
+    let mut minutes = 0_u32;
     while tokio::time::timeout(HOUSEKEEPING_EVERY, stop.cancelled()).await.is_err() {
+        minutes = minutes.wrapping_add(1);
         if let Err(error) = registry.keep_last_used().await {
             tracing::warn!(%error, "when keys were last used could not be kept");
+        }
+        // All entries are looked at.
+        if minutes % 60 != 1 {
+            continue;
         }
         let days = i64::try_from(live.load().retention.audit_days).unwrap_or(i64::MAX);
         let age = jiff::SignedDuration::from_hours(days.saturating_mul(24).min(24 * 366 * 1000));

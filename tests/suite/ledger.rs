@@ -96,7 +96,7 @@ fn no_acknowledged_line_deploy_key_or_limit_is_lost_when_the_server_is_killed_un
     // Two hundred rounds in the long suite; here enough to see each path.
     let rounds = std::env::var("GANNET_CRASH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4_u32);
     let data = TempDir::new().unwrap();
-    let config = "spares = 0\n[edge]\nwrong_keys_per_s = 1000000\n";
+    let config = "spares = 0\n[edge]\nwrong_keys_per_s = 1000000\n[limits]\nchanges_per_s = 1000000\n";
     let options = Options { data: Some(data.path()), config: Some(config), not_dev: true, ..Options::default() };
     let server = Server::start_with(&options);
     let acme = server.tenant("acme", &json!({}));

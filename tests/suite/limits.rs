@@ -141,3 +141,25 @@ fn a_full_server_is_shared_fairly() {
         assert!(waited * 2 < began.elapsed(), "{waited:?} of {:?}", began.elapsed());
     });
 }
+
+#[test]
+fn a_client_that_leaves_at_once_gives_everything_back_and_pays_for_what_was_done() {
+    use std::io::Write;
+    let server = server("spares = 0");
+    let acme = server.tenant("acme", &json!({ "concurrency": 4 }));
+    assert_eq!(server.put(&acme, "hello", "hello", "[limits]\nconcurrency = 4\n", "").status, 201);
+    assert_eq!(server.call_as(&acme, "/f/acme/hello", b"").status, 200);
+    let requests = || {
+        let usage = server.control(&acme, "GET", "usage", &Value::Null).json();
+        usage["total"]["requests"].as_u64().unwrap()
+    };
+    for _ in 0..40 {
+        let mut stream = std::net::TcpStream::connect(server.address).unwrap();
+        write!(stream, "GET /f/acme/hello HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {acme}\r\n\r\n").unwrap();
+    }
+    until("all places are free again", || {
+        let used = server.control(&acme, "GET", "limits", &Value::Null).json()["used"]["concurrency"].clone();
+        used == 0 && requests() >= 1
+    });
+    assert_eq!(server.call_as(&acme, "/f/acme/hello", b"").status, 200);
+}

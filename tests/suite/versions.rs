@@ -25,6 +25,13 @@ fn requests_are_split_held_tagged_and_rolled_back() {
     assert_eq!(env(&server, "f@next", &[]), "two");
     assert_eq!(env(&server, "f", &[("x-gannet-tag", "next")]), "two");
     assert_eq!(env(&server, "f@v1", &[]), "one");
+    // A version that gets no requests is nobody's but the tenant's, whatever it once was.
+    let open = |public: bool| json!({ "http": { "public": public } });
+    assert_eq!(server.put(KEY, "hello", "p", "[http]\npublic = true\n", "").status, 201);
+    assert_eq!(server.send_bare("GET", "/f/dev/p@v1/", &[], b"").status, 200);
+    assert_eq!(server.control(KEY, "PATCH", "functions/p", &open(false)).status, 201);
+    assert_eq!(server.send_bare("GET", "/f/dev/p@v1/", &[], b"").status, 401);
+    assert_eq!(server.send("GET", "/f/dev/p@v1/", &[], b"").status, 200);
     assert_eq!(server.send("GET", "/f/dev/f@none/env?name=MODE", &[], b"").status, 404);
 
     let split = json!({ "traffic": { "v1": 50, "v2": 50 }, "sticky": { "header": "x-user" } });
@@ -124,6 +131,17 @@ fn nothing_is_dropped_across_fifty_deploys_under_load() {
     });
     assert_eq!(failed.load(Ordering::Relaxed), 0, "of {}", served.load(Ordering::Relaxed));
     assert!(served.load(Ordering::Relaxed) > 50);
+}
+
+#[test]
+fn a_dry_run_and_a_refused_deploy_leave_nothing_behind() {
+    let server = server();
+    let compiled = || std::fs::read_dir(server.data.join("compiled/dev")).map_or(0, Iterator::count);
+    assert_eq!(server.put(KEY, "hello", "f", "", "?dry_run=true").status, 200);
+    server.put(KEY, "faulty", "f", "[secrets]\nnames = [\"NONE\"]\n", "").is_problem(409, "conflict", "NONE");
+    crate::support::until("what was built is gone", || compiled() == 0);
+    assert_eq!(server.put(KEY, "hello", "f", "", "").status, 201);
+    assert_eq!(server.call("f", "/", b"").text(), "hello, world\n");
 }
 
 #[test]

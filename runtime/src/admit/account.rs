@@ -57,6 +57,8 @@ impl Spent {
 pub struct Account {
     /// Requests of the tenant.
     pub rate: Bucket,
+    /// Changes through the control API.
+    pub changes: Bucket,
     in_flight: AtomicUsize,
     waiting: AtomicUsize,
     spent: Mutex<Spent>,

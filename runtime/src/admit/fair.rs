@@ -85,6 +85,11 @@ impl<T> Places<T> {
         if let Some(side) = self.sides.get_mut(tenant) {
             side.held = side.held.saturating_sub(1);
         }
+        if self.waiting == 0 {
+            self.free += 1;
+            self.tidy(tenant);
+            return None;
+        }
         let next = self
             .sides
             .iter()

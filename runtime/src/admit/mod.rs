@@ -161,17 +161,21 @@ impl Admit {
         now: Instant,
     ) -> Result<(Rate, Standing), AdmitError> {
         let limits = &target.tenant.limits;
-        if *caller == Caller::Anonymous {
+        let stranger = match caller {
+            Caller::Anonymous => true,
+            Caller::Tenant(key) => key.record.tenant != target.version.tenant,
+            Caller::Operator => false,
+        };
+        let mut own_standing = None;
+        if stranger {
             let rate = Rate::per_s(self.live.load().edge.anonymous_per_s);
-            let whose = "an address without a key";
-            self.strangers.anonymous.take(client, rate, now).map_err(|wait| AdmitError::TooFast {
-                whose,
-                rate,
-                wait,
-            })?;
+            let whose = "an address without a key of the tenant";
+            let standing = self.strangers.anonymous.take(client, rate, now);
+            let standing = standing.map_err(|wait| AdmitError::TooFast { whose, rate, wait })?;
+            own_standing = Some((rate, standing));
         }
         let own = match caller {
-            Caller::Tenant(key) => key.record.requests_per_s.map(|per_s| (Rate::per_s(per_s), &key.rate)),
+            Caller::Tenant(key) if !stranger => key.record.requests_per_s.map(|per_s| (Rate::per_s(per_s), &key.rate)),
             _ => None,
         };
         let narrow = own
@@ -184,7 +188,8 @@ impl Admit {
         let whose = "the tenant";
         let wide = target.tenant.account.rate.take(rate, now);
         let standing = wide.map_err(|wait| AdmitError::TooFast { whose, rate, wait })?;
-        Ok(narrow.unwrap_or((rate, standing)))
+        // How the tenant stands is none of a stranger's business.
+        Ok(narrow.or(own_standing).unwrap_or((rate, standing)))
     }
 
     /// Refuses what could not be written down, or may not be spent.

@@ -398,7 +398,9 @@ impl ServerFile {
         let changed = [
             ("listen", self.listen != next.listen),
             ("admin_listen", self.admin_listen != next.admin_listen),
-            ("tls", self.tls.is_some() != next.tls.is_some()),
+            ("tls", self.tls != next.tls),
+            ("drain_s", self.drain_s != next.drain_s),
+            ("retention.ledger_days", self.retention.ledger_days != next.retention.ledger_days),
             ("spares", self.spares != next.spares),
             ("workers_max", self.workers_max != next.workers_max),
             ("requests_max", self.requests_max != next.requests_max),

@@ -151,7 +151,18 @@ impl Control {
     }
 
     /// Refuses settings that the tenant may not have, or that nothing here can serve.
-    fn check_manifest(&self, acting: &Acting, manifest: &Manifest) -> Result<(), ControlError> {
+    fn check_manifest(&self, acting: &Acting, name: &FunctionName, manifest: &Manifest) -> Result<(), ControlError> {
+        // A key for one function would read any secret by naming it.
+        if acting.only.is_some() {
+            let named = |secret: &&String| {
+                let function = acting.owner.functions.get(name);
+                !function.is_some_and(|function| function.current.manifest().secrets.names.contains(secret))
+            };
+            if let Some(new) = manifest.secrets.names.iter().find(named) {
+                let told = format!("secrets.names holds {new:?}, which a key for one function cannot add");
+                return Err(ControlError::Conflict(told));
+            }
+        }
         let limits = &acting.owner.limits;
         if let Some((name, value, limit)) = limits.exceeded_by(manifest) {
             return Err(ControlError::AboveLimit { name, value, limit });
@@ -180,7 +191,7 @@ impl Control {
         let store = Arc::clone(self.registry.store());
         let limit = acting.owner.limits.component_mib << 20;
         let mut upload = upload::receive(call.inbound, store.files(), &acting.tenant, limit).await?;
-        let _arriving = self.registry.arriving(&acting.tenant, &upload.digest);
+        let arriving = self.registry.arriving(&acting.tenant, &upload.digest);
         if upload.is_there && !upload.path.exists() {
             return Err(ControlError::NotFound.into());
         }
@@ -189,7 +200,7 @@ impl Control {
             let told = format!("the manifest is for {own:?}, the request for {name:?}");
             return Err(ControlError::Invalid(told).into());
         }
-        self.check_manifest(acting, &manifest)?;
+        self.check_manifest(acting, &name, &manifest)?;
         let built = self.builder.build(&acting.tenant, &upload.digest, &upload.path, &manifest.gpu.class).await;
         let built = built.map_err(ControlError::from)?;
         let record = VersionRecord {
@@ -203,6 +214,8 @@ impl Control {
             cause: None,
         };
         if dry_run {
+            drop(arriving);
+            self.registry.sweep(&acting.tenant, vec![record.digest.clone()]);
             return Ok(self.tried(acting, &name, &record, &how));
         }
         if !upload.is_there {
@@ -212,17 +225,24 @@ impl Control {
                 tokio::task::spawn_blocking(move || build::keep_component(&store, &tenant, &digest, &path)).await;
             kept.map_err(|error| ControlError::Internal(error.to_string()))?.map_err(ControlError::from)?;
         }
-        self.put(acting, &name, record, how).await
+        let digest = record.digest.clone();
+        let put = self.put(acting, &name, record, how).await;
+        drop(arriving);
+        if put.is_err() {
+            self.registry.sweep(&acting.tenant, vec![digest]);
+        }
+        put
     }
 
     pub(super) async fn configure(&self, call: Call, acting: &Acting) -> Answered {
         let name = call.function()?;
-        let (dry_run, how) = (call.query.flag("dry_run")?, how(&call)?);
+        let (dry_run, mut how) = (call.query.flag("dry_run")?, how(&call)?);
         let patch: serde_json::Map<_, _> = json_needed(call.inbound).await?;
         let current = Arc::clone(&find(acting, &name)?.current);
+        how.in_place_of = Some(current.key);
         let manifest = current.manifest().patched(&patch);
         let manifest = manifest.map_err(|error| ControlError::Invalid(error.to_string()))?;
-        self.check_manifest(acting, &manifest)?;
+        self.check_manifest(acting, &name, &manifest)?;
         let record = VersionRecord {
             number: 0,
             created: jiff::Timestamp::now(),
@@ -365,7 +385,11 @@ const WEIGHT_MAX: u32 = 10_000;
 const SPLIT_MAX: usize = 16;
 
 fn how(call: &Call) -> Result<Deploy, ControlError> {
-    Ok(Deploy { no_traffic: call.query.flag("no_traffic")?, tag: call.query.get("tag").map(ToOwned::to_owned) })
+    Ok(Deploy {
+        no_traffic: call.query.flag("no_traffic")?,
+        tag: call.query.get("tag").map(ToOwned::to_owned),
+        in_place_of: None,
+    })
 }
 
 fn check_sticky(sticky: Sticky) -> Result<Sticky, ControlError> {

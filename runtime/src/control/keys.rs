@@ -4,7 +4,7 @@
 use super::arguments::json as read_json;
 use super::views::{Deleted, KeyMade, KeyView, Keys, NewKey, Rotate};
 use super::{Acting, Answered, Call, Control, ControlError, time};
-use crate::auth::{Scopes, hash};
+use crate::auth::{Caller, Scopes, hash};
 use crate::names::FunctionName;
 use crate::registry;
 use crate::respond::{Done, json};
@@ -79,10 +79,16 @@ impl Control {
     }
 
     pub(super) async fn create_key(&self, call: Call, acting: Option<&Acting>) -> Answered {
-        let tenant = call.tenant()?;
+        let (tenant, maker) = (call.tenant()?, call.caller.clone());
         let asked: NewKey = read_json(call.inbound, false).await?.unwrap_or_default();
         let key = new_key(tenant.as_str())?;
-        let new = asked.checked(hash(&key))?;
+        let mut new = asked.checked(hash(&key))?;
+        // A key does not outlive the one that made it.
+        if let Caller::Tenant(maker) = maker
+            && let Some(end) = maker.record.expires
+        {
+            new.expires = Some(new.expires.map_or(end, |expires| expires.min(end)));
+        }
         check_scopes(acting, new.scopes)?;
         let made = self.registry.create_key(&tenant, new).await.map_err(ControlError::from)?;
         Ok(json(Done::Created, &KeyMade { id: made.id, key }))

@@ -24,6 +24,8 @@ mod views;
 
 pub use openapi::document;
 
+use crate::admit::AdmitError;
+use crate::admit::rate::Rate;
 use crate::arbiter::Arbiter;
 use crate::auth::{Caller, Key, Scopes};
 use crate::build::{BuildError, Builder, Rejected};
@@ -44,6 +46,7 @@ use crate::store::records::AuditRecord;
 use arguments::Query;
 use http::{HeaderName, Response};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 use table::{Access, Found, Op, Operation};
 
 /// Whom the operator acts for.
@@ -266,6 +269,12 @@ impl Control {
         let Some((whose, mut entry)) = audited(operation, &call, acting.as_ref()) else {
             return self.run(operation.op, call, acting).await;
         };
+        if let Some(acting) = acting.as_ref().filter(|_| call.caller != Caller::Operator) {
+            let per_s = acting.owner.limits.changes_per_s;
+            let rate = Rate { per_s, burst: per_s.saturating_mul(10) };
+            let taken = acting.owner.account.changes.take(rate, Instant::now());
+            taken.map_err(|wait| AdmitError::TooFast { whose: "the tenant, through the control API,", rate, wait })?;
+        }
         let id = call.inbound.id;
         let store = Arc::clone(self.registry.store());
         store.audit(&whose, id, &entry).await.map_err(ControlError::from)?;

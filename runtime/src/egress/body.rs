@@ -1,6 +1,7 @@
 //! Bodies of outbound calls: counted both ways; answers capped, timed, and holding their place until they have ended.
 
 use super::Tally;
+use crate::admit::account::Account;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -23,15 +24,32 @@ pub(super) enum Broken {
     /// It is larger than it may be.
     #[error("the answer is larger than {0} bytes")]
     TooLarge(u64),
+    /// The tenant's day is used up.
+    #[error("egress_mib_per_day = {0}; all of it is used")]
+    Spent(u64),
     /// Nothing came for too long.
     #[error("nothing came for {} s", IDLE_MAX.as_secs())]
     Idle,
+}
+
+/// What the tenant may send and receive in a day.
+#[derive(Clone)]
+pub(super) struct Budget {
+    pub(super) account: Arc<Account>,
+    pub(super) mib: u64,
+}
+
+impl Budget {
+    pub(super) fn is_spent(&self) -> bool {
+        self.account.spent(jiff::Timestamp::now()).egress_bytes >> 20 >= self.mib
+    }
 }
 
 /// A request's body, or an answer's.
 pub(super) struct Counted {
     body: Incoming,
     tally: Arc<Tally>,
+    budget: Budget,
     left: u64,
     limit: u64,
     idle: Option<Pin<Box<Sleep>>>,
@@ -41,14 +59,19 @@ pub(super) struct Counted {
 
 impl Counted {
     /// What a function sends. Its time is the request's.
-    pub(super) fn request(body: Incoming, tally: Arc<Tally>) -> Self {
-        Self { body, tally, left: u64::MAX, limit: u64::MAX, idle: None, _place: None }
+    pub(super) fn request(body: Incoming, tally: Arc<Tally>, budget: Budget) -> Self {
+        Self { body, tally, budget, left: u64::MAX, limit: u64::MAX, idle: None, _place: None }
     }
 
     /// What comes back.
-    pub(super) fn answer(body: Incoming, tally: Arc<Tally>, limit: u64, place: OwnedSemaphorePermit) -> Self {
+    pub(super) fn answer(
+        body: Incoming,
+        tally: Arc<Tally>,
+        limit: u64,
+        (place, budget): (OwnedSemaphorePermit, Budget),
+    ) -> Self {
         let idle = Some(Box::pin(tokio::time::sleep(IDLE_MAX)));
-        Self { body, tally, left: limit, limit, idle, _place: Some(place) }
+        Self { body, tally, budget, left: limit, limit, idle, _place: Some(place) }
     }
 }
 
@@ -61,7 +84,10 @@ impl Body for Counted {
         match Pin::new(&mut this.body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
-                this.tally.add(length);
+                this.tally.add(&this.budget.account, length);
+                if length > 0 && this.budget.is_spent() {
+                    return Poll::Ready(Some(Err(Broken::Spent(this.budget.mib))));
+                }
                 if let Some(idle) = &mut this.idle {
                     idle.as_mut().reset(tokio::time::Instant::now() + IDLE_MAX);
                 }

@@ -1,7 +1,7 @@
 //! One outbound call, from a worker's asking to the head of the answer.
 
 use super::address::may_reach;
-use super::body::Counted;
+use super::body::{Budget, Counted};
 use super::{Gate, Refusal, Tally};
 use crate::hop::header;
 use crate::names::RequestId;
@@ -17,13 +17,13 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 /// What goes back to the worker.
@@ -86,7 +86,7 @@ async fn call(gate: &Arc<Gate>, mut request: Request<Incoming>) -> Result<Respon
     {
         return Err(Refusal::NotListed);
     }
-    let place = enter(gate)?;
+    let (place, budget) = enter(gate)?;
     let settings = gate.egress.live.load().egress.clone();
     let connect_by = Instant::now() + Duration::from_millis(settings.connect_timeout_ms);
     let stream = timeout_at(connect_by, connect(gate, &to)).await.map_err(|_| Refusal::Unreachable)??;
@@ -95,8 +95,8 @@ async fn call(gate: &Arc<Gate>, mut request: Request<Incoming>) -> Result<Respon
     let first_ms = asked_ms.unwrap_or(u64::MAX).min(settings.first_byte_timeout_ms);
     let by = Instant::now() + Duration::from_millis(first_ms);
     let (parts, body) = rebuild(request, &to)?.into_parts();
-    tally.add(head_bytes(&parts.headers));
-    let request = Request::from_parts(parts, Counted::request(body, Arc::clone(&tally)));
+    tally.add(&budget.account, head_bytes(&parts.headers));
+    let request = Request::from_parts(parts, Counted::request(body, Arc::clone(&tally), budget.clone()));
     let response = if to.https {
         let name = ServerName::try_from(to.host.trim_matches(['[', ']']).to_owned()).map_err(|_| Refusal::Tls)?;
         let tls = timeout_at(connect_by, gate.egress.connector.connect(name, stream)).await;
@@ -109,29 +109,50 @@ async fn call(gate: &Arc<Gate>, mut request: Request<Incoming>) -> Result<Respon
         timeout_at(by, send(stream, request)).await
     };
     let response = response.map_err(|_| Refusal::Timeout)??;
-    relay(response, &tally, settings.response_mib << 20, place)
+    relay(response, &tally, settings.response_mib << 20, (place, budget))
 }
 
 /// A place among the tenant's calls, if its limits allow one.
-fn enter(gate: &Gate) -> Result<OwnedSemaphorePermit, Refusal> {
+fn enter(gate: &Gate) -> Result<(OwnedSemaphorePermit, Budget), Refusal> {
     let snapshot = gate.egress.registry.snapshot();
     let tenant = snapshot.tenants.get(&gate.tenant).ok_or(Refusal::Limit)?;
-    let used = tenant.account.spent(jiff::Timestamp::now()).egress_bytes;
-    if used >> 20 >= tenant.limits.egress_mib_per_day {
+    let budget = Budget { account: Arc::clone(&tenant.account), mib: tenant.limits.egress_mib_per_day };
+    if budget.is_spent() {
         return Err(Refusal::Limit);
     }
-    gate.egress.places(&gate.tenant).try_acquire_owned().map_err(|_| Refusal::Limit)
+    let place = gate.egress.places(&gate.tenant).try_acquire_owned().map_err(|_| Refusal::Limit)?;
+    Ok((place, budget))
+}
+
+/// Resolves a name on a thread that may hang as long as the resolver likes; there are few of them, for a worker and in all,
+/// because everything else that waits for a disk shares them.
+async fn resolve(gate: &Gate, host: String, port: u16) -> Result<Vec<SocketAddr>, Refusal> {
+    let acquire = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_owned().map_err(|_| Refusal::Limit);
+    let held = (acquire(&gate.resolving)?, acquire(&gate.egress.resolving)?);
+    let resolving = tokio::task::spawn_blocking(move || {
+        let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
+        drop(held);
+        found
+    });
+    resolving.await.ok().and_then(Result::ok).ok_or(Refusal::Dns)
 }
 
 /// Connects to the first address that may be reached and answers.
 async fn connect(gate: &Gate, to: &Destination) -> Result<TcpStream, Refusal> {
     let host = to.host.trim_matches(['[', ']']);
-    let found: Vec<SocketAddr> = tokio::net::lookup_host((host, to.port)).await.map_err(|_| Refusal::Dns)?.collect();
+    let found = resolve(gate, host.to_owned(), to.port).await?;
     if found.is_empty() {
         return Err(Refusal::Dns);
     }
     let opened = gate.egress.live.load().egress.allow_ranges.clone();
-    let reachable: Vec<SocketAddr> = found.into_iter().filter(|address| may_reach(address.ip(), &opened)).collect();
+    let is_opened = |address: &SocketAddr| opened.iter().any(|range| range.contains(&address.ip().to_canonical()));
+    // An address of this machine, however public, leads to what only a firewall may guard.
+    let is_own = |address: &SocketAddr| UdpSocket::bind((address.ip(), 0)).is_ok();
+    let reachable: Vec<SocketAddr> = found
+        .into_iter()
+        .filter(|address| may_reach(address.ip(), &opened) && (is_opened(address) || !is_own(address)))
+        .collect();
+
     if reachable.is_empty() {
         return Err(Refusal::Prohibited);
     }
@@ -198,7 +219,7 @@ fn relay(
     response: Response<Incoming>,
     tally: &Arc<Tally>,
     limit: u64,
-    place: OwnedSemaphorePermit,
+    held: (OwnedSemaphorePermit, Budget),
 ) -> Result<Response<Answer>, Refusal> {
     if response.body().size_hint().lower() > limit {
         return Err(Refusal::TooLarge);
@@ -208,9 +229,9 @@ fn relay(
     let ours: Vec<HeaderName> =
         parts.headers.keys().filter(|name| name.as_str().starts_with("x-gannet-")).cloned().collect();
     ours.into_iter().for_each(|name| drop(parts.headers.remove(name)));
-    tally.add(head_bytes(&parts.headers));
+    tally.add(&held.1.account, head_bytes(&parts.headers));
     parts.version = Version::HTTP_2;
-    let body = Counted::answer(body, Arc::clone(tally), limit, place);
+    let body = Counted::answer(body, Arc::clone(tally), limit, held);
     Ok(Response::from_parts(parts, body.map_err(Into::into).boxed_unsync()))
 }
 

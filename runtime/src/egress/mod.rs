@@ -16,6 +16,7 @@ pub mod allow;
 mod body;
 mod call;
 
+use crate::admit::account::Account;
 use crate::config::Live;
 use crate::hop::VersionKey;
 use crate::names::{RequestId, TenantName};
@@ -79,8 +80,9 @@ impl Tally {
         self.calls.load(Ordering::Relaxed) > 0
     }
 
-    fn add(&self, bytes: usize) {
+    fn add(&self, account: &Account, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        account.add(jiff::Timestamp::now(), 0, bytes as u64, 0);
     }
 }
 
@@ -97,6 +99,8 @@ impl Drop for Tally {
 pub struct Gate {
     egress: Arc<Egress>,
     tenant: TenantName,
+    /// Names that are being resolved.
+    resolving: Arc<Semaphore>,
     versions: Mutex<HashMap<VersionKey, Vec<AllowedHost>>>,
     requests: Mutex<HashMap<RequestId, Weak<Tally>>>,
 }
@@ -152,6 +156,9 @@ pub const STREAMS_MAX: u32 = 64;
 /// Bytes that one call may be ahead. All together fit into the connection's window, so that one that nobody reads holds up no
 /// other.
 pub const WINDOW: u32 = 256 * 1024;
+/// Names that are resolved at once, of all tenants and of one worker.
+const RESOLVING_MAX: usize = 64;
+const RESOLVING_OF_WORKER_MAX: usize = 8;
 /// Bytes of a head.
 pub const HEAD_BYTES_MAX: u32 = 128 * 1024;
 
@@ -160,6 +167,8 @@ pub struct Egress {
     live: Live,
     registry: Arc<Registry>,
     connector: TlsConnector,
+    /// Names that are being resolved, of all tenants.
+    resolving: Arc<Semaphore>,
     /// Calls at once, by tenant; made when first needed.
     places: Mutex<HashMap<TenantName, Arc<Semaphore>>>,
 }
@@ -174,13 +183,15 @@ impl Egress {
     /// With the usual certificates, and those of the file.
     pub fn new(live: Live, registry: Arc<Registry>) -> io::Result<Arc<Self>> {
         let connector = connector(live.load().egress.ca_file.as_deref())?;
-        Ok(Arc::new(Self { live, registry, connector, places: Mutex::default() }))
+        let resolving = Arc::new(Semaphore::new(RESOLVING_MAX));
+        Ok(Arc::new(Self { live, registry, connector, resolving, places: Mutex::default() }))
     }
 
     /// The gate of a tenant's worker.
     pub fn gate(self: &Arc<Self>, tenant: &TenantName) -> Arc<Gate> {
         let (egress, tenant) = (Arc::clone(self), tenant.clone());
-        Arc::new(Gate { egress, tenant, versions: Mutex::default(), requests: Mutex::default() })
+        let resolving = Arc::new(Semaphore::new(RESOLVING_OF_WORKER_MAX));
+        Arc::new(Gate { egress, tenant, resolving, versions: Mutex::default(), requests: Mutex::default() })
     }
 
     fn places(&self, tenant: &TenantName) -> Arc<Semaphore> {

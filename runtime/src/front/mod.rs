@@ -179,7 +179,10 @@ impl Front {
         let (id, arrived) = (RequestId::new(), Instant::now());
         let (parts, body) = request.into_parts();
         let (client, https) = client::client_of(peer.ip(), tls, &parts.headers, &self.live.load().trusted_proxies);
-        let watched = self.access.as_ref().map(|log| (log, parts.method.to_string(), Served::default()));
+        let watched = self
+            .access
+            .as_ref()
+            .map(|log| (log, parts.method.as_str().chars().take(32).collect::<String>(), Served::default()));
         let served = watched.as_ref().map(|(_, _, served)| Arc::clone(served));
         let inbound = Inbound { id, arrived, client, https, door, served, parts, body };
         let origin = self.origin(&inbound);
@@ -245,6 +248,12 @@ impl Front {
         }
         if headers.get_all(HOST).iter().count() > 1 {
             return Err(FrontError::Malformed("the request has more than one host".into()));
+        }
+        let named = (parts.uri.authority(), headers.get(HOST).and_then(|value| value.to_str().ok()));
+        if let (Some(authority), Some(host)) = named
+            && !authority.as_str().eq_ignore_ascii_case(host)
+        {
+            return Err(FrontError::Malformed("the request names two hosts".into()));
         }
         if self.loopback_only {
             let host =

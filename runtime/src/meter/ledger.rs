@@ -80,6 +80,8 @@ pub struct Ledger {
     known: Arc<Mutex<Known>>,
     /// Locked for writing while sums move into the store, so that whoever adds the two sees each line once.
     rollup: Arc<RwLock<Rollup>>,
+    /// How often sums have moved into the store.
+    settled: Arc<AtomicUsize>,
     waiting: Arc<AtomicUsize>,
     failing: Arc<AtomicBool>,
     to_disk: Sender<Arc<Line>>,
@@ -114,6 +116,10 @@ impl Ledger {
             }
             known.open.insert(line.id(), at);
         })?;
+        if open_number == watermark.segment && end < watermark.offset {
+            let why = format!("segment {open_number} ends at {end}, before what was counted at {}", watermark.offset);
+            return Err(io::Error::other(why).into());
+        }
         file.set_len(end)?;
         file.sync_all()?;
         crate::store::files::sync_folder(&folder)?;
@@ -126,6 +132,7 @@ impl Ledger {
         let ledger = Arc::new(Self {
             known: Arc::new(Mutex::new(known)),
             rollup: Arc::new(RwLock::new(rollup)),
+            settled: Arc::default(),
             waiting: Arc::default(),
             failing: Arc::default(),
             to_disk,
@@ -134,6 +141,7 @@ impl Ledger {
         let writer = Writer {
             known: Arc::clone(&ledger.known),
             rollup: Arc::clone(&ledger.rollup),
+            settled: Arc::clone(&ledger.settled),
             waiting: Arc::clone(&ledger.waiting),
             failing: Arc::clone(&ledger.failing),
             store,
@@ -221,12 +229,19 @@ impl Ledger {
         tenant: &TenantName,
         days: std::ops::RangeInclusive<Day>,
     ) -> Result<BTreeMap<Key, Sums>, StoreError> {
-        let rollup = self.rollup.read().unwrap_or_else(PoisonError::into_inner);
-        let mut rows = self.store.usage(tenant, days.clone())?;
-        for (key, sums) in rollup.rows_of(tenant, days) {
-            rows.entry(key).or_default().add(&sums);
+        loop {
+            // Not under the lock, which whoever writes wants: read again if sums have moved meanwhile.
+            let settled = self.settled.load(Ordering::Acquire);
+            let mut rows = self.store.usage(tenant, days.clone())?;
+            let rollup = self.rollup.read().unwrap_or_else(PoisonError::into_inner);
+            if self.settled.load(Ordering::Acquire) != settled {
+                continue;
+            }
+            for (key, sums) in rollup.rows_of(tenant, days.clone()) {
+                rows.entry(key).or_default().add(&sums);
+            }
+            return Ok(rows);
         }
-        Ok(rows)
     }
 
     /// Sums since the start.
@@ -247,6 +262,7 @@ impl Ledger {
 struct Writer {
     known: Arc<Mutex<Known>>,
     rollup: Arc<RwLock<Rollup>>,
+    settled: Arc<AtomicUsize>,
     waiting: Arc<AtomicUsize>,
     failing: Arc<AtomicBool>,
     store: Arc<Store>,
@@ -319,6 +335,7 @@ impl Writer {
             return;
         }
         *rollup = Rollup::default();
+        self.settled.fetch_add(1, Ordering::Release);
         drop(rollup);
         self.rolled = Instant::now();
         if full && let Err(error) = self.seal() {

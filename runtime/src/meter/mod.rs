@@ -22,6 +22,9 @@ pub mod usage;
 pub use ledger::{ByDay, Ledger, LedgerError, Totals};
 use price::Price;
 
+/// Words about what went wrong that are kept.
+const DETAIL_CHARACTERS_MAX: usize = 2000;
+
 /// How a request started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -347,8 +350,14 @@ impl Drop for Tab {
                 receipt.error = Some("client_closed".into());
                 receipt.fault = Some(Blame::Caller);
             }
+            if let Some(detail) = &mut receipt.error_detail
+                && let Some((cut, _)) = detail.char_indices().nth(DETAIL_CHARACTERS_MAX)
+            {
+                detail.truncate(cut);
+            }
             receipt.charge();
-            self.account.add(receipt.time, receipt.gpu_ns, receipt.egress_bytes, receipt.micro_units());
+            // What was sent out has been counted as it went.
+            self.account.add(receipt.time, receipt.gpu_ns, 0, receipt.micro_units());
             self.ledger.write(Line::Request(Box::new(receipt)));
         }
     }

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 
 /// Bytes of one entry of an index.
 const ENTRY: u64 = 24;
-/// A longer line was not written by us.
-const LINE_BYTES_MAX: u64 = 64 * 1024;
+/// A longer line was not written by us: the texts in one are cut.
+const LINE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Writes a line into a buffer.
 pub(super) fn encode(line: &Line, out: &mut Vec<u8>) -> io::Result<()> {
@@ -28,14 +28,15 @@ pub(super) fn encode(line: &Line, out: &mut Vec<u8>) -> io::Result<()> {
     writeln!(out, "\t{sum:08x}")
 }
 
-/// Reads a line, without its line feed.
-fn decode(text: &[u8]) -> Option<Line> {
+/// The JSON of a whole line, given without its line feed.
+fn whole(text: &[u8]) -> Option<&[u8]> {
     let (json, sum) = text.split_at_checked(text.len().checked_sub(9)?)?;
     let sum = u32::from_str_radix(std::str::from_utf8(sum.strip_prefix(b"\t")?).ok()?, 16).ok()?;
-    if crc32fast::hash(json) != sum {
-        return None;
-    }
-    serde_json::from_slice(json).ok()
+    (crc32fast::hash(json) == sum).then_some(json)
+}
+
+fn decode(text: &[u8]) -> Option<Line> {
+    serde_json::from_slice(whole(text)?).ok()
 }
 
 /// The file of a segment.
@@ -74,8 +75,12 @@ pub(super) fn scan(file: &File, from: u64, mut each: impl FnMut(u64, Line)) -> i
     loop {
         text.clear();
         let read = io::Read::take(&mut reader, LINE_BYTES_MAX).read_until(b'\n', &mut text)?;
-        let Some(line) = text.strip_suffix(b"\n").and_then(decode) else { return Ok(at) };
-        each(at, line);
+        let Some(json) = text.strip_suffix(b"\n").and_then(whole) else { return Ok(at) };
+        // A line that is whole was acknowledged, whether this binary understands it or not.
+        match serde_json::from_slice(json) {
+            Ok(line) => each(at, line),
+            Err(error) => tracing::error!(at, %error, "a line of the ledger cannot be understood"),
+        }
         at += read as u64;
     }
 }
@@ -101,23 +106,23 @@ pub(super) fn line_at(file: &File, at: u64) -> io::Result<Line> {
     found.ok_or_else(|| io::Error::other("a line of the ledger cannot be read"))
 }
 
-/// A sealed segment.
+/// A sealed segment. Its files are opened when they are asked: there may be many.
 #[derive(Debug)]
 pub(super) struct Sealed {
-    lines: File,
-    index: File,
+    folder: PathBuf,
+    number: u64,
     first: RequestId,
     last: RequestId,
     count: u64,
 }
 
 impl Sealed {
-    /// Opens a sealed segment, and makes its index if a crash has kept it from being made.
+    /// Looks at a sealed segment, and makes its index if a crash has kept it from being made.
     pub(super) fn open(folder: &Path, number: u64) -> io::Result<Option<Self>> {
-        let lines = File::open(path(folder, number, "jsonl"))?;
         let index = match File::open(path(folder, number, "idx")) {
             Ok(index) => index,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let lines = File::open(path(folder, number, "jsonl"))?;
                 let mut entries = Vec::new();
                 scan(&lines, 0, |at, line| entries.push((line.id(), at)))?;
                 write_index(folder, number, entries)?
@@ -126,9 +131,8 @@ impl Sealed {
         };
         let count = index.metadata()?.len() / ENTRY;
         let Some(end) = count.checked_sub(1) else { return Ok(None) };
-        let mut sealed = Self { lines, index, first: RequestId::new(), last: RequestId::new(), count };
-        (sealed.first, sealed.last) = (sealed.entry(0)?.0, sealed.entry(end)?.0);
-        Ok(Some(sealed))
+        let (first, last) = (entry(&index, 0)?.0, entry(&index, end)?.0);
+        Ok(Some(Self { folder: folder.to_owned(), number, first, last, count }))
     }
 
     /// The line of an id, if it is here.
@@ -136,27 +140,30 @@ impl Sealed {
         if id < self.first || id > self.last {
             return Ok(None);
         }
+        let index = File::open(path(&self.folder, self.number, "idx"))?;
         let (mut low, mut high) = (0, self.count);
         while low < high {
             let middle = low.midpoint(high);
-            let (found, at) = self.entry(middle)?;
+            let (found, at) = entry(&index, middle)?;
             match found.cmp(&id) {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
-                std::cmp::Ordering::Equal => return line_at(&self.lines, at).map(Some),
+                std::cmp::Ordering::Equal => {
+                    return line_at(&File::open(path(&self.folder, self.number, "jsonl"))?, at).map(Some);
+                }
             }
         }
         Ok(None)
     }
+}
 
-    fn entry(&self, at: u64) -> io::Result<(RequestId, u64)> {
-        let mut entry = [0; ENTRY as usize];
-        self.index.read_exact_at(&mut entry, at * ENTRY)?;
-        let (id, offset) = entry.split_at(16);
-        let id = id.try_into().map_err(io::Error::other)?;
-        let offset = offset.try_into().map_err(io::Error::other)?;
-        Ok((RequestId::from_bytes(id), u64::from_le_bytes(offset)))
-    }
+fn entry(index: &File, at: u64) -> io::Result<(RequestId, u64)> {
+    let mut entry = [0; ENTRY as usize];
+    index.read_exact_at(&mut entry, at * ENTRY)?;
+    let (id, offset) = entry.split_at(16);
+    let id = id.try_into().map_err(io::Error::other)?;
+    let offset = offset.try_into().map_err(io::Error::other)?;
+    Ok((RequestId::from_bytes(id), u64::from_le_bytes(offset)))
 }
 
 /// Writes the index of a segment, beside its place first: an index is whole or not there.

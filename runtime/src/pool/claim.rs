@@ -49,7 +49,9 @@ impl Drop for Seated {
         // An old version's last request must not keep the worker of a function that is not to be kept any more.
         let snapshot = self.registry.snapshot();
         let function = snapshot.function(self.version.tenant.as_str(), self.version.function.as_str());
-        let keep = scale.min > 0 && function.is_some_and(|function| Arc::ptr_eq(&function.current, &self.version));
+        let may_keep = snapshot.tenants.get(&self.version.tenant);
+        let may_keep = scale.min > 0 && may_keep.is_some_and(|tenant| tenant.may_keep(jiff::Timestamp::now()));
+        let keep = may_keep && function.is_some_and(|function| Arc::ptr_eq(&function.current, &self.version));
         let served = function.is_some_and(|function| function.serves(&self.version));
         if self.worker.leave_version(self.version.key) && !served {
             self.worker.unload(self.version.key);

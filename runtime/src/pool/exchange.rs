@@ -171,16 +171,23 @@ impl Pool {
         longest: Duration,
     ) -> Result<(Response<Incoming>, Held), Unanswered> {
         let Held { admitted, seated, expected, mut connection, claim_us, request_body, late } = held;
-        let mut leaving = Leaving { id, claim_us, held: Some((admitted, seated, expected)), late };
-        let sent = tokio::time::timeout(longest, connection.send(request)).await;
-        let Some((admitted, seated, expected)) = leaving.held.take() else {
+        let sending = Box::pin(async move {
+            let sent = connection.send(request).await;
+            (connection, sent)
+        });
+        let mut leaving = Leaving { id, claim_us, held: Some((admitted, seated, expected, sending)) };
+        let sent = match &mut leaving.held {
+            Some((_, _, _, sending)) => tokio::time::timeout(longest, sending.as_mut()).await,
+            None => unreachable!("only a dropped future takes it"),
+        };
+        let Some((admitted, seated, expected, _)) = leaving.held.take() else {
             unreachable!("only a dropped future takes it")
         };
         let (hung, unsent) = match sent {
-            Ok(Ok(answer)) => {
+            Ok((connection, Ok(answer))) => {
                 return Ok((answer, Held { admitted, seated, expected, connection, claim_us, request_body, late }));
             }
-            Ok(Err(unsent)) => (false, unsent),
+            Ok((_, Err(unsent))) => (false, unsent),
             Err(_) => (true, None),
         };
         if let Some(refused) = request_body.refused() {

@@ -1,12 +1,15 @@
 //! Receipts that come as frames, and what happens when the client leaves before its answer.
 
 use crate::admit::Admitted;
-use crate::hop::Work;
+use crate::hop::{Work, header};
 use crate::names::RequestId;
 use crate::pool::claim::Seated;
 use crate::pool::relay;
-use crate::pool::worker::Worker;
+use crate::pool::request::RequestBody;
+use crate::pool::worker::{Connection, Worker};
 use crate::respond::Blame;
+use http::{Request, Response};
+use hyper::body::Incoming;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -56,22 +59,44 @@ impl Drop for Expected {
     }
 }
 
+/// How long a request whose client has left may still take to its head: what is nearly done is let be done.
+const GRACE: Duration = Duration::from_millis(50);
+/// How long the report of a guest that was ended may take: it waits for what the guest left on the GPU.
+pub(super) const CUT_MAX: Duration = Duration::from_secs(12);
+
+/// The connection, and the head of the answer that came over it.
+type Sent = (Connection, Result<Response<Incoming>, Option<Box<Request<RequestBody>>>>);
+/// A request on its way to its head.
+pub(super) type Sending = Pin<Box<dyn Future<Output = Sent> + Send>>;
+
 /// What a request holds while its worker has it. When the client leaves in that time, the worker is still owed
 /// its report, and the tenant its bill.
 pub(super) struct Leaving {
     pub(super) id: RequestId,
     pub(super) claim_us: u64,
-    pub(super) held: Option<(Admitted, Seated, Expected)>,
-    pub(super) late: Duration,
+    pub(super) held: Option<(Admitted, Seated, Expected, Sending)>,
 }
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        let Some((mut admitted, seated, work)) = self.held.take() else { return };
+        let Some((mut admitted, seated, expected, sending)) = self.held.take() else { return };
         tracing::debug!(request = %self.id, "the client left before its answer");
-        let (claim_us, late) = (self.claim_us, self.late);
+        let claim_us = self.claim_us;
         tokio::spawn(async move {
-            if let Some(work) = work.wait(late).await {
+            // A guest that is done has put its report into the head; one that is not is ended when the connection closes, and
+            // then reports by itself. A request that never left has none.
+            let known: Option<Work> = match tokio::time::timeout(GRACE, sending).await {
+                Ok((_, Ok(answer))) => {
+                    let value = answer.headers().get(header::WORK);
+                    value.and_then(|value| serde_json::from_slice(value.as_bytes()).ok())
+                }
+                _ => None,
+            };
+            let work = match known {
+                Some(work) => Some(work),
+                None => expected.wait(CUT_MAX).await,
+            };
+            if let Some(work) = work {
                 relay::apply(&mut admitted.tab, work, seated.worker(), claim_us);
             }
             admitted.tab.note(|receipt| {

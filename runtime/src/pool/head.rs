@@ -16,6 +16,26 @@ pub(super) fn is_fault(headers: &HeaderMap) -> bool {
     headers.contains_key(header::FAULT)
 }
 
+/// Takes the domain off cookies.
+fn own_cookies(headers: &mut HeaderMap) {
+    if !headers.contains_key(names::SET_COOKIE) {
+        return;
+    }
+    let own = |text: &str| {
+        let parts = text.split(';').enumerate();
+        let kept = parts.filter(|(at, part)| *at == 0 || !part.trim().to_ascii_lowercase().starts_with("domain"));
+        kept.map(|(_, part)| part).collect::<Vec<_>>().join(";")
+    };
+    let cookies = headers.get_all(names::SET_COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let cookies: Vec<String> = cookies.map(own).collect();
+    headers.remove(names::SET_COOKIE);
+    for cookie in cookies {
+        if let Ok(value) = HeaderValue::from_str(&cookie) {
+            headers.append(names::SET_COOKIE, value);
+        }
+    }
+}
+
 const START: HeaderName = HeaderName::from_static("x-gannet-start");
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 const SERVICE_WORKER_ALLOWED: HeaderName = HeaderName::from_static("service-worker-allowed");
@@ -40,6 +60,9 @@ pub(super) fn finish(
     }
     headers.remove(ERROR_HEADER);
     headers.remove(SERVER_TIMING);
+    // Neighbours below the same domain are strangers: a cookie stays with its host.
+    headers.remove(CLEAR_SITE_DATA);
+    own_cookies(headers);
     // By path functions of strangers share an origin; a host is a function's own.
     if style == Style::Path {
         let shared = [names::SET_COOKIE, SERVICE_WORKER_ALLOWED, CLEAR_SITE_DATA, names::STRICT_TRANSPORT_SECURITY];

@@ -5,7 +5,7 @@ use crate::admit::Admitted;
 use crate::hop::{FaultCode, Work};
 use crate::meter::Tab;
 use crate::pool::claim::Seated;
-use crate::pool::expected::Expected;
+use crate::pool::expected::{CUT_MAX, Expected};
 use crate::pool::request::BodyState;
 use crate::pool::worker::{Connection, Worker};
 use crate::respond::{Blame, BrokenOff, ResponseBody};
@@ -65,6 +65,8 @@ struct Open {
     sent: u64,
     request_body: Arc<BodyState>,
     late: Duration,
+    /// Whether the guest was ended before its answer was whole.
+    was_cut: bool,
 }
 
 /// What a relay is made of.
@@ -89,6 +91,7 @@ impl Open {
         if let Some(connection) = self.connection.take() {
             connection.cut();
         }
+        self.was_cut = true;
         self.admitted.tab.note(|receipt| {
             receipt.error = Some(error.to_owned());
             receipt.error_detail = detail;
@@ -110,7 +113,8 @@ impl Open {
         }
         if let WorkSource::Frame(expected) = self.source {
             // The guest runs on, or is being ended: its bill comes later.
-            let Self { mut admitted, seated, claim_us, late, .. } = Self { source: WorkSource::Known, ..self };
+            let late = if self.was_cut { CUT_MAX } else { self.late };
+            let Self { mut admitted, seated, claim_us, .. } = Self { source: WorkSource::Known, ..self };
             tokio::spawn(async move {
                 if let Some(work) = expected.wait(late).await {
                     apply(&mut admitted.tab, work, seated.worker(), claim_us);
@@ -137,7 +141,7 @@ impl Relay {
         // A body of announced length ends with its last byte and has no trailer.
         let trailers = matches!(source, WorkSource::Frame(_)) && body.size_hint().exact().is_none();
         let connection = Some(connection);
-        let open = Open { admitted, seated, connection, source, claim_us, sent: 0, request_body, late };
+        let open = Open { admitted, seated, connection, source, claim_us, sent: 0, request_body, late, was_cut: false };
         let open = Arc::new(Mutex::new(Some(open)));
         let watchdog = tokio::spawn(watch(Arc::clone(&open), late)).abort_handle();
         Self { body, open, ending: None, trailers, finished: false, watchdog }

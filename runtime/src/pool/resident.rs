@@ -26,7 +26,13 @@ impl Pool {
     /// Charges a worker for the span since it was charged last; the first time only begins one.
     fn charge(&self, tenant: &TenantName, worker: &Arc<Worker>, now: Instant) {
         let since = worker.charged.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
+        // An older mark is from before it was let go.
+        let since = since.filter(|since| now.saturating_duration_since(*since) < SPAN * 2);
         let snapshot = self.registry.snapshot();
+        if !snapshot.tenants.get(tenant).is_some_and(|tenant| tenant.may_keep(jiff::Timestamp::now())) {
+            self.unpin(tenant);
+            return;
+        }
         let Some((span, owner)) = since.map(|since| now - since).zip(snapshot.tenants.get(tenant)) else { return };
         let kept = owner.functions.values().find(|function| function.current.manifest().scale.min > 0);
         let served = worker.place().and_then(|place| self.places.get(place));

@@ -42,6 +42,8 @@ pub struct Deploy {
     pub no_traffic: bool,
     /// The tag that it gets.
     pub tag: Option<String>,
+    /// The version that must be current still, because the new one is made from it.
+    pub in_place_of: Option<VersionKey>,
 }
 
 /// A deployed version.

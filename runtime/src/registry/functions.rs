@@ -83,6 +83,11 @@ impl Registry {
         Ok((version, new))
     }
 
+    /// How many versions of a function are kept.
+    fn kept(&self) -> usize {
+        usize::try_from(self.versions_kept.load(Ordering::Relaxed)).unwrap_or(usize::MAX).max(1)
+    }
+
     fn add_version(
         &self,
         next: &mut Snapshot,
@@ -92,6 +97,12 @@ impl Registry {
         how: Deploy,
     ) -> Changed<(Arc<Version>, bool, Vec<String>)> {
         let slot = tenant_mut(next, owner)?;
+        if let Some(expected) = how.in_place_of {
+            let current = slot.functions.get(name).map(|function| function.current.key);
+            if current.ok_or(RegistryError::NotFound)? != expected {
+                return Err(RegistryError::Conflict("the function was changed meanwhile; try again".into()));
+            }
+        }
         check_deploy(slot, name, &record, &how)?;
         let mut change = Change::new();
         let quarantine = slot.quarantine_after(name);
@@ -139,8 +150,7 @@ impl Registry {
         if new {
             change = change.version(owner, name, &version.record)?;
         }
-        let kept = usize::try_from(self.versions_kept.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
-        let pruned = changed.prune(kept.max(1));
+        let pruned = changed.prune(self.kept());
         for version in &pruned {
             change = change.without_version(owner, name, version.record.number);
         }
@@ -186,6 +196,12 @@ impl Registry {
         let gone = gone.await?;
         self.remove_components(&owner, gone, &store);
         Ok(())
+    }
+
+    /// Removes what was built for a component, if no version has come to need it.
+    pub fn sweep(self: &Arc<Self>, tenant: &TenantName, digests: Vec<String>) {
+        let store = Arc::clone(&self.store);
+        self.remove_components(tenant, digests, &store);
     }
 
     /// Removes components that no version needs any more, unless one has come to need them.
@@ -254,7 +270,10 @@ impl Registry {
                 .ok_or_else(|| RegistryError::Conflict("no other version has been current before".into()))?;
             let version = function.find(number).cloned();
             let version = version.ok_or_else(|| RegistryError::Conflict(format!("there is no version v{number}")))?;
+            // What is gone back from is not gone back to.
+            let before = function.before.clone();
             function.give_all_traffic(&version);
+            function.before = before;
             function.before.retain(|before| *before != number);
             Ok(())
         })
@@ -294,6 +313,9 @@ impl Registry {
             let mut function = slot.functions.get(&name).map(|function| Function::clone(function));
             let function = function.as_mut().ok_or(RegistryError::NotFound)?;
             change(function)?;
+            for version in function.versions.iter().filter(|version| function.serves(version)) {
+                check_secrets(slot, &version.record)?;
+            }
             let stored = Change::new().function(&tenant, &name, &function.record())?;
             let function = Arc::new(function.clone());
             slot.functions.insert(name, Arc::clone(&function));
@@ -331,12 +353,13 @@ impl Registry {
                 change = change.version(tenant, &renewed.name, &version.record)?;
                 renewed.versions.push(Arc::clone(&version));
                 if renewed.current.key == old.key {
-                    let traffic = renewed.traffic.clone();
-                    renewed.give_all_traffic(&version);
-                    renewed.traffic = traffic;
+                    renewed.current = Arc::clone(&version);
                 }
                 let slots = renewed.traffic.iter_mut().map(|(version, _)| version).chain(renewed.tags.values_mut());
                 slots.filter(|slot| slot.key == old.key).for_each(|slot| *slot = Arc::clone(&version));
+            }
+            for version in renewed.prune(self.kept()) {
+                change = change.without_version(tenant, &renewed.name, version.record.number);
             }
             change = change.function(tenant, &renewed.name, &renewed.record())?;
             *function = Arc::new(renewed);
@@ -388,6 +411,23 @@ fn check_deploy(slot: &Tenant, name: &FunctionName, record: &VersionRecord, how:
     if let Some(tag) = &how.tag {
         check_tags(function.map(|function| &function.tags), tag)?;
     }
+    let known: BTreeMap<&str, u64> = slot
+        .functions
+        .values()
+        .flat_map(|function| &function.versions)
+        .map(|version| (version.record.digest.as_str(), version.record.size))
+        .collect();
+    if !known.contains_key(record.digest.as_str()) {
+        let (limit, used) = (slot.limits.components_mib, known.values().sum::<u64>() >> 20);
+        if used + (record.size >> 20) >= limit {
+            return Err(RegistryError::LimitReached { name: "components_mib", limit, used });
+        }
+    }
+    check_secrets(slot, record)
+}
+
+/// Refuses a version whose secrets are not there.
+fn check_secrets(slot: &Tenant, record: &VersionRecord) -> Result<(), RegistryError> {
     if let Some(missing) = record.manifest.secrets.names.iter().find(|name| !slot.secrets.contains_key(*name)) {
         return Err(RegistryError::Conflict(format!(
             "secrets.names holds {missing:?}, which is not set; `gannet secret set {missing}` sets it"

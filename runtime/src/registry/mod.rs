@@ -61,6 +61,12 @@ impl Tenant {
         TenantRecord { quarantine: self.quarantine.to_vec(), ..self.record.clone() }
     }
 
+    /// Whether it may keep GPU memory while nobody calls.
+    pub fn may_keep(&self, now: jiff::Timestamp) -> bool {
+        let spent = self.account.spent(now).micro_units;
+        self.limits.resident_gpu_mib > 0 && spent < self.limits.spend_micro_units_per_month
+    }
+
     /// Whether a kernel is quarantined.
     pub fn is_quarantined(&self, kernel: &BundleKernel) -> bool {
         let source = source_hash(&kernel.wgsl, &kernel.entry);
@@ -196,7 +202,9 @@ impl Registry {
     /// What tenants used before this start.
     pub fn count_used(&self, by_day: &crate::meter::ByDay) {
         let snapshot = self.snapshot();
-        for ((day, tenant), sums) in by_day {
+        let today = crate::admit::account::day_of(jiff::Timestamp::now());
+        // A day that is to come was counted by a clock that ran ahead; it must not stop the days until then.
+        for ((day, tenant), sums) in by_day.iter().filter(|((day, _), _)| *day <= today + 1) {
             let Some(tenant) = snapshot.tenants.get(tenant) else { continue };
             let Ok(time) = jiff::Timestamp::from_second(day.saturating_mul(86_400)) else { continue };
             let Sums { gpu_ns, egress_bytes, .. } = *sums;

@@ -193,6 +193,10 @@ impl Registry {
         let (tenant, id) = (tenant.clone(), id.to_owned());
         self.change(move |_, next| {
             let old = find_key(next, &tenant, &id)?;
+            let (limit, used) = (tenant_mut(next, &tenant)?.limits.keys, next.keys_of(&tenant).count() as u64);
+            if used > limit {
+                return Err(RegistryError::LimitReached { name: "keys", limit, used });
+            }
             let ends = jiff::Timestamp::now().checked_add(overlap).unwrap_or(jiff::Timestamp::MAX);
             let ends = old.record.expires.map_or(ends, |expires| expires.min(ends));
             let ending = KeyRecord { expires: Some(ends), ..old.record.clone() };
@@ -215,20 +219,31 @@ impl Registry {
         .await
     }
 
-    /// Keeps when keys were last used.
+    /// Keeps when keys were last used, and removes those that have ended.
     pub async fn keep_last_used(self: &Arc<Self>) -> Result<(), RegistryError> {
         let _changing = self.changing.lock().await;
-        let snapshot = self.snapshot();
+        let mut next = Snapshot::clone(&self.snapshot());
         let mut change = Change::new();
         let mut any = false;
-        for key in snapshot.keys.values() {
+        let now = jiff::Timestamp::now();
+        let ended: Vec<[u8; 32]> = next.keys.values().filter(|key| key.is_expired(now)).map(|key| key.hash).collect();
+        for hash in ended {
+            next.keys.remove(&hash);
+            change = change.without_key(&hash);
+            any = true;
+        }
+        for key in next.keys.values() {
             let used_s = key.used_s.load(Ordering::Relaxed);
             if used_s / 60 != key.kept_used_s.swap(used_s, Ordering::Relaxed) / 60 {
                 change = change.key(&key.hash, &KeyRecord { used_s, ..key.record.clone() })?;
                 any = true;
             }
         }
-        if any { Ok(self.store.commit(change).await?) } else { Ok(()) }
+        if any {
+            self.store.commit(change).await?;
+            self.snapshot.store(Arc::new(next));
+        }
+        Ok(())
     }
 
     /// Sets a secret. Functions that name it get a new version of the same bytes.

@@ -30,6 +30,8 @@ use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 const GATHER_MAX: Duration = Duration::from_millis(2);
 /// A guest's words in a fault: they travel in a header.
 const DETAIL_CHARACTERS_MAX: usize = 2000;
+/// Headers of an answer.
+const HEADERS_MAX: usize = 128;
 /// How much of it.
 const GATHER_BYTES_MAX: usize = 1024 * 1024;
 
@@ -157,6 +159,16 @@ async fn gather(
     response: Response<HyperOutgoingBody>,
 ) -> Response<AnswerBody> {
     let (mut head, mut body) = response.into_parts();
+    // Such a head would be lost on its way, and the bill with it.
+    if head.status.is_informational() || head.headers.len() > HEADERS_MAX {
+        let (status, count) = (head.status.as_u16(), head.headers.len());
+        drop((body, guest));
+        context.tally.drain().await;
+        let detail = format!(
+            "the function answered with status {status} and {count} headers; there may be {HEADERS_MAX}, and no status below 200"
+        );
+        return fault(context.settle(None), FaultCode::FunctionTrapped, &detail);
+    }
     clean(&mut head.headers);
     let mut gathered = BytesMut::new();
     let mut only: Option<Bytes> = None;

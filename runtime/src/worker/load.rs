@@ -66,7 +66,12 @@ pub(crate) fn load(
     tracing::debug!(function = bundle.function, read_us, all_us = began.elapsed().as_micros(), "a version was loaded");
     let catalog = bundle.kernels.into_iter().map(|(name, kernel)| (name, kernel.into())).collect();
     // Shorter ones would hide half of every log, and are no secrets.
-    let secrets = bundle.secrets.values().filter(|value| value.len() >= SECRET_BYTES_MIN).cloned().collect();
+    let mut secrets: Vec<String> =
+        bundle.secrets.values().flat_map(|value| value.lines()).map(ToOwned::to_owned).collect();
+    secrets.retain(|line| line.len() >= SECRET_BYTES_MIN);
+    // The longest first: one may begin with another.
+    secrets.sort_by_key(|line| std::cmp::Reverse(line.len()));
+    let secrets = secrets.into();
     let env: Vec<(String, String)> = bundle.env.into_iter().chain(bundle.secrets).collect();
     let config = Arc::new(env.iter().cloned().collect());
     Ok(Loaded { key, entry, catalog: Arc::new(catalog), env, config, secrets, limits: bundle.limits })
