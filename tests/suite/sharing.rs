@@ -230,10 +230,13 @@ fn without_room_an_idle_worker_makes_way_and_others_wait_for_it() {
     });
     let output = shared.try_deploy(0, "faulty", "queue_ms = 200\n");
     assert!(output.status.success(), "{}", text(&output.stderr));
+    // So that the next request of it finds its worker at once.
+    assert_eq!(shared.call(1, "GET", "/say", b"").text(), "said");
     std::thread::scope(|scope| {
         let busy = scope.spawn(|| shared.call(1, "GET", "/nap?ms=3000", b""));
         until("it is in its worker", || {
-            shared.server.metric("requests_total") >= 2 && shared.gpus()[0]["workers"] == 1
+            let path = "tenants/zoo";
+            shared.server.control(&shared.operator, "GET", path, &Value::Null).json()["in_flight"] == 1
         });
         until("its worker is busy", || {
             let refused = shared.call(0, "GET", "/say", b"");

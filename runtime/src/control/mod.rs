@@ -37,7 +37,7 @@ use crate::meter::Ledger;
 use crate::names::{FunctionName, RequestId, TenantName};
 use crate::pool::Pool;
 use crate::registry::{Registry, RegistryError, Snapshot, Tenant};
-use crate::respond::{Done, Refused, ResponseBody, json, raw, status_of};
+use crate::respond::{Done, Refused, ResponseBody, json, status_of};
 use crate::route::RouteError;
 use crate::secrets::Vault;
 use crate::store::StoreError;
@@ -45,7 +45,7 @@ use crate::store::audit::OPERATOR;
 use crate::store::records::AuditRecord;
 use arguments::Query;
 use http::{HeaderName, Response};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Instant;
 use table::{Access, Found, Op, Operation};
 
@@ -290,7 +290,7 @@ impl Control {
     async fn run(&self, op: Op, call: Call, acting: Option<Acting>) -> Answered {
         match (op, acting) {
             (Op::Whoami, _) => Ok(whoami(&call.caller)),
-            (Op::OpenApi, _) => Ok(document_response()),
+            (Op::OpenApi, _) => Ok(openapi::response()),
             (Op::Gpus, _) => Ok(json(Done::Ok, &self.gpus(&call.caller))),
             (Op::Prices, _) => Ok(json(Done::Ok, &self.prices())),
             (Op::Audit, acting) => self.audit_log(call, acting).await,
@@ -392,12 +392,6 @@ impl Control {
         let cursor = (entries.len() == limit).then(|| entries.last().map(|entry| entry.request.clone())).flatten();
         Ok(json(Done::Ok, &views::Audit { entries, cursor }))
     }
-}
-
-fn document_response() -> Response<ResponseBody> {
-    static TEXT: OnceLock<bytes::Bytes> = OnceLock::new();
-    let text = TEXT.get_or_init(|| serde_json::to_vec_pretty(&document()).unwrap_or_default().into());
-    raw(Done::Ok, "application/json", text.clone())
 }
 
 fn whoami(caller: &Caller) -> Response<ResponseBody> {

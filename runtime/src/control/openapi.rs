@@ -3,7 +3,10 @@
 use super::arguments::name_of;
 use super::table::{Access, Argument, Operation, TABLE, Takes};
 use super::views;
+use crate::respond::{Done, ResponseBody, raw};
+use http::Response;
 use serde_json::{Map, Value, json};
+use std::sync::OnceLock;
 use utoipa::OpenApi;
 
 #[derive(OpenApi)]
@@ -241,6 +244,13 @@ pub fn document() -> Value {
         }
     }
     document
+}
+
+/// The document as an answer. It is the same for as long as the server runs.
+pub(super) fn response() -> Response<ResponseBody> {
+    static TEXT: OnceLock<bytes::Bytes> = OnceLock::new();
+    let text = TEXT.get_or_init(|| serde_json::to_vec_pretty(&document()).unwrap_or_default().into());
+    raw(Done::Ok, "application/json", text.clone())
 }
 
 #[cfg(test)]
