@@ -324,7 +324,7 @@ pub trait Bind {
 /// let source: Source = scale.source();
 /// ```
 #[derive(Debug)]
-pub struct Source<'a>(wit_binding::Source<'a>);
+pub struct Source<'a>(pub(crate) wit_binding::Source<'a>);
 
 impl<T> Bind for &Buffer<T> {
     fn source(&self) -> Source<'_> {

@@ -22,6 +22,7 @@
 //! Build it as a `cdylib` for `wasm32-wasip2` and deploy it with `gannet deploy`. Kernels that lie in
 //! files are declared with [`gpu::kernel!`], so that the server checks and compiles them at deploy.
 
+pub mod asset;
 pub mod error;
 pub mod gpu;
 pub mod http;

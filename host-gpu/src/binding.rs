@@ -1,5 +1,6 @@
 //! Matches what a dispatch binds with what its kernel needs, before wgpu sees either.
 
+use crate::asset::View;
 use crate::buffer::{Buffer, STEP};
 use crate::check::{Access, Variable};
 use crate::{Error, Kernel};
@@ -13,6 +14,8 @@ pub const INLINE_BYTES_MAX: usize = 4096;
 pub enum Source {
     /// A range of a buffer; `None` goes up to the end.
     Buffer(Arc<Buffer>, u64, Option<u64>),
+    /// A range of an asset, for a variable that is only read.
+    Asset(View),
     /// Bytes of a uniform or a read-only variable.
     Inline(Vec<u8>),
 }
@@ -41,6 +44,12 @@ pub(crate) struct Bound {
 #[derive(Debug)]
 pub(crate) enum Place {
     Buffer {
+        buffer: Arc<Buffer>,
+        offset: u64,
+        size: u64,
+    },
+    /// The same of an asset, which stays where it was recorded.
+    Asset {
         buffer: Arc<Buffer>,
         offset: u64,
         size: u64,
@@ -93,6 +102,13 @@ fn place(variable: &Variable, binding: Binding, limits: &wgpu::Limits, arena: &m
             let size = size.unwrap_or_else(|| buffer.size().saturating_sub(offset));
             check_range(variable, &buffer, offset, size, limits)?;
             Place::Buffer { buffer, offset, size }
+        }
+        Source::Asset(View { buffer, offset, bound: size, .. }) => {
+            if access == Access::ReadWrite {
+                return Err(wrong(group, index, "a read_write variable cannot be bound to an asset"));
+            }
+            check_range(variable, &buffer, offset, size, limits)?;
+            Place::Asset { buffer, offset, size }
         }
         Source::Inline(bytes) => {
             check_inline(variable, &bytes)?;
@@ -168,7 +184,7 @@ impl Bound {
                 *offset = new;
                 Ok(())
             }
-            _ => Err(wrong(self.group, self.index, "is bound to inline bytes, which have no offset")),
+            _ => Err(wrong(self.group, self.index, "is bound to inline bytes or an asset, which have no offset")),
         }
     }
 }

@@ -8,6 +8,7 @@
 //! A device is never dropped in a worker: dropping its queue waits for the GPU without a limit.
 //! The process ends instead.
 
+use crate::asset::{self, Residents};
 use crate::flag::Flag;
 use crate::harden::{FLAG_GROUP, IMMEDIATES_SIZE};
 use crate::job::Job;
@@ -56,6 +57,7 @@ pub struct Device {
     holds: Arc<AtomicBool>,
     lost: Arc<AtomicBool>,
     memory: Arc<Ledger>,
+    pub(crate) residents: Arc<Residents>,
     counters: Arc<Counters>,
     gpu: Gpu,
 }
@@ -165,6 +167,9 @@ impl Device {
             counters: Arc::clone(&counters),
         };
         thread::spawn(parts, receiver);
+        let residents = Arc::<Residents>::default();
+        let memory = Ledger::new("tenant", memory_max, None);
+        memory.relieved_by(asset::relief(&residents));
         Arc::new(Self {
             wgpu: device,
             jobs,
@@ -176,7 +181,8 @@ impl Device {
             creation: Mutex::new(()),
             holds,
             lost,
-            memory: Ledger::new("tenant", memory_max, None),
+            memory,
+            residents,
             counters,
             gpu,
         })

@@ -120,7 +120,7 @@ impl Batch {
                 Command::Dispatch(dispatch) => {
                     named.kernels.push(Arc::clone(&dispatch.kernel));
                     named.buffers.extend(dispatch.bound.iter().filter_map(|bound| match &bound.place {
-                        Place::Buffer { buffer, .. } => Some(Arc::clone(buffer)),
+                        Place::Buffer { buffer, .. } | Place::Asset { buffer, .. } => Some(Arc::clone(buffer)),
                         Place::Inline { .. } => None,
                     }));
                 }
@@ -273,7 +273,9 @@ impl Recorder<'_> {
             .iter()
             .filter(|bound| bound.group == group)
             .filter_map(|bound| match &bound.place {
-                Place::Buffer { buffer, offset, size } => Some((bound.index, buffer, *offset, *size)),
+                Place::Buffer { buffer, offset, size } | Place::Asset { buffer, offset, size } => {
+                    Some((bound.index, buffer, *offset, *size))
+                }
                 Place::Inline { offset, size } => Some((bound.index, self.arena?, *offset, *size)),
             })
             .collect();

@@ -40,6 +40,7 @@ pub mod probe;
 pub mod wit;
 
 pub use adapter::{Gpu, discover};
+pub use asset::{Asset, AssetCatalog, AssetFile, View};
 pub use batch::Batch;
 pub use binding::{Binding, Source};
 pub use buffer::Buffer;

@@ -5,14 +5,17 @@
 //! reported that the memory is free, so bytes charged ≥ bytes allocated at every moment.
 
 use crate::Error;
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Drivers hand out memory in steps of this; wgpu's allocator uses the same on the drivers we know.
 const GRANULARITY: u64 = 256;
 
+/// Frees some of the bytes that are wanted, and answers whether it did.
+type Relief = Box<dyn Fn(u64) -> bool + Send + Sync>;
+
 /// A limit on bytes and how many of them are taken.
-#[derive(Debug)]
 pub struct Ledger {
     /// Whose limit it is, for messages: `request` or `tenant`.
     owner: &'static str,
@@ -20,12 +23,27 @@ pub struct Ledger {
     used: AtomicU64,
     peak: AtomicU64,
     parent: Option<Arc<Ledger>>,
+    /// Asked before a charge is refused.
+    relief: OnceLock<Relief>,
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (used, limit) = (self.used(), self.limit);
+        f.debug_struct("Ledger").field("owner", &self.owner).field("used", &used).field("limit", &limit).finish()
+    }
 }
 
 impl Ledger {
     /// A ledger for `owner` with `limit` bytes, inside `parent` if there is one.
     pub fn new(owner: &'static str, limit: u64, parent: Option<Arc<Ledger>>) -> Arc<Self> {
-        Arc::new(Self { owner, limit, used: AtomicU64::new(0), peak: AtomicU64::new(0), parent })
+        Arc::new(Self { owner, limit, used: AtomicU64::new(0), peak: AtomicU64::new(0), parent, relief: OnceLock::new() })
+    }
+
+    /// Has `relief` free bytes that can be spared when a charge would pass the limit. Once for a ledger.
+    pub(crate) fn relieved_by(&self, relief: impl Fn(u64) -> bool + Send + Sync + 'static) {
+        // A ledger is set up by whoever makes it, before anybody charges.
+        let _ = self.relief.set(Box::new(relief));
     }
 
     /// Bytes taken now.
@@ -51,10 +69,17 @@ impl Ledger {
     }
 
     fn take(&self, bytes: u64) -> Result<(), Error> {
-        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(bytes).filter(|sum| *sum <= self.limit)
-        });
-        let before = taken.map_err(|_| self.refusal(bytes))?;
+        let before = loop {
+            let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(bytes).filter(|sum| *sum <= self.limit)
+            });
+            match taken {
+                Ok(before) => break before,
+                // What could never fit frees nothing.
+                Err(_) if bytes <= self.limit && self.relief.get().is_some_and(|relief| relief(bytes)) => {}
+                Err(_) => return Err(self.refusal(bytes)),
+            }
+        };
         if let Some(parent) = &self.parent
             && let Err(error) = parent.take(bytes)
         {

@@ -4,11 +4,13 @@
 //! is freed when the last handle goes. Dropping a session while work is in flight is safe: the
 //! GPU thread keeps what the work uses.
 
+use crate::asset::Resident;
 use crate::job::Keep;
 use crate::kernel::source_hash;
 use crate::memory::Ledger;
 use crate::submission::Clock;
 use crate::{Buffer, Catalog, Device, Error, Kernel};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -43,6 +45,9 @@ pub struct Usage {
     pub kernels_ns: AtomicU64,
     /// Time that the guest spent waiting for the GPU or for a compiler, in nanoseconds.
     pub waited_ns: AtomicU64,
+    /// Time that it took to bring assets to the GPU for this request, while it did other things or waited, in
+    /// nanoseconds.
+    pub assets_ns: AtomicU64,
     /// Whether any GPU time is wall time because the device has no timestamps.
     pub wall_clock: AtomicBool,
 }
@@ -59,6 +64,8 @@ pub struct Session {
     device: Arc<Device>,
     memory: Arc<Ledger>,
     catalog: Arc<Catalog>,
+    /// Assets that must stay on the GPU as long as this session.
+    pinned: HashMap<String, Arc<Resident>>,
     usage: Arc<Usage>,
     limits: SessionLimits,
     pending: Vec<PendingWrite>,
@@ -98,7 +105,24 @@ impl Session {
         let memory = Ledger::new("request", limits.memory_bytes, Some(Arc::clone(device.memory())));
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
         let host_memory = Ledger::new("request's batches", HOST_BYTES_MAX, None);
-        Self { device, memory, catalog, usage: Arc::default(), limits, pending: Vec::new(), in_flight, host_memory }
+        Self {
+            device,
+            memory,
+            catalog,
+            pinned: HashMap::new(),
+            usage: Arc::default(),
+            limits,
+            pending: Vec::new(),
+            in_flight,
+            host_memory,
+        }
+    }
+
+    /// Keeps an asset on the GPU as long as this session.
+    pub(crate) fn pin(&mut self, digest: &str, resident: &Arc<Resident>) {
+        if !self.pinned.contains_key(digest) {
+            self.pinned.insert(digest.to_owned(), Arc::clone(resident));
+        }
     }
 
     /// The device.

@@ -237,3 +237,83 @@ async fn a_lost_device_is_told_and_what_waits_gets_an_error() {
     shared.tells.send(Told::Granted { epoch: 1, contended: false }).await.unwrap();
     assert!(matches!(submission.wait().await, Err(Error::DeviceLost(_))));
 }
+
+mod assets {
+    use super::*;
+    use gannet_host_gpu::{Asset, AssetCatalog, AssetFile};
+    use std::io::Write;
+
+    fn file(byte: u8, size: usize) -> Arc<AssetFile> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![byte; size]).unwrap();
+        AssetFile::new(file, size as u64, format!("{byte:064}"))
+    }
+
+    fn catalog(files: &[&Arc<AssetFile>]) -> AssetCatalog {
+        files.iter().enumerate().map(|(at, file)| (format!("a{at}"), Arc::clone(file))).collect()
+    }
+
+    #[tokio::test]
+    async fn assets_are_shared_and_go_least_recently_used_first_when_memory_is_short() {
+        const MIB: usize = 1 << 20;
+        // Room for four assets of 2 MiB, and for the staging of one upload.
+        let device = Device::noop(10 * MIB as u64);
+        let files: Vec<_> = (1..=6).map(|byte| file(byte, 2 * MIB)).collect();
+        let assets = catalog(&files.iter().collect::<Vec<_>>());
+        let session = || session(&device, 1 << 30);
+        let open = |name: &str| Asset::open(&assets, name).unwrap();
+        let mut first = session();
+        for name in ["a0", "a1", "a2"] {
+            open(name).view(&mut first, 0, 64).await.unwrap();
+        }
+        let mut second = session();
+        open("a0").view(&mut second, 256, 64).await.unwrap();
+        assert_eq!((device.resident_assets().count, first.memory().used()), (3, 0), "shared, and nobody's own");
+        // Pinned ones stay, and the refusal says so.
+        let refused = open("a3").view(&mut second, 0, 64).await;
+        let full = open("a4").view(&mut second, 0, 64).await;
+        assert!(refused.is_ok() && full.is_err_and(|error| matches!(error, Error::MemoryQuota(_))));
+        drop((first, refused));
+        // Now a1 and a2 are free; a1 was used longer ago.
+        open("a4").view(&mut second, 0, 64).await.unwrap();
+        assert_eq!(device.resident_assets().bytes, 8 * MIB as u64);
+        drop(second);
+        // Whatever needs memory gets it, and what could never fit takes nothing from anyone.
+        let third = session();
+        assert!(Buffer::create(&third, 12 * MIB as u64).is_err());
+        assert_eq!(device.resident_assets().count, 4);
+        let buffer = Buffer::create(&third, 9 * MIB as u64).unwrap();
+        assert_eq!(device.resident_assets().count, 0);
+        drop(buffer);
+        assert_eq!(device.memory().used(), 0);
+    }
+
+    #[tokio::test]
+    async fn views_are_held_to_the_asset_and_to_what_the_device_binds() {
+        let device = Device::noop(1 << 30);
+        let large = file(1, 130 << 20);
+        let assets = catalog(&[&large]);
+        let mut session = session(&device, 1 << 30);
+        let asset = Asset::open(&assets, "a0").unwrap();
+        for (offset, size, part) in [
+            (0, 0, "no bytes"),
+            (130 << 20, 1, "pass the end"),
+            (u64::MAX, 2, "pass the end"),
+            (0, 129 << 20, "the device binds at most 134217728"),
+        ] {
+            let refused = asset.view(&mut session, offset, size).await.unwrap_err().to_string();
+            assert!(refused.contains(part), "{refused}");
+        }
+        // An aligned range is no copy, whatever its length; any other is one, and is charged.
+        assert_eq!(asset.view(&mut session, 256, 1001).await.unwrap().size(), 1001);
+        assert_eq!(session.memory().used(), 0);
+        let copy = asset.view(&mut session, 257, 1001).await.unwrap();
+        assert_eq!(session.memory().used(), 1024);
+        drop(copy);
+        assert_eq!(session.memory().used(), 0);
+        let missing = Asset::open(&assets, "b").unwrap_err().to_string();
+        assert!(missing.contains("no asset \"b\"") && missing.contains("a0"), "{missing}");
+        assert!(asset.file().read(0, 65 << 20).is_err());
+        assert_eq!(asset.file().read((130 << 20) - 2, 2).unwrap(), [1, 1]);
+    }
+}

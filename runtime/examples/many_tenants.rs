@@ -26,6 +26,7 @@ fn record(digest: &str, size: u64) -> VersionRecord {
         kernels: Arc::default(),
         warnings: Vec::new(),
         cause: None,
+        assets: std::collections::BTreeMap::new(),
     }
 }
 

@@ -54,12 +54,29 @@ pub struct Bundle {
     pub function: String,
     /// Its declared kernels.
     pub kernels: BTreeMap<String, BundleKernel>,
+    /// Its assets, in the order of the descriptors beside the bundle.
+    #[serde(default)]
+    pub assets: Vec<BundleAsset>,
+    /// Whether its assets stay on the GPU while nobody calls.
+    #[serde(default)]
+    pub keep: bool,
     /// Its environment.
     pub env: BTreeMap<String, String>,
     /// Its secrets, open. They are in this file, which is in memory only, and in the worker.
     pub secrets: BTreeMap<String, String>,
     /// Its limits.
     pub limits: RunLimits,
+}
+
+/// An asset of a version.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BundleAsset {
+    /// What the version calls it.
+    pub name: String,
+    /// SHA-256 of its bytes.
+    pub digest: String,
+    /// Its size in bytes.
+    pub size: u64,
 }
 
 /// A declared kernel.
@@ -84,7 +101,7 @@ impl From<BundleKernel> for Declared {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum ToWorker {
-    /// Load a version; beside it the compiled component and the bundle.
+    /// Load a version; beside it the compiled component, the bundle, and its assets.
     Load {
         /// Its number.
         version: VersionKey,
@@ -147,6 +164,9 @@ pub struct Work {
     pub slices: u64,
     /// Waiting for the GPU or a compiler.
     pub waited_ns: u64,
+    /// Bringing assets to the GPU, beside other work or while the guest waited.
+    #[serde(default)]
+    pub assets_ns: u64,
     /// Waiting for anything else: bodies, timers, outbound requests.
     pub io_ns: u64,
     /// The most GPU memory held at once, in bytes.

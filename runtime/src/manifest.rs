@@ -4,7 +4,7 @@
 //! is answered with the nearest known one.
 
 use crate::egress::allow::AllowedHost;
-use crate::names::{ANY_CLASS, FunctionName, is_class};
+use crate::names::{ANY_CLASS, AssetName, FunctionName, is_class};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -124,6 +124,8 @@ pub struct Http {
     pub public: bool,
     /// Origins whose pages may call it from a browser; `*` is every one.
     pub cors_origins: Vec<String>,
+    /// Whether it speaks OpenAI's API: it is listed as a model, and called by its name.
+    pub openai: bool,
     /// Where it may send requests to: `https://api.example.com`, `http://host:8080`, `https://*.example.com`.
     pub allowed_outbound_hosts: Vec<String>,
 }
@@ -161,6 +163,9 @@ pub struct Manifest {
     pub env: BTreeMap<String, String>,
     /// Secrets.
     pub secrets: Secrets,
+    /// Assets, by the names under which the function knows them.
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub assets: BTreeMap<String, AssetName>,
 }
 
 /// Kernel names and environment names: short, printable, no separators.
@@ -171,6 +176,8 @@ const CLASSES_MAX: usize = 16;
 const HOSTS_MAX: usize = 64;
 /// Secrets of one function.
 const SECRETS_MAX: usize = 64;
+/// Assets of one function: their descriptors travel in one frame.
+pub const ASSETS_MAX: usize = 16;
 /// Environment of one function.
 const ENV_BYTES_MAX: usize = 32 * 1024;
 
@@ -184,7 +191,7 @@ impl Manifest {
 
     /// This manifest with some of its settings changed, as a JSON merge patch (RFC 7396) does.
     pub fn patched(&self, patch: &serde_json::Map<String, serde_json::Value>) -> Result<Self, ManifestError> {
-        const SETTINGS: [&str; 6] = ["limits", "scale", "gpu", "http", "env", "secrets"];
+        const SETTINGS: [&str; 7] = ["limits", "scale", "gpu", "http", "env", "secrets", "assets"];
         if let Some(other) = patch.keys().find(|key| !SETTINGS.contains(&key.as_str())) {
             let other: String = other.chars().take(64).collect();
             return Err(ManifestError(format!("{other:?} is none of the settings {}", SETTINGS.join(", "))));
@@ -242,7 +249,11 @@ impl Manifest {
                 return Err(ManifestError(format!("secrets.names holds {name:?}; {SECRET_NAME_RULE}")));
             }
         }
-        for name in self.kernels.keys().chain(self.env.keys()) {
+        if self.assets.len() > ASSETS_MAX {
+            let count = self.assets.len();
+            return Err(ManifestError(format!("[assets] has {count} names; the limit is {ASSETS_MAX}")));
+        }
+        for name in self.kernels.keys().chain(self.env.keys()).chain(self.assets.keys()) {
             let fine = !name.is_empty()
                 && name.len() <= NAME_BYTES_MAX
                 && name.bytes().all(|b| b.is_ascii_graphic() && b != b'=' && b != b'/');

@@ -8,6 +8,9 @@ pub const TENANT_MAX: usize = 24;
 /// The longest function name.
 pub const FUNCTION_MAX: usize = 32;
 
+/// The longest asset name.
+pub const ASSET_MAX: usize = 64;
+
 /// The class that any GPU has.
 pub const ANY_CLASS: &str = "any";
 
@@ -45,8 +48,20 @@ fn check(kind: &'static str, text: &str, longest: usize) -> Result<(), NameError
     Ok(())
 }
 
+/// Names of assets are no part of a host name, and models are called things like `q4_1` and `v1.5`.
+fn check_asset(kind: &'static str, text: &str, longest: usize) -> Result<(), NameError> {
+    let end = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let part = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
+    let fine = end(text.bytes().next()) && end(text.bytes().last()) && text.bytes().all(part) && text.len() <= longest;
+    if fine {
+        return Ok(());
+    }
+    let why = format!("is not 1 to {longest} of a-z, 0-9, and dashes, underscores and dots between them");
+    Err(NameError { kind, text: text.chars().take(64).collect(), why })
+}
+
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $kind:literal, $max:expr) => {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $max:expr, $check:ident) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -55,7 +70,7 @@ macro_rules! name {
         impl $name {
             /// The name, if the text is one.
             pub fn new(text: &str) -> Result<Self, NameError> {
-                check($kind, text, $max)?;
+                $check($kind, text, $max)?;
                 Ok(Self(text.into()))
             }
             /// The text.
@@ -93,8 +108,9 @@ macro_rules! name {
     };
 }
 
-name!(/** The name of a tenant. */ TenantName, "tenant", TENANT_MAX);
-name!(/** The name of a function. */ FunctionName, "function", FUNCTION_MAX);
+name!(/** The name of a tenant. */ TenantName, "tenant", TENANT_MAX, check);
+name!(/** The name of a function. */ FunctionName, "function", FUNCTION_MAX, check);
+name!(/** The name of an asset. */ AssetName, "asset", ASSET_MAX, check_asset);
 
 /// The id of a request: a UUIDv7, so that ids sort by time. Always made here, never taken from a
 /// client.
@@ -165,5 +181,15 @@ mod tests {
             assert!(FunctionName::new(bad).is_err(), "{bad}");
         }
         assert!(TenantName::new(&"a".repeat(25)).is_err());
+    }
+
+    #[test]
+    fn an_asset_may_be_called_what_models_are_called() {
+        for good in ["smollm2-135m-instruct-q4_1", "all-minilm-l6-v2", "v1", "a", "bge-small-en-v1.5"] {
+            assert!(AssetName::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "A", ".", "..", "a/b", "-a", "a.", "a~b", "ä", &"a".repeat(65)] {
+            assert!(AssetName::new(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -240,6 +240,7 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         beside,
     );
     tokio::spawn(quarantine(Arc::clone(&registry), pool.clone(), overstayed));
+    registry.snapshot().tenants.keys().filter(|tenant| store.files().has_assets(tenant)).for_each(|tenant| registry.sweep_assets(tenant));
     functions::warm(&registry.snapshot(), &pool, None);
     let control = Control {
         registry: Arc::clone(&registry),
@@ -251,6 +252,7 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         arbiter,
         vault,
         live: Arc::clone(&live),
+        uploading: Default::default(),
         own_url: url.clone(),
     };
     let strangers = Arc::new(Strangers::default());

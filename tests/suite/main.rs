@@ -11,6 +11,7 @@
 
 mod support;
 
+mod assets;
 mod attacks;
 mod clients;
 mod command_line;

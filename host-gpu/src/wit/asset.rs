@@ -1,16 +1,20 @@
-//! `gannet:gpu/asset`. There are no values of its resources yet (see [`crate::asset`]), so the
-//! methods on them are answered by the empty match.
+//! `gannet:gpu/asset`.
 
 use super::interfaces::asset::{Host, HostAsset, HostView};
 use super::{GpuCtxView, GpuFault};
-use crate::asset::{self, Asset, View};
+use crate::Error;
+use crate::asset::{Asset, View};
+use std::sync::Arc;
 use wasmtime::component::Resource;
+
+/// Reads up to this long are done at once: asking another thread takes longer.
+const READ_AT_ONCE_MAX: u64 = 64 << 10;
 
 impl Host for GpuCtxView<'_> {}
 
 impl HostView for GpuCtxView<'_> {
     fn size(&mut self, this: Resource<View>) -> wasmtime::Result<u64> {
-        match *self.table.get(&this)? {}
+        Ok(self.table.get(&this)?.size())
     }
 
     fn drop(&mut self, this: Resource<View>) -> wasmtime::Result<()> {
@@ -21,19 +25,27 @@ impl HostView for GpuCtxView<'_> {
 
 impl HostAsset for GpuCtxView<'_> {
     fn open(&mut self, name: String) -> Result<Resource<Asset>, GpuFault> {
-        match asset::open(&name)? {}
+        let asset = Asset::open(self.assets, &name)?;
+        Ok(self.table.push(asset)?)
     }
 
     fn size(&mut self, this: Resource<Asset>) -> wasmtime::Result<u64> {
-        match *self.table.get(&this)? {}
+        Ok(self.table.get(&this)?.file().size())
     }
 
-    fn read(&mut self, this: Resource<Asset>, _offset: u64, _size: u64) -> Result<Vec<u8>, GpuFault> {
-        match *self.table.get(&this)? {}
+    async fn read(&mut self, this: Resource<Asset>, offset: u64, size: u64) -> Result<Vec<u8>, GpuFault> {
+        let file = Arc::clone(self.table.get(&this)?.file());
+        if size <= READ_AT_ONCE_MAX {
+            return Ok(file.read(offset, size)?);
+        }
+        let read = tokio::task::spawn_blocking(move || file.read(offset, size)).await;
+        Ok(read.unwrap_or_else(|_| Err(Error::lost()))?)
     }
 
-    fn view(&mut self, this: Resource<Asset>, _offset: u64, _size: u64) -> Result<Resource<View>, GpuFault> {
-        match *self.table.get(&this)? {}
+    async fn view(&mut self, this: Resource<Asset>, offset: u64, size: u64) -> Result<Resource<View>, GpuFault> {
+        let asset = self.table.get(&this)?.clone();
+        let view = asset.view(self.session.open()?, offset, size).await?;
+        Ok(self.table.push(view)?)
     }
 
     fn drop(&mut self, this: Resource<Asset>) -> wasmtime::Result<()> {

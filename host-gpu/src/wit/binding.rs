@@ -16,7 +16,7 @@ pub(super) fn bindings(table: &ResourceTable, given: Vec<WitBinding>) -> Result<
                 WitSource::Buffer(range) => {
                     Source::Buffer(Arc::clone(&table.get(&range.buffer)?.0), range.offset, range.size)
                 }
-                WitSource::Asset(view) => match *table.get(&view)? {},
+                WitSource::Asset(view) => Source::Asset(table.get(&view)?.clone()),
                 WitSource::Inline(bytes) => Source::Inline(bytes),
             };
             Ok(Binding { group: binding.group, index: binding.index, source })

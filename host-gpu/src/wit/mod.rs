@@ -14,7 +14,7 @@ mod info;
 mod kernel;
 mod submission;
 
-use crate::{Error, Session};
+use crate::{AssetCatalog, Error, Session};
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
 pub use bindings::gannet::gpu as interfaces;
@@ -29,6 +29,8 @@ mod bindings {
             "gannet:gpu/buffer.[method]buffer.read": async | trappable,
             "gannet:gpu/kernel.[static]kernel.open": async | trappable,
             "gannet:gpu/kernel.[static]kernel.compile": async | trappable,
+            "gannet:gpu/asset.[method]asset.read": async | trappable,
+            "gannet:gpu/asset.[method]asset.view": async | trappable,
             "gannet:gpu/batch.[method]batch.submit": async | trappable,
             "gannet:gpu/submission.[method]submission.wait": async | trappable,
             "gannet:gpu/submission.[method]submission.take-reads": async | trappable,
@@ -54,6 +56,8 @@ mod bindings {
 pub struct GpuCtxView<'a> {
     /// The request's session, or why there is none.
     pub session: &'a mut SessionSlot,
+    /// The assets of the version. Reading them needs no session.
+    pub assets: &'a AssetCatalog,
     /// The store's resources.
     pub table: &'a mut ResourceTable,
 }
@@ -82,7 +86,8 @@ impl SessionSlot {
         self.session.as_ref()
     }
 
-    pub(crate) fn open(&mut self) -> Result<&mut Session, Error> {
+    /// The session; it is made if there is none.
+    pub fn open(&mut self) -> Result<&mut Session, Error> {
         if self.session.is_none() {
             self.session = Some((self.make)()?);
         }

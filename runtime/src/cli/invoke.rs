@@ -145,8 +145,12 @@ fn from_header(timing: &str) -> String {
 fn from_receipt(receipt: &serde_json::Value) -> String {
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     let ms = |name: &str, unit: f64| receipt.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0) as f64 / unit;
+    let assets = match ms("assets_us", 1e3) {
+        0.0 => String::new(),
+        took => format!("assets {took:.3} ms, "),
+    };
     format!(
-        "admit {:.3} ms, start {:.3} ms, kernels {:.3} ms, guest {:.3} ms, gpu {:.3} ms",
+        "admit {:.3} ms, start {:.3} ms, kernels {:.3} ms, {assets}guest {:.3} ms, gpu {:.3} ms",
         ms("admit_us", 1e3),
         ms("start_us", 1e3),
         ms("kernels_us", 1e3),

@@ -2,6 +2,7 @@
 //! the function failed, 2 wrong usage, 3 the server cannot be reached or is at fault.
 
 mod account;
+mod asset;
 mod client;
 mod config;
 mod deploy;
@@ -62,6 +63,8 @@ enum Verb {
     Limits(read::ListArgs),
     /// Show what was done through the API
     Audit(tenant::AuditArgs),
+    /// Put, list and delete assets: weights and tables that functions find on the GPU
+    Asset(asset::AssetArgs),
     /// Set, list and delete secrets
     Secret(account::SecretArgs),
     /// Keep a server and a key for later calls
@@ -192,6 +195,7 @@ pub fn run() -> ExitCode {
         Verb::Prices(arguments) => account::prices(&arguments),
         Verb::Limits(arguments) => tenant::limits(&arguments),
         Verb::Audit(arguments) => tenant::audit(&arguments),
+        Verb::Asset(arguments) => asset::run(&arguments),
         Verb::Secret(arguments) => account::secret(&arguments),
         Verb::Login(arguments) => login::login(&arguments),
         Verb::Logout(arguments) => login::logout(&arguments),

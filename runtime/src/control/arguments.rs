@@ -38,6 +38,7 @@ pub(super) fn name_of(argument: &Argument) -> &'static str {
         Argument::Day(name) | Argument::Words(name, _) | Argument::Flag(name) => name,
         Argument::Tag => "tag",
         Argument::Request => "request",
+        Argument::Digest => "digest",
     }
 }
 
@@ -71,6 +72,12 @@ impl Query {
             Argument::Words(name, words) => match self.get(name) {
                 Some(word) if !words.contains(&word) => {
                     Err(invalid(format!("{name} = {:?}; it may be {}", cut(word), words.join(", "))))
+                }
+                _ => Ok(()),
+            },
+            Argument::Digest => match self.get("digest") {
+                Some(text) if text.len() != 64 || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) => {
+                    Err(invalid(format!("digest = {:?}; it is SHA-256 in hex", cut(text))))
                 }
                 _ => Ok(()),
             },

@@ -13,7 +13,7 @@ use crate::names::FunctionName;
 use crate::pool::Pool;
 use crate::registry::{Deploy, Function, Snapshot, Version};
 use crate::respond::{Done, json};
-use crate::store::records::{Sticky, VersionRecord};
+use crate::store::records::{PinnedAsset, Sticky, VersionRecord};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -150,8 +150,14 @@ impl Control {
         Ok(json(Done::Ok, &Deleted { deleted: name.to_string() }))
     }
 
-    /// Refuses settings that the tenant may not have, or that nothing here can serve.
-    fn check_manifest(&self, acting: &Acting, name: &FunctionName, manifest: &Manifest) -> Result<(), ControlError> {
+    /// Refuses settings that the tenant may not have, or that nothing here can serve. Answers the assets that they name.
+    fn check_manifest(
+        &self,
+        acting: &Acting,
+        name: &FunctionName,
+        manifest: &Manifest,
+    ) -> Result<BTreeMap<String, PinnedAsset>, ControlError> {
+        let assets = acting.owner.pin_assets(manifest)?;
         // A key for one function would read any secret by naming it.
         if acting.only.is_some() {
             let named = |secret: &&String| {
@@ -175,13 +181,14 @@ impl Control {
         }
         if manifest.scale.min > 0 {
             let kept = candidates.iter().filter_map(|place| self.places.get(*place)?.gpu.as_ref());
-            let most = kept.map(|gpu| gpu.context_bytes.div_ceil(1 << 20)).max().unwrap_or(0);
+            let pinned: u64 = assets.values().map(|asset| asset.size).sum();
+            let most = kept.map(|gpu| (gpu.context_bytes + pinned).div_ceil(1 << 20)).max().unwrap_or(0);
             if most > limits.resident_gpu_mib {
                 let (name, limit) = ("scale.min > 0 keeps GPU memory: resident_gpu_mib", limits.resident_gpu_mib);
                 return Err(ControlError::AboveLimit { name, value: most, limit });
             }
         }
-        Ok(())
+        Ok(assets)
     }
 
     pub(super) async fn deploy(&self, call: Call, acting: &Acting) -> Answered {
@@ -200,7 +207,7 @@ impl Control {
             let told = format!("the manifest is for {own:?}, the request for {name:?}");
             return Err(ControlError::Invalid(told).into());
         }
-        self.check_manifest(acting, &name, &manifest)?;
+        let assets = self.check_manifest(acting, &name, &manifest)?;
         let built = self.builder.build(&acting.tenant, &upload.digest, &upload.path, &manifest.gpu.class).await;
         let built = built.map_err(ControlError::from)?;
         let record = VersionRecord {
@@ -212,6 +219,7 @@ impl Control {
             kernels: Arc::new(built.kernels),
             warnings: built.warnings,
             cause: None,
+            assets,
         };
         if dry_run {
             drop(arriving);
@@ -242,12 +250,13 @@ impl Control {
         how.in_place_of = Some(current.key);
         let manifest = current.manifest().patched(&patch);
         let manifest = manifest.map_err(|error| ControlError::Invalid(error.to_string()))?;
-        self.check_manifest(acting, &name, &manifest)?;
+        let assets = self.check_manifest(acting, &name, &manifest)?;
         let record = VersionRecord {
             number: 0,
             created: jiff::Timestamp::now(),
             manifest,
             cause: Some("settings".into()),
+            assets,
             ..VersionRecord::clone(&current.record)
         };
         if dry_run {

@@ -9,6 +9,7 @@
 //! changes something is in the log before it is done.
 
 pub(crate) mod arguments;
+pub mod assets;
 pub mod focus;
 pub mod functions;
 pub mod keys;
@@ -176,6 +177,8 @@ pub struct Control {
     pub vault: Arc<Vault>,
     /// The server's file.
     pub live: Live,
+    /// Uploads of assets under way.
+    pub uploading: assets::Uploading,
     /// The server's URL, where the file says none.
     pub own_url: String,
 }
@@ -330,6 +333,10 @@ impl Control {
             Op::DeleteTag => self.delete_tag(&call, &acting).await,
             Op::Kernels => self.kernels(&call, &acting),
             Op::Logs => self.read_logs(&call, &acting),
+            Op::ListAssets => self.list_assets(&call, &acting),
+            Op::GetAsset => self.get_asset(&call, &acting),
+            Op::PutAsset => self.put_asset(call, &acting).await,
+            Op::DeleteAsset => self.delete_asset(&call, &acting).await,
             Op::ListSecrets => Ok(self.list_secrets(&acting)),
             Op::SetSecret => self.set_secret(call, &acting).await,
             Op::DeleteSecret => self.delete_secret(&call, &acting).await,

@@ -31,6 +31,8 @@ use utoipa::OpenApi;
         views::TagChoice,
         views::Kernels,
         views::LogLines,
+        views::Assets,
+        views::AssetView,
         views::Secrets,
         views::SecretView,
         views::Tenants,
@@ -60,6 +62,7 @@ fn of_name(name: &str) -> Value {
     match name {
         "tenant" => json!({ "type": "string", "pattern": dns, "maxLength": 24 }),
         "name" => json!({ "type": "string", "pattern": dns, "maxLength": 32 }),
+        "asset" => json!({ "type": "string", "pattern": "^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$", "maxLength": 64 }),
         "secret" => json!({ "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$", "maxLength": 64 }),
         "tag" => json!({ "type": "string", "pattern": "^(v[a-z]|[a-uw-z])([a-z0-9-]*[a-z0-9])?$", "maxLength": 32 }),
         "id" => json!({ "type": "string", "format": "uuid" }),
@@ -76,6 +79,7 @@ fn of_argument(argument: &Argument) -> Value {
         Argument::Flag(_) => json!({ "type": "boolean", "default": false }),
         Argument::Tag => of_name("tag"),
         Argument::Request => of_name("id"),
+        Argument::Digest => json!({ "type": "string", "pattern": "^[0-9a-f]{64}$" }),
     }
 }
 
@@ -86,6 +90,13 @@ fn parameters(operation: &Operation) -> Vec<Value> {
     all.extend(operation.arguments.iter().map(
         |argument| json!({ "name": name_of(argument), "in": "query", "required": false, "schema": of_argument(argument) }),
     ));
+    if operation.takes == Takes::Range {
+        all.push(json!({
+            "name": "content-range", "in": "header", "required": false,
+            "schema": { "type": "string", "pattern": "^bytes [0-9]{1,6}-[0-9]{1,6}/[0-9]{1,7}$" },
+            "description": "Which bytes these are. Without it they are the whole asset.",
+        }));
+    }
     let for_tenant = matches!(operation.access, Access::Read | Access::Deploy | Access::Admin);
     if for_tenant {
         all.push(json!({
@@ -130,6 +141,10 @@ fn request_body(takes: Takes) -> Option<Value> {
             let value = json!({ "type": "string", "pattern": "^[ -~]+$", "maxLength": 4096 });
             Some(json!({ "required": true, "content": content("text/plain", &value) }))
         }
+        Takes::Range => {
+            let required = false;
+            Some(json!({ "required": required, "content": content("application/octet-stream", &binary) }))
+        }
         Takes::ManifestPatch => {
             let maybe = |schema: &Value| json!({ "oneOf": [{ "type": "null" }, schema] });
             let mut properties: Map<_, _> = SETTINGS
@@ -141,6 +156,10 @@ fn request_body(takes: Takes) -> Option<Value> {
             let text = json!({ "type": ["string", "null"] });
             let env = json!({ "type": "object", "additionalProperties": text, "propertyNames": names });
             properties.insert("env".into(), maybe(&env));
+            let asset = json!({ "oneOf": [{ "type": "null" }, of_name("asset")] });
+            let names = json!({ "type": "string", "pattern": "^[!-.0-<>-~]{1,64}$" });
+            let assets = json!({ "type": "object", "additionalProperties": asset, "propertyNames": names, "maxProperties": 16 });
+            properties.insert("assets".into(), maybe(&assets));
             let patch = json!({ "type": "object", "properties": properties, "additionalProperties": false });
             Some(json!({ "required": true, "content": content("application/json", &patch) }))
         }

@@ -28,6 +28,10 @@ pub enum Op {
     DeleteTag,
     Kernels,
     Logs,
+    ListAssets,
+    GetAsset,
+    PutAsset,
+    DeleteAsset,
     ListSecrets,
     SetSecret,
     DeleteSecret,
@@ -73,6 +77,8 @@ pub enum Takes {
     Component,
     /// Bytes.
     Bytes,
+    /// A part of an asset, or all of it.
+    Range,
     /// JSON of this schema.
     Json(&'static str),
     /// JSON of this schema, or nothing.
@@ -98,6 +104,8 @@ pub enum Argument {
     Tag,
     /// A request's id.
     Request,
+    /// SHA-256 in hex.
+    Digest,
 }
 
 /// A row of the table.
@@ -133,8 +141,8 @@ macro_rules! table {
     };
 }
 
-use Argument::{Cursor, Day, Flag, Limit, Request, Tag, Words};
-use Takes::{Bytes, Component, Json, ManifestPatch, MaybeJson, Nothing};
+use Argument::{Cursor, Day, Digest, Flag, Limit, Request, Tag, Words};
+use Takes::{Bytes, Component, Json, ManifestPatch, MaybeJson, Nothing, Range};
 
 table! {
     Whoami "whoami" GET "whoami" AnyKey "Says whose key this is." [], Nothing, [(200, "Whoami")];
@@ -169,6 +177,14 @@ table! {
         [(200, "Kernels")];
     Logs "readLogs" GET "functions/{name}/logs" Read "What a function wrote; with follow=true as server-sent events."
         [Flag("follow"), Request], Nothing, [(200, "LogLines")];
+    ListAssets "listAssets" GET "assets" Read "The assets." [Limit, Cursor], Nothing, [(200, "Assets")];
+    GetAsset "getAsset" GET "assets/{asset}" Read "An asset, and how far an upload of it has come." [], Nothing,
+        [(200, "AssetView")];
+    PutAsset "putAsset" PUT "assets/{asset}" Deploy
+        "Puts an asset, whole or in ranges that follow each other; or names bytes that are there already, by their digest."
+        [Digest], Range, [(200, "AssetView"), (201, "AssetView"), (202, "AssetView")];
+    DeleteAsset "deleteAsset" DELETE "assets/{asset}" Deploy
+        "Takes away an asset's name; versions that were deployed with it keep it." [], Nothing, [(200, "Deleted")];
     ListSecrets "listSecrets" GET "secrets" Admin "The names of the secrets." [], Nothing, [(200, "Secrets")];
     SetSecret "setSecret" PUT "secrets/{secret}" Admin "Sets a secret; the body is its value." [], Bytes,
         [(200, "SecretView"), (201, "SecretView")];

@@ -84,6 +84,7 @@ impl Control {
             concurrency: tenant.account.in_flight() as u64,
             functions: tenant.functions.len() as u64,
             secrets: tenant.secrets.len() as u64,
+            assets_mib: tenant.asset_bytes().div_ceil(1 << 20),
             keys: snapshot.keys_of(name).count() as u64,
             gpu_ms_per_day: spent.gpu_ns / 1_000_000,
             egress_mib_per_day: spent.egress_bytes >> 20,

@@ -154,7 +154,7 @@ impl Drop for RemoveOnError {
     }
 }
 
-fn slow() -> ControlError {
+pub(super) fn slow() -> ControlError {
     ControlError::Invalid(format!("no part of the body came for {} s", BODY_IDLE_MAX.as_secs()))
 }
 

@@ -89,6 +89,9 @@ pub struct Receipt {
     pub start_us: u64,
     /// Compiling kernels.
     pub kernels_us: u64,
+    /// Bringing assets to the GPU, beside other work or as a part of `gpu_wait_us`.
+    #[serde(default)]
+    pub assets_us: u64,
     /// CPU time of the guest.
     pub guest_us: u64,
     /// Waiting for the GPU, its work included, or for a kernel to be compiled.
@@ -148,6 +151,7 @@ impl Receipt {
             capacity_us: 0,
             start_us: 0,
             kernels_us: 0,
+            assets_us: 0,
             guest_us: 0,
             gpu_wait_us: 0,
             io_us: 0,
@@ -304,6 +308,7 @@ impl Tab {
         self.note(|receipt| {
             receipt.start_us = claim_us + work.start_ns / 1000;
             receipt.kernels_us = work.kernels_ns / 1000;
+            receipt.assets_us = work.assets_ns / 1000;
             receipt.guest_us = work.guest_ns / 1000;
             receipt.gpu_wait_us = work.waited_ns / 1000;
             receipt.io_us = work.io_ns / 1000;

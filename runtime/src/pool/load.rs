@@ -4,7 +4,7 @@
 use super::worker::{GONE, Worker};
 use super::{Opened, PoolError};
 use crate::egress::Tally;
-use crate::hop::{Bundle, RunLimits, ToWorker, VersionKey};
+use crate::hop::{Bundle, BundleAsset, RunLimits, ToWorker, VersionKey};
 use crate::names::RequestId;
 use crate::process::channel::stream_pair;
 use crate::registry::{Version, kernels};
@@ -142,9 +142,12 @@ impl Worker {
         let bundle = bundle(version, vault.open(version)?).map_err(failed)?;
         let name = (version.tenant.clone(), version.function.clone());
         self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(version.key, name);
+        let assets: Vec<File> = version.assets.iter().map(File::open).collect::<Result<_, _>>().map_err(failed)?;
         let message = ToWorker::Load { version: version.key };
+        let mut descriptors = vec![component.as_fd(), bundle.as_fd()];
+        descriptors.extend(assets.iter().map(AsFd::as_fd));
         self.control
-            .send(&message, &[component.as_fd(), bundle.as_fd()])
+            .send(&message, &descriptors)
             .await
             .map_err(|_| PoolError::Killed(GONE.into()))
     }
@@ -169,6 +172,13 @@ fn bundle(version: &Version, secrets: BTreeMap<String, String>) -> std::io::Resu
     let bundle = Bundle {
         function: version.function.to_string(),
         kernels: kernels(version),
+        assets: version
+            .record
+            .assets
+            .iter()
+            .map(|(name, pinned)| BundleAsset { name: name.clone(), digest: pinned.digest.clone(), size: pinned.size })
+            .collect(),
+        keep: version.manifest().scale.min > 0,
         env: version.manifest().env.clone(),
         secrets,
         limits: RunLimits {

@@ -19,7 +19,7 @@ use tokio::io::unix::AsyncFd;
 /// The longest frame. Anything larger travels as a descriptor.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 /// Descriptors in one frame.
-pub const DESCRIPTORS_MAX: usize = 4;
+pub const DESCRIPTORS_MAX: usize = 2 + crate::manifest::ASSETS_MAX;
 
 /// Why a channel ended.
 #[derive(Debug, thiserror::Error)]

@@ -65,6 +65,8 @@ pub struct Version {
     pub gate: Arc<Gate>,
     /// The compiled component.
     pub compiled: PathBuf,
+    /// Its assets, in the order of their names.
+    pub assets: Vec<PathBuf>,
     /// What its driver compiled, to be put into a worker's cache.
     pub driver_cache: PathBuf,
     /// Whether the compiled component is known to be there. A newer binary compiles for another
@@ -88,6 +90,7 @@ impl Version {
             tenant: tenant.clone(),
             function: function.clone(),
             compiled: files.compiled(tenant, &record.digest),
+            assets: record.assets.values().map(|asset| files.asset(tenant, &asset.digest)).collect(),
             driver_cache: files.driver_cache(tenant, &record.digest),
             built: AtomicBool::new(false),
             gate: Gate::new(&limits),

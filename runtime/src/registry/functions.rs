@@ -80,6 +80,7 @@ impl Registry {
         let deployed = self.change(move |registry, next| registry.add_version(next, &tenant, &name, record, how)).await;
         let (version, new, gone) = deployed?;
         self.remove_components(&owner, gone, &store);
+        self.sweep_assets(&owner);
         Ok((version, new))
     }
 
@@ -104,6 +105,7 @@ impl Registry {
             }
         }
         check_deploy(slot, name, &record, &how)?;
+        record.assets = slot.pin_assets(&record.manifest)?;
         let mut change = Change::new();
         let quarantine = slot.quarantine_after(name);
         if quarantine != *slot.quarantine {
@@ -195,6 +197,7 @@ impl Registry {
         });
         let gone = gone.await?;
         self.remove_components(&owner, gone, &store);
+        self.sweep_assets(&owner);
         Ok(())
     }
 

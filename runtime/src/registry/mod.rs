@@ -6,6 +6,7 @@
 //! take back. A change runs to its end once it has begun, even if whoever asked for it leaves: the store
 //! and the snapshot must not come apart.
 
+mod assets;
 mod function;
 mod functions;
 mod tenants;
@@ -18,8 +19,8 @@ use crate::auth::Key;
 use crate::hop::BundleKernel;
 use crate::limits::TenantLimits;
 use crate::meter::usage::Sums;
-use crate::names::{FunctionName, TenantName};
-use crate::store::records::{QuarantineRecord, SecretRecord, TenantRecord};
+use crate::names::{AssetName, FunctionName, TenantName};
+use crate::store::records::{AssetRecord, QuarantineRecord, SecretRecord, TenantRecord};
 use crate::store::{Change, Contents, Store, StoreError};
 use arc_swap::ArcSwap;
 use gannet_host_gpu::kernel::source_hash;
@@ -40,6 +41,8 @@ pub struct Tenant {
     pub functions: BTreeMap<FunctionName, Arc<Function>>,
     /// Its secrets, sealed, by name.
     pub secrets: Arc<BTreeMap<String, SecretRecord>>,
+    /// Its assets, by name.
+    pub assets: Arc<BTreeMap<AssetName, AssetRecord>>,
     /// Its kernels that kept the GPU.
     pub quarantine: Arc<Vec<QuarantineRecord>>,
 }
@@ -52,6 +55,7 @@ impl Tenant {
             account: Arc::default(),
             functions: BTreeMap::new(),
             secrets: Arc::default(),
+            assets: Arc::default(),
             quarantine,
             record,
         }
@@ -139,7 +143,7 @@ pub struct Registry {
     defaults: ArcSwap<TenantLimits>,
     versions_kept: AtomicU64,
     store: Arc<Store>,
-    /// Components on their way to a version: they are not to be removed.
+    /// Components on their way to a version, and assets on their way to a name: they are not to be removed.
     arriving: Mutex<Vec<(TenantName, String)>>,
     changing: tokio::sync::Mutex<()>,
     next_key: AtomicU64,
@@ -162,6 +166,11 @@ impl Registry {
         for ((tenant, name), record) in contents.secrets {
             if let Some(tenant) = tenants.get_mut(&tenant) {
                 Arc::make_mut(&mut tenant.secrets).insert(name, record);
+            }
+        }
+        for ((tenant, name), record) in contents.assets {
+            if let Some(tenant) = tenants.get_mut(&tenant) {
+                Arc::make_mut(&mut tenant.assets).insert(name, record);
             }
         }
         let registry = Self {
@@ -217,7 +226,7 @@ impl Registry {
         self.snapshot.load_full()
     }
 
-    /// Keeps a component of a tenant from being removed, until the guard is dropped.
+    /// Keeps a component or an asset of a tenant from being removed, until the guard is dropped.
     pub fn arriving(self: &Arc<Self>, tenant: &TenantName, digest: &str) -> Arriving {
         let component = (tenant.clone(), digest.to_owned());
         self.arriving.lock().unwrap_or_else(PoisonError::into_inner).push(component.clone());

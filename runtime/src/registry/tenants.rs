@@ -156,6 +156,9 @@ impl Registry {
             for secret in slot.secrets.keys() {
                 change = change.without_secret(&name, secret);
             }
+            for asset in slot.assets.keys() {
+                change = change.without_asset(&name, asset);
+            }
             let keys: Vec<[u8; 32]> = next.keys_of(&name).map(|key| key.hash).collect();
             for hash in keys {
                 change = change.without_key(&hash);

@@ -342,6 +342,8 @@ pub enum Done {
     Ok,
     /// It made something new.
     Created,
+    /// It goes on.
+    Accepted,
     /// There is nothing to say.
     Empty,
     /// The service is not ready.
@@ -372,6 +374,7 @@ fn finish(response: &mut Response<ResponseBody>, done: Done, media_type: &'stati
     *response.status_mut() = match done {
         Done::Ok => StatusCode::OK,
         Done::Created => StatusCode::CREATED,
+        Done::Accepted => StatusCode::ACCEPTED,
         Done::Empty => StatusCode::NO_CONTENT,
         Done::NotReady => StatusCode::SERVICE_UNAVAILABLE,
     };

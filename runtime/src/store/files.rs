@@ -90,7 +90,7 @@ impl Files {
         make_folder(data, 0o711)?;
         let data = data.canonicalize()?;
         std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o711))?;
-        for name in ["db", "components", "compiled", "driver-cache", "incoming", "ledger"] {
+        for name in ["db", "components", "compiled", "driver-cache", "incoming", "ledger", "assets", "uploads"] {
             make_folder(&data.join(name), 0o700)?;
         }
         let run = run_folder(&data)?;
@@ -160,7 +160,7 @@ impl Files {
 
     /// Removes everything of a tenant.
     pub fn remove_tenant(&self, tenant: &TenantName) {
-        for name in ["components", "compiled", "driver-cache"] {
+        for name in ["components", "compiled", "driver-cache", "assets", "uploads"] {
             let folder = self.data.join(name).join(tenant.as_str());
             if let Err(error) = std::fs::remove_dir_all(&folder)
                 && error.kind() != io::ErrorKind::NotFound

@@ -8,6 +8,8 @@
 //!  DATA/ledger/           see meter/segment.rs
 //!  DATA/secrets.key       0600, unless the key is elsewhere
 //!  DATA/components/       {tenant}/{sha256}.wasm, as uploaded
+//!  DATA/assets/           {tenant}/{sha256}, as put
+//!  DATA/uploads/          {tenant}/…: assets on their way, see store/uploads.rs
 //!  DATA/compiled/         {tenant}/{sha256}-{engine}.cwasm, by the builder
 //!  DATA/driver-cache/     {tenant}/{sha256}/…, by the builder's driver
 //!  DATA/run/              children's folders; emptied at start. Elsewhere when their users cannot get here
@@ -21,11 +23,12 @@
 pub mod audit;
 pub mod files;
 pub mod records;
+pub mod uploads;
 pub mod usage;
 
-use crate::names::{FunctionName, TenantName};
+use crate::names::{AssetName, FunctionName, TenantName};
 use files::Files;
-use records::{FunctionRecord, GoneRecord, KeyRecord, SecretRecord, TenantRecord, VersionRecord};
+use records::{AssetRecord, FunctionRecord, GoneRecord, KeyRecord, SecretRecord, TenantRecord, VersionRecord};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -34,8 +37,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use tokio::sync::{mpsc, oneshot};
 
-/// The format that this binary writes. 2: traffic, tags, limits, secrets, the ledger.
-const FORMAT: u32 = 2;
+/// The format that this binary writes. 2: traffic, tags, limits, secrets, the ledger. 3: assets.
+const FORMAT: u32 = 3;
 /// Commits that may wait for the commit thread; each waits a few milliseconds at most.
 const QUEUE_CAPACITY: usize = 256;
 
@@ -131,6 +134,17 @@ impl Change {
         self
     }
 
+    /// Writes an asset.
+    pub fn asset(self, tenant: &TenantName, name: &AssetName, record: &AssetRecord) -> Result<Self, StoreError> {
+        self.put(format!("asset/{tenant}/{name}").into_bytes(), record)
+    }
+
+    /// Removes an asset.
+    pub fn without_asset(mut self, tenant: &TenantName, name: &AssetName) -> Self {
+        self.0.remove(format!("asset/{tenant}/{name}").into_bytes());
+        self
+    }
+
     /// Writes a function.
     pub fn function(
         self,
@@ -170,6 +184,8 @@ pub struct Contents {
     pub functions: BTreeMap<(TenantName, FunctionName), (FunctionRecord, Vec<VersionRecord>)>,
     /// Secrets, by tenant and name.
     pub secrets: BTreeMap<(TenantName, String), SecretRecord>,
+    /// Assets, by tenant and name.
+    pub assets: BTreeMap<(TenantName, AssetName), AssetRecord>,
     /// Names that may not be given again.
     pub gone: BTreeMap<TenantName, GoneRecord>,
 }
@@ -320,7 +336,7 @@ fn read(db: &sled::Db) -> Result<Contents, StoreError> {
         contents.keys.insert(hash.try_into().map_err(|_| bad(&key))?, parse(&key, &value)?);
     }
     // The others of the database are sums and audit entries, which are read when somebody asks.
-    for kind in ["t", "g", "s", "f", "v"] {
+    for kind in ["t", "g", "s", "asset", "f", "v"] {
         for entry in db.scan_prefix(format!("{kind}/")) {
             let (key, value) = entry?;
             let text = std::str::from_utf8(&key).map_err(|_| bad(&key))?;
@@ -333,6 +349,10 @@ fn read(db: &sled::Db) -> Result<Contents, StoreError> {
                 ("g", None, _) => drop(contents.gone.insert(tenant, parse(&key, &value)?)),
                 ("s", Some(name), _) => {
                     contents.secrets.insert((tenant, name.to_owned()), parse(&key, &value)?);
+                }
+                ("asset", Some(name), _) => {
+                    let name = AssetName::new(name).map_err(|_| bad(&key))?;
+                    contents.assets.insert((tenant, name), parse(&key, &value)?);
                 }
                 ("f", _, Some(function)) => {
                     contents.functions.insert((tenant, function), (parse(&key, &value)?, Vec::new()));

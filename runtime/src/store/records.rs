@@ -4,7 +4,7 @@ use crate::auth::Scopes;
 use crate::hop::BundleKernel;
 use crate::limits::LimitsChoice;
 use crate::manifest::Manifest;
-use crate::names::{FunctionName, TenantName};
+use crate::names::{AssetName, FunctionName, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -82,6 +82,28 @@ pub struct SecretRecord {
     pub sealed: String,
 }
 
+/// An asset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssetRecord {
+    /// SHA-256 of its bytes, in hex: the name of its file.
+    pub digest: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it got these bytes.
+    pub put: jiff::Timestamp,
+}
+
+/// An asset as a version uses it, whatever its name leads to later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinnedAsset {
+    /// What it was called when the version was deployed.
+    pub asset: AssetName,
+    /// SHA-256 of its bytes, in hex.
+    pub digest: String,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
 /// A function.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FunctionRecord {
@@ -131,12 +153,15 @@ pub struct VersionRecord {
     /// Why it was made, if not by an upload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
+    /// Its assets, by the names under which the function knows them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub assets: BTreeMap<String, PinnedAsset>,
 }
 
 impl VersionRecord {
     /// Whether deploying `other` would change nothing.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.digest == other.digest && self.manifest == other.manifest
+        self.digest == other.digest && self.manifest == other.manifest && self.assets == other.assets
     }
 }
 

@@ -3,11 +3,12 @@
 
 use crate::hop::{Bundle, RunLimits, VersionKey};
 use crate::worker::state::Guest;
-use gannet_host_gpu::Catalog;
+use gannet_host_gpu::asset::Kept;
+use gannet_host_gpu::{AssetCatalog, AssetFile, Catalog};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::io::Read;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
@@ -34,6 +35,12 @@ pub(crate) struct Loaded {
     pub(crate) key: VersionKey,
     pub(crate) entry: Entry,
     pub(crate) catalog: Arc<Catalog>,
+    /// Its assets.
+    pub(crate) assets: Arc<AssetCatalog>,
+    /// Whether they stay on the GPU while nobody calls.
+    pub(crate) keep: bool,
+    /// What stays there.
+    pub(crate) kept: Mutex<Vec<Kept>>,
     /// Environment and secrets.
     pub(crate) env: Vec<(String, String)>,
     /// The same for `wasi:config`.
@@ -50,6 +57,7 @@ pub(crate) fn load(
     key: VersionKey,
     component: BorrowedFd<'_>,
     bundle: OwnedFd,
+    assets: impl Iterator<Item = OwnedFd>,
 ) -> Result<Loaded, String> {
     let mut text = String::new();
     let file = std::fs::File::from(bundle);
@@ -74,7 +82,22 @@ pub(crate) fn load(
     let secrets = secrets.into();
     let env: Vec<(String, String)> = bundle.env.into_iter().chain(bundle.secrets).collect();
     let config = Arc::new(env.iter().cloned().collect());
-    Ok(Loaded { key, entry, catalog: Arc::new(catalog), env, config, secrets, limits: bundle.limits })
+    let files = bundle.assets.into_iter().zip(assets);
+    let assets: AssetCatalog = files
+        .map(|(asset, file)| (asset.name, AssetFile::new(std::fs::File::from(file), asset.size, asset.digest)))
+        .collect();
+    Ok(Loaded {
+        key,
+        entry,
+        catalog: Arc::new(catalog),
+        assets: Arc::new(assets),
+        keep: bundle.keep,
+        kept: Mutex::default(),
+        env,
+        config,
+        secrets,
+        limits: bundle.limits,
+    })
 }
 
 /// Loads a compiled component. Its bytes are copied once: `deserialize_raw`, which would run from the

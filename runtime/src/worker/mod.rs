@@ -34,7 +34,7 @@ use crate::process::lease::link;
 use gannet_host_gpu::Device;
 use gannet_host_gpu::lease::Link;
 use load::Loaded;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -130,7 +130,10 @@ async fn serve(shared: &Arc<Shared>) {
                 });
             }
             ToWorker::Unload { version } => {
-                shared.versions.lock().unwrap_or_else(PoisonError::into_inner).remove(&version);
+                let gone = shared.versions.lock().unwrap_or_else(PoisonError::into_inner).remove(&version);
+                if gone.is_some_and(|loaded| !loaded.assets.is_empty()) {
+                    forget_assets(shared);
+                }
             }
             ToWorker::Egress => {
                 let Some(socket) = descriptors.into_iter().next() else { return };
@@ -158,9 +161,33 @@ fn load_version(shared: &Shared, version: crate::hop::VersionKey, descriptors: V
     if let Ok(device) = &shared.device {
         shared.pipelines.look(device);
     }
-    let loaded = load::load(&shared.engine, &shared.linker, version, component.as_fd(), bundle)?;
-    shared.versions.lock().unwrap_or_else(PoisonError::into_inner).insert(version, Arc::new(loaded));
+    let loaded = load::load(&shared.engine, &shared.linker, version, component.as_fd(), bundle, descriptors)?;
+    let loaded = Arc::new(loaded);
+    shared.versions.lock().unwrap_or_else(PoisonError::into_inner).insert(version, Arc::clone(&loaded));
+    if let Some(device) = shared.device.as_ref().ok().filter(|_| loaded.keep) {
+        tokio::spawn(keep_assets(Arc::clone(device), loaded));
+    }
     Ok(())
+}
+
+/// Brings a version's assets to the GPU and keeps them there, as long as the version is loaded.
+async fn keep_assets(device: Arc<Device>, loaded: Arc<Loaded>) {
+    for asset in loaded.assets.values() {
+        match device.keep(asset).await {
+            Ok(kept) => loaded.kept.lock().unwrap_or_else(PoisonError::into_inner).push(kept),
+            // A request brings it, or is told.
+            Err(error) => tracing::warn!(%error, "an asset could not be kept on the gpu"),
+        }
+    }
+}
+
+/// Lets go of assets on the GPU that belong to no version any more.
+fn forget_assets(shared: &Shared) {
+    let Ok(device) = &shared.device else { return };
+    let versions = shared.versions.lock().unwrap_or_else(PoisonError::into_inner);
+    let known: HashSet<&str> =
+        versions.values().flat_map(|loaded| loaded.assets.values()).map(|asset| asset.digest()).collect();
+    device.forget_assets(|digest| known.contains(digest));
 }
 
 async fn connection(shared: Arc<Shared>, socket: OwnedFd) {

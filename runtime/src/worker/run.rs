@@ -158,11 +158,12 @@ fn guest(shared: &Shared, loaded: &Loaded, log: &Arc<RequestLog>, tally: &Arc<Ta
         gpu_ns: loaded.limits.gpu_time_ms.saturating_mul(1_000_000),
     };
     let (device, catalog, tally) = (shared.device.clone(), Arc::clone(&loaded.catalog), Arc::clone(tally));
-    let slot = SessionSlot::new(move || {
+    let mut slot = SessionSlot::new(move || {
         let session = Session::new(device.clone()?, Arc::clone(&catalog), limits);
         let _ = tally.gpu.set((Arc::clone(session.usage()), Arc::clone(session.memory()), session.drainer()));
         Ok(session)
     });
+    prefetch(shared, loaded, &mut slot);
     let calls = Calls {
         egress: Arc::clone(&shared.egress),
         version: loaded.key,
@@ -171,6 +172,23 @@ fn guest(shared: &Shared, loaded: &Loaded, log: &Arc<RequestLog>, tally: &Arc<Ta
         cut: Arc::default(),
     };
     Guest::new(loaded, out, err, slot, calls)
+}
+
+/// Smaller assets are read on the CPU, as a rule, and quickly brought to the GPU.
+const PREFETCHED_BYTES_MIN: u64 = 1 << 20;
+
+/// Sends a version's assets on their way to the GPU while its instance starts.
+fn prefetch(shared: &Shared, loaded: &Loaded, slot: &mut SessionSlot) {
+    let Ok(device) = &shared.device else { return };
+    let mut large = loaded.assets.values().filter(|asset| asset.size() >= PREFETCHED_BYTES_MIN).peekable();
+    if large.peek().is_none() {
+        return;
+    }
+    // A guest without a session is told why when it uses the GPU.
+    let Ok(session) = slot.open() else { return };
+    for asset in large {
+        device.prefetch(asset, Some(session.usage()));
+    }
 }
 
 /// The guest used up its CPU time.

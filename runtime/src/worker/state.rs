@@ -3,6 +3,7 @@
 use crate::worker::egress::{Calls, CutOnDrop};
 use crate::worker::load::Loaded;
 use crate::worker::log::LogPipe;
+use gannet_host_gpu::AssetCatalog;
 use gannet_host_gpu::wit::{GpuCtxView, GpuView, SessionSlot};
 use std::sync::Arc;
 use wasmtime::component::{Linker, ResourceTable};
@@ -24,6 +25,7 @@ pub(crate) struct Guest {
     /// First, because it must be dropped before what the guest was sending.
     _cut: CutOnDrop,
     config: Arc<WasiConfigVariables>,
+    assets: Arc<AssetCatalog>,
     wasi: WasiCtx,
     http: WasiHttpCtx,
     hooks: Hooks,
@@ -51,6 +53,7 @@ impl Guest {
         Self {
             _cut: CutOnDrop(Arc::clone(&calls.cut)),
             config: Arc::clone(&loaded.config),
+            assets: Arc::clone(&loaded.assets),
             wasi,
             http: WasiHttpCtx::new(),
             hooks: Hooks(calls),
@@ -75,7 +78,7 @@ impl WasiHttpView for Guest {
 
 impl GpuView for Guest {
     fn gpu(&mut self) -> GpuCtxView<'_> {
-        GpuCtxView { session: &mut self.gpu, table: &mut self.table }
+        GpuCtxView { session: &mut self.gpu, assets: &self.assets, table: &mut self.table }
     }
 }
 

@@ -55,6 +55,7 @@ impl Tally {
             work.kernels_ns = usage.kernels_ns.load(Ordering::Relaxed);
             work.gpu_ns = usage.gpu_ns.load(Ordering::Relaxed);
             work.slices = usage.slices.load(Ordering::Relaxed);
+            work.assets_ns = usage.assets_ns.load(Ordering::Relaxed);
             work.waited_ns = usage.waited_ns.load(Ordering::Relaxed);
             // A guest may compute while it waits for the GPU, so the two may overlap.
             work.gpu_wall_clock = usage.wall_clock.load(Ordering::Relaxed);

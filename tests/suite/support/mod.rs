@@ -93,6 +93,19 @@ impl Server {
         assert!(output.status.success(), "{name}: {}", text(&output.stderr));
     }
 
+    /// Deploys the function that looks into an asset.
+    pub fn deploy_with_asset(&self, asset: &str) {
+        let deployed = self.put(KEY, "lookup", "lookup", &format!("[assets]\ntable = {asset:?}\n"), "");
+        assert!(deployed.status < 300, "{}", deployed.text());
+    }
+
+    /// Sends bytes and closes the connection without waiting for anything.
+    pub fn send_and_close(&self, bytes: &[u8]) {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+
     /// Runs the command line against the server, as the development tenant.
     pub fn cli(&self, arguments: &[&str]) -> Output {
         self.cli_as(KEY, arguments)

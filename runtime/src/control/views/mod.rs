@@ -1,8 +1,10 @@
 //! What the control API answers and reads, as types, from which its OpenAPI document is made.
 
+mod assets;
 mod functions;
 mod tenants;
 
+pub use assets::*;
 pub use functions::*;
 pub use tenants::*;
 

@@ -110,6 +110,8 @@ pub struct Used {
     pub functions: u64,
     /// Secrets.
     pub secrets: u64,
+    /// Assets together, each once.
+    pub assets_mib: u64,
     /// Keys.
     pub keys: u64,
     /// GPU time of today.

@@ -1,0 +1,205 @@
+//! Assets: put whole or in ranges, bound on the GPU and read on the CPU, pinned by versions.
+
+use crate::support::{Answer, KEY, Options, Server, text, until};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::path::Path;
+
+fn server() -> Server {
+    Server::start_with(&Options { config: Some("spares = 0"), ..Options::default() })
+}
+
+/// Bytes that are not alike anywhere.
+fn bytes(seed: u8, length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3] ^ seed).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn sum(bytes: &[u8]) -> u32 {
+    bytes.as_chunks::<4>().0.iter().fold(0, |sum, value| sum.wrapping_add(u32::from_le_bytes(*value)))
+}
+
+fn put(server: &Server, name: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    server.send("PUT", &format!("/api/v1/assets/{name}"), headers, body)
+}
+
+fn range(server: &Server, name: &str, whole: &[u8], from: usize, to: usize) -> Answer {
+    let range = format!("bytes {from}-{}/{}", to - 1, whole.len());
+    let path = format!("{name}?digest={}", hex(whole));
+    put(server, &path, &[("content-range", &range)], &whole[from..to])
+}
+
+/// What `lookup` finds in a range of its table, on the GPU and on the CPU.
+#[track_caller]
+fn finds(server: &Server, query: &str, whole: &[u8], part: &[u8]) {
+    let answer = server.call("lookup", query, b"");
+    assert_eq!(answer.text(), format!("{} {1} {1}\n", whole.len(), sum(part)), "{query}");
+}
+
+fn stored(server: &Server) -> usize {
+    let folder = std::fs::read_dir(server.data.join("assets/dev"));
+    folder.map_or(0, |folder| folder.count())
+}
+
+#[test]
+fn a_version_keeps_the_assets_it_was_deployed_with() {
+    let server = server();
+    let deploy = || server.put(KEY, "lookup", "lookup", "[assets]\ntable = \"t\"\n", "");
+    deploy().is_problem(409, "conflict", "assets.table is \"t\", which is not there; `gannet asset put t FILE` puts it");
+
+    let (one, two) = (bytes(1, 3 << 20), bytes(2, 5 << 20));
+    let file = server.data.join("one.bin");
+    std::fs::write(&file, &one).unwrap();
+    let output = server.cli(&["asset", "put", "t", &file.display().to_string()]);
+    assert_eq!(text(&output.stdout), format!("{}\n", hex(&one)), "{}", text(&output.stderr));
+    assert_eq!(deploy().json()["version"], 1);
+    finds(&server, "/", &one, &one);
+    finds(&server, "/?from=64&bytes=4096", &one, &one[64..64 + 4096]);
+    // Neither aligned nor whole words.
+    finds(&server, "/?from=4&bytes=4096", &one, &one[4..4 + 4096]);
+    finds(&server, "/?from=1001&bytes=2000", &one, &one[1001..3001]);
+    let end = one.len() - 4;
+    finds(&server, &format!("/?from={end}&bytes=4"), &one, &one[end..]);
+    let beyond = server.call("lookup", &format!("/?from={end}&bytes=8"), b"");
+    assert!(beyond.text().contains("8 bytes from offset 3145724 pass the end of an asset of 3145728"), "{}", beyond.text());
+    let none = server.call("lookup", "/?bytes=0", b"");
+    assert!(none.text().contains("no bytes from offset 0"), "{}", none.text());
+
+    // Other bytes under the name change nothing that is deployed.
+    assert_eq!(put(&server, "t", &[], &two).status, 200);
+    finds(&server, "/", &one, &one);
+    assert_eq!(deploy().json()["version"], 2, "the same component with another asset is another version");
+    finds(&server, "/", &two, &two);
+    assert!(server.cli(&["rollback", "lookup"]).status.success());
+    finds(&server, "/", &one, &one);
+
+    // Nor does the end of the name.
+    assert!(server.cli(&["asset", "delete", "t"]).status.success());
+    finds(&server, "/", &one, &one);
+    deploy().is_problem(409, "conflict", "not there");
+    assert_eq!(stored(&server), 2);
+    assert!(server.cli(&["delete", "lookup"]).status.success());
+    until("files that nothing leads to are removed", || stored(&server) == 0);
+}
+
+#[test]
+fn a_request_keeps_the_asset_that_it_began_with() {
+    let server = server();
+    let (one, two) = (bytes(1, 2 << 20), bytes(2, 2 << 20));
+    assert_eq!(put(&server, "table", &[], &one).status, 201);
+    server.deploy("lookup");
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| server.call("lookup", "/?pause_ms=1500", b"").text());
+        until("it has begun", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 1);
+        assert_eq!(put(&server, "table", &[], &two).status, 200);
+        server.deploy("lookup");
+        finds(&server, "/", &two, &two);
+        assert_eq!(slow.join().unwrap(), format!("{} {1} {1}\n", one.len(), sum(&one)));
+    });
+}
+
+#[test]
+fn an_upload_goes_on_after_a_crash_where_it_was_acknowledged() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let start = |path: &Path| Server::start_with(&Options { data: Some(path), config: Some("spares = 0"), ..Options::default() });
+    let whole = bytes(3, 1 << 20);
+    let server = start(folder.path());
+    let first = range(&server, "t", &whole, 0, 400_000);
+    assert_eq!((first.status, first.json()["upload"]["received"].clone()), (202, json!(400_000)), "{}", first.text());
+    assert_eq!(first.json()["digest"], Value::Null);
+    range(&server, "t", &whole, 500_000, 600_000).is_problem(409, "conflict", "has 400000 bytes; the range begins at 500000");
+    server.kill();
+
+    let server = start(folder.path());
+    let known = server.get_json("/api/v1/assets/t");
+    assert_eq!(known["upload"], json!({ "size": whole.len(), "received": 400_000, "digest": hex(&whole) }));
+    // The command goes on from there.
+    let file = folder.path().join("whole.bin");
+    std::fs::write(&file, &whole).unwrap();
+    let output = server.cli(&["asset", "put", "t", &file.display().to_string(), "--json"]);
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
+    assert_eq!((answer["digest"].clone(), answer["size"].clone()), (json!(hex(&whole)), json!(whole.len())));
+    server.deploy_with_asset("t");
+    finds(&server, "/", &whole, &whole);
+
+    // A range that breaks off keeps what came.
+    let (head, rest) = whole.split_at(300_000);
+    let request = format!(
+        "PUT /api/v1/assets/u HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\ncontent-range: bytes 0-{}/{}\r\ncontent-length: {}\r\n\r\n",
+        whole.len() - 1,
+        whole.len(),
+        whole.len()
+    );
+    server.send_and_close(&[request.as_bytes(), head].concat());
+    until("what came is told", || {
+        let answer = server.send("GET", "/api/v1/assets/u", &[], b"");
+        answer.status == 200 && answer.json()["upload"]["received"].as_u64().is_some_and(|n| n > 0 && n <= 300_000)
+    });
+    let received = server.get_json("/api/v1/assets/u")["upload"]["received"].as_u64().unwrap() as usize;
+    assert!(received <= head.len() && !rest.is_empty());
+    let range = format!("bytes {received}-{}/{}", whole.len() - 1, whole.len());
+    let last = put(&server, "u", &[("content-range", &range)], &whole[received..]);
+    assert_eq!((last.status, last.json()["digest"].clone()), (201, json!(hex(&whole))), "{}", last.text());
+}
+
+#[test]
+fn assets_are_held_to_limits_and_counted_once() {
+    let server = Server::start_with(&Options { config: Some("spares = 0"), not_dev: true, ..Options::default() });
+    let key = server.tenant("acme", &json!({ "assets_mib": 3 }));
+    let put = |name: &str, headers: &[(&str, &str)], body: &[u8]| {
+        let mut all = vec![("x-gannet-key", key.as_str())];
+        all.extend(headers);
+        server.send_bare("PUT", &format!("/api/v1/assets/{name}"), &all, body)
+    };
+    let huge = "bytes 0-1023/10737418240";
+    put("huge", &[("content-range", huge)], &[0; 1024]).is_problem(429, "tenant_limit", "assets_mib = 3; in use: 0");
+    let one = bytes(1, 2 << 20);
+    assert_eq!(put("a", &[], &one).status, 201);
+    let known = put(&format!("b?digest={}", hex(&one)), &[], b"");
+    assert_eq!(known.status, 201, "the same bytes need not come again: {}", known.text());
+    put(&format!("c?digest={}", "0".repeat(64)), &[], b"").is_problem(404, "not_found", "nothing of that name");
+    let used = server.control(&key, "GET", "limits", &Value::Null).json()["used"]["assets_mib"].clone();
+    assert_eq!(used, 2, "counted once");
+    put("c", &[], &bytes(2, 2 << 20)).is_problem(429, "tenant_limit", "assets_mib = 3; in use: 2");
+    // Uploads under way count with all that they will be.
+    assert_eq!(put("c", &[("content-range", "bytes 0-9/1048576")], &[0; 10]).status, 202);
+    put("d", &[("content-range", "bytes 0-9/1048576")], &[0; 10]).is_problem(429, "tenant_limit", "in use: 3");
+    let wrong = put(&format!("a?digest={}", "1".repeat(64)), &[], &one[..100]);
+    wrong.is_problem(400, "invalid", "not the one that was announced");
+    for (range, body) in [("bytes 5-4/10", 1), ("bytes 0-9/*", 1), ("bytes 0-9/10", 11), ("bytes 0-99/10", 100)] {
+        put("e", &[("content-range", range)], &vec![0; body]).is_problem(400, "invalid", "content-range");
+    }
+    put("e", &[], b"").is_problem(400, "invalid", "at least one byte");
+    put("A%20", &[], b"x").is_problem(400, "invalid", "asset name");
+
+    // Another tenant neither sees nor gets them by their digest.
+    let other = server.tenant("zoo", &json!({}));
+    let known = server.send_bare("PUT", &format!("/api/v1/assets/a?digest={}", hex(&one)), &[("x-gannet-key", &other)], b"");
+    known.is_problem(404, "not_found", "nothing of that name");
+    assert_eq!(server.control(&other, "GET", "assets", &Value::Null).json()["assets"], json!([]));
+    let names = server.control(&key, "GET", "assets?limit=1", &Value::Null).json();
+    assert_eq!((names["assets"][0]["name"].clone(), names["cursor"].clone()), (json!("a"), json!("a")));
+}
+
+#[test]
+fn an_asset_waits_on_the_gpu_for_the_next_request() {
+    let server = server();
+    let table = bytes(7, 16 << 20);
+    assert_eq!(put(&server, "table", &[], &table).status, 201);
+    server.deploy("lookup");
+    let uploading = |query: &str| {
+        let answer = server.call("lookup", query, b"");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        server.receipt(&answer)["assets_us"].as_u64().unwrap()
+    };
+    let (first, second) = (uploading("/"), uploading("/?bytes=4096"));
+    assert!(first > 1000, "16 MiB take a while: {first} µs");
+    assert!(second < first / 4, "once there, it is there: {second} against {first} µs");
+    // Kept by `min`, it is there before anybody asks.
+    let kept = server.control(KEY, "PATCH", "functions/lookup", &json!({ "scale": { "min": 1 } }));
+    assert_eq!(kept.status, 201, "{}", kept.text());
+    assert!(uploading("/?bytes=4096") < first / 4);
+}
