@@ -26,6 +26,12 @@ pub mod asset;
 pub mod error;
 pub mod gpu;
 pub mod http;
+#[cfg(feature = "llm")]
+pub mod llm;
+#[cfg(feature = "nn")]
+pub mod nn;
+#[cfg(feature = "openai")]
+pub mod openai;
 pub mod outbound;
 
 pub use error::{Error, Result};

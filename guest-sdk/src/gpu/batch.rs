@@ -84,6 +84,20 @@ impl Update {
         Self(wit_batch::Update::Inline(wit_batch::InlineUpdate { command: command.0, group, index, data: value.0 }))
     }
 
+    /// New values for a recorded write, as many as were recorded.
+    ///
+    /// ```
+    /// # use gannet_sdk::gpu::{self, Batch, Command, Update};
+    /// fn next(batch: &Batch, token: Command, id: u32) -> gpu::Result<()> {
+    ///     batch.submit_with(vec![Update::write(token, &[id])])?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn write<T: Pod>(command: Command, values: &[T]) -> Self {
+        let data = bytemuck::cast_slice(values).to_vec();
+        Self(wit_batch::Update::Write(wit_batch::WriteUpdate { command: command.0, data }))
+    }
+
     /// A new grid for a dispatch.
     ///
     /// ```no_run
@@ -141,6 +155,39 @@ impl Batch {
             )));
         }
         self.raw.copy(&source.raw, 0, &target.raw, 0, bytes.next_multiple_of(4)).map(Command)
+    }
+
+    /// Records a copy of `length` values of `source`, from the one at `start` on, to the start of `target`. Start and length in
+    /// bytes are multiples of 4.
+    ///
+    /// ```
+    /// # use gannet_sdk::gpu::{self, Batch, Buffer};
+    /// fn last_row(batch: &mut Batch, rows: &Buffer<f32>, width: usize, to: &Buffer<f32>) -> gpu::Result<()> {
+    ///     batch.copy_part(rows, rows.len() - width, width, to)?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn copy_part<T: Pod>(
+        &mut self,
+        source: &Buffer<T>,
+        start: usize,
+        length: usize,
+        target: &Buffer<T>,
+    ) -> Result<Command> {
+        let [offset, bytes] = [start, length].map(|n| n.saturating_mul(size_of::<T>()) as u64);
+        self.raw.copy(&source.raw, offset, &target.raw, 0, bytes).map(Command)
+    }
+
+    /// Records the writing of values to the start of a buffer. Their bytes are a multiple of 4.
+    ///
+    /// ```
+    /// # use gannet_sdk::gpu::{self, Batch, Buffer, Command};
+    /// fn token(batch: &mut Batch, ids: &Buffer<u32>) -> gpu::Result<Command> {
+    ///     batch.write(ids, &[0])
+    /// }
+    /// ```
+    pub fn write<T: Pod>(&mut self, buffer: &Buffer<T>, values: &[T]) -> Result<Command> {
+        self.raw.write(&buffer.raw, 0, bytemuck::cast_slice(values)).map(Command)
     }
 
     /// Records the zeroing of a buffer.

@@ -168,6 +168,13 @@ fn compile(bytes: &[u8], output: OwnedFd, wasi_http_0_3: bool) -> Result<(), Rej
     written.map_err(|error| invalid(format!("the compiled component could not be written: {error}")))
 }
 
+/// A feature that a source enables and a device has not got.
+fn missing(wgsl: &str, device: &Device) -> Option<&'static str> {
+    let features = [("subgroups", device.has_subgroups()), ("f16", device.has_f16())];
+    let enables = |feature: &str| wgsl.contains(&format!("enable {feature};"));
+    features.into_iter().find(|(feature, has)| !has && enables(feature)).map(|(feature, _)| feature)
+}
+
 fn try_kernels(
     mut found: Found,
     device: Option<Result<Arc<Device>, gannet_host_gpu::Error>>,
@@ -195,6 +202,11 @@ fn try_kernels(
             code: RejectCode::KernelRejected,
             detail: format!("kernel {name:?}: {error}"),
         };
+        // A function may bring a kernel in several kinds, and open the one that the device can run.
+        if let Some(feature) = missing(&kernel.wgsl, device) {
+            warnings.push(format!("kernel {name:?} was not tried: it enables {feature}, which this gpu has not got"));
+            continue;
+        }
         if needs_constants(&kernel.wgsl, device.abilities()).map_err(rejected)? {
             warnings.push(format!(
                 "kernel {name:?} has an override without default: it is compiled when it is first opened"

@@ -1,0 +1,292 @@
+//! The forward pass of models built like Llama (Touvron et al., 2023), as GGUF files describe them: RMS norms, rotated heads that
+//! share keys and values, SwiGLU. What is recorded for one token is submitted again for each.
+
+use gannet_sdk::asset::{Asset, View};
+use gannet_sdk::gpu::{Buffer, Command, Error, Read, Result, Update};
+use gannet_sdk::llm::Model;
+use gannet_sdk::nn::{Attention, Gguf, Linear, Matrix, Nn, Pass, Rope, Value};
+
+/// Tokens that are read at once, so that weights are read once for all of them.
+const CHUNK: u32 = 64;
+/// The same when the logits of each are wanted: they are many.
+const CHUNK_WITH_LOGITS: u32 = 16;
+/// Room for tokens grows in steps of this.
+const ROOM: u32 = 64;
+
+/// The numbers of a model.
+#[derive(Debug, Clone)]
+struct Shape {
+    layers: u32,
+    width: u32,
+    heads: u32,
+    kv_heads: u32,
+    size: u32,
+    middle: u32,
+    vocabulary: u32,
+    context: u32,
+    epsilon: f32,
+    rope: Rope,
+}
+
+struct Layer {
+    attention_norm: View,
+    q: Matrix,
+    k: Matrix,
+    v: Matrix,
+    out: Matrix,
+    middle_norm: View,
+    gate: Matrix,
+    up: Matrix,
+    down: Matrix,
+}
+
+/// The weights of a model.
+pub struct Llama {
+    shape: Shape,
+    embedding: Matrix,
+    layers: Vec<Layer>,
+    norm: View,
+    /// None where it is the embedding.
+    output: Option<Matrix>,
+    nn: Nn,
+}
+
+/// Keys and values of each layer.
+struct Cache {
+    layers: Vec<[Buffer<f32>; 2]>,
+    room: u32,
+}
+
+/// Operations for so many tokens, and what changes from one submission to the next.
+struct Recorded<'a> {
+    pass: Pass<'a>,
+    tokens: u32,
+    ids: Command,
+    angles: Command,
+    places: Command,
+    spans: Command,
+    logits: Read<f32>,
+    /// Kept alive: what is recorded names them.
+    _buffers: Vec<Buffer<f32>>,
+}
+
+/// A model that has read some tokens.
+pub struct Reader<'a> {
+    model: &'a Llama,
+    cache: Cache,
+    read: u32,
+    one: Option<Recorded<'a>>,
+}
+
+#[allow(clippy::cast_possible_truncation)]
+fn shape(gguf: &Gguf) -> Result<Shape> {
+    let architecture = gguf.get("general.architecture").and_then(Value::text).unwrap_or_default();
+    if architecture != "llama" {
+        return Err(Error::Unsupported(format!("the architecture {architecture:?}; this function runs \"llama\"")));
+    }
+    let (width, heads) = (gguf.integer("llama.embedding_length")?, gguf.integer("llama.attention.head_count")?);
+    let float = |name: &str| gguf.get(name).and_then(Value::float);
+    let vocabulary = gguf.tensor("token_embd.weight")?.shape.first().copied().unwrap_or(0);
+    let shape = Shape {
+        layers: gguf.integer("llama.block_count")?,
+        width,
+        heads,
+        kv_heads: gguf.integer("llama.attention.head_count_kv").unwrap_or(heads),
+        size: width / heads,
+        middle: gguf.integer("llama.feed_forward_length")?,
+        vocabulary: u32::try_from(vocabulary).unwrap_or(0),
+        context: gguf.integer("llama.context_length")?,
+        epsilon: float("llama.attention.layer_norm_rms_epsilon").unwrap_or(1e-5) as f32,
+        rope: Rope { base: float("llama.rope.freq_base").unwrap_or(10_000.0), halves: false },
+    };
+    if !width.is_multiple_of(heads) || shape.layers > 1000 {
+        return Err(Error::InvalidArgument(format!("a width of {width}, {heads} heads, {} layers", shape.layers)));
+    }
+    Ok(shape)
+}
+
+/// A matrix of the shape that its place asks for.
+fn matrix(gguf: &Gguf, asset: &Asset, name: &str, rows: u32, inner: u32) -> Result<Matrix> {
+    let matrix = gguf.tensor(name)?.matrix(asset)?;
+    if (matrix.rows(), matrix.inner()) != (rows, inner) {
+        let (has_rows, has_inner) = (matrix.rows(), matrix.inner());
+        return Err(Error::InvalidArgument(format!("{name} is {has_rows} × {has_inner}, and should be {rows} × {inner}")));
+    }
+    Ok(matrix)
+}
+
+impl Llama {
+    /// Opens the weights that a header describes.
+    pub fn open(gguf: &Gguf, asset: &Asset) -> Result<Self> {
+        let shape = shape(gguf)?;
+        let Shape { width, middle, vocabulary, .. } = shape;
+        let (q, kv) = (shape.heads * shape.size, shape.kv_heads * shape.size);
+        let norm = |name: &str| gguf.tensor(name)?.vector(asset, width);
+        let layer = |n: u32| {
+            let of = |name: &str, rows, inner| matrix(gguf, asset, &format!("blk.{n}.{name}.weight"), rows, inner);
+            Ok(Layer {
+                attention_norm: norm(&format!("blk.{n}.attn_norm.weight"))?,
+                q: of("attn_q", q, width)?,
+                k: of("attn_k", kv, width)?,
+                v: of("attn_v", kv, width)?,
+                out: of("attn_output", width, q)?,
+                middle_norm: norm(&format!("blk.{n}.ffn_norm.weight"))?,
+                gate: of("ffn_gate", middle, width)?,
+                up: of("ffn_up", middle, width)?,
+                down: of("ffn_down", width, middle)?,
+            })
+        };
+        let output = match gguf.tensor("output.weight") {
+            Ok(_) => Some(matrix(gguf, asset, "output.weight", vocabulary, width)?),
+            Err(_) => None,
+        };
+        Ok(Self {
+            embedding: matrix(gguf, asset, "token_embd.weight", vocabulary, width)?,
+            layers: (0..shape.layers).map(layer).collect::<Result<_>>()?,
+            norm: norm("output_norm.weight")?,
+            output,
+            nn: Nn::new(),
+            shape,
+        })
+    }
+
+    /// The model, with nothing read.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { model: self, cache: Cache { layers: Vec::new(), room: 0 }, read: 0, one: None }
+    }
+
+    /// Records a pass over so many tokens, with the logits of the last one or of each.
+    fn record(&self, cache: &Cache, tokens: u32, each: bool) -> Result<Recorded<'_>> {
+        let Shape { width, heads, kv_heads, size, middle, vocabulary, epsilon, rope, .. } = self.shape;
+        let values = |width: u32| Buffer::<f32>::zeroed(tokens as usize * width as usize);
+        let (x, normed) = (values(width)?, values(width)?);
+        let (q, k, v, found) =
+            (values(heads * size)?, values(kv_heads * size)?, values(kv_heads * size)?, values(heads * size)?);
+        let (gate, up) = (values(middle)?, values(middle)?);
+        let last = if each { tokens } else { 1 };
+        let (last_x, logits) = (
+            Buffer::<f32>::zeroed(last as usize * width as usize)?,
+            Buffer::<f32>::zeroed(last as usize * vocabulary as usize)?,
+        );
+        let count = tokens as usize;
+        let ids = Buffer::<u32>::zeroed(count)?;
+        let places = Buffer::<u32>::zeroed(count)?;
+        let angles = Buffer::<[f32; 2]>::zeroed(count * (size / 2) as usize)?;
+        let spans = Buffer::<[u32; 2]>::zeroed(count)?;
+
+        let mut pass = self.nn.pass();
+        let written = (
+            pass.write(&ids, &vec![0; count])?,
+            pass.write(&angles, &vec![[0.0; 2]; angles.len()])?,
+            pass.write(&places, &vec![0; count])?,
+            pass.write(&spans, &vec![[0; 2]; count])?,
+        );
+        let plain = Linear::of(tokens);
+        let onto = Linear { add: true, ..plain };
+        let attention = Attention { heads, kv_heads, size, tokens };
+        pass.gather(&self.embedding, &ids, tokens, &x, false)?;
+        for (layer, [keys, kept]) in self.layers.iter().zip(&cache.layers) {
+            pass.rms_norm(&x, &layer.attention_norm, epsilon, width, tokens, &normed)?;
+            pass.linear(&layer.q, &normed, &q, plain)?;
+            pass.linear(&layer.k, &normed, &k, plain)?;
+            pass.linear(&layer.v, &normed, &v, plain)?;
+            pass.rope(rope, attention, [&q, &k, &v], &angles, &places, [keys, kept])?;
+            pass.attention(attention, &q, [keys, kept], &spans, &found)?;
+            pass.linear(&layer.out, &found, &x, onto)?;
+            pass.rms_norm(&x, &layer.middle_norm, epsilon, width, tokens, &normed)?;
+            pass.linear(&layer.gate, &normed, &gate, plain)?;
+            pass.linear(&layer.up, &normed, &up, plain)?;
+            pass.swiglu(&gate, &up)?;
+            pass.linear(&layer.down, &gate, &x, onto)?;
+        }
+        let first = (tokens - last) as usize * width as usize;
+        pass.batch().copy_part(&x, first, last_x.len(), &last_x)?;
+        pass.rms_norm(&last_x, &self.norm, epsilon, width, last, &normed)?;
+        pass.linear(self.output.as_ref().unwrap_or(&self.embedding), &normed, &logits, Linear::of(last))?;
+        let read = pass.batch().read(&logits)?;
+        let (ids, angles, places, spans) = written;
+        let buffers = vec![x, normed, q, k, v, found, gate, up, last_x, logits];
+        Ok(Recorded { pass, tokens, ids, angles, places, spans, logits: read, _buffers: buffers })
+    }
+}
+
+impl Recorded<'_> {
+    /// Reads tokens behind those that are in the cache, and answers the logits.
+    fn run(&mut self, shape: &Shape, read: u32, tokens: &[u32]) -> Result<Vec<f32>> {
+        debug_assert_eq!(tokens.len(), self.tokens as usize);
+        let positions = read..read + self.tokens;
+        let angles: Vec<[f32; 2]> = positions.clone().flat_map(|at| shape.rope.angles(shape.size, at)).collect();
+        let spans: Vec<[u32; 2]> = positions.clone().map(|at| [0, at + 1]).collect();
+        let updates = vec![
+            Update::write(self.ids, tokens),
+            Update::write(self.angles, &angles),
+            Update::write(self.places, &positions.collect::<Vec<u32>>()),
+            Update::write(self.spans, &spans),
+        ];
+        Ok(self.pass.batch().submit_with(updates)?.wait()?.take(&self.logits))
+    }
+}
+
+impl<'a> Reader<'a> {
+    fn read_some(&mut self, tokens: &[u32], each: bool) -> Result<Vec<f32>> {
+        let count = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+        if self.cache.room - self.read < count {
+            let (read, room) = (self.read, self.cache.room);
+            return Err(Error::InvalidArgument(format!("{count} tokens behind {read}; there is room for {room}")));
+        }
+        let shape = &self.model.shape;
+        let logits = if count == 1 {
+            let one = match self.one.take() {
+                Some(one) => one,
+                None => self.model.record(&self.cache, 1, false)?,
+            };
+            self.one.insert(one).run(shape, self.read, tokens)?
+        } else {
+            self.model.record(&self.cache, count, each)?.run(shape, self.read, tokens)?
+        };
+        self.read += count;
+        Ok(logits)
+    }
+}
+
+impl Model for Reader<'_> {
+    fn context(&self) -> u32 {
+        self.model.shape.context
+    }
+
+    fn vocabulary(&self) -> u32 {
+        self.model.shape.vocabulary
+    }
+
+    fn begin(&mut self, tokens: u32) -> Result<()> {
+        let room = tokens.next_multiple_of(ROOM).min(self.model.shape.context);
+        if room > self.cache.room {
+            let Shape { layers, kv_heads, size, .. } = self.model.shape;
+            let values = room as usize * kv_heads as usize * size as usize;
+            self.one = None;
+            self.cache.layers.clear();
+            for _ in 0..layers {
+                self.cache.layers.push([Buffer::zeroed(values)?, Buffer::zeroed(values)?]);
+            }
+            self.cache.room = room;
+        }
+        self.read = 0;
+        Ok(())
+    }
+
+    fn read(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        let mut logits = Vec::new();
+        for chunk in tokens.chunks(CHUNK as usize) {
+            logits = self.read_some(chunk, false)?;
+        }
+        Ok(logits)
+    }
+
+    fn read_each(&mut self, tokens: &[u32], with: &mut dyn FnMut(&[f32])) -> Result<()> {
+        for chunk in tokens.chunks(CHUNK_WITH_LOGITS as usize) {
+            let logits = self.read_some(chunk, true)?;
+            logits.chunks(self.vocabulary() as usize).for_each(&mut *with);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,213 @@
+//! Weights in an asset: of which format, in which shape, and where.
+
+use crate::asset::{Asset, View};
+use crate::gpu::{Error, Result};
+use std::ops::Range;
+
+/// A format of weights, as GGUF names them.
+///
+/// ```
+/// # use gannet_sdk::nn::DType;
+/// assert_eq!(DType::Q4_1.bytes(576), Some(360));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(non_camel_case_types)]
+pub enum DType {
+    /// Single precision.
+    F32,
+    /// Half precision.
+    F16,
+    /// Blocks of 32: a scale, 4 bits each.
+    Q4_0,
+    /// Blocks of 32: a scale and a least value, 4 bits each.
+    Q4_1,
+    /// Blocks of 32: a scale, 8 bits each.
+    Q8_0,
+    /// Blocks of 256: scales of scales, 4 bits each.
+    Q4_K,
+    /// Blocks of 256: scales of scales, 6 bits each.
+    Q6_K,
+}
+
+impl DType {
+    /// Weights and bytes of a block.
+    fn block(self) -> (u64, u64) {
+        match self {
+            Self::F32 => (1, 4),
+            Self::F16 => (1, 2),
+            Self::Q4_0 => (32, 18),
+            Self::Q4_1 => (32, 20),
+            Self::Q8_0 => (32, 34),
+            Self::Q4_K => (256, 144),
+            Self::Q6_K => (256, 210),
+        }
+    }
+
+    /// The bytes of so many weights; none if they are no whole blocks.
+    ///
+    /// ```
+    /// # use gannet_sdk::nn::DType;
+    /// assert_eq!(DType::Q8_0.bytes(64), Some(68));
+    /// assert_eq!(DType::Q8_0.bytes(33), None);
+    /// ```
+    pub fn bytes(self, weights: u64) -> Option<u64> {
+        let (of, bytes) = self.block();
+        weights.is_multiple_of(of).then(|| (weights / of).checked_mul(bytes)).flatten()
+    }
+}
+
+/// Weights in an asset.
+///
+/// ```
+/// # use gannet_sdk::nn::{DType, Tensor};
+/// let tensor = Tensor { dtype: DType::F32, shape: vec![2, 32], range: 64..320 };
+/// assert!(tensor.check(320).is_ok());
+/// assert!(tensor.check(319).is_err(), "it passes the end");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tensor {
+    /// Their format.
+    pub dtype: DType,
+    /// Rows first: `[rows, weights of a row]`, or `[length]`.
+    pub shape: Vec<u64>,
+    /// Where they lie, in bytes.
+    pub range: Range<u64>,
+}
+
+/// A matrix of weights on the GPU.
+///
+/// ```no_run
+/// # use gannet_sdk::{asset::Asset, nn::{DType, Matrix, Tensor}};
+/// let asset = Asset::open("weights")?;
+/// let tensor = Tensor { dtype: DType::F32, shape: vec![384, 384], range: 0..589_824 };
+/// let matrix: Matrix = tensor.matrix(&asset)?;
+/// assert_eq!((matrix.rows(), matrix.inner()), (384, 384));
+/// # Ok::<(), gannet_sdk::gpu::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Matrix {
+    pub(super) view: View,
+    pub(super) dtype: DType,
+    rows: u32,
+    inner: u32,
+}
+
+impl Matrix {
+    /// Its rows: the width of what it makes.
+    ///
+    /// ```
+    /// # use gannet_sdk::nn::Matrix;
+    /// fn width(matrix: &Matrix) -> u32 {
+    ///     matrix.rows()
+    /// }
+    /// ```
+    pub fn rows(&self) -> u32 {
+        self.rows
+    }
+
+    /// The weights of a row: the width of what it is multiplied with.
+    ///
+    /// ```
+    /// # use gannet_sdk::nn::Matrix;
+    /// fn takes(matrix: &Matrix) -> u32 {
+    ///     matrix.inner()
+    /// }
+    /// ```
+    pub fn inner(&self) -> u32 {
+        self.inner
+    }
+}
+
+fn wrong(text: String) -> Error {
+    Error::InvalidArgument(text)
+}
+
+impl Tensor {
+    /// Checks that the range fits the shape and lies in an asset of so many bytes.
+    ///
+    /// ```
+    /// # use gannet_sdk::nn::{DType, Tensor};
+    /// let tensor = Tensor { dtype: DType::Q4_1, shape: vec![2, 64], range: 0..80 };
+    /// assert!(tensor.check(80).is_ok());
+    /// let short = Tensor { range: 0..79, ..tensor };
+    /// assert!(short.check(80).unwrap_err().message().contains("has 79 bytes; its shape [2, 64] as Q4_1 has 80"));
+    /// ```
+    pub fn check(&self, asset_bytes: u64) -> Result<()> {
+        let Self { dtype, shape, range } = self;
+        let count = shape.iter().try_fold(1u64, |product, n| product.checked_mul(*n));
+        let inner = shape.last().copied().unwrap_or(0);
+        let bytes = count.filter(|_| dtype.bytes(inner).is_some()).and_then(|count| dtype.bytes(count));
+        let bytes = bytes.ok_or_else(|| wrong(format!("a tensor of shape {shape:?} has no whole blocks of {dtype:?}")))?;
+        let has = range.end.saturating_sub(range.start);
+        if has != bytes {
+            return Err(wrong(format!("a tensor has {has} bytes; its shape {shape:?} as {dtype:?} has {bytes}")));
+        }
+        if range.end > asset_bytes {
+            let end = range.end;
+            return Err(wrong(format!("a tensor ends at byte {end}, beyond the {asset_bytes} bytes of the asset")));
+        }
+        Ok(())
+    }
+
+    fn view(&self, asset: &Asset) -> Result<View> {
+        self.check(asset.len())?;
+        asset.view(self.range.start, self.range.end - self.range.start)
+    }
+
+    /// The tensor as a matrix: its last dimension is that of a row, a multiple of 32.
+    ///
+    /// ```
+    /// # use gannet_sdk::{asset::Asset, gpu, nn::{Matrix, Tensor}};
+    /// fn output(asset: &Asset, tensor: &Tensor) -> gpu::Result<Matrix> {
+    ///     tensor.matrix(asset)
+    /// }
+    /// ```
+    pub fn matrix(&self, asset: &Asset) -> Result<Matrix> {
+        let [rows @ .., inner] = self.shape.as_slice() else {
+            return Err(wrong("a tensor without dimensions is no matrix".into()));
+        };
+        let rows = rows.iter().try_fold(1u64, |product, n| product.checked_mul(*n)).and_then(|n| u32::try_from(n).ok());
+        let inner = u32::try_from(*inner).ok().filter(|inner| *inner > 0 && inner.is_multiple_of(32));
+        let (Some(rows), Some(inner)) = (rows.filter(|rows| *rows > 0), inner) else {
+            let shape = &self.shape;
+            return Err(wrong(format!("a matrix of shape {shape:?}; rows have a multiple of 32 weights")));
+        };
+        Ok(Matrix { view: self.view(asset)?, dtype: self.dtype, rows, inner })
+    }
+
+    /// The tensor as so many f32.
+    ///
+    /// ```
+    /// # use gannet_sdk::{asset::{Asset, View}, gpu, nn::Tensor};
+    /// fn norm(asset: &Asset, tensor: &Tensor) -> gpu::Result<View> {
+    ///     tensor.vector(asset, 576)
+    /// }
+    /// ```
+    pub fn vector(&self, asset: &Asset, length: u32) -> Result<View> {
+        let Self { dtype, shape, .. } = self;
+        if *dtype != DType::F32 || shape.iter().product::<u64>() != u64::from(length) {
+            return Err(wrong(format!("a tensor of {dtype:?} {shape:?}; {length} values of F32 are needed")));
+        }
+        self.view(asset)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_told_with_its_numbers() {
+        let tensor = |dtype, shape: &[u64], range| Tensor { dtype, shape: shape.to_vec(), range };
+        for (tensor, part) in [
+            (tensor(DType::Q4_1, &[2, 33], 0..80), "no whole blocks of Q4_1"),
+            (tensor(DType::F32, &[u64::MAX, 4], 0..80), "no whole blocks"),
+            (tensor(DType::F32, &[4], 8..0), "has 0 bytes"),
+            (tensor(DType::F32, &[4], 96..112), "beyond the 100 bytes"),
+        ] {
+            let told = tensor.check(100).unwrap_err();
+            assert!(told.message().contains(part), "{told:?}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! A request's fields, read one by one, so that what is wrong is told by its name.
+
+use super::Refusal;
+use serde_json::{Map, Value};
+use std::ops::RangeInclusive;
+
+/// The fields of a request.
+///
+/// ```
+/// # use gannet_sdk::openai::Fields;
+/// let fields = Fields::parse(br#"{"temperature": 3}"#)?;
+/// let refusal = fields.number("temperature", 0.0..=2.0).unwrap_err();
+/// assert_eq!(refusal.to_string(), "temperature is 3; it may be 0 to 2");
+/// # Ok::<(), gannet_sdk::openai::Refusal>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Fields(Map<String, Value>);
+
+fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(80) {
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+        None => text,
+    }
+}
+
+impl Fields {
+    /// Reads a body.
+    ///
+    /// ```
+    /// # use gannet_sdk::openai::Fields;
+    /// assert!(Fields::parse(b"[]").is_err());
+    /// ```
+    pub fn parse(body: &[u8]) -> Result<Self, Refusal> {
+        if let Err(error) = std::str::from_utf8(body) {
+            let at = error.valid_up_to();
+            return Err(Refusal::invalid("body", format!("the body is not UTF-8 from byte {at} on")));
+        }
+        match serde_json::from_slice(body) {
+            Ok(Value::Object(fields)) => Ok(Self(fields)),
+            Ok(_) => Err(Refusal::invalid("body", "the body is no JSON object")),
+            Err(error) => Err(Refusal::invalid("body", format!("the body is not JSON: {error}"))),
+        }
+    }
+
+    /// A field, unless it is not there or null.
+    ///
+    /// ```
+    /// # use gannet_sdk::openai::Fields;
+    /// assert!(Fields::parse(br#"{"seed": null}"#)?.get("seed").is_none());
+    /// # Ok::<(), gannet_sdk::openai::Refusal>(())
+    /// ```
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+
+    /// A number within a range.
+    ///
+    /// ```
+    /// # use gannet_sdk::openai::Fields;
+    /// assert_eq!(Fields::parse(br#"{"top_p": 0.5}"#)?.number("top_p", 0.0..=1.0)?, Some(0.5));
+    /// # Ok::<(), gannet_sdk::openai::Refusal>(())
+    /// ```
+    pub fn number(&self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, Refusal> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let number = value.as_f64().filter(|number| range.contains(number));
+        let told = || format!("{name} is {}; it may be {} to {}", shown(value), range.start(), range.end());
+        number.map(Some).ok_or_else(|| Refusal::invalid(name, told()))
+    }
+
+    /// A whole number within a range.
+    ///
+    /// ```
+    /// # use gannet_sdk::openai::Fields;
+    /// assert_eq!(Fields::parse(br#"{"n": 1}"#)?.integer("n", 1..=1)?, Some(1));
+    /// # Ok::<(), gannet_sdk::openai::Refusal>(())
+    /// ```
+    pub fn integer(&self, name: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, Refusal> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let number = value.as_i64().filter(|number| range.contains(number));
+        let told = || format!("{name} is {}; it may be {} to {}", shown(value), range.start(), range.end());
+        number.map(Some).ok_or_else(|| Refusal::invalid(name, told()))
+    }
+
+    /// Yes or no; no if it is not there.
+    ///
+    /// ```
+    /// # use gannet_sdk::openai::Fields;
+    /// assert!(Fields::parse(br#"{"stream": true}"#)?.flag("stream")?);
+    /// # Ok::<(), gannet_sdk::openai::Refusal>(())
+    /// ```
+    pub fn flag(&self, name: &str) -> Result<bool, Refusal> {
+        let Some(value) = self.get(name) else { return Ok(false) };
+        value.as_bool().ok_or_else(|| Refusal::invalid(name, format!("{name} is {}; it may be true or false", shown(value))))
+    }
+
+    /// A text.
+    ///
+    /// ```
+    /// # use gannet_sdk::openai::Fields;
+    /// assert_eq!(Fields::parse(br#"{"model": "chat"}"#)?.text("model")?, Some("chat"));
+    /// # Ok::<(), gannet_sdk::openai::Refusal>(())
+    /// ```
+    pub fn text(&self, name: &str) -> Result<Option<&str>, Refusal> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let text = value.as_str();
+        text.map(Some).ok_or_else(|| Refusal::invalid(name, format!("{name} is {}; it is a text", shown(value))))
+    }
+
+    /// A text, or a list of at most so many.
+    ///
+    /// ```
+    /// # use gannet_sdk::openai::Fields;
+    /// assert_eq!(Fields::parse(br#"{"stop": "end"}"#)?.texts("stop", 4)?, ["end"]);
+    /// # Ok::<(), gannet_sdk::openai::Refusal>(())
+    /// ```
+    pub fn texts(&self, name: &str, most: usize) -> Result<Vec<String>, Refusal> {
+        let wrong = |value: &Value| {
+            Refusal::invalid(name, format!("{name} is {}; it is a text, or a list of at most {most}", shown(value)))
+        };
+        match self.get(name) {
+            None => Ok(Vec::new()),
+            Some(Value::String(text)) => Ok(vec![text.clone()]),
+            Some(value @ Value::Array(items)) if items.len() <= most => {
+                items.iter().map(|item| item.as_str().map(ToOwned::to_owned).ok_or_else(|| wrong(value))).collect()
+            }
+            Some(other) => Err(wrong(other)),
+        }
+    }
+
+    /// Refuses fields that are known and not supported, unless they ask for what happens anyway: null, false, 0, or nothing.
+    ///
+    /// ```
+    /// # use gannet_sdk::openai::Fields;
+    /// let fields = Fields::parse(br#"{"tools": [{}], "audio": null}"#)?;
+    /// assert!(fields.refuse(&["audio"], "it makes text only").is_ok());
+    /// assert!(fields.refuse(&["tools"], "it calls none").is_err());
+    /// # Ok::<(), gannet_sdk::openai::Refusal>(())
+    /// ```
+    pub fn refuse(&self, names: &[&str], why: &str) -> Result<(), Refusal> {
+        let asks = |value: &Value| match value {
+            Value::Array(items) => !items.is_empty(),
+            Value::Object(fields) => !fields.is_empty(),
+            Value::Bool(asked) => *asked,
+            Value::Number(number) => number.as_f64() != Some(0.0),
+            _ => true,
+        };
+        match names.iter().find(|name| self.get(name).is_some_and(asks)) {
+            Some(name) => Err(Refusal::unsupported(name, why)),
+            None => Ok(()),
+        }
+    }
+}

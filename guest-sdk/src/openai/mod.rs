@@ -1,0 +1,164 @@
+//! OpenAI's API, for functions that serve models: requests that name what is wrong with them, answers, and the stream of events.
+//!
+//! Unknown fields are ignored, as its clients expect; a field that is known and not supported is refused by its name, because
+//! an answer that leaves it out would be wrong without a word.
+
+mod answers;
+mod fields;
+mod requests;
+mod stream;
+
+pub use answers::{
+    ChatChoice, ChatCompletion, Choice, ChoiceLogprobs, Completion, Embedding, EmbeddingList, Message, ModelList, TokenLogprob,
+    TopLogprob, Usage,
+};
+pub use fields::Fields;
+pub use requests::{ChatRequest, CompletionRequest, EmbeddingRequest, Input, Prompt, Sampling, Turn};
+pub use stream::{ChatChunk, Events};
+
+use crate::error::Error;
+use crate::gpu;
+use crate::http::Response;
+use serde::Serialize;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A refusal in the shape that OpenAI's clients read.
+///
+/// ```
+/// # use gannet_sdk::openai::Refusal;
+/// let refusal = Refusal::invalid("temperature", "temperature is 3; it may be 0 to 2");
+/// assert_eq!(refusal.status(), 400);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    status: u16,
+    message: String,
+    kind: &'static str,
+    param: Option<String>,
+    code: Option<&'static str>,
+}
+
+impl Refusal {
+    /// A parameter that is wrong.
+    ///
+    /// ```
+    /// # use gannet_sdk::openai::Refusal;
+    /// let refusal = Refusal::invalid("messages", "messages is empty");
+    /// ```
+    pub fn invalid(param: &str, message: impl Into<String>) -> Self {
+        let kind = "invalid_request_error";
+        Self { status: 400, message: message.into(), kind, param: Some(param.to_owned()), code: None }
+    }
+
+    /// A parameter that is right, and not supported.
+    ///
+    /// ```
+    /// # use gannet_sdk::openai::Refusal;
+    /// let refusal = Refusal::unsupported("tools", "this model calls no tools");
+    /// assert_eq!(refusal.status(), 400);
+    /// ```
+    pub fn unsupported(param: &str, why: &str) -> Self {
+        Self { code: Some("unsupported_parameter"), ..Self::invalid(param, format!("{param} is not supported: {why}")) }
+    }
+
+    /// More tokens than the model takes.
+    ///
+    /// ```
+    /// # use gannet_sdk::openai::Refusal;
+    /// let refusal = Refusal::too_long("messages", 9000, 8192);
+    /// assert!(refusal.to_string().contains("9000"));
+    /// ```
+    pub fn too_long(param: &str, tokens: usize, limit: u32) -> Self {
+        let message = format!("this model's context has {limit} tokens; {param} and the answer would have {tokens}");
+        Self { code: Some("context_length_exceeded"), ..Self::invalid(param, message) }
+    }
+
+    /// A path that there is not.
+    ///
+    /// ```
+    /// # use gannet_sdk::openai::Refusal;
+    /// assert_eq!(Refusal::unknown_path("POST", "/v1/images").status(), 404);
+    /// ```
+    pub fn unknown_path(method: &str, path: &str) -> Self {
+        let message = format!("there is no {method} {path} here");
+        let kind = "invalid_request_error";
+        Self { status: 404, message, kind, param: None, code: Some("unknown_url") }
+    }
+
+    /// The status of its response.
+    ///
+    /// ```
+    /// # use gannet_sdk::openai::Refusal;
+    /// assert_eq!(Refusal::invalid("n", "n is 0").status(), 400);
+    /// ```
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The response.
+    ///
+    /// ```
+    /// # use gannet_sdk::openai::Refusal;
+    /// assert_eq!(Refusal::invalid("n", "n is 0").into_response().status(), 400);
+    /// ```
+    pub fn into_response(self) -> Response {
+        json(&self.body()).with_status(self.status)
+    }
+
+    fn body(&self) -> serde_json::Value {
+        let Self { message, kind, param, code, .. } = self;
+        serde_json::json!({ "error": { "message": message, "type": kind, "param": param, "code": code } })
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl From<gpu::Error> for Refusal {
+    fn from(error: gpu::Error) -> Self {
+        let (status, code) = (error.status(), error.code());
+        Self { status, message: error.message().to_owned(), kind: "server_error", param: None, code: Some(code) }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let (status, code) = (error.status(), error.code());
+        Self { status, message: error.to_string(), kind: "server_error", param: None, code: Some(code) }
+    }
+}
+
+/// An answer of JSON.
+///
+/// ```
+/// # use gannet_sdk::openai;
+/// assert_eq!(openai::json(&[1, 2]).status(), 200);
+/// ```
+pub fn json<T: Serialize>(value: &T) -> Response {
+    Response::bytes("application/json", serde_json::to_vec(value).unwrap_or_default())
+}
+
+/// Seconds since 1970, as answers tell when they were made.
+///
+/// ```
+/// assert!(gannet_sdk::openai::now() > 1_700_000_000);
+/// ```
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// An id for an answer.
+///
+/// ```
+/// let id = gannet_sdk::openai::id("chatcmpl");
+/// assert!(id.starts_with("chatcmpl-") && id.len() == 33);
+/// ```
+pub fn id(kind: &str) -> String {
+    let mut random = fastrand::Rng::new();
+    format!("{kind}-{:016x}{:08x}", random.u64(..), random.u32(..))
+}
