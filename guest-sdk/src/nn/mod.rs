@@ -91,7 +91,10 @@ impl Nn {
         if let Some(kernel) = self.kernels.borrow().get(&(name, entry)) {
             return Ok(Rc::clone(kernel));
         }
-        let kernel = Rc::new(Declared::new(name).entry(entry).open()?);
+        // A source with one entry point is named without it.
+        let declared = Declared::new(name);
+        let declared = if entry.is_empty() { declared } else { declared.entry(entry) };
+        let kernel = Rc::new(declared.open()?);
         self.kernels.borrow_mut().insert((name, entry), Rc::clone(&kernel));
         Ok(kernel)
     }

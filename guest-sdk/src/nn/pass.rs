@@ -5,6 +5,8 @@ use crate::asset::View;
 use crate::gpu::{Batch, Bind, Buffer, Command, Error, Grid, Kernel, Result, Uniform, uniform};
 use std::rc::Rc;
 
+/// The entry point of a source that has no other.
+const ONLY: &str = "";
 /// With more tokens than this, weights are read once for eight of them.
 const FEW_TOKENS: u32 = 3;
 
@@ -209,7 +211,7 @@ impl<'a> Pass<'a> {
         fits("ids", ids, tokens, 1)?;
         fits("y", y, tokens, inner)?;
         let [_, _, name] = names(weights.dtype);
-        let kernel = self.kernel(name, "gather")?;
+        let kernel = self.kernel(name, ONLY)?;
         let shape = uniform(&[rows, inner, tokens, u32::from(add)]);
         let count = u64::from(tokens) * u64::from(inner / 32);
         let groups = u32::try_from(count.div_ceil(64)).unwrap_or(u32::MAX);
@@ -296,7 +298,7 @@ impl<'a> Pass<'a> {
         fits("angles", angles, tokens, size / 2)?;
         fits("places", places, tokens, 1)?;
         let shape = uniform(&[heads, kv_heads, size, tokens, u32::from(rope.halves)]);
-        let kernel = self.kernel("nn.rope", "rotate")?;
+        let kernel = self.kernel("nn.rope", ONLY)?;
         let groups = ((heads + kv_heads) * (size / 2)).div_ceil(64);
         self.batch.dispatch(&kernel, (q, k, v, angles, places, shape, keys, values), grid(groups, tokens))?;
         Ok(())
@@ -330,7 +332,7 @@ impl<'a> Pass<'a> {
         fits("y", y, tokens, heads.saturating_mul(size))?;
         fits("spans", spans, tokens, 1)?;
         let shape = uniform(&[heads, kv_heads, size, (1.0 / (size as f32).sqrt()).to_bits()]);
-        let kernel = self.kernel("nn.attention", "attend")?;
+        let kernel = self.kernel("nn.attention", ONLY)?;
         self.batch.dispatch(&kernel, (q, keys, values, spans, shape, y), grid(heads, tokens))?;
         Ok(())
     }
@@ -387,7 +389,7 @@ impl<'a> Pass<'a> {
     /// ```
     pub fn softmax(&mut self, x: &Buffer<f32>, width: u32, rows: u32) -> Result<()> {
         fits("x", x, rows, width)?;
-        let kernel = self.kernel("nn.softmax", "softmax")?;
+        let kernel = self.kernel("nn.softmax", ONLY)?;
         self.batch.dispatch(&kernel, (x, uniform(&[width])), grid(rows, 1))?;
         Ok(())
     }
@@ -410,7 +412,7 @@ impl<'a> Pass<'a> {
     ) -> Result<()> {
         let count = u32::try_from(spans.len()).unwrap_or(u32::MAX);
         fits("y", y, count, width)?;
-        let kernel = self.kernel("nn.pool", "mean")?;
+        let kernel = self.kernel("nn.pool", ONLY)?;
         let shape = uniform(&[width, u32::from(normalize)]);
         self.batch.dispatch(&kernel, (x, spans, shape, y), grid(count, 1))?;
         Ok(())
@@ -430,7 +432,7 @@ impl<'a> Pass<'a> {
         if count > width {
             return Err(Error::InvalidArgument(format!("the {count} largest of {width} values")));
         }
-        let kernel = self.kernel("nn.top", "top")?;
+        let kernel = self.kernel("nn.top", ONLY)?;
         self.batch.dispatch(&kernel, (x, uniform(&[width, count]), y), grid(rows, 1))?;
         Ok(())
     }

@@ -1,0 +1,241 @@
+//! Texts to tokens and back, by Hugging Face's library.
+
+use crate::gpu::{Error, Result};
+use crate::nn::{Gguf, Value};
+use std::collections::HashMap;
+use tokenizers::models::bpe::{BPE, Merges, Vocab};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::{AddedToken, PreTokenizerWrapper};
+
+/// The kind of token that is no text, in GGUF.
+const CONTROL: i64 = 3;
+/// The same, made by whoever trained the model further.
+const USER_DEFINED: i64 = 4;
+
+/// Texts to tokens and back.
+///
+/// ```no_run
+/// # use gannet_sdk::{asset::Asset, llm::Tokenizer, nn::Gguf};
+/// let asset = Asset::open("weights")?;
+/// let tokenizer = Tokenizer::from_gguf(&Gguf::read(&mut asset.reader(), asset.len())?)?;
+/// let tokens = tokenizer.encode("Hello!")?;
+/// # Ok::<(), gannet_sdk::gpu::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// The bytes of all tokens, one behind the other, and where each ends.
+    bytes: Vec<u8>,
+    ends: Vec<u32>,
+    special: HashMap<String, u32>,
+}
+
+/// The bytes that the letters of a byte-level vocabulary stand for (Radford et al., 2019): printable ones for themselves, the
+/// others, in their order, for the letters from 256 on.
+fn letters() -> HashMap<char, u8> {
+    let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let mut letters: HashMap<char, u8> = (0..=255).filter(printable).map(|byte| (char::from(byte), byte)).collect();
+    let others = (0..=255u8).filter(|byte| !printable(byte));
+    letters.extend(others.zip(256u32..).filter_map(|(byte, letter)| Some((char::from_u32(letter)?, byte))));
+    letters
+}
+
+/// How a text is cut before merging, by the name that GGUF gives it.
+fn cut(name: &str) -> Result<PreTokenizerWrapper> {
+    let words = || PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true));
+    match name {
+        "gpt-2" | "default" => Ok(words()),
+        // Each digit by itself, then words.
+        "smollm" => Ok(PreTokenizerWrapper::Sequence(Sequence::new(vec![
+            PreTokenizerWrapper::Digits(Digits::new(true)),
+            words(),
+        ]))),
+        other => Err(Error::Unsupported(format!("texts are cut as in {other:?}; known are \"gpt-2\" and \"smollm\""))),
+    }
+}
+
+impl Tokenizer {
+    /// The byte-level BPE that a GGUF file holds.
+    ///
+    /// ```
+    /// # use gannet_sdk::{gpu, llm::Tokenizer, nn::Gguf};
+    /// fn open(gguf: &Gguf) -> gpu::Result<Tokenizer> {
+    ///     Tokenizer::from_gguf(gguf)
+    /// }
+    /// ```
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
+        let missing = |name: &str| Error::InvalidArgument(format!("the gguf file has no {name}"));
+        let texts = |name: &str| gguf.get(name).and_then(Value::texts).ok_or_else(|| missing(name));
+        let kind = gguf.get("tokenizer.ggml.model").and_then(Value::text).unwrap_or_default();
+        if kind != "gpt2" {
+            return Err(Error::Unsupported(format!("the tokenizer {kind:?}; known is \"gpt2\"")));
+        }
+        let (tokens, merges) = (texts("tokenizer.ggml.tokens")?, texts("tokenizer.ggml.merges")?);
+        let kinds = gguf.get("tokenizer.ggml.token_type").and_then(Value::integers).unwrap_or_default();
+        let cut = cut(gguf.get("tokenizer.ggml.pre").and_then(Value::text).unwrap_or("default"))?;
+        Self::new(tokens, merges, kinds, cut)
+    }
+
+    fn new(tokens: &[String], merges: &[String], kinds: &[i64], cut: PreTokenizerWrapper) -> Result<Self> {
+        let failed = |error: tokenizers::Error| Error::InvalidArgument(format!("the tokenizer is not sound: {error}"));
+        let vocabulary: Vocab = tokens.iter().cloned().zip(0u32..).collect();
+        let halves = merges.iter().map(|merge| merge.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())));
+        let halves: Option<Merges> = halves.collect();
+        let halves = halves.ok_or_else(|| Error::InvalidArgument("a merge of the tokenizer has no two halves".into()))?;
+        let model = BPE::builder().vocab_and_merges(vocabulary, halves).build().map_err(failed)?;
+        let mut inner = tokenizers::Tokenizer::new(model);
+        inner.with_pre_tokenizer(Some(cut));
+        let mut special = HashMap::new();
+        let letters = letters();
+        let (mut bytes, mut ends) = (Vec::new(), Vec::with_capacity(tokens.len()));
+        for (id, text) in (0u32..).zip(tokens) {
+            let kind = kinds.get(id as usize).copied().unwrap_or(1);
+            if kind == CONTROL || kind == USER_DEFINED {
+                special.insert(text.clone(), id);
+            } else {
+                bytes.extend(text.chars().filter_map(|letter| letters.get(&letter)));
+            }
+            ends.push(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+        }
+        let added: Vec<_> = special.keys().map(|text| AddedToken::from(text.as_str(), true).normalized(false)).collect();
+        inner.add_special_tokens(added).map_err(failed)?;
+        Ok(Self { inner, bytes, ends, special })
+    }
+
+    /// The tokens of a text. What stands for a special token becomes it.
+    ///
+    /// ```
+    /// # use gannet_sdk::{gpu, llm::Tokenizer};
+    /// fn count(tokenizer: &Tokenizer, text: &str) -> gpu::Result<usize> {
+    ///     Ok(tokenizer.encode(text)?.len())
+    /// }
+    /// ```
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoded = self.inner.encode_fast(text, false);
+        let encoded = encoded.map_err(|error| Error::InvalidArgument(format!("the text has no tokens: {error}")))?;
+        Ok(encoded.get_ids().to_vec())
+    }
+
+    /// The special token of a text.
+    ///
+    /// ```
+    /// # use gannet_sdk::llm::Tokenizer;
+    /// fn end(tokenizer: &Tokenizer) -> Option<u32> {
+    ///     tokenizer.special("<|im_end|>")
+    /// }
+    /// ```
+    pub fn special(&self, text: &str) -> Option<u32> {
+        self.special.get(text).copied()
+    }
+
+    /// The bytes of a token; none for a special one.
+    ///
+    /// ```
+    /// # use gannet_sdk::llm::Tokenizer;
+    /// fn text(tokenizer: &Tokenizer, token: u32) -> String {
+    ///     String::from_utf8_lossy(tokenizer.bytes(token)).into_owned()
+    /// }
+    /// ```
+    pub fn bytes(&self, token: u32) -> &[u8] {
+        let at = token as usize;
+        let start = at.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        let end = self.ends.get(at).copied().unwrap_or(start);
+        self.bytes.get(start as usize..end as usize).unwrap_or_default()
+    }
+
+    /// How many tokens there are.
+    ///
+    /// ```
+    /// # use gannet_sdk::llm::Tokenizer;
+    /// fn knows(tokenizer: &Tokenizer, token: u32) -> bool {
+    ///     (token as usize) < tokenizer.count()
+    /// }
+    /// ```
+    pub fn count(&self) -> usize {
+        self.ends.len()
+    }
+}
+
+/// Bytes to text, as they come: what is no whole character waits for its rest.
+///
+/// ```
+/// # use gannet_sdk::llm::Decoder;
+/// let mut decoder = Decoder::default();
+/// assert_eq!(decoder.push(b"a\xf0\x9f\x90"), "a");
+/// assert_eq!(decoder.push(b"\xa6"), "🐦"[..0].to_owned() + "\u{1f426}");
+/// assert_eq!(decoder.push(b"\xff!"), "\u{fffd}!");
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Decoder {
+    waiting: Vec<u8>,
+}
+
+impl Decoder {
+    /// The characters that are whole now.
+    ///
+    /// ```
+    /// # use gannet_sdk::llm::Decoder;
+    /// assert_eq!(Decoder::default().push(b"abc"), "abc");
+    /// ```
+    pub fn push(&mut self, bytes: &[u8]) -> String {
+        self.waiting.extend_from_slice(bytes);
+        let mut text = String::new();
+        let mut kept = 0;
+        for chunk in self.waiting.utf8_chunks() {
+            text.push_str(chunk.valid());
+            kept += chunk.valid().len();
+            let invalid = chunk.invalid();
+            let at_end = kept + invalid.len() == self.waiting.len();
+            // At the end it may be the beginning of a character.
+            let begun = std::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none());
+            if !invalid.is_empty() && !(at_end && begun) {
+                text.push(char::REPLACEMENT_CHARACTER);
+                kept += invalid.len();
+            }
+        }
+        self.waiting.drain(..kept);
+        text
+    }
+
+    /// What is left, when nothing more comes.
+    ///
+    /// ```
+    /// # use gannet_sdk::llm::Decoder;
+    /// let mut decoder = Decoder::default();
+    /// decoder.push(b"\xf0\x9f");
+    /// assert_eq!(decoder.end(), "\u{fffd}");
+    /// ```
+    pub fn end(&mut self) -> String {
+        let rest = std::mem::take(&mut self.waiting);
+        String::from_utf8_lossy(&rest).into_owned()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_has_a_letter() {
+        let letters = letters();
+        let mut bytes: Vec<u8> = letters.values().copied().collect();
+        bytes.sort_unstable();
+        assert_eq!(bytes, (0..=255).collect::<Vec<u8>>());
+        assert_eq!((letters[&'Ġ'], letters[&'Ċ'], letters[&'a']), (b' ', b'\n', b'a'));
+    }
+
+    #[test]
+    fn texts_become_tokens_and_tokens_bytes() {
+        let tokens: Vec<String> = ["a", "b", "ab", "Ġ", "1", "<|end|>", "Ġab"].iter().map(ToString::to_string).collect();
+        let merges: Vec<String> = ["a b", "Ġ ab"].iter().map(ToString::to_string).collect();
+        let kinds = [1, 1, 1, 1, 1, CONTROL, 1];
+        let tokenizer = Tokenizer::new(&tokens, &merges, &kinds, cut("smollm").unwrap()).unwrap();
+        assert_eq!(tokenizer.encode("ab ab11<|end|>a").unwrap(), [2, 6, 4, 4, 5, 0]);
+        assert_eq!((tokenizer.bytes(6), tokenizer.bytes(5), tokenizer.bytes(99)), (&b" ab"[..], &b""[..], &b""[..]));
+        assert!(Tokenizer::new(&tokens, &["ab".to_owned()], &kinds, cut("gpt-2").unwrap()).is_err());
+        assert!(cut("llama-bpe").is_err());
+    }
+}
