@@ -34,6 +34,12 @@ pub enum FrontError {
         /// The limit.
         limit: u64,
     },
+    /// Bodies that must be read whole take too much together.
+    #[error("bodies that are being read have {limit} bytes together; that is the limit")]
+    BodiesFull {
+        /// The limit.
+        limit: u64,
+    },
     /// A body that stopped coming.
     #[error("no part of the body came for {seconds} s")]
     BodyTooSlow {
@@ -72,6 +78,8 @@ pub struct Inbound {
     pub parts: Parts,
     /// Its body.
     pub body: Incoming,
+    /// What was read of it already: all of it.
+    pub collected: Option<bytes::Bytes>,
 }
 
 impl Inbound {
@@ -84,7 +92,8 @@ impl Inbound {
 
     /// Refuses a body whose announced length is over the limit.
     pub fn check_length(&self, limit: u64) -> Result<(), FrontError> {
-        if self.body.size_hint().lower() > limit { Err(FrontError::BodyTooLarge { limit }) } else { Ok(()) }
+        let read = self.collected.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        if read.max(self.body.size_hint().lower()) > limit { Err(FrontError::BodyTooLarge { limit }) } else { Ok(()) }
     }
 }
 

@@ -17,6 +17,7 @@ pub mod meter;
 pub mod respond;
 
 // Beside the path.
+pub mod openai;
 pub mod control;
 pub mod egress;
 pub mod registry;

@@ -13,6 +13,7 @@ use crate::auth::{Caller, Key};
 use crate::config::{Live, ServerFile};
 use crate::control::Control;
 use crate::inbound::{Door, Inbound};
+use crate::openai::{self, Bodies, keep_alive};
 use crate::registry::{Function, Snapshot, Tenant, Version};
 use crate::respond::{Refused, ResponseBody};
 use http::uri::PathAndQuery;
@@ -46,6 +47,15 @@ pub enum RouteError {
         /// The function that it is for.
         function: String,
     },
+    /// No function that is a model has this name.
+    #[error("the model {model:?} does not exist, or is none of yours")]
+    ModelNotFound {
+        /// What was asked for.
+        model: String,
+    },
+    /// The body names no model.
+    #[error("the body names no model: its field \"model\" is a function's name")]
+    ModelNeeded,
     /// Nothing of the tenant's may run.
     #[error("the tenant is suspended")]
     Suspended,
@@ -88,7 +98,8 @@ pub struct Target {
 pub struct Route {
     control: Control,
     live: Live,
-    next: Admit,
+    bodies: Bodies,
+    next: Arc<Admit>,
 }
 
 /// A function as a request names it.
@@ -136,7 +147,7 @@ pub fn public_origins(inbound: &Inbound, snapshot: &Snapshot, file: &ServerFile)
 impl Route {
     /// The step, with the next one and the control API inside it.
     pub fn new(control: Control, live: Live, next: Admit) -> Self {
-        Self { control, live, next }
+        Self { control, live, bodies: Bodies::default(), next: Arc::new(next) }
     }
 
     /// Sends the request on.
@@ -156,12 +167,51 @@ impl Route {
             }
             return self.next.call(inbound, &caller, target).await;
         }
+        if inbound.door != Door::Admin && openai::asked(inbound.parts.uri.path()).is_some() {
+            return self.openai(inbound, caller, snapshot).await;
+        }
         let is_control =
             file.domain.is_none() || !host.ends_with(&format!(".{}", file.domain.as_deref().unwrap_or("")));
         if !is_control || inbound.door == Door::Functions && !Control::is_health(inbound.parts.uri.path()) {
             return Err(if caller == Caller::Anonymous { RouteError::KeyNeeded } else { RouteError::NotFound }.into());
         }
         self.control.call(inbound, caller, snapshot).await
+    }
+
+    /// A request of an OpenAI client.
+    async fn openai(
+        &self,
+        mut inbound: Inbound,
+        caller: Caller,
+        snapshot: Arc<Snapshot>,
+    ) -> Result<Response<ResponseBody>, Refused> {
+        let path = inbound.parts.uri.path().to_owned();
+        check_segments(path.trim_start_matches('/'))?;
+        let asked = openai::asked(&path).ok_or(RouteError::NotFound)?;
+        if asked.function.is_none() {
+            let one = asked.path.strip_prefix("v1/models").map(|rest| rest.strip_prefix('/'));
+            if let Some(one) = one.filter(|one| one.is_some() || asked.path == "v1/models") {
+                return Ok(openai::models(&inbound, &caller, &snapshot, one)?);
+            }
+        }
+        let called = openai::read(&mut inbound, &caller, &asked, &self.bodies).await?;
+        let (function, tag) = called.model.split_once('@').map_or((called.model.as_str(), None), |(f, t)| (f, Some(t)));
+        let not_found = || RouteError::ModelNotFound { model: called.model.chars().take(80).collect() };
+        let tenant = called.tenant.as_str();
+        if called.listed_only && !snapshot.function(tenant, function).is_some_and(|function| openai::is_model(function)) {
+            return Err(not_found().into());
+        }
+        let named = Named { tenant, function, tag, path: Some(asked.path), style: Style::Path };
+        let target = target(&named, &inbound, &caller, &snapshot).map_err(|error| match error {
+            RouteError::NotFound => not_found(),
+            other => other,
+        })?;
+        if let Some(served) = &inbound.served {
+            let _ = served.set((target.version.tenant.clone(), target.version.function.clone()));
+        }
+        let (admit, id) = (Arc::clone(&self.next), inbound.id);
+        let answering = async move { admit.call(inbound, &caller, target).await };
+        if called.stream { keep_alive::answer(Box::pin(answering), id).await } else { answering.await }
     }
 }
 

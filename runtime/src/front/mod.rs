@@ -22,7 +22,8 @@ use crate::auth::Auth;
 use crate::config::Live;
 use crate::inbound::{Door, FrontError, Inbound, host_of};
 use crate::names::RequestId;
-use crate::respond::{Done, Refused, ResponseBody, code_of, raw, refuse, stamp};
+use crate::openai;
+use crate::respond::{Done, Refused, ResponseBody, code_of, raw, refuse, refuse_openai, stamp};
 use crate::route::public_origins;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
@@ -184,7 +185,8 @@ impl Front {
             .as_ref()
             .map(|log| (log, parts.method.as_str().chars().take(32).collect::<String>(), Served::default()));
         let served = watched.as_ref().map(|(_, _, served)| Arc::clone(served));
-        let inbound = Inbound { id, arrived, client, https, door, served, parts, body };
+        let for_openai = openai::asked(parts.uri.path()).is_some();
+        let inbound = Inbound { id, arrived, client, https, door, served, parts, body, collected: None };
         let origin = self.origin(&inbound);
         let mut refusal = None;
         let mut response = match self.handle(inbound, origin.as_ref()).await {
@@ -195,7 +197,7 @@ impl Front {
             Err(refused) => {
                 tracing::debug!(request = %id, %peer, %refused, "refused");
                 refusal = Some(code_of(&refused));
-                refuse(&refused, id)
+                if for_openai { refuse_openai(&refused, id) } else { refuse(&refused, id) }
             }
         };
         if let Some(origin) = &origin {

@@ -58,6 +58,8 @@ impl BodyState {
 /// A request's body on its way to the worker.
 #[derive(Debug)]
 pub struct RequestBody {
+    /// What was read of it already; nothing more comes then.
+    collected: Option<Bytes>,
     body: Option<Incoming>,
     limit: u64,
     state: Arc<BodyState>,
@@ -70,17 +72,18 @@ pub struct RequestBody {
 pub struct Cut;
 
 impl RequestBody {
-    pub(crate) fn new(body: Incoming, limit: u64) -> (Self, Arc<BodyState>) {
+    pub(crate) fn new(body: Incoming, collected: Option<Bytes>, limit: u64) -> (Self, Arc<BodyState>) {
         let state = Arc::new(BodyState::default());
-        state.done.store(body.is_end_stream(), Ordering::Relaxed);
-        (Self { body: Some(body), limit, state: Arc::clone(&state), idle: None }, state)
+        let collected = collected.filter(|bytes| !bytes.is_empty());
+        state.done.store(collected.is_none() && body.is_end_stream(), Ordering::Relaxed);
+        (Self { collected, body: Some(body), limit, state: Arc::clone(&state), idle: None }, state)
     }
 
     /// No body.
     pub(crate) fn empty() -> (Self, Arc<BodyState>) {
         let state = Arc::new(BodyState::default());
         state.done.store(true, Ordering::Relaxed);
-        (Self { body: None, limit: 0, state: Arc::clone(&state), idle: None }, state)
+        (Self { collected: None, body: None, limit: 0, state: Arc::clone(&state), idle: None }, state)
     }
 
     fn cut(&mut self, why: FrontError) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
@@ -95,6 +98,11 @@ impl Body for RequestBody {
     type Error = Cut;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if let Some(collected) = self.collected.take() {
+            self.state.bytes.store(collected.len() as u64, Ordering::Relaxed);
+            self.state.done.store(true, Ordering::Relaxed);
+            return Poll::Ready(Some(Ok(Frame::data(collected))));
+        }
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         match Pin::new(&mut *body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
@@ -126,10 +134,13 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.collected.is_none() && self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
+        if let Some(collected) = &self.collected {
+            return SizeHint::with_exact(collected.len() as u64);
+        }
         self.body.as_ref().map(Body::size_hint).unwrap_or_default()
     }
 }
@@ -195,10 +206,10 @@ pub(crate) fn rebuild(
     version: VersionKey,
     limit: u64,
 ) -> (Request<RequestBody>, Arc<BodyState>) {
-    let Inbound { id, client, https, mut parts, body, .. } = inbound;
+    let Inbound { id, client, https, mut parts, body, collected, .. } = inbound;
     let authority = parts.uri.authority().map(|authority| authority.as_str().to_owned());
     rebuild_headers(&mut parts.headers, client, https, authority.as_deref());
-    let (body, state) = RequestBody::new(body, limit);
+    let (body, state) = RequestBody::new(body, collected, limit);
     let mut request = Request::new(body);
     *request.method_mut() = parts.method;
     *request.uri_mut() = Uri::from(path);

@@ -1,6 +1,7 @@
 //! The body of every response: a few bytes, an event stream, or a function's answer on its way.
 
 use crate::front::Watched;
+use crate::openai::keep_alive::Waiting;
 use crate::pool::Relay;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -21,6 +22,7 @@ enum Inner {
     Full(Bytes),
     Events(mpsc::Receiver<Bytes>),
     Relay(Box<Relay>),
+    Waiting(Box<Waiting>),
 }
 
 /// A function's answer that broke off. The connection is closed, since the head has left.
@@ -50,7 +52,13 @@ impl ResponseBody {
             Inner::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Inner::Events(receiver) => receiver.poll_recv(context).map(|part| part.map(|bytes| Ok(Frame::data(bytes)))),
             Inner::Relay(relay) => Pin::new(relay.as_mut()).poll_frame(context),
+            Inner::Waiting(waiting) => waiting.poll(context),
         }
+    }
+
+    /// An answer that is still to come.
+    pub fn waiting(waiting: Waiting) -> Self {
+        Self { inner: Inner::Waiting(Box::new(waiting)), watched: None }
     }
 
     /// A function's answer.
@@ -80,7 +88,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.inner {
             Inner::Full(bytes) => bytes.is_empty(),
-            Inner::Events(_) => false,
+            Inner::Events(_) | Inner::Waiting(_) => false,
             Inner::Relay(relay) => relay.is_end_stream(),
         }
     }
@@ -88,7 +96,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
             Inner::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Inner::Events(_) => SizeHint::default(),
+            Inner::Events(_) | Inner::Waiting(_) => SizeHint::default(),
             Inner::Relay(relay) => relay.size_hint(),
         }
     }

@@ -120,6 +120,9 @@ fn front(error: &FrontError) -> Answer {
             .hint("stream the response body instead: functions can send chunks over time"),
         FrontError::BodyTooLarge { .. } => answer(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", Caller)
             .hint("raise [limits] body_mib in gannet.toml"),
+        FrontError::BodiesFull { .. } => {
+            answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Blame::Platform).retry_after(1)
+        }
         FrontError::BodyTooSlow { .. } => answer(StatusCode::REQUEST_TIMEOUT, "body_timeout", Caller),
     }
 }
@@ -142,6 +145,9 @@ fn route(error: &RouteError) -> Answer {
             .hint("send `Authorization: Bearer KEY` or `x-gannet-key: KEY`"),
         RouteError::NotFound => answer(StatusCode::NOT_FOUND, "not_found", Caller)
             .hint("`gannet list` shows your functions; other tenants' functions look like this too"),
+        RouteError::ModelNotFound { .. } => answer(StatusCode::NOT_FOUND, "model_not_found", Caller)
+            .hint("models are functions whose manifest says `[http] openai = true`"),
+        RouteError::ModelNeeded => answer(StatusCode::BAD_REQUEST, "model_needed", Caller),
         RouteError::ScopeMissing { .. } | RouteError::KeyOfOther { .. } => {
             answer(StatusCode::FORBIDDEN, "forbidden", Caller)
         }
@@ -312,6 +318,34 @@ pub fn refuse(refused: &Refused, request: RequestId) -> Response<ResponseBody> {
         headers.insert(http::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"gannet\""));
     }
     stamp(&mut response, request);
+    response
+}
+
+/// A refusal as OpenAI's clients read it.
+pub fn openai_error(refused: &Refused, request: RequestId) -> Vec<u8> {
+    let told = describe(refused);
+    let kind = match told.status {
+        StatusCode::UNAUTHORIZED => "authentication_error",
+        StatusCode::FORBIDDEN => "permission_error",
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYMENT_REQUIRED => "rate_limit_error",
+        status if status.is_client_error() => "invalid_request_error",
+        _ => "server_error",
+    };
+    let param = matches!(refused, Refused::Route(RouteError::ModelNotFound { .. } | RouteError::ModelNeeded)).then_some("model");
+    let message = match &told.hint {
+        Some(hint) => format!("{refused}; {hint}"),
+        None => refused.to_string(),
+    };
+    let error = serde_json::json!({ "message": message, "type": kind, "param": param, "code": told.code,
+        "fault": told.blame, "request_id": request.to_string() });
+    serde_json::to_vec(&serde_json::json!({ "error": error })).unwrap_or_default()
+}
+
+/// Writes a refusal for an OpenAI client.
+pub fn refuse_openai(refused: &Refused, request: RequestId) -> Response<ResponseBody> {
+    let mut response = refuse(refused, request);
+    *response.body_mut() = ResponseBody::full(Bytes::from(openai_error(refused, request)));
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

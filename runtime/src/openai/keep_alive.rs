@@ -1,0 +1,131 @@
+//! Keeps a client of a stream waiting while its function starts: comments, which clients ignore, until there is an answer.
+//!
+//! ```text
+//!  the answer's head ── within a moment ──▶ answered as it is
+//!        │ later
+//!        ▼
+//!  200 text/event-stream: `: waiting` ▶ … ▶ the answer's own events
+//!                                       └▶ a refusal, or an answer that is no stream: an event with the error
+//! ```
+//!
+//! Dropping the body drops the request: a client that leaves while it waits is not served.
+
+use crate::names::RequestId;
+use crate::respond::{BrokenOff, Refused, ResponseBody, openai_error, stream};
+use bytes::{Bytes, BytesMut};
+use http::Response;
+use http_body::{Body, Frame};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+
+/// How long an answer's head may take until comments are sent in its place.
+const HEAD_MAX: Duration = Duration::from_secs(1);
+/// From one comment to the next.
+const EVERY: Duration = Duration::from_secs(5);
+/// What is sent.
+const COMMENT: &[u8] = b": waiting for the model\n\n";
+/// The longest error of a function that is passed on.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Refused>> + Send>>;
+
+/// The body of an answer that was begun before there was one.
+pub struct Waiting {
+    request: RequestId,
+    state: State,
+    next: Pin<Box<Sleep>>,
+}
+
+enum State {
+    /// No answer yet; whether a comment is to be sent at once.
+    Coming(Answering, bool),
+    /// Its events.
+    Streaming(Box<ResponseBody>),
+    /// An error, being read.
+    Failing(Box<ResponseBody>, BytesMut),
+    Ended,
+}
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Waiting").field("request", &self.request).finish_non_exhaustive()
+    }
+}
+
+/// Answers as soon as there is a head, or begins a stream when it takes longer.
+pub async fn answer(mut answering: Answering, request: RequestId) -> Result<Response<ResponseBody>, Refused> {
+    match tokio::time::timeout(HEAD_MAX, &mut answering).await {
+        Ok(answered) => answered,
+        Err(_) => {
+            let next = Box::pin(tokio::time::sleep(EVERY));
+            let waiting = Waiting { request, state: State::Coming(answering, true), next };
+            Ok(stream("text/event-stream", ResponseBody::waiting(waiting)))
+        }
+    }
+}
+
+fn event(json: &[u8]) -> Bytes {
+    // An event's data must be one line.
+    let line: Vec<u8> = json.iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }).collect();
+    [b"data: ".as_slice(), &line, b"\n\n"].concat().into()
+}
+
+fn is_events(response: &Response<ResponseBody>) -> bool {
+    let media_type = response.headers().get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    response.status().is_success() && media_type.is_some_and(|text| text.starts_with("text/event-stream"))
+}
+
+impl Waiting {
+    /// The next part of the body.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        loop {
+            match &mut self.state {
+                State::Coming(answering, comment) => match answering.as_mut().poll(context) {
+                    Poll::Ready(Ok(response)) if is_events(&response) => {
+                        self.state = State::Streaming(Box::new(response.into_body()));
+                    }
+                    Poll::Ready(Ok(response)) => {
+                        self.state = State::Failing(Box::new(response.into_body()), BytesMut::new());
+                    }
+                    Poll::Ready(Err(refused)) => {
+                        self.state = State::Ended;
+                        return Poll::Ready(Some(Ok(Frame::data(event(&openai_error(&refused, self.request))))));
+                    }
+                    Poll::Pending => {
+                        let due = self.next.as_mut().poll(context).is_ready();
+                        if due {
+                            self.next.as_mut().reset(Instant::now() + EVERY);
+                            // Polled again, so that it wakes us.
+                            let _ = self.next.as_mut().poll(context);
+                        }
+                        if !(std::mem::take(comment) || due) {
+                            return Poll::Pending;
+                        }
+                        return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(COMMENT)))));
+                    }
+                },
+                State::Streaming(body) => return Pin::new(body.as_mut()).poll_frame(context),
+                State::Failing(body, error) => match Pin::new(body.as_mut()).poll_frame(context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Some(Ok(frame))) => {
+                        if let Ok(data) = frame.into_data()
+                            && error.len() + data.len() <= ERROR_BYTES_MAX
+                        {
+                            error.extend_from_slice(&data);
+                        }
+                    }
+                    Poll::Ready(Some(Err(broken))) => return Poll::Ready(Some(Err(broken))),
+                    Poll::Ready(None) => {
+                        let told = event(error);
+                        self.state = State::Ended;
+                        return Poll::Ready(Some(Ok(Frame::data(told))));
+                    }
+                },
+                State::Ended => return Poll::Ready(None),
+            }
+        }
+    }
+}
+

@@ -1,0 +1,209 @@
+//! The paths that OpenAI's clients call, beside `/f/`: they name a function as their model, in the body or in the path.
+//!
+//! ```text
+//!  /openai/v1/models           the caller's functions that say `openai = true`
+//!  /openai/v1/…                the function that the body's `model` names, or `model@tag`; it sees /v1/…
+//!  /v2/{function}/openai/v1/…  that function, whatever it says; it sees /v1/…
+//! ```
+//!
+//! The tenant is the key's. A body is read whole before it is admitted, because it says for whom it is, and whether the answer
+//! is a stream: then comments keep the client waiting while a cold function starts ([`keep_alive`]). What such bodies take
+//! together is bounded. Refusals have OpenAI's shape on these paths.
+
+pub mod keep_alive;
+
+use crate::auth::{Caller, Key};
+use crate::control::TENANT_HEADER;
+use crate::inbound::{FrontError, Inbound};
+use crate::names::TenantName;
+use crate::pool::BODY_IDLE_MAX;
+use crate::registry::{Function, Snapshot, Tenant};
+use crate::respond::{Done, Refused, ResponseBody, json};
+use crate::route::RouteError;
+use bytes::Bytes;
+use http::{Method, Response};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Body;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// The longest body, whatever a function's own limit is.
+const BODY_BYTES_MAX: u64 = 16 << 20;
+/// What all bodies that are being read may take together.
+const BODIES_BYTES_MAX: u64 = 256 << 20;
+/// The unit of that.
+const UNIT: u64 = 1 << 10;
+
+/// What a path asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Asked<'a> {
+    /// The function that the path names.
+    pub function: Option<&'a str>,
+    /// What is behind `/openai/`, as in `v1/models`.
+    pub path: &'a str,
+}
+
+/// What an OpenAI client asks for by a path, if it is one of these.
+pub fn asked(path: &str) -> Option<Asked<'_>> {
+    if let Some(path) = path.strip_prefix("/openai/") {
+        return Some(Asked { function: None, path });
+    }
+    let (function, path) = path.strip_prefix("/v2/")?.split_once("/openai/")?;
+    (!function.contains('/')).then_some(Asked { function: Some(function), path })
+}
+
+/// What the front door needs to know of a body.
+#[derive(Debug, Default, Deserialize)]
+struct Wanted {
+    model: Option<String>,
+    #[serde(default)]
+    stream: serde_json::Value,
+}
+
+/// A request whose function is known.
+#[derive(Debug)]
+pub struct Called {
+    /// Whose it is.
+    pub tenant: TenantName,
+    /// What the client calls it: a function, or `function@tag`.
+    pub model: String,
+    /// Whether it must say `openai = true`.
+    pub listed_only: bool,
+    /// Whether the answer is a stream.
+    pub stream: bool,
+}
+
+/// Bodies being read.
+#[derive(Debug, Clone)]
+pub struct Bodies(Arc<Semaphore>);
+
+impl Default for Bodies {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(usize::try_from(BODIES_BYTES_MAX / UNIT).unwrap_or(usize::MAX))))
+    }
+}
+
+/// Whose functions a caller asks for.
+fn tenant_of(inbound: &Inbound, caller: &Caller) -> Result<TenantName, RouteError> {
+    match caller {
+        Caller::Anonymous => Err(RouteError::KeyNeeded),
+        Caller::Tenant(key) => Ok(key.record.tenant.clone()),
+        Caller::Operator => {
+            let named = inbound.parts.headers.get(TENANT_HEADER).and_then(|value| value.to_str().ok());
+            named.and_then(|name| TenantName::new(name).ok()).ok_or(RouteError::NotFound)
+        }
+    }
+}
+
+/// Finds out for whom a request is. Its body is read, and kept with it.
+pub async fn read(
+    inbound: &mut Inbound,
+    caller: &Caller,
+    asked: &Asked<'_>,
+    bodies: &Bodies,
+) -> Result<Called, Refused> {
+    let tenant = tenant_of(inbound, caller)?;
+    let body = collect(inbound, bodies).await?;
+    // What is not JSON is for the function to refuse, if the path has named one.
+    let wanted: Wanted = serde_json::from_slice(&body).unwrap_or_default();
+    inbound.collected = Some(body);
+    let stream = wanted.stream == serde_json::Value::Bool(true);
+    let (model, listed_only) = match (asked.function, wanted.model) {
+        (Some(function), _) => (function.to_owned(), false),
+        (None, Some(model)) => (model, true),
+        (None, None) => return Err(RouteError::ModelNeeded.into()),
+    };
+    Ok(Called { tenant, model, listed_only, stream })
+}
+
+async fn collect(inbound: &mut Inbound, bodies: &Bodies) -> Result<Bytes, Refused> {
+    let limit = BODY_BYTES_MAX;
+    let announced = inbound.body.size_hint().exact().unwrap_or(BODY_BYTES_MAX);
+    if announced > limit {
+        return Err(FrontError::BodyTooLarge { limit }.into());
+    }
+    let units = u32::try_from(announced.div_ceil(UNIT).max(1)).unwrap_or(u32::MAX);
+    let room = bodies.0.try_acquire_many(units).map_err(|_| FrontError::BodiesFull { limit: BODIES_BYTES_MAX })?;
+    let limited = Limited::new(&mut inbound.body, usize::try_from(limit).unwrap_or(usize::MAX));
+    let read = tokio::time::timeout(BODY_IDLE_MAX, limited.collect()).await;
+    drop(room);
+    match read {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(FrontError::BodyTooLarge { limit }.into()),
+        Ok(Err(error)) => Err(FrontError::Malformed(format!("the body broke off: {error}")).into()),
+        Err(_) => Err(FrontError::BodyTooSlow { seconds: BODY_IDLE_MAX.as_secs() }.into()),
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Models {
+    object: &'static str,
+    data: Vec<Model>,
+}
+
+#[derive(Debug, Serialize)]
+struct Model {
+    id: String,
+    object: &'static str,
+    created: i64,
+    owned_by: String,
+}
+
+/// Whether a function is a model.
+pub fn is_model(function: &Function) -> bool {
+    function.current.manifest().http.openai
+}
+
+fn model(tenant: &TenantName, function: &Function) -> Model {
+    let created = function.versions.first().map_or(0, |version| version.record.created.as_second());
+    Model { id: function.name.to_string(), object: "model", created, owned_by: tenant.to_string() }
+}
+
+/// The models of a caller, or one of them.
+pub fn models(
+    inbound: &Inbound,
+    caller: &Caller,
+    snapshot: &Snapshot,
+    one: Option<&str>,
+) -> Result<Response<ResponseBody>, RouteError> {
+    if inbound.parts.method != Method::GET {
+        let method = inbound.parts.method.to_string();
+        return Err(RouteError::MethodNotAllowed { method, allowed: "GET".into() });
+    }
+    let name = tenant_of(inbound, caller)?;
+    let tenant: &Arc<Tenant> = snapshot.tenants.get(&name).ok_or(RouteError::NotFound)?;
+    if tenant.record.suspended {
+        return Err(RouteError::Suspended);
+    }
+    let key: Option<&Key> = if let Caller::Tenant(key) = caller { Some(key) } else { None };
+    if key.is_some_and(|key| !key.record.scopes.invoke) {
+        return Err(RouteError::ScopeMissing { scope: "invoke" });
+    }
+    let covers = |function: &&Arc<Function>| {
+        key.and_then(|key| key.record.function.as_ref()).is_none_or(|only| *only == function.name)
+    };
+    let mut known = tenant.functions.values().filter(|function| is_model(function)).filter(covers);
+    match one {
+        None => Ok(json(Done::Ok, &Models { object: "list", data: known.map(|found| model(&name, found)).collect() })),
+        Some(one) => {
+            let found = known.find(|function| function.name.as_str() == one);
+            let found = found.ok_or_else(|| RouteError::ModelNotFound { model: one.chars().take(80).collect() })?;
+            Ok(json(Done::Ok, &model(&name, found)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_a_function_or_none() {
+        assert_eq!(asked("/openai/v1/models"), Some(Asked { function: None, path: "v1/models" }));
+        assert_eq!(asked("/v2/chat/openai/v1/x"), Some(Asked { function: Some("chat"), path: "v1/x" }));
+        for other in ["/openai", "/v2/chat/run", "/v2/a/b/openai/v1/x", "/f/dev/openai/", "/v2/openai/v1"] {
+            assert_eq!(asked(other), None, "{other}");
+        }
+    }
+}
