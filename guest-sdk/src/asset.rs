@@ -204,7 +204,8 @@ impl io::Seek for Reader<'_> {
             io::SeekFrom::End(offset) => self.asset.len().checked_add_signed(offset),
             io::SeekFrom::Current(offset) => here.checked_add_signed(offset),
         };
-        let target = target.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a position before the start"))?;
+        let target =
+            target.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a position before the start"))?;
         let within = target.checked_sub(self.at).and_then(|within| usize::try_from(within).ok());
         match within.filter(|within| *within <= self.ahead.len()) {
             Some(within) => self.used = within,

@@ -219,7 +219,10 @@ impl Residents {
             Slot::There(resident, _) => Some(resident.bytes()),
             Slot::Coming(_) => None,
         });
-        there.fold(ResidentAssets::default(), |sum, bytes| ResidentAssets { count: sum.count + 1, bytes: sum.bytes + bytes })
+        there.fold(ResidentAssets::default(), |sum, bytes| ResidentAssets {
+            count: sum.count + 1,
+            bytes: sum.bytes + bytes,
+        })
     }
 }
 
@@ -260,7 +263,11 @@ impl Device {
     }
 
     /// Where an asset's arrival will be told.
-    fn bring(self: &Arc<Self>, asset: &Arc<AssetFile>, payer: Option<&Arc<Usage>>) -> Result<Arc<Resident>, watch::Receiver<State>> {
+    fn bring(
+        self: &Arc<Self>,
+        asset: &Arc<AssetFile>,
+        payer: Option<&Arc<Usage>>,
+    ) -> Result<Arc<Resident>, watch::Receiver<State>> {
         let now = self.residents.clock.fetch_add(1, Ordering::Relaxed);
         let mut table = self.residents.table();
         match table.get_mut(asset.digest()) {

@@ -37,7 +37,14 @@ impl fmt::Debug for Ledger {
 impl Ledger {
     /// A ledger for `owner` with `limit` bytes, inside `parent` if there is one.
     pub fn new(owner: &'static str, limit: u64, parent: Option<Arc<Ledger>>) -> Arc<Self> {
-        Arc::new(Self { owner, limit, used: AtomicU64::new(0), peak: AtomicU64::new(0), parent, relief: OnceLock::new() })
+        Arc::new(Self {
+            owner,
+            limit,
+            used: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            parent,
+            relief: OnceLock::new(),
+        })
     }
 
     /// Has `relief` free bytes that can be spared when a charge would pass the limit. Once for a ledger.

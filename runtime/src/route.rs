@@ -198,7 +198,8 @@ impl Route {
         let (function, tag) = called.model.split_once('@').map_or((called.model.as_str(), None), |(f, t)| (f, Some(t)));
         let not_found = || RouteError::ModelNotFound { model: called.model.chars().take(80).collect() };
         let tenant = called.tenant.as_str();
-        if called.listed_only && !snapshot.function(tenant, function).is_some_and(|function| openai::is_model(function)) {
+        if called.listed_only && !snapshot.function(tenant, function).is_some_and(|function| openai::is_model(function))
+        {
             return Err(not_found().into());
         }
         let named = Named { tenant, function, tag, path: Some(asked.path), style: Style::Path };

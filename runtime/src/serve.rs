@@ -240,7 +240,12 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         beside,
     );
     tokio::spawn(quarantine(Arc::clone(&registry), pool.clone(), overstayed));
-    registry.snapshot().tenants.keys().filter(|tenant| store.files().has_assets(tenant)).for_each(|tenant| registry.sweep_assets(tenant));
+    registry
+        .snapshot()
+        .tenants
+        .keys()
+        .filter(|tenant| store.files().has_assets(tenant))
+        .for_each(|tenant| registry.sweep_assets(tenant));
     functions::warm(&registry.snapshot(), &pool, None);
     let control = Control {
         registry: Arc::clone(&registry),

@@ -24,6 +24,7 @@ mod front;
 mod gpu;
 mod ledger;
 mod limits;
+mod openai;
 mod sandbox;
 mod secrets;
 mod sharing;

@@ -110,7 +110,9 @@ fn matrix(gguf: &Gguf, asset: &Asset, name: &str, rows: u32, inner: u32) -> Resu
     let matrix = gguf.tensor(name)?.matrix(asset)?;
     if (matrix.rows(), matrix.inner()) != (rows, inner) {
         let (has_rows, has_inner) = (matrix.rows(), matrix.inner());
-        return Err(Error::InvalidArgument(format!("{name} is {has_rows} × {has_inner}, and should be {rows} × {inner}")));
+        return Err(Error::InvalidArgument(format!(
+            "{name} is {has_rows} × {has_inner}, and should be {rows} × {inner}"
+        )));
     }
     Ok(matrix)
 }

@@ -57,7 +57,10 @@ impl Bert {
         };
         let vector = |name: &str, length| tensors.tensor(name)?.vector(asset, length);
         let norm = |name: &str| {
-            Ok(Norm { weight: vector(&format!("{name}.weight"), WIDTH)?, bias: vector(&format!("{name}.bias"), WIDTH)? })
+            Ok(Norm {
+                weight: vector(&format!("{name}.weight"), WIDTH)?,
+                bias: vector(&format!("{name}.bias"), WIDTH)?,
+            })
         };
         let dense = |name: &str, rows, inner| {
             let weights = matrix(&format!("{name}.weight"), Some(rows), inner)?;

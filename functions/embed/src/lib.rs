@@ -43,7 +43,8 @@ fn tokens(input: &Input) -> Result<Vec<u32>, Refusal> {
     match input {
         Input::Text(text) => {
             let encoded = tokenizer()?.encode_fast(text.as_str(), true);
-            let encoded = encoded.map_err(|error| Refusal::invalid("input", format!("a text has no tokens: {error}")))?;
+            let encoded =
+                encoded.map_err(|error| Refusal::invalid("input", format!("a text has no tokens: {error}")))?;
             Ok(encoded.get_ids().to_vec())
         }
         Input::Tokens(tokens) if tokens.len() > TOKENS_MAX => {

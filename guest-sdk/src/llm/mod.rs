@@ -116,7 +116,9 @@ impl Llm {
         let ends = ends.iter().filter_map(|name| gguf.get(name)?.integer().and_then(|id| u32::try_from(id).ok()));
         let mut ends: Vec<u32> = ends.collect();
         // What models that speak in turns end them with, whether the file says so or not.
-        ends.extend(["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>"].iter().filter_map(|text| tokenizer.special(text)));
+        ends.extend(
+            ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>"].iter().filter_map(|text| tokenizer.special(text)),
+        );
         ends.sort_unstable();
         ends.dedup();
         let text = |key: &str| {
@@ -124,7 +126,8 @@ impl Llm {
             gguf.get("tokenizer.ggml.tokens")?.texts()?.get(id)
         };
         let mut template = template.map(Template::new).transpose()?;
-        for (name, key) in [("bos_token", "tokenizer.ggml.bos_token_id"), ("eos_token", "tokenizer.ggml.eos_token_id")] {
+        for (name, key) in [("bos_token", "tokenizer.ggml.bos_token_id"), ("eos_token", "tokenizer.ggml.eos_token_id")]
+        {
             template = template.map(|template| template.with_token(name, text(key).map_or("", String::as_str)));
         }
         Ok(Self { name: name.to_owned(), tokenizer, template, ends })

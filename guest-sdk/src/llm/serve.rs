@@ -9,8 +9,8 @@ use super::{Decoder, Llm, Model, Sampler};
 use crate::gpu;
 use crate::http::{Request, Response};
 use crate::openai::{
-    ChatChoice, ChatChunk, ChatCompletion, ChatRequest, Choice, ChoiceLogprobs, Completion, CompletionRequest, Events, Message,
-    ModelList, Prompt, Refusal, Sampling, TokenLogprob, TopLogprob, Usage, id, json, now,
+    ChatChoice, ChatChunk, ChatCompletion, ChatRequest, Choice, ChoiceLogprobs, Completion, CompletionRequest, Events,
+    Message, ModelList, Prompt, Refusal, Sampling, TokenLogprob, TopLogprob, Usage, id, json, now,
 };
 
 /// Tokens of an answer whose length the client leaves open, where the context has room for more.
@@ -24,11 +24,7 @@ const ANSWER_TOKENS: u32 = 1024;
 ///     llm::serve(request, llm, || Ok(model))
 /// }
 /// ```
-pub fn serve(
-    request: &Request,
-    llm: &'static Llm,
-    open: impl FnOnce() -> gpu::Result<Box<dyn Model>>,
-) -> Response {
+pub fn serve(request: &Request, llm: &'static Llm, open: impl FnOnce() -> gpu::Result<Box<dyn Model>>) -> Response {
     let answered = match (request.method(), request.path()) {
         ("GET", "/v1/models") => Ok(json(&ModelList::of(&llm.name, "gannet"))),
         ("POST", "/v1/chat/completions") => chat(request.body(), llm, open),
@@ -135,7 +131,10 @@ impl<'a> Text<'a> {
         }
         let begun = |stop: &String| {
             let prefixes = stop.char_indices().map(|(at, _)| at).rev();
-            prefixes.filter(|at| *at > 0).find(|at| self.held.ends_with(stop.get(..*at).unwrap_or_default())).unwrap_or(0)
+            prefixes
+                .filter(|at| *at > 0)
+                .find(|at| self.held.ends_with(stop.get(..*at).unwrap_or_default()))
+                .unwrap_or(0)
         };
         let kept = self.stop.iter().map(begun).max().unwrap_or(0);
         let rest = self.held.split_off(self.held.len() - kept);
@@ -156,7 +155,11 @@ fn chances(llm: &Llm, logits: &[f32], token: u32, top: usize) -> TokenLogprob {
     let sum: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();
     let told = |token: u32, logit: f32| {
         let bytes = llm.tokenizer.bytes(token).to_vec();
-        TopLogprob { token: String::from_utf8_lossy(&bytes).into_owned(), logprob: f64::from(logit - most) - sum.ln(), bytes }
+        TopLogprob {
+            token: String::from_utf8_lossy(&bytes).into_owned(),
+            logprob: f64::from(logit - most) - sum.ln(),
+            bytes,
+        }
     };
     let mut best: Vec<(f32, u32)> = Vec::with_capacity(top + 1);
     for (logit, token) in logits.iter().copied().zip(0u32..) {
@@ -273,7 +276,14 @@ fn completion(
     let order = Order { prompt, most: 0, sampling, stop, logprobs };
     let order = order.fit(Some(max_tokens), &*model, "prompt")?;
     let object = "text_completion";
-    let whole = Completion { id: id("cmpl"), object, created: now(), model: name(request.model, llm), choices: vec![], usage: None };
+    let whole = Completion {
+        id: id("cmpl"),
+        object,
+        created: now(),
+        model: name(request.model, llm),
+        choices: vec![],
+        usage: None,
+    };
     let choice = |text: String, logprobs, finish_reason| vec![Choice { text, index: 0, logprobs, finish_reason }];
     if stream {
         if echo {
@@ -331,7 +341,11 @@ fn echoed(order: &Order, llm: &Llm, model: &mut dyn Model, chances_of: &mut Chan
     if let Some(top) = order.logprobs {
         let mut next = order.prompt.iter().copied();
         if let Some(first) = next.next() {
-            let first = TopLogprob { token: String::from_utf8_lossy(llm.tokenizer.bytes(first)).into_owned(), logprob: 0.0, bytes: vec![] };
+            let first = TopLogprob {
+                token: String::from_utf8_lossy(llm.tokenizer.bytes(first)).into_owned(),
+                logprob: 0.0,
+                bytes: vec![],
+            };
             chances_of.push(&TokenLogprob { own: first, top_logprobs: vec![] }, false);
         }
         model.begin(u32::try_from(order.prompt.len()).unwrap_or(u32::MAX))?;

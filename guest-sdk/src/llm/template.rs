@@ -65,8 +65,11 @@ impl Template {
     /// }
     /// ```
     pub fn render(&self, messages: &[Turn]) -> std::result::Result<String, Refusal> {
-        let told = |error: minijinja::Error| Refusal::invalid("messages", format!("the chat template refuses: {error}"));
+        let told =
+            |error: minijinja::Error| Refusal::invalid("messages", format!("the chat template refuses: {error}"));
         let template = self.0.get_template(NAME).map_err(told)?;
-        template.render(context! { messages => minijinja::value::Serde(messages), add_generation_prompt => true }).map_err(told)
+        template
+            .render(context! { messages => minijinja::value::Serde(messages), add_generation_prompt => true })
+            .map_err(told)
     }
 }

@@ -83,7 +83,8 @@ impl Tokenizer {
         let vocabulary: Vocab = tokens.iter().cloned().zip(0u32..).collect();
         let halves = merges.iter().map(|merge| merge.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())));
         let halves: Option<Merges> = halves.collect();
-        let halves = halves.ok_or_else(|| Error::InvalidArgument("a merge of the tokenizer has no two halves".into()))?;
+        let halves =
+            halves.ok_or_else(|| Error::InvalidArgument("a merge of the tokenizer has no two halves".into()))?;
         let model = BPE::builder().vocab_and_merges(vocabulary, halves).build().map_err(failed)?;
         let mut inner = tokenizers::Tokenizer::new(model);
         inner.with_pre_tokenizer(Some(cut));
@@ -99,7 +100,8 @@ impl Tokenizer {
             }
             ends.push(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
         }
-        let added: Vec<_> = special.keys().map(|text| AddedToken::from(text.as_str(), true).normalized(false)).collect();
+        let added: Vec<_> =
+            special.keys().map(|text| AddedToken::from(text.as_str(), true).normalized(false)).collect();
         inner.add_special_tokens(added).map_err(failed)?;
         Ok(Self { inner, bytes, ends, special })
     }
@@ -164,7 +166,7 @@ impl Tokenizer {
 /// # use gannet_sdk::llm::Decoder;
 /// let mut decoder = Decoder::default();
 /// assert_eq!(decoder.push(b"a\xf0\x9f\x90"), "a");
-/// assert_eq!(decoder.push(b"\xa6"), "🐦"[..0].to_owned() + "\u{1f426}");
+/// assert_eq!(decoder.push(b"\xa6"), "\u{1f426}");
 /// assert_eq!(decoder.push(b"\xff!"), "\u{fffd}!");
 /// ```
 #[derive(Debug, Clone, Default)]
@@ -190,7 +192,8 @@ impl Decoder {
             let at_end = kept + invalid.len() == self.waiting.len();
             // At the end it may be the beginning of a character.
             let begun = std::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none());
-            if !invalid.is_empty() && !(at_end && begun) {
+            let waits = at_end && begun;
+            if !invalid.is_empty() && !waits {
                 text.push(char::REPLACEMENT_CHARACTER);
                 kept += invalid.len();
             }
@@ -229,7 +232,8 @@ mod tests {
 
     #[test]
     fn texts_become_tokens_and_tokens_bytes() {
-        let tokens: Vec<String> = ["a", "b", "ab", "Ġ", "1", "<|end|>", "Ġab"].iter().map(ToString::to_string).collect();
+        let tokens: Vec<String> =
+            ["a", "b", "ab", "Ġ", "1", "<|end|>", "Ġab"].iter().map(ToString::to_string).collect();
         let merges: Vec<String> = ["a b", "Ġ ab"].iter().map(ToString::to_string).collect();
         let kinds = [1, 1, 1, 1, 1, CONTROL, 1];
         let tokenizer = Tokenizer::new(&tokens, &merges, &kinds, cut("smollm").unwrap()).unwrap();

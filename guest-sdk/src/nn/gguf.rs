@@ -211,7 +211,9 @@ impl<R: Read> Source<'_, R> {
         let name = self.text()?;
         let dimensions = self.u32()?;
         if dimensions > DIMENSIONS_MAX {
-            return Err(corrupt(format_args!("tensor {name:?} has {dimensions} dimensions; the most is {DIMENSIONS_MAX}")));
+            return Err(corrupt(format_args!(
+                "tensor {name:?} has {dimensions} dimensions; the most is {DIMENSIONS_MAX}"
+            )));
         }
         let mut shape = Vec::new();
         for _ in 0..dimensions {

@@ -26,7 +26,11 @@ pub struct SafeTensors {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Entry {
-    Tensor { dtype: String, shape: Vec<u64>, data_offsets: (u64, u64) },
+    Tensor {
+        dtype: String,
+        shape: Vec<u64>,
+        data_offsets: (u64, u64),
+    },
     /// `__metadata__`: texts about the file.
     Other(serde::de::IgnoredAny),
 }
@@ -116,7 +120,9 @@ mod tests {
     #[test]
     fn what_is_not_sound_is_refused() {
         let entry = |shape: &str, offsets: &str| {
-            format!(r#"{{"__metadata__":{{"format":"pt"}},"w":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#)
+            format!(
+                r#"{{"__metadata__":{{"format":"pt"}},"w":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#
+            )
         };
         assert!(read(&entry("[2]", "[0,8]"), 8).is_ok());
         for (header, data) in [

@@ -137,7 +137,8 @@ impl Tensor {
         let count = shape.iter().try_fold(1u64, |product, n| product.checked_mul(*n));
         let inner = shape.last().copied().unwrap_or(0);
         let bytes = count.filter(|_| dtype.bytes(inner).is_some()).and_then(|count| dtype.bytes(count));
-        let bytes = bytes.ok_or_else(|| wrong(format!("a tensor of shape {shape:?} has no whole blocks of {dtype:?}")))?;
+        let bytes =
+            bytes.ok_or_else(|| wrong(format!("a tensor of shape {shape:?} has no whole blocks of {dtype:?}")))?;
         let has = range.end.saturating_sub(range.start);
         if has != bytes {
             return Err(wrong(format!("a tensor has {has} bytes; its shape {shape:?} as {dtype:?} has {bytes}")));
@@ -203,7 +204,7 @@ mod tests {
         for (tensor, part) in [
             (tensor(DType::Q4_1, &[2, 33], 0..80), "no whole blocks of Q4_1"),
             (tensor(DType::F32, &[u64::MAX, 4], 0..80), "no whole blocks"),
-            (tensor(DType::F32, &[4], 8..0), "has 0 bytes"),
+            (tensor(DType::F32, &[4], 8..8), "has 0 bytes"),
             (tensor(DType::F32, &[4], 96..112), "beyond the 100 bytes"),
         ] {
             let told = tensor.check(100).unwrap_err();

@@ -91,7 +91,9 @@ impl Fields {
     /// ```
     pub fn flag(&self, name: &str) -> Result<bool, Refusal> {
         let Some(value) = self.get(name) else { return Ok(false) };
-        value.as_bool().ok_or_else(|| Refusal::invalid(name, format!("{name} is {}; it may be true or false", shown(value))))
+        value
+            .as_bool()
+            .ok_or_else(|| Refusal::invalid(name, format!("{name} is {}; it may be true or false", shown(value))))
     }
 
     /// A text.

@@ -9,8 +9,8 @@ mod requests;
 mod stream;
 
 pub use answers::{
-    ChatChoice, ChatCompletion, Choice, ChoiceLogprobs, Completion, Embedding, EmbeddingList, Message, ModelList, TokenLogprob,
-    TopLogprob, Usage,
+    ChatChoice, ChatCompletion, Choice, ChoiceLogprobs, Completion, Embedding, EmbeddingList, Message, ModelList,
+    TokenLogprob, TopLogprob, Usage,
 };
 pub use fields::Fields;
 pub use requests::{ChatRequest, CompletionRequest, EmbeddingRequest, Input, Prompt, Sampling, Turn};

@@ -232,8 +232,9 @@ fn tokens_of(items: &[Value]) -> Option<Vec<u32>> {
 
 /// What both kinds of completion refuse.
 fn refuse(fields: &Fields) -> Result<(), Refusal> {
-    if fields.integer("n", 1..=128)?.is_some_and(|n| n > 1) {
-        return Err(Refusal::invalid("n", "n is more than 1; this model gives one answer").named("unsupported_value"));
+    if let Some(n) = fields.integer("n", 1..=128)?.filter(|n| *n > 1) {
+        let told = format!("n is {n}; this model gives one answer");
+        return Err(Refusal::invalid("n", told).named("unsupported_value"));
     }
     fields.refuse(&["logit_bias"], "tokens cannot be made likelier")?;
     fields.refuse(&["best_of", "suffix"], "one answer is made, from its beginning to its end").or_else(|refusal| {
@@ -269,11 +270,12 @@ impl ChatRequest {
         let fields = Fields::parse(body)?;
         refuse(&fields)?;
         fields.refuse(&["tools", "functions"], "this model calls none")?;
-        fields.refuse(&["audio", "modalities", "web_search_options", "prediction"], "this model makes text")
-            .or_else(|refusal| match fields.get("modalities") {
+        fields.refuse(&["audio", "modalities", "web_search_options", "prediction"], "this model makes text").or_else(
+            |refusal| match fields.get("modalities") {
                 Some(asked) if *asked == serde_json::json!(["text"]) => Ok(()),
                 _ => Err(refusal),
-            })?;
+            },
+        )?;
         let format = fields.get("response_format").and_then(|format| format.get("type")).and_then(Value::as_str);
         if format.is_some_and(|format| format != "text") {
             return Err(Refusal::unsupported("response_format", "this model answers in text"));

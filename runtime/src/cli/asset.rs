@@ -205,9 +205,9 @@ fn received(client: &Client, name: &str, size: u64, digest: &str) -> Result<u64,
         return Err(problem(&mut response));
     }
     let answer = parse(&read(&mut response)?)?;
-    let upload = answer.get("upload").filter(|upload| {
-        upload.get("size").and_then(Value::as_u64) == Some(size) && text(upload, "digest") == digest
-    });
+    let upload = answer
+        .get("upload")
+        .filter(|upload| upload.get("size").and_then(Value::as_u64) == Some(size) && text(upload, "digest") == digest);
     let received = upload.and_then(|upload| upload.get("received")?.as_u64()).unwrap_or(0);
     // One that came whole and was not kept begins anew.
     Ok(if received < size { received } else { 0 })

@@ -242,7 +242,9 @@ impl Control {
             let known = uploads.into_iter().find(|upload| upload.asset == *name);
             let known = known.filter(|upload| upload.size == range.size && upload.digest == digest);
             let known = known.ok_or_else(|| {
-                ControlError::Conflict(format!("no upload of {name} with these bytes is under way; begin with the first"))
+                ControlError::Conflict(format!(
+                    "no upload of {name} with these bytes is under way; begin with the first"
+                ))
             })?;
             if known.received != range.from {
                 let (received, from) = (known.received, range.from);
@@ -253,9 +255,12 @@ impl Control {
             return Ok(files.resume_upload(&acting.tenant, known)?);
         }
         let others = uploads.iter().filter(|upload| upload.asset != *name);
-        let (count, coming) = others.fold((0, 0u64), |(count, sum), upload| (count + 1, sum.saturating_add(upload.size)));
+        let (count, coming) =
+            others.fold((0, 0u64), |(count, sum), upload| (count + 1, sum.saturating_add(upload.size)));
         if count >= UPLOADS_MAX {
-            return Err(ControlError::Conflict(format!("{count} other uploads are under way; the limit is {UPLOADS_MAX}")));
+            return Err(ControlError::Conflict(format!(
+                "{count} other uploads are under way; the limit is {UPLOADS_MAX}"
+            )));
         }
         let owner = &acting.owner;
         let used = owner.asset_bytes().saturating_add(coming);
@@ -333,7 +338,15 @@ mod tests {
     fn ranges_are_read_as_they_are_written() {
         assert_eq!(parse_range("bytes 0-9/100"), Some(Range { from: 0, length: 10, size: 100 }));
         assert_eq!(parse_range("bytes 90-99/100"), Some(Range { from: 90, length: 10, size: 100 }));
-        for bad in ["bytes 0-100/100", "bytes 5-4/100", "bytes */100", "bytes 0-9/*", "0-9/100", "bytes -9/100", "bytes 0-18446744073709551615/18446744073709551615"] {
+        for bad in [
+            "bytes 0-100/100",
+            "bytes 5-4/100",
+            "bytes */100",
+            "bytes 0-9/*",
+            "0-9/100",
+            "bytes -9/100",
+            "bytes 0-18446744073709551615/18446744073709551615",
+        ] {
             assert_eq!(parse_range(bad), None, "{bad}");
         }
     }

@@ -2,13 +2,14 @@
 //! nowhere.
 
 use super::arguments::json as read_json;
-use super::views::{Deleted, KeyMade, KeyView, Keys, NewKey, Rotate};
+use super::views::{Deleted, KeyMade, KeyView, Keys, NewKey, Rotate, Whoami};
 use super::{Acting, Answered, Call, Control, ControlError, time};
 use crate::auth::{Caller, Scopes, hash};
 use crate::names::FunctionName;
 use crate::registry;
-use crate::respond::{Done, json};
+use crate::respond::{Done, ResponseBody, json};
 use crate::route::RouteError;
+use http::Response;
 use jiff::{SignedDuration, Timestamp};
 use std::sync::atomic::Ordering;
 
@@ -111,4 +112,20 @@ impl Control {
         self.registry.revoke_key(&tenant, id).await.map_err(ControlError::from)?;
         Ok(json(Done::Ok, &Deleted { deleted: id.to_owned() }))
     }
+}
+
+/// Whose key this is.
+pub(super) fn whoami(caller: &Caller) -> Response<ResponseBody> {
+    let told = match caller {
+        Caller::Tenant(key) => Whoami {
+            operator: false,
+            tenant: Some(key.record.tenant.to_string()),
+            scopes: Some(key.record.scopes),
+            function: key.record.function.as_ref().map(ToString::to_string),
+            key: Some(key.record.id.clone()),
+            expires: key.record.expires.map(time),
+        },
+        _ => Whoami { operator: true, tenant: None, scopes: None, function: None, key: None, expires: None },
+    };
+    json(Done::Ok, &told)
 }

@@ -292,7 +292,7 @@ impl Control {
 
     async fn run(&self, op: Op, call: Call, acting: Option<Acting>) -> Answered {
         match (op, acting) {
-            (Op::Whoami, _) => Ok(whoami(&call.caller)),
+            (Op::Whoami, _) => Ok(keys::whoami(&call.caller)),
             (Op::OpenApi, _) => Ok(openapi::response()),
             (Op::Gpus, _) => Ok(json(Done::Ok, &self.gpus(&call.caller))),
             (Op::Prices, _) => Ok(json(Done::Ok, &self.prices())),
@@ -399,21 +399,6 @@ impl Control {
         let cursor = (entries.len() == limit).then(|| entries.last().map(|entry| entry.request.clone())).flatten();
         Ok(json(Done::Ok, &views::Audit { entries, cursor }))
     }
-}
-
-fn whoami(caller: &Caller) -> Response<ResponseBody> {
-    let told = match caller {
-        Caller::Tenant(key) => views::Whoami {
-            operator: false,
-            tenant: Some(key.record.tenant.to_string()),
-            scopes: Some(key.record.scopes),
-            function: key.record.function.as_ref().map(ToString::to_string),
-            key: Some(key.record.id.clone()),
-            expires: key.record.expires.map(time),
-        },
-        _ => views::Whoami { operator: true, tenant: None, scopes: None, function: None, key: None, expires: None },
-    };
-    json(Done::Ok, &told)
 }
 
 /// For whom an operation is, if it is for a tenant; refuses who may not.

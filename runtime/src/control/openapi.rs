@@ -158,7 +158,8 @@ fn request_body(takes: Takes) -> Option<Value> {
             properties.insert("env".into(), maybe(&env));
             let asset = json!({ "oneOf": [{ "type": "null" }, of_name("asset")] });
             let names = json!({ "type": "string", "pattern": "^[!-.0-<>-~]{1,64}$" });
-            let assets = json!({ "type": "object", "additionalProperties": asset, "propertyNames": names, "maxProperties": 16 });
+            let assets =
+                json!({ "type": "object", "additionalProperties": asset, "propertyNames": names, "maxProperties": 16 });
             properties.insert("assets".into(), maybe(&assets));
             let patch = json!({ "type": "object", "properties": properties, "additionalProperties": false });
             Some(json!({ "required": true, "content": content("application/json", &patch) }))

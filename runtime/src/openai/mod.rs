@@ -130,7 +130,9 @@ async fn collect(inbound: &mut Inbound, bodies: &Bodies) -> Result<Bytes, Refuse
     drop(room);
     match read {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(FrontError::BodyTooLarge { limit }.into()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(FrontError::BodyTooLarge { limit }.into())
+        }
         Ok(Err(error)) => Err(FrontError::Malformed(format!("the body broke off: {error}")).into()),
         Err(_) => Err(FrontError::BodyTooSlow { seconds: BODY_IDLE_MAX.as_secs() }.into()),
     }

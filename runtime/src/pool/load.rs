@@ -146,10 +146,7 @@ impl Worker {
         let message = ToWorker::Load { version: version.key };
         let mut descriptors = vec![component.as_fd(), bundle.as_fd()];
         descriptors.extend(assets.iter().map(AsFd::as_fd));
-        self.control
-            .send(&message, &descriptors)
-            .await
-            .map_err(|_| PoolError::Killed(GONE.into()))
+        self.control.send(&message, &descriptors).await.map_err(|_| PoolError::Killed(GONE.into()))
     }
 }
 

@@ -331,7 +331,8 @@ pub fn openai_error(refused: &Refused, request: RequestId) -> Vec<u8> {
         status if status.is_client_error() => "invalid_request_error",
         _ => "server_error",
     };
-    let param = matches!(refused, Refused::Route(RouteError::ModelNotFound { .. } | RouteError::ModelNeeded)).then_some("model");
+    let param = matches!(refused, Refused::Route(RouteError::ModelNotFound { .. } | RouteError::ModelNeeded))
+        .then_some("model");
     let message = match &told.hint {
         Some(hint) => format!("{refused}; {hint}"),
         None => refused.to_string(),

@@ -231,7 +231,7 @@ mod tests {
         // Written and not acknowledged: as a crash would leave it.
         appending.write(b"XY").unwrap();
         drop(appending);
-        assert_eq!(files.uploads(&tenant), [known.clone()]);
+        assert_eq!(files.uploads(&tenant), std::slice::from_ref(&known));
         let mut appending = files.resume_upload(&tenant, known).unwrap();
         assert_eq!(appending.left(), 4);
         appending.write(b"efgh").unwrap();

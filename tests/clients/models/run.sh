@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# The real models behind the real clients: run.sh GANNET [CHECK'S OPTIONS …]. Fetches the weights and what the comparison needs.
+set -euo pipefail
+cd "$(dirname "$0")/../../.."
+gannet=$(realpath "$1")
+shift
+scripts/fetch-models
+python3 -m venv .build/models-venv
+.build/models-venv/bin/pip install --quiet --disable-pip-version-check numpy gguf tokenizers openai
+folder=$(mktemp -d)
+"$gannet" serve --dev --listen 127.0.0.1:0 --data "$folder/data" 2>"$folder/log" &
+server=$!
+trap 'kill $server 2>/dev/null || true; wait $server 2>/dev/null || true; rm -rf "$folder"' EXIT
+until url=$(sed -n 's/^listening on //p' "$folder/log") && [ -n "$url" ]; do kill -0 $server; done
+export GANNET_SERVER=$url GANNET_KEY=gnt_dev_local
+"$gannet" asset put smollm2-135m-instruct-q4_1 .models/smollm2-135m-instruct-q4_1.gguf
+"$gannet" asset put all-minilm-l6-v2 .models/all-minilm-l6-v2.safetensors
+"$gannet" asset put all-minilm-l6-v2-tokenizer .models/all-minilm-l6-v2-tokenizer.json
+"$gannet" deploy functions/embed --no-build
+"$gannet" deploy functions/chat --no-build
+.build/models-venv/bin/python tests/clients/models/check.py "$url" gnt_dev_local .models "$@"

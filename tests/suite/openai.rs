@@ -1,0 +1,90 @@
+//! OpenAI's paths in the front door. What models answer is compared by `tests/clients/models`.
+
+use crate::support::{Answer, KEY, Options, Server, until};
+use serde_json::{Value, json};
+
+fn server() -> Server {
+    let server = Server::start_with(&Options { config: Some("spares = 0"), ..Options::default() });
+    assert_eq!(server.put(KEY, "hello", "model", "[http]\nopenai = true\n", "").status, 201);
+    assert_eq!(server.put(KEY, "hello", "plain", "", "").status, 201);
+    server
+}
+
+fn post(server: &Server, path: &str, body: &Value) -> Answer {
+    server.send("POST", path, &[("content-type", "application/json")], body.to_string().as_bytes())
+}
+
+/// Checks that this is an error in OpenAI's shape.
+#[track_caller]
+fn refused(answer: &Answer, status: u16, code: &str, part: &str) {
+    let body = answer.json();
+    assert_eq!((answer.status, body["error"]["code"].as_str()), (status, Some(code)), "{body}");
+    assert_eq!((answer.header("content-type"), answer.header("x-gannet-error")), ("application/json", code));
+    assert!(body["error"]["message"].as_str().unwrap().contains(part) && body["error"]["type"].is_string(), "{body}");
+}
+
+#[test]
+fn a_model_is_a_function_that_says_so() {
+    let server = server();
+    let models = server.get_json("/openai/v1/models");
+    let ids: Vec<_> = models["data"].as_array().unwrap().iter().map(|model| model["id"].clone()).collect();
+    assert_eq!((models["object"].clone(), ids), (json!("list"), vec![json!("model")]));
+    assert_eq!(server.get_json("/openai/v1/models/model")["object"], "model");
+    let get = |path: &str| server.send("GET", path, &[], b"");
+    refused(&get("/openai/v1/models/plain"), 404, "model_not_found", "\"plain\"");
+    let chat = "/openai/v1/chat/completions";
+    assert_eq!(post(&server, chat, &json!({ "model": "model" })).status, 200);
+    assert_eq!(post(&server, chat, &json!({ "model": "model@v1" })).status, 200);
+    refused(&post(&server, chat, &json!({ "model": "none" })), 404, "model_not_found", "\"none\"");
+    refused(&post(&server, chat, &json!({ "model": "plain" })), 404, "model_not_found", "\"plain\"");
+    refused(&post(&server, chat, &json!({})), 400, "model_needed", "names no model");
+    // A path that names a function reaches it, whatever it says.
+    assert_eq!(post(&server, "/v2/plain/openai/v1/chat/completions", &json!({})).status, 200);
+    refused(&post(&server, "/v2/none/openai/v1/x", &json!({})), 404, "model_not_found", "\"none\"");
+    let bare = server.send_bare("GET", "/openai/v1/models", &[], b"");
+    refused(&bare, 401, "unauthorized", "a key is needed");
+    let wrong = server.send_bare("GET", "/openai/v1/models", &[("authorization", "Bearer gnt_dev_wrong")], b"");
+    refused(&wrong, 401, "unauthorized", "");
+    let bearer = ("authorization", "Bearer gnt_dev_local");
+    assert_eq!(server.send_bare("GET", "/openai/v1/models", &[bearer], b"").status, 200);
+}
+
+#[test]
+fn a_key_for_one_function_sees_and_calls_that_model_only() {
+    let server = Server::start_with(&Options { config: Some("spares = 0"), not_dev: true, ..Options::default() });
+    let key = server.tenant("acme", &json!({}));
+    for name in ["one", "two"] {
+        assert_eq!(server.put(&key, "hello", name, "[http]\nopenai = true\n", "").status, 201);
+    }
+    let made = server.control(&key, "POST", "tenants/acme/keys", &json!({ "function": "one", "scopes": ["invoke"] }));
+    let only = made.json()["key"].as_str().unwrap().to_owned();
+    let send = |key: &str, method: &str, path: &str, body: &str| {
+        server.send_bare(method, path, &[("x-gannet-key", key)], body.as_bytes())
+    };
+    let models = send(&only, "GET", "/openai/v1/models", "").json();
+    assert_eq!(models["data"].as_array().unwrap().len(), 1);
+    assert_eq!(send(&only, "POST", "/openai/v1/x", r#"{"model":"one"}"#).status, 200);
+    assert_eq!(send(&only, "POST", "/openai/v1/x", r#"{"model":"two"}"#).status, 403);
+    // Another tenant's model does not exist.
+    let other = server.tenant("zoo", &json!({}));
+    refused(&send(&other, "POST", "/openai/v1/x", r#"{"model":"one"}"#), 404, "model_not_found", "\"one\"");
+}
+
+#[test]
+fn a_stream_that_must_wait_is_kept_alive_and_its_error_is_an_event() {
+    let server = Server::start_with(&Options { config: Some("spares = 0"), ..Options::default() });
+    let manifest = "[http]\nopenai = true\n[limits]\nconcurrency = 1\nqueue_ms = 2500\n";
+    assert_eq!(server.put(KEY, "stream", "slow", manifest, "").status, 201);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| server.call("slow", "/?count=3&every_ms=2000", b""));
+        until("it runs", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 1);
+        let waiting = post(&server, "/openai/v1/chat/completions", &json!({ "model": "slow", "stream": true }));
+        assert_eq!((waiting.status, waiting.header("content-type")), (200, "text/event-stream"));
+        let text = waiting.text();
+        let (comment, event) = text.split_once("\n\n").unwrap();
+        assert!(comment.starts_with(':'), "{text}");
+        let error: Value = serde_json::from_str(event.trim().strip_prefix("data: ").unwrap()).unwrap();
+        assert!(error["error"]["message"].as_str().unwrap().contains("within 2500 ms"), "{error}");
+        assert_eq!(first.join().unwrap().status, 200);
+    });
+}
