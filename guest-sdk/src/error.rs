@@ -118,3 +118,22 @@ impl<E: std::error::Error + 'static> From<E> for Error {
         }
     }
 }
+
+/// What an `init` may answer.
+#[doc(hidden)]
+pub trait IntoInit {
+    /// As the export says it.
+    fn into_init(self) -> std::result::Result<(), String>;
+}
+
+impl IntoInit for () {
+    fn into_init(self) -> std::result::Result<(), String> {
+        Ok(())
+    }
+}
+
+impl<E: fmt::Display> IntoInit for std::result::Result<(), E> {
+    fn into_init(self) -> std::result::Result<(), String> {
+        self.map_err(|error| error.to_string())
+    }
+}

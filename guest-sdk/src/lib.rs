@@ -35,7 +35,7 @@ pub mod openai;
 pub mod outbound;
 
 pub use error::{Error, Result};
-pub use gannet_sdk_macros::handler;
+pub use gannet_sdk_macros::{handler, init};
 pub use http::IntoResponse;
 
 #[allow(
@@ -60,6 +60,18 @@ pub mod bindings {
     });
 }
 
+/// The export of functions with a snapshot.
+#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated; documented in wit/")]
+#[doc(hidden)]
+pub mod snapshot_bindings {
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "gannet:gpu/snapshot",
+        pub_export_macro: true,
+        export_macro_name: "export_snapshot",
+    });
+}
+
 /// For the macros. Not part of the interface.
 #[doc(hidden)]
 pub mod __private {
@@ -67,5 +79,9 @@ pub mod __private {
     pub use crate::bindings::export_handler as export;
     pub use crate::bindings::exports::wasi::http::incoming_handler::Guest;
     pub use crate::bindings::wasi::http::types::{IncomingRequest, ResponseOutparam};
+    pub use crate::error::IntoInit;
     pub use crate::http::run;
+    pub use crate::snapshot_bindings;
+    pub use crate::snapshot_bindings::Guest as InitGuest;
+    pub use crate::snapshot_bindings::export_snapshot as export_init;
 }

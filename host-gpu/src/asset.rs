@@ -23,7 +23,7 @@ use crate::{Device, Error, Session};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 use tokio::sync::watch;
 
@@ -175,6 +175,18 @@ enum Slot {
 pub(crate) struct Residents {
     table: Mutex<HashMap<String, Slot>>,
     clock: AtomicU64,
+    /// What else can be spared.
+    spare: Spare,
+}
+
+/// Frees something that is only kept for later, and answers whether there was anything.
+#[derive(Default)]
+struct Spare(OnceLock<Box<dyn Fn() -> bool + Send + Sync>>);
+
+impl std::fmt::Debug for Spare {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Spare").field(&self.0.get().is_some()).finish()
+    }
 }
 
 /// What is on the GPU of a device, for people.
@@ -229,10 +241,19 @@ impl Residents {
 /// What a ledger does when a charge would pass its limit; see [`Ledger::relieved_by`].
 pub(crate) fn relief(residents: &Arc<Residents>) -> impl Fn(u64) -> bool + Send + Sync + use<> {
     let residents: Weak<Residents> = Arc::downgrade(residents);
-    move |bytes| residents.upgrade().is_some_and(|residents| residents.relieve(bytes))
+    move |bytes| {
+        let Some(residents) = residents.upgrade() else { return false };
+        residents.relieve(bytes) || residents.spare.0.get().is_some_and(|free| free())
+    }
 }
 
 impl Device {
+    /// Has `free` give back something that is only kept for later, when memory is short and no asset can go. Once.
+    pub fn spare(&self, free: impl Fn() -> bool + Send + Sync + 'static) {
+        // Set by whoever opened the device.
+        let _ = self.residents.spare.0.set(Box::new(free));
+    }
+
     /// The assets that are on the GPU now.
     pub fn resident_assets(&self) -> ResidentAssets {
         self.residents.summary()

@@ -63,6 +63,11 @@ impl Ledger {
         self.peak.load(Ordering::Relaxed)
     }
 
+    /// Takes what is taken now for the most that ever was.
+    pub(crate) fn forget_peak(&self) {
+        self.peak.store(self.used(), Ordering::Relaxed);
+    }
+
     /// The limit in bytes.
     pub fn limit(&self) -> u64 {
         self.limit

@@ -118,6 +118,12 @@ impl Session {
         }
     }
 
+    /// Begins to serve another request with what the last one left: its use is counted anew, what it holds still counts.
+    pub fn begin_again(&mut self) {
+        self.usage = Arc::default();
+        self.memory.forget_peak();
+    }
+
     /// Keeps an asset on the GPU as long as this session.
     pub(crate) fn pin(&mut self, digest: &str, resident: &Arc<Resident>) {
         if !self.pinned.contains_key(digest) {

@@ -27,6 +27,7 @@ fn record(digest: &str, size: u64) -> VersionRecord {
         warnings: Vec::new(),
         cause: None,
         assets: std::collections::BTreeMap::new(),
+        snapshot_size: None,
     }
 }
 

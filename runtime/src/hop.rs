@@ -45,6 +45,8 @@ pub struct RunLimits {
     pub stream_idle_ms: u64,
     /// A streamed body as a whole.
     pub stream_ms: u64,
+    /// Requests that one instance serves.
+    pub instance_reuse: u64,
 }
 
 /// A version as its worker needs it. It travels as a file, since kernels can be long.
@@ -77,6 +79,13 @@ pub struct BundleAsset {
     pub digest: String,
     /// Its size in bytes.
     pub size: u64,
+}
+
+impl BundleAsset {
+    /// An asset as a version pinned it.
+    pub fn of(name: &str, pinned: &crate::store::records::PinnedAsset) -> Self {
+        Self { name: name.to_owned(), digest: pinned.digest.clone(), size: pinned.size }
+    }
 }
 
 /// A declared kernel.

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 #[error("gannet.toml: {0}")]
 pub struct ManifestError(String);
 
-/// How the component is built. For the CLI only.
+/// How the component is built: command and artifact for the CLI, the snapshot for the server.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Build {
@@ -21,6 +21,8 @@ pub struct Build {
     pub command: String,
     /// The component it makes, from the manifest's folder.
     pub artifact: String,
+    /// Whether the server runs the component's `init` export once, at deploy, and instances begin with the memory it leaves.
+    pub snapshot: bool,
 }
 
 /// What requests may use. Each limit has a default and a maximum.
@@ -94,11 +96,14 @@ pub struct Scale {
     /// How long an idle worker stays.
     #[schema(minimum = 1, maximum = 86400)]
     pub idle_timeout_s: u64,
+    /// Requests that one instance serves, one after the other; 1 gives each a fresh sandbox.
+    #[schema(minimum = 1, maximum = 1000000)]
+    pub instance_reuse: u64,
 }
 
 impl Default for Scale {
     fn default() -> Self {
-        Self { min: 0, max: 4, idle_timeout_s: 60 }
+        Self { min: 0, max: 4, idle_timeout_s: 60, instance_reuse: 1 }
     }
 }
 
@@ -224,6 +229,7 @@ impl Manifest {
             ("scale.min", self.scale.min, 0, 1),
             ("scale.max", self.scale.max, 1, 1024),
             ("scale.idle_timeout_s", self.scale.idle_timeout_s, 1, 24 * 3600),
+            ("scale.instance_reuse", self.scale.instance_reuse, 1, 1_000_000),
         ];
         for (name, value, least, most) in bounds {
             if !(least..=most).contains(&value) {

@@ -40,6 +40,12 @@ fn open(gguf: &Gguf) -> gpu::Result<Box<dyn Model>> {
     Ok(Box::new(llama.reader()))
 }
 
+/// At deploy: reads the vocabulary and the template out of the weights' file.
+#[gannet_sdk::init]
+fn init() -> gpu::Result<()> {
+    start().map(|_| ())
+}
+
 #[gannet_sdk::handler]
 fn chat(request: Request) -> Result<Response> {
     let start = start()?;

@@ -18,14 +18,20 @@ const NAME: &str = "all-minilm-l6-v2";
 /// The most tokens of a text, as the model was trained; what is longer is cut, as by the library that it comes from.
 const TOKENS_MAX: usize = 256;
 
-thread_local! {
-    static TOKENIZER: OnceCell<&'static Tokenizer> = const { OnceCell::new() };
+/// What is the same for all requests: an instance begins with it.
+struct Start {
+    tokenizer: Tokenizer,
+    tensors: SafeTensors,
 }
 
-fn tokenizer() -> Result<&'static Tokenizer, Refusal> {
-    TOKENIZER.with(|cell| {
-        if let Some(tokenizer) = cell.get() {
-            return Ok(*tokenizer);
+thread_local! {
+    static START: OnceCell<&'static Start> = const { OnceCell::new() };
+}
+
+fn start() -> gpu::Result<&'static Start> {
+    START.with(|cell| {
+        if let Some(start) = cell.get() {
+            return Ok(*start);
         }
         let asset = Asset::open("tokenizer")?;
         let not_sound = |error: tokenizers::Error| {
@@ -35,14 +41,16 @@ fn tokenizer() -> Result<&'static Tokenizer, Refusal> {
         tokenizer.with_padding(None);
         let cut = TruncationParams { max_length: TOKENS_MAX, ..TruncationParams::default() };
         tokenizer.with_truncation(Some(cut)).map_err(not_sound)?;
-        Ok(*cell.get_or_init(|| Box::leak(Box::new(tokenizer))))
+        let weights = Asset::open("weights")?;
+        let tensors = SafeTensors::read(&mut weights.reader(), weights.len())?;
+        Ok(*cell.get_or_init(|| Box::leak(Box::new(Start { tokenizer, tensors }))))
     })
 }
 
 fn tokens(input: &Input) -> Result<Vec<u32>, Refusal> {
     match input {
         Input::Text(text) => {
-            let encoded = tokenizer()?.encode_fast(text.as_str(), true);
+            let encoded = start()?.tokenizer.encode_fast(text.as_str(), true);
             let encoded =
                 encoded.map_err(|error| Refusal::invalid("input", format!("a text has no tokens: {error}")))?;
             Ok(encoded.get_ids().to_vec())
@@ -57,8 +65,7 @@ fn tokens(input: &Input) -> Result<Vec<u32>, Refusal> {
 fn embed(body: &[u8]) -> Result<Response, Refusal> {
     let request = EmbeddingRequest::parse(body)?;
     let texts: Vec<Vec<u32>> = request.input.iter().map(tokens).collect::<Result<_, _>>()?;
-    let asset = Asset::open("weights")?;
-    let bert = Bert::open(&SafeTensors::read(&mut asset.reader(), asset.len())?, &asset)?;
+    let bert = Bert::open(&start()?.tensors, &Asset::open("weights")?)?;
     if request.dimensions.is_some_and(|dimensions| dimensions != bert.width()) {
         let told = format!("embeddings of this model have {} numbers and cannot be cut", bert.width());
         return Err(Refusal::unsupported("dimensions", &told));
@@ -71,6 +78,12 @@ fn embed(body: &[u8]) -> Result<Response, Refusal> {
     let usage = Usage::of_input(texts.iter().map(Vec::len).sum());
     let model = if request.model.is_empty() { NAME.to_owned() } else { request.model };
     Ok(json(&EmbeddingList { object: "list", data: data.collect(), model, usage }))
+}
+
+/// At deploy: reads the tokenizer and the header of the weights.
+#[gannet_sdk::init]
+fn init() -> gpu::Result<()> {
+    start().map(|_| ())
 }
 
 #[gannet_sdk::handler]

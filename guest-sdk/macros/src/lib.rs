@@ -32,3 +32,29 @@ pub fn handler(_arguments: TokenStream, item: TokenStream) -> TokenStream {
     }
     .into()
 }
+
+/// Makes a function the component's `init`: with `[build] snapshot = true` the server runs it once, when the function is
+/// deployed, and every instance begins with the memory that it leaves. It takes nothing, and answers nothing or a `Result`
+/// whose error can be shown; it must drop what it opens, and not print.
+#[proc_macro_attribute]
+pub fn init(_arguments: TokenStream, item: TokenStream) -> TokenStream {
+    let function = parse_macro_input!(item as ItemFn);
+    let name = &function.sig.ident;
+    if let Some(asyncness) = &function.sig.asyncness {
+        return syn::Error::new_spanned(asyncness, "init is not async").to_compile_error().into();
+    }
+    quote! {
+        #function
+
+        const _: () = {
+            struct GannetInit;
+            impl ::gannet_sdk::__private::InitGuest for GannetInit {
+                fn init() -> ::core::result::Result<(), ::std::string::String> {
+                    ::gannet_sdk::__private::IntoInit::into_init(#name())
+                }
+            }
+            ::gannet_sdk::__private::export_init!(GannetInit with_types_in ::gannet_sdk::__private::snapshot_bindings);
+        };
+    }
+    .into()
+}

@@ -86,6 +86,14 @@ impl SessionSlot {
         self.session.as_ref()
     }
 
+    /// Goes on with another request: the session that is there begins again, one that is not will be made by `make`.
+    pub fn begin_again(&mut self, make: impl Fn() -> Result<Session, Error> + Send + 'static) -> Option<&Session> {
+        self.make = Box::new(make);
+        let session = self.session.as_mut()?;
+        session.begin_again();
+        Some(session)
+    }
+
     /// The session; it is made if there is none.
     pub fn open(&mut self) -> Result<&mut Session, Error> {
         if self.session.is_none() {

@@ -2,18 +2,18 @@
 //!
 //! ```text
 //!  confine ▶ read bytes, validate, find kernels ▶ open the GPU if there are any ▶ seccomp
-//!          ▶ compile ▶ check imports and exports ▶ each kernel: compile, one dispatch ▶ report
+//!          ▶ run init, if it has a snapshot ▶ compile ▶ check imports and exports ▶ each kernel: compile, one dispatch ▶ report
 //! ```
 //!
 //! The bytes are read by safe code before the last layer is up, because whether a GPU is needed
 //! depends on them; compilers and drivers see them only after it.
 
-use super::{BuildOrder, Built, RejectCode, Rejected, Stage, component, kernels};
+use super::{BuildOrder, Built, RejectCode, Rejected, Stage, component, kernels, snapshot};
 use crate::process::channel::send_now;
-use crate::process::child::{Child, PIPELINES};
+use crate::process::child::{Child, PIPELINES, Role};
 use crate::process::confine;
 use crate::process::lease::link;
-use crate::worker::linker_for_check;
+use crate::worker::linker;
 use gannet_host_gpu::Device;
 use gannet_host_gpu::check::{check, needs_constants};
 use gannet_host_gpu::memory::Ledger;
@@ -25,6 +25,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
@@ -40,7 +41,8 @@ const TRIAL_BYTES_MAX: u64 = 64 << 20;
 
 /// Runs a builder.
 pub fn run(child: Child) -> io::Result<()> {
-    let Child { descriptors, mut confinement, home } = child;
+    let Child { mut descriptors, mut confinement, home } = child;
+    let assets = descriptors.split_off(Role::Builder.descriptors());
     let [control, order, component, output, report, leases, notes]: [OwnedFd; 7] =
         descriptors.try_into().map_err(|_| io::Error::other("a builder needs seven descriptors"))?;
     let link = link(leases, notes)?;
@@ -54,14 +56,28 @@ pub fn run(child: Child) -> io::Result<()> {
             (false, Some(index)) => Some(Device::open_shared(index, TRIAL_BYTES_MAX, Some(link))),
             _ => None,
         };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| invalid(error.to_string()))?;
         confine::after_drivers(&mut confinement)
             .map_err(|error| invalid(format!("the builder is not confined: {error}")))?;
-        compile(&bytes, output, order.wasi_http_0_3)?;
+        let engine = crate::engine::runtime(order.wasi_http_0_3).map_err(|error| invalid(format!("{error:#}")))?;
+        refuse_0_3(&bytes, order.wasi_http_0_3)?;
+        let with_memory = match &order.snapshot {
+            Some(init) => {
+                stage(&say, Stage::Init)?;
+                let taken = snapshot::snapshot(&runtime, &engine, &bytes, init, assets, order.wasi_http_0_3)?;
+                stage(&say, Stage::Component)?;
+                Some(taken)
+            }
+            None => None,
+        };
+        compile(&engine, with_memory.as_ref().unwrap_or(&bytes), output, order.wasi_http_0_3)?;
         let opened = device.as_ref().and_then(|device| device.as_ref().ok().cloned());
         if let Some(device) = &opened {
             device.use_pipelines(None);
         }
-        let built = try_kernels(found, device, &say)?;
+        let mut built = try_kernels(found, device, &say)?;
+        built.snapshot_size = with_memory.map(|bytes| bytes.len() as u64);
         keep_pipelines(&home, &bytes, opened.as_deref());
         settle(&home, built.kernels.len(), opened.as_deref());
         Ok(built)
@@ -134,23 +150,31 @@ fn found(bytes: &[u8]) -> Result<Found, Rejected> {
     kernels::decode(&component::kernel_sections(bytes)?)
 }
 
-fn compile(bytes: &[u8], output: OwnedFd, wasi_http_0_3: bool) -> Result<(), Rejected> {
+/// Tells the front door what is done now.
+fn stage(say: &dyn Fn(Stage) -> io::Result<()>, stage: Stage) -> Result<(), Rejected> {
+    say(stage).map_err(|error| invalid(format!("the front door is gone: {error}")))
+}
+
+fn refuse_0_3(bytes: &[u8], wasi_http_0_3: bool) -> Result<(), Rejected> {
     if !wasi_http_0_3 && component::is_service_0_3(bytes) {
         return Err(invalid(
             "it is for wasi:http/service 0.3, which this server has not enabled (wasi_http_0_3 = true)",
         ));
     }
-    let engine = crate::engine::runtime(wasi_http_0_3).map_err(|error| invalid(format!("{error:#}")))?;
+    Ok(())
+}
+
+fn compile(engine: &Engine, bytes: &[u8], output: OwnedFd, wasi_http_0_3: bool) -> Result<(), Rejected> {
     let compiled =
         engine.precompile_component(bytes).map_err(|error| invalid(format!("it does not compile: {error:#}")))?;
     // SAFETY: compiled a line above, by this process, with this engine.
-    let component = unsafe { Component::deserialize(&engine, &compiled) }
+    let component = unsafe { Component::deserialize(engine, &compiled) }
         .map_err(|error| invalid(format!("it does not load: {error:#}")))?;
-    let linker = linker_for_check(&engine, wasi_http_0_3).map_err(|error| invalid(format!("{error:#}")))?;
+    let linker = linker(engine, wasi_http_0_3).map_err(|error| invalid(format!("{error:#}")))?;
     let instance = linker.instantiate_pre(&component).map_err(|error| {
         let names: Vec<String> = component
             .component_type()
-            .imports(&engine)
+            .imports(engine)
             .map(|(name, _)| name.to_owned())
             .filter(|name| !name.starts_with("wasi:") && !name.starts_with("gannet:gpu/"))
             .collect();
@@ -196,8 +220,7 @@ fn try_kernels(
     let payer = Payer { memory: Ledger::new("trial", TRIAL_BYTES_MAX, None), usage: Arc::default() };
     for (name, kernel) in &mut found {
         let Some(device) = &device else { break };
-        let told = say(Stage::Kernel { name: name.clone() });
-        told.map_err(|error| invalid(format!("the front door is gone: {error}")))?;
+        stage(say, Stage::Kernel { name: name.clone() })?;
         let rejected = |error: gannet_host_gpu::Error| Rejected {
             code: RejectCode::KernelRejected,
             detail: format!("kernel {name:?}: {error}"),
@@ -217,5 +240,5 @@ fn try_kernels(
         let hardened = check(&kernel.wgsl, &kernel.entry, &[], device.abilities()).and_then(|kernel| kernel.to_wgsl());
         kernel.hardened = hardened.ok().filter(|text| text.len() <= HARDENED_BYTES_MAX);
     }
-    Ok(Built { kernels: found, warnings })
+    Ok(Built { kernels: found, warnings, snapshot_size: None })
 }

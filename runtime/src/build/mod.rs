@@ -9,11 +9,12 @@
 pub mod child;
 pub mod component;
 pub mod kernels;
+pub mod snapshot;
 
 use crate::admit::Node;
 use crate::arbiter::{Arbiter, Ends};
 use crate::gpus::{Place, Served, candidates};
-use crate::hop::BundleKernel;
+use crate::hop::{BundleAsset, BundleKernel};
 use crate::names::TenantName;
 use crate::process::channel::{Channel, frame_pair};
 use crate::process::child::Role;
@@ -21,12 +22,13 @@ use crate::process::lease::DEVICE_LOST;
 use crate::process::spawn::{Order, Spawner};
 use crate::registry::Version;
 use crate::store::Store;
+use crate::store::records::VersionRecord;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -41,12 +43,16 @@ const WAIT_MAX: Duration = Duration::from_secs(600);
 const BUILD_MAX: Duration = Duration::from_secs(180);
 /// Time for one kernel: reading, compiling, one dispatch.
 const KERNEL_MAX: Duration = Duration::from_secs(20);
+/// Time for `init` to run, and for its memory to be read.
+const INIT_MAX: Duration = Duration::from_secs(30);
 /// From the report to the end of the process.
 const EXIT_MAX: Duration = Duration::from_secs(5);
 /// Builds of one tenant that run or wait.
 const TENANT_MAX: usize = 16;
 /// Builds that are remembered.
 const DONE_MAX: usize = 256;
+/// The largest component with the memory that its `init` left.
+const SNAPSHOT_BYTES_MAX: u64 = 256 << 20;
 /// The longest report: kernels of 256 KiB, many of them.
 const REPORT_BYTES_MAX: u64 = 64 << 20;
 
@@ -97,6 +103,56 @@ pub struct BuildOrder {
     pub gpu: Option<u32>,
     /// Whether components for `wasi:http/service` 0.3 are accepted.
     pub wasi_http_0_3: bool,
+    /// What its `init` is run with, if it has a snapshot.
+    pub snapshot: Option<InitOrder>,
+}
+
+/// What a component's `init` sees. The assets' files are the descriptors behind the builder's own, in the same order.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InitOrder {
+    /// Its environment, without secrets.
+    pub env: BTreeMap<String, String>,
+    /// Its assets.
+    pub assets: Vec<BundleAsset>,
+    /// The memory that it may take.
+    pub memory_bytes: u64,
+    /// The most bytes of the component with the memory that it leaves.
+    pub bytes_max: u64,
+}
+
+/// What is to be built.
+#[derive(Debug)]
+pub struct Wanted {
+    /// The name of what is built.
+    name: String,
+    digest: String,
+    component: PathBuf,
+    classes: Vec<String>,
+    init: Option<(InitOrder, Vec<PathBuf>)>,
+}
+
+impl Wanted {
+    /// What a version needs, whose component lies there.
+    pub fn of(store: &Store, tenant: &TenantName, record: &VersionRecord, component: &Path) -> Self {
+        let manifest = &record.manifest;
+        let init = manifest.build.snapshot.then(|| {
+            let assets = record.assets.iter();
+            let order = InitOrder {
+                env: manifest.env.clone(),
+                assets: assets.clone().map(|(name, pinned)| BundleAsset::of(name, pinned)).collect(),
+                memory_bytes: manifest.limits.memory_mib << 20,
+                bytes_max: SNAPSHOT_BYTES_MAX,
+            };
+            (order, assets.map(|(_, pinned)| store.files().asset(tenant, &pinned.digest)).collect())
+        });
+        Self {
+            name: record.build_name(),
+            digest: record.digest.clone(),
+            component: component.to_owned(),
+            classes: manifest.gpu.class.clone(),
+            init,
+        }
+    }
 }
 
 /// What the child found.
@@ -106,6 +162,8 @@ pub struct Built {
     pub kernels: BTreeMap<String, BundleKernel>,
     /// What its author should know.
     pub warnings: Vec<String>,
+    /// Size of the component with what `init` left in memory, if it has a snapshot.
+    pub snapshot_size: Option<u64>,
 }
 
 /// What the child is doing, so that a crash or a timeout can be blamed.
@@ -114,6 +172,8 @@ pub struct Built {
 pub enum Stage {
     /// Reading and compiling the component.
     Component,
+    /// Running `init`.
+    Init,
     /// Compiling and trying a kernel.
     Kernel {
         /// Its name.
@@ -185,35 +245,23 @@ impl Builder {
     ///
     /// A build that has begun runs to its end or its limit, even if whoever asked leaves: the child is bounded
     /// by this side, and the next one to ask finds it built.
-    pub async fn build(
-        self: &Arc<Self>,
-        tenant: &TenantName,
-        digest: &str,
-        component: &Path,
-        classes: &[String],
-    ) -> Result<Built, BuildError> {
-        let place = candidates(&self.gpus, classes).concat().first().copied();
+    pub async fn build(self: &Arc<Self>, tenant: &TenantName, wanted: Wanted) -> Result<Built, BuildError> {
+        let place = candidates(&self.gpus, &wanted.classes).concat().first().copied();
         let (builder, tenant) = (Arc::clone(self), tenant.clone());
-        let (digest, component) = (digest.to_owned(), component.to_owned());
-        let building = tokio::spawn(async move { builder.build_here(&tenant, &digest, &component, place).await });
+        let building = tokio::spawn(async move { builder.build_here(&tenant, wanted, place).await });
         building.await.map_err(|error| BuildError::Failed(error.to_string()))?
     }
 
-    async fn build_here(
-        &self,
-        tenant: &TenantName,
-        digest: &str,
-        component: &Path,
-        place: Option<Place>,
-    ) -> Result<Built, BuildError> {
-        let key = (tenant.clone(), digest.to_owned(), place);
-        let compiled = self.store.files().compiled(tenant, digest);
+    async fn build_here(&self, tenant: &TenantName, wanted: Wanted, place: Option<Place>) -> Result<Built, BuildError> {
+        let key = (tenant.clone(), wanted.name.clone(), place);
+        let compiled = self.store.files().compiled(tenant, &wanted.name);
         let known = self.done.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some(built) = known.filter(|_| compiled.exists()) {
             return Ok(built);
         }
-        // The upload may go when its client does; the builder needs it until it has a place.
-        let component = File::open(component)?;
+        // The upload, and an asset, may go while this waits; the builder needs them until it has a place.
+        let component = File::open(&wanted.component)?;
+        let assets = wanted.init.iter().flat_map(|(_, assets)| assets).map(File::open).collect::<io::Result<_>>()?;
         let _of_tenant = self.count(tenant).ok_or(BuildError::Busy)?;
         let until = tokio::time::Instant::now() + WAIT_MAX;
         let _place = self.places.enter(tenant, until).await.map_err(|_| BuildError::Busy)?;
@@ -223,7 +271,7 @@ impl Builder {
             return Ok(built.clone());
         }
         let served = place.and_then(|place| self.gpus.get(place));
-        let built = self.run(tenant, digest, component, served).await?;
+        let built = self.run(tenant, &wanted, component, assets, served).await?;
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         if done.len() >= DONE_MAX {
             done.clear();
@@ -250,7 +298,8 @@ impl Builder {
         }
         if !version.compiled.exists() {
             let component = self.store.files().component(&version.tenant, &version.record.digest);
-            self.build(&version.tenant, &version.record.digest, &component, &version.manifest().gpu.class).await?;
+            let wanted = Wanted::of(&self.store, &version.tenant, &version.record, &component);
+            self.build(&version.tenant, wanted).await?;
         }
         version.built.store(true, Ordering::Relaxed);
         Ok(())
@@ -259,18 +308,21 @@ impl Builder {
     async fn run(
         &self,
         tenant: &TenantName,
-        digest: &str,
+        wanted: &Wanted,
         component: File,
+        assets: Vec<File>,
         served: Option<&Served>,
     ) -> Result<Built, BuildError> {
         let gpu = served.and_then(|served| Some((served.place, served.gpu.as_ref()?.index)));
         let files = self.store.files();
         let (output_path, output) = files.incoming()?;
         let _cleanup = RemoveLater(&output_path);
-        let order = memfd(
-            &serde_json::to_vec(&BuildOrder { gpu: gpu.map(|(_, index)| index), wasi_http_0_3: self.wasi_http_0_3 })
-                .unwrap_or_default(),
-        )?;
+        let order = BuildOrder {
+            gpu: gpu.map(|(_, index)| index),
+            wasi_http_0_3: self.wasi_http_0_3,
+            snapshot: wanted.init.as_ref().map(|(order, _)| order.clone()),
+        };
+        let order = memfd(&serde_json::to_vec(&order).unwrap_or_default())?;
         let report = memfd(&[])?;
         let mut report_file = File::from(rustix::io::fcntl_dupfd_cloexec(&report, 0).map_err(io::Error::from)?);
         let (control, theirs) = frame_pair()?;
@@ -278,7 +330,8 @@ impl Builder {
         let (socket, leases) = frame_pair()?;
         let notes = memfd(&[])?;
         let ends = Ends { socket, notes: notes.try_clone()?.into() };
-        let descriptors = vec![theirs, order, component.into(), output.into(), report, leases, notes];
+        let mut descriptors = vec![theirs, order, component.into(), output.into(), report, leases, notes];
+        descriptors.extend(assets.into_iter().map(OwnedFd::from));
         let control = Channel::new(control)?;
         let process =
             self.spawner.spawn(Order { role: Role::Builder, arguments: Vec::new(), home, descriptors }).await?;
@@ -316,7 +369,7 @@ impl Builder {
         let report: Result<Built, Rejected> =
             serde_json::from_str(&text).map_err(|error| BuildError::Failed(format!("its report: {error}")))?;
         let built = report?;
-        let (compiled, cache) = (files.compiled(tenant, digest), files.driver_cache(tenant, digest));
+        let (compiled, cache) = (files.compiled(tenant, &wanted.name), files.driver_cache(tenant, &wanted.digest));
         // Syncing waits for the disk, and the threads here are few.
         let (store, output, has_kernels) = (Arc::clone(&self.store), output_path.clone(), !built.kernels.is_empty());
         let kept = tokio::task::spawn_blocking(move || {
@@ -358,10 +411,14 @@ impl Drop for RemoveLater<'_> {
     }
 }
 
-/// Follows the child's stages; true when it says that it is done. A kernel has a time of its own.
+/// Follows the child's stages; true when it says that it is done. A kernel and `init` have times of their own.
 async fn follow(control: &Channel, stage: &mut Stage) -> bool {
     loop {
-        let limit = if matches!(stage, Stage::Kernel { .. }) { KERNEL_MAX } else { BUILD_MAX };
+        let limit = match stage {
+            Stage::Kernel { .. } => KERNEL_MAX,
+            Stage::Init => INIT_MAX,
+            Stage::Component | Stage::Done => BUILD_MAX,
+        };
         match tokio::time::timeout(limit, control.receive::<Stage>()).await {
             Ok(Ok((next, _))) => *stage = next,
             _ => return false,
@@ -382,6 +439,11 @@ fn blame(stage: &Stage, how: &str) -> BuildError {
         Stage::Component => Rejected {
             code: RejectCode::ComponentInvalid,
             detail: format!("compiling {how}; a build has {} s", BUILD_MAX.as_secs()),
+        }
+        .into(),
+        Stage::Init => Rejected {
+            code: RejectCode::ComponentInvalid,
+            detail: format!("init: it {how}; it has {} s, and the memory of a builder", INIT_MAX.as_secs()),
         }
         .into(),
         Stage::Done => BuildError::Failed(format!("it {how}")),

@@ -6,7 +6,7 @@ use super::views::{
     TagChoice, Traffic, VersionView, Versions,
 };
 use super::{Acting, Answered, Call, Control, ControlError, time, upload};
-use crate::build;
+use crate::build::{self, Wanted};
 use crate::hop::BundleKernel;
 use crate::manifest::Manifest;
 use crate::names::FunctionName;
@@ -15,6 +15,7 @@ use crate::registry::{Deploy, Function, Snapshot, Version};
 use crate::respond::{Done, json};
 use crate::store::records::{PinnedAsset, Sticky, VersionRecord};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 /// A function of the tenant, as it was when the request came.
@@ -208,22 +209,22 @@ impl Control {
             return Err(ControlError::Invalid(told).into());
         }
         let assets = self.check_manifest(acting, &name, &manifest)?;
-        let built = self.builder.build(&acting.tenant, &upload.digest, &upload.path, &manifest.gpu.class).await;
-        let built = built.map_err(ControlError::from)?;
-        let record = VersionRecord {
+        let mut record = VersionRecord {
             number: 0,
             digest: upload.digest.clone(),
             size: upload.size,
             created: jiff::Timestamp::now(),
             manifest,
-            kernels: Arc::new(built.kernels),
-            warnings: built.warnings,
+            kernels: Arc::default(),
+            warnings: Vec::new(),
             cause: None,
             assets,
+            snapshot_size: None,
         };
+        self.build(acting, &mut record, &upload.path).await?;
         if dry_run {
             drop(arriving);
-            self.registry.sweep(&acting.tenant, vec![record.digest.clone()]);
+            self.registry.sweep(&acting.tenant, names(&record));
             return Ok(self.tried(acting, &name, &record, &how));
         }
         if !upload.is_there {
@@ -233,13 +234,23 @@ impl Control {
                 tokio::task::spawn_blocking(move || build::keep_component(&store, &tenant, &digest, &path)).await;
             kept.map_err(|error| ControlError::Internal(error.to_string()))?.map_err(ControlError::from)?;
         }
-        let digest = record.digest.clone();
+        let names = names(&record);
         let put = self.put(acting, &name, record, how).await;
         drop(arriving);
         if put.is_err() {
-            self.registry.sweep(&acting.tenant, vec![digest]);
+            self.registry.sweep(&acting.tenant, names);
         }
         put
+    }
+
+    /// Has a component built, and notes what the builder found.
+    async fn build(&self, acting: &Acting, record: &mut VersionRecord, component: &Path) -> Result<(), ControlError> {
+        let wanted = Wanted::of(self.registry.store(), &acting.tenant, record, component);
+        let built = self.builder.build(&acting.tenant, wanted).await?;
+        record.kernels = Arc::new(built.kernels);
+        record.warnings = built.warnings;
+        record.snapshot_size = built.snapshot_size;
+        Ok(())
     }
 
     pub(super) async fn configure(&self, call: Call, acting: &Acting) -> Answered {
@@ -251,7 +262,7 @@ impl Control {
         let manifest = current.manifest().patched(&patch);
         let manifest = manifest.map_err(|error| ControlError::Invalid(error.to_string()))?;
         let assets = self.check_manifest(acting, &name, &manifest)?;
-        let record = VersionRecord {
+        let mut record = VersionRecord {
             number: 0,
             created: jiff::Timestamp::now(),
             manifest,
@@ -259,10 +270,25 @@ impl Control {
             assets,
             ..VersionRecord::clone(&current.record)
         };
-        if dry_run {
-            return Ok(self.tried(acting, &name, &record, &how));
+        // What `init` sees may have changed: then it runs again.
+        let arriving = self.registry.arriving(&acting.tenant, &record.digest);
+        if record.build_name() != current.record.build_name() {
+            let component = self.registry.store().files().component(&acting.tenant, &record.digest);
+            self.build(acting, &mut record, &component).await?;
         }
-        self.put(acting, &name, record, how).await
+        if dry_run {
+            let told = self.tried(acting, &name, &record, &how);
+            drop(arriving);
+            self.registry.sweep(&acting.tenant, names(&record));
+            return Ok(told);
+        }
+        let names = names(&record);
+        let put = self.put(acting, &name, record, how).await;
+        drop(arriving);
+        if put.is_err() {
+            self.registry.sweep(&acting.tenant, names);
+        }
+        put
     }
 
     /// What a deploy would make.
@@ -392,6 +418,11 @@ impl Control {
 const WEIGHT_MAX: u32 = 10_000;
 /// Versions among which requests may be split.
 const SPLIT_MAX: usize = 16;
+
+/// The names of a component and of what was built of it.
+fn names(record: &VersionRecord) -> Vec<String> {
+    vec![record.digest.clone(), record.build_name()]
+}
 
 fn how(call: &Call) -> Result<Deploy, ControlError> {
     Ok(Deploy {

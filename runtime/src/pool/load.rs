@@ -169,12 +169,7 @@ fn bundle(version: &Version, secrets: BTreeMap<String, String>) -> std::io::Resu
     let bundle = Bundle {
         function: version.function.to_string(),
         kernels: kernels(version),
-        assets: version
-            .record
-            .assets
-            .iter()
-            .map(|(name, pinned)| BundleAsset { name: name.clone(), digest: pinned.digest.clone(), size: pinned.size })
-            .collect(),
+        assets: version.record.assets.iter().map(|(name, pinned)| BundleAsset::of(name, pinned)).collect(),
         keep: version.manifest().scale.min > 0,
         env: version.manifest().env.clone(),
         secrets,
@@ -186,6 +181,7 @@ fn bundle(version: &Version, secrets: BTreeMap<String, String>) -> std::io::Resu
             log_bytes: limits.log_kib << 10,
             stream_idle_ms: limits.stream_idle_ms,
             stream_ms: limits.stream_timeout_ms,
+            instance_reuse: version.manifest().scale.instance_reuse,
         },
     };
     let descriptor = rustix::fs::memfd_create("bundle", rustix::fs::MemfdFlags::CLOEXEC)?;

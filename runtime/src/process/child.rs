@@ -1,11 +1,14 @@
 //! What a child does first, before anything else runs in it: it takes its role and its
 //! descriptors, ties its life to its parent's and confines itself.
 
+use crate::manifest::ASSETS_MAX;
 use crate::process::confine::{self, Confinement, Refused};
 use rustix::process::Signal;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
+/// The variable that says how many descriptors a child is given.
+pub const DESCRIPTORS: &str = "GANNET_CHILD_DESCRIPTORS";
 /// In the folder of a child: what the driver compiled for the kernels of one version, beside the driver's own cache.
 pub const PIPELINES: &str = "pipelines-";
 
@@ -38,7 +41,7 @@ impl Role {
         [Self::Worker, Self::Builder, Self::Probe, Self::ConfineCheck].into_iter().find(|role| role.verb() == verb)
     }
 
-    /// How many descriptors it is given, from 3 on.
+    /// How many descriptors it is given, from 3 on; a builder is given those of assets behind them.
     pub fn descriptors(self) -> usize {
         match self {
             // Control, logs, leases, notes. HTTP connections come over control as they are needed.
@@ -71,7 +74,9 @@ impl Child {
         if rustix::process::getppid() != parent {
             std::process::exit(1);
         }
-        let count = i32::try_from(role.descriptors()).unwrap_or(0);
+        let given = std::env::var(DESCRIPTORS).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+        let count = role.descriptors().max(given).min(role.descriptors() + ASSETS_MAX);
+        let count = i32::try_from(count).unwrap_or(0);
         confine::close_from(3 + count)?;
         let descriptors = (3..3 + count).map(own).collect();
         let home = std::env::var_os("GANNET_CHILD_HOME").map(PathBuf::from).unwrap_or_default();

@@ -5,7 +5,7 @@
 //! variables that keep its driver caches apart, and its descriptors at fixed numbers from 3 on.
 
 use crate::process::cgroup::{Cgroups, Group};
-use crate::process::child::Role;
+use crate::process::child::{DESCRIPTORS, Role};
 use crate::process::home::{Home, Janitor};
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -95,7 +95,7 @@ fn spawn(binary: &Path, order: Order, user: u32, janitor: Janitor, cgroups: Opti
     {
         command.env(variable, &home.path);
     }
-    command.env("GANNET_CHILD_HOME", &home.path);
+    command.env("GANNET_CHILD_HOME", &home.path).env(DESCRIPTORS, descriptors.len().to_string());
     for passed in ["GANNET_LOG", "VK_ICD_FILENAMES", "VK_DRIVER_FILES", "LP_NUM_THREADS"] {
         if let Some(value) = std::env::var_os(passed) {
             command.env(passed, value);

@@ -89,7 +89,7 @@ impl Version {
             key,
             tenant: tenant.clone(),
             function: function.clone(),
-            compiled: files.compiled(tenant, &record.digest),
+            compiled: files.compiled(tenant, &record.build_name()),
             assets: record.assets.values().map(|asset| files.asset(tenant, &asset.digest)).collect(),
             driver_cache: files.driver_cache(tenant, &record.digest),
             built: AtomicBool::new(false),

@@ -201,32 +201,29 @@ impl Registry {
         Ok(())
     }
 
-    /// Removes what was built for a component, if no version has come to need it.
-    pub fn sweep(self: &Arc<Self>, tenant: &TenantName, digests: Vec<String>) {
+    /// Removes a component and what was built of it, by their names, if no version has come to need them.
+    pub fn sweep(self: &Arc<Self>, tenant: &TenantName, names: Vec<String>) {
         let store = Arc::clone(&self.store);
-        self.remove_components(tenant, digests, &store);
+        self.remove_components(tenant, names, &store);
     }
 
-    /// Removes components that no version needs any more, unless one has come to need them.
-    fn remove_components(
-        self: &Arc<Self>,
-        tenant: &TenantName,
-        digests: Vec<String>,
-        store: &Arc<crate::store::Store>,
-    ) {
-        if digests.is_empty() {
+    /// Removes components, and what was built of them, that no version needs any more, unless one has come to need them.
+    fn remove_components(self: &Arc<Self>, tenant: &TenantName, names: Vec<String>, store: &Arc<crate::store::Store>) {
+        if names.is_empty() {
             return;
         }
         let (registry, tenant, store) = (Arc::clone(self), tenant.clone(), Arc::clone(store));
         tokio::spawn(async move {
             let _changing = registry.changing.lock().await;
             let snapshot = registry.snapshot();
-            let needed = |digest: &String| snapshot.tenants.get(&tenant).is_some_and(|tenant| tenant.needs(digest));
-            let digests =
-                digests.into_iter().filter(|digest| !needed(digest) && !registry.is_arriving(&tenant, digest));
-            let digests: Vec<String> = digests.collect();
+            let needed = |name: &String| snapshot.tenants.get(&tenant).is_some_and(|tenant| tenant.needs(name));
+            let arriving = |name: &String| {
+                let digest = name.split_once('.').map_or(name.as_str(), |(digest, _)| digest);
+                registry.is_arriving(&tenant, digest)
+            };
+            let names: Vec<String> = names.into_iter().filter(|name| !needed(name) && !arriving(name)).collect();
             let removing = tokio::task::spawn_blocking(move || {
-                digests.iter().for_each(|digest| store.files().remove_component(&tenant, digest));
+                names.iter().for_each(|name| store.files().remove_component(&tenant, name));
             });
             // Under the lock, so that no deploy of the same bytes comes between.
             let _ = removing.await;
@@ -414,15 +411,15 @@ fn check_deploy(slot: &Tenant, name: &FunctionName, record: &VersionRecord, how:
     if let Some(tag) = &how.tag {
         check_tags(function.map(|function| &function.tags), tag)?;
     }
-    let known: BTreeMap<&str, u64> = slot
+    let known: BTreeMap<String, u64> = slot
         .functions
         .values()
         .flat_map(|function| &function.versions)
-        .map(|version| (version.record.digest.as_str(), version.record.size))
+        .map(|version| (version.record.build_name(), version.record.counted_size()))
         .collect();
-    if !known.contains_key(record.digest.as_str()) {
+    if !known.contains_key(&record.build_name()) {
         let (limit, used) = (slot.limits.components_mib, known.values().sum::<u64>() >> 20);
-        if used + (record.size >> 20) >= limit {
+        if used + (record.counted_size() >> 20) >= limit {
             return Err(RegistryError::LimitReached { name: "components_mib", limit, used });
         }
     }
@@ -439,8 +436,9 @@ fn check_secrets(slot: &Tenant, record: &VersionRecord) -> Result<(), RegistryEr
     Ok(())
 }
 
-/// The digests of versions that no other version shares.
+/// The digests of versions, and the names of what was built of them, that no other version shares.
 fn unneeded(slot: &Tenant, gone: &[Arc<Version>]) -> Vec<String> {
-    let digests: HashSet<&String> = gone.iter().map(|version| &version.record.digest).collect();
-    digests.into_iter().filter(|digest| !slot.needs(digest)).cloned().collect()
+    let names = gone.iter().flat_map(|version| [version.record.digest.clone(), version.record.build_name()]);
+    let names: HashSet<String> = names.collect();
+    names.into_iter().filter(|name| !slot.needs(name)).collect()
 }

@@ -77,10 +77,10 @@ impl Tenant {
         self.quarantine.iter().any(|record| record.source == source)
     }
 
-    /// Whether any version of its functions is made of a component.
-    fn needs(&self, digest: &str) -> bool {
-        let versions = self.functions.values().flat_map(|function| &function.versions);
-        versions.into_iter().any(|version| version.record.digest == digest)
+    /// Whether any version of its functions is made of a component, or runs what was built of it under this name.
+    fn needs(&self, name: &str) -> bool {
+        let mut versions = self.functions.values().flat_map(|function| &function.versions);
+        versions.any(|version| version.record.digest == name || version.record.build_name() == name)
     }
 }
 

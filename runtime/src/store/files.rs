@@ -134,9 +134,9 @@ impl Files {
         self.data.join("components").join(tenant.as_str()).join(format!("{digest}.wasm"))
     }
 
-    /// A compiled component.
-    pub fn compiled(&self, tenant: &TenantName, digest: &str) -> PathBuf {
-        self.data.join("compiled").join(tenant.as_str()).join(format!("{digest}-{}.cwasm", self.engine))
+    /// What was compiled of a component, by the name of the build: its digest, or that and more with a snapshot.
+    pub fn compiled(&self, tenant: &TenantName, build: &str) -> PathBuf {
+        self.data.join("compiled").join(tenant.as_str()).join(format!("{build}-{}.cwasm", self.engine))
     }
 
     /// What the driver made of a component's kernels.
@@ -144,17 +144,17 @@ impl Files {
         self.data.join("driver-cache").join(tenant.as_str()).join(digest)
     }
 
-    /// Removes everything that was made for a tenant's component.
-    pub fn remove_component(&self, tenant: &TenantName, digest: &str) {
-        let cache = self.driver_cache(tenant, digest);
-        let removed = std::fs::remove_file(self.component(tenant, digest));
+    /// Removes everything of a tenant's that has the name of a component or of a build.
+    pub fn remove_component(&self, tenant: &TenantName, name: &str) {
+        let cache = self.driver_cache(tenant, name);
+        let removed = std::fs::remove_file(self.component(tenant, name));
         if let Err(error) =
             removed.as_ref().err().filter(|error| error.kind() != io::ErrorKind::NotFound).map_or(Ok(()), Err)
         {
             tracing::warn!(%error, "a component that nobody needs could not be removed");
         }
         // What was made of it is of no use without it; a leftover costs room only.
-        let _ = std::fs::remove_file(self.compiled(tenant, digest));
+        let _ = std::fs::remove_file(self.compiled(tenant, name));
         let _ = std::fs::remove_dir_all(cache);
     }
 

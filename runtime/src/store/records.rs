@@ -6,6 +6,7 @@ use crate::limits::LimitsChoice;
 use crate::manifest::Manifest;
 use crate::names::{AssetName, FunctionName, TenantName};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -156,9 +157,34 @@ pub struct VersionRecord {
     /// Its assets, by the names under which the function knows them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub assets: BTreeMap<String, PinnedAsset>,
+    /// Size of the component with what `init` left in memory, if it has a snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_size: Option<u64>,
 }
 
 impl VersionRecord {
+    /// The name of what is built of it: the digest, and with a snapshot what `init` could see beside the component.
+    pub fn build_name(&self) -> String {
+        if !self.manifest.build.snapshot {
+            return self.digest.clone();
+        }
+        let mut hash = Sha256::new();
+        let assets = self.assets.iter().map(|(name, asset)| ("asset", name, &asset.digest));
+        for (kind, name, value) in self.manifest.env.iter().map(|(name, value)| ("env", name, value)).chain(assets) {
+            for part in [kind, name, value] {
+                hash.update((part.len() as u64).to_le_bytes());
+                hash.update(part);
+            }
+        }
+        let seen: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        format!("{}.{seen}", self.digest)
+    }
+
+    /// Bytes that it counts for: the component, or what its snapshot made of it.
+    pub fn counted_size(&self) -> u64 {
+        self.size.max(self.snapshot_size.unwrap_or(0))
+    }
+
     /// Whether deploying `other` would change nothing.
     pub fn is_same(&self, other: &Self) -> bool {
         self.digest == other.digest && self.manifest == other.manifest && self.assets == other.assets

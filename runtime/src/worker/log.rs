@@ -9,8 +9,8 @@ use crate::process::channel::send_now;
 use bytes::Bytes;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
@@ -53,14 +53,38 @@ impl Sink {
 pub(crate) struct RequestLog {
     pub(crate) sink: Arc<Sink>,
     pub(crate) version: VersionKey,
-    pub(crate) request: RequestId,
+    /// It changes where an instance serves several.
+    request: Mutex<RequestId>,
     pub(crate) bytes_max: u64,
-    pub(crate) written: AtomicU64,
+    written: AtomicU64,
     /// What must not be seen in a log.
     pub(crate) secrets: Arc<[String]>,
 }
 
 impl RequestLog {
+    pub(crate) fn new(
+        sink: &Arc<Sink>,
+        version: VersionKey,
+        request: RequestId,
+        bytes_max: u64,
+        secrets: &Arc<[String]>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            sink: Arc::clone(sink),
+            version,
+            request: Mutex::new(request),
+            bytes_max,
+            written: AtomicU64::new(0),
+            secrets: Arc::clone(secrets),
+        })
+    }
+
+    /// What is written from now on belongs to another request.
+    pub(crate) fn begin_again(&self, request: RequestId) {
+        *self.request.lock().unwrap_or_else(PoisonError::into_inner) = request;
+        self.written.store(0, Ordering::Relaxed);
+    }
+
     /// Writes the platform's own words about a request, line by line.
     pub(crate) fn lines(&self, stream: LogStream, text: &str) {
         for line in text.lines() {
@@ -89,7 +113,8 @@ impl RequestLog {
         } else {
             self.mask(String::from_utf8_lossy(line).into_owned())
         };
-        self.sink.send(LogFrame { version: self.version, request: self.request, stream, text, lost: 0 });
+        let request = *self.request.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sink.send(LogFrame { version: self.version, request, stream, text, lost: 0 });
     }
 }
 

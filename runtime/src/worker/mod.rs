@@ -15,6 +15,7 @@
 mod answer;
 mod cpu;
 mod egress;
+mod idle;
 mod load;
 mod log;
 mod pipelines;
@@ -43,24 +44,21 @@ use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
-/// A linker like the one that requests get, for the builder to check imports against.
-pub(crate) fn linker_for_check(
-    engine: &Engine,
-    wasi_http_0_3: bool,
-) -> wasmtime::Result<Linker<impl wasmtime_wasi_http::WasiHttpView + 'static>> {
-    state::linker(engine, wasi_http_0_3)
-}
+// For the builder: it checks imports against the linker that requests get, and runs `init` with it.
+pub(crate) use state::{Guest, linker};
 
 /// Everything that requests in this process share.
 pub(crate) struct Shared {
     engine: Engine,
     ticker: Arc<Ticker>,
-    linker: Linker<state::Guest>,
+    linker: Linker<Guest>,
     /// Why there is no device, if there is none.
     device: Result<Arc<Device>, gannet_host_gpu::Error>,
     versions: Mutex<HashMap<crate::hop::VersionKey, Arc<Loaded>>>,
     /// Instances that may live at once; the pool has room for each, so it never runs out.
     instances: Arc<Semaphore>,
+    /// Instances that serve more than one request, between two of them.
+    idle: Arc<idle::Idle>,
     control: Channel,
     logs: Arc<log::Sink>,
     egress: Arc<egress::Egress>,
@@ -76,7 +74,7 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
     let device = open_device(arguments, link(leases, notes)?);
     let wasi_http_0_3 = arguments.get(2).is_some_and(|text| text == "true");
     let engine = engine::runtime(wasi_http_0_3).map_err(io::Error::other)?;
-    let linker = state::linker(&engine, wasi_http_0_3).map_err(io::Error::other)?;
+    let linker = linker(&engine, wasi_http_0_3).map_err(io::Error::other)?;
     let ticker = Arc::new(Ticker::start(&engine)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     confine::after_drivers(&mut confinement).map_err(io::Error::other)?;
@@ -93,12 +91,17 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
             linker,
             versions: Mutex::default(),
             instances: Arc::new(Semaphore::new(engine::INSTANCES_MAX as usize)),
+            idle: Arc::default(),
             control: Channel::new(control)?,
             logs: Arc::new(log::Sink::new(logs)),
             egress: Arc::default(),
             pipelines: pipelines::Pipelines::new(home),
             device,
         });
+        if let Ok(device) = &shared.device {
+            let idle = Arc::downgrade(&shared.idle);
+            device.spare(move || idle.upgrade().is_some_and(|idle| idle.free()));
+        }
         let gpu = shared.device.as_ref().ok().map(|device| device.gpu().name.clone());
         shared.control.send(&FromWorker::Ready { confinement, gpu }, &[]).await.map_err(io::Error::other)?;
         serve(&shared).await;
@@ -131,6 +134,7 @@ async fn serve(shared: &Arc<Shared>) {
             }
             ToWorker::Unload { version } => {
                 let gone = shared.versions.lock().unwrap_or_else(PoisonError::into_inner).remove(&version);
+                shared.idle.forget(version);
                 if gone.is_some_and(|loaded| !loaded.assets.is_empty()) {
                     forget_assets(shared);
                 }

@@ -1,4 +1,5 @@
-//! Runs one request: a fresh instance, metered, with its limits, dropped when it is done.
+//! Runs one request: a fresh instance, metered, with its limits, dropped when it is done; or one that has served before, where
+//! the manifest says so.
 //!
 //! The guest's future is polled by the connection's own task, first here until there is an answer,
 //! then by the answer's body ([`super::answer`]). No other task is woken, and dropping the body is
@@ -11,6 +12,7 @@ use crate::worker::Shared;
 use crate::worker::answer::{self, AnswerBody};
 use crate::worker::cpu::Metered;
 use crate::worker::egress::Calls;
+use crate::worker::idle::Waiting;
 use crate::worker::load::{Entry, Loaded};
 use crate::worker::log::{LogPipe, RequestLog};
 use crate::worker::service;
@@ -27,8 +29,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi_http::WasiHttpView;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 
 /// Longer messages of a trap are cut.
 const DETAIL_BYTES_MAX: usize = 2000;
@@ -86,16 +88,18 @@ fn start(
     request: Request<Incoming>,
     answer: oneshot::Sender<Answered>,
 ) -> wasmtime::Result<Running> {
-    let log = Arc::new(RequestLog {
-        sink: Arc::clone(&shared.logs),
-        version: loaded.key,
-        request: envelope.request,
-        bytes_max: loaded.limits.log_bytes,
-        written: AtomicU64::new(0),
-        secrets: Arc::clone(&loaded.secrets),
-    });
-    let mut store = Store::new(&shared.engine, guest(shared, loaded, &log, tally));
-    store.limiter(|guest| &mut guest.memory);
+    let reused = (loaded.limits.instance_reuse > 1).then(|| shared.idle.take(loaded.key)).flatten();
+    let (mut store, kept) = match reused {
+        Some(Waiting { mut store, proxy, served, place }) => {
+            begin_again(shared, loaded, envelope.request, tally, store.data_mut());
+            (store, Some((proxy, served, place)))
+        }
+        None => {
+            let mut store = Store::new(&shared.engine, guest(shared, loaded, envelope.request, tally));
+            store.limiter(|guest| &mut guest.memory);
+            (store, None)
+        }
+    };
     let (cpu, limit_ms) = (Arc::clone(&tally.cpu), loaded.limits.cpu_ms);
     store.epoch_deadline_callback(move |_| {
         if cpu.used_now_ns() / 1_000_000 >= limit_ms {
@@ -107,22 +111,35 @@ fn start(
     let (shared, loaded, tally) = (Arc::clone(shared), Arc::clone(loaded), Arc::clone(tally));
     let (cpu, ticker) = (Arc::clone(&tally.cpu), Arc::clone(&shared.ticker));
     let guest = async move {
-        // The front door admits fewer requests than there are places, so this does not wait.
-        let place = shared.instances.acquire().await;
+        let (kept, served, place) = match kept {
+            Some((proxy, served, place)) => (Some(proxy), served, Some(place)),
+            None => (None, 0, shared.idle.place(&shared.instances).await),
+        };
         let result = match &loaded.entry {
-            Entry::Proxy(pre) => proxy(pre, &mut store, request, answer, &tally).await,
-            Entry::Service(pre) => service::run(pre, &mut store, request, answer, &tally).await,
+            Entry::Proxy(pre) => proxy(pre, kept, &mut store, request, answer, &tally).await.map(Some),
+            Entry::Service(pre) => service::run(pre, &mut store, request, answer, &tally).await.map(|()| None),
         };
         // Its memory must be free before the place is.
         tally.drain().await;
-        let ended = result.or_else(|error| match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
-            // Its way of saying that it is done; whether it has answered is another question.
-            Some(exit) if exit.0 == 0 => Ok(()),
-            _ => Err(error),
-        });
+        let ended = match result {
+            Ok(Some(proxy)) if served + 1 < loaded.limits.instance_reuse => {
+                if let Some(place) = place {
+                    shared.idle.put(loaded.key, Waiting { store, proxy, served: served + 1, place });
+                }
+                return Ok(());
+            }
+            Ok(_) => Ok(()),
+            Err(error) => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
+                // Its way of saying that it is done; whether it has answered is another question.
+                Some(exit) if exit.0 == 0 => Ok(()),
+                _ => Err(error),
+            },
+        };
         let ended = ended.map_err(|error| {
             // Where it happened is for the function's author: it goes to the log.
-            log.lines(LogStream::Stderr, &format!("{error:#}"));
+            if let Some(log) = store.data().log() {
+                log.lines(LogStream::Stderr, &format!("{error:#}"));
+            }
             classify(&error, store.data(), &loaded)
         });
         drop(store);
@@ -132,46 +149,74 @@ fn start(
     Ok(Box::pin(Metered::new(guest, cpu, ticker)))
 }
 
-/// `wasi:http/proxy` 0.2: instantiates and calls the guest.
+/// `wasi:http/proxy` 0.2: instantiates, unless there is an instance, and calls the guest. Answers the instance.
 async fn proxy(
     pre: &ProxyPre<Guest>,
+    kept: Option<Proxy>,
     store: &mut Store<Guest>,
     request: Request<Incoming>,
     answer: oneshot::Sender<Answered>,
     tally: &Tally,
-) -> wasmtime::Result<()> {
+) -> wasmtime::Result<Proxy> {
     let incoming = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
     let outparam = store.data_mut().http().new_response_outparam_from_callback(move |value| {
         // The receiver is gone when the deadline has passed.
         let _ = answer.send(value.map_err(|code| format!("{code:?}")));
     })?;
-    let proxy = pre.instantiate_async(&mut *store).await?;
+    let proxy = match kept {
+        Some(proxy) => proxy,
+        None => pre.instantiate_async(&mut *store).await?,
+    };
     tally.started();
-    proxy.wasi_http_incoming_handler().call_handle(&mut *store, incoming, outparam).await
+    proxy.wasi_http_incoming_handler().call_handle(&mut *store, incoming, outparam).await?;
+    Ok(proxy)
 }
 
-fn guest(shared: &Shared, loaded: &Loaded, log: &Arc<RequestLog>, tally: &Arc<Tally>) -> Guest {
-    let out = LogPipe { log: Arc::clone(log), stream: LogStream::Stdout };
-    let err = LogPipe { log: Arc::clone(log), stream: LogStream::Stderr };
+fn guest(shared: &Shared, loaded: &Loaded, request: RequestId, tally: &Arc<Tally>) -> Guest {
+    let log = RequestLog::new(&shared.logs, loaded.key, request, loaded.limits.log_bytes, &loaded.secrets);
+    let out = LogPipe { log: Arc::clone(&log), stream: LogStream::Stdout };
+    let err = LogPipe { log: Arc::clone(&log), stream: LogStream::Stderr };
+    let mut slot = SessionSlot::new(session(shared, loaded, tally));
+    prefetch(shared, loaded, &mut slot);
+    Guest::new(loaded, out, err, slot, calls(shared, loaded, request, log))
+}
+
+/// Lets a guest that has served before serve another request.
+fn begin_again(shared: &Shared, loaded: &Loaded, request: RequestId, tally: &Arc<Tally>, guest: &mut Guest) {
+    if let Some(session) = guest.gpu.begin_again(session(shared, loaded, tally)) {
+        tell(tally, session);
+    }
+    prefetch(shared, loaded, &mut guest.gpu);
+    if let Some(log) = guest.log().cloned() {
+        guest.begin_again(calls(shared, loaded, request, log));
+    }
+}
+
+/// What makes a guest's session when it first uses the GPU.
+fn session(
+    shared: &Shared,
+    loaded: &Loaded,
+    tally: &Arc<Tally>,
+) -> impl Fn() -> Result<Session, gannet_host_gpu::Error> + Send + use<> {
     let limits = SessionLimits {
         memory_bytes: loaded.limits.gpu_memory_bytes,
         gpu_ns: loaded.limits.gpu_time_ms.saturating_mul(1_000_000),
     };
     let (device, catalog, tally) = (shared.device.clone(), Arc::clone(&loaded.catalog), Arc::clone(tally));
-    let mut slot = SessionSlot::new(move || {
+    move || {
         let session = Session::new(device.clone()?, Arc::clone(&catalog), limits);
-        let _ = tally.gpu.set((Arc::clone(session.usage()), Arc::clone(session.memory()), session.drainer()));
+        tell(&tally, &session);
         Ok(session)
-    });
-    prefetch(shared, loaded, &mut slot);
-    let calls = Calls {
-        egress: Arc::clone(&shared.egress),
-        version: loaded.key,
-        request: log.request,
-        log: Arc::clone(log),
-        cut: Arc::default(),
-    };
-    Guest::new(loaded, out, err, slot, calls)
+    }
+}
+
+/// Tells a request's tally what it uses of the GPU.
+fn tell(tally: &Tally, session: &Session) {
+    let _ = tally.gpu.set((Arc::clone(session.usage()), Arc::clone(session.memory()), session.drainer()));
+}
+
+fn calls(shared: &Shared, loaded: &Loaded, request: RequestId, log: Arc<RequestLog>) -> Calls {
+    Calls { egress: Arc::clone(&shared.egress), version: loaded.key, request, log, cut: Arc::default() }
 }
 
 /// Smaller assets are read on the CPU, as a rule, and quickly brought to the GPU.

@@ -2,12 +2,13 @@
 
 use crate::worker::egress::{Calls, CutOnDrop};
 use crate::worker::load::Loaded;
-use crate::worker::log::LogPipe;
+use crate::worker::log::{LogPipe, RequestLog};
 use gannet_host_gpu::AssetCatalog;
 use gannet_host_gpu::wit::{GpuCtxView, GpuView, SessionSlot};
 use std::sync::Arc;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Engine, ResourceLimiter};
+use wasmtime_wasi::cli::StdoutStream;
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
@@ -36,32 +37,74 @@ pub(crate) struct Guest {
 
 impl Guest {
     pub(crate) fn new(loaded: &Loaded, out: LogPipe, err: LogPipe, gpu: SessionSlot, calls: Calls) -> Self {
-        let (env, limits) = (&loaded.env, &loaded.limits);
-        let mut table = ResourceTable::new();
-        table.set_max_capacity(HANDLES_MAX);
-        let wasi = WasiCtxBuilder::new()
-            .stdout(out)
-            .stderr(err)
-            .envs(env)
-            .max_random_size(RANDOM_BYTES_MAX)
-            .allow_tcp(false)
-            .allow_udp(false)
-            .allow_ip_name_lookup(false)
-            .build();
-        let memory =
-            MemoryLimit { limit: usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX), used: 0, refused: false };
         Self {
             _cut: CutOnDrop(Arc::clone(&calls.cut)),
             config: Arc::clone(&loaded.config),
             assets: Arc::clone(&loaded.assets),
-            wasi,
+            wasi: wasi(&loaded.env, out, err),
             http: WasiHttpCtx::new(),
-            hooks: Hooks(calls),
-            table,
+            hooks: Hooks(Some(calls)),
+            table: table(),
             gpu,
-            memory,
+            memory: MemoryLimit::new(loaded.limits.memory_bytes),
         }
     }
+
+    /// A guest that runs `init` in a builder. It has its environment and its assets, and neither a GPU nor a way out.
+    pub(crate) fn for_init(
+        env: &[(String, String)],
+        assets: AssetCatalog,
+        memory_bytes: u64,
+        out: impl StdoutStream + Clone + 'static,
+    ) -> Self {
+        let no_gpu = || Err(gannet_host_gpu::Error::Unsupported("there is no gpu while init runs, at deploy".into()));
+        Self {
+            _cut: CutOnDrop(Arc::default()),
+            config: Arc::new(env.iter().cloned().collect()),
+            assets: Arc::new(assets),
+            wasi: wasi(env, out.clone(), out),
+            http: WasiHttpCtx::new(),
+            hooks: Hooks(None),
+            table: table(),
+            gpu: SessionSlot::new(no_gpu),
+            memory: MemoryLimit::new(memory_bytes),
+        }
+    }
+
+    /// Begins to serve another request, with what the last one left.
+    pub(crate) fn begin_again(&mut self, calls: Calls) {
+        self._cut = CutOnDrop(Arc::clone(&calls.cut));
+        calls.log.begin_again(calls.request);
+        self.hooks = Hooks(Some(calls));
+    }
+
+    /// The log of its requests.
+    pub(crate) fn log(&self) -> Option<&Arc<RequestLog>> {
+        self.hooks.0.as_ref().map(|calls| &calls.log)
+    }
+
+    /// Whether it holds handles: streams, assets, anything.
+    pub(crate) fn has_handles(&self) -> bool {
+        !self.table.is_empty()
+    }
+}
+
+fn table() -> ResourceTable {
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(HANDLES_MAX);
+    table
+}
+
+fn wasi(env: &[(String, String)], out: impl StdoutStream + 'static, err: impl StdoutStream + 'static) -> WasiCtx {
+    WasiCtxBuilder::new()
+        .stdout(out)
+        .stderr(err)
+        .envs(env)
+        .max_random_size(RANDOM_BYTES_MAX)
+        .allow_tcp(false)
+        .allow_udp(false)
+        .allow_ip_name_lookup(false)
+        .build()
 }
 
 impl WasiView for Guest {
@@ -96,8 +139,8 @@ pub(crate) fn linker(engine: &Engine, wasi_http_0_3: bool) -> wasmtime::Result<L
     Ok(linker)
 }
 
-/// How the guest's HTTP behaves beyond the standard: it calls out by the front door.
-struct Hooks(Calls);
+/// How the guest's HTTP behaves beyond the standard: it calls out by the front door, if at all.
+struct Hooks(Option<Calls>);
 
 type Sent = Result<
     (http::Response<WasiBody>, Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send>),
@@ -113,6 +156,7 @@ impl WasiHttpHooks for Hooks {
     ) -> Box<dyn Future<Output = Sent> + Send> {
         let calls = self.0.clone();
         Box::new(async move {
+            let calls = calls.ok_or(wasmtime_wasi_http::Error::HttpRequestDenied)?;
             let response = calls.send(request, options).await?;
             // The connection is not this call's own.
             let done: Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send> =
@@ -137,6 +181,10 @@ pub(crate) struct MemoryLimit {
 }
 
 impl MemoryLimit {
+    fn new(bytes: u64) -> Self {
+        Self { limit: usize::try_from(bytes).unwrap_or(usize::MAX), used: 0, refused: false }
+    }
+
     pub(crate) fn limit(&self) -> usize {
         self.limit
     }
