@@ -119,6 +119,22 @@ impl<E: std::error::Error + 'static> From<E> for Error {
     }
 }
 
+/// Ends an `init`: what it answers, as the export says it. The C library has copied the environment when it was first asked for
+/// a variable; an instance is to see its own, with secrets, so that copy is forgotten.
+#[doc(hidden)]
+pub fn initialized(answered: impl IntoInit) -> std::result::Result<(), String> {
+    #[cfg(target_os = "wasi")]
+    {
+        unsafe extern "C" {
+            fn __wasilibc_deinitialize_environ();
+        }
+        // SAFETY: wasi-libc's own function for this (`wasi/libc-environ.h`). A component has one thread, and nothing
+        // holds a pointer into the environment: Rust copies what it reads.
+        unsafe { __wasilibc_deinitialize_environ() };
+    }
+    answered.into_init()
+}
+
 /// What an `init` may answer.
 #[doc(hidden)]
 pub trait IntoInit {

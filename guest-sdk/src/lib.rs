@@ -79,7 +79,7 @@ pub mod __private {
     pub use crate::bindings::export_handler as export;
     pub use crate::bindings::exports::wasi::http::incoming_handler::Guest;
     pub use crate::bindings::wasi::http::types::{IncomingRequest, ResponseOutparam};
-    pub use crate::error::IntoInit;
+    pub use crate::error::initialized;
     pub use crate::http::run;
     pub use crate::snapshot_bindings;
     pub use crate::snapshot_bindings::Guest as InitGuest;

@@ -28,6 +28,7 @@ mod openai;
 mod sandbox;
 mod secrets;
 mod sharing;
+mod snapshots;
 mod tenants;
 mod tidy;
 mod versions;

@@ -1,9 +1,11 @@
 //! Does wrong things on request, so that tests can see what the platform makes of them. Not an example.
 
+use gannet_sdk::asset::Asset;
 use gannet_sdk::gpu::{Batch, Buffer, Kernel, grid_1d};
 use gannet_sdk::http::{Request, Response};
 use gannet_sdk::outbound::Call;
 use gannet_sdk::{Error, Result};
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 /// `wasi:config`, which the SDK does not need: its values are in the environment too.
@@ -31,9 +33,47 @@ const COPY: &str = "
     if id.x < arrayLength(&target_) { target_[id.x] = source[id.x]; }
 }";
 
+thread_local! {
+    /// What `init` has found, in a snapshot.
+    static FOUND: RefCell<String> = const { RefCell::new(String::new()) };
+    /// Requests that this instance has counted.
+    static COUNTED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Does wrong what `INIT` says, or notes what it sees.
+#[gannet_sdk::init]
+fn init() -> std::result::Result<(), String> {
+    let asked = std::env::var("INIT").unwrap_or_default();
+    match asked.as_str() {
+        "fail" => return Err("failed as asked".into()),
+        "trap" => panic!("trapped as asked"),
+        "print" => println!("printed as asked"),
+        "memory" => {
+            let mut hoard: Vec<Vec<u8>> = Vec::new();
+            loop {
+                hoard.push(vec![1; 1 << 20]);
+            }
+        }
+        "gpu" => drop(Buffer::<u32>::zeroed(1).map_err(|error| error.to_string())?),
+        _ => {}
+    }
+    let table = Asset::open("table").and_then(|table| table.read(0, table.len())).unwrap_or_default();
+    let secret = std::env::var("TOKEN").unwrap_or_else(|_| "no secret".into());
+    FOUND.set(format!("{asked} {secret} {}", String::from_utf8_lossy(&table)));
+    Ok(())
+}
+
 #[gannet_sdk::handler]
 fn faulty(request: Request) -> Result<Response> {
     match request.path() {
+        "/found" => {
+            COUNTED.set(COUNTED.get() + 1);
+            println!("found by request {}", COUNTED.get());
+            let target = Buffer::<u32>::zeroed(16)?;
+            target.write(&[7; 16])?;
+            let read = target.read()?.len();
+            Ok(Response::text(format!("{} {} {read}", FOUND.with_borrow(String::clone), COUNTED.get())))
+        }
         "/trap" => panic!("trapped as asked"),
         "/loop" => loop {
             std::hint::black_box(());

@@ -50,7 +50,7 @@ pub fn init(_arguments: TokenStream, item: TokenStream) -> TokenStream {
             struct GannetInit;
             impl ::gannet_sdk::__private::InitGuest for GannetInit {
                 fn init() -> ::core::result::Result<(), ::std::string::String> {
-                    ::gannet_sdk::__private::IntoInit::into_init(#name())
+                    ::gannet_sdk::__private::initialized(#name())
                 }
             }
             ::gannet_sdk::__private::export_init!(GannetInit with_types_in ::gannet_sdk::__private::snapshot_bindings);

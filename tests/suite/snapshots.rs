@@ -1,0 +1,113 @@
+//! What instances begin with: the memory that `init` left, or what the last request left.
+
+use crate::support::{Answer, KEY, Options, Server, until};
+use serde_json::json;
+
+fn server() -> Server {
+    Server::start_with(&Options { config: Some("spares = 0"), ..Options::default() })
+}
+
+fn deploy(server: &Server, manifest: &str) -> Answer {
+    server.put(KEY, "faulty", "faulty", &format!("[build]\nsnapshot = true\n{manifest}"), "")
+}
+
+#[track_caller]
+fn finds(server: &Server, expected: &str) {
+    // Each in a fresh instance.
+    for _ in 0..3 {
+        assert_eq!(server.call("faulty", "/found", b"").text(), expected);
+    }
+}
+
+fn compiled(server: &Server) -> usize {
+    std::fs::read_dir(server.data.join("compiled/dev")).map_or(0, Iterator::count)
+}
+
+#[test]
+fn instances_begin_with_the_memory_that_init_left() {
+    let server = server();
+    let put = |text: &str| server.send("PUT", "/api/v1/assets/t", &[], text.as_bytes()).status;
+    assert_eq!(put("first table"), 201);
+    let set = server.send("PUT", "/api/v1/secrets/TOKEN", &[], b"very-secret");
+    assert!(set.status < 300, "{}", set.text());
+    let manifest = "[env]\nINIT = \"one\"\n[assets]\ntable = \"t\"\n[secrets]\nnames = [\"TOKEN\"]\n";
+    let first = deploy(&server, manifest);
+    assert_eq!((first.status, first.json()["version"].clone()), (201, json!(1)), "{}", first.text());
+    finds(&server, "one no secret first table 1 16");
+    assert_eq!(server.call("faulty", "/env?name=TOKEN", b"").text(), "very-secret", "requests have it");
+    assert_eq!(deploy(&server, manifest).status, 200, "the same is the same");
+
+    // What init sees is part of the version, so what it leaves is too.
+    let other = server.control(KEY, "PATCH", "functions/faulty", &json!({ "env": { "INIT": "two" } }));
+    assert_eq!(other.status, 201, "{}", other.text());
+    finds(&server, "two no secret first table 1 16");
+    assert_eq!(put("second table"), 200);
+    assert_eq!(deploy(&server, manifest).json()["version"], 3);
+    finds(&server, "one no secret second table 1 16");
+    assert!(server.cli(&["rollback", "faulty", "v1"]).status.success());
+    finds(&server, "one no secret first table 1 16");
+    assert_eq!(compiled(&server), 3);
+    let failing = server.control(KEY, "PATCH", "functions/faulty", &json!({ "env": { "INIT": "fail" } }));
+    failing.is_problem(422, "component_invalid", "init: failed as asked");
+    assert!(server.cli(&["delete", "faulty"]).status.success());
+    until("what nobody needs is removed", || compiled(&server) == 0);
+}
+
+#[test]
+fn an_init_that_fails_is_a_deploy_error_that_says_why() {
+    let server = server();
+    for (asked, part) in [
+        ("fail", "init: failed as asked"),
+        ("trap", "trapped as asked"),
+        ("print", "init left a handle open"),
+        ("memory", "it reached its memory limit of 67108864 bytes"),
+        ("gpu", "there is no gpu while init runs"),
+    ] {
+        let refused = deploy(&server, &format!("[env]\nINIT = {asked:?}\n[limits]\nmemory_mib = 64\n"));
+        refused.is_problem(422, "component_invalid", part);
+    }
+    let none = server.put(KEY, "hello", "hello", "[build]\nsnapshot = true\n", "");
+    none.is_problem(422, "component_invalid", "it exports no function init");
+    until("nothing is left behind", || compiled(&server) == 0);
+    // Without a snapshot, nobody asks for it.
+    assert_eq!(server.put(KEY, "faulty", "faulty", "[env]\nINIT = \"fail\"\n", "").status, 201);
+    finds(&server, " 1 16");
+}
+
+#[test]
+fn an_instance_serves_as_many_requests_as_its_manifest_says() {
+    let server = server();
+    let made = server.put(KEY, "faulty", "faulty", "[scale]\ninstance_reuse = 3\n[limits]\nmemory_mib = 64\n", "");
+    assert_eq!(made.status, 201, "{}", made.text());
+    let count = || {
+        let answer = server.call("faulty", "/found", b"");
+        let count: u32 = answer.text().split_whitespace().next().unwrap().parse().unwrap();
+        let receipt = server.receipt(&answer);
+        // Each request has its own bill, whichever instance served it.
+        assert_eq!((&receipt["slices"], &receipt["fault"]), (&json!(1), &json!(null)), "{receipt}");
+        assert_eq!(receipt["gpu_memory_peak_bytes"], 8704, "{receipt}");
+        (count, answer.header("x-request-id").to_owned())
+    };
+    let counts: Vec<_> = std::iter::repeat_with(count).take(7).collect();
+    assert_eq!(counts.iter().map(|(count, _)| *count).collect::<Vec<_>>(), [1, 2, 3, 1, 2, 3, 1]);
+    // And its own log.
+    for (count, request) in &counts {
+        until("its line is there", || {
+            let output = server.cli(&["logs", "faulty", "--request", request]);
+            String::from_utf8_lossy(&output.stdout).contains(&format!("found by request {count}"))
+        });
+    }
+    // After a fault there is a fresh one.
+    assert_eq!(server.call("faulty", "/trap", b"").status, 502);
+    assert_eq!(count().0, 1);
+    assert_eq!(count().0, 2);
+    // Two at once are two instances.
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| server.call("faulty", "/nap?ms=700", b"").status);
+        until("it runs", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 1);
+        assert_eq!(count().0, 1, "the one that has served two is busy");
+        assert_eq!(slow.join().unwrap(), 200);
+    });
+    let settings = server.control(KEY, "PATCH", "functions/faulty", &json!({ "scale": { "instance_reuse": 0 } }));
+    settings.is_problem(400, "invalid", "scale.instance_reuse = 0; it may be 1 to 1000000");
+}
