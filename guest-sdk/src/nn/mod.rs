@@ -43,6 +43,17 @@ use std::rc::Rc;
 /// The class that software drivers have, unless the operator calls them otherwise.
 const SOFTWARE: &str = "software";
 
+/// How the invocations of a product share its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Each has rows to itself, and subgroups hand activations around: for drivers whose lanes share a core.
+    Rows,
+    /// Sixteen share a row, and subgroups add up what they find.
+    Lanes,
+    /// The same without subgroups.
+    Plain,
+}
+
 /// The kernels of a function, opened as they are used, in the kind that suits the device.
 ///
 /// ```no_run
@@ -52,8 +63,7 @@ const SOFTWARE: &str = "software";
 /// ```
 #[derive(Debug)]
 pub struct Nn {
-    /// Whether an invocation should have whole rows to itself.
-    rows: bool,
+    kind: Kind,
     kernels: RefCell<HashMap<(&'static str, &'static str), Rc<Kernel>>>,
 }
 
@@ -72,8 +82,12 @@ impl Nn {
     /// ```
     pub fn new() -> Self {
         let device = gpu::device();
-        let rows = device.class == SOFTWARE && device.features.subgroups;
-        Self { rows, kernels: RefCell::default() }
+        let kind = match (device.features.subgroups, device.class == SOFTWARE) {
+            (true, true) => Kind::Rows,
+            (true, false) => Kind::Lanes,
+            (false, _) => Kind::Plain,
+        };
+        Self { kind, kernels: RefCell::default() }
     }
 
     /// A pass without operations.
@@ -117,13 +131,13 @@ macro_rules! __nn_declare {
 #[macro_export]
 #[doc(hidden)]
 macro_rules! __nn_one {
-    (f32) => { $crate::__nn_record!("nn.f32.rows" F32_ROWS, "nn.f32.lanes" F32_LANES, "nn.f32.gather" F32_GATHER); };
-    (f16) => { $crate::__nn_record!("nn.f16.rows" F16_ROWS, "nn.f16.lanes" F16_LANES, "nn.f16.gather" F16_GATHER); };
-    (q8_0) => { $crate::__nn_record!("nn.q8_0.rows" Q8_0_ROWS, "nn.q8_0.lanes" Q8_0_LANES, "nn.q8_0.gather" Q8_0_GATHER); };
-    (q4_0) => { $crate::__nn_record!("nn.q4_0.rows" Q4_0_ROWS, "nn.q4_0.lanes" Q4_0_LANES, "nn.q4_0.gather" Q4_0_GATHER); };
-    (q4_1) => { $crate::__nn_record!("nn.q4_1.rows" Q4_1_ROWS, "nn.q4_1.lanes" Q4_1_LANES, "nn.q4_1.gather" Q4_1_GATHER); };
-    (q4_k) => { $crate::__nn_record!("nn.q4_k.rows" Q4_K_ROWS, "nn.q4_k.lanes" Q4_K_LANES, "nn.q4_k.gather" Q4_K_GATHER); };
-    (q6_k) => { $crate::__nn_record!("nn.q6_k.rows" Q6_K_ROWS, "nn.q6_k.lanes" Q6_K_LANES, "nn.q6_k.gather" Q6_K_GATHER); };
+    (f32) => { $crate::__nn_record!("nn.f32.rows" F32_ROWS, "nn.f32.lanes" F32_LANES, "nn.f32.plain" F32_PLAIN, "nn.f32.gather" F32_GATHER); };
+    (f16) => { $crate::__nn_record!("nn.f16.rows" F16_ROWS, "nn.f16.lanes" F16_LANES, "nn.f16.plain" F16_PLAIN, "nn.f16.gather" F16_GATHER); };
+    (q8_0) => { $crate::__nn_record!("nn.q8_0.rows" Q8_0_ROWS, "nn.q8_0.lanes" Q8_0_LANES, "nn.q8_0.plain" Q8_0_PLAIN, "nn.q8_0.gather" Q8_0_GATHER); };
+    (q4_0) => { $crate::__nn_record!("nn.q4_0.rows" Q4_0_ROWS, "nn.q4_0.lanes" Q4_0_LANES, "nn.q4_0.plain" Q4_0_PLAIN, "nn.q4_0.gather" Q4_0_GATHER); };
+    (q4_1) => { $crate::__nn_record!("nn.q4_1.rows" Q4_1_ROWS, "nn.q4_1.lanes" Q4_1_LANES, "nn.q4_1.plain" Q4_1_PLAIN, "nn.q4_1.gather" Q4_1_GATHER); };
+    (q4_k) => { $crate::__nn_record!("nn.q4_k.rows" Q4_K_ROWS, "nn.q4_k.lanes" Q4_K_LANES, "nn.q4_k.plain" Q4_K_PLAIN, "nn.q4_k.gather" Q4_K_GATHER); };
+    (q6_k) => { $crate::__nn_record!("nn.q6_k.rows" Q6_K_ROWS, "nn.q6_k.lanes" Q6_K_LANES, "nn.q6_k.plain" Q6_K_PLAIN, "nn.q6_k.gather" Q6_K_GATHER); };
     (norm) => { $crate::__nn_record!("nn.norm" NORM); };
     (rope) => { $crate::__nn_record!("nn.rope" ROPE); };
     (attention) => { $crate::__nn_record!("nn.attention" ATTENTION); };

@@ -1,6 +1,6 @@
 //! Recording the operations of a model.
 
-use super::{DType, Matrix, Nn};
+use super::{DType, Kind, Matrix, Nn};
 use crate::asset::View;
 use crate::gpu::{Batch, Bind, Buffer, Command, Error, Grid, Kernel, Result, Uniform, uniform};
 use std::rc::Rc;
@@ -107,15 +107,16 @@ impl Rope {
     }
 }
 
-fn names(dtype: DType) -> [&'static str; 3] {
+/// By rows, by lanes, plain, and the gathering of rows.
+fn names(dtype: DType) -> [&'static str; 4] {
     match dtype {
-        DType::F32 => ["nn.f32.rows", "nn.f32.lanes", "nn.f32.gather"],
-        DType::F16 => ["nn.f16.rows", "nn.f16.lanes", "nn.f16.gather"],
-        DType::Q4_0 => ["nn.q4_0.rows", "nn.q4_0.lanes", "nn.q4_0.gather"],
-        DType::Q4_1 => ["nn.q4_1.rows", "nn.q4_1.lanes", "nn.q4_1.gather"],
-        DType::Q8_0 => ["nn.q8_0.rows", "nn.q8_0.lanes", "nn.q8_0.gather"],
-        DType::Q4_K => ["nn.q4_k.rows", "nn.q4_k.lanes", "nn.q4_k.gather"],
-        DType::Q6_K => ["nn.q6_k.rows", "nn.q6_k.lanes", "nn.q6_k.gather"],
+        DType::F32 => ["nn.f32.rows", "nn.f32.lanes", "nn.f32.plain", "nn.f32.gather"],
+        DType::F16 => ["nn.f16.rows", "nn.f16.lanes", "nn.f16.plain", "nn.f16.gather"],
+        DType::Q4_0 => ["nn.q4_0.rows", "nn.q4_0.lanes", "nn.q4_0.plain", "nn.q4_0.gather"],
+        DType::Q4_1 => ["nn.q4_1.rows", "nn.q4_1.lanes", "nn.q4_1.plain", "nn.q4_1.gather"],
+        DType::Q8_0 => ["nn.q8_0.rows", "nn.q8_0.lanes", "nn.q8_0.plain", "nn.q8_0.gather"],
+        DType::Q4_K => ["nn.q4_k.rows", "nn.q4_k.lanes", "nn.q4_k.plain", "nn.q4_k.gather"],
+        DType::Q6_K => ["nn.q6_k.rows", "nn.q6_k.lanes", "nn.q6_k.plain", "nn.q6_k.gather"],
     }
 }
 
@@ -174,15 +175,16 @@ impl<'a> Pass<'a> {
         fits("y", y, tokens, rows)?;
         let flags = u32::from(how.bias.is_some()) | (u32::from(how.gelu) << 1) | (u32::from(how.add) << 2);
         let shape = uniform(&[rows, inner, tokens, inner / 4, rows, flags]);
-        let [by_rows, by_lanes, _] = names(weights.dtype);
+        let [by_rows, by_lanes, plain, _] = names(weights.dtype);
         let few = tokens <= FEW_TOKENS;
         let entry = if few { "vector" } else { "matrix" };
-        let (name, grid) = match (self.nn.rows, few) {
-            (true, true) => (by_rows, grid(rows.div_ceil(4 * 32), tokens)),
-            (true, false) => (by_rows, grid(rows.div_ceil(32), tokens.div_ceil(8))),
-            (false, true) => (by_lanes, grid(rows.div_ceil(4), tokens)),
-            (false, false) => (by_lanes, grid(rows.div_ceil(4), tokens.div_ceil(8))),
+        let (name, of_group) = match (self.nn.kind, few) {
+            (Kind::Rows, true) => (by_rows, 4 * 32),
+            (Kind::Rows, false) => (by_rows, 32),
+            (Kind::Lanes, _) => (by_lanes, 4),
+            (Kind::Plain, _) => (plain, 4),
         };
+        let grid = grid(rows.div_ceil(of_group), if few { tokens } else { tokens.div_ceil(8) });
         let kernel = self.kernel(name, entry)?;
         match how.bias {
             Some(bias) => self.batch.dispatch(&kernel, (&weights.view, x, bias, shape, y), grid)?,
@@ -210,7 +212,7 @@ impl<'a> Pass<'a> {
         let (rows, inner) = (weights.rows(), weights.inner());
         fits("ids", ids, tokens, 1)?;
         fits("y", y, tokens, inner)?;
-        let [_, _, name] = names(weights.dtype);
+        let [_, _, _, name] = names(weights.dtype);
         let kernel = self.kernel(name, ONLY)?;
         let shape = uniform(&[rows, inner, tokens, u32::from(add)]);
         let count = u64::from(tokens) * u64::from(inner / 32);

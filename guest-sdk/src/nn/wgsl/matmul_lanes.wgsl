@@ -1,22 +1,29 @@
-// Sixteen invocations share a row and read it side by side: for GPUs, where neighbours should read neighbouring words.
+// Sixteen invocations share a row and read it side by side: for GPUs, where neighbours should read neighbouring words. A subgroup
+// of sixteen or more holds whole rows; one of eight, half of one, and the halves meet in workgroup memory.
 
 var<workgroup> partial: array<f32, 64>;
 
 // What the sixteen lanes of a row have found, together.
-fn gathered(lane: u32, own: f32) -> f32 {
+fn gathered(lane: u32, size: u32, own: f32) -> f32 {
+    var sum = own;
+    sum += subgroupShuffleXor(sum, 1u);
+    sum += subgroupShuffleXor(sum, 2u);
+    sum += subgroupShuffleXor(sum, 4u);
+    let half = sum;
+    sum += subgroupShuffleXor(half, 8u);
     workgroupBarrier();
-    partial[lane] = own;
+    partial[lane] = half;
     workgroupBarrier();
-    var sum = 0.0;
-    for (var i = 0u; i < 16u; i++) {
-        sum += partial[(lane & 48u) + i];
-    }
-    return sum;
+    return select(partial[lane & 48u] + partial[(lane & 48u) + 8u], sum, size >= 16u);
 }
 
 // Four rows and one token.
 @compute @workgroup_size(64)
-fn vector(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn vector(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_size) size: u32,
+) {
     let row = group.x * 4u + lane / 16u;
     let at = group.y * shape.x_stride;
     var sum = vec4<f32>();
@@ -26,7 +33,7 @@ fn vector(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_ind
             sum += own[i] * x[at + block * 8u + i];
         }
     }
-    let all = gathered(lane, total(sum));
+    let all = gathered(lane, size, total(sum));
     if (lane & 15u) == 0u {
         store(row, group.y, all);
     }
@@ -34,7 +41,11 @@ fn vector(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_ind
 
 // Four rows and eight tokens.
 @compute @workgroup_size(64)
-fn matrix(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn matrix(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_size) size: u32,
+) {
     let row = group.x * 4u + lane / 16u;
     let token = group.y * 8u;
     var sums: array<f32, 8>;
@@ -50,7 +61,7 @@ fn matrix(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_ind
         }
     }
     for (var t = 0u; t < 8u; t++) {
-        let all = gathered(lane, sums[t]);
+        let all = gathered(lane, size, sums[t]);
         if (lane & 15u) == 0u {
             store(row, token + t, all);
         }

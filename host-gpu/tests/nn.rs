@@ -1,0 +1,501 @@
+//! The SDK's kernels for neural networks, each against the same computed on the CPU in f64. What a format's bytes mean is written
+//! here a second time, from ggml's description of its blocks.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test that fails panics")]
+
+use gannet_host_gpu::{Batch, Binding, Buffer, Catalog, Device, Session, SessionLimits, Source};
+use gannet_sdk::nn::wgsl;
+use std::sync::{Arc, OnceLock};
+
+fn device() -> &'static Arc<Device> {
+    static DEVICE: OnceLock<Arc<Device>> = OnceLock::new();
+    DEVICE.get_or_init(|| {
+        let gpus = gannet_host_gpu::discover();
+        Device::open(gannet_host_gpu::adapter::preferred(&gpus).unwrap().index, 1 << 32).unwrap()
+    })
+}
+
+/// Numbers that look random and are the same each time.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as u32
+    }
+
+    fn below(&mut self, n: u32) -> u32 {
+        self.next() % n
+    }
+
+    /// Between −1 and 1.
+    fn float(&mut self) -> f32 {
+        f32::from(i16::try_from(self.below(4001)).unwrap() - 2000) / 2000.0
+    }
+
+    fn floats(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.float()).collect()
+    }
+}
+
+/// What is bound: bytes to read, or values that are read back.
+enum Bound<'a> {
+    Bytes(Vec<u8>),
+    Words(&'a [u32]),
+    Shape(Vec<u32>),
+    Values(&'a [f32]),
+    Out(Vec<f32>),
+}
+
+/// Runs a kernel once and answers what its writable bindings then hold.
+fn run(source: &str, entry: &str, bound: Vec<Bound<'_>>, grid: [u32; 3]) -> Vec<Vec<f32>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let limits = SessionLimits { memory_bytes: 1 << 28, gpu_ns: 60_000_000_000 };
+        let mut session = Session::new(Arc::clone(device()), Arc::new(Catalog::new()), limits);
+        let kernel = session.compile_kernel(source, entry, &[]).run().await.unwrap_or_else(|error| panic!("{error}"));
+        let (mut batch, mut bindings, mut outs) = (Batch::default(), Vec::new(), Vec::new());
+        for (index, bound) in (0..).zip(bound) {
+            let bytes = match &bound {
+                Bound::Bytes(bytes) => bytes.clone(),
+                Bound::Words(words) => bytemuck::cast_slice(words).to_vec(),
+                Bound::Shape(words) => bytemuck::cast_slice(words).to_vec(),
+                Bound::Values(values) => bytemuck::cast_slice(values).to_vec(),
+                Bound::Out(values) => bytemuck::cast_slice(values).to_vec(),
+            };
+            let buffer = Buffer::create(&session, (bytes.len() as u64).next_multiple_of(16)).unwrap();
+            let length = bytes.len() as u64;
+            let padded = [bytes, vec![0; (length.next_multiple_of(4) - length) as usize]].concat();
+            buffer.write(&mut session, 0, padded).unwrap();
+            if matches!(bound, Bound::Out(_)) {
+                outs.push((Arc::clone(&buffer), length));
+            }
+            // A kernel may have fewer bindings than its source: norms without a bias.
+            if kernel.variables.iter().any(|variable| variable.index == index) {
+                let size = length.next_multiple_of(4);
+                bindings.push(Binding { group: 0, index, source: Source::Buffer(buffer, 0, Some(size)) });
+            }
+        }
+        batch.dispatch(&session, &kernel, bindings, grid).unwrap_or_else(|error| panic!("{error}"));
+        for (buffer, length) in &outs {
+            batch.read(buffer, 0, *length).unwrap();
+        }
+        let mut submission = batch.encode(&mut session).unwrap().submit().await.unwrap();
+        submission.wait().await.unwrap();
+        submission.take_reads().await.iter().map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect()
+    })
+}
+
+#[track_caller]
+fn close(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let most = expected.iter().fold(0f64, |most, value| most.max(value.abs())).max(1e-9);
+    for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let off = (f64::from(*found) - expected).abs() / most;
+        assert!(off <= tolerance, "{what}: value {at} is {found}, not {expected}: off by {off:e} of {most}");
+    }
+}
+
+/// The f16 nearest to a number between 2^-14 and 65504 that f16 has exactly.
+fn f16(value: f32) -> [u8; 2] {
+    let bits = value.to_bits();
+    let exponent = ((bits >> 23) & 255) as i32 - 112;
+    assert!((1..31).contains(&exponent) && bits.trailing_zeros() >= 13, "{value} is no f16");
+    let half = ((bits >> 16) & 0x8000) | ((exponent as u32) << 10) | ((bits >> 13) & 0x3ff);
+    u16::try_from(half).unwrap().to_le_bytes()
+}
+
+/// A scale that f16 has exactly.
+fn scale(random: &mut Random) -> f32 {
+    (32 + random.below(32)) as f32 / 1024.0
+}
+
+/// A block of a format: its bytes, and the weights that they are.
+fn block(format: &str, random: &mut Random) -> (Vec<u8>, Vec<f64>) {
+    let (d, m) = (scale(random), scale(random));
+    let wide = |value: f32| f64::from(value);
+    match format {
+        "f32" => {
+            let values = random.floats(32);
+            (bytemuck::cast_slice(&values).to_vec(), values.into_iter().map(f64::from).collect())
+        }
+        "f16" => {
+            let values: Vec<f32> =
+                (0..32).map(|_| scale(random) * if random.below(2) == 0 { 1.0 } else { -1.0 }).collect();
+            (values.iter().flat_map(|value| f16(*value)).collect(), values.into_iter().map(f64::from).collect())
+        }
+        "q8_0" => {
+            let quants: Vec<i8> = (0..32).map(|_| random.next() as i8).collect();
+            let bytes = f16(d).into_iter().chain(quants.iter().map(|q| *q as u8)).collect();
+            (bytes, quants.iter().map(|q| wide(d) * f64::from(*q)).collect())
+        }
+        "q4_0" | "q4_1" => {
+            let quants: Vec<u8> = (0..16).map(|_| random.next() as u8).collect();
+            let halves = quants.iter().map(|q| q & 15).chain(quants.iter().map(|q| q >> 4));
+            let weight = |q: u8| {
+                if format == "q4_0" { wide(d) * (f64::from(q) - 8.0) } else { wide(d) * f64::from(q) + wide(m) }
+            };
+            let least = if format == "q4_1" { f16(m).to_vec() } else { Vec::new() };
+            ([f16(d).to_vec(), least, quants.clone()].concat(), halves.map(weight).collect())
+        }
+        "q4_k" => {
+            let scales: Vec<u8> = (0..8).map(|_| random.below(64) as u8).collect();
+            let leasts: Vec<u8> = (0..8).map(|_| random.below(64) as u8).collect();
+            let mut packed = [0u8; 12];
+            for j in 0..4 {
+                packed[j] = scales[j] | ((scales[j + 4] >> 4) << 6);
+                packed[j + 4] = leasts[j] | ((leasts[j + 4] >> 4) << 6);
+                packed[j + 8] = (scales[j + 4] & 15) | ((leasts[j + 4] & 15) << 4);
+            }
+            let quants: Vec<u8> = (0..128).map(|_| random.next() as u8).collect();
+            let mut weights = Vec::new();
+            for part in 0..8 {
+                for i in 0..32 {
+                    let byte = quants[part / 2 * 32 + i];
+                    let q = if part % 2 == 0 { byte & 15 } else { byte >> 4 };
+                    let (factor, offset) = (wide(d) * f64::from(scales[part]), wide(m) * f64::from(leasts[part]));
+                    weights.push(factor * f64::from(q) - offset);
+                }
+            }
+            ([f16(d).to_vec(), f16(m).to_vec(), packed.to_vec(), quants].concat(), weights)
+        }
+        "q6_k" => {
+            let quants: Vec<u8> = (0..256).map(|_| random.below(64) as u8).collect();
+            let scales: Vec<i8> = (0..16).map(|_| random.next() as i8).collect();
+            let (mut low, mut high) = (vec![0u8; 128], vec![0u8; 64]);
+            for (at, q) in quants.iter().enumerate() {
+                let (side, quarter, i) = (at / 128, at % 128 / 32, at % 32);
+                low[side * 64 + quarter % 2 * 32 + i] |= (q & 15) << (4 * (quarter / 2));
+                high[side * 32 + i] |= (q >> 4) << (2 * quarter);
+            }
+            let weights = quants.iter().enumerate();
+            let weights =
+                weights.map(|(at, q)| wide(d) * f64::from(scales[at / 16]) * (f64::from(*q) - 32.0)).collect();
+            ([low, high, scales.iter().map(|s| *s as u8).collect(), f16(d).to_vec()].concat(), weights)
+        }
+        other => panic!("{other}"),
+    }
+}
+
+struct Weights {
+    bytes: Vec<u8>,
+    rows: Vec<Vec<f64>>,
+}
+
+fn weights(format: &str, rows: usize, inner: usize, random: &mut Random) -> Weights {
+    let mut all = Weights { bytes: Vec::new(), rows: Vec::new() };
+    for _ in 0..rows {
+        let mut row = Vec::new();
+        while row.len() < inner {
+            let (bytes, values) = block(format, random);
+            all.bytes.extend(bytes);
+            row.extend(values);
+        }
+        all.rows.push(row);
+    }
+    all
+}
+
+const FORMATS: [(&str, [&str; 3], &str); 7] = [
+    ("f32", [wgsl::F32_ROWS, wgsl::F32_LANES, wgsl::F32_PLAIN], wgsl::F32_GATHER),
+    ("f16", [wgsl::F16_ROWS, wgsl::F16_LANES, wgsl::F16_PLAIN], wgsl::F16_GATHER),
+    ("q8_0", [wgsl::Q8_0_ROWS, wgsl::Q8_0_LANES, wgsl::Q8_0_PLAIN], wgsl::Q8_0_GATHER),
+    ("q4_0", [wgsl::Q4_0_ROWS, wgsl::Q4_0_LANES, wgsl::Q4_0_PLAIN], wgsl::Q4_0_GATHER),
+    ("q4_1", [wgsl::Q4_1_ROWS, wgsl::Q4_1_LANES, wgsl::Q4_1_PLAIN], wgsl::Q4_1_GATHER),
+    ("q4_k", [wgsl::Q4_K_ROWS, wgsl::Q4_K_LANES, wgsl::Q4_K_PLAIN], wgsl::Q4_K_GATHER),
+    ("q6_k", [wgsl::Q6_K_ROWS, wgsl::Q6_K_LANES, wgsl::Q6_K_PLAIN], wgsl::Q6_K_GATHER),
+];
+
+const GELU: u32 = 2;
+const BIAS: u32 = 1;
+const ADD: u32 = 4;
+
+/// erf by its series (Abramowitz and Stegun, 7.1.6).
+fn erf(x: f64) -> f64 {
+    let mut term = x;
+    let mut sum = x;
+    for n in 1..200 {
+        term *= 2.0 * x * x / f64::from(2 * n + 1);
+        sum += term;
+    }
+    2.0 / std::f64::consts::PI.sqrt() * (-x * x).exp() * sum
+}
+
+fn gelu(x: f64) -> f64 {
+    0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2))
+}
+
+#[test]
+fn products_of_every_format_are_those_of_the_cpu() {
+    let mut random = Random(1);
+    // Rows that are no multiple of anything; a row of two blocks of the largest format.
+    let (rows, inner) = (37usize, 512usize);
+    for (format, kinds, _) in FORMATS {
+        let weights = weights(format, rows, inner, &mut random);
+        for (kind, source) in ["rows", "lanes", "plain"].iter().zip(kinds) {
+            if *kind != "plain" && !device().has_subgroups() {
+                continue;
+            }
+            for (entry, tokens, flags) in
+                [("vector", 1usize, 0), ("vector", 3, ADD), ("matrix", 13, BIAS | GELU), ("matrix", 8, BIAS | ADD)]
+            {
+                let x = random.floats(tokens * inner);
+                let bias = random.floats(rows);
+                let before = random.floats(tokens * rows);
+                let mut expected = Vec::new();
+                for t in 0..tokens {
+                    for (r, row) in weights.rows.iter().enumerate() {
+                        let products = row.iter().zip(&x[t * inner..]).map(|(w, x)| w * f64::from(*x));
+                        let mut value: f64 = products.sum();
+                        if flags & BIAS != 0 {
+                            value += f64::from(bias[r]);
+                        }
+                        if flags & GELU != 0 {
+                            // Where it bends no more, the series of erf would need more terms.
+                            value = if value.abs() < 6.0 { gelu(value) } else { value.max(0.0) };
+                        }
+                        if flags & ADD != 0 {
+                            value += f64::from(before[t * rows + r]);
+                        }
+                        expected.push(value);
+                    }
+                }
+                let number = |n: usize| u32::try_from(n).unwrap();
+                let shape = [number(rows), number(inner), number(tokens), number(inner / 4), number(rows), flags];
+                let per_group = match (*kind, entry) {
+                    ("rows", "vector") => 128,
+                    ("rows", _) => 32,
+                    _ => 4,
+                };
+                let down = if entry == "vector" { number(tokens) } else { number(tokens).div_ceil(8) };
+                let found = run(
+                    source,
+                    entry,
+                    vec![
+                        Bound::Bytes(weights.bytes.clone()),
+                        Bound::Values(&x),
+                        Bound::Values(&bias),
+                        Bound::Words(&shape),
+                        Bound::Out(before.clone()),
+                    ],
+                    [number(rows).div_ceil(per_group), down, 1],
+                );
+                close(&format!("{format} by {kind}, {entry} of {tokens}"), &found[0], &expected, 2e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn gathered_rows_of_every_format_are_those_of_the_cpu() {
+    let mut random = Random(2);
+    for (format, _, source) in FORMATS {
+        let weights = weights(format, 9, 256, &mut random);
+        let before = random.floats(5 * 256);
+        // The last one is beyond the end: it is the last row, not somebody's memory.
+        let ids = [8u32, 0, 3, 3, 700];
+        for add in [0u32, 1] {
+            let rows = ids.iter().flat_map(|id| &weights.rows[(*id as usize).min(8)]);
+            let expected: Vec<f64> = rows.zip(&before).map(|(w, b)| w + f64::from(add as f32 * b)).collect();
+            let found = run(
+                source,
+                "gather",
+                vec![
+                    Bound::Bytes(weights.bytes.clone()),
+                    Bound::Words(&ids),
+                    Bound::Shape(vec![9, 256, 5, add]),
+                    Bound::Out(before.clone()),
+                ],
+                [1, 1, 1],
+            );
+            close(&format!("rows of {format}"), &found[0], &expected, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn norms_softmax_pooling_and_activations_are_those_of_the_cpu() {
+    let mut random = Random(3);
+    let (width, rows) = (576usize, 3usize);
+    let (x, weight, bias) = (random.floats(width * rows), random.floats(width), random.floats(width));
+    let wide: Vec<f64> = x.iter().copied().map(f64::from).collect();
+    let each = |with: &dyn Fn(&[f64], usize) -> f64| -> Vec<f64> {
+        wide.chunks(width).flat_map(|row| (0..width).map(|i| with(row, i)).collect::<Vec<_>>()).collect()
+    };
+    let epsilon = 1e-5f32;
+    let shape = [width as u32, epsilon.to_bits()];
+    let norm = |entry: &str| {
+        let bound = vec![
+            Bound::Values(&x),
+            Bound::Values(&weight),
+            Bound::Words(&shape),
+            Bound::Out(vec![0.0; width * rows]),
+            Bound::Values(&bias),
+        ];
+        run(wgsl::NORM, entry, bound, [rows as u32, 1, 1]).remove(0)
+    };
+    let mean_of = |row: &[f64], with: &dyn Fn(f64) -> f64| row.iter().map(|v| with(*v)).sum::<f64>() / width as f64;
+    let rms = each(&|row, i| row[i] / (mean_of(row, &|v| v * v) + f64::from(epsilon)).sqrt() * f64::from(weight[i]));
+    close("rms norm", &norm("rms"), &rms, 1e-5);
+    let layer = each(&|row, i| {
+        let mean = mean_of(row, &|v| v);
+        let variance = mean_of(row, &|v| (v - mean) * (v - mean));
+        (row[i] - mean) / (variance + f64::from(epsilon)).sqrt() * f64::from(weight[i]) + f64::from(bias[i])
+    });
+    close("layer norm", &norm("layer"), &layer, 1e-5);
+    let softmax = each(&|row, i| row[i].exp() / row.iter().map(|v| v.exp()).sum::<f64>());
+    let found =
+        run(wgsl::SOFTMAX, "softmax", vec![Bound::Out(x.clone()), Bound::Shape(vec![width as u32])], [rows as u32, 1, 1]);
+    close("softmax", &found[0], &softmax, 1e-5);
+
+    let spans = [0u32, 2, 2, 3];
+    for normalize in [0u32, 1] {
+        let mut expected = Vec::new();
+        for span in spans.chunks(2) {
+            let count = f64::from(span[1] - span[0]);
+            let mean = |i: usize| (span[0]..span[1]).map(|row| wide[row as usize * width + i]).sum::<f64>() / count;
+            let values: Vec<f64> = (0..width).map(mean).collect();
+            let length = values.iter().map(|v| v * v).sum::<f64>().sqrt();
+            expected.extend(values.iter().map(|v| if normalize == 1 { v / length } else { *v }));
+        }
+        let bound = vec![
+            Bound::Values(&x),
+            Bound::Words(&spans),
+            Bound::Shape(vec![width as u32, normalize]),
+            Bound::Out(vec![0.0; width * 2]),
+        ];
+        close("mean of rows", &run(wgsl::POOL, "mean", bound, [2, 1, 1])[0], &expected, 1e-5);
+    }
+
+    let other = random.floats(x.len());
+    let activation = |entry: &str| {
+        let bound = vec![Bound::Out(x.clone()), Bound::Values(&other)];
+        run(wgsl::ACTIVATION, entry, bound, [(x.len() as u32).div_ceil(64), 1, 1]).remove(0)
+    };
+    let swiglu: Vec<f64> = wide.iter().zip(&other).map(|(v, o)| v / (1.0 + (-v).exp()) * f64::from(*o)).collect();
+    close("swiglu", &activation("swiglu"), &swiglu, 1e-5);
+    close("gelu", &activation("gelu"), &wide.iter().map(|v| gelu(*v)).collect::<Vec<_>>(), 1e-5);
+    let sums: Vec<f64> = wide.iter().zip(&other).map(|(v, o)| v + f64::from(*o)).collect();
+    close("sum", &activation("add"), &sums, 1e-6);
+}
+
+#[test]
+fn the_largest_values_come_first_and_the_earlier_of_equals() {
+    let mut random = Random(4);
+    let width = 5000usize;
+    // Coarse numbers, so that many are alike.
+    let x: Vec<f32> = (0..width * 2).map(|_| random.below(40) as f32 - 20.0).collect();
+    let count = 50usize;
+    let bound = vec![Bound::Values(&x), Bound::Shape(vec![width as u32, count as u32]), Bound::Out(vec![0.0; count * 4])];
+    let found = run(wgsl::TOP, "top", bound, [2, 1, 1]).remove(0);
+    for (row, found) in x.chunks(width).zip(found.chunks(count * 2)) {
+        let mut order: Vec<usize> = (0..width).collect();
+        order.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
+        for (expected, pair) in order.iter().zip(found.chunks(2)) {
+            assert_eq!((pair[0].to_bits() as usize, pair[1]), (*expected, row[*expected]));
+        }
+    }
+}
+
+#[test]
+fn rotations_go_into_the_cache_and_attention_is_that_of_the_cpu() {
+    let mut random = Random(5);
+    for (heads, kv_heads, size, halves) in [(9usize, 3usize, 64usize, 0u32), (4, 4, 32, 1)] {
+        let (tokens, room) = (5usize, 300usize);
+        let (q, k, v) = (
+            random.floats(tokens * heads * size),
+            random.floats(tokens * kv_heads * size),
+            random.floats(tokens * kv_heads * size),
+        );
+        let cache = [random.floats(room * kv_heads * size), random.floats(room * kv_heads * size)];
+        let places: Vec<u32> = vec![295, 296, 297, 298, 299];
+        let angles: Vec<f32> = (0..tokens * size / 2)
+            .flat_map(|at| {
+                let angle = at as f32 * 0.7;
+                [angle.cos(), angle.sin()]
+            })
+            .collect();
+        let number = |n: usize| u32::try_from(n).unwrap();
+        let rotated = |values: &[f32], heads: usize| -> Vec<f64> {
+            let mut out: Vec<f64> = values.iter().copied().map(f64::from).collect();
+            for token in 0..tokens {
+                for head in 0..heads {
+                    for pair in 0..size / 2 {
+                        let (first, second) =
+                            if halves == 1 { (pair, pair + size / 2) } else { (2 * pair, 2 * pair + 1) };
+                        let at = (token * heads + head) * size;
+                        let (a, b) = (f64::from(values[at + first]), f64::from(values[at + second]));
+                        let place = (token * size / 2 + pair) * 2;
+                        let (cos, sin) = (f64::from(angles[place]), f64::from(angles[place + 1]));
+                        out[at + first] = a * cos - b * sin;
+                        out[at + second] = a * sin + b * cos;
+                    }
+                }
+            }
+            out
+        };
+        let shape = [number(heads), number(kv_heads), number(size), number(tokens), halves];
+        let found = run(
+            wgsl::ROPE,
+            "rotate",
+            vec![
+                Bound::Out(q.clone()),
+                Bound::Values(&k),
+                Bound::Values(&v),
+                Bound::Values(&angles),
+                Bound::Words(&places),
+                Bound::Words(&shape),
+                Bound::Out(cache[0].clone()),
+                Bound::Out(cache[1].clone()),
+            ],
+            [number((heads + kv_heads) * size / 2).div_ceil(64), number(tokens), 1],
+        );
+        close("rotated queries", &found[0], &rotated(&q, heads), 1e-6);
+        let mut keys: Vec<f64> = cache[0].iter().copied().map(f64::from).collect();
+        let mut values: Vec<f64> = cache[1].iter().copied().map(f64::from).collect();
+        let from = 295 * kv_heads * size;
+        keys[from..from + k.len()].copy_from_slice(&rotated(&k, kv_heads));
+        values[from..from + v.len()].copy_from_slice(&v.iter().copied().map(f64::from).collect::<Vec<_>>());
+        close("keys", &found[1], &keys, 1e-6);
+        close("values", &found[2], &values, 1e-6);
+
+        // Over one key, less than a tile, several tiles, all, and none.
+        let spans = [0u32, 1, 7, 40, 3, 200, 0, 300, 5, 5];
+        let mut expected = Vec::new();
+        for (token, span) in spans.chunks(2).enumerate() {
+            for head in 0..heads {
+                let own = &found[0][(token * heads + head) * size..][..size];
+                let kv = head / (heads / kv_heads);
+                let row = |all: &[f64], key: u32| all[(key as usize * kv_heads + kv) * size..][..size].to_vec();
+                let scores: Vec<f64> = (span[0]..span[1])
+                    .map(|key| {
+                        own.iter().zip(row(&keys, key)).map(|(q, k)| f64::from(*q) * k).sum::<f64>()
+                            / (size as f64).sqrt()
+                    })
+                    .collect();
+                let sum: f64 = scores.iter().map(|score| score.exp()).sum();
+                let mut out = vec![0.0; size];
+                for (key, score) in (span[0]..span[1]).zip(&scores) {
+                    out.iter_mut().zip(row(&values, key)).for_each(|(out, v)| *out += score.exp() / sum * v);
+                }
+                expected.extend(out);
+            }
+        }
+        let scale = 1.0 / (size as f32).sqrt();
+        let shape = [number(heads), number(kv_heads), number(size), scale.to_bits()];
+        let attended = run(
+            wgsl::ATTENTION,
+            "attend",
+            vec![
+                Bound::Values(&found[0]),
+                Bound::Values(&found[1]),
+                Bound::Values(&found[2]),
+                Bound::Words(&spans),
+                Bound::Words(&shape),
+                Bound::Out(vec![0.0; tokens * heads * size]),
+            ],
+            [number(heads), number(tokens), 1],
+        );
+        close("attention", &attended[0], &expected, 1e-5);
+    }
+}
