@@ -344,8 +344,12 @@ fn norms_softmax_pooling_and_activations_are_those_of_the_cpu() {
     });
     close("layer norm", &norm("layer"), &layer, 1e-5);
     let softmax = each(&|row, i| row[i].exp() / row.iter().map(|v| v.exp()).sum::<f64>());
-    let found =
-        run(wgsl::SOFTMAX, "softmax", vec![Bound::Out(x.clone()), Bound::Shape(vec![width as u32])], [rows as u32, 1, 1]);
+    let found = run(
+        wgsl::SOFTMAX,
+        "softmax",
+        vec![Bound::Out(x.clone()), Bound::Shape(vec![width as u32])],
+        [rows as u32, 1, 1],
+    );
     close("softmax", &found[0], &softmax, 1e-5);
 
     let spans = [0u32, 2, 2, 3];
@@ -386,7 +390,8 @@ fn the_largest_values_come_first_and_the_earlier_of_equals() {
     // Coarse numbers, so that many are alike.
     let x: Vec<f32> = (0..width * 2).map(|_| random.below(40) as f32 - 20.0).collect();
     let count = 50usize;
-    let bound = vec![Bound::Values(&x), Bound::Shape(vec![width as u32, count as u32]), Bound::Out(vec![0.0; count * 4])];
+    let bound =
+        vec![Bound::Values(&x), Bound::Shape(vec![width as u32, count as u32]), Bound::Out(vec![0.0; count * 4])];
     let found = run(wgsl::TOP, "top", bound, [2, 1, 1]).remove(0);
     for (row, found) in x.chunks(width).zip(found.chunks(count * 2)) {
         let mut order: Vec<usize> = (0..width).collect();
