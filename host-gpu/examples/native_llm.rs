@@ -171,17 +171,18 @@ impl Model {
             (DType::Q8_0, false) => wgsl::Q8_0_LANES,
             other => unreachable!("{other:?} is none of this file's"),
         };
-        let few = tokens <= 3;
-        let of_group = match (self.gpu.rows, few) {
-            (false, _) => 4,
-            (true, true) => 128,
-            (true, false) => 32,
+        // As the SDK shares the work.
+        let (entry, at_once) = match (self.gpu.rows, tokens) {
+            (_, ..=3) => ("vector", 1),
+            (true, _) if tokens.div_ceil(32) * 8 <= tokens.div_ceil(16) * 5 => ("wide", 32),
+            (true, _) => ("matrix", 16),
+            (false, _) => ("matrix", 8),
         };
-        let grid = [rows.div_ceil(of_group), if few { tokens } else { tokens.div_ceil(8) }];
+        let grid = [rows.div_ceil(if self.gpu.rows { 128 } else { 4 }), tokens.div_ceil(at_once)];
         let (nothing, shape) =
             (self.gpu.words(&[0; 4]), self.gpu.words(&[rows, inner, tokens, inner / 4, rows, flags]));
         let bound = [weights, whole(x), whole(&nothing), whole(&shape), whole(y)];
-        self.gpu.step((source, if few { "vector" } else { "matrix" }), &bound, grid)
+        self.gpu.step((source, entry), &bound, grid)
     }
 
     fn norm(&self, name: &str, x: &Buffer, y: &Buffer, tokens: u32) -> Step {

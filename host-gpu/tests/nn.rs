@@ -236,9 +236,9 @@ fn products_of_every_format_are_those_of_the_cpu() {
             if *kind != "plain" && !device().has_subgroups() {
                 continue;
             }
-            for (entry, tokens, flags) in
-                [("vector", 1usize, 0), ("vector", 3, ADD), ("matrix", 13, BIAS | GELU), ("matrix", 8, BIAS | ADD)]
-            {
+            let wide = (*kind == "rows").then_some(("wide", 40usize, ADD));
+            let some = [("vector", 1, 0), ("vector", 3, ADD), ("matrix", 13, BIAS | GELU), ("matrix", 8, BIAS | ADD)];
+            for (entry, tokens, flags) in some.into_iter().chain(wide) {
                 let x = random.floats(tokens * inner);
                 let bias = random.floats(rows);
                 let before = random.floats(tokens * rows);
@@ -262,12 +262,13 @@ fn products_of_every_format_are_those_of_the_cpu() {
                 }
                 let number = |n: usize| u32::try_from(n).unwrap();
                 let shape = [number(rows), number(inner), number(tokens), number(inner / 4), number(rows), flags];
-                let per_group = match (*kind, entry) {
-                    ("rows", "vector") => 128,
+                let per_group = if *kind == "rows" { 128 } else { 4 };
+                let down = number(tokens).div_ceil(match (*kind, entry) {
+                    (_, "vector") => 1,
+                    ("rows", "matrix") => 16,
                     ("rows", _) => 32,
-                    _ => 4,
-                };
-                let down = if entry == "vector" { number(tokens) } else { number(tokens).div_ceil(8) };
+                    _ => 8,
+                });
                 let found = run(
                     source,
                     entry,

@@ -34,7 +34,7 @@ impl Sampler {
     /// assert_eq!(seeded().choose(&logits), seeded().choose(&logits));
     /// ```
     pub fn new(how: Sampling) -> Self {
-        let random = how.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
+        let random = how.seed.map_or_else(crate::openai::random, fastrand::Rng::with_seed);
         Self { how, random, seen: HashMap::new() }
     }
 

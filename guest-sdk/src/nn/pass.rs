@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 /// The entry point of a source that has no other.
 const ONLY: &str = "";
-/// With more tokens than this, weights are read once for eight of them.
+/// With more tokens than this, weights are read once for several of them.
 const FEW_TOKENS: u32 = 3;
 
 /// Operations that are recorded once and submitted any number of times.
@@ -124,6 +124,17 @@ fn grid(x: u32, y: u32) -> Grid {
     Grid { x, y, z: 1 }
 }
 
+/// Which entry point multiplies with so many rows of activations, and how many it takes at once.
+fn share(kind: Kind, tokens: u32) -> (&'static str, u32) {
+    match kind {
+        _ if tokens <= FEW_TOKENS => ("vector", 1),
+        // Thirty-two take about as long as twice 0.8 times sixteen.
+        Kind::Rows if tokens.div_ceil(32) * 8 <= tokens.div_ceil(16) * 5 => ("wide", 32),
+        Kind::Rows => ("matrix", 16),
+        Kind::Lanes | Kind::Plain => ("matrix", 8),
+    }
+}
+
 /// Refuses a buffer that is too short for what is done with it.
 fn fits<T: bytemuck::Pod>(what: &str, buffer: &Buffer<T>, rows: u32, width: u32) -> Result<()> {
     let needed = u64::from(rows) * u64::from(width);
@@ -176,15 +187,13 @@ impl<'a> Pass<'a> {
         let flags = u32::from(how.bias.is_some()) | (u32::from(how.gelu) << 1) | (u32::from(how.add) << 2);
         let shape = uniform(&[rows, inner, tokens, inner / 4, rows, flags]);
         let [by_rows, by_lanes, plain, _] = names(weights.dtype);
-        let few = tokens <= FEW_TOKENS;
-        let entry = if few { "vector" } else { "matrix" };
-        let (name, of_group) = match (self.nn.kind, few) {
-            (Kind::Rows, true) => (by_rows, 4 * 32),
-            (Kind::Rows, false) => (by_rows, 32),
-            (Kind::Lanes, _) => (by_lanes, 4),
-            (Kind::Plain, _) => (plain, 4),
+        let (name, rows_at_once) = match self.nn.kind {
+            Kind::Rows => (by_rows, 4 * 32),
+            Kind::Lanes => (by_lanes, 4),
+            Kind::Plain => (plain, 4),
         };
-        let grid = grid(rows.div_ceil(of_group), if few { tokens } else { tokens.div_ceil(8) });
+        let (entry, tokens_at_once) = share(self.nn.kind, tokens);
+        let grid = grid(rows.div_ceil(rows_at_once), tokens.div_ceil(tokens_at_once));
         let kernel = self.kernel(name, entry)?;
         match how.bias {
             Some(bias) => self.batch.dispatch(&kernel, (&weights.view, x, bias, shape, y), grid)?,

@@ -22,6 +22,14 @@ use crate::http::Response;
 use serde::Serialize;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Random numbers that no other instance has: the library would seed itself from what a snapshot holds.
+pub(crate) fn random() -> fastrand::Rng {
+    #[cfg(target_os = "wasi")]
+    return fastrand::Rng::with_seed(crate::bindings::wasi::random::random::get_random_u64());
+    #[cfg(not(target_os = "wasi"))]
+    fastrand::Rng::new()
+}
+
 /// A refusal in the shape that OpenAI's clients read.
 ///
 /// ```
@@ -159,6 +167,6 @@ pub fn now() -> u64 {
 /// assert!(id.starts_with("chatcmpl-") && id.len() == 33);
 /// ```
 pub fn id(kind: &str) -> String {
-    let mut random = fastrand::Rng::new();
+    let mut random = random();
     format!("{kind}-{:016x}{:08x}", random.u64(..), random.u32(..))
 }

@@ -7,6 +7,7 @@ shift
 scripts/fetch-models
 python3 -m venv .build/models-venv
 .build/models-venv/bin/pip install --quiet --disable-pip-version-check numpy gguf tokenizers openai
+(cd tests/clients/openai && npm ci --silent --no-audit --no-fund)
 folder=$(mktemp -d)
 "$gannet" serve --dev --listen 127.0.0.1:0 --data "$folder/data" 2>"$folder/log" &
 server=$!
@@ -19,3 +20,5 @@ export GANNET_SERVER=$url GANNET_KEY=gnt_dev_local
 "$gannet" deploy functions/embed --no-build
 "$gannet" deploy functions/chat --no-build
 .build/models-venv/bin/python tests/clients/models/check.py "$url" gnt_dev_local .models "$@"
+.build/models-venv/bin/python tests/clients/openai/clients.py "$url" gnt_dev_local
+node tests/clients/openai/check.mjs "$url" gnt_dev_local

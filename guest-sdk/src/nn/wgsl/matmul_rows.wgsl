@@ -64,110 +64,96 @@ fn vector(@builtin(global_invocation_id) id: vec3<u32>, @builtin(subgroup_invoca
     store(row + 3u, id.y, total(sum_3));
 }
 
-// One row and 8 tokens.
+// Four rows and sixteen tokens. A weight is unpacked once for all of them: such drivers load a word for each lane by itself, and
+// what is loaded must be worth it.
 @compute @workgroup_size(32)
 fn matrix(@builtin(global_invocation_id) id: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
-    let row = min(id.x, shape.rows - 1u);
-    let token = id.y * 8u;
-    let last = shape.tokens - 1u;
-    let own_part = lane & 7u;
-    let at_0 = min(token + 0u, last) * shape.x_stride + own_part;
-    let at_1 = min(token + 1u, last) * shape.x_stride + own_part;
-    let at_2 = min(token + 2u, last) * shape.x_stride + own_part;
-    let at_3 = min(token + 3u, last) * shape.x_stride + own_part;
-    let at_4 = min(token + 4u, last) * shape.x_stride + own_part;
-    let at_5 = min(token + 5u, last) * shape.x_stride + own_part;
-    let at_6 = min(token + 6u, last) * shape.x_stride + own_part;
-    let at_7 = min(token + 7u, last) * shape.x_stride + own_part;
-    var sum_0 = vec4<f32>();
-    var sum_1 = vec4<f32>();
-    var sum_2 = vec4<f32>();
-    var sum_3 = vec4<f32>();
-    var sum_4 = vec4<f32>();
-    var sum_5 = vec4<f32>();
-    var sum_6 = vec4<f32>();
-    var sum_7 = vec4<f32>();
-    for (var block = 0u; block < shape.inner / 32u; block++) {
-        let own = weights(row, block);
-        let x_0 = x[at_0 + block * 8u];
-        let x_1 = x[at_1 + block * 8u];
-        let x_2 = x[at_2 + block * 8u];
-        let x_3 = x[at_3 + block * 8u];
-        let x_4 = x[at_4 + block * 8u];
-        let x_5 = x[at_5 + block * 8u];
-        let x_6 = x[at_6 + block * 8u];
-        let x_7 = x[at_7 + block * 8u];
-        sum_0 += own[0] * subgroupBroadcast(x_0, 0u);
-        sum_1 += own[0] * subgroupBroadcast(x_1, 0u);
-        sum_2 += own[0] * subgroupBroadcast(x_2, 0u);
-        sum_3 += own[0] * subgroupBroadcast(x_3, 0u);
-        sum_4 += own[0] * subgroupBroadcast(x_4, 0u);
-        sum_5 += own[0] * subgroupBroadcast(x_5, 0u);
-        sum_6 += own[0] * subgroupBroadcast(x_6, 0u);
-        sum_7 += own[0] * subgroupBroadcast(x_7, 0u);
-        sum_0 += own[1] * subgroupBroadcast(x_0, 1u);
-        sum_1 += own[1] * subgroupBroadcast(x_1, 1u);
-        sum_2 += own[1] * subgroupBroadcast(x_2, 1u);
-        sum_3 += own[1] * subgroupBroadcast(x_3, 1u);
-        sum_4 += own[1] * subgroupBroadcast(x_4, 1u);
-        sum_5 += own[1] * subgroupBroadcast(x_5, 1u);
-        sum_6 += own[1] * subgroupBroadcast(x_6, 1u);
-        sum_7 += own[1] * subgroupBroadcast(x_7, 1u);
-        sum_0 += own[2] * subgroupBroadcast(x_0, 2u);
-        sum_1 += own[2] * subgroupBroadcast(x_1, 2u);
-        sum_2 += own[2] * subgroupBroadcast(x_2, 2u);
-        sum_3 += own[2] * subgroupBroadcast(x_3, 2u);
-        sum_4 += own[2] * subgroupBroadcast(x_4, 2u);
-        sum_5 += own[2] * subgroupBroadcast(x_5, 2u);
-        sum_6 += own[2] * subgroupBroadcast(x_6, 2u);
-        sum_7 += own[2] * subgroupBroadcast(x_7, 2u);
-        sum_0 += own[3] * subgroupBroadcast(x_0, 3u);
-        sum_1 += own[3] * subgroupBroadcast(x_1, 3u);
-        sum_2 += own[3] * subgroupBroadcast(x_2, 3u);
-        sum_3 += own[3] * subgroupBroadcast(x_3, 3u);
-        sum_4 += own[3] * subgroupBroadcast(x_4, 3u);
-        sum_5 += own[3] * subgroupBroadcast(x_5, 3u);
-        sum_6 += own[3] * subgroupBroadcast(x_6, 3u);
-        sum_7 += own[3] * subgroupBroadcast(x_7, 3u);
-        sum_0 += own[4] * subgroupBroadcast(x_0, 4u);
-        sum_1 += own[4] * subgroupBroadcast(x_1, 4u);
-        sum_2 += own[4] * subgroupBroadcast(x_2, 4u);
-        sum_3 += own[4] * subgroupBroadcast(x_3, 4u);
-        sum_4 += own[4] * subgroupBroadcast(x_4, 4u);
-        sum_5 += own[4] * subgroupBroadcast(x_5, 4u);
-        sum_6 += own[4] * subgroupBroadcast(x_6, 4u);
-        sum_7 += own[4] * subgroupBroadcast(x_7, 4u);
-        sum_0 += own[5] * subgroupBroadcast(x_0, 5u);
-        sum_1 += own[5] * subgroupBroadcast(x_1, 5u);
-        sum_2 += own[5] * subgroupBroadcast(x_2, 5u);
-        sum_3 += own[5] * subgroupBroadcast(x_3, 5u);
-        sum_4 += own[5] * subgroupBroadcast(x_4, 5u);
-        sum_5 += own[5] * subgroupBroadcast(x_5, 5u);
-        sum_6 += own[5] * subgroupBroadcast(x_6, 5u);
-        sum_7 += own[5] * subgroupBroadcast(x_7, 5u);
-        sum_0 += own[6] * subgroupBroadcast(x_0, 6u);
-        sum_1 += own[6] * subgroupBroadcast(x_1, 6u);
-        sum_2 += own[6] * subgroupBroadcast(x_2, 6u);
-        sum_3 += own[6] * subgroupBroadcast(x_3, 6u);
-        sum_4 += own[6] * subgroupBroadcast(x_4, 6u);
-        sum_5 += own[6] * subgroupBroadcast(x_5, 6u);
-        sum_6 += own[6] * subgroupBroadcast(x_6, 6u);
-        sum_7 += own[6] * subgroupBroadcast(x_7, 6u);
-        sum_0 += own[7] * subgroupBroadcast(x_0, 7u);
-        sum_1 += own[7] * subgroupBroadcast(x_1, 7u);
-        sum_2 += own[7] * subgroupBroadcast(x_2, 7u);
-        sum_3 += own[7] * subgroupBroadcast(x_3, 7u);
-        sum_4 += own[7] * subgroupBroadcast(x_4, 7u);
-        sum_5 += own[7] * subgroupBroadcast(x_5, 7u);
-        sum_6 += own[7] * subgroupBroadcast(x_6, 7u);
-        sum_7 += own[7] * subgroupBroadcast(x_7, 7u);
+    let row = id.x * 4u;
+    let last = shape.rows - 1u;
+    let token = id.y * 16u;
+    var at: array<u32, 16>;
+    var sums: array<vec4<f32>, 16>;
+    for (var t = 0u; t < 16u; t++) {
+        at[t] = min(token + t, shape.tokens - 1u) * shape.x_stride + (lane & 7u);
     }
-    store(id.x, token + 0u, total(sum_0));
-    store(id.x, token + 1u, total(sum_1));
-    store(id.x, token + 2u, total(sum_2));
-    store(id.x, token + 3u, total(sum_3));
-    store(id.x, token + 4u, total(sum_4));
-    store(id.x, token + 5u, total(sum_5));
-    store(id.x, token + 6u, total(sum_6));
-    store(id.x, token + 7u, total(sum_7));
+    for (var block = 0u; block < shape.inner / 32u; block++) {
+        let w_0 = weights(min(row, last), block);
+        let w_1 = weights(min(row + 1u, last), block);
+        let w_2 = weights(min(row + 2u, last), block);
+        let w_3 = weights(min(row + 3u, last), block);
+        for (var t = 0u; t < 16u; t++) {
+            let own = x[at[t] + block * 8u];
+            var sum = sums[t];
+            let x_0 = subgroupBroadcast(own, 0u);
+            sum += vec4<f32>(dot(w_0[0], x_0), dot(w_1[0], x_0), dot(w_2[0], x_0), dot(w_3[0], x_0));
+            let x_1 = subgroupBroadcast(own, 1u);
+            sum += vec4<f32>(dot(w_0[1], x_1), dot(w_1[1], x_1), dot(w_2[1], x_1), dot(w_3[1], x_1));
+            let x_2 = subgroupBroadcast(own, 2u);
+            sum += vec4<f32>(dot(w_0[2], x_2), dot(w_1[2], x_2), dot(w_2[2], x_2), dot(w_3[2], x_2));
+            let x_3 = subgroupBroadcast(own, 3u);
+            sum += vec4<f32>(dot(w_0[3], x_3), dot(w_1[3], x_3), dot(w_2[3], x_3), dot(w_3[3], x_3));
+            let x_4 = subgroupBroadcast(own, 4u);
+            sum += vec4<f32>(dot(w_0[4], x_4), dot(w_1[4], x_4), dot(w_2[4], x_4), dot(w_3[4], x_4));
+            let x_5 = subgroupBroadcast(own, 5u);
+            sum += vec4<f32>(dot(w_0[5], x_5), dot(w_1[5], x_5), dot(w_2[5], x_5), dot(w_3[5], x_5));
+            let x_6 = subgroupBroadcast(own, 6u);
+            sum += vec4<f32>(dot(w_0[6], x_6), dot(w_1[6], x_6), dot(w_2[6], x_6), dot(w_3[6], x_6));
+            let x_7 = subgroupBroadcast(own, 7u);
+            sum += vec4<f32>(dot(w_0[7], x_7), dot(w_1[7], x_7), dot(w_2[7], x_7), dot(w_3[7], x_7));
+            sums[t] = sum;
+        }
+    }
+    for (var t = 0u; t < 16u; t++) {
+        store(row, token + t, sums[t].x);
+        store(row + 1u, token + t, sums[t].y);
+        store(row + 2u, token + t, sums[t].z);
+        store(row + 3u, token + t, sums[t].w);
+    }
+}
+
+// Four rows and thirty-two tokens. A weight is unpacked once for all of them: such drivers load a word for each lane by itself, and
+// what is loaded must be worth it.
+@compute @workgroup_size(32)
+fn wide(@builtin(global_invocation_id) id: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
+    let row = id.x * 4u;
+    let last = shape.rows - 1u;
+    let token = id.y * 32u;
+    var at: array<u32, 32>;
+    var sums: array<vec4<f32>, 32>;
+    for (var t = 0u; t < 32u; t++) {
+        at[t] = min(token + t, shape.tokens - 1u) * shape.x_stride + (lane & 7u);
+    }
+    for (var block = 0u; block < shape.inner / 32u; block++) {
+        let w_0 = weights(min(row, last), block);
+        let w_1 = weights(min(row + 1u, last), block);
+        let w_2 = weights(min(row + 2u, last), block);
+        let w_3 = weights(min(row + 3u, last), block);
+        for (var t = 0u; t < 32u; t++) {
+            let own = x[at[t] + block * 8u];
+            var sum = sums[t];
+            let x_0 = subgroupBroadcast(own, 0u);
+            sum += vec4<f32>(dot(w_0[0], x_0), dot(w_1[0], x_0), dot(w_2[0], x_0), dot(w_3[0], x_0));
+            let x_1 = subgroupBroadcast(own, 1u);
+            sum += vec4<f32>(dot(w_0[1], x_1), dot(w_1[1], x_1), dot(w_2[1], x_1), dot(w_3[1], x_1));
+            let x_2 = subgroupBroadcast(own, 2u);
+            sum += vec4<f32>(dot(w_0[2], x_2), dot(w_1[2], x_2), dot(w_2[2], x_2), dot(w_3[2], x_2));
+            let x_3 = subgroupBroadcast(own, 3u);
+            sum += vec4<f32>(dot(w_0[3], x_3), dot(w_1[3], x_3), dot(w_2[3], x_3), dot(w_3[3], x_3));
+            let x_4 = subgroupBroadcast(own, 4u);
+            sum += vec4<f32>(dot(w_0[4], x_4), dot(w_1[4], x_4), dot(w_2[4], x_4), dot(w_3[4], x_4));
+            let x_5 = subgroupBroadcast(own, 5u);
+            sum += vec4<f32>(dot(w_0[5], x_5), dot(w_1[5], x_5), dot(w_2[5], x_5), dot(w_3[5], x_5));
+            let x_6 = subgroupBroadcast(own, 6u);
+            sum += vec4<f32>(dot(w_0[6], x_6), dot(w_1[6], x_6), dot(w_2[6], x_6), dot(w_3[6], x_6));
+            let x_7 = subgroupBroadcast(own, 7u);
+            sum += vec4<f32>(dot(w_0[7], x_7), dot(w_1[7], x_7), dot(w_2[7], x_7), dot(w_3[7], x_7));
+            sums[t] = sum;
+        }
+    }
+    for (var t = 0u; t < 32u; t++) {
+        store(row, token + t, sums[t].x);
+        store(row + 1u, token + t, sums[t].y);
+        store(row + 2u, token + t, sums[t].z);
+        store(row + 3u, token + t, sums[t].w);
+    }
 }

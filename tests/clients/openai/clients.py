@@ -1,0 +1,171 @@
+"""OpenAI's Python client, sync and async, against functions/chat and functions/embed: clients.py URL KEY. Ordinary use, then input
+that is wrong, then a crowd of streams of which half leaves; and that memory is afterwards what it was."""
+import asyncio
+import base64
+import json
+import pathlib
+import struct
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import openai
+
+URL, KEY = sys.argv[1].rstrip("/"), sys.argv[2]
+MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
+BASE = URL + "/openai/v1"
+
+
+def post(path, body, headers=None):
+    """Answers status and body, whatever they are."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {"content-type": "application/json", "authorization": f"Bearer {KEY}", **(headers or {})}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(BASE + path, data, headers), timeout=300) as answer:
+            return answer.status, json.load(answer), answer.headers
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error), error.headers
+
+
+def ordinary():
+    client = openai.OpenAI(base_url=BASE, api_key=KEY, timeout=300)
+    assert sorted(model.id for model in client.models.list()) == ["chat", "embed"]
+    ask = dict(model="chat", messages=MESSAGES, temperature=0, max_tokens=8)
+    whole = client.chat.completions.create(**ask)
+    text = whole.choices[0].message.content
+    assert text.startswith("The capital of France is Paris"), text
+    chunks = list(client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == text
+    assert chunks[-1].usage == whole.usage and not chunks[-1].choices
+    stopped = client.chat.completions.create(**{**ask, "stop": [" France"]}).choices[0]
+    assert (stopped.message.content, stopped.finish_reason) == ("The capital of", "stop"), stopped
+    # The same seed makes the same choices; another makes others, sooner or later.
+    drawn = [client.completions.create(model="chat", prompt="Once", max_tokens=6, temperature=1.5, seed=seed).choices[0].text
+             for seed in (1, 1, 2, 3, 4)]
+    assert drawn[0] == drawn[1] and len(set(drawn)) > 1, drawn
+    # Base64, which the client asks for by itself, and numbers are the same.
+    found = client.embeddings.create(model="embed", input="a bird").data[0].embedding
+    _, plain, _ = post("/embeddings", {"model": "embed", "input": "a bird", "encoding_format": "float"})
+    _, packed, _ = post("/embeddings", {"model": "embed", "input": "a bird", "encoding_format": "base64"})
+    values = struct.unpack("<384f", base64.b64decode(packed["data"][0]["embedding"]))
+    assert max(abs(a - b) for a, b in zip(found, values)) < 1e-6
+    assert max(abs(a - b) for a, b in zip(found, plain["data"][0]["embedding"])) < 1e-6
+    both = client.embeddings.create(model="embed", input=["a bird", "un oiseau"])
+    assert max(abs(a - b) for a, b in zip(both.data[0].embedding, found)) < 1e-5, "a batch is its texts"
+
+
+async def several():
+    async with openai.AsyncOpenAI(base_url=BASE, api_key=KEY, timeout=300) as client:
+        async def one(n):
+            stream = await client.chat.completions.create(model="chat", messages=MESSAGES, temperature=0, max_tokens=4, stream=True)
+            return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+        answers = await asyncio.gather(*(one(n) for n in range(10)))
+        assert set(answers) == {"The capital of France"}, answers
+
+
+def wrong():
+    chat = {"model": "chat", "messages": MESSAGES}
+    long = [{"role": "user", "content": "word " * 9000}]
+    for path, body, status, param, part in [
+        ("/chat/completions", {**chat, "n": 2}, 400, "n", "one answer"),
+        ("/chat/completions", {**chat, "tools": [{}]}, 400, "tools", "calls none"),
+        ("/chat/completions", {**chat, "temperature": 3}, 400, "temperature", "0 to 2"),
+        ("/chat/completions", {**chat, "response_format": {"type": "json_object"}}, 400, "response_format", "text"),
+        ("/chat/completions", {**chat, "logit_bias": {"1": 1}}, 400, "logit_bias", ""),
+        ("/chat/completions", {**chat, "messages": []}, 400, "messages", "empty"),
+        ("/chat/completions", {**chat, "messages": [{"role": "cat", "content": "meow"}]}, 400, "messages[0].role", "cat"),
+        ("/chat/completions", {**chat, "messages": long}, 400, "messages", "8192"),
+        ("/chat/completions", {**chat, "max_tokens": 9000}, 400, "messages", "8192"),
+        ("/completions", {"model": "chat", "prompt": [49152]}, 400, "prompt", "49152"),
+        ("/completions", {"model": "chat", "prompt": []}, 400, "prompt", ""),
+        ("/completions", {"model": "chat", "prompt": "x", "best_of": 2}, 400, "best_of", ""),
+        ("/embeddings", {"model": "embed", "input": []}, 400, "input", ""),
+        ("/embeddings", {"model": "embed", "input": "x", "dimensions": 5}, 400, "dimensions", "384"),
+        ("/embeddings", {"model": "embed", "input": [[30522]]}, 400, "input", "30522"),
+        ("/embeddings", {"model": "embed", "input": [1] * 300}, 400, "input", "256"),
+        ("/embeddings", {"model": "none", "input": "x"}, 404, "model", "none"),
+        ("/images/generations", {"model": "chat"}, 404, None, ""),
+    ]:
+        found, answer, _ = post(path, body)
+        error = answer["error"]
+        assert (found, error["param"]) == (status, param) and part in error["message"], (path, body if len(str(body)) < 200 else "long", found, answer)
+    for raw in (b'{"model": "chat", "messages": [{"role": "user", "content": "\xff\xfe"}]}', b"{", b"[]", b"\xff" * 100):
+        found, answer, _ = post("/chat/completions", raw)
+        assert found == 400 and answer["error"]["message"], answer
+        found, answer, _ = post("", b"")
+        assert found in (400, 404), answer
+    # A path that names the function leaves it to the function.
+    found, answer, _ = post("/../../v2/chat/openai/v1/chat/completions", b"\xff")
+    assert found == 400, answer
+
+
+def memory():
+    """Resident bytes of all workers and the front door."""
+    total = 0
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if words[0].endswith(b"gannet") and words[1] in (b"__worker", b"serve"):
+                total += int((process / "statm").read_text().split()[1]) * 4096
+        except OSError:
+            pass
+    return total
+
+
+async def crowd(count):
+    """Streams of which each second one leaves after its first event, or before."""
+    host, port = URL.removeprefix("http://").split(":")
+    body = json.dumps({"model": "chat", "prompt": "Hi", "max_tokens": 3, "stream": True}).encode()
+    head = (f"POST /openai/v1/completions HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {KEY}\r\n"
+            f"content-type: application/json\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n").encode()
+
+    async def one(n):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(head + body)
+        await writer.drain()
+        if n % 4 == 1:
+            writer.close()
+            return "left"
+        answer = b""
+        while part := await reader.read(65536):
+            answer += part
+            if n % 4 == 3 and b"data: " in answer:
+                writer.close()
+                return "left"
+        writer.close()
+        status = int(answer.split(b" ", 2)[1])
+        if status == 200 and b"data: [DONE]" in answer:
+            return "done"
+        assert b'"error"' in answer and (status in (200, 429, 503)), answer
+        return "refused"
+
+    answers = await asyncio.gather(*(one(n) for n in range(count)))
+    return {kind: answers.count(kind) for kind in sorted(set(answers))}
+
+
+def receipts_settle():
+    """Waits until nothing is in flight any more."""
+    limits = urllib.request.Request(URL + "/api/v1/limits", headers={"authorization": f"Bearer {KEY}"})
+    until = time.monotonic() + 120
+    while json.load(urllib.request.urlopen(limits))["used"]["concurrency"] > 0:
+        assert time.monotonic() < until, "requests are still in flight"
+        time.sleep(0.1)
+
+
+ordinary()
+print("python openai: sync, stream, stop, seed, base64")
+asyncio.run(several())
+print("python openai: ten streams at once, async")
+wrong()
+print("wrong input: refused by its name")
+asyncio.run(crowd(50))
+receipts_settle()
+before = memory()
+counts = asyncio.run(crowd(200))
+receipts_settle()
+grown = memory() - before
+print(f"200 streams, of which half leave: {counts}; memory {grown / 2**20:+.1f} MiB of {before / 2**20:.0f}")
+assert counts.get("done", 0) > 0 and grown < 32 << 20, grown
+ordinary()
+print("and all is as before")
