@@ -115,7 +115,7 @@ pub struct Key {
     /// What was stored of it.
     pub record: KeyRecord,
     /// Its own requests, in the rate that it may send.
-    pub rate: Bucket,
+    pub rate: Arc<Bucket>,
     /// When it was last used, in seconds since 1970; 0 for never.
     pub used_s: AtomicU64,
     /// What of that is in the store.
@@ -126,7 +126,12 @@ impl Key {
     /// A key as it was stored.
     pub fn new(hash: [u8; 32], record: KeyRecord) -> Self {
         let (used_s, kept_used_s) = (AtomicU64::new(record.used_s), AtomicU64::new(record.used_s));
-        Self { hash, record, rate: Bucket::default(), used_s, kept_used_s }
+        Self { hash, record, rate: Arc::default(), used_s, kept_used_s }
+    }
+
+    /// The same key with another record: what it has sent counts on.
+    pub fn with(&self, record: KeyRecord) -> Self {
+        Self { rate: Arc::clone(&self.rate), ..Self::new(self.hash, record) }
     }
 
     /// Whether it is not valid any more.

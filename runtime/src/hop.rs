@@ -45,6 +45,8 @@ pub struct RunLimits {
     pub stream_idle_ms: u64,
     /// A streamed body as a whole.
     pub stream_ms: u64,
+    /// Until the first byte of an answer, waiting included.
+    pub timeout_ms: u64,
     /// Requests that one instance serves.
     pub instance_reuse: u64,
 }

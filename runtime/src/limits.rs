@@ -63,16 +63,17 @@ macro_rules! limits {
         }
 
         impl LimitsChoice {
-            /// The first limit that is out of its range.
-            pub fn check(&self) -> Result<(), OutOfRange> {
+            /// The limits that are out of their ranges.
+            pub fn check(&self) -> Vec<OutOfRange> {
+                let mut wrong = Vec::new();
                 $(
                     if let Some(value) = self.$name
                         && !($least..=$most).contains(&value)
                     {
-                        return Err(OutOfRange { name: stringify!($name), value, least: $least, most: $most });
+                        wrong.push(OutOfRange { name: stringify!($name), value, least: $least, most: $most });
                     }
                 )*
-                Ok(())
+                wrong
             }
 
             /// These limits over others.
@@ -241,8 +242,8 @@ mod tests {
         let told = choice.patched(&patch(json!({ "function": 7 }))).unwrap_err();
         assert_eq!(told, "unknown limit \"function\"; the nearest known one is \"functions\"");
         assert!(choice.patched(&patch(json!({ "functions": -1 }))).unwrap_err().contains("whole number"));
-        let low = choice.patched(&patch(json!({ "gpu_weight": 0 }))).unwrap().check().unwrap_err();
-        assert_eq!(low.to_string(), "gpu_weight = 0; it may be 1 to 1000");
+        let low = choice.patched(&patch(json!({ "gpu_weight": 0 }))).unwrap().check();
+        assert_eq!(low.iter().map(ToString::to_string).collect::<Vec<_>>(), ["gpu_weight = 0; it may be 1 to 1000"]);
     }
 
     #[test]

@@ -135,13 +135,25 @@ fn named<'a>(inbound: &'a Inbound, host: &'a str, file: &ServerFile) -> Option<N
     of_host.or_else(|| path.strip_prefix("/f/").map(by_path))
 }
 
-/// The current version of the function that a request is for, for what its manifest says of origins. It decides nothing
-/// else.
-pub fn public_origins(inbound: &Inbound, snapshot: &Snapshot, file: &ServerFile) -> Option<Arc<Version>> {
+/// Whose manifest says from which origins a request may come. It decides nothing else.
+#[derive(Debug)]
+pub enum Origins {
+    /// The function that it is for, which anybody may call.
+    Public(Arc<Version>),
+    /// The function that it is for, if there is one. Strangers must not find out whether.
+    Hidden(Option<Arc<Version>>),
+}
+
+/// The function that a request is for, for what its manifest says of origins; none if it names none.
+pub fn origins(inbound: &Inbound, snapshot: &Snapshot, file: &ServerFile) -> Option<Origins> {
     let host = inbound.host();
     let named = named(inbound, &host, file)?;
-    let tenant = snapshot.tenants.get(named.tenant).filter(|tenant| !tenant.record.suspended)?;
-    tenant.functions.get(named.function).map(|function| Arc::clone(&function.current))
+    let tenant = snapshot.tenants.get(named.tenant).filter(|tenant| !tenant.record.suspended);
+    let function = tenant.and_then(|tenant| tenant.functions.get(named.function));
+    Some(match function.map(|function| Arc::clone(&function.current)) {
+        Some(version) if version.manifest().http.public => Origins::Public(version),
+        version => Origins::Hidden(version),
+    })
 }
 
 impl Route {

@@ -23,6 +23,7 @@ use crate::process::{confine_check, probe};
 use crate::registry::{NewKey, Registry};
 use crate::route::Route;
 use crate::secrets::{SecretsError, Vault};
+use crate::store::audit::FORGOTTEN_AT_ONCE;
 use crate::store::{Store, StoreError, files};
 use arc_swap::ArcSwap;
 use gannet_host_gpu::Gpu;
@@ -259,6 +260,7 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         live: Arc::clone(&live),
         uploading: Default::default(),
         own_url: url.clone(),
+        dev: options.dev,
     };
     let strangers = Arc::new(Strangers::default());
     let node = Node::new(file.requests_max, file.requests_max.max(WAITING_MIN));
@@ -268,9 +270,7 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
     let front = Front::new(auth, Arc::clone(&live), tls.clone(), access, options.dev);
     let stop = CancellationToken::new();
     tokio::spawn(housekeep(Arc::clone(&registry), Arc::clone(&live), stop.clone()));
-    if let Some(path) = options.config.clone() {
-        tokio::spawn(reload(path, live, Arc::clone(&registry), tls, stop.clone()));
-    }
+    tokio::spawn(reload(options.config.clone(), live, Arc::clone(&registry), tls, stop.clone()));
     let drain = Duration::from_secs(file.drain_s);
     let door = if admin.is_some() { Door::Functions } else { Door::Only };
     let mut serving = JoinSet::new();
@@ -319,21 +319,34 @@ async fn housekeep(registry: Arc<Registry>, live: Live, stop: CancellationToken)
         let age = jiff::SignedDuration::from_hours(days.saturating_mul(24).min(24 * 366 * 1000));
         let Ok(before) = jiff::Timestamp::now().checked_sub(age) else { continue };
         let store = Arc::clone(registry.store());
-        let forgotten = tokio::task::spawn_blocking(move || store.forget_audit(before)).await;
+        let forgotten = tokio::task::spawn_blocking(move || {
+            while store.forget_audit(before)? >= FORGOTTEN_AT_ONCE {}
+            Ok::<_, StoreError>(())
+        })
+        .await;
         if let Ok(Err(error)) = forgotten {
             tracing::warn!(%error, "old entries of the audit log could not be removed");
         }
     }
 }
 
-/// Reads the file again at each SIGHUP: all of it or nothing.
-async fn reload(path: PathBuf, live: Live, registry: Arc<Registry>, tls: Option<Arc<Tls>>, stop: CancellationToken) {
+/// Reads the file again at each SIGHUP: all of it or nothing. A server without one goes on as it is.
+async fn reload(
+    path: Option<PathBuf>,
+    live: Live,
+    registry: Arc<Registry>,
+    tls: Option<Arc<Tls>>,
+    stop: CancellationToken,
+) {
     let mut hangup = match signal(SignalKind::hangup()) {
         Ok(hangup) => hangup,
         Err(error) => return tracing::error!(%error, "no reload on SIGHUP"),
     };
     while tokio::select! { hung = hangup.recv() => hung.is_some(), () = stop.cancelled() => false } {
-        let read = path.clone();
+        let Some(read) = path.clone() else {
+            tracing::warn!("SIGHUP, but there is no file to read: the server was started without --config");
+            continue;
+        };
         let next = match tokio::task::spawn_blocking(move || config::read(&read)).await {
             Ok(Ok(next)) => next,
             Ok(Err(error)) => {

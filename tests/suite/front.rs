@@ -114,14 +114,24 @@ fn browsers_are_let_in_by_origin_and_preflights_need_no_key() {
     assert_eq!((fine.status, fine.header("access-control-allow-origin")), (204, "https://app.example.com"));
     assert_eq!(fine.header("access-control-allow-methods"), "POST");
     assert_eq!(fine.header("access-control-allow-headers"), "authorization, x-own");
-    for (function, origin) in [
-        ("open", "https://evil.example.com"),
-        ("closed", "https://app.example.com"),
-        ("none", "https://app.example.com"),
-    ] {
-        let answer = preflight(function, origin);
-        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (401, ""), "{function} {origin}");
+    // Whether a function exists that needs a key, and whom it lists, is not told to strangers.
+    let asked = "https://other.example.com";
+    let stranger = |function: &str| {
+        let answer = server.send_bare("GET", &format!("/f/dev/{function}/"), &[("origin", asked)], b"");
+        (answer.status, answer.header("access-control-allow-origin").to_owned())
+    };
+    for function in ["open", "closed", "none"] {
+        let answer = preflight(function, asked);
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (204, asked), "{function}");
+        assert_eq!(stranger(function), (401, asked.to_owned()), "{function}");
+        let answer = server.send("GET", &format!("/f/dev/{function}/"), &[("origin", asked)], b"");
+        let marked = if function == "none" { asked } else { "" };
+        assert_eq!(answer.header("access-control-allow-origin"), marked, "what it answers is for listed origins");
     }
+    assert_eq!(server.put(KEY, "hello", "public", &format!("{manifest}public = true\n"), "").status, 201);
+    let fine = preflight("public", "https://app.example.com");
+    assert_eq!((fine.status, fine.header("access-control-allow-origin")), (204, "https://app.example.com"));
+    assert_eq!(preflight("public", asked).header("access-control-allow-origin"), "");
     let answer = server.send("GET", "/f/dev/open/", &[("origin", "https://app.example.com")], b"");
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, "https://app.example.com"));
     assert!(answer.header("access-control-expose-headers").contains("server-timing"));

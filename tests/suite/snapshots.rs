@@ -60,7 +60,7 @@ fn an_init_that_fails_is_a_deploy_error_that_says_why() {
         ("fail", "init: failed as asked"),
         ("trap", "trapped as asked"),
         ("print", "init left a handle open"),
-        ("memory", "it reached its memory limit of 67108864 bytes"),
+        ("memory", "limits.memory_mib = 64"),
         ("gpu", "there is no gpu while init runs"),
     ] {
         let refused = deploy(&server, &format!("[env]\nINIT = {asked:?}\n[limits]\nmemory_mib = 64\n"));

@@ -47,7 +47,7 @@ type Waiter = (TenantName, oneshot::Sender<NodePlace>);
 #[derive(Debug)]
 pub struct Node {
     places: Mutex<Places<Waiter>>,
-    limit: usize,
+
     waiting_max: usize,
 }
 
@@ -61,7 +61,7 @@ pub struct NodePlace {
 impl Node {
     /// So many places, and so many that may wait for one.
     pub fn new(limit: usize, waiting_max: usize) -> Arc<Self> {
-        Arc::new(Self { places: Mutex::new(Places::new(limit)), limit, waiting_max })
+        Arc::new(Self { places: Mutex::new(Places::new(limit)), waiting_max })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Places<Waiter>> {
@@ -76,7 +76,7 @@ impl Node {
 
     /// A place, after a wait if all are taken.
     pub(crate) async fn enter(self: &Arc<Self>, tenant: &TenantName, until: Instant) -> Result<NodePlace, AdmitError> {
-        let full = AdmitError::NodeFull { limit: self.limit };
+        let full = AdmitError::NodeFull;
         let (sender, receiver) = oneshot::channel();
         let number = {
             let mut places = self.lock();

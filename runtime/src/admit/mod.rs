@@ -71,7 +71,9 @@ pub enum AdmitError {
         spent: u64,
     },
     /// No place became free in time.
-    #[error("no place became free within {queue_ms} ms; the function runs {concurrency} requests at once")]
+    #[error(
+        "no place became free within limits.queue_ms = {queue_ms}; the function runs limits.concurrency = {concurrency} requests at once"
+    )]
     WaitedTooLong {
         /// How long it waited.
         queue_ms: u64,
@@ -79,11 +81,9 @@ pub enum AdmitError {
         concurrency: u64,
     },
     /// The server as a whole is full.
-    #[error("the server has {limit} requests in flight; that is its limit")]
-    NodeFull {
-        /// Its limit.
-        limit: usize,
-    },
+    // How many it serves is no tenant's business.
+    #[error("the server is full")]
+    NodeFull,
     /// What is used could not be written down.
     #[error("the ledger does not keep up: {0}")]
     LedgerBehind(&'static str),

@@ -24,12 +24,14 @@
 
 use crate::names::TenantName;
 use gannet_host_gpu::lease::{Ask, Epoch, Told};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// A process with a GPU device, numbered by the arbiter's caller; never used again.
 pub type MemberId = u64;
 
+/// Members that are gone and whose unpaid time is remembered: requests learn a little later that their worker ended.
+const GONE_MAX: usize = 256;
 /// Losses of devices so close together have one cause.
 const LOSSES_WITHIN: Duration = Duration::from_secs(60);
 
@@ -137,6 +139,8 @@ pub struct Turns {
     epoch: Epoch,
     accounts: HashMap<TenantName, Account>,
     members: HashMap<MemberId, Member>,
+    /// What members that are gone had held and nobody was billed for, the latest last.
+    gone: VecDeque<(MemberId, Duration)>,
     /// The virtual time at which the latest grant began.
     virtual_now: u64,
     /// Who pays for the time in which the GPU cannot be granted: the tenant of the latest holder.
@@ -163,6 +167,7 @@ impl Turns {
             epoch: 0,
             accounts: HashMap::new(),
             members: HashMap::new(),
+            gone: VecDeque::new(),
             virtual_now: 0,
             payer: None,
             held: Duration::ZERO,
@@ -226,6 +231,8 @@ impl Turns {
     pub fn left(&mut self, id: MemberId, now: Instant) -> Vec<Action> {
         self.account_for(now);
         let Some(member) = self.members.remove(&id) else { return Vec::new() };
+        self.gone.truncate(GONE_MAX - 1);
+        self.gone.push_front((id, member.unbilled));
         if let Some(account) = self.accounts.get_mut(&member.tenant) {
             account.members -= 1;
         }
@@ -315,9 +322,12 @@ impl Turns {
     /// answered counts as billed.
     pub fn bill(&mut self, id: MemberId, reported: Duration, now: Instant) -> Duration {
         self.account_for(now);
-        let Some(member) = self.members.get_mut(&id) else { return Duration::ZERO };
-        let billed = reported.min(member.unbilled);
-        member.unbilled -= billed;
+        let gone = self.gone.iter_mut().find(|(gone, _)| *gone == id).map(|(_, unbilled)| unbilled);
+        let Some(unbilled) = self.members.get_mut(&id).map(|member| &mut member.unbilled).or(gone) else {
+            return Duration::ZERO;
+        };
+        let billed = reported.min(*unbilled);
+        *unbilled -= billed;
         billed
     }
 

@@ -189,9 +189,12 @@ pub enum BuildError {
     /// The upload is not good.
     #[error(transparent)]
     Rejected(#[from] Rejected),
-    /// Too many wait.
-    #[error("{WAITING_MAX} uploads wait for a builder already")]
+    /// Too many wait. How many is no tenant's business.
+    #[error("too many uploads wait for a builder already")]
     Busy,
+    /// Too many of the tenant's own.
+    #[error("{TENANT_MAX} uploads of this tenant are under way; that is the limit")]
+    TenantBusy,
     /// Our own fault.
     #[error("the builder failed: {0}")]
     Failed(String),
@@ -215,7 +218,9 @@ pub struct Builder {
     wasi_http_0_3: bool,
     places: Arc<Node>,
     /// How many builds of each tenant run or wait.
-    of_tenants: Mutex<HashMap<TenantName, usize>>,
+    of_tenants: Counts,
+    /// How many uploads of each tenant are being received or built.
+    uploads: Counts,
     /// What was built in this run, so that the same bytes are not built twice for one tenant.
     done: Mutex<HashMap<BuildKey, Built>>,
 }
@@ -236,7 +241,8 @@ impl Builder {
             gpus,
             wasi_http_0_3,
             places: Node::new(BUILDS_MAX, WAITING_MAX),
-            of_tenants: Mutex::default(),
+            of_tenants: Counts::default(),
+            uploads: Counts::default(),
             done: Mutex::default(),
         })
     }
@@ -262,7 +268,7 @@ impl Builder {
         // The upload, and an asset, may go while this waits; the builder needs them until it has a place.
         let component = File::open(&wanted.component)?;
         let assets = wanted.init.iter().flat_map(|(_, assets)| assets).map(File::open).collect::<io::Result<_>>()?;
-        let _of_tenant = self.count(tenant).ok_or(BuildError::Busy)?;
+        let _of_tenant = count(&self.of_tenants, tenant)?;
         let until = tokio::time::Instant::now() + WAIT_MAX;
         let _place = self.places.enter(tenant, until).await.map_err(|_| BuildError::Busy)?;
         if let Some(built) =
@@ -280,15 +286,10 @@ impl Builder {
         Ok(built)
     }
 
-    /// Counts a build of a tenant until the guard is dropped; none if it has too many.
-    fn count(&self, tenant: &TenantName) -> Option<impl Drop + '_> {
-        let mut counts = self.of_tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(tenant.clone()).or_default();
-        if *count >= TENANT_MAX {
-            return None;
-        }
-        *count += 1;
-        Some(Counted { counts: &self.of_tenants, tenant: tenant.clone() })
+    /// Lets a tenant send a component, as long as the guard is there: what is on its way lies on the disk, and counts for
+    /// no other limit yet.
+    pub fn receiving(&self, tenant: &TenantName) -> Result<Counted, BuildError> {
+        count(&self.uploads, tenant)
     }
 
     /// Makes sure that a deployed version is compiled for this binary's engine.
@@ -385,12 +386,26 @@ impl Builder {
     }
 }
 
-struct Counted<'a> {
-    counts: &'a Mutex<HashMap<TenantName, usize>>,
+type Counts = Arc<Mutex<HashMap<TenantName, usize>>>;
+
+/// One of a tenant's builds or uploads, until it is dropped.
+#[derive(Debug)]
+pub struct Counted {
+    counts: Counts,
     tenant: TenantName,
 }
 
-impl Drop for Counted<'_> {
+fn count(of: &Counts, tenant: &TenantName) -> Result<Counted, BuildError> {
+    let mut counts = of.lock().unwrap_or_else(PoisonError::into_inner);
+    let count = counts.entry(tenant.clone()).or_default();
+    if *count >= TENANT_MAX {
+        return Err(BuildError::TenantBusy);
+    }
+    *count += 1;
+    Ok(Counted { counts: Arc::clone(of), tenant: tenant.clone() })
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.tenant) {

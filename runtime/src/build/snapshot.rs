@@ -114,7 +114,10 @@ async fn init(store: &mut Store<Guest>, component: &Component, instance: &Instan
 fn told(why: &str, store: &Store<Guest>, output: &MemoryOutputPipe) -> String {
     let mut text = why.to_owned();
     if store.data().memory.refused {
-        text.push_str(&format!("; it reached its memory limit of {} bytes", store.data().memory.limit()));
+        text.push_str(&format!(
+            "; it reached its memory limit: limits.memory_mib = {}",
+            store.data().memory.limit() >> 20
+        ));
     }
     let printed = output.contents();
     let printed = String::from_utf8_lossy(&printed);

@@ -133,11 +133,13 @@ pub struct EdgeFile {
     pub anonymous_per_s: u64,
     /// Wrong keys, from one address.
     pub wrong_keys_per_s: u64,
+    /// Connections from one address that is no trusted proxy.
+    pub connections_per_address: u64,
 }
 
 impl Default for EdgeFile {
     fn default() -> Self {
-        Self { anonymous_per_s: 1_000, wrong_keys_per_s: 10 }
+        Self { anonymous_per_s: 1_000, wrong_keys_per_s: 10, connections_per_address: 1_024 }
     }
 }
 
@@ -343,8 +345,7 @@ impl ServerFile {
         if currency.len() != 3 || !currency.bytes().all(|b| b.is_ascii_uppercase()) {
             errors.push(wrong("prices.currency", "it is not three capital letters, as in ISO 4217"));
         }
-        if let Err(error) = self.limits.check() {
-            let crate::limits::OutOfRange { name, value, least, most } = error;
+        for crate::limits::OutOfRange { name, value, least, most } in self.limits.check() {
             errors.push(ConfigError::Range { name: format!("limits.{name}"), value, least, most });
         }
         errors.extend(self.out_of_range());
@@ -368,6 +369,7 @@ impl ServerFile {
             ("prices.resident_micro_units_per_gib_s".into(), prices.resident_micro_units_per_gib_s, 0, PRICE_MAX),
             ("edge.anonymous_per_s".into(), self.edge.anonymous_per_s, 1, 1_000_000),
             ("edge.wrong_keys_per_s".into(), self.edge.wrong_keys_per_s, 1, 1_000_000),
+            ("edge.connections_per_address".into(), self.edge.connections_per_address, 1, 1_000_000),
             ("egress.connect_timeout_ms".into(), egress.connect_timeout_ms, 1, 60_000),
             ("egress.first_byte_timeout_ms".into(), egress.first_byte_timeout_ms, 1, 600_000),
             ("egress.response_mib".into(), egress.response_mib, 1, 1 << 20),

@@ -182,8 +182,9 @@ impl Control {
         }
         if manifest.scale.min > 0 {
             let kept = candidates.iter().filter_map(|place| self.places.get(*place)?.gpu.as_ref());
-            let pinned: u64 = assets.values().map(|asset| asset.size).sum();
-            let most = kept.map(|gpu| (gpu.context_bytes + pinned).div_ceil(1 << 20)).max().unwrap_or(0);
+            // With what its other functions keep.
+            let kept = kept.map(|gpu| acting.owner.kept_bytes(Some((name, &assets)), gpu.context_bytes));
+            let most = kept.max().unwrap_or(0).div_ceil(1 << 20);
             if most > limits.resident_gpu_mib {
                 let (name, limit) = ("scale.min > 0 keeps GPU memory: resident_gpu_mib", limits.resident_gpu_mib);
                 return Err(ControlError::AboveLimit { name, value: most, limit });
@@ -198,6 +199,7 @@ impl Control {
         let how = how(&call)?;
         let store = Arc::clone(self.registry.store());
         let limit = acting.owner.limits.component_mib << 20;
+        let _receiving = self.builder.receiving(&acting.tenant).map_err(ControlError::from)?;
         let mut upload = upload::receive(call.inbound, store.files(), &acting.tenant, limit).await?;
         let arriving = self.registry.arriving(&acting.tenant, &upload.digest);
         if upload.is_there && !upload.path.exists() {
@@ -225,7 +227,7 @@ impl Control {
         if dry_run {
             drop(arriving);
             self.registry.sweep(&acting.tenant, names(&record));
-            return Ok(self.tried(acting, &name, &record, &how));
+            return self.tried(acting, &name, &record, &how);
         }
         if !upload.is_there {
             let (store, tenant) = (Arc::clone(&store), acting.tenant.clone());
@@ -280,7 +282,7 @@ impl Control {
             let told = self.tried(acting, &name, &record, &how);
             drop(arriving);
             self.registry.sweep(&acting.tenant, names(&record));
-            return Ok(told);
+            return told;
         }
         let names = names(&record);
         let put = self.put(acting, &name, record, how).await;
@@ -291,14 +293,9 @@ impl Control {
         put
     }
 
-    /// What a deploy would make.
-    fn tried(
-        &self,
-        acting: &Acting,
-        name: &FunctionName,
-        record: &VersionRecord,
-        how: &Deploy,
-    ) -> http::Response<crate::respond::ResponseBody> {
+    /// What a deploy would make, or why it would be refused.
+    fn tried(&self, acting: &Acting, name: &FunctionName, record: &VersionRecord, how: &Deploy) -> Answered {
+        acting.owner.check_deploy(name, record, how).map_err(ControlError::from)?;
         let function = acting.owner.functions.get(name);
         let same = function.and_then(|function| {
             let all = std::iter::once(&function.current).chain(function.versions.iter().rev());
@@ -316,7 +313,7 @@ impl Control {
             warnings: record.warnings.clone(),
             dry_run: true,
         };
-        json(Done::Ok, &told)
+        Ok(json(Done::Ok, &told))
     }
 
     async fn put(&self, acting: &Acting, name: &FunctionName, record: VersionRecord, how: Deploy) -> Answered {

@@ -3,12 +3,13 @@
 
 use super::arguments::json as read_json;
 use super::views::{Deleted, KeyMade, KeyView, Keys, NewKey, Rotate, Whoami};
-use super::{Acting, Answered, Call, Control, ControlError, time};
+use super::{Acting, Answered, Call, Control, ControlError, Subject, time};
 use crate::auth::{Caller, Scopes, hash};
 use crate::names::FunctionName;
-use crate::registry;
+use crate::registry::{self, least};
 use crate::respond::{Done, ResponseBody, json};
 use crate::route::RouteError;
+use crate::store::records::KeyRecord;
 use http::Response;
 use jiff::{SignedDuration, Timestamp};
 use std::sync::atomic::Ordering;
@@ -84,33 +85,48 @@ impl Control {
         let asked: NewKey = read_json(call.inbound, false).await?.unwrap_or_default();
         let key = new_key(tenant.as_str())?;
         let mut new = asked.checked(hash(&key))?;
-        // A key does not outlive the one that made it.
-        if let Caller::Tenant(maker) = maker
-            && let Some(end) = maker.record.expires
-        {
-            new.expires = Some(new.expires.map_or(end, |expires| expires.min(end)));
-        }
+        let (ends, per_s) = bounds(&maker);
+        new.expires = least(new.expires, ends);
+        new.requests_per_s = least(new.requests_per_s, per_s);
         check_scopes(acting, new.scopes)?;
         let made = self.registry.create_key(&tenant, new).await.map_err(ControlError::from)?;
-        Ok(json(Done::Created, &KeyMade { id: made.id, key }))
+        Ok(Subject::of(described(&made), json(Done::Created, &KeyMade { id: made.id, key })))
     }
 
     pub(super) async fn rotate_key(&self, call: Call, acting: Option<&Acting>) -> Answered {
-        let (tenant, id) = (call.tenant()?, call.name(1).to_owned());
+        let (tenant, id, maker) = (call.tenant()?, call.name(1).to_owned(), call.caller.clone());
         let old = call.snapshot.keys_of(&tenant).find(|key| key.record.id == id);
         check_scopes(acting, old.ok_or(ControlError::NotFound)?.record.scopes)?;
         let asked: Rotate = read_json(call.inbound, false).await?.unwrap_or_default();
         let overlap = in_range("overlap_s", asked.overlap_s, 0, OVERLAP_MAX_S)?;
         let overlap = SignedDuration::from_secs(i64::try_from(overlap).unwrap_or(0));
         let key = new_key(tenant.as_str())?;
-        let made = self.registry.rotate_key(&tenant, &id, hash(&key), overlap).await.map_err(ControlError::from)?;
-        Ok(json(Done::Created, &KeyMade { id: made.id, key }))
+        let (ends, per_s) = bounds(&maker);
+        let made = self.registry.rotate_key(&tenant, &id, hash(&key), overlap, (ends, per_s)).await;
+        let made = made.map_err(ControlError::from)?;
+        Ok(Subject::of(described(&made), json(Done::Created, &KeyMade { id: made.id, key })))
     }
 
     pub(super) async fn revoke_key(&self, call: &Call) -> Answered {
         let (tenant, id) = (call.tenant()?, call.name(1));
         self.registry.revoke_key(&tenant, id).await.map_err(ControlError::from)?;
         Ok(json(Done::Ok, &Deleted { deleted: id.to_owned() }))
+    }
+}
+
+/// A key, for the audit log.
+fn described(key: &KeyRecord) -> String {
+    let function = key.function.as_ref().map(|function| format!(", function {function}")).unwrap_or_default();
+    let ends = key.expires.map(|ends| format!(", until {}", time(ends))).unwrap_or_default();
+    let scopes = serde_json::to_string(&key.scopes.names()).unwrap_or_default();
+    format!("key {}: {scopes}{function}{ends}", key.id)
+}
+
+/// Until when a key may last, and how fast it may be, that a caller makes: none outlives or outruns its maker.
+fn bounds(maker: &Caller) -> (Option<Timestamp>, Option<u64>) {
+    match maker {
+        Caller::Tenant(maker) => (maker.record.expires, maker.record.requests_per_s),
+        _ => (None, None),
     }
 }
 

@@ -109,8 +109,8 @@ pub enum ControlError {
     #[error(transparent)]
     Build(Rejected),
     /// Too much to do.
-    #[error("too many uploads wait already")]
-    Busy,
+    #[error("{0}")]
+    Busy(String),
     /// The disk is full.
     #[error("the server's disk is full")]
     StorageFull,
@@ -144,7 +144,7 @@ impl From<BuildError> for ControlError {
     fn from(error: BuildError) -> Self {
         match error {
             BuildError::Rejected(rejected) => Self::Build(rejected),
-            BuildError::Busy => Self::Busy,
+            busy @ (BuildError::Busy | BuildError::TenantBusy) => Self::Busy(busy.to_string()),
             BuildError::Failed(detail) => Self::Internal(detail),
         }
     }
@@ -181,6 +181,8 @@ pub struct Control {
     pub uploading: assets::Uploading,
     /// The server's URL, where the file says none.
     pub own_url: String,
+    /// Whether this is a development server, on loopback only.
+    pub dev: bool,
 }
 
 /// Who asks for an operation, and for whom.
@@ -249,7 +251,7 @@ impl Control {
     /// Answers a request to anything but a function.
     pub async fn call(&self, inbound: Inbound, caller: Caller, snapshot: Arc<Snapshot>) -> Answered {
         let path = inbound.parts.uri.path().to_owned();
-        if let Some(response) = self.ops(&inbound, &path)? {
+        if let Some(response) = self.ops(&inbound, &caller, &path)? {
             return Ok(response);
         }
         let Some(rest) = path.strip_prefix("/api/v1/") else { return Err(RouteError::NotFound.into()) };
@@ -281,7 +283,9 @@ impl Control {
         let id = call.inbound.id;
         let store = Arc::clone(self.registry.store());
         store.audit(&whose, id, &entry).await.map_err(ControlError::from)?;
-        let answered = self.run(operation.op, call, acting).await;
+        let mut answered = self.run(operation.op, call, acting).await;
+        let subject = answered.as_mut().ok().and_then(|response| response.extensions_mut().remove::<Subject>());
+        entry.subject = subject.map(|Subject(text)| text);
         entry.status = Some(match &answered {
             Ok(response) => response.status().as_u16(),
             Err(refused) => status_of(refused).as_u16(),
@@ -401,6 +405,20 @@ impl Control {
     }
 }
 
+/// What a change was about, beyond its path, for the audit log: names, scopes, values; never a secret. Handlers put it into
+/// the extensions of their answer.
+#[derive(Debug, Clone)]
+pub(super) struct Subject(String);
+
+impl Subject {
+    /// An answer with it.
+    pub(super) fn of(text: impl Into<String>, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+        let text: String = text.into();
+        response.extensions_mut().insert(Self(text.chars().take(1024).collect()));
+        response
+    }
+}
+
 /// For whom an operation is, if it is for a tenant; refuses who may not.
 fn acting(
     operation: &Operation,
@@ -455,7 +473,10 @@ fn acting(
                 return if operation.op == Op::Audit { Ok(None) } else { Err(ControlError::TenantNeeded.into()) };
             };
             let tenant = TenantName::new(named).map_err(|error| ControlError::Invalid(error.to_string()))?;
-            let owner = snapshot.tenants.get(&tenant).cloned().ok_or(ControlError::NotFound)?;
+            // What a deleted one used and did is kept.
+            let outlives = matches!(operation.op, Op::Usage | Op::Audit) && snapshot.is_gone(&tenant);
+            let gone = || outlives.then(|| Arc::new(Tenant::gone()));
+            let owner = snapshot.tenants.get(&tenant).cloned().or_else(gone).ok_or(ControlError::NotFound)?;
             Ok(Some(Acting { tenant, owner, scopes: Scopes::FULL, only: None }))
         }
         (_, Caller::Anonymous) => Err(RouteError::KeyNeeded.into()),
@@ -482,6 +503,7 @@ fn audited(operation: &Operation, call: &Call, acting: Option<&Acting>) -> Optio
         address: call.inbound.client.to_string(),
         action: operation.name.to_owned(),
         path: call.inbound.parts.uri.path().chars().take(256).collect(),
+        subject: None,
         status: None,
     };
     Some((whose, entry))

@@ -1,7 +1,8 @@
 //! `/healthz`, `/readyz`, `/metrics`.
 
 use super::Control;
-use crate::inbound::Inbound;
+use crate::auth::Caller;
+use crate::inbound::{Door, Inbound};
 use crate::meter::StartKind;
 use crate::respond::{Done, Refused, ResponseBody, raw};
 use crate::route::RouteError;
@@ -10,7 +11,12 @@ use http::{Method, Response};
 use std::fmt::Write;
 
 impl Control {
-    pub(super) fn ops(&self, inbound: &Inbound, path: &str) -> Result<Option<Response<ResponseBody>>, Refused> {
+    pub(super) fn ops(
+        &self,
+        inbound: &Inbound,
+        caller: &Caller,
+        path: &str,
+    ) -> Result<Option<Response<ResponseBody>>, Refused> {
         let (done, text) = match path {
             "/healthz" => (Done::Ok, "ok\n".to_owned()),
             "/readyz" => {
@@ -20,6 +26,14 @@ impl Control {
                 } else {
                     (Done::NotReady, "no worker yet\n".to_owned())
                 }
+            }
+            // Sums of all tenants are the operator's: behind a door of its own nobody else comes; at the other, with the key.
+            "/metrics" if !self.dev && inbound.door != Door::Admin && *caller != Caller::Operator => {
+                return Err(match caller {
+                    Caller::Anonymous => RouteError::KeyNeeded,
+                    _ => RouteError::NotFound,
+                }
+                .into());
             }
             "/metrics" => (Done::Ok, self.metrics()),
             _ => return Ok(None),

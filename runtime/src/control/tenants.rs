@@ -3,7 +3,7 @@
 use super::arguments::json_needed;
 use super::keys::new_key;
 use super::views::{Deleted, Limits, NewTenant, TenantMade, TenantView, Tenants, Used};
-use super::{Answered, Call, Control, ControlError, time};
+use super::{Answered, Call, Control, ControlError, Subject, time};
 use crate::auth::hash;
 use crate::names::TenantName;
 use crate::registry::{NewKey, Snapshot, Tenant};
@@ -33,12 +33,16 @@ impl Control {
     pub(super) async fn create_tenant(&self, call: Call) -> Answered {
         let new: NewTenant = json_needed(call.inbound).await?;
         let name = TenantName::new(&new.name).map_err(|error| ControlError::Invalid(error.to_string()))?;
-        new.limits.check().map_err(|error| ControlError::Invalid(error.to_string()))?;
+        let wrong: Vec<String> = new.limits.check().iter().map(ToString::to_string).collect();
+        if !wrong.is_empty() {
+            return Err(ControlError::Invalid(wrong.join("; ")).into());
+        }
         let key = new_key(name.as_str())?;
         let made = self.registry.create_tenant(&name, NewKey::full(hash(&key)), new.limits).await;
         let made = made.map_err(ControlError::from)?;
         tracing::info!(tenant = %name, "a tenant was made");
-        Ok(json(Done::Created, &TenantMade { tenant: name.to_string(), id: made.id, key }))
+        let told = format!("tenant {name}, key {}", made.id);
+        Ok(Subject::of(told, json(Done::Created, &TenantMade { tenant: name.to_string(), id: made.id, key })))
     }
 
     fn told(&self, name: &TenantName, snapshot: &Snapshot) -> Answered {
@@ -97,9 +101,10 @@ impl Control {
     pub(super) async fn set_limits(&self, call: Call) -> Answered {
         let name = call.tenant()?;
         let patch: serde_json::Map<_, _> = json_needed(call.inbound).await?;
+        let told = serde_json::Value::Object(patch.clone()).to_string();
         let limits = self.registry.set_limits(&name, patch).await.map_err(ControlError::from)?;
         self.arbiter.set_weight(&name, u32::try_from(limits.gpu_weight).unwrap_or(u32::MAX));
         self.pool.unload_unserved(&name);
-        self.limits(&name, &self.registry.snapshot())
+        Ok(Subject::of(told, self.limits(&name, &self.registry.snapshot())?))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::address::may_reach;
 use super::body::{Budget, Counted};
-use super::{Gate, Refusal, Tally};
+use super::{Gate, RESOLVING_OF_WORKER_MAX, Refusal, Tally};
 use crate::hop::header;
 use crate::names::RequestId;
 use crate::pool::strip_hop_by_hop;
@@ -95,7 +95,7 @@ async fn call(gate: &Arc<Gate>, mut request: Request<Incoming>) -> Result<Respon
     let first_ms = asked_ms.unwrap_or(u64::MAX).min(settings.first_byte_timeout_ms);
     let by = Instant::now() + Duration::from_millis(first_ms);
     let (parts, body) = rebuild(request, &to)?.into_parts();
-    tally.add(&budget.account, head_bytes(&parts.headers));
+    tally.add(&budget.account, parts.uri.to_string().len() + head_bytes(&parts.headers));
     let request = Request::from_parts(parts, Counted::request(body, Arc::clone(&tally), budget.clone()));
     let response = if to.https {
         let name = ServerName::try_from(to.host.trim_matches(['[', ']']).to_owned()).map_err(|_| Refusal::Tls)?;
@@ -115,19 +115,24 @@ async fn call(gate: &Arc<Gate>, mut request: Request<Incoming>) -> Result<Respon
 /// A place among the tenant's calls, if its limits allow one.
 fn enter(gate: &Gate) -> Result<(OwnedSemaphorePermit, Budget), Refusal> {
     let snapshot = gate.egress.registry.snapshot();
-    let tenant = snapshot.tenants.get(&gate.tenant).ok_or(Refusal::Limit)?;
+    let tenant = snapshot.tenants.get(&gate.tenant).ok_or(Refusal::Unreachable)?;
     let budget = Budget { account: Arc::clone(&tenant.account), mib: tenant.limits.egress_mib_per_day };
     if budget.is_spent() {
-        return Err(Refusal::Limit);
+        return Err(Refusal::limit("egress_mib_per_day", budget.mib));
     }
-    let place = gate.egress.places(&gate.tenant).try_acquire_owned().map_err(|_| Refusal::Limit)?;
+    let place = gate
+        .egress
+        .places(&gate.tenant)
+        .try_acquire_owned()
+        .map_err(|_| Refusal::limit("calls of the tenant at once", gate.egress.live.load().egress.concurrency))?;
     Ok((place, budget))
 }
 
 /// Resolves a name on a thread that may hang as long as the resolver likes; there are few of them, for a worker and in all,
 /// because everything else that waits for a disk shares them.
 async fn resolve(gate: &Gate, host: String, port: u16) -> Result<Vec<SocketAddr>, Refusal> {
-    let acquire = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_owned().map_err(|_| Refusal::Limit);
+    let busy = |_| Refusal::limit("names of the tenant that are resolved at once", RESOLVING_OF_WORKER_MAX as u64);
+    let acquire = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_owned().map_err(busy);
     let held = (acquire(&gate.resolving)?, acquire(&gate.egress.resolving)?);
     let resolving = tokio::task::spawn_blocking(move || {
         let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);

@@ -37,13 +37,18 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
 /// Why a call was refused or failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Refusal {
     /// The host is not in the manifest's list.
     NotListed,
-    /// The tenant's limit is used up.
-    Limit,
+    /// A limit is used up.
+    Limit {
+        /// Its name.
+        name: String,
+        /// It.
+        limit: u64,
+    },
     /// The name has no address.
     Dns,
     /// It has none that functions may reach.
@@ -58,6 +63,12 @@ pub enum Refusal {
     TooLarge,
     /// What came is no HTTP.
     Protocol,
+}
+
+impl Refusal {
+    fn limit(name: &str, limit: u64) -> Self {
+        Self::Limit { name: name.to_owned(), limit }
+    }
 }
 
 /// What a request has sent out.

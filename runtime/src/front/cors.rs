@@ -21,6 +21,32 @@ pub(super) fn allowed<'a>(headers: &'a HeaderMap, origins: &[String]) -> Option<
     origins.iter().any(|known| known == "*" || known.eq_ignore_ascii_case(text)).then_some(origin)
 }
 
+/// Where a request comes from.
+///
+/// Whether a function exists that needs a key is its tenant's to know, so preflights for it are answered like those for one that
+/// does not exist: with yes, because a page without the key gets nothing by it, and one with the key is read by its tenant's
+/// choice. What is no refusal is marked for listed origins only.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) asking: HeaderValue,
+    /// Whether the function's manifest lists it.
+    pub(super) listed: bool,
+    /// Whether strangers must not find out if there is a function.
+    pub(super) hidden: bool,
+}
+
+impl Origin {
+    /// The origin, if it may ask whether it may send.
+    pub(super) fn asks(&self) -> Option<&HeaderValue> {
+        (self.listed || self.hidden).then_some(&self.asking)
+    }
+
+    /// The origin, if its pages may read an answer.
+    pub(super) fn reads(&self, refused: bool) -> Option<&HeaderValue> {
+        (self.listed || (self.hidden && refused)).then_some(&self.asking)
+    }
+}
+
 /// Whether a request asks only whether another may be sent.
 pub(super) fn is_preflight(parts: &Parts) -> bool {
     parts.method == Method::OPTIONS

@@ -12,6 +12,7 @@
 mod access;
 mod client;
 mod cors;
+mod peers;
 mod io;
 mod tls;
 
@@ -23,8 +24,9 @@ use crate::config::Live;
 use crate::inbound::{Door, FrontError, Inbound, host_of};
 use crate::names::RequestId;
 use crate::openai;
+use crate::registry::Version;
 use crate::respond::{Done, Refused, ResponseBody, code_of, raw, refuse, refuse_openai, stamp};
-use crate::route::public_origins;
+use crate::route::{self, Origins};
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response};
@@ -80,6 +82,7 @@ impl Front {
     pub async fn serve(self: Arc<Self>, listener: TcpListener, door: Door, stop: CancellationToken, drain: Duration) {
         let connections = TaskTracker::new();
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let by_address = peers::Peers::default();
         loop {
             // A connection over the limit waits in the kernel's queue until another ends.
             let place = tokio::select! {
@@ -92,10 +95,14 @@ impl Front {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let (front, stop) = (Arc::clone(&self), stop.clone());
+                    let (front, stop, file) = (Arc::clone(&self), stop.clone(), self.live.load());
+                    let trusted = file.trusted_proxies.iter().any(|range| range.contains(&peer.ip().to_canonical()));
+                    let most = if trusted { u64::MAX } else { file.edge.connections_per_address };
+                    // One that has too many is hung up on: it must not hold the places of all others.
+                    let Some(counted) = by_address.enter(peer.ip().to_canonical(), most) else { continue };
                     connections.spawn(async move {
                         front.accepted(stream, peer, door, stop).await;
-                        drop(place);
+                        drop((counted, place));
                     });
                 }
                 Err(error) => {
@@ -189,7 +196,7 @@ impl Front {
         let inbound = Inbound { id, arrived, client, https, door, served, parts, body, collected: None };
         let origin = self.origin(&inbound);
         let mut refusal = None;
-        let mut response = match self.handle(inbound, origin.as_ref()).await {
+        let mut response = match self.handle(inbound, origin.as_ref().and_then(cors::Origin::asks)).await {
             Ok(mut response) => {
                 stamp(&mut response, id);
                 response
@@ -200,7 +207,7 @@ impl Front {
                 if for_openai { refuse_openai(&refused, id) } else { refuse(&refused, id) }
             }
         };
-        if let Some(origin) = &origin {
+        if let Some(origin) = origin.as_ref().and_then(|origin| origin.reads(refusal.is_some())) {
             cors::mark(response.headers_mut(), origin);
         }
         if let Some((log, method, served)) = watched {
@@ -211,14 +218,17 @@ impl Front {
         Ok(response)
     }
 
-    /// The origin that a request comes from, if the function that it is for lets it in.
-    fn origin(&self, inbound: &Inbound) -> Option<HeaderValue> {
-        if !inbound.parts.headers.contains_key(http::header::ORIGIN) {
-            return None;
-        }
+    /// The origin that a request comes from, and what the function that it is for says of it.
+    fn origin(&self, inbound: &Inbound) -> Option<cors::Origin> {
+        let asking = inbound.parts.headers.get(http::header::ORIGIN)?;
         let snapshot = self.next.snapshot();
-        let version = public_origins(inbound, &snapshot, &self.live.load())?;
-        cors::allowed(&inbound.parts.headers, &version.manifest().http.cors_origins).cloned()
+        let listed =
+            |version: &Version| cors::allowed(&inbound.parts.headers, &version.manifest().http.cors_origins).is_some();
+        let (listed, hidden) = match route::origins(inbound, &snapshot, &self.live.load())? {
+            Origins::Public(version) => (listed(&version), false),
+            Origins::Hidden(version) => (version.is_some_and(|version| listed(&version)), true),
+        };
+        Some(cors::Origin { asking: asking.clone(), listed, hidden })
     }
 
     async fn handle(

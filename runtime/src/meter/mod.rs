@@ -312,11 +312,22 @@ impl Tab {
             receipt.guest_us = work.guest_ns / 1000;
             receipt.gpu_wait_us = work.waited_ns / 1000;
             receipt.io_us = work.io_ns / 1000;
-            receipt.gpu_ns = work.gpu_ns;
+            // Beside what an earlier worker of this request has used.
+            receipt.gpu_ns += work.gpu_ns;
             receipt.slices = work.slices;
             receipt.gpu_memory_peak_bytes = work.gpu_memory_peak;
             receipt.gpu_clock = if work.gpu_wall_clock { GpuClock::Wall } else { GpuClock::Gpu };
         });
+    }
+
+    /// Adds GPU time whose report is lost.
+    pub fn lost(&mut self, gpu_ns: u64) {
+        self.note(|receipt| receipt.gpu_ns += gpu_ns);
+    }
+
+    /// When the request was admitted.
+    pub fn began(&self) -> Option<Instant> {
+        self.open.as_ref().map(|open| open.opened)
     }
 
     /// The `server-timing` header (W3C Server Timing) for what is known so far, in milliseconds.

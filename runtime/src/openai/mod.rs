@@ -26,7 +26,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Body;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The longest body, whatever a function's own limit is.
 const BODY_BYTES_MAX: u64 = 16 << 20;
@@ -117,6 +117,18 @@ pub async fn read(
     Ok(Called { tenant, model, listed_only, stream })
 }
 
+/// A body, and what it counts for.
+struct Held {
+    bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 async fn collect(inbound: &mut Inbound, bodies: &Bodies) -> Result<Bytes, Refused> {
     let limit = BODY_BYTES_MAX;
     let announced = inbound.body.size_hint().exact().unwrap_or(BODY_BYTES_MAX);
@@ -124,12 +136,13 @@ async fn collect(inbound: &mut Inbound, bodies: &Bodies) -> Result<Bytes, Refuse
         return Err(FrontError::BodyTooLarge { limit }.into());
     }
     let units = u32::try_from(announced.div_ceil(UNIT).max(1)).unwrap_or(u32::MAX);
-    let room = bodies.0.try_acquire_many(units).map_err(|_| FrontError::BodiesFull { limit: BODIES_BYTES_MAX })?;
+    let room = Arc::clone(&bodies.0).try_acquire_many_owned(units);
+    let room = room.map_err(|_| FrontError::BodiesFull { limit: BODIES_BYTES_MAX })?;
     let limited = Limited::new(&mut inbound.body, usize::try_from(limit).unwrap_or(usize::MAX));
     let read = tokio::time::timeout(BODY_IDLE_MAX, limited.collect()).await;
-    drop(room);
     match read {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        // It counts until it has been sent on, however long it waits for that.
+        Ok(Ok(collected)) => Ok(Bytes::from_owner(Held { bytes: collected.to_bytes(), _room: room })),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
             Err(FrontError::BodyTooLarge { limit }.into())
         }

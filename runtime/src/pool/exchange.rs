@@ -122,6 +122,8 @@ impl Pool {
                 Err(Unanswered::Ended(ended)) => ended,
             };
             let why = self.note_kill(&version, ended.seated.worker()).await;
+            let mut ended = ended;
+            relay::lost(&mut ended.admitted.tab, ended.seated.worker());
             let affected = sent_out.is_some_and(|tally| tally.has_called());
             let never = ended.hung || affected || ended.seated.worker().overstayed();
             let next = if never { None } else { again.take(ended.unsent) };

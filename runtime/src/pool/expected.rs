@@ -96,8 +96,9 @@ impl Drop for Leaving {
                 Some(work) => Some(work),
                 None => expected.wait(CUT_MAX).await,
             };
-            if let Some(work) = work {
-                relay::apply(&mut admitted.tab, work, seated.worker(), claim_us);
+            match work {
+                Some(work) => relay::apply(&mut admitted.tab, work, seated.worker(), claim_us),
+                None => relay::lost(&mut admitted.tab, seated.worker()),
             }
             admitted.tab.note(|receipt| {
                 receipt.error = Some("client_closed".into());

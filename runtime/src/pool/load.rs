@@ -181,6 +181,7 @@ fn bundle(version: &Version, secrets: BTreeMap<String, String>) -> std::io::Resu
             log_bytes: limits.log_kib << 10,
             stream_idle_ms: limits.stream_idle_ms,
             stream_ms: limits.stream_timeout_ms,
+            timeout_ms: limits.timeout_ms,
             instance_reuse: version.manifest().scale.instance_reuse,
         },
     };

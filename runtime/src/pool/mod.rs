@@ -316,12 +316,11 @@ impl Pool {
     fn no_capacity(&self, version: &Version, waited: Duration) -> PoolError {
         let classes = &version.manifest().gpu.class;
         let places: Vec<Place> = self.candidates(version).concat();
-        let most: usize = self.places.iter().filter(|at| places.contains(&at.place)).map(|at| at.workers_max).sum();
         let ms = waited.as_millis();
         PoolError::NoCapacity(match gpus::candidates(&self.places, classes).is_empty() {
             true => format!("there is no gpu of class {}", classes.join(" or ")),
             false if places.is_empty() => format!("no gpu of class {} works, after {ms} ms", classes.join(" or ")),
-            false => format!("all {most} workers were busy for {ms} ms"),
+            false => format!("no worker was free within {ms} ms"),
         })
     }
 

@@ -116,8 +116,9 @@ impl Open {
             let late = if self.was_cut { CUT_MAX } else { self.late };
             let Self { mut admitted, seated, claim_us, .. } = Self { source: WorkSource::Known, ..self };
             tokio::spawn(async move {
-                if let Some(work) = expected.wait(late).await {
-                    apply(&mut admitted.tab, work, seated.worker(), claim_us);
+                match expected.wait(late).await {
+                    Some(work) => apply(&mut admitted.tab, work, seated.worker(), claim_us),
+                    None => lost(&mut admitted.tab, seated.worker()),
                 }
                 drop(seated);
             });
@@ -156,8 +157,9 @@ impl Relay {
                 match expected.poll(context) {
                     Poll::Ready(work) => {
                         open.source = WorkSource::Known;
-                        if let Some(work) = work {
-                            apply(&mut open.admitted.tab, work, open.seated.worker(), open.claim_us);
+                        match work {
+                            Some(work) => apply(&mut open.admitted.tab, work, open.seated.worker(), open.claim_us),
+                            None => lost(&mut open.admitted.tab, open.seated.worker()),
                         }
                     }
                     Poll::Pending => {
@@ -199,6 +201,15 @@ impl Relay {
 
     fn is_open(&self) -> bool {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+}
+
+/// Puts on the tab what a worker's receipt would have said of the GPU, where it will not come: the worker has ended.
+pub(crate) fn lost(tab: &mut Tab, worker: &Worker) {
+    if worker.dead().is_cancelled()
+        && let Some(began) = tab.began()
+    {
+        tab.lost(worker.lost(began));
     }
 }
 

@@ -39,11 +39,7 @@ impl Pool {
         let Some((function, gpu)) = kept.zip(served.and_then(|served| served.gpu.as_ref())) else { return };
         let (class, price) = self.price(worker);
         let span_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        let mut assets = std::collections::BTreeMap::new();
-        for kept in owner.functions.values().filter(|function| function.current.manifest().scale.min > 0) {
-            assets.extend(kept.current.record.assets.values().map(|asset| (asset.digest.clone(), asset.size)));
-        }
-        let bytes = gpu.context_bytes + assets.values().sum::<u64>();
+        let bytes = owner.kept_bytes(None, gpu.context_bytes);
         let micro_units = price.of_memory(u128::from(bytes) * u128::from(span_ms) / 1000);
         let time = jiff::Timestamp::now();
         owner.account.add(time, 0, 0, micro_units);

@@ -236,6 +236,13 @@ impl Worker {
         }
     }
 
+    /// GPU time of a request that began then and whose report is lost: what the worker has held the GPU for and nobody has
+    /// paid, as far as the request can have caused it.
+    pub(crate) fn lost(&self, since: Instant) -> u64 {
+        let billed = self.membership.get().map(|membership| membership.bill(since.elapsed()));
+        billed.map_or(0, |billed| u64::try_from(billed.as_nanos()).unwrap_or(u64::MAX))
+    }
+
     /// Becomes cancelled when the process has ended.
     pub fn dead(&self) -> &CancellationToken {
         &self.dead

@@ -397,6 +397,13 @@ fn check_tags(tags: Option<&BTreeMap<String, Arc<Version>>>, tag: &str) -> Resul
     Ok(())
 }
 
+impl Tenant {
+    /// Whether a version may be deployed.
+    pub fn check_deploy(&self, name: &FunctionName, record: &VersionRecord, how: &Deploy) -> Result<(), RegistryError> {
+        check_deploy(self, name, record, how)
+    }
+}
+
 fn check_deploy(slot: &Tenant, name: &FunctionName, record: &VersionRecord, how: &Deploy) -> Result<(), RegistryError> {
     let function = slot.functions.get(name);
     if function.is_none() {

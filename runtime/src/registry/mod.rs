@@ -9,10 +9,12 @@
 mod assets;
 mod function;
 mod functions;
+mod keys;
 mod tenants;
 
 pub use function::{Deploy, Function, Version};
-pub use tenants::NewKey;
+pub use keys::Keys;
+pub use tenants::{NewKey, least};
 
 use crate::admit::account::Account;
 use crate::auth::Key;
@@ -20,7 +22,7 @@ use crate::hop::BundleKernel;
 use crate::limits::TenantLimits;
 use crate::meter::usage::Sums;
 use crate::names::{AssetName, FunctionName, TenantName};
-use crate::store::records::{AssetRecord, QuarantineRecord, SecretRecord, TenantRecord};
+use crate::store::records::{AssetRecord, PinnedAsset, QuarantineRecord, SecretRecord, TenantRecord};
 use crate::store::{Change, Contents, Store, StoreError};
 use arc_swap::ArcSwap;
 use gannet_host_gpu::kernel::source_hash;
@@ -61,6 +63,11 @@ impl Tenant {
         }
     }
 
+    /// What is left of one that was deleted.
+    pub fn gone() -> Self {
+        Self::new(TenantRecord::new(jiff::Timestamp::UNIX_EPOCH), &TenantLimits::default())
+    }
+
     fn stored(&self) -> TenantRecord {
         TenantRecord { quarantine: self.quarantine.to_vec(), ..self.record.clone() }
     }
@@ -68,13 +75,34 @@ impl Tenant {
     /// Whether it may keep GPU memory while nobody calls.
     pub fn may_keep(&self, now: jiff::Timestamp) -> bool {
         let spent = self.account.spent(now).micro_units;
-        self.limits.resident_gpu_mib > 0 && spent < self.limits.spend_micro_units_per_month
+        let kept = self.kept_bytes(None, 0).div_ceil(1 << 20);
+        self.limits.resident_gpu_mib > 0
+            && kept <= self.limits.resident_gpu_mib
+            && spent < self.limits.spend_micro_units_per_month
     }
 
     /// Whether a kernel is quarantined.
     pub fn is_quarantined(&self, kernel: &BundleKernel) -> bool {
         let source = source_hash(&kernel.wgsl, &kernel.entry);
         self.quarantine.iter().any(|record| record.source == source)
+    }
+
+    /// Bytes that its functions with `scale.min` keep on a GPU, and those of one more or another in its place, each asset once,
+    /// beside what `context` a worker takes in each place that they are in.
+    pub fn kept_bytes(&self, other: Option<(&FunctionName, &BTreeMap<String, PinnedAsset>)>, context: u64) -> u64 {
+        let current = self.functions.values().map(|function| &function.current);
+        let kept = current.filter(|version| version.manifest().scale.min > 0);
+        let kept = kept.filter(|version| other.is_none_or(|(name, _)| *name != version.function));
+        let mut assets: HashMap<&str, u64> = HashMap::new();
+        let mut any = other.is_some();
+        for version in kept {
+            any = true;
+            assets.extend(version.record.assets.values().map(|asset| (asset.digest.as_str(), asset.size)));
+        }
+        if let Some((_, more)) = other {
+            assets.extend(more.values().map(|asset| (asset.digest.as_str(), asset.size)));
+        }
+        if any { context + assets.values().sum::<u64>() } else { 0 }
     }
 
     /// Whether any version of its functions is made of a component, or runs what was built of it under this name.
@@ -89,8 +117,8 @@ impl Tenant {
 pub struct Snapshot {
     /// The hash of the operator's key.
     pub operator: [u8; 32],
-    /// All keys, by hash.
-    pub keys: HashMap<[u8; 32], Arc<Key>>,
+    /// All keys.
+    pub keys: Keys,
     /// All tenants.
     pub tenants: BTreeMap<TenantName, Arc<Tenant>>,
     /// Names that may not be given again.
@@ -103,9 +131,14 @@ impl Snapshot {
         self.tenants.get(tenant)?.functions.get(function)
     }
 
+    /// Whether there was a tenant of this name, which is deleted. What it used and did is still to be had.
+    pub fn is_gone(&self, tenant: &TenantName) -> bool {
+        self.gone.contains(tenant)
+    }
+
     /// A tenant's keys.
     pub fn keys_of<'a>(&'a self, tenant: &'a TenantName) -> impl Iterator<Item = &'a Arc<Key>> {
-        self.keys.values().filter(move |key| key.record.tenant == *tenant)
+        self.keys.of(tenant)
     }
 }
 
@@ -173,14 +206,14 @@ impl Registry {
                 Arc::make_mut(&mut tenant.assets).insert(name, record);
             }
         }
+        let mut keys = Keys::default();
+        for (hash, record) in contents.keys {
+            keys.insert(Arc::new(Key::new(hash, record)));
+        }
         let registry = Self {
             snapshot: ArcSwap::from_pointee(Snapshot {
                 operator,
-                keys: contents
-                    .keys
-                    .into_iter()
-                    .map(|(hash, record)| (hash, Arc::new(Key::new(hash, record))))
-                    .collect(),
+                keys,
                 tenants: BTreeMap::new(),
                 gone: Arc::new(contents.gone.into_keys().collect()),
             }),

@@ -43,12 +43,20 @@ fn add_key(next: &mut Snapshot, tenant: &TenantName, new: NewKey, change: Change
     let hash = new.hash;
     let record = new.record(tenant);
     let change = change.key(&hash, &record)?;
-    next.keys.insert(hash, Arc::new(Key::new(hash, record.clone())));
+    next.keys.insert(Arc::new(Key::new(hash, record.clone())));
     Ok((change, record))
 }
 
 fn find_key(next: &Snapshot, tenant: &TenantName, id: &str) -> Result<Arc<Key>, RegistryError> {
     next.keys_of(tenant).find(|key| key.record.id == id).cloned().ok_or(RegistryError::NotFound)
+}
+
+/// The smaller of two bounds, of which each may be absent.
+pub fn least<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
 }
 
 impl Registry {
@@ -110,7 +118,10 @@ impl Registry {
         let tenant = name.clone();
         self.change_tenant(name, move |registry, slot| {
             let choice = slot.record.limits.patched(&patch).map_err(RegistryError::Invalid)?;
-            choice.check().map_err(|error| RegistryError::Invalid(error.to_string()))?;
+            let wrong: Vec<String> = choice.check().iter().map(ToString::to_string).collect();
+            if !wrong.is_empty() {
+                return Err(RegistryError::Invalid(wrong.join("; ")));
+            }
             slot.limits = Arc::new(choice.over(&registry.defaults.load()));
             slot.record.limits = choice;
             registry.relimit(&tenant, slot);
@@ -192,6 +203,7 @@ impl Registry {
         id: &str,
         hash: [u8; 32],
         overlap: jiff::SignedDuration,
+        (last, fastest): (Option<jiff::Timestamp>, Option<u64>),
     ) -> Result<KeyRecord, RegistryError> {
         let (tenant, id) = (tenant.clone(), id.to_owned());
         self.change(move |_, next| {
@@ -202,10 +214,12 @@ impl Registry {
             }
             let ends = jiff::Timestamp::now().checked_add(overlap).unwrap_or(jiff::Timestamp::MAX);
             let ends = old.record.expires.map_or(ends, |expires| expires.min(ends));
-            let ending = KeyRecord { expires: Some(ends), ..old.record.clone() };
+            let used_s = old.used_s.load(Ordering::Relaxed);
+            let ending = KeyRecord { expires: Some(ends), used_s, ..old.record.clone() };
             let change = Change::new().key(&old.hash, &ending)?;
-            next.keys.insert(old.hash, Arc::new(Key::new(old.hash, ending)));
+            next.keys.insert(Arc::new(old.with(ending)));
             let KeyRecord { scopes, function, expires, requests_per_s, .. } = old.record.clone();
+            let (expires, requests_per_s) = (least(expires, last), least(requests_per_s, fastest));
             add_key(next, &tenant, NewKey { hash, scopes, function, expires, requests_per_s }, change)
         })
         .await

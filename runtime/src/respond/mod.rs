@@ -176,7 +176,7 @@ fn admit(error: &AdmitError) -> Answer {
         AdmitError::WaitedTooLong { .. } => {
             answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Caller).retry_after(1)
         }
-        AdmitError::NodeFull { .. } => answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Platform).retry_after(1),
+        AdmitError::NodeFull => answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Platform).retry_after(1),
         AdmitError::LedgerBehind(_) => {
             answer(StatusCode::SERVICE_UNAVAILABLE, "ledger_unavailable", Platform).retry_after(5)
         }
@@ -246,7 +246,7 @@ fn control(error: &ControlError) -> Answer {
         ControlError::Unservable(_) => answer(StatusCode::UNPROCESSABLE_ENTITY, "gpu_class_unavailable", Caller)
             .hint("name a class that `gannet gpu list` shows, or \"any\"")
             .repeats(),
-        ControlError::Busy => answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Platform).retry_after(2),
+        ControlError::Busy(_) => answer(StatusCode::SERVICE_UNAVAILABLE, "no_capacity", Platform).retry_after(2),
         ControlError::StorageFull => answer(StatusCode::INSUFFICIENT_STORAGE, "storage_full", Platform),
         ControlError::Internal(_) => answer(StatusCode::INTERNAL_SERVER_ERROR, "internal", Platform),
     }

@@ -19,6 +19,9 @@ fn key(whose: &str, request: RequestId) -> Vec<u8> {
     key
 }
 
+/// Entries that are removed in one change.
+pub const FORGOTTEN_AT_ONCE: usize = 10_000;
+
 impl Store {
     /// Writes an entry. When this answers `Ok`, it is on disk.
     pub async fn audit(&self, whose: &str, request: RequestId, record: &AuditRecord) -> Result<(), StoreError> {
@@ -38,7 +41,7 @@ impl Store {
         entries.map(|entry| entry.map_err(StoreError::from).and_then(|(key, value)| parse(&key, &value))).collect()
     }
 
-    /// Removes entries of before a time. Blocks.
+    /// Removes entries of before a time, as many as fit into one change, and answers how many. Blocks.
     pub fn forget_audit(&self, before: jiff::Timestamp) -> Result<usize, StoreError> {
         let mut change = Change::new();
         let mut count = 0;
@@ -48,7 +51,7 @@ impl Store {
                 change.0.remove(key.to_vec());
                 count += 1;
             }
-            if count >= 10_000 {
+            if count >= FORGOTTEN_AT_ONCE {
                 break;
             }
         }

@@ -207,6 +207,9 @@ pub struct AuditRecord {
     pub action: String,
     /// On what: the path.
     pub path: String,
+    /// And what beyond that: the name or id that was made, the values that were set; never a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
     /// How it was answered; none while it is under way, or if the server ended in that moment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,

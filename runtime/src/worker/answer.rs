@@ -128,7 +128,9 @@ pub(crate) async fn first(
             drop(guest);
             context.tally.drain().await;
             let work = context.settle(None);
-            return fault(work, FaultCode::DeadlineExceeded, "the function did not answer before its deadline");
+            let limit = context.limits.timeout_ms;
+            let told = format!("the function did not answer within limits.timeout_ms = {limit}, all waiting included");
+            return fault(work, FaultCode::DeadlineExceeded, &told);
         }
     };
     match (answered, ended) {
@@ -235,15 +237,15 @@ async fn finish(mut context: Context, guest: Running) {
     let limit = Duration::from_millis(context.limits.stream_ms);
     let fault = match tokio::time::timeout(limit, guest).await {
         Ok(ended) => ended.err(),
-        Err(_) => Some(overtime("ran on after its answer", context.limits.stream_ms)),
+        Err(_) => Some(overtime("ran on after its answer", "stream_timeout_ms", context.limits.stream_ms)),
     };
     context.tally.drain().await;
     let work = context.settle(fault);
     send(&context.shared, context.request, work).await;
 }
 
-fn overtime(what: &str, limit_ms: u64) -> Fault {
-    Fault { code: FaultCode::DeadlineExceeded, detail: format!("the function {what}; the limit is {limit_ms} ms") }
+fn overtime(what: &str, name: &str, limit_ms: u64) -> Fault {
+    Fault { code: FaultCode::DeadlineExceeded, detail: format!("the function {what}: limits.{name} = {limit_ms}") }
 }
 
 async fn send(shared: &Shared, request: RequestId, work: Work) {
@@ -330,9 +332,13 @@ impl Streamed {
         }
         let limits = self.context.as_ref().map(|context| &context.limits);
         let late = if self.idle.as_mut().poll(task).is_ready() {
-            Some(overtime("sent nothing for too long", limits.map_or(0, |limits| limits.stream_idle_ms)))
+            Some(overtime(
+                "sent nothing for too long",
+                "stream_idle_ms",
+                limits.map_or(0, |limits| limits.stream_idle_ms),
+            ))
         } else if self.total.as_mut().poll(task).is_ready() {
-            Some(overtime("streamed for too long", limits.map_or(0, |limits| limits.stream_ms)))
+            Some(overtime("streamed for too long", "stream_timeout_ms", limits.map_or(0, |limits| limits.stream_ms)))
         } else {
             None
         };

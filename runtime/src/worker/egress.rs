@@ -132,7 +132,10 @@ impl Calls {
         let refusal = value.to_str().ok().and_then(|text| serde_json::from_str(text).ok());
         let error = match refusal {
             Some(Refusal::NotListed) => return self.denied(target),
-            Some(Refusal::Limit) => Error::ConnectionLimitReached,
+            Some(Refusal::Limit { name, limit }) => {
+                self.log.lines(LogStream::Stderr, &format!("a request to {target} was refused: {name} = {limit}"));
+                return Error::ConnectionLimitReached;
+            }
             Some(Refusal::Dns) => Error::DnsError { rcode: None, info_code: None },
             Some(Refusal::Prohibited) => Error::DestinationIpProhibited,
             Some(Refusal::Unreachable) => Error::ConnectionRefused,

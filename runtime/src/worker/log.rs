@@ -92,7 +92,8 @@ impl RequestLog {
         }
     }
 
-    fn mask(&self, mut text: String) -> String {
+    /// The text without secrets.
+    pub(crate) fn mask(&self, mut text: String) -> String {
         for secret in self.secrets.iter() {
             if text.contains(secret.as_str()) {
                 text = text.replace(secret.as_str(), MASK);
@@ -109,7 +110,7 @@ impl RequestLog {
         let text = if before + line.len() as u64 > self.bytes_max {
             // Later lines see a count past the limit and are dropped above.
             self.written.fetch_max(self.bytes_max + 1, Ordering::Relaxed);
-            format!("log cut: the limit of a request is {} bytes", self.bytes_max)
+            format!("log cut: limits.log_kib = {}", self.bytes_max >> 10)
         } else {
             self.mask(String::from_utf8_lossy(line).into_owned())
         };

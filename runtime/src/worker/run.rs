@@ -245,18 +245,23 @@ struct CpuSpent {
 
 fn classify(error: &wasmtime::Error, guest: &Guest, loaded: &Loaded) -> Fault {
     if error.downcast_ref::<CpuSpent>().is_some() {
-        let detail = format!("the function used its {} ms of cpu time", loaded.limits.cpu_ms);
+        let detail = format!("the function used its cpu time: limits.cpu_ms = {}", loaded.limits.cpu_ms);
         return Fault { code: FaultCode::DeadlineExceeded, detail };
     }
     if guest.memory.refused {
-        let detail = format!("the function reached its memory limit of {} bytes", guest.memory.limit());
+        let detail =
+            format!("the function reached its memory limit: limits.memory_mib = {}", guest.memory.limit() >> 20);
         return Fault { code: FaultCode::MemoryLimit, detail };
     }
     if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
         let detail = format!("the function exited with status {} instead of answering", exit.0);
         return Fault { code: FaultCode::FunctionTrapped, detail };
     }
+    // It may hold what the guest said, and that goes into answers and receipts.
     let mut detail = error.root_cause().to_string();
+    if let Some(log) = guest.log() {
+        detail = log.mask(detail);
+    }
     if let Some((cut, _)) = detail.char_indices().nth(DETAIL_BYTES_MAX) {
         detail.truncate(cut);
     }

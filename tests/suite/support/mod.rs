@@ -211,7 +211,8 @@ impl Server {
 
     /// A number from `/metrics`.
     pub fn metric(&self, name: &str) -> u64 {
-        let answer = self.send_bare("GET", "/metrics", &[], b"");
+        let key = std::fs::read_to_string(self.data.join("operator.key")).unwrap_or_default();
+        let answer = self.send_bare("GET", "/metrics", &[("x-gannet-key", key.trim())], b"");
         let text = answer.text();
         let line =
             text.lines().find(|line| line.starts_with(&format!("gannet_{name} "))).unwrap_or_else(|| panic!("{text}"));
