@@ -105,12 +105,15 @@ fn settings_above_the_tenants_limits_are_refused_and_lowered_limits_hold_for_wha
     assert_eq!(server.put(&acme, "hello", "two", "[limits]\nmemory_mib = 64\n", "").status, 201);
     let third = server.put(&acme, "hello", "three", "[limits]\nmemory_mib = 64\n", "");
     third.is_problem(429, "tenant_limit", "functions = 2; in use: 2");
-    server.call_as(&acme, "/f/acme/faulty/memory", b"").is_problem(502, "function_trapped", "67108864");
+    server.call_as(&acme, "/f/acme/faulty/memory", b"").is_problem(502, "function_trapped", "limits.memory_mib = 64");
     set(&server, "acme", &json!({ "memory_mib": 32 }));
-    server.call_as(&acme, "/f/acme/faulty/memory", b"").is_problem(502, "function_trapped", "33554432");
+    server.call_as(&acme, "/f/acme/faulty/memory", b"").is_problem(502, "function_trapped", "limits.memory_mib = 32");
     let bad = server.control(&server.operator(), "PATCH", "tenants/acme/limits", &json!({ "memory": 1 }));
     bad.is_problem(400, "invalid", "the nearest known one is \"memory_mib\"");
-    let bad = server.control(&server.operator(), "PATCH", "tenants/acme/limits", &json!({ "gpu_weight": 0 }));
+    let bad =
+        server.control(&server.operator(), "PATCH", "tenants/acme/limits", &json!({ "gpu_weight": 0, "keys": 0 }));
+    // All of them at once.
+    bad.is_problem(400, "invalid", "keys = 0; it may be 1 to");
     bad.is_problem(400, "invalid", "gpu_weight = 0; it may be 1 to 1000");
 }
 
@@ -162,4 +165,27 @@ fn a_client_that_leaves_at_once_gives_everything_back_and_pays_for_what_was_done
         used == 0 && requests() >= 1
     });
     assert_eq!(server.call_as(&acme, "/f/acme/hello", b"").status, 200);
+}
+
+#[test]
+fn memory_kept_by_min_is_limited_for_a_tenant_as_a_whole() {
+    let server = server("spares = 0");
+    let acme = server.tenant("acme", &json!({ "resident_gpu_mib": 100_000 }));
+    let manifest = |asset: &str| format!("[scale]\nmin = 1\n[assets]\ntable = {asset:?}\n");
+    for (name, byte) in [("one", 1), ("two", 2)] {
+        let path = format!("/api/v1/assets/{name}");
+        let put = server.send_bare("PUT", &path, &[("x-gannet-key", &acme)], &vec![byte; 8 << 20]);
+        assert_eq!(put.status, 201, "{}", put.text());
+    }
+    assert_eq!(server.put(&acme, "lookup", "one", &manifest("one"), "").status, 201);
+    let two = server.put(&acme, "lookup", "two", &manifest("two"), "?dry_run=true");
+    assert_eq!(two.status, 200, "{}", two.text());
+    // What the first keeps is known from the refusal of a limit that it alone would keep.
+    set(&server, "acme", &json!({ "resident_gpu_mib": 1 }));
+    let told = server.put(&acme, "lookup", "one", &manifest("two"), "").json()["detail"].as_str().unwrap().to_owned();
+    let alone: u64 = told.split("= ").nth(1).unwrap().split(';').next().unwrap().parse().unwrap();
+    set(&server, "acme", &json!({ "resident_gpu_mib": alone + 7 }));
+    let both = server.put(&acme, "lookup", "two", &manifest("two"), "");
+    both.is_problem(422, "limit_above_tenants", &format!("resident_gpu_mib = {}", alone + 8));
+    assert_eq!(server.put(&acme, "lookup", "two", &manifest("one"), "").status, 201, "an asset is kept once");
 }

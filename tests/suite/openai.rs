@@ -84,7 +84,7 @@ fn a_stream_that_must_wait_is_kept_alive_and_its_error_is_an_event() {
         let (comment, event) = text.split_once("\n\n").unwrap();
         assert!(comment.starts_with(':'), "{text}");
         let error: Value = serde_json::from_str(event.trim().strip_prefix("data: ").unwrap()).unwrap();
-        assert!(error["error"]["message"].as_str().unwrap().contains("within 2500 ms"), "{error}");
+        assert!(error["error"]["message"].as_str().unwrap().contains("limits.queue_ms = 2500"), "{error}");
         assert_eq!(first.join().unwrap().status, 200);
     });
 }

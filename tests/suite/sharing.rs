@@ -131,6 +131,29 @@ fn a_holder_that_dies_costs_its_neighbour_nothing_and_its_own_request_is_repeate
 }
 
 #[test]
+fn a_request_whose_report_is_lost_pays_for_the_time_that_its_worker_held_the_gpu() {
+    let shared = Shared::start(["measure", "blur"], "spares = 0\n");
+    assert_eq!(shared.call(0, "GET", "/small?rounds=1", b"").status, 200);
+    let [worker] = shared.server.children("__worker")[..] else { panic!("one worker") };
+    std::thread::scope(|scope| {
+        let hog = scope.spawn(|| shared.call(0, "POST", "/matmul?rounds=1", b"x"));
+        let before = ticks(worker);
+        until("it computes", || ticks(worker) > before + 100);
+        kill_process(Pid::from_raw(worker).unwrap(), Signal::KILL).unwrap();
+        let answer = hog.join().unwrap();
+        assert_eq!(answer.status, 502, "{}", answer.text());
+        let mut receipt = shared.receipt(0, &answer);
+        until("it is billed", || {
+            receipt = shared.receipt(0, &answer);
+            receipt["billed"] == true
+        });
+        let (gpu_ms, wall_ms) = (receipt["gpu_ms"].as_u64().unwrap(), receipt["wall_us"].as_u64().unwrap() / 1000);
+        assert!(gpu_ms > 100 && gpu_ms <= wall_ms + 1, "{receipt}");
+        assert!(receipt["cost_micro_units"].as_u64().unwrap() > 0 && receipt["fault"] != "platform", "{receipt}");
+    });
+}
+
+#[test]
 fn kills_that_repeat_are_backed_off_and_a_new_deploy_is_tried_at_once() {
     let shared = Shared::start(["faulty", "blur"], "spares = 1\n");
     for round in 1..=3 {

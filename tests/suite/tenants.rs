@@ -62,6 +62,17 @@ fn keys_have_scopes_a_function_and_an_end() {
     let id = rotated.json()["id"].as_str().unwrap().to_owned();
     assert_eq!(server.control(&full, "DELETE", &format!("tenants/acme/keys/{id}"), &Value::Null).status, 200);
     server.call_as(&next, "/f/acme/hello", b"").is_problem(401, "unauthorized", "not valid");
+    // None outlives the key that made it, or that rotates it.
+    let ending = key(json!({ "expires_in_s": 600, "requests_per_s": 7 })).1;
+    let (lasting_id, _) = key(json!({ "scopes": ["read"] }));
+    let rotated = server.control(&ending, "POST", &format!("tenants/acme/keys/{lasting_id}/rotate"), &json!({})).json();
+    let made = server.control(&ending, "POST", "tenants/acme/keys", &json!({ "scopes": ["read"] })).json();
+    let listed = server.control(&full, "GET", "tenants/acme/keys", &Value::Null).json();
+    let of = |id: &Value| listed["keys"].as_array().unwrap().iter().find(|key| key["id"] == *id).unwrap().clone();
+    for id in [&rotated["id"], &made["id"]] {
+        assert!(of(id)["expires"].is_string() && of(id)["requests_per_s"] == 7, "{}", of(id));
+    }
+
     let admin = key(json!({ "scopes": ["admin"] })).1;
     server.control(&admin, "POST", "tenants/acme/keys", &json!({})).is_problem(403, "forbidden", "that is to be made");
 }
@@ -90,6 +101,10 @@ fn a_tenant_never_learns_that_another_exists() {
     }
     assert_eq!(said(&server.call_as(&zoo, "/f/acme/hello", b"")), said(&server.call_as(&zoo, "/f/nobody/hello", b"")));
     assert_eq!(server.put(&zoo, "hello", "hello", "", "").json()["version"], 1, "versions count for each by itself");
+    // Sums of all tenants are the operator's.
+    let metrics = |key: &str| server.send_bare("GET", "/metrics", &[("x-gannet-key", key)], b"").status;
+    assert_eq!((metrics(&server.operator()), metrics(&zoo)), (200, 404));
+    assert_eq!(server.send_bare("GET", "/metrics", &[], b"").status, 401);
     // What it says itself of a tenant is of no account.
     let headers = [("x-gannet-key", zoo.as_str()), ("x-gannet-tenant", "acme")];
     let listed = server.send_bare("GET", "/api/v1/whoami", &headers, b"").json();
@@ -134,6 +149,14 @@ fn a_deleted_tenant_is_gone_and_its_name_is_not_given_again() {
     assert!(!server.data.join("components/acme").exists());
     let again = server.control(&operator, "POST", "tenants", &json!({ "name": "acme" }));
     again.is_problem(409, "conflict", "bills go by it");
+    // What it used and did is kept, for the operator.
+    let as_acme = |path: &str| {
+        let headers = [("x-gannet-key", operator.as_str()), ("x-gannet-tenant", "acme")];
+        server.send_bare("GET", &format!("/api/v1/{path}"), &headers, b"")
+    };
+    until("its line is counted", || as_acme("usage").json()["total"]["requests"] == 1);
+    assert!(as_acme("audit").text().contains("deployFunction"));
+    assert_eq!(as_acme("functions").status, 404);
 }
 
 #[test]
@@ -170,6 +193,12 @@ fn what_is_done_stands_in_the_audit_log() {
         (own["entries"][0]["action"].as_str(), own["entries"][0]["path"].as_str()),
         (Some("createTenant"), Some("/api/v1/tenants"))
     );
+    // What it was about, and never the key itself.
+    assert!(own["entries"][0]["subject"].as_str().unwrap().starts_with("tenant acme, key "), "{own}");
+    assert!(!own.to_string().contains("gnt_"));
+    server.control(&operator, "PATCH", "tenants/acme/limits", &json!({ "functions": 7 }));
+    let own = server.control(&operator, "GET", "audit?limit=1", &Value::Null).json();
+    assert_eq!(own["entries"][0]["subject"], "{\"functions\":7}");
     server.control(&acme, "GET", "audit?since=1", &Value::Null).is_problem(400, "invalid", "unknown argument");
 }
 

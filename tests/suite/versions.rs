@@ -138,6 +138,10 @@ fn a_dry_run_and_a_refused_deploy_leave_nothing_behind() {
     let server = server();
     let compiled = || std::fs::read_dir(server.data.join("compiled/dev")).map_or(0, Iterator::count);
     assert_eq!(server.put(KEY, "hello", "f", "", "?dry_run=true").status, 200);
+    // What would be refused is refused in a dry run.
+    let missing = server.put(KEY, "faulty", "f", "[secrets]\nnames = [\"NONE\"]\n", "?dry_run=true");
+    missing.is_problem(409, "conflict", "NONE");
+    server.put(KEY, "hello", "f", "", "?dry_run=true&no_traffic=true").is_problem(409, "conflict", "first version");
     server.put(KEY, "faulty", "f", "[secrets]\nnames = [\"NONE\"]\n", "").is_problem(409, "conflict", "NONE");
     crate::support::until("what was built is gone", || compiled() == 0);
     assert_eq!(server.put(KEY, "hello", "f", "", "").status, 201);
