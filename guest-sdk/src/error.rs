@@ -148,8 +148,12 @@ impl IntoInit for () {
     }
 }
 
-impl<E: fmt::Display> IntoInit for std::result::Result<(), E> {
+impl<E: fmt::Display + 'static> IntoInit for std::result::Result<(), E> {
     fn into_init(self) -> std::result::Result<(), String> {
-        self.map_err(|error| error.to_string())
+        // The GPU's errors would be shown as they are written in Rust.
+        self.map_err(|error| match (&error as &dyn Any).downcast_ref::<gpu::Error>() {
+            Some(gpu) => gpu.message().to_owned(),
+            None => error.to_string(),
+        })
     }
 }

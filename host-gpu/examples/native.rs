@@ -214,6 +214,46 @@ fn blur(rounds: usize) {
     });
 }
 
+/// A hundred million bytes from the processor's memory to the device, through two buffers that take turns, as assets go there.
+fn upload(rounds: usize) {
+    const PART: usize = 4 << 20;
+    let (device, queue) = open();
+    let bytes = vec![7u8; 100_000_000];
+    let target = storage(&device, bytes.len() as u64);
+    let through = [0; 2].map(|_| buffer(&device, PART as u64, BufferUsages::MAP_WRITE | BufferUsages::COPY_SRC));
+    let mut sent = [None, None];
+    timed(rounds, || {
+        for (turn, part) in bytes.chunks(PART).enumerate() {
+            let (from, sent) = (&through[turn % 2], &mut sent[turn % 2]);
+            if let Some(index) = sent.take() {
+                device.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: None }).unwrap();
+            }
+            let (mapped, ready) = mpsc::channel();
+            from.map_async(wgpu::MapMode::Write, .., move |result| mapped.send(result).unwrap());
+            device.poll(wgpu::PollType::Poll).unwrap();
+            ready.recv().unwrap().unwrap();
+            from.get_mapped_range_mut(..part.len() as u64).unwrap().slice(..).copy_from_slice(part);
+            from.unmap();
+            let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            encoder.copy_buffer_to_buffer(from, 0, &target, (turn * PART) as u64, part.len() as u64);
+            *sent = Some(queue.submit([encoder.finish()]));
+        }
+        device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
+    });
+}
+
+/// A hundred million bytes from one buffer of the device to another: each is read and written.
+fn copy(rounds: usize) {
+    let (device, queue) = open();
+    let (one, two) = (storage(&device, 100_000_000), storage(&device, 100_000_000));
+    timed(rounds, || {
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(&one, 0, &two, 0, 100_000_000);
+        let index = queue.submit([encoder.finish()]);
+        device.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: None }).unwrap();
+    });
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let name = arguments.get(1).map(String::as_str).unwrap_or("small");
@@ -224,7 +264,9 @@ fn main() {
         "many" => many(rounds),
         "matmul" => matmul(rounds),
         "blur" => blur(rounds),
-        other => println!("there are small, large, many, matmul and blur, not {other}"),
+        "upload" => upload(rounds),
+        "copy" => copy(rounds),
+        other => println!("there are small, large, many, matmul, blur, upload and copy, not {other}"),
     }
     // Dropping a queue waits without a limit, and what drivers do at exit has crashed while a thread still polls.
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();

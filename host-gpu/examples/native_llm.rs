@@ -217,9 +217,13 @@ impl Model {
             let bound = [&q, &k, &v, &angles, &places, &shape, keys, kept].map(whole);
             let groups = ((heads + kv_heads) * size / 2).div_ceil(64);
             steps.push(self.gpu.step((wgsl::ROPE, "rotate"), &bound, [groups, tokens]));
-            let shape = self.gpu.words(&[heads, kv_heads, size, (1.0 / (size as f32).sqrt()).to_bits()]);
+            let shape = self.gpu.words(&[heads, kv_heads, size, (1.0 / (size as f32).sqrt()).to_bits(), tokens]);
             let bound = [&q, keys, kept, &spans, &shape, &found].map(whole);
-            steps.push(self.gpu.step((wgsl::ATTENTION, "attend"), &bound, [heads, tokens]));
+            let (source, grid) = match self.gpu.rows {
+                true => (wgsl::ATTENTION_ROWS, [kv_heads, (tokens * heads / kv_heads).div_ceil(8)]),
+                false => (wgsl::ATTENTION, [heads, tokens]),
+            };
+            steps.push(self.gpu.step((source, "attend"), &bound, grid));
             steps.push(self.linear(&of("attn_output"), &found, &x, tokens, ADD));
             steps.push(self.norm(&of("ffn_norm"), &x, &normed, tokens));
             steps.push(self.linear(&of("ffn_gate"), &normed, &gate, tokens, 0));

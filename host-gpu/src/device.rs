@@ -24,6 +24,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
+/// What kernels with subgroups may count on. Some software drivers have four.
+const SUBGROUP_LANES_MIN: u32 = 8;
+
 /// What whole-submission timing needs: timestamps that the encoder writes between passes, so that
 /// copies, clears and uploads are timed like dispatches.
 pub(crate) const TIMESTAMPS: wgpu::Features =
@@ -76,8 +79,11 @@ impl Device {
         let adapter = adapters
             .get(index as usize)
             .ok_or_else(|| Error::Unsupported(format!("there is no gpu {index}; {} were found", adapters.len())))?;
-        let wanted =
+        let mut wanted =
             TIMESTAMPS | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::PIPELINE_CACHE;
+        if adapter.get_info().subgroup_min_size < SUBGROUP_LANES_MIN {
+            wanted.remove(wgpu::Features::SUBGROUP);
+        }
         let mut limits = adapter.limits();
         let (groups, immediates) = (limits.max_bind_groups, limits.max_immediate_size);
         if !adapter.features().contains(wgpu::Features::IMMEDIATES)
@@ -203,7 +209,7 @@ impl Device {
         self.wgpu.features().contains(wgpu::Features::SHADER_F16)
     }
 
-    /// Whether WGSL may `enable subgroups;`.
+    /// Whether WGSL may `enable subgroups;`: on devices whose subgroups have eight invocations at least.
     pub fn has_subgroups(&self) -> bool {
         self.wgpu.features().contains(wgpu::Features::SUBGROUP)
     }

@@ -48,7 +48,7 @@ fn instances_begin_with_the_memory_that_init_left() {
     finds(&server, "one no secret first table 1 16");
     assert_eq!(compiled(&server), 3);
     let failing = server.control(KEY, "PATCH", "functions/faulty", &json!({ "env": { "INIT": "fail" } }));
-    failing.is_problem(422, "component_invalid", "init: failed as asked");
+    failing.is_problem(422, "init_failed", "init: failed as asked");
     assert!(server.cli(&["delete", "faulty"]).status.success());
     until("what nobody needs is removed", || compiled(&server) == 0);
 }
@@ -64,10 +64,10 @@ fn an_init_that_fails_is_a_deploy_error_that_says_why() {
         ("gpu", "there is no gpu while init runs"),
     ] {
         let refused = deploy(&server, &format!("[env]\nINIT = {asked:?}\n[limits]\nmemory_mib = 64\n"));
-        refused.is_problem(422, "component_invalid", part);
+        refused.is_problem(422, "init_failed", part);
     }
     let none = server.put(KEY, "hello", "hello", "[build]\nsnapshot = true\n", "");
-    none.is_problem(422, "component_invalid", "it exports no function init");
+    none.is_problem(422, "init_failed", "it exports no function init");
     until("nothing is left behind", || compiled(&server) == 0);
     // Without a snapshot, nobody asks for it.
     assert_eq!(server.put(KEY, "faulty", "faulty", "[env]\nINIT = \"fail\"\n", "").status, 201);

@@ -8,39 +8,48 @@ use gannet_sdk::http::{Request, Response};
 use gannet_sdk::llm::{self, Llm, Model};
 use gannet_sdk::nn::Gguf;
 use gannet_sdk::{Result, gpu, nn};
-use llama::Llama;
+use llama::{Llama, Plan};
 use std::cell::OnceCell;
 
 nn::declare!(q4_1, q8_0, norm, rope, attention, activation);
 
 /// What is the same for all requests: it is made when the function is deployed, and an instance begins with it.
 struct Start {
-    gguf: Gguf,
+    plan: Plan,
     llm: Llm,
 }
 
 thread_local! {
     static START: OnceCell<&'static Start> = const { OnceCell::new() };
+    /// Of an instance's requests, if it serves several.
+    static LLAMA: OnceCell<&'static Llama> = const { OnceCell::new() };
+}
+
+/// What is in the cell, made by `make` if there is nothing yet. It lives as long as the instance.
+fn kept<T>(cell: &OnceCell<&'static T>, make: impl FnOnce() -> gpu::Result<T>) -> gpu::Result<&'static T> {
+    if let Some(made) = cell.get() {
+        return Ok(*made);
+    }
+    let made = make()?;
+    Ok(*cell.get_or_init(|| Box::leak(Box::new(made))))
 }
 
 fn start() -> gpu::Result<&'static Start> {
     START.with(|cell| {
-        if let Some(start) = cell.get() {
-            return Ok(*start);
-        }
-        let asset = Asset::open("weights")?;
-        let gguf = Gguf::read(&mut asset.reader(), asset.len())?;
-        let llm = Llm::from_gguf("smollm2-135m-instruct", &gguf)?;
-        Ok(*cell.get_or_init(|| Box::leak(Box::new(Start { gguf, llm }))))
+        kept(cell, || {
+            let asset = Asset::open("weights")?;
+            let gguf = Gguf::read(&mut asset.reader(), asset.len())?;
+            Ok(Start { plan: Plan::read(&gguf)?, llm: Llm::from_gguf("smollm2-135m-instruct", &gguf)? })
+        })
     })
 }
 
-fn open(gguf: &Gguf) -> gpu::Result<Box<dyn Model>> {
-    let llama: &'static Llama = Box::leak(Box::new(Llama::open(gguf, &Asset::open("weights")?)?));
+fn open(plan: &Plan) -> gpu::Result<Box<dyn Model>> {
+    let llama = LLAMA.with(|cell| kept(cell, || plan.open(&Asset::open("weights")?)))?;
     Ok(Box::new(llama.reader()))
 }
 
-/// At deploy: reads the vocabulary and the template out of the weights' file.
+/// At deploy: checks the file of the weights, and reads vocabulary and template out of it.
 #[gannet_sdk::init]
 fn init() -> gpu::Result<()> {
     start().map(|_| ())
@@ -49,5 +58,5 @@ fn init() -> gpu::Result<()> {
 #[gannet_sdk::handler]
 fn chat(request: Request) -> Result<Response> {
     let start = start()?;
-    Ok(llm::serve(&request, &start.llm, || open(&start.gguf)))
+    Ok(llm::serve(&request, &start.llm, || open(&start.plan)))
 }

@@ -4,7 +4,7 @@
 use gannet_sdk::asset::{Asset, View};
 use gannet_sdk::gpu::{Buffer, Command, Error, Read, Result, Update};
 use gannet_sdk::llm::Model;
-use gannet_sdk::nn::{Attention, Gguf, Linear, Matrix, Nn, Pass, Rope, Value};
+use gannet_sdk::nn::{Attention, Gguf, Linear, Matrix, Nn, Pass, Rope, Tensor, Value};
 
 /// Tokens that are read at once, so that weights are read once for all of them.
 const CHUNK: u32 = 64;
@@ -28,26 +28,37 @@ struct Shape {
     rope: Rope,
 }
 
-struct Layer {
-    attention_norm: View,
-    q: Matrix,
-    k: Matrix,
-    v: Matrix,
-    out: Matrix,
-    middle_norm: View,
-    gate: Matrix,
-    up: Matrix,
-    down: Matrix,
+struct Layer<M, V> {
+    attention_norm: V,
+    q: M,
+    k: M,
+    v: M,
+    out: M,
+    middle_norm: V,
+    gate: M,
+    up: M,
+    down: M,
 }
 
-/// The weights of a model.
+/// The weights of a model: in a file, or on the GPU.
+struct Weights<M, V> {
+    embedding: M,
+    layers: Vec<Layer<M, V>>,
+    norm: V,
+    /// None where it is the embedding.
+    output: Option<M>,
+}
+
+/// A model as its file describes it, whole and of the right shapes.
+pub struct Plan {
+    shape: Shape,
+    weights: Weights<Tensor, Tensor>,
+}
+
+/// A model on the GPU.
 pub struct Llama {
     shape: Shape,
-    embedding: Matrix,
-    layers: Vec<Layer>,
-    norm: View,
-    /// None where it is the embedding.
-    output: Option<Matrix>,
+    weights: Weights<Matrix, View>,
     nn: Nn,
 }
 
@@ -85,13 +96,17 @@ fn shape(gguf: &Gguf) -> Result<Shape> {
         return Err(Error::Unsupported(format!("the architecture {architecture:?}; this function runs \"llama\"")));
     }
     let (width, heads) = (gguf.integer("llama.embedding_length")?, gguf.integer("llama.attention.head_count")?);
+    let kv_heads = match gguf.get("llama.attention.head_count_kv") {
+        Some(_) => gguf.integer("llama.attention.head_count_kv")?,
+        None => heads,
+    };
     let float = |name: &str| gguf.get(name).and_then(Value::float);
     let vocabulary = gguf.tensor("token_embd.weight")?.shape.first().copied().unwrap_or(0);
     let shape = Shape {
         layers: gguf.integer("llama.block_count")?,
         width,
         heads,
-        kv_heads: gguf.integer("llama.attention.head_count_kv").unwrap_or(heads),
+        kv_heads,
         size: width / heads,
         middle: gguf.integer("llama.feed_forward_length")?,
         vocabulary: u32::try_from(vocabulary).unwrap_or(0),
@@ -99,59 +114,77 @@ fn shape(gguf: &Gguf) -> Result<Shape> {
         epsilon: float("llama.attention.layer_norm_rms_epsilon").unwrap_or(1e-5) as f32,
         rope: Rope { base: float("llama.rope.freq_base").unwrap_or(10_000.0), halves: false },
     };
-    if !width.is_multiple_of(heads) || shape.layers > 1000 {
-        return Err(Error::InvalidArgument(format!("a width of {width}, {heads} heads, {} layers", shape.layers)));
+    let Shape { layers, kv_heads, size, middle, vocabulary, context, .. } = shape;
+    // Bounds keep products of these below 2³².
+    let sound = width.is_multiple_of(heads) && heads.is_multiple_of(kv_heads) && size.is_power_of_two() && size <= 256;
+    if !sound || layers > 1000 || width > 1 << 16 || middle > 1 << 18 || vocabulary > 1 << 20 || context > 1 << 20 {
+        return Err(Error::Unsupported(format!(
+            "{layers} layers, a width of {width} in {heads} heads over {kv_heads}, {middle} between, {vocabulary} tokens, a context of {context}"
+        )));
     }
     Ok(shape)
 }
 
-/// A matrix of the shape that its place asks for.
-fn matrix(gguf: &Gguf, asset: &Asset, name: &str, rows: u32, inner: u32) -> Result<Matrix> {
-    let matrix = gguf.tensor(name)?.matrix(asset)?;
-    if (matrix.rows(), matrix.inner()) != (rows, inner) {
-        let (has_rows, has_inner) = (matrix.rows(), matrix.inner());
-        return Err(Error::InvalidArgument(format!(
-            "{name} is {has_rows} × {has_inner}, and should be {rows} × {inner}"
-        )));
+impl Plan {
+    /// Checks that a header describes such a model, and that its tensors have the shapes of their places.
+    pub fn read(gguf: &Gguf) -> Result<Self> {
+        let shape = shape(gguf)?;
+        let Shape { layers, width, middle, vocabulary, .. } = shape;
+        let (q, kv) = (shape.heads * shape.size, shape.kv_heads * shape.size);
+        let layer = |n: u32| {
+            let matrix = |name: &str, rows, inner| gguf.matrix(&format!("blk.{n}.{name}.weight"), rows, inner);
+            let norm = |name: &str| gguf.vector(&format!("blk.{n}.{name}.weight"), width);
+            Ok(Layer {
+                attention_norm: norm("attn_norm")?,
+                q: matrix("attn_q", q, width)?,
+                k: matrix("attn_k", kv, width)?,
+                v: matrix("attn_v", kv, width)?,
+                out: matrix("attn_output", width, q)?,
+                middle_norm: norm("ffn_norm")?,
+                gate: matrix("ffn_gate", middle, width)?,
+                up: matrix("ffn_up", middle, width)?,
+                down: matrix("ffn_down", width, middle)?,
+            })
+        };
+        let own_output = gguf.tensor("output.weight").is_ok();
+        let weights = Weights {
+            embedding: gguf.matrix("token_embd.weight", vocabulary, width)?,
+            layers: (0..layers).map(layer).collect::<Result<_>>()?,
+            norm: gguf.vector("output_norm.weight", width)?,
+            output: own_output.then(|| gguf.matrix("output.weight", vocabulary, width)).transpose()?,
+        };
+        Ok(Self { shape, weights })
     }
-    Ok(matrix)
+
+    /// The model on the GPU.
+    pub fn open(&self, asset: &Asset) -> Result<Llama> {
+        let matrix = |tensor: &Tensor| tensor.matrix(asset);
+        let norm = |tensor: &Tensor| tensor.vector(asset, self.shape.width);
+        let layer = |layer: &Layer<Tensor, Tensor>| {
+            Ok(Layer {
+                attention_norm: norm(&layer.attention_norm)?,
+                q: matrix(&layer.q)?,
+                k: matrix(&layer.k)?,
+                v: matrix(&layer.v)?,
+                out: matrix(&layer.out)?,
+                middle_norm: norm(&layer.middle_norm)?,
+                gate: matrix(&layer.gate)?,
+                up: matrix(&layer.up)?,
+                down: matrix(&layer.down)?,
+            })
+        };
+        let weights = &self.weights;
+        let weights = Weights {
+            embedding: matrix(&weights.embedding)?,
+            layers: weights.layers.iter().map(layer).collect::<Result<_>>()?,
+            norm: norm(&weights.norm)?,
+            output: weights.output.as_ref().map(matrix).transpose()?,
+        };
+        Ok(Llama { shape: self.shape.clone(), weights, nn: Nn::new() })
+    }
 }
 
 impl Llama {
-    /// Opens the weights that a header describes.
-    pub fn open(gguf: &Gguf, asset: &Asset) -> Result<Self> {
-        let shape = shape(gguf)?;
-        let Shape { width, middle, vocabulary, .. } = shape;
-        let (q, kv) = (shape.heads * shape.size, shape.kv_heads * shape.size);
-        let norm = |name: &str| gguf.tensor(name)?.vector(asset, width);
-        let layer = |n: u32| {
-            let of = |name: &str, rows, inner| matrix(gguf, asset, &format!("blk.{n}.{name}.weight"), rows, inner);
-            Ok(Layer {
-                attention_norm: norm(&format!("blk.{n}.attn_norm.weight"))?,
-                q: of("attn_q", q, width)?,
-                k: of("attn_k", kv, width)?,
-                v: of("attn_v", kv, width)?,
-                out: of("attn_output", width, q)?,
-                middle_norm: norm(&format!("blk.{n}.ffn_norm.weight"))?,
-                gate: of("ffn_gate", middle, width)?,
-                up: of("ffn_up", middle, width)?,
-                down: of("ffn_down", width, middle)?,
-            })
-        };
-        let output = match gguf.tensor("output.weight") {
-            Ok(_) => Some(matrix(gguf, asset, "output.weight", vocabulary, width)?),
-            Err(_) => None,
-        };
-        Ok(Self {
-            embedding: matrix(gguf, asset, "token_embd.weight", vocabulary, width)?,
-            layers: (0..shape.layers).map(layer).collect::<Result<_>>()?,
-            norm: norm("output_norm.weight")?,
-            output,
-            nn: Nn::new(),
-            shape,
-        })
-    }
-
     /// The model, with nothing read.
     pub fn reader(&self) -> Reader<'_> {
         Reader { model: self, cache: Cache { layers: Vec::new(), room: 0 }, read: 0, one: None }
@@ -186,8 +219,8 @@ impl Llama {
         let plain = Linear::of(tokens);
         let onto = Linear { add: true, ..plain };
         let attention = Attention { heads, kv_heads, size, tokens };
-        pass.gather(&self.embedding, &ids, tokens, &x, false)?;
-        for (layer, [keys, kept]) in self.layers.iter().zip(&cache.layers) {
+        pass.gather(&self.weights.embedding, &ids, tokens, &x, false)?;
+        for (layer, [keys, kept]) in self.weights.layers.iter().zip(&cache.layers) {
             pass.rms_norm(&x, &layer.attention_norm, epsilon, width, tokens, &normed)?;
             pass.linear(&layer.q, &normed, &q, plain)?;
             pass.linear(&layer.k, &normed, &k, plain)?;
@@ -203,8 +236,13 @@ impl Llama {
         }
         let first = (tokens - last) as usize * width as usize;
         pass.batch().copy_part(&x, first, last_x.len(), &last_x)?;
-        pass.rms_norm(&last_x, &self.norm, epsilon, width, last, &normed)?;
-        pass.linear(self.output.as_ref().unwrap_or(&self.embedding), &normed, &logits, Linear::of(last))?;
+        pass.rms_norm(&last_x, &self.weights.norm, epsilon, width, last, &normed)?;
+        pass.linear(
+            self.weights.output.as_ref().unwrap_or(&self.weights.embedding),
+            &normed,
+            &logits,
+            Linear::of(last),
+        )?;
         let read = pass.batch().read(&logits)?;
         let (ids, angles, places, spans) = written;
         let buffers = vec![x, normed, q, k, v, found, gate, up, last_x, logits];

@@ -3,68 +3,76 @@
 
 use gannet_sdk::asset::{Asset, View};
 use gannet_sdk::gpu::{Buffer, Error, Result};
-use gannet_sdk::nn::{Attention, Linear, Matrix, Nn, SafeTensors};
+use gannet_sdk::nn::{Attention, Linear, Matrix, Nn, SafeTensors, Tensor};
 
 const WIDTH: u32 = 384;
 const HEADS: u32 = 12;
 const LAYERS: u32 = 6;
 const MIDDLE: u32 = 1536;
+const POSITIONS: u32 = 512;
+const TYPES: u32 = 2;
 const EPSILON: f32 = 1e-12;
 /// Tokens that are read at once: more texts are read one part after the other.
 const TOKENS_AT_ONCE: usize = 1024;
 
-struct Norm {
-    weight: View,
-    bias: View,
+struct Norm<V> {
+    weight: V,
+    bias: V,
 }
 
-struct Dense {
-    weights: Matrix,
-    bias: View,
+struct Dense<M, V> {
+    weights: M,
+    bias: V,
 }
 
-struct Layer {
-    q: Dense,
-    k: Dense,
-    v: Dense,
-    out: Dense,
-    attention_norm: Norm,
-    up: Dense,
-    down: Dense,
-    norm: Norm,
+struct Layer<M, V> {
+    q: Dense<M, V>,
+    k: Dense<M, V>,
+    v: Dense<M, V>,
+    out: Dense<M, V>,
+    attention_norm: Norm<V>,
+    up: Dense<M, V>,
+    down: Dense<M, V>,
+    norm: Norm<V>,
 }
 
-/// The weights.
+/// The weights: in a file, or on the GPU.
+struct Weights<M, V> {
+    words: M,
+    positions: M,
+    types: M,
+    norm: Norm<V>,
+    layers: Vec<Layer<M, V>>,
+}
+
+/// The model as its file describes it, whole and of the right shapes.
+pub struct Plan {
+    vocabulary: u32,
+    weights: Weights<Tensor, Tensor>,
+}
+
+/// The model on the GPU.
 pub struct Bert {
-    words: Matrix,
-    positions: Matrix,
-    types: Matrix,
-    norm: Norm,
-    layers: Vec<Layer>,
+    weights: Weights<Matrix, View>,
     nn: Nn,
 }
 
-impl Bert {
-    /// Opens the weights that a header describes.
-    pub fn open(tensors: &SafeTensors, asset: &Asset) -> Result<Self> {
-        let matrix = |name: &str, rows: Option<u32>, inner: u32| {
-            let matrix = tensors.tensor(name)?.matrix(asset)?;
-            if matrix.inner() != inner || rows.is_some_and(|rows| rows != matrix.rows()) {
-                let (rows, inner) = (matrix.rows(), matrix.inner());
-                return Err(Error::InvalidArgument(format!("{name} is {rows} × {inner}, which is not this model's")));
-            }
-            Ok(matrix)
-        };
-        let vector = |name: &str, length| tensors.tensor(name)?.vector(asset, length);
+impl<V> Norm<V> {
+    fn map<W>(&self, vector: impl Fn(&V) -> Result<W>) -> Result<Norm<W>> {
+        Ok(Norm { weight: vector(&self.weight)?, bias: vector(&self.bias)? })
+    }
+}
+
+impl Plan {
+    /// Checks that a header describes this model, and that its tensors have the shapes of their places.
+    pub fn read(tensors: &SafeTensors) -> Result<Self> {
         let norm = |name: &str| {
-            Ok(Norm {
-                weight: vector(&format!("{name}.weight"), WIDTH)?,
-                bias: vector(&format!("{name}.bias"), WIDTH)?,
-            })
+            let vector = |part| tensors.vector(&format!("{name}.{part}"), WIDTH);
+            Ok(Norm { weight: vector("weight")?, bias: vector("bias")? })
         };
         let dense = |name: &str, rows, inner| {
-            let weights = matrix(&format!("{name}.weight"), Some(rows), inner)?;
-            Ok(Dense { weights, bias: vector(&format!("{name}.bias"), rows)? })
+            let weights = tensors.matrix(&format!("{name}.weight"), rows, inner)?;
+            Ok(Dense { weights, bias: tensors.vector(&format!("{name}.bias"), rows)? })
         };
         let layer = |n: u32| {
             let of = |name: &str| format!("encoder.layer.{n}.{name}");
@@ -79,14 +87,16 @@ impl Bert {
                 norm: norm(&of("output.LayerNorm"))?,
             })
         };
-        Ok(Self {
-            words: matrix("embeddings.word_embeddings.weight", None, WIDTH)?,
-            positions: matrix("embeddings.position_embeddings.weight", None, WIDTH)?,
-            types: matrix("embeddings.token_type_embeddings.weight", None, WIDTH)?,
+        let words = "embeddings.word_embeddings.weight";
+        let vocabulary = tensors.tensor(words)?.shape.first().and_then(|rows| u32::try_from(*rows).ok()).unwrap_or(0);
+        let weights = Weights {
+            words: tensors.matrix(words, vocabulary, WIDTH)?,
+            positions: tensors.matrix("embeddings.position_embeddings.weight", POSITIONS, WIDTH)?,
+            types: tensors.matrix("embeddings.token_type_embeddings.weight", TYPES, WIDTH)?,
             norm: norm("embeddings.LayerNorm")?,
             layers: (0..LAYERS).map(layer).collect::<Result<_>>()?,
-            nn: Nn::new(),
-        })
+        };
+        Ok(Self { vocabulary, weights })
     }
 
     /// Numbers of an embedding.
@@ -96,9 +106,43 @@ impl Bert {
 
     /// How many tokens there are.
     pub fn vocabulary(&self) -> u32 {
-        self.words.rows()
+        self.vocabulary
     }
 
+    /// The model on the GPU.
+    pub fn open(&self, asset: &Asset) -> Result<Bert> {
+        let matrix = |tensor: &Tensor| tensor.matrix(asset);
+        let vector = |length: u32| move |tensor: &Tensor| tensor.vector(asset, length);
+        let norm = |norm: &Norm<Tensor>| norm.map(vector(WIDTH));
+        let dense = |dense: &Dense<Tensor, Tensor>| {
+            let weights = matrix(&dense.weights)?;
+            Ok::<_, Error>(Dense { bias: dense.bias.vector(asset, weights.rows())?, weights })
+        };
+        let layer = |layer: &Layer<Tensor, Tensor>| {
+            Ok(Layer {
+                q: dense(&layer.q)?,
+                k: dense(&layer.k)?,
+                v: dense(&layer.v)?,
+                out: dense(&layer.out)?,
+                attention_norm: norm(&layer.attention_norm)?,
+                up: dense(&layer.up)?,
+                down: dense(&layer.down)?,
+                norm: norm(&layer.norm)?,
+            })
+        };
+        let Weights { words, positions, types, norm: first, layers } = &self.weights;
+        let weights = Weights {
+            words: matrix(words)?,
+            positions: matrix(positions)?,
+            types: matrix(types)?,
+            norm: norm(first)?,
+            layers: layers.iter().map(layer).collect::<Result<_>>()?,
+        };
+        Ok(Bert { weights, nn: Nn::new() })
+    }
+}
+
+impl Bert {
     /// The embeddings of texts, each of length 1.
     pub fn embed(&self, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
         let mut all = Vec::with_capacity(texts.len());
@@ -143,11 +187,11 @@ impl Bert {
 
         let mut pass = self.nn.pass();
         let heads = Attention { heads: HEADS, kv_heads: HEADS, size: WIDTH / HEADS, tokens };
-        pass.gather(&self.words, &id, tokens, &sum, false)?;
-        pass.gather(&self.types, &kind, tokens, &sum, true)?;
-        pass.gather(&self.positions, &position, tokens, &sum, true)?;
-        pass.layer_norm(&sum, &self.norm.weight, &self.norm.bias, EPSILON, WIDTH, tokens, &x)?;
-        for layer in &self.layers {
+        pass.gather(&self.weights.words, &id, tokens, &sum, false)?;
+        pass.gather(&self.weights.types, &kind, tokens, &sum, true)?;
+        pass.gather(&self.weights.positions, &position, tokens, &sum, true)?;
+        pass.layer_norm(&sum, &self.weights.norm.weight, &self.weights.norm.bias, EPSILON, WIDTH, tokens, &x)?;
+        for layer in &self.weights.layers {
             for (dense, y) in [(&layer.q, &q), (&layer.k, &k), (&layer.v, &v)] {
                 pass.linear(&dense.weights, &x, y, Linear { bias: Some(&dense.bias), ..Linear::of(tokens) })?;
             }

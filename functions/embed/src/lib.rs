@@ -2,7 +2,7 @@
 
 mod bert;
 
-use bert::Bert;
+use bert::{Bert, Plan};
 use gannet_sdk::asset::Asset;
 use gannet_sdk::http::{Request, Response};
 use gannet_sdk::nn::SafeTensors;
@@ -21,11 +21,13 @@ const TOKENS_MAX: usize = 256;
 /// What is the same for all requests: an instance begins with it.
 struct Start {
     tokenizer: Tokenizer,
-    tensors: SafeTensors,
+    plan: Plan,
 }
 
 thread_local! {
     static START: OnceCell<&'static Start> = const { OnceCell::new() };
+    /// Of an instance's requests, if it serves several.
+    static BERT: OnceCell<Bert> = const { OnceCell::new() };
 }
 
 fn start() -> gpu::Result<&'static Start> {
@@ -42,8 +44,8 @@ fn start() -> gpu::Result<&'static Start> {
         let cut = TruncationParams { max_length: TOKENS_MAX, ..TruncationParams::default() };
         tokenizer.with_truncation(Some(cut)).map_err(not_sound)?;
         let weights = Asset::open("weights")?;
-        let tensors = SafeTensors::read(&mut weights.reader(), weights.len())?;
-        Ok(*cell.get_or_init(|| Box::leak(Box::new(Start { tokenizer, tensors }))))
+        let plan = Plan::read(&SafeTensors::read(&mut weights.reader(), weights.len())?)?;
+        Ok(*cell.get_or_init(|| Box::leak(Box::new(Start { tokenizer, plan }))))
     })
 }
 
@@ -65,15 +67,21 @@ fn tokens(input: &Input) -> Result<Vec<u32>, Refusal> {
 fn embed(body: &[u8]) -> Result<Response, Refusal> {
     let request = EmbeddingRequest::parse(body)?;
     let texts: Vec<Vec<u32>> = request.input.iter().map(tokens).collect::<Result<_, _>>()?;
-    let bert = Bert::open(&start()?.tensors, &Asset::open("weights")?)?;
-    if request.dimensions.is_some_and(|dimensions| dimensions != bert.width()) {
-        let told = format!("embeddings of this model have {} numbers and cannot be cut", bert.width());
+    let plan = &start()?.plan;
+    if request.dimensions.is_some_and(|dimensions| dimensions != plan.width()) {
+        let told = format!("embeddings of this model have {} numbers and cannot be cut", plan.width());
         return Err(Refusal::unsupported("dimensions", &told));
     }
-    if let Some(unknown) = texts.iter().flatten().find(|token| **token >= bert.vocabulary()) {
-        return Err(Refusal::invalid("input", format!("token {unknown}; this model has {}", bert.vocabulary())));
+    if let Some(unknown) = texts.iter().flatten().find(|token| **token >= plan.vocabulary()) {
+        return Err(Refusal::invalid("input", format!("token {unknown}; this model has {}", plan.vocabulary())));
     }
-    let found = bert.embed(&texts)?;
+    let found = BERT.with(|cell| match cell.get() {
+        Some(bert) => bert.embed(&texts),
+        None => {
+            let bert = plan.open(&Asset::open("weights")?)?;
+            cell.get_or_init(|| bert).embed(&texts)
+        }
+    })?;
     let data = found.iter().enumerate().map(|(index, values)| Embedding::new(index, values, request.base64));
     let usage = Usage::of_input(texts.iter().map(Vec::len).sum());
     let model = if request.model.is_empty() { NAME.to_owned() } else { request.model };

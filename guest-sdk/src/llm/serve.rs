@@ -75,15 +75,26 @@ impl Order {
         Ok(self)
     }
 
-    /// Makes the answer, piece by piece. An error of `with` ends it: the client has left.
+    /// Makes room for prompt and answer.
+    fn begin(&self, model: &mut dyn Model) -> gpu::Result<()> {
+        model.begin(u32::try_from(self.prompt.len()).unwrap_or(u32::MAX).saturating_add(self.most))
+    }
+
+    /// Reads the prompt, and answers the logits of what comes next.
+    fn read(&self, model: &mut dyn Model) -> Result<Vec<f32>, Refusal> {
+        self.begin(model)?;
+        Ok(model.read(&self.prompt)?)
+    }
+
+    /// Makes the answer, piece by piece, behind the logits of a prompt that was read. An error of `with` ends it: the client
+    /// has left.
     fn run(
         &self,
         llm: &Llm,
         model: &mut dyn Model,
+        mut logits: Vec<f32>,
         with: &mut dyn FnMut(Piece) -> Result<(), Refusal>,
     ) -> Result<Ended, Refusal> {
-        model.begin(u32::try_from(self.prompt.len()).unwrap_or(u32::MAX).saturating_add(self.most))?;
-        let mut logits = model.read(&self.prompt)?;
         let mut sampler = Sampler::new(self.sampling.clone());
         let mut text = Text::new(&self.stop);
         let mut made = 0;
@@ -201,12 +212,14 @@ fn chat(
             let mut events = Events::new(body);
             let chunk = ChatChunk::begin(&id, created, &model_name);
             events.data(&chunk)?;
-            let ended = order.run(llm, &mut *model, &mut |piece| {
-                let logprobs = piece.logprob.map(|token| ChoiceLogprobs { content: vec![token] });
-                if piece.text.is_empty() && logprobs.is_none() {
-                    return Ok(());
-                }
-                events.data(&chunk.text(&piece.text, logprobs)).map_err(gone)
+            let ended = order.read(&mut *model).and_then(|logits| {
+                order.run(llm, &mut *model, logits, &mut |piece| {
+                    let logprobs = piece.logprob.map(|token| ChoiceLogprobs { content: vec![token] });
+                    if piece.text.is_empty() && logprobs.is_none() {
+                        return Ok(());
+                    }
+                    events.data(&chunk.text(&piece.text, logprobs)).map_err(gone)
+                })
             });
             match ended {
                 Ok(ended) => {
@@ -221,7 +234,8 @@ fn chat(
         }));
     }
     let (mut content, mut chances) = (String::new(), Vec::new());
-    let ended = order.run(llm, &mut *model, &mut |piece| {
+    let logits = order.read(&mut *model)?;
+    let ended = order.run(llm, &mut *model, logits, &mut |piece| {
         content.push_str(&piece.text);
         chances.extend(piece.logprob);
         Ok(())
@@ -292,16 +306,18 @@ fn completion(
         return Ok(Response::stream("text/event-stream", move |body| {
             let mut events = Events::new(body);
             let part = |choices, usage| Completion { choices, usage, ..whole.clone() };
-            let ended = order.run(llm, &mut *model, &mut |piece| {
-                if piece.text.is_empty() && piece.logprob.is_none() {
-                    return Ok(());
-                }
-                let mut chances = Chances::default();
-                let told = piece.logprob.map(|token| {
-                    chances.push(&token, true);
-                    chances.told()
-                });
-                events.data(&part(choice(piece.text, told, None), None)).map_err(gone)
+            let ended = order.read(&mut *model).and_then(|logits| {
+                order.run(llm, &mut *model, logits, &mut |piece| {
+                    if piece.text.is_empty() && piece.logprob.is_none() {
+                        return Ok(());
+                    }
+                    let mut chances = Chances::default();
+                    let told = piece.logprob.map(|token| {
+                        chances.push(&token, true);
+                        chances.told()
+                    });
+                    events.data(&part(choice(piece.text, told, None), None)).map_err(gone)
+                })
             });
             match ended {
                 Ok(ended) => {
@@ -316,14 +332,12 @@ fn completion(
         }));
     }
     let mut chances = Chances::default();
-    let mut text = String::new();
-    if echo {
-        text = echoed(&order, llm, &mut *model, &mut chances)?;
-    }
+    let (mut text, read) = if echo { echoed(&order, llm, &mut *model, &mut chances)? } else { (String::new(), None) };
     let ended = if order.most == 0 {
         Ended { made: 0, reason: "length" }
     } else {
-        order.run(llm, &mut *model, &mut |piece| {
+        let logits = read.map_or_else(|| order.read(&mut *model), Ok)?;
+        order.run(llm, &mut *model, logits, &mut |piece| {
             text.push_str(&piece.text);
             if let Some(token) = &piece.logprob {
                 chances.push(token, true);
@@ -336,8 +350,15 @@ fn completion(
     Ok(json(&Completion { choices: choice(text, told, Some(ended.reason)), usage, ..whole }))
 }
 
-/// The text of the prompt, and the chances of its tokens if they are asked for; those of the first are not known.
-fn echoed(order: &Order, llm: &Llm, model: &mut dyn Model, chances_of: &mut Chances) -> Result<String, Refusal> {
+/// The text of the prompt, and the chances of its tokens if they are asked for; those of the first are not known. For them the
+/// prompt is read: what comes next then is answered too.
+fn echoed(
+    order: &Order,
+    llm: &Llm,
+    model: &mut dyn Model,
+    chances_of: &mut Chances,
+) -> Result<(String, Option<Vec<f32>>), Refusal> {
+    let mut behind = None;
     if let Some(top) = order.logprobs {
         let mut next = order.prompt.iter().copied();
         if let Some(first) = next.next() {
@@ -348,16 +369,15 @@ fn echoed(order: &Order, llm: &Llm, model: &mut dyn Model, chances_of: &mut Chan
             };
             chances_of.push(&TokenLogprob { own: first, top_logprobs: vec![] }, false);
         }
-        model.begin(u32::try_from(order.prompt.len()).unwrap_or(u32::MAX))?;
-        model.read_each(&order.prompt, &mut |logits| {
-            if let Some(token) = next.next() {
-                chances_of.push(&chances(llm, logits, token, top), true);
-            }
+        order.begin(model)?;
+        model.read_each(&order.prompt, &mut |logits| match next.next() {
+            Some(token) => chances_of.push(&chances(llm, logits, token, top), true),
+            None => behind = Some(logits.to_vec()),
         })?;
     }
     let mut decoder = Decoder::default();
     let text: String = order.prompt.iter().map(|token| decoder.push(llm.tokenizer.bytes(*token))).collect();
-    Ok(text + &decoder.end())
+    Ok((text + &decoder.end(), behind))
 }
 
 #[cfg(test)]

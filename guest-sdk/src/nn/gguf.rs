@@ -132,7 +132,11 @@ impl<R: Read> Source<'_, R> {
     fn exactly(&mut self, bytes: &mut [u8]) -> Result<()> {
         self.read += bytes.len() as u64;
         if self.read > self.most {
-            return Err(corrupt(format_args!("the header passes {} bytes", self.most)));
+            let most = self.most;
+            return Err(match most {
+                HEADER_BYTES_MAX => corrupt(format_args!("its header passes {most} bytes")),
+                _ => corrupt(format_args!("it ends at byte {most}, in its header")),
+            });
         }
         let at = self.read;
         self.from.read_exact(bytes).map_err(|error| match error.kind() {
@@ -308,7 +312,10 @@ impl Gguf {
     pub fn integer(&self, name: &str) -> Result<u32> {
         let value = self.get(name);
         let number = value.and_then(Value::integer).and_then(|value| u32::try_from(value).ok()).filter(|n| *n > 0);
-        number.ok_or_else(|| corrupt(format_args!("{name} is {value:?}, and should be a whole number above 0")))
+        number.ok_or_else(|| match value {
+            Some(value) => corrupt(format_args!("{name} is {value:?}, and should be a whole number above 0")),
+            None => corrupt(format_args!("it does not say {name}")),
+        })
     }
 
     /// A tensor.
@@ -321,6 +328,30 @@ impl Gguf {
     /// ```
     pub fn tensor(&self, name: &str) -> Result<&Tensor> {
         self.tensors.get(name).ok_or_else(|| Error::NotFound(format!("the gguf file has no tensor {name:?}")))
+    }
+
+    /// A tensor that must be a matrix of so many rows of so many weights.
+    ///
+    /// ```
+    /// # use gannet_sdk::{gpu, nn::{Gguf, Tensor}};
+    /// fn weights(file: &Gguf) -> gpu::Result<Tensor> {
+    ///     file.matrix("blk.0.attn_q.weight", 576, 576)
+    /// }
+    /// ```
+    pub fn matrix(&self, name: &str, rows: u32, inner: u32) -> Result<Tensor> {
+        self.tensor(name)?.checked(name, |tensor| tensor.check_matrix(rows, inner))
+    }
+
+    /// A tensor that must be so many f32.
+    ///
+    /// ```
+    /// # use gannet_sdk::{gpu, nn::{Gguf, Tensor}};
+    /// fn values(file: &Gguf) -> gpu::Result<Tensor> {
+    ///     file.vector("output_norm.weight", 576)
+    /// }
+    /// ```
+    pub fn vector(&self, name: &str, length: u32) -> Result<Tensor> {
+        self.tensor(name)?.checked(name, |tensor| tensor.check_vector(length))
     }
 
     /// The names of all tensors.

@@ -140,7 +140,7 @@ macro_rules! __nn_one {
     (q6_k) => { $crate::__nn_record!("nn.q6_k.rows" Q6_K_ROWS, "nn.q6_k.lanes" Q6_K_LANES, "nn.q6_k.plain" Q6_K_PLAIN, "nn.q6_k.gather" Q6_K_GATHER); };
     (norm) => { $crate::__nn_record!("nn.norm" NORM); };
     (rope) => { $crate::__nn_record!("nn.rope" ROPE); };
-    (attention) => { $crate::__nn_record!("nn.attention" ATTENTION); };
+    (attention) => { $crate::__nn_record!("nn.attention" ATTENTION, "nn.attention.rows" ATTENTION_ROWS); };
     (activation) => { $crate::__nn_record!("nn.activation" ACTIVATION); };
     (pool) => { $crate::__nn_record!("nn.pool" POOL); };
     (top) => { $crate::__nn_record!("nn.top" TOP); };

@@ -120,6 +120,9 @@ fn names(dtype: DType) -> [&'static str; 4] {
     }
 }
 
+/// The largest head whose values fit the lanes of a software driver.
+const ROWS_HEAD_MAX: u32 = 64;
+
 fn grid(x: u32, y: u32) -> Grid {
     Grid { x, y, z: 1 }
 }
@@ -342,9 +345,15 @@ impl<'a> Pass<'a> {
         fits("q", q, tokens, heads.saturating_mul(size))?;
         fits("y", y, tokens, heads.saturating_mul(size))?;
         fits("spans", spans, tokens, 1)?;
-        let shape = uniform(&[heads, kv_heads, size, (1.0 / (size as f32).sqrt()).to_bits()]);
-        let kernel = self.kernel("nn.attention", ONLY)?;
-        self.batch.dispatch(&kernel, (q, keys, values, spans, shape, y), grid(heads, tokens))?;
+        let shape = uniform(&[heads, kv_heads, size, (1.0 / (size as f32).sqrt()).to_bits(), tokens]);
+        // Eight queries of the heads that share their keys are one workgroup.
+        let by_rows = tokens.saturating_mul(heads / kv_heads).div_ceil(8);
+        let (name, grid) = match self.nn.kind {
+            Kind::Rows if size <= ROWS_HEAD_MAX => ("nn.attention.rows", grid(kv_heads, by_rows)),
+            _ => ("nn.attention", grid(heads, tokens)),
+        };
+        let kernel = self.kernel(name, ONLY)?;
+        self.batch.dispatch(&kernel, (q, keys, values, spans, shape, y), grid)?;
         Ok(())
     }
 

@@ -94,6 +94,30 @@ impl SafeTensors {
             .ok_or_else(|| Error::NotFound(format!("the safetensors file has no tensor {name:?} of F32 or F16")))
     }
 
+    /// A tensor that must be a matrix of so many rows of so many weights.
+    ///
+    /// ```
+    /// # use gannet_sdk::{gpu, nn::{SafeTensors, Tensor}};
+    /// fn weights(file: &SafeTensors) -> gpu::Result<Tensor> {
+    ///     file.matrix("encoder.layer.0.output.dense.weight", 576, 576)
+    /// }
+    /// ```
+    pub fn matrix(&self, name: &str, rows: u32, inner: u32) -> Result<Tensor> {
+        self.tensor(name)?.checked(name, |tensor| tensor.check_matrix(rows, inner))
+    }
+
+    /// A tensor that must be so many f32.
+    ///
+    /// ```
+    /// # use gannet_sdk::{gpu, nn::{SafeTensors, Tensor}};
+    /// fn values(file: &SafeTensors) -> gpu::Result<Tensor> {
+    ///     file.vector("encoder.layer.0.output.dense.bias", 576)
+    /// }
+    /// ```
+    pub fn vector(&self, name: &str, length: u32) -> Result<Tensor> {
+        self.tensor(name)?.checked(name, |tensor| tensor.check_vector(length))
+    }
+
     /// The names of all tensors of F32 or F16.
     ///
     /// ```

@@ -150,9 +150,64 @@ impl Tensor {
         Ok(())
     }
 
+    /// The same tensor, if `check` finds nothing wrong with it; else the error with the tensor's name.
+    pub(super) fn checked(&self, name: &str, check: impl FnOnce(&Self) -> Result<()>) -> Result<Self> {
+        match check(self) {
+            Ok(()) => Ok(self.clone()),
+            Err(error) => Err(wrong(format!("{name}: {}", error.message()))),
+        }
+    }
+
     fn view(&self, asset: &Asset) -> Result<View> {
         self.check(asset.len())?;
         asset.view(self.range.start, self.range.end - self.range.start)
+    }
+
+    /// Rows, and weights of a row, if the tensor is a matrix: its last dimension is that of a row, a multiple of 32.
+    fn sides(&self) -> Result<(u32, u32)> {
+        let [rows @ .., inner] = self.shape.as_slice() else {
+            return Err(wrong("a tensor without dimensions is no matrix".into()));
+        };
+        let rows = rows.iter().try_fold(1u64, |product, n| product.checked_mul(*n)).and_then(|n| u32::try_from(n).ok());
+        let inner = u32::try_from(*inner).ok().filter(|inner| *inner > 0 && inner.is_multiple_of(32));
+        let (Some(rows), Some(inner)) = (rows.filter(|rows| *rows > 0), inner) else {
+            let shape = &self.shape;
+            return Err(wrong(format!("a matrix of shape {shape:?}; rows have a multiple of 32 weights")));
+        };
+        Ok((rows, inner))
+    }
+
+    /// Checks, without a GPU, that this is a matrix of so many rows of so many weights.
+    ///
+    /// ```
+    /// # use gannet_sdk::nn::{DType, Tensor};
+    /// let tensor = Tensor { dtype: DType::Q8_0, shape: vec![2, 64], range: 0..136 };
+    /// assert!(tensor.check_matrix(2, 64).is_ok());
+    /// assert!(tensor.check_matrix(64, 2).unwrap_err().message().contains("is 2 × 64, and should be 64 × 2"));
+    /// ```
+    pub fn check_matrix(&self, rows: u32, inner: u32) -> Result<()> {
+        match self.sides()? {
+            found if found == (rows, inner) => Ok(()),
+            (has_rows, has_inner) => {
+                Err(wrong(format!("a tensor is {has_rows} × {has_inner}, and should be {rows} × {inner}")))
+            }
+        }
+    }
+
+    /// Checks, without a GPU, that these are so many f32.
+    ///
+    /// ```
+    /// # use gannet_sdk::nn::{DType, Tensor};
+    /// let tensor = Tensor { dtype: DType::F16, shape: vec![64], range: 0..128 };
+    /// assert!(tensor.check_vector(64).unwrap_err().message().contains("64 values of F32 are needed"));
+    /// ```
+    pub fn check_vector(&self, length: u32) -> Result<()> {
+        let Self { dtype, shape, .. } = self;
+        let count = shape.iter().try_fold(1u64, |product, n| product.checked_mul(*n));
+        if *dtype != DType::F32 || count != Some(u64::from(length)) {
+            return Err(wrong(format!("a tensor of {dtype:?} {shape:?}; {length} values of F32 are needed")));
+        }
+        Ok(())
     }
 
     /// The tensor as a matrix: its last dimension is that of a row, a multiple of 32.
@@ -164,15 +219,7 @@ impl Tensor {
     /// }
     /// ```
     pub fn matrix(&self, asset: &Asset) -> Result<Matrix> {
-        let [rows @ .., inner] = self.shape.as_slice() else {
-            return Err(wrong("a tensor without dimensions is no matrix".into()));
-        };
-        let rows = rows.iter().try_fold(1u64, |product, n| product.checked_mul(*n)).and_then(|n| u32::try_from(n).ok());
-        let inner = u32::try_from(*inner).ok().filter(|inner| *inner > 0 && inner.is_multiple_of(32));
-        let (Some(rows), Some(inner)) = (rows.filter(|rows| *rows > 0), inner) else {
-            let shape = &self.shape;
-            return Err(wrong(format!("a matrix of shape {shape:?}; rows have a multiple of 32 weights")));
-        };
+        let (rows, inner) = self.sides()?;
         Ok(Matrix { view: self.view(asset)?, dtype: self.dtype, rows, inner })
     }
 
@@ -185,10 +232,7 @@ impl Tensor {
     /// }
     /// ```
     pub fn vector(&self, asset: &Asset, length: u32) -> Result<View> {
-        let Self { dtype, shape, .. } = self;
-        if *dtype != DType::F32 || shape.iter().product::<u64>() != u64::from(length) {
-            return Err(wrong(format!("a tensor of {dtype:?} {shape:?}; {length} values of F32 are needed")));
-        }
+        self.check_vector(length)?;
         self.view(asset)
     }
 }

@@ -38,6 +38,9 @@ formats! {
     Q6_K_ROWS Q6_K_LANES Q6_K_PLAIN Q6_K_GATHER: "wgsl/words.wgsl", "wgsl/bytes.wgsl", "wgsl/nibbles.wgsl", "wgsl/q6_k.wgsl";
 }
 
+#[doc(hidden)]
+pub const ATTENTION_ROWS: &str = concat!("enable subgroups;\n", include_str!("wgsl/attention_rows.wgsl"));
+
 macro_rules! sources {
     ($($name:ident $path:literal;)+) => { $(
         #[doc(hidden)]

@@ -367,20 +367,29 @@ fn rotations_go_into_the_cache_and_attention_is_that_of_the_cpu() {
             }
         }
         let scale = 1.0 / (size as f32).sqrt();
-        let shape = [number(heads), number(kv_heads), number(size), scale.to_bits()];
-        let attended = run(
-            wgsl::ATTENTION,
-            "attend",
-            vec![
-                Bound::Values(&found[0]),
-                Bound::Values(&found[1]),
-                Bound::Values(&found[2]),
-                Bound::Words(&spans),
-                Bound::Words(&shape),
-                Bound::Out(vec![0.0; tokens * heads * size]),
-            ],
-            [number(heads), number(tokens), 1],
-        );
-        close("attention", &attended[0], &expected, 1e-5);
+        let shape = [number(heads), number(kv_heads), number(size), scale.to_bits(), number(tokens)];
+        let queries = number(tokens * heads / kv_heads);
+        for (what, source, grid) in [
+            ("attention", wgsl::ATTENTION, [number(heads), number(tokens), 1]),
+            ("attention by rows", wgsl::ATTENTION_ROWS, [number(kv_heads), queries.div_ceil(8), 1]),
+        ] {
+            if source == wgsl::ATTENTION_ROWS && !device().has_subgroups() {
+                continue;
+            }
+            let attended = run(
+                source,
+                "attend",
+                vec![
+                    Bound::Values(&found[0]),
+                    Bound::Values(&found[1]),
+                    Bound::Values(&found[2]),
+                    Bound::Words(&spans),
+                    Bound::Words(&shape),
+                    Bound::Out(vec![0.0; tokens * heads * size]),
+                ],
+                grid,
+            );
+            close(what, &attended[0], &expected, 1e-5);
+        }
     }
 }

@@ -64,6 +64,8 @@ pub enum RejectCode {
     ComponentInvalid,
     /// One of its kernels is not good.
     KernelRejected,
+    /// Its `init` did not end well, or left what cannot be kept.
+    InitFailed,
 }
 
 impl RejectCode {
@@ -72,6 +74,7 @@ impl RejectCode {
         match self {
             Self::ComponentInvalid => "component_invalid",
             Self::KernelRejected => "kernel_rejected",
+            Self::InitFailed => "init_failed",
         }
     }
 
@@ -81,7 +84,7 @@ impl RejectCode {
             Self::ComponentInvalid => Some(
                 "build a component for the world wasi:http/proxy 0.2 or gannet:gpu/handler, e.g. with target wasm32-wasip2",
             ),
-            Self::KernelRejected => None,
+            Self::KernelRejected | Self::InitFailed => None,
         }
     }
 }
@@ -457,7 +460,7 @@ fn blame(stage: &Stage, how: &str) -> BuildError {
         }
         .into(),
         Stage::Init => Rejected {
-            code: RejectCode::ComponentInvalid,
+            code: RejectCode::InitFailed,
             detail: format!("init: it {how}; it has {} s, and the memory of a builder", INIT_MAX.as_secs()),
         }
         .into(),

@@ -26,7 +26,7 @@ const OUTPUT_BYTES_MAX: usize = 1 << 20;
 const TOLD_BYTES_MAX: usize = 2_000;
 
 fn rejected(detail: impl std::fmt::Display) -> Rejected {
-    Rejected { code: RejectCode::ComponentInvalid, detail: format!("snapshot: {detail}") }
+    Rejected { code: RejectCode::InitFailed, detail: format!("snapshot: {detail}") }
 }
 
 /// The component as it is after its `init`. The runtime was made before the last layer of confinement, which it does not pass.

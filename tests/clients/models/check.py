@@ -167,6 +167,15 @@ def chat(client, models, positions, texts, tokens):
     print(f"chat: {equal} of {texts} answers the same, the others only where two tokens are as likely")
 
 
+def counts(client):
+    """Prompts have as many tokens as llama.cpp finds: token-counts.txt is what `yardsticks.py counts` printed with 0.3.36."""
+    expected = [int(count) for count in (HERE / "token-counts.txt").read_text().split()]
+    sentences = (HERE / "sentences.txt").read_text().splitlines()
+    found = [client.completions.create(model="chat", prompt=text, max_tokens=0).usage.prompt_tokens for text in sentences]
+    assert len(found) == len(expected) and found == expected, [(text, *pair) for text, *pair in zip(sentences, found, expected)]
+    print(f"chat: {len(found)} prompts with as many tokens as llama.cpp finds")
+
+
 def encode(model, text):
     if not hasattr(model, "tokenizer"):
         from tokenizers import AddedToken, models as kinds, pre_tokenizers
@@ -185,9 +194,10 @@ def template(model, prompt):
 
 
 def main():
-    client = openai.OpenAI(base_url=ARGUMENTS.url.rstrip("/") + "/openai/v1", api_key=ARGUMENTS.key, timeout=600)
+    client = openai.OpenAI(base_url=ARGUMENTS.url.rstrip("/") + "/openai/v1", api_key=ARGUMENTS.key, timeout=1800)
     models = pathlib.Path(ARGUMENTS.models)
     embeddings(client, models)
+    counts(client)
     chat(client, models, ARGUMENTS.positions, ARGUMENTS.texts, ARGUMENTS.tokens)
 
 

@@ -19,6 +19,9 @@ export GANNET_SERVER=$url GANNET_KEY=gnt_dev_local
 "$gannet" asset put all-minilm-l6-v2-tokenizer .models/all-minilm-l6-v2-tokenizer.json
 "$gannet" deploy functions/embed --no-build
 "$gannet" deploy functions/chat --no-build
+# A thousand positions in one request take minutes on a software driver.
+"$gannet" configure chat limits.timeout_ms=600000 limits.cpu_ms=600000
 .build/models-venv/bin/python tests/clients/models/check.py "$url" gnt_dev_local .models "$@"
+.build/models-venv/bin/python tests/clients/models/broken.py "$gannet" .models
 .build/models-venv/bin/python tests/clients/openai/clients.py "$url" gnt_dev_local
 node tests/clients/openai/check.mjs "$url" gnt_dev_local

@@ -1,7 +1,9 @@
-"""OpenAI's Python client, sync and async, against functions/chat and functions/embed: clients.py URL KEY. Ordinary use, then input
-that is wrong, then a crowd of streams of which half leaves; and that memory is afterwards what it was."""
+"""OpenAI's Python client, sync and async, against functions/chat and functions/embed: clients.py URL KEY. Ordinary use, chats that
+share the weights, a client that leaves, input that is wrong, then a crowd of streams of which half leaves; and that memory is
+afterwards what it was."""
 import asyncio
 import base64
+import http.client
 import json
 import pathlib
 import struct
@@ -55,13 +57,79 @@ def ordinary():
     assert max(abs(a - b) for a, b in zip(both.data[0].embedding, found)) < 1e-5, "a batch is its texts"
 
 
-async def several():
+async def several(count):
+    """So many chats at once: the most memory that all took, and their receipts."""
     async with openai.AsyncOpenAI(base_url=BASE, api_key=KEY, timeout=300) as client:
-        async def one(n):
-            stream = await client.chat.completions.create(model="chat", messages=MESSAGES, temperature=0, max_tokens=4, stream=True)
-            return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
-        answers = await asyncio.gather(*(one(n) for n in range(10)))
-        assert set(answers) == {"The capital of France"}, answers
+        most, over = 0, False
+
+        async def watch():
+            nonlocal most
+            while not over:
+                most = max(most, memory())
+                await asyncio.sleep(0.02)
+
+        async def one():
+            ask = dict(model="chat", messages=MESSAGES, temperature=0, max_tokens=4, stream=True)
+            raw = await client.chat.completions.with_raw_response.create(**ask)
+            text = "".join([chunk.choices[0].delta.content or "" async for chunk in raw.parse() if chunk.choices])
+            assert text == "The capital of France", text
+            return raw.headers["x-request-id"]
+
+        watching = asyncio.create_task(watch())
+        ids = await asyncio.gather(*(one() for _ in range(count)))
+        over = True
+        await watching
+        return most, [receipt(id) for id in ids]
+
+
+def shared():
+    """Ten chats have one copy of the weights: what they take beside the first is their own memory, far from ten times the weights."""
+    one, _ = asyncio.run(several(1))
+    ten, receipts = asyncio.run(several(10))
+    grown, peaks = (ten - one) / 2**20, [receipt["gpu_memory_peak_bytes"] / 2**20 for receipt in receipts]
+    print(f"ten chats at once: {grown:.0f} MiB more than one; {max(peaks):.1f} MiB of GPU memory each beside the weights' 94 MiB")
+    # Nine instances of 64 MiB at most and what each has on the GPU; another copy of the weights would be 94 each.
+    assert max(peaks) < 16 and grown < 9 * 64, (grown, peaks)
+    assert all(receipt["assets_us"] == 0 for receipt in receipts), "the weights were there"
+
+
+def receipt(id):
+    """The receipt of a request, once it has ended."""
+    until = time.monotonic() + 120
+    while True:
+        ask = urllib.request.Request(f"{URL}/api/v1/requests/{id}", headers={"authorization": f"Bearer {KEY}"})
+        try:
+            return json.load(urllib.request.urlopen(ask))
+        except urllib.error.HTTPError as error:
+            assert error.code == 404 and time.monotonic() < until, error
+        time.sleep(0.05)
+
+
+def stream_of(tokens, leave_after):
+    """Asks for so many tokens, leaves after so many pieces of text, and answers the receipt."""
+    body = json.dumps({"model": "chat", "messages": MESSAGES, "temperature": 0, "max_tokens": tokens, "stream": True})
+    connection = http.client.HTTPConnection(URL.removeprefix("http://"))
+    connection.request("POST", "/openai/v1/chat/completions", body, {"content-type": "application/json", "authorization": f"Bearer {KEY}"})
+    answer = connection.getresponse()
+    pieces = 0
+    while pieces < leave_after and (line := answer.readline()):
+        pieces += line.startswith(b"data: {") and bool(json.loads(line[6:])["choices"][0]["delta"].get("content"))
+    id = answer.headers["x-request-id"]
+    answer.close()
+    connection.close()
+    return receipt(id)
+
+
+def leaves():
+    """A client that leaves stops the generation within one token, and pays for what was done. What a token costs is seen from answers
+    that differ by four."""
+    two, six = (stream_of(tokens, 1000) for tokens in (2, 6))
+    token = (six["gpu_ns"] - two["gpu_ns"]) / 4
+    left = stream_of(500, 2)
+    tokens = 2 + (left["gpu_ns"] - two["gpu_ns"]) / token
+    print(f"a client that left after 2 of 500 tokens pays for {tokens:.1f}, {left['gpu_ms']} ms, as a fault of the {left['fault']}")
+    # One token may be under way when it leaves, and one more begins before that is known; times vary by some tenths.
+    assert 1 < tokens < 5 and left["error"] == "client_closed" and left["gpu_ms"] > 0, left
 
 
 def wrong():
@@ -155,8 +223,8 @@ def receipts_settle():
 
 ordinary()
 print("python openai: sync, stream, stop, seed, base64")
-asyncio.run(several())
-print("python openai: ten streams at once, async")
+shared()
+leaves()
 wrong()
 print("wrong input: refused by its name")
 # Allocators keep what the first crowds needed.
