@@ -215,14 +215,18 @@ fn blur(rounds: usize) {
 }
 
 /// A hundred million bytes from the processor's memory to the device, through two buffers that take turns, as assets go there.
-fn upload(rounds: usize) {
+/// `fresh`: into a new buffer each time, whose memory the system has yet to find.
+fn upload(rounds: usize, fresh: bool) {
     const PART: usize = 4 << 20;
     let (device, queue) = open();
     let bytes = vec![7u8; 100_000_000];
-    let target = storage(&device, bytes.len() as u64);
+    let mut target = storage(&device, bytes.len() as u64);
     let through = [0; 2].map(|_| buffer(&device, PART as u64, BufferUsages::MAP_WRITE | BufferUsages::COPY_SRC));
     let mut sent = [None, None];
     timed(rounds, || {
+        if fresh {
+            target = storage(&device, bytes.len() as u64);
+        }
         for (turn, part) in bytes.chunks(PART).enumerate() {
             let (from, sent) = (&through[turn % 2], &mut sent[turn % 2]);
             if let Some(index) = sent.take() {
@@ -264,9 +268,10 @@ fn main() {
         "many" => many(rounds),
         "matmul" => matmul(rounds),
         "blur" => blur(rounds),
-        "upload" => upload(rounds),
+        "upload" => upload(rounds, false),
+        "upload-fresh" => upload(rounds, true),
         "copy" => copy(rounds),
-        other => println!("there are small, large, many, matmul, blur, upload and copy, not {other}"),
+        other => println!("there are small, large, many, matmul, blur, upload, upload-fresh and copy, not {other}"),
     }
     // Dropping a queue waits without a limit, and what drivers do at exit has crashed while a thread still polls.
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
