@@ -58,6 +58,13 @@ fn associated(tenant: &TenantName, name: &str) -> Vec<u8> {
     format!("gannet secret {tenant}/{name}").into_bytes()
 }
 
+/// What is wrong with a file that should hold a key, if anything is.
+pub fn check_key_file(path: &Path) -> Result<(), SecretsError> {
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|error| SecretsError::Key(format!("{}: {error}", path.display())))?;
+    read_key(&text, &path.display().to_string()).map(drop)
+}
+
 impl Vault {
     /// Opens the vault with the key that is there, or makes one.
     pub fn open(data: &Path, file: Option<&PathBuf>) -> Result<Self, SecretsError> {

@@ -1,6 +1,6 @@
 //! Nothing is acknowledged before it is on disk.
 
-use crate::support::{KEY, Options, Server, prebuilt, text};
+use crate::support::{KEY, Options, Server, prebuilt, text, until};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tempfile::TempDir;
 
@@ -96,9 +96,9 @@ fn the_system_calls_of_a_deploy_are_in_the_order_that_survives_a_power_cut() {
         "-f",
         "-y",
         "-s",
-        "32",
+        "4096",
         "-e",
-        "trace=fsync,fdatasync,rename,renameat,renameat2,write,writev,sendto",
+        "trace=fsync,fdatasync,rename,renameat,renameat2,write,writev,pwrite64,sendto",
         "-o",
         &trace_text,
     ];
@@ -109,12 +109,14 @@ fn the_system_calls_of_a_deploy_are_in_the_order_that_survives_a_power_cut() {
         ..Options::default()
     });
     server.deploy("hello");
+    let called = server.call("hello", "/", b"");
+    until("the request is billed", || server.receipt(&called)["billed"] == true);
     server.kill();
     let trace = std::fs::read_to_string(&trace).unwrap();
     let lines: Vec<&str> = trace.lines().filter(|line| !line.contains("resumed>")).collect();
     let after = |from: usize, what: &str, found: &dyn Fn(&str) -> bool| -> usize {
         let at = lines.iter().skip(from).position(|line| found(line));
-        from + at.unwrap_or_else(|| panic!("no {what} after line {from}:\n{}", lines.join("\n"))) + 1
+        from + at.unwrap_or_else(|| panic!("no {what} after line {from} of {}", lines.len())) + 1
     };
     let sync = |line: &str, path: &str| line.contains("fsync(") && line.contains(path);
     let rename = |line: &str, path: &str| line.contains("rename") && line.contains(path);
@@ -127,12 +129,15 @@ fn the_system_calls_of_a_deploy_are_in_the_order_that_survives_a_power_cut() {
         after(committed, "the answer", &|line| line.contains("HTTP/1.1 201"));
     }
     let answered = after(0, "the answer", &|line| line.contains("HTTP/1.1 201"));
-    let written =
-        lines[..answered].iter().rposition(|line| line.contains("/db/db>") && line.contains("write")).map(|at| at + 1);
-    if let Some(written) = written {
-        assert!(
-            lines[written..answered].iter().any(|line| sync(line, "/db/db")),
-            "the database was written and not synced before the answer"
-        );
-    }
+    let wrote = |line: &str, path: &str| line.contains("write") && line.contains(path);
+    let written = lines[..answered].iter().rposition(|line| wrote(line, "/db/db>")).unwrap() + 1;
+    assert!(
+        lines[written..answered].iter().any(|line| sync(line, "/db/db")),
+        "the database was written and not synced before the answer"
+    );
+    // And the ledger's line before a receipt says that it is billed.
+    let written = after(answered, "write of the line", &|line| wrote(line, "/ledger/"));
+    let synced = after(written, "sync of the ledger", &|line| line.contains("sync(") && line.contains("/ledger/"));
+    let told = after(answered, "receipt that is billed", &|line| line.contains("\\\"billed\\\": true"));
+    assert!(synced < told, "a receipt said that its line is on disk before it was synced");
 }

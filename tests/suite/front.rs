@@ -186,6 +186,14 @@ fn the_servers_file_is_checked_whole_and_reloaded_all_or_nothing() {
     for part in ["spares = 99; it may be 0 to 64", "nearest known one is `listen`", "limits.keys = 0", "tls.cert: "] {
         assert!(told.contains(part), "{told}");
     }
+    // The files that it names are looked at too.
+    let named = folder.path().join("named.toml");
+    let nowhere = "secrets_key_file = \"/nowhere/key\"\n[tls]\ncert = \"/nowhere/cert\"\nkey = \"/nowhere/key\"\n";
+    std::fs::write(&named, nowhere).unwrap();
+    let check = Command::new(binary()).args(["config", "check", &named.display().to_string()]).output().unwrap();
+    let told = text(&check.stdout);
+    assert_eq!(check.status.code(), Some(2), "{told}");
+    assert!(told.contains("tls: /nowhere/cert: ") && told.contains("secrets_key_file: the key of the secrets: /nowhere/key: "), "{told}");
     let serve = Command::new(binary())
         .args([
             "serve",

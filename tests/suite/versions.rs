@@ -1,6 +1,6 @@
 //! Versions: traffic, tags, rollback, settings without an upload, and that nothing is dropped during a switch.
 
-use crate::support::{KEY, Options, Server, text};
+use crate::support::{KEY, Options, Server, prebuilt, text};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -99,6 +99,7 @@ fn nothing_is_dropped_across_fifty_deploys_under_load() {
     let server = server();
     assert_eq!(server.put(KEY, "faulty", "f", "[env]\nMODE = \"0\"\n", "").status, 201);
     env(&server, "f", &[]);
+    let component = std::fs::read(prebuilt("faulty")).unwrap();
     let (stop, served, failed) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for thread in 0..4 {
@@ -116,9 +117,16 @@ fn nothing_is_dropped_across_fifty_deploys_under_load() {
                 }
             });
         }
-        for number in 1..=50 {
-            let patch = json!({ "env": { "MODE": number.to_string() } });
-            let answer = server.control(KEY, "PATCH", "functions/f", &patch);
+        for number in 1..=50u8 {
+            // Every fifth brings other bytes, the others other settings of the same.
+            let answer = if number % 5 == 0 {
+                // A custom section of a number: what it does is the same.
+                let other = [component.as_slice(), &[0, 3, 1, b'n', number]].concat();
+                server.put_bytes(KEY, &other, "f", &format!("[env]\nMODE = \"{number}\"\n"), "")
+            } else {
+                let patch = json!({ "env": { "MODE": number.to_string() } });
+                server.control(KEY, "PATCH", "functions/f", &patch)
+            };
             assert_eq!(
                 (answer.status, answer.json()["version"].clone()),
                 (201, json!(number + 1)),

@@ -1,7 +1,9 @@
-//! `gannet config check`: everything that is wrong with a server's file, at once.
+//! `gannet config check`: everything that is wrong with a server's file, at once; then with the files that it names.
 
 use super::{Failure, Outcome, printer};
-use crate::config;
+use crate::config::{self, ServerFile};
+use crate::front::check_tls;
+use crate::{egress, secrets};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -21,20 +23,30 @@ enum ConfigVerb {
     },
 }
 
+/// What is wrong with the files that a server's file names.
+fn files(file: &ServerFile) -> Vec<String> {
+    let tls = file.tls.as_ref().and_then(|files| check_tls(files).err());
+    let tls = tls.map(|error| format!("tls: {error}"));
+    let key = file.secrets_key_file.as_deref().and_then(|path| secrets::check_key_file(path).err());
+    let key = key.map(|error| format!("secrets_key_file: {error}"));
+    let ca = file.egress.ca_file.as_deref().and_then(|path| egress::check_ca_file(path).err());
+    let ca = ca.map(|error| format!("egress.ca_file: {error}"));
+    [tls, key, ca].into_iter().flatten().collect()
+}
+
 pub(super) fn run(arguments: &ConfigArgs) -> Outcome {
     let ConfigVerb::Check { path } = &arguments.verb;
-    match config::read(path) {
-        Ok(_) => {
-            printer::note(&format!("{} is good", path.display()));
-            Ok(())
-        }
-        Err(error) => {
-            let each = error.each();
-            for error in each {
-                printer::line(&error.to_string());
-            }
-            let (count, path) = (each.len(), path.display());
-            Err(Failure::usage(format!("{path} has {count} error{}", if count == 1 { "" } else { "s" })))
-        }
+    let wrong = match config::read(path) {
+        Ok(file) => files(&file),
+        Err(error) => error.each().iter().map(ToString::to_string).collect(),
+    };
+    if wrong.is_empty() {
+        printer::note(&format!("{} is good", path.display()));
+        return Ok(());
     }
+    for line in &wrong {
+        printer::line(line);
+    }
+    let (count, path) = (wrong.len(), path.display());
+    Err(Failure::usage(format!("{path} has {count} error{}", if count == 1 { "" } else { "s" })))
 }

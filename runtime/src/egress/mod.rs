@@ -214,6 +214,11 @@ impl Egress {
     }
 }
 
+/// What is wrong with a file of certificates, if anything is.
+pub fn check_ca_file(path: &Path) -> io::Result<()> {
+    connector(Some(path)).map(drop)
+}
+
 fn connector(ca_file: Option<&Path>) -> io::Result<TlsConnector> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     if let Some(path) = ca_file {

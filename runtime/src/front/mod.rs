@@ -17,7 +17,7 @@ mod io;
 mod tls;
 
 pub use access::{AccessLog, Served, Watched};
-pub use tls::Tls;
+pub use tls::{Tls, check as check_tls};
 
 use crate::auth::Auth;
 use crate::config::Live;

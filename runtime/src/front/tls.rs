@@ -50,6 +50,11 @@ fn load(files: &TlsFile) -> io::Result<ServerConfig> {
     Ok(config)
 }
 
+/// What is wrong with the files, if anything is.
+pub fn check(files: &TlsFile) -> io::Result<()> {
+    load(files).map(drop)
+}
+
 impl Tls {
     /// Reads certificate and key, and goes on looking at them.
     pub fn start(files: TlsFile) -> io::Result<Arc<Self>> {

@@ -175,12 +175,16 @@ impl Server {
 
     /// Deploys a prebuilt component under a name, with a manifest.
     pub fn put(&self, key: &str, component: &str, name: &str, manifest: &str, query: &str) -> Answer {
-        let bytes = std::fs::read(prebuilt(component)).unwrap();
+        self.put_bytes(key, &std::fs::read(prebuilt(component)).unwrap(), name, manifest, query)
+    }
+
+    /// Deploys a component that is not among the prebuilt ones.
+    pub fn put_bytes(&self, key: &str, component: &[u8], name: &str, manifest: &str, query: &str) -> Answer {
         let mut body = format!(
             "--b\r\ncontent-disposition: form-data; name=\"manifest\"\r\n\r\n{manifest}\r\n--b\r\ncontent-disposition: form-data; name=\"component\"; filename=\"c\"\r\n\r\n"
         )
         .into_bytes();
-        body.extend_from_slice(&bytes);
+        body.extend_from_slice(component);
         body.extend_from_slice(b"\r\n--b--\r\n");
         let headers = [("x-gannet-key", key), ("content-type", "multipart/form-data; boundary=b")];
         self.send_bare("PUT", &format!("/api/v1/functions/{name}{query}"), &headers, &body)
