@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Submissions of one session in flight. One more waits for the oldest, which needs nothing from
 /// the waiter, so the wait ends.
@@ -50,6 +50,33 @@ pub struct Usage {
     pub assets_ns: AtomicU64,
     /// Whether any GPU time is wall time because the device has no timestamps.
     pub wall_clock: AtomicBool,
+    /// Assets that are on their way to the GPU at its cost.
+    pub(crate) uploads: Uploads,
+}
+
+/// Each upload that a request pays for holds one permit.
+#[derive(Debug)]
+pub(crate) struct Uploads(Arc<Semaphore>);
+
+/// More than a version has assets.
+const UPLOADS_MAX: usize = 1 << 16;
+
+impl Default for Uploads {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(UPLOADS_MAX)))
+    }
+}
+
+impl Uploads {
+    /// Held as long as an upload.
+    pub(crate) fn begin(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0).try_acquire_owned().ok()
+    }
+
+    async fn drain(&self) {
+        // Closed semaphores do not happen: nobody closes it.
+        let _ = self.0.acquire_many(u32::try_from(UPLOADS_MAX).unwrap_or(u32::MAX)).await;
+    }
 }
 
 pub(crate) struct PendingWrite {
@@ -75,15 +102,19 @@ pub struct Session {
 
 /// Waits for a session's submissions; see [`Session::drainer`].
 #[derive(Debug, Clone)]
-pub struct Drainer(Arc<Semaphore>);
+pub struct Drainer {
+    in_flight: Arc<Semaphore>,
+    usage: Arc<Usage>,
+}
 
 impl Drainer {
-    /// Waits until everything the session submitted is done and charged. What is in flight ends by
-    /// itself, so this does too; callers bound it all the same.
+    /// Waits until everything the session submitted, and each upload that it pays for, is done and charged. What is in flight
+    /// ends by itself, so this does too; callers bound it all the same.
     pub async fn drain(&self) {
         let all = u32::try_from(IN_FLIGHT_MAX).unwrap_or(u32::MAX);
         // Closed semaphores do not happen: nobody closes it.
-        let _ = self.0.acquire_many(all).await;
+        let _ = self.in_flight.acquire_many(all).await;
+        self.usage.uploads.drain().await;
     }
 }
 
@@ -120,6 +151,8 @@ impl Session {
 
     /// Begins to serve another request with what the last one left: its use is counted anew, what it holds still counts.
     pub fn begin_again(&mut self) {
+        // Nobody would be charged for what is left of the last one.
+        self.usage.cancelled.store(true, Ordering::Relaxed);
         self.usage = Arc::default();
         self.memory.forget_peak();
     }
@@ -194,7 +227,7 @@ impl Session {
     /// What must be waited for until everything submitted is done and charged: it can be kept when the
     /// session is gone.
     pub fn drainer(&self) -> Drainer {
-        Drainer(Arc::clone(&self.in_flight))
+        Drainer { in_flight: Arc::clone(&self.in_flight), usage: Arc::clone(&self.usage) }
     }
 
     pub(crate) fn take_writes(&mut self) -> Vec<PendingWrite> {

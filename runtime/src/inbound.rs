@@ -35,7 +35,7 @@ pub enum FrontError {
         limit: u64,
     },
     /// Bodies that must be read whole take too much together.
-    #[error("bodies that are being read have {limit} bytes together; that is the limit")]
+    #[error("bodies that are being read have {limit} bytes together; that is the most at this moment")]
     BodiesFull {
         /// The limit.
         limit: u64,
@@ -100,6 +100,11 @@ impl Inbound {
 /// Reads and throws away what is left of a body, for a while: a client that is still sending reads an
 /// answer only when it can send to the end, and a connection closed with bytes unread loses the answer.
 pub async fn discard(mut body: Incoming) {
+    discard_rest(&mut body).await;
+}
+
+/// The same with a body that stays where it is.
+pub async fn discard_rest(body: &mut Incoming) {
     let discarding = async {
         let mut left = DISCARD_BYTES_MAX;
         while let Some(Ok(frame)) = body.frame().await {

@@ -206,7 +206,7 @@ impl Route {
                 return Ok(openai::models(&inbound, &caller, &snapshot, one)?);
             }
         }
-        let called = openai::read(&mut inbound, &caller, &asked, &self.bodies).await?;
+        let called = openai::read(&mut inbound, &caller, &snapshot, &asked, &self.bodies).await?;
         let (function, tag) = called.model.split_once('@').map_or((called.model.as_str(), None), |(f, t)| (f, Some(t)));
         let not_found = || RouteError::ModelNotFound { model: called.model.chars().take(80).collect() };
         let tenant = called.tenant.as_str();

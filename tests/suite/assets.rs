@@ -201,6 +201,36 @@ fn assets_are_held_to_limits_and_counted_once() {
 }
 
 #[test]
+fn uploads_that_begin_at_once_are_held_to_the_limit_together() {
+    let server = Server::start_with(&Options { config: Some("spares = 0"), not_dev: true, ..Options::default() });
+    let key = server.tenant("acme", &json!({ "assets_mib": 3 }));
+    let begin = |number: usize| {
+        let headers = [("x-gannet-key", key.as_str()), ("content-range", "bytes 0-9/2097152")];
+        server.send_bare("PUT", &format!("/api/v1/assets/a{number}"), &headers, &[0; 10]).status
+    };
+    let begin = &begin;
+    let answers: Vec<u16> = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..16).map(|number| scope.spawn(move || begin(number))).collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert_eq!(answers.iter().filter(|status| **status == 202).count(), 1, "{answers:?}");
+    assert_eq!(answers.iter().filter(|status| **status == 429).count(), 15, "{answers:?}");
+}
+
+#[test]
+fn an_upload_is_paid_for_by_the_request_that_caused_it_though_it_did_not_wait() {
+    let server = server();
+    assert_eq!(put(&server, "table", &[], &bytes(7, 16 << 20)).status, 201);
+    assert_eq!(server.put(KEY, "hello", "quick", "[assets]\ntable = \"table\"\n", "").status, 201);
+    let answer = server.call("quick", "/", b"");
+    assert_eq!(answer.text(), "hello, world\n");
+    let path = format!("/api/v1/requests/{}", answer.header("x-request-id"));
+    until("it has ended", || server.send("GET", &path, &[], b"").status == 200);
+    let receipt = server.receipt(&answer);
+    assert!(receipt["assets_us"].as_u64().unwrap() > 1000 && receipt["gpu_ns"].as_u64().unwrap() > 0, "{receipt}");
+}
+
+#[test]
 fn an_asset_waits_on_the_gpu_for_the_next_request() {
     let server = server();
     let table = bytes(7, 16 << 20);

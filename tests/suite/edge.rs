@@ -155,7 +155,12 @@ fn bodies_and_heads_over_their_limits_are_refused() {
     }
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
-    assert!(text(&answer).starts_with("HTTP/1.1 413 "), "{}", text(&answer));
+    let answer = text(&answer);
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    // What the guest did until then is on the bill.
+    let (_, id) = answer.split_once("x-request-id: ").unwrap();
+    let receipt = server.get_json(&format!("/api/v1/requests/{}", id.lines().next().unwrap().trim()));
+    assert!(receipt["guest_us"].as_u64().unwrap() > 0 && receipt["error"] == "body_too_large", "{receipt}");
 
     let long = format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-long: {}\r\n\r\n", "x".repeat(100_000));
     assert!(server.raw(long.as_bytes()).starts_with("HTTP/1.1 431 "));

@@ -193,7 +193,11 @@ fn the_servers_file_is_checked_whole_and_reloaded_all_or_nothing() {
     let check = Command::new(binary()).args(["config", "check", &named.display().to_string()]).output().unwrap();
     let told = text(&check.stdout);
     assert_eq!(check.status.code(), Some(2), "{told}");
-    assert!(told.contains("tls: /nowhere/cert: ") && told.contains("secrets_key_file: the key of the secrets: /nowhere/key: "), "{told}");
+    assert!(
+        told.contains("tls: /nowhere/cert: ")
+            && told.contains("secrets_key_file: the key of the secrets: /nowhere/key: "),
+        "{told}"
+    );
     let serve = Command::new(binary())
         .args([
             "serve",

@@ -88,3 +88,31 @@ fn a_stream_that_must_wait_is_kept_alive_and_its_error_is_an_event() {
         assert_eq!(first.join().unwrap().status, 200);
     });
 }
+
+#[test]
+fn a_stream_whose_client_takes_nothing_ends_with_its_time() {
+    let server = Server::start_with(&Options { config: Some("spares = 0"), ..Options::default() });
+    let manifest = "[limits]\nconcurrency = 1\ntimeout_ms = 4000\n";
+    assert_eq!(server.put(KEY, "faulty", "slow", manifest, "").status, 201);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let held = runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+            .initial_stream_window_size(0)
+            .handshake(hyper_util::rt::TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        let request = hyper::Request::post(format!("{}/v2/slow/openai/nap?ms=60000", server.url))
+            .header("x-gannet-key", KEY)
+            .body(http_body_util::Full::new(bytes::Bytes::from_static(b"{\"stream\": true}")))
+            .unwrap();
+        (sender.send_request(request).await.unwrap(), sender)
+    });
+    assert_eq!(held.0.status().as_u16(), 200, "it is kept waiting by comments, none of which it takes");
+    until("its time has passed", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 0);
+    let id = held.0.headers()["x-request-id"].to_str().unwrap();
+    let receipt = server.get_json(&format!("/api/v1/requests/{id}"));
+    assert_eq!(receipt["error"], "deadline_exceeded", "{receipt}");
+    drop(held);
+}

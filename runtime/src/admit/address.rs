@@ -18,7 +18,8 @@ pub struct Addresses {
     others: Bucket,
 }
 
-fn client_of(address: IpAddr) -> IpAddr {
+/// Who an address counts as.
+pub(crate) fn client_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(six) => {
             let [a, b, c, d, ..] = six.segments();

@@ -165,6 +165,11 @@ impl Membership {
         self.arbiter.turns(self.gpu).map_or(reported, |mut turns| turns.bill(self.id, reported, Instant::now()))
     }
 
+    /// How long the process has held the GPU that no request was billed for.
+    pub fn unbilled(&self) -> Duration {
+        self.arbiter.turns(self.gpu).map_or(Duration::ZERO, |mut turns| turns.unbilled(self.id, Instant::now()))
+    }
+
     /// Its process has ended and was reaped; `lost` if that was because its device was lost.
     pub fn left(&self, lost: bool) {
         self.arbiter.send(Order::Left { id: self.id, gpu: self.gpu, lost });

@@ -322,13 +322,21 @@ impl Turns {
     /// answered counts as billed.
     pub fn bill(&mut self, id: MemberId, reported: Duration, now: Instant) -> Duration {
         self.account_for(now);
-        let gone = self.gone.iter_mut().find(|(gone, _)| *gone == id).map(|(_, unbilled)| unbilled);
-        let Some(unbilled) = self.members.get_mut(&id).map(|member| &mut member.unbilled).or(gone) else {
-            return Duration::ZERO;
-        };
+        let Some(unbilled) = self.unbilled_of(id) else { return Duration::ZERO };
         let billed = reported.min(*unbilled);
         *unbilled -= billed;
         billed
+    }
+
+    /// How long a member has held the GPU that no request was billed for.
+    pub fn unbilled(&mut self, id: MemberId, now: Instant) -> Duration {
+        self.account_for(now);
+        self.unbilled_of(id).map_or(Duration::ZERO, |unbilled| *unbilled)
+    }
+
+    fn unbilled_of(&mut self, id: MemberId) -> Option<&mut Duration> {
+        let gone = self.gone.iter_mut().find(|(gone, _)| *gone == id).map(|(_, unbilled)| unbilled);
+        self.members.get_mut(&id).map(|member| &mut member.unbilled).or(gone)
     }
 
     fn others_wait(&self, id: MemberId) -> bool {

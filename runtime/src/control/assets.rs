@@ -30,9 +30,14 @@ const UPLOADS_MAX: usize = 32;
 
 /// Which uploads a request is adding to right now.
 #[derive(Debug, Default)]
-pub struct Uploading(Arc<Mutex<HashSet<(TenantName, AssetName)>>>);
+pub struct Uploading {
+    names: Arc<Mutex<HashSet<(TenantName, AssetName)>>>,
+    /// Held while limits are checked and an upload is begun, which then counts.
+    begins: Mutex<()>,
+}
 
-/// A request that adds to an upload. No other does at the same time.
+/// A request that adds to an upload. No other does at the same time. It goes along with what blocks, which goes on when the client
+/// has left.
 #[derive(Debug)]
 struct Adding {
     all: Arc<Mutex<HashSet<(TenantName, AssetName)>>>,
@@ -42,10 +47,10 @@ struct Adding {
 impl Uploading {
     fn begin(&self, tenant: &TenantName, asset: &AssetName) -> Result<Adding, ControlError> {
         let own = (tenant.clone(), asset.clone());
-        if !self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(own.clone()) {
+        if !self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(own.clone()) {
             return Err(ControlError::Conflict(format!("another request is uploading {asset}")));
         }
-        Ok(Adding { all: Arc::clone(&self.0), own })
+        Ok(Adding { all: Arc::clone(&self.names), own })
     }
 }
 
@@ -167,7 +172,7 @@ impl Control {
     pub(super) async fn put_asset(&self, call: Call, acting: &Acting) -> Answered {
         let name = call.asset()?;
         let digest = call.query.get("digest").map(ToOwned::to_owned);
-        let _adding = self.uploading.begin(&acting.tenant, &name)?;
+        let adding = self.uploading.begin(&acting.tenant, &name)?;
         if let Some(digest) = &digest
             && let Some(answered) = self.put_known(&name, acting, digest).await?
         {
@@ -197,10 +202,10 @@ impl Control {
             }
         };
         let (appending, broken) = append(appending, call.inbound.body, range).await;
-        let (appending, known) = blocking(move || {
+        let (adding, appending, known) = blocking(move || {
             let mut appending = appending;
             let known = appending.sync();
-            known.map(|known| (appending, known))
+            known.map(|known| (adding, appending, known))
         })
         .await?
         .map_err(ControlError::from)?;
@@ -210,7 +215,7 @@ impl Control {
         if known.received < known.size {
             return Ok(json(Done::Accepted, &view(&acting.owner, &name, acting.owner.assets.get(&name), Some(&known))));
         }
-        self.keep(acting, &name, appending).await
+        self.keep(acting, &name, appending, adding).await
     }
 
     /// Gives a name to bytes that the tenant has already put.
@@ -237,6 +242,7 @@ impl Control {
         digest: Option<String>,
     ) -> Result<Appending, ControlError> {
         let files = self.registry.store().files();
+        let _begins = self.uploading.begins.lock().unwrap_or_else(PoisonError::into_inner);
         let uploads = files.uploads(&acting.tenant);
         if range.from > 0 {
             let known = uploads.into_iter().find(|upload| upload.asset == *name);
@@ -273,15 +279,15 @@ impl Control {
     }
 
     /// The last range has come.
-    async fn keep(&self, acting: &Acting, name: &AssetName, appending: Appending) -> Answered {
-        let finished = blocking(move || appending.finish()).await?.map_err(ControlError::from)?;
-        let arrived = finished.map_err(|digest| {
+    async fn keep(&self, acting: &Acting, name: &AssetName, appending: Appending, adding: Adding) -> Answered {
+        let (adding, finished) = blocking(move || (adding, appending.finish())).await?;
+        let arrived = finished.map_err(ControlError::from)?.map_err(|digest| {
             ControlError::Invalid(format!("the bytes have the digest {digest}, not the one that was announced"))
         })?;
         let _arriving = self.registry.arriving(&acting.tenant, &arrived.digest);
         let (digest, size) = (arrived.digest.clone(), arrived.size);
         let (store, tenant) = (Arc::clone(self.registry.store()), acting.tenant.clone());
-        let kept = blocking(move || store.files().keep_asset(&tenant, &arrived)).await?;
+        let (_adding, kept) = blocking(move || (adding, store.files().keep_asset(&tenant, &arrived))).await?;
         kept.map_err(ControlError::from)?;
         Ok(self.name(acting, name, digest, size).await?)
     }

@@ -1,5 +1,7 @@
-//! Connections by the address that they come from: one address must not hold the places of all others.
+//! Connections by the address that they come from: one address must not hold the places of all others. IPv6 counts by /64, as for
+//! rates.
 
+use crate::admit::address::client_of;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +22,7 @@ pub(super) struct Peer {
 impl Peers {
     /// Counts a connection, unless its address has `most` already.
     pub(super) fn enter(&self, address: IpAddr, most: u64) -> Option<Peer> {
+        let address = client_of(address);
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
         if *count >= most {
@@ -53,6 +56,10 @@ mod tests {
         let held = (peers.enter(one, 2), peers.enter(one, 2));
         assert!(held.0.is_some() && held.1.is_some() && peers.enter(one, 2).is_none());
         assert!(peers.enter(other, 2).is_some(), "another has its own");
+        let six = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, last]);
+        let network = (peers.enter(six(1), 2), peers.enter(six(2), 2));
+        assert!(network.0.is_some() && network.1.is_some() && peers.enter(six(3), 2).is_none(), "a /64 is one client");
+        drop(network);
         drop(held);
         assert!(peers.enter(one, 2).is_some());
         assert!(peers.0.lock().is_ok_and(|counts| counts.is_empty()), "nothing is remembered of who has left");

@@ -12,7 +12,7 @@ use crate::respond::Blame;
 use crate::route::Target;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 mod ledger;
 pub mod price;
@@ -243,6 +243,8 @@ struct Open {
     opened: Instant,
     /// When the worker had done its part.
     ended: Option<Instant>,
+    /// What the request's worker had held the GPU for without a bill when the request came to it.
+    unbilled: Duration,
     receipt: Receipt,
     sent_out: Option<Arc<Tally>>,
 }
@@ -273,7 +275,7 @@ impl Tab {
         version: u32,
     ) -> Self {
         let receipt = Receipt::open(request, tenant, function, version, Price::default());
-        let open = Open { opened: Instant::now(), ended: None, receipt, sent_out: None };
+        let open = Open { opened: Instant::now(), ended: None, unbilled: Duration::ZERO, receipt, sent_out: None };
         Self { open: Some(Box::new(open)), account: Arc::clone(account), ledger: Arc::clone(ledger) }
     }
 
@@ -284,8 +286,11 @@ impl Tab {
         }
     }
 
-    /// Says where the request runs: what its work costs from here on.
-    pub fn place(&mut self, class: &str, price: Price) {
+    /// Says where the request runs: what its work costs from here on, and what its worker has held the GPU for without a bill.
+    pub fn place(&mut self, class: &str, price: Price, unbilled: Duration) {
+        if let Some(open) = &mut self.open {
+            open.unbilled = unbilled;
+        }
         self.note(|receipt| {
             receipt.class = Some(class.to_owned());
             receipt.price = price;
@@ -325,9 +330,9 @@ impl Tab {
         self.note(|receipt| receipt.gpu_ns += gpu_ns);
     }
 
-    /// When the request was admitted.
-    pub fn began(&self) -> Option<Instant> {
-        self.open.as_ref().map(|open| open.opened)
+    /// When the request was admitted, and what its worker had held the GPU for without a bill.
+    pub fn began(&self) -> Option<(Instant, Duration)> {
+        self.open.as_ref().map(|open| (open.opened, open.unbilled))
     }
 
     /// The `server-timing` header (W3C Server Timing) for what is known so far, in milliseconds.
@@ -415,7 +420,7 @@ pub(crate) mod tests {
         let price = Price { gpu_micro_units_per_s: 1000, cpu_micro_units_per_s: 1000, ..Price::default() };
         for fault in [None, Some(Blame::Function), Some(Blame::Platform)] {
             let mut open = tab(&ledger, &account);
-            open.place("any", price);
+            open.place("any", price, Duration::ZERO);
             open.note(|receipt| {
                 (receipt.gpu_ns, receipt.guest_us, receipt.status, receipt.fault) = (2_500_000, 1, 200, fault);
             });

@@ -8,9 +8,11 @@
 //!                                       └▶ a refusal, or an answer that is no stream: an event with the error
 //! ```
 //!
-//! Dropping the body drops the request: a client that leaves while it waits is not served.
+//! The request goes on in a task of its own, because a client that takes nothing is not polled, and its time must pass all the
+//! same. Dropping the body ends the task: a client that leaves while it waits is not served.
 
 use crate::names::RequestId;
+use crate::pool::PoolError;
 use crate::respond::{BrokenOff, Refused, ResponseBody, openai_error, stream};
 use bytes::{Bytes, BytesMut};
 use http::Response;
@@ -18,6 +20,7 @@ use http_body::{Body, Frame};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
 /// How long an answer's head may take until comments are sent in its place.
@@ -38,9 +41,18 @@ pub struct Waiting {
     next: Pin<Box<Sleep>>,
 }
 
+/// The task that answers, until this is dropped.
+struct Task(JoinHandle<Result<Response<ResponseBody>, Refused>>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 enum State {
     /// No answer yet; whether a comment is to be sent at once.
-    Coming(Answering, bool),
+    Coming(Task, bool),
     /// Its events.
     Streaming(Box<ResponseBody>),
     /// An error, being read.
@@ -55,15 +67,21 @@ impl std::fmt::Debug for Waiting {
 }
 
 /// Answers as soon as there is a head, or begins a stream when it takes longer.
-pub async fn answer(mut answering: Answering, request: RequestId) -> Result<Response<ResponseBody>, Refused> {
-    match tokio::time::timeout(HEAD_MAX, &mut answering).await {
-        Ok(answered) => answered,
+pub async fn answer(answering: Answering, request: RequestId) -> Result<Response<ResponseBody>, Refused> {
+    let mut task = Task(tokio::spawn(answering));
+    match tokio::time::timeout(HEAD_MAX, &mut task.0).await {
+        Ok(answered) => answered.unwrap_or_else(|_| Err(ended())),
         Err(_) => {
             let next = Box::pin(tokio::time::sleep(EVERY));
-            let waiting = Waiting { request, state: State::Coming(answering, true), next };
+            let waiting = Waiting { request, state: State::Coming(task, true), next };
             Ok(stream("text/event-stream", ResponseBody::waiting(waiting)))
         }
     }
+}
+
+/// What is told when the task has panicked, which it should not.
+fn ended() -> Refused {
+    PoolError::Internal("the request's task ended".into()).into()
 }
 
 fn event(json: &[u8]) -> Bytes {
@@ -82,7 +100,10 @@ impl Waiting {
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         loop {
             match &mut self.state {
-                State::Coming(answering, comment) => match answering.as_mut().poll(context) {
+                State::Coming(task, comment) => match Pin::new(&mut task.0).poll(context).map(|answered| {
+                    // A task that panicked.
+                    answered.unwrap_or_else(|_| Err(ended()))
+                }) {
                     Poll::Ready(Ok(response)) if is_events(&response) => {
                         self.state = State::Streaming(Box::new(response.into_body()));
                     }

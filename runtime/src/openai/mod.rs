@@ -10,30 +10,21 @@
 //! is a stream: then comments keep the client waiting while a cold function starts ([`keep_alive`]). What such bodies take
 //! together is bounded. Refusals have OpenAI's shape on these paths.
 
+mod bodies;
 pub mod keep_alive;
+
+pub use bodies::Bodies;
 
 use crate::auth::{Caller, Key};
 use crate::control::TENANT_HEADER;
-use crate::inbound::{FrontError, Inbound};
+use crate::inbound::Inbound;
 use crate::names::TenantName;
-use crate::pool::BODY_IDLE_MAX;
 use crate::registry::{Function, Snapshot, Tenant};
 use crate::respond::{Done, Refused, ResponseBody, json};
 use crate::route::RouteError;
-use bytes::Bytes;
 use http::{Method, Response};
-use http_body_util::{BodyExt, Limited};
-use hyper::body::Body;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
-/// The longest body, whatever a function's own limit is.
-const BODY_BYTES_MAX: u64 = 16 << 20;
-/// What all bodies that are being read may take together.
-const BODIES_BYTES_MAX: u64 = 256 << 20;
-/// The unit of that.
-const UNIT: u64 = 1 << 10;
 
 /// What a path asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,16 +65,6 @@ pub struct Called {
     pub stream: bool,
 }
 
-/// Bodies being read.
-#[derive(Debug, Clone)]
-pub struct Bodies(Arc<Semaphore>);
-
-impl Default for Bodies {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(usize::try_from(BODIES_BYTES_MAX / UNIT).unwrap_or(usize::MAX))))
-    }
-}
-
 /// Whose functions a caller asks for.
 fn tenant_of(inbound: &Inbound, caller: &Caller) -> Result<TenantName, RouteError> {
     match caller {
@@ -96,15 +77,30 @@ fn tenant_of(inbound: &Inbound, caller: &Caller) -> Result<TenantName, RouteErro
     }
 }
 
+/// The tenant, if the caller may call its functions.
+fn callable<'a>(name: &TenantName, caller: &Caller, snapshot: &'a Snapshot) -> Result<&'a Arc<Tenant>, RouteError> {
+    let tenant = snapshot.tenants.get(name).ok_or(RouteError::NotFound)?;
+    if tenant.record.suspended {
+        return Err(RouteError::Suspended);
+    }
+    if matches!(caller, Caller::Tenant(key) if !key.record.scopes.invoke) {
+        return Err(RouteError::ScopeMissing { scope: "invoke" });
+    }
+    Ok(tenant)
+}
+
 /// Finds out for whom a request is. Its body is read, and kept with it.
 pub async fn read(
     inbound: &mut Inbound,
     caller: &Caller,
+    snapshot: &Snapshot,
     asked: &Asked<'_>,
     bodies: &Bodies,
 ) -> Result<Called, Refused> {
+    // Before anything is kept for it.
     let tenant = tenant_of(inbound, caller)?;
-    let body = collect(inbound, bodies).await?;
+    callable(&tenant, caller, snapshot)?;
+    let body = bodies::collect(inbound, tenant.clone(), bodies).await?;
     // What is not JSON is for the function to refuse, if the path has named one.
     let wanted: Wanted = serde_json::from_slice(&body).unwrap_or_default();
     inbound.collected = Some(body);
@@ -115,40 +111,6 @@ pub async fn read(
         (None, None) => return Err(RouteError::ModelNeeded.into()),
     };
     Ok(Called { tenant, model, listed_only, stream })
-}
-
-/// A body, and what it counts for.
-struct Held {
-    bytes: Bytes,
-    _room: OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-async fn collect(inbound: &mut Inbound, bodies: &Bodies) -> Result<Bytes, Refused> {
-    let limit = BODY_BYTES_MAX;
-    let announced = inbound.body.size_hint().exact().unwrap_or(BODY_BYTES_MAX);
-    if announced > limit {
-        return Err(FrontError::BodyTooLarge { limit }.into());
-    }
-    let units = u32::try_from(announced.div_ceil(UNIT).max(1)).unwrap_or(u32::MAX);
-    let room = Arc::clone(&bodies.0).try_acquire_many_owned(units);
-    let room = room.map_err(|_| FrontError::BodiesFull { limit: BODIES_BYTES_MAX })?;
-    let limited = Limited::new(&mut inbound.body, usize::try_from(limit).unwrap_or(usize::MAX));
-    let read = tokio::time::timeout(BODY_IDLE_MAX, limited.collect()).await;
-    match read {
-        // It counts until it has been sent on, however long it waits for that.
-        Ok(Ok(collected)) => Ok(Bytes::from_owner(Held { bytes: collected.to_bytes(), _room: room })),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(FrontError::BodyTooLarge { limit }.into())
-        }
-        Ok(Err(error)) => Err(FrontError::Malformed(format!("the body broke off: {error}")).into()),
-        Err(_) => Err(FrontError::BodyTooSlow { seconds: BODY_IDLE_MAX.as_secs() }.into()),
-    }
 }
 
 #[derive(Debug, Serialize)]
@@ -187,14 +149,8 @@ pub fn models(
         return Err(RouteError::MethodNotAllowed { method, allowed: "GET".into() });
     }
     let name = tenant_of(inbound, caller)?;
-    let tenant: &Arc<Tenant> = snapshot.tenants.get(&name).ok_or(RouteError::NotFound)?;
-    if tenant.record.suspended {
-        return Err(RouteError::Suspended);
-    }
+    let tenant = callable(&name, caller, snapshot)?;
     let key: Option<&Key> = if let Caller::Tenant(key) = caller { Some(key) } else { None };
-    if key.is_some_and(|key| !key.record.scopes.invoke) {
-        return Err(RouteError::ScopeMissing { scope: "invoke" });
-    }
     let covers = |function: &&Arc<Function>| {
         key.and_then(|key| key.record.function.as_ref()).is_none_or(|only| *only == function.name)
     };

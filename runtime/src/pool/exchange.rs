@@ -13,7 +13,7 @@ use crate::hop::{Work, header};
 use crate::inbound::Inbound;
 use crate::manifest::Limits;
 use crate::pool::claim::Seated;
-use crate::pool::expected::{Expected, Leaving};
+use crate::pool::expected::{CUT_MAX, Expected, Leaving};
 use crate::pool::relay::{self, WorkSource};
 use crate::pool::request::{self, BodyState, RequestBody};
 use crate::pool::retry::{Again, Sendable};
@@ -104,7 +104,7 @@ impl Pool {
             let (kind, capacity_us) =
                 (seated.kind, u64::try_from(seated.capacity_wait.as_micros()).unwrap_or(u64::MAX));
             let (class, price) = self.price(seated.worker());
-            admitted.tab.place(class, price);
+            admitted.tab.place(class, price, seated.worker().unbilled());
             admitted.tab.note(|receipt| {
                 receipt.start = Some(kind);
                 receipt.capacity_us += capacity_us;
@@ -182,17 +182,27 @@ impl Pool {
             Some((_, _, _, sending)) => tokio::time::timeout(longest, sending.as_mut()).await,
             None => unreachable!("only a dropped future takes it"),
         };
-        let Some((admitted, seated, expected, _)) = leaving.held.take() else {
+        let Some((mut admitted, seated, expected, sending)) = leaving.held.take() else {
             unreachable!("only a dropped future takes it")
         };
         let (hung, unsent) = match sent {
             Ok((connection, Ok(answer))) => {
                 return Ok((answer, Held { admitted, seated, expected, connection, claim_us, request_body, late }));
             }
-            Ok((_, Err(unsent))) => (false, unsent),
+            // Its connection ends here, and with it a guest that has begun.
+            Ok((connection, Err(unsent))) => {
+                connection.cut();
+                (false, unsent)
+            }
             Err(_) => (true, None),
         };
+        drop(sending);
         if let Some(refused) = request_body.refused() {
+            // What the guest has done until then is on the bill.
+            match expected.wait(CUT_MAX).await {
+                Some(work) => relay::apply(&mut admitted.tab, work, seated.worker(), claim_us),
+                None => relay::lost(&mut admitted.tab, seated.worker()),
+            }
             if let Some(rest) = request_body.rest() {
                 crate::inbound::discard(rest).await;
             }

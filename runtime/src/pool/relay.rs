@@ -207,9 +207,9 @@ impl Relay {
 /// Puts on the tab what a worker's receipt would have said of the GPU, where it will not come: the worker has ended.
 pub(crate) fn lost(tab: &mut Tab, worker: &Worker) {
     if worker.dead().is_cancelled()
-        && let Some(began) = tab.began()
+        && let Some((began, before)) = tab.began()
     {
-        tab.lost(worker.lost(began));
+        tab.lost(worker.lost(began, before));
     }
 }
 

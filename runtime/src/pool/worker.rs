@@ -236,11 +236,17 @@ impl Worker {
         }
     }
 
+    /// How long it has held the GPU that no request was billed for: idle holds, mostly.
+    pub(crate) fn unbilled(&self) -> Duration {
+        self.membership.get().map_or(Duration::ZERO, Membership::unbilled)
+    }
+
     /// GPU time of a request that began then and whose report is lost: what the worker has held the GPU for and nobody has
-    /// paid, as far as the request can have caused it.
-    pub(crate) fn lost(&self, since: Instant) -> u64 {
-        let billed = self.membership.get().map(|membership| membership.bill(since.elapsed()));
-        billed.map_or(0, |billed| u64::try_from(billed.as_nanos()).unwrap_or(u64::MAX))
+    /// paid, as far as the request can have caused it. `before` is what there was of that when the request came.
+    pub(crate) fn lost(&self, since: Instant, before: Duration) -> u64 {
+        let Some(membership) = self.membership.get() else { return 0 };
+        let most = membership.unbilled().saturating_sub(before).min(since.elapsed());
+        u64::try_from(membership.bill(most).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Becomes cancelled when the process has ended.

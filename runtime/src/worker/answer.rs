@@ -13,6 +13,7 @@
 use crate::hop::{Fault, FaultCode, FromWorker, RunLimits, Work, header};
 use crate::names::RequestId;
 use crate::worker::Shared;
+use crate::worker::received::Whole;
 use crate::worker::tally::{Answered, Ended, Running, Tally};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -20,6 +21,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -41,16 +43,24 @@ pub(crate) struct Context {
     pub(crate) tally: Arc<Tally>,
     pub(crate) request: RequestId,
     pub(crate) limits: RunLimits,
+    /// Whether the request's body came to its end.
+    pub(crate) received: Whole,
     /// Whether the front door still waits for the receipt. If everything is dropped, because the client left,
     /// it is sent from here.
     pub(crate) owed: bool,
 }
 
 impl Context {
-    /// The receipt, which is then no longer owed.
+    /// The receipt, which is then no longer owed. Where the connection that an answer goes over may be closed, it is sent as a frame
+    /// too; the front door takes the first.
     fn settle(&mut self, fault: Option<Fault>) -> Work {
         self.owed = false;
-        self.tally.work(fault)
+        let work = self.tally.work(fault);
+        if !self.received.load(Ordering::Relaxed) {
+            let (shared, request, work) = (Arc::clone(&self.shared), self.request, work.clone());
+            tokio::spawn(async move { send(&shared, request, work).await });
+        }
+        work
     }
 }
 

@@ -1,11 +1,13 @@
 //! Instances that wait for their next request, of versions that say `instance_reuse`.
 //!
 //! Each holds one of the worker's places for instances, and what it has on the GPU. They are let go, the longest waiting first,
-//! when a place or GPU memory is wanted, and all of a version's when the version is forgotten.
+//! when a place or GPU memory is wanted, or when all of them have too much memory, and all of a version's when the version is
+//! forgotten.
 
 use crate::hop::VersionKey;
 use crate::worker::state::Guest;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::Store;
@@ -13,6 +15,8 @@ use wasmtime_wasi_http::p2::bindings::Proxy;
 
 /// Instances that wait in one worker.
 const WAITING_MAX: usize = 64;
+/// What their memories may have together.
+const WAITING_BYTES_MAX: usize = 1 << 30;
 
 /// An instance between two requests. Its memory is freed before its place is given back.
 pub(crate) struct Waiting {
@@ -25,11 +29,24 @@ pub(crate) struct Waiting {
 
 /// See the module.
 #[derive(Default)]
-pub(crate) struct Idle(Mutex<VecDeque<(VersionKey, Waiting)>>);
+pub(crate) struct Idle {
+    waiting: Mutex<VecDeque<(VersionKey, Waiting)>>,
+    /// Requests that wait for a place.
+    wanted: AtomicUsize,
+}
+
+/// A request that waits for a place, until it has one or is gone.
+struct Wanting<'a>(&'a AtomicUsize);
+
+impl Drop for Wanting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 impl Idle {
     fn waiting(&self) -> std::sync::MutexGuard<'_, VecDeque<(VersionKey, Waiting)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The instance of a version that served last, if one waits.
@@ -43,10 +60,21 @@ impl Idle {
     pub(crate) fn put(&self, version: VersionKey, instance: Waiting) {
         let mut waiting = self.waiting();
         waiting.push_back((version, instance));
-        let gone = (waiting.len() > WAITING_MAX).then(|| waiting.pop_front());
+        let bytes = |(_, instance): &(VersionKey, Waiting)| instance.store.data().memory.used();
+        let mut all: usize = waiting.iter().map(bytes).sum();
+        let mut gone = Vec::new();
+        while waiting.len() > WAITING_MAX || all > WAITING_BYTES_MAX {
+            let Some(first) = waiting.pop_front() else { break };
+            all -= bytes(&first);
+            gone.push(first);
+        }
         drop(waiting);
         // Dropped without the lock: freeing memory takes a while.
         drop(gone);
+        // Looked at when it is there to be found by whoever begins to wait now.
+        if self.wanted.load(Ordering::SeqCst) > 0 {
+            self.free();
+        }
     }
 
     /// Lets the one go that has waited longest, and answers whether there was one.
@@ -64,16 +92,16 @@ impl Idle {
         drop(gone);
     }
 
-    /// A place for an instance. The front door admits fewer requests than there are places, so this waits for none but those
-    /// of instances that are let go here.
+    /// A place for an instance: one that is free, or that of an instance that is let go for it, now or when it ends.
     pub(crate) async fn place(&self, places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-        loop {
-            match Arc::clone(places).try_acquire_owned() {
-                Ok(place) => return Some(place),
-                Err(_) if self.free() => {}
-                // Closed semaphores do not happen: nobody closes it.
-                Err(_) => return Arc::clone(places).acquire_owned().await.ok(),
-            }
+        if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+            return Some(place);
         }
+        // Counted before it is looked for one to let go, so that one that ends meanwhile is not kept.
+        self.wanted.fetch_add(1, Ordering::SeqCst);
+        let _wanting = Wanting(&self.wanted);
+        self.free();
+        // Closed semaphores do not happen: nobody closes it.
+        Arc::clone(places).acquire_owned().await.ok()
     }
 }

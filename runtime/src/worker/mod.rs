@@ -20,6 +20,7 @@ mod load;
 mod log;
 mod pipelines;
 mod run;
+mod received;
 mod service;
 mod state;
 mod tally;

@@ -15,6 +15,7 @@ use crate::worker::egress::Calls;
 use crate::worker::idle::Waiting;
 use crate::worker::load::{Entry, Loaded};
 use crate::worker::log::{LogPipe, RequestLog};
+use crate::worker::received::{self, Received};
 use crate::worker::service;
 use crate::worker::state::Guest;
 use crate::worker::tally::{Answered, Running, Tally};
@@ -23,7 +24,7 @@ use gannet_host_gpu::{Session, SessionLimits};
 use http::{HeaderMap, HeaderName, Request, Response};
 use hyper::body::Incoming;
 use std::convert::Infallible;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -70,13 +71,14 @@ pub(crate) async fn request(
     let tally = Arc::new(Tally { arrived, start_ns: AtomicU64::new(0), cpu: Arc::default(), gpu: OnceLock::new() });
     let (sender, receiver) = oneshot::channel();
     let deadline = tokio::time::Instant::now() + envelope.deadline;
+    let (request, received) = received::watch(request);
     let started = start(&shared, &loaded, &envelope, &tally, request, sender);
     let running = match started {
         Ok(running) => running,
         Err(error) => return Ok(answer::fault(tally.work(None), FaultCode::Unavailable, &format!("{error:#}"))),
     };
-    let context =
-        answer::Context { shared, tally, request: envelope.request, limits: loaded.limits.clone(), owed: true };
+    let (request, limits) = (envelope.request, loaded.limits.clone());
+    let context = answer::Context { shared, tally, request, limits, received, owed: true };
     Ok(answer::first(context, running, receiver, deadline).await)
 }
 
@@ -85,7 +87,7 @@ fn start(
     loaded: &Arc<Loaded>,
     envelope: &Envelope,
     tally: &Arc<Tally>,
-    request: Request<Incoming>,
+    request: Request<Received>,
     answer: oneshot::Sender<Answered>,
 ) -> wasmtime::Result<Running> {
     let reused = (loaded.limits.instance_reuse > 1).then(|| shared.idle.take(loaded.key)).flatten();
@@ -120,9 +122,12 @@ fn start(
             Entry::Service(pre) => service::run(pre, &mut store, request, answer, &tally).await.map(|()| None),
         };
         // Its memory must be free before the place is.
-        tally.drain().await;
+        let drained = tally.drain().await;
         let ended = match result {
-            Ok(Some(proxy)) if served + 1 < loaded.limits.instance_reuse => {
+            // One that leaves work behind, gives no answer or has run out of memory does not serve again.
+            Ok(Some((proxy, answered)))
+                if served + 1 < loaded.limits.instance_reuse && drained && answered && !store.data().memory.refused =>
+            {
                 if let Some(place) = place {
                     shared.idle.put(loaded.key, Waiting { store, proxy, served: served + 1, place });
                 }
@@ -149,17 +154,21 @@ fn start(
     Ok(Box::pin(Metered::new(guest, cpu, ticker)))
 }
 
-/// `wasi:http/proxy` 0.2: instantiates, unless there is an instance, and calls the guest. Answers the instance.
+/// `wasi:http/proxy` 0.2: instantiates, unless there is an instance, and calls the guest. Answers the instance, and whether it
+/// has answered.
 async fn proxy(
     pre: &ProxyPre<Guest>,
     kept: Option<Proxy>,
     store: &mut Store<Guest>,
-    request: Request<Incoming>,
+    request: Request<Received>,
     answer: oneshot::Sender<Answered>,
     tally: &Tally,
-) -> wasmtime::Result<Proxy> {
+) -> wasmtime::Result<(Proxy, bool)> {
     let incoming = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
+    let answered = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&answered);
     let outparam = store.data_mut().http().new_response_outparam_from_callback(move |value| {
+        told.store(value.is_ok(), Ordering::Relaxed);
         // The receiver is gone when the deadline has passed.
         let _ = answer.send(value.map_err(|code| format!("{code:?}")));
     })?;
@@ -169,7 +178,7 @@ async fn proxy(
     };
     tally.started();
     proxy.wasi_http_incoming_handler().call_handle(&mut *store, incoming, outparam).await?;
-    Ok(proxy)
+    Ok((proxy, answered.load(Ordering::Relaxed)))
 }
 
 fn guest(shared: &Shared, loaded: &Loaded, request: RequestId, tally: &Arc<Tally>) -> Guest {

@@ -1,13 +1,13 @@
 //! `wasi:http/service` 0.3: the second way to call a guest, where the operator has enabled it. wasmtime calls its
 //! own support experimental, so it is off by default.
 
+use crate::worker::received::Received;
 use crate::worker::state::Guest;
 use crate::worker::tally::{Answered, Tally};
 use bytes::Bytes;
 use http::Request;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::oneshot;
@@ -21,7 +21,7 @@ use wasmtime_wasi_http::{Error, WasiHttpView};
 pub(super) async fn run(
     pre: &ServicePre<Guest>,
     store: &mut Store<Guest>,
-    request: Request<Incoming>,
+    request: Request<Received>,
     answer: oneshot::Sender<Answered>,
     tally: &Tally,
 ) -> wasmtime::Result<()> {

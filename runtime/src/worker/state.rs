@@ -188,6 +188,11 @@ impl MemoryLimit {
     pub(crate) fn limit(&self) -> usize {
         self.limit
     }
+
+    /// Bytes of all its memories.
+    pub(crate) fn used(&self) -> usize {
+        self.used
+    }
 }
 
 impl ResourceLimiter for MemoryLimit {

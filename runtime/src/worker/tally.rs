@@ -36,10 +36,11 @@ impl Tally {
         self.start_ns.store(nanoseconds(self.arrived.elapsed()), Ordering::Relaxed);
     }
 
-    /// Waits, for a while, until what the request left on the GPU is done: it must be on the bill.
-    pub(crate) async fn drain(&self) {
-        if let Some((_, _, drainer)) = self.gpu.get() {
-            let _ = tokio::time::timeout(DRAIN_MAX, drainer.drain()).await;
+    /// Waits, for a while, until what the request left on the GPU is done: it must be on the bill. Answers whether it is.
+    pub(crate) async fn drain(&self) -> bool {
+        match self.gpu.get() {
+            Some((_, _, drainer)) => tokio::time::timeout(DRAIN_MAX, drainer.drain()).await.is_ok(),
+            None => true,
         }
     }
 

@@ -14,15 +14,19 @@
 //!
 //! Invariant: nothing is charged while the table of residents is locked, because a charge may come back here for relief.
 
+mod file;
+
+pub use file::{AssetFile, READ_BYTES_MAX};
+
 use crate::buffer::{Buffer, STEP};
 use crate::encode::Step;
 use crate::job::{Job, Keep};
 use crate::session::{Usage, nanoseconds};
 use crate::staging::Staging;
 use crate::{Device, Error, Session};
+use file::{read_at, unreadable};
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 use tokio::sync::watch;
@@ -31,82 +35,8 @@ use tokio::sync::watch;
 const CHUNK: u64 = 4 << 20;
 /// What is read into the cache of a core at a time.
 const BOUNCE: usize = 128 << 10;
-/// The most bytes that a guest reads in one call.
-pub const READ_BYTES_MAX: u64 = 64 << 20;
-
-/// An asset's bytes, in a file that is never changed.
-#[derive(Debug)]
-pub struct AssetFile {
-    file: File,
-    size: u64,
-    digest: String,
-}
-
 /// Assets by the names under which a version knows them.
 pub type AssetCatalog = BTreeMap<String, Arc<AssetFile>>;
-
-impl AssetFile {
-    /// An asset in an open file of `size` bytes, known by its digest.
-    pub fn new(file: File, size: u64, digest: String) -> Arc<Self> {
-        Arc::new(Self { file, size, digest })
-    }
-
-    /// The size in bytes.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// The name of its content.
-    pub fn digest(&self) -> &str {
-        &self.digest
-    }
-
-    /// Checks that a range lies inside.
-    fn check(&self, what: &str, offset: u64, size: u64) -> Result<(), Error> {
-        match offset.checked_add(size) {
-            Some(end) if end <= self.size => Ok(()),
-            _ => Err(Error::InvalidArgument(format!(
-                "{what}: {size} bytes from offset {offset} pass the end of an asset of {} bytes",
-                self.size
-            ))),
-        }
-    }
-
-    /// Reads a range on the CPU.
-    pub fn read(&self, offset: u64, size: u64) -> Result<Vec<u8>, Error> {
-        self.check("read", offset, size)?;
-        if size > READ_BYTES_MAX {
-            return Err(Error::TooLarge(format!("{size} bytes in one read; the most is {READ_BYTES_MAX}")));
-        }
-        let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
-        read_at(&self.file, &mut bytes, offset).map_err(|error| unreadable(&error))?;
-        Ok(bytes)
-    }
-}
-
-/// Reads exactly that many bytes from a position, whatever others read meanwhile.
-#[cfg(unix)]
-fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
-}
-
-#[cfg(windows)]
-fn read_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> std::io::Result<()> {
-    while !bytes.is_empty() {
-        match std::os::windows::fs::FileExt::seek_read(file, bytes, offset)? {
-            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            read => {
-                bytes = bytes.split_at_mut(read).1;
-                offset += read as u64;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn unreadable(error: &std::io::Error) -> Error {
-    Error::NotFound(format!("the asset cannot be read: {error}"))
-}
 
 /// An asset that a guest has opened.
 #[derive(Debug, Clone)]
@@ -303,22 +233,44 @@ impl Device {
         table.insert(asset.digest().to_owned(), Slot::Coming(receiver.clone()));
         drop(table);
         let (device, asset, payer) = (Arc::clone(self), Arc::clone(asset), payer.cloned());
-        // Apart from whoever asked first, who may leave: others wait for it too.
+        let paid = payer.as_ref().and_then(|payer| payer.uploads.begin());
+        // Apart from whoever asked first, who may leave: others may wait for it too. If none does, it is given up.
         tokio::spawn(async move {
-            let result = device.upload(&asset, payer.as_deref()).await.map(Arc::new);
-            let mut table = device.residents.table();
-            match &result {
-                Ok(resident) => table.insert(asset.digest().to_owned(), Slot::There(Arc::clone(resident), now)),
-                // The next one tries again.
-                Err(_) => table.remove(asset.digest()),
+            let given_up = AtomicBool::new(false);
+            let wanted = || {
+                if payer.as_ref().is_none_or(|payer| !payer.cancelled.load(Ordering::Relaxed)) {
+                    return true;
+                }
+                // One receiver is the table's, and others are made while it is locked.
+                let mut table = device.residents.table();
+                if sender.receiver_count() > 1 {
+                    return true;
+                }
+                table.remove(asset.digest());
+                given_up.store(true, Ordering::Relaxed);
+                false
             };
-            drop(table);
+            let result = device.upload(&asset, payer.as_deref(), &wanted).await.map(Arc::new);
+            if !given_up.into_inner() {
+                let mut table = device.residents.table();
+                match &result {
+                    Ok(resident) => table.insert(asset.digest().to_owned(), Slot::There(Arc::clone(resident), now)),
+                    // The next one tries again.
+                    Err(_) => table.remove(asset.digest()),
+                };
+            }
             sender.send_replace(Some(result));
+            drop(paid);
         });
         Err(receiver)
     }
 
-    async fn upload(self: &Arc<Self>, asset: &Arc<AssetFile>, payer: Option<&Usage>) -> Result<Resident, Error> {
+    async fn upload(
+        self: &Arc<Self>,
+        asset: &Arc<AssetFile>,
+        payer: Option<&Usage>,
+        wanted: &(impl Fn() -> bool + Sync),
+    ) -> Result<Resident, Error> {
         let began = Instant::now();
         // Every range that can be bound may begin at a segment.
         let segment = self.limits().max_buffer_size & !0xffff;
@@ -333,7 +285,7 @@ impl Device {
         let mut offset = 0;
         for buffer in &buffers {
             let size = buffer.size().min(asset.size() - offset);
-            self.fill(asset, offset, size, buffer, payer).await?;
+            self.fill(asset, (offset, size), buffer, payer, wanted).await?;
             offset += size;
         }
         let took = began.elapsed();
@@ -348,14 +300,17 @@ impl Device {
     async fn fill(
         self: &Arc<Self>,
         asset: &Arc<AssetFile>,
-        from: u64,
-        size: u64,
+        (from, size): (u64, u64),
         target: &Arc<Buffer>,
         payer: Option<&Usage>,
+        wanted: &(impl Fn() -> bool + Sync),
     ) -> Result<(), Error> {
         let mut before = None;
         let mut done = 0;
         while done < size {
+            if !wanted() {
+                return Err(Error::DeadlineExceeded("the asset's upload was given up: nobody waits for it".into()));
+            }
             let now = CHUNK.min(size - done);
             let job = self.chunk(asset, from + done, now, target, done).await?;
             let (job, receiver) = job;
@@ -473,7 +428,7 @@ impl Asset {
                 }
             }
             let buffer = Buffer::create(session, bound)?;
-            device.fill(asset, offset, size, &buffer, Some(&usage)).await?;
+            device.fill(asset, (offset, size), &buffer, Some(&usage), &|| true).await?;
             Ok(View { buffer, offset: 0, bound, size })
         };
         let result = viewed.await;
