@@ -11,6 +11,36 @@ use wgpu::{Buffer, BufferUsages, CommandBuffer, CommandEncoder, ComputePipeline,
 
 const ADD: &str = include_str!("../../functions/measure/src/add.wgsl");
 const MATMUL: &str = include_str!("../../functions/measure/src/matmul.wgsl");
+/// 2048 rounds of 8 vec4, a multiplication and an addition each, in each of 2¹⁶ invocations.
+const PEAK: &str = "
+@group(0) @binding(0) var<storage, read_write> out: array<f32>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let at = id.y * groups.x * 64u + id.x;
+    let x = vec4<f32>(f32(at) * 1e-9 + 0.999);
+    var a = x;
+    var b = x * 0.5;
+    var c = x * 0.25;
+    var d = x * 0.125;
+    var e = x * 2.0;
+    var f = x * 4.0;
+    var g = x * 8.0;
+    var h = x * 16.0;
+    for (var i = 0u; i < 2048u; i++) {
+        a = fma(a, x, x);
+        b = fma(b, x, x);
+        c = fma(c, x, x);
+        d = fma(d, x, x);
+        e = fma(e, x, x);
+        f = fma(f, x, x);
+        g = fma(g, x, x);
+        h = fma(h, x, x);
+    }
+    let all = a + b + c + d + e + f + g + h;
+    out[at] = all.x + all.y + all.z + all.w;
+}
+";
 const BLUR: &str = include_str!("../../functions/blur/src/blur.wgsl");
 
 /// Work for the GPU thread: what to upload first, and the commands.
@@ -258,6 +288,16 @@ fn copy(rounds: usize) {
     });
 }
 
+/// Multiplications and additions in registers, 2³³ of both together: what the device computes at most in f32.
+fn peak(rounds: usize) {
+    let (device, queue) = open();
+    let (out, invocations) = (storage(&device, 4 << 16), 1u64 << 16);
+    let fuse = pipeline(&device, PEAK, "main");
+    let bound = group(&device, &fuse, &[&out]);
+    let bench = Bench::new(device, queue, out.clone(), 4);
+    timed(rounds, || drop(bench.run(None, &out, |encoder| dispatch(encoder, &[(&fuse, &bound, grid(invocations))]))));
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let name = arguments.get(1).map(String::as_str).unwrap_or("small");
@@ -271,7 +311,10 @@ fn main() {
         "upload" => upload(rounds, false),
         "upload-fresh" => upload(rounds, true),
         "copy" => copy(rounds),
-        other => println!("there are small, large, many, matmul, blur, upload, upload-fresh and copy, not {other}"),
+        "peak" => peak(rounds),
+        other => {
+            println!("there are small, large, many, matmul, blur, upload, upload-fresh, copy and peak, not {other}")
+        }
     }
     // Dropping a queue waits without a limit, and what drivers do at exit has crashed while a thread still polls.
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();

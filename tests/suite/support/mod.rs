@@ -235,6 +235,12 @@ impl Server {
 
     /// Ends the server at once, as a power cut would end its processes.
     pub fn kill(&self) {
+        // A server that is traced is the tracer's child, and would go on without it.
+        for traced in self.children("serve") {
+            if let Some(pid) = rustix::process::Pid::from_raw(traced) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
         let mut child = self.child.lock().unwrap();
         let _ = child.kill();
         let _ = child.wait();
