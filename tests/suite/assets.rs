@@ -183,7 +183,7 @@ fn assets_are_held_to_limits_and_counted_once() {
     put("d", &[("content-range", "bytes 0-9/1048576")], &[0; 10]).is_problem(429, "tenant_limit", "in use: 3");
     assert_eq!(server.control(&key, "DELETE", "assets/c", &Value::Null).status, 200, "an upload can be given up");
     let wrong = put(&format!("a?digest={}", "1".repeat(64)), &[], &one[..100]);
-    wrong.is_problem(400, "invalid", "not the one that was announced");
+    wrong.is_problem(409, "conflict", "not the one that was announced");
     for (range, body) in [("bytes 5-4/10", 1), ("bytes 0-9/*", 1), ("bytes 0-9/10", 11), ("bytes 0-99/10", 100)] {
         put("e", &[("content-range", range)], &vec![0; body]).is_problem(400, "invalid", "content-range");
     }

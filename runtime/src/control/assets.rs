@@ -282,7 +282,7 @@ impl Control {
     async fn keep(&self, acting: &Acting, name: &AssetName, appending: Appending, adding: Adding) -> Answered {
         let (adding, finished) = blocking(move || (adding, appending.finish())).await?;
         let arrived = finished.map_err(ControlError::from)?.map_err(|digest| {
-            ControlError::Invalid(format!("the bytes have the digest {digest}, not the one that was announced"))
+            ControlError::Conflict(format!("the bytes have the digest {digest}, not the one that was announced"))
         })?;
         let _arriving = self.registry.arriving(&acting.tenant, &arrived.digest);
         let (digest, size) = (arrived.digest.clone(), arrived.size);
