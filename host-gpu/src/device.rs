@@ -69,11 +69,17 @@ impl Device {
     /// Opens the adapter at `index` of the driver's list, with `memory_max` bytes for everything
     /// that sessions allocate on it.
     pub fn open(index: u32, memory_max: u64) -> Result<Arc<Self>, Error> {
-        Self::open_shared(index, memory_max, None)
+        Self::open_shared(index, None, memory_max, None)
     }
 
-    /// The same on a GPU that an arbiter shares among processes: nothing is submitted without a lease.
-    pub fn open_shared(index: u32, memory_max: u64, link: Option<Link>) -> Result<Arc<Self>, Error> {
+    /// The same on a GPU that an arbiter shares among processes: nothing is submitted without a lease. `class` is what the operator
+    /// calls it, if not as the driver is called.
+    pub fn open_shared(
+        index: u32,
+        class: Option<String>,
+        memory_max: u64,
+        link: Option<Link>,
+    ) -> Result<Arc<Self>, Error> {
         let instance = adapter::instance();
         let adapters = adapter::adapters(&instance);
         let adapter = adapters
@@ -109,7 +115,9 @@ impl Device {
         let (device, queue) = error::ready(request)
             .ok_or_else(Error::lost)?
             .map_err(|refused| Error::Unsupported(format!("the gpu device could not be opened: {refused}")))?;
-        Ok(Self::start(device, queue, adapter::describe(index, adapter), memory_max, link))
+        let mut gpu = adapter::describe(index, adapter);
+        gpu.class = class.unwrap_or(gpu.class);
+        Ok(Self::start(device, queue, gpu, memory_max, link))
     }
 
     /// A device that runs no shader, for tests of quotas, validation and concurrency.

@@ -73,6 +73,19 @@ impl Shared {
     }
 }
 
+/// Stops a worker while its tenant holds the GPU: between two pieces of its work nobody does, and then nothing would be kept.
+fn stop_while_it_holds(shared: &Shared, tenant: usize, worker: Pid) {
+    until("it is stopped while it holds the gpu", || {
+        kill_process(worker, Signal::STOP).unwrap();
+        // What it had said before is heard before this is answered twice.
+        let holds = [(); 2].map(|()| shared.gpus()[0]["holder"] == TENANTS[tenant]);
+        if holds != [true; 2] {
+            kill_process(worker, Signal::CONT).unwrap();
+        }
+        holds == [true; 2]
+    });
+}
+
 /// Processor time of a process, in clock ticks.
 fn ticks(pid: i32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -91,7 +104,7 @@ fn a_worker_that_keeps_the_gpu_is_killed_and_its_kernel_quarantined_until_it_is_
         let hog = scope.spawn(|| shared.call(0, "GET", "/matmul?rounds=10", b""));
         let before = ticks(worker);
         until("it computes", || ticks(worker) > before + 100);
-        kill_process(Pid::from_raw(worker).unwrap(), Signal::STOP).unwrap();
+        stop_while_it_holds(&shared, 0, Pid::from_raw(worker).unwrap());
         let neighbour = shared.call(1, "POST", "/?radius=2", &photo);
         assert_eq!(neighbour.status, 200, "{}", neighbour.text());
         hog.join().unwrap()
@@ -233,6 +246,11 @@ fn tenants_are_placed_by_class_and_a_class_that_is_not_there_is_refused_at_deplo
         assert!(gpu["memory_bytes"].as_u64().unwrap() > 1 << 20 && gpu["context_bytes"].as_u64().unwrap() > 0, "{gpu}");
         assert!(workers_max.is_none_or(|most| gpu["workers_max"] == most), "{gpu}");
     }
+    let used = [(0, "big"), (1, "small")].map(|(tenant, class)| {
+        assert!(shared.try_deploy(tenant, "faulty", &format!("[gpu]\nclass = [\"{class}\"]\n")).status.success());
+        shared.call(tenant, "GET", "/class", b"").text()
+    });
+    assert_eq!(used, ["big", "small"], "a function is told the class that the operator gave");
     let seen = shared.gpus_as(&shared.keys[0]);
     assert!(seen[0]["health"] == "ok" && seen[0].get("workers").is_none(), "others' workers are not a tenant's to see");
     let listed = text(&shared.server.cli_as(&shared.keys[0], &["gpu", "list"]).stdout);

@@ -163,6 +163,7 @@ fn faulty(request: Request) -> Result<Response> {
             let answer = call.with_header("x-own", "kept").with_header("x-gannet-own", "dropped").send()?;
             Ok(Response::bytes("text/plain", answer.body()).with_status(answer.status()))
         }
+        "/class" => Ok(Response::text(gannet_sdk::gpu::device().class)),
         "/length" => Ok(Response::text(request.body().len().to_string())),
         path if path.starts_with("/gpu/") => gpu(path),
         _ => Err(Error::new(404, "there is no such fault")),

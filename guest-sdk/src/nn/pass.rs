@@ -107,16 +107,16 @@ impl Rope {
     }
 }
 
-/// By rows, by lanes, plain, and the gathering of rows.
-fn names(dtype: DType) -> [&'static str; 4] {
+/// By rows, by lanes, by lanes in half precision, plain, and the gathering of rows.
+fn names(dtype: DType) -> [&'static str; 5] {
     match dtype {
-        DType::F32 => ["nn.f32.rows", "nn.f32.lanes", "nn.f32.plain", "nn.f32.gather"],
-        DType::F16 => ["nn.f16.rows", "nn.f16.lanes", "nn.f16.plain", "nn.f16.gather"],
-        DType::Q4_0 => ["nn.q4_0.rows", "nn.q4_0.lanes", "nn.q4_0.plain", "nn.q4_0.gather"],
-        DType::Q4_1 => ["nn.q4_1.rows", "nn.q4_1.lanes", "nn.q4_1.plain", "nn.q4_1.gather"],
-        DType::Q8_0 => ["nn.q8_0.rows", "nn.q8_0.lanes", "nn.q8_0.plain", "nn.q8_0.gather"],
-        DType::Q4_K => ["nn.q4_k.rows", "nn.q4_k.lanes", "nn.q4_k.plain", "nn.q4_k.gather"],
-        DType::Q6_K => ["nn.q6_k.rows", "nn.q6_k.lanes", "nn.q6_k.plain", "nn.q6_k.gather"],
+        DType::F32 => ["nn.f32.rows", "nn.f32.lanes", "nn.f32.half", "nn.f32.plain", "nn.f32.gather"],
+        DType::F16 => ["nn.f16.rows", "nn.f16.lanes", "nn.f16.half", "nn.f16.plain", "nn.f16.gather"],
+        DType::Q4_0 => ["nn.q4_0.rows", "nn.q4_0.lanes", "nn.q4_0.half", "nn.q4_0.plain", "nn.q4_0.gather"],
+        DType::Q4_1 => ["nn.q4_1.rows", "nn.q4_1.lanes", "nn.q4_1.half", "nn.q4_1.plain", "nn.q4_1.gather"],
+        DType::Q8_0 => ["nn.q8_0.rows", "nn.q8_0.lanes", "nn.q8_0.half", "nn.q8_0.plain", "nn.q8_0.gather"],
+        DType::Q4_K => ["nn.q4_k.rows", "nn.q4_k.lanes", "nn.q4_k.half", "nn.q4_k.plain", "nn.q4_k.gather"],
+        DType::Q6_K => ["nn.q6_k.rows", "nn.q6_k.lanes", "nn.q6_k.half", "nn.q6_k.plain", "nn.q6_k.gather"],
     }
 }
 
@@ -134,6 +134,7 @@ fn share(kind: Kind, tokens: u32) -> (&'static str, u32) {
         // Thirty-two take about as long as twice 0.8 times sixteen.
         Kind::Rows if tokens.div_ceil(32) * 8 <= tokens.div_ceil(16) * 5 => ("wide", 32),
         Kind::Rows => ("matrix", 16),
+        Kind::Half => (ONLY, 8),
         Kind::Lanes | Kind::Plain => ("matrix", 8),
     }
 }
@@ -189,13 +190,14 @@ impl<'a> Pass<'a> {
         fits("y", y, tokens, rows)?;
         let flags = u32::from(how.bias.is_some()) | (u32::from(how.gelu) << 1) | (u32::from(how.add) << 2);
         let shape = uniform(&[rows, inner, tokens, inner / 4, rows, flags]);
-        let [by_rows, by_lanes, plain, _] = names(weights.dtype);
+        let [by_rows, by_lanes, in_half, plain, _] = names(weights.dtype);
+        let (entry, tokens_at_once) = share(self.nn.kind, tokens);
         let (name, rows_at_once) = match self.nn.kind {
             Kind::Rows => (by_rows, 4 * 32),
-            Kind::Lanes => (by_lanes, 4),
+            Kind::Half if entry == ONLY => (in_half, 4),
+            Kind::Lanes | Kind::Half => (by_lanes, 4),
             Kind::Plain => (plain, 4),
         };
-        let (entry, tokens_at_once) = share(self.nn.kind, tokens);
         let grid = grid(rows.div_ceil(rows_at_once), tokens.div_ceil(tokens_at_once));
         let kernel = self.kernel(name, entry)?;
         match how.bias {
@@ -224,7 +226,7 @@ impl<'a> Pass<'a> {
         let (rows, inner) = (weights.rows(), weights.inner());
         fits("ids", ids, tokens, 1)?;
         fits("y", y, tokens, inner)?;
-        let [_, _, _, name] = names(weights.dtype);
+        let [.., name] = names(weights.dtype);
         let kernel = self.kernel(name, ONLY)?;
         let shape = uniform(&[rows, inner, tokens, u32::from(add)]);
         let count = u64::from(tokens) * u64::from(inner / 32);

@@ -2,7 +2,7 @@
 //! share the work.
 
 macro_rules! formats {
-    ($($rows:ident $lanes:ident $plain:ident $gather:ident: $($part:literal),+;)+) => { $(
+    ($($rows:ident $lanes:ident $half:ident $plain:ident $gather:ident: $($part:literal),+;)+) => { $(
         #[doc(hidden)]
         pub const $rows: &str = concat!(
             "enable subgroups;\n",
@@ -15,7 +15,16 @@ macro_rules! formats {
             "enable subgroups;\n",
             $(include_str!($part), "\n",)+
             include_str!("wgsl/matmul.wgsl"), "\n",
+            include_str!("wgsl/gathered.wgsl"), "\n",
             include_str!("wgsl/matmul_lanes.wgsl"),
+        );
+        #[doc(hidden)]
+        pub const $half: &str = concat!(
+            "enable subgroups;\nenable f16;\n",
+            $(include_str!($part), "\n",)+
+            include_str!("wgsl/matmul.wgsl"), "\n",
+            include_str!("wgsl/gathered.wgsl"), "\n",
+            include_str!("wgsl/matmul_half.wgsl"),
         );
         #[doc(hidden)]
         pub const $plain: &str = concat!(
@@ -29,13 +38,13 @@ macro_rules! formats {
 }
 
 formats! {
-    F32_ROWS F32_LANES F32_PLAIN F32_GATHER: "wgsl/f32.wgsl";
-    F16_ROWS F16_LANES F16_PLAIN F16_GATHER: "wgsl/words.wgsl", "wgsl/f16.wgsl";
-    Q8_0_ROWS Q8_0_LANES Q8_0_PLAIN Q8_0_GATHER: "wgsl/words.wgsl", "wgsl/bytes.wgsl", "wgsl/q8_0.wgsl";
-    Q4_0_ROWS Q4_0_LANES Q4_0_PLAIN Q4_0_GATHER: "wgsl/words.wgsl", "wgsl/bytes.wgsl", "wgsl/nibbles.wgsl", "wgsl/q4_0.wgsl";
-    Q4_1_ROWS Q4_1_LANES Q4_1_PLAIN Q4_1_GATHER: "wgsl/words.wgsl", "wgsl/nibbles.wgsl", "wgsl/q4_1.wgsl";
-    Q4_K_ROWS Q4_K_LANES Q4_K_PLAIN Q4_K_GATHER: "wgsl/words.wgsl", "wgsl/nibbles.wgsl", "wgsl/q4_k.wgsl";
-    Q6_K_ROWS Q6_K_LANES Q6_K_PLAIN Q6_K_GATHER: "wgsl/words.wgsl", "wgsl/bytes.wgsl", "wgsl/nibbles.wgsl", "wgsl/q6_k.wgsl";
+    F32_ROWS F32_LANES F32_HALF F32_PLAIN F32_GATHER: "wgsl/f32.wgsl";
+    F16_ROWS F16_LANES F16_HALF F16_PLAIN F16_GATHER: "wgsl/words.wgsl", "wgsl/f16.wgsl";
+    Q8_0_ROWS Q8_0_LANES Q8_0_HALF Q8_0_PLAIN Q8_0_GATHER: "wgsl/words.wgsl", "wgsl/bytes.wgsl", "wgsl/q8_0.wgsl";
+    Q4_0_ROWS Q4_0_LANES Q4_0_HALF Q4_0_PLAIN Q4_0_GATHER: "wgsl/words.wgsl", "wgsl/bytes.wgsl", "wgsl/nibbles.wgsl", "wgsl/q4_0.wgsl";
+    Q4_1_ROWS Q4_1_LANES Q4_1_HALF Q4_1_PLAIN Q4_1_GATHER: "wgsl/words.wgsl", "wgsl/nibbles.wgsl", "wgsl/q4_1.wgsl";
+    Q4_K_ROWS Q4_K_LANES Q4_K_HALF Q4_K_PLAIN Q4_K_GATHER: "wgsl/words.wgsl", "wgsl/nibbles.wgsl", "wgsl/q4_k.wgsl";
+    Q6_K_ROWS Q6_K_LANES Q6_K_HALF Q6_K_PLAIN Q6_K_GATHER: "wgsl/words.wgsl", "wgsl/bytes.wgsl", "wgsl/nibbles.wgsl", "wgsl/q6_k.wgsl";
 }
 
 #[doc(hidden)]

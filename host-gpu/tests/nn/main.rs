@@ -75,14 +75,14 @@ fn close(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
     }
 }
 
-const FORMATS: [(&str, [&str; 3], &str); 7] = [
-    ("f32", [wgsl::F32_ROWS, wgsl::F32_LANES, wgsl::F32_PLAIN], wgsl::F32_GATHER),
-    ("f16", [wgsl::F16_ROWS, wgsl::F16_LANES, wgsl::F16_PLAIN], wgsl::F16_GATHER),
-    ("q8_0", [wgsl::Q8_0_ROWS, wgsl::Q8_0_LANES, wgsl::Q8_0_PLAIN], wgsl::Q8_0_GATHER),
-    ("q4_0", [wgsl::Q4_0_ROWS, wgsl::Q4_0_LANES, wgsl::Q4_0_PLAIN], wgsl::Q4_0_GATHER),
-    ("q4_1", [wgsl::Q4_1_ROWS, wgsl::Q4_1_LANES, wgsl::Q4_1_PLAIN], wgsl::Q4_1_GATHER),
-    ("q4_k", [wgsl::Q4_K_ROWS, wgsl::Q4_K_LANES, wgsl::Q4_K_PLAIN], wgsl::Q4_K_GATHER),
-    ("q6_k", [wgsl::Q6_K_ROWS, wgsl::Q6_K_LANES, wgsl::Q6_K_PLAIN], wgsl::Q6_K_GATHER),
+const FORMATS: [(&str, [&str; 4], &str); 7] = [
+    ("f32", [wgsl::F32_ROWS, wgsl::F32_LANES, wgsl::F32_HALF, wgsl::F32_PLAIN], wgsl::F32_GATHER),
+    ("f16", [wgsl::F16_ROWS, wgsl::F16_LANES, wgsl::F16_HALF, wgsl::F16_PLAIN], wgsl::F16_GATHER),
+    ("q8_0", [wgsl::Q8_0_ROWS, wgsl::Q8_0_LANES, wgsl::Q8_0_HALF, wgsl::Q8_0_PLAIN], wgsl::Q8_0_GATHER),
+    ("q4_0", [wgsl::Q4_0_ROWS, wgsl::Q4_0_LANES, wgsl::Q4_0_HALF, wgsl::Q4_0_PLAIN], wgsl::Q4_0_GATHER),
+    ("q4_1", [wgsl::Q4_1_ROWS, wgsl::Q4_1_LANES, wgsl::Q4_1_HALF, wgsl::Q4_1_PLAIN], wgsl::Q4_1_GATHER),
+    ("q4_k", [wgsl::Q4_K_ROWS, wgsl::Q4_K_LANES, wgsl::Q4_K_HALF, wgsl::Q4_K_PLAIN], wgsl::Q4_K_GATHER),
+    ("q6_k", [wgsl::Q6_K_ROWS, wgsl::Q6_K_LANES, wgsl::Q6_K_HALF, wgsl::Q6_K_PLAIN], wgsl::Q6_K_GATHER),
 ];
 
 const GELU: u32 = 2;
@@ -111,13 +111,16 @@ fn products_of_every_format_are_those_of_the_cpu() {
     let (rows, inner) = (37usize, 512usize);
     for (format, kinds, _) in FORMATS {
         let weights = weights(format, rows, inner, &mut random);
-        for (kind, source) in ["rows", "lanes", "plain"].iter().zip(kinds) {
-            if *kind != "plain" && !device().has_subgroups() {
+        for (kind, source) in ["rows", "lanes", "half", "plain"].iter().zip(kinds) {
+            if (*kind != "plain" && !device().has_subgroups()) || (*kind == "half" && !device().has_f16()) {
                 continue;
             }
             let wide = (*kind == "rows").then_some(("wide", 40usize, ADD));
             let some = [("vector", 1, 0), ("vector", 3, ADD), ("matrix", 13, BIAS | GELU), ("matrix", 8, BIAS | ADD)];
             for (entry, tokens, flags) in some.into_iter().chain(wide) {
+                if *kind == "half" && entry != "matrix" {
+                    continue;
+                }
                 let x = random.floats(tokens * inner);
                 let bias = random.floats(rows);
                 let before = random.floats(tokens * rows);
@@ -160,9 +163,54 @@ fn products_of_every_format_are_those_of_the_cpu() {
                     ],
                     [number(rows).div_ceil(per_group), down, 1],
                 );
-                close(&format!("{format} by {kind}, {entry} of {tokens}"), &found[0], &expected, 2e-6);
+                // Half precision has 11 bits, and sums of eight products are rounded to them.
+                let tolerance = if *kind == "half" { 2e-3 } else { 2e-6 };
+                close(&format!("{format} by {kind}, {entry} of {tokens}"), &found[0], &expected, tolerance);
             }
         }
+    }
+}
+
+/// Numbers that half precision cannot hold, in both factors, and blocks of nothing.
+#[test]
+fn products_in_half_precision_do_not_overflow() {
+    if !device().has_subgroups() || !device().has_f16() {
+        return;
+    }
+    let mut random = Random(7);
+    let (rows, inner, tokens) = (5usize, 1056usize, 9usize);
+    for size in [1e-20f32, 1e6, 1e15] {
+        let mut grown = |count: usize| {
+            let mut values = random.floats(count);
+            for (block, values) in values.chunks_mut(32).enumerate() {
+                let factor = [size, 0.0, size / 8.0][block % 3];
+                values.iter_mut().for_each(|value| *value *= factor);
+            }
+            values
+        };
+        let (weights, x) = (grown(rows * inner), grown(tokens * inner));
+        let expected: Vec<f64> = x
+            .chunks(inner)
+            .flat_map(|x| weights.chunks(inner).map(move |w| (w, x)))
+            .map(|(w, x)| w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum())
+            .collect();
+        let shape = [rows, inner, tokens, inner / 4, rows, 0].map(|n| u32::try_from(n).unwrap());
+        let found = run(
+            wgsl::F32_HALF,
+            "matrix",
+            vec![
+                Bound::Bytes(bytemuck::cast_slice(&weights).to_vec()),
+                Bound::Values(&x),
+                Bound::Values(&[0.0]),
+                Bound::Words(&shape),
+                Bound::Out(vec![0.0; rows * tokens]),
+            ],
+            [2, 2, 1],
+        );
+        let scale = 1.0 / f64::from(size).powi(2);
+        let scaled: Vec<f32> = found[0].iter().map(|y| (f64::from(*y) * scale) as f32).collect();
+        let expected: Vec<f64> = expected.iter().map(|y| y * scale).collect();
+        close(&format!("about {size:e}"), &scaled, &expected, 2e-3);
     }
 }
 

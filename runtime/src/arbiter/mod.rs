@@ -125,6 +125,11 @@ impl Arbiter {
         self.turns(gpu).map(|turns| turns.health(Instant::now()))
     }
 
+    /// The tenant that holds a GPU now.
+    pub fn holder(&self, gpu: Place) -> Option<TenantName> {
+        self.turns(gpu)?.holder().cloned()
+    }
+
     /// How long the GPUs were held, all together.
     pub fn held(&self) -> Duration {
         let now = Instant::now();

@@ -312,6 +312,12 @@ impl Turns {
         }
     }
 
+    /// The tenant whose process holds the GPU.
+    pub fn holder(&self) -> Option<&TenantName> {
+        let Gpu::Held { by, .. } = self.gpu else { return None };
+        self.members.get(&by).map(|member| &member.tenant)
+    }
+
     /// How long members have held the GPU, all together.
     pub fn held(&mut self, now: Instant) -> Duration {
         self.account_for(now);

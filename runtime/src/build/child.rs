@@ -53,7 +53,7 @@ pub fn run(child: Child) -> io::Result<()> {
     File::from(component).read_to_end(&mut bytes)?;
     let result = found(&bytes).and_then(|found| {
         let device = match (found.is_empty(), order.gpu) {
-            (false, Some(index)) => Some(Device::open_shared(index, TRIAL_BYTES_MAX, Some(link))),
+            (false, Some(index)) => Some(Device::open_shared(index, None, TRIAL_BYTES_MAX, Some(link))),
             _ => None,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -362,7 +362,7 @@ impl Control {
         Ok(json(Done::Ok, &views::ReceiptView { receipt, cost_micro_units, billed }))
     }
 
-    /// The GPUs: what they are and whether they work. How many workers they have is the operator's alone: a tenant must not
+    /// The GPUs: what they are and whether they work. Who uses them is the operator's alone: a tenant must not
     /// learn that there are others.
     fn gpus(&self, caller: &Caller) -> views::Gpus {
         let counts = self.pool.counts();
@@ -383,6 +383,7 @@ impl Control {
                 memory_bytes: gpu.memory_bytes,
                 context_bytes: gpu.context_bytes,
                 health: health.as_str().unwrap_or("unknown").to_owned(),
+                holder: operator.then(|| self.arbiter.holder(served.place)).flatten().map(|tenant| tenant.to_string()),
                 workers: counts.map(|counts| counts.workers),
                 spares_ready: counts.map(|counts| counts.spares),
                 workers_max: operator.then_some(served.workers_max),

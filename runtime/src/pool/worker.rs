@@ -136,6 +136,7 @@ impl Worker {
             place.gpu.as_ref().map_or_else(|| "none".to_owned(), |gpu| gpu.index.to_string()),
             settings.gpu_memory_bytes.to_string(),
             settings.wasi_http_0_3.to_string(),
+            place.class.clone(),
         ];
         let (socket, their_leases) = frame_pair().map_err(failed)?;
         let notes = rustix::fs::memfd_create("notes", rustix::fs::MemfdFlags::CLOEXEC).map_err(|e| failed(e.into()))?;

@@ -115,7 +115,7 @@ fn open_device(arguments: &[String], link: Link) -> Result<Arc<Device>, gannet_h
     let index = arguments.first().and_then(|text| text.parse().ok());
     let memory = arguments.get(1).and_then(|text| text.parse().ok()).unwrap_or(0);
     match index {
-        Some(index) => Device::open_shared(index, memory, Some(link)),
+        Some(index) => Device::open_shared(index, arguments.get(3).cloned(), memory, Some(link)),
         None => Err(gannet_host_gpu::Error::Unsupported("this server has no gpu".into())),
     }
 }

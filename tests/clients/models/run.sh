@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # The real models behind the real clients: run.sh GANNET [CHECK'S OPTIONS …]. Fetches the weights and what the comparison needs.
+# With GANNET_GPU_CLASS=gpu the first GPU is taken for a real one: a software driver then runs the kernels that GPUs get, and only
+# the numbers are compared.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 gannet=$(realpath "$1")
@@ -9,7 +11,9 @@ python3 -m venv .build/models-venv
 .build/models-venv/bin/pip install --quiet --disable-pip-version-check numpy gguf tokenizers openai
 (cd tests/clients/openai && npm ci --silent --no-audit --no-fund)
 folder=$(mktemp -d)
-"$gannet" serve --dev --listen 127.0.0.1:0 --data "$folder/data" 2>"$folder/log" &
+[ -z "${GANNET_GPU_CLASS:-}" ] || printf '[[gpus]]\nindex = 0\nclass = "%s"\n' "$GANNET_GPU_CLASS" >"$folder/server.toml"
+touch "$folder/server.toml"
+"$gannet" serve --dev --listen 127.0.0.1:0 --data "$folder/data" --config "$folder/server.toml" 2>"$folder/log" &
 server=$!
 trap 'kill $server 2>/dev/null || true; wait $server 2>/dev/null || true; rm -rf "$folder"' EXIT
 until url=$(sed -n 's/^listening on //p' "$folder/log") && [ -n "$url" ]; do kill -0 $server; done
@@ -22,6 +26,7 @@ export GANNET_SERVER=$url GANNET_KEY=gnt_dev_local
 # A thousand positions in one request take minutes on a software driver.
 "$gannet" configure chat limits.timeout_ms=600000 limits.cpu_ms=600000
 .build/models-venv/bin/python tests/clients/models/check.py "$url" gnt_dev_local .models "$@"
+[ -z "${GANNET_GPU_CLASS:-}" ] || exit 0
 .build/models-venv/bin/python tests/clients/models/broken.py "$gannet" .models
 .build/models-venv/bin/python tests/clients/openai/clients.py "$url" gnt_dev_local
 node tests/clients/openai/check.mjs "$url" gnt_dev_local

@@ -76,6 +76,9 @@ pub struct GpuView {
     pub context_bytes: u64,
     /// Whether it works.
     pub health: String,
+    /// The tenant that holds it now, if any does (operator only).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
     /// Tenants' workers on it (operator only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<usize>,
