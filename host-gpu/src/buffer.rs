@@ -1,8 +1,10 @@
 //! GPU buffers: charged, then allocated, zeroed by wgpu before their first use.
 
+use crate::host_memory;
 use crate::memory::Charge;
 use crate::session::PendingWrite;
 use crate::{Batch, Device, Error, Session, Submission};
+use std::fs::File;
 use std::sync::Arc;
 
 /// Copies and bindings work in steps of this many bytes.
@@ -62,6 +64,20 @@ impl Buffer {
             })
         })?;
         Ok(Arc::new(Self { wgpu, size, charge }))
+    }
+
+    /// A buffer of which a range of a file is the content, where the device can have one.
+    pub(crate) fn of_file(
+        device: &Device,
+        file: &File,
+        offset: u64,
+        size: u64,
+        charge: Charge,
+    ) -> Result<Arc<Self>, Charge> {
+        match device.scoped(|wgpu| host_memory::import(wgpu, file, offset, size)) {
+            Ok(Some(wgpu)) => Ok(Arc::new(Self { size: wgpu.size(), wgpu, charge })),
+            Ok(None) | Err(_) => Err(charge),
+        }
     }
 
     /// The size in bytes.

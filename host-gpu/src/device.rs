@@ -18,7 +18,7 @@ use crate::memory::Ledger;
 use crate::slice::{SLICE_NS, SOFTWARE_CONTENDED_NS, SOFTWARE_SLICE_NS};
 use crate::staging::Staging;
 use crate::thread;
-use crate::{Error, Gpu, adapter, error};
+use crate::{Error, Gpu, adapter, error, host_memory};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,6 +45,19 @@ pub struct Counters {
     pub gpu_ns: AtomicU64,
 }
 
+/// What a device is opened with.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// Position in the driver's list.
+    pub index: u32,
+    /// What the operator calls the GPU, if not as [`adapter::discover`] does.
+    pub class: Option<String>,
+    /// Bytes for everything that sessions allocate on it.
+    pub memory_max: u64,
+    /// Whether assets are mapped and not copied, where the device computes in the host's memory.
+    pub map_assets: bool,
+}
+
 /// An open device.
 #[derive(Debug)]
 pub struct Device {
@@ -69,17 +82,12 @@ impl Device {
     /// Opens the adapter at `index` of the driver's list, with `memory_max` bytes for everything
     /// that sessions allocate on it.
     pub fn open(index: u32, memory_max: u64) -> Result<Arc<Self>, Error> {
-        Self::open_shared(index, None, memory_max, None)
+        Self::open_shared(Opening { index, class: None, memory_max, map_assets: true }, None)
     }
 
-    /// The same on a GPU that an arbiter shares among processes: nothing is submitted without a lease. `class` is what the operator
-    /// calls it, if not as the driver is called.
-    pub fn open_shared(
-        index: u32,
-        class: Option<String>,
-        memory_max: u64,
-        link: Option<Link>,
-    ) -> Result<Arc<Self>, Error> {
+    /// The same on a GPU that an arbiter shares among processes: nothing is submitted without a lease.
+    pub fn open_shared(opening: Opening, link: Option<Link>) -> Result<Arc<Self>, Error> {
+        let Opening { index, class, memory_max, map_assets } = opening;
         let instance = adapter::instance();
         let adapters = adapter::adapters(&instance);
         let adapter = adapters
@@ -104,19 +112,23 @@ impl Device {
         }
         // Sizes are u32 in WGSL and in many drivers; a binding beyond that is not worth the risk.
         limits.max_buffer_size = limits.max_buffer_size.min(u64::from(u32::MAX) + 1);
-        let request = adapter.request_device(&wgpu::DeviceDescriptor {
+        let mut gpu = adapter::describe(index, adapter);
+        gpu.class = class.unwrap_or(gpu.class);
+        let wanted = wgpu::DeviceDescriptor {
             label: None,
             required_features: (adapter.features() & wanted) | wgpu::Features::IMMEDIATES,
             required_limits: limits,
             experimental_features: wgpu::ExperimentalFeatures::disabled(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             trace: wgpu::Trace::Off,
-        });
-        let (device, queue) = error::ready(request)
-            .ok_or_else(Error::lost)?
-            .map_err(|refused| Error::Unsupported(format!("the gpu device could not be opened: {refused}")))?;
-        let mut gpu = adapter::describe(index, adapter);
-        gpu.class = class.unwrap_or(gpu.class);
+        };
+        let in_host_memory = if gpu.software && map_assets { host_memory::open(adapter, &wanted) } else { None };
+        let (device, queue) = match in_host_memory {
+            Some(opened) => opened,
+            None => error::ready(adapter.request_device(&wanted))
+                .ok_or_else(Error::lost)?
+                .map_err(|refused| Error::Unsupported(format!("the gpu device could not be opened: {refused}")))?,
+        };
         Ok(Self::start(device, queue, gpu, memory_max, link))
     }
 

@@ -31,6 +31,7 @@ mod record;
 pub mod in_flight;
 mod job;
 mod staging;
+mod host_memory;
 pub mod lease;
 mod thread;
 pub mod submission;

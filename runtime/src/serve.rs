@@ -221,6 +221,7 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         gpu_memory_bytes: file.tenant_gpu_memory_mib << 20,
         resident_bytes_max: file.worker_memory_mib << 20,
         wasi_http_0_3: file.wasi_http_0_3,
+        map_assets: file.map_assets,
     };
     let vault = Arc::new(vault);
     let egress = Egress::new(Arc::clone(&live), Arc::clone(&registry)).map_err(failed)?;

@@ -3,14 +3,16 @@
 //! ```text
 //!  descriptor ─▶ AssetFile ─open─▶ Asset ─view─▶ resident? ─yes─▶ View: a range of its buffers
 //!                   │                              │ no                      ▲
-//!                   │ read: on the CPU             └─▶ upload in chunks ─────┘   (once, whoever asks)
+//!                   │ read: on the CPU             └─▶ upload in chunks ─────┤   (once, whoever asks)
+//!                                                      or mapped, as it is ──┘   (software drivers: host_memory.rs)
 //! ```
 //!
 //! An asset on the GPU is one buffer, or several where the device's buffers are smaller; all sessions of the device
 //! share it. It is charged to the tenant, not to a request. When the tenant's memory is short, those that nobody uses
 //! go, the least recently used first ([`Residents::relieve`]); a session that has viewed one pins it until it ends.
 //!
-//! Files are read by position, not mapped: a mapping counts as memory of the process, and an I/O error in one kills it.
+//! What is copied is read by position, not through a mapping: each page of one would have to be found for the only time that it is
+//! read, and would count as memory of the process.
 //!
 //! Invariant: nothing is charged while the table of residents is locked, because a charge may come back here for relief.
 
@@ -21,6 +23,7 @@ pub use file::{AssetFile, READ_BYTES_MAX};
 use crate::buffer::{Buffer, STEP};
 use crate::encode::Step;
 use crate::job::{Job, Keep};
+use crate::memory::Charge;
 use crate::session::{Usage, nanoseconds};
 use crate::staging::Staging;
 use crate::{Device, Error, Session};
@@ -274,19 +277,24 @@ impl Device {
         let began = Instant::now();
         // Every range that can be bound may begin at a segment.
         let segment = self.limits().max_buffer_size & !0xffff;
-        let mut buffers = Vec::new();
+        let mut ranges = Vec::new();
         let mut offset = 0;
         while offset < asset.size() {
             let size = (asset.size() - offset).min(segment);
-            let charge = self.memory().charge(size.next_multiple_of(STEP))?;
-            buffers.push(Buffer::allocate(self, size.next_multiple_of(STEP), charge)?);
+            ranges.push((offset, size, self.memory().charge(size.next_multiple_of(STEP))?));
             offset += size;
         }
-        let mut offset = 0;
-        for buffer in &buffers {
-            let size = buffer.size().min(asset.size() - offset);
-            self.fill(asset, (offset, size), buffer, payer, wanted).await?;
-            offset += size;
+        let mut buffers = Vec::with_capacity(ranges.len());
+        for (offset, size, charge) in ranges {
+            let buffer = match self.mapped(asset, offset, size, charge).await? {
+                Ok(buffer) => buffer,
+                Err(charge) => {
+                    let buffer = Buffer::allocate(self, size.next_multiple_of(STEP), charge)?;
+                    self.fill(asset, (offset, size), &buffer, payer, wanted).await?;
+                    buffer
+                }
+            };
+            buffers.push(buffer);
         }
         let took = began.elapsed();
         if let Some(payer) = payer {
@@ -294,6 +302,20 @@ impl Device {
         }
         tracing::debug!(digest = asset.digest(), bytes = asset.size(), us = took.as_micros(), "an asset was uploaded");
         Ok(Resident { buffers, segment })
+    }
+
+    /// A buffer that is a range of the file itself, where the device computes in the host's memory; else its charge back.
+    async fn mapped(
+        self: &Arc<Self>,
+        asset: &Arc<AssetFile>,
+        offset: u64,
+        size: u64,
+        charge: Charge,
+    ) -> Result<Result<Arc<Buffer>, Charge>, Error> {
+        let (device, asset) = (Arc::clone(self), Arc::clone(asset));
+        // The file may have to be read from a disk.
+        let mapping = tokio::task::spawn_blocking(move || Buffer::of_file(&device, &asset.file, offset, size, charge));
+        mapping.await.map_err(|_| Error::lost())
     }
 
     /// Copies a range of a file to the start of a buffer, in chunks: while one is copied on the GPU, the next is read.

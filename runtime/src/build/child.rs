@@ -16,6 +16,7 @@ use crate::process::lease::link;
 use crate::worker::linker;
 use gannet_host_gpu::Device;
 use gannet_host_gpu::check::{check, needs_constants};
+use gannet_host_gpu::device::Opening;
 use gannet_host_gpu::memory::Ledger;
 use gannet_host_gpu::session::Payer;
 use sha2::{Digest, Sha256};
@@ -53,7 +54,10 @@ pub fn run(child: Child) -> io::Result<()> {
     File::from(component).read_to_end(&mut bytes)?;
     let result = found(&bytes).and_then(|found| {
         let device = match (found.is_empty(), order.gpu) {
-            (false, Some(index)) => Some(Device::open_shared(index, None, TRIAL_BYTES_MAX, Some(link))),
+            (false, Some(index)) => Some(Device::open_shared(
+                Opening { index, class: None, memory_max: TRIAL_BYTES_MAX, map_assets: false },
+                Some(link),
+            )),
             _ => None,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -49,6 +49,9 @@ pub struct ServerFile {
     pub worker_memory_mib: u64,
     /// How long requests may run on after SIGTERM.
     pub drain_s: u64,
+    /// Where a software driver computes, let it compute on the pages of assets' files. Else they are copied, as to a GPU:
+    /// for data folders on disks that fail now and then.
+    pub map_assets: bool,
     /// Accept components for `wasi:http/service` 0.3.
     pub wasi_http_0_3: bool,
     /// How long a worker may take to give the GPU back when it is asked to, before it is killed.
@@ -218,6 +221,7 @@ impl Default for ServerFile {
             tenant_gpu_memory_mib: 4096,
             worker_memory_mib: 8192,
             drain_s: 30,
+            map_assets: true,
             wasi_http_0_3: false,
             lease_grace_ms: None,
             secrets_key_file: None,
@@ -408,6 +412,7 @@ impl ServerFile {
             ("requests_max", self.requests_max != next.requests_max),
             ("tenant_gpu_memory_mib", self.tenant_gpu_memory_mib != next.tenant_gpu_memory_mib),
             ("worker_memory_mib", self.worker_memory_mib != next.worker_memory_mib),
+            ("map_assets", self.map_assets != next.map_assets),
             ("wasi_http_0_3", self.wasi_http_0_3 != next.wasi_http_0_3),
             ("lease_grace_ms", self.lease_grace_ms != next.lease_grace_ms),
             ("secrets_key_file", self.secrets_key_file != next.secrets_key_file),

@@ -54,6 +54,8 @@ pub struct WorkerSettings {
     pub gpu_memory_bytes: u64,
     /// Resident memory of the process, in bytes; past it, it is killed.
     pub resident_bytes_max: u64,
+    /// Whether a software driver computes on the pages of assets' files; see [`gannet_host_gpu::device::Opening`].
+    pub map_assets: bool,
     /// Whether it runs components for `wasi:http/service` 0.3.
     pub wasi_http_0_3: bool,
 }
@@ -137,6 +139,7 @@ impl Worker {
             settings.gpu_memory_bytes.to_string(),
             settings.wasi_http_0_3.to_string(),
             place.class.clone(),
+            settings.map_assets.to_string(),
         ];
         let (socket, their_leases) = frame_pair().map_err(failed)?;
         let notes = rustix::fs::memfd_create("notes", rustix::fs::MemfdFlags::CLOEXEC).map_err(|e| failed(e.into()))?;

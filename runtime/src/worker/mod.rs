@@ -34,6 +34,7 @@ use crate::process::child::Child;
 use crate::process::confine;
 use crate::process::lease::link;
 use gannet_host_gpu::Device;
+use gannet_host_gpu::device::Opening;
 use gannet_host_gpu::lease::Link;
 use load::Loaded;
 use std::collections::{HashMap, HashSet};
@@ -66,8 +67,8 @@ pub(crate) struct Shared {
     pipelines: pipelines::Pipelines,
 }
 
-/// Runs a worker. Arguments: the GPU's index or `none`, the memory its tenant may take on it, and whether components
-/// for `wasi:http` 0.3 run.
+/// Runs a worker. Arguments: the GPU's index or `none`, the memory its tenant may take on it, whether components for
+/// `wasi:http` 0.3 run, the class of the GPU, and whether assets may be mapped.
 pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
     let Child { descriptors, mut confinement, home } = child;
     let [control, logs, leases, notes]: [OwnedFd; 4] =
@@ -113,9 +114,11 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
 
 fn open_device(arguments: &[String], link: Link) -> Result<Arc<Device>, gannet_host_gpu::Error> {
     let index = arguments.first().and_then(|text| text.parse().ok());
-    let memory = arguments.get(1).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let memory_max = arguments.get(1).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let class = arguments.get(3).cloned();
+    let map_assets = arguments.get(4).is_some_and(|text| text == "true");
     match index {
-        Some(index) => Device::open_shared(index, arguments.get(3).cloned(), memory, Some(link)),
+        Some(index) => Device::open_shared(Opening { index, class, memory_max, map_assets }, Some(link)),
         None => Err(gannet_host_gpu::Error::Unsupported("this server has no gpu".into())),
     }
 }

@@ -1,5 +1,5 @@
 """Compares functions/embed and functions/chat with the same models computed by numpy in f32 on the CPU, over OpenAI's client:
-check.py URL KEY MODELS [--positions N] [--texts N] [--tokens N]. Needs numpy, gguf, tokenizers and openai."""
+check.py URL KEY MODELS [--sentences N] [--positions N] [--texts N] [--tokens N]. Needs numpy, gguf, tokenizers and openai."""
 import argparse
 import json
 import math
@@ -123,7 +123,7 @@ def embeddings(client, models):
     tokenizer.no_padding()
     tokenizer.enable_truncation(256)
     sentences = (HERE / "sentences.txt").read_text().splitlines()
-    sentences.append(" ".join(sentences))
+    sentences = sentences[:ARGUMENTS.sentences] + [" ".join(sentences)]
     reference = Bert(models / "all-minilm-l6-v2.safetensors")
     answer = client.embeddings.create(model="embed", input=sentences)
     ids = [tokenizer.encode(sentence).ids for sentence in sentences]
@@ -204,7 +204,7 @@ def main():
 PARSER = argparse.ArgumentParser()
 for name in ("url", "key", "models"):
     PARSER.add_argument(name)
-for name, default in (("positions", 1000), ("texts", 20), ("tokens", 64)):
+for name, default in (("sentences", 100), ("positions", 1000), ("texts", 20), ("tokens", 64)):
     PARSER.add_argument(f"--{name}", type=int, default=default)
 ARGUMENTS = PARSER.parse_args()
 main()

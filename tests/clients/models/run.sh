@@ -23,8 +23,10 @@ export GANNET_SERVER=$url GANNET_KEY=gnt_dev_local
 "$gannet" asset put all-minilm-l6-v2-tokenizer .models/all-minilm-l6-v2-tokenizer.json
 "$gannet" deploy functions/embed --no-build
 "$gannet" deploy functions/chat --no-build
-# A thousand positions in one request take minutes on a software driver.
-"$gannet" configure chat limits.timeout_ms=600000 limits.cpu_ms=600000
+# A thousand positions in one request take minutes on a software driver; with kernels for GPUs everything does.
+for function in chat embed; do
+    "$gannet" configure $function limits.timeout_ms=600000 limits.cpu_ms=600000
+done
 .build/models-venv/bin/python tests/clients/models/check.py "$url" gnt_dev_local .models "$@"
 [ -z "${GANNET_GPU_CLASS:-}" ] || exit 0
 .build/models-venv/bin/python tests/clients/models/broken.py "$gannet" .models
