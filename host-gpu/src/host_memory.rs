@@ -35,7 +35,14 @@ mod vulkan {
     const HOST: vk::ExternalMemoryHandleTypeFlags = vk::ExternalMemoryHandleTypeFlags::HOST_ALLOCATION_EXT;
     /// What drivers may want a pointer and a size to be a multiple of; a page.
     const ALIGNMENT: u64 = 4096;
-    const USAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC);
+    /// What bindings and copies of an asset need; nothing writes to one.
+    const USAGE: wgpu::BufferUsages =
+        wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::UNIFORM).union(wgpu::BufferUsages::COPY_SRC);
+    const RAW_USAGE: vk::BufferUsageFlags = vk::BufferUsageFlags::from_raw(
+        vk::BufferUsageFlags::STORAGE_BUFFER.as_raw()
+            | vk::BufferUsageFlags::UNIFORM_BUFFER.as_raw()
+            | vk::BufferUsageFlags::TRANSFER_SRC.as_raw(),
+    );
 
     pub(crate) fn open(
         adapter: &wgpu::Adapter,
@@ -108,7 +115,7 @@ mod vulkan {
             let mut external = vk::ExternalMemoryBufferCreateInfo::default().handle_types(HOST);
             let made = vk::BufferCreateInfo::default()
                 .size(size)
-                .usage(vk::BufferUsageFlags::STORAGE_BUFFER | vk::BufferUsageFlags::TRANSFER_SRC)
+                .usage(RAW_USAGE)
                 .sharing_mode(vk::SharingMode::EXCLUSIVE)
                 .push_next(&mut external);
             // SAFETY: the description is whole. From here on, `Drop` destroys what was made.

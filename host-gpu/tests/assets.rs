@@ -18,6 +18,14 @@ const SUM: &str = "@group(0) @binding(0) var<storage, read> table: array<u32>;
     atomicAdd(&sum, all);
 }";
 
+/// The same of the first 64 bytes, from a uniform.
+const SUM_OF_UNIFORM: &str = "@group(0) @binding(0) var<uniform> table: array<vec4<u32>, 4>;
+@group(0) @binding(1) var<storage, read_write> sum: u32;
+@compute @workgroup_size(1) fn main() {
+    let all = table[0] + table[1] + table[2] + table[3];
+    sum = all.x + all.y + all.z + all.w;
+}";
+
 fn device(map_assets: bool) -> Arc<Device> {
     let gpus = gannet_host_gpu::discover();
     let index = gannet_host_gpu::adapter::preferred(&gpus).unwrap().index;
@@ -37,9 +45,15 @@ fn catalog(file: File, size: u64) -> AssetCatalog {
 }
 
 /// The sum that a kernel finds in a range, and the one there is; what lies behind the last byte counts as zeros.
-async fn sums(session: &mut Session, assets: &AssetCatalog, whole: &[u8], from: usize, to: usize) -> (u32, u32) {
+async fn sums(
+    kernel: &str,
+    session: &mut Session,
+    assets: &AssetCatalog,
+    whole: &[u8],
+    (from, to): (usize, usize),
+) -> (u32, u32) {
     let view = Asset::open(assets, "table").unwrap().view(session, from as u64, (to - from) as u64).await.unwrap();
-    let kernel = session.compile_kernel(SUM, "main", &[]).run().await.unwrap();
+    let kernel = session.compile_kernel(kernel, "main", &[]).run().await.unwrap();
     let sum = Buffer::create(session, 4).unwrap();
     let mut batch = Batch::default();
     let bindings = vec![
@@ -74,10 +88,12 @@ async fn kernels_find_the_bytes_of_the_file_mapped_or_copied() {
         let device = device(map_assets);
         let assets = catalog(file.reopen().unwrap(), whole.len() as u64);
         let mut own = session(&device);
-        for (from, to) in [(0, whole.len()), (4096, 8192), (1, 5_000_001), (8 << 20, whole.len())] {
-            let (found, expected) = sums(&mut own, &assets, &whole, from, to).await;
-            assert_eq!(found, expected, "{from}..{to}");
+        for range in [(0, whole.len()), (4096, 8192), (1, 5_000_001), (8 << 20, whole.len())] {
+            let (found, expected) = sums(SUM, &mut own, &assets, &whole, range).await;
+            assert_eq!(found, expected, "{range:?}");
         }
+        let (found, expected) = sums(SUM_OF_UNIFORM, &mut own, &assets, &whole, (256, 320)).await;
+        assert_eq!(found, expected, "a uniform");
         assert_eq!(is_mapped(), map_assets && device.gpu().software && cfg!(target_os = "linux"));
         assert_eq!(device.resident_assets().bytes, whole.len().next_multiple_of(4) as u64);
         drop(own);

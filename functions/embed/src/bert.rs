@@ -138,7 +138,7 @@ impl Plan {
             norm: norm(first)?,
             layers: layers.iter().map(layer).collect::<Result<_>>()?,
         };
-        Ok(Bert { weights, nn: Nn::new() })
+        Ok(Bert { weights, nn: Nn::half() })
     }
 }
 

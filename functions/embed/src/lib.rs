@@ -11,7 +11,7 @@ use gannet_sdk::{gpu, nn};
 use std::cell::OnceCell;
 use tokenizers::{Tokenizer, TruncationParams};
 
-nn::declare!(f32, norm, attention, pool);
+nn::declare!(f32, f32_half, norm, attention, pool);
 
 /// What it is called, where the request does not say.
 const NAME: &str = "all-minilm-l6-v2";
