@@ -1,10 +1,9 @@
 //! GPU buffers: charged, then allocated, zeroed by wgpu before their first use.
 
-use crate::host_memory;
+use crate::host_memory::Pages;
 use crate::memory::Charge;
 use crate::session::PendingWrite;
 use crate::{Batch, Device, Error, Session, Submission};
-use std::fs::File;
 use std::sync::Arc;
 
 /// Copies and bindings work in steps of this many bytes.
@@ -66,15 +65,9 @@ impl Buffer {
         Ok(Arc::new(Self { wgpu, size, charge }))
     }
 
-    /// A buffer of which a range of a file is the content, where the device can have one.
-    pub(crate) fn of_file(
-        device: &Device,
-        file: &File,
-        offset: u64,
-        size: u64,
-        charge: Charge,
-    ) -> Result<Arc<Self>, Charge> {
-        match device.scoped(|wgpu| host_memory::import(wgpu, file, offset, size)) {
+    /// A buffer that pages of a file are. The charge comes back if the driver refuses.
+    pub(crate) fn of_pages(device: &Device, pages: Pages, charge: Charge) -> Result<Arc<Self>, Charge> {
+        match device.scoped(|wgpu| pages.import(wgpu)) {
             Ok(Some(wgpu)) => Ok(Arc::new(Self { size: wgpu.size(), wgpu, charge })),
             Ok(None) | Err(_) => Err(charge),
         }

@@ -116,7 +116,8 @@ pub(crate) fn end(run: &mut Running) {
             staged.prove();
         }
     }
-    drop((upload, std::mem::take(&mut run.job.keep)));
+    // Its steps hold buffers too.
+    drop((upload, std::mem::take(&mut run.job.steps), std::mem::take(&mut run.job.keep)));
     let result = match run.failed.take() {
         Some(error) => {
             // Given back before anyone is told.

@@ -22,6 +22,7 @@ pub use file::{AssetFile, READ_BYTES_MAX};
 
 use crate::buffer::{Buffer, STEP};
 use crate::encode::Step;
+use crate::host_memory::Pages;
 use crate::job::{Job, Keep};
 use crate::memory::Charge;
 use crate::session::{Usage, nanoseconds};
@@ -36,6 +37,8 @@ use tokio::sync::watch;
 
 /// One copy from a file towards the GPU. Two are under way at once: one is read while the other is copied.
 const CHUNK: u64 = 4 << 20;
+/// What is mapped at a time, before it is looked whether anybody still waits. A multiple of all pages.
+const BRING: u64 = 64 << 20;
 /// What is read into the cache of a core at a time.
 const BOUNCE: usize = 128 << 10;
 /// Assets by the names under which a version knows them.
@@ -286,7 +289,7 @@ impl Device {
         }
         let mut buffers = Vec::with_capacity(ranges.len());
         for (offset, size, charge) in ranges {
-            let buffer = match self.mapped(asset, offset, size, charge).await? {
+            let buffer = match self.mapped(asset, (offset, size), charge, wanted).await? {
                 Ok(buffer) => buffer,
                 Err(charge) => {
                     let buffer = Buffer::allocate(self, size.next_multiple_of(STEP), charge)?;
@@ -308,14 +311,29 @@ impl Device {
     async fn mapped(
         self: &Arc<Self>,
         asset: &Arc<AssetFile>,
-        offset: u64,
-        size: u64,
+        (from, size): (u64, u64),
         charge: Charge,
+        wanted: &(impl Fn() -> bool + Sync),
     ) -> Result<Result<Arc<Buffer>, Charge>, Error> {
-        let (device, asset) = (Arc::clone(self), Arc::clone(asset));
-        // The file may have to be read from a disk.
-        let mapping = tokio::task::spawn_blocking(move || Buffer::of_file(&device, &asset.file, offset, size, charge));
-        mapping.await.map_err(|_| Error::lost())
+        let Some(pages) = Pages::of(&self.wgpu, &asset.file, from, size) else { return Ok(Err(charge)) };
+        let pages = Arc::new(pages);
+        let mut done = 0;
+        while done < size {
+            if !wanted() {
+                return Err(given_up());
+            }
+            let now = BRING.min(size - done);
+            let bringing = Arc::clone(&pages);
+            // They may have to be read from a disk.
+            let brought = tokio::task::spawn_blocking(move || bringing.bring(done, now)).await;
+            if !brought.unwrap_or(false) {
+                // What is wrong is found and said where they are read.
+                return Ok(Err(charge));
+            }
+            done += now;
+        }
+        let pages = Arc::into_inner(pages).ok_or_else(Error::lost)?;
+        Ok(Buffer::of_pages(self, pages, charge))
     }
 
     /// Copies a range of a file to the start of a buffer, in chunks: while one is copied on the GPU, the next is read.
@@ -331,7 +349,7 @@ impl Device {
         let mut done = 0;
         while done < size {
             if !wanted() {
-                return Err(Error::DeadlineExceeded("the asset's upload was given up: nobody waits for it".into()));
+                return Err(given_up());
             }
             let now = CHUNK.min(size - done);
             let job = self.chunk(asset, from + done, now, target, done).await?;
@@ -391,6 +409,10 @@ impl Device {
         job.keep.push(Keep::Buffer(Arc::clone(target)));
         Ok((job, receiver))
     }
+}
+
+fn given_up() -> Error {
+    Error::DeadlineExceeded("the asset's upload was given up: nobody waits for it".into())
 }
 
 type Arrival = tokio::sync::oneshot::Receiver<Result<crate::job::Done, Error>>;

@@ -1,6 +1,6 @@
 // Sixteen invocations share a row, as in matmul_lanes.wgsl, but multiply in half precision, which GPUs that have it do twice as
-// fast. A block of 32 is divided by its largest magnitude before it is rounded: then nothing overflows, however large the numbers
-// are, and what is lost is below 2^-11 of that magnitude. Eight products are added up in half precision, the rest in single.
+// fast. A block of 32 is divided by its largest magnitude before it is rounded: then nothing overflows that single precision holds,
+// up to 1e37, and what is lost is below 2^-11 of that magnitude. Eight products are added up in half precision, the rest in single.
 
 // Blocks smaller than this count as zeros: they would be divided by next to nothing.
 const LEAST = 1e-30;
@@ -72,7 +72,7 @@ fn matrix(
                 for (var i = 0u; i < 8u; i++) {
                     sum += own[i] * tile[(t * 8u + i) * 16u + own_block];
                 }
-                sums[t] += total(vec4<f32>(sum)) * (scale * scales[t * 16u + own_block]);
+                sums[t] += total(vec4<f32>(sum)) * scale * scales[t * 16u + own_block];
             }
         }
     }
