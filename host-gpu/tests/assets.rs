@@ -1,6 +1,6 @@
 //! Assets on a real device: mapped where it computes in the host's memory, and copied.
 
-#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails panics")]
 
 use gannet_host_gpu::device::Opening;
 use gannet_host_gpu::{
