@@ -94,7 +94,8 @@ impl Nn {
 
     /// The same, but GPUs that multiply in half precision (`f16`) do so where weights are read once for several tokens: prompts and
     /// texts. Results are off by about a thousandth of the largest. Embeddings do not mind (a cosine of 0.999999 against f32); of the
-    /// likeliest tokens of a small language model one in fifty became another. The formats are declared with `_half` too.
+    /// likeliest tokens of a small language model one in fifty became another. The formats are declared with `_half` too;
+    /// those that are not are multiplied in single precision.
     ///
     /// ```no_run
     /// # use gannet_sdk::nn::{self, Nn};

@@ -192,14 +192,17 @@ impl<'a> Pass<'a> {
         let shape = uniform(&[rows, inner, tokens, inner / 4, rows, flags]);
         let [by_rows, by_lanes, in_half, plain, _] = names(weights.dtype);
         let (entry, tokens_at_once) = share(self.nn.kind, tokens);
-        let (name, rows_at_once) = match self.nn.kind {
-            Kind::Rows => (by_rows, 4 * 32),
-            Kind::Half if entry == ONLY => (in_half, 4),
-            Kind::Lanes | Kind::Half => (by_lanes, 4),
-            Kind::Plain => (plain, 4),
+        let (kernel, rows_at_once) = match self.nn.kind {
+            Kind::Rows => (self.kernel(by_rows, entry)?, 4 * 32),
+            Kind::Half if entry == ONLY => match self.kernel(in_half, entry) {
+                // Not declared: found out on a GPU only, so it had better work there.
+                Err(Error::NotFound(_)) => (self.kernel(by_lanes, "matrix")?, 4),
+                kernel => (kernel?, 4),
+            },
+            Kind::Lanes | Kind::Half => (self.kernel(by_lanes, entry)?, 4),
+            Kind::Plain => (self.kernel(plain, entry)?, 4),
         };
         let grid = grid(rows.div_ceil(rows_at_once), tokens.div_ceil(tokens_at_once));
-        let kernel = self.kernel(name, entry)?;
         match how.bias {
             Some(bias) => self.batch.dispatch(&kernel, (&weights.view, x, bias, shape, y), grid)?,
             None => self.batch.dispatch(&kernel, (&weights.view, x, nothing(), shape, y), grid)?,
