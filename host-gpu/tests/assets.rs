@@ -8,7 +8,7 @@ use gannet_host_gpu::{
 };
 use std::fs::File;
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 const SUM: &str = "@group(0) @binding(0) var<storage, read> table: array<u32>;
 @group(0) @binding(1) var<storage, read_write> sum: atomic<u32>;
@@ -26,10 +26,17 @@ const SUM_OF_UNIFORM: &str = "@group(0) @binding(0) var<uniform> table: array<ve
     sum = all.x + all.y + all.z + all.w;
 }";
 
+/// Devices stay open until the process ends, as a worker's does: when the last one goes, its driver is unloaded, and the handlers
+/// that the driver has for the end of the process may be running then.
+static OPEN: Mutex<Vec<Arc<Device>>> = Mutex::new(Vec::new());
+
 fn device(map_assets: bool) -> Arc<Device> {
     let gpus = gannet_host_gpu::discover();
     let index = gannet_host_gpu::adapter::preferred(&gpus).unwrap().index;
-    Device::open_shared(Opening { index, class: None, memory_max: 1 << 30, map_assets }, None).unwrap()
+    let opening = Opening { index, class: None, memory_max: 1 << 30, map_assets };
+    let device = Device::open_shared(opening, None).unwrap();
+    OPEN.lock().unwrap().push(Arc::clone(&device));
+    device
 }
 
 /// The bytes, and a file of them that has a name.
