@@ -23,6 +23,8 @@
 //! files are declared with [`gpu::kernel!`], so that the server checks and compiles them at deploy.
 
 pub mod asset;
+#[cfg(feature = "openai")]
+pub mod embedding;
 pub mod error;
 pub mod gpu;
 pub mod http;

@@ -56,6 +56,9 @@ pub enum RouteError {
     /// The body names no model.
     #[error("the body names no model: its field \"model\" is a function's name")]
     ModelNeeded,
+    /// The body is not what could name a model.
+    #[error("the body is no JSON object whose field \"model\" is a function's name: {0}")]
+    BodyInvalid(String),
     /// Nothing of the tenant's may run.
     #[error("the tenant is suspended")]
     Suspended,
@@ -207,7 +210,7 @@ impl Route {
             }
         }
         let called = openai::read(&mut inbound, &caller, &snapshot, &asked, &self.bodies).await?;
-        let (function, tag) = called.model.split_once('@').map_or((called.model.as_str(), None), |(f, t)| (f, Some(t)));
+        let (function, tag) = openai::split(&called.model);
         let not_found = || RouteError::ModelNotFound { model: called.model.chars().take(80).collect() };
         let tenant = called.tenant.as_str();
         if called.listed_only && !snapshot.function(tenant, function).is_some_and(|function| openai::is_model(function))

@@ -38,6 +38,16 @@ fn a_model_is_a_function_that_says_so() {
     refused(&post(&server, chat, &json!({ "model": "none" })), 404, "model_not_found", "\"none\"");
     refused(&post(&server, chat, &json!({ "model": "plain" })), 404, "model_not_found", "\"plain\"");
     refused(&post(&server, chat, &json!({})), 400, "model_needed", "names no model");
+    for wrong in ["{", "", "[]", r#"{"model": 5}"#, r#"{"model": "a", "model": "b"}"#] {
+        let answer = server.send("POST", chat, &[("content-type", "application/json")], wrong.as_bytes());
+        refused(&answer, 400, "body_invalid", "JSON");
+    }
+    for method in ["GET", "PUT", "DELETE"] {
+        refused(&server.send(method, chat, &[], b""), 405, "method_not_allowed", method);
+    }
+    assert_eq!(server.get_json("/openai/v1/models/model@v1")["id"], "model@v1");
+    refused(&get("/openai/v1/models/model@v9"), 404, "model_not_found", "model@v9");
+    assert_eq!(server.send("HEAD", "/openai/v1/models", &[], b"").status, 200);
     // A path that names a function reaches it, whatever it says.
     assert_eq!(post(&server, "/v2/plain/openai/v1/chat/completions", &json!({})).status, 200);
     refused(&post(&server, "/v2/none/openai/v1/x", &json!({})), 404, "model_not_found", "\"none\"");
@@ -87,6 +97,18 @@ fn a_stream_that_must_wait_is_kept_alive_and_its_error_is_an_event() {
         assert!(error["error"]["message"].as_str().unwrap().contains("limits.queue_ms = 2500"), "{error}");
         assert_eq!(first.join().unwrap().status, 200);
     });
+}
+
+#[test]
+fn a_stream_is_kept_alive_until_its_first_event() {
+    let server = Server::start_with(&Options { config: Some("spares = 0"), ..Options::default() });
+    assert_eq!(server.put(KEY, "faulty", "late", "", "").status, 201);
+    let answer = post(&server, "/v2/late/openai/late?ms=5500", &json!({ "stream": true }));
+    let text = answer.text();
+    assert_eq!((answer.status, answer.header("x-gannet-start")), (200, "cold"), "it has a head of its own");
+    assert!(text.starts_with(": ") && text.ends_with("\n\ndata: late\n\n"), "{text}");
+    let soon = post(&server, "/v2/late/openai/late?ms=1", &json!({ "stream": true }));
+    assert_eq!(soon.text(), "data: late\n\n");
 }
 
 #[test]

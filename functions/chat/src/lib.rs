@@ -6,12 +6,14 @@ mod llama;
 use gannet_sdk::asset::Asset;
 use gannet_sdk::http::{Request, Response};
 use gannet_sdk::llm::{self, Llm, Model};
-use gannet_sdk::nn::Gguf;
+use gannet_sdk::nn::{DType, Gguf};
 use gannet_sdk::{Result, gpu, nn};
 use llama::{Llama, Plan};
 use std::cell::OnceCell;
 
 nn::declare!(q4_1, q8_0, norm, rope, attention, activation);
+/// The formats among them.
+const FORMATS: [DType; 2] = [DType::Q4_1, DType::Q8_0];
 
 /// What is the same for all requests: it is made when the function is deployed, and an instance begins with it.
 struct Start {
@@ -39,7 +41,7 @@ fn start() -> gpu::Result<&'static Start> {
         kept(cell, || {
             let asset = Asset::open("weights")?;
             let gguf = Gguf::read(&mut asset.reader(), asset.len())?;
-            Ok(Start { plan: Plan::read(&gguf)?, llm: Llm::from_gguf("smollm2-135m-instruct", &gguf)? })
+            Ok(Start { plan: Plan::read(&gguf, &FORMATS)?, llm: Llm::from_gguf("smollm2-135m-instruct", &gguf)? })
         })
     })
 }

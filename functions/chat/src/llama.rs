@@ -4,7 +4,7 @@
 use gannet_sdk::asset::{Asset, View};
 use gannet_sdk::gpu::{Buffer, Command, Error, Read, Result, Update};
 use gannet_sdk::llm::Model;
-use gannet_sdk::nn::{Attention, Gguf, Linear, Matrix, Nn, Pass, Rope, Tensor, Value};
+use gannet_sdk::nn::{Attention, DType, Gguf, Linear, Matrix, Nn, Pass, Rope, Tensor, Value};
 
 /// Tokens that are read at once, so that weights are read once for all of them.
 const CHUNK: u32 = 64;
@@ -95,6 +95,13 @@ fn shape(gguf: &Gguf) -> Result<Shape> {
     if architecture != "llama" {
         return Err(Error::Unsupported(format!("the architecture {architecture:?}; this function runs \"llama\"")));
     }
+    // Positions that are stretched beyond what the model was trained for.
+    let scaling = gguf.get("llama.rope.scaling.type").and_then(Value::text).unwrap_or("none");
+    if scaling != "none" || gguf.tensor("rope_freqs.weight").is_ok() {
+        return Err(Error::Unsupported(format!(
+            "rotations scaled ({scaling:?}, rope_freqs.weight); this function scales none"
+        )));
+    }
     let (width, heads) = (gguf.integer("llama.embedding_length")?, gguf.integer("llama.attention.head_count")?);
     let kv_heads = match gguf.get("llama.attention.head_count_kv") {
         Some(_) => gguf.integer("llama.attention.head_count_kv")?,
@@ -114,6 +121,12 @@ fn shape(gguf: &Gguf) -> Result<Shape> {
         epsilon: float("llama.attention.layer_norm_rms_epsilon").unwrap_or(1e-5) as f32,
         rope: Rope { base: float("llama.rope.freq_base").unwrap_or(10_000.0), halves: false },
     };
+    for name in ["llama.rope.dimension_count", "llama.attention.key_length", "llama.attention.value_length"] {
+        if gguf.get(name).is_some() && gguf.integer(name)? != shape.size {
+            let told = format!("{name} is {}; heads of this function have {} values", gguf.integer(name)?, shape.size);
+            return Err(Error::Unsupported(told));
+        }
+    }
     let Shape { layers, kv_heads, size, middle, vocabulary, context, .. } = shape;
     // Bounds keep products of these below 2³².
     let sound = width.is_multiple_of(heads) && heads.is_multiple_of(kv_heads) && size.is_power_of_two() && size <= 256;
@@ -126,13 +139,24 @@ fn shape(gguf: &Gguf) -> Result<Shape> {
 }
 
 impl Plan {
-    /// Checks that a header describes such a model, and that its tensors have the shapes of their places.
-    pub fn read(gguf: &Gguf) -> Result<Self> {
+    /// Checks that a header describes such a model, and that its tensors have the shapes of their places and are in formats that
+    /// there are kernels for.
+    pub fn read(gguf: &Gguf, formats: &[DType]) -> Result<Self> {
         let shape = shape(gguf)?;
         let Shape { layers, width, middle, vocabulary, .. } = shape;
         let (q, kv) = (shape.heads * shape.size, shape.kv_heads * shape.size);
+        let matrix = |name: &str, rows, inner| {
+            let tensor = gguf.matrix(name, rows, inner)?;
+            if !formats.contains(&tensor.dtype) {
+                return Err(Error::Unsupported(format!(
+                    "{name}: {:?}; this function has kernels for {formats:?}",
+                    tensor.dtype
+                )));
+            }
+            Ok(tensor)
+        };
         let layer = |n: u32| {
-            let matrix = |name: &str, rows, inner| gguf.matrix(&format!("blk.{n}.{name}.weight"), rows, inner);
+            let matrix = |name: &str, rows, inner| matrix(&format!("blk.{n}.{name}.weight"), rows, inner);
             let norm = |name: &str| gguf.vector(&format!("blk.{n}.{name}.weight"), width);
             Ok(Layer {
                 attention_norm: norm("attn_norm")?,
@@ -148,10 +172,10 @@ impl Plan {
         };
         let own_output = gguf.tensor("output.weight").is_ok();
         let weights = Weights {
-            embedding: gguf.matrix("token_embd.weight", vocabulary, width)?,
+            embedding: matrix("token_embd.weight", vocabulary, width)?,
             layers: (0..layers).map(layer).collect::<Result<_>>()?,
             norm: gguf.vector("output_norm.weight", width)?,
-            output: own_output.then(|| gguf.matrix("output.weight", vocabulary, width)).transpose()?,
+            output: own_output.then(|| matrix("output.weight", vocabulary, width)).transpose()?,
         };
         Ok(Self { shape, weights })
     }

@@ -3,7 +3,7 @@
 
 use gannet_sdk::asset::{Asset, View};
 use gannet_sdk::gpu::{Buffer, Error, Result};
-use gannet_sdk::nn::{Attention, Linear, Matrix, Nn, SafeTensors, Tensor};
+use gannet_sdk::nn::{Attention, DType, Linear, Matrix, Nn, SafeTensors, Tensor};
 
 const WIDTH: u32 = 384;
 const HEADS: u32 = 12;
@@ -70,8 +70,18 @@ impl Plan {
             let vector = |part| tensors.vector(&format!("{name}.{part}"), WIDTH);
             Ok(Norm { weight: vector("weight")?, bias: vector("bias")? })
         };
+        let matrix = |name: &str, rows, inner| {
+            let tensor = tensors.matrix(name, rows, inner)?;
+            if tensor.dtype != DType::F32 {
+                return Err(Error::Unsupported(format!(
+                    "{name}: {:?}; this function has kernels for F32",
+                    tensor.dtype
+                )));
+            }
+            Ok(tensor)
+        };
         let dense = |name: &str, rows, inner| {
-            let weights = tensors.matrix(&format!("{name}.weight"), rows, inner)?;
+            let weights = matrix(&format!("{name}.weight"), rows, inner)?;
             Ok(Dense { weights, bias: tensors.vector(&format!("{name}.bias"), rows)? })
         };
         let layer = |n: u32| {
@@ -90,9 +100,9 @@ impl Plan {
         let words = "embeddings.word_embeddings.weight";
         let vocabulary = tensors.tensor(words)?.shape.first().and_then(|rows| u32::try_from(*rows).ok()).unwrap_or(0);
         let weights = Weights {
-            words: tensors.matrix(words, vocabulary, WIDTH)?,
-            positions: tensors.matrix("embeddings.position_embeddings.weight", POSITIONS, WIDTH)?,
-            types: tensors.matrix("embeddings.token_type_embeddings.weight", TYPES, WIDTH)?,
+            words: matrix(words, vocabulary, WIDTH)?,
+            positions: matrix("embeddings.position_embeddings.weight", POSITIONS, WIDTH)?,
+            types: matrix("embeddings.token_type_embeddings.weight", TYPES, WIDTH)?,
             norm: norm("embeddings.LayerNorm")?,
             layers: (0..LAYERS).map(layer).collect::<Result<_>>()?,
         };

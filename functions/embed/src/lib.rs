@@ -4,19 +4,22 @@ mod bert;
 
 use bert::{Bert, Plan};
 use gannet_sdk::asset::Asset;
+use gannet_sdk::embedding::{self, Embedder};
 use gannet_sdk::http::{Request, Response};
 use gannet_sdk::nn::SafeTensors;
-use gannet_sdk::openai::{Embedding, EmbeddingList, EmbeddingRequest, Input, ModelList, Refusal, Usage, json};
-use gannet_sdk::{gpu, nn};
+use gannet_sdk::openai::Refusal;
+use gannet_sdk::{Result, gpu, nn};
 use std::cell::OnceCell;
 use tokenizers::{Tokenizer, TruncationParams};
 
 nn::declare!(f32, f32_half, norm, attention, pool);
 
-/// What it is called, where the request does not say.
-const NAME: &str = "all-minilm-l6-v2";
 /// The most tokens of a text, as the model was trained; what is longer is cut, as by the library that it comes from.
 const TOKENS_MAX: usize = 256;
+/// Bytes of a text that are looked at first: mostly enough for so many tokens.
+const HEAD_BYTES: usize = 4 << 10;
+/// Bytes that may become tokens at once: the library takes fifty times as much memory meanwhile.
+const HEAD_BYTES_MAX: usize = 256 << 10;
 
 /// What is the same for all requests: an instance begins with it.
 struct Start {
@@ -49,43 +52,57 @@ fn start() -> gpu::Result<&'static Start> {
     })
 }
 
-fn tokens(input: &Input) -> Result<Vec<u32>, Refusal> {
-    match input {
-        Input::Text(text) => {
-            let encoded = start()?.tokenizer.encode_fast(text.as_str(), true);
-            let encoded =
-                encoded.map_err(|error| Refusal::invalid("input", format!("a text has no tokens: {error}")))?;
-            Ok(encoded.get_ids().to_vec())
-        }
-        Input::Tokens(tokens) if tokens.len() > TOKENS_MAX => {
-            Err(Refusal::too_long("input", tokens.len(), u32::try_from(TOKENS_MAX).unwrap_or(0)))
-        }
-        Input::Tokens(tokens) => Ok(tokens.clone()),
-    }
+/// The beginning of a text, of at least so many bytes, up to white space: what is behind changes none of its tokens.
+fn head(text: &str, bytes: usize) -> &str {
+    let behind = text.bytes().enumerate().skip(bytes).find(|(_, byte)| byte.is_ascii_whitespace());
+    behind.and_then(|(at, _)| text.get(..at)).unwrap_or(text)
 }
 
-fn embed(body: &[u8]) -> Result<Response, Refusal> {
-    let request = EmbeddingRequest::parse(body)?;
-    let texts: Vec<Vec<u32>> = request.input.iter().map(tokens).collect::<Result<_, _>>()?;
-    let plan = &start()?.plan;
-    if request.dimensions.is_some_and(|dimensions| dimensions != plan.width()) {
-        let told = format!("embeddings of this model have {} numbers and cannot be cut", plan.width());
-        return Err(Refusal::unsupported("dimensions", &told));
+impl Embedder for Start {
+    fn name(&self) -> &str {
+        "all-minilm-l6-v2"
     }
-    if let Some(unknown) = texts.iter().flatten().find(|token| **token >= plan.vocabulary()) {
-        return Err(Refusal::invalid("input", format!("token {unknown}; this model has {}", plan.vocabulary())));
+
+    fn vocabulary(&self) -> u32 {
+        self.plan.vocabulary()
     }
-    let found = BERT.with(|cell| match cell.get() {
-        Some(bert) => bert.embed(&texts),
-        None => {
-            let bert = plan.open(&Asset::open("weights")?)?;
-            cell.get_or_init(|| bert).embed(&texts)
+
+    fn width(&self) -> u32 {
+        self.plan.width()
+    }
+
+    fn tokens_max(&self) -> usize {
+        TOKENS_MAX
+    }
+
+    fn tokens(&self, text: &str) -> std::result::Result<Vec<u32>, Refusal> {
+        let mut bytes = HEAD_BYTES;
+        loop {
+            let head = head(text, bytes);
+            if head.len() > HEAD_BYTES_MAX {
+                let told =
+                    format!("a text has {} bytes; the first {HEAD_BYTES_MAX} are no {TOKENS_MAX} tokens", text.len());
+                return Err(Refusal::invalid("input", told));
+            }
+            let encoded = self.tokenizer.encode_fast(head, true);
+            let encoded =
+                encoded.map_err(|error| Refusal::invalid("input", format!("a text has no tokens: {error}")))?;
+            if head.len() == text.len() || encoded.len() == TOKENS_MAX {
+                return Ok(encoded.get_ids().to_vec());
+            }
+            bytes *= 4;
         }
-    })?;
-    let data = found.iter().enumerate().map(|(index, values)| Embedding::new(index, values, request.base64));
-    let usage = Usage::of_input(texts.iter().map(Vec::len).sum());
-    let model = if request.model.is_empty() { NAME.to_owned() } else { request.model };
-    Ok(json(&EmbeddingList { object: "list", data: data.collect(), model, usage }))
+    }
+
+    fn embed(&self, texts: &[Vec<u32>]) -> gpu::Result<Vec<Vec<f32>>> {
+        BERT.with(|cell| match cell.get() {
+            Some(bert) => bert.embed(texts),
+            None => {
+                let bert = self.plan.open(&Asset::open("weights")?)?;
+                cell.get_or_init(|| bert).embed(texts)
+            }
+        })
+    }
 }
 
 /// At deploy: reads the tokenizer and the header of the weights.
@@ -95,11 +112,6 @@ fn init() -> gpu::Result<()> {
 }
 
 #[gannet_sdk::handler]
-fn serve(request: Request) -> Response {
-    let answered = match (request.method(), request.path()) {
-        ("GET", "/v1/models") => Ok(json(&ModelList::of(NAME, "gannet"))),
-        ("POST", "/v1/embeddings") => embed(request.body()),
-        (method, path) => Err(Refusal::unknown_path(method, path)),
-    };
-    answered.unwrap_or_else(Refusal::into_response)
+fn serve(request: Request) -> Result<Response> {
+    Ok(embedding::serve(&request, start()?))
 }

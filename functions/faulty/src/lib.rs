@@ -108,6 +108,13 @@ fn faulty(request: Request) -> Result<Response> {
             std::thread::sleep(Duration::from_secs(60));
             body.write(b"never")
         })),
+        "/late" => {
+            let ms = request.query("ms").and_then(|text| text.parse().ok()).unwrap_or(100);
+            Ok(Response::stream("text/event-stream", move |body| {
+                std::thread::sleep(Duration::from_millis(ms));
+                body.write(b"data: late\n\n")
+            }))
+        }
         "/sleep" => {
             std::thread::sleep(Duration::from_secs(60));
             Ok(Response::text("slept"))

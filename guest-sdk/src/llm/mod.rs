@@ -98,6 +98,8 @@ pub struct Llm {
     pub template: Option<Template>,
     /// Tokens that end an answer.
     pub ends: Vec<u32>,
+    /// The token that every text begins with; none where the model was trained without.
+    pub begin: Option<u32>,
 }
 
 impl Llm {
@@ -130,6 +132,25 @@ impl Llm {
         {
             template = template.map(|template| template.with_token(name, text(key).map_or("", String::as_str)));
         }
-        Ok(Self { name: name.to_owned(), tokenizer, template, ends })
+        let adds = matches!(gguf.get("tokenizer.ggml.add_bos_token"), Some(Value::Bool(true)));
+        let begin = gguf.get("tokenizer.ggml.bos_token_id").and_then(Value::integer);
+        let begin = begin.and_then(|id| u32::try_from(id).ok()).filter(|_| adds);
+        Ok(Self { name: name.to_owned(), tokenizer, template, ends, begin })
+    }
+
+    /// The tokens of a prompt, which begins as the model wants it: chat templates may have written that already.
+    ///
+    /// ```
+    /// # use gannet_sdk::{gpu, llm::Llm};
+    /// fn prompt(llm: &Llm) -> gpu::Result<Vec<u32>> {
+    ///     llm.encode("Once upon a time")
+    /// }
+    /// ```
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let mut tokens = self.tokenizer.encode(text)?;
+        if let Some(begin) = self.begin.filter(|begin| tokens.first() != Some(begin)) {
+            tokens.insert(0, begin);
+        }
+        Ok(tokens)
     }
 }

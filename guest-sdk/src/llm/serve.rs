@@ -63,15 +63,15 @@ impl Order {
             return Err(Refusal::invalid(param, format!("token {unknown}; this model has {vocabulary}")));
         }
         let length = u32::try_from(self.prompt.len()).unwrap_or(u32::MAX);
-        let room = context.saturating_sub(length);
+        let room = context.checked_sub(length);
         let wanted = asked.unwrap_or(1);
         if length == 0 {
             return Err(Refusal::invalid(param, format!("{param} has no tokens")));
         }
-        if wanted > room {
-            return Err(Refusal::too_long(param, self.prompt.len().saturating_add(wanted as usize), context));
+        match room.filter(|room| wanted <= *room) {
+            Some(room) => self.most = asked.unwrap_or(room.min(ANSWER_TOKENS)),
+            None => return Err(Refusal::too_long(param, self.prompt.len().saturating_add(wanted as usize), context)),
         }
-        self.most = asked.unwrap_or(room.min(ANSWER_TOKENS));
         Ok(self)
     }
 
@@ -80,8 +80,11 @@ impl Order {
         model.begin(u32::try_from(self.prompt.len()).unwrap_or(u32::MAX).saturating_add(self.most))
     }
 
-    /// Reads the prompt, and answers the logits of what comes next.
+    /// Reads the prompt, and answers the logits of what comes next. Nothing is read for an answer without tokens.
     fn read(&self, model: &mut dyn Model) -> Result<Vec<f32>, Refusal> {
+        if self.most == 0 {
+            return Ok(Vec::new());
+        }
         self.begin(model)?;
         Ok(model.read(&self.prompt)?)
     }
@@ -200,7 +203,7 @@ fn chat(
     let request = ChatRequest::parse(body)?;
     let template = llm.template.as_ref();
     let template = template.ok_or_else(|| Refusal::unsupported("messages", "this model has no chat template"))?;
-    let prompt = llm.tokenizer.encode(&template.render(&request.messages)?)?;
+    let prompt = llm.encode(&template.render(&request.messages)?)?;
     let mut model = open()?;
     let ChatRequest { sampling, stop, logprobs, .. } = request;
     let order = Order { prompt, most: 0, sampling, stop, logprobs };
@@ -208,18 +211,18 @@ fn chat(
     let (id, created, model_name) = (id("chatcmpl"), now(), name(request.model, llm));
     if request.stream {
         let include_usage = request.include_usage;
+        // Before the answer begins: until then its time is limited and the client is kept waiting.
+        let logits = order.read(&mut *model)?;
         return Ok(Response::stream("text/event-stream", move |body| {
             let mut events = Events::new(body);
             let chunk = ChatChunk::begin(&id, created, &model_name);
             events.data(&chunk)?;
-            let ended = order.read(&mut *model).and_then(|logits| {
-                order.run(llm, &mut *model, logits, &mut |piece| {
-                    let logprobs = piece.logprob.map(|token| ChoiceLogprobs { content: vec![token] });
-                    if piece.text.is_empty() && logprobs.is_none() {
-                        return Ok(());
-                    }
-                    events.data(&chunk.text(&piece.text, logprobs)).map_err(gone)
-                })
+            let ended = order.run(llm, &mut *model, logits, &mut |piece| {
+                let logprobs = piece.logprob.map(|token| ChoiceLogprobs { content: vec![token] });
+                if piece.text.is_empty() && logprobs.is_none() {
+                    return Ok(());
+                }
+                events.data(&chunk.text(&piece.text, logprobs)).map_err(gone)
             });
             match ended {
                 Ok(ended) => {
@@ -282,7 +285,7 @@ fn completion(
 ) -> Result<Response, Refusal> {
     let request = CompletionRequest::parse(body)?;
     let prompt = match &request.prompt {
-        Prompt::Text(text) => llm.tokenizer.encode(text)?,
+        Prompt::Text(text) => llm.encode(text)?,
         Prompt::Tokens(tokens) => tokens.clone(),
     };
     let mut model = open()?;
@@ -303,21 +306,20 @@ fn completion(
         if echo {
             return Err(Refusal::unsupported("echo", "not in a stream"));
         }
+        let logits = order.read(&mut *model)?;
         return Ok(Response::stream("text/event-stream", move |body| {
             let mut events = Events::new(body);
             let part = |choices, usage| Completion { choices, usage, ..whole.clone() };
-            let ended = order.read(&mut *model).and_then(|logits| {
-                order.run(llm, &mut *model, logits, &mut |piece| {
-                    if piece.text.is_empty() && piece.logprob.is_none() {
-                        return Ok(());
-                    }
-                    let mut chances = Chances::default();
-                    let told = piece.logprob.map(|token| {
-                        chances.push(&token, true);
-                        chances.told()
-                    });
-                    events.data(&part(choice(piece.text, told, None), None)).map_err(gone)
-                })
+            let ended = order.run(llm, &mut *model, logits, &mut |piece| {
+                if piece.text.is_empty() && piece.logprob.is_none() {
+                    return Ok(());
+                }
+                let mut chances = Chances::default();
+                let told = piece.logprob.map(|token| {
+                    chances.push(&token, true);
+                    chances.told()
+                });
+                events.data(&part(choice(piece.text, told, None), None)).map_err(gone)
             });
             match ended {
                 Ok(ended) => {
@@ -333,18 +335,14 @@ fn completion(
     }
     let mut chances = Chances::default();
     let (mut text, read) = if echo { echoed(&order, llm, &mut *model, &mut chances)? } else { (String::new(), None) };
-    let ended = if order.most == 0 {
-        Ended { made: 0, reason: "length" }
-    } else {
-        let logits = read.map_or_else(|| order.read(&mut *model), Ok)?;
-        order.run(llm, &mut *model, logits, &mut |piece| {
-            text.push_str(&piece.text);
-            if let Some(token) = &piece.logprob {
-                chances.push(token, true);
-            }
-            Ok(())
-        })?
-    };
+    let logits = read.map_or_else(|| order.read(&mut *model), Ok)?;
+    let ended = order.run(llm, &mut *model, logits, &mut |piece| {
+        text.push_str(&piece.text);
+        if let Some(token) = &piece.logprob {
+            chances.push(token, true);
+        }
+        Ok(())
+    })?;
     let told = order.logprobs.map(|_| chances.told());
     let usage = Some(Usage::of(order.prompt.len(), ended.made));
     Ok(json(&Completion { choices: choice(text, told, Some(ended.reason)), usage, ..whole }))

@@ -14,7 +14,11 @@ use std::ops::RangeInclusive;
 /// # Ok::<(), gannet_sdk::openai::Refusal>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct Fields(Map<String, Value>);
+pub struct Fields {
+    fields: Map<String, Value>,
+    /// The name of the object that they are of, if it is not the body, with a dot.
+    within: String,
+}
 
 fn shown(value: &Value) -> String {
     let text = value.to_string();
@@ -37,7 +41,7 @@ impl Fields {
             return Err(Refusal::invalid("body", format!("the body is not UTF-8 from byte {at} on")));
         }
         match serde_json::from_slice(body) {
-            Ok(Value::Object(fields)) => Ok(Self(fields)),
+            Ok(Value::Object(fields)) => Ok(Self { fields, within: String::new() }),
             Ok(_) => Err(Refusal::invalid("body", "the body is no JSON object")),
             Err(error) => Err(Refusal::invalid("body", format!("the body is not JSON: {error}"))),
         }
@@ -51,7 +55,7 @@ impl Fields {
     /// # Ok::<(), gannet_sdk::openai::Refusal>(())
     /// ```
     pub fn get(&self, name: &str) -> Option<&Value> {
-        self.0.get(name).filter(|value| !value.is_null())
+        self.fields.get(name).filter(|value| !value.is_null())
     }
 
     /// A number within a range.
@@ -64,8 +68,8 @@ impl Fields {
     pub fn number(&self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, Refusal> {
         let Some(value) = self.get(name) else { return Ok(None) };
         let number = value.as_f64().filter(|number| range.contains(number));
-        let told = || format!("{name} is {}; it may be {} to {}", shown(value), range.start(), range.end());
-        number.map(Some).ok_or_else(|| Refusal::invalid(name, told()))
+        let may_be = format_args!("it may be {} to {}", range.start(), range.end());
+        number.map(Some).ok_or_else(|| self.wrong(name, value, may_be))
     }
 
     /// A whole number within a range.
@@ -78,8 +82,8 @@ impl Fields {
     pub fn integer(&self, name: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, Refusal> {
         let Some(value) = self.get(name) else { return Ok(None) };
         let number = value.as_i64().filter(|number| range.contains(number));
-        let told = || format!("{name} is {}; it may be {} to {}", shown(value), range.start(), range.end());
-        number.map(Some).ok_or_else(|| Refusal::invalid(name, told()))
+        let may_be = format_args!("it may be {} to {}", range.start(), range.end());
+        number.map(Some).ok_or_else(|| self.wrong(name, value, may_be))
     }
 
     /// Yes or no; no if it is not there.
@@ -91,9 +95,7 @@ impl Fields {
     /// ```
     pub fn flag(&self, name: &str) -> Result<bool, Refusal> {
         let Some(value) = self.get(name) else { return Ok(false) };
-        value
-            .as_bool()
-            .ok_or_else(|| Refusal::invalid(name, format!("{name} is {}; it may be true or false", shown(value))))
+        value.as_bool().ok_or_else(|| self.wrong(name, value, format_args!("it may be true or false")))
     }
 
     /// A text.
@@ -105,8 +107,29 @@ impl Fields {
     /// ```
     pub fn text(&self, name: &str) -> Result<Option<&str>, Refusal> {
         let Some(value) = self.get(name) else { return Ok(None) };
-        let text = value.as_str();
-        text.map(Some).ok_or_else(|| Refusal::invalid(name, format!("{name} is {}; it is a text", shown(value))))
+        value.as_str().map(Some).ok_or_else(|| self.wrong(name, value, format_args!("it is a text")))
+    }
+
+    /// The fields of an object.
+    ///
+    /// ```
+    /// # use gannet_sdk::openai::Fields;
+    /// let fields = Fields::parse(br#"{"stream_options": {"include_usage": 5}}"#)?;
+    /// let options = fields.object("stream_options")?.unwrap();
+    /// let refusal = options.flag("include_usage").unwrap_err();
+    /// assert_eq!(refusal.to_string(), "stream_options.include_usage is 5; it may be true or false");
+    /// # Ok::<(), gannet_sdk::openai::Refusal>(())
+    /// ```
+    pub fn object(&self, name: &str) -> Result<Option<Self>, Refusal> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let fields = value.as_object().cloned();
+        let object = fields.map(|fields| Some(Self { fields, within: format!("{}{name}.", self.within) }));
+        object.ok_or_else(|| self.wrong(name, value, format_args!("it is an object")))
+    }
+
+    fn wrong(&self, name: &str, value: &Value, may_be: std::fmt::Arguments<'_>) -> Refusal {
+        let name = format!("{}{name}", self.within);
+        Refusal::invalid(&name, format!("{name} is {}; {may_be}", shown(value)))
     }
 
     /// A text, or a list of at most so many.
@@ -117,9 +140,7 @@ impl Fields {
     /// # Ok::<(), gannet_sdk::openai::Refusal>(())
     /// ```
     pub fn texts(&self, name: &str, most: usize) -> Result<Vec<String>, Refusal> {
-        let wrong = |value: &Value| {
-            Refusal::invalid(name, format!("{name} is {}; it is a text, or a list of at most {most}", shown(value)))
-        };
+        let wrong = |value: &Value| self.wrong(name, value, format_args!("it is a text, or a list of at most {most}"));
         match self.get(name) {
             None => Ok(Vec::new()),
             Some(Value::String(text)) => Ok(vec![text.clone()]),

@@ -103,6 +103,16 @@ impl Refusal {
         self.status
     }
 
+    /// What it is about.
+    ///
+    /// ```
+    /// # use gannet_sdk::openai::Refusal;
+    /// assert_eq!(Refusal::invalid("n", "n is 0").param(), Some("n"));
+    /// ```
+    pub fn param(&self) -> Option<&str> {
+        self.param.as_deref()
+    }
+
     /// The response.
     ///
     /// ```

@@ -176,8 +176,7 @@ pub struct EmbeddingRequest {
 fn content(param: &str, value: Option<&Value>) -> Result<String, Refusal> {
     match value {
         Some(Value::String(text)) => Ok(text.clone()),
-        None | Some(Value::Null) => Ok(String::new()),
-        Some(Value::Array(parts)) => {
+        Some(Value::Array(parts)) if !parts.is_empty() => {
             let mut all = String::new();
             for part in parts {
                 let text = part.get("text").and_then(Value::as_str);
@@ -188,7 +187,7 @@ fn content(param: &str, value: Option<&Value>) -> Result<String, Refusal> {
             }
             Ok(all)
         }
-        Some(_) => Err(Refusal::invalid(param, format!("{param} is neither a text nor parts of one"))),
+        _ => Err(Refusal::invalid(param, format!("{param} is neither a text nor parts of one"))),
     }
 }
 
@@ -211,15 +210,27 @@ fn messages(fields: &Fields) -> Result<Vec<Turn>, Refusal> {
                 return Err(Refusal::invalid(&param, told));
             }
         };
+        let asks = |name: &str| {
+            item.get(name)
+                .is_some_and(|value| !value.is_null() && value.as_array().is_none_or(|items| !items.is_empty()))
+        };
+        if let Some(name) = ["tool_calls", "function_call", "audio"].into_iter().find(|name| asks(name)) {
+            return Err(Refusal::unsupported(&format!("messages[{index}].{name}"), "this model reads texts"));
+        }
         let content = content(&format!("messages[{index}].content"), item.get("content"))?;
         Ok(Turn { role: role.to_owned(), content })
     };
     items.iter().enumerate().map(turn).collect()
 }
 
-fn include_usage(fields: &Fields) -> bool {
-    let options = fields.get("stream_options").and_then(|options| options.get("include_usage"));
-    options.and_then(Value::as_bool).unwrap_or(false)
+/// Whether the answer is streamed, and whether the stream ends with what was used.
+fn stream(fields: &Fields) -> Result<(bool, bool), Refusal> {
+    let stream = fields.flag("stream")?;
+    let Some(options) = fields.object("stream_options")? else { return Ok((stream, false)) };
+    if !stream {
+        return Err(Refusal::invalid("stream_options", "stream_options is there, and stream is not true"));
+    }
+    Ok((stream, options.flag("include_usage")?))
 }
 
 fn model(fields: &Fields) -> Result<String, Refusal> {
@@ -232,19 +243,13 @@ fn tokens_of(items: &[Value]) -> Option<Vec<u32>> {
 
 /// What both kinds of completion refuse.
 fn refuse(fields: &Fields) -> Result<(), Refusal> {
-    if let Some(n) = fields.integer("n", 1..=128)?.filter(|n| *n > 1) {
-        let told = format!("n is {n}; this model gives one answer");
-        return Err(Refusal::invalid("n", told).named("unsupported_value"));
-    }
-    fields.refuse(&["logit_bias"], "tokens cannot be made likelier")?;
-    fields.refuse(&["best_of", "suffix"], "one answer is made, from its beginning to its end").or_else(|refusal| {
-        // One is what is done anyway.
-        if fields.get("best_of").and_then(Value::as_i64) == Some(1) && fields.get("suffix").is_none() {
-            Ok(())
-        } else {
-            Err(refusal)
+    for name in ["n", "best_of"] {
+        if let Some(count) = fields.integer(name, 1..=128)?.filter(|count| *count > 1) {
+            let told = format!("{name} is {count}; this model gives one answer");
+            return Err(Refusal::invalid(name, told).named("unsupported_value"));
         }
-    })
+    }
+    fields.refuse(&["logit_bias"], "tokens cannot be made likelier")
 }
 
 impl Refusal {
@@ -253,10 +258,34 @@ impl Refusal {
     }
 }
 
-fn most_tokens(fields: &Fields) -> Result<Option<u32>, Refusal> {
-    let newer = fields.integer("max_completion_tokens", 1..=1 << 20)?;
-    let older = fields.integer("max_tokens", 0..=1 << 20)?;
-    Ok(newer.or(older).and_then(|most| u32::try_from(most).ok()))
+const TOKENS_MAX: i64 = 1 << 20;
+
+fn count(asked: Option<i64>) -> Option<u32> {
+    asked.and_then(|count| u32::try_from(count).ok())
+}
+
+/// What asks for something else than a text.
+fn refuse_other_answers(fields: &Fields) -> Result<(), Refusal> {
+    fields.refuse(&["tools", "functions"], "this model calls none")?;
+    for name in ["tool_choice", "function_call"] {
+        if fields.get(name).is_some_and(|choice| !matches!(choice.as_str(), Some("none" | "auto"))) {
+            return Err(Refusal::unsupported(name, "this model calls no tools"));
+        }
+    }
+    if fields.get("modalities").is_some_and(|asked| *asked != serde_json::json!(["text"])) {
+        return Err(Refusal::unsupported("modalities", "this model makes text"));
+    }
+    if let Some(name) =
+        ["audio", "prediction", "web_search_options"].into_iter().find(|name| fields.get(name).is_some())
+    {
+        return Err(Refusal::unsupported(name, "this model makes text, out of what the messages say"));
+    }
+    match fields.object("response_format")? {
+        Some(format) if format.text("type")? != Some("text") => {
+            Err(Refusal::unsupported("response_format", "this model answers in text: its type may be \"text\""))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl ChatRequest {
@@ -269,27 +298,23 @@ impl ChatRequest {
     pub fn parse(body: &[u8]) -> Result<Self, Refusal> {
         let fields = Fields::parse(body)?;
         refuse(&fields)?;
-        fields.refuse(&["tools", "functions"], "this model calls none")?;
-        fields.refuse(&["audio", "modalities", "web_search_options", "prediction"], "this model makes text").or_else(
-            |refusal| match fields.get("modalities") {
-                Some(asked) if *asked == serde_json::json!(["text"]) => Ok(()),
-                _ => Err(refusal),
-            },
-        )?;
-        let format = fields.get("response_format").and_then(|format| format.get("type")).and_then(Value::as_str);
-        if format.is_some_and(|format| format != "text") {
-            return Err(Refusal::unsupported("response_format", "this model answers in text"));
-        }
+        refuse_other_answers(&fields)?;
         let top = fields.integer("top_logprobs", 0..=20)?.and_then(|top| usize::try_from(top).ok());
         let logprobs = fields.flag("logprobs")?.then_some(top.unwrap_or(0));
+        if top.is_some() && logprobs.is_none() {
+            return Err(Refusal::invalid("top_logprobs", "top_logprobs is there, and logprobs is not true"));
+        }
+        let newer = fields.integer("max_completion_tokens", 1..=TOKENS_MAX)?;
+        let older = fields.integer("max_tokens", 1..=TOKENS_MAX)?;
+        let (stream, include_usage) = stream(&fields)?;
         Ok(Self {
             model: model(&fields)?,
             messages: messages(&fields)?,
             sampling: Sampling::read(&fields)?,
-            max_tokens: most_tokens(&fields)?.filter(|most| *most > 0),
+            max_tokens: count(newer.or(older)),
             stop: fields.texts("stop", STOPS_MAX)?,
-            stream: fields.flag("stream")?,
-            include_usage: include_usage(&fields),
+            stream,
+            include_usage,
             logprobs,
         })
     }
@@ -305,6 +330,9 @@ impl CompletionRequest {
     pub fn parse(body: &[u8]) -> Result<Self, Refusal> {
         let fields = Fields::parse(body)?;
         refuse(&fields)?;
+        if fields.text("suffix")?.is_some_and(|suffix| !suffix.is_empty()) {
+            return Err(Refusal::unsupported("suffix", "an answer is made from its beginning to its end"));
+        }
         let wrong = || Refusal::invalid("prompt", "prompt is a text, a list of one, or a list of tokens");
         let prompt = match fields.get("prompt") {
             Some(Value::String(text)) => Prompt::Text(text.clone()),
@@ -317,14 +345,15 @@ impl CompletionRequest {
             _ => return Err(wrong()),
         };
         let logprobs = fields.integer("logprobs", 0..=5)?.and_then(|top| usize::try_from(top).ok());
+        let (stream, include_usage) = stream(&fields)?;
         Ok(Self {
             model: model(&fields)?,
             prompt,
             sampling: Sampling::read(&fields)?,
-            max_tokens: most_tokens(&fields)?.unwrap_or(16),
+            max_tokens: count(fields.integer("max_tokens", 0..=TOKENS_MAX)?).unwrap_or(16),
             stop: fields.texts("stop", STOPS_MAX)?,
-            stream: fields.flag("stream")?,
-            include_usage: include_usage(&fields),
+            stream,
+            include_usage,
             echo: fields.flag("echo")?,
             logprobs,
         })
@@ -370,7 +399,104 @@ impl EmbeddingRequest {
             Some("base64") => true,
             Some(_) => return Err(Refusal::invalid("encoding_format", "encoding_format may be float or base64")),
         };
-        let dimensions = fields.integer("dimensions", 1..=1 << 16)?.and_then(|count| u32::try_from(count).ok());
+        let dimensions = count(fields.integer("dimensions", 1..=1 << 16)?);
         Ok(Self { model: model(&fields)?, input, base64, dimensions })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// The body of a chat with one more field, or with another one in its place.
+    fn with(name: &str, value: Value) -> Vec<u8> {
+        let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "Hi"}]});
+        body[name] = value;
+        serde_json::to_vec(&body).unwrap()
+    }
+
+    #[test]
+    fn what_a_chat_cannot_do_is_refused_by_its_name() {
+        let messages = |message: Value| json!([message]);
+        for (name, value, param) in [
+            ("n", json!(2), "n"),
+            ("best_of", json!(2), "best_of"),
+            ("best_of", json!(0), "best_of"),
+            ("logit_bias", json!({"5": 1}), "logit_bias"),
+            ("tools", json!([{"type": "function"}]), "tools"),
+            ("tool_choice", json!("required"), "tool_choice"),
+            ("tool_choice", json!({"type": "function"}), "tool_choice"),
+            ("function_call", json!({"name": "f"}), "function_call"),
+            ("modalities", json!(["text", "audio"]), "modalities"),
+            ("audio", json!({"voice": "alloy"}), "audio"),
+            ("prediction", json!({}), "prediction"),
+            ("web_search_options", json!({}), "web_search_options"),
+            ("response_format", json!("json_object"), "response_format"),
+            ("response_format", json!({}), "response_format"),
+            ("response_format", json!({"type": "json_object"}), "response_format"),
+            ("top_logprobs", json!(3), "top_logprobs"),
+            ("stream_options", json!({"include_usage": true}), "stream_options"),
+            ("stream_options", json!(true), "stream_options"),
+            ("max_tokens", json!(0), "max_tokens"),
+            ("max_completion_tokens", json!(0), "max_completion_tokens"),
+            ("max_tokens", json!("many"), "max_tokens"),
+            ("temperature", json!(2.5), "temperature"),
+            ("top_p", json!(-0.1), "top_p"),
+            ("presence_penalty", json!(3), "presence_penalty"),
+            ("frequency_penalty", json!("x"), "frequency_penalty"),
+            ("seed", json!(0.5), "seed"),
+            ("stop", json!(["a", "b", "c", "d", "e"]), "stop"),
+            ("stream", json!("yes"), "stream"),
+            ("messages", json!([]), "messages"),
+            ("messages", messages(json!({"role": "tool", "content": "x"})), "messages[0].role"),
+            ("messages", messages(json!({"role": "user"})), "messages[0].content"),
+            ("messages", messages(json!({"role": "user", "content": null})), "messages[0].content"),
+            ("messages", messages(json!({"role": "user", "content": [{"type": "image_url"}]})), "messages[0].content"),
+            (
+                "messages",
+                messages(json!({"role": "assistant", "content": "x", "tool_calls": [{}]})),
+                "messages[0].tool_calls",
+            ),
+        ] {
+            let refusal = ChatRequest::parse(&with(name, value.clone())).unwrap_err();
+            assert_eq!(refusal.param(), Some(param), "{name}: {value}");
+            assert!(refusal.to_string().starts_with(param), "{refusal}");
+        }
+        let mut body: Value = serde_json::from_slice(&with("stream", json!(true))).unwrap();
+        body["stream_options"] = json!({"include_usage": "yes"});
+        let refusal = ChatRequest::parse(&serde_json::to_vec(&body).unwrap()).unwrap_err();
+        assert_eq!(refusal.param(), Some("stream_options.include_usage"));
+    }
+
+    #[test]
+    fn what_asks_for_nothing_is_accepted() {
+        for (name, value) in [
+            ("n", json!(1)),
+            ("best_of", json!(1)),
+            ("logit_bias", json!({})),
+            ("tools", json!([])),
+            ("tool_choice", json!("auto")),
+            ("modalities", json!(["text"])),
+            ("audio", json!(null)),
+            ("response_format", json!({"type": "text"})),
+            ("stop", json!(null)),
+            ("messages", json!([{"role": "assistant", "content": "x", "tool_calls": []}])),
+            ("messages", json!([{"role": "user", "content": ""}])),
+            ("something_new", json!(5)),
+        ] {
+            assert!(ChatRequest::parse(&with(name, value.clone())).is_ok(), "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_completion_may_have_no_tokens_and_no_suffix() {
+        let parse = |body: Value| CompletionRequest::parse(&serde_json::to_vec(&body).unwrap());
+        assert_eq!(parse(json!({"prompt": "a", "max_tokens": 0})).unwrap().max_tokens, 0);
+        let refusal = parse(json!({"prompt": "a", "suffix": "b"})).unwrap_err();
+        assert_eq!(refusal.param(), Some("suffix"));
+        assert!(parse(json!({"prompt": []})).is_err());
+        assert!(parse(json!({"prompt": "a", "stream_options": {}})).is_err());
     }
 }

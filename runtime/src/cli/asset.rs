@@ -176,9 +176,11 @@ fn upload(
             Ok(mut response) if response.status().is_success() => return parse(&read(&mut response)?),
             Ok(mut response) => {
                 let status = response.status();
+                let is_full = response.headers().get("x-gannet-error").is_some_and(|code| code == "tenant_limit");
                 let failure = problem(&mut response);
-                // What another try cannot mend.
-                if !(status.is_server_error() || status.as_u16() == 409 || status.as_u16() == 429) {
+                // What another try cannot mend: not even one after a wait, if a limit of the tenant is reached.
+                let passes = status.is_server_error() || status.as_u16() == 409 || status.as_u16() == 429;
+                if !passes || is_full {
                     return Err(failure);
                 }
                 failure

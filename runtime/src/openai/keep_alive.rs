@@ -1,7 +1,7 @@
-//! Keeps a client of a stream waiting while its function starts: comments, which clients ignore, until there is an answer.
+//! Keeps a client of a stream waiting until there is a first event: by comments, which clients ignore.
 //!
 //! ```text
-//!  the answer's head ── within a moment ──▶ answered as it is
+//!  the answer's head ── within a moment ──▶ answered with it; `: waiting` ▶ … until its first event
 //!        │ later
 //!        ▼
 //!  200 text/event-stream: `: waiting` ▶ … ▶ the answer's own events
@@ -53,7 +53,9 @@ impl Drop for Task {
 enum State {
     /// No answer yet; whether a comment is to be sent at once.
     Coming(Task, bool),
-    /// Its events.
+    /// Its head is there, and no event yet.
+    Beginning(Box<ResponseBody>),
+    /// Its events. Nothing is put between them: a part of a body may end within one.
     Streaming(Box<ResponseBody>),
     /// An error, being read.
     Failing(Box<ResponseBody>, BytesMut),
@@ -70,10 +72,15 @@ impl std::fmt::Debug for Waiting {
 pub async fn answer(answering: Answering, request: RequestId) -> Result<Response<ResponseBody>, Refused> {
     let mut task = Task(tokio::spawn(answering));
     match tokio::time::timeout(HEAD_MAX, &mut task.0).await {
-        Ok(answered) => answered.unwrap_or_else(|_| Err(ended())),
+        Ok(answered) => {
+            let response = answered.unwrap_or_else(|_| Err(ended()))?;
+            if !is_events(&response) {
+                return Ok(response);
+            }
+            Ok(response.map(|body| ResponseBody::waiting(Waiting::new(request, State::Beginning(Box::new(body))))))
+        }
         Err(_) => {
-            let next = Box::pin(tokio::time::sleep(EVERY));
-            let waiting = Waiting { request, state: State::Coming(task, true), next };
+            let waiting = Waiting::new(request, State::Coming(task, true));
             Ok(stream("text/event-stream", ResponseBody::waiting(waiting)))
         }
     }
@@ -96,6 +103,21 @@ fn is_events(response: &Response<ResponseBody>) -> bool {
 }
 
 impl Waiting {
+    fn new(request: RequestId, state: State) -> Self {
+        Self { request, state, next: Box::pin(tokio::time::sleep(EVERY)) }
+    }
+
+    /// Whether it is time for a comment. If it is not, the task is woken when it is.
+    fn due(&mut self, context: &mut Context<'_>) -> bool {
+        let due = self.next.as_mut().poll(context).is_ready();
+        if due {
+            self.next.as_mut().reset(Instant::now() + EVERY);
+            // Polled again, so that it wakes us.
+            let _ = self.next.as_mut().poll(context);
+        }
+        due
+    }
+
     /// The next part of the body.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         loop {
@@ -105,7 +127,7 @@ impl Waiting {
                     answered.unwrap_or_else(|_| Err(ended()))
                 }) {
                     Poll::Ready(Ok(response)) if is_events(&response) => {
-                        self.state = State::Streaming(Box::new(response.into_body()));
+                        self.state = State::Beginning(Box::new(response.into_body()));
                     }
                     Poll::Ready(Ok(response)) => {
                         self.state = State::Failing(Box::new(response.into_body()), BytesMut::new());
@@ -115,16 +137,23 @@ impl Waiting {
                         return Poll::Ready(Some(Ok(Frame::data(event(&openai_error(&refused, self.request))))));
                     }
                     Poll::Pending => {
-                        let due = self.next.as_mut().poll(context).is_ready();
-                        if due {
-                            self.next.as_mut().reset(Instant::now() + EVERY);
-                            // Polled again, so that it wakes us.
-                            let _ = self.next.as_mut().poll(context);
-                        }
-                        if !(std::mem::take(comment) || due) {
+                        let first = std::mem::take(comment);
+                        if !(self.due(context) || first) {
                             return Poll::Pending;
                         }
                         return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(COMMENT)))));
+                    }
+                },
+                State::Beginning(body) => match Pin::new(body.as_mut()).poll_frame(context) {
+                    Poll::Pending if self.due(context) => {
+                        return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(COMMENT)))));
+                    }
+                    Poll::Pending => return Poll::Pending,
+                    part => {
+                        if let State::Beginning(body) = std::mem::replace(&mut self.state, State::Ended) {
+                            self.state = State::Streaming(body);
+                        }
+                        return part;
                     }
                 },
                 State::Streaming(body) => return Pin::new(body.as_mut()).poll_frame(context),

@@ -100,16 +100,20 @@ pub async fn read(
     // Before anything is kept for it.
     let tenant = tenant_of(inbound, caller)?;
     callable(&tenant, caller, snapshot)?;
+    if asked.function.is_none() && inbound.parts.method != Method::POST {
+        let method = inbound.parts.method.to_string();
+        return Err(RouteError::MethodNotAllowed { method, allowed: "POST".into() }.into());
+    }
     let body = bodies::collect(inbound, tenant.clone(), bodies).await?;
-    // What is not JSON is for the function to refuse, if the path has named one.
-    let wanted: Wanted = serde_json::from_slice(&body).unwrap_or_default();
+    let wanted = serde_json::from_slice::<Wanted>(&body);
     inbound.collected = Some(body);
-    let stream = wanted.stream == serde_json::Value::Bool(true);
-    let (model, listed_only) = match (asked.function, wanted.model) {
-        (Some(function), _) => (function.to_owned(), false),
-        (None, Some(model)) => (model, true),
-        (None, None) => return Err(RouteError::ModelNeeded.into()),
+    let (model, listed_only, wanted) = match (asked.function, wanted) {
+        // What is not JSON is for the function to refuse, if the path has named one.
+        (Some(function), wanted) => (function.to_owned(), false, wanted.unwrap_or_default()),
+        (None, Ok(mut wanted)) => (wanted.model.take().ok_or(RouteError::ModelNeeded)?, true, wanted),
+        (None, Err(error)) => return Err(RouteError::BodyInvalid(error.to_string()).into()),
     };
+    let stream = wanted.stream == serde_json::Value::Bool(true);
     Ok(Called { tenant, model, listed_only, stream })
 }
 
@@ -132,9 +136,14 @@ pub fn is_model(function: &Function) -> bool {
     function.current.manifest().http.openai
 }
 
-fn model(tenant: &TenantName, function: &Function) -> Model {
+fn model(tenant: &TenantName, id: &str, function: &Function) -> Model {
     let created = function.versions.first().map_or(0, |version| version.record.created.as_second());
-    Model { id: function.name.to_string(), object: "model", created, owned_by: tenant.to_string() }
+    Model { id: id.to_owned(), object: "model", created, owned_by: tenant.to_string() }
+}
+
+/// The function that a model is, and its tag.
+pub fn split(model: &str) -> (&str, Option<&str>) {
+    model.split_once('@').map_or((model, None), |(function, tag)| (function, Some(tag)))
 }
 
 /// The models of a caller, or one of them.
@@ -144,9 +153,9 @@ pub fn models(
     snapshot: &Snapshot,
     one: Option<&str>,
 ) -> Result<Response<ResponseBody>, RouteError> {
-    if inbound.parts.method != Method::GET {
+    if !matches!(inbound.parts.method, Method::GET | Method::HEAD) {
         let method = inbound.parts.method.to_string();
-        return Err(RouteError::MethodNotAllowed { method, allowed: "GET".into() });
+        return Err(RouteError::MethodNotAllowed { method, allowed: "GET, HEAD".into() });
     }
     let name = tenant_of(inbound, caller)?;
     let tenant = callable(&name, caller, snapshot)?;
@@ -156,11 +165,16 @@ pub fn models(
     };
     let mut known = tenant.functions.values().filter(|function| is_model(function)).filter(covers);
     match one {
-        None => Ok(json(Done::Ok, &Models { object: "list", data: known.map(|found| model(&name, found)).collect() })),
+        None => {
+            let data = known.map(|found| model(&name, found.name.as_str(), found)).collect();
+            Ok(json(Done::Ok, &Models { object: "list", data }))
+        }
         Some(one) => {
-            let found = known.find(|function| function.name.as_str() == one);
+            let (function, tag) = split(one);
+            let found = known.find(|known| known.name.as_str() == function);
+            let found = found.filter(|found| tag.is_none_or(|tag| found.tagged(tag).is_some()));
             let found = found.ok_or_else(|| RouteError::ModelNotFound { model: one.chars().take(80).collect() })?;
-            Ok(json(Done::Ok, &model(&name, found)))
+            Ok(json(Done::Ok, &model(&name, one, found)))
         }
     }
 }

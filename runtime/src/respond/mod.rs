@@ -148,6 +148,7 @@ fn route(error: &RouteError) -> Answer {
         RouteError::ModelNotFound { .. } => answer(StatusCode::NOT_FOUND, "model_not_found", Caller)
             .hint("models are functions whose manifest says `[http] openai = true`"),
         RouteError::ModelNeeded => answer(StatusCode::BAD_REQUEST, "model_needed", Caller),
+        RouteError::BodyInvalid(_) => answer(StatusCode::BAD_REQUEST, "body_invalid", Caller),
         RouteError::ScopeMissing { .. } | RouteError::KeyOfOther { .. } => {
             answer(StatusCode::FORBIDDEN, "forbidden", Caller)
         }
