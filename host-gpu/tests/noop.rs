@@ -316,4 +316,24 @@ mod assets {
         assert!(asset.file().read(0, 65 << 20).is_err());
         assert_eq!(asset.file().read((130 << 20) - 2, 2).unwrap(), [1, 1]);
     }
+
+    #[tokio::test]
+    async fn an_asset_larger_than_a_buffer_lies_in_several() {
+        const LARGEST: u64 = 256 << 20;
+        let device = Device::noop(1 << 30);
+        assert_eq!(device.limits().max_buffer_size, LARGEST);
+        let sparse = tempfile::tempfile().unwrap();
+        sparse.set_len(LARGEST + 4096).unwrap();
+        let large = AssetFile::new(sparse, LARGEST + 4096, "0".repeat(64));
+        let assets = catalog(&[&large]);
+        let mut session = session(&device, 1 << 30);
+        let asset = Asset::open(&assets, "a0").unwrap();
+        // Ranges of either are the asset itself; one over both is a copy.
+        for (offset, size, copied) in [(0, 4096, 0), (LARGEST, 4096, 0), (LARGEST - 4096, 8192, 8192)] {
+            let view = asset.view(&mut session, offset, size).await.unwrap();
+            assert_eq!((view.size(), session.memory().used()), (size, copied), "{offset}");
+        }
+        let resident = device.resident_assets();
+        assert_eq!((resident.count, resident.bytes), (1, LARGEST + 4096));
+    }
 }

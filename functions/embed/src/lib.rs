@@ -18,7 +18,7 @@ nn::declare!(f32, f32_half, norm, attention, pool);
 const TOKENS_MAX: usize = 256;
 /// Bytes of a text that are looked at first: mostly enough for so many tokens.
 const HEAD_BYTES: usize = 4 << 10;
-/// Bytes that may become tokens at once: the library takes fifty times as much memory meanwhile.
+/// Bytes that may become tokens at once: the library takes a hundred times as much memory meanwhile.
 const HEAD_BYTES_MAX: usize = 256 << 10;
 
 /// What is the same for all requests: an instance begins with it.
@@ -52,10 +52,13 @@ fn start() -> gpu::Result<&'static Start> {
     })
 }
 
-/// The beginning of a text, of at least so many bytes, up to white space: what is behind changes none of its tokens.
+/// The beginning of a text, of at least so many bytes, up to a place where a token ends whatever is behind: white space, or an
+/// ideograph, each of which is a token.
 fn head(text: &str, bytes: usize) -> &str {
-    let behind = text.bytes().enumerate().skip(bytes).find(|(_, byte)| byte.is_ascii_whitespace());
-    behind.and_then(|(at, _)| text.get(..at)).unwrap_or(text)
+    let ends = |letter: char| letter.is_ascii_whitespace() || ('\u{4e00}'..='\u{9fff}').contains(&letter);
+    let from = text.floor_char_boundary(bytes);
+    let behind = text.get(from..).and_then(|behind| behind.find(ends));
+    behind.and_then(|at| text.get(..from + at)).unwrap_or(text)
 }
 
 impl Embedder for Start {
@@ -80,8 +83,9 @@ impl Embedder for Start {
         loop {
             let head = head(text, bytes);
             if head.len() > HEAD_BYTES_MAX {
+                let size = text.len();
                 let told =
-                    format!("a text has {} bytes; the first {HEAD_BYTES_MAX} are no {TOKENS_MAX} tokens", text.len());
+                    format!("a text of {size} bytes does not end {TOKENS_MAX} tokens in the first {HEAD_BYTES_MAX}");
                 return Err(Refusal::invalid("input", told));
             }
             let encoded = self.tokenizer.encode_fast(head, true);

@@ -194,12 +194,20 @@ pub struct Completion {
 /// # use gannet_sdk::openai::Embedding;
 /// let json = serde_json::to_value(Embedding::new(0, &[1.0], true)).unwrap();
 /// assert_eq!(json["embedding"], "AACAPw==");
+/// assert_eq!(serde_json::to_string(&Embedding::new(0, &[0.1], false)).unwrap(), r#"{"object":"embedding","index":0,"embedding":[0.1]}"#);
 /// ```
 #[derive(Debug, Clone, Serialize)]
 pub struct Embedding {
     object: &'static str,
     index: usize,
-    embedding: serde_json::Value,
+    embedding: Numbers,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+enum Numbers {
+    Plain(Vec<f32>),
+    Base64(String),
 }
 
 impl Embedding {
@@ -213,9 +221,9 @@ impl Embedding {
         use base64::Engine as _;
         let embedding = if base64 {
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            base64::engine::general_purpose::STANDARD.encode(bytes).into()
+            Numbers::Base64(base64::engine::general_purpose::STANDARD.encode(bytes))
         } else {
-            values.into()
+            Numbers::Plain(values.to_vec())
         };
         Self { object: "embedding", index, embedding }
     }

@@ -77,7 +77,7 @@ impl Refusal {
     /// assert!(refusal.to_string().contains("9000"));
     /// ```
     pub fn too_long(param: &str, tokens: usize, limit: u32) -> Self {
-        let message = format!("this model's context has {limit} tokens; {param} and the answer would have {tokens}");
+        let message = format!("this model's context has {limit} tokens; the request needs {tokens}");
         Self { code: Some("context_length_exceeded"), ..Self::invalid(param, message) }
     }
 

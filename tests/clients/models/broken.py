@@ -50,6 +50,7 @@ def cases():
     yield "no GGUF", b"PK\3\4" + whole[4:1_000_000], "does not begin with GGUF"
     yield "an unknown format", tensor("token_embd.weight", kind=6), '"token_embd.weight" has the format 6'
     yield "another format", tensor("blk.7.attn_norm.weight", kind=1), "blk.7.attn_norm.weight: a tensor of F16"
+    yield "a format without kernels", tensor("blk.3.ffn_up.weight", kind=2), "blk.3.ffn_up.weight: Q4_0; this function has kernels for"
     yield "a tensor out of range", tensor("blk.3.ffn_up.weight", offset=1 << 40), '"blk.3.ffn_up.weight"'
     yield "no heads", entry("llama.attention.head_count", bytes(4)), "llama.attention.head_count"
     yield "a width that is not the tensors'", entry("llama.embedding_length", (1152).to_bytes(4, "little")), "should be"

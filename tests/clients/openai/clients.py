@@ -145,6 +145,11 @@ def wrong():
         ("/chat/completions", {**chat, "messages": [{"role": "cat", "content": "meow"}]}, 400, "messages[0].role", "cat"),
         ("/chat/completions", {**chat, "messages": long}, 400, "messages", "8192"),
         ("/chat/completions", {**chat, "max_tokens": 9000}, 400, "messages", "8192"),
+        ("/chat/completions", {**chat, "max_tokens": 0}, 400, "max_tokens", "1 to"),
+        ("/chat/completions", {**chat, "messages": [{"role": "user", "content": "\u6f22" * 150_000}]}, 400, "messages", "8192"),
+        *(("/completions", {"model": "chat", "prompt": "word " * 9000, "max_tokens": 0, **more}, 400, "prompt", "8192")
+          for more in ({}, {"stream": True}, {"echo": True, "logprobs": 1})),
+        ("/embeddings", {"model": "embed", "input": "\u00e9" * 150_000}, 400, "input", "256 tokens"),
         ("/completions", {"model": "chat", "prompt": [49152]}, 400, "prompt", "49152"),
         ("/completions", {"model": "chat", "prompt": []}, 400, "prompt", ""),
         ("/completions", {"model": "chat", "prompt": "x", "best_of": 2}, 400, "best_of", ""),
@@ -163,6 +168,13 @@ def wrong():
         assert found == 400 and answer["error"]["message"], answer
         found, answer, _ = post("", b"")
         assert found in (400, 404), answer
+    # An answer without tokens needs no prompt to be read.
+    found, answer, _ = post("/completions", {"model": "chat", "prompt": "word", "max_tokens": 0})
+    assert found == 200 and answer["usage"]["completion_tokens"] == 0, answer
+    # What is behind the longest text that is read does not matter, however long it is.
+    head = "a bird and a fish " * 100
+    [first, second] = [post("/embeddings", {"model": "embed", "input": head + "zebra " * more})[1] for more in (0, 150_000)]
+    assert first["data"] == second["data"] and first["usage"]["prompt_tokens"] == 256
     # A path that names the function leaves it to the function.
     found, answer, _ = post("/../../v2/chat/openai/v1/chat/completions", b"\xff")
     assert found == 400, answer
