@@ -53,7 +53,8 @@ def cases():
     yield "a format without kernels", tensor("blk.3.ffn_up.weight", kind=2), "blk.3.ffn_up.weight: Q4_0; this function has kernels for"
     yield "a tensor out of range", tensor("blk.3.ffn_up.weight", offset=1 << 40), '"blk.3.ffn_up.weight"'
     yield "no heads", entry("llama.attention.head_count", bytes(4)), "llama.attention.head_count"
-    yield "a width that is not the tensors'", entry("llama.embedding_length", (1152).to_bytes(4, "little")), "should be"
+    yield "heads that are not the rotations'", entry("llama.embedding_length", (1152).to_bytes(4, "little")), "heads of this function have 128"
+    yield "a width that is not the tensors'", entry("llama.feed_forward_length", (3072).to_bytes(4, "little")), "should be"
 
 
 with tempfile.TemporaryDirectory() as folder:
