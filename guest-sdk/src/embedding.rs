@@ -38,7 +38,15 @@ use crate::gpu;
 use crate::http::{Request, Response};
 use crate::openai::{Embedding, EmbeddingList, EmbeddingRequest, Input, ModelList, Refusal, Usage, json};
 
-/// A model of embeddings. See the module for an example.
+/// A model of embeddings. The module has a whole one.
+///
+/// ```
+/// # use gannet_sdk::{embedding::Embedder, gpu};
+/// fn likeness(model: &dyn Embedder, one: Vec<u32>, other: Vec<u32>) -> gpu::Result<f32> {
+///     let both = model.embed(&[one, other])?;
+///     Ok(both[0].iter().zip(&both[1]).map(|(a, b)| a * b).sum())
+/// }
+/// ```
 pub trait Embedder {
     /// What it is called in answers, where the request does not say.
     fn name(&self) -> &str;
