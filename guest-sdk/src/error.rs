@@ -1,7 +1,6 @@
-//! Errors that turn into responses.
+//! The error of a handler: a status, a code and a text for the caller. `http` turns it into a response.
 
 use crate::gpu;
-use crate::http::Response;
 use std::any::Any;
 use std::fmt;
 
@@ -77,30 +76,6 @@ impl Error {
     pub fn code(&self) -> &'static str {
         self.code
     }
-
-    pub(crate) fn into_response(self) -> Response {
-        let body = format!(
-            "{{\n  \"status\": {},\n  \"code\": \"{}\",\n  \"detail\": \"{}\"\n}}",
-            self.status,
-            self.code,
-            escape(&self.message)
-        );
-        Response::new(self.status).with_header("content-type", "application/problem+json").with_body(body)
-    }
-}
-
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            control if u32::from(control) < 0x20 => out.push_str(&format!("\\u{:04x}", u32::from(control))),
-            other => out.push(other),
-        }
-    }
-    out
 }
 
 impl fmt::Display for Error {
@@ -116,44 +91,5 @@ impl<E: std::error::Error + 'static> From<E> for Error {
             Some(gpu) => Self { status: gpu.status(), code: gpu.code(), message: gpu.message().to_owned() },
             None => Self { status: 500, code: "internal", message: error.to_string() },
         }
-    }
-}
-
-/// Ends an `init`: what it answers, as the export says it. The C library has copied the environment when it was first asked for
-/// a variable; an instance is to see its own, with secrets, so that copy is forgotten.
-#[doc(hidden)]
-pub fn initialized(answered: impl IntoInit) -> std::result::Result<(), String> {
-    #[cfg(target_os = "wasi")]
-    {
-        unsafe extern "C" {
-            fn __wasilibc_deinitialize_environ();
-        }
-        // SAFETY: wasi-libc's own function for this (`wasi/libc-environ.h`). A component has one thread, and nothing
-        // holds a pointer into the environment: Rust copies what it reads.
-        unsafe { __wasilibc_deinitialize_environ() };
-    }
-    answered.into_init()
-}
-
-/// What an `init` may answer.
-#[doc(hidden)]
-pub trait IntoInit {
-    /// As the export says it.
-    fn into_init(self) -> std::result::Result<(), String>;
-}
-
-impl IntoInit for () {
-    fn into_init(self) -> std::result::Result<(), String> {
-        Ok(())
-    }
-}
-
-impl<E: fmt::Display + 'static> IntoInit for std::result::Result<(), E> {
-    fn into_init(self) -> std::result::Result<(), String> {
-        // The GPU's errors would be shown as they are written in Rust.
-        self.map_err(|error| match (&error as &dyn Any).downcast_ref::<gpu::Error>() {
-            Some(gpu) => gpu.message().to_owned(),
-            None => error.to_string(),
-        })
     }
 }

@@ -23,11 +23,14 @@
 //! files are declared with [`gpu::kernel!`], so that the server checks and compiles them at deploy.
 
 pub mod asset;
+#[doc(hidden)]
+pub mod bindings;
 #[cfg(feature = "openai")]
 pub mod embedding;
 pub mod error;
 pub mod gpu;
 pub mod http;
+mod init;
 #[cfg(feature = "llm")]
 pub mod llm;
 #[cfg(feature = "nn")]
@@ -40,50 +43,16 @@ pub use error::{Error, Result};
 pub use gannet_sdk_macros::{handler, init};
 pub use http::IntoResponse;
 
-#[allow(
-    missing_docs,
-    clippy::all,
-    clippy::pedantic,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::undocumented_unsafe_blocks,
-    reason = "generated; documented in wit/"
-)]
-#[doc(hidden)]
-pub mod bindings {
-    wit_bindgen::generate!({
-        path: "../wit",
-        world: "gannet:gpu/handler",
-        pub_export_macro: true,
-        export_macro_name: "export_handler",
-        generate_all,
-    });
-}
-
-/// The export of functions with a snapshot.
-#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated; documented in wit/")]
-#[doc(hidden)]
-pub mod snapshot_bindings {
-    wit_bindgen::generate!({
-        path: "../wit",
-        world: "gannet:gpu/snapshot",
-        pub_export_macro: true,
-        export_macro_name: "export_snapshot",
-    });
-}
-
 /// For the macros. Not part of the interface.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::bindings;
     pub use crate::bindings::export_handler as export;
     pub use crate::bindings::exports::wasi::http::incoming_handler::Guest;
+    pub use crate::bindings::snapshot as snapshot_bindings;
+    pub use crate::bindings::snapshot::Guest as InitGuest;
+    pub use crate::bindings::snapshot::export_snapshot as export_init;
     pub use crate::bindings::wasi::http::types::{IncomingRequest, ResponseOutparam};
-    pub use crate::error::initialized;
     pub use crate::http::run;
-    pub use crate::snapshot_bindings;
-    pub use crate::snapshot_bindings::Guest as InitGuest;
-    pub use crate::snapshot_bindings::export_snapshot as export_init;
+    pub use crate::init::initialized;
 }

@@ -100,18 +100,18 @@ impl Call {
     pub fn send(self) -> Result<Answer> {
         let request = self.head()?;
         let outgoing = request.body().map_err(|()| Error::new(500, "the body is taken"))?;
-        let answer = outgoing_handler::handle(request, None).map_err(|code| failed(&self.url, &code))?;
+        let answer = outgoing_handler::handle(request, None).map_err(|code| call_error(&self.url, &code))?;
         let stream = outgoing.write().map_err(|()| Error::new(500, "the body is taken"))?;
         // The other side may answer without reading all of it.
         let written = write_all(&stream, &self.body);
         drop(stream);
         if written.is_ok() {
-            OutgoingBody::finish(outgoing, None).map_err(|code| failed(&self.url, &code))?;
+            OutgoingBody::finish(outgoing, None).map_err(|code| call_error(&self.url, &code))?;
         }
         answer.subscribe().block();
         let answer = answer.get().and_then(std::result::Result::ok);
         let answer = answer.ok_or_else(|| Error::new(500, "the answer is not there"))?;
-        Answer::receive(&answer.map_err(|code| failed(&self.url, &code))?)
+        Answer::receive(&answer.map_err(|code| call_error(&self.url, &code))?)
     }
 
     fn head(&self) -> Result<OutgoingRequest> {
@@ -153,7 +153,7 @@ impl Call {
     }
 }
 
-fn failed(url: &str, code: &ErrorCode) -> Error {
+fn call_error(url: &str, code: &ErrorCode) -> Error {
     match code {
         ErrorCode::HttpRequestDenied => {
             Error::new(403, format!("{url}: [http] allowed_outbound_hosts does not list it"))

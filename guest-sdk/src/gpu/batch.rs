@@ -1,6 +1,10 @@
 //! Batches: many commands, one trip to the GPU.
 
-use super::{Bindings, Buffer, Error, Grid, Kernel, Result, Uniform, padded, values};
+use super::binding::{Bindings, Uniform};
+use super::buffer::{Buffer, padded, values_from};
+use super::error::{Error, Result};
+use super::grid::Grid;
+use super::kernel::Kernel;
 use crate::bindings::gannet::gpu::{batch as wit_batch, submission as wit_submission};
 use bytemuck::{Pod, Zeroable};
 use std::marker::PhantomData;
@@ -305,7 +309,7 @@ impl Results {
     /// ```
     pub fn take<T: Pod + Zeroable>(&mut self, read: &Read<T>) -> Vec<T> {
         match self.reads.get_mut(read.index).and_then(Option::take) {
-            Some(bytes) => values(&bytes, read.length),
+            Some(bytes) => values_from(&bytes, read.length),
             None => Vec::new(),
         }
     }

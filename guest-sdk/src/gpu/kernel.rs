@@ -1,6 +1,6 @@
 //! Kernels: declared at deploy, or compiled at run time.
 
-use super::{Batch, Bindings, Grid, Result, Submission};
+use super::error::Result;
 use crate::bindings::gannet::gpu::kernel as wit_kernel;
 
 /// A compiled kernel.
@@ -41,21 +41,6 @@ impl Kernel {
     /// ```
     pub fn compile_with(wgsl: &str, entry: &str, values: &[(&str, f64)]) -> Result<Self> {
         Ok(Self(wit_kernel::Kernel::compile(wgsl, entry, &constants(values))?))
-    }
-
-    /// Runs the kernel over `grid`, without waiting for it: reading a buffer does.
-    ///
-    /// ```no_run
-    /// # use gannet_sdk::gpu::{self, Buffer, Kernel};
-    /// # fn f(kernel: &Kernel, values: &Buffer<f32>) -> gpu::Result<()> {
-    /// kernel.dispatch((values, gpu::uniform(&[2.0f32])), gpu::grid_1d(1024, 64))?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn dispatch(&self, bindings: impl Bindings, grid: Grid) -> Result<Submission> {
-        let mut batch = Batch::new();
-        batch.dispatch(self, bindings, grid)?;
-        batch.submit()
     }
 
     /// Invocations of one workgroup.
@@ -130,19 +115,6 @@ impl Declared {
             None => self.name.to_owned(),
         };
         Ok(Kernel(wit_kernel::Kernel::open(&name, &constants(&self.constants))?))
-    }
-
-    /// Opens it and runs it over `grid`.
-    ///
-    /// ```
-    /// # use gannet_sdk::gpu::{self, Buffer, Declared};
-    /// fn blur(pixels: &Buffer<u32>) -> gpu::Result<()> {
-    ///     Declared::new("blur.wgsl").dispatch((pixels,), gpu::grid_2d((640, 480), 8))?;
-    ///     Ok(())
-    /// }
-    /// ```
-    pub fn dispatch(&self, bindings: impl Bindings, grid: Grid) -> Result<Submission> {
-        self.open()?.dispatch(bindings, grid)
     }
 }
 

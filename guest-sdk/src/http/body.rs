@@ -1,0 +1,57 @@
+//! Writing a body to whoever reads it, no faster than they do.
+
+use crate::bindings::wasi::io::streams::{OutputStream, StreamError};
+use crate::error::{Error, Result};
+
+/// Bytes of one blocking write, the most that `wasi:io` allows.
+const WRITE_BYTES: usize = 4096;
+
+/// Writes a streamed body. A slow caller slows it down.
+///
+/// ```
+/// # use gannet_sdk::http::{BodyWriter, Response};
+/// fn lines(body: &mut BodyWriter) -> gannet_sdk::Result<()> {
+///     body.write(b"first\n")?;
+///     body.write(b"second\n")
+/// }
+/// let response = Response::stream("text/plain", lines);
+/// ```
+#[derive(Debug)]
+pub struct BodyWriter {
+    pub(super) stream: Option<OutputStream>,
+}
+
+impl BodyWriter {
+    /// Writes bytes and waits until they are on their way.
+    ///
+    /// ```no_run
+    /// # use gannet_sdk::http::BodyWriter;
+    /// # fn write(body: &mut BodyWriter) -> gannet_sdk::Result<()> {
+    /// body.write(b"part")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let Some(stream) = &self.stream else { return Ok(()) };
+        write_all(stream, bytes)
+    }
+}
+
+/// Writes bytes and waits until they are on their way.
+pub(crate) fn write_all(stream: &OutputStream, bytes: &[u8]) -> Result<()> {
+    let gone = |error: StreamError| Error::new(500, format!("the other side is gone: {error:?}"));
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let room = match stream.check_write().map_err(gone)? {
+            0 => {
+                stream.subscribe().block();
+                continue;
+            }
+            room => usize::try_from(room).unwrap_or(WRITE_BYTES),
+        };
+        let (now, later) = rest.split_at(room.min(rest.len()));
+        stream.write(now).map_err(gone)?;
+        rest = later;
+    }
+    stream.blocking_flush().map_err(gone)
+}

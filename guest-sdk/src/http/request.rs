@@ -1,0 +1,169 @@
+//! What a handler is asked: method, target, headers and the whole body.
+
+use crate::bindings::wasi::http::types::{IncomingBody, IncomingRequest, Method};
+use crate::bindings::wasi::io::streams::StreamError;
+use std::io;
+
+/// Bytes of one read of the request's body.
+const READ_BYTES: u64 = 256 * 1024;
+
+/// A request, with its body read whole.
+///
+/// ```
+/// # use gannet_sdk::http::Request;
+/// let request = Request::new("GET", "/blur?radius=8&name=a%20b");
+/// assert_eq!(request.path(), "/blur");
+/// assert_eq!(request.query("radius").as_deref(), Some("8"));
+/// assert_eq!(request.query("name").as_deref(), Some("a b"));
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    method: String,
+    target: String,
+    headers: Vec<(String, Vec<u8>)>,
+    body: Vec<u8>,
+}
+
+impl Request {
+    /// A request, for tests.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Request;
+    /// assert_eq!(Request::new("PUT", "/notes/1").method(), "PUT");
+    /// ```
+    pub fn new(method: &str, target: &str) -> Self {
+        Self { method: method.into(), target: target.into(), headers: Vec::new(), body: Vec::new() }
+    }
+
+    /// Gives it a body, for tests.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Request;
+    /// assert_eq!(Request::new("POST", "/").with_body("hi").body(), b"hi");
+    /// ```
+    pub fn with_body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// The method, in capitals.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Request;
+    /// assert_eq!(Request::new("GET", "/").method(), "GET");
+    /// ```
+    pub fn method(&self) -> &str {
+        &self.method
+    }
+
+    /// The path, without the query.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Request;
+    /// assert_eq!(Request::new("GET", "/tiles/3?zoom=2").path(), "/tiles/3");
+    /// ```
+    pub fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or("/")
+    }
+
+    /// The value of a query parameter, percent-decoded.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Request;
+    /// let request = Request::new("GET", "/?title=a%20b&draft");
+    /// assert_eq!(request.query("title").as_deref(), Some("a b"));
+    /// assert_eq!(request.query("draft").as_deref(), Some(""));
+    /// assert_eq!(request.query("author"), None);
+    /// ```
+    pub fn query(&self, name: &str) -> Option<String> {
+        let (_, query) = self.target.split_once('?')?;
+        query.split('&').find_map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (percent_decode(key) == name).then(|| percent_decode(value))
+        })
+    }
+
+    /// The first header of that name.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Request;
+    /// assert_eq!(Request::new("GET", "/").header("accept"), None);
+    /// ```
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name))?;
+        std::str::from_utf8(&found.1).ok()
+    }
+
+    /// The body.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Request;
+    /// let request = Request::new("POST", "/").with_body(vec![1u8, 2, 3]);
+    /// assert_eq!(request.body().len(), 3);
+    /// ```
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    pub(super) fn receive(request: &IncomingRequest) -> io::Result<Self> {
+        let method = match request.method() {
+            Method::Get => "GET".into(),
+            Method::Head => "HEAD".into(),
+            Method::Post => "POST".into(),
+            Method::Put => "PUT".into(),
+            Method::Delete => "DELETE".into(),
+            Method::Connect => "CONNECT".into(),
+            Method::Options => "OPTIONS".into(),
+            Method::Trace => "TRACE".into(),
+            Method::Patch => "PATCH".into(),
+            Method::Other(other) => other,
+        };
+        let target = request.path_with_query().unwrap_or_else(|| "/".into());
+        let headers = request.headers().entries();
+        let body = match request.consume() {
+            Ok(body) => read_whole(&body)?,
+            Err(()) => Vec::new(),
+        };
+        Ok(Self { method, target, headers, body })
+    }
+}
+
+/// The whole body.
+fn read_whole(body: &IncomingBody) -> io::Result<Vec<u8>> {
+    let stream = body.stream().map_err(|()| io::Error::other("the body is taken"))?;
+    let mut bytes = Vec::new();
+    loop {
+        match stream.blocking_read(READ_BYTES) {
+            Ok(part) => bytes.extend_from_slice(&part),
+            Err(StreamError::Closed) => return Ok(bytes),
+            Err(StreamError::LastOperationFailed(error)) => return Err(io::Error::other(error.to_debug_string())),
+        }
+    }
+}
+
+/// Decodes what is percent-encoded in a query; `+` is a space.
+fn percent_decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((first, after)) = rest.split_first() {
+        let escaped = match after {
+            [high, low, ..] if *first == b'%' => char::from(*high)
+                .to_digit(16)
+                .zip(char::from(*low).to_digit(16))
+                .and_then(|(h, l)| u8::try_from(h * 16 + l).ok()),
+            _ => None,
+        };
+        match escaped {
+            Some(byte) => {
+                out.push(byte);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            None => {
+                out.push(if *first == b'+' { b' ' } else { *first });
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}

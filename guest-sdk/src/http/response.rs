@@ -1,0 +1,218 @@
+//! What a handler sends: a status, headers, and a body that is whole or written while it is sent.
+
+use super::body::BodyWriter;
+use crate::bindings::wasi::http::types::{Fields, OutgoingBody, OutgoingResponse, ResponseOutparam};
+use crate::error::{Error, Result};
+use std::fmt;
+
+/// Writes a streamed body.
+type WriteBody = Box<dyn FnOnce(&mut BodyWriter) -> Result<()>>;
+
+enum ResponseBody {
+    Whole(Vec<u8>),
+    Stream(WriteBody),
+}
+
+/// A response.
+///
+/// ```
+/// # use gannet_sdk::http::Response;
+/// let response = Response::text("hello").with_header("cache-control", "no-store");
+/// assert_eq!(response.status(), 200);
+/// ```
+pub struct Response {
+    status: u16,
+    headers: Vec<(String, Vec<u8>)>,
+    body: ResponseBody,
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Response").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+impl Response {
+    /// An empty response.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Response;
+    /// assert_eq!(Response::new(204).status(), 204);
+    /// ```
+    pub fn new(status: u16) -> Self {
+        Self { status, headers: Vec::new(), body: ResponseBody::Whole(Vec::new()) }
+    }
+
+    /// Plain text.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Response;
+    /// assert_eq!(Response::text("hello").status(), 200);
+    /// ```
+    pub fn text(text: impl Into<String>) -> Self {
+        Self::new(200).with_header("content-type", "text/plain; charset=utf-8").with_body(text.into())
+    }
+
+    /// JSON that is already written.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Response;
+    /// let response = Response::json(r#"{"ok": true}"#);
+    /// ```
+    pub fn json(text: impl Into<String>) -> Self {
+        Self::new(200).with_header("content-type", "application/json").with_body(text.into())
+    }
+
+    /// Bytes of any type.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Response;
+    /// let response = Response::bytes("application/octet-stream", vec![1, 2, 3]);
+    /// ```
+    pub fn bytes(media_type: &str, bytes: impl Into<Vec<u8>>) -> Self {
+        Self::new(200).with_header("content-type", media_type).with_body(bytes)
+    }
+
+    /// A picture of `dimensions` (width, height) as PNG; `rgba` holds 4 bytes a pixel, row by row.
+    ///
+    /// ```
+    /// # #[cfg(feature = "png")] {
+    /// # use gannet_sdk::http::Response;
+    /// assert!(Response::png((1, 1), &[255, 0, 0, 255]).is_ok());
+    /// # }
+    /// ```
+    #[cfg(feature = "png")]
+    pub fn png(dimensions: (u32, u32), rgba: &[u8]) -> Result<Self> {
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, dimensions.0, dimensions.1);
+        encoder.set_color(png::ColorType::Rgba);
+        encoder.set_depth(png::BitDepth::Eight);
+        // A caller waits: a few per cent of size are not worth a multiple of the time.
+        encoder.set_compression(png::Compression::Fast);
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(rgba)?;
+        writer.finish()?;
+        Ok(Self::bytes("image/png", bytes))
+    }
+
+    /// A body that is written while it is sent. The head leaves first; an error in `write` cuts the body
+    /// off, so that the caller can tell it from a whole one.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Response;
+    /// let response = Response::stream("text/plain", |body| {
+    ///     for n in 0..3 {
+    ///         body.write(format!("{n}\n").as_bytes())?;
+    ///     }
+    ///     Ok(())
+    /// });
+    /// ```
+    pub fn stream(media_type: &str, write: impl FnOnce(&mut BodyWriter) -> Result<()> + 'static) -> Self {
+        let mut response = Self::new(200).with_header("content-type", media_type);
+        response.body = ResponseBody::Stream(Box::new(write));
+        response
+    }
+
+    /// Adds a header.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Response;
+    /// let moved = Response::new(303).with_header("location", "/pictures/7");
+    /// ```
+    pub fn with_header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.as_bytes().to_vec()));
+        self
+    }
+
+    /// Sets the status.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Response;
+    /// assert_eq!(Response::text("made").with_status(201).status(), 201);
+    /// ```
+    pub fn with_status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// Sets the body.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Response;
+    /// let csv = Response::new(200).with_header("content-type", "text/csv").with_body("a,b\n1,2\n");
+    /// ```
+    pub fn with_body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = ResponseBody::Whole(body.into());
+        self
+    }
+
+    /// The status.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Response;
+    /// assert_eq!(Response::new(404).status(), 404);
+    /// ```
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The problem document (RFC 9457) that tells the caller of an error.
+    pub(super) fn from_error(error: &Error) -> Self {
+        let body = format!(
+            "{{\n  \"status\": {},\n  \"code\": \"{}\",\n  \"detail\": \"{}\"\n}}",
+            error.status(),
+            error.code(),
+            escape(&error.to_string())
+        );
+        Self::new(error.status()).with_header("content-type", "application/problem+json").with_body(body)
+    }
+
+    fn head(&self) -> Result<OutgoingResponse> {
+        let fields =
+            Fields::from_list(&self.headers).map_err(|error| Error::new(500, format!("headers: {error:?}")))?;
+        let response = OutgoingResponse::new(fields);
+        if response.set_status_code(self.status).is_err() {
+            return Err(Error::new(500, format!("{} is not a status", self.status)));
+        }
+        Ok(response)
+    }
+
+    /// Sends the head and then the body. An error after the head has left cuts the body off.
+    pub(super) fn send(self, out: ResponseOutparam) -> Result<()> {
+        let response = match self.head() {
+            Ok(response) => response,
+            // A head that cannot be sent is answered with one that can.
+            Err(error) if !self.headers.is_empty() || self.status != 500 => {
+                let mut plain = Self::from_error(&error);
+                plain.headers.clear();
+                return plain.send(out);
+            }
+            Err(error) => return Err(error),
+        };
+        let body = response.body().map_err(|()| Error::new(500, "the body is taken"))?;
+        ResponseOutparam::set(out, Ok(response));
+        let stream = body.write().map_err(|()| Error::new(500, "the body is taken"))?;
+        let mut writer = BodyWriter { stream: Some(stream) };
+        match self.body {
+            ResponseBody::Whole(bytes) => writer.write(&bytes)?,
+            ResponseBody::Stream(write) => write(&mut writer)?,
+        }
+        drop(writer);
+        OutgoingBody::finish(body, None).map_err(|error| Error::new(500, format!("{error:?}")))
+    }
+}
+
+/// A text as it stands between the quotes of a JSON string.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            control if u32::from(control) < 0x20 => out.push_str(&format!("\\u{:04x}", u32::from(control))),
+            other => out.push(other),
+        }
+    }
+    out
+}
