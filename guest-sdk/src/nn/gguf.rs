@@ -2,7 +2,7 @@
 //!
 //! The file may be anybody's: counts and lengths are bounded by the bytes that are there, before anything is made of them.
 
-use super::{DType, Tensor};
+use super::tensor::{DType, Tensor};
 use crate::gpu::{Error, Result};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -111,8 +111,8 @@ pub struct Gguf {
     tensors: BTreeMap<String, Tensor>,
 }
 
-/// Bytes on their way, and how many there may be.
-struct Source<'a, R> {
+/// Reads the header's values one by one, and never more bytes than there may be.
+struct HeaderReader<'a, R> {
     from: &'a mut R,
     read: u64,
     most: u64,
@@ -122,7 +122,7 @@ fn corrupt(what: impl std::fmt::Display) -> Error {
     Error::InvalidArgument(format!("the gguf file is not sound: {what}"))
 }
 
-impl<R: Read> Source<'_, R> {
+impl<R: Read> HeaderReader<'_, R> {
     fn bytes<const N: usize>(&mut self) -> Result<[u8; N]> {
         let mut bytes = [0; N];
         self.exactly(&mut bytes)?;
@@ -253,30 +253,30 @@ impl Gguf {
     /// assert!(told.message().contains("not sound"));
     /// ```
     pub fn read(from: &mut impl Read, file_bytes: u64) -> Result<Self> {
-        let mut source = Source { from, read: 0, most: file_bytes.min(HEADER_BYTES_MAX) };
-        if source.bytes()? != *b"GGUF" {
+        let mut header = HeaderReader { from, read: 0, most: file_bytes.min(HEADER_BYTES_MAX) };
+        if header.bytes()? != *b"GGUF" {
             return Err(corrupt("it does not begin with GGUF"));
         }
-        let version = source.u32()?;
+        let version = header.u32()?;
         if !(2..=3).contains(&version) {
             return Err(Error::Unsupported(format!("gguf version {version}; known are 2 and 3")));
         }
-        let tensors = source.count("tensors", ENTRIES_MAX)?;
-        let entries = source.count("entries", ENTRIES_MAX)?;
+        let tensors = header.count("tensors", ENTRIES_MAX)?;
+        let entries = header.count("entries", ENTRIES_MAX)?;
         let mut gguf = Self::default();
         for _ in 0..entries {
-            let name = source.text()?;
-            let value = source.value()?;
+            let name = header.text()?;
+            let value = header.value()?;
             gguf.metadata.insert(name, value);
         }
         let mut found = Vec::new();
         for _ in 0..tensors {
-            found.push(source.tensor()?);
+            found.push(header.tensor()?);
         }
         let alignment = gguf.metadata.get("general.alignment").and_then(Value::integer).unwrap_or(32);
         let alignment = u64::try_from(alignment).ok().filter(|n| n.is_power_of_two());
         let alignment = alignment.ok_or_else(|| corrupt("its alignment is no power of two"))?;
-        let data = source.read.next_multiple_of(alignment);
+        let data = header.read.next_multiple_of(alignment);
         for (name, mut tensor) in found {
             let count = tensor.shape.iter().try_fold(1u64, |product, n| product.checked_mul(*n));
             let bytes = count.and_then(|count| tensor.dtype.bytes(count));

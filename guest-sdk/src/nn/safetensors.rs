@@ -1,6 +1,6 @@
 //! Safetensors files: where the tensors lie. Only the header is read: a length of eight bytes, and JSON.
 
-use super::{DType, Tensor};
+use super::tensor::{DType, Tensor};
 use crate::gpu::{Error, Result};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ pub struct SafeTensors {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Entry {
+enum HeaderEntry {
     Tensor {
         dtype: String,
         shape: Vec<u64>,
@@ -60,11 +60,11 @@ impl SafeTensors {
         }
         let mut header = vec![0; usize::try_from(length).unwrap_or(0)];
         from.read_exact(&mut header).map_err(corrupt)?;
-        let entries: BTreeMap<String, Entry> = serde_json::from_slice(&header).map_err(corrupt)?;
+        let entries: BTreeMap<String, HeaderEntry> = serde_json::from_slice(&header).map_err(corrupt)?;
         let data = 8 + length;
         let mut tensors = BTreeMap::new();
         for (name, entry) in entries {
-            let Entry::Tensor { dtype, shape, data_offsets: (start, end) } = entry else { continue };
+            let HeaderEntry::Tensor { dtype, shape, data_offsets: (start, end) } = entry else { continue };
             let dtype = match dtype.as_str() {
                 "F32" => DType::F32,
                 "F16" => DType::F16,

@@ -118,7 +118,7 @@ impl Matrix {
     }
 }
 
-fn wrong(text: String) -> Error {
+fn invalid(text: String) -> Error {
     Error::InvalidArgument(text)
 }
 
@@ -138,14 +138,14 @@ impl Tensor {
         let inner = shape.last().copied().unwrap_or(0);
         let bytes = count.filter(|_| dtype.bytes(inner).is_some()).and_then(|count| dtype.bytes(count));
         let bytes =
-            bytes.ok_or_else(|| wrong(format!("a tensor of shape {shape:?} has no whole blocks of {dtype:?}")))?;
+            bytes.ok_or_else(|| invalid(format!("a tensor of shape {shape:?} has no whole blocks of {dtype:?}")))?;
         let has = range.end.saturating_sub(range.start);
         if has != bytes {
-            return Err(wrong(format!("a tensor has {has} bytes; its shape {shape:?} as {dtype:?} has {bytes}")));
+            return Err(invalid(format!("a tensor has {has} bytes; its shape {shape:?} as {dtype:?} has {bytes}")));
         }
         if range.end > asset_bytes {
             let end = range.end;
-            return Err(wrong(format!("a tensor ends at byte {end}, beyond the {asset_bytes} bytes of the asset")));
+            return Err(invalid(format!("a tensor ends at byte {end}, beyond the {asset_bytes} bytes of the asset")));
         }
         Ok(())
     }
@@ -154,7 +154,7 @@ impl Tensor {
     pub(super) fn checked(&self, name: &str, check: impl FnOnce(&Self) -> Result<()>) -> Result<Self> {
         match check(self) {
             Ok(()) => Ok(self.clone()),
-            Err(error) => Err(wrong(format!("{name}: {}", error.message()))),
+            Err(error) => Err(invalid(format!("{name}: {}", error.message()))),
         }
     }
 
@@ -166,13 +166,13 @@ impl Tensor {
     /// Rows, and weights of a row, if the tensor is a matrix: its last dimension is that of a row, a multiple of 32.
     fn sides(&self) -> Result<(u32, u32)> {
         let [rows @ .., inner] = self.shape.as_slice() else {
-            return Err(wrong("a tensor without dimensions is no matrix".into()));
+            return Err(invalid("a tensor without dimensions is no matrix".into()));
         };
         let rows = rows.iter().try_fold(1u64, |product, n| product.checked_mul(*n)).and_then(|n| u32::try_from(n).ok());
         let inner = u32::try_from(*inner).ok().filter(|inner| *inner > 0 && inner.is_multiple_of(32));
         let (Some(rows), Some(inner)) = (rows.filter(|rows| *rows > 0), inner) else {
             let shape = &self.shape;
-            return Err(wrong(format!("a matrix of shape {shape:?}; rows have a multiple of 32 weights")));
+            return Err(invalid(format!("a matrix of shape {shape:?}; rows have a multiple of 32 weights")));
         };
         Ok((rows, inner))
     }
@@ -189,7 +189,7 @@ impl Tensor {
         match self.sides()? {
             found if found == (rows, inner) => Ok(()),
             (has_rows, has_inner) => {
-                Err(wrong(format!("a tensor is {has_rows} × {has_inner}, and should be {rows} × {inner}")))
+                Err(invalid(format!("a tensor is {has_rows} × {has_inner}, and should be {rows} × {inner}")))
             }
         }
     }
@@ -205,7 +205,7 @@ impl Tensor {
         let Self { dtype, shape, .. } = self;
         let count = shape.iter().try_fold(1u64, |product, n| product.checked_mul(*n));
         if *dtype != DType::F32 || count != Some(u64::from(length)) {
-            return Err(wrong(format!("a tensor of {dtype:?} {shape:?}; {length} values of F32 are needed")));
+            return Err(invalid(format!("a tensor of {dtype:?} {shape:?}; {length} values of F32 are needed")));
         }
         Ok(())
     }
