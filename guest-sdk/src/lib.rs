@@ -38,6 +38,8 @@ pub mod nn;
 #[cfg(feature = "openai")]
 pub mod openai;
 pub mod outbound;
+#[cfg(feature = "openai")]
+mod random;
 
 pub use error::{Error, Result};
 pub use gannet_sdk_macros::{handler, init};

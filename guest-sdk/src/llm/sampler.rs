@@ -1,6 +1,7 @@
 //! Choosing the next token.
 
 use crate::openai::Sampling;
+use crate::random;
 use std::collections::HashMap;
 
 /// Chooses tokens from logits.
@@ -34,7 +35,7 @@ impl Sampler {
     /// assert_eq!(seeded().choose(&logits), seeded().choose(&logits));
     /// ```
     pub fn new(how: Sampling) -> Self {
-        let random = how.seed.map_or_else(crate::openai::random, fastrand::Rng::with_seed);
+        let random = how.seed.map_or_else(random::generator, fastrand::Rng::with_seed);
         Self { how, random, seen: HashMap::new() }
     }
 

@@ -1,6 +1,9 @@
-//! Answers.
+//! Answers: their shapes, and what all of them have: JSON, an id, a time.
 
+use crate::http::Response;
+use crate::random;
 use serde::Serialize;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What a request used.
 ///
@@ -200,12 +203,12 @@ pub struct Completion {
 pub struct Embedding {
     object: &'static str,
     index: usize,
-    embedding: Numbers,
+    embedding: EmbeddingValues,
 }
 
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
-enum Numbers {
+enum EmbeddingValues {
     Plain(Vec<f32>),
     Base64(String),
 }
@@ -221,9 +224,9 @@ impl Embedding {
         use base64::Engine as _;
         let embedding = if base64 {
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            Numbers::Base64(base64::engine::general_purpose::STANDARD.encode(bytes))
+            EmbeddingValues::Base64(base64::engine::general_purpose::STANDARD.encode(bytes))
         } else {
-            Numbers::Plain(values.to_vec())
+            EmbeddingValues::Plain(values.to_vec())
         };
         Self { object: "embedding", index, embedding }
     }
@@ -279,4 +282,34 @@ impl ModelList {
         let entry = ModelEntry { id: id.to_owned(), object: "model", created: 0, owned_by: owner.to_owned() };
         Self { object: "list", data: [entry] }
     }
+}
+
+/// An answer of JSON.
+///
+/// ```
+/// # use gannet_sdk::openai;
+/// assert_eq!(openai::json(&[1, 2]).status(), 200);
+/// ```
+pub fn json<T: Serialize>(value: &T) -> Response {
+    Response::bytes("application/json", serde_json::to_vec(value).unwrap_or_default())
+}
+
+/// Seconds since 1970, as answers tell when they were made.
+///
+/// ```
+/// assert!(gannet_sdk::openai::now() > 1_700_000_000);
+/// ```
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// An id for an answer.
+///
+/// ```
+/// let id = gannet_sdk::openai::id("chatcmpl");
+/// assert!(id.starts_with("chatcmpl-") && id.len() == 33);
+/// ```
+pub fn id(kind: &str) -> String {
+    let mut random = random::generator();
+    format!("{kind}-{:016x}{:08x}", random.u64(..), random.u32(..))
 }

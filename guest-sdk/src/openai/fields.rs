@@ -1,6 +1,6 @@
 //! A request's fields, read one by one, so that what is wrong is told by its name.
 
-use super::Refusal;
+use super::refusal::Refusal;
 use serde_json::{Map, Value};
 use std::ops::RangeInclusive;
 

@@ -1,7 +1,7 @@
 //! Server-sent events, as OpenAI's streams have them.
 
-use super::Refusal;
 use super::answers::{ChoiceLogprobs, Usage};
+use super::refusal::Refusal;
 use crate::error::Result;
 use crate::http::BodyWriter;
 use serde::Serialize;

@@ -1,54 +1,9 @@
-//! Requests: chat, completions, embeddings.
+//! `POST /v1/chat/completions`: the chat so far, and how it is to go on.
 
-use super::{Fields, Refusal};
+use super::shared_fields::{STOPS_MAX, Sampling, TOKENS_MAX, count, model, refuse_more_answers, streaming};
+use crate::openai::fields::Fields;
+use crate::openai::refusal::Refusal;
 use serde_json::Value;
-
-/// Stop strings of a request, as OpenAI has it.
-const STOPS_MAX: usize = 4;
-/// Texts of one embedding request, as OpenAI has it.
-const INPUTS_MAX: usize = 2048;
-/// The largest token id that is looked at.
-const ID_MAX: u64 = 1 << 32;
-
-/// How tokens are chosen.
-///
-/// ```
-/// # use gannet_sdk::openai::Sampling;
-/// let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sampling {
-    /// 0 takes the likeliest.
-    pub temperature: f64,
-    /// Of the likeliest, so many that their chances add up to this.
-    pub top_p: f64,
-    /// Taken off a token that has come.
-    pub presence_penalty: f64,
-    /// The same for each time.
-    pub frequency_penalty: f64,
-    /// The same seed makes the same choices.
-    pub seed: Option<u64>,
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Self { temperature: 1.0, top_p: 1.0, presence_penalty: 0.0, frequency_penalty: 0.0, seed: None }
-    }
-}
-
-impl Sampling {
-    #[allow(clippy::cast_sign_loss)]
-    fn read(fields: &Fields) -> Result<Self, Refusal> {
-        let none = Self::default();
-        Ok(Self {
-            temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(none.temperature),
-            top_p: fields.number("top_p", 0.0..=1.0)?.unwrap_or(none.top_p),
-            presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
-            frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
-            seed: fields.integer("seed", i64::MIN..=i64::MAX)?.map(|seed| seed as u64),
-        })
-    }
-}
 
 /// A message of a chat.
 ///
@@ -92,84 +47,6 @@ pub struct ChatRequest {
     pub include_usage: bool,
     /// How many alternatives are told for each token; none: not even its own chance.
     pub logprobs: Option<usize>,
-}
-
-/// What a completion goes on from.
-///
-/// ```
-/// # use gannet_sdk::openai::Prompt;
-/// let prompts = [Prompt::Text("Once upon a time".into()), Prompt::Tokens(vec![1, 2])];
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Prompt {
-    /// A text.
-    Text(String),
-    /// Its tokens.
-    Tokens(Vec<u32>),
-}
-
-/// `POST /v1/completions`.
-///
-/// ```
-/// # use gannet_sdk::openai::{CompletionRequest, Prompt};
-/// let request = CompletionRequest::parse(br#"{"model": "chat", "prompt": "Once"}"#)?;
-/// assert_eq!(request.prompt, Prompt::Text("Once".into()));
-/// # Ok::<(), gannet_sdk::openai::Refusal>(())
-/// ```
-#[derive(Debug, Clone)]
-pub struct CompletionRequest {
-    /// The model, as the client calls it.
-    pub model: String,
-    /// What comes before.
-    pub prompt: Prompt,
-    /// How tokens are chosen.
-    pub sampling: Sampling,
-    /// The most tokens of the answer.
-    pub max_tokens: u32,
-    /// Texts before which the answer ends.
-    pub stop: Vec<String>,
-    /// Whether it is streamed.
-    pub stream: bool,
-    /// Whether the stream ends with what was used.
-    pub include_usage: bool,
-    /// Whether the prompt is a part of the answer.
-    pub echo: bool,
-    /// How many alternatives are told for each token.
-    pub logprobs: Option<usize>,
-}
-
-/// What is embedded.
-///
-/// ```
-/// # use gannet_sdk::openai::Input;
-/// let inputs = [Input::Text("a bird".into()), Input::Tokens(vec![101, 102])];
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Input {
-    /// A text.
-    Text(String),
-    /// Its tokens.
-    Tokens(Vec<u32>),
-}
-
-/// `POST /v1/embeddings`.
-///
-/// ```
-/// # use gannet_sdk::openai::EmbeddingRequest;
-/// let request = EmbeddingRequest::parse(br#"{"model": "embed", "input": ["a", "b"], "encoding_format": "base64"}"#)?;
-/// assert_eq!((request.input.len(), request.base64), (2, true));
-/// # Ok::<(), gannet_sdk::openai::Refusal>(())
-/// ```
-#[derive(Debug, Clone)]
-pub struct EmbeddingRequest {
-    /// The model, as the client calls it.
-    pub model: String,
-    /// What is embedded; not empty.
-    pub input: Vec<Input>,
-    /// Whether numbers come as bytes in base64, and not as JSON.
-    pub base64: bool,
-    /// So many numbers, if the client wants fewer than there are.
-    pub dimensions: Option<u32>,
 }
 
 /// The words of a message: a text, or parts of which all are text.
@@ -223,47 +100,6 @@ fn messages(fields: &Fields) -> Result<Vec<Turn>, Refusal> {
     items.iter().enumerate().map(turn).collect()
 }
 
-/// Whether the answer is streamed, and whether the stream ends with what was used.
-fn stream(fields: &Fields) -> Result<(bool, bool), Refusal> {
-    let stream = fields.flag("stream")?;
-    let Some(options) = fields.object("stream_options")? else { return Ok((stream, false)) };
-    if !stream {
-        return Err(Refusal::invalid("stream_options", "stream_options is there, and stream is not true"));
-    }
-    Ok((stream, options.flag("include_usage")?))
-}
-
-fn model(fields: &Fields) -> Result<String, Refusal> {
-    Ok(fields.text("model")?.unwrap_or_default().to_owned())
-}
-
-fn tokens_of(items: &[Value]) -> Option<Vec<u32>> {
-    items.iter().map(|item| item.as_u64().filter(|id| *id < ID_MAX).and_then(|id| u32::try_from(id).ok())).collect()
-}
-
-/// What both kinds of completion refuse.
-fn refuse(fields: &Fields) -> Result<(), Refusal> {
-    for name in ["n", "best_of"] {
-        if let Some(count) = fields.integer(name, 1..=128)?.filter(|count| *count > 1) {
-            let told = format!("{name} is {count}; this model gives one answer");
-            return Err(Refusal::invalid(name, told).named("unsupported_value"));
-        }
-    }
-    fields.refuse(&["logit_bias"], "tokens cannot be made likelier")
-}
-
-impl Refusal {
-    fn named(self, code: &'static str) -> Self {
-        Self { code: Some(code), ..self }
-    }
-}
-
-const TOKENS_MAX: i64 = 1 << 20;
-
-fn count(asked: Option<i64>) -> Option<u32> {
-    asked.and_then(|count| u32::try_from(count).ok())
-}
-
 /// What asks for something else than a text.
 fn refuse_other_answers(fields: &Fields) -> Result<(), Refusal> {
     fields.refuse(&["tools", "functions"], "this model calls none")?;
@@ -297,7 +133,7 @@ impl ChatRequest {
     /// ```
     pub fn parse(body: &[u8]) -> Result<Self, Refusal> {
         let fields = Fields::parse(body)?;
-        refuse(&fields)?;
+        refuse_more_answers(&fields)?;
         refuse_other_answers(&fields)?;
         let top = fields.integer("top_logprobs", 0..=20)?.and_then(|top| usize::try_from(top).ok());
         let logprobs = fields.flag("logprobs")?.then_some(top.unwrap_or(0));
@@ -306,7 +142,7 @@ impl ChatRequest {
         }
         let newer = fields.integer("max_completion_tokens", 1..=TOKENS_MAX)?;
         let older = fields.integer("max_tokens", 1..=TOKENS_MAX)?;
-        let (stream, include_usage) = stream(&fields)?;
+        let (stream, include_usage) = streaming(&fields)?;
         Ok(Self {
             model: model(&fields)?,
             messages: messages(&fields)?,
@@ -317,90 +153,6 @@ impl ChatRequest {
             include_usage,
             logprobs,
         })
-    }
-}
-
-impl CompletionRequest {
-    /// Reads a body.
-    ///
-    /// ```
-    /// # use gannet_sdk::openai::CompletionRequest;
-    /// assert!(CompletionRequest::parse(br#"{"prompt": ["a", "b"]}"#).is_err(), "one at a time");
-    /// ```
-    pub fn parse(body: &[u8]) -> Result<Self, Refusal> {
-        let fields = Fields::parse(body)?;
-        refuse(&fields)?;
-        if fields.text("suffix")?.is_some_and(|suffix| !suffix.is_empty()) {
-            return Err(Refusal::unsupported("suffix", "an answer is made from its beginning to its end"));
-        }
-        let wrong = || Refusal::invalid("prompt", "prompt is a text, a list of one, or a list of tokens");
-        let prompt = match fields.get("prompt") {
-            Some(Value::String(text)) => Prompt::Text(text.clone()),
-            Some(Value::Array(items)) => match items.as_slice() {
-                [Value::String(text)] => Prompt::Text(text.clone()),
-                [Value::Array(items)] => Prompt::Tokens(tokens_of(items).ok_or_else(wrong)?),
-                items if !items.is_empty() => Prompt::Tokens(tokens_of(items).ok_or_else(wrong)?),
-                _ => return Err(wrong()),
-            },
-            _ => return Err(wrong()),
-        };
-        let logprobs = fields.integer("logprobs", 0..=5)?.and_then(|top| usize::try_from(top).ok());
-        let (stream, include_usage) = stream(&fields)?;
-        Ok(Self {
-            model: model(&fields)?,
-            prompt,
-            sampling: Sampling::read(&fields)?,
-            max_tokens: count(fields.integer("max_tokens", 0..=TOKENS_MAX)?).unwrap_or(16),
-            stop: fields.texts("stop", STOPS_MAX)?,
-            stream,
-            include_usage,
-            echo: fields.flag("echo")?,
-            logprobs,
-        })
-    }
-}
-
-impl EmbeddingRequest {
-    /// Reads a body.
-    ///
-    /// ```
-    /// # use gannet_sdk::openai::{EmbeddingRequest, Input};
-    /// let request = EmbeddingRequest::parse(br#"{"input": [[101, 102], [101]]}"#)?;
-    /// assert_eq!(request.input[1], Input::Tokens(vec![101]));
-    /// # Ok::<(), gannet_sdk::openai::Refusal>(())
-    /// ```
-    pub fn parse(body: &[u8]) -> Result<Self, Refusal> {
-        let fields = Fields::parse(body)?;
-        let wrong = || Refusal::invalid("input", "input is a text, tokens, or a list of either, and not empty");
-        let input = match fields.get("input") {
-            Some(Value::String(text)) => vec![Input::Text(text.clone())],
-            Some(Value::Array(items)) if items.first().is_some_and(Value::is_number) => {
-                vec![Input::Tokens(tokens_of(items).ok_or_else(wrong)?)]
-            }
-            Some(Value::Array(items)) if items.len() > INPUTS_MAX => {
-                let count = items.len();
-                return Err(Refusal::invalid("input", format!("input has {count} texts; it may have {INPUTS_MAX}")));
-            }
-            Some(Value::Array(items)) => {
-                let one = |item: &Value| match item {
-                    Value::String(text) => Some(Input::Text(text.clone())),
-                    Value::Array(items) => tokens_of(items).filter(|ids| !ids.is_empty()).map(Input::Tokens),
-                    _ => None,
-                };
-                items.iter().map(one).collect::<Option<Vec<_>>>().ok_or_else(wrong)?
-            }
-            _ => return Err(wrong()),
-        };
-        if input.is_empty() || input.contains(&Input::Text(String::new())) {
-            return Err(wrong());
-        }
-        let base64 = match fields.text("encoding_format")? {
-            None | Some("float") => false,
-            Some("base64") => true,
-            Some(_) => return Err(Refusal::invalid("encoding_format", "encoding_format may be float or base64")),
-        };
-        let dimensions = count(fields.integer("dimensions", 1..=1 << 16)?);
-        Ok(Self { model: model(&fields)?, input, base64, dimensions })
     }
 }
 
@@ -488,15 +240,5 @@ mod tests {
         ] {
             assert!(ChatRequest::parse(&with(name, value.clone())).is_ok(), "{name}: {value}");
         }
-    }
-
-    #[test]
-    fn a_completion_may_have_no_tokens_and_no_suffix() {
-        let parse = |body: Value| CompletionRequest::parse(&serde_json::to_vec(&body).unwrap());
-        assert_eq!(parse(json!({"prompt": "a", "max_tokens": 0})).unwrap().max_tokens, 0);
-        let refusal = parse(json!({"prompt": "a", "suffix": "b"})).unwrap_err();
-        assert_eq!(refusal.param(), Some("suffix"));
-        assert!(parse(json!({"prompt": []})).is_err());
-        assert!(parse(json!({"prompt": "a", "stream_options": {}})).is_err());
     }
 }

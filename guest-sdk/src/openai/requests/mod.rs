@@ -1,0 +1,11 @@
+//! Requests, read from their bodies: one file for each path, and what they have in common.
+
+mod shared_fields;
+mod chat;
+mod completion;
+mod embedding;
+
+pub use chat::{ChatRequest, Turn};
+pub use completion::{CompletionRequest, Prompt};
+pub use embedding::{EmbeddingRequest, Input};
+pub use shared_fields::Sampling;
