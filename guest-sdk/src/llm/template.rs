@@ -7,7 +7,8 @@ use minijinja::{Environment, ErrorKind, context};
 
 /// Steps of a template, so that none runs for ever.
 const FUEL: u64 = 1_000_000;
-const NAME: &str = "chat";
+/// The name of the only template of an environment.
+const TEMPLATE_NAME: &str = "chat";
 
 /// How a chat becomes a text.
 ///
@@ -38,7 +39,7 @@ impl Template {
             Err::<String, _>(minijinja::Error::new(ErrorKind::InvalidOperation, told))
         });
         environment.set_fuel(Some(FUEL));
-        let added = environment.add_template_owned(NAME, source.to_owned());
+        let added = environment.add_template_owned(TEMPLATE_NAME, source.to_owned());
         added.map_err(|error| Error::InvalidArgument(format!("the chat template is not sound: {error}")))?;
         Ok(Self(environment))
     }
@@ -67,7 +68,7 @@ impl Template {
     pub fn render(&self, messages: &[Turn]) -> std::result::Result<String, Refusal> {
         let told =
             |error: minijinja::Error| Refusal::invalid("messages", format!("the chat template refuses: {error}"));
-        let template = self.0.get_template(NAME).map_err(told)?;
+        let template = self.0.get_template(TEMPLATE_NAME).map_err(told)?;
         template
             .render(context! { messages => minijinja::value::Serde(messages), add_generation_prompt => true })
             .map_err(told)
