@@ -22,24 +22,25 @@
 //! Build it as a `cdylib` for `wasm32-wasip2` and deploy it with `gannet deploy`. Kernels that lie in
 //! files are declared with [`gpu::kernel!`], so that the server checks and compiles them at deploy.
 
-pub mod asset;
+// Each module imports only those above it.
 #[doc(hidden)]
 pub mod bindings;
-#[cfg(feature = "openai")]
-pub mod embedding;
-pub mod error;
 pub mod gpu;
-pub mod http;
+pub mod error;
 mod init;
-#[cfg(feature = "llm")]
-pub mod llm;
+#[cfg(feature = "openai")]
+mod random;
+pub mod http;
+pub mod outbound;
+pub mod asset;
 #[cfg(feature = "nn")]
 pub mod nn;
 #[cfg(feature = "openai")]
 pub mod openai;
-pub mod outbound;
 #[cfg(feature = "openai")]
-mod random;
+pub mod embedding;
+#[cfg(feature = "llm")]
+pub mod llm;
 
 pub use error::{Error, Result};
 pub use gannet_sdk_macros::{handler, init};

@@ -81,7 +81,7 @@ impl<T: Pod> Buffer<T> {
     }
 
     /// Reads all values back, after everything submitted so far. It is a GPU round trip of its own; a
-    /// [`Batch::read`] shares the batch's.
+    /// [`Batch::read`](crate::gpu::Batch::read) shares the batch's.
     ///
     /// ```no_run
     /// # use gannet_sdk::gpu::{self, Buffer};

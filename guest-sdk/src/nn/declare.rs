@@ -1,7 +1,7 @@
 //! `declare!`: puts the sources of kernels into a function's component, each under the name by which `Nn` opens it.
 
 /// Declares kernels of [`nn`](crate::nn) for a function, so that the server checks and compiles them at deploy: the formats of
-/// its weights (`f32`, `f16`, `q8_0`, `q4_0`, `q4_1`, `q4_k`, `q6_k`; with `_half` behind it for [`Nn::half`]) and the operations it uses (`norm`, `rope`, `attention`,
+/// its weights (`f32`, `f16`, `q8_0`, `q4_0`, `q4_1`, `q4_k`, `q6_k`; with `_half` behind it for [`Nn::half`](crate::nn::Nn::half)) and the operations it uses (`norm`, `rope`, `attention`,
 /// `activation`, `pool`, `top`, `softmax`).
 ///
 /// ```

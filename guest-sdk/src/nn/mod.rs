@@ -1,6 +1,6 @@
 //! Neural networks on the GPU: weights in assets, and a small set of operations that compose.
 //!
-//! A model opens its weights as [`Matrix`] and [`View`], and records its operations into a [`Pass`] once; each token is then
+//! A model opens its weights as [`Matrix`] and [`View`](crate::asset::View), and records its operations into a [`Pass`] once; each token is then
 //! one submission with a few bytes changed. All activations are rows of f32.
 //!
 //! ```no_run
