@@ -1,0 +1,319 @@
+//! The modules of each library and binary, with what they declare, import and write.
+//!
+//! Comes in: a tree of files and its packages. Goes out: [`Code`]. Modules and items for tests only are left out.
+//! A name that only a macro makes (`name!(TenantName)`) is not seen; [`Module::macros`] tells that there may be some.
+
+use crate::cfg::only_in_tests;
+use crate::references::{Leaf, Reference, attributes, leaves, references};
+use crate::tree::{Tree, folder_of, join};
+use crate::workspace::Package;
+use std::collections::HashMap;
+use syn::spanned::Spanned;
+
+/// All libraries and binaries.
+#[derive(Debug, Default)]
+pub struct Code {
+    /// Libraries and binaries.
+    pub targets: Vec<Target>,
+    /// All modules of all targets.
+    pub modules: Vec<Module>,
+}
+
+/// A library or a binary.
+#[derive(Debug)]
+pub struct Target {
+    /// The package's name.
+    pub package: String,
+    /// The module of its root file.
+    pub root: usize,
+    /// The libraries of the workspace that it may name, with their root modules.
+    pub libraries: HashMap<String, usize>,
+}
+
+/// A module, in a file of its own or inside another's.
+#[derive(Debug)]
+pub struct Module {
+    /// An index into [`Code::targets`].
+    pub target: usize,
+    /// The module around it.
+    pub parent: Option<usize>,
+    /// The file that holds its items.
+    pub file: String,
+    /// What it declares and imports by name.
+    pub names: HashMap<String, Vec<Entry>>,
+    /// What it imports whole, with how far each is seen.
+    pub globs: Vec<(Leaf, Seen)>,
+    /// Whether macros stand among its items, which may make more.
+    pub macros: bool,
+    /// The paths that its items write.
+    pub references: Vec<Reference>,
+    /// All its imports; for each whether it is private.
+    pub imports: Vec<(Leaf, bool)>,
+}
+
+/// What a name means.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Who sees it.
+    pub seen: Seen,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// Who sees a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// Everyone.
+    Everywhere,
+    /// This module and those in it.
+    Within(usize),
+}
+
+/// What a name stands for.
+#[derive(Debug, Clone)]
+pub enum Kind {
+    /// A module.
+    Module(usize),
+    /// Something that is defined here; with the variants of an `enum`.
+    Item(Vec<String>),
+    /// A macro by example, which is seen further down too.
+    Macro,
+    /// Something from elsewhere.
+    Import(Leaf),
+}
+
+impl Code {
+    /// Reads all targets.
+    pub fn read(tree: &Tree, packages: &[Package]) -> Result<Self, String> {
+        let mut code = Self::default();
+        let mut libraries = HashMap::new();
+        for package in packages {
+            let library = package.library.iter().map(|(_, file)| (file, true));
+            for (file, is_library) in library.chain(package.binaries.iter().map(|file| (file, false))) {
+                let root = code.modules.len();
+                let target = code.targets.len();
+                code.targets.push(Target { package: package.name.clone(), root, libraries: HashMap::new() });
+                Reader { tree, code: &mut code, target }.file(file, None, folder_of(file).to_owned())?;
+                if is_library {
+                    libraries.insert(package.name.clone(), root);
+                }
+            }
+        }
+        for target in &mut code.targets {
+            let Some(package) = packages.iter().find(|package| package.name == target.package) else { continue };
+            let own = package.library.iter().map(|(name, _)| (name.clone(), &package.name));
+            let known = package.dependencies.iter().map(|known| {
+                let library =
+                    packages.iter().find(|other| other.name == known.package).and_then(|p| p.library.as_ref());
+                let name = library.filter(|_| known.key == known.package).map(|(name, _)| name.clone());
+                (name.unwrap_or_else(|| known.key.replace('-', "_")), &known.package)
+            });
+            let roots = own.chain(known).filter_map(|(name, of)| Some((name, *libraries.get(of)?)));
+            target.libraries = roots.filter(|(_, root)| *root != target.root).collect();
+        }
+        Ok(code)
+    }
+
+    /// The module of an index.
+    pub fn module(&self, index: usize) -> Option<&Module> {
+        self.modules.get(index)
+    }
+
+    /// Whether a module lies in another, or is it.
+    pub fn is_within(&self, module: usize, outer: usize) -> bool {
+        let mut at = Some(module);
+        while let Some(index) = at {
+            if index == outer {
+                return true;
+            }
+            at = self.module(index).and_then(|module| module.parent);
+        }
+        false
+    }
+
+    /// The root module of the target that a module belongs to.
+    pub fn root_of(&self, module: usize) -> Option<usize> {
+        self.targets.get(self.module(module)?.target).map(|target| target.root)
+    }
+}
+
+/// Reads the modules of one target.
+struct Reader<'a> {
+    tree: &'a Tree,
+    code: &'a mut Code,
+    target: usize,
+}
+
+impl Reader<'_> {
+    /// A module in a file of its own; its children's files lie in `folder`.
+    fn file(&mut self, path: &str, parent: Option<usize>, folder: String) -> Result<usize, String> {
+        let text = self.tree.text(path).ok_or_else(|| format!("{path}: no such file"))?;
+        let file = syn::parse_file(text).map_err(|error| format!("{path}: {error}"))?;
+        self.module(&file.items, parent, path, &folder)
+    }
+
+    fn module(
+        &mut self,
+        items: &[syn::Item],
+        parent: Option<usize>,
+        file: &str,
+        folder: &str,
+    ) -> Result<usize, String> {
+        let index = self.code.modules.len();
+        self.code.modules.push(Module {
+            target: self.target,
+            parent,
+            file: file.to_owned(),
+            names: HashMap::new(),
+            globs: Vec::new(),
+            macros: false,
+            references: Vec::new(),
+            imports: Vec::new(),
+        });
+        for item in items.iter().filter(|item| !only_in_tests(attributes(item))) {
+            match item {
+                syn::Item::Mod(child) => self.child(child, index, file, folder)?,
+                syn::Item::Use(import) => self.import(import, index),
+                item => self.declare(item, index),
+            }
+        }
+        Ok(index)
+    }
+
+    fn child(&mut self, child: &syn::ItemMod, index: usize, file: &str, folder: &str) -> Result<(), String> {
+        let name = child.ident.to_string();
+        let below = join(folder, &name);
+        let module = match (&child.content, path_attribute(&child.attrs)) {
+            (Some((_, items)), _) => self.module(items, Some(index), file, &below)?,
+            (None, Some(path)) => {
+                let path = join(folder_of(file), &path);
+                self.file(&path, Some(index), folder_of(&path).to_owned())?
+            }
+            (None, None) => {
+                let own = format!("{below}.rs");
+                let path = if self.tree.text(&own).is_some() { own } else { format!("{below}/mod.rs") };
+                self.file(&path, Some(index), below)?
+            }
+        };
+        let seen = self.seen(&child.vis, index);
+        self.add(index, name, Entry { seen, kind: Kind::Module(module) });
+        // `#[macro_use]`: its macros are seen by what follows it here.
+        if child.attrs.iter().any(|attribute| attribute.path().is_ident("macro_use")) {
+            let inner = self.code.module(module).map(|module| &module.names).into_iter().flatten();
+            let macros = inner.filter(|(_, entries)| entries.iter().any(|entry| matches!(entry.kind, Kind::Macro)));
+            for name in macros.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+                let leaf = Leaf { path: vec!["self".into(), child.ident.to_string(), name.clone()], ..nothing() };
+                self.add(index, name, Entry { seen: Seen::Within(index), kind: Kind::Import(leaf) });
+            }
+        }
+        Ok(())
+    }
+
+    fn import(&mut self, import: &syn::ItemUse, index: usize) {
+        let seen = self.seen(&import.vis, index);
+        for leaf in leaves(import) {
+            if leaf.glob {
+                if let Some(module) = self.code.modules.get_mut(index) {
+                    module.globs.push((leaf.clone(), seen));
+                }
+            } else if let Some(name) = leaf.name.clone() {
+                self.add(index, name, Entry { seen, kind: Kind::Import(leaf.clone()) });
+            }
+            if let Some(module) = self.code.modules.get_mut(index) {
+                module.imports.push((leaf, matches!(import.vis, syn::Visibility::Inherited)));
+            }
+        }
+    }
+
+    fn declare(&mut self, item: &syn::Item, index: usize) {
+        if let Some(module) = self.code.modules.get_mut(index) {
+            module.references.extend(references(item));
+        }
+        let (name, visibility, kind) = match item {
+            syn::Item::Const(item) => (&item.ident, &item.vis, Kind::Item(Vec::new())),
+            syn::Item::Enum(item) => {
+                let variants = item.variants.iter().map(|variant| variant.ident.to_string()).collect();
+                (&item.ident, &item.vis, Kind::Item(variants))
+            }
+            syn::Item::Fn(item) => (&item.sig.ident, &item.vis, Kind::Item(Vec::new())),
+            syn::Item::Static(item) => (&item.ident, &item.vis, Kind::Item(Vec::new())),
+            syn::Item::Struct(item) => (&item.ident, &item.vis, Kind::Item(Vec::new())),
+            syn::Item::Trait(item) => (&item.ident, &item.vis, Kind::Item(Vec::new())),
+            syn::Item::TraitAlias(item) => (&item.ident, &item.vis, Kind::Item(Vec::new())),
+            syn::Item::Type(item) => (&item.ident, &item.vis, Kind::Item(Vec::new())),
+            syn::Item::Union(item) => (&item.ident, &item.vis, Kind::Item(Vec::new())),
+            syn::Item::ExternCrate(item) => {
+                let name = item.rename.as_ref().map_or(&item.ident, |(_, name)| name);
+                let leaf = Leaf { path: vec![item.ident.to_string()], global: true, ..nothing() };
+                (name, &item.vis, Kind::Import(leaf))
+            }
+            syn::Item::Macro(item) => match &item.ident {
+                Some(name) => {
+                    self.exported(item, name, index);
+                    // Macros are seen by what follows, everywhere in the crate at most.
+                    let seen = Seen::Within(self.code.root_of(index).unwrap_or(index));
+                    self.add(index, name.to_string(), Entry { seen, kind: Kind::Macro });
+                    return;
+                }
+                None => {
+                    if let Some(module) = self.code.modules.get_mut(index) {
+                        module.macros = true;
+                    }
+                    return;
+                }
+            },
+            _ => return,
+        };
+        let seen = self.seen(visibility, index);
+        self.add(index, name.to_string(), Entry { seen, kind });
+    }
+
+    /// `#[macro_export]` puts a macro into the crate's root.
+    fn exported(&mut self, item: &syn::ItemMacro, name: &syn::Ident, index: usize) {
+        if item.attrs.iter().any(|attribute| attribute.path().is_ident("macro_export"))
+            && let Some(root) = self.code.root_of(index)
+        {
+            let line = item.span().start().line;
+            let leaf = Leaf { path: vec![format!("{MODULE}{index}"), name.to_string()], line, ..nothing() };
+            if root != index {
+                self.add(root, name.to_string(), Entry { seen: Seen::Everywhere, kind: Kind::Import(leaf) });
+            }
+        }
+    }
+
+    fn add(&mut self, module: usize, name: String, entry: Entry) {
+        if let Some(module) = self.code.modules.get_mut(module) {
+            module.names.entry(name).or_default().push(entry);
+        }
+    }
+
+    fn seen(&self, visibility: &syn::Visibility, index: usize) -> Seen {
+        let root = self.code.root_of(index).unwrap_or(index);
+        let parent = self.code.module(index).and_then(|module| module.parent).unwrap_or(root);
+        match visibility {
+            syn::Visibility::Public(_) => Seen::Everywhere,
+            syn::Visibility::Inherited => Seen::Within(index),
+            syn::Visibility::Restricted(within) if within.path.is_ident("super") => Seen::Within(parent),
+            syn::Visibility::Restricted(within) if within.path.is_ident("self") => Seen::Within(index),
+            // `pub(in path)` is taken for the whole crate.
+            syn::Visibility::Restricted(_) => Seen::Within(root),
+        }
+    }
+}
+
+/// A first segment that names a module by its index.
+pub const MODULE: &str = "#";
+
+fn nothing() -> Leaf {
+    Leaf { path: Vec::new(), global: false, name: None, glob: false, line: 0 }
+}
+
+fn path_attribute(attributes: &[syn::Attribute]) -> Option<String> {
+    attributes.iter().find_map(|attribute| match &attribute.meta {
+        syn::Meta::NameValue(pair) if pair.path.is_ident("path") => match &pair.value {
+            syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) => Some(text.value()),
+            _ => None,
+        },
+        _ => None,
+    })
+}
