@@ -18,6 +18,7 @@ pub fn arrows(code: &Code, target: usize) -> Arrows {
     let resolver = Resolver::new(code);
     let mut arrows = Arrows::new();
     for (index, module) in code.modules.iter().enumerate().filter(|(_, module)| module.target == target) {
+        let whole = whole_file(code, index);
         let mut add = |to: usize, name: &str, line: usize| {
             let Some(other) = code.module(to).filter(|other| other.target == target) else { return };
             if other.file != module.file {
@@ -28,8 +29,8 @@ pub fn arrows(code: &Code, target: usize) -> Arrows {
         for (leaf, private) in &module.imports {
             for meaning in resolver.resolve(index, &leaf.path, leaf.global) {
                 match meaning {
-                    Meaning::Item(to, name) if *private || !code.is_within(to, index) => add(to, &name, leaf.line),
-                    Meaning::Module(to) if leaf.glob && (*private || !code.is_within(to, index)) => {
+                    Meaning::Item(to, name) if *private || !code.is_within(to, whole) => add(to, &name, leaf.line),
+                    Meaning::Module(to) if leaf.glob && (*private || !code.is_within(to, whole)) => {
                         add(to, "*", leaf.line);
                     }
                     _ => {}
@@ -45,6 +46,18 @@ pub fn arrows(code: &Code, target: usize) -> Arrows {
         }
     }
     arrows
+}
+
+/// The module of the whole file that a module stands in.
+fn whole_file(code: &Code, module: usize) -> usize {
+    let file = |index: usize| code.module(index).map(|module| &module.file);
+    let mut at = module;
+    while let Some(parent) = code.module(at).and_then(|module| module.parent)
+        && file(parent) == file(at)
+    {
+        at = parent;
+    }
+    at
 }
 
 /// Paths that were parsed and lead into our code, but to nothing: what this program does not understand of the code.
@@ -73,4 +86,149 @@ pub fn parents(code: &Code, target: usize) -> BTreeMap<String, String> {
         (parent.file != module.file).then(|| (module.file.clone(), parent.file.clone()))
     });
     pairs.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Tree;
+    use crate::workspace::packages;
+
+    /// The arrows of a made-up crate `a` beside a crate `b`, as `from>to:name`, without `src/` and `.rs`.
+    fn of(files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
+        let mut all = vec![
+            ("Cargo.toml", "[workspace]\nmembers = [\"a\", \"b\"]"),
+            ("a/Cargo.toml", "[package]\nname = \"a\"\n[dependencies]\nb-b = { path = \"../b\" }"),
+            ("b/Cargo.toml", "[package]\nname = \"b-b\""),
+            ("b/src/lib.rs", "pub mod deep; pub use deep::B;"),
+            ("b/src/deep.rs", "pub struct B;"),
+        ];
+        all.extend(files);
+        let tree = Tree::of(&all);
+        let packages = packages(&tree, "").unwrap();
+        let code = Code::read(&tree, &packages).unwrap();
+        let short = |path: &str| path.trim_start_matches("a/src/").trim_end_matches(".rs").to_owned();
+        let told = arrows(&code, 0).into_iter().flat_map(|((from, to), names)| {
+            names.into_keys().map(move |name| format!("{}>{}:{name}", short(&from), short(&to)))
+        });
+        (told.collect(), not_understood(&code))
+    }
+
+    #[track_caller]
+    fn check(files: &[(&str, &str)], expected: &[&str]) {
+        let (told, lost) = of(files);
+        assert!(lost.is_empty(), "{lost:?}");
+        assert_eq!(told, expected);
+    }
+
+    const LIB: (&str, &str) = ("a/src/lib.rs", "mod x; mod y;");
+    const Y: (&str, &str) = ("a/src/y.rs", "pub struct Y; pub struct Z; pub fn f() {} pub enum E { One }");
+
+    /// What `x.rs` needs of `y.rs`.
+    #[track_caller]
+    fn x(text: &str, expected: &[&str]) {
+        check(&[LIB, Y, ("a/src/x.rs", text)], expected);
+    }
+
+    #[test]
+    fn imports_are_told_however_they_are_written() {
+        x("use crate::y::Y;", &["x>y:Y"]);
+        x("use crate::{y::{Y, Z as Other}};", &["x>y:Y", "x>y:Z"]);
+        x("use super::y::{self}; fn g(_: y::Y) {}", &["x>y:Y"]);
+        x("use crate::y as other; fn g() { other::f(); }", &["x>y:f"]);
+        x("use crate::y::*; fn g(_: Y) {}", &["x>y:*", "x>y:Y"]);
+        x("use crate::y::E::*; fn g() { One; }", &["x>y:E"]);
+        x("fn g() { use crate::y; y::f(); }", &["x>y:f"]);
+        x("mod inner { use super::super::y::Y; }", &["x>y:Y"]);
+    }
+
+    #[test]
+    fn paths_are_told_in_types_expressions_patterns_macros_and_attributes() {
+        x("fn g() -> Option<crate::y::Y> { None }", &["x>y:Y"]);
+        x("fn g() { let _ = crate::y::E::One; }", &["x>y:E"]);
+        x("impl From<u8> for crate::y::Y { fn from(_: u8) -> Self { Self } }", &["x>y:Y"]);
+        x("fn g() { let _ = <crate::y::Y as Default>::default(); }", &["x>y:Y"]);
+        x("fn g() { println!(\"{}\", crate::y::f()); }", &["x>y:f"]);
+        x("macro_rules! m { () => { $crate::y::f() } }", &["x>y:f"]);
+        x("struct S { #[serde(default = \"crate::y::f\")] a: u8 }", &["x>y:f"]);
+    }
+
+    #[test]
+    fn naming_a_module_only_is_no_arrow() {
+        x("use crate::y;", &[]);
+    }
+
+    #[test]
+    fn what_is_for_tests_only_is_left_out() {
+        x("#[cfg(test)] use crate::y::Y; #[cfg(test)] mod tests { use crate::y::Z; }", &[]);
+        x("#[test] fn g() { crate::y::f(); } fn h() { #[cfg(test)] let _ = crate::y::f(); }", &[]);
+    }
+
+    #[test]
+    fn a_word_in_a_comment_a_text_or_a_field_is_no_arrow() {
+        x("//! crate::y::Y\n/// [`crate::y::Y`]\nfn g() { let _ = \"crate::y::Y\"; }", &[]);
+        x("use std::fmt; fn g() { a!(v.f(), f: 1) }", &[]);
+    }
+
+    #[test]
+    fn re_exports_are_followed_to_the_file_that_defines() {
+        let lib = ("a/src/lib.rs", "mod x; pub mod z; pub use z::Deep as Shallow;");
+        let z = ("a/src/z/mod.rs", "mod deep; pub use deep::*;");
+        let deep = ("a/src/z/deep.rs", "pub struct Deep;");
+        check(&[lib, z, deep, ("a/src/x.rs", "use crate::Shallow;")], &["x>z/deep:Deep"]);
+        check(&[lib, z, deep, ("a/src/x.rs", "use crate::z::Deep;")], &["x>z/deep:Deep"]);
+    }
+
+    #[test]
+    fn handing_on_what_lies_below_is_no_arrow_but_using_it_is() {
+        let x = ("a/src/x.rs", "pub struct X;");
+        check(&[("a/src/lib.rs", "mod x; pub use x::X;"), x], &[]);
+        check(&[("a/src/lib.rs", "mod x; pub mod hidden { pub use crate::x::X; }"), x], &[]);
+        check(&[("a/src/lib.rs", "mod x; pub use x::X; pub fn f(_: X) {}"), x], &["lib>x:X"]);
+        check(&[("a/src/lib.rs", "mod x; use x::X;"), x], &["lib>x:X"]);
+    }
+
+    #[test]
+    fn handing_on_what_lies_elsewhere_is_an_arrow() {
+        x("pub use crate::y::Y;", &["x>y:Y"]);
+    }
+
+    #[test]
+    fn what_comes_from_another_crate_is_no_arrow_in_this_one() {
+        x("use b_b::B; pub use b_b::deep;", &[]);
+        check(&[("a/src/lib.rs", "mod x; pub use b_b::B;"), ("a/src/x.rs", "use crate::B;")], &[]);
+    }
+
+    #[test]
+    fn what_a_macro_makes_is_in_the_file_of_the_macros_use() {
+        let y = ("a/src/y.rs", "name!(Made);");
+        check(&[LIB, y, ("a/src/x.rs", "use crate::y::Made;")], &["x>y:Made"]);
+    }
+
+    #[test]
+    fn macros_by_example_are_found_where_they_are_seen() {
+        let y = ("a/src/y.rs", "fn g() { m!(); }");
+        check(
+            &[("a/src/lib.rs", "#[macro_use] mod x; mod y;"), y, ("a/src/x.rs", "macro_rules! m { () => {} }")],
+            &["y>x:m"],
+        );
+        let y = ("a/src/y.rs", "fn g() { crate::m!(); }");
+        check(&[LIB, y, ("a/src/x.rs", "#[macro_export] macro_rules! m { () => {} }")], &["y>x:m"]);
+    }
+
+    #[test]
+    fn modules_are_found_by_path_and_in_folders() {
+        let lib = ("a/src/lib.rs", "mod x; #[path = \"other/strange.rs\"] mod y;");
+        let y = ("a/src/other/strange.rs", "pub struct Y;");
+        check(&[lib, y, ("a/src/x.rs", "use crate::y::Y;")], &["x>other/strange:Y"]);
+        let x = ("a/src/x.rs", "mod inner { mod leaf; pub struct Up; }");
+        let leaf = ("a/src/x/inner/leaf.rs", "use super::Up;");
+        check(&[("a/src/lib.rs", "mod x;"), x, leaf], &["x/inner/leaf>x:Up"]);
+    }
+
+    #[test]
+    fn a_path_that_leads_nowhere_is_told() {
+        let (_, lost) = of(&[LIB, Y, ("a/src/x.rs", "use crate::y::Y;\nuse crate::y::Missing;")]);
+        assert_eq!(lost, ["a/src/x.rs:2: crate::y::Missing"]);
+    }
 }

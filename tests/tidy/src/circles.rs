@@ -88,3 +88,78 @@ impl<'a> Search<'a, '_> {
         low
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made-up arrows, written `a>b`; each names `Thing` on line 7. Parents are written `child^parent`.
+    #[track_caller]
+    fn check(written: &[&str], expected: &[&str]) {
+        let pairs = |sign: char| {
+            let pairs = written.iter().filter_map(move |pair| pair.split_once(sign));
+            pairs.map(|(from, to)| (from.to_owned(), to.to_owned()))
+        };
+        let names = BTreeMap::from([("Thing".to_owned(), BTreeSet::from([7]))]);
+        let arrows = pairs('>').map(|pair| (pair, names.clone())).collect();
+        assert_eq!(circles(&arrows, &pairs('^').collect()), expected);
+    }
+
+    #[test]
+    fn files_that_need_each_other_are_told_with_names_and_lines() {
+        check(
+            &["a/x.rs>b/y.rs", "b/y.rs>b/z.rs", "b/z.rs>a/x.rs", "b/z.rs>c.rs"],
+            &[
+                "3 files need each other in a circle:\n  a/x.rs -> b/y.rs: Thing (7)\n  b/y.rs -> b/z.rs: Thing (7)\n  b/z.rs -> a/x.rs: Thing (7)\n",
+            ],
+        );
+    }
+
+    #[test]
+    fn one_way_is_no_circle() {
+        check(&["a.rs>b.rs", "a.rs>c.rs", "b.rs>c.rs"], &[]);
+    }
+
+    #[test]
+    fn a_parent_and_its_children_may_need_each_other() {
+        check(
+            &[
+                "a/x.rs>a/mod.rs",
+                "a/mod.rs>a/x.rs",
+                "a/y.rs>a/mod.rs",
+                "a/mod.rs>a/y.rs",
+                "a/x.rs^a/mod.rs",
+                "a/y.rs^a/mod.rs",
+            ],
+            &[],
+        );
+    }
+
+    #[test]
+    fn children_may_not_need_each_other_by_way_of_their_parent() {
+        check(
+            &["a/x.rs>a/y.rs", "a/y.rs>a/mod.rs", "a/mod.rs>a/x.rs", "a/x.rs^a/mod.rs", "a/y.rs^a/mod.rs"],
+            &[
+                "3 files need each other in a circle:\n  a/mod.rs -> a/x.rs (a parent and its child): Thing (7)\n  a/x.rs -> a/y.rs: Thing (7)\n  a/y.rs -> a/mod.rs (a parent and its child): Thing (7)\n",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_grandchild_is_no_child() {
+        check(
+            &["a/b/c.rs>a/mod.rs", "a/mod.rs>a/b/c.rs", "a/b/c.rs^a/b/mod.rs", "a/b/mod.rs^a/mod.rs"],
+            &[
+                "2 files need each other in a circle:\n  a/b/c.rs -> a/mod.rs: Thing (7)\n  a/mod.rs -> a/b/c.rs: Thing (7)\n",
+            ],
+        );
+    }
+
+    #[test]
+    fn circles_that_do_not_touch_are_told_apart() {
+        let group = |a: &str, b: &str| {
+            format!("2 files need each other in a circle:\n  {a} -> {b}: Thing (7)\n  {b} -> {a}: Thing (7)\n")
+        };
+        check(&["a>b", "b>a", "c>d", "d>c", "b>c"], &[&group("c", "d"), &group("a", "b")]);
+    }
+}

@@ -17,3 +17,5 @@ pub mod arrows;
 
 // The rules.
 pub mod circles;
+pub mod dependencies;
+pub mod foreign;

@@ -64,16 +64,23 @@ impl<'a> Resolver<'a> {
         // Macros by example are seen in the modules below.
         let mut at = self.code.module(from).and_then(|module| module.parent);
         while let Some(index) = at.filter(|_| only) {
-            let Some(module) = self.code.module(index) else { break };
-            if module.names.get(name).is_some_and(|entries| entries.iter().any(|e| matches!(e.kind, Kind::Macro))) {
-                return vec![Meaning::Item(index, name.to_owned())];
+            let mut found = self.lookup(index, name, from);
+            found.retain(|meaning| self.is_macro(meaning));
+            if !found.is_empty() {
+                return found;
             }
-            at = module.parent;
+            at = self.parent(index);
         }
         if let Some(library) = self.library(from, name) {
             return library;
         }
         self.foreign_globs(from, name)
+    }
+
+    fn is_macro(&self, meaning: &Meaning) -> bool {
+        let Meaning::Item(module, name) = meaning else { return false };
+        let entries = self.code.module(*module).and_then(|module| module.names.get(name)).into_iter().flatten();
+        entries.into_iter().any(|entry| matches!(entry.kind, Kind::Macro))
     }
 
     fn library(&self, from: usize, name: &str) -> Option<Vec<Meaning>> {
