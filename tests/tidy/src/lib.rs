@@ -14,8 +14,12 @@ pub mod references;
 pub mod code;
 pub mod resolve;
 pub mod arrows;
+pub mod functions;
 
 // The rules.
 pub mod circles;
 pub mod dependencies;
 pub mod foreign;
+pub mod promises;
+pub mod files;
+pub mod examples;

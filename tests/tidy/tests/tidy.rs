@@ -7,9 +7,13 @@ use gannet_tidy::circles::circles;
 use gannet_tidy::code::Code;
 use gannet_tidy::dependencies;
 use gannet_tidy::foreign::files_that_name;
+use gannet_tidy::functions::functions;
 use gannet_tidy::tree::Tree;
 use gannet_tidy::workspace::{Package, packages};
+use gannet_tidy::{examples, files, promises};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// A package, and what its build must not reach.
 const UNREACHABLE: &[dependencies::Unreachable<'_>] = &[
@@ -50,15 +54,31 @@ mod later {
 /// The only files that name HTTP statuses: that of refusals to clients, and that of a worker's answers to the front door.
 const STATUSES: &[&str] = &["runtime/src/respond/mod.rs", "runtime/src/worker/answer.rs"];
 
-fn tree() -> Tree {
-    Tree::read(Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()).unwrap()
+/// The library of which every item has an example.
+const WITH_EXAMPLES: &str = "gannet-sdk";
+
+struct Repository {
+    tree: Tree,
+    packages: Vec<Package>,
+    code: Code,
 }
 
-fn code() -> (Tree, Vec<Package>, Code) {
-    let tree = tree();
-    let packages = packages(&tree, "").unwrap();
-    let code = Code::read(&tree, &packages).unwrap();
-    (tree, packages, code)
+/// The repository, read once for all tests.
+fn repository() -> &'static Repository {
+    static READ: OnceLock<Repository> = OnceLock::new();
+    READ.get_or_init(|| {
+        let tree = Tree::read(Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()).unwrap();
+        let packages = packages(&tree, "").unwrap();
+        let code = Code::read(&tree, &packages).unwrap();
+        Repository { tree, packages, code }
+    })
+}
+
+/// All sources of the workspace and of the functions', which are one of their own.
+fn sources() -> BTreeMap<&'static str, &'static str> {
+    let Repository { tree, packages, .. } = repository();
+    let functions = gannet_tidy::workspace::packages(tree, "functions").unwrap();
+    packages.iter().chain(&functions).flat_map(|package| tree.sources(&package.folder)).collect()
 }
 
 #[track_caller]
@@ -68,15 +88,15 @@ fn none(wrong: &[String]) {
 
 #[test]
 fn every_path_is_understood() {
-    none(&not_understood(&code().2));
+    none(&not_understood(&repository().code));
 }
 
 #[test]
 fn no_files_need_each_other_but_parents_and_children() {
-    let (_, _, code) = code();
+    let code = &repository().code;
     let mut wrong = Vec::new();
     for (target, of) in code.targets.iter().enumerate() {
-        let found = circles(&arrows(&code, target), &parents(&code, target));
+        let found = circles(&arrows(code, target), &parents(code, target));
         wrong.extend(found.into_iter().map(|circle| format!("{}: {circle}", of.package)));
     }
     none(&wrong);
@@ -84,12 +104,67 @@ fn no_files_need_each_other_but_parents_and_children() {
 
 #[test]
 fn no_package_is_built_with_what_it_must_not_know() {
-    none(&dependencies::wrong(&code().1, UNREACHABLE, OWNED));
+    none(&dependencies::wrong(&repository().packages, UNREACHABLE, OWNED));
 }
 
 #[test]
 fn only_these_files_name_http_statuses() {
-    let named = files_that_name(&code().2, "StatusCode");
+    let named = files_that_name(&repository().code, "StatusCode");
     let files: Vec<&str> = named.keys().map(String::as_str).collect();
     assert_eq!(files, STATUSES, "{named:?}");
+}
+
+#[test]
+fn every_promise_of_the_specification_names_tests_and_all_of_them_exist() {
+    let tree = &repository().tree;
+    let all = sources().into_values().flat_map(|text| functions(text).unwrap());
+    let tests: BTreeSet<String> = all.filter(|function| function.is_test).map(|function| function.name).collect();
+    let specification = tree.text("SPECIFICATION.md").unwrap();
+    none(&promises::wrong(specification, &tests, |path| tree.has(path)));
+    assert!(promises::promises(specification).len() > 100);
+}
+
+#[test]
+fn files_say_what_they_are_are_not_long_and_hold_no_debt() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        wrong.extend(files::wrong(text).unwrap().into_iter().map(|what| format!("{path}: {what}")));
+    }
+    none(&wrong);
+}
+
+#[test]
+fn half_of_the_files_are_short() {
+    let mut lengths: Vec<usize> = sources().values().map(|text| files::own_lines(text).unwrap()).collect();
+    lengths.sort_unstable();
+    let median = lengths.get(lengths.len() / 2).unwrap();
+    assert!(*median < 200, "the median is {median} lines");
+}
+
+/// Prints the functions of more than 70 lines, the longest first; `cargo test -p gannet-tidy -- --ignored --nocapture long`.
+#[test]
+#[ignore = "it only tells"]
+fn long_functions() {
+    let mut long = Vec::new();
+    for (path, text) in sources() {
+        let found = functions(text).unwrap().into_iter().filter(|function| function.lines > 70);
+        long.extend(found.map(|found| (found.lines, format!("{path}:{}: {}", found.line, found.name))));
+    }
+    long.sort();
+    long.iter().rev().for_each(|(lines, place)| eprintln!("{lines} {place}"));
+}
+
+#[test]
+fn every_item_of_the_sdk_has_an_example() {
+    let Repository { tree, packages, .. } = repository();
+    let sdk = packages.iter().find(|package| package.name == WITH_EXAMPLES).unwrap();
+    let mut all = Vec::new();
+    for (path, text) in tree.sources(&format!("{}/src", sdk.folder)) {
+        all.extend(examples::offered(text).unwrap().into_iter().map(|item| (path, item)));
+    }
+    assert!(all.len() > 50, "{}", all.len());
+    let without = all.iter().filter(|(_, item)| !item.has_example);
+    none(
+        &without.map(|(path, item)| format!("{path}:{}: no example for {}", item.line, item.name)).collect::<Vec<_>>(),
+    );
 }
