@@ -9,33 +9,78 @@
 //! of the other.
 
 use crate::arrows::Arrows;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-/// A message for each group of files that import each other and must not.
+/// A file that needs another.
+type Pair = (String, String);
+
+/// A message for each group of files that need each other and must not. It marks with `!` a small set of arrows
+/// without which there would be none: those that name least, where that can be told.
 pub fn circles(arrows: &Arrows, parents: &BTreeMap<String, String>) -> Vec<String> {
-    let mut next: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for (from, to) in arrows.keys() {
-        next.entry(from).or_default().insert(to);
-        next.entry(to).or_default();
-    }
     let mut messages = Vec::new();
-    for group in components(&next) {
-        let inside =
-            arrows.iter().filter(|((from, to), _)| group.contains(from.as_str()) && group.contains(to.as_str()));
-        let inside: Vec<_> = inside.collect();
-        let is_family = |from: &String, to: &String| parents.get(from) == Some(to) || parents.get(to) == Some(from);
-        if inside.iter().all(|((from, to), _)| is_family(from, to)) {
+    let all: Vec<&Pair> = arrows.keys().collect();
+    for group in components(&graph(&all)) {
+        let is_inside = |(from, to): &Pair| group.contains(from.as_str()) && group.contains(to.as_str());
+        let inside: Vec<(&Pair, _)> = arrows.iter().filter(|(pair, _)| is_inside(pair)).collect();
+        if inside.iter().all(|(pair, _)| is_family(pair, parents)) {
             continue;
         }
-        let mut message = format!("{} files need each other in a circle:\n", group.len());
-        for ((from, to), names) in inside {
-            let family = if is_family(from, to) { " (a parent and its child)" } else { "" };
-            let _ = writeln!(message, "  {from} -> {to}{family}: {}", described(names));
+        let cut = cut(&inside, parents);
+        let mut message =
+            format!("{} files need each other in a circle; without the arrows marked ! they would not:\n", group.len());
+        for (pair, names) in inside {
+            let mark = if cut.contains(&pair) { '!' } else { ' ' };
+            let family = if is_family(pair, parents) { " (a parent and its child)" } else { "" };
+            let _ = writeln!(message, "{mark} {} -> {}{family}: {}", pair.0, pair.1, described(names));
         }
         messages.push(message);
     }
     messages
+}
+
+fn is_family((from, to): &Pair, parents: &BTreeMap<String, String>) -> bool {
+    parents.get(from) == Some(to) || parents.get(to) == Some(from)
+}
+
+fn graph<'a>(arrows: &[&'a Pair]) -> BTreeMap<&'a str, BTreeSet<&'a str>> {
+    let mut next: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (from, to) in arrows {
+        next.entry(from).or_default().insert(to);
+        next.entry(to).or_default();
+    }
+    next
+}
+
+/// A small set of arrows without which nothing is wrong. Arrows are put back one by one, those that name most first, once
+/// after those between parents and children and once not; the set is what would close a circle.
+fn cut<'a>(
+    inside: &[(&'a Pair, &BTreeMap<String, BTreeSet<usize>>)],
+    parents: &BTreeMap<String, String>,
+) -> Vec<&'a Pair> {
+    let mut most_first = inside.to_vec();
+    most_first.sort_by_key(|(_, names)| Reverse(names.len()));
+    let mut family_first = most_first.clone();
+    family_first.sort_by_key(|(pair, _)| !is_family(pair, parents));
+    let sets = [family_first, most_first].map(|order| closing(order.iter().map(|(pair, _)| *pair), parents));
+    sets.into_iter().min_by_key(Vec::len).unwrap_or_default()
+}
+
+/// The arrows that would close a circle when all are added in this order.
+fn closing<'a>(order: impl Iterator<Item = &'a Pair>, parents: &BTreeMap<String, String>) -> Vec<&'a Pair> {
+    let (mut kept, mut closing) = (Vec::new(), Vec::new());
+    for pair in order {
+        kept.push(pair);
+        let groups = components(&graph(&kept));
+        let group_of = |file: &String| groups.iter().position(|group| group.contains(file.as_str()));
+        let on_circle = |pair: &&&Pair| group_of(&pair.0).is_some_and(|group| group_of(&pair.1) == Some(group));
+        if kept.iter().filter(on_circle).any(|pair| !is_family(pair, parents)) {
+            kept.pop();
+            closing.push(pair);
+        }
+    }
+    closing
 }
 
 fn described(names: &BTreeMap<String, BTreeSet<usize>>) -> String {
@@ -93,73 +138,79 @@ impl<'a> Search<'a, '_> {
 mod tests {
     use super::*;
 
-    /// Made-up arrows, written `a>b`; each names `Thing` on line 7. Parents are written `child^parent`.
+    /// Made-up arrows, written `a>b`; each names `Thing` on line 7. Parents are written `child^parent`. Of each
+    /// circle its arrows are told, with their marks.
     #[track_caller]
-    fn check(written: &[&str], expected: &[&str]) {
+    fn check(written: &[&str], expected: &[&[&str]]) {
         let pairs = |sign: char| {
             let pairs = written.iter().filter_map(move |pair| pair.split_once(sign));
             pairs.map(|(from, to)| (from.to_owned(), to.to_owned()))
         };
         let names = BTreeMap::from([("Thing".to_owned(), BTreeSet::from([7]))]);
         let arrows = pairs('>').map(|pair| (pair, names.clone())).collect();
-        assert_eq!(circles(&arrows, &pairs('^').collect()), expected);
+        let told = circles(&arrows, &pairs('^').collect());
+        let told: Vec<Vec<&str>> = told.iter().map(|message| message.lines().skip(1).collect()).collect();
+        assert_eq!(told, expected);
     }
 
     #[test]
     fn files_that_need_each_other_are_told_with_names_and_lines() {
+        let lines = |lines: &[usize]| lines.iter().copied().collect::<BTreeSet<_>>();
+        let arrow = |from: &str, to: &str, names: &[(&str, &[usize])]| {
+            let names = names.iter().map(|(name, at)| ((*name).to_owned(), lines(at))).collect();
+            ((from.to_owned(), to.to_owned()), names)
+        };
+        let arrows = Arrows::from([
+            arrow("a/x.rs", "b/y.rs", &[("Much", &[3, 9]), ("More", &[4])]),
+            arrow("b/y.rs", "a/x.rs", &[("Little", &[7])]),
+        ]);
+        let expected = "2 files need each other in a circle; without the arrows marked ! they would not:\n  \
+                        a/x.rs -> b/y.rs: More (4), Much (3, 9)\n! b/y.rs -> a/x.rs: Little (7)\n";
+        assert_eq!(circles(&arrows, &BTreeMap::new()), [expected]);
+    }
+
+    #[test]
+    fn a_circle_of_three_is_told_and_what_only_hangs_on_it_is_not() {
         check(
-            &["a/x.rs>b/y.rs", "b/y.rs>b/z.rs", "b/z.rs>a/x.rs", "b/z.rs>c.rs"],
-            &[
-                "3 files need each other in a circle:\n  a/x.rs -> b/y.rs: Thing (7)\n  b/y.rs -> b/z.rs: Thing (7)\n  b/z.rs -> a/x.rs: Thing (7)\n",
-            ],
+            &["a/x>b/y", "b/y>b/z", "b/z>a/x", "b/z>c", "d>a/x"],
+            &[&["  a/x -> b/y: Thing (7)", "  b/y -> b/z: Thing (7)", "! b/z -> a/x: Thing (7)"]],
         );
     }
 
     #[test]
     fn one_way_is_no_circle() {
-        check(&["a.rs>b.rs", "a.rs>c.rs", "b.rs>c.rs"], &[]);
+        check(&["a>b", "a>c", "b>c"], &[]);
     }
+
+    const CHILDREN: [&str; 2] = ["a/x^a/mod", "a/y^a/mod"];
 
     #[test]
     fn a_parent_and_its_children_may_need_each_other() {
-        check(
-            &[
-                "a/x.rs>a/mod.rs",
-                "a/mod.rs>a/x.rs",
-                "a/y.rs>a/mod.rs",
-                "a/mod.rs>a/y.rs",
-                "a/x.rs^a/mod.rs",
-                "a/y.rs^a/mod.rs",
-            ],
-            &[],
-        );
+        let [x, y] = CHILDREN;
+        check(&["a/x>a/mod", "a/mod>a/x", "a/y>a/mod", "a/mod>a/y", x, y], &[]);
     }
 
     #[test]
     fn children_may_not_need_each_other_by_way_of_their_parent() {
-        check(
-            &["a/x.rs>a/y.rs", "a/y.rs>a/mod.rs", "a/mod.rs>a/x.rs", "a/x.rs^a/mod.rs", "a/y.rs^a/mod.rs"],
-            &[
-                "3 files need each other in a circle:\n  a/mod.rs -> a/x.rs (a parent and its child): Thing (7)\n  a/x.rs -> a/y.rs: Thing (7)\n  a/y.rs -> a/mod.rs (a parent and its child): Thing (7)\n",
-            ],
-        );
+        let [x, y] = CHILDREN;
+        let told = [
+            "  a/mod -> a/x (a parent and its child): Thing (7)",
+            "! a/x -> a/y: Thing (7)",
+            "  a/y -> a/mod (a parent and its child): Thing (7)",
+        ];
+        check(&["a/x>a/y", "a/y>a/mod", "a/mod>a/x", x, y], &[&told]);
     }
 
     #[test]
     fn a_grandchild_is_no_child() {
-        check(
-            &["a/b/c.rs>a/mod.rs", "a/mod.rs>a/b/c.rs", "a/b/c.rs^a/b/mod.rs", "a/b/mod.rs^a/mod.rs"],
-            &[
-                "2 files need each other in a circle:\n  a/b/c.rs -> a/mod.rs: Thing (7)\n  a/mod.rs -> a/b/c.rs: Thing (7)\n",
-            ],
-        );
+        let told = ["  a/b/c -> a/mod: Thing (7)", "! a/mod -> a/b/c: Thing (7)"];
+        check(&["a/b/c>a/mod", "a/mod>a/b/c", "a/b/c^a/b/mod", "a/b/mod^a/mod"], &[&told]);
     }
 
     #[test]
     fn circles_that_do_not_touch_are_told_apart() {
-        let group = |a: &str, b: &str| {
-            format!("2 files need each other in a circle:\n  {a} -> {b}: Thing (7)\n  {b} -> {a}: Thing (7)\n")
-        };
-        check(&["a>b", "b>a", "c>d", "d>c", "b>c"], &[&group("c", "d"), &group("a", "b")]);
+        let one: &[&str] = &["  c -> d: Thing (7)", "! d -> c: Thing (7)"];
+        let other: &[&str] = &["  a -> b: Thing (7)", "! b -> a: Thing (7)"];
+        check(&["a>b", "b>a", "c>d", "d>c", "b>c"], &[one, other]);
     }
 }
