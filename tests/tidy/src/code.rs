@@ -182,16 +182,10 @@ impl Reader<'_> {
 
     fn child(&mut self, child: &syn::ItemMod, index: usize, file: &str, folder: &str) -> Result<(), String> {
         let name = child.ident.to_string();
-        let below = join(folder, &name);
-        let module = match (&child.content, path_attribute(&child.attrs)) {
-            (Some((_, items)), _) => self.module(items, Some(index), file, &below)?,
-            (None, Some(path)) => {
-                let path = join(folder_of(file), &path);
-                self.file(&path, Some(index), folder_of(&path).to_owned())?
-            }
-            (None, None) => {
-                let own = format!("{below}.rs");
-                let path = if self.tree.text(&own).is_some() { own } else { format!("{below}/mod.rs") };
+        let module = match &child.content {
+            Some((_, items)) => self.module(items, Some(index), file, &join(folder, &name))?,
+            None => {
+                let (path, below) = file_of(self.tree, child, file, folder);
                 self.file(&path, Some(index), below)?
             }
         };
@@ -306,6 +300,19 @@ pub const MODULE: &str = "#";
 
 fn nothing() -> Leaf {
     Leaf { path: Vec::new(), global: false, name: None, glob: false, line: 0 }
+}
+
+/// The file of a module that is declared by `mod name;`, and the folder of those that it declares. `file` declares it;
+/// the files of its modules lie in `folder`.
+pub fn file_of(tree: &Tree, child: &syn::ItemMod, file: &str, folder: &str) -> (String, String) {
+    if let Some(path) = path_attribute(&child.attrs) {
+        let path = join(folder_of(file), &path);
+        let below = folder_of(&path).to_owned();
+        return (path, below);
+    }
+    let below = join(folder, &child.ident.to_string());
+    let own = format!("{below}.rs");
+    (if tree.text(&own).is_some() { own } else { format!("{below}/mod.rs") }, below)
 }
 
 fn path_attribute(attributes: &[syn::Attribute]) -> Option<String> {

@@ -23,3 +23,4 @@ pub mod foreign;
 pub mod promises;
 pub mod files;
 pub mod examples;
+pub mod strays;

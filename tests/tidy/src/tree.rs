@@ -63,6 +63,12 @@ impl Tree {
             || self.others.iter().any(|file| file.starts_with(&folder))
     }
 
+    /// The `Cargo.toml` files.
+    pub fn manifests(&self) -> impl Iterator<Item = &str> {
+        let is_manifest = |path: &&str| *path == "Cargo.toml" || path.ends_with("/Cargo.toml");
+        self.texts.keys().map(String::as_str).filter(is_manifest)
+    }
+
     /// The Rust files below a folder, in order. The folder `""` is the root.
     pub fn sources<'a>(&'a self, folder: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
         let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };

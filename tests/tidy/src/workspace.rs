@@ -2,7 +2,7 @@
 //!
 //! Comes in: a tree of files. Goes out: for each member its name, folder, targets, features and dependencies.
 
-use crate::tree::{Tree, join};
+use crate::tree::{Tree, folder_of, join};
 use std::collections::BTreeMap;
 use toml::{Table, Value};
 
@@ -17,6 +17,8 @@ pub struct Package {
     pub library: Option<(String, String)>,
     /// The root files of the binaries.
     pub binaries: Vec<String>,
+    /// The root files of tests, examples, benchmarks and the build script.
+    pub others: Vec<String>,
     /// Each feature, with what it turns on.
     pub features: BTreeMap<String, Vec<String>>,
     /// What the package is built with; those for tests only are not here.
@@ -53,8 +55,22 @@ pub fn packages(tree: &Tree, folder: &str) -> Result<Vec<Package>, String> {
     let root = parse(tree, &join(folder, "Cargo.toml"))?;
     let workspace = root.get("workspace").and_then(Value::as_table).ok_or("the root manifest has no [workspace]")?;
     let shared = workspace.get("dependencies").and_then(Value::as_table).cloned().unwrap_or_default();
-    let members = strings(workspace.get("members"));
+    let mut members = strings(workspace.get("members"));
+    if root.contains_key("package") && !members.iter().any(|member| member == ".") {
+        members.push(".".to_owned());
+    }
     members.iter().map(|member| package(tree, &join(folder, member), &shared)).collect()
+}
+
+/// The members of all workspaces there are; the functions and the fuzz targets are workspaces of their own.
+pub fn all_packages(tree: &Tree) -> Result<Vec<Package>, String> {
+    let mut all = Vec::new();
+    for path in tree.manifests() {
+        if parse(tree, path)?.contains_key("workspace") {
+            all.extend(packages(tree, folder_of(path))?);
+        }
+    }
+    Ok(all)
 }
 
 fn package(tree: &Tree, folder: &str, shared: &Table) -> Result<Package, String> {
@@ -70,7 +86,14 @@ fn package(tree: &Tree, folder: &str, shared: &Table) -> Result<Package, String>
     let features = manifest.get("features").and_then(Value::as_table).into_iter().flatten();
     Ok(Package {
         library: library(tree, folder, &name, &manifest),
-        binaries: binaries(tree, folder, &manifest),
+        binaries: roots(tree, folder, &manifest, &[("bin", "src/bin")], &["src/main.rs"]),
+        others: roots(
+            tree,
+            folder,
+            &manifest,
+            &[("test", "tests"), ("example", "examples"), ("bench", "benches")],
+            &["build.rs"],
+        ),
         features: features.map(|(feature, on)| (feature.clone(), strings(Some(on)))).collect(),
         folder: folder.to_owned(),
         name,
@@ -101,15 +124,20 @@ fn library(tree: &Tree, folder: &str, package: &str, manifest: &Table) -> Option
     tree.text(&file).map(|_| (name, file))
 }
 
-fn binaries(tree: &Tree, folder: &str, manifest: &Table) -> Vec<String> {
-    let listed = manifest.get("bin").and_then(Value::as_array).into_iter().flatten();
-    let mut files: Vec<String> =
-        listed.filter_map(|bin| bin.get("path")).filter_map(Value::as_str).map(|path| join(folder, path)).collect();
-    files.push(join(folder, "src/main.rs"));
-    let below = join(folder, "src/bin");
-    let loose = tree.sources(&below).map(|(path, _)| path);
-    let is_root = |path: &&str| !path.get(below.len() + 1..).unwrap_or("").contains('/') || path.ends_with("/main.rs");
-    files.extend(loose.filter(is_root).map(str::to_owned));
+/// The root files of some kinds of target: those listed, those found in the kind's folder, and single ones.
+fn roots(tree: &Tree, folder: &str, manifest: &Table, kinds: &[(&str, &str)], single: &[&str]) -> Vec<String> {
+    let mut files: Vec<String> = single.iter().map(|path| join(folder, path)).collect();
+    for (kind, place) in kinds {
+        let listed = manifest.get(*kind).and_then(Value::as_array).into_iter().flatten();
+        let paths = listed.filter_map(|target| target.get("path")).filter_map(Value::as_str);
+        files.extend(paths.map(|path| join(folder, path)));
+        let place = join(folder, place);
+        let is_root = |path: &&str| {
+            let below = path.get(place.len() + 1..).unwrap_or("");
+            !below.contains('/') || (below.ends_with("/main.rs") && below.matches('/').count() == 1)
+        };
+        files.extend(tree.sources(&place).map(|(path, _)| path).filter(is_root).map(str::to_owned));
+    }
     files.retain(|file| tree.text(file).is_some());
     files.sort();
     files.dedup();

@@ -9,8 +9,8 @@ use gannet_tidy::dependencies;
 use gannet_tidy::foreign::files_that_name;
 use gannet_tidy::functions::functions;
 use gannet_tidy::tree::Tree;
-use gannet_tidy::workspace::{Package, packages};
-use gannet_tidy::{examples, files, promises};
+use gannet_tidy::workspace::{Package, all_packages, packages};
+use gannet_tidy::{examples, files, promises, strays};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -74,11 +74,10 @@ fn repository() -> &'static Repository {
     })
 }
 
-/// All sources of the workspace and of the functions', which are one of their own.
+/// All sources of all packages.
 fn sources() -> BTreeMap<&'static str, &'static str> {
-    let Repository { tree, packages, .. } = repository();
-    let functions = gannet_tidy::workspace::packages(tree, "functions").unwrap();
-    packages.iter().chain(&functions).flat_map(|package| tree.sources(&package.folder)).collect()
+    let tree = &repository().tree;
+    all_packages(tree).unwrap().iter().flat_map(|package| tree.sources(&package.folder)).collect()
 }
 
 #[track_caller]
@@ -122,6 +121,12 @@ fn every_promise_of_the_specification_names_tests_and_all_of_them_exist() {
     let specification = tree.text("SPECIFICATION.md").unwrap();
     none(&promises::wrong(specification, &tests, |path| tree.has(path)));
     assert!(promises::promises(specification).len() > 100);
+}
+
+#[test]
+fn every_source_belongs_to_something_that_is_built() {
+    let tree = &repository().tree;
+    none(&strays::strays(tree, &all_packages(tree).unwrap()).unwrap());
 }
 
 #[test]
