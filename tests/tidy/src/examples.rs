@@ -1,6 +1,6 @@
 //! Every item that a library offers has an example.
 //!
-//! Comes in: the text of a file. Goes out: its public functions, methods, types, traits and macros, with whether their docs
+//! Comes in: a parsed file. Goes out: its public functions, methods, types, traits and macros, with whether their docs
 //! hold a block of code. What is `#[doc(hidden)]` is left out, with all that lies in it.
 
 use crate::cfg::only_in_tests;
@@ -20,11 +20,10 @@ pub struct Offered {
 }
 
 /// The public items of a file.
-pub fn offered(text: &str) -> Result<Vec<Offered>, String> {
-    let file = syn::parse_file(text).map_err(|error| error.to_string())?;
+pub fn offered(file: &syn::File) -> Vec<Offered> {
     let mut found = Vec::new();
     items(&file.items, &mut found);
-    Ok(found)
+    found
 }
 
 fn items(all: &[Item], found: &mut Vec<Offered>) {
@@ -90,7 +89,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: &[(&str, bool)]) {
-        let found = offered(text).unwrap();
+        let found = offered(&syn::parse_file(text).unwrap());
         let found: Vec<_> = found.iter().map(|item| (item.name.as_str(), item.has_example)).collect();
         assert_eq!(found, expected, "{text}");
     }

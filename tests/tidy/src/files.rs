@@ -1,6 +1,6 @@
 //! Each file says what it is, is not long, and holds no debt.
 //!
-//! Comes in: the text of a file. Goes out: what is wrong with it. Lines of what is for tests only are not counted.
+//! Comes in: the text of a file, and the same parsed. Goes out: what is wrong with it. Lines of what is for tests only are not counted.
 
 use crate::cfg::only_in_tests;
 use crate::references::attributes;
@@ -17,12 +17,12 @@ const NOTES: [&str; 3] = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX
 const MACROS: [&str; 3] = ["todo", "unimplemented", "dbg"];
 
 /// What is wrong with a file.
-pub fn wrong(text: &str) -> Result<Vec<String>, String> {
+pub fn wrong(text: &str, file: &syn::File) -> Vec<String> {
     let mut wrong = Vec::new();
     if !text.starts_with("//!") {
         wrong.push("does not begin with a header (//!)".to_owned());
     }
-    let lines = own_lines(text)?;
+    let lines = own_lines(text, file);
     if lines > LINES_MAX {
         wrong.push(format!("has {lines} lines without its tests; the most is {LINES_MAX}"));
     }
@@ -31,9 +31,9 @@ pub fn wrong(text: &str) -> Result<Vec<String>, String> {
     });
     wrong.extend(noted);
     let mut debt = Debt::default();
-    debt.visit_file(&syn::parse_file(text).map_err(|error| error.to_string())?);
+    debt.visit_file(file);
     wrong.extend(debt.0.into_iter().map(|(line, name)| format!("line {line}: {name}!")));
-    Ok(wrong)
+    wrong
 }
 
 fn has_word(line: &str, word: &str) -> bool {
@@ -45,13 +45,12 @@ fn has_word(line: &str, word: &str) -> bool {
 }
 
 /// The lines of a file without those of items for tests only.
-pub fn own_lines(text: &str) -> Result<usize, String> {
-    let file = syn::parse_file(text).map_err(|error| error.to_string())?;
+pub fn own_lines(text: &str, file: &syn::File) -> usize {
     let mut left_out = BTreeSet::new();
     for item in file.items.iter().filter(|item| only_in_tests(attributes(item))) {
         left_out.extend(item.span().start().line..=item.span().end().line);
     }
-    Ok(text.lines().count() - left_out.len())
+    text.lines().count() - left_out.len()
 }
 
 /// The macros of debt that are called, with their lines.
@@ -95,7 +94,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: &[&str]) {
-        assert_eq!(wrong(text).unwrap(), expected);
+        assert_eq!(wrong(text, &syn::parse_file(text).unwrap()), expected);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The functions of a file: which are tests, and how long each is.
 //!
-//! Comes in: the text of a file. Goes out: its functions, those in `impl`s, traits, modules and functions too. Tests
+//! Comes in: a parsed file. Goes out: its functions, those in `impl`s, traits, modules and functions too. Tests
 //! that stand in a macro (`proptest! { #[test] fn … }`) are found in its tokens; their lengths are not told.
 
 use crate::cfg::only_in_tests;
@@ -25,11 +25,10 @@ pub struct Function {
 }
 
 /// All functions of a file.
-pub fn functions(text: &str) -> Result<Vec<Function>, String> {
-    let file = syn::parse_file(text).map_err(|error| error.to_string())?;
+pub fn functions(file: &syn::File) -> Vec<Function> {
     let mut finder = Finder { found: Vec::new(), for_tests: 0 };
-    finder.visit_file(&file);
-    Ok(finder.found)
+    finder.visit_file(file);
+    finder.found
 }
 
 struct Finder {
@@ -131,7 +130,7 @@ mod tests {
     use super::*;
 
     fn of(text: &str) -> Vec<Function> {
-        functions(text).unwrap()
+        functions(&syn::parse_file(text).unwrap())
     }
 
     #[track_caller]

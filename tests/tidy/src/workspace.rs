@@ -55,7 +55,20 @@ pub fn packages(tree: &Tree, folder: &str) -> Result<Vec<Package>, String> {
     let root = parse(tree, &join(folder, "Cargo.toml"))?;
     let workspace = root.get("workspace").and_then(Value::as_table).ok_or("the root manifest has no [workspace]")?;
     let shared = workspace.get("dependencies").and_then(Value::as_table).cloned().unwrap_or_default();
-    let mut members = strings(workspace.get("members"));
+    let mut members = Vec::new();
+    for member in strings(workspace.get("members")) {
+        match member.strip_suffix("/*") {
+            Some(above) => {
+                let above = join(folder, above);
+                let folders =
+                    tree.manifests().map(folder_of).filter(|inner| folder_of(inner) == above && *inner != above);
+                // `join` puts the root's folder in front again.
+                let relative = folders.filter_map(|inner| inner.get(folder.len()..));
+                members.extend(relative.map(|inner| inner.trim_start_matches('/').to_owned()));
+            }
+            None => members.push(member),
+        }
+    }
     if root.contains_key("package") && !members.iter().any(|member| member == ".") {
         members.push(".".to_owned());
     }
@@ -142,4 +155,63 @@ fn roots(tree: &Tree, folder: &str, manifest: &Table, kinds: &[(&str, &str)], si
     files.sort();
     files.dedup();
     files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_found_by_name_and_by_folder() {
+        let tree = Tree::of(&[
+            ("Cargo.toml", "[workspace]\nmembers = [\"a\", \"many/*\"]\nexclude = [\"other\"]"),
+            ("a/Cargo.toml", "[package]\nname = \"a\""),
+            ("many/b/Cargo.toml", "[package]\nname = \"b\""),
+            ("many/c/Cargo.toml", "[package]\nname = \"c\""),
+            ("many/c/deep/Cargo.toml", "[package]\nname = \"deep\""),
+            ("other/Cargo.toml", "[workspace]\nmembers = [\"in/*\"]\n[package]\nname = \"other\""),
+            ("other/in/d/Cargo.toml", "[package]\nname = \"d\""),
+        ]);
+        let names = |packages: Vec<Package>| packages.into_iter().map(|p| (p.name, p.folder)).collect::<Vec<_>>();
+        let pair = |name: &str, folder: &str| (name.to_owned(), folder.to_owned());
+        let own = [pair("a", "a"), pair("b", "many/b"), pair("c", "many/c")];
+        assert_eq!(names(packages(&tree, "").unwrap()), own);
+        let others = [pair("d", "other/in/d"), pair("other", "other")];
+        assert_eq!(names(all_packages(&tree).unwrap()), [&own[..], &others[..]].concat());
+    }
+
+    #[test]
+    fn a_member_that_is_not_there_is_an_error() {
+        let tree = Tree::of(&[("Cargo.toml", "[workspace]\nmembers = [\"gone\"]")]);
+        assert_eq!(packages(&tree, "").unwrap_err(), "gone/Cargo.toml: no such file");
+    }
+
+    #[test]
+    fn targets_and_dependencies_are_read_as_cargo_reads_them() {
+        let manifest = "[package]\nname = \"a-b\"\n[[bin]]\nname = \"x\"\npath = \"src/x.rs\"\n\
+                        [dependencies]\nlow = { workspace = true, features = [\"more\"] }\n\
+                        other = { package = \"real\", version = \"1\", optional = true }\n[dev-dependencies]\nwat = \"1\"";
+        let tree = Tree::of(&[
+            (
+                "Cargo.toml",
+                "[workspace]\nmembers = [\"a\"]\n[workspace.dependencies]\n\
+                 low = { version = \"1\", default-features = false, features = [\"some\"] }",
+            ),
+            ("a/Cargo.toml", manifest),
+            ("a/src/lib.rs", ""),
+            ("a/src/x.rs", ""),
+            ("a/src/bin/tool/main.rs", ""),
+            ("a/src/bin/tool/part.rs", ""),
+            ("a/build.rs", ""),
+        ]);
+        let package = packages(&tree, "").unwrap().remove(0);
+        assert_eq!(package.library, Some(("a_b".to_owned(), "a/src/lib.rs".to_owned())));
+        assert_eq!(package.binaries, ["a/src/bin/tool/main.rs", "a/src/x.rs"]);
+        assert_eq!(package.others, ["a/build.rs"]);
+        let [low, other] = package.dependencies.as_slice() else { panic!("{:?}", package.dependencies) };
+        assert_eq!(low.features, ["more", "some"]);
+        assert!(!low.default_features && !low.optional);
+        assert_eq!((other.key.as_str(), other.package.as_str()), ("other", "real"));
+        assert!(other.default_features && other.optional);
+    }
 }

@@ -6,12 +6,13 @@ use gannet_tidy::arrows::{arrows, not_understood, parents};
 use gannet_tidy::circles::circles;
 use gannet_tidy::code::Code;
 use gannet_tidy::dependencies;
+use gannet_tidy::examples::{Offered, offered};
 use gannet_tidy::foreign::files_that_name;
-use gannet_tidy::functions::functions;
+use gannet_tidy::functions::{Function, functions};
 use gannet_tidy::tree::Tree;
 use gannet_tidy::workspace::{Package, all_packages, packages};
-use gannet_tidy::{examples, files, promises, strays};
-use std::collections::{BTreeMap, BTreeSet};
+use gannet_tidy::{files, promises, strays};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -59,8 +60,20 @@ const WITH_EXAMPLES: &str = "gannet-sdk";
 
 struct Repository {
     tree: Tree,
+    /// The members of the workspace.
     packages: Vec<Package>,
     code: Code,
+    /// All sources of all packages, those of the functions and the fuzz targets too.
+    sources: BTreeMap<String, Source>,
+    /// Those that nothing builds.
+    strays: Vec<String>,
+}
+
+struct Source {
+    functions: Vec<Function>,
+    lines: usize,
+    wrong: Vec<String>,
+    offered: Vec<Offered>,
 }
 
 /// The repository, read once for all tests.
@@ -70,14 +83,23 @@ fn repository() -> &'static Repository {
         let tree = Tree::read(Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()).unwrap();
         let packages = packages(&tree, "").unwrap();
         let code = Code::read(&tree, &packages).unwrap();
-        Repository { tree, packages, code }
+        let all = all_packages(&tree).unwrap();
+        let mut sources = BTreeMap::new();
+        for (path, text) in all.iter().flat_map(|package| tree.sources(&package.folder)) {
+            let source = || {
+                let file = syn::parse_file(text).unwrap_or_else(|error| panic!("{path}: {error}"));
+                Source {
+                    functions: functions(&file),
+                    lines: files::own_lines(text, &file),
+                    wrong: files::wrong(text, &file),
+                    offered: offered(&file),
+                }
+            };
+            sources.entry(path.to_owned()).or_insert_with(source);
+        }
+        let strays = strays::strays(&tree, &all).unwrap();
+        Repository { tree, packages, code, sources, strays }
     })
-}
-
-/// All sources of all packages.
-fn sources() -> BTreeMap<&'static str, &'static str> {
-    let tree = &repository().tree;
-    all_packages(tree).unwrap().iter().flat_map(|package| tree.sources(&package.folder)).collect()
 }
 
 #[track_caller]
@@ -115,9 +137,9 @@ fn only_these_files_name_http_statuses() {
 
 #[test]
 fn every_promise_of_the_specification_names_tests_and_all_of_them_exist() {
-    let tree = &repository().tree;
-    let all = sources().into_values().flat_map(|text| functions(text).unwrap());
-    let tests: BTreeSet<String> = all.filter(|function| function.is_test).map(|function| function.name).collect();
+    let Repository { tree, sources, .. } = repository();
+    let functions = sources.values().flat_map(|source| &source.functions);
+    let tests = functions.filter(|function| function.is_test).map(|function| function.name.clone()).collect();
     let specification = tree.text("SPECIFICATION.md").unwrap();
     none(&promises::wrong(specification, &tests, |path| tree.has(path)));
     assert!(promises::promises(specification).len() > 100);
@@ -125,48 +147,41 @@ fn every_promise_of_the_specification_names_tests_and_all_of_them_exist() {
 
 #[test]
 fn every_source_belongs_to_something_that_is_built() {
-    let tree = &repository().tree;
-    none(&strays::strays(tree, &all_packages(tree).unwrap()).unwrap());
+    none(&repository().strays);
 }
 
 #[test]
 fn files_say_what_they_are_are_not_long_and_hold_no_debt() {
-    let mut wrong = Vec::new();
-    for (path, text) in sources() {
-        wrong.extend(files::wrong(text).unwrap().into_iter().map(|what| format!("{path}: {what}")));
-    }
-    none(&wrong);
+    let sources = repository().sources.iter();
+    let wrong = sources.flat_map(|(path, source)| source.wrong.iter().map(move |what| format!("{path}: {what}")));
+    none(&wrong.collect::<Vec<_>>());
 }
 
 #[test]
 fn half_of_the_files_are_short() {
-    let mut lengths: Vec<usize> = sources().values().map(|text| files::own_lines(text).unwrap()).collect();
+    let mut lengths: Vec<usize> = repository().sources.values().map(|source| source.lines).collect();
     lengths.sort_unstable();
     let median = lengths.get(lengths.len() / 2).unwrap();
     assert!(*median < 200, "the median is {median} lines");
 }
 
-/// Prints the functions of more than 70 lines, the longest first; `cargo test -p gannet-tidy -- --ignored --nocapture long`.
+/// Prints the functions of more than 70 lines: `cargo test -p gannet-tidy -- --ignored --nocapture long_functions`.
 #[test]
 #[ignore = "it only tells"]
 fn long_functions() {
-    let mut long = Vec::new();
-    for (path, text) in sources() {
-        let found = functions(text).unwrap().into_iter().filter(|function| function.lines > 70);
-        long.extend(found.map(|found| (found.lines, format!("{path}:{}: {}", found.line, found.name))));
+    for (path, source) in &repository().sources {
+        for function in source.functions.iter().filter(|function| function.lines > 70) {
+            eprintln!("{path}:{}: {} has {} lines", function.line, function.name, function.lines);
+        }
     }
-    long.sort();
-    long.iter().rev().for_each(|(lines, place)| eprintln!("{lines} {place}"));
 }
 
 #[test]
 fn every_item_of_the_sdk_has_an_example() {
-    let Repository { tree, packages, .. } = repository();
+    let Repository { packages, sources, .. } = repository();
     let sdk = packages.iter().find(|package| package.name == WITH_EXAMPLES).unwrap();
-    let mut all = Vec::new();
-    for (path, text) in tree.sources(&format!("{}/src", sdk.folder)) {
-        all.extend(examples::offered(text).unwrap().into_iter().map(|item| (path, item)));
-    }
+    let own = sources.iter().filter(|(path, _)| path.starts_with(&format!("{}/src/", sdk.folder)));
+    let all: Vec<_> = own.flat_map(|(path, source)| source.offered.iter().map(move |item| (path, item))).collect();
     assert!(all.len() > 50, "{}", all.len());
     let without = all.iter().filter(|(_, item)| !item.has_example);
     none(
