@@ -13,7 +13,7 @@ use gannet_tidy::tree::Tree;
 use gannet_tidy::workspace::{Package, all_packages, packages};
 use gannet_tidy::{files, promises, strays};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// A package, and what its build must not reach.
@@ -76,11 +76,17 @@ struct Source {
     offered: Vec<Offered>,
 }
 
+/// The checkout that Cargo runs this for. Not the one it was built in: checkouts may share a folder of build outputs.
+fn root() -> PathBuf {
+    let own = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&own).ancestors().nth(2).unwrap().to_owned()
+}
+
 /// The repository, read once for all tests.
 fn repository() -> &'static Repository {
     static READ: OnceLock<Repository> = OnceLock::new();
     READ.get_or_init(|| {
-        let tree = Tree::read(Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()).unwrap();
+        let tree = Tree::read(&root()).unwrap();
         let packages = packages(&tree, "").unwrap();
         let code = Code::read(&tree, &packages).unwrap();
         let all = all_packages(&tree).unwrap();
