@@ -60,10 +60,11 @@ fn whole_file(code: &Code, module: usize) -> usize {
     at
 }
 
-/// Paths that were parsed and lead into our code, but to nothing: what this program does not understand of the code.
+/// What this program does not understand of the code: files that it cannot read, and paths that were parsed and lead
+/// into our code, but to nothing.
 pub fn not_understood(code: &Code) -> Vec<String> {
     let resolver = Resolver::new(code);
-    let mut lost = Vec::new();
+    let mut lost = code.lost.clone();
     for (index, module) in code.modules.iter().enumerate() {
         let parsed = module.references.iter().filter(|reference| reference.parsed);
         let written = parsed.map(|reference| (&reference.path, reference.global, reference.line));
@@ -106,7 +107,7 @@ mod tests {
         all.extend(files);
         let tree = Tree::of(&all);
         let packages = packages(&tree, "").unwrap();
-        let code = Code::read(&tree, &packages).unwrap();
+        let code = Code::read(&tree, &packages);
         let short = |path: &str| path.trim_start_matches("a/src/").trim_end_matches(".rs").to_owned();
         let told = arrows(&code, 0).into_iter().flat_map(|((from, to), names)| {
             names.into_keys().map(move |name| format!("{}>{}:{name}", short(&from), short(&to)))
@@ -230,5 +231,18 @@ mod tests {
     fn a_path_that_leads_nowhere_is_told() {
         let (_, lost) = of(&[LIB, Y, ("a/src/x.rs", "use crate::y::Y;\nuse crate::y::Missing;")]);
         assert_eq!(lost, ["a/src/x.rs:2: crate::y::Missing"]);
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_or_no_rust_is_told_and_the_others_are_read() {
+        let (told, lost) = of(&[
+            ("a/src/lib.rs", "mod x; mod y; mod gone; mod broken;"),
+            Y,
+            ("a/src/x.rs", "use crate::{broken::B, gone::G, y::Y};"),
+            ("a/src/broken.rs", "\nfn {"),
+        ]);
+        assert_eq!(told, ["x>broken:B", "x>gone/mod:G", "x>y:Y"]);
+        assert!(matches!(lost.as_slice(), [gone, broken]
+            if gone == "a/src/gone/mod.rs: no such file" && broken.starts_with("a/src/broken.rs:2: ")));
     }
 }

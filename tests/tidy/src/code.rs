@@ -17,6 +17,8 @@ pub struct Code {
     pub targets: Vec<Target>,
     /// All modules of all targets.
     pub modules: Vec<Module>,
+    /// Files that are not there, or are no Rust.
+    pub lost: Vec<String>,
 }
 
 /// A library or a binary.
@@ -84,7 +86,7 @@ pub enum Kind {
 
 impl Code {
     /// Reads all targets.
-    pub fn read(tree: &Tree, packages: &[Package]) -> Result<Self, String> {
+    pub fn read(tree: &Tree, packages: &[Package]) -> Self {
         let mut code = Self::default();
         let mut libraries = HashMap::new();
         for package in packages {
@@ -93,7 +95,7 @@ impl Code {
                 let root = code.modules.len();
                 let target = code.targets.len();
                 code.targets.push(Target { package: package.name.clone(), root, libraries: HashMap::new() });
-                Reader { tree, code: &mut code, target }.file(file, None, folder_of(file).to_owned())?;
+                Reader { tree, code: &mut code, target }.file(file, None, folder_of(file).to_owned());
                 if is_library {
                     libraries.insert(package.name.clone(), root);
                 }
@@ -111,7 +113,7 @@ impl Code {
             let roots = own.chain(known).filter_map(|(name, of)| Some((name, *libraries.get(of)?)));
             target.libraries = roots.filter(|(_, root)| *root != target.root).collect();
         }
-        Ok(code)
+        code
     }
 
     /// The module of an index.
@@ -145,20 +147,21 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// A module in a file of its own; its children's files lie in `folder`.
-    fn file(&mut self, path: &str, parent: Option<usize>, folder: String) -> Result<usize, String> {
-        let text = self.tree.text(path).ok_or_else(|| format!("{path}: no such file"))?;
-        let file = syn::parse_file(text).map_err(|error| format!("{path}: {error}"))?;
-        self.module(&file.items, parent, path, &folder)
+    /// A module in a file of its own; its children's files lie in `folder`. What is in a file that is lost, nobody knows.
+    fn file(&mut self, path: &str, parent: Option<usize>, folder: String) -> usize {
+        let parsed = parse(self.tree, path);
+        let items = parsed.as_ref().map(|file| file.items.as_slice()).unwrap_or_default();
+        let index = self.module(items, parent, path, &folder);
+        if let Err(lost) = parsed {
+            self.code.lost.push(lost);
+            if let Some(module) = self.code.modules.get_mut(index) {
+                module.macros = true;
+            }
+        }
+        index
     }
 
-    fn module(
-        &mut self,
-        items: &[syn::Item],
-        parent: Option<usize>,
-        file: &str,
-        folder: &str,
-    ) -> Result<usize, String> {
+    fn module(&mut self, items: &[syn::Item], parent: Option<usize>, file: &str, folder: &str) -> usize {
         let index = self.code.modules.len();
         self.code.modules.push(Module {
             target: self.target,
@@ -172,21 +175,21 @@ impl Reader<'_> {
         });
         for item in items.iter().filter(|item| !only_in_tests(attributes(item))) {
             match item {
-                syn::Item::Mod(child) => self.child(child, index, file, folder)?,
+                syn::Item::Mod(child) => self.child(child, index, file, folder),
                 syn::Item::Use(import) => self.import(import, index),
                 item => self.declare(item, index),
             }
         }
-        Ok(index)
+        index
     }
 
-    fn child(&mut self, child: &syn::ItemMod, index: usize, file: &str, folder: &str) -> Result<(), String> {
+    fn child(&mut self, child: &syn::ItemMod, index: usize, file: &str, folder: &str) {
         let name = child.ident.to_string();
         let module = match &child.content {
-            Some((_, items)) => self.module(items, Some(index), file, &join(folder, &name))?,
+            Some((_, items)) => self.module(items, Some(index), file, &join(folder, &name)),
             None => {
                 let (path, below) = file_of(self.tree, child, file, folder);
-                self.file(&path, Some(index), below)?
+                self.file(&path, Some(index), below)
             }
         };
         let seen = self.seen(&child.vis, index);
@@ -200,7 +203,6 @@ impl Reader<'_> {
                 self.add(index, name, Entry { seen: Seen::Within(index), kind: Kind::Import(leaf) });
             }
         }
-        Ok(())
     }
 
     fn import(&mut self, import: &syn::ItemUse, index: usize) {
@@ -300,6 +302,12 @@ pub const MODULE: &str = "#";
 
 fn nothing() -> Leaf {
     Leaf { path: Vec::new(), global: false, name: None, glob: false, line: 0 }
+}
+
+/// A file's syntax.
+pub fn parse(tree: &Tree, path: &str) -> Result<syn::File, String> {
+    let text = tree.text(path).ok_or_else(|| format!("{path}: no such file"))?;
+    syn::parse_file(text).map_err(|error| format!("{path}:{}: {error}", error.span().start().line))
 }
 
 /// The file of a module that is declared by `mod name;`, and the folder of those that it declares. `file` declares it;

@@ -76,6 +76,25 @@ struct Source {
     offered: Vec<Offered>,
 }
 
+impl Source {
+    fn of(text: &str) -> Self {
+        match syn::parse_file(text) {
+            Ok(file) => Self {
+                functions: functions(&file),
+                lines: files::own_lines(text, &file),
+                wrong: files::wrong(text, &file),
+                offered: offered(&file),
+            },
+            Err(error) => Self {
+                functions: Vec::new(),
+                lines: 0,
+                wrong: vec![format!("is no Rust: {error}")],
+                offered: Vec::new(),
+            },
+        }
+    }
+}
+
 /// The checkout that Cargo runs this for. Not the one it was built in: checkouts may share a folder of build outputs.
 fn root() -> PathBuf {
     let own = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
@@ -88,22 +107,13 @@ fn repository() -> &'static Repository {
     READ.get_or_init(|| {
         let tree = Tree::read(&root()).unwrap();
         let packages = packages(&tree, "").unwrap();
-        let code = Code::read(&tree, &packages).unwrap();
+        let code = Code::read(&tree, &packages);
         let all = all_packages(&tree).unwrap();
         let mut sources = BTreeMap::new();
         for (path, text) in all.iter().flat_map(|package| tree.sources(&package.folder)) {
-            let source = || {
-                let file = syn::parse_file(text).unwrap_or_else(|error| panic!("{path}: {error}"));
-                Source {
-                    functions: functions(&file),
-                    lines: files::own_lines(text, &file),
-                    wrong: files::wrong(text, &file),
-                    offered: offered(&file),
-                }
-            };
-            sources.entry(path.to_owned()).or_insert_with(source);
+            sources.entry(path.to_owned()).or_insert_with(|| Source::of(text));
         }
-        let strays = strays::strays(&tree, &all).unwrap();
+        let strays = strays::strays(&tree, &all);
         Repository { tree, packages, code, sources, strays }
     })
 }
