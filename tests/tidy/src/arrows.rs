@@ -1,19 +1,25 @@
-//! Which file needs which other of its crate, and what of it.
+//! Finds which file of a crate uses which other, and which of its names.
 //!
-//! Comes in: the code. Goes out: for each target an arrow from a file to each file that defines something it names.
-//! A path counts for the file that *defines* what it names, not for those that hand it on. Three things are therefore
-//! no arrow: naming a module on the way to something in it; handing on what lies in modules below by a
-//! `use` that others see (a table of contents needs nothing of what it lists, unless its own code names it); and
-//! what is for tests only.
+//! Input: the code. Output: for each target, an arrow from a file to every other file that defines something it names.
+//! An arrow points to the file that *defines* the item. Files that only re-export it get none.
+//!
+//! Three things make no arrow:
+//! - naming a module on the way to something inside it;
+//! - re-exporting (`pub use`) an item of a module below, because a table of contents does not depend on what it lists;
+//!   if the file also uses the name in its own code, that use makes an arrow;
+//! - code that only exists in tests.
+//!
+//! One thing makes an arrow but is not seen: a method call on a value whose type the file never names. Only the
+//! compiler knows that type.
 
 use crate::code::Code;
 use crate::resolve::{Meaning, Resolver};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// For each pair of files the names that the first takes from the second, with the lines that name them.
+/// For each pair of files, the names that the first uses of the second, with the lines where it names them.
 pub type Arrows = BTreeMap<(String, String), BTreeMap<String, BTreeSet<usize>>>;
 
-/// The arrows of one target.
+/// Returns the arrows of one target.
 pub fn arrows(code: &Code, target: usize) -> Arrows {
     let resolver = Resolver::new(code);
     let mut arrows = Arrows::new();
@@ -48,7 +54,7 @@ pub fn arrows(code: &Code, target: usize) -> Arrows {
     arrows
 }
 
-/// The module of the whole file that a module stands in.
+/// Returns the outermost module in the same file.
 fn whole_file(code: &Code, module: usize) -> usize {
     let file = |index: usize| code.module(index).map(|module| &module.file);
     let mut at = module;
@@ -60,11 +66,11 @@ fn whole_file(code: &Code, module: usize) -> usize {
     at
 }
 
-/// What this program does not understand of the code: files that it cannot read, and paths that were parsed and lead
-/// into our code, but to nothing.
+/// Lists what this program fails to understand: files that it cannot parse, and parsed paths that lead into a module of
+/// ours but to no name in it. An import that is not understood would be an arrow that nobody checks.
 pub fn not_understood(code: &Code) -> Vec<String> {
     let resolver = Resolver::new(code);
-    let mut lost = code.lost.clone();
+    let mut lost = code.unreadable.clone();
     for (index, module) in code.modules.iter().enumerate() {
         let parsed = module.references.iter().filter(|reference| reference.parsed);
         let written = parsed.map(|reference| (&reference.path, reference.global, reference.line));
@@ -79,7 +85,7 @@ pub fn not_understood(code: &Code) -> Vec<String> {
     lost
 }
 
-/// The file whose module declares the module of a file.
+/// Maps each file to its parent: the file that declares it with `mod`.
 pub fn parents(code: &Code, target: usize) -> BTreeMap<String, String> {
     let modules = code.modules.iter().filter(|module| module.target == target);
     let pairs = modules.filter_map(|module| {
@@ -95,7 +101,8 @@ mod tests {
     use crate::tree::Tree;
     use crate::workspace::packages;
 
-    /// The arrows of a made-up crate `a` beside a crate `b`, as `from>to:name`, without `src/` and `.rs`.
+    /// Returns the arrows of a made-up crate `a`, which depends on a crate `b`, as `from>to:name` without `src/` and
+    /// `.rs`, and what was not understood.
     fn of(files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
         let mut all = vec![
             ("Cargo.toml", "[workspace]\nmembers = [\"a\", \"b\"]"),
@@ -125,14 +132,14 @@ mod tests {
     const LIB: (&str, &str) = ("a/src/lib.rs", "mod x; mod y;");
     const Y: (&str, &str) = ("a/src/y.rs", "pub struct Y; pub struct Z; pub fn f() {} pub enum E { One }");
 
-    /// What `x.rs` needs of `y.rs`.
+    /// Checks what `x.rs` uses of `y.rs`.
     #[track_caller]
     fn x(text: &str, expected: &[&str]) {
         check(&[LIB, Y, ("a/src/x.rs", text)], expected);
     }
 
     #[test]
-    fn imports_are_told_however_they_are_written() {
+    fn imports_are_found_in_every_form() {
         x("use crate::y::Y;", &["x>y:Y"]);
         x("use crate::{y::{Y, Z as Other}};", &["x>y:Y", "x>y:Z"]);
         x("use super::y::{self}; fn g(_: y::Y) {}", &["x>y:Y"]);
@@ -144,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_told_in_types_expressions_patterns_macros_and_attributes() {
+    fn paths_are_found_in_types_expressions_patterns_macros_and_attributes() {
         x("fn g() -> Option<crate::y::Y> { None }", &["x>y:Y"]);
         x("fn g() { let _ = crate::y::E::One; }", &["x>y:E"]);
         x("impl From<u8> for crate::y::Y { fn from(_: u8) -> Self { Self } }", &["x>y:Y"]);
@@ -160,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_for_tests_only_is_left_out() {
+    fn code_that_only_exists_in_tests_is_left_out() {
         x("#[cfg(test)] use crate::y::Y; #[cfg(test)] mod tests { use crate::y::Z; }", &[]);
         x("#[test] fn g() { crate::y::f(); } fn h() { #[cfg(test)] let _ = crate::y::f(); }", &[]);
     }
@@ -181,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn handing_on_what_lies_below_is_no_arrow_but_using_it_is() {
+    fn re_exporting_an_item_of_a_module_below_is_no_arrow_but_using_it_is() {
         let x = ("a/src/x.rs", "pub struct X;");
         check(&[("a/src/lib.rs", "mod x; pub use x::X;"), x], &[]);
         check(&[("a/src/lib.rs", "mod x; pub mod hidden { pub use crate::x::X; }"), x], &[]);
@@ -190,24 +197,24 @@ mod tests {
     }
 
     #[test]
-    fn handing_on_what_lies_elsewhere_is_an_arrow() {
+    fn re_exporting_an_item_from_elsewhere_is_an_arrow() {
         x("pub use crate::y::Y;", &["x>y:Y"]);
     }
 
     #[test]
-    fn what_comes_from_another_crate_is_no_arrow_in_this_one() {
+    fn an_item_of_another_crate_is_no_arrow() {
         x("use b_b::B; pub use b_b::deep;", &[]);
         check(&[("a/src/lib.rs", "mod x; pub use b_b::B;"), ("a/src/x.rs", "use crate::B;")], &[]);
     }
 
     #[test]
-    fn what_a_macro_makes_is_in_the_file_of_the_macros_use() {
+    fn an_item_that_a_macro_makes_belongs_to_the_file_that_calls_the_macro() {
         let y = ("a/src/y.rs", "name!(Made);");
         check(&[LIB, y, ("a/src/x.rs", "use crate::y::Made;")], &["x>y:Made"]);
     }
 
     #[test]
-    fn macros_by_example_are_found_where_they_are_seen() {
+    fn macros_by_example_are_found_where_they_are_visible() {
         let y = ("a/src/y.rs", "fn g() { m!(); }");
         check(
             &[("a/src/lib.rs", "#[macro_use] mod x; mod y;"), y, ("a/src/x.rs", "macro_rules! m { () => {} }")],
@@ -228,13 +235,13 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_leads_nowhere_is_told() {
+    fn a_path_that_leads_nowhere_is_reported() {
         let (_, lost) = of(&[LIB, Y, ("a/src/x.rs", "use crate::y::Y;\nuse crate::y::Missing;")]);
         assert_eq!(lost, ["a/src/x.rs:2: crate::y::Missing"]);
     }
 
     #[test]
-    fn a_file_that_is_not_there_or_no_rust_is_told_and_the_others_are_read() {
+    fn a_missing_or_broken_file_is_reported_and_the_others_are_read() {
         let (told, lost) = of(&[
             ("a/src/lib.rs", "mod x; mod y; mod gone; mod broken;"),
             Y,

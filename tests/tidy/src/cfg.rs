@@ -1,11 +1,11 @@
-//! Tells what is there in tests only.
+//! Decides whether an item only exists in tests.
 //!
-//! A condition is worked out with `test` as false and everything else as unknown: what is then false for sure
-//! is left out of all checks of the product's structure.
+//! A `cfg` condition is evaluated with `test` as false and everything else as unknown. If it is then false for certain,
+//! the item only exists in tests, and the checks of the product's structure leave it out.
 
 use syn::{Attribute, Meta, Token, punctuated::Punctuated};
 
-/// Whether these attributes leave their item out of everything but tests.
+/// Returns whether an item with these attributes only exists in tests.
 pub fn only_in_tests(attributes: &[Attribute]) -> bool {
     let is_test = |attribute: &Attribute| attribute.path().segments.last().is_some_and(|last| last.ident == "test");
     attributes.iter().any(|attribute| {
@@ -15,7 +15,7 @@ pub fn only_in_tests(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// Whether a condition holds outside tests, where that can be told.
+/// Returns whether a condition holds outside tests; none if it depends on something else.
 fn holds(condition: &Meta) -> Option<bool> {
     match condition {
         Meta::Path(path) if path.is_ident("test") => Some(false),
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_that_needs_test_is_for_tests_only() {
+    fn an_item_whose_condition_needs_test_only_exists_in_tests() {
         check("#[cfg(test)]", true);
         check("#[cfg(all(test, unix))]", true);
         check("#[cfg(not(not(test)))]", true);

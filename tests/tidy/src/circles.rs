@@ -1,23 +1,28 @@
-//! No files import each other in a circle, but a parent and its children.
+//! Checks that no files use each other in a circle, except a parent and its children.
 //!
-//! Comes in: the arrows of a target, and each file's parent. Goes out: a message for each circle that must not be.
+//! Input: the arrows of a target, and each file's parent. Output: one message for each forbidden circle.
 //!
-//! A file's parent is the file with the `mod` that declares it, so `lib.rs` is that of `a.rs` and of `b/mod.rs`, and
-//! `b/mod.rs` that of `b/c.rs`. An arrow lies on a circle when its two files are in one strongly connected component.
-//! **Each arrow on a circle must join a parent and its child.** So two children of one parent may
-//! not need each other, nor by way of their parent; nor may files of different folders, unless one is the parent
-//! of the other.
+//! The parent of a file is the file that declares it with `mod`. `lib.rs` is the parent of `a.rs` and of `b/mod.rs`;
+//! `b/mod.rs` (or `b.rs`) is the parent of `b/c.rs`, and `lib.rs` is not. An arrow lies on a circle if both its files
+//! are in the same strongly connected component.
+//!
+//! **The rule: every arrow that lies on a circle joins a parent and its child.** It follows that
+//! - a parent and its children may use each other;
+//! - two children of one parent may not use each other in a circle, and not by way of their parent either: if `b/c.rs`
+//!   uses `b/d.rs`, and both use `b/mod.rs`, which uses them, what they use of `b/mod.rs` belongs into a file of its own;
+//! - files of different folders may not use each other in a circle, unless one declares the other.
 
 use crate::arrows::Arrows;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-/// A file that needs another.
+/// A file, and one that it uses.
 type Pair = (String, String);
 
-/// A message for each group of files that need each other and must not. It marks with `!` a small set of arrows
-/// without which there would be none: those that name least, where that can be told.
+/// Returns a message for each group of files that break the rule, with all arrows between them. It marks with `!` a
+/// small set of arrows to remove. This is a suggestion: a good set is small, but the smallest is not always the best
+/// design.
 pub fn circles(arrows: &Arrows, parents: &BTreeMap<String, String>) -> Vec<String> {
     let mut messages = Vec::new();
     let all: Vec<&Pair> = arrows.keys().collect();
@@ -28,8 +33,10 @@ pub fn circles(arrows: &Arrows, parents: &BTreeMap<String, String>) -> Vec<Strin
             continue;
         }
         let cut = cut(&inside, parents);
-        let mut message =
-            format!("{} files need each other in a circle; without the arrows marked ! they would not:\n", group.len());
+        let mut message = format!(
+            "{} files use each other in a circle; removing the arrows marked ! would untie them:\n",
+            group.len()
+        );
         for (pair, names) in inside {
             let mark = if cut.contains(&pair) { '!' } else { ' ' };
             let family = if is_family(pair, parents) { " (a parent and its child)" } else { "" };
@@ -53,8 +60,9 @@ fn graph<'a>(arrows: &[&'a Pair]) -> BTreeMap<&'a str, BTreeSet<&'a str>> {
     next
 }
 
-/// A small set of arrows without which nothing is wrong. Arrows are put back one by one, those that name most first, once
-/// after those between parents and children and once not; the set is what would close a circle.
+/// Finds a small set of arrows whose removal satisfies the rule. It adds arrows one by one, those with the most names
+/// first, and collects each that would close a forbidden circle. It tries this with and without the arrows between
+/// parents and children in front, and takes the smaller set.
 fn cut<'a>(
     inside: &[(&'a Pair, &BTreeMap<String, BTreeSet<usize>>)],
     parents: &BTreeMap<String, String>,
@@ -67,7 +75,7 @@ fn cut<'a>(
     sets.into_iter().min_by_key(Vec::len).unwrap_or_default()
 }
 
-/// The arrows that would close a circle when all are added in this order.
+/// Returns the arrows that would close a forbidden circle if all were added in this order.
 fn closing<'a>(order: impl Iterator<Item = &'a Pair>, parents: &BTreeMap<String, String>) -> Vec<&'a Pair> {
     let (mut kept, mut closing) = (Vec::new(), Vec::new());
     for pair in order {
@@ -91,7 +99,7 @@ fn described(names: &BTreeMap<String, BTreeSet<usize>>) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
-/// The strongly connected components of more than one node, by Tarjan's algorithm.
+/// Returns the strongly connected components that have more than one node, by Tarjan's algorithm.
 fn components<'a>(next: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> Vec<BTreeSet<&'a str>> {
     let mut search = Search { next, index: BTreeMap::new(), stack: Vec::new(), found: Vec::new() };
     for node in next.keys() {
@@ -110,7 +118,7 @@ struct Search<'a, 'b> {
 }
 
 impl<'a> Search<'a, '_> {
-    /// Returns the lowest index that can be reached. As deep as there are files.
+    /// Visits a node and returns the lowest index that it reaches. The recursion is at most as deep as there are files.
     fn visit(&mut self, node: &'a str) -> usize {
         let own = self.index.len();
         let mut low = own;
@@ -138,8 +146,8 @@ impl<'a> Search<'a, '_> {
 mod tests {
     use super::*;
 
-    /// Made-up arrows, written `a>b`; each names `Thing` on line 7. Parents are written `child^parent`. Of each
-    /// circle its arrows are told, with their marks.
+    /// Checks made-up arrows, written `a>b`; each names `Thing` on line 7. Parents are written `child^parent`. What is
+    /// expected are the lines of each circle's message, without the first.
     #[track_caller]
     fn check(written: &[&str], expected: &[&[&str]]) {
         let pairs = |sign: char| {
@@ -154,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_need_each_other_are_told_with_names_and_lines() {
+    fn files_in_a_circle_are_reported_with_names_and_lines() {
         let lines = |lines: &[usize]| lines.iter().copied().collect::<BTreeSet<_>>();
         let arrow = |from: &str, to: &str, names: &[(&str, &[usize])]| {
             let names = names.iter().map(|(name, at)| ((*name).to_owned(), lines(at))).collect();
@@ -164,13 +172,13 @@ mod tests {
             arrow("a/x.rs", "b/y.rs", &[("Much", &[3, 9]), ("More", &[4])]),
             arrow("b/y.rs", "a/x.rs", &[("Little", &[7])]),
         ]);
-        let expected = "2 files need each other in a circle; without the arrows marked ! they would not:\n  \
+        let expected = "2 files use each other in a circle; removing the arrows marked ! would untie them:\n  \
                         a/x.rs -> b/y.rs: More (4), Much (3, 9)\n! b/y.rs -> a/x.rs: Little (7)\n";
         assert_eq!(circles(&arrows, &BTreeMap::new()), [expected]);
     }
 
     #[test]
-    fn a_circle_of_three_is_told_and_what_only_hangs_on_it_is_not() {
+    fn a_circle_of_three_is_reported_without_the_files_that_only_touch_it() {
         check(
             &["a/x>b/y", "b/y>b/z", "b/z>a/x", "b/z>c", "d>a/x"],
             &[&["  a/x -> b/y: Thing (7)", "  b/y -> b/z: Thing (7)", "! b/z -> a/x: Thing (7)"]],
@@ -185,13 +193,13 @@ mod tests {
     const CHILDREN: [&str; 2] = ["a/x^a/mod", "a/y^a/mod"];
 
     #[test]
-    fn a_parent_and_its_children_may_need_each_other() {
+    fn a_parent_and_its_children_may_use_each_other() {
         let [x, y] = CHILDREN;
         check(&["a/x>a/mod", "a/mod>a/x", "a/y>a/mod", "a/mod>a/y", x, y], &[]);
     }
 
     #[test]
-    fn children_may_not_need_each_other_by_way_of_their_parent() {
+    fn children_may_not_use_each_other_by_way_of_their_parent() {
         let [x, y] = CHILDREN;
         let told = [
             "  a/mod -> a/x (a parent and its child): Thing (7)",
@@ -208,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn circles_that_do_not_touch_are_told_apart() {
+    fn separate_circles_are_reported_separately() {
         let one: &[&str] = &["  c -> d: Thing (7)", "! d -> c: Thing (7)"];
         let other: &[&str] = &["  a -> b: Thing (7)", "! b -> a: Thing (7)"];
         check(&["a>b", "b>a", "c>d", "d>c", "b>c"], &[one, other]);

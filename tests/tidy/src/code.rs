@@ -1,7 +1,8 @@
-//! The modules of each library and binary, with what they declare, import and write.
+//! Reads the modules of each library and binary: what they declare, import and name.
 //!
-//! Comes in: a tree of files and its packages. Goes out: [`Code`]. Modules and items for tests only are left out.
-//! A name that only a macro makes (`name!(TenantName)`) is not seen; [`Module::macros`] tells that there may be some.
+//! Input: a tree of files and its packages. Output: [`Code`]. Modules and items that only exist in tests are left out.
+//! Names that a macro makes (`name!(TenantName)`) are not visible here; [`Module::macros`] says that a module may have
+//! such names.
 
 use crate::cfg::only_in_tests;
 use crate::references::{Leaf, Reference, attributes, leaves, references};
@@ -17,8 +18,8 @@ pub struct Code {
     pub targets: Vec<Target>,
     /// All modules of all targets.
     pub modules: Vec<Module>,
-    /// Files that are not there, or are no Rust.
-    pub lost: Vec<String>,
+    /// Messages about files that are missing or cannot be parsed.
+    pub unreadable: Vec<String>,
 }
 
 /// A library or a binary.
@@ -28,64 +29,64 @@ pub struct Target {
     pub package: String,
     /// The module of its root file.
     pub root: usize,
-    /// The libraries of the workspace that it may name, with their root modules.
+    /// The workspace's libraries that it can name, with their root modules.
     pub libraries: HashMap<String, usize>,
 }
 
-/// A module, in a file of its own or inside another's.
+/// A module in its own file, or an inline one.
 #[derive(Debug)]
 pub struct Module {
     /// An index into [`Code::targets`].
     pub target: usize,
-    /// The module around it.
+    /// The module that contains it.
     pub parent: Option<usize>,
     /// The file that holds its items.
     pub file: String,
-    /// What it declares and imports by name.
+    /// Its declarations and named imports.
     pub names: HashMap<String, Vec<Entry>>,
-    /// What it imports whole, with how far each is seen.
-    pub globs: Vec<(Leaf, Seen)>,
-    /// Whether macros stand among its items, which may make more.
+    /// Its `*` imports, each with its visibility.
+    pub globs: Vec<(Leaf, Visibility)>,
+    /// Whether it calls macros at item level, which may make more items.
     pub macros: bool,
-    /// The paths that its items write.
+    /// The paths in its items.
     pub references: Vec<Reference>,
-    /// All its imports; for each whether it is private.
+    /// All its imports, each with whether it is private.
     pub imports: Vec<(Leaf, bool)>,
 }
 
-/// What a name means.
+/// One meaning of a name in a module.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Who sees it.
-    pub seen: Seen,
+    /// Where it can be used.
+    pub visibility: Visibility,
     /// What it is.
     pub kind: Kind,
 }
 
-/// Who sees a name.
+/// Where a name can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seen {
-    /// Everyone.
+pub enum Visibility {
+    /// Anywhere.
     Everywhere,
-    /// This module and those in it.
+    /// In this module and those inside it.
     Within(usize),
 }
 
-/// What a name stands for.
+/// What kind of thing a name stands for.
 #[derive(Debug, Clone)]
 pub enum Kind {
     /// A module.
     Module(usize),
-    /// Something that is defined here; with the variants of an `enum`.
+    /// An item that is defined here. The list holds the variants of an `enum`.
     Item(Vec<String>),
-    /// A macro by example, which is seen further down too.
+    /// A `macro_rules!` macro, which modules inside see too.
     Macro,
-    /// Something from elsewhere.
+    /// An import.
     Import(Leaf),
 }
 
 impl Code {
-    /// Reads all targets.
+    /// Reads all libraries and binaries of the packages.
     pub fn read(tree: &Tree, packages: &[Package]) -> Self {
         let mut code = Self::default();
         let mut libraries = HashMap::new();
@@ -116,12 +117,12 @@ impl Code {
         code
     }
 
-    /// The module of an index.
+    /// Returns a module by its index.
     pub fn module(&self, index: usize) -> Option<&Module> {
         self.modules.get(index)
     }
 
-    /// Whether a module lies in another, or is it.
+    /// Returns whether `module` is `outer` or lies inside it.
     pub fn is_within(&self, module: usize, outer: usize) -> bool {
         let mut at = Some(module);
         while let Some(index) = at {
@@ -133,7 +134,7 @@ impl Code {
         false
     }
 
-    /// The root module of the target that a module belongs to.
+    /// Returns the root module of a module's target.
     pub fn root_of(&self, module: usize) -> Option<usize> {
         self.targets.get(self.module(module)?.target).map(|target| target.root)
     }
@@ -147,13 +148,14 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// A module in a file of its own; its children's files lie in `folder`. What is in a file that is lost, nobody knows.
+    /// Reads a module from its own file; the files of its children lie in `folder`. If the file is missing or broken,
+    /// the module may contain anything.
     fn file(&mut self, path: &str, parent: Option<usize>, folder: String) -> usize {
         let parsed = parse(self.tree, path);
         let items = parsed.as_ref().map(|file| file.items.as_slice()).unwrap_or_default();
         let index = self.module(items, parent, path, &folder);
-        if let Err(lost) = parsed {
-            self.code.lost.push(lost);
+        if let Err(message) = parsed {
+            self.code.unreadable.push(message);
             if let Some(module) = self.code.modules.get_mut(index) {
                 module.macros = true;
             }
@@ -192,28 +194,28 @@ impl Reader<'_> {
                 self.file(&path, Some(index), below)
             }
         };
-        let seen = self.seen(&child.vis, index);
-        self.add(index, name, Entry { seen, kind: Kind::Module(module) });
-        // `#[macro_use]`: its macros are seen by what follows it here.
+        let visibility = self.visibility(&child.vis, index);
+        self.add(index, name, Entry { visibility, kind: Kind::Module(module) });
+        // `#[macro_use]` makes the child's macros visible in this module.
         if child.attrs.iter().any(|attribute| attribute.path().is_ident("macro_use")) {
             let inner = self.code.module(module).map(|module| &module.names).into_iter().flatten();
             let macros = inner.filter(|(_, entries)| entries.iter().any(|entry| matches!(entry.kind, Kind::Macro)));
             for name in macros.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
                 let leaf = Leaf { path: vec!["self".into(), child.ident.to_string(), name.clone()], ..nothing() };
-                self.add(index, name, Entry { seen: Seen::Within(index), kind: Kind::Import(leaf) });
+                self.add(index, name, Entry { visibility: Visibility::Within(index), kind: Kind::Import(leaf) });
             }
         }
     }
 
     fn import(&mut self, import: &syn::ItemUse, index: usize) {
-        let seen = self.seen(&import.vis, index);
+        let visibility = self.visibility(&import.vis, index);
         for leaf in leaves(import) {
             if leaf.glob {
                 if let Some(module) = self.code.modules.get_mut(index) {
-                    module.globs.push((leaf.clone(), seen));
+                    module.globs.push((leaf.clone(), visibility));
                 }
             } else if let Some(name) = leaf.name.clone() {
-                self.add(index, name, Entry { seen, kind: Kind::Import(leaf.clone()) });
+                self.add(index, name, Entry { visibility, kind: Kind::Import(leaf.clone()) });
             }
             if let Some(module) = self.code.modules.get_mut(index) {
                 module.imports.push((leaf, matches!(import.vis, syn::Visibility::Inherited)));
@@ -246,9 +248,9 @@ impl Reader<'_> {
             syn::Item::Macro(item) => match &item.ident {
                 Some(name) => {
                     self.exported(item, name, index);
-                    // Macros are seen by what follows, everywhere in the crate at most.
-                    let seen = Seen::Within(self.code.root_of(index).unwrap_or(index));
-                    self.add(index, name.to_string(), Entry { seen, kind: Kind::Macro });
+                    // Taken to be visible in the whole crate; a path must still lead to it.
+                    let visibility = Visibility::Within(self.code.root_of(index).unwrap_or(index));
+                    self.add(index, name.to_string(), Entry { visibility, kind: Kind::Macro });
                     return;
                 }
                 None => {
@@ -260,11 +262,11 @@ impl Reader<'_> {
             },
             _ => return,
         };
-        let seen = self.seen(visibility, index);
-        self.add(index, name.to_string(), Entry { seen, kind });
+        let visibility = self.visibility(visibility, index);
+        self.add(index, name.to_string(), Entry { visibility, kind });
     }
 
-    /// `#[macro_export]` puts a macro into the crate's root.
+    /// `#[macro_export]` puts a macro into the root module.
     fn exported(&mut self, item: &syn::ItemMacro, name: &syn::Ident, index: usize) {
         if item.attrs.iter().any(|attribute| attribute.path().is_ident("macro_export"))
             && let Some(root) = self.code.root_of(index)
@@ -272,7 +274,11 @@ impl Reader<'_> {
             let line = item.span().start().line;
             let leaf = Leaf { path: vec![format!("{MODULE}{index}"), name.to_string()], line, ..nothing() };
             if root != index {
-                self.add(root, name.to_string(), Entry { seen: Seen::Everywhere, kind: Kind::Import(leaf) });
+                self.add(
+                    root,
+                    name.to_string(),
+                    Entry { visibility: Visibility::Everywhere, kind: Kind::Import(leaf) },
+                );
             }
         }
     }
@@ -283,35 +289,35 @@ impl Reader<'_> {
         }
     }
 
-    fn seen(&self, visibility: &syn::Visibility, index: usize) -> Seen {
+    fn visibility(&self, written: &syn::Visibility, index: usize) -> Visibility {
         let root = self.code.root_of(index).unwrap_or(index);
         let parent = self.code.module(index).and_then(|module| module.parent).unwrap_or(root);
-        match visibility {
-            syn::Visibility::Public(_) => Seen::Everywhere,
-            syn::Visibility::Inherited => Seen::Within(index),
-            syn::Visibility::Restricted(within) if within.path.is_ident("super") => Seen::Within(parent),
-            syn::Visibility::Restricted(within) if within.path.is_ident("self") => Seen::Within(index),
-            // `pub(in path)` is taken for the whole crate.
-            syn::Visibility::Restricted(_) => Seen::Within(root),
+        match written {
+            syn::Visibility::Public(_) => Visibility::Everywhere,
+            syn::Visibility::Inherited => Visibility::Within(index),
+            syn::Visibility::Restricted(within) if within.path.is_ident("super") => Visibility::Within(parent),
+            syn::Visibility::Restricted(within) if within.path.is_ident("self") => Visibility::Within(index),
+            // `pub(in path)` is treated as `pub(crate)`.
+            syn::Visibility::Restricted(_) => Visibility::Within(root),
         }
     }
 }
 
-/// A first segment that names a module by its index.
+/// A path that begins with this and a number starts at the module with that index.
 pub const MODULE: &str = "#";
 
 fn nothing() -> Leaf {
     Leaf { path: Vec::new(), global: false, name: None, glob: false, line: 0 }
 }
 
-/// A file's syntax.
+/// Parses a file.
 pub fn parse(tree: &Tree, path: &str) -> Result<syn::File, String> {
     let text = tree.text(path).ok_or_else(|| format!("{path}: no such file"))?;
     syn::parse_file(text).map_err(|error| format!("{path}:{}: {error}", error.span().start().line))
 }
 
-/// The file of a module that is declared by `mod name;`, and the folder of those that it declares. `file` declares it;
-/// the files of its modules lie in `folder`.
+/// Returns the file of a module that `file` declares with `mod name;`, and the folder of that module's own children.
+/// The children of `file` lie in `folder`.
 pub fn file_of(tree: &Tree, child: &syn::ItemMod, file: &str, folder: &str) -> (String, String) {
     if let Some(path) = path_attribute(&child.attrs) {
         let path = join(folder_of(file), &path);

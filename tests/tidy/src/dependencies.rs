@@ -1,26 +1,28 @@
-//! What a package must not be built with.
+//! Checks what packages are built with.
 //!
-//! Comes in: the packages and two tables. Goes out: a message for each dependency that must not be, with the way that leads to it.
+//! Input: the packages and two tables. Output: one message for each forbidden dependency, with the chain that leads to
+//! it.
 //!
-//! Packages of the workspace are followed; others are named only. Optional dependencies count where a feature on
-//! the way turns them on: each step has the features that its `Cargo.toml` asks for, as if nobody else asked for more. What is for
-//! tests only does not count. A name that ends in `*` stands for all packages that begin so.
+//! The walk follows packages of the workspace; other packages are leaves. An optional dependency counts if a feature on
+//! the chain turns it on. Each step has the features that its `Cargo.toml` asks for, as if no other package asked for
+//! more. Dependencies of tests and build scripts do not count. A name that ends in `*` stands for all packages with
+//! that prefix.
 
 use crate::workspace::{Dependency, Package};
 use std::collections::BTreeSet;
 
-/// A package, and what must not be reached from it.
+/// A package, and the packages that no chain of dependencies may lead to from it.
 pub type Unreachable<'a> = (&'a str, &'a [&'a str]);
-/// A dependency, and the only packages that may have it as their own.
+/// A dependency, and the only packages that may depend on it directly.
 pub type Owned<'a> = (&'a str, &'a [&'a str]);
 
-/// Checks both tables.
-pub fn wrong(packages: &[Package], unreachable: &[Unreachable<'_>], owned: &[Owned<'_>]) -> Vec<String> {
+/// Returns a message for each violation of the two tables.
+pub fn violations(packages: &[Package], unreachable: &[Unreachable<'_>], owned: &[Owned<'_>]) -> Vec<String> {
     let mut wrong = Vec::new();
     let find = |name: &str| packages.iter().find(|package| package.name == name);
     for (name, banned) in unreachable {
         let Some(package) = find(name) else {
-            wrong.push(format!("the table names the package {name}, which is not there"));
+            wrong.push(format!("the table names the package {name}, which does not exist"));
             continue;
         };
         let mut walk = Walk { packages, banned, seen: BTreeSet::new(), wrong: &mut wrong };
@@ -28,7 +30,7 @@ pub fn wrong(packages: &[Package], unreachable: &[Unreachable<'_>], owned: &[Own
     }
     for (dependency, owners) in owned {
         let missing = owners.iter().filter(|owner| find(owner).is_none());
-        wrong.extend(missing.map(|owner| format!("the table names the package {owner}, which is not there")));
+        wrong.extend(missing.map(|owner| format!("the table names the package {owner}, which does not exist")));
         for package in packages.iter().filter(|package| !owners.contains(&package.name.as_str())) {
             let own = package.dependencies.iter().filter(|own| matches(dependency, &own.package));
             wrong.extend(
@@ -48,7 +50,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 struct Walk<'a> {
     packages: &'a [Package],
     banned: &'a [&'a str],
-    /// Packages with the features with which they were looked at.
+    /// Packages that were visited, each with its features at that time.
     seen: BTreeSet<(String, BTreeSet<String>)>,
     wrong: &'a mut Vec<String>,
 }
@@ -62,7 +64,7 @@ impl Walk<'_> {
         for dependency in package.dependencies.iter().filter(|dependency| is_on(dependency, &on)) {
             let way = format!("{way} -> {}", dependency.package);
             if self.banned.iter().any(|banned| matches(banned, &dependency.package)) {
-                self.wrong.push(format!("must not be: {way}"));
+                self.wrong.push(format!("forbidden: {way}"));
             } else if let Some(next) = self.packages.iter().find(|next| next.name == dependency.package) {
                 let mut asked: BTreeSet<String> = dependency.features.iter().cloned().collect();
                 if dependency.default_features {
@@ -79,7 +81,7 @@ impl Walk<'_> {
     }
 }
 
-/// Whether a dependency is there with these features.
+/// Returns whether a dependency is on with these features.
 fn is_on(dependency: &Dependency, on: &BTreeSet<String>) -> bool {
     let key = &dependency.key;
     !dependency.optional
@@ -88,7 +90,7 @@ fn is_on(dependency: &Dependency, on: &BTreeSet<String>) -> bool {
         || on.iter().any(|feature| feature.starts_with(&format!("{key}/")))
 }
 
-/// All features that those asked for turn on.
+/// Returns all features that these turn on, themselves included.
 fn features(package: &Package, asked: &BTreeSet<String>) -> BTreeSet<String> {
     let mut on = BTreeSet::new();
     let mut open: Vec<&String> = asked.iter().collect();
@@ -106,7 +108,7 @@ mod tests {
     use crate::tree::Tree;
     use crate::workspace::packages;
 
-    /// Packages `top`, `middle` and `low`; `low` has wasmtime by its default feature.
+    /// Makes up the packages `top`, `middle` and `low`. `low` depends on wasmtime by its default feature.
     fn example(top: &str, middle: &str) -> Vec<Package> {
         let root = "[workspace]\nmembers = [\"top\", \"middle\", \"low\"]\n\
                     [workspace.dependencies]\nlow = { path = \"low\", default-features = false }";
@@ -124,44 +126,44 @@ mod tests {
     const TOP: &str = "[dependencies]\nmiddle = \"1\"";
 
     #[test]
-    fn a_dependency_of_a_dependency_counts_and_its_way_is_told() {
+    fn a_dependency_of_a_dependency_counts_and_its_chain_is_reported() {
         let packages = example(TOP, "[dependencies]\nlow = \"1\"");
-        let told = wrong(&packages, &[("top", &["wasmtime*"])], &[]);
-        assert_eq!(told, ["must not be: top -> middle -> low -> wasmtime"]);
-        assert_eq!(wrong(&packages, &[("top", &["low"])], &[]), ["must not be: top -> middle -> low"]);
+        let told = violations(&packages, &[("top", &["wasmtime*"])], &[]);
+        assert_eq!(told, ["forbidden: top -> middle -> low -> wasmtime"]);
+        assert_eq!(violations(&packages, &[("top", &["low"])], &[]), ["forbidden: top -> middle -> low"]);
     }
 
     #[test]
-    fn what_no_feature_turns_on_and_what_is_for_tests_does_not_count() {
+    fn optional_dependencies_that_are_off_and_those_of_tests_do_not_count() {
         for middle in ["low = { version = \"1\", default-features = false }", "low.workspace = true"] {
             let packages = example(TOP, &format!("[dependencies]\n{middle}"));
-            assert!(wrong(&packages, &[("top", &["wasmtime", "sled"])], &[]).is_empty());
+            assert!(violations(&packages, &[("top", &["wasmtime", "sled"])], &[]).is_empty());
         }
     }
 
     #[test]
-    fn features_are_followed_however_they_are_asked_for() {
+    fn features_are_followed_in_every_form() {
         for middle in [
             "[dependencies]\nlow = { workspace = true, features = [\"wit\"] }",
             "[dependencies]\nlow.workspace = true\n[features]\ndefault = [\"low/wit\"]",
             "[target.'cfg(unix)'.dependencies]\nlow = { version = \"1\", features = [\"wit\"] }",
         ] {
-            let told = wrong(&example(TOP, middle), &[("top", &["wasmtime"])], &[]);
-            assert_eq!(told, ["must not be: top -> middle -> low -> wasmtime"], "{middle}");
+            let told = violations(&example(TOP, middle), &[("top", &["wasmtime"])], &[]);
+            assert_eq!(told, ["forbidden: top -> middle -> low -> wasmtime"], "{middle}");
         }
     }
 
     #[test]
-    fn a_dependency_has_only_the_owners_that_the_table_names() {
+    fn only_the_owners_in_the_table_may_have_a_dependency() {
         let packages = example(TOP, "[dependencies]\nwasmtime-wasi = \"1\"");
-        let told = wrong(&packages, &[], &[("wasmtime*", &["low"])]);
+        let told = violations(&packages, &[], &[("wasmtime*", &["low"])]);
         assert_eq!(told, ["middle depends on wasmtime-wasi; only low may"]);
     }
 
     #[test]
-    fn a_rule_about_a_package_that_is_not_there_is_an_error() {
-        let told = wrong(&example(TOP, ""), &[("gone", &["low"])], &[("sled", &["lost"])]);
-        let gone = |name: &str| format!("the table names the package {name}, which is not there");
+    fn a_rule_about_a_missing_package_is_an_error() {
+        let told = violations(&example(TOP, ""), &[("gone", &["low"])], &[("sled", &["lost"])]);
+        let gone = |name: &str| format!("the table names the package {name}, which does not exist");
         assert_eq!(told, [gone("gone"), gone("lost")]);
     }
 }

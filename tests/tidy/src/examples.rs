@@ -1,7 +1,7 @@
-//! Every item that a library offers has an example.
+//! Finds the public items of a library and whether their docs have an example.
 //!
-//! Comes in: a parsed file. Goes out: its public functions, methods, types, traits and macros, with whether their docs
-//! hold a block of code. What is `#[doc(hidden)]` is left out, with all that lies in it.
+//! Input: a parsed file. Output: its public functions, methods, types, traits and exported macros, each with whether
+//! its docs contain a block of code. Items with `#[doc(hidden)]` are left out, with everything inside them.
 
 use crate::cfg::only_in_tests;
 use crate::references::attributes;
@@ -13,13 +13,13 @@ use syn::{Attribute, Item, Visibility};
 pub struct Offered {
     /// Its name.
     pub name: String,
-    /// Where it stands.
+    /// Its line.
     pub line: usize,
     /// Whether it has an example.
     pub has_example: bool,
 }
 
-/// The public items of a file.
+/// Returns the public items of a file.
 pub fn offered(file: &syn::File) -> Vec<Offered> {
     let mut found = Vec::new();
     items(&file.items, &mut found);
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn public_items_are_told_with_whether_they_have_an_example() {
+    fn public_items_are_found_with_whether_they_have_an_example() {
         check(
             "/// Words.\n///\n/// ```\n/// f();\n/// ```\npub fn f() {}\n/// Words.\npub fn g() {}",
             &[("f", true), ("g", false)],
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_hidden_private_or_for_tests_is_left_out() {
+    fn items_that_are_hidden_private_or_for_tests_are_left_out() {
         check("#[doc(hidden)] pub fn f() {} #[doc(hidden)] pub mod m { pub fn g() {} }", &[]);
         check("fn f() {} pub(crate) struct S; #[cfg(test)] mod tests { pub fn h() {} }", &[]);
     }

@@ -1,6 +1,7 @@
-//! Each file says what it is, is not long, and holds no debt.
+//! Checks that a file has a header, is not too long, and has no debt markers.
 //!
-//! Comes in: the text of a file, and the same parsed. Goes out: what is wrong with it. Lines of what is for tests only are not counted.
+//! Input: the text of a file, and its syntax. Output: one message for each violation.
+//! Items that only exist in tests do not count towards the length.
 
 use crate::cfg::only_in_tests;
 use crate::references::attributes;
@@ -8,16 +9,16 @@ use std::collections::BTreeSet;
 use syn::spanned::Spanned;
 use syn::visit::Visit;
 
-/// The most lines of a file, without its tests.
+/// The most lines that a file may have without its tests.
 pub const LINES_MAX: usize = 500;
 
-/// Notes of what is still to do; put together here, so that this file does not hold them.
+/// Notes of work that is left. They are joined here so that this file does not contain them.
 const NOTES: [&str; 3] = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
-/// Macros that stand for what is still to do.
+/// Macros that stand for work that is left.
 const MACROS: [&str; 3] = ["todo", "unimplemented", "dbg"];
 
-/// What is wrong with a file.
-pub fn wrong(text: &str, file: &syn::File) -> Vec<String> {
+/// Returns a message for each violation in a file.
+pub fn violations(text: &str, file: &syn::File) -> Vec<String> {
     let mut wrong = Vec::new();
     if !text.starts_with("//!") {
         wrong.push("does not begin with a header (//!)".to_owned());
@@ -44,7 +45,7 @@ fn has_word(line: &str, word: &str) -> bool {
     })
 }
 
-/// The lines of a file without those of items for tests only.
+/// Returns the number of lines of a file without the items that only exist in tests.
 pub fn own_lines(text: &str, file: &syn::File) -> usize {
     let mut left_out = BTreeSet::new();
     for item in file.items.iter().filter(|item| only_in_tests(attributes(item))) {
@@ -53,7 +54,7 @@ pub fn own_lines(text: &str, file: &syn::File) -> usize {
     text.lines().count() - left_out.len()
 }
 
-/// The macros of debt that are called, with their lines.
+/// The calls of such macros: line and name.
 #[derive(Default)]
 struct Debt(BTreeSet<(usize, String)>);
 
@@ -68,7 +69,7 @@ impl<'ast> Visit<'ast> for Debt {
 }
 
 impl Debt {
-    /// Calls among a macro's tokens: a name, then `!`.
+    /// Finds calls among a macro's tokens: a name, then `!`.
     fn tokens(&mut self, tokens: proc_macro2::TokenStream) {
         use proc_macro2::TokenTree::{Group, Ident, Punct};
         let mut name = None;
@@ -94,7 +95,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: &[&str]) {
-        assert_eq!(wrong(text, &syn::parse_file(text).unwrap()), expected);
+        assert_eq!(violations(text, &syn::parse_file(text).unwrap()), expected);
     }
 
     #[test]
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn notes_and_macros_of_debt_are_told() {
+    fn debt_markers_are_found_in_comments_and_code() {
         let note = NOTES.first().unwrap();
         check(&format!("//! File.\nfn f() {{}} // {note}: later"), &[&format!("line 2: {note}")]);
         check(&format!("//! File.\n// {note}S are words"), &[]);

@@ -1,14 +1,14 @@
-//! Which files name something of a crate that is not ours, such as `http::StatusCode`.
+//! Finds the files that name an item of a crate from outside the workspace, such as `http::StatusCode`.
 //!
-//! Comes in: the code and a name. Goes out: the places where a path means something of that name in any foreign crate,
-//! however it got there: by `use`, `*`, a rename, or a re-export. Values of that type that nobody names
-//! (`response.status() == 404`) are not seen.
+//! Input: the code and a name. Output: the places where a path resolves to that name in any foreign crate, in every
+//! form: `use`, `*`, a rename, or a re-export. A value whose type is never named (`response.status() == 404`) is not
+//! found.
 
 use crate::code::Code;
 use crate::resolve::{Meaning, Resolver};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The files that name it, with lines.
+/// Returns the files that name it, with lines.
 pub fn files_that_name(code: &Code, name: &str) -> BTreeMap<String, BTreeSet<usize>> {
     let resolver = Resolver::new(code);
     let mut files: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
@@ -17,7 +17,7 @@ pub fn files_that_name(code: &Code, name: &str) -> BTreeMap<String, BTreeSet<usi
         let imported = module.imports.iter().map(|(leaf, _)| (&leaf.path, leaf.global, leaf.line));
         for (path, global, line) in written.chain(imported) {
             let is_it = |meaning: &Meaning| match meaning {
-                // The first segment is the crate; a lone word is a variable or of the language.
+                // The first segment is the crate. A single word is a variable or part of the prelude.
                 Meaning::External(path) => path.iter().skip(1).any(|segment| segment == name),
                 _ => false,
             };
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_found_however_it_is_reached() {
+    fn a_name_is_found_in_every_form() {
         check("use http::StatusCode;", &[1]);
         check("use http::{self};\nfn f() { http::StatusCode::OK; }", &[2]);
         check("use hyper::{StatusCode as Code};\nfn f() { g!(Code::OK); }", &[1, 2]);
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn other_things_of_that_name_are_not_it() {
+    fn other_items_of_that_name_are_not_found() {
         check("struct StatusCode; fn f() -> StatusCode { StatusCode }", &[]);
         check("// StatusCode\nfn f() { \"http::StatusCode\"; }", &[]);
         check("use b::Mine; fn f(mine: Mine) { mine.StatusCode; }", &[]);

@@ -1,7 +1,7 @@
-//! The functions of a file: which are tests, and how long each is.
+//! Finds the functions of a file: which are tests, and how long each is.
 //!
-//! Comes in: a parsed file. Goes out: its functions, those in `impl`s, traits, modules and functions too. Tests
-//! that stand in a macro (`proptest! { #[test] fn … }`) are found in its tokens; their lengths are not told.
+//! Input: a parsed file. Output: its functions, including those in `impl`s, traits, modules and other functions. Tests
+//! inside a macro (`proptest! { #[test] fn … }`) are found among its tokens, without their length.
 
 use crate::cfg::only_in_tests;
 use proc_macro2::{TokenStream, TokenTree};
@@ -14,17 +14,17 @@ use syn::{Attribute, Block, Signature};
 pub struct Function {
     /// Its name.
     pub name: String,
-    /// Whether it is a test by itself.
+    /// Whether it is a test itself.
     pub is_test: bool,
-    /// Whether it is there in tests only.
+    /// Whether it only exists in tests.
     pub for_tests: bool,
     /// The line of its `fn`.
     pub line: usize,
-    /// From its `fn` to its last brace; 0 inside a macro.
+    /// The lines from its `fn` to its closing brace; 0 inside a macro.
     pub lines: usize,
 }
 
-/// All functions of a file.
+/// Returns all functions of a file.
 pub fn functions(file: &syn::File) -> Vec<Function> {
     let mut finder = Finder { found: Vec::new(), for_tests: 0 };
     finder.visit_file(file);
@@ -33,7 +33,7 @@ pub fn functions(file: &syn::File) -> Vec<Function> {
 
 struct Finder {
     found: Vec<Function>,
-    /// How many of the things around are there in tests only.
+    /// How many of the enclosing items only exist in tests.
     for_tests: usize,
 }
 
@@ -57,7 +57,7 @@ impl Finder {
     }
 }
 
-/// `#[test]`, `#[tokio::test]` and the like.
+/// Returns whether this is `#[test]`, `#[tokio::test]` or the like.
 fn is_test(attribute: &Attribute) -> bool {
     attribute.path().segments.last().is_some_and(|last| last.ident == "test")
 }
@@ -99,7 +99,7 @@ impl<'ast> Visit<'ast> for Finder {
     }
 }
 
-/// The tests among tokens: `#[test]`, then perhaps other attributes, then `fn` and the name.
+/// Finds tests among tokens: `#[test]`, perhaps other attributes, then `fn` and a name.
 fn tests_in(tokens: TokenStream, found: &mut Vec<Function>) {
     let mut marked = false;
     let mut after_fn = false;
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn tests_are_told_by_their_attribute_not_by_their_text() {
+    fn a_test_is_a_function_with_the_attribute_not_a_text_that_looks_like_one() {
         check_tests("#[test] fn a() {} fn b() {} // #[test] fn c() {}", &["a"]);
         check_tests("mod tests { #[tokio::test(start_paused = true)] async fn a() {} }", &["a"]);
         check_tests("const TEXT: &str = \"#[test] fn a() {}\";", &[]);
@@ -156,14 +156,14 @@ mod tests {
     }
 
     #[test]
-    fn a_function_is_as_long_as_from_its_fn_to_its_brace() {
+    fn a_function_is_measured_from_its_fn_to_its_closing_brace() {
         let found = of("/// Words.\n#[inline]\npub fn a(\n    b: u8,\n) {\n    c();\n}\n\nimpl D { fn e() {} }");
         let lines: Vec<_> = found.iter().map(|f| (f.name.as_str(), f.line, f.lines)).collect();
         assert_eq!(lines, [("a", 3, 5), ("e", 9, 1)]);
     }
 
     #[test]
-    fn what_is_for_tests_only_is_told() {
+    fn functions_that_only_exist_in_tests_are_marked() {
         let found = of("#[cfg(test)] mod tests { fn a() {} } fn b() {}");
         assert_eq!(found.iter().map(|f| f.for_tests).collect::<Vec<_>>(), [true, false]);
     }

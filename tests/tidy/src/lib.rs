@@ -1,13 +1,13 @@
-//! The structure of the code, read from its sources: what the compiler cannot hold.
+//! Checks of the code's structure that the compiler does not make. They read the sources and build nothing.
 //!
-//! `tests/tidy.rs` holds the tables of rules and applies them to the repository; the modules here are pure, and each is
-//! tried on made-up sources that break its rule.
+//! `tests/tidy.rs` has the tables of rules and applies them to the repository. The modules here are pure: each works on
+//! files in memory, and its tests break its rule with made-up sources. Run them all with `cargo test -p gannet-tidy`.
 
-// What there is.
+// The files and packages.
 pub mod tree;
 pub mod workspace;
 
-// What the code means.
+// The meaning of the code.
 pub mod cfg;
 pub mod tokens;
 pub mod references;

@@ -1,32 +1,33 @@
-//! Every promise of the specification names tests, and all of them exist.
+//! Checks that every promise of the specification names tests, and that all of them exist.
 //!
-//! Comes in: `SPECIFICATION.md`, the names of all tests, and the files there are. Goes out: a message for each promise that is not held.
+//! Input: the text of `SPECIFICATION.md`, the names of all tests, and which files exist. Output: one message for each
+//! violation.
 //!
-//! A promise is a bullet `- **S1** …`, up to the next bullet or heading or an empty line. It ends with its list of
-//! tests: a colon, then names in backticks with commas between them, then a full stop and nothing more.
+//! A promise is a bullet `- **S1** …`. It reaches to the next bullet, heading or empty line. It ends with the list of
+//! its tests: a colon, names in backticks separated by commas, and a full stop.
 //!
 //! ```text
 //! - **S47** A process that hangs is killed, and `kernels_hung` counts it: `a_hanging_process_is_killed`,
 //!   `tests/clients/hang.sh`.
 //! ```
 //!
-//! What is in the list and has a `/` is a file; all else in it is the name of a test. Backticks before the
-//! list are words of the text and are not looked at.
+//! A name in the list that contains a `/` is a file. Every other name in the list is a test. Words in backticks before
+//! the list are part of the text and are not checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a promise says and names.
+/// A promise.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Promise {
-    /// `S1`.
+    /// Its number, such as `S1`.
     pub id: String,
-    /// Where it begins.
+    /// Its first line.
     pub line: usize,
-    /// Its list; none when it does not end with one.
+    /// Its list of tests; none if it does not end with one.
     pub tests: Option<Vec<String>>,
 }
 
-/// The promises of a specification.
+/// Returns the promises of a specification.
 pub fn promises(text: &str) -> Vec<Promise> {
     let mut found: Vec<(usize, String)> = Vec::new();
     let mut open = false;
@@ -49,7 +50,7 @@ pub fn promises(text: &str) -> Vec<Promise> {
     found.into_iter().map(promise).collect()
 }
 
-/// The list with which a promise ends.
+/// Returns the list at the end of a promise's text.
 fn list(text: &str) -> Option<Vec<String>> {
     let (_, list) = text.strip_suffix('.')?.rsplit_once(": `")?;
     let names = list.strip_suffix('`')?.split("`, `").map(str::to_owned).collect::<Vec<_>>();
@@ -57,13 +58,14 @@ fn list(text: &str) -> Option<Vec<String>> {
     names.iter().all(is_name).then_some(names)
 }
 
-/// A message for each promise that names what is not there, names nothing, or has the number of another.
-pub fn wrong(text: &str, tests: &BTreeSet<String>, is_file: impl Fn(&str) -> bool) -> Vec<String> {
+/// Returns a message for each promise without a list, each test or file that does not exist, and each number used
+/// twice.
+pub fn violations(text: &str, tests: &BTreeSet<String>, is_file: impl Fn(&str) -> bool) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut seen = BTreeMap::new();
     for Promise { id, line, tests: named } in promises(text) {
         if let Some(first) = seen.insert(id.clone(), line) {
-            wrong.push(format!("line {line}: {id} is line {first}'s number"));
+            wrong.push(format!("line {line}: {id} is also the number of the promise on line {first}"));
         }
         let Some(named) = named else {
             wrong.push(format!("line {line}: {id} does not end with a list of tests (`: `a`, `b`.`)"));
@@ -87,7 +89,7 @@ mod tests {
     #[track_caller]
     fn check(text: &str, expected: &[&str]) {
         let tests = ["it_works", "it_works_twice"].map(str::to_owned).into();
-        assert_eq!(wrong(text, &tests, |path| path == "tests/run.sh"), expected, "{text}");
+        assert_eq!(violations(text, &tests, |path| path == "tests/run.sh"), expected, "{text}");
     }
 
     #[test]
@@ -126,6 +128,9 @@ mod tests {
 
     #[test]
     fn two_promises_do_not_share_a_number() {
-        check("- **S1** A: `it_works`.\n- **S1** B: `it_works`.", &["line 2: S1 is line 1's number"]);
+        check(
+            "- **S1** A: `it_works`.\n- **S1** B: `it_works`.",
+            &["line 2: S1 is also the number of the promise on line 1"],
+        );
     }
 }

@@ -1,7 +1,7 @@
-//! Collects the paths that an item writes: in types, expressions, patterns, macros and attributes.
+//! Collects the paths that an item names: in types, expressions, patterns, macros and attributes.
 //!
-//! Comes in: one parsed item. Goes out: the paths as written, with lines. Those that begin with a name that a `use`
-//! inside a function brings in are written out by it. What is for tests only is left out.
+//! Input: one parsed item. Output: its paths with their lines. If a path begins with a name that a `use` inside a
+//! function imports, that import is put in front. Code that only exists in tests is left out.
 
 use crate::cfg::only_in_tests;
 use crate::tokens::{self, Texts};
@@ -17,28 +17,28 @@ pub struct Reference {
     pub path: Vec<String>,
     /// Whether it begins with `::`.
     pub global: bool,
-    /// Where it stands.
+    /// Its line.
     pub line: usize,
-    /// Whether it was parsed: then it must lead somewhere. Words of tokens may mean anything.
+    /// Whether it was parsed as a path. If not, it comes from a macro's tokens and may be any word.
     pub parsed: bool,
 }
 
-/// One name that a `use` brings in; `*` for all.
+/// One imported name of a `use`, or a `*`.
 #[derive(Debug, Clone)]
 pub struct Leaf {
-    /// Where from.
+    /// The path to it.
     pub path: Vec<String>,
     /// Whether it begins with `::`.
     pub global: bool,
-    /// The name that it has here; none for `*` and for `_`.
+    /// Its name in this module; none for `*` and `_`.
     pub name: Option<String>,
     /// Whether it is a `*`.
     pub glob: bool,
-    /// Where it stands.
+    /// Its line.
     pub line: usize,
 }
 
-/// The names of a `use`.
+/// Returns the imported names of a `use`.
 pub fn leaves(item: &syn::ItemUse) -> Vec<Leaf> {
     let mut leaves = Vec::new();
     tree(&item.tree, &mut Vec::new(), item.leading_colon.is_some(), &mut leaves);
@@ -76,7 +76,7 @@ fn tree(tree_: &UseTree, prefix: &mut Vec<String>, global: bool, leaves: &mut Ve
     }
 }
 
-/// The paths of an item.
+/// Returns the paths that an item names.
 pub fn references(item: &syn::Item) -> Vec<Reference> {
     let mut collector = Collector::default();
     collector.visit_item(item);
@@ -86,7 +86,7 @@ pub fn references(item: &syn::Item) -> Vec<Reference> {
 #[derive(Default)]
 struct Collector {
     found: Vec<Reference>,
-    /// What the `use`s of the blocks around bring in, the innermost last.
+    /// The imports of the enclosing blocks, the innermost last.
     blocks: Vec<HashMap<String, Leaf>>,
 }
 
@@ -116,7 +116,7 @@ impl Collector {
         written.into_iter().for_each(|written| self.add(written.path, false, written.line, false));
     }
 
-    /// A path of which the first segments are a trait's, as in `<T as Trait>::Item`.
+    /// Adds a path that may have a type and a trait in front, as in `<T as Trait>::Item`.
     fn qualified(&mut self, qself: Option<&syn::QSelf>, path: &syn::Path) {
         match qself {
             Some(qself) => {
@@ -147,7 +147,7 @@ impl<'ast> Visit<'ast> for Collector {
     }
 
     fn visit_item(&mut self, item: &'ast syn::Item) {
-        // Modules are read by themselves, and `use`s by whoever stands around them.
+        // Modules are read on their own, and `use`s by the module or block that contains them.
         if !only_in_tests(attributes(item)) && !matches!(item, syn::Item::Mod(_) | syn::Item::Use(_)) {
             visit::visit_item(self, item);
         }
@@ -191,7 +191,7 @@ impl<'ast> Visit<'ast> for Collector {
 
     fn visit_pat_ident(&mut self, pattern: &'ast syn::PatIdent) {
         let name = pattern.ident.to_string();
-        // A constant; a lower-case word is a new variable.
+        // An upper-case name is a constant; a lower-case one is a new variable.
         if name.starts_with(char::is_uppercase) {
             self.add(vec![name], false, pattern.ident.span().start().line, true);
         }
@@ -218,7 +218,7 @@ impl<'ast> Visit<'ast> for Collector {
     }
 }
 
-/// The attributes of an item.
+/// Returns the attributes of an item.
 pub fn attributes(item: &syn::Item) -> &[Attribute] {
     match item {
         syn::Item::Const(item) => &item.attrs,

@@ -1,10 +1,11 @@
-//! Tells what a path means: follows modules, imports, renames, `*` and re-exports, also from crate to crate.
+//! Resolves paths: follows modules, imports, renames, `*` and re-exports, also across crates of the workspace.
 //!
-//! Comes in: a path and the module that writes it. Goes out: what it names. A path may name several things, since a
-//! type, a value and a macro may share a name; then all are told. What stands behind a type (`Type::new`, a variant) is
-//! the type's. Names are looked up as the language does: declared before `*`, and only those that are seen from there.
+//! Input: a path and the module that contains it. Output: what the path names. This may be several things, because a
+//! type, a value and a macro can share a name. A path that goes on behind a type (`Type::new`, a variant) resolves to
+//! the type. Names are looked up as the language does it: declarations and named imports before `*`, and only what is
+//! visible.
 
-use crate::code::{Code, Entry, Kind, MODULE, Module, Seen};
+use crate::code::{Code, Entry, Kind, MODULE, Module, Visibility};
 use crate::references::Leaf;
 use std::cell::RefCell;
 
@@ -13,28 +14,28 @@ use std::cell::RefCell;
 pub enum Meaning {
     /// A module.
     Module(usize),
-    /// Something that a module declares.
+    /// An item, by its module and name.
     Item(usize, String),
-    /// Something of a crate that is not ours; also what nobody declared, such as `Vec` or a variable.
+    /// An item of a foreign crate. Also a name that is not declared, such as `Vec` or a variable.
     External(Vec<String>),
-    /// A name that is not in the module which the path leads to: the reader of the code has missed something.
+    /// A name that the path's last module does not have. Then this program has misunderstood the code.
     Nowhere(usize, String),
 }
 
-/// Looks names up.
+/// Resolves paths in some code.
 pub struct Resolver<'a> {
     code: &'a Code,
-    /// Imports that are being followed, so that none is followed into itself.
+    /// The imports that are being followed, so that none is followed into itself.
     under_way: RefCell<Vec<(usize, String)>>,
 }
 
 impl<'a> Resolver<'a> {
-    /// For this code.
+    /// Makes a resolver.
     pub fn new(code: &'a Code) -> Self {
         Self { code, under_way: RefCell::default() }
     }
 
-    /// What a path means that a module writes.
+    /// Returns what a path means in a module.
     pub fn resolve(&self, from: usize, path: &[String], global: bool) -> Vec<Meaning> {
         let Some((first, rest)) = path.split_first() else { return Vec::new() };
         let start = if global {
@@ -55,13 +56,13 @@ impl<'a> Resolver<'a> {
         rest.iter().fold(start, |known, name| self.step(known, name, from))
     }
 
-    /// The first name of a path.
+    /// Resolves the first name of a path.
     fn first(&self, from: usize, name: &str, only: bool) -> Vec<Meaning> {
         let found = self.lookup(from, name, from);
         if !found.is_empty() {
             return found;
         }
-        // Macros by example are seen in the modules below.
+        // `macro_rules!` macros are visible in the modules inside.
         let mut at = self.code.module(from).and_then(|module| module.parent);
         while let Some(index) = at.filter(|_| only) {
             let mut found = self.lookup(index, name, from);
@@ -89,7 +90,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn step(&self, known: Vec<Meaning>, name: &str, from: usize) -> Vec<Meaning> {
-        // Only modules and types lead on; a function beside a module of its name does not.
+        // If a name is both a module and an item, the path goes on in the module.
         let modules = known.iter().any(|meaning| matches!(meaning, Meaning::Module(_)));
         let mut next = Vec::new();
         for meaning in known {
@@ -98,7 +99,7 @@ impl<'a> Resolver<'a> {
                 Meaning::Module(module) if name == "self" => next.push(Meaning::Module(module)),
                 Meaning::Module(module) => {
                     let found = self.lookup(module, name, from);
-                    next.extend(if found.is_empty() { self.made(module, name) } else { found });
+                    next.extend(if found.is_empty() { self.macro_made(module, name) } else { found });
                 }
                 Meaning::Item(..) | Meaning::Nowhere(..) if modules => {}
                 Meaning::External(mut path) => {
@@ -115,18 +116,20 @@ impl<'a> Resolver<'a> {
         self.code.module(module).and_then(|module| module.parent)
     }
 
-    fn is_seen(&self, seen: Seen, from: usize) -> bool {
-        match seen {
-            Seen::Everywhere => true,
-            Seen::Within(outer) => self.code.is_within(from, outer),
+    fn is_visible(&self, visibility: Visibility, from: usize) -> bool {
+        match visibility {
+            Visibility::Everywhere => true,
+            Visibility::Within(outer) => self.code.is_within(from, outer),
         }
     }
 
-    /// What a name means in a module, for one that sees what `from` sees.
+    /// Returns what a name means in a module, for code in the module `from`.
     fn lookup(&self, module: usize, name: &str, from: usize) -> Vec<Meaning> {
         let Some(content) = self.code.module(module) else { return Vec::new() };
         let mut found = Vec::new();
-        for entry in content.names.get(name).into_iter().flatten().filter(|entry| self.is_seen(entry.seen, from)) {
+        for entry in
+            content.names.get(name).into_iter().flatten().filter(|entry| self.is_visible(entry.visibility, from))
+        {
             for meaning in self.entry(module, name, entry) {
                 if !found.contains(&meaning) {
                     found.push(meaning);
@@ -144,7 +147,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// Follows an import, unless that is under way.
+    /// Follows an import, unless it is being followed already.
     fn follow(&self, module: usize, leaf: &Leaf, mark: &str) -> Vec<Meaning> {
         let mark = (module, mark.to_owned());
         if self.under_way.borrow().contains(&mark) {
@@ -156,11 +159,11 @@ impl<'a> Resolver<'a> {
         found
     }
 
-    /// What the `*` imports of a module bring.
+    /// Returns what a name means by the `*` imports of a module.
     fn globs(&self, content: &Module, module: usize, name: &str, from: usize) -> Vec<Meaning> {
         let mut found = Vec::new();
-        for (number, (leaf, seen)) in content.globs.iter().enumerate() {
-            if !self.is_seen(*seen, from) {
+        for (number, (leaf, visibility)) in content.globs.iter().enumerate() {
+            if !self.is_visible(*visibility, from) {
                 continue;
             }
             for meaning in self.follow(module, leaf, &format!("*{number}")) {
@@ -195,7 +198,7 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    /// Names that a `*` of a crate that is not ours may bring.
+    /// Returns what a name means if the `*` import of a foreign crate provides it.
     fn foreign_globs(&self, module: usize, name: &str) -> Vec<Meaning> {
         let globs = self.code.module(module).map(|content| content.globs.as_slice()).unwrap_or_default();
         let roots = globs.iter().flat_map(|(leaf, _)| self.follow(module, leaf, "*"));
@@ -209,8 +212,8 @@ impl<'a> Resolver<'a> {
         paths.collect()
     }
 
-    /// A name that is not declared: a macro may have made it, here or where a `*` leads.
-    fn made(&self, module: usize, name: &str) -> Vec<Meaning> {
+    /// Resolves a name that is not declared: a macro may have made it, here or in a module that a `*` imports.
+    fn macro_made(&self, module: usize, name: &str) -> Vec<Meaning> {
         let Some(content) = self.code.module(module) else { return Vec::new() };
         if content.macros {
             return vec![Meaning::Item(module, name.to_owned())];

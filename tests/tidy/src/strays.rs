@@ -1,14 +1,15 @@
-//! Every source belongs to a library, binary, test, example, benchmark or build script.
+//! Checks that every source belongs to a library, binary, test, example, benchmark or build script.
 //!
-//! Comes in: the files and the packages. Goes out: the sources in the packages' folders that no `mod` leads to. Nobody
-//! compiles those: tests in them, which promises may name, never run. Files that are not there are not this check's concern.
+//! Input: the files and the packages. Output: the sources in the packages' folders that no `mod` leads to. Nothing
+//! compiles those, so a test in one never runs, and a promise that names it would not be kept. Missing files are not
+//! reported here.
 
 use crate::code::{file_of, parse};
 use crate::tree::{Tree, folder_of, join};
 use crate::workspace::Package;
 use std::collections::BTreeSet;
 
-/// The sources that nothing leads to.
+/// Returns a message for each source that no `mod` leads to.
 pub fn strays(tree: &Tree, packages: &[Package]) -> Vec<String> {
     let mut reached = BTreeSet::new();
     for package in packages {
@@ -49,7 +50,7 @@ mod tests {
     use crate::workspace::all_packages;
 
     #[test]
-    fn a_source_that_no_mod_leads_to_is_told() {
+    fn a_source_that_no_mod_leads_to_is_reported() {
         let tree = Tree::of(&[
             ("Cargo.toml", "[workspace]\nmembers = [\"a\"]"),
             ("a/Cargo.toml", "[package]\nname = \"a\"\n[[test]]\nname = \"suite\"\npath = \"suite/main.rs\""),

@@ -1,23 +1,23 @@
-//! Finds paths in tokens that cannot be parsed: what macros are given, macros' own bodies, attributes.
+//! Finds paths among tokens that cannot be parsed: arguments and bodies of macros, and attributes.
 //!
-//! Comes in: a token stream. Goes out: each `a::b::c` and each single word that may name an item, with its line.
-//! What follows a `.` is a field or a method, and what stands before a single `:` is a field: neither is a path.
+//! Input: a token stream. Output: each path `a::b::c` and each single word that may name an item, with its line. A word
+//! after `.` is a field or a method, and a word before a single `:` is a field. Neither is a path.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// A path as it is written.
+/// A path as it stands in the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
-    /// Its segments; `$crate` is `crate`.
+    /// Its segments; `$crate` becomes `crate`.
     pub path: Vec<String>,
-    /// Where it begins.
+    /// Its first line.
     pub line: usize,
 }
 
-/// Whether texts are read as paths too, as in `#[serde(default = "limits::fallback")]`.
+/// Whether string literals can be paths, as in `#[serde(default = "limits::fallback")]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Texts {
-    /// They are only texts.
+    /// They are not paths.
     Ignored,
     /// They may be paths.
     ArePaths,
@@ -50,11 +50,12 @@ pub fn paths(tokens: TokenStream, texts: Texts, found: &mut Vec<Written>) {
     }
 }
 
-/// Whether a path may begin here.
+/// Returns whether a path may begin at this word.
 fn word(tokens: &[TokenTree], at: usize) -> bool {
     let before = |back: usize, sign: char| at >= back && punct(tokens, at - back, sign);
     let is_crate = matches!(tokens.get(at), Some(TokenTree::Ident(ident)) if ident == "crate");
-    // `.name`, but not `..name`; `$name`, but not `$crate`; `$name:kind`; the `'name` of a lifetime; `Vec::<T>::name`.
+    // No path begins at the name in `.name`, `$name`, `$x:name`, `'name` or `Vec::<T>::name`; one does in `..name` and
+    // `$crate`.
     let is_member = before(1, '.') && !before(2, '.');
     let is_variable = before(1, '$') && !is_crate;
     let is_kind = before(1, ':') && before(3, '$');
@@ -69,7 +70,7 @@ fn path(tokens: &[TokenTree], start: usize) -> (Vec<String>, usize) {
         path.push(ident.to_string());
         at += 1;
         if punct(tokens, at, ':') && punct(tokens, at + 1, ':') {
-            // `use` trees may end in a group.
+            // `a::{b, c}`
             if let Some(TokenTree::Group(group)) = tokens.get(at + 2)
                 && group.delimiter() == Delimiter::Brace
             {

@@ -1,29 +1,29 @@
-//! The files of a repository, in memory. Checks work on this, so tests can make up a repository from texts.
+//! The files of a repository in memory. All checks work on this, so that tests can make up a repository.
 //!
-//! Comes in: a folder, or pairs of path and text. Goes out: paths relative to the root, with `/`.
+//! Input: a folder, or pairs of path and text. Paths are relative to the root and separated by `/`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Sources, manifests and documents with their text, and the paths of all other files.
+/// The text of all sources, manifests and documents, and the paths of all other files.
 #[derive(Debug, Default)]
 pub struct Tree {
     texts: BTreeMap<String, String>,
     others: BTreeSet<String>,
 }
 
-/// Folders that hold nothing of ours.
+/// Folders without anything of ours.
 const SKIPPED: [&str; 2] = ["target", "node_modules"];
 
 impl Tree {
-    /// Reads all files below a folder, but not build outputs and hidden folders.
+    /// Reads all files below a folder, except in build outputs and hidden folders.
     pub fn read(root: &Path) -> Result<Self, String> {
         let mut tree = Self::default();
         tree.read_folder(root, "")?;
         Ok(tree)
     }
 
-    /// A made-up repository.
+    /// Makes up a repository.
     pub fn of(files: &[(&str, &str)]) -> Self {
         let texts = files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
         Self { texts, others: BTreeSet::new() }
@@ -49,12 +49,12 @@ impl Tree {
         Ok(())
     }
 
-    /// The text of a file.
+    /// Returns the text of a file.
     pub fn text(&self, path: &str) -> Option<&str> {
         self.texts.get(path).map(String::as_str)
     }
 
-    /// Whether there is such a file or folder.
+    /// Returns whether a file or folder exists.
     pub fn has(&self, path: &str) -> bool {
         let folder = format!("{}/", path.trim_end_matches('/'));
         self.texts.contains_key(path)
@@ -63,13 +63,13 @@ impl Tree {
             || self.others.iter().any(|file| file.starts_with(&folder))
     }
 
-    /// The `Cargo.toml` files.
+    /// Returns the paths of all `Cargo.toml` files.
     pub fn manifests(&self) -> impl Iterator<Item = &str> {
         let is_manifest = |path: &&str| *path == "Cargo.toml" || path.ends_with("/Cargo.toml");
         self.texts.keys().map(String::as_str).filter(is_manifest)
     }
 
-    /// The Rust files below a folder, in order. The folder `""` is the root.
+    /// Returns path and text of the Rust files below a folder, in order. The folder `""` is the root.
     pub fn sources<'a>(&'a self, folder: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
         let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
         let files = self.texts.iter().filter(move |(path, _)| path.starts_with(&prefix) && path.ends_with(".rs"));
@@ -77,7 +77,7 @@ impl Tree {
     }
 }
 
-/// A path with its `.` and `..` worked out.
+/// Resolves `.` and `..` in a path.
 pub fn normal(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
@@ -92,7 +92,7 @@ pub fn normal(path: &str) -> String {
     parts.join("/")
 }
 
-/// The folder of a file; `""` for the root.
+/// Returns the folder of a file; `""` is the root.
 pub fn folder_of(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(folder, _)| folder)
 }

@@ -1,6 +1,6 @@
-//! The packages of a workspace, read from their `Cargo.toml` files.
+//! Reads the packages of a workspace from their `Cargo.toml` files.
 //!
-//! Comes in: a tree of files. Goes out: for each member its name, folder, targets, features and dependencies.
+//! Input: a tree of files. Output: the name, folder, targets, features and dependencies of each member.
 
 use crate::tree::{Tree, folder_of, join};
 use std::collections::BTreeMap;
@@ -9,32 +9,32 @@ use toml::{Table, Value};
 /// A member of the workspace.
 #[derive(Debug)]
 pub struct Package {
-    /// As Cargo knows it, with `-`.
+    /// Its name in Cargo, with `-`.
     pub name: String,
-    /// Relative to the root.
+    /// Its folder, relative to the root.
     pub folder: String,
-    /// The root file of the library, with the name that other crates write.
+    /// The name of its library in code, and its root file.
     pub library: Option<(String, String)>,
     /// The root files of the binaries.
     pub binaries: Vec<String>,
     /// The root files of tests, examples, benchmarks and the build script.
     pub others: Vec<String>,
-    /// Each feature, with what it turns on.
+    /// Its features, each with what it turns on.
     pub features: BTreeMap<String, Vec<String>>,
-    /// What the package is built with; those for tests only are not here.
+    /// Its normal dependencies, without those of tests and build scripts.
     pub dependencies: Vec<Dependency>,
 }
 
 /// A normal dependency.
 #[derive(Debug, Clone)]
 pub struct Dependency {
-    /// The name by which the package knows it.
+    /// Its name in this package.
     pub key: String,
-    /// The package's own name.
+    /// The name of the package that it means.
     pub package: String,
-    /// Only there when a feature turns it on.
+    /// Whether a feature must turn it on.
     pub optional: bool,
-    /// Features that are turned on in it.
+    /// The features that it is asked to have.
     pub features: Vec<String>,
     /// Whether its default features are on.
     pub default_features: bool,
@@ -50,7 +50,7 @@ fn strings(value: Option<&Value>) -> Vec<String> {
     list.filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-/// The members of the workspace whose root manifest lies in `folder` (`""` is the root of the tree).
+/// Returns the members of the workspace in `folder`; `""` is the root of the tree.
 pub fn packages(tree: &Tree, folder: &str) -> Result<Vec<Package>, String> {
     let root = parse(tree, &join(folder, "Cargo.toml"))?;
     let workspace = root.get("workspace").and_then(Value::as_table).ok_or("the root manifest has no [workspace]")?;
@@ -62,7 +62,7 @@ pub fn packages(tree: &Tree, folder: &str) -> Result<Vec<Package>, String> {
                 let above = join(folder, above);
                 let folders =
                     tree.manifests().map(folder_of).filter(|inner| folder_of(inner) == above && *inner != above);
-                // `join` puts the root's folder in front again.
+                // Members are relative to the workspace's folder.
                 let relative = folders.filter_map(|inner| inner.get(folder.len()..));
                 members.extend(relative.map(|inner| inner.trim_start_matches('/').to_owned()));
             }
@@ -75,7 +75,7 @@ pub fn packages(tree: &Tree, folder: &str) -> Result<Vec<Package>, String> {
     members.iter().map(|member| package(tree, &join(folder, member), &shared)).collect()
 }
 
-/// The members of all workspaces there are; the functions and the fuzz targets are workspaces of their own.
+/// Returns the members of all workspaces in the tree. The functions and the fuzz targets have their own.
 pub fn all_packages(tree: &Tree) -> Result<Vec<Package>, String> {
     let mut all = Vec::new();
     for path in tree.manifests() {
@@ -137,7 +137,7 @@ fn library(tree: &Tree, folder: &str, package: &str, manifest: &Table) -> Option
     tree.text(&file).map(|_| (name, file))
 }
 
-/// The root files of some kinds of target: those listed, those found in the kind's folder, and single ones.
+/// Returns the root files of some kinds of target: those listed, those in the kind's folder, and single files.
 fn roots(tree: &Tree, folder: &str, manifest: &Table, kinds: &[(&str, &str)], single: &[&str]) -> Vec<String> {
     let mut files: Vec<String> = single.iter().map(|path| join(folder, path)).collect();
     for (kind, place) in kinds {

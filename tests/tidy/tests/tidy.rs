@@ -1,4 +1,4 @@
-//! The code is in the state that it promises to be in.
+//! Applies the rules about the code's structure to this repository. The tables of rules come first.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test that fails panics")]
 
@@ -16,23 +16,23 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// A package, and what its build must not reach.
+/// Packages, each with what it must not depend on, directly or through others of the workspace.
 const UNREACHABLE: &[dependencies::Unreachable<'_>] = &[
     ("gannet-host-gpu", &["hyper*", "http*", "sled", "gannet"]),
     ("gannet-sdk", &["gannet", "gannet-host-gpu", "wasmtime*", "tokio"]),
 ];
 
-/// A dependency, and the only packages that have it.
+/// Dependencies, each with the only packages that may depend on it directly.
 const OWNED: &[dependencies::Owned<'_>] =
     &[("wasmtime*", &["gannet", "gannet-host-gpu"]), ("sled", &["gannet"]), ("wgpu", &["gannet-host-gpu"])];
 
-/// The rules for the crates that `gannet` becomes. When they are there, these take the place of the two tables above.
-#[allow(dead_code, reason = "the crates are not there yet")]
+/// The two tables for the crates that `gannet` is split into. They replace those above when the crates exist.
+#[allow(dead_code, reason = "the crates do not exist yet")]
 mod later {
     use super::dependencies::{Owned, Unreachable};
 
     pub const UNREACHABLE: &[Unreachable<'_>] = &[
-        ("gannet-base", &["gannet-*", "wasmtime*", "sled", "hyper*", "wgpu", "tokio"]),
+        ("gannet-base", &["gannet-*", "wasmtime*", "sled", "hyper*", "wgpu"]),
         (
             "gannet-process",
             &["gannet-sandbox", "gannet-state", "gannet-fleet", "gannet-door", "wasmtime*", "sled", "hyper*"],
@@ -52,10 +52,10 @@ mod later {
     ];
 }
 
-/// The only files that name HTTP statuses: that of refusals to clients, and that of a worker's answers to the front door.
+/// The only files that name HTTP statuses: one for clients, and one for a worker's answers to the front door.
 const STATUSES: &[&str] = &["runtime/src/respond/mod.rs", "runtime/src/worker/answer.rs"];
 
-/// The library of which every item has an example.
+/// The library whose public items all have an example.
 const WITH_EXAMPLES: &str = "gannet-sdk";
 
 struct Repository {
@@ -63,16 +63,16 @@ struct Repository {
     /// The members of the workspace.
     packages: Vec<Package>,
     code: Code,
-    /// All sources of all packages, those of the functions and the fuzz targets too.
+    /// All sources by path, including those of the functions and the fuzz targets.
     sources: BTreeMap<String, Source>,
-    /// Those that nothing builds.
+    /// Messages about sources that nothing builds.
     strays: Vec<String>,
 }
 
 struct Source {
     functions: Vec<Function>,
     lines: usize,
-    wrong: Vec<String>,
+    violations: Vec<String>,
     offered: Vec<Offered>,
 }
 
@@ -82,26 +82,27 @@ impl Source {
             Ok(file) => Self {
                 functions: functions(&file),
                 lines: files::own_lines(text, &file),
-                wrong: files::wrong(text, &file),
+                violations: files::violations(text, &file),
                 offered: offered(&file),
             },
             Err(error) => Self {
                 functions: Vec::new(),
                 lines: 0,
-                wrong: vec![format!("is no Rust: {error}")],
+                violations: vec![format!("is no Rust: {error}")],
                 offered: Vec::new(),
             },
         }
     }
 }
 
-/// The checkout that Cargo runs this for. Not the one it was built in: checkouts may share a folder of build outputs.
+/// Returns the root of the checkout that this runs in. It may have been built in another one, because checkouts can
+/// share a target folder, so the value from build time is only used without Cargo.
 fn root() -> PathBuf {
     let own = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     Path::new(&own).ancestors().nth(2).unwrap().to_owned()
 }
 
-/// The repository, read once for all tests.
+/// Reads the repository, once for all tests.
 fn repository() -> &'static Repository {
     static READ: OnceLock<Repository> = OnceLock::new();
     READ.get_or_init(|| {
@@ -129,7 +130,7 @@ fn every_path_is_understood() {
 }
 
 #[test]
-fn no_files_need_each_other_but_parents_and_children() {
+fn no_files_use_each_other_in_a_circle_except_parents_and_children() {
     let code = &repository().code;
     let mut wrong = Vec::new();
     for (target, of) in code.targets.iter().enumerate() {
@@ -140,8 +141,8 @@ fn no_files_need_each_other_but_parents_and_children() {
 }
 
 #[test]
-fn no_package_is_built_with_what_it_must_not_know() {
-    none(&dependencies::wrong(&repository().packages, UNREACHABLE, OWNED));
+fn no_package_depends_on_what_it_must_not_know() {
+    none(&dependencies::violations(&repository().packages, UNREACHABLE, OWNED));
 }
 
 #[test]
@@ -157,7 +158,7 @@ fn every_promise_of_the_specification_names_tests_and_all_of_them_exist() {
     let functions = sources.values().flat_map(|source| &source.functions);
     let tests = functions.filter(|function| function.is_test).map(|function| function.name.clone()).collect();
     let specification = tree.text("SPECIFICATION.md").unwrap();
-    none(&promises::wrong(specification, &tests, |path| tree.has(path)));
+    none(&promises::violations(specification, &tests, |path| tree.has(path)));
     assert!(promises::promises(specification).len() > 100);
 }
 
@@ -167,23 +168,23 @@ fn every_source_belongs_to_something_that_is_built() {
 }
 
 #[test]
-fn files_say_what_they_are_are_not_long_and_hold_no_debt() {
+fn every_file_has_a_header_is_not_too_long_and_has_no_debt_markers() {
     let sources = repository().sources.iter();
-    let wrong = sources.flat_map(|(path, source)| source.wrong.iter().map(move |what| format!("{path}: {what}")));
+    let wrong = sources.flat_map(|(path, source)| source.violations.iter().map(move |what| format!("{path}: {what}")));
     none(&wrong.collect::<Vec<_>>());
 }
 
 #[test]
-fn half_of_the_files_are_short() {
+fn at_least_half_of_the_files_have_under_200_lines() {
     let mut lengths: Vec<usize> = repository().sources.values().map(|source| source.lines).collect();
     lengths.sort_unstable();
     let median = lengths.get(lengths.len() / 2).unwrap();
     assert!(*median < 200, "the median is {median} lines");
 }
 
-/// Prints the functions of more than 70 lines: `cargo test -p gannet-tidy -- --ignored --nocapture long_functions`.
+/// Prints the functions with more than 70 lines: `cargo test -p gannet-tidy -- --ignored --nocapture long_functions`.
 #[test]
-#[ignore = "it only tells"]
+#[ignore = "it only prints"]
 fn long_functions() {
     for (path, source) in &repository().sources {
         for function in source.functions.iter().filter(|function| function.lines > 70) {
