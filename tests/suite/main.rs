@@ -30,6 +30,5 @@ mod secrets;
 mod sharing;
 mod snapshots;
 mod tenants;
-mod tidy;
 mod versions;
 mod workers;
