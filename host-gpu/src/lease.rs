@@ -59,20 +59,20 @@ pub enum Told {
 }
 
 /// The wires to an arbiter.
-pub struct Link {
+pub struct ArbiterLink {
     /// What the arbiter says.
     pub told: mpsc::Receiver<Told>,
     /// Says something to it; must not wait.
     pub ask: Box<dyn FnMut(Ask) + Send>,
     /// What to do when the device is lost.
     pub on_loss: Arc<dyn Fn() + Send + Sync>,
-    /// Where to note what runs ([`crate::in_flight`]).
+    /// Where to note what runs ([`crate::running_kernels`]).
     pub notes: Option<std::fs::File>,
 }
 
-impl std::fmt::Debug for Link {
+impl std::fmt::Debug for ArbiterLink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Link")
+        f.write_str("ArbiterLink")
     }
 }
 

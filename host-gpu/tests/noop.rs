@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
 use gannet_host_gpu::batch::Update;
-use gannet_host_gpu::lease::{Ask, Link, Told};
-use gannet_host_gpu::{Batch, Binding, Buffer, Catalog, Device, Error, Session, SessionLimits, Source};
+use gannet_host_gpu::lease::{ArbiterLink, Ask, Told};
+use gannet_host_gpu::{Batch, Binding, BindingSource, Device, Error, KernelCatalog, Session, SessionLimits};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,10 +17,10 @@ const COPY: &str = "
 
 fn session(device: &Arc<Device>, memory_bytes: u64) -> Session {
     let limits = SessionLimits { memory_bytes, gpu_ns: 1_000_000_000 };
-    Session::new(Arc::clone(device), Arc::new(Catalog::new()), limits)
+    Session::new(Arc::clone(device), Arc::new(KernelCatalog::new()), limits)
 }
 
-fn bind(group: u32, index: u32, source: Source) -> Binding {
+fn bind(group: u32, index: u32, source: BindingSource) -> Binding {
     Binding { group, index, source }
 }
 
@@ -29,14 +29,14 @@ async fn a_batch_with_reads_is_one_round_trip() {
     let device = Device::noop(1 << 30);
     let mut session = session(&device, 1 << 20);
     let kernel = session.compile_kernel(COPY, "main", &[]).run().await.unwrap();
-    let (a, b) = (Buffer::create(&session, 256).unwrap(), Buffer::create(&session, 256).unwrap());
-    a.write(&mut session, 0, vec![1; 100]).unwrap();
-    a.write(&mut session, 100, vec![2; 4]).unwrap();
+    let (a, b) = (session.create_buffer(256).unwrap(), session.create_buffer(256).unwrap());
+    session.write_buffer(&a, 0, vec![1; 100]).unwrap();
+    session.write_buffer(&a, 100, vec![2; 4]).unwrap();
     let mut batch = Batch::default();
     let bindings = vec![
-        bind(0, 0, Source::Buffer(Arc::clone(&a), 0, None)),
-        bind(0, 1, Source::Buffer(Arc::clone(&b), 0, None)),
-        bind(1, 0, Source::Inline(vec![0; 4])),
+        bind(0, 0, BindingSource::Buffer(Arc::clone(&a), 0, None)),
+        bind(0, 1, BindingSource::Buffer(Arc::clone(&b), 0, None)),
+        bind(1, 0, BindingSource::Inline(vec![0; 4])),
     ];
     let dispatch = batch.dispatch(&session, &kernel, bindings, [1, 1, 1]).unwrap();
     batch.read(&a, 0, 12).unwrap();
@@ -59,7 +59,7 @@ async fn a_batch_with_reads_is_one_round_trip() {
 async fn everything_is_given_back_when_the_work_and_its_results_are_gone() {
     let device = Device::noop(1 << 30);
     let mut session = session(&device, 1 << 20);
-    let buffer = Buffer::create(&session, 64 * 1024).unwrap();
+    let buffer = session.create_buffer(64 * 1024).unwrap();
     let mut batch = Batch::default();
     batch.read(&buffer, 0, 64 * 1024).unwrap();
     let mut submission = batch.encode(&mut session).unwrap().submit().await.unwrap();
@@ -78,8 +78,8 @@ async fn everything_is_given_back_when_the_work_and_its_results_are_gone() {
 async fn a_submission_that_is_refused_keeps_the_pending_writes() {
     let device = Device::noop(1 << 30);
     let mut session = session(&device, 40 * 1024);
-    let buffer = Buffer::create(&session, 16 * 1024).unwrap();
-    buffer.write(&mut session, 0, vec![7; 16 * 1024]).unwrap();
+    let buffer = session.create_buffer(16 * 1024).unwrap();
+    session.write_buffer(&buffer, 0, vec![7; 16 * 1024]).unwrap();
     let mut batch = Batch::default();
     batch.read(&buffer, 0, 4).unwrap();
     let refused = batch.encode(&mut session).unwrap_err();
@@ -93,21 +93,21 @@ async fn a_dispatch_is_checked_against_its_kernel() {
     let device = Device::noop(1 << 30);
     let session = session(&device, 1 << 20);
     let kernel = session.compile_kernel(COPY, "main", &[]).run().await.unwrap();
-    let (a, b) = (Buffer::create(&session, 256).unwrap(), Buffer::create(&session, 256).unwrap());
-    let source = || bind(0, 0, Source::Buffer(Arc::clone(&a), 0, None));
-    let target = || bind(0, 1, Source::Buffer(Arc::clone(&b), 0, None));
-    let inline = |size: usize| bind(1, 0, Source::Inline(vec![0; size]));
+    let (a, b) = (session.create_buffer(256).unwrap(), session.create_buffer(256).unwrap());
+    let source = || bind(0, 0, BindingSource::Buffer(Arc::clone(&a), 0, None));
+    let target = || bind(0, 1, BindingSource::Buffer(Arc::clone(&b), 0, None));
+    let inline = |size: usize| bind(1, 0, BindingSource::Inline(vec![0; size]));
     for (bindings, part) in [
         (vec![source(), target()], "variable \"n\" has no binding"),
         (vec![source(), target(), inline(4), inline(4)], "is bound twice"),
-        (vec![source(), target(), inline(4), bind(2, 0, Source::Inline(vec![0; 4]))], "uses no such variable"),
+        (vec![source(), target(), inline(4), bind(2, 0, BindingSource::Inline(vec![0; 4]))], "uses no such variable"),
         (vec![source(), target(), inline(0)], "needs at least 4"),
         (vec![source(), target(), inline(3)], "a multiple of 4"),
         (vec![source(), target(), inline(8192)], "at most 4096"),
-        (vec![source(), bind(0, 1, Source::Inline(vec![0; 4])), inline(4)], "cannot be bound to inline bytes"),
-        (vec![source(), bind(0, 1, Source::Buffer(Arc::clone(&b), 4, None)), inline(4)], "is not a multiple of"),
-        (vec![source(), bind(0, 1, Source::Buffer(Arc::clone(&b), 256, Some(256))), inline(4)], "pass the end"),
-        (vec![source(), bind(0, 1, Source::Buffer(Arc::clone(&a), 0, None)), inline(4)], "is the same buffer"),
+        (vec![source(), bind(0, 1, BindingSource::Inline(vec![0; 4])), inline(4)], "cannot be bound to inline bytes"),
+        (vec![source(), bind(0, 1, BindingSource::Buffer(Arc::clone(&b), 4, None)), inline(4)], "is not a multiple of"),
+        (vec![source(), bind(0, 1, BindingSource::Buffer(Arc::clone(&b), 256, Some(256))), inline(4)], "pass the end"),
+        (vec![source(), bind(0, 1, BindingSource::Buffer(Arc::clone(&a), 0, None)), inline(4)], "is the same buffer"),
     ] {
         let refused = Batch::default().dispatch(&session, &kernel, bindings, [1, 1, 1]).unwrap_err();
         assert!(
@@ -126,9 +126,9 @@ async fn a_dispatch_is_checked_against_its_kernel() {
 async fn used_up_gpu_time_refuses_more_work() {
     let device = Device::noop(1 << 30);
     let limits = SessionLimits { memory_bytes: 1 << 20, gpu_ns: 0 };
-    let mut session = Session::new(device, Arc::new(Catalog::new()), limits);
-    let buffer = Buffer::create(&session, 4).unwrap();
-    let refused = buffer.read(&mut session, 0, 4).unwrap_err();
+    let mut session = Session::new(device, Arc::new(KernelCatalog::new()), limits);
+    let buffer = session.create_buffer(4).unwrap();
+    let refused = Batch::encode_read(&mut session, &buffer, 0, 4).unwrap_err();
     assert!(matches!(refused, Error::DeadlineExceeded(_)), "{refused}");
 }
 
@@ -140,7 +140,7 @@ async fn many_sessions_share_a_device_without_losing_work() {
             let device = Arc::clone(&device);
             tokio::spawn(async move {
                 let mut session = session(&device, 1 << 20);
-                let buffer = Buffer::create(&session, 1024).unwrap();
+                let buffer = session.create_buffer(1024).unwrap();
                 let mut batch = Batch::default();
                 batch.write(&session, &buffer, 0, vec![3; 1024]).unwrap();
                 batch.read(&buffer, 0, 1024).unwrap();
@@ -171,7 +171,7 @@ impl Shared {
         let (asks, asked) = std::sync::mpsc::channel();
         let lost = Arc::<AtomicBool>::default();
         let flag = Arc::clone(&lost);
-        let link = Link {
+        let link = ArbiterLink {
             told,
             ask: Box::new(move |ask| asks.send(ask).unwrap()),
             on_loss: Arc::new(move || flag.store(true, Ordering::Relaxed)),
@@ -187,8 +187,8 @@ impl Shared {
 
     async fn submit(&self) -> (Session, gannet_host_gpu::Submission) {
         let limits = SessionLimits { memory_bytes: 1 << 20, gpu_ns: u64::MAX };
-        let mut session = Session::new(Arc::clone(&self.device), Arc::new(Catalog::new()), limits);
-        let buffer = Buffer::create(&session, 1024).unwrap();
+        let mut session = Session::new(Arc::clone(&self.device), Arc::new(KernelCatalog::new()), limits);
+        let buffer = session.create_buffer(1024).unwrap();
         let mut batch = Batch::default();
         batch.clear(&buffer, 0, 1024).unwrap();
         let submission = batch.encode(&mut session).unwrap().submit().await.unwrap();
@@ -264,25 +264,25 @@ mod assets {
         let open = |name: &str| Asset::open(&assets, name).unwrap();
         let mut first = session();
         for name in ["a0", "a1", "a2"] {
-            open(name).view(&mut first, 0, 64).await.unwrap();
+            first.view_asset(&open(name), 0, 64).await.unwrap();
         }
         let mut second = session();
-        open("a0").view(&mut second, 256, 64).await.unwrap();
+        second.view_asset(&open("a0"), 256, 64).await.unwrap();
         assert_eq!((device.resident_assets().count, first.memory().used()), (3, 0), "shared, and nobody's own");
         // Pinned ones stay, and the refusal says so.
-        let refused = open("a3").view(&mut second, 0, 64).await;
-        let full = open("a4").view(&mut second, 0, 64).await;
+        let refused = second.view_asset(&open("a3"), 0, 64).await;
+        let full = second.view_asset(&open("a4"), 0, 64).await;
         assert!(refused.is_ok() && full.is_err_and(|error| matches!(error, Error::MemoryQuota(_))));
         drop((first, refused));
         // Now a1 and a2 are free; a1 was used longer ago.
-        open("a4").view(&mut second, 0, 64).await.unwrap();
+        second.view_asset(&open("a4"), 0, 64).await.unwrap();
         assert_eq!(device.resident_assets().bytes, 8 * MIB as u64);
         drop(second);
         // Whatever needs memory gets it, and what could never fit takes nothing from anyone.
         let third = session();
-        assert!(Buffer::create(&third, 12 * MIB as u64).is_err());
+        assert!(third.create_buffer(12 * MIB as u64).is_err());
         assert_eq!(device.resident_assets().count, 4);
-        let buffer = Buffer::create(&third, 9 * MIB as u64).unwrap();
+        let buffer = third.create_buffer(9 * MIB as u64).unwrap();
         assert_eq!(device.resident_assets().count, 0);
         drop(buffer);
         assert_eq!(device.memory().used(), 0);
@@ -301,13 +301,13 @@ mod assets {
             (u64::MAX, 2, "pass the end"),
             (0, 129 << 20, "the device binds at most 134217728"),
         ] {
-            let refused = asset.view(&mut session, offset, size).await.unwrap_err().to_string();
+            let refused = session.view_asset(&asset, offset, size).await.unwrap_err().to_string();
             assert!(refused.contains(part), "{refused}");
         }
         // An aligned range is no copy, whatever its length; any other is one, and is charged.
-        assert_eq!(asset.view(&mut session, 256, 1001).await.unwrap().size(), 1001);
+        assert_eq!(session.view_asset(&asset, 256, 1001).await.unwrap().size(), 1001);
         assert_eq!(session.memory().used(), 0);
-        let copy = asset.view(&mut session, 257, 1001).await.unwrap();
+        let copy = session.view_asset(&asset, 257, 1001).await.unwrap();
         assert_eq!(session.memory().used(), 1024);
         drop(copy);
         assert_eq!(session.memory().used(), 0);
@@ -330,7 +330,7 @@ mod assets {
         let asset = Asset::open(&assets, "a0").unwrap();
         // Ranges of either are the asset itself; one over both is a copy.
         for (offset, size, copied) in [(0, 4096, 0), (LARGEST, 4096, 0), (LARGEST - 4096, 8192, 8192)] {
-            let view = asset.view(&mut session, offset, size).await.unwrap();
+            let view = session.view_asset(&asset, offset, size).await.unwrap();
             assert_eq!((view.size(), session.memory().used()), (size, copied), "{offset}");
         }
         let resident = device.resident_assets();

@@ -2,7 +2,7 @@
 
 use crate::process::channel::{receive_now, send_now};
 use crate::process::child::leave;
-use gannet_host_gpu::lease::{Ask, Link, Told};
+use gannet_host_gpu::lease::{ArbiterLink, Ask, Told};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,7 +17,7 @@ const TOLD_MAX: usize = 16;
 const WRITE_MAX: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// The wires of this process to the arbiter. Its socket comes first, then the file for notes.
-pub fn link(socket: OwnedFd, notes: OwnedFd) -> io::Result<Link> {
+pub fn link(socket: OwnedFd, notes: OwnedFd) -> io::Result<ArbiterLink> {
     let socket = Arc::new(socket);
     let (tells, told) = mpsc::channel(TOLD_MAX);
     let theirs = Arc::clone(&socket);
@@ -31,7 +31,7 @@ pub fn link(socket: OwnedFd, notes: OwnedFd) -> io::Result<Link> {
         }
     });
     let on_loss = Arc::new(|| leave(DEVICE_LOST));
-    Ok(Link { told, ask, on_loss, notes: Some(notes.into()) })
+    Ok(ArbiterLink { told, ask, on_loss, notes: Some(notes.into()) })
 }
 
 fn wait(socket: BorrowedFd<'_>, flags: PollFlags, longest: Option<&Timespec>) -> io::Result<bool> {
