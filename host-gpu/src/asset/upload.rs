@@ -21,7 +21,7 @@ const COPY_CHUNK: u64 = 4 << 20;
 /// What is mapped at a time, before it is looked whether anybody still waits. A multiple of all pages.
 const MAP_CHUNK: u64 = 64 << 20;
 /// What is read into the cache of a core at a time.
-const BOUNCE: usize = 128 << 10;
+const BOUNCE_BUFFER_BYTES: usize = 128 << 10;
 
 /// Uploads to one device.
 #[derive(Debug)]
@@ -153,10 +153,10 @@ impl Uploader {
         let staged = self.executor.scoped(|_| self.executor.staging().upload(padded, charge))?;
         let asset = Arc::clone(asset);
         let read = tokio::task::spawn_blocking(move || {
-            let mut bounce = vec![0; BOUNCE];
+            let mut bounce = vec![0; BOUNCE_BUFFER_BYTES];
             let mut done = 0;
             while done < size {
-                let now = BOUNCE.min(usize::try_from(size - done).unwrap_or(BOUNCE));
+                let now = BOUNCE_BUFFER_BYTES.min(usize::try_from(size - done).unwrap_or(BOUNCE_BUFFER_BYTES));
                 let padded = now.next_multiple_of(4);
                 let (bytes, rest) = bounce.split_at_mut(now);
                 read_at(&asset.file, bytes, from + done).map_err(|error| unreadable(&error))?;

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 type Recorded = (Job, oneshot::Receiver<JobResult>, Vec<(u64, u64)>);
 
 /// Where one piece of the upload buffer goes.
-struct Upload<'a> {
+struct StagedWrite<'a> {
     target: &'a Arc<Buffer>,
     offset: u64,
     data: &'a [u8],
@@ -188,10 +188,10 @@ impl Recorder<'_> {
         arena_bytes: Option<&[u8]>,
     ) -> Result<(), Error> {
         for write in writes {
-            self.write(&Upload { target: &write.target, offset: write.offset, data: &write.data })?;
+            self.write(&StagedWrite { target: &write.target, offset: write.offset, data: &write.data })?;
         }
         if let (Some(data), Some(target)) = (arena_bytes, self.arena) {
-            self.write(&Upload { target, offset: 0, data })?;
+            self.write(&StagedWrite { target, offset: 0, data })?;
         }
         let mut read_offset = HEADER_SIZE;
         for command in commands {
@@ -217,7 +217,7 @@ impl Recorder<'_> {
                 Step::Clear { target: target.wgpu.clone(), offset: *offset, size: *size }
             }
             Command::Write { target, offset, data } => {
-                return self.write(&Upload { target, offset: *offset, data });
+                return self.write(&StagedWrite { target, offset: *offset, data });
             }
             Command::Read { source, offset, size } => {
                 let target_offset = *read_offset;
@@ -237,7 +237,7 @@ impl Recorder<'_> {
     }
 
     /// Puts bytes into the upload buffer and records their copy from there.
-    fn write(&mut self, upload: &Upload<'_>) -> Result<(), Error> {
+    fn write(&mut self, write: &StagedWrite<'_>) -> Result<(), Error> {
         let size = upload.data.len() as u64;
         if size == 0 {
             return Ok(());

@@ -58,7 +58,7 @@ impl Device {
         Self::start(open::open_noop(), memory_max, link)
     }
 
-    fn start((device, queue, gpu): open::Opened, memory_max: u64, link: Option<ArbiterLink>) -> Arc<Self> {
+    fn start((device, queue, gpu): open::OpenedDevice, memory_max: u64, link: Option<ArbiterLink>) -> Arc<Self> {
         let abilities = abilities(&device, gpu.software);
         let executor = Executor::start(device, queue, gpu.software, link);
         let memory = MemoryQuota::new("tenant", memory_max, None);

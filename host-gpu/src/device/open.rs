@@ -22,10 +22,10 @@ pub struct DeviceOptions {
 }
 
 /// A device that was just opened.
-pub(super) type Opened = (wgpu::Device, wgpu::Queue, Gpu);
+pub(super) type OpenedDevice = (wgpu::Device, wgpu::Queue, Gpu);
 
 /// Opens the adapter that the options name.
-pub(super) fn open(options: &DeviceOptions) -> Result<Opened, Error> {
+pub(super) fn open(options: &DeviceOptions) -> Result<OpenedDevice, Error> {
     let index = options.index;
     let instance = adapter::instance();
     let adapters = adapter::adapters(&instance);
@@ -78,7 +78,7 @@ fn limits(index: u32, adapter: &wgpu::Adapter) -> Result<wgpu::Limits, Error> {
 }
 
 /// A device that runs no shader.
-pub(super) fn open_noop() -> Opened {
+pub(super) fn open_noop() -> OpenedDevice {
     let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor {
         required_features: wgpu::Features::IMMEDIATES,
         required_limits: wgpu::Limits {

@@ -75,7 +75,7 @@ impl Executor {
         let counters = Arc::new(DeviceCounters::default());
         let flag = Arc::new(BudgetFlag::new(&device));
         let (jobs, receiver) = mpsc::channel(QUEUE_CAPACITY);
-        let parts = thread::Parts {
+        let parts = thread::GpuThreadParts {
             device: device.clone(),
             queue,
             meters: SliceMeters::new(device.clone()),

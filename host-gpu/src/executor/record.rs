@@ -29,10 +29,10 @@ pub(crate) fn slice(
         _ => false,
     });
     let mut rest = plan.parts.as_slice();
-    while let Some((step, piece)) = rest.first() {
-        let run = rest.iter().take_while(|(_, piece)| matches!(piece, StepPart::Grid(_))).count();
+    while let Some((step, part)) = rest.first() {
+        let run = rest.iter().take_while(|(_, part)| matches!(part, StepPart::Grid(_))).count();
         let (now, after) = rest.split_at(run.max(1));
-        match piece {
+        match part {
             StepPart::Grid(_) => dispatches(flag, &mut encoder, steps, now, number),
             StepPart::Bytes { from, size } => bytes(&mut encoder, steps.get(*step), *from, *size),
         }
@@ -65,14 +65,15 @@ fn dispatches(
     flag: &BudgetFlag,
     encoder: &mut wgpu::CommandEncoder,
     steps: &[Step],
-    pieces: &[(usize, StepPart)],
+    parts: &[(usize, StepPart)],
     number: u32,
 ) {
     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
     let mut pipeline: Option<*const Kernel> = None;
     let mut bound: Option<*const wgpu::BindGroup> = None;
-    for (step, piece) in pieces {
-        let (Some(Step::Dispatch { kernel, groups, grid }), StepPart::Grid(part)) = (steps.get(*step), piece) else {
+    for (step, step_part) in parts {
+        let (Some(Step::Dispatch { kernel, groups, grid }), StepPart::Grid(part)) = (steps.get(*step), step_part)
+        else {
             continue;
         };
         let this = Arc::as_ptr(kernel);

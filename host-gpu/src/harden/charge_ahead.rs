@@ -17,7 +17,7 @@
 //! A loop without a trip costs nothing, and what is left after a charge is at least one iteration's cost: zero still
 //! means that a loop was left out.
 
-use super::short_loop::{self, CountingLoop};
+use super::short_loop::{self, InductionLoop};
 use naga::{
     AddressSpace, BinaryOperator, Block, Expression, Function, GlobalVariable, Handle, Literal, MathFunction, Module,
     ScalarKind, Span, Statement, StorageAccess,
@@ -66,7 +66,7 @@ fn trips(
     body: &Block,
     continuing: &Block,
 ) -> Option<(Block, Handle<Expression>)> {
-    let form = short_loop::counting_loop(module, function, body, continuing)?;
+    let form = short_loop::induction_loop(module, function, body, continuing)?;
     if leaves(body, true) > 1 {
         return None;
     }
@@ -230,7 +230,7 @@ impl TripWriter<'_> {
     /// The number of iterations as a `u32`; the largest one when the step might wrap around.
     fn trips(
         &mut self,
-        form: &CountingLoop,
+        form: &InductionLoop,
         start: Handle<Expression>,
         bound: Handle<Expression>,
     ) -> Option<Handle<Expression>> {

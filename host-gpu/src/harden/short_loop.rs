@@ -14,7 +14,7 @@ use naga::{BinaryOperator, Block, Expression, Function, Handle, Literal, LocalVa
 
 /// A loop that steps a local integer variable towards a bound.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct CountingLoop {
+pub(super) struct InductionLoop {
     /// The variable.
     pub local: Handle<LocalVariable>,
     /// Whether it is an `i32`, or else a `u32`.
@@ -30,12 +30,12 @@ pub(super) struct CountingLoop {
 }
 
 /// Recognises the form, whatever the bound and the start are.
-pub(super) fn counting_loop(
+pub(super) fn induction_loop(
     module: &Module,
     function: &Function,
     body: &Block,
     continuing: &Block,
-) -> Option<CountingLoop> {
+) -> Option<InductionLoop> {
     let (condition, emitted) = guard(body)?;
     let Expression::Binary { op, left, right } = function.expressions[condition] else { return None };
     let sides = [(left, right, Some(op)), (right, left, mirrored(op))];
@@ -63,13 +63,13 @@ pub(super) fn counting_loop(
             return None;
         }
         stores.collect(&function.body);
-        (!stores.escaped).then_some(CountingLoop { local, signed, op, bound, step, stepped })
+        (!stores.escaped).then_some(InductionLoop { local, signed, op, bound, step, stepped })
     })
 }
 
 /// The most iterations that one run of the loop can make, if that can be proven.
 pub(super) fn trips(module: &Module, function: &Function, body: &Block, continuing: &Block) -> Option<u64> {
-    let CountingLoop { local, signed, op, bound, step, stepped } = counting_loop(module, function, body, continuing)?;
+    let InductionLoop { local, signed, op, bound, step, stepped } = induction_loop(module, function, body, continuing)?;
     let bound = constant(module, function, bound)?;
     let mut stores = Stores { function, local, values: Vec::new(), escaped: false };
     stores.collect(&function.body);

@@ -1,6 +1,6 @@
 //! Kernels that are ready to dispatch: a pipeline, its bind group layouts, and what is known about running it.
 //!
-//! This is data alone; [`crate::compiler`] makes it.
+//! This is data alone; `compiler/` makes it.
 
 mod catalog;
 mod budget;

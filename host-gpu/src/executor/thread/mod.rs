@@ -44,7 +44,7 @@ const SWEEP_EVERY: Duration = Duration::from_millis(20);
 const MEBIBYTE_NS: u64 = 100_000;
 
 /// What the thread is started with.
-pub(crate) struct Parts {
+pub(crate) struct GpuThreadParts {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     pub(crate) meters: SliceMeters,
@@ -60,7 +60,7 @@ pub(crate) struct Parts {
 }
 
 struct GpuThread {
-    parts: Parts,
+    parts: GpuThreadParts,
     lease: Lease,
     running_kernels: RunningKernels,
     running: VecDeque<RunningJob>,
@@ -73,7 +73,7 @@ struct GpuThread {
 }
 
 /// Starts the thread. If that fails, the device is lost.
-pub(crate) fn spawn(mut parts: Parts, jobs: mpsc::Receiver<Job>) {
+pub(crate) fn spawn(mut parts: GpuThreadParts, jobs: mpsc::Receiver<Job>) {
     let lost = Arc::clone(&parts.lost);
     let running_kernels = RunningKernels::new(parts.link.as_mut().and_then(|link| link.notes.take()));
     let thread = GpuThread {
