@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
 use gannet_host_gpu::batch::Update;
-use gannet_host_gpu::lease::{ArbiterLink, Ask, Told};
+use gannet_host_gpu::lease::{ArbiterLink, ArbiterMessage, HolderMessage};
 use gannet_host_gpu::{Batch, Binding, BindingSource, Device, Error, KernelCatalog, Session, SessionLimits};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -160,20 +160,20 @@ async fn many_sessions_share_a_device_without_losing_work() {
 /// A device on a GPU that the test shares out.
 struct Shared {
     device: Arc<Device>,
-    tells: tokio::sync::mpsc::Sender<Told>,
-    asked: std::sync::mpsc::Receiver<Ask>,
+    tells: tokio::sync::mpsc::Sender<ArbiterMessage>,
+    asked: std::sync::mpsc::Receiver<HolderMessage>,
     lost: Arc<AtomicBool>,
 }
 
 impl Shared {
     fn new() -> Self {
-        let (tells, told) = tokio::sync::mpsc::channel(8);
+        let (tells, messages) = tokio::sync::mpsc::channel(8);
         let (asks, asked) = std::sync::mpsc::channel();
         let lost = Arc::<AtomicBool>::default();
         let flag = Arc::clone(&lost);
         let link = ArbiterLink {
-            told,
-            ask: Box::new(move |ask| asks.send(ask).unwrap()),
+            messages,
+            send: Box::new(move |message| asks.send(message).unwrap()),
             on_loss: Arc::new(move || flag.store(true, Ordering::Relaxed)),
             notes: None,
         };
@@ -181,7 +181,7 @@ impl Shared {
     }
 
     /// What the GPU thread says next; nothing else has to run meanwhile.
-    fn next(&self) -> Ask {
+    fn next(&self) -> HolderMessage {
         self.asked.recv_timeout(std::time::Duration::from_secs(10)).unwrap()
     }
 
@@ -200,20 +200,20 @@ impl Shared {
 async fn nothing_is_submitted_without_a_lease_and_an_idle_holder_gives_it_back() {
     let shared = Shared::new();
     let (_session, mut submission) = shared.submit().await;
-    assert_eq!(shared.next(), Ask::Want(0));
+    assert_eq!(shared.next(), HolderMessage::Want(0));
     let trips = || shared.device.counters().round_trips.load(Ordering::Relaxed);
     assert_eq!((trips(), shared.device.holds_gpu()), (0, false));
-    shared.tells.send(Told::Granted { epoch: 1, contended: false }).await.unwrap();
+    shared.tells.send(ArbiterMessage::Granted { epoch: 1, contended: false }).await.unwrap();
     submission.wait().await.unwrap();
     assert_eq!(trips(), 1);
-    assert_eq!(shared.next(), Ask::Release { epoch: 1, wants: false });
+    assert_eq!(shared.next(), HolderMessage::Release { epoch: 1, wants: false });
     let (_session, mut submission) = shared.submit().await;
-    assert_eq!(shared.next(), Ask::Want(1));
+    assert_eq!(shared.next(), HolderMessage::Want(1));
     // Asked back before there was time for anything: it says that it wants more.
-    shared.tells.send(Told::AskedBack { epoch: 2 }).await.unwrap();
-    assert_eq!(shared.next(), Ask::Release { epoch: 2, wants: false });
-    assert_eq!(shared.next(), Ask::Want(2));
-    shared.tells.send(Told::Granted { epoch: 3, contended: true }).await.unwrap();
+    shared.tells.send(ArbiterMessage::AskedBack { epoch: 2 }).await.unwrap();
+    assert_eq!(shared.next(), HolderMessage::Release { epoch: 2, wants: false });
+    assert_eq!(shared.next(), HolderMessage::Want(2));
+    shared.tells.send(ArbiterMessage::Granted { epoch: 3, contended: true }).await.unwrap();
     submission.wait().await.unwrap();
 }
 
@@ -221,7 +221,7 @@ async fn nothing_is_submitted_without_a_lease_and_an_idle_holder_gives_it_back()
 async fn a_request_that_ends_while_it_waits_for_the_gpu_leaves_nothing_behind() {
     let shared = Shared::new();
     let (session, mut submission) = shared.submit().await;
-    assert_eq!(shared.next(), Ask::Want(0));
+    assert_eq!(shared.next(), HolderMessage::Want(0));
     let memory = Arc::clone(session.memory());
     drop(session);
     assert!(matches!(submission.wait().await, Err(Error::DeadlineExceeded(_))));
@@ -234,7 +234,7 @@ async fn a_lost_device_is_told_and_what_waits_gets_an_error() {
     let (_session, mut submission) = shared.submit().await;
     shared.device.destroy();
     assert!(shared.device.is_lost() && shared.lost.load(Ordering::Relaxed));
-    shared.tells.send(Told::Granted { epoch: 1, contended: false }).await.unwrap();
+    shared.tells.send(ArbiterMessage::Granted { epoch: 1, contended: false }).await.unwrap();
     assert!(matches!(submission.wait().await, Err(Error::DeviceLost(_))));
 }
 

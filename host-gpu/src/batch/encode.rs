@@ -238,19 +238,19 @@ impl Recorder<'_> {
 
     /// Puts bytes into the upload buffer and records their copy from there.
     fn write(&mut self, write: &StagedWrite<'_>) -> Result<(), Error> {
-        let size = upload.data.len() as u64;
+        let size = write.data.len() as u64;
         if size == 0 {
             return Ok(());
         }
         let staged = self.upload.as_ref().ok_or_else(Error::lost)?;
-        if !staged.fill(&mut std::iter::once((self.uploaded, upload.data))) {
+        if !staged.fill(&mut std::iter::once((self.uploaded, write.data))) {
             return Err(Error::lost());
         }
         self.steps.push(Step::Copy {
             source: staged.buffer.clone(),
             source_offset: self.uploaded,
-            target: upload.target.wgpu.clone(),
-            target_offset: upload.offset,
+            target: write.target.wgpu.clone(),
+            target_offset: write.offset,
             size,
         });
         self.uploaded += aligned(size);

@@ -29,7 +29,7 @@ use super::job::Job;
 use super::running_job::RunningJob;
 use super::slice_meter::SliceMeters;
 use crate::error::Error;
-use crate::lease::{ArbiterLink, Lease, Told};
+use crate::lease::{ArbiterLink, ArbiterMessage, Lease};
 use crate::running_kernels::RunningKernels;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -127,16 +127,16 @@ impl GpuThread {
             while let Ok(job) = jobs.try_recv() {
                 self.running.push_back(RunningJob::new(job));
             }
-            while let Some(told) = self.parts.link.as_mut().and_then(|link| link.told.try_recv().ok()) {
-                self.told(told);
+            while let Some(message) = self.parts.link.as_mut().and_then(|link| link.messages.try_recv().ok()) {
+                self.receive_from_arbiter(message);
             }
-            self.speak();
+            self.send_to_arbiter();
             if !self.in_flight.is_empty() || self.next_run().is_some() {
                 return true;
             }
             match runtime.block_on(self.wait(jobs)) {
                 Wake::Job(job) => self.running.push_back(RunningJob::new(job)),
-                Wake::Told(told) => self.told(told),
+                Wake::Arbiter(message) => self.receive_from_arbiter(message),
                 Wake::Time => self.sweep(),
                 Wake::Over => return false,
             }
@@ -153,34 +153,34 @@ impl GpuThread {
             }
         };
         let link = &mut self.parts.link;
-        let told = async {
+        let message = async {
             match link {
-                Some(link) => link.told.recv().await,
+                Some(link) => link.messages.recv().await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             job = jobs.recv() => job.map_or(Wake::Over, Wake::Job),
-            told = told => told.map_or(Wake::Over, Wake::Told),
+            message = message => message.map_or(Wake::Over, Wake::Arbiter),
             () = time => Wake::Time,
         }
     }
 
-    fn told(&mut self, told: Told) {
-        let answer = self.lease.told(told, Instant::now());
-        if let (Some(ask), Some(link)) = (answer, &mut self.parts.link) {
-            (link.ask)(ask);
+    fn receive_from_arbiter(&mut self, message: ArbiterMessage) {
+        let answer = self.lease.receive(message, Instant::now());
+        if let (Some(answer), Some(link)) = (answer, &mut self.parts.link) {
+            (link.send)(answer);
         }
     }
 
     /// Says to the arbiter what there is to say.
-    fn speak(&mut self) {
+    fn send_to_arbiter(&mut self) {
         let Some(link) = &mut self.parts.link else { return };
         let compiling = self.in_flight.iter().any(|slice| slice.compiles);
         let work = !compiling && self.running.iter().any(|run| run.wants_more() && !run.job.compiles);
         let in_flight = self.in_flight.iter().any(|slice| !slice.compiles);
-        if let Some(ask) = self.lease.next(work, in_flight, Instant::now()) {
-            (link.ask)(ask);
+        if let Some(message) = self.lease.next(work, in_flight, Instant::now()) {
+            (link.send)(message);
         }
         self.parts.holds_gpu.store(self.lease.may_submit() || in_flight, Ordering::Relaxed);
     }
@@ -231,7 +231,7 @@ impl GpuThread {
 /// What the thread wakes up for.
 enum Wake {
     Job(Job),
-    Told(Told),
+    Arbiter(ArbiterMessage),
     Time,
     Over,
 }
