@@ -1,6 +1,6 @@
 //! GPU buffers: charged, then allocated, zeroed by wgpu before their first use.
 //!
-//! Sessions make them ([`crate::Session::create_buffer`]), and assets lie in some.
+//! Sessions create them ([`crate::Session::create_buffer`]); assets on the GPU are made of them.
 
 use crate::error::Error;
 use crate::memory::Charge;

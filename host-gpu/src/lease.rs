@@ -101,7 +101,7 @@ enum State {
     Alone,
 }
 
-/// See the module.
+/// The state of one holder.
 #[derive(Debug)]
 pub struct Lease {
     state: State,

@@ -6,8 +6,8 @@
 //! request meets them; [`wit`] puts the WIT resources on top, one file each.
 //!
 //! Invariants: bytes charged are at all times at least the bytes allocated ([`memory`]); all
-//! submits, maps, unmaps and polls happen on the device's one GPU thread (`executor/thread`); no two files import each
-//! other, not even by way of others.
+//! submits, maps, unmaps and polls happen on the device's one GPU thread (`executor/thread`); modules import each other
+//! without circles, and inside a folder only `mod.rs` and its own files may import each other.
 
 // What a GPU is, and how one is opened.
 pub mod adapter;

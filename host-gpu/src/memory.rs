@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 /// Drivers hand out memory in steps of this; wgpu's allocator uses the same on the drivers we know.
 const GRANULARITY: u64 = 256;
 
-/// Frees some of the bytes that are wanted, and answers whether it did.
+/// Frees some of the bytes that are wanted, and returns whether it did.
 type Relief = Box<dyn Fn(u64) -> bool + Send + Sync>;
 
 /// A limit on bytes and how many of them are taken.
@@ -47,9 +47,9 @@ impl MemoryQuota {
         })
     }
 
-    /// Has `relief` free bytes that can be spared when a charge would pass the limit. Once for a quota.
+    /// Sets what is asked to free bytes before a charge is refused. Only the first call counts.
     pub(crate) fn relieved_by(&self, relief: impl Fn(u64) -> bool + Send + Sync + 'static) {
-        // A quota is set up by whoever makes it, before anybody charges.
+        // Set once, before anybody charges.
         let _ = self.relief.set(Box::new(relief));
     }
 
@@ -63,7 +63,7 @@ impl MemoryQuota {
         self.peak.load(Ordering::Relaxed)
     }
 
-    /// Takes what is taken now for the most that ever was.
+    /// Resets the peak to what is taken now.
     pub(crate) fn forget_peak(&self) {
         self.peak.store(self.used(), Ordering::Relaxed);
     }

@@ -1,7 +1,7 @@
-//! A file that says which kernels are on the GPU, for whoever has to kill this process.
+//! A file that names the kernels on the GPU.
 //!
-//! The GPU thread writes a note for each slice, and the arbiter reads them: a process that hangs cannot tell any more what it
-//! ran.
+//! The GPU thread writes a note for each slice. The arbiter reads the notes when it kills the process, because a process that
+//! hangs cannot report what it ran.
 
 use std::fs::File;
 use std::io;

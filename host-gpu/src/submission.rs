@@ -53,7 +53,7 @@ impl EncodedBatch {
     }
 }
 
-/// See the module.
+/// Work that was handed to the GPU thread.
 #[derive(Debug)]
 pub struct Submission {
     state: State,

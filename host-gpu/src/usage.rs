@@ -15,7 +15,7 @@ pub enum Clock {
     Wall,
 }
 
-/// What a request has used. Shared with whoever writes its receipt.
+/// What a request has used. It outlives the session, because the receipt is written from it.
 #[derive(Debug, Default)]
 pub struct Usage {
     /// GPU time charged, in nanoseconds.

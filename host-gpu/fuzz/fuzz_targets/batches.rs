@@ -73,9 +73,9 @@ fuzz_target!(|calls: Vec<Call>| {
                     let _ = session.write_buffer(&buffer, offset, vec![1; usize::from(size)]);
                 }
             }
-            Call::Dispatch(kernel, places, grid) => {
-                let bindings = places.into_iter().take(8).filter_map(|(group, index, place)| {
-                    let source = match place {
+            Call::Dispatch(kernel, resources, grid) => {
+                let bindings = resources.into_iter().take(8).filter_map(|(group, index, resource)| {
+                    let source = match resource {
                         Resource::Buffer(at, offset, size) => BindingSource::Buffer(buffer(at)?, offset, size),
                         Resource::Inline(size) => BindingSource::Inline(vec![2; usize::from(size)]),
                     };

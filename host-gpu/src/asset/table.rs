@@ -1,4 +1,4 @@
-//! The assets on a device: brought there once, whoever asks, and let go when memory is short.
+//! The table of the assets on a device: each is uploaded once, whoever asks first, and evicted when memory is short.
 //!
 //! Invariant: nothing is charged while the table is locked, because a charge may come back here for relief.
 
@@ -24,7 +24,7 @@ enum Residency {
     Resident(Arc<ResidentAsset>, u64),
 }
 
-/// See the module.
+/// The assets of one device by digest.
 #[derive(Debug)]
 pub(crate) struct AssetTable {
     uploader: Uploader,
@@ -72,7 +72,7 @@ impl AssetTable {
 
     /// Has `free` give back something when memory is short and no asset can go. Once.
     pub(crate) fn set_last_resort(&self, free: impl Fn() -> bool + Send + Sync + 'static) {
-        // Set by whoever opened the device.
+        // The caller that opened the device sets it once; a second call changes nothing.
         let _ = self.last_resort.0.set(Box::new(free));
     }
 
@@ -107,7 +107,7 @@ impl AssetTable {
         self.resident(asset, None).await.map(AssetPin)
     }
 
-    /// Lets go of assets that nobody uses and that are not wanted any more.
+    /// Evicts unused assets whose digests `wanted` refuses.
     pub(crate) fn forget(&self, wanted: impl Fn(&str) -> bool) {
         let unwanted = |digest: &String, slot: &mut Residency| match slot {
             Residency::Resident(resident, _) => resident.is_unused() && !wanted(digest),
@@ -117,8 +117,7 @@ impl AssetTable {
         drop(gone);
     }
 
-    /// Lets go of assets that nobody uses, the least recently used first, until `wanted` bytes are free. Answers whether
-    /// any went.
+    /// Evicts unused assets, the least recently used first, until `wanted` bytes are free. Returns whether it evicted any.
     pub(crate) fn relieve(&self, wanted: u64) -> bool {
         let mut gone = Vec::new();
         let mut freed = 0;
@@ -152,8 +151,8 @@ impl AssetTable {
         })
     }
 
-    /// The asset, if it is on the GPU; otherwise its upload is begun, unless it is under way, and what will tell its end is
-    /// returned.
+    /// Returns the asset if it is on the GPU. Otherwise starts its upload, unless one is running, and returns the channel
+    /// that will hold its result.
     fn make_resident(
         self: &Arc<Self>,
         asset: &Arc<AssetFile>,
@@ -174,7 +173,8 @@ impl AssetTable {
         drop(entries);
         let (table, asset, payer) = (Arc::clone(self), Arc::clone(asset), payer.cloned());
         let paid = payer.as_ref().and_then(|payer| payer.uploads.begin());
-        // Apart from whoever asked first, who may leave: others may wait for it too. If none does, it is given up.
+        // A task of its own: the request that asked first may end while others wait for the upload. If nobody waits any
+        // more, the upload is given up.
         tokio::spawn(async move {
             let given_up = AtomicBool::new(false);
             let wanted = || {

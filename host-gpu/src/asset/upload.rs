@@ -1,7 +1,7 @@
-//! Brings assets to the GPU: mapped as they are where the device computes in the host's memory, otherwise copied in chunks.
+//! Uploads assets: mapped as they are where the device computes in the host's memory, otherwise copied in chunks.
 //!
-//! What is copied is read by position, not through a mapping: each page of one would have to be found for the only time that it is
-//! read, and would count as memory of the process.
+//! Copied assets are read by position, not through a mapping. A mapping would fault in each page for a single read, and its
+//! pages would count as memory of the process.
 
 use super::file::{AssetFile, read_at, unreadable};
 use super::resident::ResidentAsset;
@@ -16,11 +16,11 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 use tokio::sync::oneshot;
 
-/// One copy from a file towards the GPU. Two are under way at once: one is read while the other is copied.
+/// Bytes of one copy. Two are under way at once: the file is read for one while the GPU copies the other.
 const COPY_CHUNK: u64 = 4 << 20;
-/// What is mapped at a time, before it is looked whether anybody still waits. A multiple of all pages.
+/// Bytes that are mapped between two checks whether anybody still waits. A multiple of all page sizes.
 const MAP_CHUNK: u64 = 64 << 20;
-/// What is read into the cache of a core at a time.
+/// Bytes that are read at a time, so that they stay in the cache of a core until they are copied on.
 const BOUNCE_BUFFER_BYTES: usize = 128 << 10;
 
 /// Uploads to one device.
@@ -36,7 +36,7 @@ impl Uploader {
         Self { executor, memory }
     }
 
-    /// Brings a whole asset to the GPU. `wanted` tells whether anybody still waits.
+    /// Uploads a whole asset. `wanted` returns whether anybody still waits for it.
     pub(super) async fn upload(
         &self,
         asset: &Arc<AssetFile>,
@@ -76,7 +76,7 @@ impl Uploader {
         Ok(ResidentAsset { buffers, segment })
     }
 
-    /// A buffer that is a range of the file itself, where the device computes in the host's memory; else its charge back.
+    /// Imports a range of the file as a buffer, where the device computes in the host's memory. Otherwise returns the charge.
     async fn map(
         &self,
         asset: &Arc<AssetFile>,
@@ -139,7 +139,7 @@ impl Uploader {
         }
     }
 
-    /// A job that copies a chunk, which is read here.
+    /// Reads a chunk into a staging buffer and returns the job that copies it from there.
     async fn copy_chunk(
         &self,
         asset: &Arc<AssetFile>,
@@ -188,7 +188,7 @@ fn given_up() -> Error {
     Error::DeadlineExceeded("the asset's upload was given up: nobody waits for it".into())
 }
 
-/// Waits for a chunk, and charges it.
+/// Waits for the copy of a chunk and charges its GPU time.
 async fn charge(arrival: oneshot::Receiver<JobResult>, payer: Option<&Usage>) -> Result<(), Error> {
     let done = arrival.await.unwrap_or_else(|_| Err(Error::lost()))?;
     if let Some(payer) = payer {

@@ -1,4 +1,4 @@
-//! Turns a batch into a job: steps that the GPU thread records slice by slice.
+//! Encodes a batch as a job: steps that the GPU thread records slice by slice.
 //!
 //! Order of a job: pending writes, inline bytes and recorded writes, all out of one upload buffer; the
 //! commands in order; the reads into one readback buffer. Everything is charged: writes, reads and

@@ -54,7 +54,7 @@ pub enum Update {
     Write(u32, Vec<u8>),
 }
 
-/// See the module.
+/// A list of recorded commands.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub(crate) commands: Vec<Command>,

@@ -1,4 +1,5 @@
-//! A kernel that a session is about to have compiled. Apart from the session, so that waiting holds no borrow of it.
+//! A kernel that a session is about to compile. It is apart from the session, so that waiting for it does not borrow the
+//! session.
 
 use super::KernelCompiler;
 use crate::error::Error;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-/// See the module.
+/// A compilation that has not started.
 #[derive(Debug)]
 pub struct KernelCompilation {
     pub(crate) compiler: Arc<KernelCompiler>,

@@ -1,7 +1,8 @@
-//! What a Vulkan driver compiled, to be taken along into another process of the same tenant on the same adapter and driver.
+//! The driver's pipeline cache: what a Vulkan driver compiled, for another process of the same tenant with the same adapter and
+//! driver.
 //!
-//! The data comes from a builder and goes to workers of its tenant only. wgpu checks whose driver and adapter it is for; data
-//! that does not fit is ignored. Software drivers and some others have none: their own disk cache serves them.
+//! The data comes from a builder and goes only to workers of its tenant. wgpu checks which driver and adapter it is for, and
+//! ignores data that does not fit. Software drivers and some others have no such cache; they use their own disk cache.
 
 use crate::executor::Executor;
 use std::sync::{Mutex, PoisonError};
@@ -11,8 +12,8 @@ use std::sync::{Mutex, PoisonError};
 pub(super) struct DriverCache(Mutex<Option<wgpu::PipelineCache>>);
 
 impl DriverCache {
-    /// Lets kernels be made from what a driver compiled before, and what it compiles from now on be had. Nothing where the
-    /// device has no such cache.
+    /// Gives the driver what it compiled before, if anything, and starts to collect what it compiles from now on. Does nothing
+    /// where the device has no such cache.
     pub(super) fn start(&self, executor: &Executor, data: Option<&[u8]>) {
         if !executor.wgpu().features().contains(wgpu::Features::PIPELINE_CACHE) {
             return;
@@ -34,7 +35,7 @@ impl DriverCache {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What the driver has compiled since [`DriverCache::start`], if it tells.
+    /// What the driver has compiled since [`DriverCache::start`]. None if it has no cache.
     pub(super) fn data(&self) -> Option<Vec<u8>> {
         let cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         cache.as_ref().and_then(wgpu::PipelineCache::get_data).filter(|data| !data.is_empty())

@@ -1,4 +1,4 @@
-//! The kernels that a device has compiled, the least recently used of which goes when there are too many.
+//! A least-recently-used cache of the kernels that a device has compiled.
 
 use crate::kernel::Kernel;
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ struct Entries {
     uses: u64,
 }
 
-/// See the module.
+/// The compiled kernels of one device by hash.
 #[derive(Debug, Default)]
 pub(super) struct KernelCache {
     entries: Mutex<Entries>,

@@ -39,7 +39,7 @@ const WARM_BYTES_MAX: u64 = 1 << 20;
 /// A dispatch of no workgroup, which makes a software driver compile and computes nothing.
 const NO_WORKGROUP: Grid = [0; 3];
 
-/// See the module.
+/// Compiles kernels for one device.
 #[derive(Debug)]
 pub(crate) struct KernelCompiler {
     executor: Arc<Executor>,

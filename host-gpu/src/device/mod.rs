@@ -1,4 +1,4 @@
-//! One GPU device, opened for one tenant: an executor, the kernels that were compiled for it and the assets that lie on it.
+//! One GPU device, opened for one tenant: an executor, the kernels that were compiled for it and the assets on it.
 //!
 //! ```text
 //!  Device ┬─ KernelCompiler ─┬─▶ Executor ─▶ GPU thread
@@ -97,7 +97,8 @@ impl Device {
         &self.memory
     }
 
-    /// Has `free` give back something that is only kept for later, when memory is short and no asset can go. Once.
+    /// Sets what is called when memory is short and no asset can be evicted: `free` drops something that is only kept for
+    /// later and returns whether it did. Only the first call counts.
     pub fn on_memory_pressure(&self, free: impl Fn() -> bool + Send + Sync + 'static) {
         self.assets.set_last_resort(free);
     }
@@ -165,13 +166,13 @@ impl Device {
         self.compiler.quarantine(sources);
     }
 
-    /// Lets kernels be made from what a driver compiled before, and what it compiles from now on be had. Nothing where the
-    /// device has no such cache.
+    /// Gives the driver what it compiled before, if anything, and starts to collect what it compiles from now on. Does nothing
+    /// where the device has no such cache.
     pub fn use_driver_cache(&self, data: Option<&[u8]>) {
         self.compiler.use_driver_cache(data);
     }
 
-    /// What the driver has compiled since [`Device::use_driver_cache`], if it tells.
+    /// What the driver has compiled since [`Device::use_driver_cache`]. None if it has no cache.
     pub fn driver_cache(&self) -> Option<Vec<u8>> {
         self.compiler.driver_cache()
     }
@@ -189,18 +190,18 @@ impl Device {
         self.assets.totals()
     }
 
-    /// Brings an asset to the GPU, if it is not there: to be called as soon as it is known that it will be wanted. The
-    /// GPU's time is charged to `payer`.
+    /// Starts to upload an asset, if it is not on the GPU: call it as soon as it is known that the asset will be used. The GPU
+    /// time is charged to `payer`.
     pub fn prefetch_asset(&self, asset: &Arc<AssetFile>, payer: Option<&Arc<Usage>>) {
         self.assets.prefetch(asset, payer);
     }
 
-    /// Brings an asset to the GPU, and keeps it there until what is returned is dropped.
+    /// Uploads an asset, if it is not on the GPU, and keeps it there until the pin is dropped.
     pub async fn pin_asset(&self, asset: &Arc<AssetFile>) -> Result<AssetPin, Error> {
         self.assets.pin(asset).await
     }
 
-    /// Lets go of assets that nobody uses and that are not wanted any more.
+    /// Evicts unused assets whose digests `wanted` refuses.
     pub fn forget_assets(&self, wanted: impl Fn(&str) -> bool) {
         self.assets.forget(wanted);
     }

@@ -2,7 +2,7 @@
 //! their own. Slices run one after the other, so one flag serves all of a device: it is set to the slice's number, and each slice
 //! that can set it copies it out at its end.
 
-/// See the module.
+/// The flag, with the bind group through which kernels write it.
 #[derive(Debug)]
 pub(crate) struct BudgetFlag {
     pub(crate) buffer: wgpu::Buffer,

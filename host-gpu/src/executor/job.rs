@@ -22,8 +22,8 @@ pub(crate) struct Job {
     pub(crate) upload: Option<StagingBuffer>,
     /// Receives the header of the last slice, then the reads.
     pub(crate) readback: Option<StagingBuffer>,
-    /// Whatever else the work uses, or whoever waits for its end notices by a drop: buffers, charges, permits. Dropped when
-    /// the device reports the work done.
+    /// Everything else that must live until the work is done: buffers, charges, permits. Dropped when the device reports
+    /// the work done.
     pub(crate) keep_alive: Vec<Box<dyn Send>>,
     /// Who is charged. The charge happens here and not where the guest waits, because a guest need
     /// not wait.

@@ -38,7 +38,7 @@ pub(crate) use staging::{StagingBuffer, StagingPool};
 /// is reached only by several busy sessions; senders then wait their turn.
 const QUEUE_CAPACITY: usize = 64;
 
-/// See the module.
+/// The handle to an open wgpu device and its GPU thread.
 #[derive(Debug)]
 pub(crate) struct Executor {
     wgpu: wgpu::Device,

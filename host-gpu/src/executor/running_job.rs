@@ -65,7 +65,7 @@ impl RunningJob {
         })
     }
 
-    /// Tells whoever waits, and lets go of what the job kept alive.
+    /// Drops what the job kept alive and sends its result.
     pub(crate) fn end(&mut self) {
         let (unused, _) = oneshot::channel();
         let done = std::mem::replace(&mut self.job.done, unused);

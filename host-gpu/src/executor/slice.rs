@@ -18,7 +18,7 @@ pub(crate) const PARTS_MAX: usize = 1024;
 /// The smallest part that a copy or clear is cut into.
 const PART_BYTES_MIN: u64 = 64 * 1024;
 
-/// What one slice holds: for each part the step, and the part of it; and where the next slice begins.
+/// One slice: its parts, each with the index of its step, and where the next slice begins.
 #[derive(Debug, Default)]
 pub(crate) struct SlicePlan {
     pub(crate) parts: Vec<(usize, StepPart)>,
@@ -48,8 +48,8 @@ pub(crate) fn copy_ns(bytes: u64, mebibyte_ns: u64) -> u64 {
     u64::try_from((u128::from(bytes) * u128::from(mebibyte_ns)) >> 20).unwrap_or(u64::MAX)
 }
 
-/// What the slice that begins at `at`, a step and how much of it is done, holds. `measuring` tells whether a slice with
-/// that kernel is on the GPU. None when it must wait until that was measured.
+/// Plans the slice that begins at `at`: a step, and how much of it is done. `measuring` returns whether a slice with that
+/// kernel is on the GPU. None if nothing can be planned until that slice was measured.
 pub(crate) fn plan(
     steps: &[Step],
     at: (usize, u64),

@@ -39,7 +39,7 @@ pub struct SessionLimits {
     pub gpu_ns: u64,
 }
 
-/// See the module.
+/// One request's use of a device. Dropping it cancels what has not begun.
 pub struct Session {
     device: Arc<Device>,
     memory: Arc<MemoryQuota>,

@@ -4,7 +4,7 @@ use crate::buffer::Buffer;
 use crate::memory::Charge;
 use std::sync::Arc;
 
-/// See the module.
+/// Bytes for a range of a buffer, kept in host memory until a submission copies them there.
 pub(crate) struct PendingWrite {
     pub(crate) target: Arc<Buffer>,
     pub(crate) offset: u64,
