@@ -3,9 +3,7 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
-use gannet_host_gpu::{
-    Batch, Binding, BindingSource, Buffer, Device, Kernel, KernelCatalog, Session, SessionLimits,
-};
+use gannet_host_gpu::{Batch, Binding, BindingSource, Buffer, Device, Kernel, KernelCatalog, Session, SessionLimits};
 use libfuzzer_sys::fuzz_target;
 use std::sync::{Arc, OnceLock};
 
