@@ -1,7 +1,9 @@
 //! Runs one kernel with no server: `cargo run --release -p gannet-host-gpu --example double`.
 #![expect(clippy::print_stdout, reason = "it is a program")]
 
-use gannet_host_gpu::{Batch, Binding, Buffer, Catalog, Device, Session, SessionLimits, Source, adapter, discover};
+use gannet_host_gpu::{
+    Batch, Binding, BindingSource, Device, KernelCatalog, Session, SessionLimits, adapter, discover,
+};
 use std::sync::Arc;
 
 const WGSL: &str = "
@@ -17,15 +19,15 @@ async fn main() -> Result<(), gannet_host_gpu::Error> {
     println!("{} ({}, {})", gpu.name, gpu.backend, gpu.driver);
     let device = Device::open(gpu.index, 1 << 30)?;
     let limits = SessionLimits { memory_bytes: 1 << 20, gpu_ns: 1_000_000_000 };
-    let mut session = Session::new(device, Arc::new(Catalog::new()), limits);
+    let mut session = Session::new(device, Arc::new(KernelCatalog::new()), limits);
 
     let kernel = session.compile_kernel(WGSL, "main", &[]).run().await?;
     let numbers: Vec<u32> = (0..256).collect();
-    let buffer = Buffer::create(&session, 1024)?;
-    buffer.write(&mut session, 0, bytemuck::cast_slice(&numbers).to_vec())?;
+    let buffer = session.create_buffer(1024)?;
+    session.write_buffer(&buffer, 0, bytemuck::cast_slice(&numbers).to_vec())?;
 
     let mut batch = Batch::default();
-    let binding = Binding { group: 0, index: 0, source: Source::Buffer(Arc::clone(&buffer), 0, None) };
+    let binding = Binding { group: 0, index: 0, source: BindingSource::Buffer(Arc::clone(&buffer), 0, None) };
     batch.dispatch(&session, &kernel, vec![binding], [4, 1, 1])?;
     batch.read(&buffer, 0, 1024)?;
     for round in 1..=3 {

@@ -3,7 +3,7 @@
 #![expect(clippy::print_stdout, reason = "a program for measuring")]
 
 use gannet_host_gpu::harden::Passes;
-use gannet_host_gpu::{Batch, Binding, Buffer, Catalog, Device, Error, Kernel, Session, SessionLimits, Source};
+use gannet_host_gpu::{Batch, Binding, BindingSource, Device, Error, Kernel, KernelCatalog, Session, SessionLimits};
 use std::sync::Arc;
 
 const MATMUL: &str = include_str!("../../functions/matmul/src/matmul.wgsl");
@@ -49,13 +49,13 @@ fn cases() -> Vec<Case> {
 
 async fn time(device: &Arc<Device>, kernel: &Arc<Kernel>, case: &Case) -> Result<u64, Error> {
     let limits = SessionLimits { memory_bytes: 1 << 30, gpu_ns: u64::MAX };
-    let mut session = Session::new(Arc::clone(device), Arc::new(Catalog::new()), limits);
+    let mut session = Session::new(Arc::clone(device), Arc::new(KernelCatalog::new()), limits);
     let mut batch = Batch::default();
     let mut bindings = Vec::new();
     for (variable, (bytes, words)) in kernel.variables.iter().zip(&case.data) {
-        let buffer = Buffer::create(&session, *bytes as u64)?;
-        buffer.write(&mut session, 0, bytemuck::cast_slice(words).to_vec())?;
-        let source = Source::Buffer(buffer, 0, None);
+        let buffer = session.create_buffer(*bytes as u64)?;
+        session.write_buffer(&buffer, 0, bytemuck::cast_slice(words).to_vec())?;
+        let source = BindingSource::Buffer(buffer, 0, None);
         bindings.push(Binding { group: variable.group, index: variable.index, source });
     }
     // What fills the buffers is not what is measured.
@@ -71,7 +71,7 @@ fn main() -> Result<(), Error> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().build().map_err(|e| Error::Unsupported(e.to_string()))?;
     let limits = SessionLimits { memory_bytes: 1 << 20, gpu_ns: u64::MAX };
-    let session = Session::new(Arc::clone(&device), Arc::new(Catalog::new()), limits);
+    let session = Session::new(Arc::clone(&device), Arc::new(KernelCatalog::new()), limits);
     for case in cases() {
         let mut variants = Vec::new();
         for (budget, slice) in [(false, false), (true, false), (false, true), (true, true)] {

@@ -3,7 +3,7 @@
 #![expect(clippy::print_stdout, reason = "a program for measuring")]
 
 use gannet_host_gpu::check::{Abilities, check};
-use gannet_host_gpu::harden::Unit;
+use gannet_host_gpu::harden::BudgetUnit;
 use std::fmt::Write;
 use std::time::Instant;
 
@@ -53,7 +53,7 @@ fn main() {
         subgroups: true,
         workgroup_memory_max: 32 << 10,
         workgroup_invocations_max: 1024,
-        unit: Unit::Work,
+        unit: BudgetUnit::Work,
     };
     for (name, wgsl) in kernels() {
         let mut times = Vec::new();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  open ─▶ a device with VK_EXT_external_memory_host
-//!  Pages::of ─mmap─▶ Pages ─▶ bring, range by range: from the disk ─▶ import ─▶ VkDeviceMemory ─▶ wgpu::Buffer
+//!  MappedPages::of ─mmap─▶ MappedPages ─▶ populate, range by range: from the disk ─▶ import ─▶ VkDeviceMemory ─▶ wgpu::Buffer
 //! ```
 //!
 //! That is so of software drivers. A GPU reads host memory over its bus, and gets copies. The pages are mapped for reading only:
@@ -15,18 +15,18 @@ pub(crate) fn open(_: &wgpu::Adapter, _: &wgpu::DeviceDescriptor<'_>) -> Option<
     None
 }
 
-/// Pages of a file that a device can have for a buffer.
+/// MappedPages of a file that a device can have for a buffer.
 #[cfg(not(target_os = "linux"))]
 #[derive(Debug)]
-pub(crate) enum Pages {}
+pub(crate) enum MappedPages {}
 
 #[cfg(not(target_os = "linux"))]
-impl Pages {
+impl MappedPages {
     pub(crate) fn of(_: &wgpu::Device, _: &std::fs::File, _: u64, _: u64) -> Option<Self> {
         None
     }
 
-    pub(crate) fn bring(&self, _: u64, _: u64) -> bool {
+    pub(crate) fn populate(&self, _: u64, _: u64) -> bool {
         match *self {}
     }
 
@@ -36,7 +36,7 @@ impl Pages {
 }
 
 #[cfg(target_os = "linux")]
-pub(crate) use vulkan::{Pages, open};
+pub(crate) use vulkan::{MappedPages, open};
 
 #[cfg(target_os = "linux")]
 mod vulkan {
@@ -100,18 +100,18 @@ mod vulkan {
             && features.contains(vk::ExternalMemoryFeatureFlags::IMPORTABLE)
     }
 
-    /// Pages of a file that a device can have for a buffer.
+    /// MappedPages of a file that a device can have for a buffer.
     #[derive(Debug)]
-    pub(crate) struct Pages(Mmap);
+    pub(crate) struct MappedPages(Mmap);
 
-    impl Pages {
+    impl MappedPages {
         /// Maps the bytes from `offset`, a multiple of a page; behind the file's end there are zeros up to the next page. None
         /// where the device cannot have them.
         pub(crate) fn of(device: &wgpu::Device, file: &File, offset: u64, size: u64) -> Option<Self> {
             // SAFETY: the device is borrowed for as long as its handle is used, and only what is made here is destroyed.
             let driver = unsafe { device.as_hal::<Vulkan>() }?;
             let can = driver.enabled_device_extensions().contains(&external_memory_host::NAME);
-            // Pages behind a file's end cannot be read.
+            // MappedPages behind a file's end cannot be read.
             if !can || !offset.is_multiple_of(ALIGNMENT) || file.metadata().ok()?.len() < offset.checked_add(size)? {
                 return None;
             }
@@ -122,16 +122,16 @@ mod vulkan {
         }
 
         /// Waits until a range is in memory. False if it cannot be read, as far as the system tells.
-        pub(crate) fn bring(&self, offset: u64, size: u64) -> bool {
+        pub(crate) fn populate(&self, offset: u64, size: u64) -> bool {
             let range = usize::try_from(offset).ok().zip(usize::try_from(size).ok());
             let Some((offset, size)) =
                 range.filter(|(offset, size)| offset.checked_add(*size).is_some_and(|end| end <= self.0.len()))
             else {
                 return false;
             };
-            let brought = self.0.advise_range(Advice::PopulateRead, offset, size);
+            let populated = self.0.advise_range(Advice::PopulateRead, offset, size);
             // Systems before Linux 5.14 do not know it: there pages are found one by one, when they are used.
-            brought.is_ok() || brought.is_err_and(|error| error.kind() == std::io::ErrorKind::InvalidInput)
+            populated.is_ok() || populated.is_err_and(|error| error.kind() == std::io::ErrorKind::InvalidInput)
         }
 
         /// The buffer that they are. None if the driver refuses.

@@ -28,7 +28,7 @@ pub const WANT_AGAIN: Duration = Duration::from_secs(1);
 /// Holder to arbiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ask {
+pub enum HolderMessage {
     /// It has work. It has seen the grants up to this epoch end.
     Want(Epoch),
     /// It is done with this grant, and nothing of it is on the GPU.
@@ -43,7 +43,7 @@ pub enum Ask {
 /// Arbiter to holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Told {
+pub enum ArbiterMessage {
     /// The GPU is its own until it is asked back.
     Granted {
         /// The number of this grant.
@@ -58,21 +58,21 @@ pub enum Told {
     },
 }
 
-/// The wires to an arbiter.
-pub struct Link {
+/// A connection to an arbiter.
+pub struct ArbiterLink {
     /// What the arbiter says.
-    pub told: mpsc::Receiver<Told>,
-    /// Says something to it; must not wait.
-    pub ask: Box<dyn FnMut(Ask) + Send>,
+    pub messages: mpsc::Receiver<ArbiterMessage>,
+    /// Sends something to it; must not wait.
+    pub send: Box<dyn FnMut(HolderMessage) + Send>,
     /// What to do when the device is lost.
     pub on_loss: Arc<dyn Fn() + Send + Sync>,
-    /// Where to note what runs ([`crate::in_flight`]).
+    /// Where to note what runs ([`crate::running_kernels`]).
     pub notes: Option<std::fs::File>,
 }
 
-impl std::fmt::Debug for Link {
+impl std::fmt::Debug for ArbiterLink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Link")
+        f.write_str("ArbiterLink")
     }
 }
 
@@ -101,7 +101,7 @@ enum State {
     Alone,
 }
 
-/// See the module.
+/// The state of one holder.
 #[derive(Debug)]
 pub struct Lease {
     state: State,
@@ -122,23 +122,23 @@ impl Lease {
         Self { state: if shared { State::Resting } else { State::Alone }, ..Self::default() }
     }
 
-    /// Takes in what the arbiter says, and answers it if need be.
-    pub fn told(&mut self, told: Told, now: Instant) -> Option<Ask> {
-        match told {
-            Told::Granted { epoch, contended } if epoch > self.epoch => {
+    /// Takes in what the arbiter says, and returns what is to be answered at once.
+    pub fn receive(&mut self, message: ArbiterMessage, now: Instant) -> Option<HolderMessage> {
+        match message {
+            ArbiterMessage::Granted { epoch, contended } if epoch > self.epoch => {
                 (self.state, self.epoch, self.contended) = (State::Held { idle_since: now }, epoch, contended);
                 None
             }
-            Told::AskedBack { epoch } if epoch == self.epoch && self.may_submit() => {
+            ArbiterMessage::AskedBack { epoch } if epoch == self.epoch && self.may_submit() => {
                 (self.state, self.contended) = (State::Returning, true);
                 None
             }
             // A grant that never came, or whose return was lost. Should it come yet, it is over.
-            Told::AskedBack { epoch } if epoch >= self.epoch && self.state != State::Returning => {
+            ArbiterMessage::AskedBack { epoch } if epoch >= self.epoch && self.state != State::Returning => {
                 (self.state, self.epoch) = (State::Resting, epoch);
-                Some(Ask::Release { epoch, wants: false })
+                Some(HolderMessage::Release { epoch, wants: false })
             }
-            Told::Granted { .. } | Told::AskedBack { .. } => None,
+            ArbiterMessage::Granted { .. } | ArbiterMessage::AskedBack { .. } => None,
         }
     }
 
@@ -159,15 +159,15 @@ impl Lease {
 
     /// What to say now, given whether there is work to submit and whether some is on the GPU. Call it again after
     /// each change, and at [`Lease::deadline`].
-    pub fn next(&mut self, work: bool, in_flight: bool, now: Instant) -> Option<Ask> {
+    pub fn next(&mut self, work: bool, in_flight: bool, now: Instant) -> Option<HolderMessage> {
         match self.state {
             State::Resting if work => {
                 self.state = State::Wanting { asked: now };
-                Some(Ask::Want(self.epoch))
+                Some(HolderMessage::Want(self.epoch))
             }
             State::Wanting { asked } if now.saturating_duration_since(asked) >= WANT_AGAIN => {
                 self.state = State::Wanting { asked: now };
-                Some(Ask::Want(self.epoch))
+                Some(HolderMessage::Want(self.epoch))
             }
             State::Held { .. } if work || in_flight => {
                 self.state = State::Held { idle_since: now };
@@ -181,10 +181,10 @@ impl Lease {
         }
     }
 
-    fn release(&mut self, wants: bool, now: Instant) -> Option<Ask> {
+    fn release(&mut self, wants: bool, now: Instant) -> Option<HolderMessage> {
         self.state = if wants { State::Wanting { asked: now } } else { State::Resting };
         self.contended = false;
-        Some(Ask::Release { epoch: self.epoch, wants })
+        Some(HolderMessage::Release { epoch: self.epoch, wants })
     }
 
     /// When [`Lease::next`] has something to say although nothing happened.
@@ -201,22 +201,22 @@ impl Lease {
 mod tests {
     use super::*;
 
-    const GRANTED: Told = Told::Granted { epoch: 1, contended: false };
+    const GRANTED: ArbiterMessage = ArbiterMessage::Granted { epoch: 1, contended: false };
 
     #[test]
     fn work_asks_once_and_an_idle_holder_gives_back_after_a_millisecond() {
         let (mut lease, now) = (Lease::default(), Instant::now());
         assert_eq!(lease.next(false, false, now), None);
-        assert_eq!(lease.next(true, false, now), Some(Ask::Want(0)));
+        assert_eq!(lease.next(true, false, now), Some(HolderMessage::Want(0)));
         assert_eq!(lease.next(true, false, now), None);
         assert!(!lease.may_submit());
-        lease.told(GRANTED, now);
+        lease.receive(GRANTED, now);
         assert!(lease.may_submit());
         assert_eq!(lease.next(false, true, now), None);
         let idle = now + Duration::from_micros(500);
         assert_eq!(lease.next(false, false, idle), None);
         assert_eq!(lease.deadline(), Some(now + IDLE_MAX));
-        assert_eq!(lease.next(false, false, now + IDLE_MAX), Some(Ask::Release { epoch: 1, wants: false }));
+        assert_eq!(lease.next(false, false, now + IDLE_MAX), Some(HolderMessage::Release { epoch: 1, wants: false }));
         assert!(!lease.may_submit());
     }
 
@@ -224,11 +224,11 @@ mod tests {
     fn asked_back_it_ends_what_is_in_flight_first_and_then_wants_again() {
         let (mut lease, now) = (Lease::default(), Instant::now());
         lease.next(true, false, now);
-        lease.told(GRANTED, now);
-        lease.told(Told::AskedBack { epoch: 1 }, now);
+        lease.receive(GRANTED, now);
+        lease.receive(ArbiterMessage::AskedBack { epoch: 1 }, now);
         assert!(!lease.may_submit() && lease.is_contended());
         assert_eq!(lease.next(true, true, now), None);
-        assert_eq!(lease.next(true, false, now), Some(Ask::Release { epoch: 1, wants: true }));
+        assert_eq!(lease.next(true, false, now), Some(HolderMessage::Release { epoch: 1, wants: true }));
         assert_eq!(lease.next(true, false, now), None);
     }
 
@@ -236,24 +236,24 @@ mod tests {
     fn messages_about_other_grants_change_nothing_and_a_want_is_said_again() {
         let (mut lease, now) = (Lease::default(), Instant::now());
         lease.next(true, false, now);
-        assert_eq!(lease.next(true, false, now + WANT_AGAIN), Some(Ask::Want(0)));
-        lease.told(GRANTED, now);
-        assert_eq!(lease.told(Told::AskedBack { epoch: 0 }, now), None);
+        assert_eq!(lease.next(true, false, now + WANT_AGAIN), Some(HolderMessage::Want(0)));
+        lease.receive(GRANTED, now);
+        assert_eq!(lease.receive(ArbiterMessage::AskedBack { epoch: 0 }, now), None);
         assert!(lease.may_submit());
         lease.next(false, false, now + IDLE_MAX);
-        lease.told(GRANTED, now);
+        lease.receive(GRANTED, now);
         assert!(!lease.may_submit(), "a grant that was given back does not come again");
         assert_eq!(
-            lease.told(Told::AskedBack { epoch: 1 }, now),
-            Some(Ask::Release { epoch: 1, wants: false }),
+            lease.receive(ArbiterMessage::AskedBack { epoch: 1 }, now),
+            Some(HolderMessage::Release { epoch: 1, wants: false }),
             "its return was lost"
         );
         assert_eq!(
-            lease.told(Told::AskedBack { epoch: 2 }, now),
-            Some(Ask::Release { epoch: 2, wants: false }),
+            lease.receive(ArbiterMessage::AskedBack { epoch: 2 }, now),
+            Some(HolderMessage::Release { epoch: 2, wants: false }),
             "the grant was lost"
         );
-        lease.told(Told::Granted { epoch: 2, contended: false }, now);
+        lease.receive(ArbiterMessage::Granted { epoch: 2, contended: false }, now);
         assert!(!lease.may_submit(), "a grant that was asked back before it came is over");
     }
 }

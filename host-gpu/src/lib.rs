@@ -5,48 +5,46 @@
 //! [`Session`] on it, with limits of its own. The modules below stand in the order in which a
 //! request meets them; [`wit`] puts the WIT resources on top, one file each.
 //!
-//! Invariant: bytes charged are at all times at least the bytes allocated ([`memory`]), and all
-//! submits, maps, unmaps and polls happen on the device's one GPU thread ([`thread`]).
+//! Invariants: bytes charged are at all times at least the bytes allocated ([`memory`]); all
+//! submits, maps, unmaps and polls happen on the device's one GPU thread (`executor/thread`); modules import each other
+//! without circles, and inside a folder only `mod.rs` and its own files may import each other.
 
+// What a GPU is, and how one is opened.
 pub mod adapter;
-mod adapter_memory;
 pub mod device;
+mod host_memory;
+// What a request has: limits, charges, memory, assets.
 pub mod session;
+pub mod usage;
 pub mod memory;
 pub mod buffer;
 pub mod asset;
-mod tokens;
+// From WGSL to a kernel.
+mod compiler;
 pub mod check;
 pub mod harden;
 pub mod kernel;
-mod trial;
-mod pipelines;
-pub mod binding;
+// From commands to work on the GPU, and its results.
 pub mod batch;
-mod flag;
-mod pace;
-mod slice;
-mod encode;
-mod record;
-pub mod in_flight;
-mod job;
-mod staging;
-mod host_memory;
-pub mod lease;
-mod thread;
+pub mod grid;
 pub mod submission;
+mod executor;
+pub mod running_kernels;
+pub mod lease;
+
 pub mod error;
 pub mod probe;
 #[cfg(feature = "wit")]
 pub mod wit;
 
 pub use adapter::{Gpu, discover};
-pub use asset::{Asset, AssetCatalog, AssetFile, View};
-pub use batch::Batch;
-pub use binding::{Binding, Source};
+pub use asset::{Asset, AssetCatalog, AssetFile, AssetPin, AssetView, ResidentTotals};
+pub use batch::{Batch, Binding, BindingSource};
 pub use buffer::Buffer;
-pub use device::Device;
+pub use compiler::compilation::KernelCompilation;
+pub use device::{Device, DeviceOptions};
 pub use error::Error;
-pub use kernel::{Catalog, Kernel};
+pub use executor::DeviceCounters;
+pub use kernel::{Kernel, KernelCatalog};
 pub use session::{Session, SessionLimits};
-pub use submission::{Receipt, Submission};
+pub use submission::{EncodedBatch, Receipt, Submission};

@@ -1,10 +1,10 @@
-//! Counting GPU memory. A [`Ledger`] has a limit and may have a parent; a [`Charge`] is bytes taken
+//! Quotas of GPU memory. A [`MemoryQuota`] has a limit and may have a parent; a [`Charge`] is bytes taken
 //! from it and from all its parents, given back when it is dropped.
 //!
 //! Invariant: a charge is taken before the allocation it pays for and dropped after the device has
 //! reported that the memory is free, so bytes charged ≥ bytes allocated at every moment.
 
-use crate::Error;
+use crate::error::Error;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,31 +12,31 @@ use std::sync::{Arc, OnceLock};
 /// Drivers hand out memory in steps of this; wgpu's allocator uses the same on the drivers we know.
 const GRANULARITY: u64 = 256;
 
-/// Frees some of the bytes that are wanted, and answers whether it did.
+/// Frees some of the bytes that are wanted, and returns whether it did.
 type Relief = Box<dyn Fn(u64) -> bool + Send + Sync>;
 
 /// A limit on bytes and how many of them are taken.
-pub struct Ledger {
+pub struct MemoryQuota {
     /// Whose limit it is, for messages: `request` or `tenant`.
     owner: &'static str,
     limit: u64,
     used: AtomicU64,
     peak: AtomicU64,
-    parent: Option<Arc<Ledger>>,
+    parent: Option<Arc<MemoryQuota>>,
     /// Asked before a charge is refused.
     relief: OnceLock<Relief>,
 }
 
-impl fmt::Debug for Ledger {
+impl fmt::Debug for MemoryQuota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (used, limit) = (self.used(), self.limit);
-        f.debug_struct("Ledger").field("owner", &self.owner).field("used", &used).field("limit", &limit).finish()
+        f.debug_struct("MemoryQuota").field("owner", &self.owner).field("used", &used).field("limit", &limit).finish()
     }
 }
 
-impl Ledger {
-    /// A ledger for `owner` with `limit` bytes, inside `parent` if there is one.
-    pub fn new(owner: &'static str, limit: u64, parent: Option<Arc<Ledger>>) -> Arc<Self> {
+impl MemoryQuota {
+    /// A quota for `owner` with `limit` bytes, inside `parent` if there is one.
+    pub fn new(owner: &'static str, limit: u64, parent: Option<Arc<MemoryQuota>>) -> Arc<Self> {
         Arc::new(Self {
             owner,
             limit,
@@ -47,9 +47,9 @@ impl Ledger {
         })
     }
 
-    /// Has `relief` free bytes that can be spared when a charge would pass the limit. Once for a ledger.
+    /// Sets what is asked to free bytes before a charge is refused. Only the first call counts.
     pub(crate) fn relieved_by(&self, relief: impl Fn(u64) -> bool + Send + Sync + 'static) {
-        // A ledger is set up by whoever makes it, before anybody charges.
+        // Set once, before anybody charges.
         let _ = self.relief.set(Box::new(relief));
     }
 
@@ -63,7 +63,7 @@ impl Ledger {
         self.peak.load(Ordering::Relaxed)
     }
 
-    /// Takes what is taken now for the most that ever was.
+    /// Resets the peak to what is taken now.
     pub(crate) fn forget_peak(&self) {
         self.peak.store(self.used(), Ordering::Relaxed);
     }
@@ -73,11 +73,11 @@ impl Ledger {
         self.limit
     }
 
-    /// Takes `bytes`, rounded up as drivers round, from this ledger and its parents, or from none.
+    /// Takes `bytes`, rounded up as drivers round, from this quota and its parents, or from none.
     pub fn charge(self: &Arc<Self>, bytes: u64) -> Result<Charge, Error> {
         let rounded = bytes.checked_next_multiple_of(GRANULARITY).ok_or_else(|| self.refusal(bytes))?;
         self.take(rounded)?;
-        Ok(Charge { ledger: Arc::clone(self), bytes: rounded })
+        Ok(Charge { quota: Arc::clone(self), bytes: rounded })
     }
 
     fn take(&self, bytes: u64) -> Result<(), Error> {
@@ -119,10 +119,10 @@ impl Ledger {
     }
 }
 
-/// Bytes taken from a ledger until this is dropped.
+/// Bytes taken from a quota until this is dropped.
 #[derive(Debug)]
 pub struct Charge {
-    ledger: Arc<Ledger>,
+    quota: Arc<MemoryQuota>,
     bytes: u64,
 }
 
@@ -135,7 +135,7 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.ledger.give_back(self.bytes);
+        self.quota.give_back(self.bytes);
     }
 }
 
@@ -147,8 +147,8 @@ mod tests {
 
     #[test]
     fn a_refused_charge_takes_nothing_from_anyone() {
-        let tenant = Ledger::new("tenant", 1024, None);
-        let request = Ledger::new("request", 4096, Some(Arc::clone(&tenant)));
+        let tenant = MemoryQuota::new("tenant", 1024, None);
+        let request = MemoryQuota::new("request", 4096, Some(Arc::clone(&tenant)));
         let held = request.charge(1000).unwrap();
         assert_eq!((held.bytes(), request.used(), tenant.used()), (1024, 1024, 1024));
         let refused = request.charge(1).unwrap_err();
@@ -160,20 +160,20 @@ mod tests {
 
     #[test]
     fn a_size_near_the_end_of_the_number_range_is_refused() {
-        let ledger = Ledger::new("request", u64::MAX, None);
-        assert!(ledger.charge(u64::MAX - 1).is_err());
+        let quota = MemoryQuota::new("request", u64::MAX, None);
+        assert!(quota.charge(u64::MAX - 1).is_err());
     }
 
     proptest! {
         #[test]
         fn used_is_the_sum_of_what_is_held(sizes in proptest::collection::vec(0u64..5000, 0..40)) {
-            let ledger = Ledger::new("request", 50_000, None);
+            let quota = MemoryQuota::new("request", 50_000, None);
             let mut held = Vec::new();
             for (index, size) in sizes.iter().enumerate() {
-                if let Ok(charge) = ledger.charge(*size) { held.push(charge); }
+                if let Ok(charge) = quota.charge(*size) { held.push(charge); }
                 if index % 3 == 2 && !held.is_empty() { held.remove(0); }
-                prop_assert_eq!(ledger.used(), held.iter().map(Charge::bytes).sum::<u64>());
-                prop_assert!(ledger.used() <= ledger.limit());
+                prop_assert_eq!(quota.used(), held.iter().map(Charge::bytes).sum::<u64>());
+                prop_assert!(quota.used() <= quota.limit());
             }
         }
     }

@@ -1,23 +1,12 @@
 //! Submissions: work on its way, and what it took.
 
-use crate::Error;
-use crate::batch::Encoded;
-use crate::job::{Done, Keep};
-use crate::session::{Usage, nanoseconds};
-use crate::staging::Staged;
+use crate::error::Error;
+use crate::executor::{Executor, FinishedJob, Job, JobResult, StagingBuffer};
+use crate::usage::{Clock, Usage, nanoseconds};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
-use tokio::sync::{oneshot, watch};
-
-/// Where GPU time came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Clock {
-    /// Timestamps that the GPU wrote.
-    Gpu,
-    /// Wall time of the submission.
-    Wall,
-}
+use tokio::sync::{Semaphore, oneshot, watch};
 
 /// What a submission took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +19,41 @@ pub struct Receipt {
     pub clock: Clock,
 }
 
-/// See the module.
+/// A batch with a session's pending writes, ready for the GPU thread.
+pub struct EncodedBatch {
+    pub(crate) job: Job,
+    pub(crate) done: oneshot::Receiver<JobResult>,
+    /// Offset and size of each read in the readback buffer.
+    pub(crate) reads: Vec<(u64, u64)>,
+    pub(crate) usage: Arc<Usage>,
+    /// The session's permits for submissions in flight.
+    pub(crate) in_flight: Arc<Semaphore>,
+    pub(crate) executor: Arc<Executor>,
+}
+
+impl std::fmt::Debug for EncodedBatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EncodedBatch").field("reads", &self.reads).finish_non_exhaustive()
+    }
+}
+
+impl EncodedBatch {
+    /// Hands the work to the GPU thread, after waiting for one of the session's permits for submissions
+    /// in flight.
+    pub async fn submit(self) -> Result<Submission, Error> {
+        let Self { mut job, done, reads, usage, in_flight, executor } = self;
+        let started = Instant::now();
+        let permit = in_flight.acquire_owned().await.map_err(|_| Error::lost())?;
+        let (sender, finished) = watch::channel(());
+        job.keep_alive.push(Box::new(permit));
+        job.keep_alive.push(Box::new(sender));
+        executor.send(job).await?;
+        usage.waited_ns.fetch_add(nanoseconds(started.elapsed()), Ordering::Relaxed);
+        Ok(Submission { state: State::Waiting(done), reads, usage, finished })
+    }
+}
+
+/// Work that was handed to the GPU thread.
 #[derive(Debug)]
 pub struct Submission {
     state: State,
@@ -54,29 +77,8 @@ impl Finished {
 
 #[derive(Debug)]
 enum State {
-    Waiting(oneshot::Receiver<Result<Done, Error>>),
-    Ended(Result<(Receipt, Option<Staged>), Error>),
-}
-
-impl std::fmt::Debug for Done {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Done").field("gpu_ns", &self.gpu_ns).finish_non_exhaustive()
-    }
-}
-
-impl Encoded {
-    /// Hands the work to the GPU thread, after waiting for a place among the session's submissions
-    /// in flight.
-    pub async fn submit(self) -> Result<Submission, Error> {
-        let Self { mut job, done, reads, usage, in_flight, jobs } = self;
-        let started = Instant::now();
-        let permit = in_flight.acquire_owned().await.map_err(|_| Error::lost())?;
-        let (sender, finished) = watch::channel(());
-        job.keep.extend([Keep::Place(permit), Keep::Finished(sender)]);
-        jobs.send(job).await.map_err(|_| Error::lost())?;
-        usage.waited_ns.fetch_add(nanoseconds(started.elapsed()), Ordering::Relaxed);
-        Ok(Submission { state: State::Waiting(done), reads, usage, finished })
-    }
+    Waiting(oneshot::Receiver<JobResult>),
+    Ended(Result<(Receipt, Option<StagingBuffer>), Error>),
 }
 
 impl Submission {
@@ -100,6 +102,12 @@ impl Submission {
         reads.unwrap_or_default()
     }
 
+    /// Waits, then hands over the bytes of the only read, once.
+    pub async fn take_read(&mut self) -> Result<Vec<u8>, Error> {
+        self.wait().await?;
+        self.take_reads().await.pop().ok_or_else(Error::lost)
+    }
+
     /// A handle that becomes ready when the GPU is done.
     pub fn finished(&self) -> Finished {
         Finished(self.finished.clone())
@@ -111,7 +119,7 @@ impl Submission {
         let result = done.await.unwrap_or_else(|_| Err(Error::lost()));
         self.usage.waited_ns.fetch_add(nanoseconds(started.elapsed()), Ordering::Relaxed);
         self.state = State::Ended(
-            result.map(|Done { gpu_ns, slices, clock, readback }| (Receipt { gpu_ns, slices, clock }, readback)),
+            result.map(|FinishedJob { gpu_ns, slices, clock, readback }| (Receipt { gpu_ns, slices, clock }, readback)),
         );
     }
 }

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails panics")]
 
-use gannet_host_gpu::device::Opening;
+use gannet_host_gpu::device::DeviceOptions;
 use gannet_host_gpu::{
-    Asset, AssetCatalog, AssetFile, Batch, Binding, Buffer, Catalog, Device, Error, Session, SessionLimits, Source,
+    Asset, AssetCatalog, AssetFile, Batch, Binding, BindingSource, Device, Error, KernelCatalog, Session, SessionLimits,
 };
 use std::fs::File;
 use std::io::Write;
@@ -33,7 +33,7 @@ static OPEN: Mutex<Vec<Arc<Device>>> = Mutex::new(Vec::new());
 fn device(map_assets: bool) -> Arc<Device> {
     let gpus = gannet_host_gpu::discover();
     let index = gannet_host_gpu::adapter::preferred(&gpus).unwrap().index;
-    let opening = Opening { index, class: None, memory_max: 1 << 30, map_assets };
+    let opening = DeviceOptions { index, class: None, memory_max: 1 << 30, map_assets };
     let device = Device::open_shared(opening, None).unwrap();
     OPEN.lock().unwrap().push(Arc::clone(&device));
     device
@@ -59,13 +59,14 @@ async fn sums(
     whole: &[u8],
     (from, to): (usize, usize),
 ) -> (u32, u32) {
-    let view = Asset::open(assets, "table").unwrap().view(session, from as u64, (to - from) as u64).await.unwrap();
+    let view =
+        session.view_asset(&Asset::open(assets, "table").unwrap(), from as u64, (to - from) as u64).await.unwrap();
     let kernel = session.compile_kernel(kernel, "main", &[]).run().await.unwrap();
-    let sum = Buffer::create(session, 4).unwrap();
+    let sum = session.create_buffer(4).unwrap();
     let mut batch = Batch::default();
     let bindings = vec![
-        Binding { group: 0, index: 0, source: Source::Asset(view) },
-        Binding { group: 0, index: 1, source: Source::Buffer(Arc::clone(&sum), 0, None) },
+        Binding { group: 0, index: 0, source: BindingSource::Asset(view) },
+        Binding { group: 0, index: 1, source: BindingSource::Buffer(Arc::clone(&sum), 0, None) },
     ];
     batch.dispatch(session, &kernel, bindings, [16, 1, 1]).unwrap();
     batch.read(&sum, 0, 4).unwrap();
@@ -82,7 +83,7 @@ async fn sums(
 
 fn session(device: &Arc<Device>) -> Session {
     let limits = SessionLimits { memory_bytes: 1 << 28, gpu_ns: 60_000_000_000 };
-    Session::new(Arc::clone(device), Arc::new(Catalog::new()), limits)
+    Session::new(Arc::clone(device), Arc::new(KernelCatalog::new()), limits)
 }
 
 #[tokio::test]
@@ -116,7 +117,7 @@ async fn a_file_that_is_too_short_is_an_error() {
     for map_assets in [true, false] {
         let device = device(map_assets);
         let assets = catalog(file.reopen().unwrap(), whole.len() as u64 + 1);
-        let viewed = Asset::open(&assets, "table").unwrap().view(&mut session(&device), 0, 4096).await;
+        let viewed = session(&device).view_asset(&Asset::open(&assets, "table").unwrap(), 0, 4096).await;
         assert!(matches!(viewed, Err(Error::NotFound(_))), "{viewed:?}");
         assert_eq!((device.resident_assets().count, device.memory().used()), (0, 0));
     }

@@ -8,7 +8,7 @@ mod shaders;
 
 use gannet_host_gpu::check::Access;
 use gannet_host_gpu::harden::Passes;
-use gannet_host_gpu::{Batch, Binding, Buffer, Catalog, Device, Error, Kernel, Session, SessionLimits, Source};
+use gannet_host_gpu::{Batch, Binding, BindingSource, Device, Error, Kernel, KernelCatalog, Session, SessionLimits};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -25,7 +25,7 @@ fn device() -> &'static Arc<Device> {
 
 fn session() -> Session {
     let limits = SessionLimits { memory_bytes: 1 << 30, gpu_ns: 120_000_000_000 };
-    Session::new(Arc::clone(device()), Arc::new(Catalog::new()), limits)
+    Session::new(Arc::clone(device()), Arc::new(KernelCatalog::new()), limits)
 }
 
 /// Numbers that look random and are the same each time; small ones for kernels that take sizes from them.
@@ -48,16 +48,16 @@ async fn run(kernel: &Arc<Kernel>, grid: [u32; 3], small: bool) -> Result<Vec<Ve
     let mut written = Vec::new();
     for variable in &kernel.variables {
         let size = if variable.access == Access::Uniform { 1024 } else { BYTES as u64 };
-        let buffer = Buffer::create(&session, size.max(variable.size_min.next_multiple_of(16)))?;
+        let buffer = session.create_buffer(size.max(variable.size_min.next_multiple_of(16)))?;
         if variable.access == Access::ReadWrite {
             written.push(Arc::clone(&buffer));
         } else {
-            buffer.write(&mut session, 0, input(small)[..usize::try_from(size).unwrap()].to_vec())?;
+            session.write_buffer(&buffer, 0, input(small)[..usize::try_from(size).unwrap()].to_vec())?;
         }
         bindings.push(Binding {
             group: variable.group,
             index: variable.index,
-            source: Source::Buffer(buffer, 0, None),
+            source: BindingSource::Buffer(buffer, 0, None),
         });
     }
     batch.dispatch(&session, kernel, bindings, grid)?;
@@ -302,12 +302,12 @@ async fn trips_of(kernel: &Arc<Kernel>, ends: &[(i64, i64, u32)]) -> Result<Vec<
     #[allow(clippy::cast_possible_truncation, reason = "the low 32 bits are meant")]
     let words: Vec<u8> = ends.iter().flat_map(|(a, b, _)| [*a as i32, *b as i32]).flat_map(i32::to_le_bytes).collect();
     let count = u32::try_from(ends.len()).unwrap();
-    let buffers = [Buffer::create(&session, words.len() as u64)?, Buffer::create(&session, u64::from(count) * 4)?];
-    buffers[0].write(&mut session, 0, words)?;
+    let buffers = [session.create_buffer(words.len() as u64)?, session.create_buffer(u64::from(count) * 4)?];
+    session.write_buffer(&buffers[0], 0, words)?;
     let bindings = (0u32..).zip(&buffers).map(|(index, buffer)| Binding {
         group: 0,
         index,
-        source: Source::Buffer(Arc::clone(buffer), 0, None),
+        source: BindingSource::Buffer(Arc::clone(buffer), 0, None),
     });
     let mut batch = Batch::default();
     batch.dispatch(&session, kernel, bindings.collect(), [count, 1, 1])?;

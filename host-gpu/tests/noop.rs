@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
 use gannet_host_gpu::batch::Update;
-use gannet_host_gpu::lease::{Ask, Link, Told};
-use gannet_host_gpu::{Batch, Binding, Buffer, Catalog, Device, Error, Session, SessionLimits, Source};
+use gannet_host_gpu::lease::{ArbiterLink, ArbiterMessage, HolderMessage};
+use gannet_host_gpu::{Batch, Binding, BindingSource, Device, Error, KernelCatalog, Session, SessionLimits};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,10 +17,10 @@ const COPY: &str = "
 
 fn session(device: &Arc<Device>, memory_bytes: u64) -> Session {
     let limits = SessionLimits { memory_bytes, gpu_ns: 1_000_000_000 };
-    Session::new(Arc::clone(device), Arc::new(Catalog::new()), limits)
+    Session::new(Arc::clone(device), Arc::new(KernelCatalog::new()), limits)
 }
 
-fn bind(group: u32, index: u32, source: Source) -> Binding {
+fn bind(group: u32, index: u32, source: BindingSource) -> Binding {
     Binding { group, index, source }
 }
 
@@ -29,14 +29,14 @@ async fn a_batch_with_reads_is_one_round_trip() {
     let device = Device::noop(1 << 30);
     let mut session = session(&device, 1 << 20);
     let kernel = session.compile_kernel(COPY, "main", &[]).run().await.unwrap();
-    let (a, b) = (Buffer::create(&session, 256).unwrap(), Buffer::create(&session, 256).unwrap());
-    a.write(&mut session, 0, vec![1; 100]).unwrap();
-    a.write(&mut session, 100, vec![2; 4]).unwrap();
+    let (a, b) = (session.create_buffer(256).unwrap(), session.create_buffer(256).unwrap());
+    session.write_buffer(&a, 0, vec![1; 100]).unwrap();
+    session.write_buffer(&a, 100, vec![2; 4]).unwrap();
     let mut batch = Batch::default();
     let bindings = vec![
-        bind(0, 0, Source::Buffer(Arc::clone(&a), 0, None)),
-        bind(0, 1, Source::Buffer(Arc::clone(&b), 0, None)),
-        bind(1, 0, Source::Inline(vec![0; 4])),
+        bind(0, 0, BindingSource::Buffer(Arc::clone(&a), 0, None)),
+        bind(0, 1, BindingSource::Buffer(Arc::clone(&b), 0, None)),
+        bind(1, 0, BindingSource::Inline(vec![0; 4])),
     ];
     let dispatch = batch.dispatch(&session, &kernel, bindings, [1, 1, 1]).unwrap();
     batch.read(&a, 0, 12).unwrap();
@@ -59,7 +59,7 @@ async fn a_batch_with_reads_is_one_round_trip() {
 async fn everything_is_given_back_when_the_work_and_its_results_are_gone() {
     let device = Device::noop(1 << 30);
     let mut session = session(&device, 1 << 20);
-    let buffer = Buffer::create(&session, 64 * 1024).unwrap();
+    let buffer = session.create_buffer(64 * 1024).unwrap();
     let mut batch = Batch::default();
     batch.read(&buffer, 0, 64 * 1024).unwrap();
     let mut submission = batch.encode(&mut session).unwrap().submit().await.unwrap();
@@ -78,8 +78,8 @@ async fn everything_is_given_back_when_the_work_and_its_results_are_gone() {
 async fn a_submission_that_is_refused_keeps_the_pending_writes() {
     let device = Device::noop(1 << 30);
     let mut session = session(&device, 40 * 1024);
-    let buffer = Buffer::create(&session, 16 * 1024).unwrap();
-    buffer.write(&mut session, 0, vec![7; 16 * 1024]).unwrap();
+    let buffer = session.create_buffer(16 * 1024).unwrap();
+    session.write_buffer(&buffer, 0, vec![7; 16 * 1024]).unwrap();
     let mut batch = Batch::default();
     batch.read(&buffer, 0, 4).unwrap();
     let refused = batch.encode(&mut session).unwrap_err();
@@ -93,21 +93,21 @@ async fn a_dispatch_is_checked_against_its_kernel() {
     let device = Device::noop(1 << 30);
     let session = session(&device, 1 << 20);
     let kernel = session.compile_kernel(COPY, "main", &[]).run().await.unwrap();
-    let (a, b) = (Buffer::create(&session, 256).unwrap(), Buffer::create(&session, 256).unwrap());
-    let source = || bind(0, 0, Source::Buffer(Arc::clone(&a), 0, None));
-    let target = || bind(0, 1, Source::Buffer(Arc::clone(&b), 0, None));
-    let inline = |size: usize| bind(1, 0, Source::Inline(vec![0; size]));
+    let (a, b) = (session.create_buffer(256).unwrap(), session.create_buffer(256).unwrap());
+    let source = || bind(0, 0, BindingSource::Buffer(Arc::clone(&a), 0, None));
+    let target = || bind(0, 1, BindingSource::Buffer(Arc::clone(&b), 0, None));
+    let inline = |size: usize| bind(1, 0, BindingSource::Inline(vec![0; size]));
     for (bindings, part) in [
         (vec![source(), target()], "variable \"n\" has no binding"),
         (vec![source(), target(), inline(4), inline(4)], "is bound twice"),
-        (vec![source(), target(), inline(4), bind(2, 0, Source::Inline(vec![0; 4]))], "uses no such variable"),
+        (vec![source(), target(), inline(4), bind(2, 0, BindingSource::Inline(vec![0; 4]))], "uses no such variable"),
         (vec![source(), target(), inline(0)], "needs at least 4"),
         (vec![source(), target(), inline(3)], "a multiple of 4"),
         (vec![source(), target(), inline(8192)], "at most 4096"),
-        (vec![source(), bind(0, 1, Source::Inline(vec![0; 4])), inline(4)], "cannot be bound to inline bytes"),
-        (vec![source(), bind(0, 1, Source::Buffer(Arc::clone(&b), 4, None)), inline(4)], "is not a multiple of"),
-        (vec![source(), bind(0, 1, Source::Buffer(Arc::clone(&b), 256, Some(256))), inline(4)], "pass the end"),
-        (vec![source(), bind(0, 1, Source::Buffer(Arc::clone(&a), 0, None)), inline(4)], "is the same buffer"),
+        (vec![source(), bind(0, 1, BindingSource::Inline(vec![0; 4])), inline(4)], "cannot be bound to inline bytes"),
+        (vec![source(), bind(0, 1, BindingSource::Buffer(Arc::clone(&b), 4, None)), inline(4)], "is not a multiple of"),
+        (vec![source(), bind(0, 1, BindingSource::Buffer(Arc::clone(&b), 256, Some(256))), inline(4)], "pass the end"),
+        (vec![source(), bind(0, 1, BindingSource::Buffer(Arc::clone(&a), 0, None)), inline(4)], "is the same buffer"),
     ] {
         let refused = Batch::default().dispatch(&session, &kernel, bindings, [1, 1, 1]).unwrap_err();
         assert!(
@@ -126,9 +126,9 @@ async fn a_dispatch_is_checked_against_its_kernel() {
 async fn used_up_gpu_time_refuses_more_work() {
     let device = Device::noop(1 << 30);
     let limits = SessionLimits { memory_bytes: 1 << 20, gpu_ns: 0 };
-    let mut session = Session::new(device, Arc::new(Catalog::new()), limits);
-    let buffer = Buffer::create(&session, 4).unwrap();
-    let refused = buffer.read(&mut session, 0, 4).unwrap_err();
+    let mut session = Session::new(device, Arc::new(KernelCatalog::new()), limits);
+    let buffer = session.create_buffer(4).unwrap();
+    let refused = Batch::encode_read(&mut session, &buffer, 0, 4).unwrap_err();
     assert!(matches!(refused, Error::DeadlineExceeded(_)), "{refused}");
 }
 
@@ -140,7 +140,7 @@ async fn many_sessions_share_a_device_without_losing_work() {
             let device = Arc::clone(&device);
             tokio::spawn(async move {
                 let mut session = session(&device, 1 << 20);
-                let buffer = Buffer::create(&session, 1024).unwrap();
+                let buffer = session.create_buffer(1024).unwrap();
                 let mut batch = Batch::default();
                 batch.write(&session, &buffer, 0, vec![3; 1024]).unwrap();
                 batch.read(&buffer, 0, 1024).unwrap();
@@ -160,20 +160,20 @@ async fn many_sessions_share_a_device_without_losing_work() {
 /// A device on a GPU that the test shares out.
 struct Shared {
     device: Arc<Device>,
-    tells: tokio::sync::mpsc::Sender<Told>,
-    asked: std::sync::mpsc::Receiver<Ask>,
+    tells: tokio::sync::mpsc::Sender<ArbiterMessage>,
+    asked: std::sync::mpsc::Receiver<HolderMessage>,
     lost: Arc<AtomicBool>,
 }
 
 impl Shared {
     fn new() -> Self {
-        let (tells, told) = tokio::sync::mpsc::channel(8);
+        let (tells, messages) = tokio::sync::mpsc::channel(8);
         let (asks, asked) = std::sync::mpsc::channel();
         let lost = Arc::<AtomicBool>::default();
         let flag = Arc::clone(&lost);
-        let link = Link {
-            told,
-            ask: Box::new(move |ask| asks.send(ask).unwrap()),
+        let link = ArbiterLink {
+            messages,
+            send: Box::new(move |message| asks.send(message).unwrap()),
             on_loss: Arc::new(move || flag.store(true, Ordering::Relaxed)),
             notes: None,
         };
@@ -181,14 +181,14 @@ impl Shared {
     }
 
     /// What the GPU thread says next; nothing else has to run meanwhile.
-    fn next(&self) -> Ask {
+    fn next(&self) -> HolderMessage {
         self.asked.recv_timeout(std::time::Duration::from_secs(10)).unwrap()
     }
 
     async fn submit(&self) -> (Session, gannet_host_gpu::Submission) {
         let limits = SessionLimits { memory_bytes: 1 << 20, gpu_ns: u64::MAX };
-        let mut session = Session::new(Arc::clone(&self.device), Arc::new(Catalog::new()), limits);
-        let buffer = Buffer::create(&session, 1024).unwrap();
+        let mut session = Session::new(Arc::clone(&self.device), Arc::new(KernelCatalog::new()), limits);
+        let buffer = session.create_buffer(1024).unwrap();
         let mut batch = Batch::default();
         batch.clear(&buffer, 0, 1024).unwrap();
         let submission = batch.encode(&mut session).unwrap().submit().await.unwrap();
@@ -200,20 +200,20 @@ impl Shared {
 async fn nothing_is_submitted_without_a_lease_and_an_idle_holder_gives_it_back() {
     let shared = Shared::new();
     let (_session, mut submission) = shared.submit().await;
-    assert_eq!(shared.next(), Ask::Want(0));
+    assert_eq!(shared.next(), HolderMessage::Want(0));
     let trips = || shared.device.counters().round_trips.load(Ordering::Relaxed);
     assert_eq!((trips(), shared.device.holds_gpu()), (0, false));
-    shared.tells.send(Told::Granted { epoch: 1, contended: false }).await.unwrap();
+    shared.tells.send(ArbiterMessage::Granted { epoch: 1, contended: false }).await.unwrap();
     submission.wait().await.unwrap();
     assert_eq!(trips(), 1);
-    assert_eq!(shared.next(), Ask::Release { epoch: 1, wants: false });
+    assert_eq!(shared.next(), HolderMessage::Release { epoch: 1, wants: false });
     let (_session, mut submission) = shared.submit().await;
-    assert_eq!(shared.next(), Ask::Want(1));
+    assert_eq!(shared.next(), HolderMessage::Want(1));
     // Asked back before there was time for anything: it says that it wants more.
-    shared.tells.send(Told::AskedBack { epoch: 2 }).await.unwrap();
-    assert_eq!(shared.next(), Ask::Release { epoch: 2, wants: false });
-    assert_eq!(shared.next(), Ask::Want(2));
-    shared.tells.send(Told::Granted { epoch: 3, contended: true }).await.unwrap();
+    shared.tells.send(ArbiterMessage::AskedBack { epoch: 2 }).await.unwrap();
+    assert_eq!(shared.next(), HolderMessage::Release { epoch: 2, wants: false });
+    assert_eq!(shared.next(), HolderMessage::Want(2));
+    shared.tells.send(ArbiterMessage::Granted { epoch: 3, contended: true }).await.unwrap();
     submission.wait().await.unwrap();
 }
 
@@ -221,7 +221,7 @@ async fn nothing_is_submitted_without_a_lease_and_an_idle_holder_gives_it_back()
 async fn a_request_that_ends_while_it_waits_for_the_gpu_leaves_nothing_behind() {
     let shared = Shared::new();
     let (session, mut submission) = shared.submit().await;
-    assert_eq!(shared.next(), Ask::Want(0));
+    assert_eq!(shared.next(), HolderMessage::Want(0));
     let memory = Arc::clone(session.memory());
     drop(session);
     assert!(matches!(submission.wait().await, Err(Error::DeadlineExceeded(_))));
@@ -234,7 +234,7 @@ async fn a_lost_device_is_told_and_what_waits_gets_an_error() {
     let (_session, mut submission) = shared.submit().await;
     shared.device.destroy();
     assert!(shared.device.is_lost() && shared.lost.load(Ordering::Relaxed));
-    shared.tells.send(Told::Granted { epoch: 1, contended: false }).await.unwrap();
+    shared.tells.send(ArbiterMessage::Granted { epoch: 1, contended: false }).await.unwrap();
     assert!(matches!(submission.wait().await, Err(Error::DeviceLost(_))));
 }
 
@@ -264,25 +264,25 @@ mod assets {
         let open = |name: &str| Asset::open(&assets, name).unwrap();
         let mut first = session();
         for name in ["a0", "a1", "a2"] {
-            open(name).view(&mut first, 0, 64).await.unwrap();
+            first.view_asset(&open(name), 0, 64).await.unwrap();
         }
         let mut second = session();
-        open("a0").view(&mut second, 256, 64).await.unwrap();
+        second.view_asset(&open("a0"), 256, 64).await.unwrap();
         assert_eq!((device.resident_assets().count, first.memory().used()), (3, 0), "shared, and nobody's own");
         // Pinned ones stay, and the refusal says so.
-        let refused = open("a3").view(&mut second, 0, 64).await;
-        let full = open("a4").view(&mut second, 0, 64).await;
+        let refused = second.view_asset(&open("a3"), 0, 64).await;
+        let full = second.view_asset(&open("a4"), 0, 64).await;
         assert!(refused.is_ok() && full.is_err_and(|error| matches!(error, Error::MemoryQuota(_))));
         drop((first, refused));
         // Now a1 and a2 are free; a1 was used longer ago.
-        open("a4").view(&mut second, 0, 64).await.unwrap();
+        second.view_asset(&open("a4"), 0, 64).await.unwrap();
         assert_eq!(device.resident_assets().bytes, 8 * MIB as u64);
         drop(second);
         // Whatever needs memory gets it, and what could never fit takes nothing from anyone.
         let third = session();
-        assert!(Buffer::create(&third, 12 * MIB as u64).is_err());
+        assert!(third.create_buffer(12 * MIB as u64).is_err());
         assert_eq!(device.resident_assets().count, 4);
-        let buffer = Buffer::create(&third, 9 * MIB as u64).unwrap();
+        let buffer = third.create_buffer(9 * MIB as u64).unwrap();
         assert_eq!(device.resident_assets().count, 0);
         drop(buffer);
         assert_eq!(device.memory().used(), 0);
@@ -301,13 +301,13 @@ mod assets {
             (u64::MAX, 2, "pass the end"),
             (0, 129 << 20, "the device binds at most 134217728"),
         ] {
-            let refused = asset.view(&mut session, offset, size).await.unwrap_err().to_string();
+            let refused = session.view_asset(&asset, offset, size).await.unwrap_err().to_string();
             assert!(refused.contains(part), "{refused}");
         }
         // An aligned range is no copy, whatever its length; any other is one, and is charged.
-        assert_eq!(asset.view(&mut session, 256, 1001).await.unwrap().size(), 1001);
+        assert_eq!(session.view_asset(&asset, 256, 1001).await.unwrap().size(), 1001);
         assert_eq!(session.memory().used(), 0);
-        let copy = asset.view(&mut session, 257, 1001).await.unwrap();
+        let copy = session.view_asset(&asset, 257, 1001).await.unwrap();
         assert_eq!(session.memory().used(), 1024);
         drop(copy);
         assert_eq!(session.memory().used(), 0);
@@ -330,7 +330,7 @@ mod assets {
         let asset = Asset::open(&assets, "a0").unwrap();
         // Ranges of either are the asset itself; one over both is a copy.
         for (offset, size, copied) in [(0, 4096, 0), (LARGEST, 4096, 0), (LARGEST - 4096, 8192, 8192)] {
-            let view = asset.view(&mut session, offset, size).await.unwrap();
+            let view = session.view_asset(&asset, offset, size).await.unwrap();
             assert_eq!((view.size(), session.memory().used()), (size, copied), "{offset}");
         }
         let resident = device.resident_assets();

@@ -5,7 +5,7 @@
 //! is not HTTP goes in frames over the control socket ([`ToWorker`], [`FromWorker`]). The receipt of
 //! a finished request is a header of the answer; that of a streamed one is a frame.
 
-use gannet_host_gpu::kernel::Declared;
+use gannet_host_gpu::kernel::DeclaredKernel;
 use http::HeaderName;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
@@ -102,7 +102,7 @@ pub struct BundleKernel {
     pub hardened: Option<String>,
 }
 
-impl From<BundleKernel> for Declared {
+impl From<BundleKernel> for DeclaredKernel {
     fn from(kernel: BundleKernel) -> Self {
         Self { wgsl: kernel.wgsl.into(), entry: kernel.entry }
     }

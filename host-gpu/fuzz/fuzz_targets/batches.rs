@@ -3,7 +3,7 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
-use gannet_host_gpu::{Batch, Binding, Buffer, Catalog, Device, Kernel, Session, SessionLimits, Source};
+use gannet_host_gpu::{Batch, Binding, BindingSource, Buffer, Device, Kernel, KernelCatalog, Session, SessionLimits};
 use libfuzzer_sys::fuzz_target;
 use std::sync::{Arc, OnceLock};
 
@@ -23,7 +23,7 @@ enum Call {
     Create(u64),
     Drop(u8),
     Write(u8, u64, u8),
-    Dispatch(u8, Vec<(u8, u8, Place)>, [u32; 3]),
+    Dispatch(u8, Vec<(u8, u8, Resource)>, [u32; 3]),
     Copy(u8, u64, u8, u64, u64),
     Clear(u8, u64, u64),
     RecordWrite(u8, u64, u8),
@@ -33,7 +33,7 @@ enum Call {
 }
 
 #[derive(Debug, Arbitrary)]
-enum Place {
+enum Resource {
     Buffer(u8, u64, Option<u64>),
     Inline(u16),
 }
@@ -44,7 +44,7 @@ fn device() -> &'static (Arc<Device>, Vec<Arc<Kernel>>) {
         let device = Device::noop(64 << 20);
         let limits = SessionLimits { memory_bytes: MEMORY_MAX, gpu_ns: u64::MAX };
         // Held until the kernels are there: what a request that is gone has begun is not finished.
-        let session = Session::new(Arc::clone(&device), Arc::new(Catalog::new()), limits);
+        let session = Session::new(Arc::clone(&device), Arc::new(KernelCatalog::new()), limits);
         let payer = session.payer();
         let kernels = KERNELS.iter().map(|wgsl| device.kernel(wgsl, "main", &[], &payer).unwrap()).collect();
         (device, kernels)
@@ -55,7 +55,7 @@ fuzz_target!(|calls: Vec<Call>| {
     let (device, kernels) = device();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let limits = SessionLimits { memory_bytes: MEMORY_MAX, gpu_ns: u64::MAX };
-    let mut session = Session::new(Arc::clone(device), Arc::new(Catalog::new()), limits);
+    let mut session = Session::new(Arc::clone(device), Arc::new(KernelCatalog::new()), limits);
     let memory = Arc::clone(session.memory());
     let drainer = session.drainer();
     let mut buffers: Vec<Arc<Buffer>> = Vec::new();
@@ -63,19 +63,19 @@ fuzz_target!(|calls: Vec<Call>| {
     for call in calls.into_iter().take(64) {
         let buffer = |at: u8| buffers.get(usize::from(at) % buffers.len().max(1)).cloned();
         match call {
-            Call::Create(size) => buffers.extend(Buffer::create(&session, size).ok()),
+            Call::Create(size) => buffers.extend(session.create_buffer(size).ok()),
             Call::Drop(at) if !buffers.is_empty() => drop(buffers.remove(usize::from(at) % buffers.len())),
             Call::Drop(_) => {}
             Call::Write(at, offset, size) => {
                 if let Some(buffer) = buffer(at) {
-                    let _ = buffer.write(&mut session, offset, vec![1; usize::from(size)]);
+                    let _ = session.write_buffer(&buffer, offset, vec![1; usize::from(size)]);
                 }
             }
-            Call::Dispatch(kernel, places, grid) => {
-                let bindings = places.into_iter().take(8).filter_map(|(group, index, place)| {
-                    let source = match place {
-                        Place::Buffer(at, offset, size) => Source::Buffer(buffer(at)?, offset, size),
-                        Place::Inline(size) => Source::Inline(vec![2; usize::from(size)]),
+            Call::Dispatch(kernel, resources, grid) => {
+                let bindings = resources.into_iter().take(8).filter_map(|(group, index, resource)| {
+                    let source = match resource {
+                        Resource::Buffer(at, offset, size) => BindingSource::Buffer(buffer(at)?, offset, size),
+                        Resource::Inline(size) => BindingSource::Inline(vec![2; usize::from(size)]),
                     };
                     Some(Binding { group: group.into(), index: index.into(), source })
                 });

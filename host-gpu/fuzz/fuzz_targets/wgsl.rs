@@ -2,7 +2,7 @@
 #![no_main]
 
 use gannet_host_gpu::check::{Abilities, check, entry_points, needs_constants};
-use gannet_host_gpu::harden::Unit;
+use gannet_host_gpu::harden::BudgetUnit;
 use libfuzzer_sys::fuzz_target;
 
 #[path = "../../tests/shaders/mod.rs"]
@@ -21,7 +21,7 @@ fuzz_target!(|bytes: &[u8]| {
             Err(_) => return,
         },
     };
-    for unit in [Unit::Work, Unit::Iterations] {
+    for unit in [BudgetUnit::Work, BudgetUnit::Iterations] {
         let abilities = Abilities {
             f16: true,
             subgroups: true,

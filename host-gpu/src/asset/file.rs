@@ -1,6 +1,7 @@
-//! The bytes of an asset, read by position.
+//! The bytes of an asset, read by position, and the assets of a version by name.
 
-use crate::Error;
+use crate::error::Error;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -32,7 +33,7 @@ impl AssetFile {
     }
 
     /// Checks that a range lies inside.
-    pub(super) fn check(&self, what: &str, offset: u64, size: u64) -> Result<(), Error> {
+    pub(crate) fn check_range(&self, what: &str, offset: u64, size: u64) -> Result<(), Error> {
         match offset.checked_add(size) {
             Some(end) if end <= self.size => Ok(()),
             _ => Err(Error::InvalidArgument(format!(
@@ -44,13 +45,36 @@ impl AssetFile {
 
     /// Reads a range on the CPU.
     pub fn read(&self, offset: u64, size: u64) -> Result<Vec<u8>, Error> {
-        self.check("read", offset, size)?;
+        self.check_range("read", offset, size)?;
         if size > READ_BYTES_MAX {
             return Err(Error::TooLarge(format!("{size} bytes in one read; the most is {READ_BYTES_MAX}")));
         }
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
         read_at(&self.file, &mut bytes, offset).map_err(|error| unreadable(&error))?;
         Ok(bytes)
+    }
+}
+
+/// Assets by the names under which a version knows them.
+pub type AssetCatalog = BTreeMap<String, Arc<AssetFile>>;
+
+/// An asset that a guest has opened.
+#[derive(Debug, Clone)]
+pub struct Asset(Arc<AssetFile>);
+
+impl Asset {
+    /// Opens an asset of the version.
+    pub fn open(assets: &AssetCatalog, name: &str) -> Result<Self, Error> {
+        let found = assets.get(name);
+        found.map(|file| Self(Arc::clone(file))).ok_or_else(|| {
+            let names: Vec<&str> = assets.keys().map(String::as_str).collect();
+            Error::NotFound(format!("no asset {name:?} belongs to this version; those that do are {names:?}"))
+        })
+    }
+
+    /// The file.
+    pub fn file(&self) -> &Arc<AssetFile> {
+        &self.0
     }
 }
 

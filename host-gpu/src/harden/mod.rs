@@ -1,11 +1,11 @@
-//! Makes a kernel safe to run among strangers: passes over naga's IR, composed here and nowhere else.
+//! Makes a kernel safe to run beside those of other tenants: passes over naga's IR, composed here and nowhere else.
 //!
 //! ```text
 //!  module, overrides resolved
-//!    │ uniform   refuse barriers and subgroup operations that only some invocations reach
-//!    │ weigh     find what each loop and call costs; refuse code that explodes when inlined
-//!    │ budget    count down in every loop that is not provably short, and leave when nothing is left
-//!    │ entry     add a base to the workgroup ids, so that a dispatch can be cut; fill the budgets, tell if one ran out
+//!    │ uniformity   refuse barriers and subgroup operations that only some invocations reach
+//!    │ cost         find what each loop and call costs; refuse code that explodes when inlined
+//!    │ loop_budget  count down in every loop that is not provably short, and leave when nothing is left
+//!    │ entry_point  add a base to the workgroup ids, so that a dispatch can be cut; fill the budgets, tell if one ran out
 //!    ▼ compact, validate again
 //!  hardened module
 //! ```
@@ -17,29 +17,23 @@
 //!
 //! Invariant: pure; an unknown statement or expression is refused or taken for the worst.
 
-mod ahead;
-mod budget;
-mod short;
-mod entry;
-mod uniform;
-mod weigh;
+mod uniformity;
+mod cost;
+mod short_loop;
+mod loop_budget;
+mod charge_ahead;
+mod entry_point;
+mod globals;
+mod message;
 
-use crate::Error;
-use naga::{AddressSpace, GlobalVariable, Handle, Module, Span, StructMember, Type, TypeInner};
+use crate::error::Error;
+use naga::{AddressSpace, Module};
 
-pub use weigh::{CALLS_MAX, COST_MAX, INLINED_MAX};
+pub use cost::{BudgetUnit, CALLS_MAX, COST_MAX, INLINED_MAX};
+pub use globals::{FLAG_GROUP, GROUPS_MAX, IMMEDIATES_SIZE, Immediates};
+pub(crate) use message::rejected_at;
 
-/// The bind group of the flag that says a budget ran out: behind the last that a tenant can use.
-pub const FLAG_GROUP: u32 = crate::check::GROUPS_MAX;
-
-/// What a loop budget counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unit {
-    /// Weighted operations: what a GPU's time follows.
-    Work,
-    /// Iterations: software drivers end loops after 65,535 of them, in silence.
-    Iterations,
-}
+use globals::Globals;
 
 /// Which passes change the module. The checks always run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,61 +43,33 @@ pub struct Passes {
     /// Make the dispatch sliceable.
     pub slice: bool,
     /// What budgets count.
-    pub unit: Unit,
+    pub unit: BudgetUnit,
 }
 
 impl Passes {
     /// All passes.
-    pub fn all(unit: Unit) -> Self {
+    pub fn all(unit: BudgetUnit) -> Self {
         Self { budget: true, slice: true, unit }
     }
 }
 
 /// What the passes did, and what a budget for this kernel must allow for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Outcome {
+pub struct HardeningReport {
     /// Whether the module has loops that count, and so writes the flag.
     pub counts: bool,
     /// Whether the module reads immediates.
     pub immediates: bool,
     /// Iterations of loops of constant length outside of counted loops.
     pub iterations: u64,
-    /// Whether some counted loops are run by all invocations of a workgroup together.
-    pub together: bool,
-    /// Whether some counted loops are run by each invocation for itself.
-    pub apart: bool,
-    /// Whether more than one of them is, or one inside another: invocations that a processor runs in step may then
-    /// make iterations of their own one after the other.
-    pub apart_often: bool,
+    /// Whether some counted loops are uniform: all invocations of a workgroup run them together.
+    pub uniform: bool,
+    /// Whether some counted loops are divergent: each invocation runs them for itself.
+    pub divergent: bool,
+    /// Whether there is more than one divergent loop, or one inside another: invocations that a processor runs in step may
+    /// then make iterations of their own one after the other.
+    pub divergent_repeatedly: bool,
 }
-
-/// The immediates of a hardened kernel, as they lie in memory.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Immediates {
-    /// Added to the workgroup's id.
-    pub base: [u32; 3],
-    /// What the loops of one invocation may spend, apart from those that all invocations run together.
-    pub budget: u32,
-    /// The whole grid, which `num_workgroups` answers.
-    pub grid: [u32; 3],
-    /// What the loops may spend that all invocations of a workgroup run together.
-    pub uniform_budget: u32,
-    /// What the flag is set to when a budget runs out: the slice's number, so that nobody need clear it.
-    pub slice: u32,
-    /// A structure with a vec3 is as long as a multiple of 16.
-    pub unused: [u32; 3],
-}
-
-/// Bytes of the immediates.
-pub const IMMEDIATES_SIZE: u32 = size_of::<Immediates>() as u32;
-
-/// Members of the immediates by index.
-const BASE: u32 = 0;
-const BUDGET: u32 = 1;
-const GRID: u32 = 2;
-const UNIFORM_BUDGET: u32 = 3;
-const SLICE: u32 = 4;
 
 /// Checks and changes the module around its only entry point. `wgsl` is for the messages' lines.
 pub fn harden(
@@ -111,97 +77,34 @@ pub fn harden(
     info: &naga::valid::ModuleInfo,
     wgsl: &str,
     passes: Passes,
-) -> Result<Outcome, Error> {
-    let uniform = uniform::analyse(module, wgsl)?;
-    let costs = weigh::weigh(module, info, wgsl, passes.unit)?;
-    let mut outcome = Outcome { iterations: costs.iterations, ..Outcome::default() };
+) -> Result<HardeningReport, Error> {
+    let uniform = uniformity::analyse(module, wgsl)?;
+    let costs = cost::weigh(module, info, wgsl, passes.unit)?;
+    let mut report = HardeningReport { iterations: costs.iterations, ..HardeningReport::default() };
     let immediates = (passes.budget || passes.slice).then(|| Globals::add(module));
-    let Some(globals) = immediates else { return Ok(outcome) };
+    let Some(globals) = immediates else { return Ok(report) };
     if passes.budget {
-        let found = budget::insert(module, &globals, &uniform, &costs);
-        outcome.together = found.together > 0;
-        outcome.apart = found.apart > 0;
-        outcome.apart_often = found.apart > 1 || found.apart_nested;
+        let counted = loop_budget::insert(module, &globals, &uniform, &costs);
+        report.uniform = counted.uniform > 0;
+        report.divergent = counted.divergent > 0;
+        report.divergent_repeatedly = counted.divergent > 1 || counted.divergent_nested;
     }
-    let used = entry::Counters { apart: outcome.apart, together: outcome.together };
-    entry::wrap(module, &globals, passes.slice, used)?;
+    let used = entry_point::UsedCounters { divergent: report.divergent, uniform: report.uniform };
+    entry_point::wrap(module, &globals, passes.slice, used)?;
     naga::compact::compact(module, naga::compact::KeepUnused::No);
     let flag = Some(FLAG_GROUP);
-    outcome.counts = module.global_variables.iter().any(|(_, global)| global.binding.map(|at| at.group) == flag);
-    outcome.immediates = module.global_variables.iter().any(|(_, global)| global.space == AddressSpace::Immediate);
-    Ok(outcome)
-}
-
-/// What the passes add to the module's globals; those that stay unused are compacted away.
-struct Globals {
-    immediates: Handle<GlobalVariable>,
-    /// What is left for loops of one invocation, and for loops that a workgroup runs together.
-    left: Handle<GlobalVariable>,
-    uniform_left: Handle<GlobalVariable>,
-    flag: Handle<GlobalVariable>,
-    uint3: Handle<Type>,
-}
-
-impl Globals {
-    fn add(module: &mut Module) -> Self {
-        let mut ty = |inner| module.types.insert(Type { name: None, inner }, Span::UNDEFINED);
-        let uint = ty(TypeInner::Scalar(naga::Scalar::U32));
-        let uint3 = ty(TypeInner::Vector { size: naga::VectorSize::Tri, scalar: naga::Scalar::U32 });
-        let atomic = ty(TypeInner::Atomic(naga::Scalar::U32));
-        let member = |name: &str, ty, offset| StructMember { name: Some(name.into()), ty, binding: None, offset };
-        let members = vec![
-            member("base", uint3, 0),
-            member("budget", uint, 12),
-            member("grid", uint3, 16),
-            member("uniform_budget", uint, 28),
-            member("slice", uint, 32),
-        ];
-        let inner = TypeInner::Struct { members, span: IMMEDIATES_SIZE };
-        let block = module.types.insert(Type { name: Some("GannetImmediates".into()), inner }, Span::UNDEFINED);
-        let mut global = |name: &str, space, binding, ty| {
-            let variable = GlobalVariable {
-                name: Some(name.into()),
-                space,
-                binding,
-                ty,
-                init: None,
-                memory_decorations: naga::MemoryDecorations::empty(),
-            };
-            module.global_variables.append(variable, Span::UNDEFINED)
-        };
-        let flag_at = Some(naga::ResourceBinding { group: FLAG_GROUP, binding: 0 });
-        let storage = AddressSpace::Storage { access: naga::StorageAccess::LOAD | naga::StorageAccess::STORE };
-        Self {
-            immediates: global("gannet", AddressSpace::Immediate, None, block),
-            left: global("gannet_left", AddressSpace::Private, None, uint),
-            uniform_left: global("gannet_uniform_left", AddressSpace::Private, None, uint),
-            flag: global("gannet_exhausted", storage, flag_at, atomic),
-            uint3,
-        }
-    }
-}
-
-/// `line:column: message`, as far as the place is known.
-fn rejected(span: Span, wgsl: &str, message: &str) -> Error {
-    let place = span.is_defined().then(|| span.location(wgsl));
-    Error::KernelRejected(match place {
-        Some(at) => format!("{}:{}: {message}", at.line_number, at.line_position),
-        None => message.to_owned(),
-    })
-}
-
-/// The line of a place, for use inside a message.
-fn line(span: Span, wgsl: &str) -> String {
-    if span.is_defined() { format!("line {}", span.location(wgsl).line_number) } else { "another line".into() }
+    report.counts = module.global_variables.iter().any(|(_, global)| global.binding.map(|at| at.group) == flag);
+    report.immediates = module.global_variables.iter().any(|(_, global)| global.space == AddressSpace::Immediate);
+    Ok(report)
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::check::{Abilities, Checked, check};
+    use crate::check::{Abilities, CheckedKernel, check};
 
-    fn checked(wgsl: &str, unit: Unit) -> Result<Checked, Error> {
+    fn checked(wgsl: &str, unit: BudgetUnit) -> Result<CheckedKernel, Error> {
         let can = Abilities {
             f16: false,
             subgroups: true,
@@ -261,7 +164,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
             "let x = subgroupAdd(lane); if x > 3u { workgroupBarrier(); }",
         ] {
             let source = kernel(body) + "\nfn atomicish() -> bool { return data[1] > 2u; }";
-            match checked(&source, Unit::Work) {
+            match checked(&source, BudgetUnit::Work) {
                 Ok(_) => panic!("accepted: {body}"),
                 Err(error) => {
                     let text = error.to_string();
@@ -270,7 +173,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
                 }
             }
         }
-        let refused = checked(&kernel("\n\nif lane == 0u {\n  workgroupBarrier();\n}"), Unit::Work).unwrap_err();
+        let refused = checked(&kernel("\n\nif lane == 0u {\n  workgroupBarrier();\n}"), BudgetUnit::Work).unwrap_err();
         assert!(refused.to_string().starts_with("14:3: a barrier"), "{refused}");
         assert!(refused.to_string().contains("from line 13 on"), "{refused}");
     }
@@ -290,7 +193,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
             "for (var s = 32u; s > 0u; s /= 2u) { if lane < s { tile[lane] += tile[lane + s]; } workgroupBarrier(); }",
             "let total = subgroupAdd(lane); data[lane] = total;",
         ] {
-            let result = checked(&kernel(body), Unit::Work);
+            let result = checked(&kernel(body), BudgetUnit::Work);
             assert!(result.is_ok(), "{body}: {}", result.unwrap_err());
         }
     }
@@ -318,7 +221,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
             (true, "var i = 0u; loop { if i < 5u { } else { break; } if lane == 3u { continue; } i++; }"),
             (true, "loop { if lane > 2u { break; } }"),
         ] {
-            let result = checked(&kernel(body), Unit::Work).unwrap();
+            let result = checked(&kernel(body), BudgetUnit::Work).unwrap();
             assert_eq!(result.hardened.counts, counts, "{body}");
         }
     }
@@ -331,17 +234,17 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         }
         source += "@group(0) @binding(0) var<storage, read_write> data: array<u32>;
             @compute @workgroup_size(1) fn main() { data[0] = f17(1u); }";
-        let refused = checked(&source, Unit::Work).unwrap_err().to_string();
+        let refused = checked(&source, BudgetUnit::Work).unwrap_err().to_string();
         assert!(refused.contains("calls, once inlined; the limit is 1024"), "{refused}");
         let long = (0..200).map(|_| "for (var i = 0u; i < 300u; i++) { }").collect::<String>();
-        let refused = checked(&kernel(&long), Unit::Iterations).map(|_| ()).unwrap_err().to_string();
+        let refused = checked(&kernel(&long), BudgetUnit::Iterations).map(|_| ()).unwrap_err().to_string();
         assert!(refused.contains("iterations of loops of constant length; the limit is 32768"), "{refused}");
     }
 
     #[test]
     fn what_will_run_can_be_printed() {
         let source = kernel("for (var i = 0u; i < fixed[0]; i++) { data[group.x] = i; }");
-        let printed = checked(&source, Unit::Work).unwrap().to_wgsl().unwrap();
+        let printed = checked(&source, BudgetUnit::Work).unwrap().to_wgsl().unwrap();
         for part in ["gannet_uniform_left", "gannet_exhausted", "@group(4)", "var<immediate>", "fn main_1("] {
             assert!(printed.contains(part), "{part} is not in:\n{printed}");
         }

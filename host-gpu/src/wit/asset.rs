@@ -2,8 +2,8 @@
 
 use super::interfaces::asset::{Host, HostAsset, HostView};
 use super::{GpuCtxView, GpuFault};
-use crate::Error;
-use crate::asset::{Asset, View};
+use crate::asset::{Asset, AssetView};
+use crate::error::Error;
 use std::sync::Arc;
 use wasmtime::component::Resource;
 
@@ -13,11 +13,11 @@ const READ_AT_ONCE_MAX: u64 = 64 << 10;
 impl Host for GpuCtxView<'_> {}
 
 impl HostView for GpuCtxView<'_> {
-    fn size(&mut self, this: Resource<View>) -> wasmtime::Result<u64> {
+    fn size(&mut self, this: Resource<AssetView>) -> wasmtime::Result<u64> {
         Ok(self.table.get(&this)?.size())
     }
 
-    fn drop(&mut self, this: Resource<View>) -> wasmtime::Result<()> {
+    fn drop(&mut self, this: Resource<AssetView>) -> wasmtime::Result<()> {
         self.table.delete(this)?;
         Ok(())
     }
@@ -42,9 +42,9 @@ impl HostAsset for GpuCtxView<'_> {
         Ok(read.unwrap_or_else(|_| Err(Error::lost()))?)
     }
 
-    async fn view(&mut self, this: Resource<Asset>, offset: u64, size: u64) -> Result<Resource<View>, GpuFault> {
+    async fn view(&mut self, this: Resource<Asset>, offset: u64, size: u64) -> Result<Resource<AssetView>, GpuFault> {
         let asset = self.table.get(&this)?.clone();
-        let view = asset.view(self.session.open()?, offset, size).await?;
+        let view = self.session.open()?.view_asset(&asset, offset, size).await?;
         Ok(self.table.push(view)?)
     }
 

@@ -6,8 +6,9 @@ use super::interfaces::batch::{Grid, Host, HostBatch, Update as WitUpdate};
 use super::interfaces::binding::Binding;
 use super::kernel::KernelHandle;
 use super::{GpuCtxView, GpuFault};
-use crate::batch::Update;
-use crate::{Batch, Buffer, Submission};
+use crate::batch::{Batch, Update};
+use crate::buffer::Buffer;
+use crate::submission::Submission;
 use std::sync::Arc;
 use wasmtime::component::Resource;
 
@@ -24,7 +25,7 @@ impl From<WitUpdate> for Update {
     }
 }
 
-fn grid(grid: Grid) -> crate::batch::Grid {
+fn grid(grid: Grid) -> crate::grid::Grid {
     [grid.x, grid.y, grid.z]
 }
 

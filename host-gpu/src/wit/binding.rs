@@ -1,8 +1,8 @@
-//! `gannet:gpu/binding`: records only; here they become [`crate::Binding`].
+//! `gannet:gpu/binding`: records only; here they become [`Binding`].
 
 use super::interfaces::binding::{Binding as WitBinding, Host, Source as WitSource};
 use super::{GpuCtxView, GpuFault};
-use crate::{Binding, Source};
+use crate::batch::{Binding, BindingSource};
 use std::sync::Arc;
 use wasmtime::component::ResourceTable;
 
@@ -14,10 +14,10 @@ pub(super) fn bindings(table: &ResourceTable, given: Vec<WitBinding>) -> Result<
         .map(|binding| {
             let source = match binding.source {
                 WitSource::Buffer(range) => {
-                    Source::Buffer(Arc::clone(&table.get(&range.buffer)?.0), range.offset, range.size)
+                    BindingSource::Buffer(Arc::clone(&table.get(&range.buffer)?.0), range.offset, range.size)
                 }
-                WitSource::Asset(view) => Source::Asset(table.get(&view)?.clone()),
-                WitSource::Inline(bytes) => Source::Inline(bytes),
+                WitSource::Asset(view) => BindingSource::Asset(table.get(&view)?.clone()),
+                WitSource::Inline(bytes) => BindingSource::Inline(bytes),
             };
             Ok(Binding { group: binding.group, index: binding.index, source })
         })

@@ -2,8 +2,8 @@
 
 use super::interfaces::buffer::{Host, HostBuffer};
 use super::{GpuCtxView, GpuFault};
-use crate::Buffer;
-use crate::buffer::bytes_of;
+use crate::batch::Batch;
+use crate::buffer::Buffer;
 use std::sync::Arc;
 use wasmtime::component::Resource;
 
@@ -15,20 +15,19 @@ impl Host for GpuCtxView<'_> {}
 
 impl HostBuffer for GpuCtxView<'_> {
     fn create(&mut self, size: u64) -> Result<Resource<BufferHandle>, GpuFault> {
-        let buffer = Buffer::create(self.session.open()?, size)?;
+        let buffer = self.session.open()?.create_buffer(size)?;
         Ok(self.table.push(BufferHandle(buffer))?)
     }
 
     fn write(&mut self, this: Resource<BufferHandle>, offset: u64, data: Vec<u8>) -> Result<(), GpuFault> {
         let buffer = Arc::clone(&self.table.get(&this)?.0);
-        Ok(buffer.write(self.session.open()?, offset, data)?)
+        Ok(self.session.open()?.write_buffer(&buffer, offset, data)?)
     }
 
     async fn read(&mut self, this: Resource<BufferHandle>, offset: u64, size: u64) -> Result<Vec<u8>, GpuFault> {
         let buffer = Arc::clone(&self.table.get(&this)?.0);
-        let encoded = buffer.read(self.session.open()?, offset, size)?;
-        let mut submission = encoded.submit().await?;
-        Ok(bytes_of(&mut submission).await?)
+        let encoded = Batch::encode_read(self.session.open()?, &buffer, offset, size)?;
+        Ok(encoded.submit().await?.take_read().await?)
     }
 
     fn size(&mut self, this: Resource<BufferHandle>) -> wasmtime::Result<u64> {

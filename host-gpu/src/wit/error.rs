@@ -3,7 +3,7 @@
 
 use super::GpuCtxView;
 use super::interfaces::errors::{Error as WitError, Host};
-use crate::Error;
+use crate::error::Error;
 use wasmtime::component::ResourceTableError;
 
 /// What a host function of the interface can fail with.

@@ -2,7 +2,7 @@
 
 use super::interfaces::kernel::{Constant, Host, HostKernel};
 use super::{GpuCtxView, GpuFault};
-use crate::Kernel;
+use crate::kernel::Kernel;
 use std::sync::Arc;
 use wasmtime::component::Resource;
 
@@ -18,8 +18,8 @@ fn values(constants: Vec<Constant>) -> Vec<(String, f64)> {
 
 impl HostKernel for GpuCtxView<'_> {
     async fn open(&mut self, name: String, constants: Vec<Constant>) -> Result<Resource<KernelHandle>, GpuFault> {
-        let job = self.session.open()?.open_kernel(&name, &values(constants))?;
-        Ok(self.table.push(KernelHandle(job.run().await?))?)
+        let compilation = self.session.open()?.open_kernel(&name, &values(constants))?;
+        Ok(self.table.push(KernelHandle(compilation.run().await?))?)
     }
 
     async fn compile(
@@ -28,8 +28,8 @@ impl HostKernel for GpuCtxView<'_> {
         entry: String,
         constants: Vec<Constant>,
     ) -> Result<Resource<KernelHandle>, GpuFault> {
-        let job = self.session.open()?.compile_kernel(&wgsl, &entry, &values(constants));
-        Ok(self.table.push(KernelHandle(job.run().await?))?)
+        let compilation = self.session.open()?.compile_kernel(&wgsl, &entry, &values(constants));
+        Ok(self.table.push(KernelHandle(compilation.run().await?))?)
     }
 
     fn workgroup_size(&mut self, this: Resource<KernelHandle>) -> wasmtime::Result<(u32, u32, u32)> {

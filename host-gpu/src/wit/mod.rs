@@ -12,13 +12,15 @@ mod buffer;
 mod error;
 mod info;
 mod kernel;
+mod lazy_session;
 mod submission;
 
-use crate::{AssetCatalog, Error, Session};
+use crate::asset::AssetCatalog;
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
 pub use bindings::gannet::gpu as interfaces;
 pub use error::GpuFault;
+pub use lazy_session::LazySession;
 
 #[expect(missing_docs, reason = "generated; documented in wit/")]
 mod bindings {
@@ -41,9 +43,9 @@ mod bindings {
             "gannet:gpu/buffer.buffer": super::buffer::BufferHandle,
             "gannet:gpu/kernel.kernel": super::kernel::KernelHandle,
             "gannet:gpu/asset.asset": crate::asset::Asset,
-            "gannet:gpu/asset.view": crate::asset::View,
-            "gannet:gpu/batch.batch": crate::Batch,
-            "gannet:gpu/submission.submission": crate::Submission,
+            "gannet:gpu/asset.view": crate::asset::AssetView,
+            "gannet:gpu/batch.batch": crate::batch::Batch,
+            "gannet:gpu/submission.submission": crate::submission::Submission,
         },
         trappable_error_type: {
             "gannet:gpu/errors.error" => super::error::GpuFault,
@@ -55,52 +57,11 @@ mod bindings {
 /// What the interface needs of a store.
 pub struct GpuCtxView<'a> {
     /// The request's session, or why there is none.
-    pub session: &'a mut SessionSlot,
+    pub session: &'a mut LazySession,
     /// The assets of the version. Reading them needs no session.
     pub assets: &'a AssetCatalog,
     /// The store's resources.
     pub table: &'a mut ResourceTable,
-}
-
-/// A session that is made when the guest first uses the GPU: most requests of a function without
-/// kernels never do.
-pub struct SessionSlot {
-    make: Box<dyn Fn() -> Result<Session, Error> + Send>,
-    session: Option<Session>,
-}
-
-impl std::fmt::Debug for SessionSlot {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SessionSlot").field("session", &self.session).finish_non_exhaustive()
-    }
-}
-
-impl SessionSlot {
-    /// A slot that calls `make` at the first use.
-    pub fn new(make: impl Fn() -> Result<Session, Error> + Send + 'static) -> Self {
-        Self { make: Box::new(make), session: None }
-    }
-
-    /// The session, if the guest has used the GPU.
-    pub fn get(&self) -> Option<&Session> {
-        self.session.as_ref()
-    }
-
-    /// Goes on with another request: the session that is there begins again, one that is not will be made by `make`.
-    pub fn begin_again(&mut self, make: impl Fn() -> Result<Session, Error> + Send + 'static) -> Option<&Session> {
-        self.make = Box::new(make);
-        let session = self.session.as_mut()?;
-        session.begin_again();
-        Some(session)
-    }
-
-    /// The session; it is made if there is none.
-    pub fn open(&mut self) -> Result<&mut Session, Error> {
-        if self.session.is_none() {
-            self.session = Some((self.make)()?);
-        }
-        self.session.as_mut().ok_or_else(Error::lost)
-    }
 }
 
 /// A store's data that can lend the GPU its parts.

@@ -2,8 +2,8 @@
 
 use super::interfaces::submission::{Clock as WitClock, Host, HostSubmission, Receipt as WitReceipt};
 use super::{GpuCtxView, GpuFault};
-use crate::Submission;
-use crate::submission::{Clock, Finished, Receipt};
+use crate::submission::{Finished, Receipt, Submission};
+use crate::usage::Clock;
 use wasmtime::component::Resource;
 use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
 

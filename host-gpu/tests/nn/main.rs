@@ -5,7 +5,7 @@
 mod blocks;
 
 use blocks::{Random, weights};
-use gannet_host_gpu::{Batch, Binding, Buffer, Catalog, Device, Session, SessionLimits, Source};
+use gannet_host_gpu::{Batch, Binding, BindingSource, Device, KernelCatalog, Session, SessionLimits};
 use gannet_sdk::nn::wgsl;
 use std::sync::{Arc, OnceLock};
 
@@ -31,7 +31,7 @@ fn run(source: &str, entry: &str, bound: Vec<Bound<'_>>, grid: [u32; 3]) -> Vec<
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let limits = SessionLimits { memory_bytes: 1 << 28, gpu_ns: 60_000_000_000 };
-        let mut session = Session::new(Arc::clone(device()), Arc::new(Catalog::new()), limits);
+        let mut session = Session::new(Arc::clone(device()), Arc::new(KernelCatalog::new()), limits);
         let kernel = session.compile_kernel(source, entry, &[]).run().await.unwrap_or_else(|error| panic!("{error}"));
         let (mut batch, mut bindings, mut outs) = (Batch::default(), Vec::new(), Vec::new());
         for (index, bound) in (0..).zip(bound) {
@@ -42,17 +42,17 @@ fn run(source: &str, entry: &str, bound: Vec<Bound<'_>>, grid: [u32; 3]) -> Vec<
                 Bound::Values(values) => bytemuck::cast_slice(values).to_vec(),
                 Bound::Out(values) => bytemuck::cast_slice(values).to_vec(),
             };
-            let buffer = Buffer::create(&session, (bytes.len() as u64).next_multiple_of(16)).unwrap();
+            let buffer = session.create_buffer((bytes.len() as u64).next_multiple_of(16)).unwrap();
             let length = bytes.len() as u64;
             let padded = [bytes, vec![0; (length.next_multiple_of(4) - length) as usize]].concat();
-            buffer.write(&mut session, 0, padded).unwrap();
+            session.write_buffer(&buffer, 0, padded).unwrap();
             if matches!(bound, Bound::Out(_)) {
                 outs.push((Arc::clone(&buffer), length));
             }
             // A kernel may have fewer bindings than its source: norms without a bias.
             if kernel.variables.iter().any(|variable| variable.index == index) {
                 let size = length.next_multiple_of(4);
-                bindings.push(Binding { group: 0, index, source: Source::Buffer(buffer, 0, Some(size)) });
+                bindings.push(Binding { group: 0, index, source: BindingSource::Buffer(buffer, 0, Some(size)) });
             }
         }
         batch.dispatch(&session, &kernel, bindings, grid).unwrap_or_else(|error| panic!("{error}"));

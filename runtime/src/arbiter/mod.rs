@@ -21,8 +21,8 @@ use crate::gpus::Place;
 use crate::names::TenantName;
 use crate::process::channel::Channel;
 use crate::process::spawn::Process;
-use gannet_host_gpu::in_flight::longest_running;
-use gannet_host_gpu::lease::{Ask, Told};
+use gannet_host_gpu::lease::{ArbiterMessage, HolderMessage};
+use gannet_host_gpu::running_kernels::longest_running;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
@@ -203,7 +203,7 @@ struct Thread {
 
 impl Thread {
     async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
-        let (says, mut said) = mpsc::channel::<(Place, MemberId, Ask)>(SAID_MAX);
+        let (says, mut said) = mpsc::channel::<(Place, MemberId, HolderMessage)>(SAID_MAX);
         loop {
             let deadlines = self.arbiter.turns.keys().filter_map(|gpu| self.arbiter.turns(*gpu)?.deadline());
             let deadline = deadlines.min();
@@ -228,7 +228,7 @@ impl Thread {
         }
     }
 
-    fn order(&mut self, order: Order, says: &mpsc::Sender<(Place, MemberId, Ask)>) {
+    fn order(&mut self, order: Order, says: &mpsc::Sender<(Place, MemberId, HolderMessage)>) {
         match order {
             Order::Join { id, gpu, ends, process, overstayed, tenant } => {
                 let channel = match Channel::new(ends.socket) {
@@ -275,7 +275,7 @@ impl Thread {
         }
     }
 
-    fn tell(&self, id: MemberId, told: Told) {
+    fn tell(&self, id: MemberId, told: ArbiterMessage) {
         let Some(member) = self.members.get(&id) else { return };
         if let Err(error) = member.channel.try_send(&told) {
             tracing::debug!(process = member.process.id(), %error, "a process does not hear of its lease");
@@ -303,10 +303,10 @@ async fn listen(
     id: MemberId,
     channel: Arc<Channel>,
     process: Process,
-    says: mpsc::Sender<(Place, MemberId, Ask)>,
+    says: mpsc::Sender<(Place, MemberId, HolderMessage)>,
 ) {
     loop {
-        match channel.receive::<Ask>().await {
+        match channel.receive::<HolderMessage>().await {
             Ok((ask, _)) => {
                 if says.send((gpu, id, ask)).await.is_err() {
                     return;

@@ -6,7 +6,7 @@
 
 use super::turns::{Action, MemberId, Timing, Turns};
 use crate::names::TenantName;
-use gannet_host_gpu::lease::{Ask, Lease, Told, fits_behind};
+use gannet_host_gpu::lease::{ArbiterMessage, HolderMessage, Lease, fits_behind};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::time::{Duration, Instant};
@@ -132,14 +132,18 @@ impl Simulation {
     fn take(&mut self, event: Event) {
         match event {
             Event::ToArbiter(id, release, epoch, wants) => {
-                let ask = if release { Ask::Release { epoch, wants } } else { Ask::Want(epoch) };
+                let ask = if release { HolderMessage::Release { epoch, wants } } else { HolderMessage::Want(epoch) };
                 let actions = self.turns.asked(id, ask, self.now);
                 self.act(actions);
             }
             Event::ToMember(id, granted, epoch, contended) => {
-                let told = if granted { Told::Granted { epoch, contended } } else { Told::AskedBack { epoch } };
+                let told = if granted {
+                    ArbiterMessage::Granted { epoch, contended }
+                } else {
+                    ArbiterMessage::AskedBack { epoch }
+                };
                 let now = self.now;
-                let answer = self.processes.get_mut(&id).and_then(|process| process.lease.told(told, now));
+                let answer = self.processes.get_mut(&id).and_then(|process| process.lease.receive(told, now));
                 self.say(id, answer);
                 self.look(id);
             }
@@ -181,10 +185,10 @@ impl Simulation {
         }
     }
 
-    fn say(&mut self, id: MemberId, ask: Option<Ask>) {
+    fn say(&mut self, id: MemberId, ask: Option<HolderMessage>) {
         match ask {
-            Some(Ask::Want(epoch)) => self.at(MESSAGE, Event::ToArbiter(id, false, epoch, false)),
-            Some(Ask::Release { epoch, wants }) => self.at(MESSAGE, Event::ToArbiter(id, true, epoch, wants)),
+            Some(HolderMessage::Want(epoch)) => self.at(MESSAGE, Event::ToArbiter(id, false, epoch, false)),
+            Some(HolderMessage::Release { epoch, wants }) => self.at(MESSAGE, Event::ToArbiter(id, true, epoch, wants)),
             None => {}
         }
     }
@@ -192,10 +196,10 @@ impl Simulation {
     fn act(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Tell(id, Told::Granted { epoch, contended }) => {
+                Action::Tell(id, ArbiterMessage::Granted { epoch, contended }) => {
                     self.at(MESSAGE, Event::ToMember(id, true, epoch, contended));
                 }
-                Action::Tell(id, Told::AskedBack { epoch }) => {
+                Action::Tell(id, ArbiterMessage::AskedBack { epoch }) => {
                     self.at(MESSAGE, Event::ToMember(id, false, epoch, false));
                 }
                 Action::Kill(id) => {

@@ -23,7 +23,7 @@
 //! after a member died with the GPU or overstayed, nobody is granted it until the process is gone and a probe passed.
 
 use crate::names::TenantName;
-use gannet_host_gpu::lease::{Ask, Epoch, Told};
+use gannet_host_gpu::lease::{ArbiterMessage, Epoch, HolderMessage};
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,7 @@ const DOUBT_EVERY: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Tell a member.
-    Tell(MemberId, Told),
+    Tell(MemberId, ArbiterMessage),
     /// End a member that kept the GPU.
     Kill(MemberId),
     /// See whether the GPU works, and say so by [`Turns::probed`].
@@ -197,32 +197,32 @@ impl Turns {
     }
 
     /// A member says something. A stranger's words are ignored.
-    pub fn asked(&mut self, id: MemberId, ask: Ask, now: Instant) -> Vec<Action> {
+    pub fn asked(&mut self, id: MemberId, ask: HolderMessage, now: Instant) -> Vec<Action> {
         self.account_for(now);
         if !self.members.contains_key(&id) {
             return Vec::new();
         }
         let holds = matches!(self.gpu, Gpu::Held { by, .. } if by == id);
         match ask {
-            Ask::Release { epoch, wants } if holds && epoch == self.epoch => {
+            HolderMessage::Release { epoch, wants } if holds && epoch == self.epoch => {
                 if wants {
                     self.wait(id);
                 }
                 self.gpu = Gpu::Free;
             }
             // Its grant did not reach it.
-            Ask::Want(seen) if holds && seen < self.epoch => {
+            HolderMessage::Want(seen) if holds && seen < self.epoch => {
                 let contended = self.others_wait(id);
-                return vec![Action::Tell(id, Told::Granted { epoch: self.epoch, contended })];
+                return vec![Action::Tell(id, ArbiterMessage::Granted { epoch: self.epoch, contended })];
             }
-            Ask::Want(_) => {
+            HolderMessage::Want(_) => {
                 // A holder that wants again has given back, and the word of it was lost.
                 self.wait(id);
                 if holds {
                     self.gpu = Gpu::Free;
                 }
             }
-            Ask::Release { .. } => {}
+            HolderMessage::Release { .. } => {}
         }
         self.go_on(now)
     }
@@ -413,7 +413,7 @@ impl Turns {
                     return Vec::new();
                 }
                 self.gpu = Gpu::Held { by, quantum, asked: Some(now) };
-                vec![Action::Tell(by, Told::AskedBack { epoch: self.epoch })]
+                vec![Action::Tell(by, ArbiterMessage::AskedBack { epoch: self.epoch })]
             }
             Gpu::Cordoned { until } if now >= until => {
                 self.gpu = Gpu::Probing;
@@ -453,7 +453,7 @@ impl Turns {
         self.epoch += 1;
         self.gpu = Gpu::Held { by: id, quantum: now, asked: None };
         let contended = self.others_wait(id);
-        vec![Action::Tell(id, Told::Granted { epoch: self.epoch, contended })]
+        vec![Action::Tell(id, ArbiterMessage::Granted { epoch: self.epoch, contended })]
     }
 
     /// Forgets tenants that are gone and owe nothing: they would begin at the same virtual time if they came back.
@@ -494,8 +494,8 @@ mod tests {
         turns: Turns,
         now: Instant,
         processes: Vec<Process>,
-        to_arbiter: Vec<(MemberId, Ask)>,
-        to_process: Vec<(MemberId, Told)>,
+        to_arbiter: Vec<(MemberId, HolderMessage)>,
+        to_process: Vec<(MemberId, ArbiterMessage)>,
         dying: Vec<MemberId>,
         probing: bool,
     }
@@ -576,10 +576,10 @@ mod tests {
             }
         }
 
-        fn deliver_to_process(&mut self, id: MemberId, told: Told) {
+        fn deliver_to_process(&mut self, id: MemberId, told: ArbiterMessage) {
             let process = &mut self.processes[usize::try_from(id).unwrap()];
             if process.alive
-                && let Some(ask) = process.lease.told(told, self.now)
+                && let Some(ask) = process.lease.receive(told, self.now)
             {
                 self.to_arbiter.push((id, ask));
             }
@@ -690,10 +690,10 @@ mod tests {
             turns.join(1, &tenant(1), 1);
             let (mut held, mut billed) = (Duration::ZERO, Duration::ZERO);
             for (epoch, (ms, claimed)) in (1..).zip(holds) {
-                turns.asked(1, Ask::Want(epoch - 1), now);
+                turns.asked(1, HolderMessage::Want(epoch - 1), now);
                 now += Duration::from_millis(ms);
                 held += Duration::from_millis(ms);
-                turns.asked(1, Ask::Release { epoch, wants: false }, now);
+                turns.asked(1, HolderMessage::Release { epoch, wants: false }, now);
                 now += Duration::from_millis(7);
                 billed += turns.bill(1, Duration::from_millis(claimed), now);
                 prop_assert!(billed <= held);
@@ -707,19 +707,19 @@ mod tests {
         let mut turns = Turns::new(TIMING, start);
         turns.join(1, &tenant(1), 1);
         turns.join(2, &tenant(2), 1);
-        let granted = |epoch, contended| Told::Granted { epoch, contended };
-        assert_eq!(turns.asked(1, Ask::Want(0), start), [Action::Tell(1, granted(1, false))]);
+        let granted = |epoch, contended| ArbiterMessage::Granted { epoch, contended };
+        assert_eq!(turns.asked(1, HolderMessage::Want(0), start), [Action::Tell(1, granted(1, false))]);
         assert_eq!(turns.deadline(), None, "alone it keeps the gpu, and no message is sent");
         let later = start + Duration::from_secs(1);
         assert_eq!(
-            turns.asked(2, Ask::Want(0), later),
-            [Action::Tell(1, Told::AskedBack { epoch: 1 })],
+            turns.asked(2, HolderMessage::Want(0), later),
+            [Action::Tell(1, ArbiterMessage::AskedBack { epoch: 1 })],
             "its quantum is over"
         );
         let over = later + TIMING.grace;
         assert_eq!(turns.deadline(), Some(over));
         assert_eq!(turns.tick(over), [Action::Kill(1)]);
-        assert_eq!(turns.asked(1, Ask::Release { epoch: 1, wants: false }, over), [], "too late");
+        assert_eq!(turns.asked(1, HolderMessage::Release { epoch: 1, wants: false }, over), [], "too late");
         assert_eq!(turns.left(1, over), [Action::Probe]);
         assert_eq!(turns.health(over), Health::Probing);
         assert_eq!(turns.probed(false, over), []);
@@ -734,17 +734,17 @@ mod tests {
         let mut turns = Turns::new(TIMING, now);
         for id in 1..=3 {
             turns.join(id, &tenant(1), 1);
-            assert_eq!(turns.asked(id, Ask::Want(0), now).len(), 1, "the first three are granted at once");
+            assert_eq!(turns.asked(id, HolderMessage::Want(0), now).len(), 1, "the first three are granted at once");
             assert_eq!(turns.left(id, now), [Action::Probe]);
             turns.probed(true, now);
         }
         turns.join(4, &tenant(1), 1);
         turns.join(5, &tenant(2), 1);
-        assert_eq!(turns.asked(4, Ask::Want(0), now), []);
+        assert_eq!(turns.asked(4, HolderMessage::Want(0), now), []);
         assert_eq!(turns.deadline(), Some(now + BAR_FIRST));
-        assert_eq!(turns.asked(5, Ask::Want(0), now).len(), 1, "others are not");
+        assert_eq!(turns.asked(5, HolderMessage::Want(0), now).len(), 1, "others are not");
         let epoch = turns.epoch;
-        turns.asked(5, Ask::Release { epoch, wants: false }, now);
+        turns.asked(5, HolderMessage::Release { epoch, wants: false }, now);
         now += BAR_FIRST;
         assert_eq!(turns.tick(now).len(), 1);
     }
@@ -755,9 +755,9 @@ mod tests {
         let mut turns = Turns::new(TIMING, now);
         let join = |turns: &mut Turns, id, owner| {
             turns.join(id, &tenant(owner), 1);
-            turns.asked(id, Ask::Want(0), now);
+            turns.asked(id, HolderMessage::Want(0), now);
             let epoch = turns.epoch;
-            turns.asked(id, Ask::Release { epoch, wants: false }, now);
+            turns.asked(id, HolderMessage::Release { epoch, wants: false }, now);
         };
         for (id, owner) in [(1, 1), (2, 1), (3, 2)] {
             join(&mut turns, id, owner);
@@ -780,16 +780,16 @@ mod tests {
         let mut turns = Turns::new(TIMING, now);
         turns.join(1, &tenant(1), 1);
         turns.join(2, &tenant(2), 1);
-        turns.asked(1, Ask::Want(0), now);
-        turns.asked(2, Ask::Want(0), now);
+        turns.asked(1, HolderMessage::Want(0), now);
+        turns.asked(2, HolderMessage::Want(0), now);
         now += Duration::from_millis(10);
-        turns.asked(1, Ask::Release { epoch: 1, wants: false }, now);
+        turns.asked(1, HolderMessage::Release { epoch: 1, wants: false }, now);
         turns.left(1, now);
-        turns.asked(2, Ask::Release { epoch: 2, wants: false }, now);
+        turns.asked(2, HolderMessage::Release { epoch: 2, wants: false }, now);
         assert_eq!(turns.accounts.len(), 2, "the first has used ten milliseconds more");
         turns.join(1, &tenant(1), 1);
-        turns.asked(1, Ask::Want(0), now);
-        turns.asked(1, Ask::Release { epoch: 3, wants: false }, now);
+        turns.asked(1, HolderMessage::Want(0), now);
+        turns.asked(1, HolderMessage::Release { epoch: 3, wants: false }, now);
         turns.left(1, now);
         turns.left(2, now);
         turns.tick(now);

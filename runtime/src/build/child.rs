@@ -16,9 +16,9 @@ use crate::process::lease::link;
 use crate::worker::linker;
 use gannet_host_gpu::Device;
 use gannet_host_gpu::check::{check, needs_constants};
-use gannet_host_gpu::device::Opening;
-use gannet_host_gpu::memory::Ledger;
-use gannet_host_gpu::session::Payer;
+use gannet_host_gpu::device::DeviceOptions;
+use gannet_host_gpu::memory::MemoryQuota;
+use gannet_host_gpu::usage::Payer;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -55,7 +55,7 @@ pub fn run(child: Child) -> io::Result<()> {
     let result = found(&bytes).and_then(|found| {
         let device = match (found.is_empty(), order.gpu) {
             (false, Some(index)) => Some(Device::open_shared(
-                Opening { index, class: None, memory_max: TRIAL_BYTES_MAX, map_assets: false },
+                DeviceOptions { index, class: None, memory_max: TRIAL_BYTES_MAX, map_assets: false },
                 Some(link),
             )),
             _ => None,
@@ -78,7 +78,7 @@ pub fn run(child: Child) -> io::Result<()> {
         compile(&engine, with_memory.as_ref().unwrap_or(&bytes), output, order.wasi_http_0_3)?;
         let opened = device.as_ref().and_then(|device| device.as_ref().ok().cloned());
         if let Some(device) = &opened {
-            device.use_pipelines(None);
+            device.use_driver_cache(None);
         }
         let mut built = try_kernels(found, device, &say)?;
         built.snapshot_size = with_memory.map(|bytes| bytes.len() as u64);
@@ -94,7 +94,7 @@ pub fn run(child: Child) -> io::Result<()> {
 
 /// Writes what the driver compiled beside its own cache, under a name of this component's own.
 fn keep_pipelines(home: &Path, component: &[u8], device: Option<&Device>) {
-    let Some(data) = device.and_then(Device::pipelines) else { return };
+    let Some(data) = device.and_then(Device::driver_cache) else { return };
     let digest = Sha256::digest(component).iter().take(8).fold(0u64, |all, byte| (all << 8) | u64::from(*byte));
     if let Err(error) = std::fs::write(home.join(format!("{PIPELINES}{digest:016x}")), data) {
         // Only the first dispatch is slower.
@@ -221,7 +221,7 @@ fn try_kernels(
             None
         }
     };
-    let payer = Payer { memory: Ledger::new("trial", TRIAL_BYTES_MAX, None), usage: Arc::default() };
+    let payer = Payer { memory: MemoryQuota::new("trial", TRIAL_BYTES_MAX, None), usage: Arc::default() };
     for (name, kernel) in &mut found {
         let Some(device) = &device else { break };
         stage(say, Stage::Kernel { name: name.clone() })?;

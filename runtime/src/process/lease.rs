@@ -2,7 +2,7 @@
 
 use crate::process::channel::{receive_now, send_now};
 use crate::process::child::leave;
-use gannet_host_gpu::lease::{Ask, Link, Told};
+use gannet_host_gpu::lease::{ArbiterLink, ArbiterMessage, HolderMessage};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,21 +17,21 @@ const TOLD_MAX: usize = 16;
 const WRITE_MAX: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// The wires of this process to the arbiter. Its socket comes first, then the file for notes.
-pub fn link(socket: OwnedFd, notes: OwnedFd) -> io::Result<Link> {
+pub fn link(socket: OwnedFd, notes: OwnedFd) -> io::Result<ArbiterLink> {
     let socket = Arc::new(socket);
-    let (tells, told) = mpsc::channel(TOLD_MAX);
+    let (tells, messages) = mpsc::channel(TOLD_MAX);
     let theirs = Arc::clone(&socket);
     // Ends with the socket, which ends with the front door, which ends this process.
     std::thread::Builder::new().name("lease".into()).spawn(move || while listen(theirs.as_fd(), &tells) {})?;
-    let ask = Box::new(move |ask: Ask| {
-        if let Err(error) = say(socket.as_fd(), ask) {
+    let send = Box::new(move |message: HolderMessage| {
+        if let Err(error) = say(socket.as_fd(), message) {
             // Without a word to the arbiter this process must not go on using the GPU.
             tracing::error!(%error, "the arbiter cannot be reached");
             leave(1);
         }
     });
     let on_loss = Arc::new(|| leave(DEVICE_LOST));
-    Ok(Link { told, ask, on_loss, notes: Some(notes.into()) })
+    Ok(ArbiterLink { messages, send, on_loss, notes: Some(notes.into()) })
 }
 
 fn wait(socket: BorrowedFd<'_>, flags: PollFlags, longest: Option<&Timespec>) -> io::Result<bool> {
@@ -42,8 +42,8 @@ fn wait(socket: BorrowedFd<'_>, flags: PollFlags, longest: Option<&Timespec>) ->
     }
 }
 
-fn say(socket: BorrowedFd<'_>, ask: Ask) -> io::Result<()> {
-    let bytes = serde_json::to_vec(&ask)?;
+fn say(socket: BorrowedFd<'_>, message: HolderMessage) -> io::Result<()> {
+    let bytes = serde_json::to_vec(&message)?;
     loop {
         match send_now(socket, &bytes, &[]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -57,7 +57,7 @@ fn say(socket: BorrowedFd<'_>, ask: Ask) -> io::Result<()> {
 }
 
 /// Passes one message on. False when there will be no more.
-fn listen(socket: BorrowedFd<'_>, tells: &mpsc::Sender<Told>) -> bool {
+fn listen(socket: BorrowedFd<'_>, tells: &mpsc::Sender<ArbiterMessage>) -> bool {
     if wait(socket, PollFlags::IN, None).is_err() {
         return false;
     }

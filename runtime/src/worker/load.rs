@@ -3,8 +3,8 @@
 
 use crate::hop::{Bundle, RunLimits, VersionKey};
 use crate::worker::state::Guest;
-use gannet_host_gpu::asset::Kept;
-use gannet_host_gpu::{AssetCatalog, AssetFile, Catalog};
+use gannet_host_gpu::asset::AssetPin;
+use gannet_host_gpu::{AssetCatalog, AssetFile, KernelCatalog};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::io::Read;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -34,13 +34,13 @@ pub(crate) enum Entry {
 pub(crate) struct Loaded {
     pub(crate) key: VersionKey,
     pub(crate) entry: Entry,
-    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) catalog: Arc<KernelCatalog>,
     /// Its assets.
     pub(crate) assets: Arc<AssetCatalog>,
     /// Whether they stay on the GPU while nobody calls.
     pub(crate) keep: bool,
     /// What stays there.
-    pub(crate) kept: Mutex<Vec<Kept>>,
+    pub(crate) kept: Mutex<Vec<AssetPin>>,
     /// Environment and secrets.
     pub(crate) env: Vec<(String, String)>,
     /// The same for `wasi:config`.

@@ -34,8 +34,8 @@ use crate::process::child::Child;
 use crate::process::confine;
 use crate::process::lease::link;
 use gannet_host_gpu::Device;
-use gannet_host_gpu::device::Opening;
-use gannet_host_gpu::lease::Link;
+use gannet_host_gpu::device::DeviceOptions;
+use gannet_host_gpu::lease::ArbiterLink;
 use load::Loaded;
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -102,7 +102,7 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
         });
         if let Ok(device) = &shared.device {
             let idle = Arc::downgrade(&shared.idle);
-            device.spare(move || idle.upgrade().is_some_and(|idle| idle.free()));
+            device.on_memory_pressure(move || idle.upgrade().is_some_and(|idle| idle.free()));
         }
         let gpu = shared.device.as_ref().ok().map(|device| device.gpu().name.clone());
         shared.control.send(&FromWorker::Ready { confinement, gpu }, &[]).await.map_err(io::Error::other)?;
@@ -112,13 +112,13 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
     })
 }
 
-fn open_device(arguments: &[String], link: Link) -> Result<Arc<Device>, gannet_host_gpu::Error> {
+fn open_device(arguments: &[String], link: ArbiterLink) -> Result<Arc<Device>, gannet_host_gpu::Error> {
     let index = arguments.first().and_then(|text| text.parse().ok());
     let memory_max = arguments.get(1).and_then(|text| text.parse().ok()).unwrap_or(0);
     let class = arguments.get(3).cloned();
     let map_assets = arguments.get(4).is_some_and(|text| text == "true");
     match index {
-        Some(index) => Device::open_shared(Opening { index, class, memory_max, map_assets }, Some(link)),
+        Some(index) => Device::open_shared(DeviceOptions { index, class, memory_max, map_assets }, Some(link)),
         None => Err(gannet_host_gpu::Error::Unsupported("this server has no gpu".into())),
     }
 }
@@ -181,7 +181,7 @@ fn load_version(shared: &Shared, version: crate::hop::VersionKey, descriptors: V
 /// Brings a version's assets to the GPU and keeps them there, as long as the version is loaded.
 async fn keep_assets(device: Arc<Device>, loaded: Arc<Loaded>) {
     for asset in loaded.assets.values() {
-        match device.keep(asset).await {
+        match device.pin_asset(asset).await {
             Ok(kept) => loaded.kept.lock().unwrap_or_else(PoisonError::into_inner).push(kept),
             // A request brings it, or is told.
             Err(error) => tracing::warn!(%error, "an asset could not be kept on the gpu"),

@@ -32,7 +32,7 @@ impl Pipelines {
                 && known.insert(name)
                 && let Ok(data) = std::fs::read(entry.path())
             {
-                device.use_pipelines(Some(&data));
+                device.use_driver_cache(Some(&data));
             }
         }
     }

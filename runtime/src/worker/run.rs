@@ -19,7 +19,7 @@ use crate::worker::received::{self, Received};
 use crate::worker::service;
 use crate::worker::state::Guest;
 use crate::worker::tally::{Answered, Running, Tally};
-use gannet_host_gpu::wit::SessionSlot;
+use gannet_host_gpu::wit::LazySession;
 use gannet_host_gpu::{Session, SessionLimits};
 use http::{HeaderMap, HeaderName, Request, Response};
 use hyper::body::Incoming;
@@ -185,7 +185,7 @@ fn guest(shared: &Shared, loaded: &Loaded, request: RequestId, tally: &Arc<Tally
     let log = RequestLog::new(&shared.logs, loaded.key, request, loaded.limits.log_bytes, &loaded.secrets);
     let out = LogPipe { log: Arc::clone(&log), stream: LogStream::Stdout };
     let err = LogPipe { log: Arc::clone(&log), stream: LogStream::Stderr };
-    let mut slot = SessionSlot::new(session(shared, loaded, tally));
+    let mut slot = LazySession::new(session(shared, loaded, tally));
     prefetch(shared, loaded, &mut slot);
     Guest::new(loaded, out, err, slot, calls(shared, loaded, request, log))
 }
@@ -232,7 +232,7 @@ fn calls(shared: &Shared, loaded: &Loaded, request: RequestId, log: Arc<RequestL
 const PREFETCHED_BYTES_MIN: u64 = 1 << 20;
 
 /// Sends a version's assets on their way to the GPU while its instance starts.
-fn prefetch(shared: &Shared, loaded: &Loaded, slot: &mut SessionSlot) {
+fn prefetch(shared: &Shared, loaded: &Loaded, slot: &mut LazySession) {
     let Ok(device) = &shared.device else { return };
     let mut large = loaded.assets.values().filter(|asset| asset.size() >= PREFETCHED_BYTES_MIN).peekable();
     if large.peek().is_none() {
@@ -241,7 +241,7 @@ fn prefetch(shared: &Shared, loaded: &Loaded, slot: &mut SessionSlot) {
     // A guest without a session is told why when it uses the GPU.
     let Ok(session) = slot.open() else { return };
     for asset in large {
-        device.prefetch(asset, Some(session.usage()));
+        device.prefetch_asset(asset, Some(session.usage()));
     }
 }
 

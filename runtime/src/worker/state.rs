@@ -4,7 +4,7 @@ use crate::worker::egress::{Calls, CutOnDrop};
 use crate::worker::load::Loaded;
 use crate::worker::log::{LogPipe, RequestLog};
 use gannet_host_gpu::AssetCatalog;
-use gannet_host_gpu::wit::{GpuCtxView, GpuView, SessionSlot};
+use gannet_host_gpu::wit::{GpuCtxView, GpuView, LazySession};
 use std::sync::Arc;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Engine, ResourceLimiter};
@@ -31,12 +31,12 @@ pub(crate) struct Guest {
     http: WasiHttpCtx,
     hooks: Hooks,
     table: ResourceTable,
-    pub(crate) gpu: SessionSlot,
+    pub(crate) gpu: LazySession,
     pub(crate) memory: MemoryLimit,
 }
 
 impl Guest {
-    pub(crate) fn new(loaded: &Loaded, out: LogPipe, err: LogPipe, gpu: SessionSlot, calls: Calls) -> Self {
+    pub(crate) fn new(loaded: &Loaded, out: LogPipe, err: LogPipe, gpu: LazySession, calls: Calls) -> Self {
         Self {
             _cut: CutOnDrop(Arc::clone(&calls.cut)),
             config: Arc::clone(&loaded.config),
@@ -66,7 +66,7 @@ impl Guest {
             http: WasiHttpCtx::new(),
             hooks: Hooks(None),
             table: table(),
-            gpu: SessionSlot::new(no_gpu),
+            gpu: LazySession::new(no_gpu),
             memory: MemoryLimit::new(memory_bytes),
         }
     }

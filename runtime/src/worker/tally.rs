@@ -2,8 +2,9 @@
 
 use crate::hop::{Fault, Work};
 use crate::worker::cpu::CpuMeter;
-use gannet_host_gpu::memory::Ledger;
-use gannet_host_gpu::session::{Drainer, Usage};
+use gannet_host_gpu::memory::MemoryQuota;
+use gannet_host_gpu::session::Drainer;
+use gannet_host_gpu::usage::Usage;
 use http::Response;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +28,7 @@ pub(crate) struct Tally {
     pub(crate) arrived: Instant,
     pub(crate) start_ns: AtomicU64,
     pub(crate) cpu: Arc<CpuMeter>,
-    pub(crate) gpu: OnceLock<(Arc<Usage>, Arc<Ledger>, Drainer)>,
+    pub(crate) gpu: OnceLock<(Arc<Usage>, Arc<MemoryQuota>, Drainer)>,
 }
 
 impl Tally {

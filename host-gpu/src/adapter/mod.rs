@@ -1,0 +1,111 @@
+//! Which GPUs there are. Loading the drivers is slow (hundreds of milliseconds) and may crash, so
+//! the front door asks a short-lived child; workers open the one adapter they are told.
+
+mod memory;
+
+use crate::error::{self, Error};
+use serde::{Deserialize, Serialize};
+
+/// What whole-submission timing needs: timestamps that the encoder writes between passes, so that
+/// copies, clears and uploads are timed like dispatches.
+pub(crate) const TIMESTAMPS: wgpu::Features =
+    wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS);
+
+/// A GPU as found on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpu {
+    /// Position in the driver's list; what a worker opens.
+    pub index: u32,
+    /// The driver's name for it.
+    pub name: String,
+    /// `vulkan`, `metal` or `dx12`.
+    pub backend: String,
+    /// Driver name and version.
+    pub driver: String,
+    /// `software` for a driver that computes on the CPU, otherwise `gpu`.
+    pub class: String,
+    /// Whether it computes on the CPU.
+    pub software: bool,
+    /// Whether it writes timestamps; without them GPU time is wall time.
+    pub timestamps: bool,
+    /// Bytes of its own memory; 0 if the driver does not tell. For a software driver, the machine's.
+    pub memory_bytes: u64,
+    /// Bytes that a device takes before anything is allocated on it, as measured; 0 if it was not.
+    pub context_bytes: u64,
+}
+
+pub(crate) fn instance() -> wgpu::Instance {
+    wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends: wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12,
+        // Debug layers are for developers of drivers; validation happens before the driver.
+        flags: wgpu::InstanceFlags::empty(),
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    })
+}
+
+pub(crate) fn adapters(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
+    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    error::ready(instance.enumerate_adapters(backends)).unwrap_or_default()
+}
+
+/// Lists the GPUs of this machine. Software adapters come last, so that index order is preference.
+pub fn discover() -> Vec<Gpu> {
+    let adapters = adapters(&instance());
+    let mut gpus: Vec<Gpu> = (0u32..).zip(&adapters).map(|(index, adapter)| describe(index, adapter)).collect();
+    gpus.sort_by_key(|gpu| gpu.software);
+    gpus
+}
+
+/// Lists the GPUs and opens each once, to see what memory a device takes by itself.
+pub fn measure() -> Vec<Gpu> {
+    let adapters = adapters(&instance());
+    let mut gpus = Vec::new();
+    for (index, adapter) in (0u32..).zip(&adapters) {
+        let mut gpu = describe(index, adapter);
+        gpu.context_bytes = context_bytes(adapter, gpu.software).unwrap_or(0);
+        gpus.push(gpu);
+    }
+    gpus.sort_by_key(|gpu| gpu.software);
+    gpus
+}
+
+/// How much less memory is free with a device open than without. A software driver's memory is the process's.
+fn context_bytes(adapter: &wgpu::Adapter, software: bool) -> Option<u64> {
+    let free = || {
+        let told = memory::query(adapter).and_then(|memory| memory.free).filter(|_| !software);
+        told.or_else(|| Some(u64::MAX - resident_bytes()?))
+    };
+    let before = free()?;
+    // Kept open while the rest is looked at: the process ends soon.
+    let _open = error::ready(adapter.request_device(&wgpu::DeviceDescriptor::default()))?.ok()?;
+    Some(before.saturating_sub(free()?))
+}
+
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Chooses a GPU: the one asked for, else the first real one, else the software one.
+pub fn preferred(gpus: &[Gpu]) -> Result<&Gpu, Error> {
+    gpus.first().ok_or_else(|| {
+        Error::Unsupported("no gpu driver was found; on Debian: apt-get install mesa-vulkan-drivers".into())
+    })
+}
+
+pub(crate) fn describe(index: u32, adapter: &wgpu::Adapter) -> Gpu {
+    let info = adapter.get_info();
+    let software = info.device_type == wgpu::DeviceType::Cpu;
+    Gpu {
+        index,
+        name: info.name,
+        backend: info.backend.to_string(),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        class: if software { "software" } else { "gpu" }.to_owned(),
+        software,
+        timestamps: adapter.features().contains(TIMESTAMPS),
+        memory_bytes: memory::query(adapter).map_or(0, |memory| memory.total),
+        context_bytes: 0,
+    }
+}

@@ -1,0 +1,249 @@
+//! Reads WGSL before any driver sees it: parse, validate, resolve overrides, reflect, harden.
+//!
+//! In: WGSL, an entry point, the values of its overrides, what the device can do. Out: a
+//! [`CheckedKernel`] kernel, the only thing [`crate::Device::kernel`] will compile, so that no text of a tenant
+//! reaches the driver unread. [`crate::harden`] is the last step; what it makes is validated again.
+//!
+//! Invariant: pure; it allocates no GPU memory and never panics on what it is given.
+
+mod abilities;
+mod big_stack;
+mod tokens;
+mod parse;
+mod validate;
+mod reflect;
+
+use crate::error::Error;
+use crate::harden::{self, HardeningReport, Passes};
+use naga::valid::Capabilities;
+use naga::{Module, ShaderStage};
+
+pub use abilities::Abilities;
+pub(crate) use big_stack::on_big_stack;
+pub use parse::SOURCE_BYTES_MAX;
+pub use reflect::{Access, EXPRESSIONS_MAX, NESTING_MAX, PRIVATE_BYTES_MAX, Variable};
+pub use tokens::TOKENS_MAX;
+
+use parse::parse;
+use reflect::reflect;
+use validate::{capabilities, validate, validator, with_causes};
+
+/// A kernel that was read and found sound.
+#[derive(Debug)]
+pub struct CheckedKernel {
+    /// The hardened module, with this entry point alone.
+    pub module: Module,
+    /// The entry point.
+    pub entry: String,
+    /// Its variables, by group and index.
+    pub variables: Vec<Variable>,
+    /// Invocations of one workgroup.
+    pub workgroup_size: [u32; 3],
+    /// What hardening did.
+    pub hardened: HardeningReport,
+}
+
+impl CheckedKernel {
+    /// The hardened module as WGSL, for people: it says what will run.
+    pub fn to_wgsl(&self) -> Result<String, Error> {
+        on_big_stack(|| {
+            let info = validator(Capabilities::all(), true)
+                .validate(&self.module)
+                .map_err(|error| Error::KernelRejected(with_causes(error.as_inner())))?;
+            naga::back::wgsl::write_string(&self.module, &info, naga::back::wgsl::WriterFlags::EXPLICIT_TYPES)
+                .map_err(|error| Error::Unsupported(format!("the kernel cannot be printed: {error}")))
+        })
+    }
+}
+
+/// The names of a module's compute entry points, for finding the kernels of a source.
+pub fn entry_points(wgsl: &str) -> Result<Vec<String>, Error> {
+    on_big_stack(|| {
+        let module = parse(wgsl)?;
+        Ok(module.entry_points.iter().filter(|e| e.stage == ShaderStage::Compute).map(|e| e.name.clone()).collect())
+    })
+}
+
+/// Whether a sound module has overrides without a default: it can only be compiled once their values are known.
+pub fn needs_constants(wgsl: &str, can: Abilities) -> Result<bool, Error> {
+    on_big_stack(|| {
+        let module = parse(wgsl)?;
+        validate(&module, wgsl, can)?;
+        Ok(module.overrides.iter().any(|(_, value)| value.init.is_none()))
+    })
+}
+
+/// Checks and hardens one entry point with the given override values.
+pub fn check(wgsl: &str, entry: &str, constants: &[(String, f64)], can: Abilities) -> Result<CheckedKernel, Error> {
+    check_with(wgsl, entry, constants, can, Passes::all(can.unit))
+}
+
+/// [`check`] with a choice of passes, for comparing what they make.
+pub fn check_with(
+    wgsl: &str,
+    entry: &str,
+    constants: &[(String, f64)],
+    can: Abilities,
+    passes: Passes,
+) -> Result<CheckedKernel, Error> {
+    on_big_stack(|| check_here(wgsl, entry, constants, can, passes))
+}
+
+fn check_here(
+    wgsl: &str,
+    entry: &str,
+    constants: &[(String, f64)],
+    can: Abilities,
+    passes: Passes,
+) -> Result<CheckedKernel, Error> {
+    let module = parse(wgsl)?;
+    let info = validate(&module, wgsl, can)?;
+    let known = module.entry_points.iter().any(|e| e.name == entry && e.stage == ShaderStage::Compute);
+    if !known {
+        let names: Vec<&str> = module.entry_points.iter().map(|e| e.name.as_str()).collect();
+        return Err(Error::KernelRejected(format!(
+            "there is no compute entry point {entry:?}; the module has {names:?}"
+        )));
+    }
+    let values = constants.iter().cloned().collect();
+    let stage = Some((ShaderStage::Compute, entry));
+    let (module, info) = naga::back::pipeline_constants::process_overrides(&module, &info, stage, &values)
+        .map_err(|error| Error::KernelRejected(with_causes(&error)))?;
+    // `process_overrides` leaves the module as it is when it has one entry point and no overrides.
+    let index = module.entry_points.iter().position(|e| e.name == entry && e.stage == ShaderStage::Compute);
+    let index = index.ok_or_else(|| Error::KernelRejected(format!("entry point {entry:?} was lost")))?;
+    let (variables, workgroup_size) = reflect(&module, &info, index, can)?;
+    let mut module = module.into_owned();
+    let hardened = harden::harden(&mut module, &info, wgsl, passes)?;
+    let mut capabilities = capabilities(can);
+    capabilities.insert(Capabilities::IMMEDIATES);
+    validator(capabilities, can.subgroups).validate(&module).map_err(|error| {
+        tracing::error!(error = with_causes(error.as_inner()), "a hardened kernel is not valid");
+        Error::KernelRejected(format!("the kernel cannot be hardened: {}", with_causes(error.as_inner())))
+    })?;
+    Ok(CheckedKernel { entry: entry.to_owned(), variables, workgroup_size, module, hardened })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use crate::harden::BudgetUnit;
+
+    const CAN: Abilities = Abilities {
+        f16: false,
+        subgroups: false,
+        workgroup_memory_max: 16384,
+        workgroup_invocations_max: 256,
+        unit: BudgetUnit::Work,
+    };
+
+    fn refused(wgsl: &str) -> String {
+        match check(wgsl, "main", &[], CAN) {
+            Ok(_) => panic!("accepted"),
+            Err(error) => {
+                assert_eq!(error.code(), "kernel_rejected");
+                error.to_string()
+            }
+        }
+    }
+
+    #[test]
+    fn variables_are_reflected_in_order_and_unused_ones_left_out() {
+        let wgsl = "
+            struct Size { x: u32, y: u32 }
+            @group(1) @binding(0) var<uniform> size: Size;
+            @group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;
+            @group(0) @binding(1) var<storage, read> in: array<u32>;
+            @group(0) @binding(7) var<storage, read> unused: array<u32>;
+            override N: u32 = 8;
+            @compute @workgroup_size(N, 2) fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+                out[id.x] = vec4<f32>(f32(in[id.x] + size.x));
+            }";
+        let checked = check(wgsl, "main", &[("N".into(), 16.0)], CAN).unwrap();
+        assert_eq!(checked.workgroup_size, [16, 2, 1]);
+        let seen: Vec<_> = checked.variables.iter().map(|v| (v.group, v.index, v.access, v.size_min)).collect();
+        assert_eq!(seen, [(0, 1, Access::Read, 4), (0, 2, Access::ReadWrite, 16), (1, 0, Access::Uniform, 8)]);
+    }
+
+    #[test]
+    fn an_override_without_default_needs_a_constant() {
+        let wgsl = |init: &str| format!("override N: u32{init}; @compute @workgroup_size(N) fn main() {{}}");
+        assert!(needs_constants(&wgsl(""), CAN).unwrap());
+        assert!(!needs_constants(&wgsl(" = 4"), CAN).unwrap());
+        assert!(check(&wgsl(""), "main", &[], CAN).is_err());
+        assert_eq!(check(&wgsl(""), "main", &[("N".into(), 4.0)], CAN).unwrap().workgroup_size, [4, 1, 1]);
+    }
+
+    #[test]
+    fn a_syntax_error_names_line_and_column() {
+        let message = refused("@compute @workgroup_size(1)\nfn main() { let x = ; }");
+        assert!(message.starts_with("2:21: "), "{message}");
+    }
+
+    #[test]
+    fn a_type_error_names_line_and_column() {
+        let message = refused("@compute @workgroup_size(1)\nfn main() { var x: u32 = 1.5; }");
+        assert!(message.starts_with("2:"), "{message}");
+    }
+
+    #[test]
+    fn what_would_crash_a_driver_is_refused_with_value_and_limit() {
+        for (wgsl, part) in [
+            (
+                "var<workgroup> a: array<u32, 100000000>; @compute @workgroup_size(1) fn main() { a[0] = 1u; }",
+                "400000000 bytes of workgroup memory; the limit is 16384",
+            ),
+            (
+                "@compute @workgroup_size(1) fn main() { var a: array<u32, 100000000>; a[0] = 1u; }",
+                "bytes of private memory",
+            ),
+            (
+                "@group(0) @binding(0) var<storage, read_write> o: array<u32>; @compute @workgroup_size(1) fn main(@builtin(global_invocation_id) id: vec3<u32>) { let z = array<u32, 100000000>(); o[0] = z[id.x]; }",
+                "a value has 400000000 bytes; the limit",
+            ),
+            ("@compute @workgroup_size(64, 64) fn main() {}", "4096 workgroup invocations; the limit is 256"),
+            (
+                "@group(9) @binding(0) var<storage> a: array<u32>; @compute @workgroup_size(1) fn main() { _ = a[0]; }",
+                "groups go up to 3",
+            ),
+            (
+                "@group(0) @binding(0) var t: texture_2d<f32>; @compute @workgroup_size(1) fn main() { }",
+                "address space",
+            ),
+            ("@vertex fn main() -> @builtin(position) vec4<f32> { return vec4<f32>(); }", "no compute entry point"),
+        ] {
+            let message = refused(wgsl);
+            assert!(message.contains(part), "{message}");
+        }
+        assert!(refused(&" ".repeat(SOURCE_BYTES_MAX + 1)).contains("the limit is 262144"));
+    }
+
+    #[test]
+    fn a_long_chain_of_else_if_is_refused_as_deep() {
+        let chain: String = (0..400).map(|n| format!(" else if x == {n}u {{ x = 1u; }}")).collect();
+        let wgsl = format!("@compute @workgroup_size(1) fn main() {{ var x = 1u; if x == 0u {{ }}{chain} }}");
+        assert!(refused(&wgsl).contains("nested more than 128 deep"));
+    }
+
+    #[test]
+    fn subgroups_may_be_enabled_as_the_language_wants_it() {
+        let wgsl = "enable subgroups;\n@group(0) @binding(0) var<storage, read_write> o: array<u32>;\n\
+            @compute @workgroup_size(32) fn main() { o[0] = subgroupAdd(1u); }";
+        assert!(check(wgsl, "main", &[], Abilities { subgroups: true, ..CAN }).is_ok());
+        assert!(check(wgsl, "main", &[], Abilities { subgroups: false, ..CAN }).is_err());
+    }
+
+    #[test]
+    fn deep_nesting_neither_overflows_nor_panics() {
+        let deep = format!(
+            "@compute @workgroup_size(1) fn main() {{ let x = {}1{}; }}",
+            "(".repeat(50_000),
+            ")".repeat(50_000)
+        );
+        let _ = check(&deep, "main", &[], CAN);
+        let blocks =
+            format!("@compute @workgroup_size(1) fn main() {{ {} {} }}", "{".repeat(50_000), "}".repeat(50_000));
+        let _ = check(&blocks, "main", &[], CAN);
+    }
+}

@@ -1,0 +1,185 @@
+//! What an entry point uses: the variables that a dispatch must bind, and memory, which is bounded here because drivers
+//! do not bound it.
+
+use super::abilities::Abilities;
+use crate::error::Error;
+use crate::harden::GROUPS_MAX;
+use naga::valid::ModuleInfo;
+use naga::{AddressSpace, Module, StorageAccess, TypeInner};
+
+/// Memory of one invocation's own variables. Drivers crash on pipelines with hundreds of megabytes
+/// of it and take minutes over hundreds of kilobytes.
+pub const PRIVATE_BYTES_MAX: u32 = 64 * 1024;
+/// Expressions in one function: compilers' work grows faster than their number.
+pub const EXPRESSIONS_MAX: usize = 20_000;
+/// Blocks inside blocks.
+pub const NESTING_MAX: usize = 128;
+
+/// How a kernel uses a variable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// `var<uniform>`
+    Uniform,
+    /// `var<storage, read>`
+    Read,
+    /// `var<storage, read_write>`
+    ReadWrite,
+}
+
+/// A variable that a dispatch must bind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Variable {
+    /// The number in `@group`.
+    pub group: u32,
+    /// The number in `@binding`.
+    pub index: u32,
+    /// Its name in the source, for messages.
+    pub name: String,
+    /// How it is used.
+    pub access: Access,
+    /// The fewest bytes a binding must have; a runtime-sized array counts one element.
+    pub size_min: u64,
+}
+
+/// The variables that a dispatch of the entry point must bind, and its workgroup size.
+pub(super) fn reflect(
+    module: &Module,
+    info: &ModuleInfo,
+    index: usize,
+    can: Abilities,
+) -> Result<(Vec<Variable>, [u32; 3]), Error> {
+    let entry =
+        module.entry_points.get(index).ok_or_else(|| Error::KernelRejected("the entry point was lost".into()))?;
+    let used = info.get_entry_point(index);
+    let mut variables = Vec::new();
+    let (mut workgroup, mut private) = (0u32, locals(module, &entry.function));
+    for (handle, global) in module.global_variables.iter() {
+        let access = match global.space {
+            AddressSpace::Uniform => Access::Uniform,
+            AddressSpace::Storage { access } if access.contains(StorageAccess::STORE) => Access::ReadWrite,
+            AddressSpace::Storage { .. } => Access::Read,
+            AddressSpace::WorkGroup => {
+                workgroup = workgroup.saturating_add(size_of(module, global.ty));
+                continue;
+            }
+            AddressSpace::Private => {
+                private = private.saturating_add(size_of(module, global.ty));
+                continue;
+            }
+            _ => {
+                let name = global.name.as_deref().unwrap_or("?");
+                return Err(Error::KernelRejected(format!(
+                    "variable {name:?} is in an address space kernels cannot use: {:?}",
+                    global.space
+                )));
+            }
+        };
+        if used[handle].is_empty() {
+            continue;
+        }
+        variables.push(variable(module, global, access)?);
+    }
+    for (_, function) in module.functions.iter() {
+        private = private.saturating_add(locals(module, function));
+    }
+    for (handle, function) in module.functions.iter() {
+        check_values(module, function, &info[handle])?;
+    }
+    check_values(module, &entry.function, used)?;
+    limits(entry.workgroup_size, workgroup, private, can)?;
+    variables.sort_by_key(|v| (v.group, v.index));
+    Ok((variables, entry.workgroup_size))
+}
+
+fn variable(module: &Module, global: &naga::GlobalVariable, access: Access) -> Result<Variable, Error> {
+    let name = global.name.clone().unwrap_or_default();
+    let binding = global
+        .binding
+        .as_ref()
+        .ok_or_else(|| Error::KernelRejected(format!("variable {name:?} has no @group and @binding")))?;
+    if binding.group >= GROUPS_MAX {
+        return Err(Error::KernelRejected(format!(
+            "variable {name:?} is in group {}; groups go up to {}",
+            binding.group,
+            GROUPS_MAX - 1
+        )));
+    }
+    if matches!(module.types[global.ty].inner, TypeInner::BindingArray { .. }) {
+        return Err(Error::KernelRejected(format!("variable {name:?} is a binding array, which kernels cannot use")));
+    }
+    let size_min = u64::from(size_of(module, global.ty)).max(4);
+    Ok(Variable { group: binding.group, index: binding.binding, name, access, size_min })
+}
+
+fn size_of(module: &Module, ty: naga::Handle<naga::Type>) -> u32 {
+    module.types[ty].inner.size(module.to_ctx())
+}
+
+fn locals(module: &Module, function: &naga::Function) -> u32 {
+    function.local_variables.iter().fold(0, |sum: u32, (_, local)| sum.saturating_add(size_of(module, local.ty)))
+}
+
+/// Values are memory too: a back end spills one that is indexed to a variable of its own.
+fn check_values(module: &Module, function: &naga::Function, info: &naga::valid::FunctionInfo) -> Result<(), Error> {
+    let count = function.expressions.len();
+    if count > EXPRESSIONS_MAX {
+        return Err(Error::KernelRejected(format!(
+            "a function has {count} expressions; the limit is {EXPRESSIONS_MAX}"
+        )));
+    }
+    for (handle, _) in function.expressions.iter() {
+        let inner = info[handle].ty.inner_with(&module.types);
+        if inner.pointer_space().is_some() {
+            continue;
+        }
+        let size = inner.try_size(module.to_ctx());
+        if size.is_none_or(|size| size > PRIVATE_BYTES_MAX) {
+            return Err(Error::KernelRejected(format!(
+                "a value has {} bytes; the limit for values and private memory is {PRIVATE_BYTES_MAX}",
+                size.map_or_else(|| "too many".to_owned(), |size| size.to_string())
+            )));
+        }
+    }
+    check_nesting(&function.body)
+}
+
+/// Blocks inside blocks, found without recursion: an `else if` chain is as deep as it is long.
+fn check_nesting(body: &naga::Block) -> Result<(), Error> {
+    let mut blocks = vec![(body, 1usize)];
+    while let Some((block, depth)) = blocks.pop() {
+        if depth > NESTING_MAX {
+            return Err(Error::KernelRejected(format!("blocks are nested more than {NESTING_MAX} deep")));
+        }
+        for statement in block.iter() {
+            match statement {
+                naga::Statement::Block(inner) => blocks.push((inner, depth + 1)),
+                naga::Statement::If { accept, reject, .. } => {
+                    blocks.extend([(accept, depth + 1), (reject, depth + 1)]);
+                }
+                naga::Statement::Switch { cases, .. } => {
+                    blocks.extend(cases.iter().map(|case| (&case.body, depth + 1)));
+                }
+                naga::Statement::Loop { body, continuing, .. } => {
+                    blocks.extend([(body, depth + 1), (continuing, depth + 1)]);
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn limits(size: [u32; 3], workgroup: u32, private: u32, can: Abilities) -> Result<(), Error> {
+    let invocations = size.iter().fold(1u64, |product, n| product.saturating_mul(u64::from(*n)));
+    let bounds = [
+        ("workgroup invocations", invocations, u64::from(can.workgroup_invocations_max)),
+        ("bytes of workgroup memory", u64::from(workgroup), u64::from(can.workgroup_memory_max)),
+        ("bytes of private memory", u64::from(private), u64::from(PRIVATE_BYTES_MAX)),
+    ];
+    for (what, value, limit) in bounds {
+        if value > limit {
+            return Err(Error::KernelRejected(format!("the kernel has {value} {what}; the limit is {limit}")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! How long reading a source will take, before it is read: naga's front end needs time by the square of what one function
+//! holds, so that a quarter of a megabyte in one function would take it a second.
+//!
+//! Tokens are counted, function by function, without understanding them: words, numbers and operators. What stands outside of
+//! functions counts as one. Invariant: linear in the source, and never panics.
+
+use crate::error::Error;
+
+/// Tokens of one function, if it is the only one: about a thousand statements. The sum of the squares over all functions is
+/// bounded by the square of this.
+pub const TOKENS_MAX: u64 = 5000;
+
+/// Refuses a source that would take too long to read.
+pub(super) fn check(wgsl: &str) -> Result<(), Error> {
+    let count = count(wgsl);
+    if count.squares <= TOKENS_MAX * TOKENS_MAX {
+        return Ok(());
+    }
+    Err(Error::KernelRejected(format!(
+        "{}:1: the function here has {} tokens, and the source {}; one function may have {TOKENS_MAX}, and several together \
+         so many that the sum of their squares is no more than the square of that: use more and shorter functions",
+        count.longest_line, count.longest, count.all
+    )))
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Count {
+    all: u64,
+    squares: u64,
+    longest: u64,
+    longest_line: u64,
+}
+
+impl Count {
+    /// A function has ended.
+    fn add(&mut self, tokens: u64, line: u64) {
+        self.squares = self.squares.saturating_add(tokens.saturating_mul(tokens));
+        if tokens > self.longest {
+            (self.longest, self.longest_line) = (tokens, line);
+        }
+    }
+}
+
+fn count(wgsl: &str) -> Count {
+    let mut count = Count::default();
+    let (mut outside, mut inside, mut depth) = (0u64, 0u64, 0u64);
+    let (mut line, mut began) = (1, 1);
+    let mut in_word = false;
+    let mut bytes = wgsl.bytes().peekable();
+    while let Some(byte) = bytes.next() {
+        let word = byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.' || byte >= 0x80;
+        let starts_word = word && !in_word;
+        in_word = word;
+        let mut token = starts_word;
+        match (byte, bytes.peek()) {
+            (b'\n', _) => line += 1,
+            (b'/', Some(b'/')) => {
+                // Up to the end of the line, which is counted next.
+                while bytes.next_if(|next| *next != b'\n').is_some() {}
+            }
+            (b'/', Some(b'*')) => line += skip_comment(&mut bytes),
+            (b'{', _) => {
+                if depth == 0 {
+                    began = line;
+                }
+                depth += 1;
+            }
+            (b'}', _) => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    count.add(std::mem::take(&mut inside), began);
+                }
+            }
+            (b'+' | b'-' | b'*' | b'/' | b'%' | b'&' | b'|' | b'^' | b'!' | b'~' | b'<' | b'>' | b'=', _) => {
+                token = true
+            }
+            _ => {}
+        }
+        if token {
+            count.all += 1;
+            *(if depth == 0 { &mut outside } else { &mut inside }) += 1;
+        }
+    }
+    count.add(inside, began);
+    count.add(outside, 1);
+    count
+}
+
+/// Skips a block comment, which may hold others; answers its lines.
+fn skip_comment(bytes: &mut std::iter::Peekable<std::str::Bytes<'_>>) -> u64 {
+    let (mut depth, mut lines) = (0u64, 0);
+    let mut before = b'/';
+    for byte in bytes.by_ref() {
+        match (before, byte) {
+            (b'/', b'*') => {
+                depth += 1;
+                before = 0;
+                continue;
+            }
+            (b'*', b'/') => {
+                depth -= 1;
+                before = 0;
+                if depth == 0 {
+                    return lines;
+                }
+                continue;
+            }
+            (_, b'\n') => lines += 1,
+            _ => {}
+        }
+        before = byte;
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_counted_by_function_and_comments_are_not() {
+        let source = "const a = 1u; // b c d\nfn f() { x = y + 1.5e3; }\n/* fn /* { nested } */ { */\nfn g() {\n  if !z { w; } }";
+        let count = count(source);
+        // x = y + 1.5e3 · if ! z w · const a = 1u fn f fn g
+        assert_eq!((count.all, count.squares), (5 + 4 + 8, 25 + 16 + 64));
+        assert_eq!((count.longest, count.longest_line), (8, 1));
+    }
+
+    #[test]
+    fn what_would_take_long_to_read_is_refused_with_its_line() {
+        let long = |statements: usize| format!("fn f() {{\n{}}}", "a[i] += 1u;\n".repeat(statements));
+        assert!(check(&long(990)).is_ok());
+        let refused = check(&format!("\n\n{}", long(1300))).map_err(|error| error.to_string());
+        assert!(
+            refused.as_ref().is_err_and(|text| text.contains("3:1: the function here has 6500 tokens")),
+            "{refused:?}"
+        );
+        assert!(check(&long(190).repeat(25)).is_ok(), "as much in shorter functions is read quickly");
+        assert!(check(&long(900).repeat(25)).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_counted(text in ".{0,300}") {
+            let counted = count(&text);
+            proptest::prop_assert!(counted.all <= text.len() as u64);
+        }
+    }
+}

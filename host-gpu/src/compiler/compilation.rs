@@ -1,0 +1,49 @@
+//! A kernel that a session is about to compile. It is apart from the session, so that waiting for it does not borrow the
+//! session.
+
+use super::KernelCompiler;
+use crate::error::Error;
+use crate::kernel::{Kernel, source_hash};
+use crate::usage::{Payer, nanoseconds};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// A compilation that has not started.
+#[derive(Debug)]
+pub struct KernelCompilation {
+    pub(crate) compiler: Arc<KernelCompiler>,
+    pub(crate) payer: Payer,
+    /// Why the request may not compile any more, if so: its GPU time is used up.
+    pub(crate) time_left: Result<(), Error>,
+    pub(crate) wgsl: Arc<str>,
+    pub(crate) entry: String,
+    pub(crate) constants: Vec<(String, f64)>,
+}
+
+impl KernelCompilation {
+    /// The kernel from the cache, or compiled on a thread that may block.
+    pub async fn run(self) -> Result<Arc<Kernel>, Error> {
+        if self.compiler.is_quarantined(&source_hash(&self.wgsl, &self.entry)) {
+            return Err(Error::KernelRejected(
+                "it is quarantined: a process that ran it kept the gpu when it was asked back; deploying the function \
+                 again lifts that"
+                    .into(),
+            ));
+        }
+        if let Some(kernel) = self.compiler.cached(&self.wgsl, &self.entry, &self.constants) {
+            return Ok(kernel);
+        }
+        self.time_left?;
+        let usage = Arc::clone(&self.payer.usage);
+        let started = Instant::now();
+        let compiled = tokio::task::spawn_blocking(move || {
+            self.compiler.compile(&self.wgsl, &self.entry, &self.constants, &self.payer)
+        });
+        let result = compiled.await.unwrap_or_else(|_| Err(Error::KernelRejected("the compiler failed".into())));
+        let took = nanoseconds(started.elapsed());
+        usage.kernels_ns.fetch_add(took, Ordering::Relaxed);
+        usage.waited_ns.fetch_add(took, Ordering::Relaxed);
+        result
+    }
+}

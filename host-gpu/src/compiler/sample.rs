@@ -1,0 +1,14 @@
+//! A small kernel for warming up a driver and for probing a GPU.
+
+/// Its workgroup memory, a barrier and a loop use what kernels use.
+pub(crate) const SAMPLE_WGSL: &str = "
+@group(0) @binding(0) var<storage, read_write> data: array<u32, 256>;
+var<workgroup> shared_data: array<u32, 64>;
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    shared_data[local] = id.x;
+    workgroupBarrier();
+    var sum = 0u;
+    for (var i = 0u; i < 64u; i++) { sum += shared_data[i]; }
+    data[id.x] = sum + id.x;
+}";

@@ -1,0 +1,44 @@
+//! The flag that a kernel sets when a loop budget runs out: four bytes on the device, in a bind group of
+//! their own. Slices run one after the other, so one flag serves all of a device: it is set to the slice's number, and each slice
+//! that can set it copies it out at its end.
+
+/// The flag, with the bind group through which kernels write it.
+#[derive(Debug)]
+pub(crate) struct BudgetFlag {
+    pub(crate) buffer: wgpu::Buffer,
+    pub(crate) layout: wgpu::BindGroupLayout,
+    pub(crate) group: wgpu::BindGroup,
+}
+
+/// Bytes of the flag.
+pub(crate) const FLAG_SIZE: u64 = 4;
+
+impl BudgetFlag {
+    pub(crate) fn new(device: &wgpu::Device) -> Self {
+        let buffer = device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: FLAG_SIZE,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: None,
+            entries: &[wgpu::BindGroupLayoutEntry {
+                binding: 0,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: wgpu::BufferBindingType::Storage { read_only: false },
+                    has_dynamic_offset: false,
+                    min_binding_size: std::num::NonZeroU64::new(FLAG_SIZE),
+                },
+                count: None,
+            }],
+        });
+        let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &layout,
+            entries: &[wgpu::BindGroupEntry { binding: 0, resource: buffer.as_entire_binding() }],
+        });
+        Self { buffer, layout, group }
+    }
+}

@@ -1,0 +1,101 @@
+//! A job on the GPU thread: how far it has come, why it may stop early, and how it ends.
+
+use super::job::{FinishedJob, Job};
+use crate::error::Error;
+use crate::kernel::Kernel;
+use crate::usage::Clock;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::oneshot;
+
+/// A job that has begun, or is next.
+pub(crate) struct RunningJob {
+    pub(crate) job: Job,
+    /// The step that comes next, and how much of it is submitted: workgroups or bytes.
+    pub(crate) step: usize,
+    pub(crate) done: u64,
+    pub(crate) in_flight: usize,
+    pub(crate) submitted_all: bool,
+    pub(crate) began: bool,
+    pub(crate) failed: Option<Error>,
+    pub(crate) gpu_ns: u64,
+    pub(crate) slices: u32,
+    pub(crate) clock: Clock,
+}
+
+impl RunningJob {
+    pub(crate) fn new(job: Job) -> Self {
+        Self {
+            job,
+            step: 0,
+            done: 0,
+            in_flight: 0,
+            submitted_all: false,
+            began: false,
+            failed: None,
+            gpu_ns: 0,
+            slices: 0,
+            clock: Clock::Gpu,
+        }
+    }
+
+    /// Whether it has something to submit.
+    pub(crate) fn wants_more(&self) -> bool {
+        !self.submitted_all && self.failed.is_none()
+    }
+
+    /// Whether nothing of it is on the GPU, and nothing more will be.
+    pub(crate) fn is_over(&self) -> bool {
+        self.in_flight == 0 && (self.submitted_all || self.failed.is_some())
+    }
+
+    /// Why it gets no further slice.
+    pub(crate) fn stopped(&self) -> Option<Error> {
+        let usage = self.job.usage.as_ref()?;
+        if usage.cancelled.load(Ordering::Relaxed) {
+            return Some(Error::DeadlineExceeded("the request has ended, and its work with it".into()));
+        }
+        let used = usage.gpu_ns.load(Ordering::Relaxed);
+        (used >= self.job.gpu_ns_max && self.began).then(|| {
+            Error::DeadlineExceeded(format!(
+                "the request has used {} ms of gpu time; its limit is {} ms",
+                used / 1_000_000,
+                self.job.gpu_ns_max / 1_000_000
+            ))
+        })
+    }
+
+    /// Drops what the job kept alive and sends its result.
+    pub(crate) fn end(&mut self) {
+        let (unused, _) = oneshot::channel();
+        let done = std::mem::replace(&mut self.job.done, unused);
+        let (mut upload, mut readback) = (self.job.upload.take(), self.job.readback.take());
+        if self.submitted_all {
+            for staged in upload.iter_mut().chain(readback.iter_mut()) {
+                staged.prove();
+            }
+        }
+        // Its steps hold buffers too.
+        drop((upload, std::mem::take(&mut self.job.steps), std::mem::take(&mut self.job.keep_alive)));
+        let result = match self.failed.take() {
+            Some(error) => {
+                // Given back before anyone is told.
+                drop(readback);
+                Err(error)
+            }
+            None => Ok(FinishedJob { gpu_ns: self.gpu_ns, slices: self.slices, clock: self.clock, readback }),
+        };
+        // A receiver that is gone belongs to an instance that ended; its work was charged all the same.
+        let _ = done.send(result);
+    }
+}
+
+/// The error of a job that ran these kernels when a loop budget ran out.
+pub(crate) fn exhausted(kernels: &[(Arc<Kernel>, u64)]) -> Error {
+    let budget = kernels.iter().filter(|(kernel, _)| kernel.counts).map(|(kernel, _)| kernel.budgets.divergent).min();
+    Error::BudgetExhausted(format!(
+        "a loop ran out of its budget of {} {}; the results of this submission are void",
+        budget.unwrap_or_default(),
+        kernels.first().map_or("operations", |(kernel, _)| kernel.budget_unit())
+    ))
+}

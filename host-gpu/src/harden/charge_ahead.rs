@@ -1,0 +1,283 @@
+//! Charges a loop once, ahead of it, where its iterations can be counted there: then nothing in it counts.
+//!
+//! ```text
+//!  for (var i = a; i < b; i += c) { … }
+//!    ──▶  trips = b > i ? (b - i - 1) / c + 1 : 0
+//!         if trips >= max(left / cost, 1) { left = 0; } else { left -= trips * cost; loop … }
+//! ```
+//!
+//! What must hold, all of it:
+//!
+//! - The loop has the form of [`super::short_loop`], with any bound and any start.
+//! - The bound does not change while the loop runs, and can be evaluated ahead of it: it is made of what was evaluated
+//!   before, constants, uniform and read-only storage variables, and local variables that the loop does not touch.
+//! - Nothing leaves the loop early, or a long bound with an early `break` would be charged for what never runs.
+//! - A step that might wrap around at the end of the numbers counts as more trips than any budget has.
+//!
+//! A loop without a trip costs nothing, and what is left after a charge is at least one iteration's cost: zero still
+//! means that a loop was left out.
+
+use super::short_loop::{self, InductionLoop};
+use naga::{
+    AddressSpace, BinaryOperator, Block, Expression, Function, GlobalVariable, Handle, Literal, MathFunction, Module,
+    ScalarKind, Span, Statement, StorageAccess,
+};
+use std::collections::HashSet;
+
+/// The loop with its charge ahead of it, or the loop as it was.
+pub(super) fn charge(
+    module: &Module,
+    function: &mut Function,
+    counter: Handle<GlobalVariable>,
+    cost: u32,
+    looped: (Block, Block, Span),
+) -> Result<Block, (Block, Block)> {
+    let (body, continuing, span) = looped;
+    // What was appended before a refusal is never emitted, and compacted away.
+    match trips(module, function, &body, &continuing) {
+        Some((mut before, trips)) => {
+            let mut writer = TripWriter { function, block: &mut before };
+            let counter = writer.add(Expression::GlobalVariable(counter));
+            let cost = writer.literal(cost);
+            let (zero, one) = (writer.literal(0), writer.literal(1));
+            let left = writer.emit(Expression::Load { pointer: counter });
+            let fits = writer.binary(BinaryOperator::Divide, left, cost);
+            let fits = writer.math(MathFunction::Max, fits, one);
+            let condition = writer.binary(BinaryOperator::GreaterEqual, trips, fits);
+            let mut accept = Block::new();
+            accept.push(Statement::Store { pointer: counter, value: zero }, Span::UNDEFINED);
+            let mut reject = Block::new();
+            let mut writer = TripWriter { function, block: &mut reject };
+            let price = writer.binary(BinaryOperator::Multiply, trips, cost);
+            let value = writer.binary(BinaryOperator::Subtract, left, price);
+            reject.push(Statement::Store { pointer: counter, value }, Span::UNDEFINED);
+            reject.push(Statement::Loop { body, continuing, break_if: None }, span);
+            before.push(Statement::If { condition, accept, reject }, Span::UNDEFINED);
+            Ok(before)
+        }
+        None => Err((body, continuing)),
+    }
+}
+
+/// Evaluates, ahead of the loop, how many iterations it will make.
+fn trips(
+    module: &Module,
+    function: &mut Function,
+    body: &Block,
+    continuing: &Block,
+) -> Option<(Block, Handle<Expression>)> {
+    let form = short_loop::induction_loop(module, function, body, continuing)?;
+    if leaves(body, true) > 1 {
+        return None;
+    }
+    let mut inside = HashSet::new();
+    defined(body, &mut inside);
+    defined(continuing, &mut inside);
+    let mut block = Block::new();
+    let mut copier = Copier { module, function, inside: &inside, loops: [body, continuing], block: &mut block };
+    let bound = copier.copy(form.bound)?;
+    let mut writer = TripWriter { function, block: &mut block };
+    let pointer = writer.add(Expression::LocalVariable(form.local));
+    let start = writer.emit(Expression::Load { pointer });
+    let trips = writer.trips(&form, start, bound)?;
+    Some((block, trips))
+}
+
+/// Ways out of a loop that stand in its body: `break` of this loop, `return`. Its guard is one.
+fn leaves(block: &Block, breaks: bool) -> u32 {
+    block.iter().fold(0, |sum: u32, statement| {
+        sum + match statement {
+            Statement::Return { .. } | Statement::Kill => 1,
+            Statement::Break => u32::from(breaks),
+            Statement::Block(inner) => leaves(inner, breaks),
+            Statement::If { accept, reject, .. } => leaves(accept, breaks) + leaves(reject, breaks),
+            Statement::Switch { cases, .. } => cases.iter().map(|case| leaves(&case.body, false)).sum(),
+            Statement::Loop { body, continuing, .. } => leaves(body, false) + leaves(continuing, false),
+            _ => 0,
+        }
+    })
+}
+
+/// What is evaluated inside a block, however deep.
+fn defined(block: &Block, out: &mut HashSet<Handle<Expression>>) {
+    for statement in block.iter() {
+        match statement {
+            Statement::Emit(range) => out.extend(range.clone()),
+            Statement::Block(inner) => defined(inner, out),
+            Statement::If { accept, reject, .. } => {
+                defined(accept, out);
+                defined(reject, out);
+            }
+            Statement::Switch { cases, .. } => cases.iter().for_each(|case| defined(&case.body, out)),
+            Statement::Loop { body, continuing, .. } => {
+                defined(body, out);
+                defined(continuing, out);
+            }
+            Statement::Call { result, .. } | Statement::Atomic { result, .. } => out.extend(*result),
+            Statement::WorkGroupUniformLoad { result, .. }
+            | Statement::SubgroupBallot { result, .. }
+            | Statement::SubgroupGather { result, .. }
+            | Statement::SubgroupCollectiveOperation { result, .. } => out.extend([*result]),
+            _ => {}
+        }
+    }
+}
+
+/// Evaluates again, ahead of a loop, what the loop evaluates inside.
+struct Copier<'a> {
+    module: &'a Module,
+    function: &'a mut Function,
+    inside: &'a HashSet<Handle<Expression>>,
+    loops: [&'a Block; 2],
+    block: &'a mut Block,
+}
+
+impl Copier<'_> {
+    /// None when the value may change while the loop runs.
+    fn copy(&mut self, value: Handle<Expression>) -> Option<Handle<Expression>> {
+        if !self.inside.contains(&value) {
+            return Some(value);
+        }
+        let copied = match self.function.expressions[value].clone() {
+            Expression::Load { pointer } => {
+                self.is_fixed(pointer).then_some(())?;
+                Expression::Load { pointer: self.copy(pointer)? }
+            }
+            Expression::AccessIndex { base, index } => Expression::AccessIndex { base: self.copy(base)?, index },
+            Expression::Access { base, index } => {
+                Expression::Access { base: self.copy(base)?, index: self.copy(index)? }
+            }
+            Expression::Unary { op, expr } => Expression::Unary { op, expr: self.copy(expr)? },
+            Expression::Binary { op, left, right } => {
+                Expression::Binary { op, left: self.copy(left)?, right: self.copy(right)? }
+            }
+            Expression::As { expr, kind, convert } => Expression::As { expr: self.copy(expr)?, kind, convert },
+            Expression::Math { fun, arg, arg1, arg2: None, arg3: None } => {
+                let arg1 = match arg1 {
+                    Some(arg) => Some(self.copy(arg)?),
+                    None => None,
+                };
+                Expression::Math { fun, arg: self.copy(arg)?, arg1, arg2: None, arg3: None }
+            }
+            Expression::ArrayLength(array) => Expression::ArrayLength(self.copy(array)?),
+            _ => return None,
+        };
+        Some(TripWriter { function: self.function, block: self.block }.emit(copied))
+    }
+
+    /// Whether what a pointer points to stays as it is while the loop runs.
+    fn is_fixed(&self, mut pointer: Handle<Expression>) -> bool {
+        loop {
+            match self.function.expressions[pointer] {
+                Expression::Access { base, .. } | Expression::AccessIndex { base, .. } => pointer = base,
+                Expression::GlobalVariable(global) => {
+                    return match self.module.global_variables[global].space {
+                        AddressSpace::Uniform => true,
+                        AddressSpace::Storage { access } => !access.contains(StorageAccess::STORE),
+                        _ => false,
+                    };
+                }
+                Expression::LocalVariable(local) => return short_loop::is_fixed(self.function, local, self.loops),
+                _ => return false,
+            }
+        }
+    }
+}
+
+struct TripWriter<'a> {
+    function: &'a mut Function,
+    block: &'a mut Block,
+}
+
+impl TripWriter<'_> {
+    fn add(&mut self, expression: Expression) -> Handle<Expression> {
+        self.function.expressions.append(expression, Span::UNDEFINED)
+    }
+
+    fn emit(&mut self, expression: Expression) -> Handle<Expression> {
+        let from = self.function.expressions.len();
+        let handle = self.add(expression);
+        self.block.push(Statement::Emit(self.function.expressions.range_from(from)), Span::UNDEFINED);
+        handle
+    }
+
+    fn literal(&mut self, value: u32) -> Handle<Expression> {
+        self.add(Expression::Literal(Literal::U32(value)))
+    }
+
+    fn binary(
+        &mut self,
+        op: BinaryOperator,
+        left: Handle<Expression>,
+        right: Handle<Expression>,
+    ) -> Handle<Expression> {
+        self.emit(Expression::Binary { op, left, right })
+    }
+
+    fn math(&mut self, fun: MathFunction, arg: Handle<Expression>, arg1: Handle<Expression>) -> Handle<Expression> {
+        self.emit(Expression::Math { fun, arg, arg1: Some(arg1), arg2: None, arg3: None })
+    }
+
+    fn select(
+        &mut self,
+        condition: Handle<Expression>,
+        accept: Handle<Expression>,
+        reject: Handle<Expression>,
+    ) -> Handle<Expression> {
+        self.emit(Expression::Select { condition, accept, reject })
+    }
+
+    /// The number of iterations as a `u32`; the largest one when the step might wrap around.
+    fn trips(
+        &mut self,
+        form: &InductionLoop,
+        start: Handle<Expression>,
+        bound: Handle<Expression>,
+    ) -> Option<Handle<Expression>> {
+        let step = u32::try_from(form.step.unsigned_abs()).ok().filter(|step| *step <= 1 << 30)?;
+        let runs = self.binary(form.op, start, bound);
+        // The distance between two i32 fits into u32, and comes out right of a subtraction that wraps.
+        let [first, last] = [start, bound].map(|value| {
+            if !form.signed {
+                return value;
+            }
+            self.emit(Expression::As { expr: value, kind: ScalarKind::Uint, convert: Some(4) })
+        });
+        let (zero, one, most) = (self.literal(0), self.literal(1), self.literal(u32::MAX));
+        let distance = if form.step > 0 {
+            self.binary(BinaryOperator::Subtract, last, first)
+        } else {
+            self.binary(BinaryOperator::Subtract, first, last)
+        };
+        let inclusive = matches!(form.op, BinaryOperator::LessEqual | BinaryOperator::GreaterEqual);
+        let distance = if inclusive { distance } else { self.binary(BinaryOperator::Subtract, distance, one) };
+        let full = if step == 1 {
+            distance
+        } else {
+            let step = self.literal(step);
+            self.binary(BinaryOperator::Divide, distance, step)
+        };
+        let count = self.binary(BinaryOperator::Add, full, one);
+        let mut trips = self.select(runs, count, zero);
+        if inclusive || step > 1 {
+            // Where the numbers end: the last step must not pass it, or the loop would begin anew.
+            let reach = if form.step > 0 {
+                let end = self.literal(if form.signed { i32::MAX.cast_unsigned() } else { u32::MAX });
+                self.binary(BinaryOperator::Subtract, end, first)
+            } else {
+                let end = self.literal(if form.signed { i32::MIN.cast_unsigned() } else { 0 });
+                self.binary(BinaryOperator::Subtract, first, end)
+            };
+            let steps = if step == 1 {
+                reach
+            } else {
+                let step = self.literal(step);
+                self.binary(BinaryOperator::Divide, reach, step)
+            };
+            let wraps = self.binary(BinaryOperator::GreaterEqual, full, steps);
+            let counted = self.select(wraps, most, count);
+            trips = self.select(runs, counted, zero);
+        }
+        Some(trips)
+    }
+}

@@ -1,0 +1,232 @@
+//! What code costs, before it runs: per loop iteration, and for all that lies outside counted loops.
+//!
+//! - A loop that is provably short ([`super::short_loop`]) and cheap is not counted; its whole cost belongs to what surrounds it.
+//! - Any other loop is counted: each iteration costs what its body costs, nested counted loops left out.
+//! - A call costs what its callee costs, so that straight-line code, exponential in the depth of calls, is bounded by
+//!   [`COST_MAX`], and what a compiler would make of it by inlining by [`INLINED_MAX`] and [`CALLS_MAX`].
+//!
+//! Weights follow what a GPU needs at worst: memory counts more than arithmetic, an atomic operation more
+//! than a load, and copying an array by its length.
+
+use super::message::rejected;
+use super::short_loop;
+use crate::error::Error;
+use naga::valid::{FunctionInfo, ModuleInfo};
+use naga::{AddressSpace, Block, Expression, Function, Handle, MathFunction, Module, Statement};
+use std::collections::HashMap;
+
+/// What a loop budget counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BudgetUnit {
+    /// Weighted operations: what a GPU's time follows.
+    Work,
+    /// Iterations: software drivers end loops after 65,535 of them, in silence.
+    Iterations,
+}
+
+/// Expressions and statements of an entry point with all calls inlined.
+pub const INLINED_MAX: u64 = 100_000;
+/// Calls of an entry point with all calls inlined: a driver took 7 s over 4,096 of them.
+pub const CALLS_MAX: u64 = 1024;
+/// Cost of an entry point outside of counted loops.
+pub const COST_MAX: u64 = 4 << 20;
+/// A loop that costs more than this in all is counted, however short it is.
+const SHORT_COST_MAX: u64 = 16 << 10;
+/// A loop with more iterations than this in all, nested ones included, is counted.
+const SHORT_ITERATIONS_MAX: u64 = 1024;
+/// Iterations of an entry point outside of counted loops, where those are what budgets count.
+const ITERATIONS_MAX: u64 = 32 << 10;
+
+/// Cost of counting one iteration.
+const COUNTING_COST: u64 = 12;
+
+/// What a loop costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LoopCost {
+    /// Not counted.
+    Short,
+    /// Counted: what each iteration takes from the budget.
+    Counted(u32),
+}
+
+/// The loops of each function, in the order in which they begin in the source.
+#[derive(Debug, Default)]
+pub(super) struct Costs {
+    pub entry: Vec<LoopCost>,
+    pub functions: HashMap<Handle<Function>, Vec<LoopCost>>,
+    /// Iterations of the entry point outside of counted loops.
+    pub iterations: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Cost {
+    /// Weighted operations at run time.
+    work: u64,
+    /// Iterations of loops that are not counted.
+    iterations: u64,
+    /// Expressions and statements once inlined.
+    size: u64,
+    calls: u64,
+}
+
+impl Cost {
+    fn add(&mut self, other: Self) {
+        self.work = self.work.saturating_add(other.work);
+        self.iterations = self.iterations.saturating_add(other.iterations);
+        self.size = self.size.saturating_add(other.size);
+        self.calls = self.calls.saturating_add(other.calls);
+    }
+}
+
+pub(super) fn weigh(module: &Module, info: &ModuleInfo, wgsl: &str, unit: BudgetUnit) -> Result<Costs, Error> {
+    let mut known: HashMap<Handle<Function>, Cost> = HashMap::new();
+    let mut costs = Costs::default();
+    for (handle, function) in module.functions.iter() {
+        let mut weigher = Weigher { module, function, info: &info[handle], known: &known, unit, loops: Vec::new() };
+        let cost = weigher.block(&function.body);
+        costs.functions.insert(handle, weigher.loops);
+        known.insert(handle, cost);
+    }
+    for (index, entry) in module.entry_points.iter().enumerate() {
+        let info = info.get_entry_point(index);
+        let mut weigher = Weigher { module, function: &entry.function, info, known: &known, unit, loops: Vec::new() };
+        let cost = weigher.block(&entry.function.body);
+        costs.entry = weigher.loops;
+        costs.iterations = cost.iterations;
+        let iterations_max = if unit == BudgetUnit::Iterations { ITERATIONS_MAX } else { u64::MAX };
+        for (what, value, limit) in [
+            ("calls, once inlined", cost.calls, CALLS_MAX),
+            ("expressions and statements, once inlined", cost.size, INLINED_MAX),
+            ("operations outside of counted loops", cost.work, COST_MAX),
+            ("iterations of loops of constant length", cost.iterations, iterations_max),
+        ] {
+            if value > limit {
+                let place = entry.function.body.span_iter().next().map_or(naga::Span::UNDEFINED, |(_, span)| *span);
+                let message = format!("entry point {:?} has {value} {what}; the limit is {limit}", entry.name);
+                return Err(rejected(place, wgsl, &message));
+            }
+        }
+    }
+    Ok(costs)
+}
+
+struct Weigher<'a> {
+    module: &'a Module,
+    function: &'a Function,
+    info: &'a FunctionInfo,
+    known: &'a HashMap<Handle<Function>, Cost>,
+    unit: BudgetUnit,
+    loops: Vec<LoopCost>,
+}
+
+impl Weigher<'_> {
+    fn block(&mut self, block: &Block) -> Cost {
+        let mut sum = Cost::default();
+        for statement in block.iter() {
+            sum.add(self.statement(statement));
+        }
+        sum
+    }
+
+    fn statement(&mut self, statement: &Statement) -> Cost {
+        let mut cost = Cost { work: 1, size: 1, ..Cost::default() };
+        match statement {
+            Statement::Emit(range) => {
+                for handle in range.clone() {
+                    cost.work = cost.work.saturating_add(self.expression(handle));
+                    cost.size += 1;
+                }
+            }
+            Statement::Block(inner) => cost.add(self.block(inner)),
+            // Invocations that run together take both branches.
+            Statement::If { accept, reject, .. } => {
+                cost.add(self.block(accept));
+                cost.add(self.block(reject));
+            }
+            Statement::Switch { cases, .. } => {
+                for case in cases {
+                    cost.add(self.block(&case.body));
+                }
+            }
+            Statement::Loop { body, continuing, .. } => cost.add(self.looped(body, continuing)),
+            Statement::Call { function, .. } => {
+                cost.calls = 1;
+                cost.add(self.known.get(function).copied().unwrap_or_default());
+            }
+            Statement::Store { pointer, value } => {
+                let words = self.words(*value);
+                cost.work = cost.work.saturating_add(self.memory(*pointer).saturating_mul(words));
+            }
+            Statement::Atomic { .. } => cost.work += 64,
+            Statement::ControlBarrier(_) | Statement::MemoryBarrier(_) | Statement::WorkGroupUniformLoad { .. } => {
+                cost.work += 16;
+            }
+            _ => cost.work += 8,
+        }
+        cost
+    }
+
+    fn looped(&mut self, body: &Block, continuing: &Block) -> Cost {
+        let index = self.loops.len();
+        self.loops.push(LoopCost::Short);
+        let mut once = self.block(body);
+        once.add(self.block(continuing));
+        let proven = short_loop::trips(self.module, self.function, body, continuing);
+        let whole = proven.map(|trips| {
+            // The last look at the condition is one more.
+            let trips = trips.saturating_add(1);
+            let work = once.work.saturating_mul(trips);
+            (work, once.iterations.saturating_add(1).saturating_mul(trips))
+        });
+        if let Some((work, iterations)) = whole
+            && work <= SHORT_COST_MAX
+            && iterations <= SHORT_ITERATIONS_MAX
+        {
+            return Cost { work, iterations, ..once };
+        }
+        // Counting down is work as well: an empty loop must not be free.
+        let cost = match self.unit {
+            BudgetUnit::Work => once.work.saturating_add(COUNTING_COST),
+            BudgetUnit::Iterations => once.iterations.saturating_add(1),
+        };
+        if let Some(entry) = self.loops.get_mut(index) {
+            *entry = LoopCost::Counted(u32::try_from(cost).unwrap_or(u32::MAX));
+        }
+        Cost { work: 1, iterations: 0, ..once }
+    }
+
+    /// Four-byte words of a value.
+    fn words(&self, value: Handle<Expression>) -> u64 {
+        let inner = self.info[value].ty.inner_with(&self.module.types);
+        if inner.pointer_space().is_some() {
+            return 1;
+        }
+        u64::from(inner.try_size(self.module.to_ctx()).unwrap_or(u32::MAX)).div_ceil(4).max(1)
+    }
+
+    /// What one word costs where a pointer points.
+    fn memory(&self, pointer: Handle<Expression>) -> u64 {
+        let space = self.info[pointer].ty.inner_with(&self.module.types).pointer_space();
+        match space {
+            Some(AddressSpace::Storage { .. }) => 16,
+            Some(AddressSpace::WorkGroup) => 4,
+            Some(AddressSpace::Uniform) => 2,
+            _ => 1,
+        }
+    }
+
+    fn expression(&self, handle: Handle<Expression>) -> u64 {
+        match &self.function.expressions[handle] {
+            Expression::Load { pointer } => self.memory(*pointer).saturating_mul(self.words(handle)),
+            Expression::Math { fun, .. } => match fun {
+                MathFunction::Abs | MathFunction::Min | MathFunction::Max | MathFunction::Fma => 1,
+                _ => 8,
+            },
+            Expression::Binary { op: naga::BinaryOperator::Divide | naga::BinaryOperator::Modulo, .. } => {
+                8_u64.saturating_mul(self.words(handle))
+            }
+            Expression::AccessIndex { .. } | Expression::ArrayLength(_) => 1,
+            _ => self.words(handle),
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The new entry point: the tenant's becomes an ordinary function, called with ids that start at a base and
+//! between a begin and an end for its loop budgets.
+//!
+//! Cases of the ids:
+//!
+//! - `workgroup_id` gets the base added, `global_invocation_id` the base times the workgroup's size, and
+//!   `num_workgroups` is the whole grid; all three come from immediates. Everything else, ids within the
+//!   workgroup or subgroup above all, is passed on as it is.
+//! - Arguments may stand alone or as members of structures, any number of each, in any order.
+//! - A module's workgroup size is known here: its overrides are resolved before.
+//! - Sums wrap as they would in the shader: a grid is at most 65,535 in each dimension, so none does.
+//! - Kernels may not have immediates of their own: the check refuses the address space.
+//! - The other entry points of the source are gone by now.
+//!
+//! Cases of the budgets: the counters are filled from immediates before the call, and looked at after it, so that an early
+//! `return` of the tenant's is no way past either. A counter at zero sets the flag to the slice's number: the submission's results are
+//! then void, and the host says so.
+
+use super::globals::{BASE, BUDGET, GRID, Globals, SLICE, UNIFORM_BUDGET};
+use crate::error::Error;
+use naga::{
+    BinaryOperator, Binding, Block, BuiltIn, Expression, Function, FunctionArgument, GlobalVariable, Handle, Literal,
+    Module, Span, Statement, Type, TypeInner,
+};
+
+/// Which counters the module's loops use. One that is not used costs nothing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct UsedCounters {
+    pub(super) divergent: bool,
+    pub(super) uniform: bool,
+}
+
+/// Wraps the entry points of the module, of which there is one: `shift` for the ids, `used` for the budgets.
+pub(super) fn wrap(module: &mut Module, globals: &Globals, shift: bool, used: UsedCounters) -> Result<(), Error> {
+    let count = used.divergent || used.uniform;
+    for index in 0..module.entry_points.len() {
+        let Some(entry) = module.entry_points.get_mut(index) else { continue };
+        let size = entry.workgroup_size;
+        let mut inner = std::mem::take(&mut entry.function);
+        let shift = shift && inner.arguments.iter().any(|argument| shifts(&module.types, argument));
+        if !shift && !count {
+            entry.function = inner;
+            continue;
+        }
+        let arguments = inner.arguments.clone();
+        for argument in &mut inner.arguments {
+            argument.binding = None;
+        }
+        if inner.result.is_some() {
+            return Err(Error::KernelRejected("a compute entry point has a result".into()));
+        }
+        inner.name = Some(entry.name.clone());
+        let inner = module.functions.append(inner, Span::UNDEFINED);
+        let mut outer = EntryWriter { function: Function::default(), body: Block::new(), globals, size };
+        let mut values = Vec::new();
+        for (index, argument) in (0u32..).zip(&arguments) {
+            let value = outer.add(Expression::FunctionArgument(index));
+            values.push(if shift { outer.argument(&module.types, argument, value) } else { value });
+        }
+        if count {
+            outer.fill_counters(used);
+        }
+        outer.body.push(Statement::Call { function: inner, arguments: values, result: None }, Span::UNDEFINED);
+        if count {
+            outer.set_flag(used);
+        }
+        let EntryWriter { mut function, mut body, .. } = outer;
+        body.push(Statement::Return { value: None }, Span::UNDEFINED);
+        function.arguments = arguments;
+        function.body = body;
+        if let Some(entry) = module.entry_points.get_mut(index) {
+            entry.function = function;
+        }
+    }
+    Ok(())
+}
+
+fn is_shifted(binding: Option<&Binding>) -> bool {
+    matches!(
+        binding,
+        Some(Binding::BuiltIn(BuiltIn::WorkGroupId | BuiltIn::GlobalInvocationId | BuiltIn::NumWorkGroups))
+    )
+}
+
+/// Whether an argument depends on which part of a dispatch runs.
+fn shifts(types: &naga::UniqueArena<Type>, argument: &FunctionArgument) -> bool {
+    match &types[argument.ty].inner {
+        TypeInner::Struct { members, .. } => members.iter().any(|member| is_shifted(member.binding.as_ref())),
+        _ => is_shifted(argument.binding.as_ref()),
+    }
+}
+
+/// The new entry point while it is made.
+struct EntryWriter<'a> {
+    function: Function,
+    body: Block,
+    globals: &'a Globals,
+    size: [u32; 3],
+}
+
+impl EntryWriter<'_> {
+    fn add(&mut self, expression: Expression) -> Handle<Expression> {
+        self.function.expressions.append(expression, Span::UNDEFINED)
+    }
+
+    /// Adds an expression that must be evaluated at this point.
+    fn emit(&mut self, expression: Expression) -> Handle<Expression> {
+        let from = self.function.expressions.len();
+        let handle = self.add(expression);
+        self.body.push(Statement::Emit(self.function.expressions.range_from(from)), Span::UNDEFINED);
+        handle
+    }
+
+    fn argument(
+        &mut self,
+        types: &naga::UniqueArena<Type>,
+        argument: &FunctionArgument,
+        value: Handle<Expression>,
+    ) -> Handle<Expression> {
+        let TypeInner::Struct { members, .. } = &types[argument.ty].inner else {
+            return self.shifted(argument.binding.as_ref(), value);
+        };
+        let components = (0u32..).zip(members).map(|(index, member)| {
+            let value = self.emit(Expression::AccessIndex { base: value, index });
+            self.shifted(member.binding.as_ref(), value)
+        });
+        let components = components.collect();
+        self.emit(Expression::Compose { ty: argument.ty, components })
+    }
+
+    fn shifted(&mut self, binding: Option<&Binding>, value: Handle<Expression>) -> Handle<Expression> {
+        match binding {
+            Some(Binding::BuiltIn(BuiltIn::WorkGroupId)) => {
+                let base = self.immediate(BASE);
+                self.emit(Expression::Binary { op: BinaryOperator::Add, left: value, right: base })
+            }
+            Some(Binding::BuiltIn(BuiltIn::GlobalInvocationId)) => {
+                let base = self.immediate(BASE);
+                let components = self.size.map(|size| self.add(Expression::Literal(Literal::U32(size))));
+                let ty = self.globals.uint3;
+                let size = self.emit(Expression::Compose { ty, components: components.to_vec() });
+                let offset = self.emit(Expression::Binary { op: BinaryOperator::Multiply, left: base, right: size });
+                self.emit(Expression::Binary { op: BinaryOperator::Add, left: value, right: offset })
+            }
+            Some(Binding::BuiltIn(BuiltIn::NumWorkGroups)) => self.immediate(GRID),
+            _ => value,
+        }
+    }
+
+    /// The counters that are used, each with the immediate that fills it.
+    fn counters(&self, used: UsedCounters) -> Vec<(u32, Handle<GlobalVariable>)> {
+        let both =
+            [(used.divergent, BUDGET, self.globals.left), (used.uniform, UNIFORM_BUDGET, self.globals.uniform_left)];
+        both.into_iter().filter(|(used, ..)| *used).map(|(_, member, counter)| (member, counter)).collect()
+    }
+
+    fn fill_counters(&mut self, used: UsedCounters) {
+        for (member, counter) in self.counters(used) {
+            let value = self.immediate(member);
+            let pointer = self.add(Expression::GlobalVariable(counter));
+            self.body.push(Statement::Store { pointer, value }, Span::UNDEFINED);
+        }
+    }
+
+    /// Sets the flag if a counter is at zero.
+    fn set_flag(&mut self, used: UsedCounters) {
+        let mut least = None;
+        for (_, counter) in self.counters(used) {
+            let pointer = self.add(Expression::GlobalVariable(counter));
+            let left = self.emit(Expression::Load { pointer });
+            least = Some(match least {
+                None => left,
+                Some(other) => self.emit(Expression::Math {
+                    fun: naga::MathFunction::Min,
+                    arg: other,
+                    arg1: Some(left),
+                    arg2: None,
+                    arg3: None,
+                }),
+            });
+        }
+        let Some(least) = least else { return };
+        let zero = self.add(Expression::Literal(Literal::U32(0)));
+        let condition = self.emit(Expression::Binary { op: BinaryOperator::Equal, left: least, right: zero });
+        let pointer = self.add(Expression::GlobalVariable(self.globals.flag));
+        let value = self.immediate(SLICE);
+        let mut accept = Block::new();
+        accept.push(Statement::Store { pointer, value }, Span::UNDEFINED);
+        self.body.push(Statement::If { condition, accept, reject: Block::new() }, Span::UNDEFINED);
+    }
+
+    fn immediate(&mut self, index: u32) -> Handle<Expression> {
+        let base = self.add(Expression::GlobalVariable(self.globals.immediates));
+        let pointer = self.emit(Expression::AccessIndex { base, index });
+        self.emit(Expression::Load { pointer })
+    }
+}

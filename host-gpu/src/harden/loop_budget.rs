@@ -1,0 +1,176 @@
+//! Loop budgets: every loop that is not provably short counts down, and is left when nothing is left.
+//!
+//! ```text
+//!  loop {                            loop {
+//!    body                   ──▶        if left <= cost { left = 0; break; }
+//!    continuing { … }                  left -= cost;
+//!  }                                   body
+//!                                      continuing { … }
+//!                                    }
+//! ```
+//!
+//! Where a loop's iterations can be counted ahead of it, it is charged once, there: [`super::charge_ahead`].
+//!
+//! Cases:
+//!
+//! - All loops of the entry point and of every function, wherever they stand, `continuing` blocks included; the
+//!   inserted `break` is a direct child of a loop's body, never of its `continuing`.
+//! - One counter for the whole invocation, so nested loops, callees and loops one after the other share it. Once it
+//!   is empty, each later loop ends in its first iteration.
+//! - Loops that all invocations of a workgroup run together count in a second counter. It only ever changes in uniform
+//!   control flow, so it is equal in all of them: they leave together, and a barrier in or behind such a loop
+//!   still meets all of them.
+//! - A counter is zero only when a loop was left for it: what is left after an iteration is at least one. So nothing but
+//!   the counter changes in a loop, and [`super::entry_point`] looks once at the end whether to set the flag. (Setting it in the
+//!   loop cost the software driver 40 % of a blur.)
+
+use super::charge_ahead;
+use super::cost::{Costs, LoopCost};
+use super::globals::Globals;
+use super::uniformity::UniformLoops;
+use naga::{BinaryOperator, Block, Expression, Function, GlobalVariable, Handle, Literal, Module, Span, Statement};
+
+/// The counted loops of a module.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct CountedLoops {
+    /// Loops that all invocations run together.
+    pub uniform: u32,
+    /// Loops that each invocation runs for itself.
+    pub divergent: u32,
+    /// Whether a divergent loop stands in another counted loop, or in a function, which may be called from one.
+    pub divergent_nested: bool,
+}
+
+/// Puts budgets in.
+pub(super) fn insert(module: &mut Module, globals: &Globals, uniform: &UniformLoops, costs: &Costs) -> CountedLoops {
+    let mut counted = CountedLoops::default();
+    let none = Vec::new();
+    let handles: Vec<_> = module.functions.iter().map(|(handle, _)| handle).collect();
+    for handle in handles {
+        let loops = costs.functions.get(&handle).unwrap_or(&none);
+        let uniform = uniform.functions.get(&handle).map_or(&[][..], Vec::as_slice);
+        let mut function = std::mem::take(module.functions.get_mut(handle));
+        Inserter { module, globals, loops, uniform, next: 0, counted: &mut counted, depth: 1 }.run(&mut function);
+        *module.functions.get_mut(handle) = function;
+    }
+    for index in 0..module.entry_points.len() {
+        let Some(entry) = module.entry_points.get_mut(index) else { continue };
+        let mut function = std::mem::take(&mut entry.function);
+        let (loops, uniform) = (costs.entry.as_slice(), uniform.entry.as_slice());
+        Inserter { module, globals, loops, uniform, next: 0, counted: &mut counted, depth: 0 }.run(&mut function);
+        if let Some(entry) = module.entry_points.get_mut(index) {
+            entry.function = function;
+        }
+    }
+    counted
+}
+
+fn add(function: &mut Function, expression: Expression) -> Handle<Expression> {
+    function.expressions.append(expression, Span::UNDEFINED)
+}
+
+struct Inserter<'a> {
+    module: &'a Module,
+    globals: &'a Globals,
+    loops: &'a [LoopCost],
+    uniform: &'a [bool],
+    next: usize,
+    counted: &'a mut CountedLoops,
+    /// Counted loops around the current place.
+    depth: u32,
+}
+
+impl Inserter<'_> {
+    fn run(mut self, function: &mut Function) {
+        // A copy, since what can be charged ahead is looked up in the function as it was.
+        let body = self.block(function, function.body.clone());
+        function.body = body;
+    }
+
+    fn block(&mut self, function: &mut Function, block: Block) -> Block {
+        let mut out = Block::with_capacity(block.len());
+        for (statement, span) in block.span_into_iter() {
+            match statement {
+                Statement::Block(inner) => out.push(Statement::Block(self.block(function, inner)), span),
+                Statement::If { condition, accept, reject } => {
+                    let accept = self.block(function, accept);
+                    let reject = self.block(function, reject);
+                    out.push(Statement::If { condition, accept, reject }, span);
+                }
+                Statement::Switch { selector, mut cases } => {
+                    for case in &mut cases {
+                        case.body = self.block(function, std::mem::take(&mut case.body));
+                    }
+                    out.push(Statement::Switch { selector, cases }, span);
+                }
+                Statement::Loop { body, continuing, break_if } => {
+                    out.append(&mut self.looped(function, (body, continuing, break_if), span));
+                }
+                other => out.push(other, span),
+            }
+        }
+        out
+    }
+
+    fn looped(
+        &mut self,
+        function: &mut Function,
+        (body, continuing, break_if): (Block, Block, Option<Handle<Expression>>),
+        span: Span,
+    ) -> Block {
+        let index = self.next;
+        self.next += 1;
+        // A loop that was not weighed would be a fault of ours: it gets the dearest count.
+        let cost = match self.loops.get(index).copied().unwrap_or(LoopCost::Counted(u32::MAX)) {
+            LoopCost::Short => None,
+            LoopCost::Counted(cost) => Some(cost),
+        };
+        let uniform = self.uniform.get(index).copied().unwrap_or(false);
+        if cost.is_some() && uniform {
+            self.counted.uniform += 1;
+        } else if cost.is_some() {
+            self.counted.divergent += 1;
+            self.counted.divergent_nested |= self.depth > 0;
+        }
+        self.depth += u32::from(cost.is_some());
+        let mut body = self.block(function, body);
+        let mut continuing = self.block(function, continuing);
+        self.depth -= u32::from(cost.is_some());
+        let mut out = Block::new();
+        if let Some(cost) = cost {
+            let counter = if uniform { self.globals.uniform_left } else { self.globals.left };
+            if break_if.is_none() {
+                match charge_ahead::charge(self.module, function, counter, cost, (body, continuing, span)) {
+                    Ok(charged) => return charged,
+                    Err(looped) => (body, continuing) = looped,
+                }
+            }
+            body.splice(0..0, count_down(function, counter, cost));
+        }
+        out.push(Statement::Loop { body, continuing, break_if }, span);
+        out
+    }
+}
+
+fn count_down(function: &mut Function, counter: Handle<GlobalVariable>, cost: u32) -> Block {
+    let counter = add(function, Expression::GlobalVariable(counter));
+    let mut literal = |value| add(function, Expression::Literal(Literal::U32(value)));
+    let (cost, zero) = (literal(cost), literal(0));
+    let mut block = Block::new();
+
+    let from = function.expressions.len();
+    let left = add(function, Expression::Load { pointer: counter });
+    let condition = add(function, Expression::Binary { op: BinaryOperator::LessEqual, left, right: cost });
+    block.push(Statement::Emit(function.expressions.range_from(from)), Span::UNDEFINED);
+
+    let mut leave = Block::new();
+    leave.push(Statement::Store { pointer: counter, value: zero }, Span::UNDEFINED);
+    leave.push(Statement::Break, Span::UNDEFINED);
+    block.push(Statement::If { condition, accept: leave, reject: Block::new() }, Span::UNDEFINED);
+
+    let from = function.expressions.len();
+    let value = add(function, Expression::Binary { op: BinaryOperator::Subtract, left, right: cost });
+    block.push(Statement::Emit(function.expressions.range_from(from)), Span::UNDEFINED);
+    block.push(Statement::Store { pointer: counter, value }, Span::UNDEFINED);
+    block
+}

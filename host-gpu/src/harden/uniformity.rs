@@ -1,0 +1,405 @@
+//! Refuses barriers and subgroup operations that only some invocations of a workgroup may reach, and
+//! tells which loops all invocations run together.
+//!
+//! naga accepts a barrier in non-uniform control flow; what a GPU does with one is undefined. The
+//! analysis is coarser than WGSL's own and errs on the safe side:
+//!
+//! - *Sources.* Uniform are constants, `workgroup_id`, `num_workgroups`, what is read from uniform and
+//!   read-only storage variables at a uniform place, and `workgroupUniformLoad`. Everything else that
+//!   memory or the hardware answers is not.
+//! - *Variables.* A local variable is uniform when every store to it is: value, place and the control
+//!   flow that leads there. One that a callee may write through a pointer is not.
+//! - *Branches.* The branches of an `if` or `switch` on a non-uniform value are non-uniform; flow joins after.
+//! - *Loops.* A loop that some invocations may leave or continue earlier is non-uniform in its whole body.
+//! - *Returns.* After a `return` that only some invocations take, the rest of that function is non-uniform.
+//! - *Calls.* A function's flow and arguments are uniform only if they are so at every call.
+//!
+//! A fixpoint, since variables carry values around loops. It only ever goes from uniform to not, and is cut off after
+//! [`ROUNDS_MAX`] rounds by taking everything for non-uniform.
+
+use super::message::{line, rejected};
+use crate::error::Error;
+use naga::{
+    AddressSpace, Binding, Block, BuiltIn, Expression, Function, Handle, LocalVariable, Module, Span, Statement,
+    StorageAccess, TypeInner,
+};
+use std::collections::{HashMap, HashSet};
+
+/// Rounds of the fixpoint before it gives up. Real kernels need two or three.
+const ROUNDS_MAX: usize = 24;
+
+/// Which loops are uniform, in the order in which they begin in the source.
+#[derive(Debug, Default)]
+pub(super) struct UniformLoops {
+    /// Of the entry point.
+    pub entry: Vec<bool>,
+    /// Of each function.
+    pub functions: HashMap<Handle<Function>, Vec<bool>>,
+}
+
+/// How a function is called.
+#[derive(Debug, Clone)]
+struct CallContext {
+    /// Where some call is in non-uniform flow.
+    diverged: Option<Span>,
+    arguments: Vec<bool>,
+}
+
+pub(super) fn analyse(module: &Module, wgsl: &str) -> Result<UniformLoops, Error> {
+    let mut results: HashMap<Handle<Function>, bool> = HashMap::new();
+    let mut contexts = HashMap::new();
+    for (handle, function) in module.functions.iter() {
+        let context = CallContext { diverged: None, arguments: vec![true; function.arguments.len()] };
+        let mut walk = FunctionWalk::new(module, wgsl, function, &context, &results);
+        walk.settle()?;
+        let uniform = walk.result;
+        results.insert(handle, uniform);
+        contexts.insert(handle, context);
+    }
+    let mut uniform = UniformLoops::default();
+    for entry in &module.entry_points {
+        let arguments = entry.function.arguments.iter().map(|argument| {
+            matches!(argument.binding, Some(Binding::BuiltIn(BuiltIn::WorkGroupId | BuiltIn::NumWorkGroups)))
+        });
+        let context = CallContext { diverged: None, arguments: arguments.collect() };
+        uniform.entry = visit(module, wgsl, &entry.function, &context, &results, &mut contexts)?;
+    }
+    // A function is called only from later ones and from the entry point.
+    let handles: Vec<_> = module.functions.iter().map(|(handle, _)| handle).collect();
+    for handle in handles.into_iter().rev() {
+        let Some(context) = contexts.get(&handle).cloned() else { continue };
+        let loops = visit(module, wgsl, &module.functions[handle], &context, &results, &mut contexts)?;
+        uniform.functions.insert(handle, loops);
+    }
+    Ok(uniform)
+}
+
+/// Analyses one function in its context, checks it, and notes how it calls others.
+fn visit(
+    module: &Module,
+    wgsl: &str,
+    function: &Function,
+    context: &CallContext,
+    results: &HashMap<Handle<Function>, bool>,
+    contexts: &mut HashMap<Handle<Function>, CallContext>,
+) -> Result<Vec<bool>, Error> {
+    let mut walk = FunctionWalk::new(module, wgsl, function, context, results);
+    walk.settle()?;
+    walk.checking = true;
+    walk.round()?;
+    for (callee, diverged, arguments) in walk.calls {
+        let Some(known) = contexts.get_mut(&callee) else { continue };
+        known.diverged = known.diverged.or(diverged);
+        for (known, uniform) in known.arguments.iter_mut().zip(arguments) {
+            *known &= uniform;
+        }
+    }
+    Ok(walk.loops)
+}
+
+/// What some, but not all, invocations may have done by the end of a block.
+#[derive(Debug, Clone, Copy, Default)]
+struct PartialExits {
+    broke: Option<Span>,
+    continued: Option<Span>,
+    returned: Option<Span>,
+}
+
+impl PartialExits {
+    fn any(self) -> Option<Span> {
+        self.returned.or(self.broke).or(self.continued)
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            broke: self.broke.or(other.broke),
+            continued: self.continued.or(other.continued),
+            returned: self.returned.or(other.returned),
+        }
+    }
+}
+
+struct FunctionWalk<'a> {
+    module: &'a Module,
+    wgsl: &'a str,
+    function: &'a Function,
+    context: &'a CallContext,
+    results: &'a HashMap<Handle<Function>, bool>,
+    /// By index of the expression, as of the latest round.
+    values: Vec<bool>,
+    /// Results of calls that are not uniform.
+    varying_results: HashSet<Handle<Expression>>,
+    varying_locals: HashSet<Handle<LocalVariable>>,
+    loops: Vec<bool>,
+    next_loop: usize,
+    /// Whether the function's result is uniform.
+    result: bool,
+    changed: bool,
+    checking: bool,
+    calls: Vec<(Handle<Function>, Option<Span>, Vec<bool>)>,
+}
+
+impl<'a> FunctionWalk<'a> {
+    fn new(
+        module: &'a Module,
+        wgsl: &'a str,
+        function: &'a Function,
+        context: &'a CallContext,
+        results: &'a HashMap<Handle<Function>, bool>,
+    ) -> Self {
+        Self {
+            module,
+            wgsl,
+            function,
+            context,
+            results,
+            values: Vec::new(),
+            varying_results: HashSet::new(),
+            varying_locals: HashSet::new(),
+            loops: Vec::new(),
+            next_loop: 0,
+            result: true,
+            changed: false,
+            checking: false,
+            calls: Vec::new(),
+        }
+    }
+
+    fn settle(&mut self) -> Result<(), Error> {
+        for _ in 0..ROUNDS_MAX {
+            self.round()?;
+            if !self.changed {
+                return Ok(());
+            }
+        }
+        self.varying_locals.extend(self.function.local_variables.iter().map(|(handle, _)| handle));
+        self.varying_results.extend(self.function.expressions.iter().map(|(handle, _)| handle));
+        self.loops.fill(false);
+        self.result = false;
+        Ok(())
+    }
+
+    fn round(&mut self) -> Result<(), Error> {
+        self.changed = false;
+        self.next_loop = 0;
+        self.calls.clear();
+        self.evaluate();
+        let function = self.function;
+        let left = self.block(&function.body, self.context.diverged)?;
+        if left.returned.is_some() {
+            self.result = false;
+        }
+        Ok(())
+    }
+
+    /// Expressions name only earlier ones, so one pass in order is enough.
+    fn evaluate(&mut self) {
+        self.values.clear();
+        for (handle, expression) in self.function.expressions.iter() {
+            let uniform = self.expression(handle, expression);
+            self.values.push(uniform);
+        }
+    }
+
+    fn value(&self, handle: Handle<Expression>) -> bool {
+        self.values.get(handle.index()).copied().unwrap_or(false)
+    }
+
+    fn expression(&self, handle: Handle<Expression>, expression: &Expression) -> bool {
+        let value = |handle: &Handle<Expression>| self.value(*handle);
+        let maybe = |handle: &Option<Handle<Expression>>| handle.as_ref().is_none_or(value);
+        match expression {
+            Expression::Literal(_)
+            | Expression::Constant(_)
+            | Expression::Override(_)
+            | Expression::ZeroValue(_)
+            // A pointer's uniformity is that of its indices; what it points to counts at the load.
+            | Expression::GlobalVariable(_)
+            | Expression::LocalVariable(_)
+            | Expression::WorkGroupUniformLoadResult { .. } => true,
+            Expression::ArrayLength(base) => value(base),
+            Expression::Compose { components, .. } => components.iter().all(value),
+            Expression::Access { base, index } => value(base) && value(index),
+            Expression::AccessIndex { base, index } => self.member(*base, *index).unwrap_or_else(|| value(base)),
+            Expression::Splat { value: inner, .. }
+            | Expression::Swizzle { vector: inner, .. }
+            | Expression::Unary { expr: inner, .. }
+            | Expression::Relational { argument: inner, .. }
+            | Expression::As { expr: inner, .. } => value(inner),
+            Expression::Binary { left, right, .. } => value(left) && value(right),
+            Expression::Select { condition, accept, reject } => value(condition) && value(accept) && value(reject),
+            Expression::Math { arg, arg1, arg2, arg3, .. } => value(arg) && maybe(arg1) && maybe(arg2) && maybe(arg3),
+            Expression::FunctionArgument(index) => {
+                self.context.arguments.get(*index as usize).copied().unwrap_or(false)
+            }
+            Expression::Load { pointer } => value(pointer) && self.holds_uniform(*pointer),
+            Expression::CallResult(_) => !self.varying_results.contains(&handle),
+            _ => false,
+        }
+    }
+
+    /// A member of an entry point's argument that is a structure of built-in values.
+    fn member(&self, base: Handle<Expression>, index: u32) -> Option<bool> {
+        let Expression::FunctionArgument(argument) = self.function.expressions[base] else { return None };
+        let argument = self.function.arguments.get(argument as usize)?;
+        let TypeInner::Struct { members, .. } = &self.module.types[argument.ty].inner else { return None };
+        let Some(Binding::BuiltIn(built_in)) = &members.get(index as usize)?.binding else { return None };
+        Some(matches!(built_in, BuiltIn::WorkGroupId | BuiltIn::NumWorkGroups))
+    }
+
+    /// What a pointer points into.
+    fn root(&self, mut pointer: Handle<Expression>) -> &Expression {
+        loop {
+            match &self.function.expressions[pointer] {
+                Expression::Access { base, .. } | Expression::AccessIndex { base, .. } => pointer = *base,
+                other => return other,
+            }
+        }
+    }
+
+    /// Whether the variable under a pointer holds the same value for all invocations.
+    fn holds_uniform(&self, pointer: Handle<Expression>) -> bool {
+        match self.root(pointer) {
+            Expression::LocalVariable(local) => !self.varying_locals.contains(local),
+            Expression::GlobalVariable(global) => match self.module.global_variables[*global].space {
+                AddressSpace::Uniform => true,
+                AddressSpace::Storage { access } => !access.contains(StorageAccess::STORE),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    fn vary(&mut self, pointer: Handle<Expression>) {
+        if let Expression::LocalVariable(local) = *self.root(pointer) {
+            self.changed |= self.varying_locals.insert(local);
+        }
+    }
+
+    fn block(&mut self, block: &Block, mut diverged: Option<Span>) -> Result<PartialExits, Error> {
+        let mut left = PartialExits::default();
+        for (statement, span) in block.span_iter() {
+            let now = self.statement(statement, *span, diverged)?;
+            left = left.and(now);
+            diverged = diverged.or(now.any());
+        }
+        Ok(left)
+    }
+
+    fn statement(&mut self, statement: &Statement, span: Span, diverged: Option<Span>) -> Result<PartialExits, Error> {
+        let mut left = PartialExits::default();
+        match statement {
+            Statement::Emit(_) | Statement::Atomic { .. } => {}
+            Statement::Block(block) => return self.block(block, diverged),
+            Statement::If { condition, accept, reject } => {
+                let inside = diverged.or((!self.value(*condition)).then_some(span));
+                return Ok(self.block(accept, inside)?.and(self.block(reject, inside)?));
+            }
+            Statement::Switch { selector, cases } => {
+                let inside = diverged.or((!self.value(*selector)).then_some(span));
+                for case in cases {
+                    left = left.and(self.block(&case.body, inside)?);
+                }
+                left.broke = None;
+            }
+            Statement::Loop { body, continuing, break_if } => {
+                return self.looped(body, continuing, break_if.as_ref(), span, diverged);
+            }
+            Statement::Break => left.broke = diverged,
+            Statement::Continue => left.continued = diverged,
+            Statement::Return { value } => {
+                left.returned = diverged;
+                self.result &= diverged.is_none() && value.is_none_or(|value| self.value(value));
+            }
+            Statement::Store { pointer, value } => {
+                if diverged.is_some() || !self.value(*value) || !self.value(*pointer) {
+                    self.vary(*pointer);
+                }
+            }
+            Statement::ControlBarrier(_) | Statement::WorkGroupUniformLoad { .. } => {
+                self.collective("a barrier", span, diverged)?;
+            }
+            Statement::SubgroupBallot { .. }
+            | Statement::SubgroupGather { .. }
+            | Statement::SubgroupCollectiveOperation { .. } => {
+                self.collective("a subgroup operation", span, diverged)?;
+            }
+            Statement::Call { function, arguments, result } => {
+                self.call(*function, arguments, *result, span, diverged);
+            }
+            _ => return Err(rejected(span, self.wgsl, "kernels cannot use this statement")),
+        }
+        Ok(left)
+    }
+
+    fn looped(
+        &mut self,
+        body: &Block,
+        continuing: &Block,
+        break_if: Option<&Handle<Expression>>,
+        span: Span,
+        diverged: Option<Span>,
+    ) -> Result<PartialExits, Error> {
+        let index = self.next_loop;
+        self.next_loop += 1;
+        if self.loops.len() <= index {
+            self.loops.push(true);
+        }
+        let known = self.loops.get(index).copied().unwrap_or(false);
+        let inside = diverged.or((!known).then_some(span));
+        let in_body = self.block(body, inside)?;
+        // Who continues early meets the others again at the continuing block, unless someone left.
+        let in_continuing = self.block(continuing, inside)?;
+        let exits = break_if.is_none_or(|condition| self.value(*condition));
+        let left = in_body.and(in_continuing);
+        let uniform = inside.is_none() && exits && left.any().is_none();
+        if known && !uniform {
+            self.changed = true;
+            if let Some(entry) = self.loops.get_mut(index) {
+                *entry = false;
+            }
+        }
+        Ok(PartialExits { returned: left.returned, ..PartialExits::default() })
+    }
+
+    fn call(
+        &mut self,
+        callee: Handle<Function>,
+        arguments: &[Handle<Expression>],
+        result: Option<Handle<Expression>>,
+        span: Span,
+        diverged: Option<Span>,
+    ) {
+        let uniform: Vec<bool> = arguments.iter().map(|argument| self.value(*argument)).collect();
+        for argument in arguments {
+            let pointer = matches!(
+                self.root(*argument),
+                Expression::LocalVariable(_) | Expression::GlobalVariable(_) | Expression::FunctionArgument(_)
+            );
+            if pointer {
+                self.vary(*argument);
+            }
+        }
+        let same = diverged.is_none()
+            && uniform.iter().all(|uniform| *uniform)
+            && self.results.get(&callee).copied().unwrap_or(false);
+        if let Some(result) = result.filter(|_| !same) {
+            self.changed |= self.varying_results.insert(result);
+        }
+        self.calls.push((callee, diverged.map(|_| span), uniform));
+    }
+
+    fn collective(&self, what: &str, span: Span, diverged: Option<Span>) -> Result<(), Error> {
+        match diverged {
+            Some(cause) if self.checking => {
+                let cause = line(cause, self.wgsl);
+                let message = format!(
+                    "{what} must be reached by all invocations of a workgroup or by none: the control flow that \
+                     leads here may differ between them from {cause} on"
+                );
+                Err(rejected(span, self.wgsl, &message))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Kernels before they are compiled: those that a version of a function declared, and the hashes that name them.
+
+use crate::check;
+use crate::error::Error;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A kernel as a component declares it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeclaredKernel {
+    /// The WGSL.
+    pub wgsl: Arc<str>,
+    /// The entry point.
+    pub entry: String,
+}
+
+/// The kernels that a version of a function declared, by name.
+pub type KernelCatalog = HashMap<String, DeclaredKernel>;
+
+/// Names the kernels of one declared source: its own name when the module has one entry point,
+/// `name/entry` when it has several.
+pub fn declare(name: &str, wgsl: &str) -> Result<Vec<(String, DeclaredKernel)>, Error> {
+    let entries = check::entry_points(wgsl)?;
+    if entries.is_empty() {
+        return Err(Error::KernelRejected("the module has no compute entry point".into()));
+    }
+    let single = entries.len() == 1;
+    let wgsl: Arc<str> = wgsl.into();
+    let named = entries.into_iter().map(|entry| {
+        let full = if single { name.to_owned() } else { format!("{name}/{entry}") };
+        (full, DeclaredKernel { wgsl: Arc::clone(&wgsl), entry })
+    });
+    Ok(named.collect())
+}
+
+/// Names a source and an entry point.
+pub fn source_hash(wgsl: &str, entry: &str) -> [u8; 32] {
+    kernel_hash(wgsl, entry, &[])
+}
+
+/// Names what is compiled: a source, an entry point, and the values of its overrides.
+pub(crate) fn kernel_hash(wgsl: &str, entry: &str, constants: &[(String, f64)]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in [wgsl, entry] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    for (name, value) in constants {
+        hash.update((name.len() as u64).to_le_bytes());
+        hash.update(name);
+        hash.update(value.to_bits().to_le_bytes());
+    }
+    hash.finalize().into()
+}

@@ -1,0 +1,94 @@
+//! A file that names the kernels on the GPU.
+//!
+//! The GPU thread writes a note for each slice. The arbiter reads the notes when it kills the process, because a process that
+//! hangs cannot report what it ran.
+
+use std::fs::File;
+use std::io;
+
+/// Slices on the GPU at once: the second keeps it busy while the first is looked at.
+pub(crate) const SLICES_IN_FLIGHT_MAX: usize = 2;
+/// Kernels of one slice that are noted.
+const KERNELS_MAX: usize = 8;
+/// Bytes of a source's hash.
+const HASH: usize = 32;
+/// Bytes of the note of one slice: its number, how many kernels, their sources' hashes.
+const NOTE: usize = 8 + KERNELS_MAX * HASH;
+
+/// The file as its process writes it; without a file nothing is noted.
+#[derive(Debug)]
+pub(crate) struct RunningKernels(Option<File>);
+
+impl RunningKernels {
+    pub(crate) fn new(file: Option<File>) -> Self {
+        Self(file)
+    }
+
+    /// Notes that a slice with kernels of these sources is about to be submitted.
+    pub(crate) fn begins<'a>(&self, number: u32, sources: impl ExactSizeIterator<Item = &'a [u8; HASH]>) {
+        let mut note = Vec::with_capacity(NOTE);
+        note.extend(number.to_le_bytes());
+        let noted = sources.take(KERNELS_MAX);
+        note.extend(u32::try_from(noted.len()).unwrap_or(0).to_le_bytes());
+        noted.for_each(|source| note.extend(source));
+        self.write(number, &note);
+    }
+
+    /// Notes that it is done.
+    pub(crate) fn ends(&self, number: u32) {
+        self.write(number, &[0; 8]);
+    }
+
+    fn write(&self, number: u32, note: &[u8]) {
+        let Some(file) = &self.0 else { return };
+        match write_at(file, note, note_offset(number)) {
+            Ok(written) if written == note.len() => {}
+            other => tracing::warn!(?other, "what runs could not be noted"),
+        }
+    }
+}
+
+// Not by seeking: the two processes share the file's position.
+#[cfg(unix)]
+fn write_at(file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::write_at(file, bytes, at)
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, bytes, at)
+}
+
+#[cfg(windows)]
+fn write_at(file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_write(file, bytes, at)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, bytes, at)
+}
+
+fn note_offset(number: u32) -> u64 {
+    (u64::from(number) % SLICES_IN_FLIGHT_MAX as u64) * NOTE as u64
+}
+
+/// Hashes of the sources of the kernels in the slice that is on the GPU longest, as its process noted them. They
+/// are its word: good for what concerns its own tenant only.
+pub fn longest_running(file: &File) -> Vec<[u8; HASH]> {
+    let slots = (0..SLICES_IN_FLIGHT_MAX).filter_map(|slot| {
+        let mut note = [0; NOTE];
+        let at = u64::try_from(slot * NOTE).ok()?;
+        // A note that was never written in full is shorter.
+        let mut read = 0;
+        while let Ok(more @ 1..) = read_at(file, note.get_mut(read..)?, at + read as u64) {
+            read += more;
+        }
+        let (number, rest) = note.split_first_chunk::<4>()?;
+        let (count, hashes) = rest.split_first_chunk::<4>()?;
+        let number = u32::from_le_bytes(*number);
+        let count = usize::try_from(u32::from_le_bytes(*count)).unwrap_or(0).min(KERNELS_MAX);
+        (number > 0).then(|| (number, hashes.as_chunks::<HASH>().0.iter().take(count).copied().collect::<Vec<_>>()))
+    });
+    slots.min_by_key(|(number, _)| *number).map(|(_, hashes)| hashes).unwrap_or_default()
+}

@@ -1,0 +1,202 @@
+//! One request's use of a device: its limits, its charges, its pending writes.
+//!
+//! Everything a request makes hangs on its session's quota, so that whatever it forgets to free
+//! is freed when the last handle goes. Dropping a session while work is in flight is safe: the
+//! GPU thread keeps what the work uses.
+
+mod assets;
+mod buffers;
+mod drainer;
+mod pending_write;
+
+use crate::asset::ResidentAsset;
+use crate::compiler::compilation::KernelCompilation;
+use crate::device::Device;
+use crate::error::Error;
+use crate::kernel::KernelCatalog;
+use crate::memory::MemoryQuota;
+use crate::usage::{Payer, Usage};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::Semaphore;
+
+pub use drainer::{Drainer, IN_FLIGHT_MAX};
+pub(crate) use pending_write::PendingWrite;
+
+/// Bytes of recorded writes and inline bindings that the batches of one session hold in host memory.
+const HOST_BYTES_MAX: u64 = 64 << 20;
+
+/// Writes that wait for one submission, which records them all at once.
+const PENDING_WRITES_MAX: usize = 4096;
+
+/// What one request may use.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionLimits {
+    /// Bytes of GPU memory, staging included.
+    pub memory_bytes: u64,
+    /// GPU time in nanoseconds; submissions made after it is used up are refused.
+    pub gpu_ns: u64,
+}
+
+/// One request's use of a device. Dropping it cancels what has not begun.
+pub struct Session {
+    device: Arc<Device>,
+    memory: Arc<MemoryQuota>,
+    catalog: Arc<KernelCatalog>,
+    /// Assets that must stay on the GPU as long as this session.
+    pinned: HashMap<String, Arc<ResidentAsset>>,
+    usage: Arc<Usage>,
+    limits: SessionLimits,
+    pending: Vec<PendingWrite>,
+    in_flight: Arc<Semaphore>,
+    host_memory: Arc<MemoryQuota>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("limits", &self.limits).field("usage", &self.usage).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.usage.cancelled.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Session {
+    /// A session on `device` that can open the kernels of `catalog`.
+    pub fn new(device: Arc<Device>, catalog: Arc<KernelCatalog>, limits: SessionLimits) -> Self {
+        let memory = MemoryQuota::new("request", limits.memory_bytes, Some(Arc::clone(device.memory())));
+        let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+        let host_memory = MemoryQuota::new("request's batches", HOST_BYTES_MAX, None);
+        Self {
+            device,
+            memory,
+            catalog,
+            pinned: HashMap::new(),
+            usage: Arc::default(),
+            limits,
+            pending: Vec::new(),
+            in_flight,
+            host_memory,
+        }
+    }
+
+    /// Begins to serve another request with what the last one left: its use is counted anew, what it holds still counts.
+    pub fn begin_again(&mut self) {
+        // Nobody would be charged for what is left of the last one.
+        self.usage.cancelled.store(true, Ordering::Relaxed);
+        self.usage = Arc::default();
+        self.memory.forget_peak();
+    }
+
+    /// Keeps an asset on the GPU as long as this session.
+    pub(crate) fn pin(&mut self, digest: &str, resident: &Arc<ResidentAsset>) {
+        if !self.pinned.contains_key(digest) {
+            self.pinned.insert(digest.to_owned(), Arc::clone(resident));
+        }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// The request's memory.
+    pub fn memory(&self) -> &Arc<MemoryQuota> {
+        &self.memory
+    }
+
+    /// The request's limits.
+    pub fn limits(&self) -> SessionLimits {
+        self.limits
+    }
+
+    /// What the request has used so far.
+    pub fn usage(&self) -> &Arc<Usage> {
+        &self.usage
+    }
+
+    pub(crate) fn in_flight(&self) -> &Arc<Semaphore> {
+        &self.in_flight
+    }
+
+    /// Refuses work once the request's GPU time is used up.
+    pub(crate) fn time_left(&self) -> Result<(), Error> {
+        let used = self.usage.gpu_ns.load(Ordering::Relaxed);
+        if used >= self.limits.gpu_ns {
+            return Err(Error::DeadlineExceeded(format!(
+                "the request has used {} ms of gpu time; its limit is {} ms",
+                used / 1_000_000,
+                self.limits.gpu_ns / 1_000_000
+            )));
+        }
+        Ok(())
+    }
+
+    /// Queues a write. Their number is bounded, since a submission records them all at once.
+    pub(crate) fn push_write(&mut self, write: PendingWrite) -> Result<(), Error> {
+        if self.pending.len() >= PENDING_WRITES_MAX {
+            return Err(Error::InvalidArgument(format!(
+                "{} writes wait for a submission; that is the limit: submit first",
+                self.pending.len()
+            )));
+        }
+        self.pending.push(write);
+        Ok(())
+    }
+
+    /// Puts writes back that could not be submitted.
+    pub(crate) fn restore_writes(&mut self, mut writes: Vec<PendingWrite>) {
+        writes.append(&mut self.pending);
+        self.pending = writes;
+    }
+
+    /// The host memory that the session's batches hold.
+    pub(crate) fn host_memory(&self) -> &Arc<MemoryQuota> {
+        &self.host_memory
+    }
+
+    /// What must be waited for until everything submitted is done and charged: it can be kept when the
+    /// session is gone.
+    pub fn drainer(&self) -> Drainer {
+        Drainer { in_flight: Arc::clone(&self.in_flight), usage: Arc::clone(&self.usage) }
+    }
+
+    pub(crate) fn take_writes(&mut self) -> Vec<PendingWrite> {
+        std::mem::take(&mut self.pending)
+    }
+
+    /// Opens a kernel that was declared at deploy.
+    pub fn open_kernel(&self, name: &str, constants: &[(String, f64)]) -> Result<KernelCompilation, Error> {
+        let declared = self.catalog.get(name).ok_or_else(|| {
+            let mut names: Vec<&str> = self.catalog.keys().map(String::as_str).collect();
+            names.sort_unstable();
+            Error::NotFound(format!("no kernel {name:?} was declared; declared are {names:?}"))
+        })?;
+        Ok(self.kernel_compilation(Arc::clone(&declared.wgsl), declared.entry.clone(), constants.to_vec()))
+    }
+
+    /// Prepares the compilation of a kernel made at run time.
+    pub fn compile_kernel(&self, wgsl: &str, entry: &str, constants: &[(String, f64)]) -> KernelCompilation {
+        self.kernel_compilation(wgsl.into(), entry.to_owned(), constants.to_vec())
+    }
+
+    /// The request as the one who pays for kernels' trials.
+    pub fn payer(&self) -> Payer {
+        Payer { memory: Arc::clone(&self.memory), usage: Arc::clone(&self.usage) }
+    }
+
+    fn kernel_compilation(&self, wgsl: Arc<str>, entry: String, constants: Vec<(String, f64)>) -> KernelCompilation {
+        KernelCompilation {
+            compiler: Arc::clone(self.device.compiler()),
+            payer: self.payer(),
+            time_left: self.time_left(),
+            wgsl,
+            entry,
+            constants,
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! A write that waits for its session's next submission.
+
+use crate::buffer::Buffer;
+use crate::memory::Charge;
+use std::sync::Arc;
+
+/// Bytes for a range of a buffer, kept in host memory until a submission copies them there.
+pub(crate) struct PendingWrite {
+    pub(crate) target: Arc<Buffer>,
+    pub(crate) offset: u64,
+    pub(crate) data: Vec<u8>,
+    /// For the host's copy of the data.
+    pub(crate) charge: Charge,
+}

@@ -1,0 +1,45 @@
+//! A session that is made when the guest first uses the GPU.
+
+use crate::error::Error;
+use crate::session::Session;
+
+/// A session that is made when the guest first uses the GPU: most requests of a function without
+/// kernels never do.
+pub struct LazySession {
+    make: Box<dyn Fn() -> Result<Session, Error> + Send>,
+    session: Option<Session>,
+}
+
+impl std::fmt::Debug for LazySession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LazySession").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+impl LazySession {
+    /// A session that calls `make` at the first use.
+    pub fn new(make: impl Fn() -> Result<Session, Error> + Send + 'static) -> Self {
+        Self { make: Box::new(make), session: None }
+    }
+
+    /// The session, if the guest has used the GPU.
+    pub fn get(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+
+    /// Goes on with another request: the session that is there begins again, one that is not will be made by `make`.
+    pub fn begin_again(&mut self, make: impl Fn() -> Result<Session, Error> + Send + 'static) -> Option<&Session> {
+        self.make = Box::new(make);
+        let session = self.session.as_mut()?;
+        session.begin_again();
+        Some(session)
+    }
+
+    /// The session; it is made if there is none.
+    pub fn open(&mut self) -> Result<&mut Session, Error> {
+        if self.session.is_none() {
+            self.session = Some((self.make)()?);
+        }
+        self.session.as_mut().ok_or_else(Error::lost)
+    }
+}
