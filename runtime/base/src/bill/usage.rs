@@ -1,0 +1,231 @@
+//! Sums of the ledger's lines, by tenant, day, function, version, class of GPU and price. Pure.
+//!
+//! Sums of lines that are settled lie in the store; those since then in a [`Rollup`]. The two together are the usage.
+//!
+//! Invariants: each line counts once, however often it is read and in whatever order; every sum of rows is the sum of the
+//! lines' own whole numbers.
+
+use crate::bill::Line;
+use crate::bill::price::Price;
+use crate::names::{FunctionName, RequestId, TenantName};
+use crate::time::{Day, day_of};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashSet};
+
+/// What a row of usage is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UsageKey {
+    /// Whose.
+    pub tenant: TenantName,
+    /// On which day.
+    pub day: Day,
+    /// Which function.
+    pub function: FunctionName,
+    /// Which version of it.
+    pub version: u32,
+    /// On which class of GPU; `none` for requests that never had one.
+    pub class: String,
+    /// At which price.
+    pub price: Price,
+}
+
+/// Sums.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct Sums {
+    /// Requests admitted.
+    pub requests: u64,
+    /// Of them with an error.
+    pub errors: u64,
+    /// GPU time charged.
+    pub gpu_ms: u64,
+    /// CPU time charged.
+    pub cpu_ms: u64,
+    /// GPU time measured, of requests that are charged and of those that are not.
+    pub gpu_ns: u64,
+    /// Bytes of requests' bodies.
+    pub bytes_in: u64,
+    /// Bytes of answers' bodies.
+    pub bytes_out: u64,
+    /// Bytes of outbound requests and their answers.
+    pub egress_bytes: u64,
+    /// GPU memory kept, times how long, in MiB seconds.
+    pub resident_mib_s: u64,
+    /// What it costs for the GPU.
+    pub gpu_micro_units: u64,
+    /// What it costs for the CPU.
+    pub cpu_micro_units: u64,
+    /// What it costs for memory kept.
+    pub resident_micro_units: u64,
+}
+
+impl Sums {
+    /// What all of it costs.
+    pub fn micro_units(&self) -> u64 {
+        self.gpu_micro_units.saturating_add(self.cpu_micro_units).saturating_add(self.resident_micro_units)
+    }
+
+    /// Adds other sums.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, more) in [
+            (&mut self.requests, other.requests),
+            (&mut self.errors, other.errors),
+            (&mut self.gpu_ms, other.gpu_ms),
+            (&mut self.cpu_ms, other.cpu_ms),
+            (&mut self.gpu_ns, other.gpu_ns),
+            (&mut self.bytes_in, other.bytes_in),
+            (&mut self.bytes_out, other.bytes_out),
+            (&mut self.egress_bytes, other.egress_bytes),
+            (&mut self.resident_mib_s, other.resident_mib_s),
+            (&mut self.gpu_micro_units, other.gpu_micro_units),
+            (&mut self.cpu_micro_units, other.cpu_micro_units),
+            (&mut self.resident_micro_units, other.resident_micro_units),
+        ] {
+            *sum = sum.saturating_add(more);
+        }
+    }
+}
+
+/// The row that a line counts in, and what it adds.
+fn row_of(line: &Line) -> (UsageKey, Sums) {
+    match line {
+        Line::Request(receipt) => (
+            UsageKey {
+                tenant: receipt.tenant.clone(),
+                day: day_of(receipt.time),
+                function: receipt.function.clone(),
+                version: receipt.version,
+                class: receipt.class.clone().unwrap_or_else(|| "none".into()),
+                price: receipt.price,
+            },
+            Sums {
+                requests: 1,
+                errors: u64::from(receipt.error.is_some()),
+                gpu_ms: receipt.gpu_ms,
+                cpu_ms: receipt.cpu_ms,
+                gpu_ns: receipt.gpu_ns,
+                bytes_in: receipt.bytes_in,
+                bytes_out: receipt.bytes_out,
+                egress_bytes: receipt.egress_bytes,
+                gpu_micro_units: receipt.gpu_micro_units,
+                cpu_micro_units: receipt.cpu_micro_units,
+                ..Sums::default()
+            },
+        ),
+        Line::Resident(resident) => (
+            UsageKey {
+                tenant: resident.tenant.clone(),
+                day: day_of(resident.time),
+                function: resident.function.clone(),
+                version: resident.version,
+                class: resident.class.clone(),
+                price: resident.price,
+            },
+            Sums {
+                resident_mib_s: (resident.bytes >> 20).saturating_mul(resident.span_ms) / 1000,
+                resident_micro_units: resident.micro_units,
+                ..Sums::default()
+            },
+        ),
+    }
+}
+
+/// Sums of lines that are not settled yet.
+#[derive(Debug, Default)]
+pub struct Rollup {
+    seen: HashSet<RequestId>,
+    rows: BTreeMap<UsageKey, Sums>,
+}
+
+impl Rollup {
+    /// Counts a line, unless it was counted before.
+    pub fn count(&mut self, line: &Line) {
+        if self.seen.insert(line.id()) {
+            let (key, sums) = row_of(line);
+            self.rows.entry(key).or_default().add(&sums);
+        }
+    }
+
+    /// Lines counted.
+    pub fn lines(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// The rows.
+    pub fn rows(&self) -> impl Iterator<Item = (&UsageKey, &Sums)> {
+        self.rows.iter()
+    }
+
+    /// The rows of a tenant.
+    pub fn rows_of(&self, tenant: &TenantName, days: std::ops::RangeInclusive<Day>) -> Vec<(UsageKey, Sums)> {
+        let of = self.rows.iter().filter(|(key, _)| key.tenant == *tenant && days.contains(&key.day));
+        of.map(|(key, sums)| (key.clone(), *sums)).collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::bill::{Receipt, Resident};
+    use crate::refusal::Blame;
+    use proptest::prelude::*;
+
+    fn line(which: u8, gpu_ns: u64, guest_us: u64, second: i64, platform: bool) -> Line {
+        let (tenant, function) =
+            (TenantName::new(["a", "b"][usize::from(which % 2)]).unwrap(), FunctionName::new("f").unwrap());
+        let price = Price { gpu_micro_units_per_s: 700, cpu_micro_units_per_s: 21, resident_micro_units_per_gib_s: 9 };
+        let time = jiff::Timestamp::from_second(1_750_000_000 + second).unwrap();
+        if which > 5 {
+            let (bytes, span_ms, version) = (gpu_ns, 60_000, 1);
+            let micro_units = price.of_memory(u128::from(bytes) * 60);
+            let id = RequestId::new();
+            return Line::Resident(Resident {
+                id,
+                tenant,
+                function,
+                version,
+                time,
+                span_ms,
+                bytes,
+                class: "x".into(),
+                price,
+                micro_units,
+            });
+        }
+        let mut receipt = Receipt::open(RequestId::new(), tenant, function, u32::from(which), price);
+        (receipt.gpu_ns, receipt.guest_us, receipt.time) = (gpu_ns, guest_us, time);
+        receipt.fault = platform.then_some(Blame::Platform);
+        receipt.charge();
+        Line::Request(Box::new(receipt))
+    }
+
+    fn cost(line: &Line) -> u64 {
+        match line {
+            Line::Request(receipt) => receipt.micro_units(),
+            Line::Resident(resident) => resident.micro_units,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_invoice_is_the_sum_of_the_lines_in_any_order_and_however_often_they_are_read(
+            lines in proptest::collection::vec(
+                (0_u8..8, 0_u64..5_000_000_000, 0_u64..5_000_000, -200_000_i64..200_000, any::<bool>())
+                    .prop_map(|(w, g, c, s, p)| line(w, g, c, s, p)), 0..60),
+            order in proptest::collection::vec(any::<prop::sample::Index>(), 0..200),
+        ) {
+            let (mut once, mut again) = (Rollup::default(), Rollup::default());
+            lines.iter().for_each(|line| once.count(line));
+            for index in order.iter().filter(|_| !lines.is_empty()) {
+                again.count(index.get(&lines));
+            }
+            lines.iter().rev().for_each(|line| again.count(line));
+            prop_assert_eq!(&once.rows, &again.rows);
+            let invoice: u64 = once.rows().map(|(_, sums)| sums.micro_units()).sum();
+            prop_assert_eq!(invoice, lines.iter().map(cost).sum::<u64>());
+            let requests: u64 = once.rows().map(|(_, sums)| sums.requests).sum();
+            prop_assert_eq!(requests, lines.iter().filter(|line| matches!(line, Line::Request(_))).count() as u64);
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! What a tenant may use: one table of limits, each with its default, its range and its unit. Pure.
+//!
+//! ```text
+//!  the table's default ◀─ the server file's `[limits]` ◀─ the tenant's own  = what is in force
+//! ```
+//!
+//! Invariant: what a function's manifest asks for is never more than its tenant's limit, whenever that was set.
+
+use crate::manifest;
+use crate::manifest::Manifest;
+use serde::{Deserialize, Serialize};
+
+/// A limit as the table describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Described {
+    /// Its name, which ends in its unit.
+    pub name: &'static str,
+    /// What holds where nobody says otherwise.
+    pub default: u64,
+    /// The least it may be set to.
+    pub least: u64,
+    /// The most it may be set to.
+    pub most: u64,
+}
+
+/// A limit that cannot be set so.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name} = {value}; it may be {least} to {most}")]
+pub struct OutOfRange {
+    /// Its name.
+    pub name: &'static str,
+    /// What was given.
+    pub value: u64,
+    /// The least.
+    pub least: u64,
+    /// The most.
+    pub most: u64,
+}
+
+macro_rules! limits {
+    ($( $(#[doc = $doc:literal])* $name:ident: $default:tt, $least:tt, $most:tt; )*) => {
+        /// The limits in force for a tenant.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+        pub struct TenantLimits {
+            $( $(#[doc = $doc])* #[schema(minimum = $least, maximum = $most)] pub $name: u64, )*
+        }
+
+        impl Default for TenantLimits {
+            fn default() -> Self {
+                Self { $( $name: $default, )* }
+            }
+        }
+
+        /// Limits as somebody set them; what is left out holds as before.
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct LimitsChoice {
+            $(
+                $(#[doc = $doc])*
+                #[serde(skip_serializing_if = "Option::is_none")]
+                #[schema(minimum = $least, maximum = $most)]
+                pub $name: Option<u64>,
+            )*
+        }
+
+        impl LimitsChoice {
+            /// The limits that are out of their ranges.
+            pub fn check(&self) -> Vec<OutOfRange> {
+                let mut wrong = Vec::new();
+                $(
+                    if let Some(value) = self.$name
+                        && !($least..=$most).contains(&value)
+                    {
+                        wrong.push(OutOfRange { name: stringify!($name), value, least: $least, most: $most });
+                    }
+                )*
+                wrong
+            }
+
+            /// These limits over others.
+            pub fn over(&self, below: &TenantLimits) -> TenantLimits {
+                TenantLimits { $( $name: self.$name.unwrap_or(below.$name), )* }
+            }
+
+            /// Changes some of the limits, as a JSON merge patch does: null takes a choice back.
+            pub fn patched(&self, patch: &serde_json::Map<String, serde_json::Value>) -> Result<Self, String> {
+                let mut next = self.clone();
+                for (key, value) in patch {
+                    let value = match value {
+                        serde_json::Value::Null => None,
+                        other => Some(other.as_u64().ok_or_else(|| format!("{key} = {other}; it is a whole number, or null for the default"))?),
+                    };
+                    match key.as_str() {
+                        $( stringify!($name) => next.$name = value, )*
+                        _ => return Err(unknown(key)),
+                    }
+                }
+                Ok(next)
+            }
+        }
+
+        /// The table.
+        pub const TABLE: &[Described] = &[
+            $( Described { name: stringify!($name), default: $default, least: $least, most: $most }, )*
+        ];
+    };
+}
+
+limits! {
+    /// Requests admitted in a second, of all functions together.
+    requests_per_s: 50_000, 1, 1_000_000;
+    /// Requests that may come at once after a quiet time.
+    requests_burst: 100_000, 1, 1_000_000;
+    /// Requests in flight, waiting or running.
+    concurrency: 512, 1, 1_000_000;
+    /// Requests that wait for a place.
+    queue_depth: 256, 0, 1_000_000;
+    /// The most that a manifest may set `limits.timeout_ms` to.
+    timeout_ms: 600_000, 1, 600_000;
+    /// The most that a manifest may set `limits.stream_timeout_ms` to.
+    stream_timeout_ms: 86_400_000, 1, 86_400_000;
+    /// The most that a manifest may set `limits.stream_idle_ms` to.
+    stream_idle_ms: 3_600_000, 1, 3_600_000;
+    /// The most that a manifest may set `limits.queue_ms` to.
+    queue_ms: 600_000, 0, 600_000;
+    /// The most that a manifest may set `limits.cpu_ms` to.
+    cpu_ms: 600_000, 1, 600_000;
+    /// The most that a manifest may set `limits.memory_mib` to.
+    memory_mib: 1_024, 1, 1_024;
+    /// The most that a manifest may set `limits.gpu_memory_mib` to.
+    gpu_memory_mib: 4_096, 1, 1_048_576;
+    /// The most that a manifest may set `limits.gpu_time_ms` to.
+    gpu_time_ms: 600_000, 1, 600_000;
+    /// The most that a manifest may set `limits.concurrency` to.
+    function_concurrency: 512, 1, 1_000;
+    /// The most that a manifest may set `limits.body_mib` to.
+    body_mib: 1_024, 0, 1_024;
+    /// The most that a manifest may set `limits.log_kib` to.
+    log_kib: 16_384, 0, 16_384;
+    /// One component.
+    component_mib: 64, 1, 1_024;
+    /// Components together.
+    components_mib: 10_240, 1, 16_777_216;
+    /// Changes through the control API in a second, with ten seconds' worth at once.
+    changes_per_s: 100, 1, 1_000_000;
+    /// Functions.
+    functions: 1_000, 0, 100_000;
+    /// Secrets.
+    secrets: 100, 0, 10_000;
+    /// Keys.
+    keys: 100, 1, 10_000;
+    /// Assets together.
+    assets_mib: 10_240, 0, 16_777_216;
+    /// GPU time in a day (UTC).
+    gpu_ms_per_day: 86_400_000, 0, 86_400_000_000_u64;
+    /// Outbound HTTP in a day (UTC), both ways.
+    egress_mib_per_day: 10_240, 0, 16_777_216;
+    /// What may be spent in a month (UTC), in micro-units of the currency.
+    spend_micro_units_per_month: 1_000_000_000_000, 0, 1_000_000_000_000_000_u64;
+    /// GPU memory that functions with `scale.min` may keep while nobody calls them.
+    resident_gpu_mib: 0, 0, 16_777_216;
+    /// Share of the GPU against other tenants.
+    gpu_weight: 1, 1, 1_000;
+}
+
+fn unknown(key: &str) -> String {
+    let nearest = TABLE
+        .iter()
+        .map(|limit| limit.name)
+        .max_by(|a, b| strsim::jaro_winkler(key, a).total_cmp(&strsim::jaro_winkler(key, b)));
+    let key: String = key.chars().take(64).collect();
+    format!("unknown limit {key:?}; the nearest known one is {:?}", nearest.unwrap_or_default())
+}
+
+impl TenantLimits {
+    /// A function's settings and the tenant's limit for each.
+    fn pairs(&self, manifest: &Manifest) -> [(&'static str, u64, u64); 12] {
+        let l = &manifest.limits;
+        let resident = if manifest.scale.min == 0 { 0 } else { 1 };
+        [
+            ("timeout_ms", l.timeout_ms, self.timeout_ms),
+            ("stream_timeout_ms", l.stream_timeout_ms, self.stream_timeout_ms),
+            ("stream_idle_ms", l.stream_idle_ms, self.stream_idle_ms),
+            ("queue_ms", l.queue_ms, self.queue_ms),
+            ("cpu_ms", l.cpu_ms, self.cpu_ms),
+            ("memory_mib", l.memory_mib, self.memory_mib),
+            ("gpu_memory_mib", l.gpu_memory_mib, self.gpu_memory_mib),
+            ("gpu_time_ms", l.gpu_time_ms, self.gpu_time_ms),
+            ("concurrency", l.concurrency, self.function_concurrency),
+            ("body_mib", l.body_mib, self.body_mib),
+            ("log_kib", l.log_kib, self.log_kib),
+            ("resident_gpu_mib (scale.min > 0)", resident, self.resident_gpu_mib),
+        ]
+    }
+
+    /// What a manifest asks for beyond these limits: name, value, limit.
+    pub fn exceeded_by(&self, manifest: &Manifest) -> Option<(&'static str, u64, u64)> {
+        self.pairs(manifest).into_iter().find(|(_, value, limit)| value > limit)
+    }
+
+    /// A function's settings under these limits. They may have been lowered after it was deployed.
+    pub fn cap(&self, asked: &manifest::Limits) -> manifest::Limits {
+        manifest::Limits {
+            timeout_ms: asked.timeout_ms.min(self.timeout_ms),
+            stream_timeout_ms: asked.stream_timeout_ms.min(self.stream_timeout_ms),
+            stream_idle_ms: asked.stream_idle_ms.min(self.stream_idle_ms),
+            queue_ms: asked.queue_ms.min(self.queue_ms),
+            cpu_ms: asked.cpu_ms.min(self.cpu_ms),
+            memory_mib: asked.memory_mib.min(self.memory_mib),
+            gpu_memory_mib: asked.gpu_memory_mib.min(self.gpu_memory_mib),
+            gpu_time_ms: asked.gpu_time_ms.min(self.gpu_time_ms),
+            concurrency: asked.concurrency.min(self.function_concurrency),
+            body_mib: asked.body_mib.min(self.body_mib),
+            log_kib: asked.log_kib.min(self.log_kib),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn patch(value: serde_json::Value) -> serde_json::Map<String, serde_json::Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn a_tenants_choice_lies_over_the_servers_and_the_tables() {
+        let server = LimitsChoice { functions: Some(5), keys: Some(3), ..LimitsChoice::default() };
+        let below = server.over(&TenantLimits::default());
+        let own = LimitsChoice::default().patched(&patch(json!({ "functions": 7 }))).unwrap();
+        let force = own.over(&below);
+        assert_eq!((force.functions, force.keys, force.secrets), (7, 3, 100));
+        let back = own.patched(&patch(json!({ "functions": null }))).unwrap();
+        assert_eq!(back.over(&below).functions, 5);
+    }
+
+    #[test]
+    fn what_is_no_limit_is_told_with_the_nearest_known_one() {
+        let choice = LimitsChoice::default();
+        let told = choice.patched(&patch(json!({ "function": 7 }))).unwrap_err();
+        assert_eq!(told, "unknown limit \"function\"; the nearest known one is \"functions\"");
+        assert!(choice.patched(&patch(json!({ "functions": -1 }))).unwrap_err().contains("whole number"));
+        let low = choice.patched(&patch(json!({ "gpu_weight": 0 }))).unwrap().check();
+        assert_eq!(low.iter().map(ToString::to_string).collect::<Vec<_>>(), ["gpu_weight = 0; it may be 1 to 1000"]);
+    }
+
+    #[test]
+    fn a_manifest_never_gets_more_than_its_tenants_limit() {
+        let mut manifest = Manifest::default();
+        let tight = LimitsChoice { memory_mib: Some(64), ..LimitsChoice::default() }.over(&TenantLimits::default());
+        assert_eq!(tight.exceeded_by(&manifest), Some(("memory_mib", 128, 64)));
+        assert_eq!(tight.cap(&manifest.limits).memory_mib, 64);
+        manifest.limits.memory_mib = 32;
+        assert_eq!(tight.exceeded_by(&manifest), None);
+        manifest.scale.min = 1;
+        assert_eq!(tight.exceeded_by(&manifest).unwrap().2, 0, "nobody keeps a gpu for free");
+        for limit in TABLE {
+            assert!((limit.least..=limit.most).contains(&limit.default), "{limit:?}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Who gets the next place when the server is full: the tenant that holds the fewest, and of those the one that has waited
+//! longest. Pure.
+//!
+//! Invariants: no place is idle while somebody waits; places and waiters are counted exactly; a tenant that waits is served
+//! before any tenant that holds more than it.
+
+use crate::names::TenantName;
+use std::collections::{HashMap, VecDeque};
+
+#[derive(Debug)]
+struct Side<T> {
+    held: usize,
+    waiting: VecDeque<(u64, T)>,
+}
+
+impl<T> Default for Side<T> {
+    fn default() -> Self {
+        Self { held: 0, waiting: VecDeque::new() }
+    }
+}
+
+/// The places of the server. `T` is how a waiter is told.
+#[derive(Debug)]
+pub struct FairPermits<T> {
+    free: usize,
+    sides: HashMap<TenantName, Side<T>>,
+    /// Tenants with waiters: few, even when there are many tenants.
+    waiting: usize,
+    next: u64,
+}
+
+/// What asking led to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Acquired<T> {
+    /// A place was free; the waiter comes back unused.
+    Now(T),
+    /// It waits, under this number.
+    Queued(u64),
+}
+
+impl<T> FairPermits<T> {
+    /// So many places.
+    pub fn new(places: usize) -> Self {
+        Self { free: places, sides: HashMap::new(), waiting: 0, next: 0 }
+    }
+
+    /// Waiters, of all tenants.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Takes a place for a tenant, if one is free.
+    pub fn take_free(&mut self, tenant: &TenantName) -> bool {
+        if self.free == 0 {
+            return false;
+        }
+        self.free -= 1;
+        self.sides.entry(tenant.clone()).or_default().held += 1;
+        true
+    }
+
+    /// Takes a place for a tenant, or lets it wait.
+    pub fn ask(&mut self, tenant: &TenantName, waiter: T) -> Acquired<T> {
+        if self.take_free(tenant) {
+            return Acquired::Now(waiter);
+        }
+        self.next += 1;
+        self.sides.entry(tenant.clone()).or_default().waiting.push_back((self.next, waiter));
+        self.waiting += 1;
+        Acquired::Queued(self.next)
+    }
+
+    /// A waiter has left. Answers whether it still waited: if not, it has been given a place, which it must give back.
+    pub fn leave(&mut self, tenant: &TenantName, number: u64) -> bool {
+        let Some(side) = self.sides.get_mut(tenant) else { return false };
+        let Some(at) = side.waiting.iter().position(|(waits, _)| *waits == number) else { return false };
+        side.waiting.remove(at);
+        self.waiting -= 1;
+        self.tidy(tenant);
+        true
+    }
+
+    /// Gives a place back. If somebody waits, it is theirs at once, and here is whom to tell.
+    pub fn give_back(&mut self, tenant: &TenantName) -> Option<T> {
+        if let Some(side) = self.sides.get_mut(tenant) {
+            side.held = side.held.saturating_sub(1);
+        }
+        if self.waiting == 0 {
+            self.free += 1;
+            self.tidy(tenant);
+            return None;
+        }
+        let next = self
+            .sides
+            .iter()
+            .filter_map(|(name, side)| Some((side.held, side.waiting.front()?.0, name)))
+            .min()
+            .map(|(_, _, name)| name.clone());
+        let told = match next.as_ref().and_then(|name| self.sides.get_mut(name)) {
+            Some(side) => {
+                side.held += 1;
+                self.waiting -= 1;
+                side.waiting.pop_front().map(|(_, waiter)| waiter)
+            }
+            None => {
+                self.free += 1;
+                None
+            }
+        };
+        self.tidy(tenant);
+        told
+    }
+
+    fn tidy(&mut self, tenant: &TenantName) {
+        if self.sides.get(tenant).is_some_and(|side| side.held == 0 && side.waiting.is_empty()) {
+            self.sides.remove(tenant);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name(index: usize) -> TenantName {
+        TenantName::new(&format!("t{index}")).unwrap()
+    }
+
+    #[test]
+    fn whoever_holds_the_fewest_is_next() {
+        let mut places = FairPermits::new(3);
+        for _ in 0..3 {
+            assert!(matches!(places.ask(&name(0), 0), Acquired::Now(_)));
+        }
+        for waiter in 1..4 {
+            assert!(matches!(places.ask(&name(0), waiter), Acquired::Queued(_)));
+        }
+        assert!(matches!(places.ask(&name(1), 10), Acquired::Queued(_)));
+        assert!(matches!(places.ask(&name(1), 11), Acquired::Queued(_)));
+        assert_eq!(places.give_back(&name(0)), Some(10), "the other has none");
+        assert_eq!(places.give_back(&name(0)), Some(1), "now both hold one, and this one has waited longer");
+        assert_eq!(places.give_back(&name(0)), Some(2), "again");
+        assert_eq!(places.give_back(&name(1)), Some(11), "it holds none now");
+    }
+
+    proptest! {
+        #[test]
+        fn no_place_is_lost_or_given_twice(steps in proptest::collection::vec((0_usize..4, 0_u8..3), 1..300)) {
+            let mut places = FairPermits::new(3);
+            let (mut held, mut waits) = ([0_usize; 4], Vec::<(usize, u64)>::new());
+            for (tenant, what) in steps {
+                match what {
+                    0 => match places.ask(&name(tenant), tenant) {
+                        Acquired::Now(_) => held[tenant] += 1,
+                        Acquired::Queued(number) => waits.push((tenant, number)),
+                    },
+                    1 if held[tenant] > 0 => {
+                        held[tenant] -= 1;
+                        let least = waits.iter().map(|(t, _)| held[*t]).min();
+                        match places.give_back(&name(tenant)) {
+                            Some(told) => {
+                                prop_assert_eq!(Some(held[told]), least);
+                                held[told] += 1;
+                                let first = waits.iter().position(|(t, _)| *t == told).unwrap();
+                                waits.remove(first);
+                            }
+                            None => prop_assert!(waits.is_empty()),
+                        }
+                    }
+                    2 => if let Some(at) = waits.iter().position(|(t, _)| *t == tenant) {
+                        let (_, number) = waits.remove(at);
+                        prop_assert!(places.leave(&name(tenant), number));
+                    },
+                    _ => {}
+                }
+                prop_assert_eq!(held.iter().sum::<usize>() + places.free, 3);
+                prop_assert_eq!(places.waiting(), waits.len());
+                prop_assert!(places.free == 0 || waits.is_empty());
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The places of one version's concurrent requests, and the places of the whole server.
+//!
+//! Deadlocks: a request takes a place of its version first and one of the server second. Whoever has both runs to its end
+//! and waits for nobody; so places of the server become free, and then those of versions.
+
+use crate::manifest::Limits;
+use crate::names::TenantName;
+use crate::quota::fair::{Acquired, FairPermits};
+use crate::refusal::{Blame, Kind, Refusal};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+/// Why there is no permit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoPermit {
+    /// No place of the version became free in time.
+    #[error(
+        "no place became free within limits.queue_ms = {queue_ms}; the function runs limits.concurrency = {concurrency} requests at once"
+    )]
+    WaitedTooLong {
+        /// How long it waited.
+        queue_ms: u64,
+        /// How many run.
+        concurrency: u64,
+    },
+    /// The server as a whole is full. How many it serves is no tenant's business.
+    #[error("the server is full")]
+    ServerFull,
+}
+
+impl From<NoPermit> for Refusal {
+    fn from(error: NoPermit) -> Self {
+        let blame = match error {
+            NoPermit::WaitedTooLong { .. } => Blame::Caller,
+            NoPermit::ServerFull => Blame::Platform,
+        };
+        Self::new(Kind::Unavailable, "no_capacity", blame, error).retry_after(1)
+    }
+}
+
+/// The places of one version.
+#[derive(Debug)]
+pub struct VersionPermits {
+    places: Arc<Semaphore>,
+    concurrency: u64,
+}
+
+impl VersionPermits {
+    /// A gate with the limits in force.
+    pub fn new(limits: &Limits) -> Arc<Self> {
+        let places = usize::try_from(limits.concurrency).unwrap_or(1);
+        Arc::new(Self { places: Arc::new(Semaphore::new(places)), concurrency: limits.concurrency })
+    }
+
+    /// A place, if one is free.
+    pub fn try_enter(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
+    /// Waits for a place.
+    pub async fn enter(&self, until: Instant, queue_ms: u64) -> Result<OwnedSemaphorePermit, NoPermit> {
+        match timeout_at(until, Arc::clone(&self.places).acquire_owned()).await {
+            Ok(Ok(place)) => Ok(place),
+            _ => Err(NoPermit::WaitedTooLong { queue_ms, concurrency: self.concurrency }),
+        }
+    }
+}
+
+/// Whose a waiter is, and how it is told.
+type Waiter = (TenantName, oneshot::Sender<ServerPermit>);
+
+/// The places of the whole server: they bound its memory, and are shared fairly when they are all taken.
+#[derive(Debug)]
+pub struct ServerPermits {
+    places: Mutex<FairPermits<Waiter>>,
+
+    waiting_max: usize,
+}
+
+/// A place of the server, until it is dropped.
+#[derive(Debug)]
+pub struct ServerPermit {
+    node: Arc<ServerPermits>,
+    tenant: Option<TenantName>,
+}
+
+impl ServerPermits {
+    /// So many places, and so many that may wait for one.
+    pub fn new(limit: usize, waiting_max: usize) -> Arc<Self> {
+        Arc::new(Self { places: Mutex::new(FairPermits::new(limit)), waiting_max })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, FairPermits<Waiter>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place, if one is free. Whoever waits has been given all that were.
+    pub fn try_enter(self: &Arc<Self>, tenant: &TenantName) -> Option<ServerPermit> {
+        let taken = self.lock().take_free(tenant);
+        taken.then(|| ServerPermit { node: Arc::clone(self), tenant: Some(tenant.clone()) })
+    }
+
+    /// A place, after a wait if all are taken.
+    pub async fn enter(self: &Arc<Self>, tenant: &TenantName, until: Instant) -> Result<ServerPermit, NoPermit> {
+        let full = NoPermit::ServerFull;
+        let (sender, receiver) = oneshot::channel();
+        let number = {
+            let mut places = self.lock();
+            if places.waiting() >= self.waiting_max {
+                return Err(full);
+            }
+            match places.ask(tenant, (tenant.clone(), sender)) {
+                Acquired::Now(_) => return Ok(ServerPermit { node: Arc::clone(self), tenant: Some(tenant.clone()) }),
+                Acquired::Queued(number) => number,
+            }
+        };
+        let leaving = Leaving { node: self, tenant, number };
+        let place = timeout_at(until, receiver).await;
+        // A place that was sent meanwhile is dropped with the receiver, and so given back.
+        drop(leaving);
+        place.ok().and_then(Result::ok).ok_or(full)
+    }
+}
+
+/// Leaves the queue, also when whoever waited is gone.
+struct Leaving<'a> {
+    node: &'a Arc<ServerPermits>,
+    tenant: &'a TenantName,
+    number: u64,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.node.lock().leave(self.tenant, self.number);
+    }
+}
+
+impl Drop for ServerPermit {
+    fn drop(&mut self) {
+        let mut owner = self.tenant.take();
+        // A waiter that has just left does not take its place; then the next one does.
+        while let Some(tenant) = owner.take() {
+            let waiter = self.node.lock().give_back(&tenant);
+            let Some((next, sender)) = waiter else { return };
+            let place = ServerPermit { node: Arc::clone(&self.node), tenant: Some(next) };
+            if let Err(mut unsent) = sender.send(place) {
+                owner = unsent.tenant.take();
+            }
+        }
+    }
+}
+
+/// How long a wait may be.
+pub fn until(queue_ms: u64, deadline: Instant) -> Instant {
+    deadline.min(Instant::now() + Duration::from_millis(queue_ms))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> TenantName {
+        TenantName::new(text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_wait_ends_with_a_place_or_at_its_limit() {
+        let gate = VersionPermits::new(&Limits { concurrency: 1, ..Limits::default() });
+        let first = gate.try_enter().unwrap();
+        let now = Instant::now();
+        assert!(matches!(gate.enter(now, 1).await, Err(NoPermit::WaitedTooLong { queue_ms: 1, concurrency: 1 })));
+        drop(first);
+        assert!(gate.enter(now + Duration::from_secs(9), 1).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_place_of_the_server_goes_to_the_tenant_that_has_fewest_and_none_is_lost() {
+        let node = ServerPermits::new(2, 9);
+        let later = Instant::now() + Duration::from_secs(60);
+        let held = [node.try_enter(&name("a")).unwrap(), node.try_enter(&name("a")).unwrap()];
+        assert!(node.try_enter(&name("b")).is_none());
+        let wait = |tenant: &str| {
+            let (node, tenant) = (Arc::clone(&node), name(tenant));
+            tokio::spawn(async move { node.enter(&tenant, later).await })
+        };
+        let more = wait("a");
+        while node.lock().waiting() < 1 {
+            tokio::task::yield_now().await;
+        }
+        let other = wait("b");
+        while node.lock().waiting() < 2 {
+            tokio::task::yield_now().await;
+        }
+        let [first, second] = held;
+        drop(first);
+        let other = other.await.unwrap().unwrap();
+        assert!(!more.is_finished());
+        more.abort();
+        let _ = more.await;
+        drop((second, other));
+        assert!(node.try_enter(&name("c")).is_some() && node.lock().waiting() == 0);
+        assert!(node.enter(&name("c"), Instant::now()).await.is_ok());
+    }
+}

@@ -1,0 +1,67 @@
+//! What a key allows.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What a caller may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Scopes {
+    /// Call functions.
+    pub invoke: bool,
+    /// See functions, receipts and logs.
+    pub read: bool,
+    /// Deploy and delete functions.
+    pub deploy: bool,
+    /// Everything else of the tenant's.
+    pub admin: bool,
+}
+
+impl Scopes {
+    /// All of them.
+    pub const FULL: Self = Self { invoke: true, read: true, deploy: true, admin: true };
+
+    /// The scopes of these names.
+    pub fn of(names: &[ScopeName]) -> Self {
+        let has = |name| names.contains(&name);
+        Self {
+            invoke: has(ScopeName::Invoke),
+            read: has(ScopeName::Read),
+            deploy: has(ScopeName::Deploy),
+            admin: has(ScopeName::Admin),
+        }
+    }
+
+    /// Their names.
+    pub fn names(self) -> Vec<ScopeName> {
+        let all = [
+            (self.invoke, ScopeName::Invoke),
+            (self.read, ScopeName::Read),
+            (self.deploy, ScopeName::Deploy),
+            (self.admin, ScopeName::Admin),
+        ];
+        all.into_iter().filter_map(|(has, name)| has.then_some(name)).collect()
+    }
+
+    /// Whether everything that `other` allows is allowed here too.
+    pub fn include(self, other: Self) -> bool {
+        (self.invoke || !other.invoke)
+            && (self.read || !other.read)
+            && (self.deploy || !other.deploy)
+            && (self.admin || !other.admin)
+    }
+}
+
+/// A scope, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum ScopeName {
+    /// Call functions.
+    Invoke,
+    /// See functions, receipts, logs and usage.
+    Read,
+    /// Deploy and delete functions.
+    Deploy,
+    /// Everything else of the tenant's: keys, secrets, the audit log.
+    Admin,
+}

@@ -1,0 +1,216 @@
+//! Step 4: whether a request may run now: rates, what may still be spent, places, after a bounded and fair wait; then the tab
+//! is opened.
+//!
+//! ```text
+//!  rate of the key and the tenant, or of the address ─▶ spend, GPU time of the day ─▶ in flight
+//!     429                                                402 429                       429
+//!  ─▶ a place of the version ─▶ a place of the server ─▶ tab ─▶ pool
+//!     429 503, waits             503, waits, fairly
+//! ```
+//!
+//! Each wait ends with a place, at `queue_ms`, or at the request's deadline. Places are held until the last byte of the
+//! response has left.
+
+use gannet_base::identity::Caller;
+use gannet_base::quota::account::CountGuard;
+use gannet_base::quota::address::AnonymousCallers;
+use gannet_base::quota::permits::{NoPermit, ServerPermits, until};
+use gannet_base::quota::rate::{Rate, RateExceeded, Standing};
+use gannet_base::refusal::{Blame, Kind, Refusal};
+use gannet_fleet::admitted::{Admitted, Permits, Target};
+use gannet_fleet::inbound::{Inbound, discard_rest};
+use gannet_state::config::Live;
+use gannet_state::ledger::Ledger;
+use gannet_state::tab::Tab;
+use jiff::Timestamp;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Why a request was not admitted.
+#[derive(Debug, thiserror::Error)]
+pub enum AdmitError {
+    /// Too many in too short a time.
+    #[error(transparent)]
+    TooFast(#[from] RateExceeded),
+    /// A limit of the tenant's that is used up.
+    #[error("{name} = {limit}; in use: {used}")]
+    LimitReached {
+        /// The limit's name.
+        name: &'static str,
+        /// The limit.
+        limit: u64,
+        /// What is used.
+        used: u64,
+        /// When to come again.
+        wait_s: u64,
+    },
+    /// Nothing more may be spent.
+    #[error("spend_micro_units_per_month = {limit}; spent in this month: {spent}")]
+    SpendLimit {
+        /// The limit.
+        limit: u64,
+        /// What was spent.
+        spent: u64,
+    },
+    /// No place became free in time.
+    #[error(transparent)]
+    NoPermit(#[from] NoPermit),
+    /// What is used could not be written down.
+    #[error("the ledger does not keep up: {0}")]
+    LedgerBehind(&'static str),
+}
+
+impl From<AdmitError> for Refusal {
+    fn from(error: AdmitError) -> Self {
+        let told = error.to_string();
+        match error {
+            AdmitError::TooFast(exceeded) => exceeded.into(),
+            AdmitError::LimitReached { wait_s, .. } => {
+                Self::new(Kind::TooManyRequests, "tenant_limit", Blame::Caller, told)
+                    .retry_after(wait_s)
+                    .hint("`gannet limits` shows the tenant's limits; the operator sets them")
+            }
+            AdmitError::SpendLimit { .. } => Self::new(Kind::PaymentRequired, "spend_limit", Blame::Caller, told)
+                .hint("the operator sets spend_micro_units_per_month; a new month begins on its first day, UTC")
+                .repeats(),
+            AdmitError::NoPermit(error) => error.into(),
+            AdmitError::LedgerBehind(_) => {
+                Self::new(Kind::Unavailable, "ledger_unavailable", Blame::Platform, told).retry_after(5)
+            }
+        }
+    }
+}
+
+/// The step.
+#[derive(Debug)]
+pub struct Admit {
+    server: Arc<ServerPermits>,
+    ledger: Arc<Ledger>,
+    live: Live,
+    anonymous: Arc<AnonymousCallers>,
+}
+
+/// Seconds until the next day, UTC.
+fn to_midnight(now: Timestamp) -> u64 {
+    u64::try_from(86_400 - now.as_second().rem_euclid(86_400)).unwrap_or(1)
+}
+
+impl Admit {
+    /// The step.
+    pub fn new(server: Arc<ServerPermits>, ledger: Arc<Ledger>, live: Live, anonymous: Arc<AnonymousCallers>) -> Self {
+        Self { server, ledger, live, anonymous }
+    }
+
+    /// Admits a request: opens its tab and takes its permits. Says too how the caller's narrowest rate stands.
+    pub async fn admit(
+        &self,
+        inbound: &mut Inbound,
+        caller: &Caller,
+        target: &Target,
+    ) -> Result<(Admitted, Rate, Standing), Refusal> {
+        let began = Instant::now();
+        let limits = &target.version.limits;
+        if let Err(error) = inbound.check_length(limits.body_mib.saturating_mul(1 << 20)) {
+            discard_rest(&mut inbound.body).await;
+            return Err(error.into());
+        }
+        let (rate, standing) = self.check_rate(caller, inbound.client, target, began)?;
+        self.check_spent(target, Timestamp::now())?;
+        let deadline = inbound.arrived + Duration::from_millis(limits.timeout_ms);
+        let permits = self.permits(target, deadline.into()).await?;
+        let version = &target.version;
+        let (tenant, function) = (version.tenant.clone(), version.function.clone());
+        let account = &target.tenant.account;
+        let mut tab = Tab::open(&self.ledger, account, inbound.id, tenant, function, version.record.number);
+        tab.note(|receipt| receipt.admit_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+        Ok((Admitted { tab, outbound: None, permits }, rate, standing))
+    }
+
+    /// The narrowest rate that the caller has, and how it stands.
+    fn check_rate(
+        &self,
+        caller: &Caller,
+        client: IpAddr,
+        target: &Target,
+        now: Instant,
+    ) -> Result<(Rate, Standing), AdmitError> {
+        let limits = &target.tenant.limits;
+        let anonymous = match caller {
+            Caller::Anonymous => true,
+            Caller::Tenant(key) => key.record.tenant != target.version.tenant,
+            Caller::Operator => false,
+        };
+        let mut own_standing = None;
+        if anonymous {
+            let rate = Rate::per_s(self.live.load().edge.anonymous_per_s);
+            let whose = "an address without a key of the tenant";
+            let standing = self.anonymous.requests.take(client, rate, now);
+            let standing = standing.map_err(|wait| RateExceeded { whose, rate, wait })?;
+            own_standing = Some((rate, standing));
+        }
+        let own = match caller {
+            Caller::Tenant(key) if !anonymous => key.record.requests_per_s.map(|per_s| (Rate::per_s(per_s), &key.rate)),
+            _ => None,
+        };
+        let narrow = own
+            .map(|(rate, bucket)| match bucket.take(rate, now) {
+                Ok(standing) => Ok((rate, standing)),
+                Err(wait) => Err(RateExceeded { whose: "this key", rate, wait }),
+            })
+            .transpose()?;
+        let rate = Rate { per_s: limits.requests_per_s, burst: limits.requests_burst };
+        let whose = "the tenant";
+        let wide = target.tenant.account.rate.take(rate, now);
+        let standing = wide.map_err(|wait| RateExceeded { whose, rate, wait })?;
+        // A caller without a key of the tenant must not learn how the tenant stands.
+        Ok(narrow.or(own_standing).unwrap_or((rate, standing)))
+    }
+
+    /// Refuses what could not be written down, or may not be spent.
+    fn check_spent(&self, target: &Target, now: Timestamp) -> Result<(), AdmitError> {
+        self.ledger.check().map_err(AdmitError::LedgerBehind)?;
+        let limits = &target.tenant.limits;
+        let spent = target.tenant.account.spent(now);
+        if spent.micro_units >= limits.spend_micro_units_per_month {
+            return Err(AdmitError::SpendLimit { limit: limits.spend_micro_units_per_month, spent: spent.micro_units });
+        }
+        let gpu_ms = spent.gpu_ns / 1_000_000;
+        if gpu_ms >= limits.gpu_ms_per_day {
+            return Err(AdmitError::LimitReached {
+                name: "gpu_ms_per_day",
+                limit: limits.gpu_ms_per_day,
+                used: gpu_ms,
+                wait_s: to_midnight(now),
+            });
+        }
+        Ok(())
+    }
+
+    async fn permits(&self, target: &Target, deadline: tokio::time::Instant) -> Result<Permits, AdmitError> {
+        let (tenant, version) = (&target.tenant, &target.version);
+        let reached = |name, limit| move |used| AdmitError::LimitReached { name, limit, used: used as u64, wait_s: 1 };
+        let concurrency = tenant.limits.concurrency;
+        let in_flight = tenant.account.enter(concurrency).map_err(reached("concurrency", concurrency))?;
+        let queue_ms = version.limits.queue_ms;
+        let until = until(queue_ms, deadline);
+        let depth = tenant.limits.queue_depth;
+        let waiting =
+            || -> Result<CountGuard, AdmitError> { tenant.account.wait(depth).map_err(reached("queue_depth", depth)) };
+        let of_version = match version.permits.try_enter() {
+            Some(permit) => permit,
+            None => {
+                let _waiting = waiting()?;
+                version.permits.enter(until, queue_ms).await?
+            }
+        };
+        let of_server = match self.server.try_enter(&version.tenant) {
+            Some(permit) => permit,
+            None => {
+                let _waiting = waiting()?;
+                self.server.enter(&version.tenant, until).await?
+            }
+        };
+        Ok(Permits { in_flight, server: of_server, version: of_version })
+    }
+}

@@ -1,0 +1,359 @@
+//! `/api/v1/assets`: put in one request or in ranges, look, list, delete.
+//!
+//! ```text
+//!  PUT ?digest=…  no body               a name for bytes that the tenant has put before     200 201
+//!  PUT            body                  the whole asset                                     200 201
+//!  PUT            Content-Range, body   a range: the first, or the one that is next         202, at the end 200 201
+//!  GET                                  what is there, and how far an upload has come
+//! ```
+//!
+//! A broken request loses only what was not acknowledged: the next range begins where `upload.received` says.
+
+use crate::control::views::{AssetUpload, AssetView, Assets, Deleted};
+use crate::control::{Acting, Answered, Call, Control, ControlError, time, upload};
+use crate::respond::{Done, json};
+use gannet_base::names::{AssetName, TenantName};
+use gannet_base::records::AssetRecord;
+use gannet_fleet::inbound::BODY_IDLE_MAX;
+use gannet_state::registry::Tenant;
+use gannet_state::store::StoreError;
+use gannet_state::store::uploads::{Appending, Upload};
+use http::HeaderMap;
+use http::header::CONTENT_RANGE;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Uploads of one tenant under way.
+const UPLOADS_MAX: usize = 32;
+
+/// Which uploads a request is adding to right now.
+#[derive(Debug, Default)]
+pub struct Uploading {
+    names: Arc<Mutex<HashSet<(TenantName, AssetName)>>>,
+    /// Held while limits are checked and an upload is begun, which then counts.
+    begins: Mutex<()>,
+}
+
+/// A request that adds to an upload. No other does at the same time. It goes along with what blocks, which goes on when the client
+/// has left.
+#[derive(Debug)]
+struct Adding {
+    all: Arc<Mutex<HashSet<(TenantName, AssetName)>>>,
+    own: (TenantName, AssetName),
+}
+
+impl Uploading {
+    fn begin(&self, tenant: &TenantName, asset: &AssetName) -> Result<Adding, ControlError> {
+        let own = (tenant.clone(), asset.clone());
+        if !self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(own.clone()) {
+            return Err(ControlError::Conflict(format!("another request is uploading {asset}")));
+        }
+        Ok(Adding { all: Arc::clone(&self.names), own })
+    }
+}
+
+impl Drop for Adding {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.own);
+    }
+}
+
+/// A part of an asset: where it begins, how long it is, and how long the whole is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Range {
+    from: u64,
+    length: u64,
+    size: u64,
+}
+
+/// Reads `Content-Range: bytes 0-9/100` (RFC 9110, 14.4). Without one, the body is the whole asset.
+fn range(headers: &HeaderMap, body: &Incoming) -> Result<Range, ControlError> {
+    let Some(value) = headers.get(CONTENT_RANGE) else {
+        let none = || ControlError::Invalid("there is neither a content-length nor a content-range".into());
+        let length = body.size_hint().exact().ok_or_else(none)?;
+        return Ok(Range { from: 0, length, size: length });
+    };
+    let text = value.to_str().unwrap_or_default();
+    let parsed = parse_range(text).ok_or_else(|| {
+        let text: String = text.chars().take(64).collect();
+        ControlError::Invalid(format!("content-range is {text:?}; it is like \"bytes 0-8388607/98304000\""))
+    })?;
+    if body.size_hint().exact().is_some_and(|length| length != parsed.length) {
+        let (length, body) = (parsed.length, body.size_hint().lower());
+        return Err(ControlError::Invalid(format!("content-range has {length} bytes, the body {body}")));
+    }
+    Ok(parsed)
+}
+
+fn parse_range(text: &str) -> Option<Range> {
+    let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (from, last, size): (u64, u64, u64) = (first.parse().ok()?, last.parse().ok()?, size.parse().ok()?);
+    let length = last.checked_sub(from)?.checked_add(1)?;
+    (last < size).then_some(Range { from, length, size })
+}
+
+fn told_upload(upload: &Upload) -> AssetUpload {
+    AssetUpload { size: upload.size, received: upload.received, digest: upload.digest.clone() }
+}
+
+/// What is told of an asset, or of one that is on its way.
+fn view(owner: &Tenant, name: &AssetName, record: Option<&AssetRecord>, upload: Option<&Upload>) -> AssetView {
+    let uses = |digest: &str| {
+        let functions = owner.functions.values().filter(|function| {
+            let mut pinned = function.versions.iter().flat_map(|version| version.record.assets.values());
+            pinned.any(|asset| asset.digest == digest)
+        });
+        functions.map(|function| function.name.to_string()).collect()
+    };
+    AssetView {
+        name: name.to_string(),
+        digest: record.map(|record| record.digest.clone()),
+        size: record.map(|record| record.size),
+        put: record.map(|record| time(record.put)),
+        functions: record.map(|record| uses(&record.digest)).unwrap_or_default(),
+        upload: upload.map(told_upload),
+    }
+}
+
+impl Call {
+    fn asset(&self) -> Result<AssetName, ControlError> {
+        AssetName::new(self.name(0)).map_err(|error| ControlError::Invalid(error.to_string()))
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ControlError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ControlError::Internal(error.to_string()))
+}
+
+impl Control {
+    pub(super) fn list_assets(&self, call: &Call, acting: &Acting) -> Answered {
+        let (limit, cursor) = (call.query.limit()?, call.query.get("cursor").unwrap_or_default());
+        let uploads = self.registry.store().files().uploads(&acting.tenant);
+        let mut names: Vec<&AssetName> = acting.owner.assets.keys().chain(uploads.iter().map(|u| &u.asset)).collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut after = names.into_iter().filter(|name| cursor.is_empty() || name.as_str() > cursor);
+        let page: Vec<_> = after.by_ref().take(limit).collect();
+        let cursor = after.next().and_then(|_| page.last()).map(ToString::to_string);
+        let told = |name: &AssetName| {
+            let upload = uploads.iter().find(|upload| upload.asset == *name);
+            view(&acting.owner, name, acting.owner.assets.get(name), upload)
+        };
+        Ok(json(Done::Ok, &Assets { assets: page.into_iter().map(told).collect(), cursor }))
+    }
+
+    pub(super) fn get_asset(&self, call: &Call, acting: &Acting) -> Answered {
+        let name = call.asset()?;
+        let uploads = self.registry.store().files().uploads(&acting.tenant);
+        let upload = uploads.iter().find(|upload| upload.asset == name);
+        let record = acting.owner.assets.get(&name);
+        if record.is_none() && upload.is_none() {
+            return Err(ControlError::NotFound.into());
+        }
+        Ok(json(Done::Ok, &view(&acting.owner, &name, record, upload)))
+    }
+
+    /// Takes away the name of an asset, or an upload under way.
+    pub(super) async fn delete_asset(&self, call: &Call, acting: &Acting) -> Answered {
+        let name = call.asset()?;
+        let _adding = self.uploading.begin(&acting.tenant, &name)?;
+        let files = self.registry.store().files();
+        let on_its_way = files.uploads(&acting.tenant).iter().any(|upload| upload.asset == name);
+        files.drop_upload(&acting.tenant, &name);
+        if acting.owner.assets.contains_key(&name) || !on_its_way {
+            self.registry.delete_asset(&acting.tenant, &name).await.map_err(ControlError::from)?;
+        }
+        Ok(json(Done::Ok, &Deleted { deleted: name.to_string() }))
+    }
+
+    pub(super) async fn put_asset(&self, call: Call, acting: &Acting) -> Answered {
+        let name = call.asset()?;
+        let digest = call.query.get("digest").map(ToOwned::to_owned);
+        let adding = self.uploading.begin(&acting.tenant, &name)?;
+        if let Some(digest) = &digest
+            && let Some(answered) = self.put_known(&name, acting, digest).await?
+        {
+            tokio::spawn(gannet_fleet::inbound::discard(call.inbound.body));
+            return Ok(answered);
+        }
+        let range = match range(&call.inbound.parts.headers, &call.inbound.body) {
+            // A body of unknown length can only be none.
+            Err(_) if digest.is_some() && !call.inbound.parts.headers.contains_key(CONTENT_RANGE) => {
+                return Err(ControlError::NotFound.into());
+            }
+            range => range?,
+        };
+        if range.size == 0 {
+            // Without bytes, it can only be a digest that is known.
+            return Err(match digest {
+                Some(_) => ControlError::NotFound,
+                None => ControlError::Invalid("an asset has at least one byte".into()),
+            }
+            .into());
+        }
+        let appending = match self.appending(acting, &name, range, digest) {
+            Ok(appending) => appending,
+            Err(refused) => {
+                gannet_fleet::inbound::discard(call.inbound.body).await;
+                return Err(refused.into());
+            }
+        };
+        let (appending, broken) = append(appending, call.inbound.body, range).await;
+        let (adding, appending, known) = blocking(move || {
+            let mut appending = appending;
+            let known = appending.sync();
+            known.map(|known| (adding, appending, known))
+        })
+        .await?
+        .map_err(ControlError::from)?;
+        if let Some(error) = broken {
+            return Err(error.into());
+        }
+        if known.received < known.size {
+            return Ok(json(Done::Accepted, &view(&acting.owner, &name, acting.owner.assets.get(&name), Some(&known))));
+        }
+        self.keep(acting, &name, appending, adding).await
+    }
+
+    /// Gives a name to bytes that the tenant has already put.
+    async fn put_known(
+        &self,
+        name: &AssetName,
+        acting: &Acting,
+        digest: &str,
+    ) -> Result<Option<http::Response<gannet_base::body::ResponseBody>>, ControlError> {
+        let _arriving = self.registry.arriving(&acting.tenant, digest);
+        let Ok(metadata) = std::fs::metadata(self.registry.store().files().asset(&acting.tenant, digest)) else {
+            return Ok(None);
+        };
+        self.registry.store().files().drop_upload(&acting.tenant, name);
+        self.name(acting, name, digest.to_owned(), metadata.len()).await.map(Some)
+    }
+
+    /// The upload that a range belongs to, checked against limits and against what has come.
+    fn appending(
+        &self,
+        acting: &Acting,
+        name: &AssetName,
+        range: Range,
+        digest: Option<String>,
+    ) -> Result<Appending, ControlError> {
+        let files = self.registry.store().files();
+        let _begins = self.uploading.begins.lock().unwrap_or_else(PoisonError::into_inner);
+        let uploads = files.uploads(&acting.tenant);
+        if range.from > 0 {
+            let known = uploads.into_iter().find(|upload| upload.asset == *name);
+            let known = known.filter(|upload| upload.size == range.size && upload.digest == digest);
+            let known = known.ok_or_else(|| {
+                ControlError::Conflict(format!(
+                    "no upload of {name} with these bytes is under way; begin with the first"
+                ))
+            })?;
+            if known.received != range.from {
+                let (received, from) = (known.received, range.from);
+                return Err(ControlError::Conflict(format!(
+                    "the upload of {name} has {received} bytes; the range begins at {from}"
+                )));
+            }
+            return Ok(files.resume_upload(&acting.tenant, known)?);
+        }
+        let others = uploads.iter().filter(|upload| upload.asset != *name);
+        let (count, coming) =
+            others.fold((0, 0u64), |(count, sum), upload| (count + 1, sum.saturating_add(upload.size)));
+        if count >= UPLOADS_MAX {
+            return Err(ControlError::Conflict(format!(
+                "{count} other uploads are under way; the limit is {UPLOADS_MAX}"
+            )));
+        }
+        let owner = &acting.owner;
+        let used = owner.asset_bytes().saturating_add(coming);
+        let limit = owner.limits.assets_mib;
+        if used.saturating_add(range.size) > limit << 20 {
+            return Err(ControlError::LimitReached { name: "assets_mib", limit, used: used.div_ceil(1 << 20) });
+        }
+        let upload = Upload { asset: name.clone(), size: range.size, received: 0, digest };
+        Ok(files.begin_upload(&acting.tenant, upload)?)
+    }
+
+    /// The last range has come.
+    async fn keep(&self, acting: &Acting, name: &AssetName, appending: Appending, adding: Adding) -> Answered {
+        let (adding, finished) = blocking(move || (adding, appending.finish())).await?;
+        let arrived = finished.map_err(ControlError::from)?.map_err(|digest| {
+            ControlError::Conflict(format!("the bytes have the digest {digest}, not the one that was announced"))
+        })?;
+        let _arriving = self.registry.arriving(&acting.tenant, &arrived.digest);
+        let (digest, size) = (arrived.digest.clone(), arrived.size);
+        let (store, tenant) = (Arc::clone(self.registry.store()), acting.tenant.clone());
+        let (_adding, kept) = blocking(move || (adding, store.files().keep_asset(&tenant, &arrived))).await?;
+        kept.map_err(ControlError::from)?;
+        Ok(self.name(acting, name, digest, size).await?)
+    }
+
+    async fn name(
+        &self,
+        acting: &Acting,
+        name: &AssetName,
+        digest: String,
+        size: u64,
+    ) -> Result<http::Response<gannet_base::body::ResponseBody>, ControlError> {
+        let record = AssetRecord { digest, size, put: jiff::Timestamp::now() };
+        let new = self.registry.put_asset(&acting.tenant, name, record.clone()).await?;
+        tracing::info!(tenant = %acting.tenant, asset = %name, digest = record.digest, size, "an asset was put");
+        let done = if new { Done::Created } else { Done::Ok };
+        Ok(json(done, &view(&acting.owner, name, Some(&record), None)))
+    }
+}
+
+/// Writes a body to an upload. What came before it broke off is not lost.
+async fn append(mut appending: Appending, mut body: Incoming, range: Range) -> (Appending, Option<ControlError>) {
+    let mut left = range.length;
+    while left > 0 {
+        let frame = match tokio::time::timeout(BODY_IDLE_MAX, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) => {
+                return (appending, Some(ControlError::Invalid(format!("the body broke off: {error}"))));
+            }
+            Ok(None) => break,
+            Err(_) => return (appending, Some(upload::slow())),
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        let now = data.len() as u64;
+        if now > left || now > appending.left() {
+            let limit = range.length;
+            return (appending, Some(ControlError::TooLarge { what: "range", limit }));
+        }
+        let written: Result<(), StoreError> = appending.write(&data);
+        if let Err(error) = written {
+            return (appending, Some(error.into()));
+        }
+        left -= now;
+    }
+    let short = (left > 0).then(|| ControlError::Invalid(format!("{left} bytes of the range did not come")));
+    (appending, short)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_as_they_are_written() {
+        assert_eq!(parse_range("bytes 0-9/100"), Some(Range { from: 0, length: 10, size: 100 }));
+        assert_eq!(parse_range("bytes 90-99/100"), Some(Range { from: 90, length: 10, size: 100 }));
+        for bad in [
+            "bytes 0-100/100",
+            "bytes 5-4/100",
+            "bytes */100",
+            "bytes 0-9/*",
+            "0-9/100",
+            "bytes -9/100",
+            "bytes 0-18446744073709551615/18446744073709551615",
+        ] {
+            assert_eq!(parse_range(bad), None, "{bad}");
+        }
+    }
+}

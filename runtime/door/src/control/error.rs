@@ -1,0 +1,152 @@
+//! Why a control operation was not done, and how its caller is told.
+
+use gannet_base::hop::build::Rejected;
+use gannet_base::refusal::{Blame, Kind, Refusal};
+use gannet_fleet::build::BuildError;
+use gannet_state::registry::RegistryError;
+use gannet_state::store::StoreError;
+
+/// Why a control operation was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Arguments that are wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// The operator did not say for whom.
+    #[error("this needs a tenant")]
+    TenantNeeded,
+    /// There is no such thing.
+    #[error("there is nothing of that name")]
+    NotFound,
+    /// It exists already, or is in the way of something.
+    #[error("{0}")]
+    Conflict(String),
+    /// A body of the wrong type.
+    #[error("the body is {0}")]
+    UnsupportedMediaType(String),
+    /// A body that should be JSON and is not.
+    #[error("the body is {0}, not application/json")]
+    NotJson(String),
+    /// A body over its limit.
+    #[error("the {what} is larger than the limit of {limit} bytes")]
+    TooLarge {
+        /// What.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// A setting that is more than the tenant may have.
+    #[error("{name} = {value}; this tenant may have up to {limit}")]
+    AboveLimit {
+        /// The setting.
+        name: &'static str,
+        /// What was asked for.
+        value: u64,
+        /// The tenant's limit.
+        limit: u64,
+    },
+    /// A limit of the tenant's that is used up.
+    #[error("{name} = {limit}; in use: {used}")]
+    LimitReached {
+        /// The limit's name.
+        name: &'static str,
+        /// The limit.
+        limit: u64,
+        /// What is used.
+        used: u64,
+    },
+    /// No GPU here is of a class that the manifest names.
+    #[error("{0}")]
+    Unservable(String),
+    /// The builder refused the upload.
+    #[error(transparent)]
+    Build(Rejected),
+    /// Too much to do.
+    #[error("{0}")]
+    Busy(String),
+    /// The disk is full.
+    #[error("the server's disk is full")]
+    StorageFull,
+    /// Our own fault.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl From<StoreError> for ControlError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Full => Self::StorageFull,
+            other => Self::Internal(other.to_string()),
+        }
+    }
+}
+
+impl From<RegistryError> for ControlError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::NotFound => Self::NotFound,
+            RegistryError::Conflict(why) => Self::Conflict(why),
+            RegistryError::Invalid(why) => Self::Invalid(why),
+            RegistryError::LimitReached { name, limit, used } => Self::LimitReached { name, limit, used },
+            RegistryError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<BuildError> for ControlError {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Rejected(rejected) => Self::Build(rejected),
+            busy @ (BuildError::Busy | BuildError::TenantBusy) => Self::Busy(busy.to_string()),
+            BuildError::Failed(detail) => Self::Internal(detail),
+        }
+    }
+}
+
+impl From<std::io::Error> for ControlError {
+    fn from(error: std::io::Error) -> Self {
+        StoreError::from(error).into()
+    }
+}
+
+impl From<ControlError> for Refusal {
+    fn from(error: ControlError) -> Self {
+        use Blame as B;
+        use ControlError as E;
+        use Kind as K;
+        let (kind, code, blame) = match &error {
+            E::Invalid(_) => (K::Malformed, "invalid", B::Caller),
+            E::TenantNeeded => (K::Malformed, "tenant_needed", B::Caller),
+            E::NotFound => (K::NotFound, "not_found", B::Caller),
+            E::AboveLimit { .. } => (K::Unprocessable, "limit_above_tenants", B::Caller),
+            E::LimitReached { .. } => (K::TooManyRequests, "tenant_limit", B::Caller),
+            E::Conflict(_) => (K::Conflict, "conflict", B::Caller),
+            E::UnsupportedMediaType(_) | E::NotJson(_) => {
+                (K::UnsupportedMediaType, "unsupported_media_type", B::Caller)
+            }
+            E::TooLarge { .. } => (K::BodyTooLarge, "body_too_large", B::Caller),
+            E::Build(rejected) => (K::Unprocessable, rejected.code.as_str(), B::Caller),
+            E::Unservable(_) => (K::Unprocessable, "gpu_class_unavailable", B::Caller),
+            E::Busy(_) => (K::Unavailable, "no_capacity", B::Platform),
+            E::StorageFull => (K::StorageFull, "storage_full", B::Platform),
+            E::Internal(_) => (K::Internal, "internal", B::Platform),
+        };
+        let refusal = Self::new(kind, code, blame, &error);
+        let limits = "`gannet limits` shows the tenant's limits; the operator sets them";
+        match error {
+            E::TenantNeeded => {
+                refusal.hint("the operator key acts for a tenant with --tenant or the header x-gannet-tenant")
+            }
+            E::AboveLimit { .. } => refusal.hint(limits).repeats(),
+            E::LimitReached { .. } => refusal.retry_after(60).hint(limits).repeats(),
+            E::UnsupportedMediaType(_) => refusal.hint(
+                "send the component as application/wasm, or multipart/form-data with the parts manifest and component",
+            ),
+            E::NotJson(_) => refusal.hint("send application/json"),
+            E::Build(rejected) => Self { hint: rejected.code.hint(), ..refusal.repeats() },
+            E::Unservable(_) => refusal.hint("name a class that `gannet gpu list` shows, or \"any\"").repeats(),
+            E::Busy(_) => refusal.retry_after(2),
+            _ => refusal,
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! `/api/v1/tenants/{tenant}/keys`: keys, by the operator or by an admin of the tenant. A key's text is told once and kept
+//! nowhere.
+
+use crate::access::AccessError;
+use crate::control::arguments::json as read_json;
+use crate::control::views::{Deleted, KeyMade, KeyView, Keys, NewKey, Rotate, Whoami};
+use crate::control::{Acting, Answered, Call, Control, ControlError, Subject, time};
+use crate::respond::{Done, json};
+use gannet_base::body::ResponseBody;
+use gannet_base::identity::{Caller, hash};
+use gannet_base::names::FunctionName;
+use gannet_base::records::KeyRecord;
+use gannet_base::scopes::Scopes;
+use gannet_state::registry;
+use gannet_state::registry::least;
+use http::Response;
+use jiff::{SignedDuration, Timestamp};
+use std::sync::atomic::Ordering;
+
+/// The longest validity of a key, a hundred years.
+const EXPIRES_MAX_S: u64 = 3_153_600_000;
+/// The longest overlap of a rotation, a year.
+const OVERLAP_MAX_S: u64 = 31_536_000;
+
+/// A new key for a tenant. The text is shown once and kept nowhere.
+pub fn new_key(tenant: &str) -> Result<String, ControlError> {
+    let mut secret = [0u8; 24];
+    getrandom::fill(&mut secret).map_err(|error| ControlError::Internal(error.to_string()))?;
+    let text: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("gnt_{tenant}_{text}"))
+}
+
+fn in_range(name: &str, value: u64, least: u64, most: u64) -> Result<u64, ControlError> {
+    if (least..=most).contains(&value) {
+        return Ok(value);
+    }
+    Err(ControlError::Invalid(format!("{name} = {value}; it may be {least} to {most}")))
+}
+
+impl NewKey {
+    fn checked(self, hash: [u8; 32]) -> Result<registry::NewKey, ControlError> {
+        let scopes = if self.scopes.is_empty() { Scopes::FULL } else { Scopes::of(&self.scopes) };
+        let function = self.function.as_deref().map(FunctionName::new).transpose();
+        let function = function.map_err(|error| ControlError::Invalid(error.to_string()))?;
+        let after = self.expires_in_s.map(|after| in_range("expires_in_s", after, 1, EXPIRES_MAX_S)).transpose()?;
+        let after = after.map(|after| SignedDuration::from_secs(i64::try_from(after).unwrap_or(i64::MAX)));
+        let expires = after.map(|after| Timestamp::now().checked_add(after).unwrap_or(Timestamp::MAX));
+        let rate = self.requests_per_s.map(|rate| in_range("requests_per_s", rate, 1, 1_000_000)).transpose()?;
+        Ok(registry::NewKey { hash, scopes, function, expires, requests_per_s: rate })
+    }
+}
+
+/// Nobody gives away more than they have.
+fn check_scopes(acting: Option<&Acting>, scopes: Scopes) -> Result<(), AccessError> {
+    match acting {
+        Some(acting) if !acting.scopes.include(scopes) => {
+            Err(AccessError::ScopeMissing { scope: "of the key that is to be made" })
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Control {
+    pub(super) fn list_keys(&self, call: &Call) -> Answered {
+        let tenant = call.tenant()?;
+        if !call.snapshot.tenants.contains_key(&tenant) {
+            return Err(ControlError::NotFound.into());
+        }
+        let mut keys: Vec<_> = call.snapshot.keys_of(&tenant).collect();
+        keys.sort_by(|a, b| (a.record.created, &a.record.id).cmp(&(b.record.created, &b.record.id)));
+        let view = |key: &std::sync::Arc<gannet_base::identity::Key>| {
+            let used_s = i64::try_from(key.used_s.load(Ordering::Relaxed)).unwrap_or(0);
+            KeyView {
+                id: key.record.id.clone(),
+                scopes: key.record.scopes.names(),
+                function: key.record.function.as_ref().map(ToString::to_string),
+                requests_per_s: key.record.requests_per_s,
+                created: time(key.record.created),
+                expires: key.record.expires.map(time),
+                last_used: (used_s > 0).then(|| Timestamp::from_second(used_s).ok()).flatten().map(time),
+            }
+        };
+        Ok(json(Done::Ok, &Keys { keys: keys.into_iter().map(view).collect() }))
+    }
+
+    pub(super) async fn create_key(&self, call: Call, acting: Option<&Acting>) -> Answered {
+        let (tenant, maker) = (call.tenant()?, call.caller.clone());
+        let asked: NewKey = read_json(call.inbound, false).await?.unwrap_or_default();
+        let key = new_key(tenant.as_str())?;
+        let mut new = asked.checked(hash(&key))?;
+        let (ends, per_s) = bounds(&maker);
+        new.expires = least(new.expires, ends);
+        new.requests_per_s = least(new.requests_per_s, per_s);
+        check_scopes(acting, new.scopes)?;
+        let made = self.registry.create_key(&tenant, new).await.map_err(ControlError::from)?;
+        Ok(Subject::of(described(&made), json(Done::Created, &KeyMade { id: made.id, key })))
+    }
+
+    pub(super) async fn rotate_key(&self, call: Call, acting: Option<&Acting>) -> Answered {
+        let (tenant, id, maker) = (call.tenant()?, call.name(1).to_owned(), call.caller.clone());
+        let old = call.snapshot.keys_of(&tenant).find(|key| key.record.id == id);
+        check_scopes(acting, old.ok_or(ControlError::NotFound)?.record.scopes)?;
+        let asked: Rotate = read_json(call.inbound, false).await?.unwrap_or_default();
+        let overlap = in_range("overlap_s", asked.overlap_s, 0, OVERLAP_MAX_S)?;
+        let overlap = SignedDuration::from_secs(i64::try_from(overlap).unwrap_or(0));
+        let key = new_key(tenant.as_str())?;
+        let (ends, per_s) = bounds(&maker);
+        let made = self.registry.rotate_key(&tenant, &id, hash(&key), overlap, (ends, per_s)).await;
+        let made = made.map_err(ControlError::from)?;
+        Ok(Subject::of(described(&made), json(Done::Created, &KeyMade { id: made.id, key })))
+    }
+
+    pub(super) async fn revoke_key(&self, call: &Call) -> Answered {
+        let (tenant, id) = (call.tenant()?, call.name(1));
+        self.registry.revoke_key(&tenant, id).await.map_err(ControlError::from)?;
+        Ok(json(Done::Ok, &Deleted { deleted: id.to_owned() }))
+    }
+}
+
+/// A key, for the audit log.
+fn described(key: &KeyRecord) -> String {
+    let function = key.function.as_ref().map(|function| format!(", function {function}")).unwrap_or_default();
+    let ends = key.expires.map(|ends| format!(", until {}", time(ends))).unwrap_or_default();
+    let scopes = serde_json::to_string(&key.scopes.names()).unwrap_or_default();
+    format!("key {}: {scopes}{function}{ends}", key.id)
+}
+
+/// Until when a key may last, and how fast it may be, that a caller makes: none outlives or outruns its maker.
+fn bounds(maker: &Caller) -> (Option<Timestamp>, Option<u64>) {
+    match maker {
+        Caller::Tenant(maker) => (maker.record.expires, maker.record.requests_per_s),
+        _ => (None, None),
+    }
+}
+
+/// Whose key this is.
+pub(super) fn whoami(caller: &Caller) -> Response<ResponseBody> {
+    let told = match caller {
+        Caller::Tenant(key) => Whoami {
+            operator: false,
+            tenant: Some(key.record.tenant.to_string()),
+            scopes: Some(key.record.scopes),
+            function: key.record.function.as_ref().map(ToString::to_string),
+            key: Some(key.record.id.clone()),
+            expires: key.record.expires.map(time),
+        },
+        _ => Whoami { operator: true, tenant: None, scopes: None, function: None, key: None, expires: None },
+    };
+    json(Done::Ok, &told)
+}

@@ -1,0 +1,295 @@
+//! The OpenAPI 3.1 document: paths from the [`table`](crate::control::table), schemas from the types that are read and written.
+
+use crate::control::arguments::name_of;
+use crate::control::table::{Access, Argument, Operation, TABLE, Takes};
+use crate::control::views;
+use crate::respond::{Done, raw};
+use gannet_base::body::ResponseBody;
+use http::Response;
+use serde_json::{Map, Value, json};
+use std::sync::OnceLock;
+use utoipa::OpenApi;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Gannet", description = "The control API of a self-hosted serverless GPU.", version = "1"),
+    components(schemas(
+        views::Problem,
+        views::Whoami,
+        views::Gpus,
+        views::Prices,
+        views::Limits,
+        views::Usage,
+        views::Audit,
+        views::ReceiptView,
+        views::Functions,
+        views::FunctionDetail,
+        views::Deployed,
+        views::Deleted,
+        views::Versions,
+        views::Traffic,
+        views::RollBack,
+        views::TagChoice,
+        views::Kernels,
+        views::LogLines,
+        views::Assets,
+        views::AssetView,
+        views::Secrets,
+        views::SecretView,
+        views::Tenants,
+        views::NewTenant,
+        views::TenantMade,
+        views::TenantView,
+        gannet_base::limits::LimitsChoice,
+        views::Keys,
+        views::NewKey,
+        views::KeyMade,
+        views::Rotate,
+    ))
+)]
+struct Schemas;
+
+fn reference(schema: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{schema}") })
+}
+
+fn content(media_type: &str, schema: &Value) -> Value {
+    json!({ media_type: { "schema": schema } })
+}
+
+/// The schema of what stands for a name in braces.
+fn of_name(name: &str) -> Value {
+    let dns = "^[a-z0-9]+(-[a-z0-9]+)*$";
+    match name {
+        "tenant" => json!({ "type": "string", "pattern": dns, "maxLength": 24 }),
+        "name" => json!({ "type": "string", "pattern": dns, "maxLength": 32 }),
+        "asset" => json!({ "type": "string", "pattern": "^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$", "maxLength": 64 }),
+        "secret" => json!({ "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$", "maxLength": 64 }),
+        "tag" => json!({ "type": "string", "pattern": "^(v[a-z]|[a-uw-z])([a-z0-9-]*[a-z0-9])?$", "maxLength": 32 }),
+        "id" => json!({ "type": "string", "format": "uuid" }),
+        _ => json!({ "type": "string", "pattern": "^[0-9a-f]{16}$" }),
+    }
+}
+
+fn of_argument(argument: &Argument) -> Value {
+    match argument {
+        Argument::Limit => json!({ "type": "integer", "minimum": 1, "maximum": 1000, "default": 100 }),
+        Argument::Cursor => json!({ "type": "string" }),
+        Argument::Day(_) => json!({ "type": "string", "format": "date" }),
+        Argument::Words(_, words) => json!({ "type": "string", "enum": words }),
+        Argument::Flag(_) => json!({ "type": "boolean", "default": false }),
+        Argument::Tag => of_name("tag"),
+        Argument::Request => of_name("id"),
+        Argument::Digest => json!({ "type": "string", "pattern": "^[0-9a-f]{64}$" }),
+    }
+}
+
+fn parameters(operation: &Operation) -> Vec<Value> {
+    let names = operation.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+    let mut all: Vec<Value> =
+        names.map(|name| json!({ "name": name, "in": "path", "required": true, "schema": of_name(name) })).collect();
+    all.extend(operation.arguments.iter().map(
+        |argument| json!({ "name": name_of(argument), "in": "query", "required": false, "schema": of_argument(argument) }),
+    ));
+    if operation.takes == Takes::Range {
+        all.push(json!({
+            "name": "content-range", "in": "header", "required": false,
+            "schema": { "type": "string", "pattern": "^bytes [0-9]{1,6}-[0-9]{1,6}/[0-9]{1,7}$" },
+            "description": "Which bytes these are. Without it they are the whole asset.",
+        }));
+    }
+    let for_tenant = matches!(operation.access, Access::Read | Access::Deploy | Access::Admin);
+    if for_tenant {
+        all.push(json!({
+            "name": "x-gannet-tenant", "in": "header", "required": false, "schema": of_name("tenant"),
+            "description": "For which tenant the operator acts.",
+        }));
+    }
+    all
+}
+
+/// The settings of a manifest that a patch may change, and their schemas.
+const SETTINGS: [(&str, &str); 5] = [
+    ("limits", "FunctionLimits"),
+    ("scale", "Scale"),
+    ("gpu", "GpuChoice"),
+    ("http", "Http"),
+    ("secrets", "SecretNames"),
+];
+
+/// The same schemas as a merge patch has them: null takes a value away.
+fn add_patches(schemas: &mut Map<String, Value>) {
+    for (_, name) in SETTINGS {
+        let Some(mut patch) = schemas.get(name).cloned() else { continue };
+        for property in patch.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+            *property.1 = json!({ "oneOf": [{ "type": "null" }, property.1.take()] });
+        }
+        schemas.insert(format!("{name}Patch"), patch);
+    }
+}
+
+fn request_body(takes: Takes) -> Option<Value> {
+    let binary = json!({ "type": "string", "format": "binary" });
+    match takes {
+        Takes::Nothing => None,
+        Takes::Json(schema) => {
+            Some(json!({ "required": true, "content": content("application/json", &reference(schema)) }))
+        }
+        Takes::MaybeJson(schema) => {
+            Some(json!({ "required": false, "content": content("application/json", &reference(schema)) }))
+        }
+        Takes::Bytes => {
+            let value = json!({ "type": "string", "pattern": "^[ -~]+$", "maxLength": 4096 });
+            Some(json!({ "required": true, "content": content("text/plain", &value) }))
+        }
+        Takes::Range => {
+            let required = false;
+            Some(json!({ "required": required, "content": content("application/octet-stream", &binary) }))
+        }
+        Takes::ManifestPatch => {
+            let maybe = |schema: &Value| json!({ "oneOf": [{ "type": "null" }, schema] });
+            let mut properties: Map<_, _> = SETTINGS
+                .iter()
+                .map(|(name, schema)| ((*name).to_owned(), maybe(&reference(&format!("{schema}Patch")))))
+                .collect();
+            // Printable, without = and /.
+            let names = json!({ "type": "string", "pattern": "^[!-.0-<>-~]{1,64}$" });
+            let text = json!({ "type": ["string", "null"] });
+            let env = json!({ "type": "object", "additionalProperties": text, "propertyNames": names });
+            properties.insert("env".into(), maybe(&env));
+            let asset = json!({ "oneOf": [{ "type": "null" }, of_name("asset")] });
+            let names = json!({ "type": "string", "pattern": "^[!-.0-<>-~]{1,64}$" });
+            let assets =
+                json!({ "type": "object", "additionalProperties": asset, "propertyNames": names, "maxProperties": 16 });
+            properties.insert("assets".into(), maybe(&assets));
+            let patch = json!({ "type": "object", "properties": properties, "additionalProperties": false });
+            Some(json!({ "required": true, "content": content("application/json", &patch) }))
+        }
+        Takes::Component => {
+            let parts = json!({
+                "type": "object",
+                "properties": {
+                    "manifest": { "type": "string", "description": "gannet.toml" },
+                    "component": { "type": "string", "format": "binary" },
+                    "digest": { "type": "string", "pattern": "^[0-9a-f]{64}$",
+                                "description": "In place of a component that was uploaded before." },
+                },
+                "additionalProperties": false,
+            });
+            let mut both = Map::new();
+            both.insert("application/wasm".into(), json!({ "schema": binary }));
+            both.insert("multipart/form-data".into(), json!({ "schema": parts }));
+            Some(json!({ "required": true, "content": both }))
+        }
+    }
+}
+
+fn responses(operation: &Operation) -> Map<String, Value> {
+    let mut all = Map::new();
+    let id = json!({ "x-request-id": { "schema": { "type": "string", "format": "uuid" } } });
+    for (status, schema) in operation.answers {
+        let schema = if schema.is_empty() { json!({ "type": "object" }) } else { reference(schema) };
+        let mut media = content("application/json", &schema);
+        if let Some(media) = media.as_object_mut() {
+            if operation.name == "getUsage" {
+                media.insert("text/csv".into(), json!({ "schema": { "type": "string" } }));
+            }
+            if operation.name == "readLogs" {
+                media.insert("text/event-stream".into(), json!({ "schema": { "type": "string" } }));
+            }
+        }
+        all.insert(status.to_string(), json!({ "description": "Done.", "headers": id, "content": media }));
+    }
+    let problem = content("application/problem+json", &reference("Problem"));
+    let mut refusals = vec![(400, "Malformed."), (500, "Our own fault."), (503, "Not now; see Retry-After.")];
+    if operation.access != Access::Anyone {
+        refusals.extend([
+            (401, "No key, or a wrong one."),
+            (403, "The key may not do this."),
+            (404, "There is no such thing."),
+            (429, "Too much, or too often; see Retry-After."),
+        ]);
+    }
+    if operation.takes != Takes::Nothing {
+        refusals.extend([
+            (408, "The body came too slowly."),
+            (413, "The body is too large."),
+            (415, "The body is of another type."),
+            (422, "It cannot be built or served, or is more than the tenant may have."),
+        ]);
+    }
+    if operation.method != http::Method::GET {
+        refusals.extend([(409, "It cannot be beside what is there."), (507, "The disk is full.")]);
+    }
+    for (status, description) in refusals {
+        all.insert(status.to_string(), json!({ "description": description, "headers": id, "content": problem }));
+    }
+    all
+}
+
+/// The document.
+pub fn document() -> Value {
+    let mut document = serde_json::to_value(Schemas::openapi()).unwrap_or_default();
+    let mut paths: Map<String, Value> = Map::new();
+    for operation in TABLE {
+        let mut told = json!({
+            "operationId": operation.name,
+            "summary": operation.summary,
+            "parameters": parameters(operation),
+            "responses": responses(operation),
+        });
+        if let Some(fields) = told.as_object_mut() {
+            if let Some(body) = request_body(operation.takes) {
+                fields.insert("requestBody".into(), body);
+            }
+            let needs =
+                if operation.access == Access::Anyone { json!([]) } else { json!([{ "bearer": [] }, { "key": [] }]) };
+            fields.insert("security".into(), needs);
+        }
+        let path = paths.entry(format!("/api/v1/{}", operation.path)).or_insert_with(|| json!({}));
+        if let Some(path) = path.as_object_mut() {
+            path.insert(operation.method.as_str().to_ascii_lowercase(), told);
+        }
+    }
+    if let Some(fields) = document.as_object_mut() {
+        fields.insert("paths".into(), Value::Object(paths));
+        let schemes = json!({
+            "bearer": { "type": "http", "scheme": "bearer" },
+            "key": { "type": "apiKey", "in": "header", "name": "x-gannet-key" },
+        });
+        if let Some(components) = fields.get_mut("components").and_then(Value::as_object_mut) {
+            components.insert("securitySchemes".into(), schemes);
+            if let Some(schemas) = components.get_mut("schemas").and_then(Value::as_object_mut) {
+                add_patches(schemas);
+            }
+        }
+    }
+    document
+}
+
+/// The document as an answer. It is the same for as long as the server runs.
+pub(super) fn response() -> Response<ResponseBody> {
+    static TEXT: OnceLock<bytes::Bytes> = OnceLock::new();
+    let text = TEXT.get_or_init(|| serde_json::to_vec_pretty(&document()).unwrap_or_default().into());
+    raw(Done::Ok, "application/json", text.clone())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_is_in_the_document_and_every_reference_leads_somewhere() {
+        let document = document();
+        let operations: usize =
+            document["paths"].as_object().unwrap().values().map(|p| p.as_object().unwrap().len()).sum();
+        assert_eq!(operations, TABLE.len());
+        let text = document.to_string();
+        for reference in text.split("#/components/schemas/").skip(1) {
+            let name = reference.split('"').next().unwrap();
+            assert!(document["components"]["schemas"].get(name).is_some(), "{name}");
+        }
+        assert_eq!(document["openapi"], "3.1.0");
+    }
+}

@@ -1,0 +1,77 @@
+//! `/healthz`, `/readyz`, `/metrics`.
+
+use crate::access::AccessError;
+use crate::control::Control;
+use crate::respond::{Done, raw};
+use bytes::Bytes;
+use gannet_base::bill::StartKind;
+use gannet_base::body::ResponseBody;
+use gannet_base::identity::Caller;
+use gannet_base::refusal::Refusal;
+use gannet_fleet::inbound::{Inbound, Listener};
+use http::{Method, Response};
+use std::fmt::Write;
+
+impl Control {
+    pub(super) fn ops(
+        &self,
+        inbound: &Inbound,
+        caller: &Caller,
+        path: &str,
+    ) -> Result<Option<Response<ResponseBody>>, Refusal> {
+        let (done, text) = match path {
+            "/healthz" => (Done::Ok, "ok\n".to_owned()),
+            "/readyz" => {
+                // Ready to be fast: a spare, or a worker, is there.
+                if self.pool.counts().iter().any(|counts| counts.workers + counts.spares > 0) {
+                    (Done::Ok, "ready\n".to_owned())
+                } else {
+                    (Done::NotReady, "no worker yet\n".to_owned())
+                }
+            }
+            // Sums of all tenants are the operator's: behind a door of its own nobody else comes; at the other, with the key.
+            "/metrics" if !self.dev && inbound.listener != Listener::Admin && *caller != Caller::Operator => {
+                return Err(match caller {
+                    Caller::Anonymous => AccessError::KeyNeeded,
+                    _ => AccessError::NotFound,
+                }
+                .into());
+            }
+            "/metrics" => (Done::Ok, self.metrics()),
+            _ => return Ok(None),
+        };
+        if !matches!(inbound.parts.method, Method::GET | Method::HEAD) {
+            let method = inbound.parts.method.to_string();
+            return Err(AccessError::MethodNotAllowed { method, allowed: "GET, HEAD".into() }.into());
+        }
+        Ok(Some(raw(done, "text/plain; charset=utf-8", Bytes::from(text))))
+    }
+
+    /// Prometheus text, of the whole server: nothing in it names a tenant.
+    fn metrics(&self) -> String {
+        let totals = self.ledger.totals();
+        let counts = self.pool.counts();
+        let workers: usize = counts.iter().map(|counts| counts.workers).sum();
+        let spares: usize = counts.iter().map(|counts| counts.spares).sum();
+        let mut text = String::new();
+        let mut metric = |name: &str, kind: &str, help: &str, values: &[(&str, u64)]| {
+            let _ = writeln!(text, "# HELP gannet_{name} {help}\n# TYPE gannet_{name} {kind}");
+            for (labels, value) in values {
+                let _ = writeln!(text, "gannet_{name}{labels} {value}");
+            }
+        };
+        metric("requests_total", "counter", "Requests admitted and ended.", &[("", totals.requests)]);
+        metric("request_errors_total", "counter", "Of them with an error.", &[("", totals.errors)]);
+        metric("gpu_nanoseconds_total", "counter", "GPU time charged.", &[("", totals.gpu_ns)]);
+        let held = u64::try_from(self.arbiter.held().as_nanos()).unwrap_or(u64::MAX);
+        metric("gpu_lease_nanoseconds_total", "counter", "Time for which GPUs were held.", &[("", held)]);
+        let [hot, warm, cold] = totals.starts;
+        let label = |kind: StartKind| format!("{{kind=\"{}\"}}", kind.as_str());
+        let labels = [label(StartKind::Hot), label(StartKind::Warm), label(StartKind::Cold)];
+        let [a, b, c] = &labels;
+        metric("starts_total", "counter", "Requests by how they started.", &[(a, hot), (b, warm), (c, cold)]);
+        metric("workers", "gauge", "Tenants with a worker.", &[("", workers as u64)]);
+        metric("spares", "gauge", "Workers ready for any tenant.", &[("", spares as u64)]);
+        text
+    }
+}

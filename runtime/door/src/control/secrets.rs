@@ -1,0 +1,58 @@
+//! `/api/v1/secrets`: set, list by name, delete. A value goes in and is never told again.
+
+use crate::control::views::{Deleted, SecretView, Secrets};
+use crate::control::{Acting, Answered, Call, Control, ControlError, time, upload};
+use crate::respond::{Done, json};
+use gannet_base::body::ResponseBody;
+use gannet_base::manifest::{SECRET_NAME_RULE, is_secret_name};
+use gannet_base::records::SecretRecord;
+use gannet_state::secrets::VALUE_BYTES_MAX;
+use http::Response;
+
+fn view(acting: &Acting, name: &str, record: &SecretRecord) -> SecretView {
+    let named = acting.owner.functions.values().filter(|function| {
+        let mut served = function.versions.iter().filter(|version| function.serves(version));
+        served.any(|version| version.manifest().secrets.names.iter().any(|known| known == name))
+    });
+    let functions = named.map(|function| function.name.to_string()).collect();
+    SecretView { name: name.to_owned(), set: time(record.set), functions }
+}
+
+fn check_name(name: &str) -> Result<(), ControlError> {
+    if is_secret_name(name) {
+        return Ok(());
+    }
+    let name: String = name.chars().take(80).collect();
+    Err(ControlError::Invalid(format!("the name {name:?}; {SECRET_NAME_RULE}")))
+}
+
+impl Control {
+    pub(super) fn list_secrets(&self, acting: &Acting) -> Response<ResponseBody> {
+        let secrets = acting.owner.secrets.iter().map(|(name, record)| view(acting, name, record)).collect();
+        json(Done::Ok, &Secrets { secrets })
+    }
+
+    pub(super) async fn set_secret(&self, call: Call, acting: &Acting) -> Answered {
+        let name = call.name(0).to_owned();
+        check_name(&name)?;
+        let value = upload::collect(call.inbound.body, VALUE_BYTES_MAX, "secret").await?;
+        // What is read from a terminal or a file ends with a line feed that is not meant.
+        let value = value.strip_suffix(b"\n").unwrap_or(&value);
+        if value.is_empty() || value.contains(&0) || std::str::from_utf8(value).is_err() {
+            return Err(ControlError::Invalid("a secret is text in UTF-8, not empty, without NUL".into()).into());
+        }
+        let sealed = self.vault.seal(&acting.tenant, &name, value);
+        let sealed = sealed.map_err(|error| ControlError::Internal(error.to_string()))?;
+        let record = SecretRecord { set: jiff::Timestamp::now(), sealed };
+        let new = self.registry.set_secret(&acting.tenant, &name, record.clone()).await.map_err(ControlError::from)?;
+        self.after_change(acting);
+        Ok(json(if new { Done::Created } else { Done::Ok }, &view(acting, &name, &record)))
+    }
+
+    pub(super) async fn delete_secret(&self, call: &Call, acting: &Acting) -> Answered {
+        let name = call.name(0);
+        check_name(name)?;
+        self.registry.delete_secret(&acting.tenant, name).await.map_err(ControlError::from)?;
+        Ok(json(Done::Ok, &Deleted { deleted: name.to_owned() }))
+    }
+}

@@ -1,0 +1,110 @@
+//! `/api/v1/tenants`: the operator makes, limits, suspends and deletes tenants.
+
+use crate::control::arguments::json_needed;
+use crate::control::keys::new_key;
+use crate::control::views::{Deleted, Limits, NewTenant, TenantMade, TenantView, Tenants, Used};
+use crate::control::{Answered, Call, Control, ControlError, Subject, time};
+use crate::respond::{Done, json};
+use gannet_base::identity::hash;
+use gannet_base::names::TenantName;
+use gannet_state::registry::{NewKey, Snapshot, Tenant};
+use std::sync::Arc;
+
+fn view(name: &TenantName, tenant: &Tenant) -> TenantView {
+    TenantView {
+        name: name.to_string(),
+        created: time(tenant.record.created),
+        suspended: tenant.record.suspended,
+        functions: tenant.functions.len(),
+        in_flight: tenant.account.in_flight(),
+    }
+}
+
+impl Control {
+    pub(super) fn list_tenants(&self, call: &Call) -> Answered {
+        let (limit, cursor) = (call.query.limit()?, call.query.get("cursor").unwrap_or_default());
+        let mut after = call.snapshot.tenants.iter().filter(|(name, _)| cursor.is_empty() || name.as_str() > cursor);
+        let page: Vec<_> = after.by_ref().take(limit).collect();
+        let cursor = after.next().and_then(|_| page.last()).map(|(name, _)| name.to_string());
+        let tenants = page.into_iter().map(|(name, tenant)| view(name, tenant)).collect();
+        Ok(json(Done::Ok, &Tenants { tenants, cursor }))
+    }
+
+    pub(super) async fn create_tenant(&self, call: Call) -> Answered {
+        let new: NewTenant = json_needed(call.inbound).await?;
+        let name = TenantName::new(&new.name).map_err(|error| ControlError::Invalid(error.to_string()))?;
+        let wrong: Vec<String> = new.limits.check().iter().map(ToString::to_string).collect();
+        if !wrong.is_empty() {
+            return Err(ControlError::Invalid(wrong.join("; ")).into());
+        }
+        let key = new_key(name.as_str())?;
+        let made = self.registry.create_tenant(&name, NewKey::full(hash(&key)), new.limits).await;
+        let made = made.map_err(ControlError::from)?;
+        tracing::info!(tenant = %name, "a tenant was made");
+        let told = format!("tenant {name}, key {}", made.id);
+        Ok(Subject::of(told, json(Done::Created, &TenantMade { tenant: name.to_string(), id: made.id, key })))
+    }
+
+    fn told(&self, name: &TenantName, snapshot: &Snapshot) -> Answered {
+        let tenant = snapshot.tenants.get(name).ok_or(ControlError::NotFound)?;
+        Ok(json(Done::Ok, &view(name, tenant)))
+    }
+
+    pub(super) fn get_tenant(&self, call: &Call) -> Answered {
+        self.told(&call.tenant()?, &call.snapshot)
+    }
+
+    pub(super) async fn suspend(&self, call: &Call, suspended: bool) -> Answered {
+        let name = call.tenant()?;
+        self.registry.suspend(&name, suspended).await.map_err(ControlError::from)?;
+        if suspended {
+            self.pool.end_all(&name, "the tenant was suspended");
+        }
+        tracing::info!(tenant = %name, suspended, "a tenant was suspended or resumed");
+        let snapshot = self.registry.snapshot();
+        if !suspended {
+            crate::control::functions::warm(&snapshot, &self.pool, Some(&name));
+        }
+        self.told(&name, &snapshot)
+    }
+
+    pub(super) async fn delete_tenant(&self, call: &Call) -> Answered {
+        let name = call.tenant()?;
+        self.registry.delete_tenant(&name).await.map_err(ControlError::from)?;
+        self.pool.end_all(&name, "the tenant was deleted");
+        self.logs.forget_tenant(&name);
+        let (store, gone) = (Arc::clone(self.registry.store()), name.clone());
+        // The name is not given again, so nobody can come to need them.
+        let removed = tokio::task::spawn_blocking(move || store.files().remove_tenant(&gone)).await;
+        removed.map_err(|error| ControlError::Internal(error.to_string()))?;
+        tracing::info!(tenant = %name, "a tenant was deleted");
+        Ok(json(Done::Ok, &Deleted { deleted: name.to_string() }))
+    }
+
+    pub(super) fn limits(&self, name: &TenantName, snapshot: &Snapshot) -> Answered {
+        let tenant = snapshot.tenants.get(name).ok_or(ControlError::NotFound)?;
+        let spent = tenant.account.spent(jiff::Timestamp::now());
+        let used = Used {
+            concurrency: tenant.account.in_flight() as u64,
+            functions: tenant.functions.len() as u64,
+            secrets: tenant.secrets.len() as u64,
+            assets_mib: tenant.asset_bytes().div_ceil(1 << 20),
+            keys: snapshot.keys_of(name).count() as u64,
+            gpu_ms_per_day: spent.gpu_ns / 1_000_000,
+            egress_mib_per_day: spent.egress_bytes >> 20,
+            spend_micro_units_per_month: spent.micro_units,
+        };
+        let (limits, own) = (tenant.limits.as_ref().clone(), tenant.record.limits.clone());
+        Ok(json(Done::Ok, &Limits { tenant: name.to_string(), limits, own, used }))
+    }
+
+    pub(super) async fn set_limits(&self, call: Call) -> Answered {
+        let name = call.tenant()?;
+        let patch: serde_json::Map<_, _> = json_needed(call.inbound).await?;
+        let told = serde_json::Value::Object(patch.clone()).to_string();
+        let limits = self.registry.set_limits(&name, patch).await.map_err(ControlError::from)?;
+        self.arbiter.set_weight(&name, u32::try_from(limits.gpu_weight).unwrap_or(u32::MAX));
+        self.pool.unload_unserved(&name);
+        Ok(Subject::of(told, self.limits(&name, &self.registry.snapshot())?))
+    }
+}

@@ -1,0 +1,135 @@
+//! `/api/v1/usage` and `/api/v1/prices`: sums of the ledger's acknowledged lines, as JSON or as CSV in FOCUS columns.
+
+use crate::control::views::{ClassPrice, Prices, Usage, UsageRow};
+use crate::control::{Acting, Answered, Call, Control, ControlError, focus};
+use crate::respond::{Done, json, raw};
+use gannet_base::bill::price::Price;
+use gannet_base::bill::usage::{Sums, UsageKey};
+use gannet_base::time::{Day, day_of, month_of};
+use http::header::ACCEPT;
+use jiff::Timestamp;
+use jiff::tz::Offset;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The longest span that is told at once.
+const SPAN_MAX: Day = 366;
+
+/// A day as it is written.
+pub(super) fn day_text(day: Day) -> String {
+    let time = Timestamp::from_second(day.saturating_mul(86_400)).unwrap_or(Timestamp::UNIX_EPOCH);
+    Offset::UTC.to_datetime(time).date().to_string()
+}
+
+/// The first day of the month of a day.
+pub(super) fn month_start(day: Day) -> Day {
+    let month = month_of(day);
+    let mut first = day;
+    while first > day - 31 && month_of(first - 1) == month {
+        first -= 1;
+    }
+    first
+}
+
+/// By what rows are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Day,
+    Function,
+    Version,
+}
+
+impl Control {
+    pub(super) async fn usage(&self, call: Call, acting: Acting) -> Answered {
+        let today = day_of(Timestamp::now());
+        let to = call.query.day("to")?.unwrap_or(today);
+        let from = call.query.day("from")?.unwrap_or_else(|| month_start(to));
+        if from > to || to - from >= SPAN_MAX {
+            let (from, to) = (day_text(from), day_text(to));
+            let told = format!("from {from} to {to}; a span is 1 to {SPAN_MAX} days, the first day first");
+            return Err(ControlError::Invalid(told).into());
+        }
+        let by = match call.query.get("by") {
+            Some("day") => By::Day,
+            Some("version") => By::Version,
+            _ => By::Function,
+        };
+        let (ledger, tenant) = (Arc::clone(&self.ledger), acting.tenant.clone());
+        let rows = tokio::task::spawn_blocking(move || ledger.usage(&tenant, from..=to)).await;
+        let mut rows = rows.map_err(|error| ControlError::Internal(error.to_string()))?.map_err(ControlError::from)?;
+        if let Some(only) = &acting.only {
+            rows.retain(|key, _| key.function == *only);
+        }
+        let currency = self.live.load().prices.currency.clone();
+        let accepts = call.inbound.parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if accepts.split(',').any(|part| part.split(';').next().unwrap_or_default().trim() == "text/csv") {
+            let text = focus::csv(&rows, &currency).map_err(ControlError::Internal)?;
+            return Ok(raw(Done::Ok, "text/csv; charset=utf-8", text.into()));
+        }
+        let mut total = Sums::default();
+        rows.values().for_each(|sums| total.add(sums));
+        let told = Usage {
+            tenant: acting.tenant.to_string(),
+            from: day_text(from),
+            to: day_text(to),
+            currency,
+            rows: grouped(&rows, by),
+            total: row(None, None, None, total),
+        };
+        Ok(json(Done::Ok, &told))
+    }
+
+    pub(super) fn prices(&self) -> Prices {
+        let file = self.live.load();
+        let mut prices: BTreeMap<&str, Price> = BTreeMap::new();
+        for served in self.places.iter() {
+            let own = file.gpus.get(served.place).and_then(|gpu| gpu.micro_units_per_s);
+            let price = Price {
+                gpu_micro_units_per_s: own.unwrap_or(file.prices.gpu_micro_units_per_s),
+                cpu_micro_units_per_s: file.prices.cpu_micro_units_per_s,
+                resident_micro_units_per_gib_s: file.prices.resident_micro_units_per_gib_s,
+            };
+            prices.entry(&served.class).or_insert(price);
+        }
+        let prices = prices.into_iter().map(|(class, price)| ClassPrice { class: class.to_owned(), price }).collect();
+        Prices { currency: file.prices.currency.clone(), prices }
+    }
+}
+
+fn row(day: Option<String>, function: Option<String>, version: Option<u32>, sums: Sums) -> UsageRow {
+    UsageRow { day, function, version, micro_units: sums.micro_units(), sums }
+}
+
+/// What rows are told apart by, as far as it is asked for.
+type Group = (Option<Day>, Option<String>, Option<u32>);
+
+fn grouped(rows: &BTreeMap<UsageKey, Sums>, by: By) -> Vec<UsageRow> {
+    let mut groups: BTreeMap<Group, Sums> = BTreeMap::new();
+    for (key, sums) in rows {
+        let function = key.function.to_string();
+        let group = match by {
+            By::Day => (Some(key.day), None, None),
+            By::Function => (None, Some(function), None),
+            By::Version => (None, Some(function), Some(key.version)),
+        };
+        groups.entry(group).or_default().add(sums);
+    }
+    groups.into_iter().map(|((day, function, version), sums)| row(day.map(day_text), function, version, sums)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_month_begins_on_its_first_day() {
+        let day = |text: &str| day_of(text.parse().unwrap_or_default());
+        for (within, first) in
+            [("2026-11-24", "2026-11-01"), ("2026-03-31", "2026-03-01"), ("2024-02-29", "2024-02-01")]
+        {
+            let start = month_start(day(&format!("{within}T00:00:00Z")));
+            assert_eq!(day_text(start), first);
+            assert_eq!(month_start(start), start);
+        }
+    }
+}

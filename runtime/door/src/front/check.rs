@@ -1,0 +1,58 @@
+//! Refuses what a client, a proxy and this server could read differently, other protocols, and with `--dev` the names of other hosts.
+
+use gannet_fleet::inbound::{RequestError, host_of};
+use http::Method;
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+
+/// Refuses a request whose head could be read in two ways.
+pub(super) fn check(parts: &Parts, loopback_only: bool) -> Result<(), RequestError> {
+    let headers = &parts.headers;
+    if parts.method == Method::CONNECT || headers.contains_key(UPGRADE) {
+        return Err(RequestError::UpgradeUnsupported);
+    }
+    if headers.get_all(CONTENT_LENGTH).iter().count() > 1 {
+        return Err(RequestError::Malformed("the request has more than one content-length".into()));
+    }
+    if headers.contains_key(CONTENT_LENGTH) && headers.contains_key(TRANSFER_ENCODING) {
+        return Err(RequestError::Malformed("the request has both content-length and transfer-encoding".into()));
+    }
+    if headers.get_all(HOST).iter().count() > 1 {
+        return Err(RequestError::Malformed("the request has more than one host".into()));
+    }
+    let named = (parts.uri.authority(), headers.get(HOST).and_then(|value| value.to_str().ok()));
+    if let (Some(authority), Some(host)) = named
+        && !authority.as_str().eq_ignore_ascii_case(host)
+    {
+        return Err(RequestError::Malformed("the request names two hosts".into()));
+    }
+    if loopback_only {
+        let host =
+            parts.uri.authority().map(|authority| authority.as_str()).or_else(|| headers.get(HOST)?.to_str().ok());
+        let host = host.unwrap_or_default();
+        if !is_loopback_host(host) {
+            return Err(RequestError::BadHost { host: host.chars().take(128).collect() });
+        }
+    }
+    Ok(())
+}
+
+fn is_loopback_host(host: &str) -> bool {
+    let name = host_of(host);
+    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_this_machine_are_loopback() {
+        for good in ["localhost", "localhost:7070", "127.0.0.1:7070", "[::1]:7070", "127.1.2.3"] {
+            assert!(is_loopback_host(good), "{good}");
+        }
+        for bad in ["", "example.org", "localhost.example.org", "127.0.0.1.nip.io", "10.0.0.1", "[fe80::1]"] {
+            assert!(!is_loopback_host(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Step 1: accept, caps, ids, and the edge of HTTP.
+//!
+//! ```text
+//!  accept ─▶ TLS ─▶ HTTP/1.1 or HTTP/2 ─▶ id, checks ─▶ preflights ─▶ auth ─▶ … ─▶ response ─▶ access log
+//!             │ header timeout, header caps                             └ refusal ─▶ respond
+//!             └ writes that stall are cut
+//! ```
+//!
+//! A request is refused here when it could be read in two ways (two lengths, a length beside
+//! chunks), when it wants another protocol, or when it is too large or too slow.
+
+mod access;
+mod check;
+mod client;
+mod cors;
+mod io;
+mod path;
+mod peers;
+mod tls;
+
+pub use access::AccessLog;
+pub use path::Steps;
+pub use tls::{Tls, check as check_tls};
+
+use crate::respond::{refuse, refuse_openai, stamp};
+use crate::route::{self, Origins, openai_path};
+use access::Watched;
+use gannet_base::body::ResponseBody;
+use gannet_base::names::RequestId;
+use gannet_fleet::inbound::{Inbound, Listener, ServedFunction};
+use gannet_state::config::Live;
+use gannet_state::registry::Version;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// All headers of a request must be there within this.
+const HEADERS_MAX_WAIT: Duration = Duration::from_secs(10);
+/// Bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Number of headers.
+const HEADERS_MAX: usize = 128;
+/// Connections at once.
+const CONNECTIONS_MAX: usize = 4096;
+/// Requests at once on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 256;
+
+/// The step: listens, and sends each request along its path.
+#[derive(Debug)]
+pub struct Front {
+    steps: Arc<Steps>,
+    live: Live,
+    tls: Option<Arc<Tls>>,
+    access: Option<Arc<AccessLog>>,
+}
+
+impl Front {
+    /// The step, with those that follow.
+    pub fn new(steps: Steps, tls: Option<Arc<Tls>>, access: Option<Arc<AccessLog>>) -> Arc<Self> {
+        let live = Arc::clone(&steps.live);
+        Arc::new(Self { steps: Arc::new(steps), live, tls, access })
+    }
+
+    /// Serves until `stop`, then lets what runs end, for at most `drain`.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        entry: Listener,
+        stop: CancellationToken,
+        drain: Duration,
+    ) {
+        let connections = TaskTracker::new();
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let by_address = peers::Peers::default();
+        loop {
+            // A connection over the limit waits in the kernel's queue until another ends.
+            let place = tokio::select! {
+                place = Arc::clone(&places).acquire_owned() => place,
+                () = stop.cancelled() => break,
+            };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stop.cancelled() => break,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let (front, stop, file) = (Arc::clone(&self), stop.clone(), self.live.load());
+                    let trusted = file.trusted_proxies.iter().any(|range| range.contains(&peer.ip().to_canonical()));
+                    let most = if trusted { u64::MAX } else { file.edge.connections_per_address };
+                    // One that has too many is hung up on: it must not hold the places of all others.
+                    let Some(counted) = by_address.enter(peer.ip().to_canonical(), most) else { continue };
+                    connections.spawn(async move {
+                        front.accepted(stream, peer, entry, stop).await;
+                        drop((counted, place));
+                    });
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely: others must end first.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        drop(listener);
+        connections.close();
+        if tokio::time::timeout(drain, connections.wait()).await.is_err() {
+            tracing::warn!(open = connections.len(), "connections were cut at the end of the drain");
+        }
+    }
+
+    async fn accepted(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, entry: Listener, stop: CancellationToken) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection was gone at once");
+            return;
+        }
+        match self.tls.clone() {
+            None => self.connection(stream, peer, entry, false, stop).await,
+            Some(tls) => {
+                let accepted = tokio::select! {
+                    accepted = tls.accept(stream) => accepted,
+                    () = stop.cancelled() => return,
+                };
+                match accepted {
+                    Ok(stream) => self.connection(stream, peer, entry, true, stop).await,
+                    Err(error) => tracing::debug!(%peer, %error, "no TLS"),
+                }
+            }
+        }
+    }
+
+    async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        self: Arc<Self>,
+        stream: S,
+        peer: SocketAddr,
+        entry: Listener,
+        tls: bool,
+        stop: CancellationToken,
+    ) {
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADERS_MAX_WAIT)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .max_headers(HEADERS_MAX)
+            .half_close(false);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+            .keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(20));
+        let service = hyper::service::service_fn(move |request| Arc::clone(&self).request(request, peer, entry, tls));
+        let connection = builder.serve_connection(TokioIo::new(io::Stalling::new(stream)), service);
+        tokio::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%peer, %error, "a connection ended");
+        }
+    }
+
+    async fn request(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+        entry: Listener,
+        tls: bool,
+    ) -> Result<Response<ResponseBody>, Infallible> {
+        let (id, arrived) = (RequestId::new(), Instant::now());
+        let (parts, body) = request.into_parts();
+        let (client, https) = client::client_of(peer.ip(), tls, &parts.headers, &self.live.load().trusted_proxies);
+        let watched = self
+            .access
+            .as_ref()
+            .map(|log| (log, parts.method.as_str().chars().take(32).collect::<String>(), ServedFunction::default()));
+        let served = watched.as_ref().map(|(_, _, served)| Arc::clone(served));
+        let for_openai = openai_path(parts.uri.path()).is_some();
+        let inbound = Inbound { id, arrived, client, https, listener: entry, served, parts, body, collected: None };
+        let origin = self.origin(&inbound);
+        let mut refusal = None;
+        let mut response = match self.steps.serve(inbound, origin.as_ref().and_then(cors::Origin::asks)).await {
+            Ok(mut response) => {
+                stamp(&mut response, id);
+                response
+            }
+            Err(refused) => {
+                tracing::debug!(request = %id, %peer, %refused, internal = refused.internal, "refused");
+                refusal = Some((refused.code, refused.blame));
+                if for_openai { refuse_openai(&refused, id) } else { refuse(&refused, id) }
+            }
+        };
+        if let Some(origin) = origin.as_ref().and_then(|origin| origin.reads(refusal.is_some())) {
+            cors::mark(response.headers_mut(), origin);
+        }
+        if let Some((log, method, served)) = watched {
+            let status = response.status().as_u16();
+            let watched = Watched::new(log, id, (method, served, arrived), status, refusal);
+            response = response.map(|body| watched.watch(body));
+        }
+        Ok(response)
+    }
+
+    /// The origin that a request comes from, and what the function that it is for says of it.
+    fn origin(&self, inbound: &Inbound) -> Option<cors::Origin> {
+        let asking = inbound.parts.headers.get(http::header::ORIGIN)?;
+        let snapshot = self.steps.auth.snapshot();
+        let listed =
+            |version: &Version| cors::allowed(&inbound.parts.headers, &version.manifest().http.cors_origins).is_some();
+        let (listed, hidden) = match route::origins(inbound, &snapshot, &self.live.load())? {
+            Origins::Public(version) => (listed(&version), false),
+            Origins::Hidden(version) => (version.is_some_and(|version| listed(&version)), true),
+        };
+        Some(cors::Origin { asking: asking.clone(), listed, hidden })
+    }
+}

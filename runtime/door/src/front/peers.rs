@@ -1,0 +1,67 @@
+//! Connections by the address that they come from: one address must not hold the places of all others. IPv6 counts by /64, as for
+//! rates.
+
+use gannet_base::quota::address::client_of;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+type Counts = Arc<Mutex<HashMap<IpAddr, u64>>>;
+
+/// How many connections there are from each address.
+#[derive(Debug, Default)]
+pub(super) struct Peers(Counts);
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Peer {
+    counts: Counts,
+    address: IpAddr,
+}
+
+impl Peers {
+    /// Counts a connection, unless its address has `most` already.
+    pub(super) fn enter(&self, address: IpAddr, most: u64) -> Option<Peer> {
+        let address = client_of(address);
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Peer { counts: Arc::clone(&self.0), address })
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_so_many_connections_and_no_more() {
+        let (one, other) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
+        let peers = Peers::default();
+        let held = (peers.enter(one, 2), peers.enter(one, 2));
+        assert!(held.0.is_some() && held.1.is_some() && peers.enter(one, 2).is_none());
+        assert!(peers.enter(other, 2).is_some(), "another has its own");
+        let six = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, last]);
+        let network = (peers.enter(six(1), 2), peers.enter(six(2), 2));
+        assert!(network.0.is_some() && network.1.is_some() && peers.enter(six(3), 2).is_none(), "a /64 is one client");
+        drop(network);
+        drop(held);
+        assert!(peers.enter(one, 2).is_some());
+        assert!(peers.0.lock().is_ok_and(|counts| counts.is_empty()), "nothing is remembered of who has left");
+    }
+}

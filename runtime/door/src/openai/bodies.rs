@@ -1,0 +1,146 @@
+//! Bodies that are read before anybody knows for which function they are.
+//!
+//! Invariant: a tenant's take at most half of what the others leave, so that no number of requests of one tenant keeps another's
+//! out. A byte counts when it comes, not when it is announced, and until it has been sent on.
+
+use bytes::{Bytes, BytesMut};
+use gannet_base::names::TenantName;
+use gannet_fleet::inbound::{BODY_IDLE_MAX, Inbound, RequestError, discard_rest};
+use http_body_util::BodyExt;
+use hyper::body::Body;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// The longest body, whatever a function's own limit is.
+const BODY_BYTES_MAX: u64 = 16 << 20;
+/// What all bodies may take together.
+const BODIES_BYTES_MAX: u64 = 256 << 20;
+/// How long a body may take, however steadily it comes.
+const BODY_MAX: Duration = Duration::from_secs(600);
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub struct Bodies(Arc<Mutex<HashMap<TenantName, u64>>>);
+
+/// What a body counts for.
+#[derive(Debug)]
+struct Room {
+    bodies: Bodies,
+    tenant: TenantName,
+    bytes: u64,
+}
+
+impl Bodies {
+    fn counts(&self) -> std::sync::MutexGuard<'_, HashMap<TenantName, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn room(&self, tenant: TenantName) -> Room {
+        Room { bodies: self.clone(), tenant, bytes: 0 }
+    }
+}
+
+impl Room {
+    fn grow(&mut self, bytes: u64) -> Result<(), RequestError> {
+        let mut counts = self.bodies.counts();
+        let all: u64 = counts.values().sum();
+        let own = counts.get(&self.tenant).copied().unwrap_or(0);
+        let limit = (BODIES_BYTES_MAX - (all - own)) / 2;
+        let grown = own.saturating_add(bytes);
+        if grown > limit {
+            return Err(RequestError::BodiesFull { limit });
+        }
+        counts.insert(self.tenant.clone(), grown);
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let mut counts = self.bodies.counts();
+        if let Some(own) = counts.get_mut(&self.tenant) {
+            *own = own.saturating_sub(self.bytes);
+            if *own == 0 {
+                counts.remove(&self.tenant);
+            }
+        }
+    }
+}
+
+/// A body, and what it counts for.
+struct Held {
+    bytes: Bytes,
+    _room: Room,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Reads the body of a tenant's request.
+pub(super) async fn collect(inbound: &mut Inbound, tenant: TenantName, bodies: &Bodies) -> Result<Bytes, RequestError> {
+    let mut room = bodies.room(tenant);
+    let reading = tokio::time::timeout(BODY_MAX, read(inbound, &mut room)).await;
+    let seconds = BODY_MAX.as_secs();
+    match reading.unwrap_or(Err(RequestError::BodyTooSlow { seconds })) {
+        // It counts until it has been sent on, however long it waits for that.
+        Ok(bytes) => Ok(Bytes::from_owner(Held { bytes, _room: room })),
+        Err(error) => {
+            // Else a client that still sends would see its connection closed, and not why.
+            discard_rest(&mut inbound.body).await;
+            Err(error)
+        }
+    }
+}
+
+async fn read(inbound: &mut Inbound, room: &mut Room) -> Result<Bytes, RequestError> {
+    let limit = BODY_BYTES_MAX;
+    if inbound.body.size_hint().lower() > limit {
+        return Err(RequestError::BodyTooLarge { limit });
+    }
+    let mut bytes = BytesMut::new();
+    loop {
+        let frame = tokio::time::timeout(BODY_IDLE_MAX, inbound.body.frame()).await;
+        let frame = match frame {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) => return Err(RequestError::Malformed(format!("the body broke off: {error}"))),
+            Ok(None) => return Ok(bytes.freeze()),
+            Err(_) => return Err(RequestError::BodyTooSlow { seconds: BODY_IDLE_MAX.as_secs() }),
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        if (bytes.len() + data.len()) as u64 > limit {
+            return Err(RequestError::BodyTooLarge { limit });
+        }
+        room.grow(data.len() as u64)?;
+        bytes.extend_from_slice(&data);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_of_a_tenant_leave_room_for_those_of_others() {
+        let bodies = Bodies::default();
+        let name = |name: &str| TenantName::new(name).unwrap();
+        let mut greedy: Vec<Room> = Vec::new();
+        loop {
+            let mut room = bodies.room(name("greedy"));
+            if room.grow(BODY_BYTES_MAX).is_err() {
+                break;
+            }
+            greedy.push(room);
+        }
+        assert_eq!(greedy.len() as u64 * BODY_BYTES_MAX, BODIES_BYTES_MAX / 2);
+        let mut other = bodies.room(name("other"));
+        assert!(other.grow(BODY_BYTES_MAX).is_ok());
+        drop((greedy, other));
+        assert!(bodies.counts().is_empty());
+    }
+}

@@ -1,0 +1,49 @@
+//! Why the body of an OpenAI client's request leads to no function.
+
+use crate::access::AccessError;
+use gannet_base::refusal::{Blame, Kind, Refusal};
+
+/// Why the body of an OpenAI client's request leads to no function.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenAiError {
+    /// The caller may not have it.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// No function that is a model has this name.
+    #[error("the model {model:?} does not exist, or is none of yours")]
+    ModelNotFound {
+        /// What was asked for.
+        model: String,
+    },
+    /// The body names no model.
+    #[error("the body names no model: its field \"model\" is a function's name")]
+    ModelNeeded,
+    /// The body is not what could name a model.
+    #[error("the body is no JSON object whose field \"model\" is a function's name: {0}")]
+    BodyInvalid(String),
+}
+
+impl OpenAiError {
+    /// There is no model of that name.
+    pub(super) fn model_not_found(model: &str) -> Self {
+        Self::ModelNotFound { model: model.chars().take(80).collect() }
+    }
+}
+
+impl From<OpenAiError> for Refusal {
+    fn from(error: OpenAiError) -> Self {
+        let (kind, code) = match &error {
+            OpenAiError::Access(error) => return error.clone().into(),
+            OpenAiError::ModelNotFound { .. } => (Kind::NotFound, "model_not_found"),
+            OpenAiError::ModelNeeded => (Kind::Malformed, "model_needed"),
+            OpenAiError::BodyInvalid(_) => (Kind::Malformed, "body_invalid"),
+        };
+        let refusal = Self::new(kind, code, Blame::Caller, &error);
+        match error {
+            OpenAiError::ModelNotFound { .. } => {
+                refusal.hint("models are functions whose manifest says `[http] openai = true`")
+            }
+            _ => refusal,
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The paths that OpenAI's clients call, beside `/f/`: they name a function as their model, in the body or in the path.
+//!
+//! ```text
+//!  /openai/v1/models           the caller's functions that say `openai = true`
+//!  /openai/v1/…                the function that the body's `model` names, or `model@tag`; it sees /v1/…
+//!  /v2/{function}/openai/v1/…  that function, whatever it says; it sees /v1/…
+//! ```
+//!
+//! The tenant is the key's. A body is read whole before it is admitted, because it says for whom it is, and whether the answer
+//! is a stream: then comments keep the client waiting while a cold function starts ([`keep_alive`]). What such bodies take
+//! together is bounded. Refusals have OpenAI's shape on these paths.
+
+mod bodies;
+mod error;
+pub mod keep_alive;
+
+pub use bodies::Bodies;
+pub use error::OpenAiError;
+
+use crate::access::AccessError;
+use crate::respond::{Done, json};
+use crate::route::{self, OpenAiPath, RouteError, openai_path};
+use gannet_base::body::ResponseBody;
+use gannet_base::headers;
+use gannet_base::identity::{Caller, Key};
+use gannet_base::names::TenantName;
+use gannet_base::refusal::Refusal;
+use gannet_fleet::admitted::Target;
+use gannet_fleet::inbound::Inbound;
+use gannet_state::registry::{Function, Snapshot, Tenant};
+use http::{Method, Response};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// What an OpenAI client's request leads to.
+pub enum Found {
+    /// The list of models, or one of them.
+    Models(Response<ResponseBody>),
+    /// A function.
+    Function {
+        /// It.
+        target: Target,
+        /// Whether the answer is a stream.
+        stream: bool,
+    },
+}
+
+/// Finds out what an OpenAI client's request is for. Its body is read, and kept with it.
+pub async fn find(
+    inbound: &mut Inbound,
+    caller: &Caller,
+    snapshot: &Snapshot,
+    bodies: &Bodies,
+) -> Result<Found, Refusal> {
+    let path = inbound.parts.uri.path().to_owned();
+    let asked = openai_path(&path).ok_or(AccessError::NotFound)?;
+    if asked.function.is_none() {
+        let one = asked.path.strip_prefix("v1/models").map(|rest| rest.strip_prefix('/'));
+        if let Some(one) = one.filter(|one| one.is_some() || asked.path == "v1/models") {
+            return Ok(Found::Models(models(inbound, caller, snapshot, one)?));
+        }
+    }
+    let called = read(inbound, caller, snapshot, &asked, bodies).await?;
+    let (function, tag) = split(&called.model);
+    let tenant = called.tenant.as_str();
+    if called.listed_only && !snapshot.function(tenant, function).is_some_and(|function| is_model(function)) {
+        return Err(OpenAiError::model_not_found(&called.model).into());
+    }
+    let target = route::by_model((tenant, function, tag), asked.path, inbound, caller, snapshot);
+    let target = target.map_err(|error| match error {
+        RouteError::Access(AccessError::NotFound) => OpenAiError::model_not_found(&called.model).into(),
+        other => Refusal::from(other),
+    })?;
+    Ok(Found::Function { target, stream: called.stream })
+}
+
+/// What the front door needs to know of a body.
+#[derive(Debug, Default, Deserialize)]
+struct Wanted {
+    model: Option<String>,
+    #[serde(default)]
+    stream: serde_json::Value,
+}
+
+/// A request whose function is known.
+#[derive(Debug)]
+struct Called {
+    /// Whose it is.
+    tenant: TenantName,
+    /// What the client calls it: a function, or `function@tag`.
+    model: String,
+    /// Whether it must say `openai = true`.
+    listed_only: bool,
+    /// Whether the answer is a stream.
+    stream: bool,
+}
+
+/// Whose functions a caller asks for.
+fn tenant_of(inbound: &Inbound, caller: &Caller) -> Result<TenantName, AccessError> {
+    match caller {
+        Caller::Anonymous => Err(AccessError::KeyNeeded),
+        Caller::Tenant(key) => Ok(key.record.tenant.clone()),
+        Caller::Operator => {
+            let named = inbound.parts.headers.get(headers::TENANT).and_then(|value| value.to_str().ok());
+            named.and_then(|name| TenantName::new(name).ok()).ok_or(AccessError::NotFound)
+        }
+    }
+}
+
+/// The tenant, if the caller may call its functions.
+fn callable<'a>(name: &TenantName, caller: &Caller, snapshot: &'a Snapshot) -> Result<&'a Arc<Tenant>, AccessError> {
+    let tenant = snapshot.tenants.get(name).ok_or(AccessError::NotFound)?;
+    if tenant.record.suspended {
+        return Err(AccessError::Suspended);
+    }
+    if matches!(caller, Caller::Tenant(key) if !key.record.scopes.invoke) {
+        return Err(AccessError::ScopeMissing { scope: "invoke" });
+    }
+    Ok(tenant)
+}
+
+/// Finds out for whom a request is. Its body is read, and kept with it.
+async fn read(
+    inbound: &mut Inbound,
+    caller: &Caller,
+    snapshot: &Snapshot,
+    asked: &OpenAiPath<'_>,
+    bodies: &Bodies,
+) -> Result<Called, Refusal> {
+    // Before anything is kept for it.
+    let tenant = tenant_of(inbound, caller)?;
+    callable(&tenant, caller, snapshot)?;
+    if asked.function.is_none() && inbound.parts.method != Method::POST {
+        let method = inbound.parts.method.to_string();
+        return Err(AccessError::MethodNotAllowed { method, allowed: "POST".into() }.into());
+    }
+    let body = bodies::collect(inbound, tenant.clone(), bodies).await?;
+    let wanted = serde_json::from_slice::<Wanted>(&body);
+    inbound.collected = Some(body);
+    let (model, listed_only, wanted) = match (asked.function, wanted) {
+        // What is not JSON is for the function to refuse, if the path has named one.
+        (Some(function), wanted) => (function.to_owned(), false, wanted.unwrap_or_default()),
+        (None, Ok(mut wanted)) => (wanted.model.take().ok_or(OpenAiError::ModelNeeded)?, true, wanted),
+        (None, Err(error)) => return Err(OpenAiError::BodyInvalid(error.to_string()).into()),
+    };
+    let stream = wanted.stream == serde_json::Value::Bool(true);
+    Ok(Called { tenant, model, listed_only, stream })
+}
+
+#[derive(Debug, Serialize)]
+struct Models {
+    object: &'static str,
+    data: Vec<Model>,
+}
+
+#[derive(Debug, Serialize)]
+struct Model {
+    id: String,
+    object: &'static str,
+    created: i64,
+    owned_by: String,
+}
+
+/// Whether a function is a model.
+fn is_model(function: &Function) -> bool {
+    function.current.manifest().http.openai
+}
+
+fn model(tenant: &TenantName, id: &str, function: &Function) -> Model {
+    let created = function.versions.first().map_or(0, |version| version.record.created.as_second());
+    Model { id: id.to_owned(), object: "model", created, owned_by: tenant.to_string() }
+}
+
+/// The function that a model is, and its tag.
+fn split(model: &str) -> (&str, Option<&str>) {
+    model.split_once('@').map_or((model, None), |(function, tag)| (function, Some(tag)))
+}
+
+/// The models of a caller, or one of them.
+fn models(
+    inbound: &Inbound,
+    caller: &Caller,
+    snapshot: &Snapshot,
+    one: Option<&str>,
+) -> Result<Response<ResponseBody>, OpenAiError> {
+    if !matches!(inbound.parts.method, Method::GET | Method::HEAD) {
+        let method = inbound.parts.method.to_string();
+        return Err(AccessError::MethodNotAllowed { method, allowed: "GET, HEAD".into() }.into());
+    }
+    let name = tenant_of(inbound, caller)?;
+    let tenant = callable(&name, caller, snapshot)?;
+    let key: Option<&Key> = if let Caller::Tenant(key) = caller { Some(key) } else { None };
+    let covers = |function: &&Arc<Function>| {
+        key.and_then(|key| key.record.function.as_ref()).is_none_or(|only| *only == function.name)
+    };
+    let mut known = tenant.functions.values().filter(|function| is_model(function)).filter(covers);
+    match one {
+        None => {
+            let data = known.map(|found| model(&name, found.name.as_str(), found)).collect();
+            Ok(json(Done::Ok, &Models { object: "list", data }))
+        }
+        Some(one) => {
+            let (function, tag) = split(one);
+            let found = known.find(|known| known.name.as_str() == function);
+            let found = found.filter(|found| tag.is_none_or(|tag| found.tagged(tag).is_some()));
+            let found = found.ok_or_else(|| OpenAiError::model_not_found(one))?;
+            Ok(json(Done::Ok, &model(&name, one, found)))
+        }
+    }
+}

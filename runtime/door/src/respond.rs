@@ -1,0 +1,212 @@
+//! The edge: the only place where a refusal becomes a status code.
+//!
+//! In: a [`Refusal`] from any step. Out: `application/problem+json` (RFC 9457) with a stable `code`, whose fault it is, what was
+//! wrong and what to do. The header `x-gannet-error` says the same code; a guest's own answer never carries it, so callers can
+//! tell the two apart.
+
+use bytes::Bytes;
+use gannet_base::body::{self, ResponseBody};
+use gannet_base::headers::{ERROR, REQUEST_ID};
+use gannet_base::names::RequestId;
+use gannet_base::quota::rate::{Rate, Standing};
+use gannet_base::refusal::{Blame, Kind, Refusal, Retry};
+use gannet_fleet::pool::Failed;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use serde::Serialize;
+use std::time::Duration;
+
+/// The status of a refusal.
+pub fn status_of(refusal: &Refusal) -> StatusCode {
+    match refusal.kind {
+        Kind::Malformed => StatusCode::BAD_REQUEST,
+        Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Kind::PaymentRequired => StatusCode::PAYMENT_REQUIRED,
+        Kind::Forbidden => StatusCode::FORBIDDEN,
+        Kind::NotFound => StatusCode::NOT_FOUND,
+        Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Kind::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+        Kind::Conflict => StatusCode::CONFLICT,
+        Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Kind::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
+        Kind::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+        Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        Kind::NotImplemented => StatusCode::NOT_IMPLEMENTED,
+        Kind::FunctionFailed => StatusCode::BAD_GATEWAY,
+        Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::FunctionTimeout => StatusCode::GATEWAY_TIMEOUT,
+        Kind::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
+    }
+}
+
+/// Closes the tab of a request that got no answer of its function: its receipt says what the client is told.
+pub fn close_failed(failed: Failed) -> Refusal {
+    let Failed { refusal, mut admitted } = failed;
+    admitted.tab.note(|receipt| {
+        receipt.status = status_of(&refusal).as_u16();
+        receipt.error = Some(refusal.code.to_owned());
+        receipt.error_detail = Some(refusal.public.clone());
+        receipt.fault = Some(refusal.blame);
+    });
+    refusal
+}
+
+/// Whole seconds, rounded up.
+fn seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+/// A problem as it is written (RFC 9457).
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: &'static str,
+    title: &'a str,
+    status: u16,
+    code: &'a str,
+    fault: Blame,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
+    request_id: String,
+}
+
+/// Writes a refusal.
+pub fn refuse(refusal: &Refusal, request: RequestId) -> Response<ResponseBody> {
+    let status = status_of(refusal);
+    let problem = Problem {
+        r#type: "about:blank",
+        title: status.canonical_reason().unwrap_or("error"),
+        status: status.as_u16(),
+        code: refusal.code,
+        fault: refusal.blame,
+        detail: &refusal.public,
+        hint: refusal.hint,
+        request_id: request.to_string(),
+    };
+    let text = serde_json::to_vec_pretty(&problem).unwrap_or_default();
+    let mut response = Response::new(body::full(Bytes::from(text)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(ERROR, HeaderValue::from_static(refusal.code));
+    headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    match &refusal.retry {
+        Retry::Unknown => {}
+        Retry::After { seconds } => {
+            headers.insert(http::header::RETRY_AFTER, HeaderValue::from(*seconds));
+        }
+        Retry::Rate(exceeded) => {
+            headers.insert(http::header::RETRY_AFTER, HeaderValue::from(seconds(exceeded.wait)));
+            rate_headers(headers, exceeded.rate, Standing { left: 0, full_in: exceeded.wait });
+        }
+    }
+    if let Some(allow) = refusal.allow.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
+        headers.insert(http::header::ALLOW, allow);
+    }
+    if refusal.repeats {
+        headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(http::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"gannet\""));
+    }
+    stamp(&mut response, request);
+    response
+}
+
+/// A refusal as OpenAI's clients read it.
+pub fn openai_error(refusal: &Refusal, request: RequestId) -> Vec<u8> {
+    let kind = match status_of(refusal) {
+        StatusCode::UNAUTHORIZED => "authentication_error",
+        StatusCode::FORBIDDEN => "permission_error",
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYMENT_REQUIRED => "rate_limit_error",
+        status if status.is_client_error() => "invalid_request_error",
+        _ => "server_error",
+    };
+    let param = matches!(refusal.code, "model_not_found" | "model_needed").then_some("model");
+    let message = match refusal.hint {
+        Some(hint) => format!("{refusal}; {hint}"),
+        None => refusal.to_string(),
+    };
+    let error = serde_json::json!({ "message": message, "type": kind, "param": param, "code": refusal.code,
+        "fault": refusal.blame, "request_id": request.to_string() });
+    serde_json::to_vec(&serde_json::json!({ "error": error })).unwrap_or_default()
+}
+
+/// Writes a refusal for an OpenAI client.
+pub fn refuse_openai(refusal: &Refusal, request: RequestId) -> Response<ResponseBody> {
+    let mut response = refuse(refusal, request);
+    *response.body_mut() = body::full(Bytes::from(openai_error(refusal, request)));
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Says how a rate stands (draft-ietf-httpapi-ratelimit-headers-10): the burst and the time in which it comes back, what is
+/// left of it and when all of it is there again.
+pub fn rate_headers(headers: &mut HeaderMap, rate: Rate, standing: Standing) {
+    let window = rate.burst.div_ceil(rate.per_s.max(1)).max(1);
+    let policy = format!("\"requests\";q={};w={window}", rate.burst);
+    let state = format!("\"requests\";r={};t={}", standing.left, seconds(standing.full_in));
+    for (name, text) in [("ratelimit-policy", policy), ("ratelimit", state)] {
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
+
+/// Puts the request's id on a response, in place of any other.
+pub fn stamp<B>(response: &mut Response<B>, request: RequestId) {
+    if let Ok(value) = HeaderValue::from_str(&request.to_string()) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+}
+
+/// What a control operation did, as far as statuses tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// It answered or changed something.
+    Ok,
+    /// It made something new.
+    Created,
+    /// It goes on.
+    Accepted,
+    /// There is nothing to say.
+    Empty,
+    /// The service is not ready.
+    NotReady,
+}
+
+/// A JSON answer.
+pub fn json<T: Serialize>(done: Done, value: &T) -> Response<ResponseBody> {
+    let text = serde_json::to_vec_pretty(value).unwrap_or_default();
+    raw(done, "application/json", Bytes::from(text))
+}
+
+/// An answer of any media type.
+pub fn raw(done: Done, media_type: &'static str, bytes: Bytes) -> Response<ResponseBody> {
+    let mut response = Response::new(body::full(bytes));
+    finish(&mut response, done, media_type);
+    response
+}
+
+/// A streamed answer.
+pub fn stream(media_type: &'static str, body: ResponseBody) -> Response<ResponseBody> {
+    let mut response = Response::new(body);
+    finish(&mut response, Done::Ok, media_type);
+    response
+}
+
+fn finish(response: &mut Response<ResponseBody>, done: Done, media_type: &'static str) {
+    *response.status_mut() = match done {
+        Done::Ok => StatusCode::OK,
+        Done::Created => StatusCode::CREATED,
+        Done::Accepted => StatusCode::ACCEPTED,
+        Done::Empty => StatusCode::NO_CONTENT,
+        Done::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let headers = response.headers_mut();
+    if done != Done::Empty {
+        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    }
+    headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}

@@ -1,0 +1,304 @@
+//! Step 3: path or host → function and version, from the published snapshot, never from the store.
+//!
+//! ```text
+//!  /f/{tenant}/{function}/…          by path; /f/{tenant}/{function}@{tag}/… for a version under a tag
+//!  {function}--{tenant}.{domain}/…   by host, where a domain is set; the header x-gannet-tag for a tag
+//!  all else                          the control API, which sits beside the path
+//!  /openai/…, /v2/{function}/openai/…   by the body's model or by path, for clients of OpenAI: see `openai`
+//! ```
+//!
+//! A function that does not exist and one of another tenant give the same answer.
+
+use crate::access::AccessError;
+use gannet_base::headers;
+use gannet_base::identity::{Caller, Key};
+use gannet_base::names::FunctionName;
+use gannet_base::refusal::{Blame, Kind, Refusal};
+use gannet_fleet::admitted::{Style, Target};
+use gannet_fleet::inbound::{Inbound, Listener};
+use gannet_state::config::ServerFile;
+use gannet_state::registry::{Function, Snapshot, Version};
+use std::sync::Arc;
+
+/// Why a request has no function to go to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// The caller may not have it, or there is none.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// A path that could mean two things.
+    #[error("the path {0}")]
+    PathInvalid(String),
+}
+
+impl From<RouteError> for Refusal {
+    fn from(error: RouteError) -> Self {
+        match error {
+            RouteError::Access(error) => error.into(),
+            RouteError::PathInvalid(_) => Self::new(Kind::Malformed, "path_invalid", Blame::Caller, error),
+        }
+    }
+}
+
+/// Where a request goes.
+#[derive(Debug)]
+pub enum Destination {
+    /// To a function.
+    Function(Target),
+    /// To a function that the body of an OpenAI client's request names.
+    OpenAi,
+    /// To the control API.
+    Control,
+}
+
+/// A function as a request names it.
+struct Named<'a> {
+    tenant: &'a str,
+    function: &'a str,
+    tag: Option<&'a str>,
+    path: Option<&'a str>,
+    style: Style,
+}
+
+/// The function that a path names after `/f/`.
+fn by_path(rest: &str) -> Named<'_> {
+    let mut parts = rest.splitn(3, '/');
+    let (tenant, name, path) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next());
+    let (function, tag) = name.split_once('@').map_or((name, None), |(function, tag)| (function, Some(tag)));
+    Named { tenant, function, tag, path, style: Style::Path }
+}
+
+/// The function that a host names.
+fn by_host<'a>(host: &'a str, domain: &str, path: &'a str) -> Option<Named<'a>> {
+    let label = host.strip_suffix(domain)?.strip_suffix('.')?;
+    let (function, tenant) = label.split_once("--")?;
+    Some(Named { tenant, function, tag: None, path: path.strip_prefix('/'), style: Style::Host })
+}
+
+fn named<'a>(inbound: &'a Inbound, host: &'a str, file: &ServerFile) -> Option<Named<'a>> {
+    if inbound.listener == Listener::Admin {
+        return None;
+    }
+    let path = inbound.parts.uri.path();
+    let of_host = file.domain.as_deref().and_then(|domain| by_host(host, domain, path));
+    of_host.or_else(|| path.strip_prefix("/f/").map(by_path))
+}
+
+/// Whose manifest says from which origins a request may come. It decides nothing else.
+#[derive(Debug)]
+pub enum Origins {
+    /// The function that it is for, which anybody may call.
+    Public(Arc<Version>),
+    /// The function that it is for, if there is one. Strangers must not find out whether.
+    Hidden(Option<Arc<Version>>),
+}
+
+/// The function that a request is for, for what its manifest says of origins; none if it names none.
+pub fn origins(inbound: &Inbound, snapshot: &Snapshot, file: &ServerFile) -> Option<Origins> {
+    let host = inbound.host();
+    let named = named(inbound, &host, file)?;
+    let tenant = snapshot.tenants.get(named.tenant).filter(|tenant| !tenant.record.suspended);
+    let function = tenant.and_then(|tenant| tenant.functions.get(named.function));
+    Some(match function.map(|function| Arc::clone(&function.current)) {
+        Some(version) if version.manifest().http.public => Origins::Public(version),
+        version => Origins::Hidden(version),
+    })
+}
+
+/// What a path of OpenAI's clients asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct OpenAiPath<'a> {
+    /// The function that the path names.
+    pub function: Option<&'a str>,
+    /// What is behind `/openai/`, as in `v1/models`.
+    pub path: &'a str,
+}
+
+/// What an OpenAI client asks for by a path, if it is one of theirs.
+pub fn openai_path(path: &str) -> Option<OpenAiPath<'_>> {
+    if let Some(path) = path.strip_prefix("/openai/") {
+        return Some(OpenAiPath { function: None, path });
+    }
+    let (function, path) = path.strip_prefix("/v2/")?.split_once("/openai/")?;
+    (!function.contains('/')).then_some(OpenAiPath { function: Some(function), path })
+}
+
+/// Paths that say only how the server fares. They are answered at every address.
+fn is_health(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz")
+}
+
+/// Where a request goes.
+pub fn destination(
+    inbound: &Inbound,
+    caller: &Caller,
+    snapshot: &Snapshot,
+    file: &ServerFile,
+) -> Result<Destination, RouteError> {
+    let host = inbound.host();
+    let path = inbound.parts.uri.path();
+    if let Some(named) = named(inbound, &host, file) {
+        return target(&named, inbound, caller, snapshot).map(Destination::Function);
+    }
+    if inbound.listener != Listener::Admin && openai_path(path).is_some() {
+        check_segments(path.trim_start_matches('/'))?;
+        return Ok(Destination::OpenAi);
+    }
+    let of_functions = file.domain.as_deref().is_some_and(|domain| host.ends_with(&format!(".{domain}")));
+    if of_functions || inbound.listener == Listener::Functions && !is_health(path) {
+        return Err(nothing(caller).into());
+    }
+    Ok(Destination::Control)
+}
+
+/// The function that the body of an OpenAI client's request names.
+pub fn by_model(
+    (tenant, function, tag): (&str, &str, Option<&str>),
+    path: &str,
+    inbound: &Inbound,
+    caller: &Caller,
+    snapshot: &Snapshot,
+) -> Result<Target, RouteError> {
+    let named = Named { tenant, function, tag, path: Some(path), style: Style::Path };
+    target(&named, inbound, caller, snapshot)
+}
+
+/// The answer for what is not there. Without a key it is the same for what exists and what does not.
+fn nothing(caller: &Caller) -> AccessError {
+    if *caller == Caller::Anonymous { AccessError::KeyNeeded } else { AccessError::NotFound }
+}
+
+fn target(named: &Named<'_>, inbound: &Inbound, caller: &Caller, snapshot: &Snapshot) -> Result<Target, RouteError> {
+    check_segments(match named.style {
+        Style::Path => inbound.parts.uri.path().strip_prefix("/f/").unwrap_or_default(),
+        Style::Host => named.path.unwrap_or_default(),
+    })?;
+    let tenant = snapshot.tenants.get(named.tenant).ok_or_else(|| nothing(caller))?;
+    let function = tenant.functions.get(named.function);
+    let chosen = function.and_then(|function| Some((function, choose(function, named, inbound)?)));
+    let (function, version) = match chosen {
+        Some((function, version)) if may_call(caller, named.tenant, function, version) => (function, version),
+        _ => return Err(nothing(caller).into()),
+    };
+    let own = |key: &Key| key.record.tenant.as_str() == named.tenant;
+    if tenant.record.suspended {
+        let told = match caller {
+            Caller::Operator => true,
+            Caller::Tenant(key) => own(key),
+            Caller::Anonymous => false,
+        };
+        return Err(if told { AccessError::Suspended } else { nothing(caller) }.into());
+    }
+    if let Caller::Tenant(key) = caller
+        && own(key)
+        && !is_public(function, version)
+    {
+        check_key(key, &function.name)?;
+    }
+    let mut text = format!("/{}", named.path.unwrap_or_default());
+    if let Some(query) = inbound.parts.uri.query() {
+        text.push('?');
+        text.push_str(query);
+    }
+    let path = text.parse().map_err(|_| RouteError::PathInvalid("is not a path".into()))?;
+    let (tenant, function, version) = (Arc::clone(tenant), Arc::clone(function), Arc::clone(version));
+    Ok(Target { tenant, function, version, path, style: named.style })
+}
+
+fn choose<'a>(function: &'a Function, named: &Named<'_>, inbound: &Inbound) -> Option<&'a Arc<Version>> {
+    let sent = &inbound.parts.headers;
+    let tag = named.tag.or_else(|| sent.get(headers::TAG)?.to_str().ok());
+    match tag {
+        Some(tag) => function.tagged(tag),
+        None => Some(function.choose(sent, inbound.id)),
+    }
+}
+
+fn check_key(key: &Key, function: &FunctionName) -> Result<(), AccessError> {
+    if let Some(only) = key.record.function.as_ref().filter(|only| *only != function) {
+        return Err(AccessError::KeyOfOther { function: only.to_string() });
+    }
+    if key.record.scopes.invoke { Ok(()) } else { Err(AccessError::ScopeMissing { scope: "invoke" }) }
+}
+
+/// Whether anyone may call a version. One that gets no requests any more was public at another time.
+fn is_public(function: &Function, version: &Version) -> bool {
+    version.manifest().http.public && function.serves(version)
+}
+
+fn may_call(caller: &Caller, tenant: &str, function: &Function, version: &Version) -> bool {
+    match caller {
+        _ if is_public(function, version) => true,
+        Caller::Operator => true,
+        Caller::Tenant(key) => key.record.tenant.as_str() == tenant,
+        Caller::Anonymous => false,
+    }
+}
+
+/// Refuses what a guest, a proxy and we could read differently: empty and dot segments, escaped
+/// separators, NUL.
+fn check_segments(path: &str) -> Result<(), RouteError> {
+    let invalid = |why: &str| Err(RouteError::PathInvalid(why.to_owned()));
+    let mut segments = path.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        if segment.is_empty() && segments.peek().is_some() {
+            return invalid("has an empty segment");
+        }
+        let lower = segment.to_ascii_lowercase();
+        let dots = lower.replace("%2e", ".");
+        if dots == "." || dots == ".." {
+            return invalid("has a dot segment");
+        }
+        if ["%2f", "%5c", "%00"].iter().any(|escape| lower.contains(escape)) || segment.contains('\\') {
+            return invalid("has an escaped separator or NUL");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_tricks_are_refused() {
+        for bad in [
+            "acme/blur/../x",
+            "acme/./blur",
+            "acme/blur/%2e%2E/x",
+            "acme//blur",
+            "acme/blur//x",
+            "a/b/%2Fx",
+            "a/b/x%5cy",
+            "a/b/.%2e",
+            "a/b/%00",
+        ] {
+            assert!(check_segments(bad).is_err(), "{bad}");
+        }
+        for good in ["acme/blur", "acme/blur/", "acme/blur/a.b/..c/%20"] {
+            assert!(check_segments(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_function_is_named_by_path_or_by_host() {
+        let path = by_path("acme/blur@next/a/b");
+        assert_eq!((path.tenant, path.function, path.tag, path.path), ("acme", "blur", Some("next"), Some("a/b")));
+        let host = by_host("blur--acme.fn.example.org", "fn.example.org", "/a");
+        assert!(host.is_some_and(|named| (named.tenant, named.function, named.path) == ("acme", "blur", Some("a"))));
+        for other in
+            ["fn.example.org", "blur-acme.fn.example.org", "blur--acme.example.org", "blur--acmefn.example.org"]
+        {
+            assert!(by_host(other, "fn.example.org", "/").is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_path_names_a_function_or_none() {
+        assert_eq!(openai_path("/openai/v1/models"), Some(OpenAiPath { function: None, path: "v1/models" }));
+        assert_eq!(openai_path("/v2/chat/openai/v1/x"), Some(OpenAiPath { function: Some("chat"), path: "v1/x" }));
+        for other in ["/openai", "/v2/chat/run", "/v2/a/b/openai/v1/x", "/f/dev/openai/", "/v2/openai/v1"] {
+            assert_eq!(openai_path(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Puts the parts of the server together: the GPUs and their arbiter, builds, the pool, the control API, and the steps of a request.
+
+use super::gpus::{quarantine, share};
+use super::recovered::RecoveredState;
+use super::{ServeError, failed};
+use crate::admit::Admit;
+use crate::auth::Auth;
+use crate::control::{Control, functions};
+use crate::front::Steps;
+use crate::openai::Bodies;
+use arc_swap::ArcSwap;
+use gannet_base::quota::address::AnonymousCallers;
+use gannet_base::quota::permits::ServerPermits;
+use gannet_fleet::build::Builder;
+use gannet_fleet::egress::Egress;
+use gannet_fleet::gpus::Served;
+use gannet_fleet::logs::Logs;
+use gannet_fleet::pool::worker::WorkerSettings;
+use gannet_fleet::pool::{Beside, Pool};
+use gannet_process::spawn::Spawner;
+use gannet_state::config::{Live, ServerFile};
+use std::sync::Arc;
+
+/// Requests that may wait for a place of the server, at least.
+const WAITING_MIN: usize = 1024;
+
+/// Starts what works beside requests, and returns the steps that requests take.
+pub(super) fn assemble(
+    recovered: RecoveredState,
+    file: &ServerFile,
+    spawner: Spawner,
+    slots: Arc<Vec<Served>>,
+    url: &str,
+    dev: bool,
+) -> Result<Steps, ServeError> {
+    let RecoveredState { store, registry, ledger, vault } = recovered;
+    let vault = Arc::new(vault);
+    let logs = Arc::new(Logs::default());
+    let live: Live = Arc::new(ArcSwap::from_pointee(file.clone()));
+    let (arbiter, overstayed) = share(&slots, file, &spawner, &store)?;
+    let builder =
+        Builder::new(spawner.clone(), Arc::clone(&store), Arc::clone(&arbiter), Arc::clone(&slots), file.wasi_http_0_3);
+    let settings = WorkerSettings {
+        gpu_memory_bytes: file.tenant_gpu_memory_mib << 20,
+        resident_bytes_max: file.worker_memory_mib << 20,
+        wasi_http_0_3: file.wasi_http_0_3,
+        map_assets: file.map_assets,
+    };
+    let beside = Beside {
+        vault: Arc::clone(&vault),
+        egress: Egress::new(Arc::clone(&live), Arc::clone(&registry)).map_err(failed)?,
+        logs: Arc::clone(&logs),
+        ledger: Arc::clone(&ledger),
+        live: Arc::clone(&live),
+    };
+    let pool = Pool::start(
+        spawner,
+        Arc::clone(&registry),
+        Arc::clone(&builder),
+        Arc::clone(&arbiter),
+        settings,
+        Arc::clone(&slots),
+        beside,
+    );
+    tokio::spawn(quarantine(Arc::clone(&registry), pool.clone(), overstayed));
+    registry
+        .snapshot()
+        .tenants
+        .keys()
+        .filter(|tenant| store.files().has_assets(tenant))
+        .for_each(|tenant| registry.sweep_assets(tenant));
+    functions::warm(&registry.snapshot(), &pool, None);
+    let control = Control {
+        registry: Arc::clone(&registry),
+        builder,
+        pool: pool.clone(),
+        ledger: Arc::clone(&ledger),
+        logs,
+        places: slots,
+        arbiter,
+        vault,
+        live: Arc::clone(&live),
+        uploading: Default::default(),
+        own_url: url.to_owned(),
+        dev,
+    };
+    let anonymous = Arc::new(AnonymousCallers::default());
+    let server = ServerPermits::new(file.requests_max, file.requests_max.max(WAITING_MIN));
+    let admit = Admit::new(server, ledger, Arc::clone(&live), Arc::clone(&anonymous));
+    let auth = Auth::new(registry, anonymous, Arc::clone(&live));
+    Ok(Steps { auth, admit, pool, control, bodies: Bodies::default(), live, loopback_only: dev })
+}

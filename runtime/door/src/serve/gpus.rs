@@ -1,0 +1,83 @@
+//! How the server comes to its GPUs: it lists them, shares them by the arbiter, and keeps kernels that kept one from running again.
+
+use super::{ServeError, failed};
+use gannet_fleet::arbiter::turns::Timing;
+use gannet_fleet::arbiter::{self, Arbiter, Overstayed, Shared};
+use gannet_fleet::gpus::Served;
+use gannet_fleet::pool::Pool;
+use gannet_fleet::probe;
+use gannet_host_gpu::Gpu;
+use gannet_process::spawn::Spawner;
+use gannet_state::config::ServerFile;
+use gannet_state::registry::Registry;
+use gannet_state::store::Store;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How long a holder keeps a GPU while others wait.
+const QUANTUM: Duration = Duration::from_millis(10);
+/// How long it may take to give it back: two slices, or a workgroup that runs to the end of its budget.
+const GRACE: Duration = Duration::from_millis(100);
+/// The same on a software driver, whose work competes with everything else for the processor.
+const SOFTWARE_GRACE: Duration = Duration::from_secs(10);
+/// Two of its slices must fit, whatever the file says.
+const SOFTWARE_GRACE_MIN: Duration = Duration::from_secs(1);
+/// How long a GPU rests after a failed probe.
+const CORDON: Duration = Duration::from_secs(1);
+
+/// Starts the arbiter of the GPUs.
+pub(super) fn share(
+    places: &[Served],
+    file: &ServerFile,
+    spawner: &Spawner,
+    store: &Store,
+) -> Result<(Arc<Arbiter>, mpsc::Receiver<Overstayed>), ServeError> {
+    let shared = places.iter().filter_map(|served| {
+        let (usual, least) =
+            if served.gpu.as_ref()?.software { (SOFTWARE_GRACE, SOFTWARE_GRACE_MIN) } else { (GRACE, Duration::ZERO) };
+        let grace = file.lease_grace_ms.map_or(usual, Duration::from_millis).max(least);
+        Some(Shared { gpu: served.place, timing: Timing { quantum: QUANTUM, grace, cordon: CORDON } })
+    });
+    let indexes: Vec<Option<u32>> = places.iter().map(|served| Some(served.gpu.as_ref()?.index)).collect();
+    let (spawner, run_folder) = (spawner.clone(), store.files().run());
+    let probe: arbiter::Probe = Box::new(move |place| {
+        let (spawner, run_folder) = (spawner.clone(), run_folder.clone());
+        let gpu = indexes.get(place).copied().flatten();
+        Box::pin(async move {
+            let Some(gpu) = gpu else { return false };
+            let tried = probe::try_gpu(&spawner, &run_folder, gpu).await;
+            tried.inspect_err(|error| tracing::error!(gpu, %error, "a gpu failed its probe")).is_ok()
+        })
+    });
+    Arbiter::start(&shared.collect::<Vec<_>>(), probe).map_err(failed)
+}
+
+/// Keeps kernels that kept a GPU from running again.
+pub(super) async fn quarantine(registry: Arc<Registry>, pool: Pool, mut overstayed: mpsc::Receiver<Overstayed>) {
+    while let Some(Overstayed { tenant, kernels }) = overstayed.recv().await {
+        if let Err(error) = registry.quarantine(&tenant, &kernels).await {
+            tracing::error!(%tenant, %error, "a quarantine could not be kept");
+        }
+        pool.push_quarantine(&tenant).await;
+    }
+}
+
+/// Lists the GPUs, by a child that loads their drivers.
+pub(super) async fn find_gpus(spawner: &Spawner, store: &Store) -> Vec<Gpu> {
+    match probe::list(spawner, &store.files().run()).await {
+        Ok(gpus) => {
+            for gpu in &gpus {
+                tracing::info!(name = gpu.name, class = gpu.class, driver = gpu.driver, "gpu found");
+            }
+            if gpus.is_empty() {
+                tracing::warn!("no gpu was found; functions without kernels still run");
+            }
+            gpus
+        }
+        Err(error) => {
+            tracing::error!(%error, "no gpu can be used");
+            Vec::new()
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! `gannet serve`: puts the parts together, says that it is ready, and ends in order.
+
+mod assemble;
+mod confinement;
+mod gpus;
+mod housekeeping;
+mod recovered;
+
+pub use recovered::{DEV_KEY, DEV_TENANT};
+
+use crate::front::{AccessLog, Front, Tls};
+use gannet_fleet::gpus::places;
+use gannet_fleet::inbound::Listener;
+use gannet_process::spawn::Spawner;
+use gannet_state::config::{self, ConfigError};
+use gannet_state::ledger::LedgerError;
+use gannet_state::secrets::SecretsError;
+use gannet_state::store::StoreError;
+use housekeeping::{housekeep, reload};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// What `gannet serve` was asked for.
+#[derive(Debug)]
+pub struct ServeOptions {
+    /// Address; port 0 picks one.
+    pub listen: Option<SocketAddr>,
+    /// Data folder.
+    pub data: PathBuf,
+    /// Configuration file.
+    pub config: Option<PathBuf>,
+    /// Development server.
+    pub dev: bool,
+    /// Serve even when a layer of confinement is missing.
+    pub allow_unconfined: bool,
+    /// Names the engine that components are compiled for, given whether `wasi:http` 0.3 is on. The front door does not know
+    /// wasmtime; the binary does.
+    pub engine_name: fn(bool) -> Result<String, String>,
+}
+
+/// Why the server could not start, or not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {cause}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        cause: io::Error,
+    },
+    /// A layer of confinement is missing.
+    #[error("children cannot be confined: {missing} missing")]
+    Unconfined {
+        /// Which.
+        missing: String,
+    },
+    /// The ledger cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// Secrets cannot be opened.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+fn failed(error: impl std::fmt::Display) -> ServeError {
+    ServeError::Failed(error.to_string())
+}
+
+/// Each connection and each worker takes descriptors; the usual soft limit of 1024 is soon used up.
+fn raise_file_limit() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+}
+
+/// How long the end of the server waits for the ledger.
+const FLUSH_MAX: Duration = Duration::from_secs(10);
+
+/// Serves until a signal. `ready` is told the address once requests are answered.
+pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<(), ServeError> {
+    // Taken before anything starts: a signal from here on ends the server in order.
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    raise_file_limit();
+    let file = options.config.as_deref().map(config::read).transpose()?.unwrap_or_default();
+    let address = options.listen.or(file.listen).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7070)));
+    for address in std::iter::once(address).chain(file.admin_listen) {
+        if options.dev && !address.ip().is_loopback() {
+            return Err(ConfigError::DevBeyondLoopback(address).into());
+        }
+    }
+    let recovered = recovered::open(&options, &file)?;
+    let (store, registry, ledger) =
+        (Arc::clone(&recovered.store), Arc::clone(&recovered.registry), Arc::clone(&recovered.ledger));
+    let spawner = Spawner::start(file.worker_memory_mib << 20).map_err(failed)?;
+    if !spawner.has_cgroups() {
+        tracing::info!("no control groups can be made: children are bounded by resource limits and watched");
+    }
+    confinement::check(&spawner, &store, &options).await?;
+    let slots = Arc::new(places(&gpus::find_gpus(&spawner, &store).await, &file)?);
+    let tls = file.tls.clone().map(Tls::start).transpose().map_err(failed)?;
+    let access = file.logs.access.as_deref().map(AccessLog::open).transpose().map_err(failed)?;
+    let listener = listen(address).await?;
+    let admin = match file.admin_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}", listener.local_addr().map_err(failed)?);
+    if options.dev {
+        recovered::dev_tenant(&registry).await?;
+    }
+    let steps = assemble::assemble(recovered, &file, spawner, slots, &url, options.dev)?;
+    let (live, pool) = (Arc::clone(&steps.live), steps.pool.clone());
+    let front = Front::new(steps, tls.clone(), access);
+    let stop = CancellationToken::new();
+    tokio::spawn(housekeep(Arc::clone(&registry), Arc::clone(&live), stop.clone()));
+    tokio::spawn(reload(options.config.clone(), live, Arc::clone(&registry), tls, stop.clone()));
+    let drain = Duration::from_secs(file.drain_s);
+    let address = if admin.is_some() { Listener::Functions } else { Listener::Only };
+    let mut serving = JoinSet::new();
+    serving.spawn(Arc::clone(&front).serve(listener, address, stop.clone(), drain));
+    if let Some(admin) = admin {
+        let address = admin.local_addr().map_err(failed)?;
+        tracing::info!("the control API listens on {scheme}://{address}");
+        serving.spawn(front.serve(admin, Listener::Admin, stop.clone(), drain));
+    }
+    ready(&url);
+
+    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    tracing::info!("draining");
+    stop.cancel();
+    tokio::select! {
+        _ = async { while serving.join_next().await.is_some() {} } => {}
+        _ = terminate.recv() => tracing::warn!("a second signal: leaving now"),
+        _ = interrupt.recv() => tracing::warn!("a second signal: leaving now"),
+    }
+    pool.drain();
+    if let Err(error) = registry.keep_last_used().await {
+        tracing::warn!(%error, "when keys were last used could not be kept");
+    }
+    // Every other commit was synced before it was acknowledged.
+    let flushed = tokio::task::spawn_blocking(move || ledger.flush(FLUSH_MAX)).await;
+    flushed.map_err(failed)
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|cause| ServeError::Listen { address, cause })
+}

@@ -1,0 +1,260 @@
+//! One outbound call, from a worker's asking to the head of the answer.
+
+use crate::egress::address::may_reach;
+use crate::egress::body::{Budget, CountedBody};
+use crate::egress::{RESOLVING_OF_WORKER_MAX, WorkerEgress};
+use bytes::Bytes;
+use gannet_base::bill::outbound::OutboundUse;
+use gannet_base::headers::strip_hop_by_hop;
+use gannet_base::hop::header;
+use gannet_base::hop::outbound::OutboundError;
+use gannet_base::names::RequestId;
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, EXPECT, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
+use http_body::Body as _;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use std::convert::Infallible;
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+/// What goes back to the worker.
+type Answer = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Where a call goes.
+struct Destination {
+    https: bool,
+    host: String,
+    port: u16,
+}
+
+/// Answers a worker.
+pub(super) async fn answer(
+    worker: Arc<WorkerEgress>,
+    request: Request<Incoming>,
+) -> Result<Response<Answer>, Infallible> {
+    Ok(match call(&worker, request).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            tracing::debug!(tenant = %worker.tenant, ?refusal, "an outbound call was refused");
+            let body = Empty::new().map_err(|never: Infallible| match never {}).boxed_unsync();
+            let mut response = Response::new(body);
+            if let Some(value) = serde_json::to_string(&refusal).ok().and_then(|text| HeaderValue::from_str(&text).ok())
+            {
+                response.headers_mut().insert(header::FAULT, value);
+            }
+            response
+        }
+    })
+}
+
+fn take<T>(headers: &mut HeaderMap, name: &HeaderName, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+    headers.remove(name)?.to_str().ok().and_then(parse)
+}
+
+fn destination(uri: &Uri) -> Option<Destination> {
+    let https = match uri.scheme_str()? {
+        "https" => true,
+        "http" => false,
+        _ => return None,
+    };
+    let authority = uri.authority()?;
+    // A user, or a port that is none, could be read in two ways.
+    let bare = authority.as_str().rsplit_once(']').map_or(authority.as_str(), |(_, rest)| rest);
+    if authority.as_str().contains('@') || (bare.contains(':') && authority.port_u16().is_none()) {
+        return None;
+    }
+    let port = authority.port_u16().unwrap_or(if https { 443 } else { 80 });
+    Some(Destination { https, host: authority.host().to_owned(), port })
+}
+
+async fn call(worker: &Arc<WorkerEgress>, mut request: Request<Incoming>) -> Result<Response<Answer>, OutboundError> {
+    let headers = request.headers_mut();
+    let version = take(headers, &header::VERSION, |text| text.parse().ok()).ok_or(OutboundError::NotListed)?;
+    let id = take(headers, &header::REQUEST, RequestId::parse).ok_or(OutboundError::NotListed)?;
+    let asked_ms: Option<u64> = take(headers, &header::DEADLINE, |text| text.parse().ok());
+    let counter = worker.counter(id).ok_or(OutboundError::NotListed)?;
+    let to = destination(request.uri()).ok_or(OutboundError::Protocol)?;
+    if !worker.allows(version, to.https, &to.host, to.port)
+        || request.method() == Method::CONNECT
+        || request.method() == Method::TRACE
+    {
+        return Err(OutboundError::NotListed);
+    }
+    let (place, budget) = enter(worker)?;
+    let settings = worker.egress.live.load().egress.clone();
+    let connect_by = Instant::now() + Duration::from_millis(settings.connect_timeout_ms);
+    let stream = timeout_at(connect_by, connect(worker, &to)).await.map_err(|_| OutboundError::Unreachable)??;
+    // From here on something outside may have happened.
+    counter.add_call();
+    let first_ms = asked_ms.unwrap_or(u64::MAX).min(settings.first_byte_timeout_ms);
+    let by = Instant::now() + Duration::from_millis(first_ms);
+    let (parts, body) = rebuild(request, &to)?.into_parts();
+    budget.count(&counter, parts.uri.to_string().len() + head_bytes(&parts.headers));
+    let request = Request::from_parts(parts, CountedBody::request(body, Arc::clone(&counter), budget.clone()));
+    let response = if to.https {
+        let name = ServerName::try_from(to.host.trim_matches(['[', ']']).to_owned()).map_err(|_| OutboundError::Tls)?;
+        let tls = timeout_at(connect_by, worker.egress.connector.connect(name, stream)).await;
+        let tls = tls.map_err(|_| OutboundError::Unreachable)?.map_err(|error| {
+            tracing::debug!(host = to.host, %error, "no TLS with the other side");
+            OutboundError::Tls
+        })?;
+        timeout_at(by, send(tls, request)).await
+    } else {
+        timeout_at(by, send(stream, request)).await
+    };
+    let response = response.map_err(|_| OutboundError::Timeout)??;
+    relay(response, &counter, settings.response_mib << 20, (place, budget))
+}
+
+/// A place among the tenant's calls, if its limits allow one.
+fn enter(worker: &WorkerEgress) -> Result<(OwnedSemaphorePermit, Budget), OutboundError> {
+    let snapshot = worker.egress.registry.snapshot();
+    let tenant = snapshot.tenants.get(&worker.tenant).ok_or(OutboundError::Unreachable)?;
+    let budget = Budget { account: Arc::clone(&tenant.account), mib: tenant.limits.egress_mib_per_day };
+    if budget.is_spent() {
+        return Err(OutboundError::limit("egress_mib_per_day", budget.mib));
+    }
+    let place = worker.egress.places(&worker.tenant).try_acquire_owned().map_err(|_| {
+        OutboundError::limit("calls of the tenant at once", worker.egress.live.load().egress.concurrency)
+    })?;
+    Ok((place, budget))
+}
+
+/// Resolves a name on a thread that may hang as long as the resolver likes; there are few of them, for a worker and in all,
+/// because everything else that waits for a disk shares them.
+async fn resolve(worker: &WorkerEgress, host: String, port: u16) -> Result<Vec<SocketAddr>, OutboundError> {
+    let busy =
+        |_| OutboundError::limit("names of the tenant that are resolved at once", RESOLVING_OF_WORKER_MAX as u64);
+    let acquire = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_owned().map_err(busy);
+    let held = (acquire(&worker.resolving)?, acquire(&worker.egress.resolving)?);
+    let resolving = tokio::task::spawn_blocking(move || {
+        let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
+        drop(held);
+        found
+    });
+    resolving.await.ok().and_then(Result::ok).ok_or(OutboundError::Dns)
+}
+
+/// Connects to the first address that may be reached and answers.
+async fn connect(worker: &WorkerEgress, to: &Destination) -> Result<TcpStream, OutboundError> {
+    let host = to.host.trim_matches(['[', ']']);
+    let found = resolve(worker, host.to_owned(), to.port).await?;
+    if found.is_empty() {
+        return Err(OutboundError::Dns);
+    }
+    let opened = worker.egress.live.load().egress.allow_ranges.clone();
+    let is_opened = |address: &SocketAddr| opened.iter().any(|range| range.contains(&address.ip().to_canonical()));
+    // An address of this machine, however public, leads to what only a firewall may guard.
+    let is_own = |address: &SocketAddr| UdpSocket::bind((address.ip(), 0)).is_ok();
+    let reachable: Vec<SocketAddr> = found
+        .into_iter()
+        .filter(|address| may_reach(address.ip(), &opened) && (is_opened(address) || !is_own(address)))
+        .collect();
+
+    if reachable.is_empty() {
+        return Err(OutboundError::Prohibited);
+    }
+    for address in reachable {
+        if let Ok(stream) = TcpStream::connect(address).await {
+            // Only for speed.
+            let _ = stream.set_nodelay(true);
+            return Ok(stream);
+        }
+    }
+    Err(OutboundError::Unreachable)
+}
+
+/// The request as it leaves: nothing of the connection, nothing of ours, the host as it was checked.
+fn rebuild(mut request: Request<Incoming>, to: &Destination) -> Result<Request<Incoming>, OutboundError> {
+    let path = request.uri().path_and_query().cloned().ok_or(OutboundError::Protocol)?;
+    let length = request.headers().get(CONTENT_LENGTH).cloned();
+    let headers = request.headers_mut();
+    strip_hop_by_hop(headers);
+    let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("x-gannet-")).cloned().collect();
+    ours.into_iter().for_each(|name| drop(headers.remove(name)));
+    headers.remove(EXPECT);
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, length);
+    }
+    let usual = if to.https { 443 } else { 80 };
+    let host = if to.port == usual { to.host.clone() } else { format!("{}:{}", to.host, to.port) };
+    headers.insert(HOST, HeaderValue::from_str(&host).map_err(|_| OutboundError::Protocol)?);
+    if !headers.contains_key(ACCEPT_ENCODING) {
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
+    *request.uri_mut() = Uri::from(path);
+    *request.version_mut() = Version::HTTP_11;
+    Ok(request)
+}
+
+fn head_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}
+
+async fn send<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    request: Request<CountedBody>,
+) -> Result<Response<Incoming>, OutboundError> {
+    let (mut sender, connection) = http1::Builder::new()
+        .max_buf_size(gannet_base::hop::outbound::HEAD_BYTES_MAX as usize)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|_| OutboundError::Protocol)?;
+    // It ends with the answer's body, or when that is dropped.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "an outbound connection ended");
+        }
+    });
+    sender.send_request(request).await.map_err(|error| {
+        tracing::debug!(%error, "no answer to an outbound call");
+        if error.is_parse() { OutboundError::Protocol } else { OutboundError::Unreachable }
+    })
+}
+
+/// The answer as the worker gets it.
+fn relay(
+    response: Response<Incoming>,
+    counter: &Arc<OutboundUse>,
+    limit: u64,
+    held: (OwnedSemaphorePermit, Budget),
+) -> Result<Response<Answer>, OutboundError> {
+    if response.body().size_hint().lower() > limit {
+        return Err(OutboundError::TooLarge);
+    }
+    let (mut parts, body) = response.into_parts();
+    strip_hop_by_hop(&mut parts.headers);
+    let ours: Vec<HeaderName> =
+        parts.headers.keys().filter(|name| name.as_str().starts_with("x-gannet-")).cloned().collect();
+    ours.into_iter().for_each(|name| drop(parts.headers.remove(name)));
+    held.1.count(counter, head_bytes(&parts.headers));
+    parts.version = Version::HTTP_2;
+    let body = CountedBody::answer(body, Arc::clone(counter), limit, held);
+    Ok(Response::from_parts(parts, body.map_err(Into::into).boxed_unsync()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_can_be_read_in_one_way_only() {
+        let to = |text: &str| destination(&text.parse().unwrap()).map(|to| (to.https, to.host, to.port));
+        assert_eq!(to("https://api.example.com/x"), Some((true, "api.example.com".into(), 443)));
+        assert_eq!(to("http://[::1]:8080/x"), Some((false, "[::1]".into(), 8080)));
+        for bad in ["https://user@api.example.com/", "ftp://api.example.com/", "/x"] {
+            assert_eq!(to(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The GPUs that this server serves on, each in its place: what was found, and what the operator says of it. Pure.
+//!
+//! The places are numbered from 0; the same adapter may have several. A place without a GPU exists only when
+//! there is none at all, so that functions without kernels still run.
+
+use gannet_base::names::ANY_CLASS;
+use gannet_host_gpu::Gpu;
+use gannet_state::config::{ConfigError, ServerFile};
+use serde::Serialize;
+
+/// Number of a place.
+pub type Place = usize;
+
+/// What a device is taken to take on a GPU whose driver does not tell.
+const CONTEXT_BYTES: u64 = 512 << 20;
+/// The part of a GPU's memory that devices by themselves may take: the rest is for what tenants allocate.
+const CONTEXTS_PART: u64 = 2;
+
+/// One place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Served {
+    /// Its number.
+    pub place: Place,
+    /// The GPU, if there is one.
+    #[serde(flatten)]
+    pub gpu: Option<Gpu>,
+    /// Its class, as manifests name it.
+    pub class: String,
+    /// Spare workers kept ready.
+    pub spares: usize,
+    /// Workers and spares together: as many as were configured, and as have room.
+    pub workers_max: usize,
+}
+
+/// The places, in order of preference: those of the file, else all real GPUs, else the software ones.
+pub fn places(found: &[Gpu], file: &ServerFile) -> Result<Vec<Served>, ConfigError> {
+    let usual = |gpu: &Gpu| (gpu.clone(), gpu.class.clone(), file.spares, file.workers_max, None);
+    let real: Vec<_> = found.iter().filter(|gpu| !gpu.software).map(usual).collect();
+    let chosen = if file.gpus.is_empty() {
+        if real.is_empty() { found.iter().take(1).map(usual).collect() } else { real }
+    } else {
+        let mut chosen = Vec::new();
+        for wanted in &file.gpus {
+            let gpu = found.iter().find(|gpu| gpu.index == wanted.index);
+            let gpu = gpu.ok_or(ConfigError::NoSuchGpu { index: wanted.index, found: found.len() })?;
+            let class = wanted.class.clone().unwrap_or_else(|| gpu.class.clone());
+            let (spares, workers_max) =
+                (wanted.spares.unwrap_or(file.spares), wanted.workers_max.unwrap_or(file.workers_max));
+            chosen.push((gpu.clone(), class, spares, workers_max, wanted.memory_mib));
+        }
+        chosen
+    };
+    let mut places: Vec<Served> = (0..)
+        .zip(chosen)
+        .map(|(place, (mut gpu, class, spares, workers_max, memory_mib))| {
+            if let Some(memory_mib) = memory_mib {
+                gpu.memory_bytes = memory_mib << 20;
+            }
+            let workers_max = workers_max.min(room(&gpu));
+            Served { place, gpu: Some(gpu), class, spares: spares.min(workers_max), workers_max }
+        })
+        .collect();
+    if places.is_empty() {
+        let (spares, workers_max) = (file.spares, file.workers_max);
+        places.push(Served { place: 0, gpu: None, class: "none".into(), spares, workers_max });
+    }
+    Ok(places)
+}
+
+/// Devices that have room on a GPU; one always has.
+fn room(gpu: &Gpu) -> usize {
+    if gpu.memory_bytes == 0 {
+        return usize::MAX;
+    }
+    let context = if gpu.context_bytes == 0 { CONTEXT_BYTES } else { gpu.context_bytes };
+    usize::try_from(gpu.memory_bytes / CONTEXTS_PART / context).unwrap_or(usize::MAX).max(1)
+}
+
+/// The places that a function may run in, in its order of preference; those in one group are equally good.
+pub fn candidates(places: &[Served], classes: &[String]) -> Vec<Vec<Place>> {
+    let of = |class: &String| {
+        let fit = places.iter().filter(|served| class == ANY_CLASS || served.class == *class);
+        fit.map(|served| served.place).collect::<Vec<_>>()
+    };
+    classes.iter().map(of).filter(|group| !group.is_empty()).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    fn gpu(index: u32, software: bool) -> Gpu {
+        Gpu {
+            index,
+            name: format!("gpu {index}"),
+            backend: "vulkan".into(),
+            driver: String::new(),
+            class: if software { "software" } else { "gpu" }.into(),
+            software,
+            timestamps: true,
+            memory_bytes: 8 << 30,
+            context_bytes: 256 << 20,
+        }
+    }
+
+    fn file(text: &str) -> ServerFile {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn software_is_used_only_when_there_is_no_other_or_when_asked_for() {
+        let found = [gpu(0, false), gpu(1, false), gpu(2, true)];
+        let indexes = |file: &str, found: &[Gpu]| {
+            let places = places(found, &super::tests::file(file)).unwrap();
+            places.into_iter().map(|served| served.gpu.map(|gpu| gpu.index)).collect::<Vec<_>>()
+        };
+        assert_eq!(indexes("", &found), [Some(0), Some(1)]);
+        assert_eq!(indexes("", &found[2..]), [Some(2)]);
+        assert_eq!(indexes("", &[]), [None]);
+        assert_eq!(indexes("[[gpus]]\nindex = 2\n[[gpus]]\nindex = 2\n", &found), [Some(2), Some(2)]);
+        let missing = places(&found, &file("[[gpus]]\nindex = 7\n")).unwrap_err();
+        assert_eq!(missing.to_string(), "gpus: there is no gpu 7; 3 were found, see `gannet doctor`");
+    }
+
+    #[test]
+    fn what_devices_take_by_themselves_bounds_the_workers() {
+        let places = places(&[gpu(0, false)], &file("workers_max = 100\nspares = 64\n")).unwrap();
+        assert_eq!((places[0].workers_max, places[0].spares), (16, 16), "half of 8 GiB, 256 MiB each");
+        let small = super::places(&[gpu(0, false)], &file("[[gpus]]\nindex = 0\nmemory_mib = 100\n")).unwrap();
+        assert_eq!(small[0].workers_max, 1);
+    }
+
+    #[test]
+    fn classes_are_an_order_of_preference() {
+        let text = "[[gpus]]\nindex = 0\nclass = \"big\"\n[[gpus]]\nindex = 1\nclass = \"small\"\n[[gpus]]\nindex = 1\nclass = \"big\"\n";
+        let places = places(&[gpu(0, false), gpu(1, false)], &file(text)).unwrap();
+        let wanted =
+            |classes: &[&str]| candidates(&places, &classes.iter().map(|c| (*c).to_owned()).collect::<Vec<_>>());
+        assert_eq!(wanted(&["small", "huge", "any"]), [vec![1], vec![0, 1, 2]]);
+        assert!(wanted(&["huge"]).is_empty());
+    }
+}

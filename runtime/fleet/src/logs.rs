@@ -1,0 +1,104 @@
+//! Log lines of functions: a bounded ring for each, and whoever follows.
+//!
+//! Lines come from workers in frames and are believed in nothing but their text: the version decides
+//! which function they belong to, and a worker can only name versions that were loaded into it
+//! ([`Names`]).
+
+use gannet_base::hop::{LogFrame, LogStream, VersionKey};
+use gannet_base::names::{FunctionName, RequestId, TenantName};
+use gannet_process::channel::Channel;
+use serde::Serialize;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::broadcast;
+
+/// Text kept for one function.
+const KEPT_BYTES_MAX: usize = 1024 * 1024;
+/// Lines a follower may lag behind before it loses some.
+const FOLLOW_CAPACITY: usize = 1024;
+
+/// A line of log.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[schema(as = LogLine)]
+pub struct Line {
+    /// When it arrived, RFC 3339.
+    #[schema(value_type = String, format = DateTime)]
+    pub time: jiff::Timestamp,
+    /// The request it was written in.
+    #[schema(value_type = String, format = "uuid")]
+    pub request: RequestId,
+    /// Which stream.
+    pub stream: LogStream,
+    /// The text.
+    pub text: String,
+    /// Lines lost just before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Ring {
+    lines: VecDeque<Line>,
+    bytes: usize,
+    followers: broadcast::Sender<Line>,
+}
+
+impl Default for Ring {
+    fn default() -> Self {
+        Self { lines: VecDeque::new(), bytes: 0, followers: broadcast::channel(FOLLOW_CAPACITY).0 }
+    }
+}
+
+type Name = (TenantName, FunctionName);
+/// The versions that one worker was given, and whose they are.
+pub type Names = Mutex<HashMap<VersionKey, Name>>;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Logs {
+    rings: Mutex<HashMap<Name, Ring>>,
+}
+
+impl Logs {
+    fn add(&self, frame: LogFrame, names: &Names) {
+        let name = names.lock().unwrap_or_else(PoisonError::into_inner).get(&frame.version).cloned();
+        let Some(name) = name else { return };
+        let lost = (frame.lost > 0).then_some(frame.lost);
+        let line =
+            Line { time: jiff::Timestamp::now(), request: frame.request, stream: frame.stream, text: frame.text, lost };
+        let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = rings.entry(name).or_default();
+        ring.bytes += line.text.len() + size_of::<Line>();
+        // Nobody may be following.
+        let _ = ring.followers.send(line.clone());
+        ring.lines.push_back(line);
+        while ring.bytes > KEPT_BYTES_MAX {
+            let Some(oldest) = ring.lines.pop_front() else { break };
+            ring.bytes -= oldest.text.len() + size_of::<Line>();
+        }
+    }
+
+    /// The lines kept of a function, and those to come.
+    pub fn read(&self, tenant: &TenantName, function: &FunctionName) -> (Vec<Line>, broadcast::Receiver<Line>) {
+        let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = rings.entry((tenant.clone(), function.clone())).or_default();
+        (ring.lines.iter().cloned().collect(), ring.followers.subscribe())
+    }
+
+    /// Forgets the functions of a tenant.
+    pub fn forget_tenant(&self, tenant: &TenantName) {
+        self.rings.lock().unwrap_or_else(PoisonError::into_inner).retain(|(owner, _), _| owner != tenant);
+    }
+
+    /// Forgets a function.
+    pub fn forget(&self, tenant: &TenantName, function: &FunctionName) {
+        self.rings.lock().unwrap_or_else(PoisonError::into_inner).remove(&(tenant.clone(), function.clone()));
+    }
+}
+
+/// Reads a worker's log lines until its socket closes.
+pub async fn collect(logs: Arc<Logs>, socket: Channel, names: Arc<Names>) {
+    while let Ok((frame, _)) = socket.receive::<LogFrame>().await {
+        logs.add(frame, &names);
+    }
+}

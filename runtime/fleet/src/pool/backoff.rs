@@ -1,0 +1,101 @@
+//! Functions whose workers keep being killed: counted, and made to wait before they are tried again. Pure.
+//!
+//! Invariant: a function that was not killed lately never waits; one that is killed again and again waits at most
+//! [`WAIT_MAX`].
+
+use gannet_base::names::{FunctionName, TenantName};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// How long a kill is remembered.
+pub const WINDOW: Duration = Duration::from_secs(300);
+/// Kills in a row that cost nothing: one may be an accident.
+const FREE: u32 = 2;
+/// The wait after the first kill that is not free; each further one doubles it.
+const WAIT_FIRST: Duration = Duration::from_secs(1);
+/// The longest wait.
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How a function fared.
+#[derive(Debug, Clone)]
+pub struct Kills {
+    /// In a row, none of them longer than [`WINDOW`] after the one before.
+    pub count: u32,
+    /// Why the latest.
+    pub why: String,
+    /// When, for people.
+    pub time: jiff::Timestamp,
+    last: Instant,
+    /// The worker that ended then: it may have run several requests of the function.
+    worker: i32,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Backoff {
+    kills: HashMap<(TenantName, FunctionName), Kills>,
+}
+
+impl Backoff {
+    /// A worker ended while it ran a request of a function.
+    pub fn killed(&mut self, function: (TenantName, FunctionName), worker: i32, why: &str, now: Instant) {
+        self.kills.retain(|_, kills| now.saturating_duration_since(kills.last) < WINDOW);
+        let fresh = Kills {
+            count: 0,
+            why: String::new(),
+            time: jiff::Timestamp::now(),
+            last: now,
+            worker: worker.wrapping_add(1),
+        };
+        let kills = self.kills.entry(function).or_insert(fresh);
+        if kills.worker != worker || kills.count == 0 {
+            kills.count += 1;
+            (kills.last, kills.worker, kills.time) = (now, worker, jiff::Timestamp::now());
+            why.clone_into(&mut kills.why);
+        }
+    }
+
+    /// How long a function has to wait.
+    pub fn wait(&self, function: &(TenantName, FunctionName), now: Instant) -> Duration {
+        let Some(kills) = self.recent(function, now) else { return Duration::ZERO };
+        let Some(beyond) = kills.count.checked_sub(FREE + 1) else { return Duration::ZERO };
+        let wait = WAIT_FIRST.saturating_mul(1 << beyond.min(6)).min(WAIT_MAX);
+        (kills.last + wait).saturating_duration_since(now)
+    }
+
+    /// What is remembered of a function.
+    pub fn recent(&self, function: &(TenantName, FunctionName), now: Instant) -> Option<&Kills> {
+        self.kills.get(function).filter(|kills| now.saturating_duration_since(kills.last) < WINDOW)
+    }
+
+    /// A function was deployed anew, or is gone.
+    pub fn forget(&mut self, function: &(TenantName, FunctionName)) {
+        self.kills.remove(function);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_third_kill_in_a_row_waits_a_second_and_each_more_twice_as_long() {
+        let function = (TenantName::new("acme").unwrap(), FunctionName::new("blur").unwrap());
+        let mut backoff = Backoff::default();
+        let mut now = Instant::now();
+        let mut waits = Vec::new();
+        for worker in 1..12 {
+            backoff.killed(function.clone(), worker, "because", now);
+            backoff.killed(function.clone(), worker, "because", now);
+            waits.push(backoff.wait(&function, now).as_secs());
+            now += Duration::from_secs(61);
+        }
+        assert_eq!(waits, [0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(backoff.recent(&function, now).unwrap().count, 11);
+        now += WINDOW;
+        assert_eq!(backoff.wait(&function, now), Duration::ZERO);
+        backoff.killed(function.clone(), 1, "because", now);
+        assert_eq!(backoff.recent(&function, now).unwrap().count, 1, "the old ones are forgotten");
+    }
+}

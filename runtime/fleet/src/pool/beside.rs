@@ -1,0 +1,63 @@
+//! What workers and requests need of the rest of the server: secrets, the way out, the ledger, prices.
+
+use crate::egress::Egress;
+use crate::logs::Logs;
+use crate::pool::worker::Worker;
+use crate::pool::{Pool, PoolError};
+use gannet_base::bill::price::Price;
+use gannet_state::config::Live;
+use gannet_state::ledger::Ledger;
+use gannet_state::registry::{Snapshot, Version};
+use gannet_state::secrets::Vault;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What workers and requests need of the rest of the server.
+#[derive(Debug)]
+pub struct Beside {
+    /// Opens secrets.
+    pub vault: Arc<Vault>,
+    /// Outbound HTTP.
+    pub egress: Arc<Egress>,
+    /// What functions write.
+    pub logs: Arc<Logs>,
+    /// Where memory kept is charged.
+    pub ledger: Arc<Ledger>,
+    /// Prices.
+    pub live: Live,
+}
+
+/// Opens the secrets that a version names, as they are now.
+pub(crate) struct Opened<'a> {
+    pub(super) vault: &'a Vault,
+    pub(super) snapshot: Arc<Snapshot>,
+}
+
+impl Opened<'_> {
+    pub(super) fn open(&self, version: &Version) -> Result<BTreeMap<String, String>, PoolError> {
+        let tenant = self.snapshot.tenants.get(&version.tenant);
+        let open = |name: &String| {
+            let record = tenant.and_then(|tenant| tenant.secrets.get(name));
+            let record =
+                record.ok_or_else(|| PoolError::Internal(format!("the secret {name:?} is not set any more")))?;
+            let value = self.vault.unseal(&version.tenant, name, &record.sealed);
+            Ok((name.clone(), value.map_err(|error| PoolError::Internal(error.to_string()))?))
+        };
+        version.manifest().secrets.names.iter().map(open).collect()
+    }
+}
+
+impl Pool {
+    /// Where a worker is, and what work costs there now.
+    pub(super) fn price(&self, worker: &Worker) -> (&str, Price) {
+        let file = self.beside.live.load();
+        let served = worker.place().and_then(|place| self.places.get(place)).or_else(|| self.places.first());
+        let own = served.and_then(|served| file.gpus.get(served.place)).and_then(|gpu| gpu.micro_units_per_s);
+        let price = Price {
+            gpu_micro_units_per_s: own.unwrap_or(file.prices.gpu_micro_units_per_s),
+            cpu_micro_units_per_s: file.prices.cpu_micro_units_per_s,
+            resident_micro_units_per_gib_s: file.prices.resident_micro_units_per_gib_s,
+        };
+        (served.map_or("none", |served| served.class.as_str()), price)
+    }
+}

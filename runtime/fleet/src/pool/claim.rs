@@ -1,0 +1,67 @@
+//! A claim on a worker, released when it is dropped.
+
+use crate::pool::table::Table;
+use crate::pool::worker::Worker;
+use gannet_base::bill::StartKind;
+use gannet_state::registry::{Registry, Version};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// The table that all claims share.
+pub(crate) type SharedTable = Arc<Mutex<Table<Arc<Worker>>>>;
+
+/// A seat in a worker.
+#[derive(Debug)]
+pub struct Seated {
+    worker: Arc<Worker>,
+    version: Arc<Version>,
+    table: SharedTable,
+    changed: Arc<Notify>,
+    registry: Arc<Registry>,
+    /// How long it took until there was room for a worker.
+    pub(crate) capacity_wait: Duration,
+    /// How the worker came to be there.
+    pub(crate) kind: StartKind,
+}
+
+impl Seated {
+    pub(crate) fn new(
+        worker: Arc<Worker>,
+        version: Arc<Version>,
+        (table, changed, registry): (SharedTable, Arc<Notify>, Arc<Registry>),
+        kind: StartKind,
+    ) -> Self {
+        worker.enter(version.key);
+        Self { worker, version, table, changed, registry, capacity_wait: Duration::ZERO, kind }
+    }
+
+    /// The worker.
+    pub fn worker(&self) -> &Arc<Worker> {
+        &self.worker
+    }
+}
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        let scale = &self.version.manifest().scale;
+        let idle = Duration::from_secs(scale.idle_timeout_s);
+        // An old version's last request must not keep the worker of a function that is not to be kept any more.
+        let snapshot = self.registry.snapshot();
+        let function = snapshot.function(self.version.tenant.as_str(), self.version.function.as_str());
+        let may_keep = snapshot.tenants.get(&self.version.tenant);
+        let may_keep = scale.min > 0 && may_keep.is_some_and(|tenant| tenant.may_keep(jiff::Timestamp::now()));
+        let keep = may_keep && function.is_some_and(|function| Arc::ptr_eq(&function.current, &self.version));
+        let served = function.is_some_and(|function| function.serves(&self.version));
+        if self.worker.leave_version(self.version.key) && !served {
+            self.worker.unload(self.version.key);
+        }
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle_now = table.release(&self.version.tenant, &self.worker, idle, keep, Instant::now());
+        drop(table);
+        if idle_now {
+            // Whoever waits for room may have its place.
+            self.changed.notify_waiters();
+        }
+    }
+}

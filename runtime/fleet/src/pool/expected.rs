@@ -1,0 +1,110 @@
+//! Receipts that come as frames, and what happens when the client leaves before its answer.
+
+use crate::admitted::Admitted;
+use crate::pool::claim::Seated;
+use crate::pool::report;
+use crate::pool::request::RequestBody;
+use crate::pool::worker::{Connection, Worker};
+use gannet_base::hop::{Work, header};
+use gannet_base::names::RequestId;
+use gannet_base::refusal::Blame;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// A receipt that may come as a frame; nothing waits for it once this is dropped.
+#[derive(Debug)]
+pub(crate) struct Expected {
+    worker: Arc<Worker>,
+    request: RequestId,
+    receiver: Option<oneshot::Receiver<Work>>,
+}
+
+impl Expected {
+    pub(super) fn new(seated: &Seated, request: RequestId) -> Self {
+        let worker = Arc::clone(seated.worker());
+        let receiver = Some(worker.expect_work(request));
+        Self { worker, request, receiver }
+    }
+
+    /// Hands over the expectation.
+    pub(super) fn take(&mut self) -> Self {
+        Self { worker: Arc::clone(&self.worker), request: self.request, receiver: self.receiver.take() }
+    }
+
+    /// Polls for the receipt. `None`: there will be none.
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Work>> {
+        match &mut self.receiver {
+            Some(receiver) => Pin::new(receiver).poll(context).map(Result::ok),
+            None => Poll::Ready(None),
+        }
+    }
+
+    /// Waits for the receipt.
+    pub(crate) async fn wait(mut self, longest: Duration) -> Option<Work> {
+        let waiting = std::future::poll_fn(|context| self.poll(context));
+        tokio::time::timeout(longest, waiting).await.ok().flatten()
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        if self.receiver.is_some() {
+            self.worker.forget_work(self.request);
+        }
+    }
+}
+
+/// How long a request whose client has left may still take to its head: what is nearly done is let be done.
+const GRACE: Duration = Duration::from_millis(50);
+/// How long the report of a guest that was ended may take: it waits for what the guest left on the GPU.
+pub(super) const CUT_MAX: Duration = Duration::from_secs(12);
+
+/// The connection, and the head of the answer that came over it.
+type Sent = (Connection, Result<Response<Incoming>, Option<Box<Request<RequestBody>>>>);
+/// A request on its way to its head.
+pub(super) type Sending = Pin<Box<dyn Future<Output = Sent> + Send>>;
+
+/// What a request holds while its worker has it. When the client leaves in that time, the worker is still owed
+/// its report, and the tenant its bill.
+pub(super) struct ClientGone {
+    pub(super) id: RequestId,
+    pub(super) claim_us: u64,
+    pub(super) held: Option<(Admitted, Seated, Expected, Sending)>,
+}
+
+impl Drop for ClientGone {
+    fn drop(&mut self) {
+        let Some((mut admitted, seated, expected, sending)) = self.held.take() else { return };
+        tracing::debug!(request = %self.id, "the client left before its answer");
+        let claim_us = self.claim_us;
+        tokio::spawn(async move {
+            // A guest that is done has put its report into the head; one that is not is ended when the connection closes, and
+            // then reports by itself. A request that never left has none.
+            let known: Option<Work> = match tokio::time::timeout(GRACE, sending).await {
+                Ok((_, Ok(answer))) => {
+                    let value = answer.headers().get(header::WORK);
+                    value.and_then(|value| serde_json::from_slice(value.as_bytes()).ok())
+                }
+                _ => None,
+            };
+            let work = match known {
+                Some(work) => Some(work),
+                None => expected.wait(CUT_MAX).await,
+            };
+            match work {
+                Some(work) => report::record(&mut admitted.tab, work, seated.worker(), claim_us),
+                None => report::record_lost(&mut admitted.tab, seated.worker()),
+            }
+            admitted.tab.note(|receipt| {
+                receipt.error = Some("client_closed".into());
+                receipt.fault = Some(Blame::Caller);
+            });
+            drop(seated);
+        });
+    }
+}

@@ -1,0 +1,194 @@
+//! What a worker is given of a version: the compiled component, its kernels, environment and secrets, and a way out; and when it
+//! is to forget it.
+
+use crate::egress::Registration;
+use crate::pool::PoolError;
+use crate::pool::beside::Opened;
+use crate::pool::worker::{GONE, Worker};
+use gannet_base::hop::{Bundle, RunLimits, ToWorker, VersionKey};
+use gannet_base::names::RequestId;
+use gannet_process::channel::stream_pair;
+use gannet_state::registry::{Version, kernels};
+use gannet_state::store::files::place_cache;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// Loading a version: mapping and linking.
+const LOAD_MAX: Duration = Duration::from_secs(10);
+
+impl Worker {
+    /// Lets the requests of its tenant call out, by a socket of its own, from the first version on that may.
+    async fn open_egress(&self, version: &Version) -> Result<(), PoolError> {
+        let Some(outbound) = self.outbound.get() else { return Ok(()) };
+        outbound.admit(version);
+        if version.allowed_hosts.is_empty() || self.egress_open.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let failed = |error: std::io::Error| PoolError::Internal(format!("no outbound connection: {error}"));
+        let (ours, theirs) = stream_pair().map_err(failed)?;
+        let stream = std::os::unix::net::UnixStream::from(ours);
+        let stream = tokio::net::UnixStream::from_std(stream).map_err(failed)?;
+        self.control.send(&ToWorker::Egress, &[theirs.as_fd()]).await.map_err(|_| PoolError::Killed(GONE.into()))?;
+        tokio::spawn(Arc::clone(outbound).serve(stream));
+        Ok(())
+    }
+
+    /// A request of a version that may call out begins.
+    pub(crate) fn begin_egress(&self, version: &Version, request: RequestId) -> Option<Registration> {
+        let outbound = self.outbound.get().filter(|_| !version.allowed_hosts.is_empty())?;
+        Some(outbound.register(request))
+    }
+
+    /// The versions that it was given.
+    pub(crate) fn loaded(&self) -> Vec<VersionKey> {
+        self.loads.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    fn active(&self) -> std::sync::MutexGuard<'_, HashMap<VersionKey, usize>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request of a version has come to this worker. Before it is looked whether the version is loaded.
+    pub(crate) fn enter(&self, version: VersionKey) {
+        *self.active().entry(version).or_default() += 1;
+    }
+
+    /// It is done. Answers whether it was the last of its version.
+    pub(crate) fn leave_version(&self, version: VersionKey) -> bool {
+        let mut active = self.active();
+        let Some(count) = active.get_mut(&version) else { return false };
+        *count -= 1;
+        if *count == 0 {
+            active.remove(&version);
+            return true;
+        }
+        false
+    }
+
+    /// Forgets a version, unless a request of it is under way: then its last one will.
+    pub(crate) fn unload(&self, version: VersionKey) {
+        // Held until the message is sent: whoever comes after finds the version gone, and loads it behind that.
+        let active = self.active();
+        if active.contains_key(&version) {
+            return;
+        }
+        let loaded = self.loads.lock().unwrap_or_else(PoisonError::into_inner).remove(&version).is_some();
+        if let Some(outbound) = self.outbound.get() {
+            outbound.forget(version);
+        }
+        // One whose socket is full keeps the version: that costs memory only.
+        if loaded && let Err(error) = self.control.try_send(&ToWorker::Unload { version }) {
+            tracing::debug!(%error, "a worker does not hear that a version is gone");
+        }
+    }
+
+    /// Loads a version, once. Answers whether it was there already.
+    pub(crate) async fn load(&self, version: &Version, vault: &Opened<'_>) -> Result<bool, PoolError> {
+        let (mut receiver, first) = {
+            let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+            match loads.get(&version.key) {
+                Some(sender) => (sender.subscribe(), false),
+                None => {
+                    let (sender, receiver) = watch::channel(None);
+                    loads.insert(version.key, sender);
+                    (receiver, true)
+                }
+            }
+        };
+        if !first && matches!(&*receiver.borrow(), Some(Ok(()))) {
+            return Ok(true);
+        }
+        if first {
+            // Also when whoever asked leaves in the middle: others wait for the same load.
+            let mut unfinished = Unfinished { worker: self, key: Some(version.key) };
+            self.send_load(version, vault).await?;
+            unfinished.key = None;
+        }
+        let loaded = tokio::select! {
+            loaded = tokio::time::timeout(LOAD_MAX, receiver.wait_for(Option::is_some)) => loaded,
+            () = self.dead.cancelled() => return Err(PoolError::Killed(GONE.into())),
+        };
+        match loaded {
+            Ok(Ok(result)) => match &*result {
+                Some(Err(error)) => {
+                    // The next request tries again.
+                    self.loads.lock().unwrap_or_else(PoisonError::into_inner).remove(&version.key);
+                    Err(PoolError::Internal(format!("a version could not be loaded: {error}")))
+                }
+                _ => Ok(false),
+            },
+            Ok(Err(_)) => Err(PoolError::Killed(GONE.into())),
+            Err(_) => Err(PoolError::Internal(format!("a version was not loaded within {} s", LOAD_MAX.as_secs()))),
+        }
+    }
+
+    async fn send_load(&self, version: &Version, vault: &Opened<'_>) -> Result<(), PoolError> {
+        self.open_egress(version).await?;
+        let failed = |error: std::io::Error| PoolError::Internal(format!("a version could not be opened: {error}"));
+        let began = Instant::now();
+        let (cache, process) = (version.driver_cache.clone(), self.process.clone());
+        let placed = tokio::task::spawn_blocking(move || place_cache(&cache, process.home())).await;
+        if let Err(error) = placed.map_err(std::io::Error::other).flatten() {
+            // Only the first dispatch is slower.
+            tracing::warn!(%error, "a driver cache could not be placed");
+        }
+        tracing::debug!(cache_us = began.elapsed().as_micros(), "a driver cache was placed");
+        let component = File::open(&version.compiled).map_err(failed)?;
+        let bundle = bundle(version, vault.open(version)?).map_err(failed)?;
+        let name = (version.tenant.clone(), version.function.clone());
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(version.key, name);
+        let assets: Vec<File> = version.assets.iter().map(File::open).collect::<Result<_, _>>().map_err(failed)?;
+        let message = ToWorker::Load { version: version.key };
+        let mut descriptors = vec![component.as_fd(), bundle.as_fd()];
+        descriptors.extend(assets.iter().map(AsFd::as_fd));
+        self.control.send(&message, &descriptors).await.map_err(|_| PoolError::Killed(GONE.into()))
+    }
+}
+
+/// Forgets a load that was never sent.
+struct Unfinished<'a> {
+    worker: &'a Worker,
+    key: Option<VersionKey>,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.worker.loads.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        }
+    }
+}
+
+fn bundle(version: &Version, secrets: BTreeMap<String, String>) -> std::io::Result<OwnedFd> {
+    let limits = &version.limits;
+    let bundle = Bundle {
+        function: version.function.to_string(),
+        kernels: kernels(version),
+        assets: version.record.assets.iter().map(|(name, pinned)| pinned.bundled(name)).collect(),
+        keep: version.manifest().scale.min > 0,
+        env: version.manifest().env.clone(),
+        secrets,
+        limits: RunLimits {
+            memory_bytes: limits.memory_mib << 20,
+            cpu_ms: limits.cpu_ms,
+            gpu_memory_bytes: limits.gpu_memory_mib << 20,
+            gpu_time_ms: limits.gpu_time_ms,
+            log_bytes: limits.log_kib << 10,
+            stream_idle_ms: limits.stream_idle_ms,
+            stream_ms: limits.stream_timeout_ms,
+            timeout_ms: limits.timeout_ms,
+            instance_reuse: version.manifest().scale.instance_reuse,
+        },
+    };
+    let descriptor = rustix::fs::memfd_create("bundle", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut file = File::from(descriptor);
+    file.write_all(&serde_json::to_vec(&bundle)?)?;
+    std::io::Seek::rewind(&mut file)?;
+    Ok(file.into())
+}

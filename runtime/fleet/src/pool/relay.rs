@@ -1,0 +1,271 @@
+//! A function's answer on its way to the client: the worker's body, the tab, and all that is held
+//! until the last byte has left.
+
+use crate::admitted::Admitted;
+use crate::pool::claim::Seated;
+use crate::pool::expected::{CUT_MAX, Expected};
+use crate::pool::report;
+use crate::pool::request::BodyState;
+use crate::pool::worker::Connection;
+use bytes::Bytes;
+use gannet_base::body::{BrokenOff, ResponseBody};
+use gannet_base::headers;
+use gannet_base::refusal::Blame;
+use http::{HeaderMap, HeaderValue};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::task::AbortHandle;
+use tokio::time::Sleep;
+
+/// How long the end of a streamed answer waits for its receipt.
+const WORK_MAX: Duration = Duration::from_millis(500);
+
+/// Where the receipt of the worker comes from.
+#[derive(Debug)]
+pub(crate) enum WorkSource {
+    /// It was in the head and is on the tab.
+    Known,
+    /// It comes as a frame.
+    Frame(Expected),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Relay {
+    body: Incoming,
+    open: SharedOpen,
+    /// A frame's wait at the end, and whether the end was reached.
+    ending: Option<Pin<Box<Sleep>>>,
+    trailers: bool,
+    /// Whether all of it was handed over.
+    finished: bool,
+    watchdog: AbortHandle,
+}
+
+/// `None` once the tab is closed. SharedOpen with the watchdog: a client that stops reading is not polled, so time must
+/// pass elsewhere.
+type SharedOpen = Arc<Mutex<Option<Open>>>;
+
+#[derive(Debug)]
+struct Open {
+    admitted: Admitted,
+    seated: Seated,
+    connection: Option<Connection>,
+    source: WorkSource,
+    claim_us: u64,
+    sent: u64,
+    request_body: Arc<BodyState>,
+    late: Duration,
+    /// Whether the guest was ended before its answer was whole.
+    was_cut: bool,
+}
+
+/// What a relay is made of.
+pub(crate) struct Parts {
+    pub(crate) body: Incoming,
+    pub(crate) admitted: Admitted,
+    pub(crate) seated: Seated,
+    pub(crate) connection: Connection,
+    pub(crate) source: WorkSource,
+    pub(crate) claim_us: u64,
+    pub(crate) request_body: Arc<BodyState>,
+    pub(crate) late: Duration,
+}
+
+fn take(open: &SharedOpen) -> Option<Open> {
+    open.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+impl Open {
+    /// Notes why the answer was not whole, and cuts the connection to the worker, which ends the guest.
+    fn cut(&mut self, error: &str, detail: Option<String>, blame: Blame) {
+        if let Some(connection) = self.connection.take() {
+            connection.cut();
+        }
+        self.was_cut = true;
+        self.admitted.tab.note(|receipt| {
+            receipt.error = Some(error.to_owned());
+            receipt.error_detail = detail;
+            receipt.fault = Some(blame);
+        });
+    }
+
+    fn close(mut self) {
+        let (sent, received) = (self.sent, self.request_body.bytes());
+        self.admitted.tab.note(|receipt| {
+            receipt.bytes_out = sent;
+            receipt.bytes_in = received;
+        });
+        // A connection that still sends a body would make the next request wait for it.
+        if self.request_body.is_done()
+            && let Some(connection) = self.connection.take()
+        {
+            self.seated.worker().give_back(connection);
+        }
+        if let WorkSource::Frame(expected) = self.source {
+            // The guest runs on, or is being ended: its bill comes later.
+            let late = if self.was_cut { CUT_MAX } else { self.late };
+            let Self { mut admitted, seated, claim_us, .. } = Self { source: WorkSource::Known, ..self };
+            tokio::spawn(async move {
+                match expected.wait(late).await {
+                    Some(work) => report::record(&mut admitted.tab, work, seated.worker(), claim_us),
+                    None => report::record_lost(&mut admitted.tab, seated.worker()),
+                }
+                drop(seated);
+            });
+        }
+    }
+}
+
+/// Ends an answer that its client does not take: the place, the instance and its memory are wanted by others.
+async fn watch(open: SharedOpen, longest: Duration) {
+    tokio::time::sleep(longest).await;
+    if let Some(mut open) = take(&open) {
+        let detail = format!("the client had not taken the answer after {} ms", longest.as_millis());
+        open.cut("client_too_slow", Some(detail), Blame::Caller);
+        open.close();
+    }
+}
+
+impl Relay {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { body, admitted, seated, connection, source, claim_us, request_body, late } = parts;
+        // A body of announced length ends with its last byte and has no trailer.
+        let trailers = matches!(source, WorkSource::Frame(_)) && body.size_hint().exact().is_none();
+        let connection = Some(connection);
+        let open = Open { admitted, seated, connection, source, claim_us, sent: 0, request_body, late, was_cut: false };
+        let open = Arc::new(Mutex::new(Some(open)));
+        let watchdog = tokio::spawn(watch(Arc::clone(&open), late)).abort_handle();
+        Self { body, open, ending: None, trailers, finished: false, watchdog }
+    }
+
+    /// The end of the worker's body: takes the receipt if it must still come, then closes the tab.
+    fn end(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let timing = {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(open) = &mut *open else { return Poll::Ready(None) };
+            if let WorkSource::Frame(expected) = &mut open.source {
+                match expected.poll(context) {
+                    Poll::Ready(work) => {
+                        open.source = WorkSource::Known;
+                        match work {
+                            Some(work) => {
+                                report::record(&mut open.admitted.tab, work, open.seated.worker(), open.claim_us)
+                            }
+                            None => report::record_lost(&mut open.admitted.tab, open.seated.worker()),
+                        }
+                    }
+                    Poll::Pending => {
+                        let wait = self.ending.get_or_insert_with(|| Box::pin(tokio::time::sleep(WORK_MAX)));
+                        if wait.as_mut().poll(context).is_pending() {
+                            return Poll::Pending;
+                        }
+                    }
+                }
+            }
+            open.admitted.tab.server_timing()
+        };
+        self.close();
+        if !std::mem::take(&mut self.trailers) {
+            return Poll::Ready(None);
+        }
+        let mut trailers = HeaderMap::new();
+        if let Ok(value) = HeaderValue::from_str(&timing) {
+            trailers.insert(headers::SERVER_TIMING, value);
+        }
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+
+    fn close(&mut self) {
+        self.finished = true;
+        self.watchdog.abort();
+        if let Some(open) = take(&self.open) {
+            open.close();
+        }
+    }
+
+    fn cut(&mut self, error: &str, detail: Option<String>, blame: Blame) {
+        self.watchdog.abort();
+        if let Some(mut open) = take(&self.open) {
+            open.cut(error, detail, blame);
+            open.close();
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // Open still: the client left in the middle.
+        self.cut("client_closed", None, Blame::Caller);
+    }
+}
+
+impl Body for Relay {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        if self.ending.is_some() {
+            return self.end(context);
+        }
+        loop {
+            if self.finished {
+                return Poll::Ready(None);
+            }
+            if !self.is_open() {
+                return Poll::Ready(Some(Err(BrokenOff("the answer was ended".into()))));
+            }
+            match Pin::new(&mut self.body).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let Some(data) = frame.data_ref() else { continue };
+                    let length = data.len() as u64;
+                    if let Some(open) = &mut *self.open.lock().unwrap_or_else(PoisonError::into_inner) {
+                        open.sent += length;
+                    }
+                    // hyper drops a body of known length without asking for its end.
+                    if !self.trailers && self.body.is_end_stream() {
+                        self.close();
+                    }
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    let detail = error.to_string();
+                    self.cut("response_broken_off", Some(detail.clone()), Blame::Function);
+                    return Poll::Ready(Some(Err(BrokenOff(detail))));
+                }
+                Poll::Ready(None) => return self.end(context),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        !self.trailers && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The response's body, made from a relay.
+pub(crate) fn body(parts: Parts) -> ResponseBody {
+    let mut relay = Relay::new(parts);
+    if relay.is_end_stream() {
+        // An empty body is never polled.
+        relay.close();
+    }
+    relay.boxed_unsync()
+}

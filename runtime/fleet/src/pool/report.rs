@@ -1,0 +1,37 @@
+//! What a worker reports of a request, put on the request's tab.
+
+use super::error::DETAIL_CHARACTERS_MAX;
+use super::worker::Worker;
+use gannet_base::hop::{FaultCode, Work};
+use gannet_base::refusal::Blame;
+use gannet_state::tab::Tab;
+
+/// Puts on the tab what a worker's receipt would have said of the GPU, where it will not come: the worker has ended.
+pub(super) fn record_lost(tab: &mut Tab, worker: &Worker) {
+    if worker.dead().is_cancelled()
+        && let Some((began, before)) = tab.began()
+    {
+        tab.lost(worker.lost(began, before));
+    }
+}
+
+/// Puts the worker's receipt on the tab.
+pub(super) fn record(tab: &mut Tab, mut work: Work, worker: &Worker, claim_us: u64) {
+    worker.check(&mut work);
+    tab.work(&work, claim_us);
+    if let Some(fault) = &work.fault {
+        let detail: String = fault.detail.chars().take(DETAIL_CHARACTERS_MAX).collect();
+        tab.note(|receipt| {
+            receipt.error = Some(
+                match fault.code {
+                    FaultCode::DeadlineExceeded => "deadline_exceeded",
+                    FaultCode::FunctionTrapped | FaultCode::MemoryLimit => "function_trapped",
+                    FaultCode::Unavailable => "internal",
+                }
+                .into(),
+            );
+            receipt.error_detail = Some(detail);
+            receipt.fault = Some(Blame::Function);
+        });
+    }
+}

@@ -1,0 +1,248 @@
+//! The request as the worker gets it: rebuilt, never copied.
+//!
+//! Headers that belong to one connection, and whatever `Connection` names, are dropped; framing
+//! comes from the body; where the request came from is said anew; nothing that starts with
+//! `x-gannet-` gets through. The body is counted, capped and timed.
+
+use crate::inbound::{BODY_IDLE_MAX, Inbound, RequestError};
+use bytes::Bytes;
+use gannet_base::headers::strip_hop_by_hop;
+use gannet_base::hop::{VersionKey, header};
+use http::header::{EXPECT, FORWARDED, HOST};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+
+/// What became of a request's body, readable after the worker's connection has taken it.
+#[derive(Debug, Default)]
+pub(crate) struct BodyState {
+    bytes: AtomicU64,
+    done: AtomicBool,
+    refused: Mutex<Option<RequestError>>,
+    /// What a cut body had still to come.
+    rest: Mutex<Option<Incoming>>,
+}
+
+impl BodyState {
+    /// Bytes that passed.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether all of the body has passed.
+    pub(crate) fn is_done(&self) -> bool {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// What a cut body had still to come.
+    pub(crate) fn rest(&self) -> Option<Incoming> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Why the body was cut, if it was.
+    pub(crate) fn refused(&self) -> Option<RequestError> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A request's body on its way to the worker.
+#[derive(Debug)]
+pub struct RequestBody {
+    /// What was read of it already; nothing more comes then.
+    collected: Option<Bytes>,
+    body: Option<Incoming>,
+    limit: u64,
+    state: Arc<BodyState>,
+    idle: Option<Pin<Box<Sleep>>>,
+}
+
+/// A body that was cut. The worker sees its connection break off.
+#[derive(Debug, thiserror::Error)]
+#[error("the request's body was cut")]
+pub struct Cut;
+
+impl RequestBody {
+    pub(crate) fn new(body: Incoming, collected: Option<Bytes>, limit: u64) -> (Self, Arc<BodyState>) {
+        let state = Arc::new(BodyState::default());
+        let collected = collected.filter(|bytes| !bytes.is_empty());
+        state.done.store(collected.is_none() && body.is_end_stream(), Ordering::Relaxed);
+        (Self { collected, body: Some(body), limit, state: Arc::clone(&state), idle: None }, state)
+    }
+
+    /// No body.
+    pub(crate) fn empty() -> (Self, Arc<BodyState>) {
+        let state = Arc::new(BodyState::default());
+        state.done.store(true, Ordering::Relaxed);
+        (Self { collected: None, body: None, limit: 0, state: Arc::clone(&state), idle: None }, state)
+    }
+
+    fn cut(&mut self, why: RequestError) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        *self.state.rest.lock().unwrap_or_else(PoisonError::into_inner) = self.body.take();
+        *self.state.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        Poll::Ready(Some(Err(Cut)))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if let Some(collected) = self.collected.take() {
+            self.state.bytes.store(collected.len() as u64, Ordering::Relaxed);
+            self.state.done.store(true, Ordering::Relaxed);
+            return Poll::Ready(Some(Ok(Frame::data(collected))));
+        }
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        match Pin::new(&mut *body).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let ended = body.is_end_stream();
+                self.state.done.store(ended, Ordering::Relaxed);
+                self.idle = None;
+                let Some(data) = frame.data_ref() else { return Poll::Ready(Some(Ok(frame))) };
+                let total = self.state.bytes.fetch_add(data.len() as u64, Ordering::Relaxed) + data.len() as u64;
+                if total > self.limit {
+                    let limit = self.limit;
+                    return self.cut(RequestError::BodyTooLarge { limit });
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => self.cut(RequestError::Malformed(format!("the body broke off: {error}"))),
+            Poll::Ready(None) => {
+                self.state.done.store(true, Ordering::Relaxed);
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                let idle =
+                    self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + BODY_IDLE_MAX)));
+                if idle.as_mut().poll(context).is_ready() {
+                    return self.cut(RequestError::BodyTooSlow { seconds: BODY_IDLE_MAX.as_secs() });
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.collected.is_none() && self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if let Some(collected) = &self.collected {
+            return SizeHint::with_exact(collected.len() as u64);
+        }
+        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
+    }
+}
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+fn rebuild_headers(headers: &mut HeaderMap, client: IpAddr, https: bool, authority: Option<&str>) {
+    strip_hop_by_hop(headers);
+    let foreign: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-gannet-") || name.as_str().starts_with("x-forwarded-"))
+        .cloned()
+        .collect();
+    for name in foreign {
+        headers.remove(name);
+    }
+    headers.remove(FORWARDED);
+    headers.remove(EXPECT);
+    if !headers.contains_key(HOST)
+        && let Some(value) = authority.and_then(|text| HeaderValue::from_str(text).ok())
+    {
+        headers.insert(HOST, value);
+    }
+    if !headers.contains_key(HOST) {
+        // HTTP/1.0 clients may send none; the guest's interface wants one.
+        headers.insert(HOST, HeaderValue::from_static("localhost"));
+    }
+    if let Some(host) = headers.get(HOST).cloned() {
+        headers.insert(FORWARDED_HOST, host);
+    }
+    if let Ok(value) = HeaderValue::from_str(&client.to_string()) {
+        headers.insert(FORWARDED_FOR, value);
+    }
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if https { "https" } else { "http" }));
+}
+
+/// Rebuilds a request for the hop.
+pub(crate) fn rebuild(
+    inbound: Inbound,
+    path: PathAndQuery,
+    version: VersionKey,
+    limit: u64,
+) -> (Request<RequestBody>, Arc<BodyState>) {
+    let Inbound { id, client, https, mut parts, body, collected, .. } = inbound;
+    let authority = parts.uri.authority().map(|authority| authority.as_str().to_owned());
+    rebuild_headers(&mut parts.headers, client, https, authority.as_deref());
+    let (body, state) = RequestBody::new(body, collected, limit);
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method;
+    *request.uri_mut() = Uri::from(path);
+    *request.version_mut() = Version::HTTP_11;
+    let mut headers = parts.headers;
+    headers.insert(header::VERSION, HeaderValue::from(version));
+    if let Ok(text) = HeaderValue::from_str(&id.to_string()) {
+        headers.insert(gannet_base::headers::REQUEST_ID, text.clone());
+        headers.insert(header::REQUEST, text);
+    }
+    *request.headers_mut() = headers;
+    (request, state)
+}
+
+/// Says how long the worker has; a request that is sent again has less.
+pub(crate) fn set_deadline(request: &mut Request<RequestBody>, left: Duration) {
+    let ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+    request.headers_mut().insert(header::DEADLINE, HeaderValue::from(ms));
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_forged_or_of_the_connection_gets_through() {
+        let mut headers: HeaderMap = [
+            ("host", "example.org"),
+            ("connection", "x-secret, close"),
+            ("x-secret", "1"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "7"),
+            ("x-gannet-tenant", "zoo"),
+            ("x-gannet-hop-version", "1"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("forwarded", "for=1.2.3.4"),
+            ("x-kept", "yes"),
+        ]
+        .into_iter()
+        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+        .collect();
+        rebuild_headers(&mut headers, "10.0.0.9".parse().unwrap(), false, None);
+        let mut seen: Vec<_> = headers.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect();
+        seen.sort();
+        assert_eq!(
+            seen,
+            [
+                "host=example.org",
+                "x-forwarded-for=10.0.0.9",
+                "x-forwarded-host=example.org",
+                "x-forwarded-proto=http",
+                "x-kept=yes"
+            ]
+        );
+    }
+}

@@ -1,0 +1,59 @@
+//! Charges the GPU memory that workers keep for functions with `scale.min` while nobody calls them: a line of the ledger for
+//! each such worker and span. Idleness costs nothing otherwise.
+
+use crate::pool::Pool;
+use crate::pool::worker::Worker;
+use gannet_base::bill::{Line, Resident};
+use gannet_base::names::{RequestId, TenantName};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a span is.
+const SPAN: Duration = Duration::from_secs(10);
+
+impl Pool {
+    /// Charges until the server drains.
+    pub(super) async fn charge_resident(self) {
+        while !self.draining.is_cancelled() {
+            tokio::time::sleep(SPAN).await;
+            let pinned = self.lock().pinned();
+            for (tenant, worker) in pinned {
+                self.charge(&tenant, &worker, Instant::now());
+            }
+        }
+    }
+
+    /// Charges a worker for the span since it was charged last; the first time only begins one.
+    fn charge(&self, tenant: &TenantName, worker: &Arc<Worker>, now: Instant) {
+        let since = worker.charged.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
+        // An older mark is from before it was let go.
+        let since = since.filter(|since| now.saturating_duration_since(*since) < SPAN * 2);
+        let snapshot = self.registry.snapshot();
+        if !snapshot.tenants.get(tenant).is_some_and(|tenant| tenant.may_keep(jiff::Timestamp::now())) {
+            self.unpin(tenant);
+            return;
+        }
+        let Some((span, owner)) = since.map(|since| now - since).zip(snapshot.tenants.get(tenant)) else { return };
+        let kept = owner.functions.values().find(|function| function.current.manifest().scale.min > 0);
+        let served = worker.place().and_then(|place| self.places.get(place));
+        let Some((function, gpu)) = kept.zip(served.and_then(|served| served.gpu.as_ref())) else { return };
+        let (class, price) = self.price(worker);
+        let span_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let bytes = owner.kept_bytes(None, gpu.context_bytes);
+        let micro_units = price.of_memory(u128::from(bytes) * u128::from(span_ms) / 1000);
+        let time = jiff::Timestamp::now();
+        owner.account.add(time, 0, 0, micro_units);
+        self.beside.ledger.write(Line::Resident(Resident {
+            id: RequestId::new(),
+            tenant: tenant.clone(),
+            function: function.name.clone(),
+            version: function.current.record.number,
+            time,
+            span_ms,
+            bytes,
+            class: class.to_owned(),
+            price,
+            micro_units,
+        }));
+    }
+}

@@ -1,0 +1,45 @@
+//! Whether a request whose worker ended may be sent to another: once, and only if that can do no harm.
+//!
+//! Either nothing of it was sent, so that no guest instruction ran; or its method is idempotent (RFC 9110, 9.2.2) and it
+//! has no body, so that it is still whole. Guests have no way to affect anything outside but their answer.
+
+use crate::pool::request::{BodyState, RequestBody};
+use http::Request;
+use std::sync::Arc;
+
+/// A request, and what will be known of its body.
+pub(super) type Sendable = (Request<RequestBody>, Arc<BodyState>);
+
+/// What could be sent once more.
+#[derive(Debug)]
+pub(super) struct Retry {
+    /// The head of a request that may be repeated.
+    head: Option<Request<()>>,
+    used: bool,
+}
+
+impl Retry {
+    pub(super) fn of(request: &Request<RequestBody>) -> Self {
+        let repeatable = request.method().is_idempotent() && http_body::Body::is_end_stream(request.body());
+        let head = repeatable.then(|| {
+            let mut head = Request::new(());
+            request.method().clone_into(head.method_mut());
+            request.uri().clone_into(head.uri_mut());
+            *head.version_mut() = request.version();
+            request.headers().clone_into(head.headers_mut());
+            head
+        });
+        Self { head, used: false }
+    }
+
+    /// What to send now, given the request if nothing of it was sent.
+    pub(super) fn take(&mut self, unsent: Option<Sendable>) -> Option<Sendable> {
+        if std::mem::replace(&mut self.used, true) {
+            return None;
+        }
+        unsent.or_else(|| {
+            let (body, state) = RequestBody::empty();
+            Some((self.head.take()?.map(|()| body), state))
+        })
+    }
+}

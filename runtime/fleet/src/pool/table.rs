@@ -1,0 +1,455 @@
+//! Which worker serves which tenant, and where: the pure part. It holds no lock, awaits nothing and is told the
+//! time.
+//!
+//! ```text
+//!   (none) ──claim, a spare is there──▶ Up(busy 1)        warm
+//!   (none) ──claim, none is────────────▶ Starting ──started──▶ Up     cold
+//!   Up ──claim──▶ busy+1    Up ──release──▶ busy−1    Up(busy 0) ──idle timeout | evicted──▶ Leaving
+//!   Up | Starting | Leaving ──died | failed──▶ (none)
+//! ```
+//!
+//! A tenant has at most one worker in each place (a GPU). It is placed by its function's order of preference, where a
+//! spare is or the fewest workers are, and moves only through zero.
+//!
+//! Invariants: a worker serves one tenant for life; a claimed spare is never given back; a busy
+//! worker is never retired; workers, spares and those that still leave never pass their place's `workers_max`.
+
+use crate::gpus::Place;
+use gannet_base::names::TenantName;
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// A worker gives the GPU back a millisecond after its last use; ended before that, it would make the GPU doubtful.
+const SETTLED: Duration = Duration::from_millis(20);
+
+/// What a claim leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Claim<W> {
+    /// The tenant's own worker.
+    Use(W),
+    /// A spare, now the tenant's.
+    Spare(W),
+    /// A process must be started there, then [`Table::started`] called.
+    Start(Place),
+    /// One is being started for the tenant; claim again when it is there.
+    Wait,
+    /// This idle worker must end first; claim again when it has died.
+    Evict(W),
+    /// All workers are busy, or still leaving; claim again when something changes.
+    Full,
+}
+
+/// How many workers a place may have.
+#[derive(Debug, Clone, Copy)]
+pub struct PlaceLimits {
+    /// Spare workers kept ready.
+    pub spares: usize,
+    /// Workers and spares together.
+    pub workers_max: usize,
+}
+
+/// How many there are in a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Tenants' workers.
+    pub workers: usize,
+    /// Spares.
+    pub spares: usize,
+}
+
+#[derive(Debug)]
+enum Seat<W> {
+    Starting,
+    Up { worker: W, busy: usize, idle_since: Instant, idle_timeout: Duration, pinned: bool },
+}
+
+#[derive(Debug)]
+struct Room<W> {
+    limits: PlaceLimits,
+    spares: VecDeque<W>,
+    spares_starting: usize,
+    /// Told to end, and not gone yet: their memory is not free.
+    leaving: Vec<W>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Table<W> {
+    seats: HashMap<(TenantName, Place), Seat<W>>,
+    rooms: Vec<Room<W>>,
+}
+
+impl<W: Clone + PartialEq> Table<W> {
+    /// An empty table.
+    pub fn new(places: impl IntoIterator<Item = PlaceLimits>) -> Self {
+        let room = |limits| Room { limits, spares: VecDeque::new(), spares_starting: 0, leaving: Vec::new() };
+        Self { seats: HashMap::new(), rooms: places.into_iter().map(room).collect() }
+    }
+
+    fn seated(&self, place: Place) -> usize {
+        self.seats.keys().filter(|(_, at)| *at == place).count()
+    }
+
+    fn total(&self, place: Place) -> usize {
+        let room =
+            self.rooms.get(place).map_or(0, |room| room.spares.len() + room.spares_starting + room.leaving.len());
+        self.seated(place) + room
+    }
+
+    fn has_room(&self, place: Place) -> bool {
+        self.rooms.get(place).is_some_and(|room| self.total(place) < room.limits.workers_max)
+    }
+
+    /// Asks for a worker for `tenant` in one of the candidate places, groups in order of preference. `Use` and `Spare`
+    /// count the caller as busy until `release`.
+    pub fn claim(&mut self, tenant: &TenantName, candidates: &[Vec<Place>], now: Instant) -> Claim<W> {
+        let all: Vec<Place> = candidates.iter().flatten().copied().collect();
+        for place in &all {
+            if let Some(Seat::Up { worker, busy, .. }) = self.seats.get_mut(&(tenant.clone(), *place)) {
+                *busy += 1;
+                return Claim::Use(worker.clone());
+            }
+        }
+        if all.iter().any(|place| self.seats.contains_key(&(tenant.clone(), *place))) {
+            return Claim::Wait;
+        }
+        for group in candidates {
+            let has_spare = |place: &&Place| self.rooms.get(**place).is_some_and(|room| !room.spares.is_empty());
+            let spare = group.iter().filter(has_spare).min_by_key(|place| self.seated(**place)).copied();
+            if let Some(place) = spare
+                && let Some(worker) = self.rooms.get_mut(place).and_then(|room| room.spares.pop_front())
+            {
+                self.seat(tenant, place, worker.clone(), 1, now);
+                return Claim::Spare(worker);
+            }
+            let roomy = group.iter().filter(|place| self.has_room(**place));
+            let free = roomy.min_by_key(|place| self.seated(**place)).copied();
+            if let Some(place) = free {
+                self.seats.insert((tenant.clone(), place), Seat::Starting);
+                return Claim::Start(place);
+            }
+        }
+        // Where one leaves already, or a spare is coming, room is on its way.
+        let still = |place: &&Place| {
+            self.rooms.get(**place).is_some_and(|room| room.leaving.is_empty() && room.spares_starting == 0)
+        };
+        let places: Vec<Place> = all.iter().filter(still).copied().collect();
+        self.evict(&places, now).map_or(Claim::Full, Claim::Evict)
+    }
+
+    fn seat(&mut self, tenant: &TenantName, place: Place, worker: W, busy: usize, now: Instant) {
+        let seat = Seat::Up { worker, busy, idle_since: now, idle_timeout: Duration::from_secs(60), pinned: false };
+        self.seats.insert((tenant.clone(), place), seat);
+    }
+
+    /// Takes out the worker that has been idle longest. One that has been for less than [`SETTLED`] may still hold the GPU.
+    fn evict(&mut self, places: &[Place], now: Instant) -> Option<W> {
+        let idle = self.seats.iter().filter_map(|(key, seat)| match seat {
+            Seat::Up { busy: 0, idle_since, pinned: false, .. }
+                if places.contains(&key.1) && now.saturating_duration_since(*idle_since) >= SETTLED =>
+            {
+                Some((*idle_since, key))
+            }
+            _ => None,
+        });
+        let oldest = idle.min_by_key(|(since, _)| *since).map(|(_, key)| key.clone())?;
+        self.leave(&oldest)
+    }
+
+    fn leave(&mut self, key: &(TenantName, Place)) -> Option<W> {
+        let Some(Seat::Up { worker, .. }) = self.seats.remove(key) else { return None };
+        if let Some(room) = self.rooms.get_mut(key.1) {
+            room.leaving.push(worker.clone());
+        }
+        Some(worker)
+    }
+
+    /// A started process is there. Whoever wanted it claims again, and may have left meanwhile.
+    pub fn started(&mut self, tenant: &TenantName, place: Place, worker: W, now: Instant) {
+        self.seat(tenant, place, worker, 0, now);
+    }
+
+    /// A process could not be started.
+    pub fn start_failed(&mut self, tenant: &TenantName, place: Place) {
+        let key = (tenant.clone(), place);
+        if matches!(self.seats.get(&key), Some(Seat::Starting)) {
+            self.seats.remove(&key);
+        }
+    }
+
+    /// A request is done with its worker. `idle_timeout` and `pinned` are its function's. Answers whether the worker is idle
+    /// now, and so could make room for another.
+    pub fn release(&mut self, tenant: &TenantName, worker: &W, idle: Duration, keep: bool, now: Instant) -> bool {
+        for place in 0..self.rooms.len() {
+            if let Some(Seat::Up { worker: seated, busy, idle_since, idle_timeout, pinned }) =
+                self.seats.get_mut(&(tenant.clone(), place))
+                && seated == worker
+            {
+                *busy = busy.saturating_sub(1);
+                *idle_since = now;
+                *idle_timeout = idle;
+                *pinned |= keep;
+                return *busy == 0;
+            }
+        }
+        false
+    }
+
+    /// Workers that are kept although nobody calls, with their tenants.
+    pub fn pinned(&self) -> Vec<(TenantName, W)> {
+        let pinned = self.seats.iter().filter_map(|((tenant, _), seat)| match seat {
+            Seat::Up { worker, pinned: true, .. } => Some((tenant.clone(), worker.clone())),
+            _ => None,
+        });
+        pinned.collect()
+    }
+
+    /// A tenant's workers.
+    pub fn workers(&self, tenant: &TenantName) -> Vec<W> {
+        let seats = (0..self.rooms.len()).filter_map(|place| self.seats.get(&(tenant.clone(), place)));
+        seats
+            .filter_map(|seat| match seat {
+                Seat::Up { worker, .. } => Some(worker.clone()),
+                Seat::Starting => None,
+            })
+            .collect()
+    }
+
+    /// A worker's process has ended.
+    pub fn died(&mut self, worker: &W) {
+        self.seats.retain(|_, seat| !matches!(seat, Seat::Up { worker: seated, .. } if seated == worker));
+        for room in &mut self.rooms {
+            room.spares.retain(|spare| spare != worker);
+            room.leaving.retain(|leaving| leaving != worker);
+        }
+    }
+
+    /// A worker hangs and is being ended: its seat is free, but its memory is not.
+    pub fn abandon(&mut self, worker: &W) {
+        let key = self.seats.iter().find_map(|(key, seat)| match seat {
+            Seat::Up { worker: seated, .. } if seated == worker => Some(key.clone()),
+            _ => None,
+        });
+        if let Some(key) = key {
+            self.leave(&key);
+        }
+    }
+
+    /// No function of the tenant keeps its workers up any more.
+    pub fn unpin(&mut self, tenant: &TenantName) {
+        for place in 0..self.rooms.len() {
+            if let Some(Seat::Up { pinned, .. }) = self.seats.get_mut(&(tenant.clone(), place)) {
+                *pinned = false;
+            }
+        }
+    }
+
+    /// Takes out the workers that have been idle for too long; the caller ends them.
+    pub fn retire(&mut self, now: Instant) -> Vec<W> {
+        let due = self.seats.iter().filter(|(_, seat)| match seat {
+            Seat::Up { busy: 0, idle_since, idle_timeout, pinned: false, .. } => {
+                now.saturating_duration_since(*idle_since) >= *idle_timeout
+            }
+            _ => false,
+        });
+        let due: Vec<_> = due.map(|(key, _)| key.clone()).collect();
+        due.iter().filter_map(|key| self.leave(key)).collect()
+    }
+
+    /// Where to start a spare now, once for each. They are counted as starting from here on.
+    pub fn spares_missing(&mut self) -> Vec<Place> {
+        let mut missing = Vec::new();
+        for place in 0..self.rooms.len() {
+            while self.has_room(place)
+                && let Some(room) = self.rooms.get_mut(place)
+                && room.spares.len() + room.spares_starting < room.limits.spares
+            {
+                room.spares_starting += 1;
+                missing.push(place);
+            }
+        }
+        missing
+    }
+
+    /// A spare is there, or could not be started.
+    pub fn spare_started(&mut self, place: Place, worker: Option<W>) {
+        if let Some(room) = self.rooms.get_mut(place) {
+            room.spares_starting = room.spares_starting.saturating_sub(1);
+            room.spares.extend(worker);
+        }
+    }
+
+    /// What is in each place.
+    pub fn counts(&self) -> Vec<Counts> {
+        let count =
+            |(place, room): (Place, &Room<W>)| Counts { workers: self.seated(place), spares: room.spares.len() };
+        self.rooms.iter().enumerate().map(count).collect()
+    }
+
+    /// Takes everything out.
+    pub fn drain(&mut self) -> Vec<W> {
+        let seated = self.seats.drain().filter_map(|(_, seat)| match seat {
+            Seat::Up { worker, .. } => Some(worker),
+            Seat::Starting => None,
+        });
+        let mut all: Vec<W> = seated.collect();
+        for room in &mut self.rooms {
+            room.limits.spares = 0;
+            all.extend(room.spares.drain(..));
+            all.append(&mut room.leaving);
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name(index: usize) -> TenantName {
+        TenantName::new(&format!("t{}", index + 10)).unwrap()
+    }
+
+    const LIMITS: PlaceLimits = PlaceLimits { spares: 1, workers_max: 3 };
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Claim(usize),
+        Release(usize),
+        Started(usize),
+        Failed(usize),
+        Died(u32),
+        Spare(bool),
+        Pass(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0usize..4).prop_map(Step::Claim),
+            (0usize..4).prop_map(Step::Release),
+            (0usize..4).prop_map(Step::Started),
+            (0usize..4).prop_map(Step::Failed),
+            (0u32..20).prop_map(Step::Died),
+            any::<bool>().prop_map(Step::Spare),
+            (0u64..100).prop_map(Step::Pass),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_worker_serves_one_tenant_and_is_never_retired_while_busy(steps in proptest::collection::vec(step(), 0..200)) {
+            let mut table = Table::new([LIMITS; 2]);
+            let anywhere = [vec![0, 1]];
+            let mut now = Instant::now();
+            let mut next = 0u32;
+            let mut owner: HashMap<u32, usize> = HashMap::new();
+            let mut busy: HashMap<u32, usize> = HashMap::new();
+            let mut held: Vec<(usize, u32)> = Vec::new();
+            let mut starting = [None; 4];
+            for step in steps {
+                match step {
+                    Step::Claim(tenant) => match table.claim(&name(tenant), &anywhere, now) {
+                        Claim::Use(worker) | Claim::Spare(worker) => {
+                            prop_assert_eq!(*owner.entry(worker).or_insert(tenant), tenant);
+                            *busy.entry(worker).or_default() += 1;
+                            held.push((tenant, worker));
+                        }
+                        Claim::Start(place) => starting[tenant] = Some(place),
+                        Claim::Evict(worker) => prop_assert_eq!(busy.get(&worker).copied().unwrap_or(0), 0),
+                        Claim::Wait => prop_assert!(starting[tenant].is_some()),
+                        Claim::Full => {}
+                    },
+                    Step::Started(tenant) => if let Some(place) = starting[tenant].take() {
+                        next += 1;
+                        owner.insert(next, tenant);
+                        table.started(&name(tenant), place, next, now);
+                    },
+                    Step::Failed(tenant) => if let Some(place) = starting[tenant].take() {
+                        table.start_failed(&name(tenant), place);
+                    },
+                    Step::Release(tenant) => if let Some(at) = held.iter().position(|(t, _)| *t == tenant) {
+                        let (_, worker) = held.remove(at);
+                        *busy.get_mut(&worker).unwrap() -= 1;
+                        table.release(&name(tenant), &worker, Duration::from_secs(10), false, now);
+                    },
+                    Step::Died(worker) => {
+                        table.died(&worker);
+                        busy.remove(&worker);
+                        held.retain(|(_, w)| *w != worker);
+                    }
+                    Step::Spare(good) => for place in table.spares_missing() {
+                        next += 1;
+                        table.spare_started(place, good.then_some(next));
+                    },
+                    Step::Pass(seconds) => {
+                        now += Duration::from_secs(seconds);
+                        for worker in table.retire(now) {
+                            prop_assert_eq!(busy.get(&worker).copied().unwrap_or(0), 0);
+                        }
+                    }
+                }
+                prop_assert!(table.total(0) <= 3 && table.total(1) <= 3);
+            }
+        }
+    }
+
+    #[test]
+    fn an_idle_worker_goes_at_its_timeout_and_a_pinned_one_stays() {
+        let mut table = Table::new([PlaceLimits { spares: 0, workers_max: 8 }]);
+        let now = Instant::now();
+        for (index, keep) in [(0, false), (1, true)] {
+            assert_eq!(table.claim(&name(index), &[vec![0]], now), Claim::Start(0));
+            table.started(&name(index), 0, index, now);
+            table.release(&name(index), &index, Duration::from_secs(5), keep, now);
+        }
+        assert!(table.retire(now + Duration::from_secs(4)).is_empty());
+        assert_eq!(table.retire(now + Duration::from_secs(5)), [0]);
+        table.unpin(&name(1));
+        assert_eq!(table.retire(now + Duration::from_secs(5)), [1]);
+    }
+
+    #[test]
+    fn tenants_are_placed_by_preference_then_where_the_fewest_are_and_stay_there() {
+        let mut table = Table::new([PlaceLimits { spares: 0, workers_max: 2 }; 3]);
+        let now = Instant::now();
+        let candidates = [vec![1, 2], vec![0]];
+        let mut placed = Vec::new();
+        for index in 0..6 {
+            let Claim::Start(place) = table.claim(&name(index), &candidates, now) else { panic!("there is room") };
+            table.started(&name(index), place, index, now + Duration::from_secs(index as u64));
+            placed.push(place);
+        }
+        assert_eq!(placed, [1, 2, 1, 2, 0, 0]);
+        assert_eq!(table.claim(&name(3), &candidates, now), Claim::Use(3));
+        assert_eq!(
+            table.claim(&name(3), &[vec![0]], now + Duration::from_secs(9)),
+            Claim::Evict(4),
+            "it needs a worker of its own there"
+        );
+    }
+
+    #[test]
+    fn the_longest_idle_makes_room_and_is_counted_until_it_is_gone() {
+        let mut table = Table::new([PlaceLimits { spares: 0, workers_max: 2 }]);
+        let start = Instant::now();
+        for index in 0..2 {
+            let now = start + Duration::from_secs(index as u64);
+            assert_eq!(table.claim(&name(index), &[vec![0]], now), Claim::Start(0));
+            table.started(&name(index), 0, index, now);
+        }
+        let later = start + Duration::from_secs(9);
+        assert_eq!(table.claim(&name(2), &[vec![0]], start), Claim::Full, "it may hold the gpu yet");
+        assert_eq!(table.claim(&name(2), &[vec![0]], later), Claim::Evict(0));
+        assert_eq!(table.claim(&name(2), &[vec![0]], start), Claim::Full, "it has not ended yet");
+        assert_eq!(table.claim(&name(1), &[vec![0]], start), Claim::Use(1), "whoever is there is not disturbed");
+        table.died(&0);
+        assert_eq!(table.claim(&name(2), &[vec![0]], start), Claim::Start(0));
+        table.started(&name(2), 0, 2, start);
+        assert_eq!(table.claim(&name(2), &[vec![0]], start), Claim::Use(2));
+        assert_eq!(table.claim(&name(3), &[vec![0]], start), Claim::Full, "both are busy");
+        assert!(table.release(&name(1), &1, Duration::from_secs(9), false, start));
+        assert_eq!(table.claim(&name(3), &[vec![0]], later), Claim::Evict(1));
+    }
+}

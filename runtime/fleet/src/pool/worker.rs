@@ -1,0 +1,410 @@
+//! The front door's side of one worker process.
+//!
+//! ```text
+//!  start ─▶ spawned ─▶ Ready ─▶ (spare) ─▶ load ─▶ Loaded ─▶ connections, requests
+//!     any time: process ends │ malformed frame │ too much memory ─▶ killed, reaped, `dead` set
+//! ```
+//!
+//! One task reads the control socket, one reads log lines, one waits for the process to end and then
+//! says so to everyone through `dead`.
+
+use crate::arbiter::{Arbiter, Ends, Membership};
+use crate::egress::{Egress, WorkerEgress};
+use crate::gpus::{Place, Served};
+use crate::logs::{Logs, Names};
+use crate::pool::request::RequestBody;
+use crate::pool::{PoolError, error};
+use gannet_base::hop::{Confinement, FromWorker, ToWorker, VersionKey, Work};
+use gannet_base::names::{RequestId, TenantName};
+use gannet_process::channel::{Channel, frame_pair, stream_pair};
+use gannet_process::child::{DEVICE_LOST, Role};
+use gannet_process::spawn::{ChildSpec, KillOnDrop, Process, Spawner};
+use gannet_state::store::files::Files;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+use std::collections::{HashMap, HashSet};
+use std::os::fd::AsFd;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{oneshot, watch};
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+
+/// From spawn to Ready. Loading a GPU driver takes a third of a second on a good day.
+const START_MAX: Duration = Duration::from_secs(30);
+/// How often a worker's resident set is looked at.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+/// The log socket's buffer.
+const LOG_BUFFER_BYTES: usize = 4 << 20;
+/// What is said of a worker that ended before it had the request.
+pub(super) const GONE: &str = "it ended before it had the request";
+/// Idle connections kept for a worker.
+const CONNECTIONS_MAX: usize = 64;
+/// From a broken connection to the end of the process, usually.
+const END_MAX: Duration = Duration::from_secs(1);
+
+/// What a worker is started with.
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    /// GPU memory that its tenant may take, in bytes.
+    pub gpu_memory_bytes: u64,
+    /// Resident memory of the process, in bytes; past it, it is killed.
+    pub resident_bytes_max: u64,
+    /// Whether a software driver computes on the pages of assets' files; see [`gannet_host_gpu::device::DeviceOptions`].
+    pub map_assets: bool,
+    /// Whether it runs components for `wasi:http/service` 0.3.
+    pub wasi_http_0_3: bool,
+}
+
+type LoadResult = Option<Result<(), String>>;
+
+/// A connection to a worker: one request at a time.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    sender: SendRequest<RequestBody>,
+    task: AbortHandle,
+}
+
+impl Connection {
+    /// Sends a request and waits for the head of its answer. On an error, the request comes back if nothing of it
+    /// was sent.
+    pub(crate) async fn send(
+        &mut self,
+        request: http::Request<RequestBody>,
+    ) -> Result<http::Response<Incoming>, Option<Box<http::Request<RequestBody>>>> {
+        self.sender.try_send_request(request).await.map_err(|mut error| error.take_message().map(Box::new))
+    }
+
+    /// Closes the socket, whatever is under way on it.
+    pub(crate) fn cut(self) {
+        self.task.abort();
+    }
+}
+
+/// A running worker.
+#[derive(Debug)]
+pub struct Worker {
+    pub(super) process: Process,
+    pub(super) control: Channel,
+    pub(super) loads: Mutex<HashMap<VersionKey, watch::Sender<LoadResult>>>,
+    connections: Mutex<Vec<Connection>>,
+    works: Mutex<HashMap<RequestId, oneshot::Sender<Work>>>,
+    pub(super) names: Arc<Names>,
+    pub(super) dead: CancellationToken,
+    confinement: Confinement,
+    /// The place of its GPU, if it has one.
+    gpu: Option<Place>,
+    /// What the arbiter needs of it, until it has a tenant; a spare has no part in the GPU.
+    ends: Mutex<Option<Ends>>,
+    membership: OnceLock<Membership>,
+    /// What it may send out, once it has a tenant.
+    pub(super) outbound: OnceLock<Arc<WorkerEgress>>,
+    pub(super) egress_open: AtomicBool,
+    /// Requests under way, by version.
+    pub(super) active: Mutex<HashMap<VersionKey, usize>>,
+    /// Up to when the memory that it keeps was charged.
+    pub(crate) charged: Mutex<Option<Instant>>,
+    /// Why it ended, once that is known.
+    why: OnceLock<String>,
+}
+
+impl PartialEq for Worker {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl Worker {
+    /// Starts a worker and waits until it is ready.
+    pub async fn start(
+        spawner: &Spawner,
+        files: &Files,
+        settings: &WorkerSettings,
+        place: &Served,
+        logs: &Arc<Logs>,
+    ) -> Result<Arc<Self>, PoolError> {
+        let failed = |error: std::io::Error| PoolError::StartFailed(error.to_string());
+        let (control, their_control) = frame_pair().map_err(failed)?;
+        let (log_socket, their_logs) = frame_pair().map_err(failed)?;
+        // Room for the log of a whole request, so that a burst is not lost. Without the privilege the system's
+        // own limit stays.
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&their_logs, LOG_BUFFER_BYTES);
+        let home = files.child_home(Role::Worker.verb().trim_start_matches('_')).map_err(failed)?;
+        let arguments = vec![
+            place.gpu.as_ref().map_or_else(|| "none".to_owned(), |gpu| gpu.index.to_string()),
+            settings.gpu_memory_bytes.to_string(),
+            settings.wasi_http_0_3.to_string(),
+            place.class.clone(),
+            settings.map_assets.to_string(),
+        ];
+        let (socket, their_leases) = frame_pair().map_err(failed)?;
+        let notes = rustix::fs::memfd_create("notes", rustix::fs::MemfdFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
+        let their_notes = notes.try_clone().map_err(failed)?;
+        let descriptors = vec![their_control, their_logs, their_leases, their_notes];
+        let spec = ChildSpec { role: Role::Worker, arguments, home, descriptors };
+        let process = KillOnDrop(Some(spawner.spawn(spec).await.map_err(failed)?));
+        let control = Channel::new(control).map_err(failed)?;
+        let ready = tokio::time::timeout(START_MAX, control.receive::<FromWorker>()).await;
+        let confinement = match ready {
+            Ok(Ok((FromWorker::Ready { confinement, .. }, _))) => confinement,
+            other => {
+                let process = process.disarm();
+                process.kill();
+                let ending = process.ended().await;
+                let why = match other {
+                    Ok(Err(error)) => error.to_string(),
+                    Ok(Ok(_)) => "it did not say Ready".to_owned(),
+                    Err(_) => format!("it was not ready within {} s", START_MAX.as_secs()),
+                };
+                return Err(PoolError::StartFailed(format!("the worker ended with {ending}: {why}")));
+            }
+        };
+        if !confinement.own_folder {
+            tracing::warn!("a worker cannot reach its own folder, so its gpu driver has no cache");
+        }
+        let log_socket = Channel::new(log_socket).map_err(failed)?;
+        let worker = Arc::new(Self {
+            process: process.disarm(),
+            control,
+            loads: Mutex::default(),
+            connections: Mutex::default(),
+            works: Mutex::default(),
+            names: Arc::default(),
+            dead: CancellationToken::new(),
+            confinement,
+            gpu: place.gpu.as_ref().map(|_| place.place),
+            ends: Mutex::new(Some(Ends { socket, notes: notes.into() })),
+            membership: OnceLock::new(),
+            outbound: OnceLock::new(),
+            egress_open: AtomicBool::new(false),
+            active: Mutex::default(),
+            charged: Mutex::default(),
+            why: OnceLock::new(),
+        });
+        tokio::spawn(Arc::clone(&worker).listen());
+        tokio::spawn(Arc::clone(&worker).watch(settings.resident_bytes_max));
+        tokio::spawn(crate::logs::collect(Arc::clone(logs), log_socket, Arc::clone(&worker.names)));
+        Ok(worker)
+    }
+
+    /// Which layers hold in it.
+    pub fn confinement(&self) -> &Confinement {
+        &self.confinement
+    }
+
+    /// The place of its GPU, if it has one.
+    pub fn place(&self) -> Option<Place> {
+        self.gpu
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> i32 {
+        self.process.id()
+    }
+
+    /// Lets it use the GPU for the tenant that it serves from now on. Answers whether it could not before.
+    pub fn join(&self, arbiter: &Arc<Arbiter>, egress: &Arc<Egress>, tenant: &TenantName, weight: u32) -> bool {
+        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let first = ends.is_some();
+        if first {
+            // A worker has one tenant for life.
+            let _ = self.outbound.set(egress.worker(tenant));
+        }
+        if let (Some(gpu), Some(ends)) = (self.gpu, ends) {
+            let membership = arbiter.join(gpu, tenant, weight, ends, self.process.clone());
+            // The ends are taken once, so this is set once.
+            let _ = self.membership.set(membership);
+            // It may have ended before it could be told from in here.
+            if self.dead.is_cancelled() {
+                self.leave(false);
+            }
+        }
+        first
+    }
+
+    fn leave(&self, lost: bool) {
+        if let Some(membership) = self.membership.get() {
+            membership.left(lost);
+        }
+    }
+
+    /// Takes GPU time off what a worker reports that it cannot have used.
+    pub(crate) fn check(&self, work: &mut Work) {
+        if let Some(membership) = self.membership.get() {
+            let billed = membership.bill(Duration::from_nanos(work.gpu_ns));
+            work.gpu_ns = u64::try_from(billed.as_nanos()).unwrap_or(u64::MAX);
+        }
+    }
+
+    /// How long it has held the GPU that no request was billed for: idle holds, mostly.
+    pub(crate) fn unbilled(&self) -> Duration {
+        self.membership.get().map_or(Duration::ZERO, Membership::unbilled)
+    }
+
+    /// GPU time of a request that began then and whose report is lost: what the worker has held the GPU for and nobody has
+    /// paid, as far as the request can have caused it. `before` is what there was of that when the request came.
+    pub(crate) fn lost(&self, since: Instant, before: Duration) -> u64 {
+        let Some(membership) = self.membership.get() else { return 0 };
+        let most = membership.unbilled().saturating_sub(before).min(since.elapsed());
+        u64::try_from(membership.bill(most).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Becomes cancelled when the process has ended.
+    pub fn dead(&self) -> &CancellationToken {
+        &self.dead
+    }
+
+    /// Ends it.
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// Ends it for a reason that those whose requests it ran are told.
+    pub(crate) fn kill_because(&self, why: &str) {
+        // The first reason is the one.
+        let _ = self.why.set(why.to_owned());
+        self.process.kill();
+    }
+
+    /// Why it ended, in words. Waits for a moment if it has only just begun to.
+    pub(crate) async fn why_ended(&self) -> String {
+        // Another reason for a broken connection is not known here.
+        let _ = tokio::time::timeout(END_MAX, self.dead.cancelled()).await;
+        self.why.get().cloned().unwrap_or_else(|| "it closed the connection".to_owned())
+    }
+
+    /// Whether it was ended because it kept the GPU.
+    pub(crate) fn overstayed(&self) -> bool {
+        self.membership.get().is_some_and(Membership::overstayed)
+    }
+
+    /// Tells it which kernels it may not run.
+    pub(crate) async fn quarantine(&self, sources: HashSet<[u8; 32]>) -> Result<(), PoolError> {
+        let message = ToWorker::Quarantine { sources };
+        let sent = tokio::time::timeout(END_MAX, self.control.send(&message, &[])).await;
+        sent.ok().and_then(Result::ok).ok_or_else(|| PoolError::Killed(GONE.into()))
+    }
+
+    async fn listen(self: Arc<Self>) {
+        loop {
+            match self.control.receive::<FromWorker>().await {
+                Ok((FromWorker::Loaded { version, error }, _)) => {
+                    let error = error.map(|text| text.chars().take(error::DETAIL_CHARACTERS_MAX).collect());
+                    let loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(waiting) = loads.get(&version) {
+                        waiting.send_replace(Some(error.map_or(Ok(()), Err)));
+                    }
+                }
+                Ok((FromWorker::Work { request, work }, _)) => {
+                    let waiting = self.works.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);
+                    if let Some(waiting) = waiting {
+                        // The tab may be closed already.
+                        let _ = waiting.send(work);
+                    }
+                }
+                Ok((FromWorker::Ready { .. }, _)) => break,
+                Err(error) => {
+                    tracing::debug!(worker = self.id(), %error, "the control socket ended");
+                    break;
+                }
+            }
+        }
+        self.kill();
+    }
+
+    async fn watch(self: Arc<Self>, resident_bytes_max: u64) {
+        let ended = self.process.ended();
+        tokio::pin!(ended);
+        let lost = loop {
+            tokio::select! {
+                ending = &mut ended => {
+                    tracing::info!(worker = self.id(), %ending, "a worker ended");
+                    let why = match ending.code {
+                        _ if self.overstayed() => "it kept the gpu when it was asked back, and its kernel is quarantined \
+                            until the function is deployed again".to_owned(),
+                        _ if self.process.ran_out_of_memory() => {
+                            format!("it took more than the {resident_bytes_max} bytes of memory that a worker may have")
+                        }
+                        Some(DEVICE_LOST) => "the gpu device was lost".to_owned(),
+                        _ => format!("it ended with {ending}"),
+                    };
+                    let _ = self.why.set(why);
+                    break ending.code == Some(DEVICE_LOST);
+                }
+                () = tokio::time::sleep(WATCH_EVERY) => {
+                    let resident = resident_bytes(self.id());
+                    if resident > resident_bytes_max {
+                        tracing::warn!(worker = self.id(), resident, resident_bytes_max, "a worker takes too much memory");
+                        self.kill_because(&format!("it took {resident} bytes of memory; the limit is {resident_bytes_max}"));
+                    }
+                }
+            }
+        };
+        // In this order: whoever joins after this sees that it is dead.
+        self.dead.cancel();
+        self.leave(lost);
+        self.works.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// A connection that is free, or a new one.
+    pub(crate) async fn connection(&self) -> Result<Connection, PoolError> {
+        loop {
+            let idle = self.connections.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            match idle {
+                Some(mut connection) => {
+                    if connection.sender.ready().await.is_ok() {
+                        return Ok(connection);
+                    }
+                }
+                None => break,
+            }
+        }
+        let failed = |error: std::io::Error| PoolError::Internal(format!("no connection to the worker: {error}"));
+        let (ours, theirs) = stream_pair().map_err(failed)?;
+        self.control.send(&ToWorker::Connect, &[theirs.as_fd()]).await.map_err(|_| PoolError::Killed(GONE.into()))?;
+        drop(theirs);
+        let stream = std::os::unix::net::UnixStream::from(ours);
+        let stream = tokio::net::UnixStream::from_std(stream).map_err(failed)?;
+        let (sender, connection) = Builder::new()
+            // A guest may answer with many headers; the client's own edge is the front door.
+            .max_headers(512)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|_| PoolError::Killed(GONE.into()))?;
+        let task = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to a worker ended");
+            }
+        });
+        Ok(Connection { sender, task: task.abort_handle() })
+    }
+
+    /// Takes a connection back whose answer has been read to its end.
+    pub(crate) fn give_back(&self, connection: Connection) {
+        let mut idle = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < CONNECTIONS_MAX && !self.dead.is_cancelled() && !connection.sender.is_closed() {
+            idle.push(connection);
+        }
+    }
+
+    /// Where the receipt of a streamed answer will arrive.
+    pub(crate) fn expect_work(&self, request: RequestId) -> oneshot::Receiver<Work> {
+        let (sender, receiver) = oneshot::channel();
+        self.works.lock().unwrap_or_else(PoisonError::into_inner).insert(request, sender);
+        receiver
+    }
+
+    /// No receipt is expected any more.
+    pub(crate) fn forget_work(&self, request: RequestId) {
+        self.works.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);
+    }
+}
+
+fn resident_bytes(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let pages: u64 = text.split(' ').nth(1).and_then(|field| field.parse().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}

@@ -1,0 +1,53 @@
+//! `gannet config check`: everything that is wrong with a server's file, at once; then with the files that it names.
+
+use crate::cli::{Failure, Outcome, printer};
+use clap::{Args, Subcommand};
+use gannet_door::front::check_tls;
+use gannet_fleet::egress;
+use gannet_state::config::ServerFile;
+use gannet_state::{config, secrets};
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(super) struct ConfigArgs {
+    #[command(subcommand)]
+    verb: ConfigVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigVerb {
+    /// Check a server's file
+    Check {
+        /// The file
+        #[arg(default_value = "gannet-server.toml")]
+        path: PathBuf,
+    },
+}
+
+/// What is wrong with the files that a server's file names.
+fn files(file: &ServerFile) -> Vec<String> {
+    let tls = file.tls.as_ref().and_then(|files| check_tls(files).err());
+    let tls = tls.map(|error| format!("tls: {error}"));
+    let key = file.secrets_key_file.as_deref().and_then(|path| secrets::check_key_file(path).err());
+    let key = key.map(|error| format!("secrets_key_file: {error}"));
+    let ca = file.egress.ca_file.as_deref().and_then(|path| egress::check_ca_file(path).err());
+    let ca = ca.map(|error| format!("egress.ca_file: {error}"));
+    [tls, key, ca].into_iter().flatten().collect()
+}
+
+pub(super) fn run(arguments: &ConfigArgs) -> Outcome {
+    let ConfigVerb::Check { path } = &arguments.verb;
+    let wrong = match config::read(path) {
+        Ok(file) => files(&file),
+        Err(error) => error.each().iter().map(ToString::to_string).collect(),
+    };
+    if wrong.is_empty() {
+        printer::note(&format!("{} is good", path.display()));
+        return Ok(());
+    }
+    for line in &wrong {
+        printer::line(line);
+    }
+    let (count, path) = (wrong.len(), path.display());
+    Err(Failure::usage(format!("{path} has {count} error{}", if count == 1 { "" } else { "s" })))
+}

@@ -1,0 +1,160 @@
+//! `gannet invoke`: bytes in, bytes out, as they are.
+
+use crate::cli::client::{Client, problem};
+use crate::cli::{Connection, Failure, Outcome, printer};
+use clap::Args;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use ureq::Body;
+use ureq::http::Response;
+
+#[derive(Debug, Args)]
+pub(super) struct InvokeArgs {
+    #[command(flatten)]
+    connection: Connection,
+    /// The function
+    name: String,
+    /// Path and query that the function sees
+    #[arg(long, default_value = "/")]
+    path: String,
+    /// Method [default: GET, or POST with -d]
+    #[arg(short = 'X', long = "request")]
+    method: Option<String>,
+    /// A header, as `name: value`; may be repeated
+    #[arg(short = 'H', long = "header")]
+    headers: Vec<String>,
+    /// The body: text, @FILE, or @- for standard input
+    #[arg(short = 'd', long = "data")]
+    data: Option<String>,
+    /// Print status and headers of the response to stderr
+    #[arg(short = 'i', long = "include")]
+    include: bool,
+    /// Write the response to a file
+    #[arg(short = 'o', long = "output")]
+    output: Option<PathBuf>,
+}
+
+fn body(data: Option<&str>) -> Result<Vec<u8>, Failure> {
+    match data {
+        None => Ok(Vec::new()),
+        Some("@-") => {
+            let mut bytes = Vec::new();
+            io::stdin()
+                .read_to_end(&mut bytes)
+                .map_err(|error| Failure::usage("cannot read standard input").because(error))?;
+            Ok(bytes)
+        }
+        Some(text) => match text.strip_prefix('@') {
+            Some(path) => {
+                std::fs::read(path).map_err(|error| Failure::usage(format!("cannot read {path}")).because(error))
+            }
+            None => Ok(text.as_bytes().to_vec()),
+        },
+    }
+}
+
+pub(super) fn run(arguments: &InvokeArgs) -> Outcome {
+    let client = Client::new(&arguments.connection)?;
+    let tenant = client.tenant()?;
+    let headers = arguments
+        .headers
+        .iter()
+        .map(|header| match header.split_once(':') {
+            Some((name, value)) => Ok((name.trim().to_owned(), value.trim().to_owned())),
+            None => Err(Failure::usage(format!("the header {header:?} is not `name: value`"))),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let bytes = body(arguments.data.as_deref())?;
+    let default = if arguments.data.is_some() { "POST" } else { "GET" };
+    let method = arguments.method.as_deref().unwrap_or(default);
+    let path = format!("/f/{tenant}/{}/{}", arguments.name, arguments.path.trim_start_matches('/'));
+    let mut response = if bytes.is_empty() && arguments.data.is_none() {
+        client.send(method, &path, &headers, ())?
+    } else {
+        client.send(method, &path, &headers, bytes.as_slice())?
+    };
+    if arguments.include {
+        show_head(&response);
+    }
+    let ours = response.headers().contains_key("x-gannet-error");
+    if ours {
+        return Err(problem(&mut response));
+    }
+    let written = write(&mut response, arguments.output.as_ref());
+    receipt(&client, &response);
+    written?;
+    let status = response.status();
+    if status.as_u16() >= 400 {
+        return Err(Failure::failed(format!("the function answered {status}")));
+    }
+    Ok(())
+}
+
+fn show_head(response: &Response<Body>) {
+    printer::note(&format!("{:?} {}", response.version(), response.status()));
+    for (name, value) in response.headers() {
+        printer::note(&format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())));
+    }
+}
+
+fn write(response: &mut Response<Body>, output: Option<&PathBuf>) -> Outcome {
+    let mut target: Box<dyn Write> = match output {
+        Some(path) => Box::new(
+            File::create(path)
+                .map_err(|error| Failure::usage(format!("cannot write {}", path.display())).because(error))?,
+        ),
+        None => Box::new(io::stdout()),
+    };
+    let mut reader = response.body_mut().as_reader();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let read =
+            reader.read(&mut buffer).map_err(|error| Failure::failed("the response broke off").because(error))?;
+        let Some(part) = buffer.get(..read).filter(|part| !part.is_empty()) else { break };
+        // Flushed at once: a streaming function's parts are seen as they come.
+        target
+            .write_all(part)
+            .and_then(|()| target.flush())
+            .map_err(|error| Failure::failed("the output could not be written").because(error))?;
+    }
+    Ok(())
+}
+
+/// Says what the request took. The head of a streamed response cannot know; its receipt can.
+fn receipt(client: &Client, response: &Response<Body>) {
+    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (id, start) = (header("x-request-id"), header("x-gannet-start"));
+    let streamed = response.headers().contains_key("trailer");
+    let times = match client.get(&format!("requests/{id}")).ok().filter(|_| streamed) {
+        Some(receipt) => from_receipt(&receipt),
+        None => from_header(header("server-timing")),
+    };
+    printer::note(&format!("request {id} ({start}): {times}"));
+}
+
+fn from_header(timing: &str) -> String {
+    let times = timing.split(", ").filter_map(|part| {
+        let (name, rest) = part.split_once(';')?;
+        let (_, duration) = rest.split_once("dur=")?;
+        Some(format!("{name} {duration} ms"))
+    });
+    times.collect::<Vec<_>>().join(", ")
+}
+
+fn from_receipt(receipt: &serde_json::Value) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let ms = |name: &str, unit: f64| receipt.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0) as f64 / unit;
+    let assets = match ms("assets_us", 1e3) {
+        0.0 => String::new(),
+        took => format!("assets {took:.3} ms, "),
+    };
+    format!(
+        "admit {:.3} ms, start {:.3} ms, kernels {:.3} ms, {assets}guest {:.3} ms, gpu {:.3} ms",
+        ms("admit_us", 1e3),
+        ms("start_us", 1e3),
+        ms("kernels_us", 1e3),
+        ms("guest_us", 1e3),
+        ms("gpu_ns", 1e6)
+    )
+}

@@ -1,0 +1,15 @@
+//! Child processes: how they are started, what connects them to the front door, how they are
+//! confined and how they end.
+//!
+//! A child is this same binary with a hidden verb. It starts with an empty environment and only the
+//! descriptors it is given ([`spawn`]), confines itself before it loads a driver or a runtime
+//! ([`confine`]), talks in length-capped frames ([`channel`]) and ends when its control socket closes.
+
+pub mod channel;
+mod cgroup;
+pub mod child;
+pub mod confine;
+pub mod confine_check;
+pub mod home;
+pub mod spawn;
+mod syscalls;

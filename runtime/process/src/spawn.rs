@@ -1,0 +1,227 @@
+//! Starting children, all from one thread.
+//!
+//! The parent-death signal fires when the *thread* that spawned a child ends, so one thread lives as
+//! long as the front door and starts them all. A child gets an empty environment but for the
+//! variables that keep its driver caches apart, and its descriptors at fixed numbers from 3 on.
+
+use crate::cgroup::{Cgroups, Group};
+use crate::child::{DESCRIPTORS, Role};
+use crate::home::{Home, Janitor};
+use command_fds::{CommandFdExt, FdMapping};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
+
+/// Spawns that may wait for the spawner; one takes about a millisecond.
+const QUEUE_CAPACITY: usize = 64;
+/// The first of the user ids that children take when the front door runs as root. The range is
+/// systemd's for dynamic users, which no account of the machine has.
+const USER_FIRST: u32 = 61_184;
+const USERS: u32 = 4_000;
+
+/// What a child is started with.
+#[derive(Debug)]
+pub struct ChildSpec {
+    /// What it will be.
+    pub role: Role,
+    /// More arguments, after the role.
+    pub arguments: Vec<String>,
+    /// Its own folder: home, driver caches. It exists.
+    pub home: PathBuf,
+    /// Its descriptors, at 3, 4, 5, …
+    pub descriptors: Vec<OwnedFd>,
+}
+
+type Answer = oneshot::Sender<io::Result<Process>>;
+
+/// Asks the spawning thread for children.
+#[derive(Debug, Clone)]
+pub struct Spawner {
+    requests: mpsc::Sender<(ChildSpec, Answer)>,
+    binary: Arc<Path>,
+    cgroups: Option<Arc<Cgroups>>,
+}
+
+impl Spawner {
+    /// Starts the spawning thread. A child may take so much memory, where a control group can be made for it.
+    pub fn start(memory_bytes: u64) -> io::Result<Self> {
+        let cgroups = Cgroups::find(memory_bytes);
+        let holding = cgroups.clone();
+        // The link, not its target: the binary may be replaced on disk while this one runs.
+        let binary: Arc<Path> = PathBuf::from("/proc/self/exe").into();
+        let (requests, mut inbox) = mpsc::channel::<(ChildSpec, Answer)>(QUEUE_CAPACITY);
+        let janitor = Janitor::start()?;
+        let path = Arc::clone(&binary);
+        std::thread::Builder::new().name("spawner".into()).spawn(move || {
+            let mut slot = 0;
+            while let Some((spec, answer)) = inbox.blocking_recv() {
+                slot = (slot + 1) % USERS;
+                let spawned = spawn(&path, spec, USER_FIRST + slot, janitor.clone(), holding.as_deref());
+                let _ = answer.send(spawned);
+            }
+        })?;
+        Ok(Self { requests, binary, cgroups })
+    }
+
+    /// Whether children have control groups.
+    pub fn has_cgroups(&self) -> bool {
+        self.cgroups.is_some()
+    }
+
+    /// Starts a child.
+    pub async fn spawn(&self, spec: ChildSpec) -> io::Result<Process> {
+        let (answer, receiver) = oneshot::channel();
+        let gone = |_| io::Error::other("the spawning thread is gone");
+        self.requests.send((spec, answer)).await.map_err(|_| io::Error::other("the spawning thread is gone"))?;
+        receiver.await.map_err(gone)?
+    }
+}
+
+fn spawn(
+    binary: &Path,
+    spec: ChildSpec,
+    user: u32,
+    janitor: Janitor,
+    cgroups: Option<&Cgroups>,
+) -> io::Result<Process> {
+    let ChildSpec { role, arguments, home, descriptors } = spec;
+    // From here on it goes whatever fails.
+    let home = Home { path: home, janitor };
+    let mut command = Command::new(binary);
+    command.arg0("gannet").arg(role.verb()).args(arguments).env_clear().current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
+    for variable in
+        ["HOME", "XDG_CACHE_HOME", "MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH", "TMPDIR", "XDG_RUNTIME_DIR"]
+    {
+        command.env(variable, &home.path);
+    }
+    command.env("GANNET_CHILD_HOME", &home.path).env(DESCRIPTORS, descriptors.len().to_string());
+    for passed in ["GANNET_LOG", "VK_ICD_FILENAMES", "VK_DRIVER_FILES", "LP_NUM_THREADS"] {
+        if let Some(value) = std::env::var_os(passed) {
+            command.env(passed, value);
+        }
+    }
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&home.path, Some(user), Some(user))?;
+        command.env("GANNET_CHILD_USER", user.to_string());
+    }
+    let mappings = (3..).zip(descriptors).map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd }).collect();
+    command.fd_mappings(mappings).map_err(io::Error::other)?;
+    let child = command.spawn()?;
+    let pid =
+        i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no process id"))?;
+    // The child is not reaped before this, so the id is still its own.
+    let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+    let group = cgroups.and_then(|cgroups| {
+        let held = cgroups.hold(pid.as_raw_nonzero().get());
+        held.inspect_err(|error| tracing::warn!(%error, "a child could not be put into a control group")).ok()
+    });
+    Ok(Process { pid, pidfd: Arc::new(pidfd), home: Arc::new(home), group: group.map(Arc::new) })
+}
+
+/// A running child. Killed and waited for through its pidfd, which no other process can inherit.
+#[derive(Debug, Clone)]
+pub struct Process {
+    pid: Pid,
+    pidfd: Arc<OwnedFd>,
+    home: Arc<Home>,
+    /// Removed when nobody holds the process any more, which is after it was reaped.
+    group: Option<Arc<Group>>,
+}
+
+impl Process {
+    /// Whether the kernel has ended it for want of memory.
+    pub fn ran_out_of_memory(&self) -> bool {
+        self.group.as_ref().is_some_and(|group| group.ran_out_of_memory())
+    }
+
+    /// The process id, for logs and for reading `/proc`.
+    pub fn id(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Its own folder.
+    pub fn home(&self) -> &Path {
+        &self.home.path
+    }
+
+    /// Ends it at once.
+    pub fn kill(&self) {
+        // An error means that it is gone already.
+        let _ = pidfd_send_signal(self.pidfd.as_fd(), Signal::KILL);
+    }
+
+    /// Waits until it has ended and reaps it. Only one task calls this.
+    pub async fn ended(&self) -> Ending {
+        // SAFETY: the descriptor is owned, through the Arc, for as long as it is registered.
+        let readable = unsafe { AsyncFd::register(Arc::clone(&self.pidfd)) };
+        if let Ok(readable) = &readable {
+            let _ = readable.readable().await;
+        }
+        match rustix::process::waitid(
+            rustix::process::WaitId::PidFd(self.pidfd.as_fd()),
+            rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOHANG,
+        ) {
+            Ok(Some(status)) => Ending { code: status.exit_status(), signal: status.terminating_signal() },
+            _ => Ending { code: None, signal: None },
+        }
+    }
+}
+
+/// A child that is killed, and reaped, unless whoever started it takes it over.
+#[derive(Debug)]
+pub struct KillOnDrop(pub Option<Process>);
+
+impl KillOnDrop {
+    /// Takes the child over.
+    ///
+    /// # Panics
+    /// Never: the child is taken once, by value.
+    pub fn disarm(mut self) -> Process {
+        match self.0.take() {
+            Some(process) => process,
+            None => unreachable!("a child is taken over once"),
+        }
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(process) = self.0.take() {
+            process.kill();
+            tokio::spawn(async move { process.ended().await });
+        }
+    }
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ending {
+    /// Its exit code, if it exited.
+    pub code: Option<i32>,
+    /// The signal that ended it, if one did.
+    pub signal: Option<i32>,
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.code, self.signal) {
+            (Some(code), _) => write!(f, "exit code {code}"),
+            (None, Some(signal)) => write!(f, "signal {signal}"),
+            (None, None) => f.write_str("an unknown cause"),
+        }
+    }
+}
+
+impl Spawner {
+    /// The binary that children run.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+}

@@ -1,0 +1,108 @@
+//! Kernels inside a component: the format of their custom section.
+//!
+//! A section is a sequence of records, since linkers join sections of the same name: a little-endian
+//! `u32` length and a name, a little-endian `u32` length and WGSL, both UTF-8. The SDK's `kernel!`
+//! writes it, and so does `gannet deploy` for kernels of the manifest.
+
+use gannet_base::hop::BundleKernel;
+use gannet_base::hop::build::{RejectCode, Rejected};
+use gannet_host_gpu::kernel::declare;
+use std::collections::BTreeMap;
+
+/// Source of all kernels of one component.
+const WGSL_BYTES_MAX: usize = 4 << 20;
+/// Kernel sources in one component.
+const SOURCES_MAX: usize = 256;
+
+fn rejected(detail: impl Into<String>) -> Rejected {
+    Rejected { code: RejectCode::KernelRejected, detail: detail.into() }
+}
+
+/// Writes a record.
+pub fn encode(name: &str, wgsl: &str) -> Vec<u8> {
+    let mut record = Vec::with_capacity(8 + name.len() + wgsl.len());
+    for part in [name, wgsl] {
+        record.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_le_bytes());
+        record.extend_from_slice(part.as_bytes());
+    }
+    record
+}
+
+fn take_text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
+    let (length, after) = rest.split_first_chunk::<4>()?;
+    let (text, after) = after.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
+    *rest = after;
+    std::str::from_utf8(text).ok()
+}
+
+/// Reads the records of all sections and names their kernels. The same name with the same text may
+/// appear twice, as it does when a crate is linked twice.
+pub fn decode(sections: &[Vec<u8>]) -> Result<BTreeMap<String, BundleKernel>, Rejected> {
+    let mut sources: BTreeMap<&str, &str> = BTreeMap::new();
+    for section in sections {
+        let mut rest = section.as_slice();
+        while !rest.is_empty() {
+            let record = take_text(&mut rest).and_then(|name| Some((name, take_text(&mut rest)?)));
+            let (name, wgsl) = record.ok_or_else(|| rejected("the kernel section is malformed"))?;
+            if name.is_empty() || name.len() > 128 || name.chars().any(char::is_control) {
+                return Err(rejected(format!(
+                    "the kernel name {:?} is empty, too long or unprintable",
+                    name.chars().take(130).collect::<String>()
+                )));
+            }
+            if sources.insert(name, wgsl).is_some_and(|earlier| earlier != wgsl) {
+                return Err(rejected(format!("two different kernels are named {name:?}")));
+            }
+        }
+    }
+    if sources.len() > SOURCES_MAX {
+        return Err(rejected(format!("{} kernel sources; the limit is {SOURCES_MAX}", sources.len())));
+    }
+    let mut kernels: BTreeMap<String, BundleKernel> = BTreeMap::new();
+    let mut total = 0;
+    for (name, wgsl) in sources {
+        let declared = declare(name, wgsl).map_err(|error| rejected(format!("kernel {name:?}: {error}")))?;
+        for (full, kernel) in declared {
+            // Each entry point carries its module, so a module with many counts many times.
+            total += kernel.wgsl.len();
+            if total > WGSL_BYTES_MAX {
+                return Err(rejected(format!(
+                    "the kernels have more than {WGSL_BYTES_MAX} bytes of source, a module counting once for each entry point"
+                )));
+            }
+            kernels.insert(full, BundleKernel { wgsl: kernel.wgsl.to_string(), entry: kernel.entry, hardened: None });
+        }
+    }
+    Ok(kernels)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = "@compute @workgroup_size(1) fn main() {}";
+    const TWO: &str = "@compute @workgroup_size(1) fn a() {} @compute @workgroup_size(1) fn b() {}";
+
+    #[test]
+    fn joined_records_are_read_and_named_by_entry_point() {
+        let section = [encode("one", ONE), encode("two", TWO), encode("one", ONE)].concat();
+        let kernels = decode(&[section]).unwrap();
+        assert_eq!(kernels.keys().collect::<Vec<_>>(), ["one", "two/a", "two/b"]);
+    }
+
+    #[test]
+    fn two_texts_for_one_name_and_cut_records_are_refused() {
+        assert!(decode(&[encode("x", ONE), encode("x", TWO)]).unwrap_err().detail.contains("two different"));
+        let mut cut = encode("x", ONE);
+        cut.pop();
+        assert!(decode(&[cut]).unwrap_err().detail.contains("malformed"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_section_is_read_or_refused(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            let _ = decode(&[bytes]);
+        }
+    }
+}

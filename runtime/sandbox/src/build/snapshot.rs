@@ -1,0 +1,185 @@
+//! `[build] snapshot`: runs a component's `init` once, and makes a component that begins with what it left in memory.
+//!
+//! ```text
+//!  instrument ▶ compile ▶ instantiate ▶ init ▶ no handles left? ▶ read memories and globals ▶ rewrite
+//! ```
+//!
+//! The method, and the code that instruments and rewrites, is Wizer's. `init` sees the component's assets and environment, but
+//! no secrets and no GPU. What lies outside memory is not in a snapshot: a handle that `init` keeps (of a stream it printed to,
+//! say) would be another thing, or nothing, in an instance, so a component that keeps one is refused.
+
+use crate::worker::{Guest, linker};
+use gannet_base::hop::build::{InitOrder, RejectCode, Rejected};
+use gannet_host_gpu::{AssetCatalog, AssetFile};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, Instance, Lift, Val, WasmList};
+use wasmtime::{Engine, Store};
+use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
+use wasmtime_wizer::{ComponentInstanceState, Wizer};
+
+/// The export that is run.
+const INIT: &str = "init";
+/// What `init` may print. It is told when it fails.
+const OUTPUT_BYTES_MAX: usize = 1 << 20;
+/// How much of that is told.
+const TOLD_BYTES_MAX: usize = 2_000;
+
+fn rejected(detail: impl std::fmt::Display) -> Rejected {
+    Rejected { code: RejectCode::InitFailed, detail: format!("snapshot: {detail}") }
+}
+
+/// The component as it is after its `init`. The runtime was made before the last layer of confinement, which it does not pass.
+pub fn snapshot(
+    runtime: &tokio::runtime::Runtime,
+    engine: &Engine,
+    bytes: &[u8],
+    order: &InitOrder,
+    assets: Vec<OwnedFd>,
+    wasi_http_0_3: bool,
+) -> Result<Vec<u8>, Rejected> {
+    let wizer = Wizer::new();
+    let (context, instrumented) =
+        wizer.instrument_component(bytes).map_err(|error| rejected(format!("it cannot be taken: {error:#}")))?;
+    let component =
+        Component::new(engine, &instrumented).map_err(|error| rejected(format!("it does not compile: {error:#}")))?;
+    runtime.block_on(async {
+        let output = MemoryOutputPipe::new(OUTPUT_BYTES_MAX);
+        let env: Vec<(String, String)> = order.env.clone().into_iter().collect();
+        let guest = Guest::for_init(&env, catalog(order, assets), order.memory_bytes, output.clone());
+        let mut store = Store::new(engine, guest);
+        store.limiter(|guest| &mut guest.memory);
+        // Memories are read whole, by calls that answer them. Time is the front door's to watch.
+        store.set_hostcall_fuel(usize::MAX);
+        store.set_epoch_deadline(u64::MAX >> 1);
+        let linker = linker(engine, wasi_http_0_3).map_err(rejected)?;
+        let instance = linker.instantiate_async(&mut store, &component).await;
+        let instance = instance.map_err(|error| rejected(format!("it cannot be instantiated: {error:#}")))?;
+        if let Err(why) = init(&mut store, &component, &instance).await {
+            return Err(rejected(told(&why, &store, &output)));
+        }
+        if store.data().has_handles() {
+            return Err(rejected(
+                "init left a handle open, which would be gone in an instance: it must not print, and must drop what it opens",
+            ));
+        }
+        let mut state = State { store: &mut store, instance, failed: None };
+        let taken = wizer.snapshot_component(&context, &mut state).await;
+        if let Some(why) = state.failed {
+            return Err(rejected(format!("its memory could not be read: {why}")));
+        }
+        let taken = taken.map_err(|error| rejected(format!("{error:#}")))?;
+        if taken.len() as u64 > order.bytes_max {
+            let (size, limit) = (taken.len(), order.bytes_max);
+            return Err(rejected(format!("the component and its memory have {size} bytes; the limit is {limit}")));
+        }
+        Ok(taken)
+    })
+}
+
+fn catalog(order: &InitOrder, files: Vec<OwnedFd>) -> AssetCatalog {
+    let files = order.assets.iter().zip(files);
+    files
+        .map(|(asset, file)| (asset.name.clone(), AssetFile::new(File::from(file), asset.size, asset.digest.clone())))
+        .collect()
+}
+
+/// Calls `init`, which takes nothing and answers nothing or a `result` whose error is a string.
+async fn init(store: &mut Store<Guest>, component: &Component, instance: &Instance) -> Result<(), String> {
+    let found = component.get_export(None, INIT);
+    let Some((ComponentItem::ComponentFunc(function), index)) = found else {
+        return Err("it exports no function init".into());
+    };
+    let results = function.results().len();
+    if function.params().len() != 0 || results > 1 {
+        return Err("its init should take nothing, and answer nothing or result<_, string>".into());
+    }
+    let mut answer = vec![Val::Bool(false); results];
+    let function = instance.get_func(&mut *store, index).ok_or("its init is not there")?;
+    function
+        .call_async(&mut *store, &[], &mut answer)
+        .await
+        .map_err(|error| format!("init: {}", error.root_cause()))?;
+    match answer.pop() {
+        Some(Val::Result(Err(Some(why)))) => match *why {
+            Val::String(why) => Err(format!("init: {why}")),
+            _ => Err("init failed".into()),
+        },
+        Some(Val::Result(Err(None))) => Err("init failed".into()),
+        _ => Ok(()),
+    }
+}
+
+/// Why `init` failed, in its own words if it has printed some.
+fn told(why: &str, store: &Store<Guest>, output: &MemoryOutputPipe) -> String {
+    let mut text = why.to_owned();
+    if store.data().memory.refused {
+        text.push_str(&format!(
+            "; it reached its memory limit: limits.memory_mib = {}",
+            store.data().memory.limit() >> 20
+        ));
+    }
+    let printed = output.contents();
+    let printed = String::from_utf8_lossy(&printed);
+    let printed = printed.trim();
+    if !printed.is_empty() {
+        let from = printed.ceil_char_boundary(printed.len().saturating_sub(TOLD_BYTES_MAX));
+        text.push_str("; it printed: ");
+        text.push_str(printed.get(from..).unwrap_or_default());
+    }
+    text
+}
+
+/// An instance whose memory is read.
+struct State<'a> {
+    store: &'a mut Store<Guest>,
+    instance: Instance,
+    /// The first call that did not work: the interface has no place for errors.
+    failed: Option<String>,
+}
+
+impl State<'_> {
+    async fn answer<R: Lift + Send + Sync + 'static>(&mut self, instance: &str, function: &str) -> wasmtime::Result<R> {
+        let outer = self.instance.get_export_index(&mut *self.store, None, instance);
+        let index = self.instance.get_export_index(&mut *self.store, outer.as_ref(), function);
+        let index = index.ok_or_else(|| wasmtime::format_err!("there is no {instance}#{function}"))?;
+        let function = self.instance.get_typed_func::<(), (R,)>(&mut *self.store, index)?;
+        Ok(function.call_async(&mut *self.store, ()).await?.0)
+    }
+
+    async fn call<R: Lift + Send + Sync + 'static>(&mut self, instance: &str, function: &str) -> Option<R> {
+        match self.answer(instance, function).await {
+            Ok(answer) => Some(answer),
+            Err(error) => {
+                self.failed.get_or_insert(format!("{error:#}"));
+                None
+            }
+        }
+    }
+}
+
+impl ComponentInstanceState for State<'_> {
+    async fn call_func_ret_list_u8(&mut self, instance: &str, func: &str, contents: impl FnOnce(&[u8]) + Send) {
+        match self.call::<WasmList<u8>>(instance, func).await {
+            Some(list) => contents(list.as_le_slice(&*self.store)),
+            None => contents(&[]),
+        }
+    }
+
+    async fn call_func_ret_s32(&mut self, instance: &str, func: &str) -> i32 {
+        self.call(instance, func).await.unwrap_or(0)
+    }
+
+    async fn call_func_ret_s64(&mut self, instance: &str, func: &str) -> i64 {
+        self.call(instance, func).await.unwrap_or(0)
+    }
+
+    async fn call_func_ret_f32(&mut self, instance: &str, func: &str) -> u32 {
+        self.call::<f32>(instance, func).await.map_or(0, f32::to_bits)
+    }
+
+    async fn call_func_ret_f64(&mut self, instance: &str, func: &str) -> u64 {
+        self.call::<f64>(instance, func).await.map_or(0, f64::to_bits)
+    }
+}

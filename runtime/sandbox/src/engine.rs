@@ -1,0 +1,62 @@
+//! The one way wasmtime is set up, for the builder that compiles and the worker that runs: compiled
+//! code is only good for an engine with the same settings. `wasi_http_0_3` is the operator's choice: it turns on
+//! the component model's asynchronous part, which wasmtime still calls experimental.
+
+use gannet_base::manifest::{INSTANCES_MAX, MEMORY_BYTES_MAX};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+use wasmtime::{Config, Engine, PoolingAllocationConfig};
+
+/// How often the epoch advances. A guest yields to its neighbours and has its CPU time checked at
+/// each tick.
+pub const TICK: Duration = Duration::from_millis(5);
+/// Stack of a guest's fiber, of which Wasm may use half.
+const FIBER_STACK_BYTES: usize = 1 << 20;
+/// Bytes of an instance's memory that stay mapped for the next: faults cost more than clearing.
+const KEEP_RESIDENT_BYTES: usize = 2 << 20;
+
+fn base(wasi_http_0_3: bool) -> Config {
+    let mut config = Config::new();
+    config.wasm_component_model(true);
+    config.wasm_component_model_async(wasi_http_0_3);
+    config.concurrency_support(wasi_http_0_3);
+    config.epoch_interruption(true);
+    config.async_stack_size(FIBER_STACK_BYTES);
+    config.max_wasm_stack(FIBER_STACK_BYTES / 2);
+    config.memory_init_cow(true);
+    config
+}
+
+/// The engine that compiles.
+pub fn compiler(wasi_http_0_3: bool) -> wasmtime::Result<Engine> {
+    Engine::new(&base(wasi_http_0_3))
+}
+
+/// A name for what this binary compiles for; code under another name cannot be loaded.
+pub fn compatibility(wasi_http_0_3: bool) -> wasmtime::Result<String> {
+    let mut hasher = DefaultHasher::new();
+    compiler(wasi_http_0_3)?.precompile_compatibility_hash().hash(&mut hasher);
+    Ok(format!("{:016x}", hasher.finish()))
+}
+
+/// The engine that runs, with slots for instances set aside.
+pub fn runtime(wasi_http_0_3: bool) -> wasmtime::Result<Engine> {
+    let mut config = base(wasi_http_0_3);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(INSTANCES_MAX)
+        .total_core_instances(INSTANCES_MAX * 8)
+        .total_memories(INSTANCES_MAX * 2)
+        .total_tables(INSTANCES_MAX * 8)
+        .total_stacks(INSTANCES_MAX)
+        .max_memories_per_component(2)
+        .max_tables_per_component(64)
+        .max_core_instances_per_component(64)
+        .max_memory_size(MEMORY_BYTES_MAX)
+        .table_elements(100_000)
+        .max_component_instance_size(4 << 20)
+        .max_core_instance_size(4 << 20)
+        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+        .table_keep_resident(64 << 10);
+    config.allocation_strategy(pool);
+    Engine::new(&config)
+}

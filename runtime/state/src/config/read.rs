@@ -1,0 +1,91 @@
+//! Reads the server's file and gathers everything that is wrong with it: what does not fit is told, taken out, and the rest is
+//! read again.
+
+use crate::config::{ConfigError, ServerFile};
+use serde_path_to_error::{Path as KeyPath, Segment};
+use std::path::Path;
+use toml::{Table, Value};
+
+/// More errors than this are not told.
+const ERRORS_MAX: usize = 100;
+
+/// Reads and checks a file.
+pub fn read(path: &Path) -> Result<ServerFile, ConfigError> {
+    let failed = |cause: String| ConfigError::Read { path: path.to_owned(), cause };
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    parse(&text)
+}
+
+/// Reads and checks a text.
+pub(super) fn parse(text: &str) -> Result<ServerFile, ConfigError> {
+    let mut table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Key {
+        key: error.span().map_or_else(|| "the file".to_owned(), |span| format!("line {}", line_of(text, span.start))),
+        cause: error.message().to_owned(),
+    })?;
+    let mut errors = Vec::new();
+    let file = loop {
+        match serde_path_to_error::deserialize::<_, ServerFile>(Value::Table(table.clone())) {
+            Ok(file) => break file,
+            Err(error) => {
+                let key = error.path().to_string();
+                let removed = remove(&mut table, error.path());
+                errors.push(ConfigError::Key { key, cause: explain(error.inner().message()) });
+                if !removed || errors.len() >= ERRORS_MAX {
+                    return Err(ConfigError::of(errors).err().unwrap_or(ConfigError::Many(Vec::new())));
+                }
+            }
+        }
+    };
+    errors.extend(file.check());
+    ConfigError::of(errors).map(|()| file)
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
+}
+
+/// Takes out what an error is about.
+fn remove(table: &mut Table, path: &KeyPath) -> bool {
+    let segments: Vec<&Segment> = path.iter().collect();
+    let Some((last, above)) = segments.split_last() else { return false };
+    let Some((Segment::Map { key: first }, rest)) = above.split_first() else {
+        return matches!(last, Segment::Map { key } if table.remove(key).is_some());
+    };
+    let mut at = match table.get_mut(first) {
+        Some(value) => value,
+        None => return false,
+    };
+    for segment in rest {
+        let next = match (segment, at) {
+            (Segment::Map { key }, Value::Table(table)) => table.get_mut(key),
+            (Segment::Seq { index }, Value::Array(list)) => list.get_mut(*index),
+            _ => None,
+        };
+        at = match next {
+            Some(value) => value,
+            None => return false,
+        };
+    }
+    match (last, at) {
+        (Segment::Map { key }, Value::Table(table)) => table.remove(key).is_some(),
+        (Segment::Seq { index }, Value::Array(list)) if *index < list.len() => {
+            list.remove(*index);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Makes an error about an unknown key short, and names the nearest known one.
+fn explain(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    if !message.starts_with("unknown field") {
+        return message.trim().to_owned();
+    }
+    let unknown = quoted.next().unwrap_or_default();
+    let nearest = quoted.map(|known| (strsim::jaro_winkler(unknown, known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
+    match nearest {
+        Some((_, known)) => format!("unknown field `{unknown}`; the nearest known one is `{known}`"),
+        None => format!("unknown field `{unknown}`"),
+    }
+}

@@ -1,0 +1,454 @@
+//! The ledger: one line for each admitted request, and for memory kept; append-only. Everything that is billed is derived
+//! from it.
+//!
+//! ```text
+//!  tab closed ─▶ waiting ─▶ one thread: append, sync ─▶ durable ─▶ sums into the store, with how far they go
+//!                 │ too many, or the disk fails: nothing is admitted     └ again from there after a crash
+//! ```
+//!
+//! The rule: a request is acknowledged as billable when its line is on disk, which its receipt says (`billed`), and which
+//! usage counts. A line that a crash has taken was never acknowledged and costs nothing. No acknowledged line is ever lost,
+//! and none counts twice: sums and how far they go are one change of the store.
+
+mod segment;
+
+use crate::store::usage::Watermark;
+use crate::store::{Store, StoreError};
+use gannet_base::bill::usage::{Rollup, Sums, UsageKey};
+use gannet_base::bill::{Line, Receipt};
+use gannet_base::names::{RequestId, TenantName};
+use gannet_base::time::Day;
+use segment::Sealed;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// Lines that may wait for the disk. Past it nothing is admitted, so that nothing is lost.
+const WAITING_MAX: usize = 100_000;
+/// How long lines are gathered before they are synced together.
+const GATHER: Duration = Duration::from_millis(10);
+/// Lines in one segment.
+const SEGMENT_LINES: usize = 200_000;
+/// When sums go into the store: after so many lines, or this long.
+const ROLL_LINES: usize = 50_000;
+const ROLL_EVERY: Duration = Duration::from_secs(10);
+/// Pause before a failed write is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Why the ledger cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The disk.
+    #[error("the ledger: {0}")]
+    Io(#[from] io::Error),
+    /// The store.
+    #[error("the ledger: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// Sums since the front door started.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Totals {
+    /// Tabs closed.
+    pub requests: u64,
+    /// Of them with an error.
+    pub errors: u64,
+    /// Starts by kind: hot, warm, cold.
+    pub starts: [u64; 3],
+    /// GPU time in nanoseconds.
+    pub gpu_ns: u64,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Closed and not on disk yet.
+    waiting: HashMap<RequestId, Arc<Line>>,
+    /// In the open segment.
+    open: HashMap<RequestId, u64>,
+    open_file: Option<Arc<File>>,
+    sealed: BTreeMap<u64, Arc<Sealed>>,
+    totals: Totals,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Ledger {
+    known: Arc<Mutex<Known>>,
+    /// Locked for writing while sums move into the store, so that whoever adds the two sees each line once.
+    rollup: Arc<RwLock<Rollup>>,
+    /// How often sums have moved into the store.
+    settled: Arc<AtomicUsize>,
+    waiting: Arc<AtomicUsize>,
+    failing: Arc<AtomicBool>,
+    to_disk: Sender<Arc<Line>>,
+    store: Arc<Store>,
+}
+
+/// What tenants used in the current month, by day.
+pub type ByDay = BTreeMap<(Day, TenantName), Sums>;
+
+impl Ledger {
+    /// Opens the ledger in the data folder, and reads what is not in the store yet. Answers it, and the sums of the last 31
+    /// days.
+    pub fn open(store: Arc<Store>, kept_days: u64) -> Result<(Arc<Self>, ByDay), LedgerError> {
+        let folder = store.files().data().join("ledger");
+        let watermark = store.watermark()?;
+        let numbers = segment::list(&folder)?;
+        let open_number = numbers.last().copied().unwrap_or(1).max(watermark.segment);
+        let (mut known, mut rollup) = (Known::default(), Rollup::default());
+        for number in numbers.iter().copied().filter(|number| *number != open_number) {
+            if number >= watermark.segment {
+                let from = if number == watermark.segment { watermark.offset } else { 0 };
+                let file = File::open(segment::path(&folder, number, "jsonl"))?;
+                segment::scan(&file, from, |_, line| rollup.count(&line))?;
+            }
+            known.sealed.extend(Sealed::open(&folder, number)?.map(|sealed| (number, Arc::new(sealed))));
+        }
+        let file = Arc::new(segment::open(&folder, open_number)?);
+        let counted_to = if open_number == watermark.segment { watermark.offset } else { 0 };
+        let end = segment::scan(&file, 0, |at, line| {
+            if at >= counted_to {
+                rollup.count(&line);
+            }
+            known.open.insert(line.id(), at);
+        })?;
+        if open_number == watermark.segment && end < watermark.offset {
+            let why = format!("segment {open_number} ends at {end}, before what was counted at {}", watermark.offset);
+            return Err(io::Error::other(why).into());
+        }
+        file.set_len(end)?;
+        file.sync_all()?;
+        crate::store::files::sync_folder(&folder)?;
+        known.open_file = Some(Arc::clone(&file));
+        let mut by_day = store.usage_by_day()?;
+        for (key, sums) in rollup.rows() {
+            by_day.entry((key.day, key.tenant.clone())).or_default().add(sums);
+        }
+        let (to_disk, inbox) = channel();
+        let ledger = Arc::new(Self {
+            known: Arc::new(Mutex::new(known)),
+            rollup: Arc::new(RwLock::new(rollup)),
+            settled: Arc::default(),
+            waiting: Arc::default(),
+            failing: Arc::default(),
+            to_disk,
+            store: Arc::clone(&store),
+        });
+        let writer = Writer {
+            known: Arc::clone(&ledger.known),
+            rollup: Arc::clone(&ledger.rollup),
+            settled: Arc::clone(&ledger.settled),
+            waiting: Arc::clone(&ledger.waiting),
+            failing: Arc::clone(&ledger.failing),
+            store,
+            folder,
+            number: open_number,
+            file,
+            end,
+            kept: Duration::from_secs(kept_days.saturating_mul(86_400)),
+            rolled: Instant::now(),
+        };
+        std::thread::Builder::new().name("ledger".into()).spawn(move || writer.run(&inbox))?;
+        Ok((ledger, by_day))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether what is used can be written down; if not, why.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.failing.load(Ordering::Relaxed) {
+            return Err("it cannot be written");
+        }
+        if self.waiting.load(Ordering::Relaxed) >= WAITING_MAX {
+            return Err("too many lines wait for the disk");
+        }
+        Ok(())
+    }
+
+    /// Takes a line. Never waits: this is the request's path.
+    pub fn write(&self, line: Line) {
+        let line = Arc::new(line);
+        {
+            let mut known = self.known();
+            if let Line::Request(receipt) = &*line {
+                tracing::debug!(request = %receipt.request, status = receipt.status, error = receipt.error, "tab closed");
+                known.totals.requests += 1;
+                known.totals.errors += u64::from(receipt.error.is_some());
+                known.totals.gpu_ns = known.totals.gpu_ns.saturating_add(receipt.gpu_ns);
+                if let Some(kind) = receipt.start
+                    && let Some(count) = known.totals.starts.get_mut(kind as usize)
+                {
+                    *count += 1;
+                }
+            }
+            known.waiting.insert(line.id(), Arc::clone(&line));
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        if self.to_disk.send(line).is_err() {
+            tracing::error!("the ledger's thread is gone");
+            self.failing.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The receipt of a request, and whether it is acknowledged as billable. May read from disk.
+    pub fn get(&self, id: RequestId) -> Option<(Receipt, bool)> {
+        let receipt = |line: &Line| match line {
+            Line::Request(receipt) => Some(Receipt::clone(receipt)),
+            Line::Resident(_) => None,
+        };
+        let (open, sealed) = {
+            let known = self.known();
+            if let Some(line) = known.waiting.get(&id) {
+                return receipt(line).map(|receipt| (receipt, false));
+            }
+            let open = known.open.get(&id).copied().zip(known.open_file.clone());
+            (open, known.sealed.values().rev().map(Arc::clone).collect::<Vec<_>>())
+        };
+        let found = match open {
+            Some((at, file)) => segment::line_at(&file, at).map(Some),
+            None => sealed.iter().find_map(|sealed| sealed.get(id).transpose()).transpose(),
+        };
+        match found {
+            Ok(line) => line.as_ref().and_then(receipt).map(|receipt| (receipt, true)),
+            Err(error) => {
+                tracing::error!(%error, "the ledger cannot be read");
+                None
+            }
+        }
+    }
+
+    /// The usage of a tenant, by row. Reads the store.
+    pub fn usage(
+        &self,
+        tenant: &TenantName,
+        days: std::ops::RangeInclusive<Day>,
+    ) -> Result<BTreeMap<UsageKey, Sums>, StoreError> {
+        loop {
+            // Not under the lock, which whoever writes wants: read again if sums have moved meanwhile.
+            let settled = self.settled.load(Ordering::Acquire);
+            let mut rows = self.store.usage(tenant, days.clone())?;
+            let rollup = self.rollup.read().unwrap_or_else(PoisonError::into_inner);
+            if self.settled.load(Ordering::Acquire) != settled {
+                continue;
+            }
+            for (key, sums) in rollup.rows_of(tenant, days.clone()) {
+                rows.entry(key).or_default().add(&sums);
+            }
+            return Ok(rows);
+        }
+    }
+
+    /// Sums since the start.
+    pub fn totals(&self) -> Totals {
+        self.known().totals
+    }
+
+    /// Waits until every line is on disk, for at most so long.
+    pub fn flush(&self, longest: Duration) {
+        let began = Instant::now();
+        while self.waiting.load(Ordering::Relaxed) > 0 && began.elapsed() < longest {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// The thread that owns the files.
+struct Writer {
+    known: Arc<Mutex<Known>>,
+    rollup: Arc<RwLock<Rollup>>,
+    settled: Arc<AtomicUsize>,
+    waiting: Arc<AtomicUsize>,
+    failing: Arc<AtomicBool>,
+    store: Arc<Store>,
+    folder: PathBuf,
+    number: u64,
+    file: Arc<File>,
+    end: u64,
+    kept: Duration,
+    rolled: Instant,
+}
+
+impl Writer {
+    fn run(mut self, inbox: &Receiver<Arc<Line>>) {
+        let mut lines = Vec::new();
+        loop {
+            match inbox.recv_timeout(ROLL_EVERY) {
+                Ok(line) => lines.push(line),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if !lines.is_empty() {
+                std::thread::sleep(GATHER);
+                lines.extend(inbox.try_iter());
+                self.append(&lines);
+                self.waiting.fetch_sub(lines.len(), Ordering::Relaxed);
+                lines.clear();
+            }
+            self.roll();
+        }
+    }
+
+    /// Appends and syncs, again and again until it is done: nothing that was admitted is dropped.
+    fn append(&mut self, lines: &[Arc<Line>]) {
+        let (mut bytes, mut ats) = (Vec::with_capacity(lines.len() * 800), Vec::with_capacity(lines.len()));
+        for line in lines {
+            ats.push(self.end + bytes.len() as u64);
+            if let Err(error) = segment::encode(line, &mut bytes) {
+                tracing::error!(%error, "a line of the ledger cannot be encoded");
+            }
+        }
+        while let Err(error) = self.file.write_all_at(&bytes, self.end).and_then(|()| self.file.sync_data()) {
+            self.failing.store(true, Ordering::Relaxed);
+            tracing::error!(%error, lines = lines.len(), "the ledger cannot be written; nothing is admitted until it can");
+            std::thread::sleep(RETRY);
+        }
+        self.failing.store(false, Ordering::Relaxed);
+        self.end += bytes.len() as u64;
+        let mut rollup = self.rollup.write().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().for_each(|line| rollup.count(line));
+        drop(rollup);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for (line, at) in lines.iter().zip(ats) {
+            known.waiting.remove(&line.id());
+            known.open.insert(line.id(), at);
+        }
+    }
+
+    /// Moves sums into the store and begins a new segment, when it is time.
+    fn roll(&mut self) {
+        let full = self.known.lock().unwrap_or_else(PoisonError::into_inner).open.len() >= SEGMENT_LINES;
+        let mut rollup = self.rollup.write().unwrap_or_else(PoisonError::into_inner);
+        let due = rollup.lines() >= ROLL_LINES || (rollup.lines() > 0 && self.rolled.elapsed() >= ROLL_EVERY);
+        if !due && !full {
+            return;
+        }
+        let watermark = Watermark { segment: self.number, offset: self.end };
+        if let Err(error) = self.store.settle(&rollup, watermark) {
+            // The lines are safe; their sums stay where they are.
+            tracing::error!(%error, "usage could not be settled");
+            return;
+        }
+        *rollup = Rollup::default();
+        self.settled.fetch_add(1, Ordering::Release);
+        drop(rollup);
+        self.rolled = Instant::now();
+        if full && let Err(error) = self.seal() {
+            tracing::error!(%error, "a segment of the ledger could not be sealed");
+        }
+        self.expire();
+    }
+
+    fn seal(&mut self) -> io::Result<()> {
+        let next = Arc::new(segment::open(&self.folder, self.number + 1)?);
+        let entries = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.open.iter().map(|(id, at)| (*id, *at)).collect()
+        };
+        segment::write_index(&self.folder, self.number, entries)?;
+        let sealed = Sealed::open(&self.folder, self.number)?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.sealed.extend(sealed.map(|sealed| (self.number, Arc::new(sealed))));
+        known.open.clear();
+        known.open_file = Some(Arc::clone(&next));
+        (self.number, self.file, self.end) = (self.number + 1, next, 0);
+        Ok(())
+    }
+
+    /// Removes segments that are older than they are kept.
+    fn expire(&self) {
+        let too_old = |path: &Path| {
+            let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
+            modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > self.kept))
+        };
+        let numbers: Vec<u64> =
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).sealed.keys().copied().collect();
+        for number in numbers {
+            let lines = segment::path(&self.folder, number, "jsonl");
+            if !too_old(&lines) {
+                break;
+            }
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).sealed.remove(&number);
+            for path in [lines, segment::path(&self.folder, number, "idx")] {
+                if let Err(error) = std::fs::remove_file(&path) {
+                    tracing::warn!(%error, "an old segment of the ledger could not be removed");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::tab::tests::{ledger, tab};
+    use gannet_base::quota::account::Account;
+
+    #[test]
+    fn what_was_acknowledged_is_there_again_and_counts_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let acme = TenantName::new("acme").unwrap();
+        let account = Arc::<Account>::default();
+        let mut ids = Vec::new();
+        for round in 1..=3_u64 {
+            // A store that was just dropped lets go of its folder a moment later.
+            let ledger = loop {
+                if let Ok((store, _)) = Store::open(folder.path(), "x") {
+                    break Ledger::open(Arc::new(store), 400).unwrap().0;
+                }
+                std::thread::yield_now();
+            };
+            for _ in 0..20 {
+                let mut open = tab(&ledger, &account);
+                open.note(|receipt| {
+                    ids.push(receipt.request);
+                    (receipt.gpu_ns, receipt.status) = (1, 200);
+                });
+            }
+            ledger.flush(Duration::from_secs(60));
+            for id in &ids {
+                let (receipt, billed) = ledger.get(*id).unwrap();
+                assert!(billed && receipt.request == *id);
+            }
+            let sums = ledger.usage(&acme, 0..=i64::MAX).unwrap();
+            let requests: u64 = sums.values().map(|sums| sums.requests).sum();
+            assert_eq!(requests, round * 20);
+            if round == 2 {
+                let rollup = ledger.rollup.read().unwrap();
+                ledger
+                    .store
+                    .settle(
+                        &rollup,
+                        Watermark {
+                            segment: 1,
+                            offset: ledger.known().open_file.as_ref().unwrap().metadata().unwrap().len(),
+                        },
+                    )
+                    .unwrap();
+            }
+            drop(ledger);
+        }
+    }
+
+    #[test]
+    fn receipts_are_found_before_and_after_they_are_on_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, account) = (ledger(folder.path()), Arc::<Account>::default());
+        let mut id = RequestId::new();
+        let mut open = tab(&ledger, &account);
+        open.note(|receipt| id = receipt.request);
+        assert!(ledger.get(id).is_none());
+        drop(open);
+        assert_eq!(ledger.get(id).unwrap().0.request, id);
+        ledger.flush(Duration::from_secs(60));
+        assert!(ledger.get(id).unwrap().1);
+    }
+}

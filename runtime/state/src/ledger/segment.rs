@@ -1,0 +1,220 @@
+//! Files of the ledger. A line is JSON, a tab, the CRC-32 of the JSON in hex, and a line feed; lines are only ever appended.
+//!
+//! ```text
+//!  DATA/ledger/0000000007.jsonl    sealed: never written again
+//!  DATA/ledger/0000000007.idx      its ids in order, each with its offset: 16 and 8 bytes, little end first
+//!  DATA/ledger/0000000008.jsonl    open: the last one
+//! ```
+//!
+//! Invariant: what follows the first line that is not whole was never acknowledged; it is cut off when the file is opened.
+
+use gannet_base::bill::Line;
+use gannet_base::names::RequestId;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Seek, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Bytes of one entry of an index.
+const ENTRY: u64 = 24;
+/// A longer line was not written by us: the texts in one are cut.
+const LINE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Writes a line into a buffer.
+pub(super) fn encode(line: &Line, out: &mut Vec<u8>) -> io::Result<()> {
+    let start = out.len();
+    serde_json::to_writer(&mut *out, line)?;
+    let sum = crc32fast::hash(out.get(start..).unwrap_or_default());
+    writeln!(out, "\t{sum:08x}")
+}
+
+/// The JSON of a whole line, given without its line feed.
+fn whole(text: &[u8]) -> Option<&[u8]> {
+    let (json, sum) = text.split_at_checked(text.len().checked_sub(9)?)?;
+    let sum = u32::from_str_radix(std::str::from_utf8(sum.strip_prefix(b"\t")?).ok()?, 16).ok()?;
+    (crc32fast::hash(json) == sum).then_some(json)
+}
+
+fn decode(text: &[u8]) -> Option<Line> {
+    serde_json::from_slice(whole(text)?).ok()
+}
+
+/// The file of a segment.
+pub(super) fn path(folder: &Path, number: u64, ending: &str) -> PathBuf {
+    folder.join(format!("{number:010}.{ending}"))
+}
+
+/// The numbers of the segments in a folder, in order.
+pub(super) fn list(folder: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_suffix(".jsonl")?.parse().ok());
+        numbers.extend::<Option<u64>>(number);
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Opens the file that lines are appended to.
+pub(super) fn open(folder: &Path, number: u64) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path(folder, number, "jsonl"))
+}
+
+/// Reads lines from an offset on, until the end or the first that is not whole. Answers where that is.
+pub(super) fn scan(file: &File, from: u64, mut each: impl FnMut(u64, Line)) -> io::Result<u64> {
+    let mut reader = BufReader::with_capacity(1 << 18, file);
+    reader.seek(io::SeekFrom::Start(from))?;
+    let (mut at, mut text) = (from, Vec::new());
+    loop {
+        text.clear();
+        let read = io::Read::take(&mut reader, LINE_BYTES_MAX).read_until(b'\n', &mut text)?;
+        let Some(json) = text.strip_suffix(b"\n").and_then(whole) else { return Ok(at) };
+        // A line that is whole was acknowledged, whether this binary understands it or not.
+        match serde_json::from_slice(json) {
+            Ok(line) => each(at, line),
+            Err(error) => tracing::error!(at, %error, "a line of the ledger cannot be understood"),
+        }
+        at += read as u64;
+    }
+}
+
+/// The line at an offset.
+pub(super) fn line_at(file: &File, at: u64) -> io::Result<Line> {
+    let mut found = None;
+    let mut text = vec![0; usize::try_from(LINE_BYTES_MAX).unwrap_or(0)];
+    let mut have = 0;
+    while have < text.len() {
+        let Some(rest) = text.get_mut(have..) else { break };
+        let read = file.read_at(rest, at + have as u64)?;
+        let fresh = rest.get(..read).and_then(|part| part.iter().position(|byte| *byte == b'\n'));
+        if let Some(end) = fresh {
+            found = text.get(..have + end).and_then(decode);
+            break;
+        }
+        if read == 0 {
+            break;
+        }
+        have += read;
+    }
+    found.ok_or_else(|| io::Error::other("a line of the ledger cannot be read"))
+}
+
+/// A sealed segment. Its files are opened when they are asked: there may be many.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    folder: PathBuf,
+    number: u64,
+    first: RequestId,
+    last: RequestId,
+    count: u64,
+}
+
+impl Sealed {
+    /// Looks at a sealed segment, and makes its index if a crash has kept it from being made.
+    pub(super) fn open(folder: &Path, number: u64) -> io::Result<Option<Self>> {
+        let index = match File::open(path(folder, number, "idx")) {
+            Ok(index) => index,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let lines = File::open(path(folder, number, "jsonl"))?;
+                let mut entries = Vec::new();
+                scan(&lines, 0, |at, line| entries.push((line.id(), at)))?;
+                write_index(folder, number, entries)?
+            }
+            Err(error) => return Err(error),
+        };
+        let count = index.metadata()?.len() / ENTRY;
+        let Some(end) = count.checked_sub(1) else { return Ok(None) };
+        let (first, last) = (entry(&index, 0)?.0, entry(&index, end)?.0);
+        Ok(Some(Self { folder: folder.to_owned(), number, first, last, count }))
+    }
+
+    /// The line of an id, if it is here.
+    pub(super) fn get(&self, id: RequestId) -> io::Result<Option<Line>> {
+        if id < self.first || id > self.last {
+            return Ok(None);
+        }
+        let index = File::open(path(&self.folder, self.number, "idx"))?;
+        let (mut low, mut high) = (0, self.count);
+        while low < high {
+            let middle = low.midpoint(high);
+            let (found, at) = entry(&index, middle)?;
+            match found.cmp(&id) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Greater => high = middle,
+                std::cmp::Ordering::Equal => {
+                    return line_at(&File::open(path(&self.folder, self.number, "jsonl"))?, at).map(Some);
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn entry(index: &File, at: u64) -> io::Result<(RequestId, u64)> {
+    let mut entry = [0; ENTRY as usize];
+    index.read_exact_at(&mut entry, at * ENTRY)?;
+    let (id, offset) = entry.split_at(16);
+    let id = id.try_into().map_err(io::Error::other)?;
+    let offset = offset.try_into().map_err(io::Error::other)?;
+    Ok((RequestId::from_bytes(id), u64::from_le_bytes(offset)))
+}
+
+/// Writes the index of a segment, beside its place first: an index is whole or not there.
+pub(super) fn write_index(folder: &Path, number: u64, mut entries: Vec<(RequestId, u64)>) -> io::Result<File> {
+    entries.sort_unstable();
+    let mut bytes = Vec::with_capacity(entries.len() * 24);
+    for (id, at) in entries {
+        bytes.extend_from_slice(&id.to_bytes());
+        bytes.extend_from_slice(&at.to_le_bytes());
+    }
+    let place = path(folder, number, "idx");
+    crate::store::files::write_durably(&place, &bytes, 0o600)?;
+    File::open(place)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use gannet_base::bill::Receipt;
+    use gannet_base::bill::price::Price;
+    use gannet_base::names::{FunctionName, TenantName};
+
+    fn line() -> Line {
+        let (tenant, function) = (TenantName::new("acme").unwrap(), FunctionName::new("blur").unwrap());
+        Line::Request(Box::new(Receipt::open(RequestId::new(), tenant, function, 1, Price::default())))
+    }
+
+    #[test]
+    fn a_torn_end_is_cut_off_and_whole_lines_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let lines: Vec<Line> = (0..50).map(|_| line()).collect();
+        let mut bytes = Vec::new();
+        for line in &lines {
+            encode(line, &mut bytes).unwrap();
+        }
+        let mut file = open(folder.path(), 3).unwrap();
+        file.write_all(&bytes).unwrap();
+        let last = bytes.len() as u64;
+        for torn in [&b"{\"request\":{\"a\""[..], b"{}\t00000000\n", b"\0\0\0\0\n", &bytes[..40]] {
+            file.set_len(last).unwrap();
+            file.write_all_at(torn, last).unwrap();
+            let mut seen = Vec::new();
+            assert_eq!(scan(&file, 0, |_, line| seen.push(line)).unwrap(), last);
+            assert_eq!(seen, lines);
+        }
+        assert_eq!(list(folder.path()).unwrap(), [3]);
+        let sealed = Sealed::open(folder.path(), 3).unwrap().unwrap();
+        for line in &lines {
+            assert_eq!(sealed.get(line.id()).unwrap().as_ref(), Some(line));
+        }
+        assert!(sealed.get(RequestId::new()).unwrap().is_none());
+    }
+}

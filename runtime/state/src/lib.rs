@@ -1,0 +1,10 @@
+//! Everything durable: the server file, the store, the ledger, what is deployed, and secrets.
+//!
+//! Nothing here serves requests, starts processes or knows a GPU.
+
+pub mod config;
+pub mod store;
+pub mod ledger;
+pub mod tab;
+pub mod registry;
+pub mod secrets;

@@ -1,0 +1,107 @@
+//! Changes of assets: put and deleted by name; kept by digest as long as a name or a version leads to it.
+
+use crate::registry::{Registry, RegistryError, Tenant, tenant_mut};
+use crate::store::Change;
+use gannet_base::manifest::Manifest;
+use gannet_base::names::{AssetName, TenantName};
+use gannet_base::records::{AssetRecord, PinnedAsset};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+impl Tenant {
+    /// The digests that names or versions lead to, and their sizes.
+    pub fn asset_sizes(&self) -> HashMap<&str, u64> {
+        let versions = self.functions.values().flat_map(|function| &function.versions);
+        let pinned = versions.flat_map(|version| version.record.assets.values());
+        let named = self.assets.values().map(|asset| (asset.digest.as_str(), asset.size));
+        named.chain(pinned.map(|asset| (asset.digest.as_str(), asset.size))).collect()
+    }
+
+    /// Bytes of its assets, each once.
+    pub fn asset_bytes(&self) -> u64 {
+        self.asset_sizes().values().sum()
+    }
+
+    fn needs_asset(&self, digest: &str) -> bool {
+        self.asset_sizes().contains_key(digest)
+    }
+
+    /// The assets that a manifest names, as they are now.
+    pub fn pin_assets(&self, manifest: &Manifest) -> Result<BTreeMap<String, PinnedAsset>, RegistryError> {
+        let pin = |(name, asset): (&String, &AssetName)| {
+            let missing = || {
+                RegistryError::Conflict(format!(
+                    "assets.{name} is {:?}, which is not there; `gannet asset put {asset} FILE` puts it",
+                    asset.as_str()
+                ))
+            };
+            let AssetRecord { digest, size, .. } = self.assets.get(asset).ok_or_else(missing)?.clone();
+            Ok((name.clone(), PinnedAsset { asset: asset.clone(), digest, size }))
+        };
+        manifest.assets.iter().map(pin).collect()
+    }
+}
+
+impl Registry {
+    /// Gives a name to an asset that is at its place. Answers whether the name is new.
+    pub async fn put_asset(
+        self: &Arc<Self>,
+        tenant: &TenantName,
+        name: &AssetName,
+        record: AssetRecord,
+    ) -> Result<bool, RegistryError> {
+        let owner = tenant.clone();
+        let (tenant, name) = (tenant.clone(), name.clone());
+        let new = self.change(move |_, next| {
+            let slot = tenant_mut(next, &tenant)?;
+            let (limit, used) = (slot.limits.assets_mib, slot.asset_bytes());
+            let change = Change::new().asset(&tenant, &name, &record)?;
+            let before = Arc::make_mut(&mut slot.assets).insert(name, record);
+            if slot.asset_bytes() > limit << 20 {
+                return Err(RegistryError::LimitReached { name: "assets_mib", limit, used: used.div_ceil(1 << 20) });
+            }
+            Ok((change, before.is_none()))
+        });
+        let new = new.await;
+        self.sweep_assets(&owner);
+        new
+    }
+
+    /// Takes a name away. Versions that were deployed with the asset keep it.
+    pub async fn delete_asset(self: &Arc<Self>, tenant: &TenantName, name: &AssetName) -> Result<(), RegistryError> {
+        let owner = tenant.clone();
+        let (tenant, name) = (tenant.clone(), name.clone());
+        let deleted = self.change(move |_, next| {
+            let slot = tenant_mut(next, &tenant)?;
+            Arc::make_mut(&mut slot.assets).remove(&name).ok_or(RegistryError::NotFound)?;
+            Ok((Change::new().without_asset(&tenant, &name), ()))
+        });
+        deleted.await?;
+        self.sweep_assets(&owner);
+        Ok(())
+    }
+
+    /// Removes the files of assets that nothing leads to, in the background.
+    pub fn sweep_assets(self: &Arc<Self>, tenant: &TenantName) {
+        let (registry, tenant) = (Arc::clone(self), tenant.clone());
+        tokio::spawn(async move {
+            let (looking, of) = (Arc::clone(&registry), tenant.clone());
+            let any = tokio::task::spawn_blocking(move || !looking.store.files().assets(&of).is_empty()).await;
+            if !any.unwrap_or(false) {
+                return;
+            }
+            // Under the lock, so that nobody gives one of them a name meanwhile.
+            let _changing = registry.changing.lock().await;
+            let Some(owner) = registry.snapshot().tenants.get(&tenant).cloned() else { return };
+            let sweeping = Arc::clone(&registry);
+            let swept = tokio::task::spawn_blocking(move || {
+                let files = sweeping.store.files();
+                let unneeded = |digest: &String| !owner.needs_asset(digest) && !sweeping.is_arriving(&tenant, digest);
+                files.assets(&tenant).iter().filter(|digest| unneeded(digest)).for_each(|digest| {
+                    files.remove_asset(&tenant, digest);
+                });
+            });
+            let _ = swept.await;
+        });
+    }
+}

@@ -1,0 +1,451 @@
+//! Changes of functions: deploy, settings, traffic, rollback, delete.
+
+use crate::registry::{Changed, Deploy, Function, Registry, RegistryError, Snapshot, Tenant, Version, tenant_mut};
+use crate::store::Change;
+use gannet_base::names::{FunctionName, TenantName};
+use gannet_base::records::{QuarantineRecord, Sticky, VersionRecord};
+use gannet_host_gpu::kernel::source_hash;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Quarantined kernels of one tenant.
+const QUARANTINE_MAX: usize = 256;
+/// Tags of one function.
+const TAGS_MAX: usize = 32;
+/// Versions that are remembered as having been current.
+const BEFORE_MAX: usize = 16;
+
+/// Whether a text can be a tag: a DNS label that begins with a letter, and is not like a version's number.
+pub fn is_tag(text: &str) -> bool {
+    let part = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let letter = |text: &str| text.starts_with(|c: char| c.is_ascii_lowercase());
+    let named = letter(text) && text.strip_prefix('v').is_none_or(letter);
+    named && text.len() <= 32 && text.bytes().all(part) && !text.ends_with('-')
+}
+
+impl Tenant {
+    /// What stays in quarantine when a version of a function is deployed: what its other functions declare.
+    fn quarantine_after(&self, deployed: &FunctionName) -> Vec<QuarantineRecord> {
+        if self.quarantine.is_empty() {
+            return Vec::new();
+        }
+        let others = self.functions.values().filter(|function| function.name != *deployed);
+        let kept: HashSet<[u8; 32]> = others
+            .flat_map(|function| &function.versions)
+            .flat_map(|version| version.record.kernels.values())
+            .map(|kernel| source_hash(&kernel.wgsl, &kernel.entry))
+            .collect();
+        self.quarantine.iter().filter(|record| kept.contains(&record.source)).cloned().collect()
+    }
+}
+
+impl Function {
+    fn give_all_traffic(&mut self, version: &Arc<Version>) {
+        let old = self.current.record.number;
+        if old != version.record.number {
+            self.before.retain(|number| *number != old);
+            self.before.push(old);
+            self.before.drain(..self.before.len().saturating_sub(BEFORE_MAX));
+        }
+        self.current = Arc::clone(version);
+        self.traffic = vec![(Arc::clone(version), 100)];
+    }
+
+    /// Takes out the oldest versions that nothing leads to, but for the newest `kept`. Answers them.
+    fn prune(&mut self, kept: usize) -> Vec<Arc<Version>> {
+        let spare = self.versions.len().saturating_sub(kept);
+        let last_before = self.before.last().copied();
+        let (gone, stay) = self.versions.iter().cloned().enumerate().partition::<Vec<_>, _>(|(index, version)| {
+            *index < spare && !self.serves(version) && last_before != Some(version.record.number)
+        });
+        self.versions = stay.into_iter().map(|(_, version)| version).collect();
+        gone.into_iter().map(|(_, version)| version).collect()
+    }
+}
+
+impl Registry {
+    /// Adds a version, or finds one that is the same, and gives it traffic and a tag as asked. Answers it and whether it is
+    /// new.
+    pub async fn deploy(
+        self: &Arc<Self>,
+        tenant: &TenantName,
+        name: &FunctionName,
+        record: VersionRecord,
+        how: Deploy,
+    ) -> Result<(Arc<Version>, bool), RegistryError> {
+        let (tenant, name) = (tenant.clone(), name.clone());
+        let store = Arc::clone(&self.store);
+        let owner = tenant.clone();
+        let deployed = self.change(move |registry, next| registry.add_version(next, &tenant, &name, record, how)).await;
+        let (version, new, gone) = deployed?;
+        self.remove_components(&owner, gone, &store);
+        self.sweep_assets(&owner);
+        Ok((version, new))
+    }
+
+    /// How many versions of a function are kept.
+    fn kept(&self) -> usize {
+        usize::try_from(self.versions_kept.load(Ordering::Relaxed)).unwrap_or(usize::MAX).max(1)
+    }
+
+    fn add_version(
+        &self,
+        next: &mut Snapshot,
+        owner: &TenantName,
+        name: &FunctionName,
+        mut record: VersionRecord,
+        how: Deploy,
+    ) -> Changed<(Arc<Version>, bool, Vec<String>)> {
+        let slot = tenant_mut(next, owner)?;
+        if let Some(expected) = how.in_place_of {
+            let current = slot.functions.get(name).map(|function| function.current.key);
+            if current.ok_or(RegistryError::NotFound)? != expected {
+                return Err(RegistryError::Conflict("the function was changed meanwhile; try again".into()));
+            }
+        }
+        check_deploy(slot, name, &record, &how)?;
+        record.assets = slot.pin_assets(&record.manifest)?;
+        let mut change = Change::new();
+        let quarantine = slot.quarantine_after(name);
+        if quarantine != *slot.quarantine {
+            slot.quarantine = Arc::new(quarantine);
+            change = change.tenant(owner, &slot.stored())?;
+        }
+        let mut function = slot.functions.get(name).map(|function| Function::clone(function));
+        let same = function.as_ref().and_then(|function| {
+            // The current one first: the same bytes may be there more than once, after a change of a secret.
+            let all = std::iter::once(&function.current).chain(function.versions.iter().rev());
+            all.into_iter().find(|version| version.record.is_same(&record)).cloned()
+        });
+        let (version, new) = match same {
+            Some(version) => (version, false),
+            None => {
+                let newest = function.as_ref().and_then(|function| function.versions.last());
+                record.number = newest.map_or(1, |version| version.record.number.saturating_add(1));
+                (self.version(owner, name, Arc::new(record), &slot.limits), true)
+            }
+        };
+        let mut changed = match function.take() {
+            Some(mut function) => {
+                if new {
+                    function.versions.push(Arc::clone(&version));
+                }
+                function
+            }
+            None => Function {
+                name: name.clone(),
+                current: Arc::clone(&version),
+                versions: vec![Arc::clone(&version)],
+                traffic: vec![(Arc::clone(&version), 100)],
+                sticky: None,
+                tags: BTreeMap::new(),
+                before: Vec::new(),
+            },
+        };
+        if !how.no_traffic {
+            changed.give_all_traffic(&version);
+        }
+        if let Some(tag) = how.tag {
+            changed.tags.insert(tag, Arc::clone(&version));
+        }
+        if new {
+            change = change.version(owner, name, &version.record)?;
+        }
+        let pruned = changed.prune(self.kept());
+        for version in &pruned {
+            change = change.without_version(owner, name, version.record.number);
+        }
+        change = change.function(owner, name, &changed.record())?;
+        slot.functions.insert(name.clone(), Arc::new(changed));
+        let gone = unneeded(slot, &pruned);
+        Ok((change, (version, new, gone)))
+    }
+
+    /// Keeps kernels of a tenant from running, by the hashes of their sources, until they are deployed again. In force at
+    /// once; an error is only about its being kept.
+    pub async fn quarantine(&self, tenant: &TenantName, sources: &[[u8; 32]]) -> Result<(), RegistryError> {
+        let _changing = self.changing.lock().await;
+        let mut next = Snapshot::clone(&self.snapshot());
+        let slot = tenant_mut(&mut next, tenant)?;
+        let mut records = slot.quarantine.to_vec();
+        for source in sources {
+            if !records.iter().any(|record| record.source == *source) {
+                records.push(QuarantineRecord { source: *source, since: jiff::Timestamp::now() });
+            }
+        }
+        // A tenant could fill it with kernels made at run time; the oldest go.
+        records.drain(..records.len().saturating_sub(QUARANTINE_MAX));
+        slot.quarantine = Arc::new(records);
+        let change = Change::new().tenant(tenant, &slot.stored())?;
+        self.snapshot.store(Arc::new(next));
+        Ok(self.store.commit(change).await?)
+    }
+
+    /// Removes a function and all its versions.
+    pub async fn delete(self: &Arc<Self>, tenant: &TenantName, name: &FunctionName) -> Result<(), RegistryError> {
+        let (owner, store) = (tenant.clone(), Arc::clone(&self.store));
+        let (tenant, name) = (tenant.clone(), name.clone());
+        let gone = self.change(move |_, next| {
+            let slot = tenant_mut(next, &tenant)?;
+            let removed = slot.functions.remove(&name).ok_or(RegistryError::NotFound)?;
+            let mut change = Change::new().without_function(&tenant, &name);
+            for version in &removed.versions {
+                change = change.without_version(&tenant, &name, version.record.number);
+            }
+            Ok((change, unneeded(slot, &removed.versions)))
+        });
+        let gone = gone.await?;
+        self.remove_components(&owner, gone, &store);
+        self.sweep_assets(&owner);
+        Ok(())
+    }
+
+    /// Removes a component and what was built of it, by their names, if no version has come to need them.
+    pub fn sweep(self: &Arc<Self>, tenant: &TenantName, names: Vec<String>) {
+        let store = Arc::clone(&self.store);
+        self.remove_components(tenant, names, &store);
+    }
+
+    /// Removes components, and what was built of them, that no version needs any more, unless one has come to need them.
+    fn remove_components(self: &Arc<Self>, tenant: &TenantName, names: Vec<String>, store: &Arc<crate::store::Store>) {
+        if names.is_empty() {
+            return;
+        }
+        let (registry, tenant, store) = (Arc::clone(self), tenant.clone(), Arc::clone(store));
+        tokio::spawn(async move {
+            let _changing = registry.changing.lock().await;
+            let snapshot = registry.snapshot();
+            let needed = |name: &String| snapshot.tenants.get(&tenant).is_some_and(|tenant| tenant.needs(name));
+            let arriving = |name: &String| {
+                let digest = name.split_once('.').map_or(name.as_str(), |(digest, _)| digest);
+                registry.is_arriving(&tenant, digest)
+            };
+            let names: Vec<String> = names.into_iter().filter(|name| !needed(name) && !arriving(name)).collect();
+            let removing = tokio::task::spawn_blocking(move || {
+                names.iter().for_each(|name| store.files().remove_component(&tenant, name));
+            });
+            // Under the lock, so that no deploy of the same bytes comes between.
+            let _ = removing.await;
+        });
+    }
+
+    /// Splits the requests of a function among its versions.
+    pub async fn set_traffic(
+        self: &Arc<Self>,
+        tenant: &TenantName,
+        name: &FunctionName,
+        weights: BTreeMap<u32, u32>,
+        sticky: Option<Sticky>,
+    ) -> Result<Arc<Function>, RegistryError> {
+        self.change_function(tenant, name, move |function| {
+            let mut traffic = Vec::new();
+            for (number, weight) in weights.into_iter().filter(|(_, weight)| *weight > 0) {
+                let version = function.find(number);
+                let version =
+                    version.ok_or_else(|| RegistryError::Conflict(format!("there is no version v{number}")))?;
+                traffic.push((Arc::clone(version), weight));
+            }
+            let most = traffic.iter().max_by_key(|(version, weight)| (*weight, version.record.number));
+            let most = most.map(|(version, _)| Arc::clone(version));
+            let most = most.ok_or_else(|| RegistryError::Conflict("no version has a weight above 0".into()))?;
+            function.give_all_traffic(&most);
+            (function.traffic, function.sticky) = (traffic, sticky);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Gives all requests of a function to an earlier version: the one before, or the one that is named.
+    pub async fn roll_back(
+        self: &Arc<Self>,
+        tenant: &TenantName,
+        name: &FunctionName,
+        to: Option<u32>,
+    ) -> Result<Arc<Function>, RegistryError> {
+        self.change_function(tenant, name, move |function| {
+            let before = || function.before.iter().rev().copied().find(|number| function.find(*number).is_some());
+            let number = to
+                .or_else(before)
+                .ok_or_else(|| RegistryError::Conflict("no other version has been current before".into()))?;
+            let version = function.find(number).cloned();
+            let version = version.ok_or_else(|| RegistryError::Conflict(format!("there is no version v{number}")))?;
+            // What is gone back from is not gone back to.
+            let before = function.before.clone();
+            function.give_all_traffic(&version);
+            function.before = before;
+            function.before.retain(|before| *before != number);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Sets or removes tags of a function.
+    pub async fn set_tag(
+        self: &Arc<Self>,
+        tenant: &TenantName,
+        name: &FunctionName,
+        tag: String,
+        number: Option<u32>,
+    ) -> Result<Arc<Function>, RegistryError> {
+        self.change_function(tenant, name, move |function| {
+            let Some(number) = number else {
+                return function.tags.remove(&tag).map(drop).ok_or(RegistryError::NotFound);
+            };
+            check_tags(Some(&function.tags), &tag)?;
+            let version = function.find(number).cloned();
+            let version = version.ok_or_else(|| RegistryError::Conflict(format!("there is no version v{number}")))?;
+            function.tags.insert(tag, version);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn change_function(
+        self: &Arc<Self>,
+        tenant: &TenantName,
+        name: &FunctionName,
+        change: impl FnOnce(&mut Function) -> Result<(), RegistryError> + Send + 'static,
+    ) -> Result<Arc<Function>, RegistryError> {
+        let (tenant, name) = (tenant.clone(), name.clone());
+        self.change(move |_, next| {
+            let slot = tenant_mut(next, &tenant)?;
+            let mut function = slot.functions.get(&name).map(|function| Function::clone(function));
+            let function = function.as_mut().ok_or(RegistryError::NotFound)?;
+            change(function)?;
+            for version in function.versions.iter().filter(|version| function.serves(version)) {
+                check_secrets(slot, &version.record)?;
+            }
+            let stored = Change::new().function(&tenant, &name, &function.record())?;
+            let function = Arc::new(function.clone());
+            slot.functions.insert(name, Arc::clone(&function));
+            Ok((stored, function))
+        })
+        .await
+    }
+
+    /// Makes a new version of the same bytes, for each function of a tenant that a change concerns, and moves the traffic and
+    /// the tags of the old one to it.
+    pub(super) fn renew(
+        &self,
+        tenant: &TenantName,
+        slot: &mut Tenant,
+        mut change: Change,
+        cause: &str,
+        concerns: impl Fn(&Version) -> bool,
+    ) -> Result<Change, RegistryError> {
+        for function in slot.functions.values_mut() {
+            let mut renewed = Function::clone(function);
+            let served: Vec<_> =
+                renewed.versions.iter().filter(|v| renewed.serves(v) && concerns(v)).cloned().collect();
+            if served.is_empty() {
+                continue;
+            }
+            for old in served {
+                let number = renewed.versions.last().map_or(1, |version| version.record.number.saturating_add(1));
+                let record = VersionRecord {
+                    number,
+                    created: jiff::Timestamp::now(),
+                    cause: Some(cause.to_owned()),
+                    ..VersionRecord::clone(&old.record)
+                };
+                let version = self.version(tenant, &renewed.name, Arc::new(record), &slot.limits);
+                change = change.version(tenant, &renewed.name, &version.record)?;
+                renewed.versions.push(Arc::clone(&version));
+                if renewed.current.key == old.key {
+                    renewed.current = Arc::clone(&version);
+                }
+                let slots = renewed.traffic.iter_mut().map(|(version, _)| version).chain(renewed.tags.values_mut());
+                slots.filter(|slot| slot.key == old.key).for_each(|slot| *slot = Arc::clone(&version));
+            }
+            for version in renewed.prune(self.kept()) {
+                change = change.without_version(tenant, &renewed.name, version.record.number);
+            }
+            change = change.function(tenant, &renewed.name, &renewed.record())?;
+            *function = Arc::new(renewed);
+        }
+        Ok(change)
+    }
+
+    /// Gives every version of a tenant the limits that are in force now.
+    pub(super) fn relimit(&self, tenant: &TenantName, slot: &mut Tenant) {
+        let limits = Arc::clone(&slot.limits);
+        for function in slot.functions.values_mut() {
+            let renewed = |version: &Arc<Version>| {
+                if limits.cap(&version.record.manifest.limits) == version.limits {
+                    return Arc::clone(version);
+                }
+                self.version(tenant, &version.function, Arc::clone(&version.record), &limits)
+            };
+            let versions = function.versions.iter().map(renewed).collect();
+            if let Some(function_now) = Function::of(function.name.clone(), &function.record(), versions) {
+                *function = Arc::new(function_now);
+            }
+        }
+    }
+}
+
+fn check_tags(tags: Option<&BTreeMap<String, Arc<Version>>>, tag: &str) -> Result<(), RegistryError> {
+    if !is_tag(tag) {
+        let rule = "a tag is 1 to 32 of a-z, 0-9 and dashes, a letter first, and not like a version's number";
+        let tag: String = tag.chars().take(64).collect();
+        return Err(RegistryError::Invalid(format!("the tag {tag:?}; {rule}")));
+    }
+    if tags.is_some_and(|tags| !tags.contains_key(tag) && tags.len() >= TAGS_MAX) {
+        return Err(RegistryError::Invalid(format!("the function has {TAGS_MAX} tags; that is the limit")));
+    }
+    Ok(())
+}
+
+impl Tenant {
+    /// Whether a version may be deployed.
+    pub fn check_deploy(&self, name: &FunctionName, record: &VersionRecord, how: &Deploy) -> Result<(), RegistryError> {
+        check_deploy(self, name, record, how)
+    }
+}
+
+fn check_deploy(slot: &Tenant, name: &FunctionName, record: &VersionRecord, how: &Deploy) -> Result<(), RegistryError> {
+    let function = slot.functions.get(name);
+    if function.is_none() {
+        let used = slot.functions.len() as u64;
+        if used >= slot.limits.functions {
+            return Err(RegistryError::LimitReached { name: "functions", limit: slot.limits.functions, used });
+        }
+        if how.no_traffic {
+            return Err(RegistryError::Conflict("the first version of a function gets its requests".into()));
+        }
+    }
+    if let Some(tag) = &how.tag {
+        check_tags(function.map(|function| &function.tags), tag)?;
+    }
+    let known: BTreeMap<String, u64> = slot
+        .functions
+        .values()
+        .flat_map(|function| &function.versions)
+        .map(|version| (version.record.build_name(), version.record.counted_size()))
+        .collect();
+    if !known.contains_key(&record.build_name()) {
+        let (limit, used) = (slot.limits.components_mib, known.values().sum::<u64>() >> 20);
+        if used + (record.counted_size() >> 20) >= limit {
+            return Err(RegistryError::LimitReached { name: "components_mib", limit, used });
+        }
+    }
+    check_secrets(slot, record)
+}
+
+/// Refuses a version whose secrets are not there.
+fn check_secrets(slot: &Tenant, record: &VersionRecord) -> Result<(), RegistryError> {
+    if let Some(missing) = record.manifest.secrets.names.iter().find(|name| !slot.secrets.contains_key(*name)) {
+        return Err(RegistryError::Conflict(format!(
+            "secrets.names holds {missing:?}, which is not set; `gannet secret set {missing}` sets it"
+        )));
+    }
+    Ok(())
+}
+
+/// The digests of versions, and the names of what was built of them, that no other version shares.
+fn unneeded(slot: &Tenant, gone: &[Arc<Version>]) -> Vec<String> {
+    let names = gone.iter().flat_map(|version| [version.record.digest.clone(), version.record.build_name()]);
+    let names: HashSet<String> = names.collect();
+    names.into_iter().filter(|name| !slot.needs(name)).collect()
+}

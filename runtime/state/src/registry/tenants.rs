@@ -1,0 +1,309 @@
+//! Changes of tenants: made, limited, suspended, deleted; their keys and their secrets.
+
+use crate::registry::{Changed, Registry, RegistryError, Snapshot, Tenant, tenant_mut};
+use crate::store::Change;
+use gannet_base::identity::Key;
+use gannet_base::limits::{LimitsChoice, TenantLimits};
+use gannet_base::names::{FunctionName, TenantName};
+use gannet_base::records::{GoneRecord, KeyRecord, SecretRecord, TenantRecord};
+use gannet_base::scopes::Scopes;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A key to be made. Its text is known to whoever asked for it, and to nobody else.
+#[derive(Debug, Clone)]
+pub struct NewKey {
+    /// SHA-256 of its text.
+    pub hash: [u8; 32],
+    /// What it may do.
+    pub scopes: Scopes,
+    /// The only function that it is for.
+    pub function: Option<FunctionName>,
+    /// When it ends.
+    pub expires: Option<jiff::Timestamp>,
+    /// Its own rate.
+    pub requests_per_s: Option<u64>,
+}
+
+impl NewKey {
+    /// A key of full scope.
+    pub fn full(hash: [u8; 32]) -> Self {
+        Self { hash, scopes: Scopes::FULL, function: None, expires: None, requests_per_s: None }
+    }
+
+    fn record(self, tenant: &TenantName) -> KeyRecord {
+        let Self { hash, scopes, function, expires, requests_per_s } = self;
+        let id: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let (tenant, created) = (tenant.clone(), jiff::Timestamp::now());
+        KeyRecord { id, tenant, scopes, created, function, expires, requests_per_s, used_s: 0 }
+    }
+}
+
+fn add_key(next: &mut Snapshot, tenant: &TenantName, new: NewKey, change: Change) -> Changed<KeyRecord> {
+    let hash = new.hash;
+    let record = new.record(tenant);
+    let change = change.key(&hash, &record)?;
+    next.keys.insert(Arc::new(Key::new(hash, record.clone())));
+    Ok((change, record))
+}
+
+fn find_key(next: &Snapshot, tenant: &TenantName, id: &str) -> Result<Arc<Key>, RegistryError> {
+    next.keys_of(tenant).find(|key| key.record.id == id).cloned().ok_or(RegistryError::NotFound)
+}
+
+/// The smaller of two bounds, of which each may be absent.
+pub fn least<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+impl Registry {
+    /// Makes a tenant with one key of full scope.
+    pub async fn create_tenant(
+        self: &Arc<Self>,
+        name: &TenantName,
+        key: NewKey,
+        limits: LimitsChoice,
+    ) -> Result<KeyRecord, RegistryError> {
+        let name = name.clone();
+        self.change(move |registry, next| {
+            if next.tenants.contains_key(&name) {
+                return Err(RegistryError::Conflict(format!("tenant {name} exists already")));
+            }
+            if next.gone.contains(&name) {
+                return Err(RegistryError::Conflict(format!(
+                    "a tenant {name} was deleted; its name is not given again, because bills go by it"
+                )));
+            }
+            let record = TenantRecord { limits, ..TenantRecord::new(jiff::Timestamp::now()) };
+            let change = Change::new().tenant(&name, &record)?;
+            let made = add_key(next, &name, key, change)?;
+            next.tenants.insert(name, Arc::new(Tenant::new(record, &registry.defaults.load())));
+            Ok(made)
+        })
+        .await
+    }
+
+    async fn change_tenant<T: Send + 'static>(
+        self: &Arc<Self>,
+        name: &TenantName,
+        change: impl FnOnce(&Self, &mut Tenant) -> Result<T, RegistryError> + Send + 'static,
+    ) -> Result<T, RegistryError> {
+        let name = name.clone();
+        self.change(move |registry, next| {
+            let slot = tenant_mut(next, &name)?;
+            let result = change(registry, slot)?;
+            Ok((Change::new().tenant(&name, &slot.stored())?, result))
+        })
+        .await
+    }
+
+    /// Lets nothing of a tenant run any more, or again.
+    pub async fn suspend(self: &Arc<Self>, name: &TenantName, suspended: bool) -> Result<(), RegistryError> {
+        self.change_tenant(name, move |_, slot| {
+            slot.record.suspended = suspended;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Changes limits of a tenant, as a JSON merge patch. In force with the next request.
+    pub async fn set_limits(
+        self: &Arc<Self>,
+        name: &TenantName,
+        patch: serde_json::Map<String, serde_json::Value>,
+    ) -> Result<Arc<TenantLimits>, RegistryError> {
+        let tenant = name.clone();
+        self.change_tenant(name, move |registry, slot| {
+            let choice = slot.record.limits.patched(&patch).map_err(RegistryError::Invalid)?;
+            let wrong: Vec<String> = choice.check().iter().map(ToString::to_string).collect();
+            if !wrong.is_empty() {
+                return Err(RegistryError::Invalid(wrong.join("; ")));
+            }
+            slot.limits = Arc::new(choice.over(&registry.defaults.load()));
+            slot.record.limits = choice;
+            registry.relimit(&tenant, slot);
+            Ok(Arc::clone(&slot.limits))
+        })
+        .await
+    }
+
+    /// Puts other defaults into force, for every tenant that has no choice of its own.
+    pub async fn set_defaults(
+        self: &Arc<Self>,
+        defaults: TenantLimits,
+        versions_kept: u64,
+    ) -> Result<(), RegistryError> {
+        self.versions_kept.store(versions_kept, Ordering::Relaxed);
+        self.change(move |registry, next| {
+            for (name, slot) in &mut next.tenants {
+                let limits = slot.record.limits.over(&defaults);
+                if limits != *slot.limits {
+                    let slot = Arc::make_mut(slot);
+                    slot.limits = Arc::new(limits);
+                    registry.relimit(name, slot);
+                }
+            }
+            registry.defaults.store(Arc::new(defaults));
+            Ok((Change::new(), ()))
+        })
+        .await
+    }
+
+    /// Removes a tenant and everything that is its own. Its usage and its audit log stay.
+    pub async fn delete_tenant(self: &Arc<Self>, name: &TenantName) -> Result<(), RegistryError> {
+        let name = name.clone();
+        self.change(move |_, next| {
+            let slot = next.tenants.remove(&name).ok_or(RegistryError::NotFound)?;
+            let mut change = Change::new().without_tenant(&name, &GoneRecord { deleted: jiff::Timestamp::now() })?;
+            for function in slot.functions.values() {
+                change = change.without_function(&name, &function.name);
+                for version in &function.versions {
+                    change = change.without_version(&name, &function.name, version.record.number);
+                }
+            }
+            for secret in slot.secrets.keys() {
+                change = change.without_secret(&name, secret);
+            }
+            for asset in slot.assets.keys() {
+                change = change.without_asset(&name, asset);
+            }
+            let keys: Vec<[u8; 32]> = next.keys_of(&name).map(|key| key.hash).collect();
+            for hash in keys {
+                change = change.without_key(&hash);
+                next.keys.remove(&hash);
+            }
+            let gone: BTreeSet<_> = next.gone.iter().cloned().chain([name]).collect();
+            next.gone = Arc::new(gone);
+            Ok((change, ()))
+        })
+        .await
+    }
+
+    /// Makes a key.
+    pub async fn create_key(self: &Arc<Self>, tenant: &TenantName, new: NewKey) -> Result<KeyRecord, RegistryError> {
+        let tenant = tenant.clone();
+        self.change(move |_, next| {
+            let limit = tenant_mut(next, &tenant)?.limits.keys;
+            let used = next.keys_of(&tenant).count() as u64;
+            if used >= limit {
+                return Err(RegistryError::LimitReached { name: "keys", limit, used });
+            }
+            add_key(next, &tenant, new, Change::new())
+        })
+        .await
+    }
+
+    /// Makes a key in place of another, which ends a while later.
+    pub async fn rotate_key(
+        self: &Arc<Self>,
+        tenant: &TenantName,
+        id: &str,
+        hash: [u8; 32],
+        overlap: jiff::SignedDuration,
+        (last, fastest): (Option<jiff::Timestamp>, Option<u64>),
+    ) -> Result<KeyRecord, RegistryError> {
+        let (tenant, id) = (tenant.clone(), id.to_owned());
+        self.change(move |_, next| {
+            let old = find_key(next, &tenant, &id)?;
+            let (limit, used) = (tenant_mut(next, &tenant)?.limits.keys, next.keys_of(&tenant).count() as u64);
+            if used > limit {
+                return Err(RegistryError::LimitReached { name: "keys", limit, used });
+            }
+            let ends = jiff::Timestamp::now().checked_add(overlap).unwrap_or(jiff::Timestamp::MAX);
+            let ends = old.record.expires.map_or(ends, |expires| expires.min(ends));
+            let used_s = old.used_s.load(Ordering::Relaxed);
+            let ending = KeyRecord { expires: Some(ends), used_s, ..old.record.clone() };
+            let change = Change::new().key(&old.hash, &ending)?;
+            next.keys.insert(Arc::new(old.with(ending)));
+            let KeyRecord { scopes, function, expires, requests_per_s, .. } = old.record.clone();
+            let (expires, requests_per_s) = (least(expires, last), least(requests_per_s, fastest));
+            add_key(next, &tenant, NewKey { hash, scopes, function, expires, requests_per_s }, change)
+        })
+        .await
+    }
+
+    /// Ends a key at once.
+    pub async fn revoke_key(self: &Arc<Self>, tenant: &TenantName, id: &str) -> Result<(), RegistryError> {
+        let (tenant, id) = (tenant.clone(), id.to_owned());
+        self.change(move |_, next| {
+            let key = find_key(next, &tenant, &id)?;
+            next.keys.remove(&key.hash);
+            Ok((Change::new().without_key(&key.hash), ()))
+        })
+        .await
+    }
+
+    /// Keeps when keys were last used, and removes those that have ended.
+    pub async fn keep_last_used(self: &Arc<Self>) -> Result<(), RegistryError> {
+        let _changing = self.changing.lock().await;
+        let mut next = Snapshot::clone(&self.snapshot());
+        let mut change = Change::new();
+        let mut any = false;
+        let now = jiff::Timestamp::now();
+        let ended: Vec<[u8; 32]> = next.keys.values().filter(|key| key.is_expired(now)).map(|key| key.hash).collect();
+        for hash in ended {
+            next.keys.remove(&hash);
+            change = change.without_key(&hash);
+            any = true;
+        }
+        for key in next.keys.values() {
+            let used_s = key.used_s.load(Ordering::Relaxed);
+            if used_s / 60 != key.kept_used_s.swap(used_s, Ordering::Relaxed) / 60 {
+                change = change.key(&key.hash, &KeyRecord { used_s, ..key.record.clone() })?;
+                any = true;
+            }
+        }
+        if any {
+            self.store.commit(change).await?;
+            self.snapshot.store(Arc::new(next));
+        }
+        Ok(())
+    }
+
+    /// Sets a secret. Functions that name it get a new version of the same bytes.
+    pub async fn set_secret(
+        self: &Arc<Self>,
+        tenant: &TenantName,
+        name: &str,
+        record: SecretRecord,
+    ) -> Result<bool, RegistryError> {
+        let (tenant, name) = (tenant.clone(), name.to_owned());
+        self.change(move |registry, next| {
+            let slot = tenant_mut(next, &tenant)?;
+            let (limit, used) = (slot.limits.secrets, slot.secrets.len() as u64);
+            let new = !slot.secrets.contains_key(&name);
+            if new && used >= limit {
+                return Err(RegistryError::LimitReached { name: "secrets", limit, used });
+            }
+            let change = Change::new().secret(&tenant, &name, &record)?;
+            Arc::make_mut(&mut slot.secrets).insert(name.clone(), record);
+            let cause = format!("the secret {name} was set");
+            let names = |version: &crate::registry::Version| version.manifest().secrets.names.contains(&name);
+            Ok((registry.renew(&tenant, slot, change, &cause, names)?, new))
+        })
+        .await
+    }
+
+    /// Removes a secret that no version with traffic or a tag names.
+    pub async fn delete_secret(self: &Arc<Self>, tenant: &TenantName, name: &str) -> Result<(), RegistryError> {
+        let (tenant, name) = (tenant.clone(), name.to_owned());
+        self.change(move |_, next| {
+            let slot = tenant_mut(next, &tenant)?;
+            let named = slot.functions.values().find(|function| {
+                let mut served = function.versions.iter().filter(|version| function.serves(version));
+                served.any(|version| version.manifest().secrets.names.contains(&name))
+            });
+            if let Some(function) = named {
+                let function = &function.name;
+                return Err(RegistryError::Conflict(format!("the function {function} names the secret {name}")));
+            }
+            Arc::make_mut(&mut slot.secrets).remove(&name).ok_or(RegistryError::NotFound)?;
+            Ok((Change::new().without_secret(&tenant, &name), ()))
+        })
+        .await
+    }
+}

@@ -1,0 +1,135 @@
+//! Seals tenants' secrets with a key that lies outside the store: XChaCha20-Poly1305, with a random nonce for each value and
+//! the tenant and the name as associated data, so that a sealed value is of no use in another place.
+//!
+//! The key comes from `GANNET_SECRETS_KEY`, else from the file that the server file names, else from `DATA/secrets.key`, which
+//! is made at the first start.
+
+use crate::store::files::write_durably;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
+use gannet_base::names::TenantName;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The variable that may hold the key.
+pub const KEY_VARIABLE: &str = "GANNET_SECRETS_KEY";
+const KEY_BYTES: usize = 32;
+const NONCE_BYTES: usize = 24;
+/// The longest value.
+pub const VALUE_BYTES_MAX: u64 = 64 * 1024;
+
+/// Why secrets cannot be sealed or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretsError {
+    /// The key cannot be had.
+    #[error("the key of the secrets: {0}")]
+    Key(String),
+    /// A value was not sealed with this key, or not for this place.
+    #[error("the secret {name:?} cannot be opened: it was sealed with another key")]
+    Sealed {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// See the module.
+pub struct Vault(XChaCha20Poly1305);
+
+impl std::fmt::Debug for Vault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Vault")
+    }
+}
+
+fn random<const N: usize>() -> Result<[u8; N], SecretsError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| SecretsError::Key(error.to_string()))?;
+    Ok(bytes)
+}
+
+fn read_key(text: &str, from: &str) -> Result<[u8; KEY_BYTES], SecretsError> {
+    let bytes = BASE64_STANDARD.decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok());
+    bytes.ok_or_else(|| SecretsError::Key(format!("{from} is not {KEY_BYTES} bytes in base64")))
+}
+
+fn associated(tenant: &TenantName, name: &str) -> Vec<u8> {
+    format!("gannet secret {tenant}/{name}").into_bytes()
+}
+
+/// What is wrong with a file that should hold a key, if anything is.
+pub fn check_key_file(path: &Path) -> Result<(), SecretsError> {
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|error| SecretsError::Key(format!("{}: {error}", path.display())))?;
+    read_key(&text, &path.display().to_string()).map(drop)
+}
+
+impl Vault {
+    /// Opens the vault with the key that is there, or makes one.
+    pub fn open(data: &Path, file: Option<&PathBuf>) -> Result<Self, SecretsError> {
+        if let Ok(text) = std::env::var(KEY_VARIABLE)
+            && !text.is_empty()
+        {
+            return Ok(Self::with(read_key(&text, KEY_VARIABLE)?));
+        }
+        let path = file.cloned().unwrap_or_else(|| data.join("secrets.key"));
+        let told = |error: io::Error| SecretsError::Key(format!("{}: {error}", path.display()));
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Self::with(read_key(&text, &path.display().to_string())?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && file.is_none() => {
+                let key = random()?;
+                write_durably(&path, format!("{}\n", BASE64_STANDARD.encode(key)).as_bytes(), 0o600).map_err(told)?;
+                Ok(Self::with(key))
+            }
+            Err(error) => Err(told(error)),
+        }
+    }
+
+    fn with(key: [u8; KEY_BYTES]) -> Self {
+        Self(XChaCha20Poly1305::new(&Key::from(key)))
+    }
+
+    /// Seals a value.
+    pub fn seal(&self, tenant: &TenantName, name: &str, value: &[u8]) -> Result<String, SecretsError> {
+        let nonce: [u8; NONCE_BYTES] = random()?;
+        let payload = Payload { msg: value, aad: &associated(tenant, name) };
+        let sealed = self.0.encrypt(&XNonce::from(nonce), payload);
+        let sealed = sealed.map_err(|_| SecretsError::Key("a value could not be sealed".into()))?;
+        Ok(BASE64_STANDARD.encode([nonce.as_slice(), &sealed].concat()))
+    }
+
+    /// Opens a value.
+    pub fn unseal(&self, tenant: &TenantName, name: &str, sealed: &str) -> Result<String, SecretsError> {
+        let failed = || SecretsError::Sealed { name: name.to_owned() };
+        let bytes = BASE64_STANDARD.decode(sealed).map_err(|_| failed())?;
+        let (nonce, sealed) = bytes.split_at_checked(NONCE_BYTES).ok_or_else(failed)?;
+        let nonce: [u8; NONCE_BYTES] = nonce.try_into().map_err(|_| failed())?;
+        let payload = Payload { msg: sealed, aad: &associated(tenant, name) };
+        let value = self.0.decrypt(&XNonce::from(nonce), payload).map_err(|_| failed())?;
+        String::from_utf8(value).map_err(|_| failed())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_value_opens_in_its_place_with_its_key_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let (acme, zoo) = (TenantName::new("acme").unwrap(), TenantName::new("zoo").unwrap());
+        let vault = Vault::open(folder.path(), None).unwrap();
+        let sealed = vault.seal(&acme, "TOKEN", b"hunter2").unwrap();
+        assert_ne!(sealed, vault.seal(&acme, "TOKEN", b"hunter2").unwrap());
+        let again = Vault::open(folder.path(), None).unwrap();
+        assert_eq!(again.unseal(&acme, "TOKEN", &sealed).unwrap(), "hunter2");
+        assert!(again.unseal(&zoo, "TOKEN", &sealed).is_err() && again.unseal(&acme, "OTHER", &sealed).is_err());
+        let other = tempfile::tempdir().unwrap();
+        assert!(Vault::open(other.path(), None).unwrap().unseal(&acme, "TOKEN", &sealed).is_err());
+        assert!(vault.unseal(&acme, "TOKEN", "AAAA").is_err() && vault.unseal(&acme, "TOKEN", "?").is_err());
+        let missing = folder.path().join("missing");
+        assert!(Vault::open(folder.path(), Some(&missing)).is_err(), "a key that was named is not made");
+    }
+}

@@ -1,0 +1,296 @@
+//! Files beside the database: components, what the builder made of them, children's folders.
+//!
+//! Invariant: a file at its final name is whole and on disk. It was written under another name,
+//! synced, renamed, and its folder synced.
+
+use crate::store::StoreError;
+use gannet_base::names::TenantName;
+use rustix::fs::{AtFlags, Dir, FlockOperation, Gid, Mode, OFlags, Uid, fchown, fstat, linkat, mkdirat, openat};
+use sha2::{Digest, Sha256};
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Files {
+    data: PathBuf,
+    run: PathBuf,
+    counter: AtomicU64,
+    /// Names the engine that components are compiled for: code of another is of no use.
+    engine: String,
+}
+
+fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path)
+}
+
+/// Syncs a folder, so that renames in it last.
+pub fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Writes a whole file so that it is there, complete, after a crash.
+pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    sync_folder(path.parent().unwrap_or(Path::new("/")))
+}
+
+/// Where children's folders are made: in the data folder, or, when a folder above it keeps the children's users out,
+/// in the temporary folder under a name that belongs to this data folder.
+fn run_folder(data: &Path) -> io::Result<PathBuf> {
+    let reachable =
+        |path: &Path| std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0);
+    if !rustix::process::geteuid().is_root() || data.ancestors().skip(1).all(reachable) {
+        let run = data.join("run");
+        make_folder(&run, 0o711)?;
+        return Ok(run);
+    }
+    let digest = Sha256::digest(data.as_os_str().as_bytes());
+    let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let run = std::env::temp_dir().join(format!("gannet-run-{name}"));
+    match std::fs::DirBuilder::new().mode(0o711).create(&run) {
+        Ok(()) => Ok(run),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // From an earlier run; anybody else's is not to be used.
+            let metadata = std::fs::symlink_metadata(&run)?;
+            if metadata.is_dir() && metadata.uid() == 0 {
+                std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o711))?;
+                Ok(run)
+            } else {
+                Err(io::Error::other(format!("{} belongs to somebody else", run.display())))
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes the lock of a data folder.
+pub(super) fn lock(data: &Path) -> Result<File, StoreError> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(data.join("lock"))?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| StoreError::InUse(data.to_owned()))?;
+    Ok(file)
+}
+
+impl Files {
+    /// Makes the folders. Only the server's user may enter the data folder, but for `run`, where each
+    /// child's own folder lies: children have users of their own.
+    pub(super) fn open(data: &Path, engine: &str) -> Result<Self, StoreError> {
+        make_folder(data, 0o711)?;
+        let data = data.canonicalize()?;
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o711))?;
+        for name in ["db", "components", "compiled", "driver-cache", "incoming", "ledger", "assets", "uploads"] {
+            make_folder(&data.join(name), 0o700)?;
+        }
+        let run = run_folder(&data)?;
+        Ok(Self { data, run, counter: AtomicU64::new(0), engine: engine.to_owned() })
+    }
+
+    /// Removes what a crash left behind.
+    pub(super) fn empty_run(&self) -> io::Result<()> {
+        for folder in [&self.run, &self.data.join("incoming")] {
+            gannet_process::home::empty(folder)?;
+        }
+        Ok(())
+    }
+
+    /// The data folder.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Where children's folders are made.
+    pub fn run(&self) -> PathBuf {
+        self.run.clone()
+    }
+
+    /// Makes a folder for a child.
+    pub fn child_home(&self, role: &str) -> io::Result<PathBuf> {
+        let path = self.run().join(format!("{role}-{}", self.counter.fetch_add(1, Ordering::Relaxed)));
+        make_folder(&path, 0o700)?;
+        Ok(path)
+    }
+
+    /// A new file for an upload on its way in.
+    pub fn incoming(&self) -> io::Result<(PathBuf, File)> {
+        let path = self.data.join("incoming").join(format!("{}", self.counter.fetch_add(1, Ordering::Relaxed)));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        Ok((path, file))
+    }
+
+    /// A component as it was uploaded.
+    pub fn component(&self, tenant: &TenantName, digest: &str) -> PathBuf {
+        self.data.join("components").join(tenant.as_str()).join(format!("{digest}.wasm"))
+    }
+
+    /// What was compiled of a component, by the name of the build: its digest, or that and more with a snapshot.
+    pub fn compiled(&self, tenant: &TenantName, build: &str) -> PathBuf {
+        self.data.join("compiled").join(tenant.as_str()).join(format!("{build}-{}.cwasm", self.engine))
+    }
+
+    /// What the driver made of a component's kernels.
+    pub fn driver_cache(&self, tenant: &TenantName, digest: &str) -> PathBuf {
+        self.data.join("driver-cache").join(tenant.as_str()).join(digest)
+    }
+
+    /// Removes everything of a tenant's that has the name of a component or of a build.
+    pub fn remove_component(&self, tenant: &TenantName, name: &str) {
+        let cache = self.driver_cache(tenant, name);
+        let removed = std::fs::remove_file(self.component(tenant, name));
+        if let Err(error) =
+            removed.as_ref().err().filter(|error| error.kind() != io::ErrorKind::NotFound).map_or(Ok(()), Err)
+        {
+            tracing::warn!(%error, "a component that nobody needs could not be removed");
+        }
+        // What was made of it is of no use without it; a leftover costs room only.
+        let _ = std::fs::remove_file(self.compiled(tenant, name));
+        let _ = std::fs::remove_dir_all(cache);
+    }
+
+    /// Removes everything of a tenant.
+    pub fn remove_tenant(&self, tenant: &TenantName) {
+        for name in ["components", "compiled", "driver-cache", "assets", "uploads"] {
+            let folder = self.data.join(name).join(tenant.as_str());
+            if let Err(error) = std::fs::remove_dir_all(&folder)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, "files of a deleted tenant could not be removed");
+            }
+        }
+    }
+
+    /// The digests of the components that are there for a tenant.
+    pub fn components(&self, tenant: &TenantName) -> Vec<String> {
+        let folder = std::fs::read_dir(self.data.join("components").join(tenant.as_str()));
+        let names = folder.into_iter().flatten().flatten().map(|entry| entry.file_name());
+        names.filter_map(|name| Some(name.to_str()?.strip_suffix(".wasm")?.to_owned())).collect()
+    }
+
+    /// Moves a written and closed file to its place, durably.
+    pub fn keep(&self, from: &Path, to: &Path) -> io::Result<()> {
+        File::open(from)?.sync_all()?;
+        let folder = to.parent().unwrap_or(&self.data);
+        make_folder(folder, 0o700)?;
+        std::fs::rename(from, to)?;
+        sync_folder(folder)?;
+        sync_folder(folder.parent().unwrap_or(&self.data))
+    }
+
+    /// Moves a folder's files to its place. They are a cache: losing them costs time only.
+    pub fn keep_cache(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if to.exists() {
+            return Ok(());
+        }
+        let beside = to.with_extension("new");
+        if let Some(folder) = to.parent() {
+            make_folder(folder, 0o700)?;
+        }
+        let _ = std::fs::remove_dir_all(&beside);
+        copy_tree(from, &beside)?;
+        std::fs::rename(&beside, to)
+    }
+}
+
+/// Files and folders in one driver cache, and their bytes. A builder is hostile once it is broken.
+const CACHE_FILES_MAX: usize = 2_000;
+const CACHE_BYTES_MAX: u64 = 256 << 20;
+const CACHE_DEPTH_MAX: u32 = 4;
+
+fn open_folder(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
+    // NOFOLLOW at every step: the folder belongs to a process that may be hostile, and a link in it must lead
+    // nowhere.
+    Ok(openat(parent, name, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn entries(folder: BorrowedFd<'_>) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if names.len() > CACHE_FILES_MAX {
+            return Err(io::Error::other("too many cache files"));
+        }
+        if name != b"." && name != b".." {
+            names.push(OsString::from_vec(name));
+        }
+    }
+    Ok(names)
+}
+
+/// Copies regular files and folders out of a child's folder, owned by the server. Links are left out.
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    let mut left = (CACHE_FILES_MAX, CACHE_BYTES_MAX);
+    let from = open_folder(rustix::fs::CWD, from.as_os_str())?;
+    copy_level(from.as_fd(), to, 0, &mut left)
+}
+
+fn copy_level(from: BorrowedFd<'_>, to: &Path, depth: u32, left: &mut (usize, u64)) -> io::Result<()> {
+    make_folder(to, 0o755)?;
+    for name in entries(from)? {
+        left.0 = left.0.checked_sub(1).ok_or_else(|| io::Error::other("too many cache files"))?;
+        let target = to.join(&name);
+        // Opened without waiting, so that a pipe of that name hangs nobody, and then asked what it is.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::RDONLY | OFlags::CLOEXEC;
+        let Ok(opened) = openat(from, &name, flags, Mode::empty()) else { continue };
+        let mut opened = File::from(opened);
+        let metadata = opened.metadata()?;
+        if metadata.is_dir() && depth < CACHE_DEPTH_MAX {
+            copy_level(opened.as_fd(), &target, depth + 1, left)?;
+        } else if metadata.is_file() {
+            let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&target)?;
+            let copied = io::copy(&mut (&mut opened).take(left.1 + 1), &mut copy)?;
+            left.1 = left.1.checked_sub(copied).ok_or_else(|| io::Error::other("the cache is too large"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts a tenant's cache files into a child's folder. The child owns its folder but not these
+/// files, which it can read and not change.
+pub fn place_cache(from: &Path, home: &Path) -> io::Result<()> {
+    if !from.exists() {
+        return Ok(());
+    }
+    let home = open_folder(rustix::fs::CWD, home.as_os_str())?;
+    let owner = fstat(&home)?;
+    place_level(from, home.as_fd(), (owner.st_uid, owner.st_gid))
+}
+
+fn place_level(from: &Path, into: BorrowedFd<'_>, owner: (u32, u32)) -> io::Result<()> {
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type()?.is_dir() {
+            match mkdirat(into, &name, Mode::from_raw_mode(0o700)) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let folder = open_folder(into, &name)?;
+            if rustix::process::geteuid().is_root() {
+                fchown(&folder, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)))?;
+            }
+            place_level(&entry.path(), folder.as_fd(), owner)?;
+        } else {
+            // A name that the child has taken already stays the child's.
+            match linkat(rustix::fs::CWD, entry.path(), into, &name, AtFlags::empty()) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(_) => {
+                    // Another file system.
+                    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+                    let copy = openat(into, &name, flags, Mode::from_raw_mode(0o644))?;
+                    io::copy(&mut File::open(entry.path())?, &mut File::from(copy))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}

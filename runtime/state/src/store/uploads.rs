@@ -1,0 +1,256 @@
+//! Assets on their way: ranges are appended to a file, whose name says what is safely in it.
+//!
+//! ```text
+//!  begin ─▶ DATA/uploads/{tenant}/{asset}~{size}~{received}~{digest or -}
+//!             │ append: write, sync, rename to the new `received`, sync the folder ─▶ acknowledged
+//!             └ received = size: hash, compare, move to DATA/assets/{tenant}/{digest}
+//! ```
+//!
+//! Invariant: what `received` says is on disk. What a crash leaves beyond it is cut off when the upload goes on.
+
+use crate::store::StoreError;
+use crate::store::files::{Files, sync_folder};
+use gannet_base::names::{AssetName, TenantName};
+use sha2::{Digest, Sha256};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// Uploads that nobody has gone on with for so long are forgotten.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
+/// What is hashed at a time.
+const HASHED: usize = 1 << 20;
+
+/// An upload as its file's name describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upload {
+    /// What it will be called.
+    pub asset: AssetName,
+    /// How many bytes it will have.
+    pub size: u64,
+    /// How many of them are on disk.
+    pub received: u64,
+    /// The digest that it must have, if the client has said.
+    pub digest: Option<String>,
+}
+
+impl Upload {
+    fn file_name(&self) -> String {
+        let digest = self.digest.as_deref().unwrap_or("-");
+        format!("{}~{}~{}~{digest}", self.asset, self.size, self.received)
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.split('~');
+        let asset = AssetName::new(parts.next()?).ok()?;
+        let (size, received) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let digest = parts.next().filter(|digest| *digest != "-").map(ToOwned::to_owned);
+        Some(Self { asset, size, received, digest })
+    }
+}
+
+/// An upload that a range is being added to.
+#[derive(Debug)]
+pub struct Appending {
+    upload: Upload,
+    folder: PathBuf,
+    file: File,
+    /// Where the file ends now.
+    written: u64,
+}
+
+/// A whole asset that is not at its place yet.
+#[derive(Debug)]
+pub struct Arrived {
+    /// SHA-256 of its bytes, in hex.
+    pub digest: String,
+    /// Its size.
+    pub size: u64,
+    path: PathBuf,
+}
+
+fn make_folder(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+impl Files {
+    fn uploads_folder(&self, tenant: &TenantName) -> PathBuf {
+        self.data().join("uploads").join(tenant.as_str())
+    }
+
+    /// An asset at its place.
+    pub fn asset(&self, tenant: &TenantName, digest: &str) -> PathBuf {
+        self.data().join("assets").join(tenant.as_str()).join(digest)
+    }
+
+    /// The digests of the assets that are there for a tenant.
+    pub fn assets(&self, tenant: &TenantName) -> Vec<String> {
+        let folder = std::fs::read_dir(self.data().join("assets").join(tenant.as_str()));
+        folder.into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
+    /// Whether a tenant may have assets.
+    pub fn has_assets(&self, tenant: &TenantName) -> bool {
+        self.data().join("assets").join(tenant.as_str()).exists()
+    }
+
+    /// Uploads of a tenant that are under way. Removes those that nobody has gone on with for a day.
+    pub fn uploads(&self, tenant: &TenantName) -> Vec<Upload> {
+        let folder = std::fs::read_dir(self.uploads_folder(tenant));
+        let mut uploads = Vec::new();
+        for entry in folder.into_iter().flatten().flatten() {
+            let modified = entry.metadata().and_then(|metadata| metadata.modified());
+            let age = modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
+            if age.is_some_and(|age| age > KEPT) {
+                // One that cannot be removed is seen again the next time.
+                let _ = std::fs::remove_file(entry.path());
+                continue;
+            }
+            uploads.extend(entry.file_name().to_str().and_then(Upload::parse));
+        }
+        uploads
+    }
+
+    /// Begins an upload anew, in place of any other of the same name.
+    pub fn begin_upload(&self, tenant: &TenantName, upload: Upload) -> Result<Appending, StoreError> {
+        self.drop_upload(tenant, &upload.asset);
+        let folder = self.uploads_folder(tenant);
+        make_folder(&folder)?;
+        let path = folder.join(upload.file_name());
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        Ok(Appending { upload, folder, file, written: 0 })
+    }
+
+    /// Goes on with an upload where it is.
+    pub fn resume_upload(&self, tenant: &TenantName, upload: Upload) -> Result<Appending, StoreError> {
+        let folder = self.uploads_folder(tenant);
+        let mut file = OpenOptions::new().read(true).write(true).open(folder.join(upload.file_name()))?;
+        file.set_len(upload.received)?;
+        file.seek(SeekFrom::End(0))?;
+        let written = upload.received;
+        Ok(Appending { upload, folder, file, written })
+    }
+
+    /// Forgets an upload.
+    pub fn drop_upload(&self, tenant: &TenantName, asset: &AssetName) {
+        let folder = self.uploads_folder(tenant);
+        for upload in self.uploads(tenant).iter().filter(|upload| upload.asset == *asset) {
+            let _ = std::fs::remove_file(folder.join(upload.file_name()));
+        }
+    }
+
+    /// Moves a whole asset to its place, durably.
+    pub fn keep_asset(&self, tenant: &TenantName, arrived: &Arrived) -> Result<(), StoreError> {
+        let place = self.asset(tenant, &arrived.digest);
+        if place.exists() {
+            let _ = std::fs::remove_file(&arrived.path);
+            return Ok(());
+        }
+        Ok(self.keep(&arrived.path, &place)?)
+    }
+
+    /// Removes an asset that nobody needs. Whoever has it open keeps it.
+    pub fn remove_asset(&self, tenant: &TenantName, digest: &str) {
+        if let Err(error) = std::fs::remove_file(self.asset(tenant, digest))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "an asset that nobody needs could not be removed");
+        }
+    }
+}
+
+impl Appending {
+    /// What is left to come.
+    pub fn left(&self) -> u64 {
+        self.upload.size.saturating_sub(self.written)
+    }
+
+    /// Adds bytes, no more than are left.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.file.write_all(bytes)?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Makes what was written durable, and says how far the upload has come. Blocks.
+    pub fn sync(&mut self) -> Result<Upload, StoreError> {
+        self.file.sync_all()?;
+        let before = self.folder.join(self.upload.file_name());
+        self.upload.received = self.written;
+        std::fs::rename(before, self.folder.join(self.upload.file_name()))?;
+        sync_folder(&self.folder)?;
+        if let Some(above) = self.folder.parent() {
+            sync_folder(above)?;
+        }
+        Ok(self.upload.clone())
+    }
+
+    /// Hashes a whole upload. Blocks. The error is the digest that it has, if it was to have another; it is removed then.
+    pub fn finish(mut self) -> Result<Result<Arrived, String>, StoreError> {
+        self.file.seek(SeekFrom::Start(0))?;
+        let mut hash = Sha256::new();
+        let mut part = vec![0; HASHED];
+        loop {
+            let read = self.file.read(&mut part)?;
+            if read == 0 {
+                break;
+            }
+            hash.update(part.get(..read).unwrap_or_default());
+        }
+        let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let path = self.folder.join(self.upload.file_name());
+        if self.upload.digest.as_ref().is_some_and(|expected| *expected != digest) {
+            std::fs::remove_file(path)?;
+            return Ok(Err(digest));
+        }
+        Ok(Ok(Arrived { digest, size: self.upload.size, path }))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    fn upload(size: u64, digest: Option<&str>) -> Upload {
+        Upload { asset: AssetName::new("w").unwrap(), size, received: 0, digest: digest.map(ToOwned::to_owned) }
+    }
+
+    #[tokio::test]
+    async fn an_upload_goes_on_where_it_was_acknowledged() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path(), "x").unwrap();
+        let (files, tenant) = (store.files(), TenantName::new("acme").unwrap());
+        let mut appending = files.begin_upload(&tenant, upload(8, None)).unwrap();
+        appending.write(b"abcd").unwrap();
+        let known = appending.sync().unwrap();
+        assert_eq!(known.received, 4);
+        // Written and not acknowledged: as a crash would leave it.
+        appending.write(b"XY").unwrap();
+        drop(appending);
+        assert_eq!(files.uploads(&tenant), std::slice::from_ref(&known));
+        let mut appending = files.resume_upload(&tenant, known).unwrap();
+        assert_eq!(appending.left(), 4);
+        appending.write(b"efgh").unwrap();
+        appending.sync().unwrap();
+        let arrived = appending.finish().unwrap().unwrap();
+        files.keep_asset(&tenant, &arrived).unwrap();
+        assert_eq!(std::fs::read(files.asset(&tenant, &arrived.digest)).unwrap(), b"abcdefgh");
+        assert!(files.uploads(&tenant).is_empty());
+    }
+
+    #[tokio::test]
+    async fn other_bytes_than_were_announced_are_told_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path(), "x").unwrap();
+        let (files, tenant) = (store.files(), TenantName::new("acme").unwrap());
+        let mut appending = files.begin_upload(&tenant, upload(1, Some(&"0".repeat(64)))).unwrap();
+        appending.write(b"a").unwrap();
+        appending.sync().unwrap();
+        assert!(appending.finish().unwrap().is_err());
+        assert!(files.uploads(&tenant).is_empty());
+    }
+}

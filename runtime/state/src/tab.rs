@@ -1,0 +1,204 @@
+//! Step 8: closes the tab of every admitted request, exactly once, whatever happened, and writes it into the ledger.
+//!
+//! A [`Tab`] is opened by admission and travels with the request. Whoever drops it closes it: a finished answer, a client
+//! that left, a panic. Closing makes one [`Receipt`], which is one line of the [`Ledger`]; usage and invoices are sums of
+//! lines.
+
+use crate::ledger::Ledger;
+use gannet_base::bill::outbound::OutboundUse;
+use gannet_base::bill::price::Price;
+use gannet_base::bill::{GpuClock, Line, Receipt, StartKind};
+use gannet_base::hop::Work;
+use gannet_base::names::{FunctionName, RequestId, TenantName};
+use gannet_base::quota::account::Account;
+use gannet_base::refusal::Blame;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Words about what went wrong that are kept.
+const DETAIL_CHARACTERS_MAX: usize = 2000;
+
+#[derive(Debug)]
+struct Open {
+    opened: Instant,
+    /// When the worker had done its part.
+    ended: Option<Instant>,
+    /// What the request's worker had held the GPU for without a bill when the request came to it.
+    unbilled: Duration,
+    receipt: Receipt,
+    outbound: Option<Arc<OutboundUse>>,
+}
+
+/// An open tab.
+#[derive(Debug)]
+pub struct Tab {
+    /// Taken when it is closed.
+    open: Option<Box<Open>>,
+    account: Arc<Account>,
+    ledger: Arc<Ledger>,
+}
+
+impl Tab {
+    /// Opens the tab of a request that was admitted.
+    pub fn open(
+        ledger: &Arc<Ledger>,
+        account: &Arc<Account>,
+        request: RequestId,
+        tenant: TenantName,
+        function: FunctionName,
+        version: u32,
+    ) -> Self {
+        let receipt = Receipt::open(request, tenant, function, version, Price::default());
+        let open = Open { opened: Instant::now(), ended: None, unbilled: Duration::ZERO, receipt, outbound: None };
+        Self { open: Some(Box::new(open)), account: Arc::clone(account), ledger: Arc::clone(ledger) }
+    }
+
+    /// Changes what will be written.
+    pub fn note(&mut self, change: impl FnOnce(&mut Receipt)) {
+        if let Some(open) = &mut self.open {
+            change(&mut open.receipt);
+        }
+    }
+
+    /// Says where the request runs: what its work costs from here on, and what its worker has held the GPU for without a bill.
+    pub fn place(&mut self, class: &str, price: Price, unbilled: Duration) {
+        if let Some(open) = &mut self.open {
+            open.unbilled = unbilled;
+        }
+        self.note(|receipt| {
+            receipt.class = Some(class.to_owned());
+            receipt.price = price;
+        });
+    }
+
+    /// Names the counter of what the request sends out from here on. An earlier counter is read and let go.
+    pub fn count_outbound(&mut self, counter: Option<Arc<OutboundUse>>) {
+        if let Some(open) = &mut self.open {
+            let before = std::mem::replace(&mut open.outbound, counter);
+            open.receipt.egress_bytes += before.map_or(0, |counter| counter.bytes());
+        }
+    }
+
+    /// Adds the work that the worker reported.
+    pub fn work(&mut self, work: &Work, claim_us: u64) {
+        if let Some(open) = &mut self.open {
+            open.ended = Some(Instant::now());
+        }
+        self.note(|receipt| {
+            receipt.start_us = claim_us + work.start_ns / 1000;
+            receipt.kernels_us = work.kernels_ns / 1000;
+            receipt.assets_us = work.assets_ns / 1000;
+            receipt.guest_us = work.guest_ns / 1000;
+            receipt.gpu_wait_us = work.waited_ns / 1000;
+            receipt.io_us = work.io_ns / 1000;
+            // Beside what an earlier worker of this request has used.
+            receipt.gpu_ns += work.gpu_ns;
+            receipt.slices = work.slices;
+            receipt.gpu_memory_peak_bytes = work.gpu_memory_peak;
+            receipt.gpu_clock = if work.gpu_wall_clock { GpuClock::Wall } else { GpuClock::Gpu };
+        });
+    }
+
+    /// Adds GPU time whose report is lost.
+    pub fn lost(&mut self, gpu_ns: u64) {
+        self.note(|receipt| receipt.gpu_ns += gpu_ns);
+    }
+
+    /// When the request was admitted, and what its worker had held the GPU for without a bill.
+    pub fn began(&self) -> Option<(Instant, Duration)> {
+        self.open.as_ref().map(|open| (open.opened, open.unbilled))
+    }
+
+    /// The `server-timing` header (W3C Server Timing) for what is known so far, in milliseconds.
+    pub fn server_timing(&self) -> String {
+        self.open.as_ref().map(|open| server_timing(&open.receipt)).unwrap_or_default()
+    }
+}
+
+fn server_timing(receipt: &Receipt) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "a header for people")]
+    let ms = |us: u64| us as f64 / 1000.0;
+    #[expect(clippy::cast_precision_loss, reason = "a header for people")]
+    let gpu = receipt.gpu_ns as f64 / 1e6;
+    format!(
+        "admit;dur={:.3}, start;desc=\"{}\";dur={:.3}, kernels;dur={:.3}, guest;dur={:.3}, gpu;dur={gpu:.3}",
+        ms(receipt.admit_us),
+        receipt.start.map_or("none", StartKind::as_str),
+        ms(receipt.start_us),
+        ms(receipt.kernels_us),
+        ms(receipt.guest_us),
+    )
+}
+
+fn microseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Drop for Tab {
+    fn drop(&mut self) {
+        self.count_outbound(None);
+        if let Some(open) = self.open.take() {
+            let Open { opened, ended, mut receipt, .. } = *open;
+            receipt.wall_us = receipt.admit_us.saturating_add(microseconds(opened));
+            receipt.respond_us = ended.map_or(0, microseconds);
+            if receipt.status == 0 && receipt.error.is_none() {
+                receipt.error = Some("client_closed".into());
+                receipt.fault = Some(Blame::Caller);
+            }
+            if let Some(detail) = &mut receipt.error_detail
+                && let Some((cut, _)) = detail.char_indices().nth(DETAIL_CHARACTERS_MAX)
+            {
+                detail.truncate(cut);
+            }
+            receipt.charge();
+            // What was sent out has been counted as it went.
+            self.account.add(receipt.time, receipt.gpu_ns, 0, receipt.micro_units());
+            self.ledger.write(Line::Request(Box::new(receipt)));
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    pub(crate) fn ledger(folder: &std::path::Path) -> Arc<Ledger> {
+        let (store, _) = Store::open(folder, "x").unwrap();
+        Ledger::open(Arc::new(store), 400).unwrap().0
+    }
+
+    pub(crate) fn tab(ledger: &Arc<Ledger>, account: &Arc<Account>) -> Tab {
+        let (tenant, function) = (TenantName::new("acme").unwrap(), FunctionName::new("blur").unwrap());
+        Tab::open(ledger, account, RequestId::new(), tenant, function, 1)
+    }
+
+    #[test]
+    fn a_dropped_tab_is_closed_once_and_blames_the_client() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, account) = (ledger(folder.path()), Arc::default());
+        let mut open = tab(&ledger, &account);
+        let mut id = RequestId::new();
+        open.note(|receipt| id = receipt.request);
+        drop(open);
+        let (receipt, _) = ledger.get(id).unwrap();
+        assert_eq!((receipt.error.as_deref(), receipt.fault), (Some("client_closed"), Some(Blame::Caller)));
+        assert_eq!(ledger.totals().requests, 1);
+    }
+
+    #[test]
+    fn a_platform_fault_costs_nothing_and_other_work_its_price() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, account) = (ledger(folder.path()), Arc::<Account>::default());
+        let price = Price { gpu_micro_units_per_s: 1000, cpu_micro_units_per_s: 1000, ..Price::default() };
+        for fault in [None, Some(Blame::Function), Some(Blame::Platform)] {
+            let mut open = tab(&ledger, &account);
+            open.place("any", price, Duration::ZERO);
+            open.note(|receipt| {
+                (receipt.gpu_ns, receipt.guest_us, receipt.status, receipt.fault) = (2_500_000, 1, 200, fault);
+            });
+        }
+        assert_eq!(account.spent(jiff::Timestamp::now()).micro_units, 2 * (3 + 1));
+    }
+}
