@@ -1,8 +1,10 @@
 //! What a control request asks with: the arguments of its query, and small bodies of JSON. Everything that is not known is
 //! refused by name.
 
-use crate::control::table::{Argument, Operation};
-use crate::control::{ControlError, upload};
+use crate::control::error::ControlError;
+use crate::control::table::Argument;
+use crate::control::table::Operation;
+use crate::control::upload;
 use gannet_base::time::{Day, day_of};
 use gannet_fleet::inbound::Inbound;
 use http::HeaderMap;

@@ -9,8 +9,17 @@
 //!
 //! A broken request loses only what was not acknowledged: the next range begins where `upload.received` says.
 
-use crate::control::views::{AssetUpload, AssetView, Assets, Deleted};
-use crate::control::{Acting, Answered, Call, Control, ControlError, time, upload};
+use crate::control::Control;
+use crate::control::authorize::TenantAccess;
+use crate::control::call::Answered;
+use crate::control::call::Call;
+use crate::control::error::ControlError;
+use crate::control::upload;
+use crate::control::views::AssetUpload;
+use crate::control::views::AssetView;
+use crate::control::views::Assets;
+use crate::control::views::Deleted;
+use crate::control::views::time;
 use crate::respond::{Done, json};
 use gannet_base::names::{AssetName, TenantName};
 use gannet_base::records::AssetRecord;
@@ -129,7 +138,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 impl Control {
-    pub(super) fn list_assets(&self, call: &Call, acting: &Acting) -> Answered {
+    pub(super) fn list_assets(&self, call: &Call, acting: &TenantAccess) -> Answered {
         let (limit, cursor) = (call.query.limit()?, call.query.get("cursor").unwrap_or_default());
         let uploads = self.registry.store().files().uploads(&acting.tenant);
         let mut names: Vec<&AssetName> = acting.owner.assets.keys().chain(uploads.iter().map(|u| &u.asset)).collect();
@@ -145,7 +154,7 @@ impl Control {
         Ok(json(Done::Ok, &Assets { assets: page.into_iter().map(told).collect(), cursor }))
     }
 
-    pub(super) fn get_asset(&self, call: &Call, acting: &Acting) -> Answered {
+    pub(super) fn get_asset(&self, call: &Call, acting: &TenantAccess) -> Answered {
         let name = call.asset()?;
         let uploads = self.registry.store().files().uploads(&acting.tenant);
         let upload = uploads.iter().find(|upload| upload.asset == name);
@@ -157,7 +166,7 @@ impl Control {
     }
 
     /// Takes away the name of an asset, or an upload under way.
-    pub(super) async fn delete_asset(&self, call: &Call, acting: &Acting) -> Answered {
+    pub(super) async fn delete_asset(&self, call: &Call, acting: &TenantAccess) -> Answered {
         let name = call.asset()?;
         let _adding = self.uploading.begin(&acting.tenant, &name)?;
         let files = self.registry.store().files();
@@ -169,7 +178,7 @@ impl Control {
         Ok(json(Done::Ok, &Deleted { deleted: name.to_string() }))
     }
 
-    pub(super) async fn put_asset(&self, call: Call, acting: &Acting) -> Answered {
+    pub(super) async fn put_asset(&self, call: Call, acting: &TenantAccess) -> Answered {
         let name = call.asset()?;
         let digest = call.query.get("digest").map(ToOwned::to_owned);
         let adding = self.uploading.begin(&acting.tenant, &name)?;
@@ -222,7 +231,7 @@ impl Control {
     async fn put_known(
         &self,
         name: &AssetName,
-        acting: &Acting,
+        acting: &TenantAccess,
         digest: &str,
     ) -> Result<Option<http::Response<gannet_base::body::ResponseBody>>, ControlError> {
         let _arriving = self.registry.arriving(&acting.tenant, digest);
@@ -236,7 +245,7 @@ impl Control {
     /// The upload that a range belongs to, checked against limits and against what has come.
     fn appending(
         &self,
-        acting: &Acting,
+        acting: &TenantAccess,
         name: &AssetName,
         range: Range,
         digest: Option<String>,
@@ -279,7 +288,7 @@ impl Control {
     }
 
     /// The last range has come.
-    async fn keep(&self, acting: &Acting, name: &AssetName, appending: Appending, adding: Adding) -> Answered {
+    async fn keep(&self, acting: &TenantAccess, name: &AssetName, appending: Appending, adding: Adding) -> Answered {
         let (adding, finished) = blocking(move || (adding, appending.finish())).await?;
         let arrived = finished.map_err(ControlError::from)?.map_err(|digest| {
             ControlError::Conflict(format!("the bytes have the digest {digest}, not the one that was announced"))
@@ -294,7 +303,7 @@ impl Control {
 
     async fn name(
         &self,
-        acting: &Acting,
+        acting: &TenantAccess,
         name: &AssetName,
         digest: String,
         size: u64,

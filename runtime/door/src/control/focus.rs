@@ -1,9 +1,8 @@
 //! Usage as CSV in the columns of FOCUS 1.0 (FinOps Open Cost and Usage Specification), so that what reads cloud bills reads
 //! these. One line for each day, function, version, class of GPU, price and kind of work.
 
-use crate::control::usage::{day_text, month_start};
 use gannet_base::bill::usage::{Sums, UsageKey};
-use gannet_base::time::month_of;
+use gannet_base::time::{day_text, month_of, month_start};
 use std::collections::BTreeMap;
 
 const COLUMNS: [&str; 34] = [

@@ -1,11 +1,28 @@
 //! `/api/v1/functions`: deploy, settings, traffic, list, look, delete.
 
-use crate::control::arguments::{json as read_json, json_needed};
-use crate::control::views::{
-    Deleted, Deployed, FunctionDetail, FunctionView, Functions, HealthView, KernelView, Kernels, KillsView, RollBack,
-    TagChoice, Traffic, VersionView, Versions,
-};
-use crate::control::{Acting, Answered, Call, Control, ControlError, time, upload};
+use crate::control::Control;
+use crate::control::arguments::json as read_json;
+use crate::control::arguments::json_needed;
+use crate::control::authorize::TenantAccess;
+use crate::control::call::Answered;
+use crate::control::call::Call;
+use crate::control::error::ControlError;
+use crate::control::upload;
+use crate::control::views::Deleted;
+use crate::control::views::Deployed;
+use crate::control::views::FunctionDetail;
+use crate::control::views::FunctionView;
+use crate::control::views::Functions;
+use crate::control::views::HealthView;
+use crate::control::views::KernelView;
+use crate::control::views::Kernels;
+use crate::control::views::KillsView;
+use crate::control::views::RollBack;
+use crate::control::views::TagChoice;
+use crate::control::views::Traffic;
+use crate::control::views::VersionView;
+use crate::control::views::Versions;
+use crate::control::views::time;
 use crate::respond::{Done, json};
 use gannet_base::hop::BundleKernel;
 use gannet_base::manifest::Manifest;
@@ -20,7 +37,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// A function of the tenant, as it was when the request came.
-fn find<'a>(acting: &'a Acting, name: &FunctionName) -> Result<&'a Arc<Function>, ControlError> {
+fn find<'a>(acting: &'a TenantAccess, name: &FunctionName) -> Result<&'a Arc<Function>, ControlError> {
     acting.owner.functions.get(name).ok_or(ControlError::NotFound)
 }
 
@@ -29,7 +46,7 @@ fn traffic_of(function: &Function) -> BTreeMap<String, u32> {
 }
 
 impl Control {
-    pub(super) fn list_functions(&self, call: &Call, acting: &Acting) -> Answered {
+    pub(super) fn list_functions(&self, call: &Call, acting: &TenantAccess) -> Answered {
         let (limit, cursor) = (call.query.limit()?, call.query.get("cursor").unwrap_or_default());
         let covered = |function: &&Arc<Function>| acting.only.as_ref().is_none_or(|only| *only == function.name);
         let mut after = acting
@@ -57,7 +74,7 @@ impl Control {
         }
     }
 
-    fn detail(&self, acting: &Acting, function: &Function) -> FunctionDetail {
+    fn detail(&self, acting: &TenantAccess, function: &Function) -> FunctionDetail {
         FunctionDetail {
             function: self.view(function),
             manifest: function.current.manifest().clone(),
@@ -70,7 +87,7 @@ impl Control {
     }
 
     /// How a function fares: kernels that may not run, and kills of its workers, if there were any lately.
-    fn health(&self, acting: &Acting, function: &Function) -> HealthView {
+    fn health(&self, acting: &TenantAccess, function: &Function) -> HealthView {
         let kernels = function.current.record.kernels.iter();
         let quarantined = kernels.filter(|(_, kernel)| acting.owner.is_quarantined(kernel));
         let kills = self.pool.kills(&acting.tenant, &function.name).map(|(kills, wait)| KillsView {
@@ -99,7 +116,7 @@ impl Control {
         }
     }
 
-    pub(super) fn versions(&self, call: &Call, acting: &Acting) -> Answered {
+    pub(super) fn versions(&self, call: &Call, acting: &TenantAccess) -> Answered {
         let name = call.function()?;
         let function = find(acting, &name)?;
         let view = |version: &Arc<Version>| VersionView {
@@ -126,7 +143,7 @@ impl Control {
     }
 
     /// The current version's kernels: the WGSL as it was deployed, and as it runs.
-    pub(super) fn kernels(&self, call: &Call, acting: &Acting) -> Answered {
+    pub(super) fn kernels(&self, call: &Call, acting: &TenantAccess) -> Answered {
         let name = call.function()?;
         let record = &find(acting, &name)?.current.record;
         let view = |(name, kernel): (&String, &BundleKernel)| KernelView {
@@ -139,12 +156,12 @@ impl Control {
         Ok(json(Done::Ok, &Kernels { name: name.to_string(), version: record.number, kernels }))
     }
 
-    pub(super) fn get_function(&self, call: &Call, acting: &Acting) -> Answered {
+    pub(super) fn get_function(&self, call: &Call, acting: &TenantAccess) -> Answered {
         let function = find(acting, &call.function()?)?;
         Ok(json(Done::Ok, &self.detail(acting, function)))
     }
 
-    pub(super) async fn delete_function(&self, call: &Call, acting: &Acting) -> Answered {
+    pub(super) async fn delete_function(&self, call: &Call, acting: &TenantAccess) -> Answered {
         let name = call.function()?;
         self.registry.delete(&acting.tenant, &name).await.map_err(ControlError::from)?;
         self.after_change(acting);
@@ -155,7 +172,7 @@ impl Control {
     /// Refuses settings that the tenant may not have, or that nothing here can serve. Answers the assets that they name.
     fn check_manifest(
         &self,
-        acting: &Acting,
+        acting: &TenantAccess,
         name: &FunctionName,
         manifest: &Manifest,
     ) -> Result<BTreeMap<String, PinnedAsset>, ControlError> {
@@ -194,7 +211,7 @@ impl Control {
         Ok(assets)
     }
 
-    pub(super) async fn deploy(&self, call: Call, acting: &Acting) -> Answered {
+    pub(super) async fn deploy(&self, call: Call, acting: &TenantAccess) -> Answered {
         let name = call.function()?;
         let dry_run = call.query.flag("dry_run")?;
         let how = how(&call)?;
@@ -247,7 +264,12 @@ impl Control {
     }
 
     /// Has a component built, and notes what the builder found.
-    async fn build(&self, acting: &Acting, record: &mut VersionRecord, component: &Path) -> Result<(), ControlError> {
+    async fn build(
+        &self,
+        acting: &TenantAccess,
+        record: &mut VersionRecord,
+        component: &Path,
+    ) -> Result<(), ControlError> {
         let wanted = Wanted::of(self.registry.store(), &acting.tenant, record, component);
         let built = self.builder.build(&acting.tenant, wanted).await?;
         record.kernels = Arc::new(built.kernels);
@@ -256,7 +278,7 @@ impl Control {
         Ok(())
     }
 
-    pub(super) async fn configure(&self, call: Call, acting: &Acting) -> Answered {
+    pub(super) async fn configure(&self, call: Call, acting: &TenantAccess) -> Answered {
         let name = call.function()?;
         let (dry_run, mut how) = (call.query.flag("dry_run")?, how(&call)?);
         let patch: serde_json::Map<_, _> = json_needed(call.inbound).await?;
@@ -295,7 +317,7 @@ impl Control {
     }
 
     /// What a deploy would make, or why it would be refused.
-    fn tried(&self, acting: &Acting, name: &FunctionName, record: &VersionRecord, how: &Deploy) -> Answered {
+    fn tried(&self, acting: &TenantAccess, name: &FunctionName, record: &VersionRecord, how: &Deploy) -> Answered {
         acting.owner.check_deploy(name, record, how).map_err(ControlError::from)?;
         let function = acting.owner.functions.get(name);
         let same = function.and_then(|function| {
@@ -317,7 +339,7 @@ impl Control {
         Ok(json(Done::Ok, &told))
     }
 
-    async fn put(&self, acting: &Acting, name: &FunctionName, record: VersionRecord, how: Deploy) -> Answered {
+    async fn put(&self, acting: &TenantAccess, name: &FunctionName, record: VersionRecord, how: Deploy) -> Answered {
         let (tenant, tag) = (&acting.tenant, how.tag.clone());
         let served_alone = how.no_traffic;
         let deployed = self.registry.deploy(tenant, name, record, how).await;
@@ -341,12 +363,12 @@ impl Control {
         Ok(json(if new { Done::Created } else { Done::Ok }, &told))
     }
 
-    pub(super) fn get_traffic(&self, call: &Call, acting: &Acting) -> Answered {
+    pub(super) fn get_traffic(&self, call: &Call, acting: &TenantAccess) -> Answered {
         let function = find(acting, &call.function()?)?;
         Ok(json(Done::Ok, &Traffic { traffic: traffic_of(function), sticky: function.sticky.clone() }))
     }
 
-    pub(super) async fn set_traffic(&self, call: Call, acting: &Acting) -> Answered {
+    pub(super) async fn set_traffic(&self, call: Call, acting: &TenantAccess) -> Answered {
         let name = call.function()?;
         find(acting, &name)?;
         let asked: Traffic = json_needed(call.inbound).await?;
@@ -371,7 +393,7 @@ impl Control {
         self.changed(acting, &function)
     }
 
-    pub(super) async fn roll_back(&self, call: Call, acting: &Acting) -> Answered {
+    pub(super) async fn roll_back(&self, call: Call, acting: &TenantAccess) -> Answered {
         let name = call.function()?;
         find(acting, &name)?;
         let asked: RollBack = read_json(call.inbound, false).await?.unwrap_or_default();
@@ -380,12 +402,12 @@ impl Control {
         self.changed(acting, &function)
     }
 
-    fn changed(&self, acting: &Acting, function: &Function) -> Answered {
+    fn changed(&self, acting: &TenantAccess, function: &Function) -> Answered {
         self.after_change(acting);
         Ok(json(Done::Ok, &Traffic { traffic: traffic_of(function), sticky: function.sticky.clone() }))
     }
 
-    pub(super) async fn set_tag(&self, call: Call, acting: &Acting) -> Answered {
+    pub(super) async fn set_tag(&self, call: Call, acting: &TenantAccess) -> Answered {
         let (name, tag) = (call.function()?, call.name(1).to_owned());
         find(acting, &name)?;
         let choice: TagChoice = json_needed(call.inbound).await?;
@@ -395,7 +417,7 @@ impl Control {
         Ok(json(Done::Ok, &self.detail(acting, &function)))
     }
 
-    pub(super) async fn delete_tag(&self, call: &Call, acting: &Acting) -> Answered {
+    pub(super) async fn delete_tag(&self, call: &Call, acting: &TenantAccess) -> Answered {
         let (name, tag) = (call.function()?, call.name(1).to_owned());
         let changed = self.registry.set_tag(&acting.tenant, &name, tag.clone(), None).await;
         changed.map_err(ControlError::from)?;
@@ -405,7 +427,7 @@ impl Control {
 
     /// Brings the pool in line with what is deployed: pins or lets go the tenant's worker, warms functions with `min = 1`, and
     /// lets workers forget what gets no requests any more.
-    pub(super) fn after_change(&self, acting: &Acting) {
+    pub(super) fn after_change(&self, acting: &TenantAccess) {
         self.pool.unpin(&acting.tenant);
         self.pool.unload_unserved(&acting.tenant);
         warm(&self.registry.snapshot(), &self.pool, Some(&acting.tenant));

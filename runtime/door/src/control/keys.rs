@@ -2,9 +2,21 @@
 //! nowhere.
 
 use crate::access::AccessError;
+use crate::control::Control;
 use crate::control::arguments::json as read_json;
-use crate::control::views::{Deleted, KeyMade, KeyView, Keys, NewKey, Rotate, Whoami};
-use crate::control::{Acting, Answered, Call, Control, ControlError, Subject, time};
+use crate::control::audit::AuditSubject;
+use crate::control::authorize::TenantAccess;
+use crate::control::call::Answered;
+use crate::control::call::Call;
+use crate::control::error::ControlError;
+use crate::control::views::Deleted;
+use crate::control::views::KeyMade;
+use crate::control::views::KeyView;
+use crate::control::views::Keys;
+use crate::control::views::NewKey;
+use crate::control::views::Rotate;
+use crate::control::views::Whoami;
+use crate::control::views::time;
 use crate::respond::{Done, json};
 use gannet_base::body::ResponseBody;
 use gannet_base::identity::{Caller, hash};
@@ -51,7 +63,7 @@ impl NewKey {
 }
 
 /// Nobody gives away more than they have.
-fn check_scopes(acting: Option<&Acting>, scopes: Scopes) -> Result<(), AccessError> {
+fn check_scopes(acting: Option<&TenantAccess>, scopes: Scopes) -> Result<(), AccessError> {
     match acting {
         Some(acting) if !acting.scopes.include(scopes) => {
             Err(AccessError::ScopeMissing { scope: "of the key that is to be made" })
@@ -83,7 +95,7 @@ impl Control {
         Ok(json(Done::Ok, &Keys { keys: keys.into_iter().map(view).collect() }))
     }
 
-    pub(super) async fn create_key(&self, call: Call, acting: Option<&Acting>) -> Answered {
+    pub(super) async fn create_key(&self, call: Call, acting: Option<&TenantAccess>) -> Answered {
         let (tenant, maker) = (call.tenant()?, call.caller.clone());
         let asked: NewKey = read_json(call.inbound, false).await?.unwrap_or_default();
         let key = new_key(tenant.as_str())?;
@@ -93,10 +105,10 @@ impl Control {
         new.requests_per_s = least(new.requests_per_s, per_s);
         check_scopes(acting, new.scopes)?;
         let made = self.registry.create_key(&tenant, new).await.map_err(ControlError::from)?;
-        Ok(Subject::of(described(&made), json(Done::Created, &KeyMade { id: made.id, key })))
+        Ok(AuditSubject::of(described(&made), json(Done::Created, &KeyMade { id: made.id, key })))
     }
 
-    pub(super) async fn rotate_key(&self, call: Call, acting: Option<&Acting>) -> Answered {
+    pub(super) async fn rotate_key(&self, call: Call, acting: Option<&TenantAccess>) -> Answered {
         let (tenant, id, maker) = (call.tenant()?, call.name(1).to_owned(), call.caller.clone());
         let old = call.snapshot.keys_of(&tenant).find(|key| key.record.id == id);
         check_scopes(acting, old.ok_or(ControlError::NotFound)?.record.scopes)?;
@@ -107,7 +119,7 @@ impl Control {
         let (ends, per_s) = bounds(&maker);
         let made = self.registry.rotate_key(&tenant, &id, hash(&key), overlap, (ends, per_s)).await;
         let made = made.map_err(ControlError::from)?;
-        Ok(Subject::of(described(&made), json(Done::Created, &KeyMade { id: made.id, key })))
+        Ok(AuditSubject::of(described(&made), json(Done::Created, &KeyMade { id: made.id, key })))
     }
 
     pub(super) async fn revoke_key(&self, call: &Call) -> Answered {

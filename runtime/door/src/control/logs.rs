@@ -1,7 +1,11 @@
 //! `/api/v1/functions/{name}/logs`: lines as JSON, or as Server-Sent Events with `follow=1`.
 
+use crate::control::Control;
+use crate::control::authorize::TenantAccess;
+use crate::control::call::Answered;
+use crate::control::call::Call;
+use crate::control::error::ControlError;
 use crate::control::views::LogLines;
-use crate::control::{Acting, Answered, Call, Control, ControlError};
 use crate::respond::{Done, json, stream};
 use bytes::Bytes;
 use gannet_base::body;
@@ -16,7 +20,7 @@ const EVENTS_CAPACITY: usize = 256;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 impl Control {
-    pub(super) fn read_logs(&self, call: &Call, acting: &Acting) -> Answered {
+    pub(super) fn read_logs(&self, call: &Call, acting: &TenantAccess) -> Answered {
         let name = call.function()?;
         if !acting.owner.functions.contains_key(&name) {
             return Err(ControlError::NotFound.into());

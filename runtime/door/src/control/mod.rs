@@ -8,29 +8,39 @@
 //! The operator acts for a tenant with the header `x-gannet-tenant`; what it does then stands in that tenant's audit log. What
 //! changes something is in the log before it is done.
 
-mod acting;
-mod error;
-pub(crate) mod arguments;
-pub mod assets;
-pub mod focus;
-pub mod functions;
-pub mod keys;
-mod logs;
-mod openapi;
-mod ops;
-mod secrets;
+// What a call goes through.
 pub mod table;
-mod tenants;
+mod error;
 mod upload;
+pub(crate) mod arguments;
+mod authorize;
+mod call;
+mod audit;
+
+// The operations.
+pub mod functions;
+pub mod assets;
+mod secrets;
+mod logs;
 mod usage;
+mod focus;
+pub mod keys;
+mod tenants;
+mod gpus;
+mod ops;
+
+// What is said.
 mod views;
+mod openapi;
 
 pub use openapi::document;
 
 use crate::access::AccessError;
 use crate::respond::{Done, json, status_of};
-use acting::{Subject, acting, audited};
 use arguments::Query;
+use audit::{AuditSubject, audit_entry};
+use authorize::{TenantAccess, authorize};
+use call::{Answered, Call};
 use error::ControlError;
 use gannet_base::body::ResponseBody;
 use gannet_base::identity::Caller;
@@ -83,63 +93,6 @@ pub struct Control {
     pub dev: bool,
 }
 
-/// Who asks for an operation, and for whom.
-#[derive(Debug)]
-struct Acting {
-    /// Whose things it is about.
-    tenant: TenantName,
-    /// As it is now.
-    owner: Arc<Tenant>,
-    /// What the caller may do there.
-    scopes: Scopes,
-    /// The only function that the key is for.
-    only: Option<FunctionName>,
-}
-
-impl Acting {
-    fn needs(&self, has: bool, scope: &'static str) -> Result<(), AccessError> {
-        if has { Ok(()) } else { Err(AccessError::ScopeMissing { scope }) }
-    }
-
-    /// Refuses what is not about the only function of the key. Without a name: what is about the tenant as a whole.
-    fn covers(&self, function: Option<&FunctionName>) -> Result<(), AccessError> {
-        match &self.only {
-            Some(only) if function != Some(only) => Err(AccessError::KeyOfOther { function: only.to_string() }),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// A request for an operation, on its way to it.
-struct Call {
-    inbound: Inbound,
-    caller: Caller,
-    snapshot: Arc<Snapshot>,
-    names: Vec<String>,
-    query: Query,
-}
-
-impl Call {
-    fn name(&self, index: usize) -> &str {
-        self.names.get(index).map(String::as_str).unwrap_or_default()
-    }
-
-    fn function(&self) -> Result<FunctionName, ControlError> {
-        FunctionName::new(self.name(0)).map_err(|error| ControlError::Invalid(error.to_string()))
-    }
-
-    fn tenant(&self) -> Result<TenantName, ControlError> {
-        TenantName::new(self.name(0)).map_err(|error| ControlError::Invalid(error.to_string()))
-    }
-}
-
-type Answered = Result<Response<ResponseBody>, Refusal>;
-
-/// When something was, as it is told.
-fn time(time: jiff::Timestamp) -> String {
-    time.to_string()
-}
-
 impl Control {
     /// Answers a request to anything but a function.
     pub async fn call(&self, inbound: Inbound, caller: Caller, snapshot: Arc<Snapshot>) -> Answered {
@@ -161,10 +114,10 @@ impl Control {
         if caller == Caller::Anonymous && operation.access != Access::Anyone {
             return Err(AccessError::KeyNeeded.into());
         }
-        let acting = acting(operation, &inbound, &caller, &names, &snapshot)?;
+        let acting = authorize(operation, &inbound, &caller, &names, &snapshot)?;
         let query = Query::read(&inbound, operation)?;
         let call = Call { inbound, caller, snapshot, names, query };
-        let Some((whose, mut entry)) = audited(operation, &call, acting.as_ref()) else {
+        let Some((whose, mut entry)) = audit_entry(operation, &call, acting.as_ref()) else {
             return self.run(operation.op, call, acting).await;
         };
         if let Some(acting) = acting.as_ref().filter(|_| call.caller != Caller::Operator) {
@@ -177,8 +130,8 @@ impl Control {
         let store = Arc::clone(self.registry.store());
         store.audit(&whose, id, &entry).await.map_err(ControlError::from)?;
         let mut answered = self.run(operation.op, call, acting).await;
-        let subject = answered.as_mut().ok().and_then(|response| response.extensions_mut().remove::<Subject>());
-        entry.subject = subject.map(|Subject(text)| text);
+        let subject = answered.as_mut().ok().and_then(|response| response.extensions_mut().remove::<AuditSubject>());
+        entry.subject = subject.map(|AuditSubject(text)| text);
         entry.status = Some(match &answered {
             Ok(response) => response.status().as_u16(),
             Err(refused) => status_of(refused).as_u16(),
@@ -187,7 +140,7 @@ impl Control {
         answered
     }
 
-    async fn run(&self, op: Op, call: Call, acting: Option<Acting>) -> Answered {
+    async fn run(&self, op: Op, call: Call, acting: Option<TenantAccess>) -> Answered {
         match (op, acting) {
             (Op::Whoami, _) => Ok(keys::whoami(&call.caller)),
             (Op::OpenApi, _) => Ok(openapi::response()),
@@ -212,7 +165,7 @@ impl Control {
     }
 
     /// Operations that are about what a tenant has.
-    async fn run_for(&self, op: Op, call: Call, acting: Acting) -> Answered {
+    async fn run_for(&self, op: Op, call: Call, acting: TenantAccess) -> Answered {
         match op {
             Op::Limits => self.limits(&acting.tenant, &call.snapshot),
             Op::Usage => self.usage(call, acting).await,
@@ -241,7 +194,7 @@ impl Control {
         }
     }
 
-    async fn receipt(&self, call: &Call, acting: Acting) -> Answered {
+    async fn receipt(&self, call: &Call, acting: TenantAccess) -> Answered {
         let id = RequestId::parse(call.name(0)).ok_or(ControlError::NotFound)?;
         let ledger = Arc::clone(&self.ledger);
         // An older receipt lies on disk.
@@ -252,49 +205,5 @@ impl Control {
         let (receipt, billed) = found.filter(|(receipt, _)| own(receipt)).ok_or(ControlError::NotFound)?;
         let cost_micro_units = receipt.micro_units();
         Ok(json(Done::Ok, &views::ReceiptView { receipt, cost_micro_units, billed }))
-    }
-
-    /// The GPUs: what they are and whether they work. Who uses them is the operator's alone: a tenant must not
-    /// learn that there are others.
-    fn gpus(&self, caller: &Caller) -> views::Gpus {
-        let counts = self.pool.counts();
-        let operator = *caller == Caller::Operator;
-        let view = |served: &Served| {
-            let gpu = served.gpu.clone()?;
-            let counts = counts.get(served.place).filter(|_| operator);
-            let health = serde_json::to_value(self.arbiter.health(served.place)).unwrap_or_default();
-            Some(views::GpuView {
-                place: served.place,
-                index: gpu.index,
-                name: gpu.name,
-                backend: gpu.backend,
-                driver: gpu.driver,
-                class: served.class.clone(),
-                software: gpu.software,
-                timestamps: gpu.timestamps,
-                memory_bytes: gpu.memory_bytes,
-                context_bytes: gpu.context_bytes,
-                health: health.as_str().unwrap_or("unknown").to_owned(),
-                holder: operator.then(|| self.arbiter.holder(served.place)).flatten().map(|tenant| tenant.to_string()),
-                workers: counts.map(|counts| counts.workers),
-                spares_ready: counts.map(|counts| counts.spares),
-                workers_max: operator.then_some(served.workers_max),
-            })
-        };
-        views::Gpus { gpus: self.places.iter().filter_map(view).collect() }
-    }
-
-    async fn audit_log(&self, call: Call, acting: Option<Acting>) -> Answered {
-        let whose = acting.map_or_else(|| OPERATOR.to_owned(), |acting| acting.tenant.to_string());
-        let cursor = call.query.get("cursor").map(|text| {
-            RequestId::parse(text).ok_or_else(|| ControlError::Invalid("cursor is none that was told".into()))
-        });
-        let (before, limit) = (cursor.transpose()?, call.query.limit()?);
-        let store = Arc::clone(self.registry.store());
-        let entries = tokio::task::spawn_blocking(move || store.audited(&whose, before, limit)).await;
-        let entries =
-            entries.map_err(|error| ControlError::Internal(error.to_string()))?.map_err(ControlError::from)?;
-        let cursor = (entries.len() == limit).then(|| entries.last().map(|entry| entry.request.clone())).flatten();
-        Ok(json(Done::Ok, &views::Audit { entries, cursor }))
     }
 }

@@ -1,7 +1,15 @@
 //! `/api/v1/secrets`: set, list by name, delete. A value goes in and is never told again.
 
-use crate::control::views::{Deleted, SecretView, Secrets};
-use crate::control::{Acting, Answered, Call, Control, ControlError, time, upload};
+use crate::control::Control;
+use crate::control::authorize::TenantAccess;
+use crate::control::call::Answered;
+use crate::control::call::Call;
+use crate::control::error::ControlError;
+use crate::control::upload;
+use crate::control::views::Deleted;
+use crate::control::views::SecretView;
+use crate::control::views::Secrets;
+use crate::control::views::time;
 use crate::respond::{Done, json};
 use gannet_base::body::ResponseBody;
 use gannet_base::manifest::{SECRET_NAME_RULE, is_secret_name};
@@ -9,7 +17,7 @@ use gannet_base::records::SecretRecord;
 use gannet_state::secrets::VALUE_BYTES_MAX;
 use http::Response;
 
-fn view(acting: &Acting, name: &str, record: &SecretRecord) -> SecretView {
+fn view(acting: &TenantAccess, name: &str, record: &SecretRecord) -> SecretView {
     let named = acting.owner.functions.values().filter(|function| {
         let mut served = function.versions.iter().filter(|version| function.serves(version));
         served.any(|version| version.manifest().secrets.names.iter().any(|known| known == name))
@@ -27,12 +35,12 @@ fn check_name(name: &str) -> Result<(), ControlError> {
 }
 
 impl Control {
-    pub(super) fn list_secrets(&self, acting: &Acting) -> Response<ResponseBody> {
+    pub(super) fn list_secrets(&self, acting: &TenantAccess) -> Response<ResponseBody> {
         let secrets = acting.owner.secrets.iter().map(|(name, record)| view(acting, name, record)).collect();
         json(Done::Ok, &Secrets { secrets })
     }
 
-    pub(super) async fn set_secret(&self, call: Call, acting: &Acting) -> Answered {
+    pub(super) async fn set_secret(&self, call: Call, acting: &TenantAccess) -> Answered {
         let name = call.name(0).to_owned();
         check_name(&name)?;
         let value = upload::collect(call.inbound.body, VALUE_BYTES_MAX, "secret").await?;
@@ -49,7 +57,7 @@ impl Control {
         Ok(json(if new { Done::Created } else { Done::Ok }, &view(acting, &name, &record)))
     }
 
-    pub(super) async fn delete_secret(&self, call: &Call, acting: &Acting) -> Answered {
+    pub(super) async fn delete_secret(&self, call: &Call, acting: &TenantAccess) -> Answered {
         let name = call.name(0);
         check_name(name)?;
         self.registry.delete_secret(&acting.tenant, name).await.map_err(ControlError::from)?;

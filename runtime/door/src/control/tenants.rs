@@ -1,9 +1,20 @@
 //! `/api/v1/tenants`: the operator makes, limits, suspends and deletes tenants.
 
+use crate::control::Control;
 use crate::control::arguments::json_needed;
+use crate::control::audit::AuditSubject;
+use crate::control::call::Answered;
+use crate::control::call::Call;
+use crate::control::error::ControlError;
 use crate::control::keys::new_key;
-use crate::control::views::{Deleted, Limits, NewTenant, TenantMade, TenantView, Tenants, Used};
-use crate::control::{Answered, Call, Control, ControlError, Subject, time};
+use crate::control::views::Deleted;
+use crate::control::views::Limits;
+use crate::control::views::NewTenant;
+use crate::control::views::TenantMade;
+use crate::control::views::TenantView;
+use crate::control::views::Tenants;
+use crate::control::views::Used;
+use crate::control::views::time;
 use crate::respond::{Done, json};
 use gannet_base::identity::hash;
 use gannet_base::names::TenantName;
@@ -42,7 +53,7 @@ impl Control {
         let made = made.map_err(ControlError::from)?;
         tracing::info!(tenant = %name, "a tenant was made");
         let told = format!("tenant {name}, key {}", made.id);
-        Ok(Subject::of(told, json(Done::Created, &TenantMade { tenant: name.to_string(), id: made.id, key })))
+        Ok(AuditSubject::of(told, json(Done::Created, &TenantMade { tenant: name.to_string(), id: made.id, key })))
     }
 
     fn told(&self, name: &TenantName, snapshot: &Snapshot) -> Answered {
@@ -105,6 +116,6 @@ impl Control {
         let limits = self.registry.set_limits(&name, patch).await.map_err(ControlError::from)?;
         self.arbiter.set_weight(&name, u32::try_from(limits.gpu_weight).unwrap_or(u32::MAX));
         self.pool.unload_unserved(&name);
-        Ok(Subject::of(told, self.limits(&name, &self.registry.snapshot())?))
+        Ok(AuditSubject::of(told, self.limits(&name, &self.registry.snapshot())?))
     }
 }

@@ -1,6 +1,6 @@
 //! Bodies of control requests: small ones whole in memory, components straight to a file.
 
-use crate::control::ControlError;
+use crate::control::error::ControlError;
 use bytes::Bytes;
 use gannet_base::manifest::Manifest;
 use gannet_base::names::TenantName;

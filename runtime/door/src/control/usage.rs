@@ -1,35 +1,26 @@
 //! `/api/v1/usage` and `/api/v1/prices`: sums of the ledger's acknowledged lines, as JSON or as CSV in FOCUS columns.
 
-use crate::control::views::{ClassPrice, Prices, Usage, UsageRow};
-use crate::control::{Acting, Answered, Call, Control, ControlError, focus};
+use crate::control::Control;
+use crate::control::authorize::TenantAccess;
+use crate::control::call::Answered;
+use crate::control::call::Call;
+use crate::control::error::ControlError;
+use crate::control::focus;
+use crate::control::views::ClassPrice;
+use crate::control::views::Prices;
+use crate::control::views::Usage;
+use crate::control::views::UsageRow;
 use crate::respond::{Done, json, raw};
 use gannet_base::bill::price::Price;
 use gannet_base::bill::usage::{Sums, UsageKey};
-use gannet_base::time::{Day, day_of, month_of};
+use gannet_base::time::{Day, day_of, day_text, month_start};
 use http::header::ACCEPT;
 use jiff::Timestamp;
-use jiff::tz::Offset;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The longest span that is told at once.
 const SPAN_MAX: Day = 366;
-
-/// A day as it is written.
-pub(super) fn day_text(day: Day) -> String {
-    let time = Timestamp::from_second(day.saturating_mul(86_400)).unwrap_or(Timestamp::UNIX_EPOCH);
-    Offset::UTC.to_datetime(time).date().to_string()
-}
-
-/// The first day of the month of a day.
-pub(super) fn month_start(day: Day) -> Day {
-    let month = month_of(day);
-    let mut first = day;
-    while first > day - 31 && month_of(first - 1) == month {
-        first -= 1;
-    }
-    first
-}
 
 /// By what rows are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +31,7 @@ enum By {
 }
 
 impl Control {
-    pub(super) async fn usage(&self, call: Call, acting: Acting) -> Answered {
+    pub(super) async fn usage(&self, call: Call, acting: TenantAccess) -> Answered {
         let today = day_of(Timestamp::now());
         let to = call.query.day("to")?.unwrap_or(today);
         let from = call.query.day("from")?.unwrap_or_else(|| month_start(to));

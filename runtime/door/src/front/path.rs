@@ -13,7 +13,7 @@ use super::cors;
 use crate::admit::Admit;
 use crate::auth::Auth;
 use crate::control::Control;
-use crate::openai::{self, Bodies, Found, keep_alive};
+use crate::openai::{self, Bodies, Resolved, keep_alive};
 use crate::respond::{Done, close_failed, rate_headers, raw};
 use crate::route::{self, Destination};
 use gannet_base::body::ResponseBody;
@@ -66,8 +66,8 @@ impl Steps {
         let (target, stream) = match destination {
             Destination::Function(target) => (target, false),
             Destination::OpenAi => match openai::find(&mut inbound, &caller, &snapshot, &self.bodies).await? {
-                Found::Models(response) => return Ok(response),
-                Found::Function { target, stream } => (target, stream),
+                Resolved::Models(response) => return Ok(response),
+                Resolved::Function { target, stream } => (target, stream),
             },
             Destination::Control => return self.control.call(inbound, caller, snapshot).await,
         };

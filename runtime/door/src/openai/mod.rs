@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// What an OpenAI client's request leads to.
-pub enum Found {
+pub enum Resolved {
     /// The list of models, or one of them.
     Models(Response<ResponseBody>),
     /// A function.
@@ -51,13 +51,13 @@ pub async fn find(
     caller: &Caller,
     snapshot: &Snapshot,
     bodies: &Bodies,
-) -> Result<Found, Refusal> {
+) -> Result<Resolved, Refusal> {
     let path = inbound.parts.uri.path().to_owned();
     let asked = openai_path(&path).ok_or(AccessError::NotFound)?;
     if asked.function.is_none() {
         let one = asked.path.strip_prefix("v1/models").map(|rest| rest.strip_prefix('/'));
         if let Some(one) = one.filter(|one| one.is_some() || asked.path == "v1/models") {
-            return Ok(Found::Models(models(inbound, caller, snapshot, one)?));
+            return Ok(Resolved::Models(models(inbound, caller, snapshot, one)?));
         }
     }
     let called = read(inbound, caller, snapshot, &asked, bodies).await?;
@@ -71,7 +71,7 @@ pub async fn find(
         RouteError::Access(AccessError::NotFound) => OpenAiError::model_not_found(&called.model).into(),
         other => Refusal::from(other),
     })?;
-    Ok(Found::Function { target, stream: called.stream })
+    Ok(Resolved::Function { target, stream: called.stream })
 }
 
 /// What the front door needs to know of a body.

@@ -12,6 +12,11 @@ use gannet_base::scopes::Scopes;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+/// When something was, as it is told: RFC 3339.
+pub(super) fn time(time: jiff::Timestamp) -> String {
+    time.to_string()
+}
+
 /// An error, as RFC 9457 has it.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Problem {

@@ -1,43 +1,53 @@
-//! For whom an operation of the control API acts, who may not, and what is written down of it.
+//! For whom an operation of the control API is done, and who may not do it.
 
+use super::error::ControlError;
+use super::table::{Access, Op, Operation};
 use crate::access::AccessError;
-use crate::control::table::{Access, Op, Operation};
-use crate::control::{Acting, Call, ControlError};
-use gannet_base::body::ResponseBody;
 use gannet_base::headers::TENANT;
 use gannet_base::identity::{Caller, Key};
 use gannet_base::names::{FunctionName, TenantName};
-use gannet_base::records::AuditRecord;
 use gannet_base::refusal::Refusal;
 use gannet_base::scopes::Scopes;
 use gannet_fleet::inbound::Inbound;
 use gannet_state::registry::{Snapshot, Tenant};
-use gannet_state::store::audit::OPERATOR;
-use http::Response;
 use std::sync::Arc;
 
-/// What a change was about, beyond its path, for the audit log: names, scopes, values; never a secret. Handlers put it into
-/// the extensions of their answer.
-#[derive(Debug, Clone)]
-pub(super) struct Subject(pub(super) String);
+/// The tenant that an operation is about, and what the caller may do there.
+#[derive(Debug)]
+pub(super) struct TenantAccess {
+    /// Whose things it is about.
+    pub(super) tenant: TenantName,
+    /// As it is now.
+    pub(super) owner: Arc<Tenant>,
+    /// What the caller may do there.
+    pub(super) scopes: Scopes,
+    /// The only function that the key is for.
+    pub(super) only: Option<FunctionName>,
+}
 
-impl Subject {
-    /// An answer with it.
-    pub(super) fn of(text: impl Into<String>, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
-        let text: String = text.into();
-        response.extensions_mut().insert(Self(text.chars().take(1024).collect()));
-        response
+impl TenantAccess {
+    /// Refuses a caller whose key lacks a scope.
+    pub(super) fn needs(&self, has: bool, scope: &'static str) -> Result<(), AccessError> {
+        if has { Ok(()) } else { Err(AccessError::ScopeMissing { scope }) }
+    }
+
+    /// Refuses what is not about the only function of the key. Without a name: what is about the tenant as a whole.
+    pub(super) fn covers(&self, function: Option<&FunctionName>) -> Result<(), AccessError> {
+        match &self.only {
+            Some(only) if function != Some(only) => Err(AccessError::KeyOfOther { function: only.to_string() }),
+            _ => Ok(()),
+        }
     }
 }
 
 /// For whom an operation is, if it is for a tenant; refuses who may not.
-pub(super) fn acting(
+pub(super) fn authorize(
     operation: &Operation,
     inbound: &Inbound,
     caller: &Caller,
     names: &[String],
     snapshot: &Snapshot,
-) -> Result<Option<Acting>, Refusal> {
+) -> Result<Option<TenantAccess>, Refusal> {
     let named = inbound.parts.headers.get(TENANT).map(|value| value.to_str().unwrap_or_default());
     let of_key = |key: &Key| {
         let tenant = key.record.tenant.clone();
@@ -45,7 +55,7 @@ pub(super) fn acting(
         if owner.record.suspended {
             return Err(AccessError::Suspended);
         }
-        Ok(Acting { tenant, owner, scopes: key.record.scopes, only: key.record.function.clone() })
+        Ok(TenantAccess { tenant, owner, scopes: key.record.scopes, only: key.record.function.clone() })
     };
     match (operation.access, caller) {
         (Access::Anyone | Access::AnyKey, _) => Ok(None),
@@ -88,34 +98,8 @@ pub(super) fn acting(
             let outlives = matches!(operation.op, Op::Usage | Op::Audit) && snapshot.is_gone(&tenant);
             let gone = || outlives.then(|| Arc::new(Tenant::gone()));
             let owner = snapshot.tenants.get(&tenant).cloned().or_else(gone).ok_or(ControlError::NotFound)?;
-            Ok(Some(Acting { tenant, owner, scopes: Scopes::FULL, only: None }))
+            Ok(Some(TenantAccess { tenant, owner, scopes: Scopes::FULL, only: None }))
         }
         (_, Caller::Anonymous) => Err(AccessError::KeyNeeded.into()),
     }
-}
-
-/// The entry of the audit log for a call, and in whose log it stands. What only reads has none, unless the operator reads
-/// what is a tenant's.
-pub(super) fn audited(operation: &Operation, call: &Call, acting: Option<&Acting>) -> Option<(String, AuditRecord)> {
-    let operator = call.caller == Caller::Operator;
-    let reads = operation.method == http::Method::GET;
-    if reads && !(operator && acting.is_some()) {
-        return None;
-    }
-    let actor = match &call.caller {
-        Caller::Tenant(key) => key.record.id.clone(),
-        _ => OPERATOR.to_owned(),
-    };
-    let whose = acting.map_or_else(|| OPERATOR.to_owned(), |acting| acting.tenant.to_string());
-    let entry = AuditRecord {
-        request: call.inbound.id.to_string(),
-        time: jiff::Timestamp::now(),
-        actor,
-        address: call.inbound.client.to_string(),
-        action: operation.name.to_owned(),
-        path: call.inbound.parts.uri.path().chars().take(256).collect(),
-        subject: None,
-        status: None,
-    };
-    Some((whose, entry))
 }

@@ -1,0 +1,38 @@
+//! `/api/v1/gpus`: the GPUs of this server, and for the operator who uses them.
+
+use super::Control;
+use super::views;
+use gannet_base::identity::Caller;
+use gannet_fleet::gpus::Served;
+
+impl Control {
+    /// The GPUs: what they are and whether they work. Who uses them is the operator's alone: a tenant must not
+    /// learn that there are others.
+    pub(super) fn gpus(&self, caller: &Caller) -> views::Gpus {
+        let counts = self.pool.counts();
+        let operator = *caller == Caller::Operator;
+        let view = |served: &Served| {
+            let gpu = served.gpu.clone()?;
+            let counts = counts.get(served.place).filter(|_| operator);
+            let health = serde_json::to_value(self.arbiter.health(served.place)).unwrap_or_default();
+            Some(views::GpuView {
+                place: served.place,
+                index: gpu.index,
+                name: gpu.name,
+                backend: gpu.backend,
+                driver: gpu.driver,
+                class: served.class.clone(),
+                software: gpu.software,
+                timestamps: gpu.timestamps,
+                memory_bytes: gpu.memory_bytes,
+                context_bytes: gpu.context_bytes,
+                health: health.as_str().unwrap_or("unknown").to_owned(),
+                holder: operator.then(|| self.arbiter.holder(served.place)).flatten().map(|tenant| tenant.to_string()),
+                workers: counts.map(|counts| counts.workers),
+                spares_ready: counts.map(|counts| counts.spares),
+                workers_max: operator.then_some(served.workers_max),
+            })
+        };
+        views::Gpus { gpus: self.places.iter().filter_map(view).collect() }
+    }
+}
