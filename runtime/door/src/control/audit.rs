@@ -1,19 +1,13 @@
-//! The audit log: what stands in it of a call, and reading it.
+//! What the audit log says of a call.
 
-use super::Control;
 use super::authorize::TenantAccess;
-use super::call::{Answered, Call};
-use super::error::ControlError;
+use super::call::Call;
 use super::table::Operation;
-use super::views;
-use crate::respond::{Done, json};
 use gannet_base::body::ResponseBody;
 use gannet_base::identity::Caller;
-use gannet_base::names::RequestId;
 use gannet_base::records::AuditRecord;
 use gannet_state::store::audit::OPERATOR;
 use http::Response;
-use std::sync::Arc;
 
 /// What a change was about, beyond its path, for the audit log: names, scopes, values; never a secret. Handlers put it into
 /// the extensions of their answer.
@@ -57,21 +51,4 @@ pub(super) fn audit_entry(
         status: None,
     };
     Some((whose, entry))
-}
-
-impl Control {
-    /// Reads the audit log of a tenant, or the operator's.
-    pub(super) async fn audit_log(&self, call: Call, acting: Option<TenantAccess>) -> Answered {
-        let whose = acting.map_or_else(|| OPERATOR.to_owned(), |acting| acting.tenant.to_string());
-        let cursor = call.query.get("cursor").map(|text| {
-            RequestId::parse(text).ok_or_else(|| ControlError::Invalid("cursor is none that was told".into()))
-        });
-        let (before, limit) = (cursor.transpose()?, call.query.limit()?);
-        let store = Arc::clone(self.registry.store());
-        let entries = tokio::task::spawn_blocking(move || store.audited(&whose, before, limit)).await;
-        let entries =
-            entries.map_err(|error| ControlError::Internal(error.to_string()))?.map_err(ControlError::from)?;
-        let cursor = (entries.len() == limit).then(|| entries.last().map(|entry| entry.request.clone())).flatten();
-        Ok(json(Done::Ok, &views::Audit { entries, cursor }))
-    }
 }

@@ -1,8 +1,8 @@
 //! Puts the parts of the server together: the GPUs and their arbiter, builds, the pool, the control API, and the steps of a request.
 
 use super::gpus::{quarantine, share};
+use super::options::{ServeError, failed};
 use super::recovered::RecoveredState;
-use super::{ServeError, failed};
 use crate::admit::Admit;
 use crate::auth::Auth;
 use crate::control::{Control, functions};

@@ -1,6 +1,6 @@
 //! Whether children are confined as they must be: one tries what it must not be able to do.
 
-use super::{ServeError, ServeOptions};
+use super::options::{ServeError, ServeOptions};
 use gannet_process::confine_check;
 use gannet_process::spawn::Spawner;
 use gannet_state::store::Store;

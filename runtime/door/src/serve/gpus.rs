@@ -1,6 +1,6 @@
 //! How the server comes to its GPUs: it lists them, shares them by the arbiter, and keeps kernels that kept one from running again.
 
-use super::{ServeError, failed};
+use super::options::{ServeError, failed};
 use gannet_fleet::arbiter::turns::Timing;
 use gannet_fleet::arbiter::{self, Arbiter, Overstayed, Shared};
 use gannet_fleet::gpus::Served;

@@ -1,6 +1,6 @@
 //! What the server finds in its data folder at the start, and what it makes there the first time.
 
-use super::{ServeError, ServeOptions, failed};
+use super::options::{ServeError, ServeOptions, failed};
 use crate::control::keys::new_key;
 use gannet_base::identity::{KEY_PREFIX, hash};
 use gannet_base::limits::LimitsChoice;
