@@ -5,7 +5,7 @@
 //!  DATA/lock              held while a server runs
 //!  DATA/operator.key      0600
 //!  DATA/db/               sled: tenants, keys, secrets, functions, versions, sums of the ledger, audit log
-//!  DATA/ledger/           see meter/segment.rs
+//!  DATA/ledger/           see ledger/segment.rs
 //!  DATA/secrets.key       0600, unless the key is elsewhere
 //!  DATA/components/       {tenant}/{sha256}.wasm, as uploaded
 //!  DATA/assets/           {tenant}/{sha256}, as put
