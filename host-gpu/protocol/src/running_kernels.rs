@@ -93,3 +93,22 @@ pub fn longest_running(file: &File) -> Vec<[u8; HASH]> {
     });
     slots.min_by_key(|(number, _)| *number).map(|(_, hashes)| hashes).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_slice_on_the_gpu_is_read_as_it_was_noted_until_it_ends() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(longest_running(&file).is_empty());
+        let notes = RunningKernels::new(Some(file.try_clone().unwrap()));
+        notes.begins(1, [[1; HASH], [2; HASH]].iter());
+        notes.begins(2, [[3; HASH]].iter());
+        assert_eq!(longest_running(&file), [[1; HASH], [2; HASH]]);
+        notes.ends(1);
+        assert_eq!(longest_running(&file), [[3; HASH]]);
+        notes.ends(2);
+        assert!(longest_running(&file).is_empty());
+    }
+}
