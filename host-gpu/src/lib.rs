@@ -29,15 +29,15 @@ pub mod batch;
 pub mod grid;
 pub mod submission;
 mod executor;
-pub mod running_kernels;
-pub mod lease;
+mod arbiter_link;
 
 pub mod error;
 pub mod probe;
 #[cfg(feature = "wit")]
 pub mod wit;
 
-pub use adapter::{Gpu, discover};
+pub use adapter::discover;
+pub use arbiter_link::ArbiterLink;
 pub use asset::{Asset, AssetCatalog, AssetFile, AssetPin, AssetView, ResidentTotals};
 pub use batch::{Batch, Binding, BindingSource};
 pub use buffer::Buffer;
@@ -45,6 +45,7 @@ pub use compiler::compilation::KernelCompilation;
 pub use device::{Device, DeviceOptions};
 pub use error::Error;
 pub use executor::DeviceCounters;
+pub use gannet_gpu_protocol::Gpu;
 pub use kernel::{Kernel, KernelCatalog};
 pub use session::{Session, SessionLimits};
 pub use submission::{EncodedBatch, Receipt, Submission};

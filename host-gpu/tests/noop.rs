@@ -3,9 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
+use gannet_gpu_protocol::lease::{ArbiterMessage, HolderMessage};
 use gannet_host_gpu::batch::Update;
-use gannet_host_gpu::lease::{ArbiterLink, ArbiterMessage, HolderMessage};
-use gannet_host_gpu::{Batch, Binding, BindingSource, Device, Error, KernelCatalog, Session, SessionLimits};
+use gannet_host_gpu::{
+    ArbiterLink, Batch, Binding, BindingSource, Device, Error, KernelCatalog, Session, SessionLimits,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -3,8 +3,9 @@
 
 use super::KernelCompiler;
 use crate::error::Error;
-use crate::kernel::{Kernel, source_hash};
+use crate::kernel::Kernel;
 use crate::usage::{Payer, nanoseconds};
+use gannet_gpu_protocol::source_hash;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;

@@ -10,7 +10,7 @@
 
 mod open;
 
-use crate::adapter::Gpu;
+use crate::arbiter_link::ArbiterLink;
 use crate::asset::{AssetFile, AssetPin, AssetTable, ResidentTotals};
 use crate::check::Abilities;
 use crate::compiler::KernelCompiler;
@@ -18,9 +18,9 @@ use crate::error::Error;
 use crate::executor::{DeviceCounters, Executor};
 use crate::harden::{BudgetUnit, Passes};
 use crate::kernel::Kernel;
-use crate::lease::ArbiterLink;
 use crate::memory::MemoryQuota;
 use crate::usage::{Payer, Usage};
+use gannet_gpu_protocol::Gpu;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -161,7 +161,7 @@ impl Device {
         self.compiler.warm()
     }
 
-    /// Replaces the sources that may not run, by their [`crate::kernel::source_hash`].
+    /// Replaces the sources that may not run, by their [`gannet_gpu_protocol::source_hash`].
     pub fn quarantine(&self, sources: HashSet<[u8; 32]>) {
         self.compiler.quarantine(sources);
     }

@@ -1,9 +1,10 @@
 //! Opens an adapter: the features and limits that are asked of it, and those without which no kernel can be bounded.
 
-use crate::adapter::{self, Gpu, TIMESTAMPS};
+use crate::adapter::{self, TIMESTAMPS};
 use crate::error::{self, Error};
 use crate::harden::{FLAG_GROUP, IMMEDIATES_SIZE};
 use crate::host_memory;
+use gannet_gpu_protocol::Gpu;
 
 /// What kernels with subgroups may count on. Some software drivers have four.
 const SUBGROUP_LANES_MIN: u32 = 8;

@@ -20,8 +20,8 @@ mod clock;
 mod running_job;
 mod thread;
 
+use crate::arbiter_link::ArbiterLink;
 use crate::error::{self, Error};
-use crate::lease::ArbiterLink;
 use budget_flag::BudgetFlag;
 use slice::{SLICE_NS, SOFTWARE_CONTENDED_NS, SOFTWARE_SLICE_NS};
 use slice_meter::SliceMeters;

@@ -1,7 +1,8 @@
-//! Kernels before they are compiled: those that a version of a function declared, and the hashes that name them.
+//! Kernels before they are compiled: those that a version of a function declared, and the hash that names what is compiled.
 
 use crate::check;
 use crate::error::Error;
+use gannet_gpu_protocol::source_hash;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,18 +35,10 @@ pub fn declare(name: &str, wgsl: &str) -> Result<Vec<(String, DeclaredKernel)>, 
     Ok(named.collect())
 }
 
-/// Names a source and an entry point.
-pub fn source_hash(wgsl: &str, entry: &str) -> [u8; 32] {
-    kernel_hash(wgsl, entry, &[])
-}
-
 /// Names what is compiled: a source, an entry point, and the values of its overrides.
 pub(crate) fn kernel_hash(wgsl: &str, entry: &str, constants: &[(String, f64)]) -> [u8; 32] {
     let mut hash = Sha256::new();
-    for part in [wgsl, entry] {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
+    hash.update(source_hash(wgsl, entry));
     for (name, value) in constants {
         hash.update((name.len() as u64).to_le_bytes());
         hash.update(name);

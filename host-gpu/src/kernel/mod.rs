@@ -10,7 +10,7 @@ use crate::check::Variable;
 use crate::harden::BudgetUnit;
 
 pub use budget::{SOFTWARE_ITERATIONS_MAX, WORK_MAX};
-pub use catalog::{DeclaredKernel, KernelCatalog, declare, source_hash};
+pub use catalog::{DeclaredKernel, KernelCatalog, declare};
 pub(crate) use {budget::LoopBudgets, catalog::kernel_hash, pace::Pace};
 
 /// A kernel ready to dispatch.

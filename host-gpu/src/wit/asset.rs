@@ -1,7 +1,8 @@
 //! `gannet:gpu/asset`.
 
+use super::GpuCtxView;
+use super::fault::GpuFault;
 use super::interfaces::asset::{Host, HostAsset, HostView};
-use super::{GpuCtxView, GpuFault};
 use crate::asset::{Asset, AssetView};
 use crate::error::Error;
 use std::sync::Arc;

@@ -1,11 +1,12 @@
 //! `gannet:gpu/batch`.
 
+use super::GpuCtxView;
 use super::binding::bindings;
 use super::buffer::BufferHandle;
+use super::fault::GpuFault;
 use super::interfaces::batch::{Grid, Host, HostBatch, Update as WitUpdate};
 use super::interfaces::binding::Binding;
 use super::kernel::KernelHandle;
-use super::{GpuCtxView, GpuFault};
 use crate::batch::{Batch, Update};
 use crate::buffer::Buffer;
 use crate::submission::Submission;

@@ -1,7 +1,8 @@
 //! `gannet:gpu/binding`: records only; here they become [`Binding`].
 
+use super::GpuCtxView;
+use super::fault::GpuFault;
 use super::interfaces::binding::{Binding as WitBinding, Host, Source as WitSource};
-use super::{GpuCtxView, GpuFault};
 use crate::batch::{Binding, BindingSource};
 use std::sync::Arc;
 use wasmtime::component::ResourceTable;

@@ -1,7 +1,8 @@
 //! `gannet:gpu/buffer`.
 
+use super::GpuCtxView;
+use super::fault::GpuFault;
 use super::interfaces::buffer::{Host, HostBuffer};
-use super::{GpuCtxView, GpuFault};
 use crate::batch::Batch;
 use crate::buffer::Buffer;
 use std::sync::Arc;

@@ -1,31 +1,9 @@
-//! `gannet:gpu/errors`: our errors as the guest sees them. A handle that is not in the table is the
-//! guest's broken bindings, and a trap.
+//! `gannet:gpu/errors`: our errors as the guest sees them.
 
 use super::GpuCtxView;
+use super::fault::GpuFault;
 use super::interfaces::errors::{Error as WitError, Host};
 use crate::error::Error;
-use wasmtime::component::ResourceTableError;
-
-/// What a host function of the interface can fail with.
-#[derive(Debug)]
-pub enum GpuFault {
-    /// Goes to the guest.
-    Guest(Error),
-    /// Ends the guest.
-    Trap(wasmtime::Error),
-}
-
-impl From<Error> for GpuFault {
-    fn from(error: Error) -> Self {
-        Self::Guest(error)
-    }
-}
-
-impl From<ResourceTableError> for GpuFault {
-    fn from(error: ResourceTableError) -> Self {
-        Self::Trap(error.into())
-    }
-}
 
 impl From<Error> for WitError {
     fn from(error: Error) -> Self {

@@ -1,7 +1,8 @@
 //! `gannet:gpu/kernel`.
 
+use super::GpuCtxView;
+use super::fault::GpuFault;
 use super::interfaces::kernel::{Constant, Host, HostKernel};
-use super::{GpuCtxView, GpuFault};
 use crate::kernel::Kernel;
 use std::sync::Arc;
 use wasmtime::component::Resource;

@@ -10,6 +10,7 @@ mod batch;
 mod binding;
 mod buffer;
 mod error;
+mod fault;
 mod info;
 mod kernel;
 mod lazy_session;
@@ -19,7 +20,7 @@ use crate::asset::AssetCatalog;
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
 pub use bindings::gannet::gpu as interfaces;
-pub use error::GpuFault;
+pub use fault::GpuFault;
 pub use lazy_session::LazySession;
 
 #[expect(missing_docs, reason = "generated; documented in wit/")]
@@ -48,7 +49,7 @@ mod bindings {
             "gannet:gpu/submission.submission": crate::submission::Submission,
         },
         trappable_error_type: {
-            "gannet:gpu/errors.error" => super::error::GpuFault,
+            "gannet:gpu/errors.error" => super::fault::GpuFault,
         },
         require_store_data_send: true,
     });

@@ -1,7 +1,8 @@
 //! `gannet:gpu/submission`.
 
+use super::GpuCtxView;
+use super::fault::GpuFault;
 use super::interfaces::submission::{Clock as WitClock, Host, HostSubmission, Receipt as WitReceipt};
-use super::{GpuCtxView, GpuFault};
 use crate::submission::{Finished, Receipt, Submission};
 use crate::usage::Clock;
 use wasmtime::component::Resource;

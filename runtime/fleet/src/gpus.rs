@@ -4,7 +4,7 @@
 //! there is none at all, so that functions without kernels still run.
 
 use gannet_base::names::ANY_CLASS;
-use gannet_host_gpu::Gpu;
+use gannet_gpu_protocol::Gpu;
 use gannet_state::config::{ConfigError, ServerFile};
 use serde::Serialize;
 

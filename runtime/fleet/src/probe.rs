@@ -1,7 +1,7 @@
 //! The parent's side of probes: short-lived children that load GPU drivers, because a driver can crash or hang the process that
 //! does. One lists the GPUs, another tries a kernel on one.
 
-use gannet_host_gpu::Gpu;
+use gannet_gpu_protocol::Gpu;
 use gannet_process::channel::{Channel, frame_pair};
 use gannet_process::child::{PROBE_MEASURE, Role};
 use gannet_process::spawn::{ChildSpec, Spawner};

@@ -1,6 +1,7 @@
 //! A child's end of its lease socket: a thread reads what the arbiter says, and the GPU thread writes to it directly.
 
-use gannet_host_gpu::lease::{ArbiterLink, ArbiterMessage, HolderMessage};
+use gannet_gpu_protocol::lease::{ArbiterMessage, HolderMessage};
+use gannet_host_gpu::ArbiterLink;
 use gannet_process::channel::{receive_now, send_now};
 use gannet_process::child::{DEVICE_LOST, leave};
 use rustix::event::{PollFd, PollFlags, Timespec};

@@ -18,42 +18,60 @@ use std::sync::OnceLock;
 
 /// Packages, each with what it must not depend on, directly or through others of the workspace.
 const UNREACHABLE: &[dependencies::Unreachable<'_>] = &[
-    ("gannet-host-gpu", &["hyper*", "http*", "sled", "gannet"]),
+    ("gannet-base", &["gannet-*", "wasmtime*", "sled", "hyper*", "wgpu", "naga"]),
+    (
+        "gannet-process",
+        &[
+            "gannet-host-gpu",
+            "gannet-sandbox",
+            "gannet-state",
+            "gannet-fleet",
+            "gannet-door",
+            "wasmtime*",
+            "sled",
+            "hyper*",
+            "wgpu",
+            "naga",
+        ],
+    ),
+    ("gannet-sandbox", &["gannet-state", "gannet-fleet", "gannet-door", "sled"]),
+    (
+        "gannet-state",
+        &["gannet-host-gpu", "gannet-sandbox", "gannet-fleet", "gannet-door", "wasmtime*", "wgpu", "naga", "hyper*"],
+    ),
+    ("gannet-fleet", &["gannet-host-gpu", "gannet-sandbox", "gannet-door", "wasmtime*", "wgpu", "naga"]),
+    ("gannet-door", &["gannet-host-gpu", "gannet-sandbox", "wasmtime*", "wgpu", "naga"]),
+    ("gannet-gpu-protocol", &["gannet-*", "wgpu", "naga", "wasmtime*", "tokio", "hyper*", "http*", "sled"]),
+    (
+        "gannet-host-gpu",
+        &[
+            "gannet",
+            "gannet-base",
+            "gannet-process",
+            "gannet-sandbox",
+            "gannet-state",
+            "gannet-fleet",
+            "gannet-door",
+            "hyper*",
+            "http*",
+            "sled",
+        ],
+    ),
     ("gannet-sdk", &["gannet", "gannet-host-gpu", "wasmtime*", "tokio"]),
 ];
 
 /// Dependencies, each with the only packages that may depend on it directly.
-const OWNED: &[dependencies::Owned<'_>] =
-    &[("wasmtime*", &["gannet", "gannet-host-gpu"]), ("sled", &["gannet"]), ("wgpu", &["gannet-host-gpu"])];
-
-/// The two tables for the crates that `gannet` is split into. They replace those above when the crates exist.
-#[allow(dead_code, reason = "the crates do not exist yet")]
-mod later {
-    use super::dependencies::{Owned, Unreachable};
-
-    pub const UNREACHABLE: &[Unreachable<'_>] = &[
-        ("gannet-base", &["gannet-*", "wasmtime*", "sled", "hyper*", "wgpu"]),
-        (
-            "gannet-process",
-            &["gannet-sandbox", "gannet-state", "gannet-fleet", "gannet-door", "wasmtime*", "sled", "hyper*"],
-        ),
-        ("gannet-sandbox", &["gannet-state", "gannet-fleet", "gannet-door", "sled"]),
-        ("gannet-state", &["gannet-sandbox", "gannet-fleet", "gannet-door", "wasmtime*", "hyper*"]),
-        ("gannet-fleet", &["gannet-sandbox", "gannet-door", "wasmtime*"]),
-        ("gannet-door", &["gannet-sandbox", "wasmtime*"]),
-        ("gannet-host-gpu", &["gannet-*", "hyper*", "http*", "sled"]),
-        ("gannet-sdk", &["gannet-host-gpu", "wasmtime*", "tokio"]),
-    ];
-
-    pub const OWNED: &[Owned<'_>] = &[
-        ("wasmtime*", &["gannet-sandbox", "gannet-host-gpu"]),
-        ("sled", &["gannet-state"]),
-        ("wgpu", &["gannet-host-gpu"]),
-    ];
-}
+const OWNED: &[dependencies::Owned<'_>] = &[
+    ("gannet-host-gpu", &["gannet-sandbox"]),
+    ("gannet-sandbox", &["gannet"]),
+    ("wasmtime*", &["gannet-sandbox", "gannet-host-gpu"]),
+    ("sled", &["gannet-state"]),
+    ("wgpu", &["gannet-host-gpu"]),
+    ("naga", &["gannet-host-gpu"]),
+];
 
 /// The only files that name HTTP statuses: one for clients, and one for a worker's answers to the front door.
-const STATUSES: &[&str] = &["runtime/src/respond/mod.rs", "runtime/src/worker/answer.rs"];
+const STATUSES: &[&str] = &["runtime/door/src/respond.rs", "runtime/sandbox/src/worker/answer.rs"];
 
 /// The library whose public items all have an example.
 const WITH_EXAMPLES: &str = "gannet-sdk";

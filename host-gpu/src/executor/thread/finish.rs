@@ -6,9 +6,9 @@ use crate::executor::running_job::exhausted;
 use crate::executor::slice::copy_ns;
 use crate::executor::slice_meter::read_header;
 use crate::kernel::Pace;
-use crate::lease;
-use crate::running_kernels::SLICES_IN_FLIGHT_MAX;
 use crate::usage::Clock;
+use gannet_gpu_protocol::lease;
+use gannet_gpu_protocol::running_kernels::SLICES_IN_FLIGHT_MAX;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 

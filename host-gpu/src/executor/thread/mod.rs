@@ -12,7 +12,7 @@
 //! wgpu panics when a device is lost during a poll; the panic ends here: jobs in flight get
 //! `DeviceLost`, and so does every later one.
 //!
-//! Nothing is submitted without a lease, if the GPU is shared ([`crate::lease`]): asked back, the thread submits no more,
+//! Nothing is submitted without a lease, if the GPU is shared ([`lease`](gannet_gpu_protocol::lease)): asked back, the thread submits no more,
 //! and gives it back when what is on the GPU has ended.
 //!
 //! A job runs in slices ([`super::slice`]). Between slices it ends early when a loop budget ran out, when the
@@ -28,9 +28,10 @@ use super::in_flight::SliceInFlight;
 use super::job::Job;
 use super::running_job::RunningJob;
 use super::slice_meter::SliceMeters;
+use crate::arbiter_link::ArbiterLink;
 use crate::error::Error;
-use crate::lease::{ArbiterLink, ArbiterMessage, Lease};
-use crate::running_kernels::RunningKernels;
+use gannet_gpu_protocol::lease::{ArbiterMessage, Lease};
+use gannet_gpu_protocol::running_kernels::RunningKernels;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

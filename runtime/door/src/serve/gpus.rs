@@ -6,7 +6,7 @@ use gannet_fleet::arbiter::{self, Arbiter, Overstayed, Shared};
 use gannet_fleet::gpus::Served;
 use gannet_fleet::pool::Pool;
 use gannet_fleet::probe;
-use gannet_host_gpu::Gpu;
+use gannet_gpu_protocol::Gpu;
 use gannet_process::spawn::Spawner;
 use gannet_state::config::ServerFile;
 use gannet_state::registry::Registry;

@@ -19,8 +19,8 @@ pub mod turns;
 
 use crate::gpus::Place;
 use gannet_base::names::TenantName;
-use gannet_host_gpu::lease::{ArbiterMessage, HolderMessage};
-use gannet_host_gpu::running_kernels::longest_running;
+use gannet_gpu_protocol::lease::{ArbiterMessage, HolderMessage};
+use gannet_gpu_protocol::running_kernels::longest_running;
 use gannet_process::channel::Channel;
 use gannet_process::spawn::Process;
 use std::collections::{BTreeMap, HashMap};

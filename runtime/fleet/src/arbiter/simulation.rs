@@ -6,7 +6,7 @@
 
 use crate::arbiter::turns::{Action, MemberId, Timing, Turns};
 use gannet_base::names::TenantName;
-use gannet_host_gpu::lease::{ArbiterMessage, HolderMessage, Lease, fits_behind};
+use gannet_gpu_protocol::lease::{ArbiterMessage, HolderMessage, Lease, fits_behind};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::time::{Duration, Instant};

@@ -23,7 +23,7 @@
 //! after a member died with the GPU or overstayed, nobody is granted it until the process is gone and a probe passed.
 
 use gannet_base::names::TenantName;
-use gannet_host_gpu::lease::{ArbiterMessage, Epoch, HolderMessage};
+use gannet_gpu_protocol::lease::{ArbiterMessage, Epoch, HolderMessage};
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -469,7 +469,7 @@ impl Turns {
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
-    use gannet_host_gpu::lease::Lease;
+    use gannet_gpu_protocol::lease::Lease;
     use proptest::prelude::*;
 
     const TIMING: Timing = Timing {

@@ -52,7 +52,7 @@ pub struct WorkerSettings {
     pub gpu_memory_bytes: u64,
     /// Resident memory of the process, in bytes; past it, it is killed.
     pub resident_bytes_max: u64,
-    /// Whether a software driver computes on the pages of assets' files; see [`gannet_host_gpu::device::DeviceOptions`].
+    /// Whether a software driver computes on the pages of assets' files; see `DeviceOptions` in host-gpu.
     pub map_assets: bool,
     /// Whether it runs components for `wasi:http/service` 0.3.
     pub wasi_http_0_3: bool,

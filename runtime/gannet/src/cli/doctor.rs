@@ -60,7 +60,7 @@ async fn look(folder: &std::path::Path, as_json: bool) -> Outcome {
     }
 }
 
-fn print(findings: &confine_check::Findings, gpus: &std::io::Result<Vec<gannet_host_gpu::Gpu>>) {
+fn print(findings: &confine_check::Findings, gpus: &std::io::Result<Vec<gannet_gpu_protocol::Gpu>>) {
     let mark = |good: bool| if good { "ok" } else { "MISSING" }.to_owned();
     let layers = &findings.confinement;
     let own_user = if layers.own_user { "ok" } else { "not as root" }.to_owned();

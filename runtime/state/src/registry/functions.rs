@@ -4,7 +4,7 @@ use crate::registry::{Changed, Deploy, Function, Registry, RegistryError, Snapsh
 use crate::store::Change;
 use gannet_base::names::{FunctionName, TenantName};
 use gannet_base::records::{QuarantineRecord, Sticky, VersionRecord};
-use gannet_host_gpu::kernel::source_hash;
+use gannet_gpu_protocol::source_hash;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -25,7 +25,7 @@ use gannet_base::limits::TenantLimits;
 use gannet_base::names::{AssetName, FunctionName, TenantName};
 use gannet_base::quota::account::Account;
 use gannet_base::records::{AssetRecord, PinnedAsset, QuarantineRecord, SecretRecord, TenantRecord};
-use gannet_host_gpu::kernel::source_hash;
+use gannet_gpu_protocol::source_hash;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 
 /// Slices on the GPU at once: the second keeps it busy while the first is looked at.
-pub(crate) const SLICES_IN_FLIGHT_MAX: usize = 2;
+pub const SLICES_IN_FLIGHT_MAX: usize = 2;
 /// Kernels of one slice that are noted.
 const KERNELS_MAX: usize = 8;
 /// Bytes of a source's hash.
@@ -17,15 +17,16 @@ const NOTE: usize = 8 + KERNELS_MAX * HASH;
 
 /// The file as its process writes it; without a file nothing is noted.
 #[derive(Debug)]
-pub(crate) struct RunningKernels(Option<File>);
+pub struct RunningKernels(Option<File>);
 
 impl RunningKernels {
-    pub(crate) fn new(file: Option<File>) -> Self {
+    /// Writes to this file from now on.
+    pub fn new(file: Option<File>) -> Self {
         Self(file)
     }
 
     /// Notes that a slice with kernels of these sources is about to be submitted.
-    pub(crate) fn begins<'a>(&self, number: u32, sources: impl ExactSizeIterator<Item = &'a [u8; HASH]>) {
+    pub fn begins<'a>(&self, number: u32, sources: impl ExactSizeIterator<Item = &'a [u8; HASH]>) {
         let mut note = Vec::with_capacity(NOTE);
         note.extend(number.to_le_bytes());
         let noted = sources.take(KERNELS_MAX);
@@ -35,7 +36,7 @@ impl RunningKernels {
     }
 
     /// Notes that it is done.
-    pub(crate) fn ends(&self, number: u32) {
+    pub fn ends(&self, number: u32) {
         self.write(number, &[0; 8]);
     }
 
@@ -91,4 +92,23 @@ pub fn longest_running(file: &File) -> Vec<[u8; HASH]> {
         (number > 0).then(|| (number, hashes.as_chunks::<HASH>().0.iter().take(count).copied().collect::<Vec<_>>()))
     });
     slots.min_by_key(|(number, _)| *number).map(|(_, hashes)| hashes).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_slice_on_the_gpu_is_read_as_it_was_noted_until_it_ends() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(longest_running(&file).is_empty());
+        let notes = RunningKernels::new(Some(file.try_clone().unwrap()));
+        notes.begins(1, [[1; HASH], [2; HASH]].iter());
+        notes.begins(2, [[3; HASH]].iter());
+        assert_eq!(longest_running(&file), [[1; HASH], [2; HASH]]);
+        notes.ends(1);
+        assert_eq!(longest_running(&file), [[3; HASH]]);
+        notes.ends(2);
+        assert!(longest_running(&file).is_empty());
+    }
 }

@@ -1,4 +1,5 @@
-//! The holder's side of a lease on the GPU: when the GPU thread may submit, and what it says to the arbiter. Pure.
+//! A lease on a shared GPU: the messages between its holder and the arbiter, and the holder's side, which tells when the
+//! GPU thread may submit and what it says. Pure.
 //!
 //! ```text
 //!            work, say Want             Granted                  AskedBack
@@ -13,9 +14,7 @@
 //! Invariant: nothing is submitted but between a Granted and the Release of the same epoch.
 
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
 
 /// Number of a grant; the first is 1.
 pub type Epoch = u64;
@@ -56,24 +55,6 @@ pub enum ArbiterMessage {
         /// The grant it is about.
         epoch: Epoch,
     },
-}
-
-/// A connection to an arbiter.
-pub struct ArbiterLink {
-    /// What the arbiter says.
-    pub messages: mpsc::Receiver<ArbiterMessage>,
-    /// Sends something to it; must not wait.
-    pub send: Box<dyn FnMut(HolderMessage) + Send>,
-    /// What to do when the device is lost.
-    pub on_loss: Arc<dyn Fn() + Send + Sync>,
-    /// Where to note what runs ([`crate::running_kernels`]).
-    pub notes: Option<std::fs::File>,
-}
-
-impl std::fmt::Debug for ArbiterLink {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ArbiterLink")
-    }
 }
 
 /// Whether a slice that is expected to take `next_ns` may be submitted behind slices that were expected to take
