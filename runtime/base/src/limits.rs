@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 /// A limit as the table describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Described {
+pub struct LimitSpec {
     /// Its name, which ends in its unit.
     pub name: &'static str,
     /// What holds where nobody says otherwise.
@@ -100,8 +100,8 @@ macro_rules! limits {
         }
 
         /// The table.
-        pub const TABLE: &[Described] = &[
-            $( Described { name: stringify!($name), default: $default, least: $least, most: $most }, )*
+        pub const TABLE: &[LimitSpec] = &[
+            $( LimitSpec { name: stringify!($name), default: $default, least: $least, most: $most }, )*
         ];
     };
 }

@@ -35,7 +35,7 @@ impl TenantRecord {
 
 /// A tenant that is gone. Its name is never given again: bills and audit entries go by it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct GoneRecord {
+pub struct DeletedTenantRecord {
     /// When it was deleted.
     pub deleted: jiff::Timestamp,
 }

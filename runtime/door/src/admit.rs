@@ -15,7 +15,7 @@ use gannet_base::identity::Caller;
 use gannet_base::quota::account::CountGuard;
 use gannet_base::quota::address::AnonymousCallers;
 use gannet_base::quota::permits::{NoPermit, ServerPermits, until};
-use gannet_base::quota::rate::{Rate, RateExceeded, Standing};
+use gannet_base::quota::rate::{Rate, RateExceeded, RateRemaining};
 use gannet_base::refusal::{Blame, Kind, Refusal};
 use gannet_fleet::admitted::{Admitted, Permits, Target};
 use gannet_fleet::inbound::{Inbound, discard_rest};
@@ -108,7 +108,7 @@ impl Admit {
         inbound: &mut Inbound,
         caller: &Caller,
         target: &Target,
-    ) -> Result<(Admitted, Rate, Standing), Refusal> {
+    ) -> Result<(Admitted, Rate, RateRemaining), Refusal> {
         let began = Instant::now();
         let limits = &target.version.limits;
         if let Err(error) = inbound.check_length(limits.body_mib.saturating_mul(1 << 20)) {
@@ -134,7 +134,7 @@ impl Admit {
         client: IpAddr,
         target: &Target,
         now: Instant,
-    ) -> Result<(Rate, Standing), AdmitError> {
+    ) -> Result<(Rate, RateRemaining), AdmitError> {
         let limits = &target.tenant.limits;
         let anonymous = match caller {
             Caller::Anonymous => true,

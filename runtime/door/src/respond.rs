@@ -8,7 +8,7 @@ use bytes::Bytes;
 use gannet_base::body::{self, ResponseBody};
 use gannet_base::headers::{ERROR, REQUEST_ID};
 use gannet_base::names::RequestId;
-use gannet_base::quota::rate::{Rate, Standing};
+use gannet_base::quota::rate::{Rate, RateRemaining};
 use gannet_base::refusal::{Blame, Kind, Refusal, Retry};
 use gannet_fleet::pool::Failed;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
@@ -97,7 +97,7 @@ pub fn refuse(refusal: &Refusal, request: RequestId) -> Response<ResponseBody> {
         }
         Retry::Rate(exceeded) => {
             headers.insert(http::header::RETRY_AFTER, HeaderValue::from(seconds(exceeded.wait)));
-            rate_headers(headers, exceeded.rate, Standing { left: 0, full_in: exceeded.wait });
+            rate_headers(headers, exceeded.rate, RateRemaining { left: 0, full_in: exceeded.wait });
         }
     }
     if let Some(allow) = refusal.allow.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
@@ -142,7 +142,7 @@ pub fn refuse_openai(refusal: &Refusal, request: RequestId) -> Response<Response
 
 /// Says how a rate stands (draft-ietf-httpapi-ratelimit-headers-10): the burst and the time in which it comes back, what is
 /// left of it and when all of it is there again.
-pub fn rate_headers(headers: &mut HeaderMap, rate: Rate, standing: Standing) {
+pub fn rate_headers(headers: &mut HeaderMap, rate: Rate, standing: RateRemaining) {
     let window = rate.burst.div_ceil(rate.per_s.max(1)).max(1);
     let policy = format!("\"requests\";q={};w={window}", rate.burst);
     let state = format!("\"requests\";r={};t={}", standing.left, seconds(standing.full_in));

@@ -52,7 +52,7 @@ pub enum Destination {
 }
 
 /// A function as a request names it.
-struct Named<'a> {
+struct NamedFunction<'a> {
     tenant: &'a str,
     function: &'a str,
     tag: Option<&'a str>,
@@ -61,21 +61,21 @@ struct Named<'a> {
 }
 
 /// The function that a path names after `/f/`.
-fn by_path(rest: &str) -> Named<'_> {
+fn by_path(rest: &str) -> NamedFunction<'_> {
     let mut parts = rest.splitn(3, '/');
     let (tenant, name, path) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next());
     let (function, tag) = name.split_once('@').map_or((name, None), |(function, tag)| (function, Some(tag)));
-    Named { tenant, function, tag, path, style: Style::Path }
+    NamedFunction { tenant, function, tag, path, style: Style::Path }
 }
 
 /// The function that a host names.
-fn by_host<'a>(host: &'a str, domain: &str, path: &'a str) -> Option<Named<'a>> {
+fn by_host<'a>(host: &'a str, domain: &str, path: &'a str) -> Option<NamedFunction<'a>> {
     let label = host.strip_suffix(domain)?.strip_suffix('.')?;
     let (function, tenant) = label.split_once("--")?;
-    Some(Named { tenant, function, tag: None, path: path.strip_prefix('/'), style: Style::Host })
+    Some(NamedFunction { tenant, function, tag: None, path: path.strip_prefix('/'), style: Style::Host })
 }
 
-fn named<'a>(inbound: &'a Inbound, host: &'a str, file: &ServerFile) -> Option<Named<'a>> {
+fn named<'a>(inbound: &'a Inbound, host: &'a str, file: &ServerFile) -> Option<NamedFunction<'a>> {
     if inbound.listener == Listener::Admin {
         return None;
     }
@@ -159,7 +159,7 @@ pub fn by_model(
     caller: &Caller,
     snapshot: &Snapshot,
 ) -> Result<Target, RouteError> {
-    let named = Named { tenant, function, tag, path: Some(path), style: Style::Path };
+    let named = NamedFunction { tenant, function, tag, path: Some(path), style: Style::Path };
     target(&named, inbound, caller, snapshot)
 }
 
@@ -168,7 +168,12 @@ fn nothing(caller: &Caller) -> AccessError {
     if *caller == Caller::Anonymous { AccessError::KeyNeeded } else { AccessError::NotFound }
 }
 
-fn target(named: &Named<'_>, inbound: &Inbound, caller: &Caller, snapshot: &Snapshot) -> Result<Target, RouteError> {
+fn target(
+    named: &NamedFunction<'_>,
+    inbound: &Inbound,
+    caller: &Caller,
+    snapshot: &Snapshot,
+) -> Result<Target, RouteError> {
     check_segments(match named.style {
         Style::Path => inbound.parts.uri.path().strip_prefix("/f/").unwrap_or_default(),
         Style::Host => named.path.unwrap_or_default(),
@@ -205,7 +210,7 @@ fn target(named: &Named<'_>, inbound: &Inbound, caller: &Caller, snapshot: &Snap
     Ok(Target { tenant, function, version, path, style: named.style })
 }
 
-fn choose<'a>(function: &'a Function, named: &Named<'_>, inbound: &Inbound) -> Option<&'a Arc<Version>> {
+fn choose<'a>(function: &'a Function, named: &NamedFunction<'_>, inbound: &Inbound) -> Option<&'a Arc<Version>> {
     let sent = &inbound.parts.headers;
     let tag = named.tag.or_else(|| sent.get(headers::TAG)?.to_str().ok());
     match tag {

@@ -7,7 +7,7 @@
 //! deploy takes says nothing about others' uploads.
 
 use crate::arbiter::{Arbiter, Ends};
-use crate::gpus::{Place, Served, candidates};
+use crate::gpus::{GpuSlot, SlotId, candidates};
 use gannet_base::hop::build::{BuildOrder, Built, InitOrder, RejectCode, Rejected, Stage};
 use gannet_base::names::TenantName;
 use gannet_base::quota::permits::ServerPermits;
@@ -51,7 +51,7 @@ const REPORT_BYTES_MAX: u64 = 64 << 20;
 
 /// What is to be built.
 #[derive(Debug)]
-pub struct Wanted {
+pub struct BuildRequest {
     /// The name of what is built.
     name: String,
     digest: String,
@@ -60,7 +60,7 @@ pub struct Wanted {
     init: Option<(InitOrder, Vec<PathBuf>)>,
 }
 
-impl Wanted {
+impl BuildRequest {
     /// What a version needs, whose component lies there.
     pub fn of(store: &Store, tenant: &TenantName, record: &VersionRecord, component: &Path) -> Self {
         let manifest = &record.manifest;
@@ -107,7 +107,7 @@ impl From<io::Error> for BuildError {
     }
 }
 
-type BuildKey = (TenantName, String, Option<Place>);
+type BuildKey = (TenantName, String, Option<SlotId>);
 
 /// See the module.
 #[derive(Debug)]
@@ -115,13 +115,13 @@ pub struct Builder {
     spawner: Spawner,
     store: Arc<Store>,
     arbiter: Arc<Arbiter>,
-    gpus: Arc<Vec<Served>>,
+    gpus: Arc<Vec<GpuSlot>>,
     wasi_http_0_3: bool,
     places: Arc<ServerPermits>,
     /// How many builds of each tenant run or wait.
-    of_tenants: Counts,
+    of_tenants: TenantCounts,
     /// How many uploads of each tenant are being received or built.
-    uploads: Counts,
+    uploads: TenantCounts,
     /// What was built in this run, so that the same bytes are not built twice for one tenant.
     done: Mutex<HashMap<BuildKey, Built>>,
 }
@@ -132,7 +132,7 @@ impl Builder {
         spawner: Spawner,
         store: Arc<Store>,
         arbiter: Arc<Arbiter>,
-        gpus: Arc<Vec<Served>>,
+        gpus: Arc<Vec<GpuSlot>>,
         wasi_http_0_3: bool,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -142,8 +142,8 @@ impl Builder {
             gpus,
             wasi_http_0_3,
             places: ServerPermits::new(BUILDS_MAX, WAITING_MAX),
-            of_tenants: Counts::default(),
-            uploads: Counts::default(),
+            of_tenants: TenantCounts::default(),
+            uploads: TenantCounts::default(),
             done: Mutex::default(),
         })
     }
@@ -152,14 +152,19 @@ impl Builder {
     ///
     /// A build that has begun runs to its end or its limit, even if whoever asked leaves: the child is bounded
     /// by this side, and the next one to ask finds it built.
-    pub async fn build(self: &Arc<Self>, tenant: &TenantName, wanted: Wanted) -> Result<Built, BuildError> {
+    pub async fn build(self: &Arc<Self>, tenant: &TenantName, wanted: BuildRequest) -> Result<Built, BuildError> {
         let place = candidates(&self.gpus, &wanted.classes).concat().first().copied();
         let (builder, tenant) = (Arc::clone(self), tenant.clone());
         let building = tokio::spawn(async move { builder.build_here(&tenant, wanted, place).await });
         building.await.map_err(|error| BuildError::Failed(error.to_string()))?
     }
 
-    async fn build_here(&self, tenant: &TenantName, wanted: Wanted, place: Option<Place>) -> Result<Built, BuildError> {
+    async fn build_here(
+        &self,
+        tenant: &TenantName,
+        wanted: BuildRequest,
+        place: Option<SlotId>,
+    ) -> Result<Built, BuildError> {
         let key = (tenant.clone(), wanted.name.clone(), place);
         let compiled = self.store.files().compiled(tenant, &wanted.name);
         let known = self.done.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
@@ -189,7 +194,7 @@ impl Builder {
 
     /// Lets a tenant send a component, as long as the guard is there: what is on its way lies on the disk, and counts for
     /// no other limit yet.
-    pub fn receiving(&self, tenant: &TenantName) -> Result<Counted, BuildError> {
+    pub fn receiving(&self, tenant: &TenantName) -> Result<TenantCountGuard, BuildError> {
         count(&self.uploads, tenant)
     }
 
@@ -200,7 +205,7 @@ impl Builder {
         }
         if !version.compiled.exists() {
             let component = self.store.files().component(&version.tenant, &version.record.digest);
-            let wanted = Wanted::of(&self.store, &version.tenant, &version.record, &component);
+            let wanted = BuildRequest::of(&self.store, &version.tenant, &version.record, &component);
             self.build(&version.tenant, wanted).await?;
         }
         version.built.store(true, Ordering::Relaxed);
@@ -210,10 +215,10 @@ impl Builder {
     async fn run(
         &self,
         tenant: &TenantName,
-        wanted: &Wanted,
+        wanted: &BuildRequest,
         component: File,
         assets: Vec<File>,
-        served: Option<&Served>,
+        served: Option<&GpuSlot>,
     ) -> Result<Built, BuildError> {
         let gpu = served.and_then(|served| Some((served.place, served.gpu.as_ref()?.index)));
         let files = self.store.files();
@@ -287,26 +292,26 @@ impl Builder {
     }
 }
 
-type Counts = Arc<Mutex<HashMap<TenantName, usize>>>;
+type TenantCounts = Arc<Mutex<HashMap<TenantName, usize>>>;
 
 /// One of a tenant's builds or uploads, until it is dropped.
 #[derive(Debug)]
-pub struct Counted {
-    counts: Counts,
+pub struct TenantCountGuard {
+    counts: TenantCounts,
     tenant: TenantName,
 }
 
-fn count(of: &Counts, tenant: &TenantName) -> Result<Counted, BuildError> {
+fn count(of: &TenantCounts, tenant: &TenantName) -> Result<TenantCountGuard, BuildError> {
     let mut counts = of.lock().unwrap_or_else(PoisonError::into_inner);
     let count = counts.entry(tenant.clone()).or_default();
     if *count >= TENANT_MAX {
         return Err(BuildError::TenantBusy);
     }
     *count += 1;
-    Ok(Counted { counts: Arc::clone(of), tenant: tenant.clone() })
+    Ok(TenantCountGuard { counts: Arc::clone(of), tenant: tenant.clone() })
 }
 
-impl Drop for Counted {
+impl Drop for TenantCountGuard {
     fn drop(&mut self) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.tenant) {

@@ -9,7 +9,9 @@ use gannet_state::config::{ConfigError, ServerFile};
 use serde::Serialize;
 
 /// Number of a place.
-pub type Place = usize;
+pub type SlotId = usize;
+/// The same.
+pub type Place = SlotId;
 
 /// What a device is taken to take on a GPU whose driver does not tell.
 const CONTEXT_BYTES: u64 = 512 << 20;
@@ -18,9 +20,9 @@ const CONTEXTS_PART: u64 = 2;
 
 /// One place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Served {
+pub struct GpuSlot {
     /// Its number.
-    pub place: Place,
+    pub place: SlotId,
     /// The GPU, if there is one.
     #[serde(flatten)]
     pub gpu: Option<Gpu>,
@@ -33,7 +35,7 @@ pub struct Served {
 }
 
 /// The places, in order of preference: those of the file, else all real GPUs, else the software ones.
-pub fn places(found: &[Gpu], file: &ServerFile) -> Result<Vec<Served>, ConfigError> {
+pub fn places(found: &[Gpu], file: &ServerFile) -> Result<Vec<GpuSlot>, ConfigError> {
     let usual = |gpu: &Gpu| (gpu.clone(), gpu.class.clone(), file.spares, file.workers_max, None);
     let real: Vec<_> = found.iter().filter(|gpu| !gpu.software).map(usual).collect();
     let chosen = if file.gpus.is_empty() {
@@ -50,19 +52,19 @@ pub fn places(found: &[Gpu], file: &ServerFile) -> Result<Vec<Served>, ConfigErr
         }
         chosen
     };
-    let mut places: Vec<Served> = (0..)
+    let mut places: Vec<GpuSlot> = (0..)
         .zip(chosen)
         .map(|(place, (mut gpu, class, spares, workers_max, memory_mib))| {
             if let Some(memory_mib) = memory_mib {
                 gpu.memory_bytes = memory_mib << 20;
             }
             let workers_max = workers_max.min(room(&gpu));
-            Served { place, gpu: Some(gpu), class, spares: spares.min(workers_max), workers_max }
+            GpuSlot { place, gpu: Some(gpu), class, spares: spares.min(workers_max), workers_max }
         })
         .collect();
     if places.is_empty() {
         let (spares, workers_max) = (file.spares, file.workers_max);
-        places.push(Served { place: 0, gpu: None, class: "none".into(), spares, workers_max });
+        places.push(GpuSlot { place: 0, gpu: None, class: "none".into(), spares, workers_max });
     }
     Ok(places)
 }
@@ -77,7 +79,7 @@ fn room(gpu: &Gpu) -> usize {
 }
 
 /// The places that a function may run in, in its order of preference; those in one group are equally good.
-pub fn candidates(places: &[Served], classes: &[String]) -> Vec<Vec<Place>> {
+pub fn candidates(places: &[GpuSlot], classes: &[String]) -> Vec<Vec<SlotId>> {
     let of = |class: &String| {
         let fit = places.iter().filter(|served| class == ANY_CLASS || served.class == *class);
         fit.map(|served| served.place).collect::<Vec<_>>()

@@ -2,7 +2,7 @@
 //!
 //! Lines come from workers in frames and are believed in nothing but their text: the version decides
 //! which function they belong to, and a worker can only name versions that were loaded into it
-//! ([`Names`]).
+//! ([`VersionOwners`]).
 
 use gannet_base::hop::{LogFrame, LogStream, VersionKey};
 use gannet_base::names::{FunctionName, RequestId, TenantName};
@@ -19,8 +19,7 @@ const FOLLOW_CAPACITY: usize = 1024;
 
 /// A line of log.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
-#[schema(as = LogLine)]
-pub struct Line {
+pub struct LogLine {
     /// When it arrived, RFC 3339.
     #[schema(value_type = String, format = DateTime)]
     pub time: jiff::Timestamp,
@@ -38,9 +37,9 @@ pub struct Line {
 
 #[derive(Debug)]
 struct Ring {
-    lines: VecDeque<Line>,
+    lines: VecDeque<LogLine>,
     bytes: usize,
-    followers: broadcast::Sender<Line>,
+    followers: broadcast::Sender<LogLine>,
 }
 
 impl Default for Ring {
@@ -49,37 +48,42 @@ impl Default for Ring {
     }
 }
 
-type Name = (TenantName, FunctionName);
+type FunctionId = (TenantName, FunctionName);
 /// The versions that one worker was given, and whose they are.
-pub type Names = Mutex<HashMap<VersionKey, Name>>;
+pub type VersionOwners = Mutex<HashMap<VersionKey, FunctionId>>;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Logs {
-    rings: Mutex<HashMap<Name, Ring>>,
+    rings: Mutex<HashMap<FunctionId, Ring>>,
 }
 
 impl Logs {
-    fn add(&self, frame: LogFrame, names: &Names) {
-        let name = names.lock().unwrap_or_else(PoisonError::into_inner).get(&frame.version).cloned();
+    fn add(&self, frame: LogFrame, owners: &VersionOwners) {
+        let name = owners.lock().unwrap_or_else(PoisonError::into_inner).get(&frame.version).cloned();
         let Some(name) = name else { return };
         let lost = (frame.lost > 0).then_some(frame.lost);
-        let line =
-            Line { time: jiff::Timestamp::now(), request: frame.request, stream: frame.stream, text: frame.text, lost };
+        let line = LogLine {
+            time: jiff::Timestamp::now(),
+            request: frame.request,
+            stream: frame.stream,
+            text: frame.text,
+            lost,
+        };
         let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
         let ring = rings.entry(name).or_default();
-        ring.bytes += line.text.len() + size_of::<Line>();
+        ring.bytes += line.text.len() + size_of::<LogLine>();
         // Nobody may be following.
         let _ = ring.followers.send(line.clone());
         ring.lines.push_back(line);
         while ring.bytes > KEPT_BYTES_MAX {
             let Some(oldest) = ring.lines.pop_front() else { break };
-            ring.bytes -= oldest.text.len() + size_of::<Line>();
+            ring.bytes -= oldest.text.len() + size_of::<LogLine>();
         }
     }
 
     /// The lines kept of a function, and those to come.
-    pub fn read(&self, tenant: &TenantName, function: &FunctionName) -> (Vec<Line>, broadcast::Receiver<Line>) {
+    pub fn read(&self, tenant: &TenantName, function: &FunctionName) -> (Vec<LogLine>, broadcast::Receiver<LogLine>) {
         let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
         let ring = rings.entry((tenant.clone(), function.clone())).or_default();
         (ring.lines.iter().cloned().collect(), ring.followers.subscribe())
@@ -97,8 +101,8 @@ impl Logs {
 }
 
 /// Reads a worker's log lines until its socket closes.
-pub async fn collect(logs: Arc<Logs>, socket: Channel, names: Arc<Names>) {
+pub async fn collect(logs: Arc<Logs>, socket: Channel, owners: Arc<VersionOwners>) {
     while let Ok((frame, _)) = socket.receive::<LogFrame>().await {
-        logs.add(frame, &names);
+        logs.add(frame, &owners);
     }
 }

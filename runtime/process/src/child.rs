@@ -2,7 +2,7 @@
 //! descriptors, ties its life to its parent's and confines itself.
 
 use crate::confine;
-use crate::confine::Refused;
+use crate::confine::ConfineError;
 use gannet_base::hop::Confinement;
 use gannet_base::manifest::ASSETS_MAX;
 use rustix::process::Signal;
@@ -74,10 +74,10 @@ pub struct Child {
 impl Child {
     /// Takes over the process. Call it first in `main`, while there is one thread: a thread that
     /// exists before Landlock is applied stays free.
-    pub fn enter(role: Role) -> Result<Self, Refused> {
+    pub fn enter(role: Role) -> Result<Self, ConfineError> {
         // If the parent is gone already, this process has been adopted and must not linger.
         let parent = rustix::process::getppid();
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(Refused::system("prctl"))?;
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(ConfineError::system("prctl"))?;
         if rustix::process::getppid() != parent {
             std::process::exit(1);
         }

@@ -57,30 +57,30 @@ const DEVICES: [&str; 7] =
 /// Why a child could not be confined.
 #[derive(Debug, thiserror::Error)]
 #[error("{layer}: {cause}")]
-pub struct Refused {
+pub struct ConfineError {
     layer: &'static str,
     cause: String,
 }
 
-impl Refused {
+impl ConfineError {
     pub(crate) fn system<E: std::fmt::Display>(layer: &'static str) -> impl FnOnce(E) -> Self {
         move |error| Self { layer, cause: error.to_string() }
     }
 }
 
 /// Closes every descriptor from `first` on.
-pub(crate) fn close_from(first: i32) -> Result<(), Refused> {
+pub(crate) fn close_from(first: i32) -> Result<(), ConfineError> {
     let first = u32::try_from(first).unwrap_or(3);
     // SAFETY: closes descriptors that nothing in this process owns yet; called first in `main`.
     let result = unsafe { libc::close_range(first, u32::MAX, 0) };
-    if result == 0 { Ok(()) } else { Err(Refused::system("close_range")(std::io::Error::last_os_error())) }
+    if result == 0 { Ok(()) } else { Err(ConfineError::system("close_range")(std::io::Error::last_os_error())) }
 }
 
 /// Applies layers 1 to 4.
-pub(crate) fn before_drivers(home: &Path, user: Option<u32>) -> Result<Confinement, Refused> {
+pub(crate) fn before_drivers(home: &Path, user: Option<u32>) -> Result<Confinement, ConfineError> {
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-        .map_err(Refused::system("not dumpable"))?;
-    rustix::thread::set_no_new_privs(true).map_err(Refused::system("no new privileges"))?;
+        .map_err(ConfineError::system("not dumpable"))?;
+    rustix::thread::set_no_new_privs(true).map_err(ConfineError::system("no new privileges"))?;
     limit(Resource::Core, 0)?;
     limit(Resource::Nofile, FILES_MAX)?;
     limit(Resource::Fsize, FILE_BYTES_MAX)?;
@@ -89,33 +89,33 @@ pub(crate) fn before_drivers(home: &Path, user: Option<u32>) -> Result<Confineme
     // SAFETY: sets a flag of this process, with the arguments that prctl(2) wants.
     unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
     // A session of its own: no terminal that it could type into.
-    rustix::process::setsid().map_err(Refused::system("setsid"))?;
+    rustix::process::setsid().map_err(ConfineError::system("setsid"))?;
     limit(Resource::Data, DATA_BYTES_MAX)?;
     let own_user = match user {
         Some(user) => become_user(user)?,
         None => false,
     };
-    let landlock = landlock(home).map_err(Refused::system("landlock"))?;
+    let landlock = landlock(home).map_err(ConfineError::system("landlock"))?;
     // setuid makes a process undumpable or not by a sysctl; we want it undumpable.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-        .map_err(Refused::system("not dumpable"))?;
+        .map_err(ConfineError::system("not dumpable"))?;
     if own_user {
         // Changing users clears the parent-death signal.
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-            .map_err(Refused::system("parent death signal"))?;
+            .map_err(ConfineError::system("parent death signal"))?;
     }
     let own_folder = std::fs::read_dir(home).is_ok();
     Ok(Confinement { own_user, landlock, seccomp: false, own_folder })
 }
 
-fn limit(resource: Resource, value: u64) -> Result<(), Refused> {
+fn limit(resource: Resource, value: u64) -> Result<(), ConfineError> {
     let old = rustix::process::getrlimit(resource);
     let value = old.maximum.map_or(value, |hard| hard.min(value));
     let new = Rlimit { current: Some(value), maximum: Some(value) };
-    rustix::process::setrlimit(resource, new).map_err(Refused::system("resource limit"))
+    rustix::process::setrlimit(resource, new).map_err(ConfineError::system("resource limit"))
 }
 
-fn become_user(user: u32) -> Result<bool, Refused> {
+fn become_user(user: u32) -> Result<bool, ConfineError> {
     let groups = device_groups();
     // SAFETY: plain system calls on this single-threaded process. glibc's wrappers, not the raw
     // calls, because they also hold for threads that come later.
@@ -125,7 +125,7 @@ fn become_user(user: u32) -> Result<bool, Refused> {
             || libc::setresuid(user, user, user) != 0
     };
     if failed {
-        return Err(Refused::system("own user")(std::io::Error::last_os_error()));
+        return Err(ConfineError::system("own user")(std::io::Error::last_os_error()));
     }
     Ok(true)
 }
@@ -172,9 +172,9 @@ fn landlock(home: &Path) -> Result<bool, landlock::RulesetError> {
 }
 
 /// Applies layer 5 to all threads of the process. Call it when the driver and the runtime are up.
-pub fn after_drivers(confinement: &mut Confinement) -> Result<(), Refused> {
-    let filter = syscalls::filter().map_err(Refused::system("seccomp"))?;
-    seccompiler::apply_filter_all_threads(&filter).map_err(Refused::system("seccomp"))?;
+pub fn after_drivers(confinement: &mut Confinement) -> Result<(), ConfineError> {
+    let filter = syscalls::filter().map_err(ConfineError::system("seccomp"))?;
+    seccompiler::apply_filter_all_threads(&filter).map_err(ConfineError::system("seccomp"))?;
     confinement.seccomp = true;
     Ok(())
 }

@@ -7,8 +7,8 @@
 use crate::ledger::Ledger;
 use gannet_base::bill::outbound::OutboundUse;
 use gannet_base::bill::price::Price;
-use gannet_base::bill::{GpuClock, Line, Receipt, StartKind};
-use gannet_base::hop::Work;
+use gannet_base::bill::{GpuClock, LedgerLine, Receipt, StartKind};
+use gannet_base::hop::WorkReport;
 use gannet_base::names::{FunctionName, RequestId, TenantName};
 use gannet_base::quota::account::Account;
 use gannet_base::refusal::Blame;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 const DETAIL_CHARACTERS_MAX: usize = 2000;
 
 #[derive(Debug)]
-struct Open {
+struct OpenTab {
     opened: Instant,
     /// When the worker had done its part.
     ended: Option<Instant>,
@@ -33,7 +33,7 @@ struct Open {
 #[derive(Debug)]
 pub struct Tab {
     /// Taken when it is closed.
-    open: Option<Box<Open>>,
+    open: Option<Box<OpenTab>>,
     account: Arc<Account>,
     ledger: Arc<Ledger>,
 }
@@ -49,7 +49,7 @@ impl Tab {
         version: u32,
     ) -> Self {
         let receipt = Receipt::open(request, tenant, function, version, Price::default());
-        let open = Open { opened: Instant::now(), ended: None, unbilled: Duration::ZERO, receipt, outbound: None };
+        let open = OpenTab { opened: Instant::now(), ended: None, unbilled: Duration::ZERO, receipt, outbound: None };
         Self { open: Some(Box::new(open)), account: Arc::clone(account), ledger: Arc::clone(ledger) }
     }
 
@@ -80,7 +80,7 @@ impl Tab {
     }
 
     /// Adds the work that the worker reported.
-    pub fn work(&mut self, work: &Work, claim_us: u64) {
+    pub fn work(&mut self, work: &WorkReport, claim_us: u64) {
         if let Some(open) = &mut self.open {
             open.ended = Some(Instant::now());
         }
@@ -91,7 +91,7 @@ impl Tab {
             receipt.guest_us = work.guest_ns / 1000;
             receipt.gpu_wait_us = work.waited_ns / 1000;
             receipt.io_us = work.io_ns / 1000;
-            // Beside what an earlier worker of this request has used.
+            // Added to what an earlier worker of this request has used.
             receipt.gpu_ns += work.gpu_ns;
             receipt.slices = work.slices;
             receipt.gpu_memory_peak_bytes = work.gpu_memory_peak;
@@ -138,7 +138,7 @@ impl Drop for Tab {
     fn drop(&mut self) {
         self.count_outbound(None);
         if let Some(open) = self.open.take() {
-            let Open { opened, ended, mut receipt, .. } = *open;
+            let OpenTab { opened, ended, mut receipt, .. } = *open;
             receipt.wall_us = receipt.admit_us.saturating_add(microseconds(opened));
             receipt.respond_us = ended.map_or(0, microseconds);
             if receipt.status == 0 && receipt.error.is_none() {
@@ -153,7 +153,7 @@ impl Drop for Tab {
             receipt.charge();
             // What was sent out has been counted as it went.
             self.account.add(receipt.time, receipt.gpu_ns, 0, receipt.micro_units());
-            self.ledger.write(Line::Request(Box::new(receipt)));
+            self.ledger.write(LedgerLine::Request(Box::new(receipt)));
         }
     }
 }

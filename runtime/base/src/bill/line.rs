@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// GPU memory that was kept for a function while nobody called it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Resident {
+pub struct ResidentMemory {
     /// The line's own id.
     pub id: RequestId,
     /// Whose.
@@ -33,14 +33,14 @@ pub struct Resident {
 /// A line of the ledger.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Line {
+pub enum LedgerLine {
     /// An admitted request.
     Request(Box<Receipt>),
     /// Memory kept.
-    Resident(Resident),
+    Resident(ResidentMemory),
 }
 
-impl Line {
+impl LedgerLine {
     /// Its id, by which it is counted once.
     pub fn id(&self) -> RequestId {
         match self {

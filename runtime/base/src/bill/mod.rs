@@ -6,5 +6,5 @@ pub mod line;
 pub mod usage;
 pub mod outbound;
 
-pub use line::{Line, Resident};
+pub use line::{LedgerLine, ResidentMemory};
 pub use receipt::{GpuClock, Receipt, StartKind};

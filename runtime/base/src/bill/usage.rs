@@ -5,7 +5,7 @@
 //! Invariants: each line counts once, however often it is read and in whatever order; every sum of rows is the sum of the
 //! lines' own whole numbers.
 
-use crate::bill::Line;
+use crate::bill::LedgerLine;
 use crate::bill::price::Price;
 use crate::names::{FunctionName, RequestId, TenantName};
 use crate::time::{Day, day_of};
@@ -87,9 +87,9 @@ impl Sums {
 }
 
 /// The row that a line counts in, and what it adds.
-fn row_of(line: &Line) -> (UsageKey, Sums) {
+fn row_of(line: &LedgerLine) -> (UsageKey, Sums) {
     match line {
-        Line::Request(receipt) => (
+        LedgerLine::Request(receipt) => (
             UsageKey {
                 tenant: receipt.tenant.clone(),
                 day: day_of(receipt.time),
@@ -112,7 +112,7 @@ fn row_of(line: &Line) -> (UsageKey, Sums) {
                 ..Sums::default()
             },
         ),
-        Line::Resident(resident) => (
+        LedgerLine::Resident(resident) => (
             UsageKey {
                 tenant: resident.tenant.clone(),
                 day: day_of(resident.time),
@@ -139,7 +139,7 @@ pub struct Rollup {
 
 impl Rollup {
     /// Counts a line, unless it was counted before.
-    pub fn count(&mut self, line: &Line) {
+    pub fn count(&mut self, line: &LedgerLine) {
         if self.seen.insert(line.id()) {
             let (key, sums) = row_of(line);
             self.rows.entry(key).or_default().add(&sums);
@@ -167,11 +167,11 @@ impl Rollup {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::bill::{Receipt, Resident};
+    use crate::bill::{Receipt, ResidentMemory};
     use crate::refusal::Blame;
     use proptest::prelude::*;
 
-    fn line(which: u8, gpu_ns: u64, guest_us: u64, second: i64, platform: bool) -> Line {
+    fn line(which: u8, gpu_ns: u64, guest_us: u64, second: i64, platform: bool) -> LedgerLine {
         let (tenant, function) =
             (TenantName::new(["a", "b"][usize::from(which % 2)]).unwrap(), FunctionName::new("f").unwrap());
         let price = Price { gpu_micro_units_per_s: 700, cpu_micro_units_per_s: 21, resident_micro_units_per_gib_s: 9 };
@@ -180,7 +180,7 @@ mod tests {
             let (bytes, span_ms, version) = (gpu_ns, 60_000, 1);
             let micro_units = price.of_memory(u128::from(bytes) * 60);
             let id = RequestId::new();
-            return Line::Resident(Resident {
+            return LedgerLine::Resident(ResidentMemory {
                 id,
                 tenant,
                 function,
@@ -197,13 +197,13 @@ mod tests {
         (receipt.gpu_ns, receipt.guest_us, receipt.time) = (gpu_ns, guest_us, time);
         receipt.fault = platform.then_some(Blame::Platform);
         receipt.charge();
-        Line::Request(Box::new(receipt))
+        LedgerLine::Request(Box::new(receipt))
     }
 
-    fn cost(line: &Line) -> u64 {
+    fn cost(line: &LedgerLine) -> u64 {
         match line {
-            Line::Request(receipt) => receipt.micro_units(),
-            Line::Resident(resident) => resident.micro_units,
+            LedgerLine::Request(receipt) => receipt.micro_units(),
+            LedgerLine::Resident(resident) => resident.micro_units,
         }
     }
 
@@ -225,7 +225,7 @@ mod tests {
             let invoice: u64 = once.rows().map(|(_, sums)| sums.micro_units()).sum();
             prop_assert_eq!(invoice, lines.iter().map(cost).sum::<u64>());
             let requests: u64 = once.rows().map(|(_, sums)| sums.requests).sum();
-            prop_assert_eq!(requests, lines.iter().filter(|line| matches!(line, Line::Request(_))).count() as u64);
+            prop_assert_eq!(requests, lines.iter().filter(|line| matches!(line, LedgerLine::Request(_))).count() as u64);
         }
     }
 }

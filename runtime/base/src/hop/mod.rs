@@ -171,13 +171,13 @@ pub enum FromWorker {
         /// The request.
         request: crate::names::RequestId,
         /// What it took.
-        work: Work,
+        work: WorkReport,
     },
 }
 
 /// What a request took inside its worker. Nanoseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Work {
+pub struct WorkReport {
     /// From the request's arrival in the worker to the first guest instruction.
     pub start_ns: u64,
     /// CPU time of the guest.
@@ -202,6 +202,9 @@ pub struct Work {
     /// Why the guest failed.
     pub fault: Option<Fault>,
 }
+
+/// The same.
+pub type Work = WorkReport;
 
 /// Why a guest failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

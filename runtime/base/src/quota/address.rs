@@ -2,7 +2,7 @@
 //!
 //! Invariant: bounded memory, whoever floods: past [`ADDRESSES_MAX`] those that are new share one bucket.
 
-use crate::quota::rate::{Bucket, Rate, Standing};
+use crate::quota::rate::{Bucket, Rate, RateRemaining};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
@@ -40,7 +40,7 @@ pub struct AnonymousCallers {
 
 impl Addresses {
     /// Takes a place for one request of an address, or says how long to wait.
-    pub fn take(&self, address: IpAddr, rate: Rate, now: Instant) -> Result<Standing, Duration> {
+    pub fn take(&self, address: IpAddr, rate: Rate, now: Instant) -> Result<RateRemaining, Duration> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let client = client_of(address);
         if buckets.len() >= ADDRESSES_MAX && !buckets.contains_key(&client) {

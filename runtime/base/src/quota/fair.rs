@@ -8,12 +8,12 @@ use crate::names::TenantName;
 use std::collections::{HashMap, VecDeque};
 
 #[derive(Debug)]
-struct Side<T> {
+struct TenantQueue<T> {
     held: usize,
     waiting: VecDeque<(u64, T)>,
 }
 
-impl<T> Default for Side<T> {
+impl<T> Default for TenantQueue<T> {
     fn default() -> Self {
         Self { held: 0, waiting: VecDeque::new() }
     }
@@ -23,7 +23,7 @@ impl<T> Default for Side<T> {
 #[derive(Debug)]
 pub struct FairPermits<T> {
     free: usize,
-    sides: HashMap<TenantName, Side<T>>,
+    tenants: HashMap<TenantName, TenantQueue<T>>,
     /// Tenants with waiters: few, even when there are many tenants.
     waiting: usize,
     next: u64,
@@ -41,7 +41,7 @@ pub enum Acquired<T> {
 impl<T> FairPermits<T> {
     /// So many places.
     pub fn new(places: usize) -> Self {
-        Self { free: places, sides: HashMap::new(), waiting: 0, next: 0 }
+        Self { free: places, tenants: HashMap::new(), waiting: 0, next: 0 }
     }
 
     /// Waiters, of all tenants.
@@ -55,7 +55,7 @@ impl<T> FairPermits<T> {
             return false;
         }
         self.free -= 1;
-        self.sides.entry(tenant.clone()).or_default().held += 1;
+        self.tenants.entry(tenant.clone()).or_default().held += 1;
         true
     }
 
@@ -65,16 +65,16 @@ impl<T> FairPermits<T> {
             return Acquired::Now(waiter);
         }
         self.next += 1;
-        self.sides.entry(tenant.clone()).or_default().waiting.push_back((self.next, waiter));
+        self.tenants.entry(tenant.clone()).or_default().waiting.push_back((self.next, waiter));
         self.waiting += 1;
         Acquired::Queued(self.next)
     }
 
     /// A waiter has left. Answers whether it still waited: if not, it has been given a place, which it must give back.
     pub fn leave(&mut self, tenant: &TenantName, number: u64) -> bool {
-        let Some(side) = self.sides.get_mut(tenant) else { return false };
-        let Some(at) = side.waiting.iter().position(|(waits, _)| *waits == number) else { return false };
-        side.waiting.remove(at);
+        let Some(queue) = self.tenants.get_mut(tenant) else { return false };
+        let Some(at) = queue.waiting.iter().position(|(waits, _)| *waits == number) else { return false };
+        queue.waiting.remove(at);
         self.waiting -= 1;
         self.tidy(tenant);
         true
@@ -82,8 +82,8 @@ impl<T> FairPermits<T> {
 
     /// Gives a place back. If somebody waits, it is theirs at once, and here is whom to tell.
     pub fn give_back(&mut self, tenant: &TenantName) -> Option<T> {
-        if let Some(side) = self.sides.get_mut(tenant) {
-            side.held = side.held.saturating_sub(1);
+        if let Some(queue) = self.tenants.get_mut(tenant) {
+            queue.held = queue.held.saturating_sub(1);
         }
         if self.waiting == 0 {
             self.free += 1;
@@ -91,16 +91,16 @@ impl<T> FairPermits<T> {
             return None;
         }
         let next = self
-            .sides
+            .tenants
             .iter()
-            .filter_map(|(name, side)| Some((side.held, side.waiting.front()?.0, name)))
+            .filter_map(|(name, queue)| Some((queue.held, queue.waiting.front()?.0, name)))
             .min()
             .map(|(_, _, name)| name.clone());
-        let told = match next.as_ref().and_then(|name| self.sides.get_mut(name)) {
-            Some(side) => {
-                side.held += 1;
+        let told = match next.as_ref().and_then(|name| self.tenants.get_mut(name)) {
+            Some(queue) => {
+                queue.held += 1;
                 self.waiting -= 1;
-                side.waiting.pop_front().map(|(_, waiter)| waiter)
+                queue.waiting.pop_front().map(|(_, waiter)| waiter)
             }
             None => {
                 self.free += 1;
@@ -112,8 +112,8 @@ impl<T> FairPermits<T> {
     }
 
     fn tidy(&mut self, tenant: &TenantName) {
-        if self.sides.get(tenant).is_some_and(|side| side.held == 0 && side.waiting.is_empty()) {
-            self.sides.remove(tenant);
+        if self.tenants.get(tenant).is_some_and(|queue| queue.held == 0 && queue.waiting.is_empty()) {
+            self.tenants.remove(tenant);
         }
     }
 }

@@ -116,7 +116,7 @@ impl ServerPermits {
                 Acquired::Queued(number) => number,
             }
         };
-        let leaving = Leaving { node: self, tenant, number };
+        let leaving = LeaveQueueOnDrop { node: self, tenant, number };
         let place = timeout_at(until, receiver).await;
         // A place that was sent meanwhile is dropped with the receiver, and so given back.
         drop(leaving);
@@ -125,13 +125,13 @@ impl ServerPermits {
 }
 
 /// Leaves the queue, also when whoever waited is gone.
-struct Leaving<'a> {
+struct LeaveQueueOnDrop<'a> {
     node: &'a Arc<ServerPermits>,
     tenant: &'a TenantName,
     number: u64,
 }
 
-impl Drop for Leaving<'_> {
+impl Drop for LeaveQueueOnDrop<'_> {
     fn drop(&mut self) {
         self.node.lock().leave(self.tenant, self.number);
     }

@@ -42,7 +42,7 @@ pub struct RateExceeded {
 
 /// How a request stands against a rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct RateRemaining {
     /// How many more may come at once.
     pub left: u64,
     /// When all of the burst is there again.
@@ -51,7 +51,7 @@ pub struct Standing {
 
 /// Decides. `due` is the time at which the burst is whole again, in nanoseconds of any clock; the answer is the next one,
 /// or how long to wait.
-pub fn decide(due: u64, now: u64, rate: Rate) -> Result<(u64, Standing), Duration> {
+pub fn decide(due: u64, now: u64, rate: Rate) -> Result<(u64, RateRemaining), Duration> {
     let interval = rate.interval_ns();
     let room = interval.saturating_mul(rate.burst.max(1));
     // It can lie further ahead only if the rate was lower before: then there is room for one.
@@ -62,7 +62,7 @@ pub fn decide(due: u64, now: u64, rate: Rate) -> Result<(u64, Standing), Duratio
         return Err(Duration::from_nanos(ahead - room));
     }
     let left = (room - ahead) / interval.max(1);
-    Ok((next, Standing { left, full_in: Duration::from_nanos(ahead) }))
+    Ok((next, RateRemaining { left, full_in: Duration::from_nanos(ahead) }))
 }
 
 /// Keeps the number. Shared without a lock: a request is decided again when another came between.
@@ -80,7 +80,7 @@ fn since_start(now: Instant) -> u64 {
 
 impl Bucket {
     /// Takes a place for one request, or says how long to wait.
-    pub fn take(&self, rate: Rate, now: Instant) -> Result<Standing, Duration> {
+    pub fn take(&self, rate: Rate, now: Instant) -> Result<RateRemaining, Duration> {
         let now = since_start(now);
         let mut due = self.due.load(Ordering::Relaxed);
         loop {

@@ -29,9 +29,9 @@ use gannet_base::manifest::Manifest;
 use gannet_base::names::FunctionName;
 use gannet_base::records::{PinnedAsset, Sticky, VersionRecord};
 use gannet_fleet::build;
-use gannet_fleet::build::Wanted;
+use gannet_fleet::build::BuildRequest;
 use gannet_fleet::pool::Pool;
-use gannet_state::registry::{Deploy, Function, Snapshot, Version};
+use gannet_state::registry::{DeployOptions, Function, Snapshot, Version};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -270,7 +270,7 @@ impl Control {
         record: &mut VersionRecord,
         component: &Path,
     ) -> Result<(), ControlError> {
-        let wanted = Wanted::of(self.registry.store(), &acting.tenant, record, component);
+        let wanted = BuildRequest::of(self.registry.store(), &acting.tenant, record, component);
         let built = self.builder.build(&acting.tenant, wanted).await?;
         record.kernels = Arc::new(built.kernels);
         record.warnings = built.warnings;
@@ -317,7 +317,13 @@ impl Control {
     }
 
     /// What a deploy would make, or why it would be refused.
-    fn tried(&self, acting: &TenantAccess, name: &FunctionName, record: &VersionRecord, how: &Deploy) -> Answered {
+    fn tried(
+        &self,
+        acting: &TenantAccess,
+        name: &FunctionName,
+        record: &VersionRecord,
+        how: &DeployOptions,
+    ) -> Answered {
         acting.owner.check_deploy(name, record, how).map_err(ControlError::from)?;
         let function = acting.owner.functions.get(name);
         let same = function.and_then(|function| {
@@ -339,7 +345,13 @@ impl Control {
         Ok(json(Done::Ok, &told))
     }
 
-    async fn put(&self, acting: &TenantAccess, name: &FunctionName, record: VersionRecord, how: Deploy) -> Answered {
+    async fn put(
+        &self,
+        acting: &TenantAccess,
+        name: &FunctionName,
+        record: VersionRecord,
+        how: DeployOptions,
+    ) -> Answered {
         let (tenant, tag) = (&acting.tenant, how.tag.clone());
         let served_alone = how.no_traffic;
         let deployed = self.registry.deploy(tenant, name, record, how).await;
@@ -444,8 +456,8 @@ fn names(record: &VersionRecord) -> Vec<String> {
     vec![record.digest.clone(), record.build_name()]
 }
 
-fn how(call: &Call) -> Result<Deploy, ControlError> {
-    Ok(Deploy {
+fn how(call: &Call) -> Result<DeployOptions, ControlError> {
+    Ok(DeployOptions {
         no_traffic: call.query.flag("no_traffic")?,
         tag: call.query.get("tag").map(ToOwned::to_owned),
         in_place_of: None,

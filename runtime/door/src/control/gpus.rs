@@ -3,7 +3,7 @@
 use super::Control;
 use super::views;
 use gannet_base::identity::Caller;
-use gannet_fleet::gpus::Served;
+use gannet_fleet::gpus::GpuSlot;
 
 impl Control {
     /// The GPUs: what they are and whether they work. Who uses them is the operator's alone: a tenant must not
@@ -11,7 +11,7 @@ impl Control {
     pub(super) fn gpus(&self, caller: &Caller) -> views::Gpus {
         let counts = self.pool.counts();
         let operator = *caller == Caller::Operator;
-        let view = |served: &Served| {
+        let view = |served: &GpuSlot| {
             let gpu = served.gpu.clone()?;
             let counts = counts.get(served.place).filter(|_| operator);
             let health = serde_json::to_value(self.arbiter.health(served.place)).unwrap_or_default();

@@ -50,7 +50,7 @@ fn in_range(name: &str, value: u64, least: u64, most: u64) -> Result<u64, Contro
 }
 
 impl NewKey {
-    fn checked(self, hash: [u8; 32]) -> Result<registry::NewKey, ControlError> {
+    fn checked(self, hash: [u8; 32]) -> Result<registry::KeySpec, ControlError> {
         let scopes = if self.scopes.is_empty() { Scopes::FULL } else { Scopes::of(&self.scopes) };
         let function = self.function.as_deref().map(FunctionName::new).transpose();
         let function = function.map_err(|error| ControlError::Invalid(error.to_string()))?;
@@ -58,7 +58,7 @@ impl NewKey {
         let after = after.map(|after| SignedDuration::from_secs(i64::try_from(after).unwrap_or(i64::MAX)));
         let expires = after.map(|after| Timestamp::now().checked_add(after).unwrap_or(Timestamp::MAX));
         let rate = self.requests_per_s.map(|rate| in_range("requests_per_s", rate, 1, 1_000_000)).transpose()?;
-        Ok(registry::NewKey { hash, scopes, function, expires, requests_per_s: rate })
+        Ok(registry::KeySpec { hash, scopes, function, expires, requests_per_s: rate })
     }
 }
 

@@ -10,7 +10,7 @@ use crate::respond::{Done, json, stream};
 use bytes::Bytes;
 use gannet_base::body;
 use gannet_base::names::RequestId;
-use gannet_fleet::logs::Line;
+use gannet_fleet::logs::LogLine;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
 
@@ -29,7 +29,7 @@ impl Control {
             RequestId::parse(text).ok_or_else(|| ControlError::Invalid("request is not a request id".into()))
         });
         let request = request.transpose()?;
-        let wanted = move |line: &Line| request.is_none_or(|id| id == line.request);
+        let wanted = move |line: &LogLine| request.is_none_or(|id| id == line.request);
         let (mut lines, followed) = self.logs.read(&acting.tenant, &name);
         lines.retain(wanted);
         if !call.query.flag("follow")? {
@@ -41,15 +41,15 @@ impl Control {
     }
 }
 
-fn event(line: &Line) -> Bytes {
+fn event(line: &LogLine) -> Bytes {
     Bytes::from(format!("data: {}\n\n", serde_json::to_string(line).unwrap_or_default()))
 }
 
 async fn send(
-    lines: Vec<Line>,
-    mut followed: broadcast::Receiver<Line>,
+    lines: Vec<LogLine>,
+    mut followed: broadcast::Receiver<LogLine>,
     events: mpsc::Sender<Bytes>,
-    wanted: impl Fn(&Line) -> bool,
+    wanted: impl Fn(&LogLine) -> bool,
 ) {
     for line in &lines {
         if events.send(event(line)).await.is_err() {

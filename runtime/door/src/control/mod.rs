@@ -48,7 +48,7 @@ use gannet_base::names::RequestId;
 use gannet_base::quota::rate::{Rate, RateExceeded};
 use gannet_fleet::arbiter::Arbiter;
 use gannet_fleet::build::Builder;
-use gannet_fleet::gpus::Served;
+use gannet_fleet::gpus::GpuSlot;
 use gannet_fleet::inbound::Inbound;
 use gannet_fleet::logs::Logs;
 use gannet_fleet::pool::Pool;
@@ -74,7 +74,7 @@ pub struct Control {
     /// Log lines.
     pub logs: Arc<Logs>,
     /// The GPUs, each in its place.
-    pub places: Arc<Vec<Served>>,
+    pub places: Arc<Vec<GpuSlot>>,
     /// Whether they work.
     pub arbiter: Arc<Arbiter>,
     /// Seals secrets.

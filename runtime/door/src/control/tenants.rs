@@ -18,7 +18,7 @@ use crate::control::views::time;
 use crate::respond::{Done, json};
 use gannet_base::identity::hash;
 use gannet_base::names::TenantName;
-use gannet_state::registry::{NewKey, Snapshot, Tenant};
+use gannet_state::registry::{KeySpec, Snapshot, Tenant};
 use std::sync::Arc;
 
 fn view(name: &TenantName, tenant: &Tenant) -> TenantView {
@@ -49,7 +49,7 @@ impl Control {
             return Err(ControlError::Invalid(wrong.join("; ")).into());
         }
         let key = new_key(name.as_str())?;
-        let made = self.registry.create_tenant(&name, NewKey::full(hash(&key)), new.limits).await;
+        let made = self.registry.create_tenant(&name, KeySpec::full(hash(&key)), new.limits).await;
         let made = made.map_err(ControlError::from)?;
         tracing::info!(tenant = %name, "a tenant was made");
         let told = format!("tenant {name}, key {}", made.id);

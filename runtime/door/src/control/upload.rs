@@ -34,7 +34,7 @@ pub(super) async fn collect(body: Incoming, limit: u64, what: &'static str) -> R
 
 /// A component in a file of its own, removed unless it is kept; or one that is there already.
 #[derive(Debug)]
-pub(super) struct Upload {
+pub(super) struct ReceivedComponent {
     pub(super) path: PathBuf,
     /// Whether it is there already, and nothing was uploaded.
     pub(super) is_there: bool,
@@ -43,7 +43,7 @@ pub(super) struct Upload {
     pub(super) manifest: Option<Manifest>,
 }
 
-impl Drop for Upload {
+impl Drop for ReceivedComponent {
     fn drop(&mut self) {
         if !self.is_there {
             // Gone already when it was kept.
@@ -52,7 +52,7 @@ impl Drop for Upload {
     }
 }
 
-impl Upload {
+impl ReceivedComponent {
     /// A component of the tenant's that was uploaded before.
     fn there(
         files: &Files,
@@ -69,7 +69,7 @@ impl Upload {
     }
 }
 
-struct Sink {
+struct ComponentFile {
     file: File,
     path: PathBuf,
     hash: Sha256,
@@ -77,7 +77,7 @@ struct Sink {
     limit: u64,
 }
 
-impl Sink {
+impl ComponentFile {
     fn new(files: &Files, limit: u64) -> Result<Self, ControlError> {
         let (path, file) = files.incoming()?;
         Ok(Self { file, path, hash: Sha256::new(), size: 0, limit })
@@ -92,9 +92,9 @@ impl Sink {
         Ok(self.file.write_all(part)?)
     }
 
-    fn finish(self, manifest: Option<Manifest>) -> Upload {
+    fn finish(self, manifest: Option<Manifest>) -> ReceivedComponent {
         let digest = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Upload { path: self.path, is_there: false, digest, size: self.size, manifest }
+        ReceivedComponent { path: self.path, is_there: false, digest, size: self.size, manifest }
     }
 }
 
@@ -104,7 +104,7 @@ pub(super) async fn receive(
     files: &Files,
     tenant: &TenantName,
     limit: u64,
-) -> Result<Upload, ControlError> {
+) -> Result<ReceivedComponent, ControlError> {
     let media_type =
         inbound.parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -116,12 +116,12 @@ pub(super) async fn receive(
     }
 }
 
-async fn plain(inbound: Inbound, files: &Files, limit: u64) -> Result<Upload, ControlError> {
+async fn plain(inbound: Inbound, files: &Files, limit: u64) -> Result<ReceivedComponent, ControlError> {
     if inbound.check_length(limit).is_err() {
         gannet_fleet::inbound::discard(inbound.body).await;
         return Err(ControlError::TooLarge { what: "component", limit });
     }
-    let mut sink = Sink::new(files, limit)?;
+    let mut sink = ComponentFile::new(files, limit)?;
     let remove = RemoveOnError(Some(sink.path.clone()));
     let mut body = inbound.body;
     loop {
@@ -167,7 +167,7 @@ async fn multipart(
     tenant: &TenantName,
     limit: u64,
     media_type: &str,
-) -> Result<Upload, ControlError> {
+) -> Result<ReceivedComponent, ControlError> {
     let boundary = multer::parse_boundary(media_type).map_err(|error| broken(&error))?;
     let parts = futures::StreamExt::filter_map(BodyStream::new(inbound.body), |frame| async move {
         frame.map(|frame| frame.into_data().ok()).transpose()
@@ -175,7 +175,7 @@ async fn multipart(
     let whole = multer::SizeLimit::new().whole_stream(limit + MULTIPART_OVERHEAD_MAX);
     let constraints = multer::Constraints::new().size_limit(whole);
     let mut parts = multer::Multipart::with_constraints(parts, boundary, constraints);
-    let mut component: Option<Sink> = None;
+    let mut component: Option<ComponentFile> = None;
     let mut manifest: Option<Manifest> = None;
     let (mut digest, mut remove) = (None, None);
     loop {
@@ -189,7 +189,7 @@ async fn multipart(
             }
             "digest" if digest.is_none() => digest = Some(text(&mut field, "digest", 64).await?),
             "component" if component.is_none() => {
-                let mut sink = Sink::new(files, limit)?;
+                let mut sink = ComponentFile::new(files, limit)?;
                 remove = Some(RemoveOnError(Some(sink.path.clone())));
                 while let Some(part) = chunk(&mut field).await? {
                     sink.write(&part)?;
@@ -205,7 +205,7 @@ async fn multipart(
         }
     }
     if let (Some(digest), None) = (&digest, &component) {
-        return Upload::there(files, tenant, digest, manifest);
+        return ReceivedComponent::there(files, tenant, digest, manifest);
     }
     let component = component.filter(|_| digest.is_none());
     let component =

@@ -29,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A line.
 #[derive(Debug, Serialize)]
-struct Entry {
+struct AccessLogEntry {
     time: jiff::Timestamp,
     id: RequestId,
     tenant: Option<TenantName>,
@@ -48,7 +48,7 @@ struct Entry {
 /// See the module.
 #[derive(Debug)]
 pub struct AccessLog {
-    lines: SyncSender<Entry>,
+    lines: SyncSender<AccessLogEntry>,
     lost: AtomicU64,
 }
 
@@ -68,7 +68,7 @@ fn open_file(path: &Path) -> io::Result<BufWriter<File>> {
     Ok(BufWriter::new(OpenOptions::new().append(true).create(true).mode(0o640).open(path)?))
 }
 
-fn write(path: Option<PathBuf>, mut file: Option<BufWriter<File>>, inbox: &Receiver<Entry>) {
+fn write(path: Option<PathBuf>, mut file: Option<BufWriter<File>>, inbox: &Receiver<AccessLogEntry>) {
     let mut looked = Instant::now();
     loop {
         let entry = match inbox.recv_timeout(LOOK_EVERY) {
@@ -101,14 +101,14 @@ fn write(path: Option<PathBuf>, mut file: Option<BufWriter<File>>, inbox: &Recei
 
 /// A request that will be a line of the log when this is dropped: with its response's body.
 #[derive(Debug)]
-pub struct Watched {
+pub struct LoggedRequest {
     log: Arc<AccessLog>,
-    entry: Option<Entry>,
+    entry: Option<AccessLogEntry>,
     began: Instant,
     served: ServedFunction,
 }
 
-impl Watched {
+impl LoggedRequest {
     /// A request whose response is about to leave.
     pub fn new(
         log: &Arc<AccessLog>,
@@ -117,7 +117,7 @@ impl Watched {
         status: u16,
         refused: Option<(&'static str, Blame)>,
     ) -> Self {
-        let entry = Entry {
+        let entry = AccessLogEntry {
             time: jiff::Timestamp::now(),
             id,
             tenant: None,
@@ -135,7 +135,7 @@ impl Watched {
 
     /// The response's body, whose end writes the line.
     pub fn watch(self, body: ResponseBody) -> ResponseBody {
-        WatchedBody { body, watched: self }.boxed_unsync()
+        LoggedBody { body, watched: self }.boxed_unsync()
     }
 
     /// Bytes of the body that have left.
@@ -154,12 +154,12 @@ impl Watched {
 }
 
 /// A response's body on its way to a client that the access log will name.
-struct WatchedBody {
+struct LoggedBody {
     body: ResponseBody,
-    watched: Watched,
+    watched: LoggedRequest,
 }
 
-impl Body for WatchedBody {
+impl Body for LoggedBody {
     type Data = Bytes;
     type Error = BrokenOff;
 
@@ -185,7 +185,7 @@ impl Body for WatchedBody {
     }
 }
 
-impl Drop for Watched {
+impl Drop for LoggedRequest {
     fn drop(&mut self) {
         let Some(mut entry) = self.entry.take() else { return };
         if let Some((tenant, function)) = self.served.get() {

@@ -17,14 +17,14 @@ const SILENT_MAX: Duration = Duration::from_secs(10);
 const PREFACE_BYTES: usize = 24;
 
 /// See the module.
-pub(super) struct Stalling<S> {
+pub(super) struct StallGuard<S> {
     stream: S,
     stalled: Option<Pin<Box<Sleep>>>,
     /// Runs until the first bytes have come: before that hyper does not know which protocol to time.
     silent: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Stalling<S> {
+impl<S> StallGuard<S> {
     pub(super) fn new(stream: S) -> Self {
         Self { stream, stalled: None, silent: Some(Box::pin(tokio::time::sleep(SILENT_MAX))) }
     }
@@ -42,7 +42,7 @@ impl<S> Stalling<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Stalling<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -63,7 +63,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stalling<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.timed(written, context)

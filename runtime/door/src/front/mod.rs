@@ -24,7 +24,7 @@ pub use tls::{Tls, check as check_tls};
 
 use crate::respond::{refuse, refuse_openai, stamp};
 use crate::route::{self, Origins, openai_path};
-use access::Watched;
+use access::LoggedRequest;
 use gannet_base::body::ResponseBody;
 use gannet_base::names::RequestId;
 use gannet_fleet::inbound::{Inbound, Listener, ServedFunction};
@@ -162,7 +162,7 @@ impl Front {
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20));
         let service = hyper::service::service_fn(move |request| Arc::clone(&self).request(request, peer, entry, tls));
-        let connection = builder.serve_connection(TokioIo::new(io::Stalling::new(stream)), service);
+        let connection = builder.serve_connection(TokioIo::new(io::StallGuard::new(stream)), service);
         tokio::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
@@ -211,7 +211,7 @@ impl Front {
         }
         if let Some((log, method, served)) = watched {
             let status = response.status().as_u16();
-            let watched = Watched::new(log, id, (method, served, arrived), status, refusal);
+            let watched = LoggedRequest::new(log, id, (method, served, arrived), status, refusal);
             response = response.map(|body| watched.watch(body));
         }
         Ok(response)

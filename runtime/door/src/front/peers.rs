@@ -6,16 +6,16 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-type Counts = Arc<Mutex<HashMap<IpAddr, u64>>>;
+type ConnectionCounts = Arc<Mutex<HashMap<IpAddr, u64>>>;
 
 /// How many connections there are from each address.
 #[derive(Debug, Default)]
-pub(super) struct Peers(Counts);
+pub(super) struct Peers(ConnectionCounts);
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Peer {
-    counts: Counts,
+    counts: ConnectionCounts,
     address: IpAddr,
 }
 

@@ -25,7 +25,7 @@ pub struct Bodies(Arc<Mutex<HashMap<TenantName, u64>>>);
 
 /// What a body counts for.
 #[derive(Debug)]
-struct Room {
+struct Reservation {
     bodies: Bodies,
     tenant: TenantName,
     bytes: u64,
@@ -36,12 +36,12 @@ impl Bodies {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn room(&self, tenant: TenantName) -> Room {
-        Room { bodies: self.clone(), tenant, bytes: 0 }
+    fn reservation(&self, tenant: TenantName) -> Reservation {
+        Reservation { bodies: self.clone(), tenant, bytes: 0 }
     }
 }
 
-impl Room {
+impl Reservation {
     fn grow(&mut self, bytes: u64) -> Result<(), RequestError> {
         let mut counts = self.bodies.counts();
         let all: u64 = counts.values().sum();
@@ -57,7 +57,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for Reservation {
     fn drop(&mut self) {
         let mut counts = self.bodies.counts();
         if let Some(own) = counts.get_mut(&self.tenant) {
@@ -70,12 +70,12 @@ impl Drop for Room {
 }
 
 /// A body, and what it counts for.
-struct Held {
+struct ReservedBytes {
     bytes: Bytes,
-    _room: Room,
+    _room: Reservation,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for ReservedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -83,12 +83,12 @@ impl AsRef<[u8]> for Held {
 
 /// Reads the body of a tenant's request.
 pub(super) async fn collect(inbound: &mut Inbound, tenant: TenantName, bodies: &Bodies) -> Result<Bytes, RequestError> {
-    let mut room = bodies.room(tenant);
-    let reading = tokio::time::timeout(BODY_MAX, read(inbound, &mut room)).await;
+    let mut reservation = bodies.reservation(tenant);
+    let reading = tokio::time::timeout(BODY_MAX, read(inbound, &mut reservation)).await;
     let seconds = BODY_MAX.as_secs();
     match reading.unwrap_or(Err(RequestError::BodyTooSlow { seconds })) {
         // It counts until it has been sent on, however long it waits for that.
-        Ok(bytes) => Ok(Bytes::from_owner(Held { bytes, _room: room })),
+        Ok(bytes) => Ok(Bytes::from_owner(ReservedBytes { bytes, _room: reservation })),
         Err(error) => {
             // Else a client that still sends would see its connection closed, and not why.
             discard_rest(&mut inbound.body).await;
@@ -97,7 +97,7 @@ pub(super) async fn collect(inbound: &mut Inbound, tenant: TenantName, bodies: &
     }
 }
 
-async fn read(inbound: &mut Inbound, room: &mut Room) -> Result<Bytes, RequestError> {
+async fn read(inbound: &mut Inbound, reservation: &mut Reservation) -> Result<Bytes, RequestError> {
     let limit = BODY_BYTES_MAX;
     if inbound.body.size_hint().lower() > limit {
         return Err(RequestError::BodyTooLarge { limit });
@@ -115,7 +115,7 @@ async fn read(inbound: &mut Inbound, room: &mut Room) -> Result<Bytes, RequestEr
         if (bytes.len() + data.len()) as u64 > limit {
             return Err(RequestError::BodyTooLarge { limit });
         }
-        room.grow(data.len() as u64)?;
+        reservation.grow(data.len() as u64)?;
         bytes.extend_from_slice(&data);
     }
 }
@@ -129,16 +129,16 @@ mod tests {
     fn bodies_of_a_tenant_leave_room_for_those_of_others() {
         let bodies = Bodies::default();
         let name = |name: &str| TenantName::new(name).unwrap();
-        let mut greedy: Vec<Room> = Vec::new();
+        let mut greedy: Vec<Reservation> = Vec::new();
         loop {
-            let mut room = bodies.room(name("greedy"));
-            if room.grow(BODY_BYTES_MAX).is_err() {
+            let mut reservation = bodies.reservation(name("greedy"));
+            if reservation.grow(BODY_BYTES_MAX).is_err() {
                 break;
             }
-            greedy.push(room);
+            greedy.push(reservation);
         }
         assert_eq!(greedy.len() as u64 * BODY_BYTES_MAX, BODIES_BYTES_MAX / 2);
-        let mut other = bodies.room(name("other"));
+        let mut other = bodies.reservation(name("other"));
         assert!(other.grow(BODY_BYTES_MAX).is_ok());
         drop((greedy, other));
         assert!(bodies.counts().is_empty());

@@ -76,7 +76,7 @@ pub async fn find(
 
 /// What the front door needs to know of a body.
 #[derive(Debug, Default, Deserialize)]
-struct Wanted {
+struct RequestFields {
     model: Option<String>,
     #[serde(default)]
     stream: serde_json::Value,
@@ -84,7 +84,7 @@ struct Wanted {
 
 /// A request whose function is known.
 #[derive(Debug)]
-struct Called {
+struct ModelCall {
     /// Whose it is.
     tenant: TenantName,
     /// What the client calls it: a function, or `function@tag`.
@@ -126,7 +126,7 @@ async fn read(
     snapshot: &Snapshot,
     asked: &OpenAiPath<'_>,
     bodies: &Bodies,
-) -> Result<Called, Refusal> {
+) -> Result<ModelCall, Refusal> {
     // Before anything is kept for it.
     let tenant = tenant_of(inbound, caller)?;
     callable(&tenant, caller, snapshot)?;
@@ -135,7 +135,7 @@ async fn read(
         return Err(AccessError::MethodNotAllowed { method, allowed: "POST".into() }.into());
     }
     let body = bodies::collect(inbound, tenant.clone(), bodies).await?;
-    let wanted = serde_json::from_slice::<Wanted>(&body);
+    let wanted = serde_json::from_slice::<RequestFields>(&body);
     inbound.collected = Some(body);
     let (model, listed_only, wanted) = match (asked.function, wanted) {
         // What is not JSON is for the function to refuse, if the path has named one.
@@ -144,7 +144,7 @@ async fn read(
         (None, Err(error)) => return Err(OpenAiError::BodyInvalid(error.to_string()).into()),
     };
     let stream = wanted.stream == serde_json::Value::Bool(true);
-    Ok(Called { tenant, model, listed_only, stream })
+    Ok(ModelCall { tenant, model, listed_only, stream })
 }
 
 #[derive(Debug, Serialize)]

@@ -13,10 +13,10 @@ use gannet_base::quota::address::AnonymousCallers;
 use gannet_base::quota::permits::ServerPermits;
 use gannet_fleet::build::Builder;
 use gannet_fleet::egress::Egress;
-use gannet_fleet::gpus::Served;
+use gannet_fleet::gpus::GpuSlot;
 use gannet_fleet::logs::Logs;
 use gannet_fleet::pool::worker::WorkerSettings;
-use gannet_fleet::pool::{Beside, Pool};
+use gannet_fleet::pool::{Pool, PoolServices};
 use gannet_process::spawn::Spawner;
 use gannet_state::config::{Live, ServerFile};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(super) fn assemble(
     recovered: RecoveredState,
     file: &ServerFile,
     spawner: Spawner,
-    slots: Arc<Vec<Served>>,
+    slots: Arc<Vec<GpuSlot>>,
     url: &str,
     dev: bool,
 ) -> Result<Steps, ServeError> {
@@ -46,7 +46,7 @@ pub(super) fn assemble(
         wasi_http_0_3: file.wasi_http_0_3,
         map_assets: file.map_assets,
     };
-    let beside = Beside {
+    let services = PoolServices {
         vault: Arc::clone(&vault),
         egress: Egress::new(Arc::clone(&live), Arc::clone(&registry)).map_err(failed)?,
         logs: Arc::clone(&logs),
@@ -60,7 +60,7 @@ pub(super) fn assemble(
         Arc::clone(&arbiter),
         settings,
         Arc::clone(&slots),
-        beside,
+        services,
     );
     tokio::spawn(quarantine(Arc::clone(&registry), pool.clone(), overstayed));
     registry

@@ -3,7 +3,7 @@
 use super::options::{ServeError, failed};
 use gannet_fleet::arbiter::turns::Timing;
 use gannet_fleet::arbiter::{self, Arbiter, Overstayed, Shared};
-use gannet_fleet::gpus::Served;
+use gannet_fleet::gpus::GpuSlot;
 use gannet_fleet::pool::Pool;
 use gannet_fleet::probe;
 use gannet_gpu_protocol::Gpu;
@@ -28,7 +28,7 @@ const CORDON: Duration = Duration::from_secs(1);
 
 /// Starts the arbiter of the GPUs.
 pub(super) fn share(
-    places: &[Served],
+    places: &[GpuSlot],
     file: &ServerFile,
     spawner: &Spawner,
     store: &Store,

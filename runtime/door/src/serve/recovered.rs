@@ -7,7 +7,7 @@ use gannet_base::limits::LimitsChoice;
 use gannet_base::names::TenantName;
 use gannet_state::config::ServerFile;
 use gannet_state::ledger::Ledger;
-use gannet_state::registry::{NewKey, Registry};
+use gannet_state::registry::{KeySpec, Registry};
 use gannet_state::secrets::Vault;
 use gannet_state::store::{Store, files};
 use std::io;
@@ -85,5 +85,5 @@ pub(super) async fn dev_tenant(registry: &Arc<Registry>) -> Result<(), ServeErro
         requests_burst: Some(1_000_000),
         ..LimitsChoice::default()
     };
-    registry.create_tenant(&name, NewKey::full(hash(DEV_KEY)), limits).await.map_err(failed).map(drop)
+    registry.create_tenant(&name, KeySpec::full(hash(DEV_KEY)), limits).await.map_err(failed).map(drop)
 }

@@ -28,7 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 /// What goes back to the worker.
-type Answer = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+type OutboundBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Where a call goes.
 struct Destination {
@@ -41,7 +41,7 @@ struct Destination {
 pub(super) async fn answer(
     worker: Arc<WorkerEgress>,
     request: Request<Incoming>,
-) -> Result<Response<Answer>, Infallible> {
+) -> Result<Response<OutboundBody>, Infallible> {
     Ok(match call(&worker, request).await {
         Ok(response) => response,
         Err(refusal) => {
@@ -77,7 +77,10 @@ fn destination(uri: &Uri) -> Option<Destination> {
     Some(Destination { https, host: authority.host().to_owned(), port })
 }
 
-async fn call(worker: &Arc<WorkerEgress>, mut request: Request<Incoming>) -> Result<Response<Answer>, OutboundError> {
+async fn call(
+    worker: &Arc<WorkerEgress>,
+    mut request: Request<Incoming>,
+) -> Result<Response<OutboundBody>, OutboundError> {
     let headers = request.headers_mut();
     let version = take(headers, &header::VERSION, |text| text.parse().ok()).ok_or(OutboundError::NotListed)?;
     let id = take(headers, &header::REQUEST, RequestId::parse).ok_or(OutboundError::NotListed)?;
@@ -228,7 +231,7 @@ fn relay(
     counter: &Arc<OutboundUse>,
     limit: u64,
     held: (OwnedSemaphorePermit, Budget),
-) -> Result<Response<Answer>, OutboundError> {
+) -> Result<Response<OutboundBody>, OutboundError> {
     if response.body().size_hint().lower() > limit {
         return Err(OutboundError::TooLarge);
     }

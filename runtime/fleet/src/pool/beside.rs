@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// What workers and requests need of the rest of the server.
 #[derive(Debug)]
-pub struct Beside {
+pub struct PoolServices {
     /// Opens secrets.
     pub vault: Arc<Vault>,
     /// Outbound HTTP.
@@ -28,12 +28,12 @@ pub struct Beside {
 }
 
 /// Opens the secrets that a version names, as they are now.
-pub(crate) struct Opened<'a> {
+pub(crate) struct SecretReader<'a> {
     pub(super) vault: &'a Vault,
     pub(super) snapshot: Arc<Snapshot>,
 }
 
-impl Opened<'_> {
+impl SecretReader<'_> {
     pub(super) fn open(&self, version: &Version) -> Result<BTreeMap<String, String>, PoolError> {
         let tenant = self.snapshot.tenants.get(&version.tenant);
         let open = |name: &String| {
@@ -50,7 +50,7 @@ impl Opened<'_> {
 impl Pool {
     /// Where a worker is, and what work costs there now.
     pub(super) fn price(&self, worker: &Worker) -> (&str, Price) {
-        let file = self.beside.live.load();
+        let file = self.services.live.load();
         let served = worker.place().and_then(|place| self.places.get(place)).or_else(|| self.places.first());
         let own = served.and_then(|served| file.gpus.get(served.place)).and_then(|gpu| gpu.micro_units_per_s);
         let price = Price {

@@ -13,7 +13,7 @@ pub(crate) type SharedTable = Arc<Mutex<Table<Arc<Worker>>>>;
 
 /// A seat in a worker.
 #[derive(Debug)]
-pub struct Seated {
+pub struct ClaimedSeat {
     worker: Arc<Worker>,
     version: Arc<Version>,
     table: SharedTable,
@@ -25,7 +25,7 @@ pub struct Seated {
     pub(crate) kind: StartKind,
 }
 
-impl Seated {
+impl ClaimedSeat {
     pub(crate) fn new(
         worker: Arc<Worker>,
         version: Arc<Version>,
@@ -42,7 +42,7 @@ impl Seated {
     }
 }
 
-impl Drop for Seated {
+impl Drop for ClaimedSeat {
     fn drop(&mut self) {
         let scale = &self.version.manifest().scale;
         let idle = Duration::from_secs(scale.idle_timeout_s);

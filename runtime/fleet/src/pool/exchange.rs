@@ -10,15 +10,15 @@
 
 use crate::admitted::{Admitted, Style, Target};
 use crate::inbound::Inbound;
-use crate::pool::claim::Seated;
-use crate::pool::expected::{CUT_MAX, ClientGone, Expected};
+use crate::pool::claim::ClaimedSeat;
+use crate::pool::expected::{CUT_MAX, ClientGone, ExpectedReport};
 use crate::pool::relay::WorkSource;
 use crate::pool::request::{BodyState, RequestBody};
-use crate::pool::retry::{Retry, Sendable};
+use crate::pool::retry::{ResendableRequest, RetryOnce};
 use crate::pool::worker::Connection;
 use crate::pool::{Pool, PoolError, head, relay, report, request};
 use gannet_base::body::ResponseBody;
-use gannet_base::hop::{Work, header};
+use gannet_base::hop::{WorkReport, header};
 use gannet_base::manifest::Limits;
 use gannet_base::refusal::Refusal;
 use gannet_state::registry::Version;
@@ -39,14 +39,17 @@ pub struct Failed {
     pub admitted: Admitted,
 }
 
-/// The same inside this step.
-type FailedInside = (PoolError, Admitted);
+impl Failed {
+    fn new(error: PoolError, admitted: Admitted) -> Box<Self> {
+        Box::new(Self { refusal: error.into(), admitted })
+    }
+}
 
 /// Everything that is held while a request is with its worker.
-struct Held {
+struct InExchange {
     admitted: Admitted,
-    seated: Seated,
-    expected: Expected,
+    seated: ClaimedSeat,
+    expected: ExpectedReport,
     connection: Connection,
     claim_us: u64,
     request_body: Arc<BodyState>,
@@ -68,34 +71,24 @@ impl Pool {
         &self,
         inbound: Inbound,
         target: Target,
-        admitted: Admitted,
-    ) -> Result<Response<ResponseBody>, Box<Failed>> {
-        let exchanged = self.exchange(inbound, target, admitted).await;
-        exchanged.map_err(|(error, admitted)| Box::new(Failed { refusal: error.into(), admitted }))
-    }
-
-    async fn exchange(
-        &self,
-        inbound: Inbound,
-        target: Target,
         mut admitted: Admitted,
-    ) -> Result<Response<ResponseBody>, FailedInside> {
+    ) -> Result<Response<ResponseBody>, Box<Failed>> {
         let version = Arc::clone(&target.version);
         let limits = &version.limits;
         let deadline = tokio::time::Instant::from_std(inbound.arrived + Duration::from_millis(limits.timeout_ms));
         if let Err(error) = self.check_kills(&version) {
-            return Err((error, admitted));
+            return Err(Failed::new(error, admitted));
         }
         let mut claimed_at = Instant::now();
         let (mut seated, mut connection) = match self.seat_by(&version, deadline).await {
             Ok(claimed) => claimed,
-            Err(error) => return Err((error, admitted)),
+            Err(error) => return Err(Failed::new(error, admitted)),
         };
         let id = inbound.id;
         let body_max = limits.body_mib.saturating_mul(1 << 20);
         let (mut request, mut request_body) = request::rebuild(inbound, target.path, version.key, body_max);
         let style = target.style;
-        let mut retry = Retry::of(&request);
+        let mut retry = RetryOnce::of(&request);
         loop {
             let (kind, capacity_us) =
                 (seated.kind, u64::try_from(seated.capacity_wait.as_micros()).unwrap_or(u64::MAX));
@@ -110,14 +103,15 @@ impl Pool {
             admitted.outbound = seated.worker().begin_egress(&version, id);
             let outbound = admitted.outbound.as_ref().map(|registration| Arc::clone(registration.counter()));
             admitted.tab.count_outbound(outbound.clone());
-            let expected = Expected::new(&seated, id);
+            let expected = ExpectedReport::new(&seated, id);
             let claim_us = microseconds(claimed_at);
-            let held = Held { admitted, seated, expected, connection, claim_us, request_body, late: late(limits) };
+            let held =
+                InExchange { admitted, seated, expected, connection, claim_us, request_body, late: late(limits) };
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             request::set_deadline(&mut request, left);
             let ended = match self.send(held, request, id, left + LATE_MAX).await {
                 Ok((answer, held)) => return relayed(answer, held, id, style),
-                Err(SendError::Refused(failed)) => return Err(*failed),
+                Err(SendError::Refused(failed)) => return Err(failed),
                 Err(SendError::Ended(ended)) => ended,
             };
             let why = self.note_kill(&version, ended.seated.worker()).await;
@@ -128,13 +122,13 @@ impl Pool {
             let next = if never { None } else { retry.take(ended.unsent) };
             admitted = ended.admitted;
             drop(ended.seated);
-            let Some((next, body)) = next else { return Err((PoolError::Killed(why), admitted)) };
+            let Some((next, body)) = next else { return Err(Failed::new(PoolError::Killed(why), admitted)) };
             tracing::info!(request = %id, why, "a worker ended; the request is sent to another");
             (request, request_body) = (next, body);
             claimed_at = Instant::now();
             (seated, connection) = match self.seat_by(&version, deadline).await {
                 Ok(claimed) => claimed,
-                Err(error) => return Err((error, admitted)),
+                Err(error) => return Err(Failed::new(error, admitted)),
             };
         }
     }
@@ -144,7 +138,7 @@ impl Pool {
         &self,
         version: &Arc<Version>,
         deadline: tokio::time::Instant,
-    ) -> Result<(Seated, Connection), PoolError> {
+    ) -> Result<(ClaimedSeat, Connection), PoolError> {
         let seating = async {
             match self.seat(version).await {
                 Err(PoolError::Killed(_)) => self.seat(version).await,
@@ -157,7 +151,7 @@ impl Pool {
         })
     }
 
-    async fn seat(&self, version: &Arc<Version>) -> Result<(Seated, Connection), PoolError> {
+    async fn seat(&self, version: &Arc<Version>) -> Result<(ClaimedSeat, Connection), PoolError> {
         let seated = self.claim(version).await?;
         let connection = seated.worker().connection().await?;
         Ok((seated, connection))
@@ -166,12 +160,12 @@ impl Pool {
     /// Sends, and waits for the head. When this is dropped in between, the client has left.
     async fn send(
         &self,
-        held: Held,
+        held: InExchange,
         request: Request<RequestBody>,
         id: gannet_base::names::RequestId,
         longest: Duration,
-    ) -> Result<(Response<Incoming>, Held), SendError> {
-        let Held { admitted, seated, expected, mut connection, claim_us, request_body, late } = held;
+    ) -> Result<(Response<Incoming>, InExchange), SendError> {
+        let InExchange { admitted, seated, expected, mut connection, claim_us, request_body, late } = held;
         let sending = Box::pin(async move {
             let sent = connection.send(request).await;
             (connection, sent)
@@ -186,7 +180,10 @@ impl Pool {
         };
         let (hung, unsent) = match sent {
             Ok((connection, Ok(answer))) => {
-                return Ok((answer, Held { admitted, seated, expected, connection, claim_us, request_body, late }));
+                return Ok((
+                    answer,
+                    InExchange { admitted, seated, expected, connection, claim_us, request_body, late },
+                ));
             }
             // Its connection ends here, and with it a guest that has begun.
             Ok((connection, Err(unsent))) => {
@@ -205,45 +202,45 @@ impl Pool {
             if let Some(rest) = request_body.rest() {
                 crate::inbound::discard(rest).await;
             }
-            return Err(SendError::Refused(Box::new((PoolError::Request(refused), admitted))));
+            return Err(SendError::Refused(Failed::new(PoolError::Request(refused), admitted)));
         }
         if hung {
             // It has missed its deadline by a second: it hangs, and takes its tenant's other requests with it.
             self.end(seated.worker(), "it missed a request's deadline by a second");
         }
         let unsent = unsent.map(|request| (*request, request_body));
-        Err(SendError::Ended(Box::new(Ended { admitted, seated, hung, unsent })))
+        Err(SendError::Ended(Box::new(WorkerEnded { admitted, seated, hung, unsent })))
     }
 }
 
 /// Why there is no answer.
 enum SendError {
     /// The request was refused on its way.
-    Refused(Box<FailedInside>),
+    Refused(Box<Failed>),
     /// The worker ended.
-    Ended(Box<Ended>),
+    Ended(Box<WorkerEnded>),
 }
 
 /// What is left of a request whose worker ended.
-struct Ended {
+struct WorkerEnded {
     admitted: Admitted,
-    seated: Seated,
+    seated: ClaimedSeat,
     /// Whether it had to be ended because it did not answer in time.
     hung: bool,
     /// The request, if nothing of it was sent.
-    unsent: Option<Sendable>,
+    unsent: Option<ResendableRequest>,
 }
 
 /// Turns the worker's answer into the client's.
 fn relayed(
     answer: Response<Incoming>,
-    held: Held,
+    held: InExchange,
     id: gannet_base::names::RequestId,
     style: Style,
-) -> Result<Response<ResponseBody>, FailedInside> {
-    let Held { mut admitted, seated, mut expected, connection, claim_us, request_body, late } = held;
+) -> Result<Response<ResponseBody>, Box<Failed>> {
+    let InExchange { mut admitted, seated, mut expected, connection, claim_us, request_body, late } = held;
     let (mut parts, body) = answer.into_parts();
-    let known: Option<Work> =
+    let known: Option<WorkReport> =
         parts.headers.remove(header::WORK).and_then(|value| serde_json::from_slice(value.as_bytes()).ok());
     let source = match known {
         Some(work) => {
@@ -254,7 +251,7 @@ fn relayed(
                 if request_body.is_done() {
                     seated.worker().give_back(connection);
                 }
-                return Err((fault.into(), admitted));
+                return Err(Failed::new(fault.into(), admitted));
             }
             WorkSource::Known
         }

@@ -1,11 +1,11 @@
 //! Receipts that come as frames, and what happens when the client leaves before its answer.
 
 use crate::admitted::Admitted;
-use crate::pool::claim::Seated;
+use crate::pool::claim::ClaimedSeat;
 use crate::pool::report;
 use crate::pool::request::RequestBody;
 use crate::pool::worker::{Connection, Worker};
-use gannet_base::hop::{Work, header};
+use gannet_base::hop::{WorkReport, header};
 use gannet_base::names::RequestId;
 use gannet_base::refusal::Blame;
 use http::{Request, Response};
@@ -18,14 +18,14 @@ use tokio::sync::oneshot;
 
 /// A receipt that may come as a frame; nothing waits for it once this is dropped.
 #[derive(Debug)]
-pub(crate) struct Expected {
+pub(crate) struct ExpectedReport {
     worker: Arc<Worker>,
     request: RequestId,
-    receiver: Option<oneshot::Receiver<Work>>,
+    receiver: Option<oneshot::Receiver<WorkReport>>,
 }
 
-impl Expected {
-    pub(super) fn new(seated: &Seated, request: RequestId) -> Self {
+impl ExpectedReport {
+    pub(super) fn new(seated: &ClaimedSeat, request: RequestId) -> Self {
         let worker = Arc::clone(seated.worker());
         let receiver = Some(worker.expect_work(request));
         Self { worker, request, receiver }
@@ -37,7 +37,7 @@ impl Expected {
     }
 
     /// Polls for the receipt. `None`: there will be none.
-    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Work>> {
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<WorkReport>> {
         match &mut self.receiver {
             Some(receiver) => Pin::new(receiver).poll(context).map(Result::ok),
             None => Poll::Ready(None),
@@ -45,13 +45,13 @@ impl Expected {
     }
 
     /// Waits for the receipt.
-    pub(crate) async fn wait(mut self, longest: Duration) -> Option<Work> {
+    pub(crate) async fn wait(mut self, longest: Duration) -> Option<WorkReport> {
         let waiting = std::future::poll_fn(|context| self.poll(context));
         tokio::time::timeout(longest, waiting).await.ok().flatten()
     }
 }
 
-impl Drop for Expected {
+impl Drop for ExpectedReport {
     fn drop(&mut self) {
         if self.receiver.is_some() {
             self.worker.forget_work(self.request);
@@ -74,7 +74,7 @@ pub(super) type Sending = Pin<Box<dyn Future<Output = Sent> + Send>>;
 pub(super) struct ClientGone {
     pub(super) id: RequestId,
     pub(super) claim_us: u64,
-    pub(super) held: Option<(Admitted, Seated, Expected, Sending)>,
+    pub(super) held: Option<(Admitted, ClaimedSeat, ExpectedReport, Sending)>,
 }
 
 impl Drop for ClientGone {
@@ -85,7 +85,7 @@ impl Drop for ClientGone {
         tokio::spawn(async move {
             // A guest that is done has put its report into the head; one that is not is ended when the connection closes, and
             // then reports by itself. A request that never left has none.
-            let known: Option<Work> = match tokio::time::timeout(GRACE, sending).await {
+            let known: Option<WorkReport> = match tokio::time::timeout(GRACE, sending).await {
                 Ok((_, Ok(answer))) => {
                     let value = answer.headers().get(header::WORK);
                     value.and_then(|value| serde_json::from_slice(value.as_bytes()).ok())

@@ -3,7 +3,7 @@
 
 use crate::egress::Registration;
 use crate::pool::PoolError;
-use crate::pool::beside::Opened;
+use crate::pool::beside::SecretReader;
 use crate::pool::worker::{GONE, Worker};
 use gannet_base::hop::{Bundle, RunLimits, ToWorker, VersionKey};
 use gannet_base::names::RequestId;
@@ -89,7 +89,7 @@ impl Worker {
     }
 
     /// Loads a version, once. Answers whether it was there already.
-    pub(crate) async fn load(&self, version: &Version, vault: &Opened<'_>) -> Result<bool, PoolError> {
+    pub(crate) async fn load(&self, version: &Version, vault: &SecretReader<'_>) -> Result<bool, PoolError> {
         let (mut receiver, first) = {
             let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
             match loads.get(&version.key) {
@@ -106,7 +106,7 @@ impl Worker {
         }
         if first {
             // Also when whoever asked leaves in the middle: others wait for the same load.
-            let mut unfinished = Unfinished { worker: self, key: Some(version.key) };
+            let mut unfinished = ForgetUnsentLoad { worker: self, key: Some(version.key) };
             self.send_load(version, vault).await?;
             unfinished.key = None;
         }
@@ -128,7 +128,7 @@ impl Worker {
         }
     }
 
-    async fn send_load(&self, version: &Version, vault: &Opened<'_>) -> Result<(), PoolError> {
+    async fn send_load(&self, version: &Version, vault: &SecretReader<'_>) -> Result<(), PoolError> {
         self.open_egress(version).await?;
         let failed = |error: std::io::Error| PoolError::Internal(format!("a version could not be opened: {error}"));
         let began = Instant::now();
@@ -142,7 +142,7 @@ impl Worker {
         let component = File::open(&version.compiled).map_err(failed)?;
         let bundle = bundle(version, vault.open(version)?).map_err(failed)?;
         let name = (version.tenant.clone(), version.function.clone());
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(version.key, name);
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).insert(version.key, name);
         let assets: Vec<File> = version.assets.iter().map(File::open).collect::<Result<_, _>>().map_err(failed)?;
         let message = ToWorker::Load { version: version.key };
         let mut descriptors = vec![component.as_fd(), bundle.as_fd()];
@@ -152,12 +152,12 @@ impl Worker {
 }
 
 /// Forgets a load that was never sent.
-struct Unfinished<'a> {
+struct ForgetUnsentLoad<'a> {
     worker: &'a Worker,
     key: Option<VersionKey>,
 }
 
-impl Drop for Unfinished<'_> {
+impl Drop for ForgetUnsentLoad<'_> {
     fn drop(&mut self) {
         if let Some(key) = self.key {
             self.worker.loads.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);

@@ -21,19 +21,19 @@ mod table;
 pub mod worker;
 
 pub use backoff::Kills;
-pub use beside::Beside;
+pub use beside::PoolServices;
 pub use error::PoolError;
 pub use exchange::Failed;
-pub use table::Counts;
+pub use table::WorkerCounts;
 
 use crate::arbiter::Arbiter;
 use crate::arbiter::turns::Health;
 use crate::build::Builder;
 use crate::gpus;
-use crate::gpus::{Place, Served};
+use crate::gpus::{GpuSlot, SlotId};
 use backoff::Backoff;
-use beside::Opened;
-use claim::{Seated, SharedTable};
+use beside::SecretReader;
+use claim::{ClaimedSeat, SharedTable};
 use gannet_base::bill::StartKind;
 use gannet_base::names::{FunctionName, TenantName};
 use gannet_process::spawn::Spawner;
@@ -41,7 +41,7 @@ use gannet_state::registry::{Registry, Version};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use table::{Claim, PlaceLimits, Table};
+use table::{Claim, SlotLimits, Table};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use worker::{Worker, WorkerSettings};
@@ -66,8 +66,8 @@ pub struct Pool {
     registry: Arc<Registry>,
     backoff: Arc<Mutex<Backoff>>,
     settings: Arc<WorkerSettings>,
-    places: Arc<Vec<Served>>,
-    beside: Arc<Beside>,
+    places: Arc<Vec<GpuSlot>>,
+    services: Arc<PoolServices>,
     draining: CancellationToken,
 }
 
@@ -79,10 +79,10 @@ impl Pool {
         builder: Arc<Builder>,
         arbiter: Arc<Arbiter>,
         settings: WorkerSettings,
-        places: Arc<Vec<Served>>,
-        beside: Beside,
+        places: Arc<Vec<GpuSlot>>,
+        services: PoolServices,
     ) -> Self {
-        let limits = places.iter().map(|place| PlaceLimits { spares: place.spares, workers_max: place.workers_max });
+        let limits = places.iter().map(|place| SlotLimits { spares: place.spares, workers_max: place.workers_max });
         let pool = Self {
             table: Arc::new(Mutex::new(Table::new(limits))),
             changed: Arc::default(),
@@ -93,7 +93,7 @@ impl Pool {
             arbiter,
             settings: Arc::new(settings),
             places,
-            beside: Arc::new(beside),
+            services: Arc::new(services),
             draining: CancellationToken::new(),
         };
         pool.refill();
@@ -119,12 +119,12 @@ impl Pool {
     }
 
     /// Tenants' workers and spares in each place.
-    pub fn counts(&self) -> Vec<Counts> {
+    pub fn counts(&self) -> Vec<WorkerCounts> {
         self.lock().counts()
     }
 
     /// The places where a version may run, its preferences first; a GPU that failed its probe is left out.
-    fn candidates(&self, version: &Version) -> Vec<Vec<Place>> {
+    fn candidates(&self, version: &Version) -> Vec<Vec<SlotId>> {
         let mut groups = gpus::candidates(&self.places, &version.manifest().gpu.class);
         for group in &mut groups {
             group.retain(|place| self.arbiter.health(*place) != Some(Health::Cordoned));
@@ -174,10 +174,10 @@ impl Pool {
         });
     }
 
-    async fn start_worker(&self, place: Place) -> Result<Arc<Worker>, PoolError> {
+    async fn start_worker(&self, place: SlotId) -> Result<Arc<Worker>, PoolError> {
         let served = self.places.get(place).ok_or_else(|| PoolError::Internal(format!("there is no place {place}")))?;
         let files = self.registry.store().files();
-        let worker = Worker::start(&self.spawner, files, &self.settings, served, &self.beside.logs).await?;
+        let worker = Worker::start(&self.spawner, files, &self.settings, served, &self.services.logs).await?;
         let (pool, watched) = (self.clone(), Arc::clone(&worker));
         tokio::spawn(async move {
             watched.dead().cancelled().await;
@@ -189,7 +189,7 @@ impl Pool {
     }
 
     /// A worker of the tenant with the version loaded.
-    async fn claim(&self, version: &Arc<Version>) -> Result<Seated, PoolError> {
+    async fn claim(&self, version: &Arc<Version>) -> Result<ClaimedSeat, PoolError> {
         let tenant = &version.tenant;
         self.builder.ensure(version).await.map_err(|error| PoolError::Internal(error.to_string()))?;
         let mut kind = StartKind::Hot;
@@ -238,15 +238,15 @@ impl Pool {
             }
         };
         let shared = (Arc::clone(&self.table), Arc::clone(&self.changed), Arc::clone(&self.registry));
-        let mut seated = Seated::new(Arc::clone(&worker), Arc::clone(version), shared, kind);
+        let mut seated = ClaimedSeat::new(Arc::clone(&worker), Arc::clone(version), shared, kind);
         seated.capacity_wait = capacity_wait;
         let snapshot = self.registry.snapshot();
         let weight = snapshot.tenants.get(tenant).map_or(1, |tenant| tenant.limits.gpu_weight);
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
-        if worker.join(&self.arbiter, &self.beside.egress, tenant, weight) {
+        if worker.join(&self.arbiter, &self.services.egress, tenant, weight) {
             worker.quarantine(self.quarantined(tenant)).await?;
         }
-        let opened = Opened { vault: &self.beside.vault, snapshot };
+        let opened = SecretReader { vault: &self.services.vault, snapshot };
         let was_loaded = worker.load(version, &opened).await?;
         if !was_loaded && kind == StartKind::Hot {
             seated.kind = StartKind::Warm;
@@ -256,7 +256,7 @@ impl Pool {
 
     fn no_capacity(&self, version: &Version, waited: Duration) -> PoolError {
         let classes = &version.manifest().gpu.class;
-        let places: Vec<Place> = self.candidates(version).concat();
+        let places: Vec<SlotId> = self.candidates(version).concat();
         let ms = waited.as_millis();
         PoolError::NoCapacity(match gpus::candidates(&self.places, classes).is_empty() {
             true => format!("there is no gpu of class {}", classes.join(" or ")),
@@ -267,7 +267,7 @@ impl Pool {
 
     /// Starts a worker for a tenant. It runs to its end even if the request that wanted it leaves:
     /// others may be waiting for the same worker.
-    async fn start_for(&self, tenant: &TenantName, place: Place) -> Result<(), PoolError> {
+    async fn start_for(&self, tenant: &TenantName, place: SlotId) -> Result<(), PoolError> {
         let (pool, tenant) = (self.clone(), tenant.clone());
         let starting = tokio::spawn(async move {
             let started = pool.start_worker(place).await;

@@ -2,8 +2,8 @@
 //! until the last byte has left.
 
 use crate::admitted::Admitted;
-use crate::pool::claim::Seated;
-use crate::pool::expected::{CUT_MAX, Expected};
+use crate::pool::claim::ClaimedSeat;
+use crate::pool::expected::{CUT_MAX, ExpectedReport};
 use crate::pool::report;
 use crate::pool::request::BodyState;
 use crate::pool::worker::Connection;
@@ -31,14 +31,14 @@ pub(crate) enum WorkSource {
     /// It was in the head and is on the tab.
     Known,
     /// It comes as a frame.
-    Frame(Expected),
+    Frame(ExpectedReport),
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Relay {
     body: Incoming,
-    open: SharedOpen,
+    open: SharedAnswer,
     /// A frame's wait at the end, and whether the end was reached.
     ending: Option<Pin<Box<Sleep>>>,
     trailers: bool,
@@ -47,14 +47,14 @@ pub struct Relay {
     watchdog: AbortHandle,
 }
 
-/// `None` once the tab is closed. SharedOpen with the watchdog: a client that stops reading is not polled, so time must
+/// `None` once the tab is closed. Shared with the watchdog: a client that stops reading is not polled, so time must
 /// pass elsewhere.
-type SharedOpen = Arc<Mutex<Option<Open>>>;
+type SharedAnswer = Arc<Mutex<Option<OpenAnswer>>>;
 
 #[derive(Debug)]
-struct Open {
+struct OpenAnswer {
     admitted: Admitted,
-    seated: Seated,
+    seated: ClaimedSeat,
     connection: Option<Connection>,
     source: WorkSource,
     claim_us: u64,
@@ -69,7 +69,7 @@ struct Open {
 pub(crate) struct Parts {
     pub(crate) body: Incoming,
     pub(crate) admitted: Admitted,
-    pub(crate) seated: Seated,
+    pub(crate) seated: ClaimedSeat,
     pub(crate) connection: Connection,
     pub(crate) source: WorkSource,
     pub(crate) claim_us: u64,
@@ -77,11 +77,11 @@ pub(crate) struct Parts {
     pub(crate) late: Duration,
 }
 
-fn take(open: &SharedOpen) -> Option<Open> {
+fn take(open: &SharedAnswer) -> Option<OpenAnswer> {
     open.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-impl Open {
+impl OpenAnswer {
     /// Notes why the answer was not whole, and cuts the connection to the worker, which ends the guest.
     fn cut(&mut self, error: &str, detail: Option<String>, blame: Blame) {
         if let Some(connection) = self.connection.take() {
@@ -123,7 +123,7 @@ impl Open {
 }
 
 /// Ends an answer that its client does not take: the place, the instance and its memory are wanted by others.
-async fn watch(open: SharedOpen, longest: Duration) {
+async fn watch(open: SharedAnswer, longest: Duration) {
     tokio::time::sleep(longest).await;
     if let Some(mut open) = take(&open) {
         let detail = format!("the client had not taken the answer after {} ms", longest.as_millis());
@@ -138,7 +138,8 @@ impl Relay {
         // A body of announced length ends with its last byte and has no trailer.
         let trailers = matches!(source, WorkSource::Frame(_)) && body.size_hint().exact().is_none();
         let connection = Some(connection);
-        let open = Open { admitted, seated, connection, source, claim_us, sent: 0, request_body, late, was_cut: false };
+        let open =
+            OpenAnswer { admitted, seated, connection, source, claim_us, sent: 0, request_body, late, was_cut: false };
         let open = Arc::new(Mutex::new(Some(open)));
         let watchdog = tokio::spawn(watch(Arc::clone(&open), late)).abort_handle();
         Self { body, open, ending: None, trailers, finished: false, watchdog }
@@ -204,7 +205,7 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        // Open still: the client left in the middle.
+        // Still open: the client left in the middle.
         self.cut("client_closed", None, Blame::Caller);
     }
 }

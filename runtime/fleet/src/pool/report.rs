@@ -2,7 +2,7 @@
 
 use super::error::DETAIL_CHARACTERS_MAX;
 use super::worker::Worker;
-use gannet_base::hop::{FaultCode, Work};
+use gannet_base::hop::{FaultCode, WorkReport};
 use gannet_base::refusal::Blame;
 use gannet_state::tab::Tab;
 
@@ -16,7 +16,7 @@ pub(super) fn record_lost(tab: &mut Tab, worker: &Worker) {
 }
 
 /// Puts the worker's receipt on the tab.
-pub(super) fn record(tab: &mut Tab, mut work: Work, worker: &Worker, claim_us: u64) {
+pub(super) fn record(tab: &mut Tab, mut work: WorkReport, worker: &Worker, claim_us: u64) {
     worker.check(&mut work);
     tab.work(&work, claim_us);
     if let Some(fault) = &work.fault {

@@ -67,7 +67,7 @@ pub struct RequestBody {
 /// A body that was cut. The worker sees its connection break off.
 #[derive(Debug, thiserror::Error)]
 #[error("the request's body was cut")]
-pub struct Cut;
+pub struct BodyCut;
 
 impl RequestBody {
     pub(crate) fn new(body: Incoming, collected: Option<Bytes>, limit: u64) -> (Self, Arc<BodyState>) {
@@ -84,18 +84,18 @@ impl RequestBody {
         (Self { collected: None, body: None, limit: 0, state: Arc::clone(&state), idle: None }, state)
     }
 
-    fn cut(&mut self, why: RequestError) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn cut(&mut self, why: RequestError) -> Poll<Option<Result<Frame<Bytes>, BodyCut>>> {
         *self.state.rest.lock().unwrap_or_else(PoisonError::into_inner) = self.body.take();
         *self.state.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
-        Poll::Ready(Some(Err(Cut)))
+        Poll::Ready(Some(Err(BodyCut)))
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = BodyCut;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyCut>>> {
         if let Some(collected) = self.collected.take() {
             self.state.bytes.store(collected.len() as u64, Ordering::Relaxed);
             self.state.done.store(true, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 
 use crate::pool::Pool;
 use crate::pool::worker::Worker;
-use gannet_base::bill::{Line, Resident};
+use gannet_base::bill::{LedgerLine, ResidentMemory};
 use gannet_base::names::{RequestId, TenantName};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -43,7 +43,7 @@ impl Pool {
         let micro_units = price.of_memory(u128::from(bytes) * u128::from(span_ms) / 1000);
         let time = jiff::Timestamp::now();
         owner.account.add(time, 0, 0, micro_units);
-        self.beside.ledger.write(Line::Resident(Resident {
+        self.services.ledger.write(LedgerLine::Resident(ResidentMemory {
             id: RequestId::new(),
             tenant: tenant.clone(),
             function: function.name.clone(),

@@ -8,17 +8,17 @@ use http::Request;
 use std::sync::Arc;
 
 /// A request, and what will be known of its body.
-pub(super) type Sendable = (Request<RequestBody>, Arc<BodyState>);
+pub(super) type ResendableRequest = (Request<RequestBody>, Arc<BodyState>);
 
 /// What could be sent once more.
 #[derive(Debug)]
-pub(super) struct Retry {
+pub(super) struct RetryOnce {
     /// The head of a request that may be repeated.
     head: Option<Request<()>>,
     used: bool,
 }
 
-impl Retry {
+impl RetryOnce {
     pub(super) fn of(request: &Request<RequestBody>) -> Self {
         let repeatable = request.method().is_idempotent() && http_body::Body::is_end_stream(request.body());
         let head = repeatable.then(|| {
@@ -33,7 +33,7 @@ impl Retry {
     }
 
     /// What to send now, given the request if nothing of it was sent.
-    pub(super) fn take(&mut self, unsent: Option<Sendable>) -> Option<Sendable> {
+    pub(super) fn take(&mut self, unsent: Option<ResendableRequest>) -> Option<ResendableRequest> {
         if std::mem::replace(&mut self.used, true) {
             return None;
         }

@@ -14,7 +14,7 @@
 //! Invariants: a worker serves one tenant for life; a claimed spare is never given back; a busy
 //! worker is never retired; workers, spares and those that still leave never pass their place's `workers_max`.
 
-use crate::gpus::Place;
+use crate::gpus::SlotId;
 use gannet_base::names::TenantName;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ pub enum Claim<W> {
     /// A spare, now the tenant's.
     Spare(W),
     /// A process must be started there, then [`Table::started`] called.
-    Start(Place),
+    Start(SlotId),
     /// One is being started for the tenant; claim again when it is there.
     Wait,
     /// This idle worker must end first; claim again when it has died.
@@ -41,7 +41,7 @@ pub enum Claim<W> {
 
 /// How many workers a place may have.
 #[derive(Debug, Clone, Copy)]
-pub struct PlaceLimits {
+pub struct SlotLimits {
     /// Spare workers kept ready.
     pub spares: usize,
     /// Workers and spares together.
@@ -50,7 +50,7 @@ pub struct PlaceLimits {
 
 /// How many there are in a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counts {
+pub struct WorkerCounts {
     /// Tenants' workers.
     pub workers: usize,
     /// Spares.
@@ -64,8 +64,8 @@ enum Seat<W> {
 }
 
 #[derive(Debug)]
-struct Room<W> {
-    limits: PlaceLimits,
+struct SlotState<W> {
+    limits: SlotLimits,
     spares: VecDeque<W>,
     spares_starting: usize,
     /// Told to end, and not gone yet: their memory is not free.
@@ -75,35 +75,35 @@ struct Room<W> {
 /// See the module.
 #[derive(Debug)]
 pub struct Table<W> {
-    seats: HashMap<(TenantName, Place), Seat<W>>,
-    rooms: Vec<Room<W>>,
+    seats: HashMap<(TenantName, SlotId), Seat<W>>,
+    rooms: Vec<SlotState<W>>,
 }
 
 impl<W: Clone + PartialEq> Table<W> {
     /// An empty table.
-    pub fn new(places: impl IntoIterator<Item = PlaceLimits>) -> Self {
-        let room = |limits| Room { limits, spares: VecDeque::new(), spares_starting: 0, leaving: Vec::new() };
+    pub fn new(places: impl IntoIterator<Item = SlotLimits>) -> Self {
+        let room = |limits| SlotState { limits, spares: VecDeque::new(), spares_starting: 0, leaving: Vec::new() };
         Self { seats: HashMap::new(), rooms: places.into_iter().map(room).collect() }
     }
 
-    fn seated(&self, place: Place) -> usize {
+    fn seated(&self, place: SlotId) -> usize {
         self.seats.keys().filter(|(_, at)| *at == place).count()
     }
 
-    fn total(&self, place: Place) -> usize {
+    fn total(&self, place: SlotId) -> usize {
         let room =
             self.rooms.get(place).map_or(0, |room| room.spares.len() + room.spares_starting + room.leaving.len());
         self.seated(place) + room
     }
 
-    fn has_room(&self, place: Place) -> bool {
+    fn has_room(&self, place: SlotId) -> bool {
         self.rooms.get(place).is_some_and(|room| self.total(place) < room.limits.workers_max)
     }
 
     /// Asks for a worker for `tenant` in one of the candidate places, groups in order of preference. `Use` and `Spare`
     /// count the caller as busy until `release`.
-    pub fn claim(&mut self, tenant: &TenantName, candidates: &[Vec<Place>], now: Instant) -> Claim<W> {
-        let all: Vec<Place> = candidates.iter().flatten().copied().collect();
+    pub fn claim(&mut self, tenant: &TenantName, candidates: &[Vec<SlotId>], now: Instant) -> Claim<W> {
+        let all: Vec<SlotId> = candidates.iter().flatten().copied().collect();
         for place in &all {
             if let Some(Seat::Up { worker, busy, .. }) = self.seats.get_mut(&(tenant.clone(), *place)) {
                 *busy += 1;
@@ -114,7 +114,7 @@ impl<W: Clone + PartialEq> Table<W> {
             return Claim::Wait;
         }
         for group in candidates {
-            let has_spare = |place: &&Place| self.rooms.get(**place).is_some_and(|room| !room.spares.is_empty());
+            let has_spare = |place: &&SlotId| self.rooms.get(**place).is_some_and(|room| !room.spares.is_empty());
             let spare = group.iter().filter(has_spare).min_by_key(|place| self.seated(**place)).copied();
             if let Some(place) = spare
                 && let Some(worker) = self.rooms.get_mut(place).and_then(|room| room.spares.pop_front())
@@ -130,20 +130,20 @@ impl<W: Clone + PartialEq> Table<W> {
             }
         }
         // Where one leaves already, or a spare is coming, room is on its way.
-        let still = |place: &&Place| {
+        let still = |place: &&SlotId| {
             self.rooms.get(**place).is_some_and(|room| room.leaving.is_empty() && room.spares_starting == 0)
         };
-        let places: Vec<Place> = all.iter().filter(still).copied().collect();
+        let places: Vec<SlotId> = all.iter().filter(still).copied().collect();
         self.evict(&places, now).map_or(Claim::Full, Claim::Evict)
     }
 
-    fn seat(&mut self, tenant: &TenantName, place: Place, worker: W, busy: usize, now: Instant) {
+    fn seat(&mut self, tenant: &TenantName, place: SlotId, worker: W, busy: usize, now: Instant) {
         let seat = Seat::Up { worker, busy, idle_since: now, idle_timeout: Duration::from_secs(60), pinned: false };
         self.seats.insert((tenant.clone(), place), seat);
     }
 
     /// Takes out the worker that has been idle longest. One that has been for less than [`SETTLED`] may still hold the GPU.
-    fn evict(&mut self, places: &[Place], now: Instant) -> Option<W> {
+    fn evict(&mut self, places: &[SlotId], now: Instant) -> Option<W> {
         let idle = self.seats.iter().filter_map(|(key, seat)| match seat {
             Seat::Up { busy: 0, idle_since, pinned: false, .. }
                 if places.contains(&key.1) && now.saturating_duration_since(*idle_since) >= SETTLED =>
@@ -156,7 +156,7 @@ impl<W: Clone + PartialEq> Table<W> {
         self.leave(&oldest)
     }
 
-    fn leave(&mut self, key: &(TenantName, Place)) -> Option<W> {
+    fn leave(&mut self, key: &(TenantName, SlotId)) -> Option<W> {
         let Some(Seat::Up { worker, .. }) = self.seats.remove(key) else { return None };
         if let Some(room) = self.rooms.get_mut(key.1) {
             room.leaving.push(worker.clone());
@@ -165,12 +165,12 @@ impl<W: Clone + PartialEq> Table<W> {
     }
 
     /// A started process is there. Whoever wanted it claims again, and may have left meanwhile.
-    pub fn started(&mut self, tenant: &TenantName, place: Place, worker: W, now: Instant) {
+    pub fn started(&mut self, tenant: &TenantName, place: SlotId, worker: W, now: Instant) {
         self.seat(tenant, place, worker, 0, now);
     }
 
     /// A process could not be started.
-    pub fn start_failed(&mut self, tenant: &TenantName, place: Place) {
+    pub fn start_failed(&mut self, tenant: &TenantName, place: SlotId) {
         let key = (tenant.clone(), place);
         if matches!(self.seats.get(&key), Some(Seat::Starting)) {
             self.seats.remove(&key);
@@ -257,7 +257,7 @@ impl<W: Clone + PartialEq> Table<W> {
     }
 
     /// Where to start a spare now, once for each. They are counted as starting from here on.
-    pub fn spares_missing(&mut self) -> Vec<Place> {
+    pub fn spares_missing(&mut self) -> Vec<SlotId> {
         let mut missing = Vec::new();
         for place in 0..self.rooms.len() {
             while self.has_room(place)
@@ -272,7 +272,7 @@ impl<W: Clone + PartialEq> Table<W> {
     }
 
     /// A spare is there, or could not be started.
-    pub fn spare_started(&mut self, place: Place, worker: Option<W>) {
+    pub fn spare_started(&mut self, place: SlotId, worker: Option<W>) {
         if let Some(room) = self.rooms.get_mut(place) {
             room.spares_starting = room.spares_starting.saturating_sub(1);
             room.spares.extend(worker);
@@ -280,9 +280,11 @@ impl<W: Clone + PartialEq> Table<W> {
     }
 
     /// What is in each place.
-    pub fn counts(&self) -> Vec<Counts> {
-        let count =
-            |(place, room): (Place, &Room<W>)| Counts { workers: self.seated(place), spares: room.spares.len() };
+    pub fn counts(&self) -> Vec<WorkerCounts> {
+        let count = |(place, room): (SlotId, &SlotState<W>)| WorkerCounts {
+            workers: self.seated(place),
+            spares: room.spares.len(),
+        };
         self.rooms.iter().enumerate().map(count).collect()
     }
 
@@ -312,7 +314,7 @@ mod tests {
         TenantName::new(&format!("t{}", index + 10)).unwrap()
     }
 
-    const LIMITS: PlaceLimits = PlaceLimits { spares: 1, workers_max: 3 };
+    const LIMITS: SlotLimits = SlotLimits { spares: 1, workers_max: 3 };
 
     #[derive(Debug, Clone)]
     enum Step {
@@ -397,7 +399,7 @@ mod tests {
 
     #[test]
     fn an_idle_worker_goes_at_its_timeout_and_a_pinned_one_stays() {
-        let mut table = Table::new([PlaceLimits { spares: 0, workers_max: 8 }]);
+        let mut table = Table::new([SlotLimits { spares: 0, workers_max: 8 }]);
         let now = Instant::now();
         for (index, keep) in [(0, false), (1, true)] {
             assert_eq!(table.claim(&name(index), &[vec![0]], now), Claim::Start(0));
@@ -412,7 +414,7 @@ mod tests {
 
     #[test]
     fn tenants_are_placed_by_preference_then_where_the_fewest_are_and_stay_there() {
-        let mut table = Table::new([PlaceLimits { spares: 0, workers_max: 2 }; 3]);
+        let mut table = Table::new([SlotLimits { spares: 0, workers_max: 2 }; 3]);
         let now = Instant::now();
         let candidates = [vec![1, 2], vec![0]];
         let mut placed = Vec::new();
@@ -432,7 +434,7 @@ mod tests {
 
     #[test]
     fn the_longest_idle_makes_room_and_is_counted_until_it_is_gone() {
-        let mut table = Table::new([PlaceLimits { spares: 0, workers_max: 2 }]);
+        let mut table = Table::new([SlotLimits { spares: 0, workers_max: 2 }]);
         let start = Instant::now();
         for index in 0..2 {
             let now = start + Duration::from_secs(index as u64);

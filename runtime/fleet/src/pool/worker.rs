@@ -10,11 +10,11 @@
 
 use crate::arbiter::{Arbiter, Ends, Membership};
 use crate::egress::{Egress, WorkerEgress};
-use crate::gpus::{Place, Served};
-use crate::logs::{Logs, Names};
+use crate::gpus::{GpuSlot, SlotId};
+use crate::logs::{Logs, VersionOwners};
 use crate::pool::request::RequestBody;
 use crate::pool::{PoolError, error};
-use gannet_base::hop::{Confinement, FromWorker, ToWorker, VersionKey, Work};
+use gannet_base::hop::{Confinement, FromWorker, ToWorker, VersionKey, WorkReport};
 use gannet_base::names::{RequestId, TenantName};
 use gannet_process::channel::{Channel, frame_pair, stream_pair};
 use gannet_process::child::{DEVICE_LOST, Role};
@@ -90,12 +90,12 @@ pub struct Worker {
     pub(super) control: Channel,
     pub(super) loads: Mutex<HashMap<VersionKey, watch::Sender<LoadResult>>>,
     connections: Mutex<Vec<Connection>>,
-    works: Mutex<HashMap<RequestId, oneshot::Sender<Work>>>,
-    pub(super) names: Arc<Names>,
+    works: Mutex<HashMap<RequestId, oneshot::Sender<WorkReport>>>,
+    pub(super) owners: Arc<VersionOwners>,
     pub(super) dead: CancellationToken,
     confinement: Confinement,
     /// The place of its GPU, if it has one.
-    gpu: Option<Place>,
+    gpu: Option<SlotId>,
     /// What the arbiter needs of it, until it has a tenant; a spare has no part in the GPU.
     ends: Mutex<Option<Ends>>,
     membership: OnceLock<Membership>,
@@ -122,7 +122,7 @@ impl Worker {
         spawner: &Spawner,
         files: &Files,
         settings: &WorkerSettings,
-        place: &Served,
+        place: &GpuSlot,
         logs: &Arc<Logs>,
     ) -> Result<Arc<Self>, PoolError> {
         let failed = |error: std::io::Error| PoolError::StartFailed(error.to_string());
@@ -171,7 +171,7 @@ impl Worker {
             loads: Mutex::default(),
             connections: Mutex::default(),
             works: Mutex::default(),
-            names: Arc::default(),
+            owners: Arc::default(),
             dead: CancellationToken::new(),
             confinement,
             gpu: place.gpu.as_ref().map(|_| place.place),
@@ -185,7 +185,7 @@ impl Worker {
         });
         tokio::spawn(Arc::clone(&worker).listen());
         tokio::spawn(Arc::clone(&worker).watch(settings.resident_bytes_max));
-        tokio::spawn(crate::logs::collect(Arc::clone(logs), log_socket, Arc::clone(&worker.names)));
+        tokio::spawn(crate::logs::collect(Arc::clone(logs), log_socket, Arc::clone(&worker.owners)));
         Ok(worker)
     }
 
@@ -195,7 +195,7 @@ impl Worker {
     }
 
     /// The place of its GPU, if it has one.
-    pub fn place(&self) -> Option<Place> {
+    pub fn place(&self) -> Option<SlotId> {
         self.gpu
     }
 
@@ -231,7 +231,7 @@ impl Worker {
     }
 
     /// Takes GPU time off what a worker reports that it cannot have used.
-    pub(crate) fn check(&self, work: &mut Work) {
+    pub(crate) fn check(&self, work: &mut WorkReport) {
         if let Some(membership) = self.membership.get() {
             let billed = membership.bill(Duration::from_nanos(work.gpu_ns));
             work.gpu_ns = u64::try_from(billed.as_nanos()).unwrap_or(u64::MAX);
@@ -391,7 +391,7 @@ impl Worker {
     }
 
     /// Where the receipt of a streamed answer will arrive.
-    pub(crate) fn expect_work(&self, request: RequestId) -> oneshot::Receiver<Work> {
+    pub(crate) fn expect_work(&self, request: RequestId) -> oneshot::Receiver<WorkReport> {
         let (sender, receiver) = oneshot::channel();
         self.works.lock().unwrap_or_else(PoisonError::into_inner).insert(request, sender);
         receiver

@@ -15,10 +15,10 @@ mod segment;
 use crate::store::usage::Watermark;
 use crate::store::{Store, StoreError};
 use gannet_base::bill::usage::{Rollup, Sums, UsageKey};
-use gannet_base::bill::{Line, Receipt};
+use gannet_base::bill::{LedgerLine, Receipt};
 use gannet_base::names::{RequestId, TenantName};
 use gannet_base::time::Day;
-use segment::Sealed;
+use segment::SealedSegment;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
@@ -66,27 +66,27 @@ pub struct Totals {
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct LedgerIndex {
     /// Closed and not on disk yet.
-    waiting: HashMap<RequestId, Arc<Line>>,
+    waiting: HashMap<RequestId, Arc<LedgerLine>>,
     /// In the open segment.
     open: HashMap<RequestId, u64>,
     open_file: Option<Arc<File>>,
-    sealed: BTreeMap<u64, Arc<Sealed>>,
+    sealed: BTreeMap<u64, Arc<SealedSegment>>,
     totals: Totals,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Ledger {
-    known: Arc<Mutex<Known>>,
+    known: Arc<Mutex<LedgerIndex>>,
     /// Locked for writing while sums move into the store, so that whoever adds the two sees each line once.
     rollup: Arc<RwLock<Rollup>>,
     /// How often sums have moved into the store.
     settled: Arc<AtomicUsize>,
     waiting: Arc<AtomicUsize>,
     failing: Arc<AtomicBool>,
-    to_disk: Sender<Arc<Line>>,
+    to_disk: Sender<Arc<LedgerLine>>,
     store: Arc<Store>,
 }
 
@@ -101,14 +101,14 @@ impl Ledger {
         let watermark = store.watermark()?;
         let numbers = segment::list(&folder)?;
         let open_number = numbers.last().copied().unwrap_or(1).max(watermark.segment);
-        let (mut known, mut rollup) = (Known::default(), Rollup::default());
+        let (mut known, mut rollup) = (LedgerIndex::default(), Rollup::default());
         for number in numbers.iter().copied().filter(|number| *number != open_number) {
             if number >= watermark.segment {
                 let from = if number == watermark.segment { watermark.offset } else { 0 };
                 let file = File::open(segment::path(&folder, number, "jsonl"))?;
                 segment::scan(&file, from, |_, line| rollup.count(&line))?;
             }
-            known.sealed.extend(Sealed::open(&folder, number)?.map(|sealed| (number, Arc::new(sealed))));
+            known.sealed.extend(SealedSegment::open(&folder, number)?.map(|sealed| (number, Arc::new(sealed))));
         }
         let file = Arc::new(segment::open(&folder, open_number)?);
         let counted_to = if open_number == watermark.segment { watermark.offset } else { 0 };
@@ -158,7 +158,7 @@ impl Ledger {
         Ok((ledger, by_day))
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, LedgerIndex> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -174,11 +174,11 @@ impl Ledger {
     }
 
     /// Takes a line. Never waits: this is the request's path.
-    pub fn write(&self, line: Line) {
+    pub fn write(&self, line: LedgerLine) {
         let line = Arc::new(line);
         {
             let mut known = self.known();
-            if let Line::Request(receipt) = &*line {
+            if let LedgerLine::Request(receipt) = &*line {
                 tracing::debug!(request = %receipt.request, status = receipt.status, error = receipt.error, "tab closed");
                 known.totals.requests += 1;
                 known.totals.errors += u64::from(receipt.error.is_some());
@@ -200,9 +200,9 @@ impl Ledger {
 
     /// The receipt of a request, and whether it is acknowledged as billable. May read from disk.
     pub fn get(&self, id: RequestId) -> Option<(Receipt, bool)> {
-        let receipt = |line: &Line| match line {
-            Line::Request(receipt) => Some(Receipt::clone(receipt)),
-            Line::Resident(_) => None,
+        let receipt = |line: &LedgerLine| match line {
+            LedgerLine::Request(receipt) => Some(Receipt::clone(receipt)),
+            LedgerLine::Resident(_) => None,
         };
         let (open, sealed) = {
             let known = self.known();
@@ -262,7 +262,7 @@ impl Ledger {
 
 /// The thread that owns the files.
 struct Writer {
-    known: Arc<Mutex<Known>>,
+    known: Arc<Mutex<LedgerIndex>>,
     rollup: Arc<RwLock<Rollup>>,
     settled: Arc<AtomicUsize>,
     waiting: Arc<AtomicUsize>,
@@ -277,7 +277,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, inbox: &Receiver<Arc<Line>>) {
+    fn run(mut self, inbox: &Receiver<Arc<LedgerLine>>) {
         let mut lines = Vec::new();
         loop {
             match inbox.recv_timeout(ROLL_EVERY) {
@@ -297,7 +297,7 @@ impl Writer {
     }
 
     /// Appends and syncs, again and again until it is done: nothing that was admitted is dropped.
-    fn append(&mut self, lines: &[Arc<Line>]) {
+    fn append(&mut self, lines: &[Arc<LedgerLine>]) {
         let (mut bytes, mut ats) = (Vec::with_capacity(lines.len() * 800), Vec::with_capacity(lines.len()));
         for line in lines {
             ats.push(self.end + bytes.len() as u64);
@@ -353,7 +353,7 @@ impl Writer {
             known.open.iter().map(|(id, at)| (*id, *at)).collect()
         };
         segment::write_index(&self.folder, self.number, entries)?;
-        let sealed = Sealed::open(&self.folder, self.number)?;
+        let sealed = SealedSegment::open(&self.folder, self.number)?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.sealed.extend(sealed.map(|sealed| (self.number, Arc::new(sealed))));
         known.open.clear();

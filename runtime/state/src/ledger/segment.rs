@@ -8,7 +8,7 @@
 //!
 //! Invariant: what follows the first line that is not whole was never acknowledged; it is cut off when the file is opened.
 
-use gannet_base::bill::Line;
+use gannet_base::bill::LedgerLine;
 use gannet_base::names::RequestId;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, Write};
@@ -21,7 +21,7 @@ const ENTRY: u64 = 24;
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Writes a line into a buffer.
-pub(super) fn encode(line: &Line, out: &mut Vec<u8>) -> io::Result<()> {
+pub(super) fn encode(line: &LedgerLine, out: &mut Vec<u8>) -> io::Result<()> {
     let start = out.len();
     serde_json::to_writer(&mut *out, line)?;
     let sum = crc32fast::hash(out.get(start..).unwrap_or_default());
@@ -35,7 +35,7 @@ fn whole(text: &[u8]) -> Option<&[u8]> {
     (crc32fast::hash(json) == sum).then_some(json)
 }
 
-fn decode(text: &[u8]) -> Option<Line> {
+fn decode(text: &[u8]) -> Option<LedgerLine> {
     serde_json::from_slice(whole(text)?).ok()
 }
 
@@ -68,7 +68,7 @@ pub(super) fn open(folder: &Path, number: u64) -> io::Result<File> {
 }
 
 /// Reads lines from an offset on, until the end or the first that is not whole. Answers where that is.
-pub(super) fn scan(file: &File, from: u64, mut each: impl FnMut(u64, Line)) -> io::Result<u64> {
+pub(super) fn scan(file: &File, from: u64, mut each: impl FnMut(u64, LedgerLine)) -> io::Result<u64> {
     let mut reader = BufReader::with_capacity(1 << 18, file);
     reader.seek(io::SeekFrom::Start(from))?;
     let (mut at, mut text) = (from, Vec::new());
@@ -86,7 +86,7 @@ pub(super) fn scan(file: &File, from: u64, mut each: impl FnMut(u64, Line)) -> i
 }
 
 /// The line at an offset.
-pub(super) fn line_at(file: &File, at: u64) -> io::Result<Line> {
+pub(super) fn line_at(file: &File, at: u64) -> io::Result<LedgerLine> {
     let mut found = None;
     let mut text = vec![0; usize::try_from(LINE_BYTES_MAX).unwrap_or(0)];
     let mut have = 0;
@@ -108,7 +108,7 @@ pub(super) fn line_at(file: &File, at: u64) -> io::Result<Line> {
 
 /// A sealed segment. Its files are opened when they are asked: there may be many.
 #[derive(Debug)]
-pub(super) struct Sealed {
+pub(super) struct SealedSegment {
     folder: PathBuf,
     number: u64,
     first: RequestId,
@@ -116,7 +116,7 @@ pub(super) struct Sealed {
     count: u64,
 }
 
-impl Sealed {
+impl SealedSegment {
     /// Looks at a sealed segment, and makes its index if a crash has kept it from being made.
     pub(super) fn open(folder: &Path, number: u64) -> io::Result<Option<Self>> {
         let index = match File::open(path(folder, number, "idx")) {
@@ -136,7 +136,7 @@ impl Sealed {
     }
 
     /// The line of an id, if it is here.
-    pub(super) fn get(&self, id: RequestId) -> io::Result<Option<Line>> {
+    pub(super) fn get(&self, id: RequestId) -> io::Result<Option<LedgerLine>> {
         if id < self.first || id > self.last {
             return Ok(None);
         }
@@ -187,15 +187,15 @@ mod tests {
     use gannet_base::bill::price::Price;
     use gannet_base::names::{FunctionName, TenantName};
 
-    fn line() -> Line {
+    fn line() -> LedgerLine {
         let (tenant, function) = (TenantName::new("acme").unwrap(), FunctionName::new("blur").unwrap());
-        Line::Request(Box::new(Receipt::open(RequestId::new(), tenant, function, 1, Price::default())))
+        LedgerLine::Request(Box::new(Receipt::open(RequestId::new(), tenant, function, 1, Price::default())))
     }
 
     #[test]
     fn a_torn_end_is_cut_off_and_whole_lines_are_found() {
         let folder = tempfile::tempdir().unwrap();
-        let lines: Vec<Line> = (0..50).map(|_| line()).collect();
+        let lines: Vec<LedgerLine> = (0..50).map(|_| line()).collect();
         let mut bytes = Vec::new();
         for line in &lines {
             encode(line, &mut bytes).unwrap();
@@ -211,7 +211,7 @@ mod tests {
             assert_eq!(seen, lines);
         }
         assert_eq!(list(folder.path()).unwrap(), [3]);
-        let sealed = Sealed::open(folder.path(), 3).unwrap().unwrap();
+        let sealed = SealedSegment::open(folder.path(), 3).unwrap().unwrap();
         for line in &lines {
             assert_eq!(sealed.get(line.id()).unwrap().as_ref(), Some(line));
         }

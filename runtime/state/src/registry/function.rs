@@ -37,7 +37,7 @@ pub struct Function {
 
 /// How a new version is deployed.
 #[derive(Debug, Clone, Default)]
-pub struct Deploy {
+pub struct DeployOptions {
     /// Whether it gets no requests yet.
     pub no_traffic: bool,
     /// The tag that it gets.

@@ -1,6 +1,8 @@
 //! Changes of functions: deploy, settings, traffic, rollback, delete.
 
-use crate::registry::{Changed, Deploy, Function, Registry, RegistryError, Snapshot, Tenant, Version, tenant_mut};
+use crate::registry::{
+    Changed, DeployOptions, Function, Registry, RegistryError, Snapshot, Tenant, Version, tenant_mut,
+};
 use crate::store::Change;
 use gannet_base::names::{FunctionName, TenantName};
 use gannet_base::records::{QuarantineRecord, Sticky, VersionRecord};
@@ -72,7 +74,7 @@ impl Registry {
         tenant: &TenantName,
         name: &FunctionName,
         record: VersionRecord,
-        how: Deploy,
+        how: DeployOptions,
     ) -> Result<(Arc<Version>, bool), RegistryError> {
         let (tenant, name) = (tenant.clone(), name.clone());
         let store = Arc::clone(&self.store);
@@ -95,7 +97,7 @@ impl Registry {
         owner: &TenantName,
         name: &FunctionName,
         mut record: VersionRecord,
-        how: Deploy,
+        how: DeployOptions,
     ) -> Changed<(Arc<Version>, bool, Vec<String>)> {
         let slot = tenant_mut(next, owner)?;
         if let Some(expected) = how.in_place_of {
@@ -399,12 +401,22 @@ fn check_tags(tags: Option<&BTreeMap<String, Arc<Version>>>, tag: &str) -> Resul
 
 impl Tenant {
     /// Whether a version may be deployed.
-    pub fn check_deploy(&self, name: &FunctionName, record: &VersionRecord, how: &Deploy) -> Result<(), RegistryError> {
+    pub fn check_deploy(
+        &self,
+        name: &FunctionName,
+        record: &VersionRecord,
+        how: &DeployOptions,
+    ) -> Result<(), RegistryError> {
         check_deploy(self, name, record, how)
     }
 }
 
-fn check_deploy(slot: &Tenant, name: &FunctionName, record: &VersionRecord, how: &Deploy) -> Result<(), RegistryError> {
+fn check_deploy(
+    slot: &Tenant,
+    name: &FunctionName,
+    record: &VersionRecord,
+    how: &DeployOptions,
+) -> Result<(), RegistryError> {
     let function = slot.functions.get(name);
     if function.is_none() {
         let used = slot.functions.len() as u64;

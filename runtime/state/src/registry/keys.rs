@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
-pub struct Keys {
+pub struct KeyIndex {
     by_hash: HashMap<[u8; 32], Arc<Key>>,
     by_tenant: BTreeMap<(TenantName, [u8; 32]), Arc<Key>>,
 }
 
-impl Keys {
+impl KeyIndex {
     /// The key with a hash.
     pub fn get(&self, hash: &[u8; 32]) -> Option<&Arc<Key>> {
         self.by_hash.get(hash)

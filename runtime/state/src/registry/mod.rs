@@ -12,11 +12,11 @@ mod functions;
 mod keys;
 mod tenants;
 
-pub use function::{Deploy, Function, Version};
-pub use keys::Keys;
-pub use tenants::{NewKey, least};
+pub use function::{DeployOptions, Function, Version};
+pub use keys::KeyIndex;
+pub use tenants::{KeySpec, least};
 
-use crate::store::{Change, Contents, Store, StoreError};
+use crate::store::{Change, Store, StoreError, StoredState};
 use arc_swap::ArcSwap;
 use gannet_base::bill::usage::Sums;
 use gannet_base::hop::BundleKernel;
@@ -118,7 +118,7 @@ pub struct Snapshot {
     /// The hash of the operator's key.
     pub operator: [u8; 32],
     /// All keys.
-    pub keys: Keys,
+    pub keys: KeyIndex,
     /// All tenants.
     pub tenants: BTreeMap<TenantName, Arc<Tenant>>,
     /// Names that may not be given again.
@@ -189,7 +189,7 @@ impl Registry {
     /// Builds the snapshot from what the store holds.
     pub fn new(
         store: Arc<Store>,
-        contents: Contents,
+        contents: StoredState,
         operator: [u8; 32],
         defaults: TenantLimits,
         versions_kept: u64,
@@ -206,7 +206,7 @@ impl Registry {
                 Arc::make_mut(&mut tenant.assets).insert(name, record);
             }
         }
-        let mut keys = Keys::default();
+        let mut keys = KeyIndex::default();
         for (hash, record) in contents.keys {
             keys.insert(Arc::new(Key::new(hash, record)));
         }
@@ -260,10 +260,10 @@ impl Registry {
     }
 
     /// Keeps a component or an asset of a tenant from being removed, until the guard is dropped.
-    pub fn arriving(self: &Arc<Self>, tenant: &TenantName, digest: &str) -> Arriving {
+    pub fn arriving(self: &Arc<Self>, tenant: &TenantName, digest: &str) -> UploadGuard {
         let component = (tenant.clone(), digest.to_owned());
         self.arriving.lock().unwrap_or_else(PoisonError::into_inner).push(component.clone());
-        Arriving { registry: Arc::clone(self), component }
+        UploadGuard { registry: Arc::clone(self), component }
     }
 
     fn is_arriving(&self, tenant: &TenantName, digest: &str) -> bool {
@@ -307,12 +307,12 @@ impl Registry {
 
 /// A component on its way to a version.
 #[derive(Debug)]
-pub struct Arriving {
+pub struct UploadGuard {
     registry: Arc<Registry>,
     component: (TenantName, String),
 }
 
-impl Drop for Arriving {
+impl Drop for UploadGuard {
     fn drop(&mut self) {
         let mut arriving = self.registry.arriving.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = arriving.iter().position(|component| *component == self.component) {

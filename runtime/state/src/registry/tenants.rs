@@ -5,7 +5,7 @@ use crate::store::Change;
 use gannet_base::identity::Key;
 use gannet_base::limits::{LimitsChoice, TenantLimits};
 use gannet_base::names::{FunctionName, TenantName};
-use gannet_base::records::{GoneRecord, KeyRecord, SecretRecord, TenantRecord};
+use gannet_base::records::{DeletedTenantRecord, KeyRecord, SecretRecord, TenantRecord};
 use gannet_base::scopes::Scopes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 
 /// A key to be made. Its text is known to whoever asked for it, and to nobody else.
 #[derive(Debug, Clone)]
-pub struct NewKey {
+pub struct KeySpec {
     /// SHA-256 of its text.
     pub hash: [u8; 32],
     /// What it may do.
@@ -26,7 +26,7 @@ pub struct NewKey {
     pub requests_per_s: Option<u64>,
 }
 
-impl NewKey {
+impl KeySpec {
     /// A key of full scope.
     pub fn full(hash: [u8; 32]) -> Self {
         Self { hash, scopes: Scopes::FULL, function: None, expires: None, requests_per_s: None }
@@ -40,7 +40,7 @@ impl NewKey {
     }
 }
 
-fn add_key(next: &mut Snapshot, tenant: &TenantName, new: NewKey, change: Change) -> Changed<KeyRecord> {
+fn add_key(next: &mut Snapshot, tenant: &TenantName, new: KeySpec, change: Change) -> Changed<KeyRecord> {
     let hash = new.hash;
     let record = new.record(tenant);
     let change = change.key(&hash, &record)?;
@@ -65,7 +65,7 @@ impl Registry {
     pub async fn create_tenant(
         self: &Arc<Self>,
         name: &TenantName,
-        key: NewKey,
+        key: KeySpec,
         limits: LimitsChoice,
     ) -> Result<KeyRecord, RegistryError> {
         let name = name.clone();
@@ -158,7 +158,8 @@ impl Registry {
         let name = name.clone();
         self.change(move |_, next| {
             let slot = next.tenants.remove(&name).ok_or(RegistryError::NotFound)?;
-            let mut change = Change::new().without_tenant(&name, &GoneRecord { deleted: jiff::Timestamp::now() })?;
+            let mut change =
+                Change::new().without_tenant(&name, &DeletedTenantRecord { deleted: jiff::Timestamp::now() })?;
             for function in slot.functions.values() {
                 change = change.without_function(&name, &function.name);
                 for version in &function.versions {
@@ -184,7 +185,7 @@ impl Registry {
     }
 
     /// Makes a key.
-    pub async fn create_key(self: &Arc<Self>, tenant: &TenantName, new: NewKey) -> Result<KeyRecord, RegistryError> {
+    pub async fn create_key(self: &Arc<Self>, tenant: &TenantName, new: KeySpec) -> Result<KeyRecord, RegistryError> {
         let tenant = tenant.clone();
         self.change(move |_, next| {
             let limit = tenant_mut(next, &tenant)?.limits.keys;
@@ -221,7 +222,7 @@ impl Registry {
             next.keys.insert(Arc::new(old.with(ending)));
             let KeyRecord { scopes, function, expires, requests_per_s, .. } = old.record.clone();
             let (expires, requests_per_s) = (least(expires, last), least(requests_per_s, fastest));
-            add_key(next, &tenant, NewKey { hash, scopes, function, expires, requests_per_s }, change)
+            add_key(next, &tenant, KeySpec { hash, scopes, function, expires, requests_per_s }, change)
         })
         .await
     }

@@ -28,7 +28,7 @@ pub mod usage;
 use files::Files;
 use gannet_base::names::{AssetName, FunctionName, TenantName};
 use gannet_base::records::{
-    AssetRecord, FunctionRecord, GoneRecord, KeyRecord, SecretRecord, TenantRecord, VersionRecord,
+    AssetRecord, DeletedTenantRecord, FunctionRecord, KeyRecord, SecretRecord, TenantRecord, VersionRecord,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -119,7 +119,7 @@ impl Change {
     }
 
     /// Removes a tenant and everything that is its own but its usage and its audit log. Its name stays taken.
-    pub fn without_tenant(mut self, name: &TenantName, record: &GoneRecord) -> Result<Self, StoreError> {
+    pub fn without_tenant(mut self, name: &TenantName, record: &DeletedTenantRecord) -> Result<Self, StoreError> {
         self.0.remove(format!("t/{name}").into_bytes());
         self.put(format!("g/{name}").into_bytes(), record)
     }
@@ -176,7 +176,7 @@ impl Change {
 
 /// Everything that was stored.
 #[derive(Debug, Default)]
-pub struct Contents {
+pub struct StoredState {
     /// Tenants.
     pub tenants: BTreeMap<TenantName, TenantRecord>,
     /// Keys, by hash.
@@ -188,7 +188,7 @@ pub struct Contents {
     /// Assets, by tenant and name.
     pub assets: BTreeMap<(TenantName, AssetName), AssetRecord>,
     /// Names that may not be given again.
-    pub gone: BTreeMap<TenantName, GoneRecord>,
+    pub gone: BTreeMap<TenantName, DeletedTenantRecord>,
 }
 
 type Answer = oneshot::Sender<Result<(), StoreError>>;
@@ -207,7 +207,7 @@ pub struct Store {
 impl Store {
     /// Opens or makes the data folder, and reads everything in it. `engine` names what components
     /// are compiled for.
-    pub fn open(data: &Path, engine: &str) -> Result<(Self, Contents), StoreError> {
+    pub fn open(data: &Path, engine: &str) -> Result<(Self, StoredState), StoreError> {
         let files = Files::open(data, engine)?;
         let lock = files::lock(data)?;
         check_format(data)?;
@@ -324,8 +324,8 @@ fn parse<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, StoreError>
     })
 }
 
-fn read(db: &sled::Db) -> Result<Contents, StoreError> {
-    let mut contents = Contents::default();
+fn read(db: &sled::Db) -> Result<StoredState, StoreError> {
+    let mut contents = StoredState::default();
     let mut versions: BTreeMap<(TenantName, FunctionName), Vec<VersionRecord>> = BTreeMap::new();
     let bad = |key: &[u8]| StoreError::Corrupt {
         key: String::from_utf8_lossy(key).into_owned(),

@@ -189,5 +189,5 @@ pub struct Kernels {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LogLines {
     /// The lines, oldest first.
-    pub lines: Vec<gannet_fleet::logs::Line>,
+    pub lines: Vec<gannet_fleet::logs::LogLine>,
 }
