@@ -2,8 +2,7 @@
 //! refused by name.
 
 use crate::control::error::ControlError;
-use crate::control::table::Argument;
-use crate::control::table::Operation;
+use crate::control::table::{Argument, Operation};
 use crate::control::upload;
 use gannet_base::time::{Day, day_of};
 use gannet_fleet::inbound::Inbound;

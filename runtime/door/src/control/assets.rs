@@ -9,17 +9,11 @@
 //!
 //! A broken request loses only what was not acknowledged: the next range begins where `upload.received` says.
 
-use crate::control::Control;
 use crate::control::authorize::TenantAccess;
-use crate::control::call::Answered;
-use crate::control::call::Call;
+use crate::control::call::{Answered, Call};
 use crate::control::error::ControlError;
-use crate::control::upload;
-use crate::control::views::AssetUpload;
-use crate::control::views::AssetView;
-use crate::control::views::Assets;
-use crate::control::views::Deleted;
-use crate::control::views::time;
+use crate::control::views::{AssetUpload, AssetView, Assets, Deleted, time};
+use crate::control::{Control, upload};
 use crate::respond::{Done, json};
 use gannet_base::names::{AssetName, TenantName};
 use gannet_base::records::AssetRecord;

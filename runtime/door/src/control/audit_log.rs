@@ -1,10 +1,9 @@
 //! `/api/v1/audit`: the audit log of a tenant, or the operator's.
 
-use super::Control;
 use super::authorize::TenantAccess;
 use super::call::{Answered, Call};
 use super::error::ControlError;
-use super::views;
+use super::{Control, views};
 use crate::respond::{Done, json};
 use gannet_base::names::RequestId;
 use gannet_state::store::audit::OPERATOR;

@@ -1,7 +1,6 @@
 //! `/api/v1/gpus`: the GPUs of this server, and for the operator who uses them.
 
-use super::Control;
-use super::views;
+use super::{Control, views};
 use gannet_base::identity::Caller;
 use gannet_fleet::gpus::GpuSlot;
 

@@ -2,8 +2,7 @@
 
 use crate::control::Control;
 use crate::control::authorize::TenantAccess;
-use crate::control::call::Answered;
-use crate::control::call::Call;
+use crate::control::call::{Answered, Call};
 use crate::control::error::ControlError;
 use crate::control::views::LogLines;
 use crate::respond::{Done, json, stream};

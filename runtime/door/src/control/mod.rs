@@ -19,6 +19,8 @@ mod audit;
 
 // The operations.
 pub mod functions;
+mod deploy;
+mod traffic;
 pub mod assets;
 mod secrets;
 mod logs;

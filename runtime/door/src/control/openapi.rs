@@ -1,11 +1,7 @@
 //! The OpenAPI 3.1 document: paths from the [`table`](crate::control::table), schemas from the types that are read and written.
 
 use crate::control::arguments::name_of;
-use crate::control::table::Access;
-use crate::control::table::Argument;
-use crate::control::table::Operation;
-use crate::control::table::TABLE;
-use crate::control::table::Takes;
+use crate::control::table::{Access, Argument, Operation, TABLE, Takes};
 use crate::control::views;
 use crate::respond::{Done, raw};
 use gannet_base::body::ResponseBody;

@@ -1,15 +1,10 @@
 //! `/api/v1/secrets`: set, list by name, delete. A value goes in and is never told again.
 
-use crate::control::Control;
 use crate::control::authorize::TenantAccess;
-use crate::control::call::Answered;
-use crate::control::call::Call;
+use crate::control::call::{Answered, Call};
 use crate::control::error::ControlError;
-use crate::control::upload;
-use crate::control::views::Deleted;
-use crate::control::views::SecretView;
-use crate::control::views::Secrets;
-use crate::control::views::time;
+use crate::control::views::{Deleted, SecretView, Secrets, time};
+use crate::control::{Control, upload};
 use crate::respond::{Done, json};
 use gannet_base::body::ResponseBody;
 use gannet_base::manifest::{SECRET_NAME_RULE, is_secret_name};

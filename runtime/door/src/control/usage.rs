@@ -1,15 +1,10 @@
 //! `/api/v1/usage` and `/api/v1/prices`: sums of the ledger's acknowledged lines, as JSON or as CSV in FOCUS columns.
 
-use crate::control::Control;
 use crate::control::authorize::TenantAccess;
-use crate::control::call::Answered;
-use crate::control::call::Call;
+use crate::control::call::{Answered, Call};
 use crate::control::error::ControlError;
-use crate::control::focus;
-use crate::control::views::ClassPrice;
-use crate::control::views::Prices;
-use crate::control::views::Usage;
-use crate::control::views::UsageRow;
+use crate::control::views::{ClassPrice, Prices, Usage, UsageRow};
+use crate::control::{Control, focus};
 use crate::respond::{Done, json, raw};
 use gannet_base::bill::price::Price;
 use gannet_base::bill::usage::{Sums, UsageKey};

@@ -21,7 +21,6 @@ use gannet_base::body::ResponseBody;
 use gannet_base::hop::{WorkReport, header};
 use gannet_base::manifest::Limits;
 use gannet_base::refusal::Refusal;
-use gannet_state::registry::Version;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use std::sync::Arc;
@@ -131,30 +130,6 @@ impl Pool {
                 Err(error) => return Err(Failed::new(error, admitted)),
             };
         }
-    }
-
-    /// A seat and a connection. A worker that ends before it has the request is replaced, once.
-    async fn seat_by(
-        &self,
-        version: &Arc<Version>,
-        deadline: tokio::time::Instant,
-    ) -> Result<(ClaimedSeat, Connection), PoolError> {
-        let seating = async {
-            match self.seat(version).await {
-                Err(PoolError::Killed(_)) => self.seat(version).await,
-                other => other,
-            }
-        };
-        tokio::time::timeout_at(deadline, seating).await.unwrap_or_else(|_| {
-            let limit = version.limits.timeout_ms;
-            Err(PoolError::Deadline(format!("no worker was ready within {limit} ms")))
-        })
-    }
-
-    async fn seat(&self, version: &Arc<Version>) -> Result<(ClaimedSeat, Connection), PoolError> {
-        let seated = self.claim(version).await?;
-        let connection = seated.worker().connection().await?;
-        Ok((seated, connection))
     }
 
     /// Sends, and waits for the head. When this is dropped in between, the client has left.

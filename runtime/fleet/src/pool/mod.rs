@@ -14,9 +14,12 @@ mod head;
 mod load;
 mod relay;
 mod report;
+mod kills;
 mod request;
 mod resident;
 mod retry;
+mod seating;
+mod spares;
 mod table;
 pub mod worker;
 
@@ -32,28 +35,20 @@ use crate::build::Builder;
 use crate::gpus;
 use crate::gpus::{GpuSlot, SlotId};
 use backoff::Backoff;
-use beside::SecretReader;
-use claim::{ClaimedSeat, SharedTable};
-use gannet_base::bill::StartKind;
-use gannet_base::names::{FunctionName, TenantName};
+use claim::SharedTable;
+use gannet_base::names::TenantName;
 use gannet_process::spawn::Spawner;
 use gannet_state::registry::{Registry, Version};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use table::{Claim, SlotLimits, Table};
+use table::{SlotLimits, Table};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use worker::{Worker, WorkerSettings};
 
 /// How often idle workers are looked for.
 const RETIRE_EVERY: Duration = Duration::from_secs(1);
-/// From the claim on a spare to the start of the next.
-const REFILL_DELAY: Duration = Duration::from_millis(50);
-/// How often whoever waits for room looks again.
-const LOOK_EVERY: Duration = Duration::from_millis(25);
-/// Pause before a spare that could not be started is tried again.
-const SPARE_RETRY: Duration = Duration::from_secs(2);
 
 /// The step. Clones share one pool.
 #[derive(Debug, Clone)]
@@ -132,167 +127,6 @@ impl Pool {
         groups
     }
 
-    /// Starts the spares that are missing.
-    fn refill(&self) {
-        if self.draining.is_cancelled() {
-            return;
-        }
-        // Not in the loop's head, which would keep the lock.
-        let missing = self.lock().spares_missing();
-        for place in missing {
-            let pool = self.clone();
-            tokio::spawn(async move {
-                match pool.start_worker(place).await {
-                    Ok(worker) => {
-                        let mut table = pool.lock();
-                        table.spare_started(place, Some(Arc::clone(&worker)));
-                        // It may have ended before it was in the table.
-                        if worker.dead().is_cancelled() {
-                            table.died(&worker);
-                        }
-                        drop(table);
-                        pool.changed.notify_waiters();
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "a spare could not be started");
-                        pool.lock().spare_started(place, None);
-                        tokio::time::sleep(SPARE_RETRY).await;
-                        pool.refill();
-                    }
-                }
-            });
-        }
-    }
-
-    /// Starts the spares that are missing, after the request that took the last one has had a moment: loading a
-    /// GPU driver takes a core for a third of a second.
-    fn refill_soon(&self) {
-        let pool = self.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(REFILL_DELAY).await;
-            pool.refill();
-        });
-    }
-
-    async fn start_worker(&self, place: SlotId) -> Result<Arc<Worker>, PoolError> {
-        let served = self.places.get(place).ok_or_else(|| PoolError::Internal(format!("there is no place {place}")))?;
-        let files = self.registry.store().files();
-        let worker = Worker::start(&self.spawner, files, &self.settings, served, &self.services.logs).await?;
-        let (pool, watched) = (self.clone(), Arc::clone(&worker));
-        tokio::spawn(async move {
-            watched.dead().cancelled().await;
-            pool.lock().died(&watched);
-            pool.changed.notify_waiters();
-            pool.refill();
-        });
-        Ok(worker)
-    }
-
-    /// A worker of the tenant with the version loaded.
-    async fn claim(&self, version: &Arc<Version>) -> Result<ClaimedSeat, PoolError> {
-        let tenant = &version.tenant;
-        self.builder.ensure(version).await.map_err(|error| PoolError::Internal(error.to_string()))?;
-        let mut kind = StartKind::Hot;
-        let began = Instant::now();
-        let patience = Duration::from_millis(version.limits.queue_ms);
-        let mut capacity_wait = Duration::ZERO;
-        let worker = loop {
-            if self.draining.is_cancelled() {
-                return Err(PoolError::Draining);
-            }
-            if self.registry.snapshot().tenants.get(tenant).is_none_or(|tenant| tenant.record.suspended) {
-                return Err(PoolError::Suspended);
-            }
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            // Registered before the table is asked, so that no change is missed.
-            changed.as_mut().enable();
-            let claim = self.lock().claim(tenant, &self.candidates(version), Instant::now());
-            match claim {
-                // Its end is not in the table yet.
-                Claim::Use(worker) if worker.dead().is_cancelled() => self.lock().died(&worker),
-                Claim::Use(worker) => break worker,
-                Claim::Spare(worker) => {
-                    kind = StartKind::Warm;
-                    self.refill_soon();
-                    break worker;
-                }
-                Claim::Start(place) => {
-                    kind = StartKind::Cold;
-                    self.start_for(tenant, place).await?;
-                }
-                Claim::Wait => {
-                    kind = StartKind::Cold;
-                    changed.await;
-                }
-                Claim::Evict(worker) => worker.kill(),
-                Claim::Full => {
-                    let waited = began.elapsed();
-                    if waited >= patience {
-                        return Err(self.no_capacity(version, waited));
-                    }
-                    // A change that is not told (a GPU that works again) is found by looking.
-                    let _ = tokio::time::timeout(LOOK_EVERY.min(patience - waited), changed).await;
-                    capacity_wait = began.elapsed();
-                }
-            }
-        };
-        let shared = (Arc::clone(&self.table), Arc::clone(&self.changed), Arc::clone(&self.registry));
-        let mut seated = ClaimedSeat::new(Arc::clone(&worker), Arc::clone(version), shared, kind);
-        seated.capacity_wait = capacity_wait;
-        let snapshot = self.registry.snapshot();
-        let weight = snapshot.tenants.get(tenant).map_or(1, |tenant| tenant.limits.gpu_weight);
-        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
-        if worker.join(&self.arbiter, &self.services.egress, tenant, weight) {
-            worker.quarantine(self.quarantined(tenant)).await?;
-        }
-        let opened = SecretReader { vault: &self.services.vault, snapshot };
-        let was_loaded = worker.load(version, &opened).await?;
-        if !was_loaded && kind == StartKind::Hot {
-            seated.kind = StartKind::Warm;
-        }
-        Ok(seated)
-    }
-
-    fn no_capacity(&self, version: &Version, waited: Duration) -> PoolError {
-        let classes = &version.manifest().gpu.class;
-        let places: Vec<SlotId> = self.candidates(version).concat();
-        let ms = waited.as_millis();
-        PoolError::NoCapacity(match gpus::candidates(&self.places, classes).is_empty() {
-            true => format!("there is no gpu of class {}", classes.join(" or ")),
-            false if places.is_empty() => format!("no gpu of class {} works, after {ms} ms", classes.join(" or ")),
-            false => format!("no worker was free within {ms} ms"),
-        })
-    }
-
-    /// Starts a worker for a tenant. It runs to its end even if the request that wanted it leaves:
-    /// others may be waiting for the same worker.
-    async fn start_for(&self, tenant: &TenantName, place: SlotId) -> Result<(), PoolError> {
-        let (pool, tenant) = (self.clone(), tenant.clone());
-        let starting = tokio::spawn(async move {
-            let started = pool.start_worker(place).await;
-            let mut table = pool.lock();
-            match &started {
-                Ok(worker) => {
-                    table.started(&tenant, place, Arc::clone(worker), Instant::now());
-                    if worker.dead().is_cancelled() {
-                        table.died(worker);
-                    }
-                }
-                Err(_) => table.start_failed(&tenant, place),
-            }
-            drop(table);
-            pool.changed.notify_waiters();
-            started.map(drop)
-        });
-        starting.await.map_err(|error| PoolError::Internal(error.to_string()))?
-    }
-
-    /// Keeps the worker of a version with `min = 1` up: claims it, loads the version, lets go.
-    pub async fn warm(&self, version: &Arc<Version>) -> Result<(), PoolError> {
-        self.claim(version).await.map(drop)
-    }
-
     /// Lets workers of a tenant forget the versions that get no requests any more.
     pub fn unload_unserved(&self, tenant: &TenantName) {
         let (workers, snapshot) = (self.lock().workers(tenant), self.registry.snapshot());
@@ -328,12 +162,6 @@ impl Pool {
         records.iter().map(|record| record.source).collect()
     }
 
-    /// A function was deployed anew: what its workers did before is forgotten.
-    pub async fn redeployed(&self, tenant: &TenantName, function: &FunctionName) {
-        self.backoff().forget(&(tenant.clone(), function.clone()));
-        self.push_quarantine(tenant).await;
-    }
-
     /// Tells a tenant's workers which kernels they may not run.
     pub async fn push_quarantine(&self, tenant: &TenantName) {
         let workers = self.lock().workers(tenant);
@@ -343,37 +171,6 @@ impl Pool {
                 worker.kill_because("it did not read what the server told it");
             }
         }
-    }
-
-    fn backoff(&self) -> std::sync::MutexGuard<'_, Backoff> {
-        self.backoff.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What is known of kills of a function's workers, and how long it has to wait because of them.
-    pub fn kills(&self, tenant: &TenantName, function: &FunctionName) -> Option<(Kills, Duration)> {
-        let (key, now) = ((tenant.clone(), function.clone()), Instant::now());
-        let backoff = self.backoff();
-        let kills = backoff.recent(&key, now)?.clone();
-        Some((kills, backoff.wait(&key, now)))
-    }
-
-    /// Refuses a function whose workers are killed again and again.
-    fn check_kills(&self, version: &Version) -> Result<(), PoolError> {
-        match self.kills(&version.tenant, &version.function) {
-            Some((kills, wait)) if !wait.is_zero() => {
-                let left_s = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-                Err(PoolError::BackingOff { kills: kills.count, why: kills.why, left_s })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Notes that a worker ended while it ran a request, and says why.
-    async fn note_kill(&self, version: &Version, worker: &Worker) -> String {
-        let why = worker.why_ended().await;
-        let key = (version.tenant.clone(), version.function.clone());
-        self.backoff().killed(key, worker.id(), &why, Instant::now());
-        why
     }
 
     /// Ends a worker that hangs. Its seat is free at once: reaping one may take long.

@@ -11,6 +11,8 @@
 //! and none counts twice: sums and how far they go are one change of the store.
 
 mod segment;
+mod index;
+mod writer;
 
 use crate::store::usage::Watermark;
 use crate::store::{Store, StoreError};
@@ -18,28 +20,20 @@ use gannet_base::bill::usage::{Rollup, Sums, UsageKey};
 use gannet_base::bill::{LedgerLine, Receipt};
 use gannet_base::names::{RequestId, TenantName};
 use gannet_base::time::Day;
+use index::LedgerIndex;
+pub use index::Totals;
 use segment::SealedSegment;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
+use writer::Writer;
 
 /// Lines that may wait for the disk. Past it nothing is admitted, so that nothing is lost.
 const WAITING_MAX: usize = 100_000;
-/// How long lines are gathered before they are synced together.
-const GATHER: Duration = Duration::from_millis(10);
-/// Lines in one segment.
-const SEGMENT_LINES: usize = 200_000;
-/// When sums go into the store: after so many lines, or this long.
-const ROLL_LINES: usize = 50_000;
-const ROLL_EVERY: Duration = Duration::from_secs(10);
-/// Pause before a failed write is tried again.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// Why the ledger cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -50,30 +44,6 @@ pub enum LedgerError {
     /// The store.
     #[error("the ledger: {0}")]
     Store(#[from] StoreError),
-}
-
-/// Sums since the front door started.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Totals {
-    /// Tabs closed.
-    pub requests: u64,
-    /// Of them with an error.
-    pub errors: u64,
-    /// Starts by kind: hot, warm, cold.
-    pub starts: [u64; 3],
-    /// GPU time in nanoseconds.
-    pub gpu_ns: u64,
-}
-
-#[derive(Debug, Default)]
-struct LedgerIndex {
-    /// Closed and not on disk yet.
-    waiting: HashMap<RequestId, Arc<LedgerLine>>,
-    /// In the open segment.
-    open: HashMap<RequestId, u64>,
-    open_file: Option<Arc<File>>,
-    sealed: BTreeMap<u64, Arc<SealedSegment>>,
-    totals: Totals,
 }
 
 /// See the module.
@@ -256,131 +226,6 @@ impl Ledger {
         let began = Instant::now();
         while self.waiting.load(Ordering::Relaxed) > 0 && began.elapsed() < longest {
             std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-}
-
-/// The thread that owns the files.
-struct Writer {
-    known: Arc<Mutex<LedgerIndex>>,
-    rollup: Arc<RwLock<Rollup>>,
-    settled: Arc<AtomicUsize>,
-    waiting: Arc<AtomicUsize>,
-    failing: Arc<AtomicBool>,
-    store: Arc<Store>,
-    folder: PathBuf,
-    number: u64,
-    file: Arc<File>,
-    end: u64,
-    kept: Duration,
-    rolled: Instant,
-}
-
-impl Writer {
-    fn run(mut self, inbox: &Receiver<Arc<LedgerLine>>) {
-        let mut lines = Vec::new();
-        loop {
-            match inbox.recv_timeout(ROLL_EVERY) {
-                Ok(line) => lines.push(line),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-            if !lines.is_empty() {
-                std::thread::sleep(GATHER);
-                lines.extend(inbox.try_iter());
-                self.append(&lines);
-                self.waiting.fetch_sub(lines.len(), Ordering::Relaxed);
-                lines.clear();
-            }
-            self.roll();
-        }
-    }
-
-    /// Appends and syncs, again and again until it is done: nothing that was admitted is dropped.
-    fn append(&mut self, lines: &[Arc<LedgerLine>]) {
-        let (mut bytes, mut ats) = (Vec::with_capacity(lines.len() * 800), Vec::with_capacity(lines.len()));
-        for line in lines {
-            ats.push(self.end + bytes.len() as u64);
-            if let Err(error) = segment::encode(line, &mut bytes) {
-                tracing::error!(%error, "a line of the ledger cannot be encoded");
-            }
-        }
-        while let Err(error) = self.file.write_all_at(&bytes, self.end).and_then(|()| self.file.sync_data()) {
-            self.failing.store(true, Ordering::Relaxed);
-            tracing::error!(%error, lines = lines.len(), "the ledger cannot be written; nothing is admitted until it can");
-            std::thread::sleep(RETRY);
-        }
-        self.failing.store(false, Ordering::Relaxed);
-        self.end += bytes.len() as u64;
-        let mut rollup = self.rollup.write().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().for_each(|line| rollup.count(line));
-        drop(rollup);
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        for (line, at) in lines.iter().zip(ats) {
-            known.waiting.remove(&line.id());
-            known.open.insert(line.id(), at);
-        }
-    }
-
-    /// Moves sums into the store and begins a new segment, when it is time.
-    fn roll(&mut self) {
-        let full = self.known.lock().unwrap_or_else(PoisonError::into_inner).open.len() >= SEGMENT_LINES;
-        let mut rollup = self.rollup.write().unwrap_or_else(PoisonError::into_inner);
-        let due = rollup.lines() >= ROLL_LINES || (rollup.lines() > 0 && self.rolled.elapsed() >= ROLL_EVERY);
-        if !due && !full {
-            return;
-        }
-        let watermark = Watermark { segment: self.number, offset: self.end };
-        if let Err(error) = self.store.settle(&rollup, watermark) {
-            // The lines are safe; their sums stay where they are.
-            tracing::error!(%error, "usage could not be settled");
-            return;
-        }
-        *rollup = Rollup::default();
-        self.settled.fetch_add(1, Ordering::Release);
-        drop(rollup);
-        self.rolled = Instant::now();
-        if full && let Err(error) = self.seal() {
-            tracing::error!(%error, "a segment of the ledger could not be sealed");
-        }
-        self.expire();
-    }
-
-    fn seal(&mut self) -> io::Result<()> {
-        let next = Arc::new(segment::open(&self.folder, self.number + 1)?);
-        let entries = {
-            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            known.open.iter().map(|(id, at)| (*id, *at)).collect()
-        };
-        segment::write_index(&self.folder, self.number, entries)?;
-        let sealed = SealedSegment::open(&self.folder, self.number)?;
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.sealed.extend(sealed.map(|sealed| (self.number, Arc::new(sealed))));
-        known.open.clear();
-        known.open_file = Some(Arc::clone(&next));
-        (self.number, self.file, self.end) = (self.number + 1, next, 0);
-        Ok(())
-    }
-
-    /// Removes segments that are older than they are kept.
-    fn expire(&self) {
-        let too_old = |path: &Path| {
-            let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
-            modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > self.kept))
-        };
-        let numbers: Vec<u64> =
-            self.known.lock().unwrap_or_else(PoisonError::into_inner).sealed.keys().copied().collect();
-        for number in numbers {
-            let lines = segment::path(&self.folder, number, "jsonl");
-            if !too_old(&lines) {
-                break;
-            }
-            self.known.lock().unwrap_or_else(PoisonError::into_inner).sealed.remove(&number);
-            for path in [lines, segment::path(&self.folder, number, "idx")] {
-                if let Err(error) = std::fs::remove_file(&path) {
-                    tracing::warn!(%error, "an old segment of the ledger could not be removed");
-                }
-            }
         }
     }
 }

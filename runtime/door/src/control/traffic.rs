@@ -1,0 +1,96 @@
+//! Which versions of a function get requests: weights, tags, rolling back.
+
+use super::functions::{find, traffic_of};
+use crate::control::Control;
+use crate::control::arguments::{json as read_json, json_needed};
+use crate::control::authorize::TenantAccess;
+use crate::control::call::{Answered, Call};
+use crate::control::error::ControlError;
+use crate::control::views::{Deleted, RollBack, TagChoice, Traffic};
+use crate::respond::{Done, json};
+use gannet_base::records::Sticky;
+use gannet_state::registry::Function;
+use std::collections::BTreeMap;
+
+fn check_sticky(sticky: Sticky) -> Result<Sticky, ControlError> {
+    let (name, fine): (&str, fn(u8) -> bool) = match &sticky {
+        Sticky::Header(name) => (name, |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
+        Sticky::Cookie(name) => (name, |b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'),
+    };
+    if (1..=64).contains(&name.len()) && name.bytes().all(fine) {
+        return Ok(sticky);
+    }
+    let shown: String = name.chars().take(64).collect();
+    let rule = "a header's in lower case, or a cookie's, of 1 to 64 characters";
+    Err(ControlError::Invalid(format!("sticky by {shown:?}; it is a name, {rule}")))
+}
+
+/// The largest weight of a version.
+const WEIGHT_MAX: u32 = 10_000;
+
+/// Versions among which requests may be split.
+const SPLIT_MAX: usize = 16;
+
+impl Control {
+    pub(super) fn get_traffic(&self, call: &Call, acting: &TenantAccess) -> Answered {
+        let function = find(acting, &call.function()?)?;
+        Ok(json(Done::Ok, &Traffic { traffic: traffic_of(function), sticky: function.sticky.clone() }))
+    }
+
+    pub(super) async fn set_traffic(&self, call: Call, acting: &TenantAccess) -> Answered {
+        let name = call.function()?;
+        find(acting, &name)?;
+        let asked: Traffic = json_needed(call.inbound).await?;
+        let mut weights = BTreeMap::new();
+        for (version, weight) in asked.traffic {
+            let number = version.strip_prefix('v').unwrap_or(&version).parse::<u32>();
+            let shown: String = version.chars().take(32).collect();
+            let number = number.map_err(|_| ControlError::Invalid(format!("{shown:?} is no version, as in v3")))?;
+            if weight > WEIGHT_MAX {
+                let told = format!("the weight of {shown:?} is {weight}; it may be 0 to {WEIGHT_MAX}");
+                return Err(ControlError::Invalid(told).into());
+            }
+            weights.insert(number, weight);
+        }
+        if weights.len() > SPLIT_MAX {
+            let told = format!("{} versions; requests may be split among {SPLIT_MAX}", weights.len());
+            return Err(ControlError::Invalid(told).into());
+        }
+        let sticky = asked.sticky.map(check_sticky).transpose()?;
+        let changed = self.registry.set_traffic(&acting.tenant, &name, weights, sticky).await;
+        let function = changed.map_err(ControlError::from)?;
+        self.changed(acting, &function)
+    }
+
+    pub(super) async fn roll_back(&self, call: Call, acting: &TenantAccess) -> Answered {
+        let name = call.function()?;
+        find(acting, &name)?;
+        let asked: RollBack = read_json(call.inbound, false).await?.unwrap_or_default();
+        let changed = self.registry.roll_back(&acting.tenant, &name, asked.version).await;
+        let function = changed.map_err(ControlError::from)?;
+        self.changed(acting, &function)
+    }
+
+    fn changed(&self, acting: &TenantAccess, function: &Function) -> Answered {
+        self.after_change(acting);
+        Ok(json(Done::Ok, &Traffic { traffic: traffic_of(function), sticky: function.sticky.clone() }))
+    }
+
+    pub(super) async fn set_tag(&self, call: Call, acting: &TenantAccess) -> Answered {
+        let (name, tag) = (call.function()?, call.name(1).to_owned());
+        find(acting, &name)?;
+        let choice: TagChoice = json_needed(call.inbound).await?;
+        let changed = self.registry.set_tag(&acting.tenant, &name, tag, Some(choice.version)).await;
+        let function = changed.map_err(ControlError::from)?;
+        self.after_change(acting);
+        Ok(json(Done::Ok, &self.detail(acting, &function)))
+    }
+
+    pub(super) async fn delete_tag(&self, call: &Call, acting: &TenantAccess) -> Answered {
+        let (name, tag) = (call.function()?, call.name(1).to_owned());
+        let changed = self.registry.set_tag(&acting.tenant, &name, tag.clone(), None).await;
+        changed.map_err(ControlError::from)?;
+        self.after_change(acting);
+        Ok(json(Done::Ok, &Deleted { deleted: tag }))
+    }
+}

@@ -1,0 +1,49 @@
+//! Functions whose workers are killed again and again wait before they are tried again.
+
+use super::Pool;
+use super::backoff::{Backoff, Kills};
+use super::error::PoolError;
+use super::worker::Worker;
+use gannet_base::names::{FunctionName, TenantName};
+use gannet_state::registry::Version;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+impl Pool {
+    /// A function was deployed anew: what its workers did before is forgotten.
+    pub async fn redeployed(&self, tenant: &TenantName, function: &FunctionName) {
+        self.backoff().forget(&(tenant.clone(), function.clone()));
+        self.push_quarantine(tenant).await;
+    }
+
+    fn backoff(&self) -> std::sync::MutexGuard<'_, Backoff> {
+        self.backoff.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of kills of a function's workers, and how long it has to wait because of them.
+    pub fn kills(&self, tenant: &TenantName, function: &FunctionName) -> Option<(Kills, Duration)> {
+        let (key, now) = ((tenant.clone(), function.clone()), Instant::now());
+        let backoff = self.backoff();
+        let kills = backoff.recent(&key, now)?.clone();
+        Some((kills, backoff.wait(&key, now)))
+    }
+
+    /// Refuses a function whose workers are killed again and again.
+    pub(super) fn check_kills(&self, version: &Version) -> Result<(), PoolError> {
+        match self.kills(&version.tenant, &version.function) {
+            Some((kills, wait)) if !wait.is_zero() => {
+                let left_s = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                Err(PoolError::BackingOff { kills: kills.count, why: kills.why, left_s })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes that a worker ended while it ran a request, and says why.
+    pub(super) async fn note_kill(&self, version: &Version, worker: &Worker) -> String {
+        let why = worker.why_ended().await;
+        let key = (version.tenant.clone(), version.function.clone());
+        self.backoff().killed(key, worker.id(), &why, Instant::now());
+        why
+    }
+}

@@ -1,0 +1,149 @@
+//! How a request comes to a seat in a worker: hot, warm or cold, carried out as the table decides.
+
+use super::Pool;
+use super::beside::SecretReader;
+use super::claim::ClaimedSeat;
+use super::error::PoolError;
+use super::table::Claim;
+use super::worker::Connection;
+use crate::gpus;
+use crate::gpus::SlotId;
+use gannet_base::bill::StartKind;
+use gannet_base::names::TenantName;
+use gannet_state::registry::Version;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often whoever waits for room looks again.
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+
+impl Pool {
+    /// A seat and a connection. A worker that ends before it has the request is replaced, once.
+    pub(super) async fn seat_by(
+        &self,
+        version: &Arc<Version>,
+        deadline: tokio::time::Instant,
+    ) -> Result<(ClaimedSeat, Connection), PoolError> {
+        let seating = async {
+            match self.seat(version).await {
+                Err(PoolError::Killed(_)) => self.seat(version).await,
+                other => other,
+            }
+        };
+        tokio::time::timeout_at(deadline, seating).await.unwrap_or_else(|_| {
+            let limit = version.limits.timeout_ms;
+            Err(PoolError::Deadline(format!("no worker was ready within {limit} ms")))
+        })
+    }
+
+    async fn seat(&self, version: &Arc<Version>) -> Result<(ClaimedSeat, Connection), PoolError> {
+        let seated = self.claim(version).await?;
+        let connection = seated.worker().connection().await?;
+        Ok((seated, connection))
+    }
+
+    /// A worker of the tenant with the version loaded.
+    async fn claim(&self, version: &Arc<Version>) -> Result<ClaimedSeat, PoolError> {
+        let tenant = &version.tenant;
+        self.builder.ensure(version).await.map_err(|error| PoolError::Internal(error.to_string()))?;
+        let mut kind = StartKind::Hot;
+        let began = Instant::now();
+        let patience = Duration::from_millis(version.limits.queue_ms);
+        let mut capacity_wait = Duration::ZERO;
+        let worker = loop {
+            if self.draining.is_cancelled() {
+                return Err(PoolError::Draining);
+            }
+            if self.registry.snapshot().tenants.get(tenant).is_none_or(|tenant| tenant.record.suspended) {
+                return Err(PoolError::Suspended);
+            }
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Registered before the table is asked, so that no change is missed.
+            changed.as_mut().enable();
+            let claim = self.lock().claim(tenant, &self.candidates(version), Instant::now());
+            match claim {
+                // Its end is not in the table yet.
+                Claim::Use(worker) if worker.dead().is_cancelled() => self.lock().died(&worker),
+                Claim::Use(worker) => break worker,
+                Claim::Spare(worker) => {
+                    kind = StartKind::Warm;
+                    self.refill_soon();
+                    break worker;
+                }
+                Claim::Start(place) => {
+                    kind = StartKind::Cold;
+                    self.start_for(tenant, place).await?;
+                }
+                Claim::Wait => {
+                    kind = StartKind::Cold;
+                    changed.await;
+                }
+                Claim::Evict(worker) => worker.kill(),
+                Claim::Full => {
+                    let waited = began.elapsed();
+                    if waited >= patience {
+                        return Err(self.no_capacity(version, waited));
+                    }
+                    // A change that is not told (a GPU that works again) is found by looking.
+                    let _ = tokio::time::timeout(LOOK_EVERY.min(patience - waited), changed).await;
+                    capacity_wait = began.elapsed();
+                }
+            }
+        };
+        let shared = (Arc::clone(&self.table), Arc::clone(&self.changed), Arc::clone(&self.registry));
+        let mut seated = ClaimedSeat::new(Arc::clone(&worker), Arc::clone(version), shared, kind);
+        seated.capacity_wait = capacity_wait;
+        let snapshot = self.registry.snapshot();
+        let weight = snapshot.tenants.get(tenant).map_or(1, |tenant| tenant.limits.gpu_weight);
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+        if worker.join(&self.arbiter, &self.services.egress, tenant, weight) {
+            worker.quarantine(self.quarantined(tenant)).await?;
+        }
+        let opened = SecretReader { vault: &self.services.vault, snapshot };
+        let was_loaded = worker.load(version, &opened).await?;
+        if !was_loaded && kind == StartKind::Hot {
+            seated.kind = StartKind::Warm;
+        }
+        Ok(seated)
+    }
+
+    fn no_capacity(&self, version: &Version, waited: Duration) -> PoolError {
+        let classes = &version.manifest().gpu.class;
+        let places: Vec<SlotId> = self.candidates(version).concat();
+        let ms = waited.as_millis();
+        PoolError::NoCapacity(match gpus::candidates(&self.places, classes).is_empty() {
+            true => format!("there is no gpu of class {}", classes.join(" or ")),
+            false if places.is_empty() => format!("no gpu of class {} works, after {ms} ms", classes.join(" or ")),
+            false => format!("no worker was free within {ms} ms"),
+        })
+    }
+
+    /// Starts a worker for a tenant. It runs to its end even if the request that wanted it leaves:
+    /// others may be waiting for the same worker.
+    async fn start_for(&self, tenant: &TenantName, place: SlotId) -> Result<(), PoolError> {
+        let (pool, tenant) = (self.clone(), tenant.clone());
+        let starting = tokio::spawn(async move {
+            let started = pool.start_worker(place).await;
+            let mut table = pool.lock();
+            match &started {
+                Ok(worker) => {
+                    table.started(&tenant, place, Arc::clone(worker), Instant::now());
+                    if worker.dead().is_cancelled() {
+                        table.died(worker);
+                    }
+                }
+                Err(_) => table.start_failed(&tenant, place),
+            }
+            drop(table);
+            pool.changed.notify_waiters();
+            started.map(drop)
+        });
+        starting.await.map_err(|error| PoolError::Internal(error.to_string()))?
+    }
+
+    /// Keeps the worker of a version with `min = 1` up: claims it, loads the version, lets go.
+    pub async fn warm(&self, version: &Arc<Version>) -> Result<(), PoolError> {
+        self.claim(version).await.map(drop)
+    }
+}

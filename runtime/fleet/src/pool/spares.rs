@@ -1,0 +1,72 @@
+//! Spare workers: started ahead of need, with the GPU device open and no tenant, and refilled when one is claimed.
+
+use super::Pool;
+use super::error::PoolError;
+use super::worker::Worker;
+use crate::gpus::SlotId;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// From the claim on a spare to the start of the next.
+const REFILL_DELAY: Duration = Duration::from_millis(50);
+
+/// Pause before a spare that could not be started is tried again.
+const SPARE_RETRY: Duration = Duration::from_secs(2);
+
+impl Pool {
+    /// Starts the spares that are missing.
+    pub(super) fn refill(&self) {
+        if self.draining.is_cancelled() {
+            return;
+        }
+        // Not in the loop's head, which would keep the lock.
+        let missing = self.lock().spares_missing();
+        for place in missing {
+            let pool = self.clone();
+            tokio::spawn(async move {
+                match pool.start_worker(place).await {
+                    Ok(worker) => {
+                        let mut table = pool.lock();
+                        table.spare_started(place, Some(Arc::clone(&worker)));
+                        // It may have ended before it was in the table.
+                        if worker.dead().is_cancelled() {
+                            table.died(&worker);
+                        }
+                        drop(table);
+                        pool.changed.notify_waiters();
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "a spare could not be started");
+                        pool.lock().spare_started(place, None);
+                        tokio::time::sleep(SPARE_RETRY).await;
+                        pool.refill();
+                    }
+                }
+            });
+        }
+    }
+
+    /// Starts the spares that are missing, after the request that took the last one has had a moment: loading a
+    /// GPU driver takes a core for a third of a second.
+    pub(super) fn refill_soon(&self) {
+        let pool = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(REFILL_DELAY).await;
+            pool.refill();
+        });
+    }
+
+    pub(super) async fn start_worker(&self, place: SlotId) -> Result<Arc<Worker>, PoolError> {
+        let served = self.places.get(place).ok_or_else(|| PoolError::Internal(format!("there is no place {place}")))?;
+        let files = self.registry.store().files();
+        let worker = Worker::start(&self.spawner, files, &self.settings, served, &self.services.logs).await?;
+        let (pool, watched) = (self.clone(), Arc::clone(&worker));
+        tokio::spawn(async move {
+            watched.dead().cancelled().await;
+            pool.lock().died(&watched);
+            pool.changed.notify_waiters();
+            pool.refill();
+        });
+        Ok(worker)
+    }
+}
