@@ -8,8 +8,7 @@ use crate::{
 };
 use clap::Subcommand;
 
-// No doc comment: clap would take it for help text.
-#[allow(missing_docs, reason = "the doc comments of the variants are help text")]
+/// The commands that talk to a server. The doc comments of the variants are their help texts.
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
     /// Deploy a function from a folder with gannet.toml, or from a component

@@ -21,9 +21,10 @@ pub struct Connection {
     pub ca_file: Option<PathBuf>,
 }
 
-// No doc comment: clap would take it for help text. These are the arguments of commands that only show something.
+/// The arguments of a command that only shows something.
 #[derive(Debug, Args)]
 pub struct ReadArgs {
+    /// Which server, and who asks.
     #[command(flatten)]
     pub connection: Connection,
     /// Print as JSON
