@@ -1,6 +1,9 @@
-//! The binary: a child when its first word is a hidden verb, else the command line.
+//! The binary. If its first argument names a role, it is a child process of the server; otherwise it is the command line.
+//!
+//! It must never know what a command or a child does.
 
-use gannet::cli;
+use gannet::{command, logging};
+use gannet_cli::printer;
 use gannet_process::child::{Child, Role, leave};
 use gannet_process::confine_check;
 use gannet_sandbox::{build, probe, worker};
@@ -12,15 +15,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref().and_then(Role::from_verb) {
-        Some(role) => child(role, &arguments.collect::<Vec<_>>()),
-        None => cli::run(),
+        Some(role) => run_child(role, &arguments.collect::<Vec<_>>()),
+        None => command::run(),
     }
 }
 
-/// Nothing may start a thread before [`Child::enter`] returns.
-fn child(role: Role, arguments: &[String]) -> ! {
+/// Runs a child process. Nothing may start a thread before [`Child::enter`] returns.
+fn run_child(role: Role, arguments: &[String]) -> ! {
     let result = Child::enter(role).map_err(std::io::Error::other).and_then(|child| {
-        cli::printer::log_to_stderr();
+        logging::log_to_stderr();
         match role {
             Role::Worker => worker::run(child, arguments),
             Role::Builder => build::child::run(child),
@@ -31,7 +34,7 @@ fn child(role: Role, arguments: &[String]) -> ! {
     match result {
         Ok(()) => leave(0),
         Err(error) => {
-            cli::printer::error(&format!("{} child: {error}", role.verb().trim_start_matches('_')), &[], None);
+            printer::error(&format!("{} child: {error}", role.verb().trim_start_matches('_')), &[], None);
             leave(1)
         }
     }

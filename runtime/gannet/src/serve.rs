@@ -1,13 +1,15 @@
-//! `gannet serve`.
+//! `gannet serve`: starts the server on a runtime of its own and tells where it listens.
 
-use crate::cli::{Failure, Outcome, printer};
+use crate::logging::log_to_stderr;
 use clap::Args;
+use gannet_cli::failure::{Failure, Outcome};
+use gannet_cli::printer;
 use gannet_door::serve::{DEV_KEY, DEV_TENANT, ServeError, ServeOptions, serve};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
-pub(super) struct ServeArgs {
+pub struct ServeArgs {
     /// Address to listen on; port 0 picks one [default: 127.0.0.1:7070]
     #[arg(long)]
     listen: Option<SocketAddr>,
@@ -25,12 +27,13 @@ pub(super) struct ServeArgs {
     allow_unconfined: bool,
 }
 
+/// Names the engine that components are compiled for. The front door must not know wasmtime, so it is told.
 fn engine_name(wasi_http_0_3: bool) -> Result<String, String> {
     gannet_sandbox::engine::compatibility(wasi_http_0_3).map_err(|error| error.to_string())
 }
 
-pub(super) fn run(arguments: ServeArgs) -> Outcome {
-    printer::log_to_stderr();
+pub fn run(arguments: ServeArgs) -> Outcome {
+    log_to_stderr();
     let ServeArgs { listen, data, config, dev, allow_unconfined } = arguments;
     // Half the cores: the workers need the others, and threads that wake each other for a request's small steps cost
     // more than they help (docs/benchmarks.md: a tenth of the requests per second, 20 µs at one connection).
@@ -47,7 +50,7 @@ pub(super) fn run(arguments: ServeArgs) -> Outcome {
             printer::note(&format!("development server: tenant {DEV_TENANT}, key {DEV_KEY}"));
         }
     }));
-    // Tasks that are still running hold nothing that must be finished.
+    // The tasks that still run have nothing to finish, so nobody waits for them.
     runtime.shutdown_background();
     served.map_err(|error| match &error {
         ServeError::Config(_) => Failure::usage(error.to_string()),

@@ -1,6 +1,8 @@
-//! HTTP as the verbs need it: one request, an answer, errors in the server's own words.
+//! HTTP as the commands need it: sends one request and returns the response. A refusal becomes a failure in the server's
+//! own words.
 
-use crate::cli::{Connection, Failure};
+use crate::connection::Connection;
+use crate::failure::Failure;
 use gannet_base::headers;
 use serde::Deserialize;
 use serde_json::Value;
@@ -10,10 +12,10 @@ use ureq::http::{Request, Response};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, AsSendBody, Body};
 
-/// A response body that is not a function's is small.
+/// Longest response body of the control API.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
-/// A problem as the server writes it.
+/// The server's `application/problem+json`.
 #[derive(Debug, Deserialize)]
 struct Problem {
     code: String,
@@ -23,13 +25,15 @@ struct Problem {
     request_id: Option<String>,
 }
 
-pub(super) struct Client {
+/// A server, and who asks it.
+pub struct Client {
     agent: Agent,
     connection: Connection,
 }
 
 impl Client {
-    pub(super) fn new(connection: &Connection) -> Result<Self, Failure> {
+    /// Makes a client. It connects when the first request is sent.
+    pub fn new(connection: &Connection) -> Result<Self, Failure> {
         let connection = connection.resolved();
         let config = Agent::config_builder()
             .http_status_as_error(false)
@@ -42,8 +46,8 @@ impl Client {
         Ok(Self { agent: config.build().into(), connection })
     }
 
-    /// All pages of a list.
-    pub(super) fn pages(&self, path: &str, list: &str) -> Result<Value, Failure> {
+    /// Fetches all pages of a list and returns them as one.
+    pub fn get_all_pages(&self, path: &str, list: &str) -> Result<Value, Failure> {
         let (mut items, mut cursor) = (Vec::new(), String::new());
         loop {
             let mut page = self.get(&format!("{path}?limit=1000&cursor={cursor}"))?;
@@ -57,8 +61,8 @@ impl Client {
         }
     }
 
-    /// Whose key this is: the operator names the tenant, a tenant's key says it itself.
-    pub(super) fn tenant(&self) -> Result<String, Failure> {
+    /// Returns the tenant that the requests are for: the one that was named, else the one that the key belongs to.
+    pub fn tenant(&self) -> Result<String, Failure> {
         if let Some(tenant) = &self.connection.tenant {
             return Ok(tenant.clone());
         }
@@ -69,8 +73,8 @@ impl Client {
         }
     }
 
-    /// Sends a request to a path of the server. Any status is an answer.
-    pub(super) fn send(
+    /// Sends a request to a path of the server. Returns the response, whatever its status.
+    pub fn send(
         &self,
         method: &str,
         path: &str,
@@ -97,8 +101,8 @@ impl Client {
         })
     }
 
-    /// Sends a control request and reads its JSON.
-    pub(super) fn control(
+    /// Sends a request to a path of the control API and returns the JSON that it answers.
+    fn call(
         &self,
         method: &str,
         path: &str,
@@ -109,16 +113,40 @@ impl Client {
         if !response.status().is_success() {
             return Err(problem(&mut response));
         }
-        let text = read(&mut response)?;
-        serde_json::from_slice(&text).map_err(|error| Failure::server("the answer is not JSON").because(error))
+        read_json(&mut response)
     }
 
-    pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
-        self.control("GET", path, &[], ())
+    /// Fetches JSON from the control API.
+    pub fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.call("GET", path, &[], ())
+    }
+
+    /// Sends a POST without a body to the control API.
+    pub fn post_empty(&self, path: &str) -> Result<Value, Failure> {
+        self.call("POST", path, &[], ())
+    }
+
+    /// Deletes something by the control API.
+    pub fn delete(&self, path: &str) -> Result<Value, Failure> {
+        self.call("DELETE", path, &[], ())
+    }
+
+    /// Sends JSON to the control API.
+    pub fn send_json(&self, method: &str, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.send_typed(method, path, "application/json", &body.to_string())
+    }
+
+    /// Sends plain text to the control API.
+    pub fn send_text(&self, method: &str, path: &str, body: &str) -> Result<Value, Failure> {
+        self.send_typed(method, path, "text/plain", body)
+    }
+
+    fn send_typed(&self, method: &str, path: &str, media_type: &str, body: &str) -> Result<Value, Failure> {
+        self.call(method, path, &[("content-type".to_owned(), media_type.to_owned())], body)
     }
 }
 
-/// The certificates in a file.
+/// Reads the certificates in a file.
 fn roots(path: &Path) -> Result<RootCerts, Failure> {
     let failed = |why: &dyn std::fmt::Display| {
         Failure::usage(format!("cannot read certificates from {}", path.display())).because(why)
@@ -136,26 +164,37 @@ fn roots(path: &Path) -> Result<RootCerts, Failure> {
     Ok(RootCerts::from(certificates))
 }
 
-/// Reads a body whole.
-pub(super) fn read(response: &mut Response<Body>) -> Result<Vec<u8>, Failure> {
+/// Reads a whole body.
+pub fn read_body(response: &mut Response<Body>) -> Result<Vec<u8>, Failure> {
     let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
     body.map_err(|error| Failure::server("the answer broke off").because(error))
 }
 
-/// What a refusal says, as a failure.
-pub(super) fn problem(response: &mut Response<Body>) -> Failure {
+/// Reads a whole body as JSON.
+pub fn read_json(response: &mut Response<Body>) -> Result<Value, Failure> {
+    let bytes = read_body(response)?;
+    serde_json::from_slice(&bytes).map_err(|error| Failure::server("the answer is not JSON").because(error))
+}
+
+/// Reads a refusal and returns it as a failure.
+pub fn problem(response: &mut Response<Body>) -> Failure {
     let status = response.status();
-    let text = read(response).unwrap_or_default();
-    match serde_json::from_slice::<Problem>(&text) {
+    let body = read_body(response).unwrap_or_default();
+    match serde_json::from_slice::<Problem>(&body) {
         Ok(problem) => {
-            let code = if problem.fault == "platform" { 3 } else { 1 };
-            let mut failure = Failure::new(code, format!("{} ({})", problem.detail, problem.code));
-            failure.hint = problem.hint;
+            let what = format!("{} ({})", problem.detail, problem.code);
+            let mut failure = if problem.fault == "platform" { Failure::server(what) } else { Failure::failed(what) };
+            if let Some(hint) = problem.hint {
+                failure = failure.hint(hint);
+            }
             if let Some(id) = problem.request_id {
-                failure.causes.push(format!("status {status}, request {id}"));
+                failure = failure.because(format!("status {status}, request {id}"));
             }
             failure
         }
-        Err(_) => Failure::new(if status.is_server_error() { 3 } else { 1 }, format!("the server answered {status}")),
+        Err(_) => {
+            let what = format!("the server answered {status}");
+            if status.is_server_error() { Failure::server(what) } else { Failure::failed(what) }
+        }
     }
 }

@@ -1,7 +1,9 @@
-//! `gannet config check`: everything that is wrong with a server's file, at once; then with the files that it names.
+//! `gannet config check`: prints all errors of a server's file at once. If it has none, prints those of the files that it
+//! names.
 
-use crate::cli::{Failure, Outcome, printer};
 use clap::{Args, Subcommand};
+use gannet_cli::failure::{Failure, Outcome};
+use gannet_cli::printer;
 use gannet_door::front::check_tls;
 use gannet_fleet::egress;
 use gannet_state::config::ServerFile;
@@ -9,13 +11,13 @@ use gannet_state::{config, secrets};
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
-pub(super) struct ConfigArgs {
+pub struct ConfigArgs {
     #[command(subcommand)]
-    verb: ConfigVerb,
+    command: ConfigCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum ConfigVerb {
+enum ConfigCommand {
     /// Check a server's file
     Check {
         /// The file
@@ -24,8 +26,8 @@ enum ConfigVerb {
     },
 }
 
-/// What is wrong with the files that a server's file names.
-fn files(file: &ServerFile) -> Vec<String> {
+/// Returns the errors of the files that a server's file names.
+fn errors_of_named_files(file: &ServerFile) -> Vec<String> {
     let tls = file.tls.as_ref().and_then(|files| check_tls(files).err());
     let tls = tls.map(|error| format!("tls: {error}"));
     let key = file.secrets_key_file.as_deref().and_then(|path| secrets::check_key_file(path).err());
@@ -35,10 +37,10 @@ fn files(file: &ServerFile) -> Vec<String> {
     [tls, key, ca].into_iter().flatten().collect()
 }
 
-pub(super) fn run(arguments: &ConfigArgs) -> Outcome {
-    let ConfigVerb::Check { path } = &arguments.verb;
+pub fn run(arguments: &ConfigArgs) -> Outcome {
+    let ConfigCommand::Check { path } = &arguments.command;
     let wrong = match config::read(path) {
-        Ok(file) => files(&file),
+        Ok(file) => errors_of_named_files(&file),
         Err(error) => error.each().iter().map(ToString::to_string).collect(),
     };
     if wrong.is_empty() {

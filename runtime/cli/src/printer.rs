@@ -22,7 +22,7 @@ pub fn note(text: &str) {
 
 /// Prints a line of data.
 pub fn line(text: &str) {
-    // A closed pipe ends the reader's interest, not with a panic.
+    // The reader may have closed the pipe. That is no reason to panic.
     let _ = writeln!(io::stdout(), "{text}");
 }
 
@@ -32,13 +32,16 @@ pub fn json<T: Serialize>(value: &T) {
 }
 
 /// Writes bytes as they are.
+///
+/// # Errors
+/// Standard output cannot be written.
 pub fn bytes(bytes: &[u8]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(bytes)?;
     out.flush()
 }
 
-/// Prints rows under a head, in columns.
+/// Prints rows in columns, under their titles.
 pub fn table(head: &[&str], rows: &[Vec<String>]) {
     let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
     for row in rows {
@@ -57,7 +60,7 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) {
     }
 }
 
-/// A progress bar on stderr, where a person sees it.
+/// Makes a progress bar on stderr. It is hidden where stderr is not a terminal.
 pub fn progress(length: u64, what: &str) -> indicatif::ProgressBar {
     if !io::stderr().is_terminal() {
         return indicatif::ProgressBar::hidden();
@@ -68,18 +71,4 @@ pub fn progress(length: u64, what: &str) -> indicatif::ProgressBar {
     }
     bar.set_message(what.to_owned());
     bar
-}
-
-/// Sends tracing to stderr; `GANNET_LOG` chooses what, as in `gannet=debug`.
-pub fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("GANNET_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("gannet=info,gannet_host_gpu=info,error"));
-    let ansi = io::stderr().is_terminal();
-    // A second call in one process changes nothing.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(ansi)
-        .with_target(false)
-        .try_init();
 }

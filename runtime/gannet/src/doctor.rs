@@ -1,34 +1,35 @@
-//! `gannet doctor`: what this machine offers, tried and not guessed.
+//! `gannet doctor`: finds out whether this machine can confine children and has a GPU, by starting children that try.
 
-use crate::cli::{Failure, Outcome, printer};
 use clap::Args;
+use gannet_cli::failure::{Failure, Outcome};
+use gannet_cli::printer;
 use gannet_fleet::probe;
 use gannet_process::confine_check;
 use gannet_process::spawn::Spawner;
 use serde_json::json;
 
 #[derive(Debug, Args)]
-pub(super) struct DoctorArgs {
+pub struct DoctorArgs {
     /// Print as JSON
     #[arg(long)]
     json: bool,
 }
 
-pub(super) fn run(arguments: &DoctorArgs) -> Outcome {
+pub fn run(arguments: &DoctorArgs) -> Outcome {
     let failed = |error: std::io::Error| Failure::failed("the check could not be made").because(error);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async {
         let folder = std::env::temp_dir().join(format!("gannet-doctor-{}", std::process::id()));
         std::fs::create_dir_all(folder.join("data")).map_err(failed)?;
         std::fs::write(folder.join("data").join("operator.key"), "x").map_err(failed)?;
-        let outcome = look(&folder, arguments.json).await;
-        // A leftover in the temporary folder is no reason to fail.
+        let outcome = check(&folder, arguments.json).await;
+        // What is left in the temporary folder is no reason to fail.
         let _ = std::fs::remove_dir_all(&folder);
         outcome
     })
 }
 
-async fn look(folder: &std::path::Path, as_json: bool) -> Outcome {
+async fn check(folder: &std::path::Path, as_json: bool) -> Outcome {
     let failed = |error: std::io::Error| Failure::failed("the check could not be made").because(error);
     let spawner = Spawner::start(8 << 30).map_err(failed)?;
     let findings = confine_check::ask(&spawner, &folder.join("data"), folder).await.map_err(failed)?;
@@ -44,7 +45,7 @@ async fn look(folder: &std::path::Path, as_json: bool) -> Outcome {
             "gpu_error": gpus.as_ref().err(),
         }));
     } else {
-        print(&findings, &gpus);
+        print_findings(&findings, &gpus);
         printer::line(&format!(
             "{:44} {}",
             "control groups for children",
@@ -60,7 +61,7 @@ async fn look(folder: &std::path::Path, as_json: bool) -> Outcome {
     }
 }
 
-fn print(findings: &confine_check::Findings, gpus: &std::io::Result<Vec<gannet_gpu_protocol::Gpu>>) {
+fn print_findings(findings: &confine_check::Findings, gpus: &std::io::Result<Vec<gannet_gpu_protocol::Gpu>>) {
     let mark = |good: bool| if good { "ok" } else { "MISSING" }.to_owned();
     let layers = &findings.confinement;
     let own_user = if layers.own_user { "ok" } else { "not as root" }.to_owned();

@@ -1,7 +1,9 @@
-//! `gannet invoke`: bytes in, bytes out, as they are.
+//! `gannet invoke`: calls a function. Bytes are sent and printed as they are.
 
-use crate::cli::client::{Client, problem};
-use crate::cli::{Connection, Failure, Outcome, printer};
+use crate::client::{Client, problem};
+use crate::connection::Connection;
+use crate::failure::{Failure, Outcome};
+use crate::printer;
 use clap::Args;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -10,7 +12,7 @@ use ureq::Body;
 use ureq::http::Response;
 
 #[derive(Debug, Args)]
-pub(super) struct InvokeArgs {
+pub struct InvokeArgs {
     #[command(flatten)]
     connection: Connection,
     /// The function
@@ -35,7 +37,8 @@ pub(super) struct InvokeArgs {
     output: Option<PathBuf>,
 }
 
-fn body(data: Option<&str>) -> Result<Vec<u8>, Failure> {
+/// Reads the body that `-d` describes.
+fn read_data(data: Option<&str>) -> Result<Vec<u8>, Failure> {
     match data {
         None => Ok(Vec::new()),
         Some("@-") => {
@@ -54,7 +57,7 @@ fn body(data: Option<&str>) -> Result<Vec<u8>, Failure> {
     }
 }
 
-pub(super) fn run(arguments: &InvokeArgs) -> Outcome {
+pub fn run(arguments: &InvokeArgs) -> Outcome {
     let client = Client::new(&arguments.connection)?;
     let tenant = client.tenant()?;
     let headers = arguments
@@ -65,7 +68,7 @@ pub(super) fn run(arguments: &InvokeArgs) -> Outcome {
             None => Err(Failure::usage(format!("the header {header:?} is not `name: value`"))),
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let bytes = body(arguments.data.as_deref())?;
+    let bytes = read_data(arguments.data.as_deref())?;
     let default = if arguments.data.is_some() { "POST" } else { "GET" };
     let method = arguments.method.as_deref().unwrap_or(default);
     let path = format!("/f/{tenant}/{}/{}", arguments.name, arguments.path.trim_start_matches('/'));
@@ -75,14 +78,14 @@ pub(super) fn run(arguments: &InvokeArgs) -> Outcome {
         client.send(method, &path, &headers, bytes.as_slice())?
     };
     if arguments.include {
-        show_head(&response);
+        print_head(&response);
     }
-    let ours = response.headers().contains_key("x-gannet-error");
-    if ours {
+    // Only the platform sets this header; the function cannot.
+    if response.headers().contains_key("x-gannet-error") {
         return Err(problem(&mut response));
     }
-    let written = write(&mut response, arguments.output.as_ref());
-    receipt(&client, &response);
+    let written = copy_body(&mut response, arguments.output.as_ref());
+    print_cost(&client, &response);
     written?;
     let status = response.status();
     if status.as_u16() >= 400 {
@@ -91,14 +94,15 @@ pub(super) fn run(arguments: &InvokeArgs) -> Outcome {
     Ok(())
 }
 
-fn show_head(response: &Response<Body>) {
+fn print_head(response: &Response<Body>) {
     printer::note(&format!("{:?} {}", response.version(), response.status()));
     for (name, value) in response.headers() {
         printer::note(&format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())));
     }
 }
 
-fn write(response: &mut Response<Body>, output: Option<&PathBuf>) -> Outcome {
+/// Copies the response's body to a file or to stdout.
+fn copy_body(response: &mut Response<Body>, output: Option<&PathBuf>) -> Outcome {
     let mut target: Box<dyn Write> = match output {
         Some(path) => Box::new(
             File::create(path)
@@ -112,7 +116,7 @@ fn write(response: &mut Response<Body>, output: Option<&PathBuf>) -> Outcome {
         let read =
             reader.read(&mut buffer).map_err(|error| Failure::failed("the response broke off").because(error))?;
         let Some(part) = buffer.get(..read).filter(|part| !part.is_empty()) else { break };
-        // Flushed at once: a streaming function's parts are seen as they come.
+        // Flush each part, so that the output of a streaming function shows as it comes.
         target
             .write_all(part)
             .and_then(|()| target.flush())
@@ -121,8 +125,8 @@ fn write(response: &mut Response<Body>, output: Option<&PathBuf>) -> Outcome {
     Ok(())
 }
 
-/// Says what the request took. The head of a streamed response cannot know; its receipt can.
-fn receipt(client: &Client, response: &Response<Body>) {
+/// Prints what the request took. The head of a streamed response cannot say it, so its receipt is fetched.
+fn print_cost(client: &Client, response: &Response<Body>) {
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (id, start) = (header("x-request-id"), header("x-gannet-start"));
     let streamed = response.headers().contains_key("trailer");

@@ -1,0 +1,59 @@
+//! `gannet configure`: changes settings of a function without an upload.
+
+use crate::answer::field;
+use crate::client::Client;
+use crate::connection::Connection;
+use crate::failure::{Failure, Outcome};
+use crate::printer;
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+#[derive(Debug, Args)]
+pub struct ConfigureArgs {
+    #[command(flatten)]
+    connection: Connection,
+    /// The function
+    name: String,
+    /// Settings of gannet.toml, as in limits.cpu_ms=500 env.MODE=fast scale.min=1; an empty value takes one away
+    #[arg(required = true)]
+    settings: Vec<String>,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Parses the value of a setting: JSON where it is JSON, else text. An empty value is null, which removes the setting.
+fn setting_value(text: &str, is_text: bool) -> Value {
+    if text.is_empty() {
+        return Value::Null;
+    }
+    if is_text {
+        return text.into();
+    }
+    serde_json::from_str(text).unwrap_or_else(|_| text.into())
+}
+
+pub fn run(arguments: &ConfigureArgs) -> Outcome {
+    let mut patch: Map<String, Value> = Map::new();
+    for setting in &arguments.settings {
+        let parts = setting.split_once('=').and_then(|(key, value)| Some((key.split_once('.')?, value)));
+        let ((section, key), value) =
+            parts.ok_or_else(|| Failure::usage(format!("{setting:?} is no setting, as in limits.cpu_ms=500")))?;
+        let fields = patch.entry(section).or_insert_with(|| json!({}));
+        if let Some(fields) = fields.as_object_mut() {
+            fields.insert(key.to_owned(), setting_value(value, section == "env"));
+        }
+    }
+    let query = if arguments.dry_run { "?dry_run=true" } else { "" };
+    let (client, path) = (Client::new(&arguments.connection)?, format!("functions/{}{query}", arguments.name));
+    let answer = client.send_json("PATCH", &path, &Value::Object(patch))?;
+    if arguments.json {
+        printer::json(&answer);
+    } else {
+        printer::line(&format!("{} version {}", field(&answer, "name"), field(&answer, "version")));
+    }
+    Ok(())
+}

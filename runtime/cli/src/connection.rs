@@ -1,0 +1,54 @@
+//! The options that every command has: which server, and who asks.
+
+use crate::stored_login::StoredLogin;
+use clap::Args;
+use std::path::PathBuf;
+
+/// Which server, and who asks.
+#[derive(Debug, Clone, Args)]
+pub struct Connection {
+    /// The server's URL [default: the one of `gannet login`, or http://127.0.0.1:7070]
+    #[arg(long, env = "GANNET_SERVER")]
+    pub server: Option<String>,
+    /// The key
+    #[arg(long, env = "GANNET_KEY", hide_env_values = true)]
+    pub key: Option<String>,
+    /// The tenant to act for (operator only)
+    #[arg(long)]
+    pub tenant: Option<String>,
+    /// Certificates, in PEM, to trust in place of the usual ones
+    #[arg(long, env = "GANNET_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// The arguments of a command that only shows something.
+#[derive(Debug, Args)]
+pub struct ReadArgs {
+    /// Which server, and who asks.
+    #[command(flatten)]
+    pub connection: Connection,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Connection {
+    /// Fills what the command line does not say from the stored login. A stored key is only sent to the server that it
+    /// was stored for.
+    pub fn resolved(&self) -> Self {
+        let stored = StoredLogin::load();
+        let same_server = self.server.is_none() || self.server == stored.server;
+        let stored_if_same = |value: Option<String>| value.filter(|_| same_server);
+        Self {
+            server: self.server.clone().or(stored.server),
+            key: self.key.clone().or_else(|| stored_if_same(stored.key)),
+            tenant: self.tenant.clone().or_else(|| stored_if_same(stored.tenant).filter(|_| self.key.is_none())),
+            ca_file: self.ca_file.clone(),
+        }
+    }
+
+    /// The server's URL.
+    pub fn url(&self) -> String {
+        self.server.clone().unwrap_or_else(|| "http://127.0.0.1:7070".into())
+    }
+}

@@ -1,0 +1,67 @@
+//! `gannet kernel`: a function's kernels, as they were deployed and as they run.
+
+use crate::answer::{items, print_list};
+use crate::client::Client;
+use crate::connection::Connection;
+use crate::failure::{Failure, Outcome};
+use crate::printer;
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+#[derive(Debug, Args)]
+pub struct KernelArgs {
+    #[command(subcommand)]
+    command: KernelCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum KernelCommand {
+    /// List the kernels of a function
+    List {
+        #[command(flatten)]
+        connection: Connection,
+        /// The function
+        function: String,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a kernel as it runs: with loop budgets, and ready to be cut into slices
+    Show {
+        #[command(flatten)]
+        connection: Connection,
+        /// The function
+        function: String,
+        /// The kernel's name; see `kernel list`
+        kernel: String,
+        /// Print the WGSL as it was deployed
+        #[arg(long)]
+        source: bool,
+    },
+}
+
+pub fn run(arguments: &KernelArgs) -> Outcome {
+    match &arguments.command {
+        KernelCommand::List { connection, function, json } => {
+            let answer = Client::new(connection)?.get(&format!("functions/{function}/kernels"))?;
+            print_list(&answer, *json, "kernels", &["NAME", "ENTRY"], &["name", "entry"]);
+            Ok(())
+        }
+        KernelCommand::Show { connection, function, kernel, source } => {
+            let answer = Client::new(connection)?.get(&format!("functions/{function}/kernels"))?;
+            let found =
+                items(&answer, "kernels").find(|known| known.get("name").and_then(Value::as_str) == Some(kernel));
+            let found = found.ok_or_else(|| {
+                Failure::failed(format!("function {function} has no kernel {kernel:?}"))
+                    .hint(format!("gannet kernel list {function}"))
+            })?;
+            let wanted = if *source { "wgsl" } else { "hardened" };
+            let printed = found.get(wanted).and_then(Value::as_str).ok_or_else(|| {
+                Failure::failed(format!("kernel {kernel:?} was not hardened at deploy"))
+                    .hint("it has overrides without default, or the server had no gpu; see --source".to_owned())
+            })?;
+            printer::line(printed.trim_end());
+            Ok(())
+        }
+    }
+}

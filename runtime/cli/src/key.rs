@@ -1,0 +1,152 @@
+//! `gannet key`: make, list, revoke and rotate keys.
+
+use crate::answer::{field, print_list};
+use crate::client::Client;
+use crate::connection::Connection;
+use crate::failure::{Failure, Outcome};
+use crate::printer;
+use clap::{Args, Subcommand};
+use gannet_base::scopes::ScopeName;
+use serde_json::{Value, json};
+
+#[derive(Debug, Args)]
+pub struct KeyArgs {
+    #[command(subcommand)]
+    command: KeyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// Make a key; it is shown once
+    Create {
+        #[command(flatten)]
+        connection: Connection,
+        /// The tenant
+        tenant_name: String,
+        /// What it may do; may be repeated [default: everything]
+        #[arg(long = "scope")]
+        scopes: Vec<ScopeName>,
+        /// The only function that it is for
+        #[arg(long)]
+        function: Option<String>,
+        /// How long it is valid, as in 90d, 12h, 30m or 45s
+        #[arg(long)]
+        expires: Option<String>,
+        /// Requests that it may send in a second
+        #[arg(long)]
+        requests_per_s: Option<u64>,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List a tenant's keys
+    List {
+        #[command(flatten)]
+        connection: Connection,
+        /// The tenant
+        tenant_name: String,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a key at once
+    Revoke {
+        #[command(flatten)]
+        connection: Connection,
+        /// The tenant
+        tenant_name: String,
+        /// The key's id
+        id: String,
+    },
+    /// Make a key in place of another
+    Rotate {
+        #[command(flatten)]
+        connection: Connection,
+        /// The tenant
+        tenant_name: String,
+        /// The key's id
+        id: String,
+        /// How long the old one is still valid, as in 1d
+        #[arg(long, default_value = "1d")]
+        overlap: String,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Parses a duration, as in 90d, 12h, 30m or 45s. Returns seconds.
+fn parse_duration(text: &str) -> Result<u64, Failure> {
+    let wrong = || Failure::usage(format!("{text:?} is no span of time, as in 90d, 12h, 30m or 45s"));
+    let (at, unit) = text.char_indices().last().ok_or_else(wrong)?;
+    let factor = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    let count: u64 = text.get(..at).and_then(|digits| digits.parse().ok()).ok_or_else(wrong)?;
+    count.checked_mul(factor).ok_or_else(wrong)
+}
+
+/// Prints a key that was made. The server does not show it a second time.
+pub fn print_key(answer: &Value, what: &str, as_json: bool) {
+    if as_json {
+        printer::json(answer);
+    } else {
+        printer::line(&field(answer, "key"));
+        printer::note(&format!("{what}; the key above is not shown again"));
+    }
+}
+
+pub fn run(arguments: &KeyArgs) -> Outcome {
+    match &arguments.command {
+        KeyCommand::Create { connection, tenant_name, scopes, function, expires, requests_per_s, json: as_json } => {
+            let expires = expires.as_deref().map(parse_duration).transpose()?;
+            let body = json!({
+                "scopes": scopes, "function": function, "expires_in_s": expires, "requests_per_s": requests_per_s,
+            });
+            let path = format!("tenants/{tenant_name}/keys");
+            let answer = Client::new(connection)?.send_json("POST", &path, &body)?;
+            print_key(&answer, &format!("key {} of {tenant_name} was made", field(&answer, "id")), *as_json);
+        }
+        KeyCommand::List { connection, tenant_name, json: as_json } => {
+            let answer = Client::new(connection)?.get(&format!("tenants/{tenant_name}/keys"))?;
+            let columns = ["id", "scopes", "function", "created", "expires", "last_used"];
+            print_list(
+                &answer,
+                *as_json,
+                "keys",
+                &["ID", "SCOPES", "FUNCTION", "CREATED", "EXPIRES", "LAST USED"],
+                &columns,
+            );
+        }
+        KeyCommand::Revoke { connection, tenant_name, id } => {
+            Client::new(connection)?.delete(&format!("tenants/{tenant_name}/keys/{id}"))?;
+            printer::note(&format!("key {id} was revoked"));
+        }
+        KeyCommand::Rotate { connection, tenant_name, id, overlap, json: as_json } => {
+            let body = json!({ "overlap_s": parse_duration(overlap)? });
+            let path = format!("tenants/{tenant_name}/keys/{id}/rotate");
+            let answer = Client::new(connection)?.send_json("POST", &path, &body)?;
+            print_key(&answer, &format!("key {} is in place of {id}", field(&answer, "id")), *as_json);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_duration;
+
+    #[test]
+    fn spans_are_read() {
+        let read = |text| parse_duration(text).ok();
+        assert_eq!(
+            (read("90d"), read("12h"), read("1m"), read("45s")),
+            (Some(7_776_000), Some(43_200), Some(60), Some(45))
+        );
+        assert!(["", "d", "5", "5w", "-1d", "99999999999999999999d"].into_iter().all(|text| read(text).is_none()));
+    }
+}

@@ -1,0 +1,44 @@
+//! `gannet login`, `logout` and `whoami`: the server and the key that are used when neither an option nor a variable
+//! names them.
+
+use crate::answer::print_fields;
+use crate::client::Client;
+use crate::connection::{Connection, ReadArgs};
+use crate::failure::Outcome;
+use crate::printer;
+use crate::stored_login::StoredLogin;
+use crate::terminal::read_secret;
+use clap::Args;
+
+#[derive(Debug, Args)]
+pub struct LoginArgs {
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, Args)]
+pub struct LogoutArgs {}
+
+pub fn login(arguments: &LoginArgs) -> Outcome {
+    let mut connection = arguments.connection.clone();
+    if connection.key.is_none() {
+        connection.key = Some(read_secret("paste the key")?.trim().to_owned());
+    }
+    let whoami = Client::new(&connection)?.get("whoami")?;
+    let url = connection.url();
+    StoredLogin { server: Some(url.clone()), key: connection.key, tenant: connection.tenant }.save()?;
+    let who = whoami.get("tenant").and_then(serde_json::Value::as_str).unwrap_or("the operator");
+    printer::note(&format!("logged in to {url} as {who}"));
+    Ok(())
+}
+
+pub fn logout(_: &LogoutArgs) -> Outcome {
+    printer::note(if StoredLogin::remove()? { "logged out" } else { "nobody was logged in" });
+    Ok(())
+}
+
+pub fn whoami(arguments: &ReadArgs) -> Outcome {
+    let answer = Client::new(&arguments.connection)?.get("whoami")?;
+    print_fields(&answer, arguments.json);
+    Ok(())
+}

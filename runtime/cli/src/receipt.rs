@@ -1,0 +1,24 @@
+//! `gannet receipt`: what a request took.
+
+use crate::answer::print_fields;
+use crate::client::Client;
+use crate::connection::Connection;
+use crate::failure::Outcome;
+use clap::Args;
+
+#[derive(Debug, Args)]
+pub struct ReceiptArgs {
+    #[command(flatten)]
+    connection: Connection,
+    /// The request's id, from the header x-request-id
+    id: String,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: &ReceiptArgs) -> Outcome {
+    let answer = Client::new(&arguments.connection)?.get(&format!("requests/{}", arguments.id))?;
+    print_fields(&answer, arguments.json);
+    Ok(())
+}

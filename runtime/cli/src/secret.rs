@@ -1,0 +1,55 @@
+//! `gannet secret`: set, list and delete secrets. A value is read from standard input and never shown.
+
+use crate::answer::print_list;
+use crate::client::Client;
+use crate::connection::{Connection, ReadArgs};
+use crate::failure::Outcome;
+use crate::printer;
+use crate::terminal::read_secret;
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Args)]
+pub struct SecretArgs {
+    #[command(subcommand)]
+    command: SecretCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum SecretCommand {
+    /// Set a secret; its value is read from standard input
+    Set {
+        #[command(flatten)]
+        connection: Connection,
+        /// Its name
+        name: String,
+    },
+    /// List the names of the secrets
+    List(ReadArgs),
+    /// Delete a secret
+    Delete {
+        #[command(flatten)]
+        connection: Connection,
+        /// Its name
+        name: String,
+    },
+}
+
+pub fn run(arguments: &SecretArgs) -> Outcome {
+    match &arguments.command {
+        SecretCommand::Set { connection, name } => {
+            let client = Client::new(connection)?;
+            let value = read_secret("the secret's value")?;
+            client.send_text("PUT", &format!("secrets/{name}"), &value)?;
+            printer::note(&format!("the secret {name} was set"));
+        }
+        SecretCommand::List(list) => {
+            let answer = Client::new(&list.connection)?.get("secrets")?;
+            print_list(&answer, list.json, "secrets", &["NAME", "SET", "FUNCTIONS"], &["name", "set", "functions"]);
+        }
+        SecretCommand::Delete { connection, name } => {
+            Client::new(connection)?.delete(&format!("secrets/{name}"))?;
+            printer::note(&format!("the secret {name} was deleted"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! `gannet tenant`, for the operator, and `gannet limits`, for the tenant itself.
+
+use crate::answer::print_list;
+use crate::client::Client;
+use crate::connection::{Connection, ReadArgs};
+use crate::failure::{Failure, Outcome};
+use crate::key::print_key;
+use crate::printer;
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+
+#[derive(Debug, Args)]
+pub struct TenantArgs {
+    #[command(subcommand)]
+    command: TenantCommand,
+}
+
+#[derive(Debug, Args)]
+struct NamedTenant {
+    #[command(flatten)]
+    connection: Connection,
+    /// The tenant's name
+    name: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum TenantCommand {
+    /// Make a tenant; its key is shown once
+    Create {
+        #[command(flatten)]
+        of: NamedTenant,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the tenants
+    List(ReadArgs),
+    /// Show a tenant's limits, or set some, as in functions=10 gpu_weight=2; an empty value brings the server's back
+    Limits {
+        #[command(flatten)]
+        of: NamedTenant,
+        /// Limits and values
+        limits: Vec<String>,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let nothing of a tenant run any more, at once
+    Suspend(NamedTenant),
+    /// Let a tenant run again
+    Resume(NamedTenant),
+    /// Delete a tenant and everything that is its own; its usage and its audit log stay
+    Delete {
+        #[command(flatten)]
+        of: NamedTenant,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+pub fn run(arguments: &TenantArgs) -> Outcome {
+    match &arguments.command {
+        TenantCommand::Create { of: NamedTenant { connection, name }, json: as_json } => {
+            let answer = Client::new(connection)?.send_json("POST", "tenants", &json!({ "name": name }))?;
+            print_key(&answer, &format!("tenant {name} was made"), *as_json);
+        }
+        TenantCommand::List(list) => {
+            let answer = Client::new(&list.connection)?.get_all_pages("tenants", "tenants")?;
+            let columns = ["name", "created", "functions", "suspended", "in_flight"];
+            print_list(
+                &answer,
+                list.json,
+                "tenants",
+                &["NAME", "CREATED", "FUNCTIONS", "SUSPENDED", "IN FLIGHT"],
+                &columns,
+            );
+        }
+        TenantCommand::Limits { of: NamedTenant { connection, name }, limits, json: as_json } => {
+            let (client, path) = (Client::new(connection)?, format!("tenants/{name}/limits"));
+            let answer = if limits.is_empty() {
+                client.get(&path)?
+            } else {
+                client.send_json("PATCH", &path, &Value::Object(parse_limits(limits)?))?
+            };
+            print_limits(&answer, *as_json);
+        }
+        TenantCommand::Suspend(of) => change_state(of, "suspend")?,
+        TenantCommand::Resume(of) => change_state(of, "resume")?,
+        TenantCommand::Delete { of: NamedTenant { connection, name }, yes } => {
+            if !yes {
+                return Err(Failure::usage(format!("this deletes every function, key and secret of {name}"))
+                    .hint("say --yes if that is meant"));
+            }
+            Client::new(connection)?.delete(&format!("tenants/{name}"))?;
+            printer::note(&format!("tenant {name} was deleted"));
+        }
+    }
+    Ok(())
+}
+
+fn change_state(of: &NamedTenant, what: &str) -> Outcome {
+    let NamedTenant { connection, name } = of;
+    Client::new(connection)?.post_empty(&format!("tenants/{name}/{what}"))?;
+    printer::note(&format!("tenant {name}: {what}"));
+    Ok(())
+}
+
+fn parse_limits(limits: &[String]) -> Result<Map<String, Value>, Failure> {
+    let wrong = |pair: &String| Failure::usage(format!("{pair:?} is no limit and value, as in functions=10"));
+    let parse = |pair: &String| {
+        let (name, value) = pair.split_once('=').ok_or_else(|| wrong(pair))?;
+        let value = if value.is_empty() { Value::Null } else { value.parse::<u64>().map_err(|_| wrong(pair))?.into() };
+        Ok((name.to_owned(), value))
+    };
+    limits.iter().map(parse).collect()
+}
+
+fn print_limits(answer: &Value, as_json: bool) {
+    if as_json {
+        printer::json(answer);
+        return;
+    }
+    let of = |part: &str, name: &str| match answer.get(part).and_then(|part| part.get(name)) {
+        Some(Value::Null) | None => String::new(),
+        Some(value) => value.to_string(),
+    };
+    let names = answer.get("limits").and_then(Value::as_object).into_iter().flatten().map(|(name, _)| name);
+    let rows: Vec<Vec<String>> = names
+        .map(|name| {
+            let own = if of("own", name).is_empty() { "server" } else { "tenant" };
+            vec![name.clone(), of("limits", name), of("used", name), own.to_owned()]
+        })
+        .collect();
+    printer::table(&["LIMIT", "VALUE", "USED", "SET BY"], &rows);
+}
+
+pub fn limits(arguments: &ReadArgs) -> Outcome {
+    print_limits(&Client::new(&arguments.connection)?.get("limits")?, arguments.json);
+    Ok(())
+}

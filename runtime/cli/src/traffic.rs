@@ -1,0 +1,121 @@
+//! `gannet rollback`, `traffic` and `tag`: which version gets which requests.
+
+use crate::client::Client;
+use crate::connection::Connection;
+use crate::failure::{Failure, Outcome};
+use crate::printer;
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    #[command(flatten)]
+    connection: Connection,
+    /// The function
+    name: String,
+    /// The version to go back to, as in 3 or v3 [default: the one that was current before]
+    version: Option<String>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct TrafficArgs {
+    #[command(flatten)]
+    connection: Connection,
+    /// The function
+    name: String,
+    /// Versions and weights, as in v3=90 v4=10; without any, how it is now
+    weights: Vec<String>,
+    /// Requests with the same value of this header stay with one version
+    #[arg(long, conflicts_with = "sticky_cookie")]
+    sticky_header: Option<String>,
+    /// Requests with the same value of this cookie stay with one version
+    #[arg(long)]
+    sticky_cookie: Option<String>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct TagArgs {
+    #[command(flatten)]
+    connection: Connection,
+    /// The function
+    name: String,
+    /// The tag
+    tag: String,
+    /// The version, as in 3 or v3; without one the tag is removed
+    version: Option<String>,
+}
+
+/// Parses a version, as in 3 or v3.
+fn version_number(text: &str) -> Result<u32, Failure> {
+    let digits = text.strip_prefix('v').unwrap_or(text);
+    digits.parse().map_err(|_| Failure::usage(format!("{text:?} is no version, as in v3")))
+}
+
+fn print_traffic(answer: &Value, name: &str, as_json: bool) {
+    if as_json {
+        printer::json(answer);
+        return;
+    }
+    for (version, weight) in answer.get("traffic").and_then(Value::as_object).into_iter().flatten() {
+        printer::line(&format!("{name} {version}={weight}"));
+    }
+}
+
+pub fn rollback(arguments: &RollbackArgs) -> Outcome {
+    let RollbackArgs { connection, name, version, json: as_json } = arguments;
+    let body = match version {
+        Some(version) => json!({ "version": version_number(version)? }),
+        None => json!({}),
+    };
+    let path = format!("functions/{name}/rollback");
+    let answer = Client::new(connection)?.send_json("POST", &path, &body)?;
+    print_traffic(&answer, name, *as_json);
+    Ok(())
+}
+
+pub fn traffic(arguments: &TrafficArgs) -> Outcome {
+    let TrafficArgs { connection, name, weights, sticky_header, sticky_cookie, json: as_json } = arguments;
+    let (client, path) = (Client::new(connection)?, format!("functions/{name}/traffic"));
+    if weights.is_empty() {
+        print_traffic(&client.get(&path)?, name, *as_json);
+        return Ok(());
+    }
+    let mut traffic = Map::new();
+    for pair in weights {
+        let parsed = pair.split_once('=').and_then(|(version, weight)| Some((version, weight.parse::<u32>().ok()?)));
+        let (version, weight) =
+            parsed.ok_or_else(|| Failure::usage(format!("{pair:?} is no version and weight, as in v3=90")))?;
+        traffic.insert(format!("v{}", version_number(version)?), weight.into());
+    }
+    let sticky = match (sticky_header, sticky_cookie) {
+        (Some(header), _) => json!({ "header": header.to_ascii_lowercase() }),
+        (None, Some(cookie)) => json!({ "cookie": cookie }),
+        (None, None) => Value::Null,
+    };
+    let body = json!({ "traffic": traffic, "sticky": sticky });
+    print_traffic(&client.send_json("PUT", &path, &body)?, name, *as_json);
+    Ok(())
+}
+
+pub fn tag(arguments: &TagArgs) -> Outcome {
+    let TagArgs { connection, name, tag, version } = arguments;
+    let (client, path) = (Client::new(connection)?, format!("functions/{name}/tags/{tag}"));
+    match version {
+        Some(version) => {
+            let body = json!({ "version": version_number(version)? });
+            client.send_json("PUT", &path, &body)?;
+            printer::note(&format!("{name}@{tag} is version {}", version_number(version)?));
+        }
+        None => {
+            client.delete(&path)?;
+            printer::note(&format!("{name}@{tag} is gone"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! Uploads a file as an asset, in ranges. An upload that breaks off goes on behind the last range that the server has
+//! acknowledged, even in a later run of the same command.
+
+use crate::answer::text;
+use crate::client::{Client, problem, read_json};
+use crate::failure::Failure;
+use crate::printer;
+use indicatif::ProgressBar;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+use std::time::Duration;
+use ureq::Body;
+use ureq::http::Response;
+
+/// Bytes of one range. A range that breaks off is sent again from its start.
+const RANGE: u64 = 32 << 20;
+/// How often a range is tried. The wait before each try doubles.
+const ATTEMPTS: u32 = 6;
+
+/// Uploads the file, unless the server has its bytes already. Returns the server's answer: the asset.
+pub fn put(client: &Client, name: &str, path: &Path) -> Result<Value, Failure> {
+    let failed = |error: std::io::Error| Failure::usage(format!("cannot read {}", path.display())).because(error);
+    let mut file = File::open(path).map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
+    if size == 0 {
+        return Err(Failure::usage(format!("{} is empty", path.display())));
+    }
+    let digest = digest(&mut file, size).map_err(failed)?;
+    let target = format!("/api/v1/assets/{name}?digest={digest}");
+    // An empty PUT names an asset after bytes that the server has.
+    let mut known = client.send("PUT", &target, &[("content-length".into(), "0".into())], ())?;
+    match known.status().as_u16() {
+        404 => {}
+        status if status < 300 => return read_json(&mut known),
+        _ => return Err(problem(&mut known)),
+    }
+    let bar = printer::progress(size, &format!("uploading {name}"));
+    let answer = Upload { client, name, target, size, digest, bar: bar.clone() }.run(&mut file);
+    bar.finish_and_clear();
+    answer
+}
+
+fn digest(file: &mut File, size: u64) -> std::io::Result<String> {
+    let bar = printer::progress(size, "reading");
+    let (mut hash, mut part) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        let read = file.read(&mut part)?;
+        if read == 0 {
+            break;
+        }
+        hash.update(part.get(..read).unwrap_or_default());
+        bar.inc(read as u64);
+    }
+    bar.finish_and_clear();
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+struct Upload<'a> {
+    client: &'a Client,
+    /// The asset's name.
+    name: &'a str,
+    /// The path that ranges are sent to.
+    target: String,
+    /// Bytes of the file.
+    size: u64,
+    /// The file's SHA-256.
+    digest: String,
+    bar: ProgressBar,
+}
+
+impl Upload<'_> {
+    /// Sends range after range, from where an earlier upload of the same bytes stopped.
+    fn run(&self, file: &mut File) -> Result<Value, Failure> {
+        let mut from = self.received()?;
+        let mut attempt = 0;
+        loop {
+            self.bar.set_position(from);
+            let length = RANGE.min(self.size - from);
+            let failure = match self.send_range(file, from, length) {
+                Ok(mut response) if response.status().as_u16() == 202 => {
+                    read_json(&mut response)?;
+                    from += length;
+                    attempt = 0;
+                    continue;
+                }
+                Ok(mut response) if response.status().is_success() => return read_json(&mut response),
+                Ok(mut response) => {
+                    let may_pass = may_pass(&response);
+                    let failure = problem(&mut response);
+                    if !may_pass {
+                        return Err(failure);
+                    }
+                    failure
+                }
+                Err(failure) => failure,
+            };
+            attempt += 1;
+            if attempt >= ATTEMPTS {
+                return Err(failure.hint("the same command goes on where this upload stopped"));
+            }
+            std::thread::sleep(Duration::from_millis(250 << attempt));
+            // If the server is still away, the next attempt finds out.
+            from = self.received().unwrap_or(from);
+        }
+    }
+
+    /// Asks how many bytes of this file the server has.
+    fn received(&self) -> Result<u64, Failure> {
+        let mut response = self.client.send("GET", &format!("/api/v1/assets/{}", self.name), &[], ())?;
+        if response.status().as_u16() == 404 {
+            return Ok(0);
+        }
+        if !response.status().is_success() {
+            return Err(problem(&mut response));
+        }
+        let answer = read_json(&mut response)?;
+        let is_ours = |upload: &&Value| {
+            upload.get("size").and_then(Value::as_u64) == Some(self.size) && text(upload, "digest") == self.digest
+        };
+        let upload = answer.get("upload").filter(is_ours);
+        let received = upload.and_then(|upload| upload.get("received")?.as_u64()).unwrap_or(0);
+        // An upload that arrived whole but was not kept begins anew.
+        Ok(if received < self.size { received } else { 0 })
+    }
+
+    fn send_range(&self, file: &mut File, from: u64, length: u64) -> Result<Response<Body>, Failure> {
+        let failed = |error| Failure::usage("cannot read the file").because(error);
+        file.seek(SeekFrom::Start(from)).map_err(failed)?;
+        let headers = [
+            ("content-length".to_owned(), length.to_string()),
+            ("content-range".to_owned(), format!("bytes {from}-{}/{}", from + length - 1, self.size)),
+            ("content-type".to_owned(), "application/octet-stream".to_owned()),
+        ];
+        let mut source = self.bar.wrap_read(file.take(length));
+        self.client.send("PUT", &self.target, &headers, ureq::SendBody::from_reader(&mut source))
+    }
+}
+
+/// Whether the same range may be accepted later. A limit of the tenant is not lifted by waiting.
+fn may_pass(response: &Response<Body>) -> bool {
+    let status = response.status();
+    let is_full = response.headers().get("x-gannet-error").is_some_and(|code| code == "tenant_limit");
+    !is_full && (status.is_server_error() || status.as_u16() == 409 || status.as_u16() == 429)
+}

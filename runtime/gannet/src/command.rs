@@ -1,0 +1,57 @@
+//! The whole command line: the list of all commands, in the order of `gannet --help`, and what runs each.
+
+use crate::{config_check, doctor, serve};
+use clap::{CommandFactory, Parser, Subcommand};
+use gannet_cli::command::ClientCommand;
+use gannet_cli::failure::{Outcome, exit_code};
+use std::process::ExitCode;
+
+/// A self-hosted serverless GPU: WebAssembly components over HTTP, sharing a GPU.
+#[derive(Debug, Parser)]
+#[command(name = "gannet", version, max_term_width = 100)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server
+    Serve(serve::ServeArgs),
+    #[command(flatten)]
+    Client(ClientCommand),
+    /// Check a server's file
+    Config(config_check::ConfigArgs),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Check this machine: GPU drivers, confinement, data folder
+    Doctor(doctor::DoctorArgs),
+}
+
+/// Runs the command that the process was started with, and returns its exit code.
+pub fn run() -> ExitCode {
+    match CommandLine::try_parse() {
+        Ok(CommandLine { command }) => exit_code(run_command(command)),
+        Err(error) => {
+            // Help and version are not errors and go to stdout.
+            let _ = error.print();
+            ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+        }
+    }
+}
+
+fn run_command(command: Command) -> Outcome {
+    match command {
+        Command::Serve(arguments) => serve::run(arguments),
+        Command::Client(command) => command.run(),
+        Command::Config(arguments) => config_check::run(&arguments),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut CommandLine::command(), "gannet", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Doctor(arguments) => doctor::run(&arguments),
+    }
+}

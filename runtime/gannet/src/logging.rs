@@ -1,0 +1,18 @@
+//! Where log lines go: to stderr, in the server and in its children.
+
+use std::io::{self, IsTerminal};
+
+/// Writes log lines to stderr. `GANNET_LOG` chooses which, as in `gannet=debug`; `gannet` stands for all crates whose names
+/// begin so.
+pub fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("GANNET_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("gannet=info,gannet_host_gpu=info,error"));
+    let ansi = io::stderr().is_terminal();
+    // A second call in one process changes nothing.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(ansi)
+        .with_target(false)
+        .try_init();
+}
