@@ -29,17 +29,28 @@ struct World {
     probing: bool,
 }
 
+/// Something that happens next, to one of the processes where it has a number.
 #[derive(Debug, Clone)]
 enum Step {
+    /// The process has work from now on.
     Work(usize),
+    /// The process has no work any more.
     Done(usize),
+    /// The process submits a slice, if it may.
     Submit(usize),
+    /// Its slice ends.
     Finish(usize),
+    /// One of the messages to the arbiter that are on their way meets its fate.
     ToArbiter(usize, Fate),
+    /// The same for a message to a process.
     ToProcess(usize, Fate),
+    /// So many milliseconds pass.
     Pass(u64),
+    /// The process dies.
     Die(usize),
+    /// A dead process is reaped.
     Reap,
+    /// The probe that runs ends; true if it passes.
     Probe(bool),
 }
 
@@ -82,7 +93,7 @@ impl World {
     fn act(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Tell(id, told) => self.to_process.push((id, told)),
+                Action::Tell(id, message) => self.to_process.push((id, message)),
                 Action::Kill(id) => self.die(id),
                 Action::Probe => self.probing = true,
             }
@@ -96,21 +107,22 @@ impl World {
         }
     }
 
-    fn look(&mut self, at: usize) {
+    /// A process sends a message if its lease has one to send.
+    fn wake_gpu_thread(&mut self, at: usize) {
         let process = &mut self.processes[at];
         if process.alive
-            && let Some(ask) = process.lease.next(process.work, process.in_flight, self.now)
+            && let Some(message) = process.lease.next(process.work, process.in_flight, self.now)
         {
-            self.to_arbiter.push((at as u64, ask));
+            self.to_arbiter.push((at as u64, message));
         }
     }
 
-    fn deliver_to_process(&mut self, id: MemberId, told: ArbiterMessage) {
+    fn deliver_to_process(&mut self, id: MemberId, message: ArbiterMessage) {
         let process = &mut self.processes[usize::try_from(id).unwrap()];
         if process.alive
-            && let Some(ask) = process.lease.receive(told, self.now)
+            && let Some(message) = process.lease.receive(message, self.now)
         {
-            self.to_arbiter.push((id, ask));
+            self.to_arbiter.push((id, message));
         }
     }
 
@@ -124,16 +136,16 @@ impl World {
             }
             Step::Finish(at) => self.processes[*at].in_flight = false,
             Step::ToArbiter(at, fate) if !self.to_arbiter.is_empty() => {
-                let (id, ask) = self.to_arbiter.remove(at % self.to_arbiter.len());
+                let (id, message) = self.to_arbiter.remove(at % self.to_arbiter.len());
                 for _ in 0..count(*fate) {
-                    let actions = self.turns.asked(id, ask, self.now);
+                    let actions = self.turns.asked(id, message, self.now);
                     self.act(actions);
                 }
             }
             Step::ToProcess(at, fate) if !self.to_process.is_empty() => {
-                let (id, told) = self.to_process.remove(at % self.to_process.len());
+                let (id, message) = self.to_process.remove(at % self.to_process.len());
                 for _ in 0..count(*fate) {
-                    self.deliver_to_process(id, told);
+                    self.deliver_to_process(id, message);
                 }
             }
             Step::Pass(ms) => {
@@ -157,11 +169,11 @@ impl World {
             Step::ToArbiter(..) | Step::ToProcess(..) | Step::Probe(_) => {}
         }
         for at in 0..3 {
-            self.look(at);
+            self.wake_gpu_thread(at);
         }
     }
 
-    /// A process that was killed may still have work on the GPU, until it is reaped.
+    /// How many processes may have work on the GPU. One that was killed may have some until it is reaped.
     fn holders(&self) -> usize {
         let holds = |process: &Process| process.in_flight || (process.alive && process.lease.may_submit());
         self.processes.iter().filter(|process| holds(process)).count()
@@ -185,7 +197,7 @@ proptest! {
             world.take(&step);
             prop_assert!(world.holders() <= 1);
         }
-        // From here on messages arrive; whoever is alive and has work must get the GPU.
+        // From here on messages arrive, so every living process that has work must get the GPU.
         for at in 0..3 {
             let wanting = world.processes[at].alive;
             world.processes[at].work = wanting;
