@@ -33,7 +33,7 @@ struct Deaths {
 }
 
 impl Deaths {
-    fn count_on(&self, now: Instant) -> bool {
+    fn still_count(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.latest) < DEATHS_WITHIN
     }
 }
@@ -41,7 +41,7 @@ impl Deaths {
 impl Barring {
     /// A process of this tenant died while it held the GPU, or was killed because it kept it.
     pub(super) fn died_with_gpu(&mut self, tenant: &TenantName, now: Instant) {
-        let earlier = self.deaths.get(tenant).filter(|deaths| deaths.count_on(now)).map_or(0, |deaths| deaths.count);
+        let earlier = self.deaths.get(tenant).filter(|deaths| deaths.still_count(now)).map_or(0, |deaths| deaths.count);
         self.deaths.insert(tenant.clone(), Deaths { count: earlier.saturating_add(1), latest: now });
     }
 
@@ -59,6 +59,6 @@ impl Barring {
 
     /// Forgets deaths that count no longer.
     pub(super) fn forget_old(&mut self, now: Instant) {
-        self.deaths.retain(|_, deaths| deaths.count_on(now));
+        self.deaths.retain(|_, deaths| deaths.still_count(now));
     }
 }
