@@ -6,7 +6,7 @@
 //! The output is keyed by tenant and digest and never shared between tenants, so that the time a
 //! deploy takes says nothing about others' uploads.
 
-use crate::arbiter::{Arbiter, Ends};
+use crate::arbiter::{Arbiter, MemberLink};
 use crate::gpus::{GpuSlot, SlotId, candidates};
 use gannet_base::hop::build::{BuildOrder, Built, InitOrder, RejectCode, Rejected, Stage};
 use gannet_base::names::TenantName;
@@ -236,14 +236,14 @@ impl Builder {
         let home = files.child_home("builder")?;
         let (socket, leases) = frame_pair()?;
         let notes = memfd(&[])?;
-        let ends = Ends { socket, notes: notes.try_clone()?.into() };
+        let link = MemberLink { socket, notes: notes.try_clone()?.into() };
         let mut descriptors = vec![theirs, order, component.into(), output.into(), report, leases, notes];
         descriptors.extend(assets.into_iter().map(OwnedFd::from));
         let control = Channel::new(control)?;
         let process =
             self.spawner.spawn(ChildSpec { role: Role::Builder, arguments: Vec::new(), home, descriptors }).await?;
         // Its trials take their turn on the GPU like everything else of the tenant.
-        let membership = gpu.map(|(place, _)| self.arbiter.join(place, tenant, 1, ends, process.clone()));
+        let membership = gpu.map(|(place, _)| self.arbiter.join(place, tenant, 1, link, process.clone()));
         let mut stage = Stage::Component;
         let finished = tokio::time::timeout(BUILD_MAX, follow(&control, &mut stage)).await;
         let in_time = matches!(finished, Ok(true));

@@ -10,8 +10,6 @@ use serde::Serialize;
 
 /// Number of a place.
 pub type SlotId = usize;
-/// The same.
-pub type Place = SlotId;
 
 /// What a device is taken to take on a GPU whose driver does not tell.
 const CONTEXT_BYTES: u64 = 512 << 20;

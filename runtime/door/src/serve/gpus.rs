@@ -2,7 +2,7 @@
 
 use super::options::{ServeError, failed};
 use gannet_fleet::arbiter::turns::Timing;
-use gannet_fleet::arbiter::{self, Arbiter, Overstayed, Shared};
+use gannet_fleet::arbiter::{self, Arbiter, Overstayed, SharedGpu};
 use gannet_fleet::gpus::GpuSlot;
 use gannet_fleet::pool::Pool;
 use gannet_fleet::probe;
@@ -37,7 +37,7 @@ pub(super) fn share(
         let (usual, least) =
             if served.gpu.as_ref()?.software { (SOFTWARE_GRACE, SOFTWARE_GRACE_MIN) } else { (GRACE, Duration::ZERO) };
         let grace = file.lease_grace_ms.map_or(usual, Duration::from_millis).max(least);
-        Some(Shared { gpu: served.place, timing: Timing { quantum: QUANTUM, grace, cordon: CORDON } })
+        Some(SharedGpu { gpu: served.place, timing: Timing { quantum: QUANTUM, grace, cordon: CORDON } })
     });
     let indexes: Vec<Option<u32>> = places.iter().map(|served| Some(served.gpu.as_ref()?.index)).collect();
     let (spawner, run_folder) = (spawner.clone(), store.files().run());

@@ -1,6 +1,6 @@
 //! A fake GPU and the processes that share it, in simulated time: the real [`Turns`] on one side, the real [`Lease`] on
-//! the other, messages that take a while between them, and a device that runs slices one after the other. What these
-//! tests say is the same on every machine.
+//! the other, messages that take a while between them, and a device that runs slices one after the other. The results
+//! are the same on every machine.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, clippy::cast_precision_loss)]
 
@@ -22,13 +22,13 @@ const PROBING: Duration = Duration::from_millis(3);
 /// What a process does with the GPU.
 #[derive(Debug, Clone, Copy)]
 enum Load {
-    /// Always has more, in slices of so much.
+    /// Always has more work, in slices of this length.
     Flood(Duration),
-    /// Something small, of so much, from time to time.
+    /// Has a small piece of work from time to time.
     Light { work: Duration, every: Duration },
-    /// Floods, and never gives the GPU back.
+    /// Always has more work, and never gives the GPU back.
     Stuck,
-    /// Floods for a while, rests for a while.
+    /// Has work for one period and none for the next.
     OnOff(Duration),
 }
 
@@ -40,7 +40,7 @@ enum Event {
     ToMember(MemberId, bool, u64, bool),
     SliceEnds(MemberId),
     Arrives(MemberId),
-    Look(MemberId),
+    GpuThreadWakes(MemberId),
     Tick,
     Reaped(MemberId),
     Probed,
@@ -50,7 +50,7 @@ struct Process {
     load: Load,
     lease: Lease,
     in_flight: usize,
-    /// Small pieces of work that wait, by when they came.
+    /// When each small piece of work came that was not submitted yet.
     waiting: Vec<Instant>,
     running: Vec<Option<Instant>>,
     used: Duration,
@@ -106,7 +106,7 @@ impl Simulation {
                 alive: true,
             };
             simulation.processes.insert(id, process);
-            // They do not all come at once.
+            // The processes do not all start at once.
             simulation.at(Duration::from_micros(id * 730), Event::Arrives(id));
         }
         simulation
@@ -132,20 +132,21 @@ impl Simulation {
     fn take(&mut self, event: Event) {
         match event {
             Event::ToArbiter(id, release, epoch, wants) => {
-                let ask = if release { HolderMessage::Release { epoch, wants } } else { HolderMessage::Want(epoch) };
-                let actions = self.turns.asked(id, ask, self.now);
+                let message =
+                    if release { HolderMessage::Release { epoch, wants } } else { HolderMessage::Want(epoch) };
+                let actions = self.turns.asked(id, message, self.now);
                 self.act(actions);
             }
             Event::ToMember(id, granted, epoch, contended) => {
-                let told = if granted {
+                let message = if granted {
                     ArbiterMessage::Granted { epoch, contended }
                 } else {
                     ArbiterMessage::AskedBack { epoch }
                 };
                 let now = self.now;
-                let answer = self.processes.get_mut(&id).and_then(|process| process.lease.receive(told, now));
-                self.say(id, answer);
-                self.look(id);
+                let answer = self.processes.get_mut(&id).and_then(|process| process.lease.receive(message, now));
+                self.send_to_arbiter(id, answer);
+                self.wake_gpu_thread(id);
             }
             Event::SliceEnds(id) => {
                 let now = self.now;
@@ -154,7 +155,7 @@ impl Simulation {
                 if let Some(Some(came)) = process.running.drain(..1).next() {
                     process.latencies.push(now - came);
                 }
-                self.look(id);
+                self.wake_gpu_thread(id);
             }
             Event::Arrives(id) => {
                 let now = self.now;
@@ -167,9 +168,9 @@ impl Simulation {
                     _ => Duration::from_secs(3600),
                 };
                 self.at(again, Event::Arrives(id));
-                self.look(id);
+                self.wake_gpu_thread(id);
             }
-            Event::Look(id) => self.look(id),
+            Event::GpuThreadWakes(id) => self.wake_gpu_thread(id),
             Event::Tick => {
                 let actions = self.turns.tick(self.now);
                 self.act(actions);
@@ -185,8 +186,8 @@ impl Simulation {
         }
     }
 
-    fn say(&mut self, id: MemberId, ask: Option<HolderMessage>) {
-        match ask {
+    fn send_to_arbiter(&mut self, id: MemberId, message: Option<HolderMessage>) {
+        match message {
             Some(HolderMessage::Want(epoch)) => self.at(MESSAGE, Event::ToArbiter(id, false, epoch, false)),
             Some(HolderMessage::Release { epoch, wants }) => self.at(MESSAGE, Event::ToArbiter(id, true, epoch, wants)),
             None => {}
@@ -217,8 +218,9 @@ impl Simulation {
         }
     }
 
-    /// What the GPU thread of a process does whenever something happened.
-    fn look(&mut self, id: MemberId) {
+    /// Does what the GPU thread of a process does whenever something happened: it submits slices, and sends a message if
+    /// there is one to send.
+    fn wake_gpu_thread(&mut self, id: MemberId) {
         let (now, since_start) = (self.now, self.now - self.start);
         loop {
             let Some(process) = self.processes.get_mut(&id).filter(|process| process.alive) else { return };
@@ -248,13 +250,13 @@ impl Simulation {
             return;
         }
         let work = process.has_work(since_start);
-        let ask = process.lease.next(work, process.in_flight > 0, now);
+        let message = process.lease.next(work, process.in_flight > 0, now);
         let deadline = process.lease.deadline();
-        self.say(id, ask);
-        if ask.is_some() {
-            self.at(Duration::ZERO, Event::Look(id));
+        self.send_to_arbiter(id, message);
+        if message.is_some() {
+            self.at(Duration::ZERO, Event::GpuThreadWakes(id));
         } else if let Some(deadline) = deadline.filter(|_| !work) {
-            self.at(deadline.saturating_duration_since(now), Event::Look(id));
+            self.at(deadline.saturating_duration_since(now), Event::GpuThreadWakes(id));
         }
     }
 
@@ -269,12 +271,13 @@ impl Simulation {
     }
 }
 
-/// Jain's index of fairness: 1 is equal, 1/n is all to one.
+/// Jain's index of fairness: 1 if all shares are equal, 1/n if one of n has everything.
 fn jain(shares: &[f64]) -> f64 {
     let sum: f64 = shares.iter().sum();
     sum * sum / (shares.len() as f64 * shares.iter().map(|share| share * share).sum::<f64>())
 }
 
+/// Jain's index of so many tenants that always have more work.
 fn flooding(count: usize) -> f64 {
     // Slices of different lengths must not matter.
     let loads: Vec<_> = (0..count).map(|at| (1, Load::Flood(SLICE.mul_f64(0.5 + 0.25 * at as f64)))).collect();

@@ -8,7 +8,7 @@
 //! One task reads the control socket, one reads log lines, one waits for the process to end and then
 //! says so to everyone through `dead`.
 
-use crate::arbiter::{Arbiter, Ends, Membership};
+use crate::arbiter::{Arbiter, MemberLink, Membership};
 use crate::egress::{Egress, WorkerEgress};
 use crate::gpus::{GpuSlot, SlotId};
 use crate::logs::{Logs, VersionOwners};
@@ -97,7 +97,7 @@ pub struct Worker {
     /// The place of its GPU, if it has one.
     gpu: Option<SlotId>,
     /// What the arbiter needs of it, until it has a tenant; a spare has no part in the GPU.
-    ends: Mutex<Option<Ends>>,
+    link: Mutex<Option<MemberLink>>,
     membership: OnceLock<Membership>,
     /// What it may send out, once it has a tenant.
     pub(super) outbound: OnceLock<Arc<WorkerEgress>>,
@@ -175,7 +175,7 @@ impl Worker {
             dead: CancellationToken::new(),
             confinement,
             gpu: place.gpu.as_ref().map(|_| place.place),
-            ends: Mutex::new(Some(Ends { socket, notes: notes.into() })),
+            link: Mutex::new(Some(MemberLink { socket, notes: notes.into() })),
             membership: OnceLock::new(),
             outbound: OnceLock::new(),
             egress_open: AtomicBool::new(false),
@@ -206,15 +206,15 @@ impl Worker {
 
     /// Lets it use the GPU for the tenant that it serves from now on. Answers whether it could not before.
     pub fn join(&self, arbiter: &Arc<Arbiter>, egress: &Arc<Egress>, tenant: &TenantName, weight: u32) -> bool {
-        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let first = ends.is_some();
+        let link = self.link.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let first = link.is_some();
         if first {
             // A worker has one tenant for life.
             let _ = self.outbound.set(egress.worker(tenant));
         }
-        if let (Some(gpu), Some(ends)) = (self.gpu, ends) {
-            let membership = arbiter.join(gpu, tenant, weight, ends, self.process.clone());
-            // The ends are taken once, so this is set once.
+        if let (Some(gpu), Some(link)) = (self.gpu, link) {
+            let membership = arbiter.join(gpu, tenant, weight, link, self.process.clone());
+            // The link is taken once, so this is set once.
             let _ = self.membership.set(membership);
             // It may have ended before it could be told from in here.
             if self.dead.is_cancelled() {

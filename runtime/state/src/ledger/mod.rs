@@ -14,7 +14,6 @@ mod segment;
 mod index;
 mod writer;
 
-use crate::store::usage::Watermark;
 use crate::store::{Store, StoreError};
 use gannet_base::bill::usage::{Rollup, Sums, UsageKey};
 use gannet_base::bill::{LedgerLine, Receipt};
