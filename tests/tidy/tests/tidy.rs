@@ -41,6 +41,10 @@ const UNREACHABLE: &[dependencies::Unreachable<'_>] = &[
     ),
     ("gannet-fleet", &["gannet-host-gpu", "gannet-sandbox", "gannet-door", "wasmtime*", "wgpu", "naga"]),
     ("gannet-door", &["gannet-host-gpu", "gannet-sandbox", "wasmtime*", "wgpu", "naga"]),
+    (
+        "gannet-cli",
+        &["gannet-process", "gannet-sandbox", "gannet-state", "gannet-fleet", "gannet-door", "wasmtime*", "hyper*", "sled"],
+    ),
     ("gannet-gpu-protocol", &["gannet-*", "wgpu", "naga", "wasmtime*", "tokio", "hyper*", "http*", "sled"]),
     (
         "gannet-host-gpu",
