@@ -10,7 +10,7 @@
 //! streams, the guest runs inside the body's own poll: a client that reads slowly slows the guest
 //! down, and one that leaves ends it.
 
-use crate::worker::WorkerContext;
+use crate::worker::context::WorkerContext;
 use crate::worker::received::Whole;
 use crate::worker::usage::{Answered, Ended, RequestUsage, Running};
 use bytes::{Bytes, BytesMut};
@@ -39,7 +39,7 @@ const GATHER_BYTES_MAX: usize = 1024 * 1024;
 
 /// What an answer needs to know of its request.
 pub(crate) struct Context {
-    pub(crate) shared: Arc<WorkerContext>,
+    pub(super) shared: Arc<WorkerContext>,
     pub(crate) usage: Arc<RequestUsage>,
     pub(crate) request: RequestId,
     pub(crate) limits: RunLimits,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-/// Nanoseconds of CPU time. WorkerContext with the epoch callback, which enforces the limit.
+/// Nanoseconds of CPU time. Shared with the epoch callback, which enforces the limit.
 #[derive(Debug, Default)]
 pub(crate) struct CpuMeter {
     used_ns: AtomicU64,

@@ -12,6 +12,7 @@
 //! no store and no file but its own folder. It ends by `exit`, never by dropping the device: that
 //! would wait for the GPU without a limit.
 
+mod context;
 mod answer;
 mod cpu;
 mod egress;
@@ -29,6 +30,7 @@ mod warm;
 
 use crate::engine;
 use crate::lease::link;
+use context::WorkerContext;
 use gannet_base::hop::{FromWorker, ToWorker};
 use gannet_host_gpu::Device;
 use gannet_host_gpu::device::DeviceOptions;
@@ -37,35 +39,15 @@ use gannet_process::channel::Channel;
 use gannet_process::child::Child;
 use gannet_process::confine;
 use load::Loaded;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use ticker::Ticker;
 use tokio::sync::Semaphore;
-use wasmtime::Engine;
-use wasmtime::component::Linker;
 
 // For the builder: it checks imports against the linker that requests get, and runs `init` with it.
 pub(crate) use guest::{Guest, linker};
-
-/// Everything that requests in this process share.
-pub(crate) struct WorkerContext {
-    engine: Engine,
-    ticker: Arc<Ticker>,
-    linker: Linker<Guest>,
-    /// Why there is no device, if there is none.
-    device: Result<Arc<Device>, gannet_host_gpu::Error>,
-    versions: Mutex<HashMap<gannet_base::hop::VersionKey, Arc<Loaded>>>,
-    /// Instances that may live at once; the pool has room for each, so it never runs out.
-    instances: Arc<Semaphore>,
-    /// Instances that serve more than one request, between two of them.
-    idle: Arc<idle::Idle>,
-    control: Channel,
-    logs: Arc<log::Sink>,
-    egress: Arc<egress::Egress>,
-    pipelines: pipelines::Pipelines,
-}
 
 /// Runs a worker. Arguments: the GPU's index or `none`, the memory its tenant may take on it, whether components for
 /// `wasi:http` 0.3 run, the class of the GPU, and whether assets may be mapped.

@@ -7,6 +7,7 @@
 
 use crate::engine;
 use crate::worker::answer::AnswerBody;
+use crate::worker::context::WorkerContext;
 use crate::worker::cpu::Metered;
 use crate::worker::egress::Calls;
 use crate::worker::guest::Guest;
@@ -15,7 +16,7 @@ use crate::worker::load::{Entry, Loaded};
 use crate::worker::log::{LogPipe, RequestLog};
 use crate::worker::received::Received;
 use crate::worker::usage::{Answered, RequestUsage, Running};
-use crate::worker::{WorkerContext, answer, received, service};
+use crate::worker::{answer, received, service};
 use gannet_base::hop::{Fault, FaultCode, LogStream, Work, header};
 use gannet_base::names::RequestId;
 use gannet_host_gpu::wit::LazySession;
@@ -55,7 +56,7 @@ fn envelope(headers: &mut HeaderMap) -> Option<Envelope> {
 }
 
 /// Serves one request of the front door.
-pub(crate) async fn request(
+pub(super) async fn request(
     shared: Arc<WorkerContext>,
     mut request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {

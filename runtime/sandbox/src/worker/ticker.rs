@@ -17,11 +17,11 @@ const QUIET_TICKS: u32 = 4;
 #[derive(Debug)]
 pub(crate) struct Ticker {
     thread: Thread,
-    shared: Arc<WorkerContext>,
+    shared: Arc<TickerState>,
 }
 
 #[derive(Debug, Default)]
-struct WorkerContext {
+struct TickerState {
     /// Polls of guests under way.
     polls: AtomicUsize,
     asleep: AtomicBool,
@@ -31,7 +31,7 @@ impl Ticker {
     /// Starts the thread; it lives as long as the engine.
     pub(crate) fn start(engine: &Engine) -> io::Result<Self> {
         let engine = engine.weak();
-        let shared = Arc::new(WorkerContext::default());
+        let shared = Arc::new(TickerState::default());
         let theirs = Arc::clone(&shared);
         let spawned = std::thread::Builder::new().name("epoch".into()).spawn(move || {
             let mut quiet = 0;
