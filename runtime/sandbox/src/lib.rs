@@ -4,7 +4,7 @@
 //! keys or other tenants: what it may use comes over its control socket.
 
 pub mod engine;
-pub mod lease;
+mod arbiter_link;
 pub mod worker;
 pub mod build;
 pub mod probe;

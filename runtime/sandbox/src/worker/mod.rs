@@ -28,8 +28,8 @@ mod usage;
 mod ticker;
 mod warm;
 
+use crate::arbiter_link;
 use crate::engine;
-use crate::lease::link;
 use context::WorkerContext;
 use gannet_base::hop::{FromWorker, ToWorker};
 use gannet_host_gpu::Device;
@@ -55,9 +55,9 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
     let Child { descriptors, mut confinement, home } = child;
     let [control, logs, leases, notes]: [OwnedFd; 4] =
         descriptors.try_into().map_err(|_| io::Error::other("a worker needs four descriptors"))?;
-    let device = open_device(arguments, link(leases, notes)?);
+    let device = open_device(arguments, arbiter_link::open(leases, notes)?);
     let wasi_http_0_3 = arguments.get(2).is_some_and(|text| text == "true");
-    let engine = engine::runtime(wasi_http_0_3).map_err(io::Error::other)?;
+    let engine = engine::pooling(wasi_http_0_3).map_err(io::Error::other)?;
     let linker = linker(&engine, wasi_http_0_3).map_err(io::Error::other)?;
     let ticker = Arc::new(Ticker::start(&engine)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -5,7 +5,6 @@
 //! then by the answer's body ([`crate::worker::answer`]). No other task is woken, and dropping the body is
 //! all it takes to cancel.
 
-use crate::engine;
 use crate::worker::answer::AnswerBody;
 use crate::worker::context::WorkerContext;
 use crate::worker::cpu::Metered;
@@ -283,6 +282,3 @@ fn classify(error: &wasmtime::Error, guest: &Guest, loaded: &Loaded) -> Fault {
     }
     Fault { code: FaultCode::FunctionTrapped, detail }
 }
-
-// The tick is what makes the CPU limit fine enough to mean anything.
-const _: () = assert!(engine::TICK.as_millis() <= 10);

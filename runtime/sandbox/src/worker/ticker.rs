@@ -38,7 +38,7 @@ impl Ticker {
             while let Some(engine) = engine.upgrade() {
                 engine.increment_epoch();
                 drop(engine);
-                std::thread::sleep(engine::TICK);
+                std::thread::sleep(engine::EPOCH_TICK);
                 quiet = if theirs.polls.load(Ordering::SeqCst) == 0 { quiet + 1 } else { 0 };
                 if quiet >= QUIET_TICKS {
                     theirs.asleep.store(true, Ordering::SeqCst);
