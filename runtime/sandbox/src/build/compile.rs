@@ -3,7 +3,7 @@
 //! In: a valid component. Out: compiled code, in the output file. It never instantiates or runs the component.
 
 use crate::build::component::{self, invalid};
-use crate::worker::linker;
+use crate::guest::linker;
 use gannet_base::hop::build::Rejected;
 use std::fs::File;
 use std::io::Write;

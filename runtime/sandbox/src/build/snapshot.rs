@@ -8,7 +8,7 @@
 //! no secrets and no GPU. A snapshot holds only memory: a handle that `init` keeps (of a stream it printed to, say) would refer
 //! to something else, or to nothing, in an instance. So a component that keeps one is refused.
 
-use crate::worker::{Guest, linker};
+use crate::guest::{GuestState, linker};
 use gannet_base::hop::build::{InitOrder, RejectCode, Rejected};
 use gannet_host_gpu::{AssetCatalog, AssetFile};
 use std::fs::File;
@@ -48,7 +48,7 @@ pub(super) fn snapshot(
     runtime.block_on(async {
         let output = MemoryOutputPipe::new(OUTPUT_BYTES_MAX);
         let env: Vec<(String, String)> = order.env.clone().into_iter().collect();
-        let guest = Guest::for_init(&env, asset_catalog(order, assets), order.memory_bytes, output.clone());
+        let guest = GuestState::for_init(&env, asset_catalog(order, assets), order.memory_bytes, output.clone());
         let mut store = Store::new(engine, guest);
         store.limiter(|guest| &mut guest.memory);
         // Each memory is read by one call that returns all of it. The front door watches the time.
@@ -87,7 +87,7 @@ fn asset_catalog(order: &InitOrder, files: Vec<OwnedFd>) -> AssetCatalog {
 }
 
 /// Calls `init`, which takes nothing and returns nothing or a `result` whose error is a string.
-async fn init(store: &mut Store<Guest>, component: &Component, instance: &Instance) -> Result<(), String> {
+async fn init(store: &mut Store<GuestState>, component: &Component, instance: &Instance) -> Result<(), String> {
     let export = component.get_export(None, INIT);
     let Some((ComponentItem::ComponentFunc(function), index)) = export else {
         return Err("it exports no function init".into());
@@ -113,9 +113,9 @@ async fn init(store: &mut Store<Guest>, component: &Component, instance: &Instan
 }
 
 /// Says why `init` failed, with the end of what it printed.
-fn describe_failure(why: &str, store: &Store<Guest>, output: &MemoryOutputPipe) -> String {
+fn describe_failure(why: &str, store: &Store<GuestState>, output: &MemoryOutputPipe) -> String {
     let mut text = why.to_owned();
-    if store.data().memory.refused {
+    if store.data().memory.growth_refused {
         text.push_str(&format!(
             "; it reached its memory limit: limits.memory_mib = {}",
             store.data().memory.limit() >> 20
@@ -134,7 +134,7 @@ fn describe_failure(why: &str, store: &Store<Guest>, output: &MemoryOutputPipe) 
 
 /// The instance whose memory Wizer reads, after `init`.
 struct SnapshotInstance<'a> {
-    store: &'a mut Store<Guest>,
+    store: &'a mut Store<GuestState>,
     instance: Instance,
     /// The first call that failed. Wizer's interface cannot return errors.
     failure: Option<String>,
