@@ -5,13 +5,9 @@
 
 use crate::worker::context::WorkerContext;
 use crate::worker::request_body::BodyComplete;
-use crate::worker::response::body::ResponseBody;
-use crate::worker::response::fault::fault;
-use crate::worker::running_guest::GuestFuture;
 use crate::worker::usage::RequestUsage;
-use gannet_base::hop::{Fault, FaultCode, FromWorker, RunLimits, Work};
+use gannet_base::hop::{Fault, FromWorker, RunLimits, Work};
 use gannet_base::names::RequestId;
-use http::Response;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -46,18 +42,6 @@ impl ResponseContext {
         let (worker, request) = (Arc::clone(&self.worker), self.request);
         let work = self.receipt(fault);
         send(&worker, request, work).await;
-    }
-
-    /// Returns the response for a guest that has ended and failed.
-    pub(super) fn fail(self, code: FaultCode, detail: &str) -> Response<ResponseBody> {
-        fault(self.receipt(None), code, detail)
-    }
-
-    /// Cancels a guest that may still run, and returns the response for its failure.
-    pub(super) async fn cancel(self, guest: GuestFuture, code: FaultCode, detail: &str) -> Response<ResponseBody> {
-        drop(guest);
-        self.usage.drain().await;
-        self.fail(code, detail)
     }
 }
 

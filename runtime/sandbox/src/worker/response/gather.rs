@@ -5,7 +5,9 @@
 
 use crate::worker::response::body::ResponseBody;
 use crate::worker::response::context::ResponseContext;
-use crate::worker::response::fault::{add_receipt, broken_body};
+use crate::worker::response::error_response::{cancel, fail};
+use crate::worker::response::faults::broken_body;
+use crate::worker::response::receipt_header::add_receipt;
 use crate::worker::response::run_on::run_on;
 use crate::worker::response::streaming::StreamingBody;
 use crate::worker::running_guest::{GuestFuture, GuestOutcome};
@@ -66,7 +68,7 @@ pub(super) async fn gather(
         let detail = format!(
             "the function answered with status {status} and {count} headers; there may be {HEADERS_MAX}, and no status below 200"
         );
-        return context.cancel(guest, FaultCode::FunctionTrapped, &detail).await;
+        return cancel(context, guest, FaultCode::FunctionTrapped, &detail).await;
     }
     remove_platform_headers(&mut head.headers);
     let mut gathered = GatheredBody::default();
@@ -82,7 +84,7 @@ pub(super) async fn gather(
                 },
                 Some(Err(error)) => {
                     let failure = outcome.and_then(Result::err).unwrap_or_else(|| broken_body(&error));
-                    return context.cancel(guest, failure.code, &failure.detail).await;
+                    return cancel(context, guest, failure.code, &failure.detail).await;
                 }
                 None => body_ended = true,
             },
@@ -101,7 +103,7 @@ pub(super) async fn gather(
             Response::from_parts(head, ResponseBody::Complete(gathered))
         }
         // A trap ends the guest's body too, so a body that ended with a trap may be incomplete.
-        (_, Some(Err(failure))) => context.fail(failure.code, &failure.detail),
+        (_, Some(Err(failure))) => fail(context, failure.code, &failure.detail),
         (false, outcome) => {
             let streaming = StreamingBody::new(context, guest, outcome, gathered, body);
             Response::from_parts(head, ResponseBody::Streaming(Box::new(streaming)))

@@ -11,13 +11,16 @@
 //! gets exactly one receipt, however it ends ([`ResponseContext`]).
 
 mod context;
-mod fault;
 mod gather;
-mod run_on;
+mod receipt_header;
 mod streaming;
+mod run_on;
 mod body;
+mod error_response;
+mod faults;
 
 use crate::worker::running_guest::{GuestOutcome, RunningGuest};
+use error_response::{cancel, fail};
 use gannet_base::hop::FaultCode;
 use gather::gather;
 use http::Response;
@@ -25,7 +28,7 @@ use tokio::time::Instant;
 
 pub(super) use body::ResponseBody;
 pub(super) use context::ResponseContext;
-pub(super) use fault::fault;
+pub(super) use error_response::error_response;
 
 /// Polls the guest until it hands over its response, and returns that. `deadline` is for the head of the response.
 pub(super) async fn respond(
@@ -46,18 +49,18 @@ pub(super) async fn respond(
         () = tokio::time::sleep_until(deadline) => {
             let limit = context.limits.timeout_ms;
             let detail = format!("the function did not answer within limits.timeout_ms = {limit}, all waiting included");
-            return context.cancel(guest, FaultCode::DeadlineExceeded, &detail).await;
+            return cancel(context, guest, FaultCode::DeadlineExceeded, &detail).await;
         }
     };
     match (response, outcome) {
         (Some(Ok(response)), outcome) => gather(context, guest, outcome, response).await,
-        (_, Some(Err(failure))) => context.fail(failure.code, &failure.detail),
+        (_, Some(Err(failure))) => fail(context, failure.code, &failure.detail),
         (Some(Err(code)), _) => {
             let detail = format!("the function answered with an error: {code}");
-            context.cancel(guest, FaultCode::FunctionTrapped, &detail).await
+            cancel(context, guest, FaultCode::FunctionTrapped, &detail).await
         }
-        (None, Some(Ok(()))) => context.fail(FaultCode::FunctionTrapped, "the function ended without an answer"),
+        (None, Some(Ok(()))) => fail(context, FaultCode::FunctionTrapped, "the function ended without an answer"),
         // The guest dropped its outparam and goes on.
-        (None, None) => context.cancel(guest, FaultCode::FunctionTrapped, "the function gave up its answer").await,
+        (None, None) => cancel(context, guest, FaultCode::FunctionTrapped, "the function gave up its answer").await,
     }
 }

@@ -1,7 +1,7 @@
 //! Lets a guest run on after its response was sent, within its time, and sends its receipt when it ends.
 
 use crate::worker::response::context::ResponseContext;
-use crate::worker::response::fault::overtime;
+use crate::worker::response::faults::overtime;
 use crate::worker::running_guest::GuestFuture;
 use std::time::Duration;
 

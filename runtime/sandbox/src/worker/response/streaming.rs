@@ -12,7 +12,7 @@
 //! complete: it ends with an error.
 
 use crate::worker::response::context::ResponseContext;
-use crate::worker::response::fault::{broken_body, overtime};
+use crate::worker::response::faults::{broken_body, overtime};
 use crate::worker::response::run_on::run_on;
 use crate::worker::running_guest::{GuestFuture, GuestOutcome};
 use bytes::Bytes;
