@@ -5,7 +5,7 @@ use gannet_base::names::RequestId;
 use http::{HeaderMap, HeaderName};
 use std::time::Duration;
 
-/// See the header.
+/// What the front door says about a request.
 pub(super) struct HopHeaders {
     pub(super) version: VersionKey,
     pub(super) request: RequestId,

@@ -16,7 +16,7 @@ pub(crate) type GuestFuture = Pin<Box<dyn Future<Output = GuestOutcome> + Send>>
 /// The response that a guest hands over, or the name of the error that it hands over instead.
 pub(crate) type GuestResponse = Result<Response<HyperOutgoingBody>, String>;
 
-/// See the header.
+/// A guest that advances while its future is polled.
 pub(crate) struct RunningGuest {
     pub(crate) future: GuestFuture,
     pub(crate) response: oneshot::Receiver<GuestResponse>,

@@ -8,7 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// See the header.
+/// The body of a response to the front door.
 pub(crate) enum ResponseBody {
     /// All of it.
     Complete(Bytes),

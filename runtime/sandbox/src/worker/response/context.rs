@@ -11,7 +11,7 @@ use gannet_base::names::RequestId;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// See the header.
+/// What a response needs of its request. Dropping it sends the receipt, if that is still owed.
 pub(crate) struct ResponseContext {
     pub(crate) worker: Arc<WorkerContext>,
     pub(crate) usage: Arc<RequestUsage>,

@@ -31,7 +31,7 @@ pub(crate) struct StreamError(String);
 
 type PolledFrame = Poll<Option<Result<Frame<Bytes>, StreamError>>>;
 
-/// See the header.
+/// A streamed body, and the guest that makes it.
 pub(crate) struct StreamingBody {
     /// Taken when the stream closes.
     context: Option<ResponseContext>,
