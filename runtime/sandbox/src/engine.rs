@@ -1,21 +1,24 @@
-//! The one way wasmtime is set up, for the builder that compiles and the worker that runs: compiled
-//! code is only good for an engine with the same settings. `wasi_http_0_3` is the operator's choice: it turns on
-//! the component model's asynchronous part, which wasmtime still calls experimental.
+//! The one way wasmtime is set up, for the builder that compiles and the worker that runs.
+//!
+//! Compiled code can only be loaded by an engine with the same settings, so both must take their engine from here.
+//! `wasi_http_0_3` is the operator's choice: it enables the component model's asynchronous part, which wasmtime still
+//! calls experimental.
 
 use gannet_base::manifest::{INSTANCES_MAX, MEMORY_BYTES_MAX};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 use wasmtime::{Config, Engine, PoolingAllocationConfig};
 
-/// How often the epoch advances. A guest yields to its neighbours and has its CPU time checked at
-/// each tick.
-pub const TICK: Duration = Duration::from_millis(5);
+/// How often the epoch advances. At each tick a guest yields to its neighbours and its CPU time is checked.
+pub(crate) const EPOCH_TICK: Duration = Duration::from_millis(5);
+// A longer tick would make the CPU limit too coarse to mean anything.
+const _: () = assert!(EPOCH_TICK.as_millis() <= 10);
 /// Stack of a guest's fiber, of which Wasm may use half.
 const FIBER_STACK_BYTES: usize = 1 << 20;
-/// Bytes of an instance's memory that stay mapped for the next: faults cost more than clearing.
+/// Bytes of an instance's memory that stay mapped for the next instance: page faults cost more than clearing.
 const KEEP_RESIDENT_BYTES: usize = 2 << 20;
 
-fn base(wasi_http_0_3: bool) -> Config {
+fn config(wasi_http_0_3: bool) -> Config {
     let mut config = Config::new();
     config.wasm_component_model(true);
     config.wasm_component_model_async(wasi_http_0_3);
@@ -27,21 +30,18 @@ fn base(wasi_http_0_3: bool) -> Config {
     config
 }
 
-/// The engine that compiles.
-pub fn compiler(wasi_http_0_3: bool) -> wasmtime::Result<Engine> {
-    Engine::new(&base(wasi_http_0_3))
-}
-
-/// A name for what this binary compiles for; code under another name cannot be loaded.
+/// Names what this binary compiles for, by engine and settings. Code that was compiled under another name cannot be
+/// loaded.
 pub fn compatibility(wasi_http_0_3: bool) -> wasmtime::Result<String> {
+    let engine = Engine::new(&config(wasi_http_0_3))?;
     let mut hasher = DefaultHasher::new();
-    compiler(wasi_http_0_3)?.precompile_compatibility_hash().hash(&mut hasher);
+    engine.precompile_compatibility_hash().hash(&mut hasher);
     Ok(format!("{:016x}", hasher.finish()))
 }
 
-/// The engine that runs, with slots for instances set aside.
-pub fn runtime(wasi_http_0_3: bool) -> wasmtime::Result<Engine> {
-    let mut config = base(wasi_http_0_3);
+/// Makes the engine of a worker or builder. It reserves address space for all instances.
+pub(crate) fn pooling(wasi_http_0_3: bool) -> wasmtime::Result<Engine> {
+    let mut config = config(wasi_http_0_3);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(INSTANCES_MAX)
         .total_core_instances(INSTANCES_MAX * 8)

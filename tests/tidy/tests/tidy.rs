@@ -75,7 +75,7 @@ const OWNED: &[dependencies::Owned<'_>] = &[
 ];
 
 /// The only files that name HTTP statuses: one for clients, and one for a worker's answers to the front door.
-const STATUSES: &[&str] = &["runtime/door/src/respond.rs", "runtime/sandbox/src/worker/answer.rs"];
+const STATUSES: &[&str] = &["runtime/door/src/respond.rs", "runtime/sandbox/src/worker/response/error_response.rs"];
 
 /// The library whose public items all have an example.
 const WITH_EXAMPLES: &str = "gannet-sdk";

@@ -203,9 +203,6 @@ pub struct WorkReport {
     pub fault: Option<Fault>,
 }
 
-/// The same.
-pub type Work = WorkReport;
-
 /// Why a guest failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {

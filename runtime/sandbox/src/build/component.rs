@@ -1,13 +1,15 @@
-//! Reads an upload as bytes, before anything compiles it: is it a component, is it valid, which
-//! kernels does it carry.
+//! Reads an upload as bytes, before anything compiles it: whether it is a valid component, and which kernels it carries.
+//!
+//! It must stay safe code, because it runs before the builder's last layer of confinement.
 
 use gannet_base::hop::build::{RejectCode, Rejected};
 use wasmparser::{Encoding, Parser, Payload, Validator, WasmFeatures};
 
-/// The section that kernels lie in, in the component or in any module inside it.
+/// The custom section that holds kernels, in the component or in any module inside it.
 pub const KERNEL_SECTION: &str = "gannet:kernel";
 
-fn invalid(detail: impl Into<String>) -> Rejected {
+/// Rejects the component.
+pub(super) fn invalid(detail: impl Into<String>) -> Rejected {
     Rejected { code: RejectCode::ComponentInvalid, detail: detail.into() }
 }
 
@@ -27,7 +29,7 @@ pub fn validate(bytes: &[u8]) -> Result<(), Rejected> {
     }
 }
 
-/// Finds the contents of all kernel sections. Call it on valid bytes.
+/// Returns the contents of all kernel sections. The bytes must be a valid component.
 pub fn kernel_sections(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Rejected> {
     let mut sections = Vec::new();
     for payload in Parser::new(0).parse_all(bytes) {
@@ -43,7 +45,7 @@ pub fn kernel_sections(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Rejected> {
 }
 
 /// Whether a valid component exports the handler of `wasi:http/service` 0.3.
-pub fn is_service_0_3(bytes: &[u8]) -> bool {
+pub(super) fn is_service_0_3(bytes: &[u8]) -> bool {
     let mut depth = 0;
     for payload in Parser::new(0).parse_all(bytes).map_while(Result::ok) {
         match payload {

@@ -9,6 +9,9 @@ use gannet_base::hop::build::{RejectCode, Rejected};
 use gannet_host_gpu::kernel::declare;
 use std::collections::BTreeMap;
 
+/// The kernels of a component, by name.
+pub type Kernels = BTreeMap<String, BundleKernel>;
+
 /// Source of all kernels of one component.
 const WGSL_BYTES_MAX: usize = 4 << 20;
 /// Kernel sources in one component.
@@ -18,7 +21,7 @@ fn rejected(detail: impl Into<String>) -> Rejected {
     Rejected { code: RejectCode::KernelRejected, detail: detail.into() }
 }
 
-/// Writes a record.
+/// Returns the record of one kernel.
 pub fn encode(name: &str, wgsl: &str) -> Vec<u8> {
     let mut record = Vec::with_capacity(8 + name.len() + wgsl.len());
     for part in [name, wgsl] {
@@ -37,7 +40,7 @@ fn take_text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
 
 /// Reads the records of all sections and names their kernels. The same name with the same text may
 /// appear twice, as it does when a crate is linked twice.
-pub fn decode(sections: &[Vec<u8>]) -> Result<BTreeMap<String, BundleKernel>, Rejected> {
+pub fn decode(sections: &[Vec<u8>]) -> Result<Kernels, Rejected> {
     let mut sources: BTreeMap<&str, &str> = BTreeMap::new();
     for section in sections {
         let mut rest = section.as_slice();
@@ -58,7 +61,7 @@ pub fn decode(sections: &[Vec<u8>]) -> Result<BTreeMap<String, BundleKernel>, Re
     if sources.len() > SOURCES_MAX {
         return Err(rejected(format!("{} kernel sources; the limit is {SOURCES_MAX}", sources.len())));
     }
-    let mut kernels: BTreeMap<String, BundleKernel> = BTreeMap::new();
+    let mut kernels = Kernels::new();
     let mut total = 0;
     for (name, wgsl) in sources {
         let declared = declare(name, wgsl).map_err(|error| rejected(format!("kernel {name:?}: {error}")))?;

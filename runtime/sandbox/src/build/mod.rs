@@ -1,6 +1,10 @@
-//! The builder's child: checks one upload, compiles it, tries its kernels, and ends.
+//! The builder: checks one upload, compiles it, tries its kernels, and ends. The files stand in the order of its steps.
 
 pub mod child;
+mod progress;
 pub mod component;
 pub mod kernels;
-pub mod snapshot;
+mod snapshot;
+mod compile;
+mod kernel_trial;
+mod driver_cache;

@@ -1,14 +1,14 @@
-//! `[build] snapshot`: runs a component's `init` once, and makes a component that begins with what it left in memory.
+//! `[build] snapshot`: runs a component's `init` once, and makes a component that starts with the memory it left.
 //!
 //! ```text
 //!  instrument ▶ compile ▶ instantiate ▶ init ▶ no handles left? ▶ read memories and globals ▶ rewrite
 //! ```
 //!
 //! The method, and the code that instruments and rewrites, is Wizer's. `init` sees the component's assets and environment, but
-//! no secrets and no GPU. What lies outside memory is not in a snapshot: a handle that `init` keeps (of a stream it printed to,
-//! say) would be another thing, or nothing, in an instance, so a component that keeps one is refused.
+//! no secrets and no GPU. A snapshot holds only memory: a handle that `init` keeps (of a stream it printed to, say) would refer
+//! to something else, or to nothing, in an instance. So a component that keeps one is refused.
 
-use crate::worker::{Guest, linker};
+use crate::guest::{GuestState, linker};
 use gannet_base::hop::build::{InitOrder, RejectCode, Rejected};
 use gannet_host_gpu::{AssetCatalog, AssetFile};
 use std::fs::File;
@@ -21,17 +21,18 @@ use wasmtime_wizer::{ComponentInstanceState, Wizer};
 
 /// The export that is run.
 const INIT: &str = "init";
-/// What `init` may print. It is told when it fails.
+/// The most that `init` may print. It is shown when `init` fails.
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
-/// How much of that is told.
-const TOLD_BYTES_MAX: usize = 2_000;
+/// The end of it that is shown.
+const SHOWN_BYTES_MAX: usize = 2_000;
 
 fn rejected(detail: impl std::fmt::Display) -> Rejected {
     Rejected { code: RejectCode::InitFailed, detail: format!("snapshot: {detail}") }
 }
 
-/// The component as it is after its `init`. The runtime was made before the last layer of confinement, which it does not pass.
-pub fn snapshot(
+/// Returns the component with the memory that its `init` left. The caller makes the runtime, because the last layer of
+/// confinement no longer allows that.
+pub(super) fn snapshot(
     runtime: &tokio::runtime::Runtime,
     engine: &Engine,
     bytes: &[u8],
@@ -47,26 +48,26 @@ pub fn snapshot(
     runtime.block_on(async {
         let output = MemoryOutputPipe::new(OUTPUT_BYTES_MAX);
         let env: Vec<(String, String)> = order.env.clone().into_iter().collect();
-        let guest = Guest::for_init(&env, catalog(order, assets), order.memory_bytes, output.clone());
+        let guest = GuestState::for_init(&env, asset_catalog(order, assets), order.memory_bytes, output.clone());
         let mut store = Store::new(engine, guest);
         store.limiter(|guest| &mut guest.memory);
-        // Memories are read whole, by calls that answer them. Time is the front door's to watch.
+        // Each memory is read by one call that returns all of it. The front door watches the time.
         store.set_hostcall_fuel(usize::MAX);
         store.set_epoch_deadline(u64::MAX >> 1);
         let linker = linker(engine, wasi_http_0_3).map_err(rejected)?;
         let instance = linker.instantiate_async(&mut store, &component).await;
         let instance = instance.map_err(|error| rejected(format!("it cannot be instantiated: {error:#}")))?;
         if let Err(why) = init(&mut store, &component, &instance).await {
-            return Err(rejected(told(&why, &store, &output)));
+            return Err(rejected(describe_failure(&why, &store, &output)));
         }
         if store.data().has_handles() {
             return Err(rejected(
                 "init left a handle open, which would be gone in an instance: it must not print, and must drop what it opens",
             ));
         }
-        let mut state = State { store: &mut store, instance, failed: None };
+        let mut state = SnapshotInstance { store: &mut store, instance, failure: None };
         let taken = wizer.snapshot_component(&context, &mut state).await;
-        if let Some(why) = state.failed {
+        if let Some(why) = state.failure {
             return Err(rejected(format!("its memory could not be read: {why}")));
         }
         let taken = taken.map_err(|error| rejected(format!("{error:#}")))?;
@@ -78,30 +79,30 @@ pub fn snapshot(
     })
 }
 
-fn catalog(order: &InitOrder, files: Vec<OwnedFd>) -> AssetCatalog {
+fn asset_catalog(order: &InitOrder, files: Vec<OwnedFd>) -> AssetCatalog {
     let files = order.assets.iter().zip(files);
     files
         .map(|(asset, file)| (asset.name.clone(), AssetFile::new(File::from(file), asset.size, asset.digest.clone())))
         .collect()
 }
 
-/// Calls `init`, which takes nothing and answers nothing or a `result` whose error is a string.
-async fn init(store: &mut Store<Guest>, component: &Component, instance: &Instance) -> Result<(), String> {
-    let found = component.get_export(None, INIT);
-    let Some((ComponentItem::ComponentFunc(function), index)) = found else {
+/// Calls `init`, which takes nothing and returns nothing or a `result` whose error is a string.
+async fn init(store: &mut Store<GuestState>, component: &Component, instance: &Instance) -> Result<(), String> {
+    let export = component.get_export(None, INIT);
+    let Some((ComponentItem::ComponentFunc(function), index)) = export else {
         return Err("it exports no function init".into());
     };
     let results = function.results().len();
     if function.params().len() != 0 || results > 1 {
         return Err("its init should take nothing, and answer nothing or result<_, string>".into());
     }
-    let mut answer = vec![Val::Bool(false); results];
+    let mut returned = vec![Val::Bool(false); results];
     let function = instance.get_func(&mut *store, index).ok_or("its init is not there")?;
     function
-        .call_async(&mut *store, &[], &mut answer)
+        .call_async(&mut *store, &[], &mut returned)
         .await
         .map_err(|error| format!("init: {}", error.root_cause()))?;
-    match answer.pop() {
+    match returned.pop() {
         Some(Val::Result(Err(Some(why)))) => match *why {
             Val::String(why) => Err(format!("init: {why}")),
             _ => Err("init failed".into()),
@@ -111,10 +112,10 @@ async fn init(store: &mut Store<Guest>, component: &Component, instance: &Instan
     }
 }
 
-/// Why `init` failed, in its own words if it has printed some.
-fn told(why: &str, store: &Store<Guest>, output: &MemoryOutputPipe) -> String {
+/// Says why `init` failed, with the end of what it printed.
+fn describe_failure(why: &str, store: &Store<GuestState>, output: &MemoryOutputPipe) -> String {
     let mut text = why.to_owned();
-    if store.data().memory.refused {
+    if store.data().memory.growth_refused {
         text.push_str(&format!(
             "; it reached its memory limit: limits.memory_mib = {}",
             store.data().memory.limit() >> 20
@@ -124,23 +125,27 @@ fn told(why: &str, store: &Store<Guest>, output: &MemoryOutputPipe) -> String {
     let printed = String::from_utf8_lossy(&printed);
     let printed = printed.trim();
     if !printed.is_empty() {
-        let from = printed.ceil_char_boundary(printed.len().saturating_sub(TOLD_BYTES_MAX));
+        let from = printed.ceil_char_boundary(printed.len().saturating_sub(SHOWN_BYTES_MAX));
         text.push_str("; it printed: ");
         text.push_str(printed.get(from..).unwrap_or_default());
     }
     text
 }
 
-/// An instance whose memory is read.
-struct State<'a> {
-    store: &'a mut Store<Guest>,
+/// The instance whose memory Wizer reads, after `init`.
+struct SnapshotInstance<'a> {
+    store: &'a mut Store<GuestState>,
     instance: Instance,
-    /// The first call that did not work: the interface has no place for errors.
-    failed: Option<String>,
+    /// The first call that failed. Wizer's interface cannot return errors.
+    failure: Option<String>,
 }
 
-impl State<'_> {
-    async fn answer<R: Lift + Send + Sync + 'static>(&mut self, instance: &str, function: &str) -> wasmtime::Result<R> {
+impl SnapshotInstance<'_> {
+    async fn try_call<R: Lift + Send + Sync + 'static>(
+        &mut self,
+        instance: &str,
+        function: &str,
+    ) -> wasmtime::Result<R> {
         let outer = self.instance.get_export_index(&mut *self.store, None, instance);
         let index = self.instance.get_export_index(&mut *self.store, outer.as_ref(), function);
         let index = index.ok_or_else(|| wasmtime::format_err!("there is no {instance}#{function}"))?;
@@ -149,17 +154,17 @@ impl State<'_> {
     }
 
     async fn call<R: Lift + Send + Sync + 'static>(&mut self, instance: &str, function: &str) -> Option<R> {
-        match self.answer(instance, function).await {
-            Ok(answer) => Some(answer),
+        match self.try_call(instance, function).await {
+            Ok(value) => Some(value),
             Err(error) => {
-                self.failed.get_or_insert(format!("{error:#}"));
+                self.failure.get_or_insert(format!("{error:#}"));
                 None
             }
         }
     }
 }
 
-impl ComponentInstanceState for State<'_> {
+impl ComponentInstanceState for SnapshotInstance<'_> {
     async fn call_func_ret_list_u8(&mut self, instance: &str, func: &str, contents: impl FnOnce(&[u8]) + Send) {
         match self.call::<WasmList<u8>>(instance, func).await {
             Some(list) => contents(list.as_le_slice(&*self.store)),

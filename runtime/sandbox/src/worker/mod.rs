@@ -2,69 +2,55 @@
 //!
 //! ```text
 //!  confine ▶ open device ▶ engine ▶ threads ▶ seccomp ▶ Ready
-//!                                                     │ Load(version)  ▶ load ▶ Loaded
+//!                                                     │ Load(version)  ▶ version ▶ Loaded
 //!  control socket ────────────────────────────────────┤ Connect(socket) ▶ serve HTTP/1.1 on it
 //!                                                     └ closed          ▶ exit at once
-//!  each request: a fresh instance ▶ guest runs, metered ▶ answer, receipt
+//!  each request: a fresh instance ▶ guest runs, metered ▶ response, receipt
 //! ```
 //!
-//! In: frames and HTTP from the front door. Out: answers, receipts, log lines. It has no network,
-//! no store and no file but its own folder. It ends by `exit`, never by dropping the device: that
-//! would wait for the GPU without a limit.
+//! In: frames and HTTP from the front door. Out: responses, receipts, log lines. It has no network, no store and no file but
+//! its own folder. It ends by `exit`, never by dropping the device: that would wait for the GPU without a limit.
+//!
+//! The modules stand in the order in which a version and then a request meet them.
 
-mod answer;
-mod cpu;
-mod egress;
-mod idle;
-mod load;
-mod log;
-mod pipelines;
-mod run;
-mod received;
-mod service;
-mod guest;
+mod warm_up;
+mod context;
+mod control;
+mod driver_cache;
+mod version;
+mod request;
+mod hop_headers;
+mod request_body;
 mod usage;
-mod ticker;
-mod warm;
+mod instance;
+mod running_guest;
+mod guest_setup;
+mod idle_instances;
+mod cpu_time;
+mod epoch_ticker;
+mod wasi_http_0_2;
+mod wasi_http_0_3;
+mod trap;
+mod response;
 
-use crate::engine;
-use crate::lease::link;
-use gannet_base::hop::{FromWorker, ToWorker};
+use crate::guest::linker;
+use crate::guest::log::LogSink;
+use crate::{arbiter_link, engine};
+use context::WorkerContext;
+use driver_cache::DriverCacheFiles;
+use epoch_ticker::EpochTicker;
+use gannet_base::hop::FromWorker;
+use gannet_base::manifest::INSTANCES_MAX;
+use gannet_host_gpu::Device;
 use gannet_host_gpu::device::DeviceOptions;
-use gannet_host_gpu::{ArbiterLink, Device};
+use gannet_host_gpu::ArbiterLink;
 use gannet_process::channel::Channel;
 use gannet_process::child::Child;
 use gannet_process::confine;
-use load::Loaded;
-use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
-use ticker::Ticker;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
-use wasmtime::Engine;
-use wasmtime::component::Linker;
-
-// For the builder: it checks imports against the linker that requests get, and runs `init` with it.
-pub(crate) use guest::{Guest, linker};
-
-/// Everything that requests in this process share.
-pub(crate) struct WorkerContext {
-    engine: Engine,
-    ticker: Arc<Ticker>,
-    linker: Linker<Guest>,
-    /// Why there is no device, if there is none.
-    device: Result<Arc<Device>, gannet_host_gpu::Error>,
-    versions: Mutex<HashMap<gannet_base::hop::VersionKey, Arc<Loaded>>>,
-    /// Instances that may live at once; the pool has room for each, so it never runs out.
-    instances: Arc<Semaphore>,
-    /// Instances that serve more than one request, between two of them.
-    idle: Arc<idle::Idle>,
-    control: Channel,
-    logs: Arc<log::Sink>,
-    egress: Arc<egress::Egress>,
-    pipelines: pipelines::Pipelines,
-}
 
 /// Runs a worker. Arguments: the GPU's index or `none`, the memory its tenant may take on it, whether components for
 /// `wasi:http` 0.3 run, the class of the GPU, and whether assets may be mapped.
@@ -72,11 +58,11 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
     let Child { descriptors, mut confinement, home } = child;
     let [control, logs, leases, notes]: [OwnedFd; 4] =
         descriptors.try_into().map_err(|_| io::Error::other("a worker needs four descriptors"))?;
-    let device = open_device(arguments, link(leases, notes)?);
+    let device = open_device(arguments, arbiter_link::open(leases, notes)?);
     let wasi_http_0_3 = arguments.get(2).is_some_and(|text| text == "true");
-    let engine = engine::runtime(wasi_http_0_3).map_err(io::Error::other)?;
+    let engine = engine::pooling(wasi_http_0_3).map_err(io::Error::other)?;
     let linker = linker(&engine, wasi_http_0_3).map_err(io::Error::other)?;
-    let ticker = Arc::new(Ticker::start(&engine)?);
+    let epoch_ticker = Arc::new(EpochTicker::start(&engine)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     confine::after_drivers(&mut confinement).map_err(io::Error::other)?;
     if let Ok(device) = &device
@@ -85,27 +71,27 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
         tracing::warn!(%error, "the gpu driver could not be warmed up");
     }
     runtime.block_on(async move {
-        warm::warm(&engine).await.map_err(io::Error::other)?;
-        let shared = Arc::new(WorkerContext {
+        warm_up::run(&engine).await.map_err(io::Error::other)?;
+        let worker = Arc::new(WorkerContext {
             engine,
-            ticker,
+            epoch_ticker,
             linker,
             versions: Mutex::default(),
-            instances: Arc::new(Semaphore::new(gannet_base::manifest::INSTANCES_MAX as usize)),
-            idle: Arc::default(),
+            instance_permits: Arc::new(Semaphore::new(INSTANCES_MAX as usize)),
+            idle_instances: Arc::default(),
             control: Channel::new(control)?,
-            logs: Arc::new(log::Sink::new(logs)),
-            egress: Arc::default(),
-            pipelines: pipelines::Pipelines::new(home),
+            log_sink: Arc::new(LogSink::new(logs)),
+            outbound: Arc::default(),
+            driver_cache: DriverCacheFiles::new(home),
             device,
         });
-        if let Ok(device) = &shared.device {
-            let idle = Arc::downgrade(&shared.idle);
-            device.on_memory_pressure(move || idle.upgrade().is_some_and(|idle| idle.free()));
+        if let Ok(device) = &worker.device {
+            let idle_instances = Arc::downgrade(&worker.idle_instances);
+            device.on_memory_pressure(move || idle_instances.upgrade().is_some_and(|idle| idle.evict_oldest()));
         }
-        let gpu = shared.device.as_ref().ok().map(|device| device.gpu().name.clone());
-        shared.control.send(&FromWorker::Ready { confinement, gpu }, &[]).await.map_err(io::Error::other)?;
-        serve(&shared).await;
+        let gpu = worker.device.as_ref().ok().map(|device| device.gpu().name.clone());
+        worker.control.send(&FromWorker::Ready { confinement, gpu }, &[]).await.map_err(io::Error::other)?;
+        control::serve(&worker).await;
         // The front door is gone, or sent what it must not. Nothing here is worth keeping.
         gannet_process::child::leave(0);
     })
@@ -119,99 +105,5 @@ fn open_device(arguments: &[String], link: ArbiterLink) -> Result<Arc<Device>, g
     match index {
         Some(index) => Device::open_shared(DeviceOptions { index, class, memory_max, map_assets }, Some(link)),
         None => Err(gannet_host_gpu::Error::Unsupported("this server has no gpu".into())),
-    }
-}
-
-async fn serve(shared: &Arc<WorkerContext>) {
-    while let Ok((message, descriptors)) = shared.control.receive::<ToWorker>().await {
-        match message {
-            ToWorker::Load { version } => {
-                let shared = Arc::clone(shared);
-                tokio::task::spawn_blocking(move || {
-                    let error = load_version(&shared, version, descriptors).err();
-                    tokio::runtime::Handle::current().block_on(async move {
-                        // A closed channel ends the process in `serve`.
-                        let _ = shared.control.send(&FromWorker::Loaded { version, error }, &[]).await;
-                    });
-                });
-            }
-            ToWorker::Unload { version } => {
-                let gone = shared.versions.lock().unwrap_or_else(PoisonError::into_inner).remove(&version);
-                shared.idle.forget(version);
-                if gone.is_some_and(|loaded| !loaded.inputs.assets.is_empty()) {
-                    forget_assets(shared);
-                }
-            }
-            ToWorker::Egress => {
-                let Some(socket) = descriptors.into_iter().next() else { return };
-                shared.egress.open(socket).await;
-            }
-            ToWorker::Quarantine { sources } => {
-                if let Ok(device) = &shared.device {
-                    device.quarantine(sources);
-                }
-            }
-            ToWorker::Connect => {
-                let Some(socket) = descriptors.into_iter().next() else { return };
-                let shared = Arc::clone(shared);
-                tokio::spawn(async move { connection(shared, socket).await });
-            }
-        }
-    }
-}
-
-fn load_version(
-    shared: &WorkerContext,
-    version: gannet_base::hop::VersionKey,
-    descriptors: Vec<OwnedFd>,
-) -> Result<(), String> {
-    let mut descriptors = descriptors.into_iter();
-    let (Some(component), Some(bundle)) = (descriptors.next(), descriptors.next()) else {
-        return Err("a load needs two descriptors".into());
-    };
-    if let Ok(device) = &shared.device {
-        shared.pipelines.look(device);
-    }
-    let loaded = load::load(&shared.engine, &shared.linker, version, component.as_fd(), bundle, descriptors)?;
-    let loaded = Arc::new(loaded);
-    shared.versions.lock().unwrap_or_else(PoisonError::into_inner).insert(version, Arc::clone(&loaded));
-    if let Some(device) = shared.device.as_ref().ok().filter(|_| loaded.keep) {
-        tokio::spawn(keep_assets(Arc::clone(device), loaded));
-    }
-    Ok(())
-}
-
-/// Brings a version's assets to the GPU and keeps them there, as long as the version is loaded.
-async fn keep_assets(device: Arc<Device>, loaded: Arc<Loaded>) {
-    for asset in loaded.inputs.assets.values() {
-        match device.pin_asset(asset).await {
-            Ok(kept) => loaded.kept.lock().unwrap_or_else(PoisonError::into_inner).push(kept),
-            // A request brings it, or is told.
-            Err(error) => tracing::warn!(%error, "an asset could not be kept on the gpu"),
-        }
-    }
-}
-
-/// Lets go of assets on the GPU that belong to no version any more.
-fn forget_assets(shared: &WorkerContext) {
-    let Ok(device) = &shared.device else { return };
-    let versions = shared.versions.lock().unwrap_or_else(PoisonError::into_inner);
-    let known: HashSet<&str> =
-        versions.values().flat_map(|loaded| loaded.inputs.assets.values()).map(|asset| asset.digest()).collect();
-    device.forget_assets(|digest| known.contains(digest));
-}
-
-async fn connection(shared: Arc<WorkerContext>, socket: OwnedFd) {
-    let stream = std::os::unix::net::UnixStream::from(socket);
-    let Ok(stream) = tokio::net::UnixStream::from_std(stream) else { return };
-    let service = hyper::service::service_fn(move |request| run::request(Arc::clone(&shared), request));
-    let served = hyper::server::conn::http1::Builder::new()
-        .keep_alive(true)
-        // The front door sends what it has already checked against smaller caps.
-        .max_buf_size(512 * 1024)
-        .max_headers(256)
-        .serve_connection(hyper_util::rt::TokioIo::new(stream), service);
-    if let Err(error) = served.await {
-        tracing::debug!(%error, "a connection from the front door ended");
     }
 }

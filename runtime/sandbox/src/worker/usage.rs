@@ -1,68 +1,82 @@
-//! A running guest: what it will answer, how it ends, and what it has used so far.
+//! What a request has used so far: time, CPU, GPU.
+//!
+//! It can be read while the guest runs and after it was cancelled, so every request gets a receipt.
 
-use crate::worker::cpu::CpuMeter;
-use gannet_base::hop::{Fault, Work};
+use crate::worker::cpu_time::CpuMeter;
+use gannet_base::hop::{Fault, WorkReport};
+use gannet_host_gpu::Session;
 use gannet_host_gpu::memory::MemoryQuota;
 use gannet_host_gpu::session::Drainer;
 use gannet_host_gpu::usage::Usage;
-use http::Response;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
-/// How long a finished request waits for what it left on the GPU.
+/// How long a finished request waits for its work on the GPU.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
-/// How a guest ended.
-pub(crate) type Ended = Result<(), Fault>;
-/// A guest that is running.
-pub(crate) type Running = Pin<Box<dyn Future<Output = Ended> + Send>>;
-/// What the guest hands over as its answer.
-pub(crate) type Answered = Result<Response<HyperOutgoingBody>, String>;
-
-/// What a request has used, readable while it runs and after it was cancelled.
+/// What a request has used so far.
 #[derive(Debug)]
 pub(crate) struct RequestUsage {
-    pub(crate) arrived: Instant,
-    pub(crate) start_ns: AtomicU64,
+    arrived: Instant,
+    /// From the arrival to the guest's first instruction.
+    start_ns: AtomicU64,
     pub(crate) cpu: Arc<CpuMeter>,
-    pub(crate) gpu: OnceLock<(Arc<Usage>, Arc<MemoryQuota>, Drainer)>,
+    /// Set when the guest first uses the GPU.
+    gpu: OnceLock<GpuUsage>,
+}
+
+#[derive(Debug)]
+struct GpuUsage {
+    counters: Arc<Usage>,
+    memory: Arc<MemoryQuota>,
+    drainer: Drainer,
 }
 
 impl RequestUsage {
-    /// The first guest instruction is next.
-    pub(crate) fn started(&self) {
+    pub(crate) fn new(arrived: Instant) -> Self {
+        Self { arrived, start_ns: AtomicU64::new(0), cpu: Arc::default(), gpu: OnceLock::new() }
+    }
+
+    /// Includes what a session uses of the GPU.
+    pub(crate) fn set_session(&self, session: &Session) {
+        let (counters, memory) = (Arc::clone(session.usage()), Arc::clone(session.memory()));
+        // A request has one session, so it is not set yet.
+        let _ = self.gpu.set(GpuUsage { counters, memory, drainer: session.drainer() });
+    }
+
+    /// Records the time until the guest's first instruction. Call it right before that.
+    pub(crate) fn guest_starts(&self) {
         self.start_ns.store(nanoseconds(self.arrived.elapsed()), Ordering::Relaxed);
     }
 
-    /// Waits, for a while, until what the request left on the GPU is done: it must be on the bill. Answers whether it is.
+    /// Waits a limited time until the request's work on the GPU is done, because it must be on the bill. Returns whether it is
+    /// done.
     pub(crate) async fn drain(&self) -> bool {
         match self.gpu.get() {
-            Some((_, _, drainer)) => tokio::time::timeout(DRAIN_MAX, drainer.drain()).await.is_ok(),
+            Some(gpu) => tokio::time::timeout(DRAIN_MAX, gpu.drainer.drain()).await.is_ok(),
             None => true,
         }
     }
 
-    /// The work so far.
-    pub(crate) fn work(&self, fault: Option<Fault>) -> Work {
-        let mut work = Work {
+    /// Returns the receipt as of now.
+    pub(crate) fn work(&self, fault: Option<Fault>) -> WorkReport {
+        let mut work = WorkReport {
             start_ns: self.start_ns.load(Ordering::Relaxed),
             guest_ns: self.cpu.used_ns(),
             fault,
-            ..Work::default()
+            ..WorkReport::default()
         };
-        if let Some((usage, memory, _)) = self.gpu.get() {
-            work.kernels_ns = usage.kernels_ns.load(Ordering::Relaxed);
-            work.gpu_ns = usage.gpu_ns.load(Ordering::Relaxed);
-            work.slices = usage.slices.load(Ordering::Relaxed);
-            work.assets_ns = usage.assets_ns.load(Ordering::Relaxed);
-            work.waited_ns = usage.waited_ns.load(Ordering::Relaxed);
-            // A guest may compute while it waits for the GPU, so the two may overlap.
-            work.gpu_wall_clock = usage.wall_clock.load(Ordering::Relaxed);
+        if let Some(GpuUsage { counters, memory, .. }) = self.gpu.get() {
+            work.kernels_ns = counters.kernels_ns.load(Ordering::Relaxed);
+            work.gpu_ns = counters.gpu_ns.load(Ordering::Relaxed);
+            work.slices = counters.slices.load(Ordering::Relaxed);
+            work.assets_ns = counters.assets_ns.load(Ordering::Relaxed);
+            work.waited_ns = counters.waited_ns.load(Ordering::Relaxed);
+            work.gpu_wall_clock = counters.wall_clock.load(Ordering::Relaxed);
             work.gpu_memory_peak = memory.peak();
         }
+        // A guest may compute while it waits for the GPU, so the two may overlap.
         work.io_ns = self.cpu.idle_ns().saturating_sub(work.waited_ns);
         work
     }

@@ -1,7 +1,9 @@
-//! The worker's side of outbound HTTP: a guest's call goes to the front door over HTTP/2, and its answer comes back. Whether it
-//! may is decided there.
+//! The worker's side of outbound HTTP: sends a guest's request to the front door over HTTP/2 and returns the response.
+//!
+//! The worker has no network and decides nothing: the front door checks each request and makes it. A refusal is written to
+//! the function's log, with the line of the manifest that would allow the request.
 
-use crate::worker::log::RequestLog;
+use crate::guest::log::RequestLog;
 use bytes::Bytes;
 use gannet_base::hop::outbound::{HEAD_BYTES_MAX, OutboundError, STREAMS_MAX, WINDOW};
 use gannet_base::hop::{LogStream, VersionKey, header};
@@ -21,25 +23,25 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-/// From the answer's head to its first byte, and between parts, as far as the guest does not say less.
+/// How long a response may send nothing, unless the guest asks for less.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// The connection to the front door, once there is one.
+/// The connection to the front door, once it has sent the socket.
 #[derive(Debug)]
-pub(crate) struct Egress {
+pub(crate) struct OutboundConnection {
     sender: OnceLock<SendRequest<WasiBody>>,
-    /// The other side takes so many at once; more would wait in a queue without a bound.
-    places: Semaphore,
+    /// The streams that the front door accepts at once. Without permits, more would wait in hyper's unbounded queue.
+    stream_permits: Semaphore,
 }
 
-impl Default for Egress {
+impl Default for OutboundConnection {
     fn default() -> Self {
-        Self { sender: OnceLock::new(), places: Semaphore::new(STREAMS_MAX as usize) }
+        Self { sender: OnceLock::new(), stream_permits: Semaphore::new(STREAMS_MAX as usize) }
     }
 }
 
-impl Egress {
-    /// Takes the socket that the front door has sent.
+impl OutboundConnection {
+    /// Connects over the socket that the front door has sent.
     pub(crate) async fn open(&self, socket: OwnedFd) {
         let stream = std::os::unix::net::UnixStream::from(socket);
         let Ok(stream) = tokio::net::UnixStream::from_std(stream) else { return };
@@ -55,7 +57,7 @@ impl Egress {
                         tracing::debug!(%error, "the outbound connection ended");
                     }
                 });
-                // It is sent once.
+                // The front door sends one socket, so it is not set yet.
                 let _ = self.sender.set(sender);
             }
             Err(error) => tracing::warn!(%error, "no outbound connection"),
@@ -63,32 +65,32 @@ impl Egress {
     }
 }
 
-/// What a guest's calls are made with.
+/// Sends the outbound requests of one inbound request.
 #[derive(Clone)]
-pub(crate) struct Calls {
-    pub(crate) egress: Arc<Egress>,
+pub(crate) struct OutboundClient {
+    pub(crate) connection: Arc<OutboundConnection>,
     pub(crate) version: VersionKey,
     pub(crate) request: RequestId,
     pub(crate) log: Arc<RequestLog>,
-    /// Set when the guest is gone: a body that ends then was cut.
-    pub(crate) cut: Arc<AtomicBool>,
+    /// Set when the guest is dropped. A request body that ends after that is incomplete.
+    pub(crate) guest_dropped: Arc<AtomicBool>,
 }
 
-/// Sets the flag when the guest goes. It must be dropped before what the guest was sending.
-pub(crate) struct CutOnDrop(pub(crate) Arc<AtomicBool>);
+/// Sets its flag when it is dropped. The guest drops it before the bodies that it is sending.
+pub(super) struct DropSignal(pub(super) Arc<AtomicBool>);
 
-impl Drop for CutOnDrop {
+impl Drop for DropSignal {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Release);
     }
 }
 
-fn whole(response: Response<Incoming>) -> Response<WasiBody> {
+fn with_wasi_body(response: Response<Incoming>) -> Response<WasiBody> {
     response.map(|body| body.map_err(|_| Error::ConnectionTerminated).boxed_unsync())
 }
 
-impl Calls {
-    /// Makes a call.
+impl OutboundClient {
+    /// Sends a request and waits for the head of its response.
     pub(crate) async fn send(
         self,
         request: Request<WasiBody>,
@@ -99,16 +101,16 @@ impl Calls {
             request.uri().scheme_str().unwrap_or("http"),
             request.uri().authority().map_or("", |authority| authority.as_str())
         );
-        let mut sender = self.egress.sender.get().cloned().ok_or_else(|| self.denied(&target))?;
-        let _place = self.egress.places.acquire().await.map_err(|_| Error::InternalError(None))?;
-        let first = options.and_then(|options| options.first_byte_timeout).unwrap_or(IDLE_MAX);
-        let cut = Arc::clone(&self.cut);
-        let mut request = request.map(|body| Cuttable { body, cut }.boxed_unsync());
+        let mut sender = self.connection.sender.get().cloned().ok_or_else(|| self.denied(&target))?;
+        let _permit = self.connection.stream_permits.acquire().await.map_err(|_| Error::InternalError(None))?;
+        let first_byte_max = options.and_then(|options| options.first_byte_timeout).unwrap_or(IDLE_MAX);
+        let guest_dropped = Arc::clone(&self.guest_dropped);
+        let mut request = request.map(|body| OutboundBody { body, guest_dropped }.boxed_unsync());
         let headers = request.headers_mut();
         headers.remove(http::header::HOST);
         headers.insert(header::VERSION, HeaderValue::from(self.version));
         for (name, text) in
-            [(header::REQUEST, self.request.to_string()), (header::DEADLINE, first.as_millis().to_string())]
+            [(header::REQUEST, self.request.to_string()), (header::DEADLINE, first_byte_max.as_millis().to_string())]
         {
             headers.insert(name, HeaderValue::from_str(&text).map_err(|_| Error::InternalError(None))?);
         }
@@ -117,23 +119,26 @@ impl Calls {
             Error::ConnectionTerminated
         })?;
         match response.headers_mut().remove(header::FAULT) {
-            None => Ok(whole(response)),
-            Some(value) => Err(self.refused(&value, &target)),
+            None => Ok(with_wasi_body(response)),
+            Some(value) => Err(self.failed(&value, &target)),
         }
     }
 
+    /// The host is not in the manifest.
     fn denied(&self, target: &str) -> Error {
         let hint = format!("a request to {target} was refused: [http] allowed_outbound_hosts does not list it");
-        self.log.lines(LogStream::Stderr, &hint);
+        self.log.write_lines(LogStream::Stderr, &hint);
         Error::HttpRequestDenied
     }
 
-    fn refused(&self, value: &HeaderValue, target: &str) -> Error {
-        let refusal = value.to_str().ok().and_then(|text| serde_json::from_str(text).ok());
-        let error = match refusal {
+    /// Logs the front door's error and translates it into the guest's.
+    fn failed(&self, value: &HeaderValue, target: &str) -> Error {
+        let reported = value.to_str().ok().and_then(|text| serde_json::from_str(text).ok());
+        let error = match reported {
             Some(OutboundError::NotListed) => return self.denied(target),
             Some(OutboundError::Limit { name, limit }) => {
-                self.log.lines(LogStream::Stderr, &format!("a request to {target} was refused: {name} = {limit}"));
+                self.log
+                    .write_lines(LogStream::Stderr, &format!("a request to {target} was refused: {name} = {limit}"));
                 return Error::ConnectionLimitReached;
             }
             Some(OutboundError::Dns) => Error::DnsError { rcode: None, info_code: None },
@@ -145,24 +150,24 @@ impl Calls {
             Some(OutboundError::Protocol) => Error::HttpProtocolError,
             None => Error::InternalError(None),
         };
-        self.log.lines(LogStream::Stderr, &format!("a request to {target} failed: {error:?}"));
+        self.log.write_lines(LogStream::Stderr, &format!("a request to {target} failed: {error:?}"));
         error
     }
 }
 
-/// A body that is broken, not whole, when the guest that was sending it is gone.
-struct Cuttable {
+/// The body of an outbound request. If its guest is dropped it fails instead of ending, so that nobody takes it for complete.
+struct OutboundBody {
     body: WasiBody,
-    cut: Arc<AtomicBool>,
+    guest_dropped: Arc<AtomicBool>,
 }
 
-impl Body for Cuttable {
+impl Body for OutboundBody {
     type Data = Bytes;
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match Pin::new(&mut self.body).poll_frame(context) {
-            Poll::Ready(None) if self.cut.load(Ordering::Acquire) => {
+            Poll::Ready(None) if self.guest_dropped.load(Ordering::Acquire) => {
                 Poll::Ready(Some(Err(Error::ConnectionTerminated)))
             }
             polled => polled,

@@ -1,7 +1,9 @@
-//! Loads a version: reads the compiled component and links it, once, so that a request only has to
-//! instantiate.
+//! A loaded version: its compiled component is read and linked once, so that a request only has to instantiate it.
+//!
+//! In: descriptors that the front door sends. Only its builder writes these files; nothing that a tenant can write may be
+//! loaded, because compiled code is trusted.
 
-use crate::worker::guest::{Guest, GuestInputs};
+use crate::guest::{GuestInputs, GuestState};
 use gannet_base::hop::{Bundle, BundleKernel, RunLimits, VersionKey};
 use gannet_host_gpu::asset::AssetPin;
 use gannet_host_gpu::kernel::DeclaredKernel;
@@ -16,65 +18,64 @@ use wasmtime::component::{Component, Linker};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
-/// The largest bundle: kernels of 256 KiB each, many of them.
+/// A larger bundle is cut off and fails. It holds many kernels of up to 256 KiB.
 const BUNDLE_BYTES_MAX: u64 = 64 << 20;
 
-/// Shorter secrets are not looked for in logs.
+/// Shorter lines of secrets are not masked in logs: they are no secrets, and masking them would hide half of every log.
 const SECRET_BYTES_MIN: usize = 6;
 
-/// How a component is called.
-pub(crate) enum Entry {
+/// The handler that a component exports, linked and ready to be instantiated.
+pub(crate) enum HandlerPre {
     /// `wasi:http/proxy` 0.2.
-    Proxy(ProxyPre<Guest>),
+    Proxy(ProxyPre<GuestState>),
     /// `wasi:http/service` 0.3.
-    Service(ServicePre<Guest>),
+    Service(ServicePre<GuestState>),
 }
 
-/// A version ready to be instantiated.
-pub(crate) struct Loaded {
+/// A version that is ready to be instantiated.
+pub(crate) struct LoadedVersion {
     pub(crate) key: VersionKey,
-    pub(crate) entry: Entry,
-    pub(crate) catalog: Arc<KernelCatalog>,
-    /// What each of its guests is given.
+    pub(crate) handler: HandlerPre,
+    pub(crate) kernels: Arc<KernelCatalog>,
+    /// What every guest of it is given.
     pub(crate) inputs: GuestInputs,
-    /// Whether its assets stay on the GPU while nobody calls.
-    pub(crate) keep: bool,
-    /// What stays there.
-    pub(crate) kept: Mutex<Vec<AssetPin>>,
-    /// Values that must not be seen in a log.
+    /// Whether its assets stay on the GPU while there are no requests.
+    pub(crate) keeps_assets: bool,
+    /// The assets that stay there.
+    pub(crate) pinned_assets: Mutex<Vec<AssetPin>>,
+    /// Values that must not appear in a log, the longest first.
     pub(crate) secrets: Arc<[String]>,
     pub(crate) limits: RunLimits,
 }
 
-/// Loads a version from the descriptors the front door sent. Errors are for the operator's log.
+/// Loads a version from its descriptors. Errors are for the operator's log.
 pub(crate) fn load(
     engine: &Engine,
-    linker: &Linker<Guest>,
+    linker: &Linker<GuestState>,
     key: VersionKey,
     component: BorrowedFd<'_>,
     bundle: OwnedFd,
     assets: impl Iterator<Item = OwnedFd>,
-) -> Result<Loaded, String> {
+) -> Result<LoadedVersion, String> {
     let mut text = String::new();
     let file = std::fs::File::from(bundle);
     file.take(BUNDLE_BYTES_MAX).read_to_string(&mut text).map_err(|error| format!("the bundle: {error}"))?;
     let bundle: Bundle = serde_json::from_str(&text).map_err(|error| format!("the bundle: {error}"))?;
     let began = Instant::now();
-    let component = read(engine, component)?;
+    let component = deserialize(engine, component)?;
     let read_us = began.elapsed().as_micros();
     let instance = linker.instantiate_pre(&component).map_err(|error| format!("linking: {error:#}"))?;
-    let entry = match ServicePre::new(instance.clone()) {
-        Ok(pre) => Entry::Service(pre),
-        Err(_) => Entry::Proxy(ProxyPre::new(instance).map_err(|error| format!("linking: {error:#}"))?),
+    let handler = match ServicePre::new(instance.clone()) {
+        Ok(pre) => HandlerPre::Service(pre),
+        Err(_) => HandlerPre::Proxy(ProxyPre::new(instance).map_err(|error| format!("linking: {error:#}"))?),
     };
     tracing::debug!(function = bundle.function, read_us, all_us = began.elapsed().as_micros(), "a version was loaded");
     let declared = |kernel: BundleKernel| DeclaredKernel { wgsl: kernel.wgsl.into(), entry: kernel.entry };
-    let catalog = bundle.kernels.into_iter().map(|(name, kernel)| (name, declared(kernel))).collect();
-    // Shorter ones would hide half of every log, and are no secrets.
+    let kernels = bundle.kernels.into_iter().map(|(name, kernel)| (name, declared(kernel))).collect();
     let mut secrets: Vec<String> =
         bundle.secrets.values().flat_map(|value| value.lines()).map(ToOwned::to_owned).collect();
     secrets.retain(|line| line.len() >= SECRET_BYTES_MIN);
-    // The longest first: one may begin with another.
+    // The longest first, because one may begin with another.
     secrets.sort_by_key(|line| std::cmp::Reverse(line.len()));
     let secrets = secrets.into();
     let env: Vec<(String, String)> = bundle.env.into_iter().chain(bundle.secrets).collect();
@@ -83,22 +84,21 @@ pub(crate) fn load(
     let assets: AssetCatalog = files
         .map(|(asset, file)| (asset.name, AssetFile::new(std::fs::File::from(file), asset.size, asset.digest)))
         .collect();
-    Ok(Loaded {
+    Ok(LoadedVersion {
         key,
-        entry,
-        catalog: Arc::new(catalog),
+        handler,
+        kernels: Arc::new(kernels),
         inputs: GuestInputs { env, config, assets: Arc::new(assets), memory_bytes: bundle.limits.memory_bytes },
-        keep: bundle.keep,
-        kept: Mutex::default(),
+        keeps_assets: bundle.keep,
+        pinned_assets: Mutex::default(),
         secrets,
         limits: bundle.limits,
     })
 }
 
-/// Loads a compiled component. Its bytes are copied once: `deserialize_raw`, which would run from the
-/// mapping itself, exists only for targets without virtual memory, and a path cannot be opened
-/// from in here.
-fn read(engine: &Engine, file: BorrowedFd<'_>) -> Result<Component, String> {
+/// Loads a compiled component. Its bytes are copied once: `deserialize_raw`, which would run from the mapping itself,
+/// exists only for targets without virtual memory, and a confined process cannot open a path.
+fn deserialize(engine: &Engine, file: BorrowedFd<'_>) -> Result<Component, String> {
     let failed = |error: rustix::io::Errno| format!("mapping the component: {error}");
     let size = usize::try_from(rustix::fs::fstat(file).map_err(failed)?.st_size).map_err(|error| error.to_string())?;
     // SAFETY: a fresh private mapping of a descriptor we hold; nothing else knows its address.

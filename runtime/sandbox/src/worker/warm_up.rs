@@ -1,14 +1,16 @@
-//! Loads and runs a tiny component before the worker is ready. The first load of a process takes milliseconds
-//! more than the later ones (signal handlers, code registries, pages of the binary and of the pool), and
-//! a spare has the time that a tenant's first request has not.
+//! Loads and runs a tiny component before the worker is ready.
+//!
+//! The first load of a process takes milliseconds more than later ones (signal handlers, code registries, pages of the
+//! binary and of the pool). A spare worker has that time; a tenant's first request has not. The component is our own: no
+//! tenant's code may run here.
 
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Engine, Store};
 
-const COMPONENT: &[u8] = include_bytes!("warm.wasm");
+const COMPONENT: &[u8] = include_bytes!("warm_up.wasm");
 
-/// Does it. The component is our own, so an error is a fault of this binary.
-pub(super) async fn warm(engine: &Engine) -> wasmtime::Result<()> {
+/// Runs the component. An error is a fault of this binary.
+pub(super) async fn run(engine: &Engine) -> wasmtime::Result<()> {
     let compiled = engine.precompile_component(COMPONENT)?;
     // SAFETY: compiled a line above, by this process, with this engine.
     let component = unsafe { Component::deserialize(engine, &compiled)? };
@@ -25,6 +27,6 @@ pub(super) async fn warm(engine: &Engine) -> wasmtime::Result<()> {
 mod tests {
     #[test]
     fn the_binary_is_the_text() {
-        assert_eq!(wat::parse_str(include_str!("warm.wat")).unwrap(), super::COMPONENT);
+        assert_eq!(wat::parse_str(include_str!("warm_up.wat")).unwrap(), super::COMPONENT);
     }
 }

@@ -1,5 +1,5 @@
-;; What `warm.rs` runs once in every worker before it is ready: it touches what a first request would touch
-;; cold. `warm.wasm` beside it is this text in binary; a test compares them.
+;; What `warm_up.rs` runs once in every worker before it is ready: it touches what a first request would touch
+;; cold. `warm_up.wasm` beside it is this text in binary; a test compares them.
 (component
   (core module $m
     (memory (export "memory") 17)

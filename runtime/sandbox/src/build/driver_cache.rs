@@ -1,0 +1,72 @@
+//! Leaves in the builder's folder what the GPU driver compiled, so that workers need not compile it again.
+//!
+//! There are two caches: one that the driver hands out (a file for each component) and one that it writes by itself, on
+//! threads of its own. The builder ends without waiting for threads, so it must wait for those files.
+
+use gannet_host_gpu::Device;
+use gannet_process::child::PIPELINES;
+use sha2::{Digest, Sha256};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long the GPU and the driver's own cache are waited for.
+const WAIT_MAX: Duration = Duration::from_secs(2);
+/// A cache that has not changed for this long is complete.
+const UNCHANGED_MIN: Duration = Duration::from_millis(200);
+
+/// Writes what the driver compiled for a component into the folder, under a name of the component's own.
+pub(super) fn write(folder: &Path, component: &[u8], device: Option<&Device>) {
+    let Some(data) = device.and_then(Device::driver_cache) else { return };
+    let digest = Sha256::digest(component).iter().take(8).fold(0u64, |all, byte| (all << 8) | u64::from(*byte));
+    if let Err(error) = std::fs::write(folder.join(format!("{PIPELINES}{digest:016x}")), data) {
+        // Without the file only the first dispatch is slower.
+        tracing::warn!(%error, "what the driver compiled could not be kept");
+    }
+}
+
+/// Waits until the GPU was given back, a millisecond after its last use, and until the driver has written its own cache:
+/// until there is a finished file for each kernel, or nothing changes any more.
+pub(super) fn wait_until_written(folder: &Path, kernels: usize, device: Option<&Device>) {
+    let began = Instant::now();
+    while device.is_some_and(Device::holds_gpu) && began.elapsed() < WAIT_MAX {
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    let (mut last, mut changed) = (count_files(folder), Instant::now());
+    while kernels > 0 && began.elapsed() < WAIT_MAX {
+        let now = count_files(folder);
+        if now.unfinished == 0 && now.finished >= kernels {
+            return;
+        }
+        if last != now {
+            (last, changed) = (now, Instant::now());
+        }
+        if now.unfinished == 0 && changed.elapsed() >= UNCHANGED_MIN {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The files of a driver's cache, without its index.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct FileCounts {
+    finished: usize,
+    unfinished: usize,
+}
+
+fn count_files(folder: &Path) -> FileCounts {
+    let mut counts = FileCounts::default();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let inner = count_files(&path);
+            counts.finished += inner.finished;
+            counts.unfinished += inner.unfinished;
+        } else if path.extension().is_some_and(|extension| extension == "tmp") {
+            counts.unfinished += 1;
+        } else if path.file_name().is_some_and(|name| name != "index") {
+            counts.finished += 1;
+        }
+    }
+    counts
+}

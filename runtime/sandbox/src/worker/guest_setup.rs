@@ -1,0 +1,85 @@
+//! What a request gives its guest: a log, a session on the GPU, and a client for outbound HTTP.
+//!
+//! A fresh guest gets all of them. A reused guest keeps its log's streams and its session, which start to count anew.
+
+use crate::guest::GuestState;
+use crate::guest::log::RequestLog;
+use crate::guest::outbound::OutboundClient;
+use crate::guest::stdio::LogPipe;
+use crate::worker::context::RequestContext;
+use gannet_base::hop::LogStream;
+use gannet_host_gpu::wit::LazySession;
+use gannet_host_gpu::{Session, SessionLimits};
+use std::sync::Arc;
+
+/// Smaller assets are not prefetched: they are mostly read on the CPU, and quickly brought to the GPU.
+const PREFETCHED_BYTES_MIN: u64 = 1 << 20;
+
+/// Makes a guest for a request.
+pub(super) fn new_guest(context: &RequestContext) -> GuestState {
+    let version = &context.version;
+    let log = RequestLog::new(
+        &context.worker.log_sink,
+        version.key,
+        context.request,
+        version.limits.log_bytes,
+        &version.secrets,
+    );
+    let out = LogPipe { log: Arc::clone(&log), stream: LogStream::Stdout };
+    let err = LogPipe { log: Arc::clone(&log), stream: LogStream::Stderr };
+    let mut session = LazySession::new(session_maker(context));
+    prefetch_assets(context, &mut session);
+    GuestState::new(&version.inputs, out, err, session, outbound_client(context, log))
+}
+
+/// Prepares a guest that has served before for another request.
+pub(super) fn reuse_guest(context: &RequestContext, guest: &mut GuestState) {
+    if let Some(session) = guest.gpu.begin_again(session_maker(context)) {
+        context.usage.set_session(session);
+    }
+    prefetch_assets(context, &mut guest.gpu);
+    if let Some(log) = guest.log().cloned() {
+        guest.start_next_request(outbound_client(context, log));
+    }
+}
+
+/// Returns what makes the guest's session when it first uses the GPU.
+fn session_maker(context: &RequestContext) -> impl Fn() -> Result<Session, gannet_host_gpu::Error> + Send + use<> {
+    let version = &context.version;
+    let limits = SessionLimits {
+        memory_bytes: version.limits.gpu_memory_bytes,
+        gpu_ns: version.limits.gpu_time_ms.saturating_mul(1_000_000),
+    };
+    let (device, kernels) = (context.worker.device.clone(), Arc::clone(&version.kernels));
+    let usage = Arc::clone(&context.usage);
+    move || {
+        let session = Session::new(device.clone()?, Arc::clone(&kernels), limits);
+        usage.set_session(&session);
+        Ok(session)
+    }
+}
+
+fn outbound_client(context: &RequestContext, log: Arc<RequestLog>) -> OutboundClient {
+    OutboundClient {
+        connection: Arc::clone(&context.worker.outbound),
+        version: context.version.key,
+        request: context.request,
+        log,
+        guest_dropped: Arc::default(),
+    }
+}
+
+/// Starts to bring the version's large assets to the GPU while its instance starts.
+fn prefetch_assets(context: &RequestContext, session: &mut LazySession) {
+    let Ok(device) = &context.worker.device else { return };
+    let assets = context.version.inputs.assets.values();
+    let mut large = assets.filter(|asset| asset.size() >= PREFETCHED_BYTES_MIN).peekable();
+    if large.peek().is_none() {
+        return;
+    }
+    // If there is no session, the guest learns the reason when it uses the GPU.
+    let Ok(session) = session.open() else { return };
+    for asset in large {
+        device.prefetch_asset(asset, Some(session.usage()));
+    }
+}

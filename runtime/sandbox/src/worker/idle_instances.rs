@@ -1,0 +1,108 @@
+//! Instances that wait for their next request, of versions with `instance_reuse`.
+//!
+//! Each keeps its memory, what it has on the GPU, and its instance permit. The longest idle instance is evicted when a request
+//! waits for a permit, when GPU memory is wanted, or when all of them have too much memory. An unloaded version's are evicted
+//! too. An idle instance must never make a request wait.
+
+use crate::guest::GuestState;
+use gannet_base::hop::VersionKey;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime::Store;
+use wasmtime_wasi_http::p2::bindings::Proxy;
+
+/// The most idle instances of a worker.
+const INSTANCES_MAX: usize = 64;
+/// The most linear memory that they may have together.
+const MEMORY_BYTES_MAX: usize = 1 << 30;
+
+/// An instance between two requests. The order of the fields frees its memory before its permit.
+pub(crate) struct IdleInstance {
+    pub(crate) store: Store<GuestState>,
+    pub(crate) proxy: Proxy,
+    pub(crate) requests_served: u64,
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
+/// The idle instances of a worker.
+#[derive(Default)]
+pub(crate) struct IdleInstances {
+    /// The longest idle first.
+    instances: Mutex<VecDeque<(VersionKey, IdleInstance)>>,
+    /// Requests that wait for a permit.
+    waiting_requests: AtomicUsize,
+}
+
+/// Counts a request as waiting for a permit, until it has one or is cancelled.
+struct WaitingRequest<'a>(&'a AtomicUsize);
+
+impl Drop for WaitingRequest<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl IdleInstances {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(VersionKey, IdleInstance)>> {
+        self.instances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the instance of a version that served a request last, if there is one.
+    pub(crate) fn take(&self, version: VersionKey) -> Option<IdleInstance> {
+        let mut instances = self.lock();
+        let index = instances.iter().rposition(|(of, _)| *of == version)?;
+        instances.remove(index).map(|(_, instance)| instance)
+    }
+
+    /// Keeps an instance for its next request.
+    pub(crate) fn keep(&self, version: VersionKey, instance: IdleInstance) {
+        let mut instances = self.lock();
+        instances.push_back((version, instance));
+        let bytes = |(_, instance): &(VersionKey, IdleInstance)| instance.store.data().memory.used();
+        let mut total: usize = instances.iter().map(bytes).sum();
+        let mut evicted = Vec::new();
+        while instances.len() > INSTANCES_MAX || total > MEMORY_BYTES_MAX {
+            let Some(oldest) = instances.pop_front() else { break };
+            total -= bytes(&oldest);
+            evicted.push(oldest);
+        }
+        drop(instances);
+        // Freeing memory takes a while, so the lock is not held.
+        drop(evicted);
+        // Checked after the instance was put in: a request that begins to wait after this finds it.
+        if self.waiting_requests.load(Ordering::SeqCst) > 0 {
+            self.evict_oldest();
+        }
+    }
+
+    /// Drops the instance that has been idle longest. Returns whether there was one.
+    pub(crate) fn evict_oldest(&self) -> bool {
+        let evicted = self.lock().pop_front();
+        evicted.is_some()
+    }
+
+    /// Drops all instances of a version.
+    pub(crate) fn evict_version(&self, version: VersionKey) {
+        let mut instances = self.lock();
+        let (evicted, kept) =
+            std::mem::take(&mut *instances).into_iter().partition::<Vec<_>, _>(|(of, _)| *of == version);
+        *instances = kept.into();
+        drop(instances);
+        drop(evicted);
+    }
+
+    /// Acquires a permit for an instance. If none is free, an idle instance is evicted: now, or as soon as there is one.
+    pub(crate) async fn acquire_permit(&self, permits: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+            return Some(permit);
+        }
+        // Counted before the eviction, so that an instance that becomes idle meanwhile is not kept.
+        self.waiting_requests.fetch_add(1, Ordering::SeqCst);
+        let _waiting = WaitingRequest(&self.waiting_requests);
+        self.evict_oldest();
+        // It fails only if the semaphore is closed, which nobody does.
+        Arc::clone(permits).acquire_owned().await.ok()
+    }
+}

@@ -1,0 +1,64 @@
+//! What a response needs of its request, and the receipt that the request owes.
+//!
+//! Invariant: the front door gets a receipt for every request. It is in the head of the response, or in a frame on the control
+//! socket; if everything is dropped because the client left, it is sent when this is dropped.
+
+use crate::worker::context::WorkerContext;
+use crate::worker::request_body::BodyComplete;
+use crate::worker::usage::RequestUsage;
+use gannet_base::hop::{Fault, FromWorker, RunLimits, WorkReport};
+use gannet_base::names::RequestId;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What a response needs of its request. Dropping it sends the receipt, if that is still owed.
+pub(crate) struct ResponseContext {
+    pub(crate) worker: Arc<WorkerContext>,
+    pub(crate) usage: Arc<RequestUsage>,
+    pub(crate) request: RequestId,
+    pub(crate) limits: RunLimits,
+    /// Whether the request's body was received completely.
+    pub(crate) body_complete: BodyComplete,
+    /// Whether the front door still waits for the receipt.
+    pub(crate) receipt_owed: bool,
+}
+
+impl ResponseContext {
+    /// Returns the receipt for the head of the response. If the request's body was not received completely, the connection may
+    /// be closed before the head arrives, so the receipt is sent as a frame too; the front door takes the first.
+    pub(super) fn receipt(mut self, fault: Option<Fault>) -> WorkReport {
+        self.receipt_owed = false;
+        let work = self.usage.work(fault);
+        if !self.body_complete.load(Ordering::Relaxed) {
+            let (worker, request, work) = (Arc::clone(&self.worker), self.request, work.clone());
+            tokio::spawn(async move { send(&worker, request, work).await });
+        }
+        work
+    }
+
+    /// Sends the receipt as a frame, when the request's work on the GPU is done.
+    pub(super) async fn send_receipt(self, fault: Option<Fault>) {
+        self.usage.drain().await;
+        let (worker, request) = (Arc::clone(&self.worker), self.request);
+        let work = self.receipt(fault);
+        send(&worker, request, work).await;
+    }
+}
+
+impl Drop for ResponseContext {
+    fn drop(&mut self) {
+        if self.receipt_owed {
+            let (worker, usage, request) = (Arc::clone(&self.worker), Arc::clone(&self.usage), self.request);
+            tokio::spawn(async move {
+                usage.drain().await;
+                send(&worker, request, usage.work(None)).await;
+            });
+        }
+    }
+}
+
+async fn send(worker: &WorkerContext, request: RequestId, work: WorkReport) {
+    if let Err(error) = worker.control.send(&FromWorker::Work { request, work }, &[]).await {
+        tracing::debug!(%error, "a receipt could not be sent");
+    }
+}

@@ -1,0 +1,14 @@
+//! The faults of a guest whose response could not be finished, as they stand in its receipt.
+
+use gannet_base::hop::{Fault, FaultCode};
+
+/// The fault of a guest that passed a time limit.
+pub(super) fn overtime(what: &str, limit_name: &str, limit_ms: u64) -> Fault {
+    let detail = format!("the function {what}: limits.{limit_name} = {limit_ms}");
+    Fault { code: FaultCode::DeadlineExceeded, detail }
+}
+
+/// The fault of a guest whose body ended with an error.
+pub(super) fn broken_body(error: &impl std::fmt::Display) -> Fault {
+    Fault { code: FaultCode::FunctionTrapped, detail: format!("the function's body broke off: {error}") }
+}

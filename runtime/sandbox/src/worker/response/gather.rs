@@ -1,0 +1,120 @@
+//! Gathers a response's body for a moment: almost every body ends, and its guest with it, before it has to be streamed.
+//!
+//! In: the guest's response. Out: one message with its receipt in the head, or the beginning of a stream. Until then nothing
+//! was sent, so a guest that fails meanwhile gets an error response.
+
+use crate::worker::response::body::ResponseBody;
+use crate::worker::response::context::ResponseContext;
+use crate::worker::response::error_response::{cancel, fail};
+use crate::worker::response::faults::broken_body;
+use crate::worker::response::receipt_header::add_receipt;
+use crate::worker::response::run_on::run_on;
+use crate::worker::response::streaming::StreamingBody;
+use crate::worker::running_guest::{GuestFuture, GuestOutcome};
+use bytes::{Bytes, BytesMut};
+use gannet_base::hop::FaultCode;
+use http::{HeaderMap, Response};
+use http_body_util::BodyExt;
+use std::time::Duration;
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+/// How long a body is gathered before it is streamed.
+const GATHER_MAX: Duration = Duration::from_millis(2);
+/// A longer body is streamed.
+const GATHER_BYTES_MAX: usize = 1024 * 1024;
+/// Headers of a response.
+const HEADERS_MAX: usize = 128;
+
+/// The parts of a body, joined. A single part, the usual case, is not copied.
+#[derive(Default)]
+struct GatheredBody {
+    single: Option<Bytes>,
+    joined: BytesMut,
+}
+
+impl GatheredBody {
+    fn push(&mut self, data: Bytes) {
+        if self.single.is_none() && self.joined.is_empty() {
+            self.single = Some(data);
+            return;
+        }
+        if let Some(first) = self.single.take() {
+            self.joined.extend_from_slice(&first);
+        }
+        self.joined.extend_from_slice(&data);
+    }
+
+    fn len(&self) -> usize {
+        self.single.as_ref().map_or(self.joined.len(), Bytes::len)
+    }
+
+    fn into_bytes(self) -> Bytes {
+        self.single.unwrap_or_else(|| self.joined.freeze())
+    }
+}
+
+/// Gathers the body of a guest's response, while it polls the guest.
+pub(super) async fn gather(
+    context: ResponseContext,
+    mut guest: GuestFuture,
+    mut outcome: Option<GuestOutcome>,
+    response: Response<HyperOutgoingBody>,
+) -> Response<ResponseBody> {
+    let (mut head, mut body) = response.into_parts();
+    // The front door could not read such a head, and the receipt in it would be lost.
+    if head.status.is_informational() || head.headers.len() > HEADERS_MAX {
+        let (status, count) = (head.status.as_u16(), head.headers.len());
+        drop(body);
+        let detail = format!(
+            "the function answered with status {status} and {count} headers; there may be {HEADERS_MAX}, and no status below 200"
+        );
+        return cancel(context, guest, FaultCode::FunctionTrapped, &detail).await;
+    }
+    remove_platform_headers(&mut head.headers);
+    let mut gathered = GatheredBody::default();
+    let mut body_ended = false;
+    let timeout = tokio::time::sleep(GATHER_MAX);
+    tokio::pin!(timeout);
+    while !(body_ended && outcome.is_some()) && gathered.len() < GATHER_BYTES_MAX {
+        tokio::select! {
+            biased;
+            frame = body.frame(), if !body_ended => match frame {
+                Some(Ok(frame)) => if let Ok(data) = frame.into_data() {
+                    gathered.push(data);
+                },
+                Some(Err(error)) => {
+                    let failure = outcome.and_then(Result::err).unwrap_or_else(|| broken_body(&error));
+                    return cancel(context, guest, failure.code, &failure.detail).await;
+                }
+                None => body_ended = true,
+            },
+            ended = &mut guest, if outcome.is_none() => outcome = Some(ended),
+            () = &mut timeout => break,
+        }
+    }
+    let gathered = gathered.into_bytes();
+    match (body_ended, outcome) {
+        (true, Some(Ok(()))) => {
+            add_receipt(&mut head.headers, &context.receipt(None));
+            Response::from_parts(head, ResponseBody::Complete(gathered))
+        }
+        (true, None) => {
+            tokio::spawn(run_on(context, guest));
+            Response::from_parts(head, ResponseBody::Complete(gathered))
+        }
+        // A trap ends the guest's body too, so a body that ended with a trap may be incomplete.
+        (_, Some(Err(failure))) => fail(context, failure.code, &failure.detail),
+        (false, outcome) => {
+            let streaming = StreamingBody::new(context, guest, outcome, gathered, body);
+            Response::from_parts(head, ResponseBody::Streaming(Box::new(streaming)))
+        }
+    }
+}
+
+/// Removes the headers that only the platform may set.
+fn remove_platform_headers(headers: &mut HeaderMap) {
+    let reserved: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("x-gannet-")).cloned().collect();
+    for name in reserved {
+        headers.remove(name);
+    }
+}

@@ -1,0 +1,171 @@
+//! A response's body that is streamed while its guest runs.
+//!
+//! ```text
+//!  each poll: what was gathered ▶ poll the guest ▶ a frame of its body ▶ the time limits
+//!  it closes once: body ended and guest ended ▶ receipt
+//!                  guest trapped, body broke or a limit passed ▶ the connection breaks off, receipt with the fault
+//!                  dropped because the client left ▶ receipt
+//!                  dropped after all announced bytes were sent ▶ the guest runs on, receipt when it ends
+//! ```
+//!
+//! No other task polls the guest, so a client that reads slowly slows it down. A body that is incomplete must never look
+//! complete: it ends with an error.
+
+use crate::worker::response::context::ResponseContext;
+use crate::worker::response::faults::{broken_body, overtime};
+use crate::worker::response::run_on::run_on;
+use crate::worker::running_guest::{GuestFuture, GuestOutcome};
+use bytes::Bytes;
+use gannet_base::hop::Fault;
+use http_body::{Body, Frame};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+/// A streamed response that could not be finished. The connection is closed in the middle of it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct StreamError(String);
+
+type PolledFrame = Poll<Option<Result<Frame<Bytes>, StreamError>>>;
+
+/// A streamed body, and the guest that makes it.
+pub(crate) struct StreamingBody {
+    /// Taken when the stream closes.
+    context: Option<ResponseContext>,
+    guest: Option<GuestFuture>,
+    outcome: Option<GuestOutcome>,
+    /// What was gathered before the stream began.
+    gathered: Option<Bytes>,
+    body: HyperOutgoingBody,
+    /// Bytes that are still to be sent, if the guest announced a length. After the last one hyper does not ask for the end.
+    bytes_left: Option<u64>,
+    body_ended: bool,
+    idle_timeout: Pin<Box<Sleep>>,
+    total_timeout: Pin<Box<Sleep>>,
+}
+
+impl StreamingBody {
+    pub(super) fn new(
+        context: ResponseContext,
+        guest: GuestFuture,
+        outcome: Option<GuestOutcome>,
+        gathered: Bytes,
+        body: HyperOutgoingBody,
+    ) -> Self {
+        let bytes_left = body.size_hint().exact().map(|rest| rest + gathered.len() as u64);
+        Self {
+            idle_timeout: Box::pin(tokio::time::sleep(Duration::from_millis(context.limits.stream_idle_ms))),
+            total_timeout: Box::pin(tokio::time::sleep(Duration::from_millis(context.limits.stream_ms))),
+            context: Some(context),
+            guest: outcome.is_none().then_some(guest),
+            outcome,
+            gathered: (!gathered.is_empty()).then_some(gathered),
+            body,
+            bytes_left,
+            body_ended: false,
+        }
+    }
+
+    pub(super) fn poll(&mut self, task: &mut Context<'_>) -> PolledFrame {
+        if let Some(data) = self.gathered.take() {
+            self.count_sent(&data);
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if let Some(guest) = &mut self.guest
+            && let Poll::Ready(outcome) = guest.as_mut().poll(task)
+        {
+            self.guest = None;
+            self.outcome = Some(outcome);
+        }
+        if !self.body_ended {
+            match Pin::new(&mut self.body).poll_frame(task) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.count_sent(data);
+                    }
+                    self.restart_idle_timeout();
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    // If the guest trapped, the trap is the reason.
+                    let trap = self.outcome.take().and_then(Result::err);
+                    return self.break_off(trap.unwrap_or_else(|| broken_body(&error)));
+                }
+                // A trap ends the guest's body too. Only without a trap is the body complete.
+                Poll::Ready(None) => self.body_ended = !matches!(self.outcome, Some(Err(_))),
+                Poll::Pending => {}
+            }
+        }
+        match &self.outcome {
+            Some(Err(fault)) if !self.body_ended => {
+                let fault = fault.clone();
+                self.break_off(fault)
+            }
+            Some(outcome) if self.body_ended => {
+                let fault = outcome.clone().err();
+                self.close(fault);
+                Poll::Ready(None)
+            }
+            _ => match self.poll_timeouts(task) {
+                Some(fault) => self.break_off(fault),
+                None => Poll::Pending,
+            },
+        }
+    }
+
+    fn count_sent(&mut self, data: &Bytes) {
+        self.bytes_left = self.bytes_left.map(|left| left.saturating_sub(data.len() as u64));
+    }
+
+    fn restart_idle_timeout(&mut self) {
+        if let Some(context) = &self.context {
+            self.idle_timeout.as_mut().reset(Instant::now() + Duration::from_millis(context.limits.stream_idle_ms));
+        }
+    }
+
+    /// Returns the fault if a time limit has passed.
+    fn poll_timeouts(&mut self, task: &mut Context<'_>) -> Option<Fault> {
+        let limits = self.context.as_ref().map(|context| &context.limits);
+        if self.idle_timeout.as_mut().poll(task).is_ready() {
+            let limit_ms = limits.map_or(0, |limits| limits.stream_idle_ms);
+            return Some(overtime("sent nothing for too long", "stream_idle_ms", limit_ms));
+        }
+        if self.total_timeout.as_mut().poll(task).is_ready() {
+            let limit_ms = limits.map_or(0, |limits| limits.stream_ms);
+            return Some(overtime("streamed for too long", "stream_timeout_ms", limit_ms));
+        }
+        None
+    }
+
+    /// Closes the stream with an error.
+    fn break_off(&mut self, fault: Fault) -> PolledFrame {
+        let detail = fault.detail.clone();
+        self.close(Some(fault));
+        Poll::Ready(Some(Err(StreamError(detail))))
+    }
+
+    /// Ends the guest and sends the receipt, once.
+    fn close(&mut self, fault: Option<Fault>) {
+        self.guest = None;
+        if let Some(context) = self.context.take() {
+            tokio::spawn(context.send_receipt(fault));
+        }
+    }
+}
+
+impl Drop for StreamingBody {
+    fn drop(&mut self) {
+        match (self.bytes_left, self.guest.take(), self.context.take()) {
+            // Everything was sent, so the guest may run on.
+            (Some(0), Some(guest), Some(context)) => drop(tokio::spawn(run_on(context, guest))),
+            // Otherwise the client has left.
+            (_, _, context) => {
+                self.context = context;
+                self.close(None);
+            }
+        }
+    }
+}
