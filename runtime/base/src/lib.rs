@@ -13,6 +13,7 @@ pub mod time;
 // What a tenant asks for and may have.
 pub mod allowed_hosts;
 pub mod manifest;
+pub mod kernel_section;
 pub mod limits;
 pub mod quota;
 

@@ -1,20 +1,16 @@
 //! Makes what `gannet deploy` uploads: builds the component if the manifest says how, and adds the manifest's kernels to
 //! it.
 //!
-//! A kernel is a custom section at the end of the component, so tools that do not know it ignore it. The section holds a
-//! name and WGSL, each behind its length as a little-endian `u32`. The sandbox reads it at deploy, and the SDK's `kernel!`
-//! writes the same.
+//! A kernel is a custom section at the end of the component, so tools that do not know it ignore it.
 
 use crate::failure::{Failure, Outcome};
 use crate::printer;
+use gannet_base::kernel_section;
 use gannet_base::manifest::Manifest;
 use gannet_base::names::NameError;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use wasm_encoder::{CustomSection, Encode, Section};
-
-/// The name of the custom section.
-const KERNEL_SECTION: &str = "gannet:kernel";
 
 /// What is about to be uploaded.
 pub struct Package {
@@ -88,12 +84,8 @@ fn run_build(folder: &Path, command: &str) -> Outcome {
 
 /// Appends a kernel to the component.
 fn add_kernel(component: &mut Vec<u8>, name: &str, wgsl: &str) {
-    let mut data = Vec::with_capacity(8 + name.len() + wgsl.len());
-    for part in [name, wgsl] {
-        data.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_le_bytes());
-        data.extend_from_slice(part.as_bytes());
-    }
-    let section = CustomSection { name: KERNEL_SECTION.into(), data: data.into() };
+    let data = kernel_section::encode(name, wgsl);
+    let section = CustomSection { name: kernel_section::NAME.into(), data: data.into() };
     component.push(Section::id(&section));
     section.encode(component);
 }

@@ -43,7 +43,16 @@ const UNREACHABLE: &[dependencies::Unreachable<'_>] = &[
     ("gannet-door", &["gannet-host-gpu", "gannet-sandbox", "wasmtime*", "wgpu", "naga"]),
     (
         "gannet-cli",
-        &["gannet-process", "gannet-sandbox", "gannet-state", "gannet-fleet", "gannet-door", "wasmtime*", "hyper*", "sled"],
+        &[
+            "gannet-process",
+            "gannet-sandbox",
+            "gannet-state",
+            "gannet-fleet",
+            "gannet-door",
+            "wasmtime*",
+            "hyper*",
+            "sled",
+        ],
     ),
     ("gannet-gpu-protocol", &["gannet-*", "wgpu", "naga", "wasmtime*", "tokio", "hyper*", "http*", "sled"]),
     (

@@ -3,10 +3,8 @@
 //! It must stay safe code, because it runs before the builder's last layer of confinement.
 
 use gannet_base::hop::build::{RejectCode, Rejected};
+use gannet_base::kernel_section;
 use wasmparser::{Encoding, Parser, Payload, Validator, WasmFeatures};
-
-/// The custom section that holds kernels, in the component or in any module inside it.
-pub const KERNEL_SECTION: &str = "gannet:kernel";
 
 /// Rejects the component.
 pub(super) fn invalid(detail: impl Into<String>) -> Rejected {
@@ -35,7 +33,7 @@ pub fn kernel_sections(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Rejected> {
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(|error| invalid(error.message().to_owned()))? {
             Payload::Version { encoding: Encoding::Module | Encoding::Component, .. } => {}
-            Payload::CustomSection(section) if section.name() == KERNEL_SECTION => {
+            Payload::CustomSection(section) if section.name() == kernel_section::NAME => {
                 sections.push(section.data().to_vec())
             }
             _ => {}

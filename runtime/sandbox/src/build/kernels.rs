@@ -1,8 +1,5 @@
-//! Kernels inside a component: the format of their custom section.
-//!
-//! A section is a sequence of records, since linkers join sections of the same name: a little-endian
-//! `u32` length and a name, a little-endian `u32` length and WGSL, both UTF-8. The SDK's `kernel!`
-//! writes it, and so does `gannet deploy` for kernels of the manifest.
+//! Reads the kernels of a component from its custom sections ([`gannet_base::kernel_section`] says how they lie there), and names
+//! them by their entry points.
 
 use gannet_base::hop::BundleKernel;
 use gannet_base::hop::build::{RejectCode, Rejected};
@@ -19,16 +16,6 @@ const SOURCES_MAX: usize = 256;
 
 fn rejected(detail: impl Into<String>) -> Rejected {
     Rejected { code: RejectCode::KernelRejected, detail: detail.into() }
-}
-
-/// Returns the record of one kernel.
-pub fn encode(name: &str, wgsl: &str) -> Vec<u8> {
-    let mut record = Vec::with_capacity(8 + name.len() + wgsl.len());
-    for part in [name, wgsl] {
-        record.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_le_bytes());
-        record.extend_from_slice(part.as_bytes());
-    }
-    record
 }
 
 fn take_text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
@@ -83,6 +70,7 @@ pub fn decode(sections: &[Vec<u8>]) -> Result<Kernels, Rejected> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use gannet_base::kernel_section::encode;
 
     const ONE: &str = "@compute @workgroup_size(1) fn main() {}";
     const TWO: &str = "@compute @workgroup_size(1) fn a() {} @compute @workgroup_size(1) fn b() {}";

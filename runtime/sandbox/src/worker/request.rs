@@ -22,11 +22,19 @@ pub(super) async fn serve(
 ) -> Result<Response<ResponseBody>, Infallible> {
     let arrived = Instant::now();
     let Some(headers) = HopHeaders::take(request.headers_mut()) else {
-        return Ok(response::error_response(WorkReport::default(), FaultCode::Unavailable, "the hop's headers are missing"));
+        return Ok(response::error_response(
+            WorkReport::default(),
+            FaultCode::Unavailable,
+            "the hop's headers are missing",
+        ));
     };
     let version = worker.versions().get(&headers.version).cloned();
     let Some(version) = version else {
-        return Ok(response::error_response(WorkReport::default(), FaultCode::Unavailable, "the version is not loaded"));
+        return Ok(response::error_response(
+            WorkReport::default(),
+            FaultCode::Unavailable,
+            "the version is not loaded",
+        ));
     };
     let usage = Arc::new(RequestUsage::new(arrived));
     let deadline = tokio::time::Instant::now() + headers.deadline;
