@@ -117,7 +117,7 @@ pub struct Builder {
     arbiter: Arc<Arbiter>,
     gpus: Arc<Vec<GpuSlot>>,
     wasi_http_0_3: bool,
-    places: Arc<ServerPermits>,
+    permits: Arc<ServerPermits>,
     /// How many builds of each tenant run or wait.
     of_tenants: TenantCounts,
     /// How many uploads of each tenant are being received or built.
@@ -141,7 +141,7 @@ impl Builder {
             arbiter,
             gpus,
             wasi_http_0_3,
-            places: ServerPermits::new(BUILDS_MAX, WAITING_MAX),
+            permits: ServerPermits::new(BUILDS_MAX, WAITING_MAX),
             of_tenants: TenantCounts::default(),
             uploads: TenantCounts::default(),
             done: Mutex::default(),
@@ -153,9 +153,9 @@ impl Builder {
     /// A build that has begun runs to its end or its limit, even if whoever asked leaves: the child is bounded
     /// by this side, and the next one to ask finds it built.
     pub async fn build(self: &Arc<Self>, tenant: &TenantName, wanted: BuildRequest) -> Result<Built, BuildError> {
-        let place = candidates(&self.gpus, &wanted.classes).concat().first().copied();
+        let slot = candidates(&self.gpus, &wanted.classes).concat().first().copied();
         let (builder, tenant) = (Arc::clone(self), tenant.clone());
-        let building = tokio::spawn(async move { builder.build_here(&tenant, wanted, place).await });
+        let building = tokio::spawn(async move { builder.build_here(&tenant, wanted, slot).await });
         building.await.map_err(|error| BuildError::Failed(error.to_string()))?
     }
 
@@ -163,26 +163,26 @@ impl Builder {
         &self,
         tenant: &TenantName,
         wanted: BuildRequest,
-        place: Option<SlotId>,
+        slot: Option<SlotId>,
     ) -> Result<Built, BuildError> {
-        let key = (tenant.clone(), wanted.name.clone(), place);
+        let key = (tenant.clone(), wanted.name.clone(), slot);
         let compiled = self.store.files().compiled(tenant, &wanted.name);
         let known = self.done.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some(built) = known.filter(|_| compiled.exists()) {
             return Ok(built);
         }
-        // The upload, and an asset, may go while this waits; the builder needs them until it has a place.
+        // The upload, and an asset, may go while this waits; the builder needs them until it has a permit.
         let component = File::open(&wanted.component)?;
         let assets = wanted.init.iter().flat_map(|(_, assets)| assets).map(File::open).collect::<io::Result<_>>()?;
         let _of_tenant = count(&self.of_tenants, tenant)?;
         let until = tokio::time::Instant::now() + WAIT_MAX;
-        let _place = self.places.enter(tenant, until).await.map_err(|_| BuildError::Busy)?;
+        let _permit = self.permits.enter(tenant, until).await.map_err(|_| BuildError::Busy)?;
         if let Some(built) =
             self.done.lock().unwrap_or_else(PoisonError::into_inner).get(&key).filter(|_| compiled.exists())
         {
             return Ok(built.clone());
         }
-        let served = place.and_then(|place| self.gpus.get(place));
+        let served = slot.and_then(|slot| self.gpus.get(slot));
         let built = self.run(tenant, &wanted, component, assets, served).await?;
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         if done.len() >= DONE_MAX {
@@ -220,7 +220,7 @@ impl Builder {
         assets: Vec<File>,
         served: Option<&GpuSlot>,
     ) -> Result<Built, BuildError> {
-        let gpu = served.and_then(|served| Some((served.place, served.gpu.as_ref()?.index)));
+        let gpu = served.and_then(|served| Some((served.slot, served.gpu.as_ref()?.index)));
         let files = self.store.files();
         let (output_path, output) = files.incoming()?;
         let _cleanup = RemoveLater(&output_path);
@@ -243,14 +243,14 @@ impl Builder {
         let process =
             self.spawner.spawn(ChildSpec { role: Role::Builder, arguments: Vec::new(), home, descriptors }).await?;
         // Its trials take their turn on the GPU like everything else of the tenant.
-        let membership = gpu.map(|(place, _)| self.arbiter.join(place, tenant, 1, link, process.clone()));
+        let membership = gpu.map(|(slot, _)| self.arbiter.join(slot, tenant, 1, link, process.clone()));
         let mut stage = Stage::Component;
         let finished = tokio::time::timeout(BUILD_MAX, follow(&control, &mut stage)).await;
         let in_time = matches!(finished, Ok(true));
         if !in_time {
             process.kill();
         }
-        // One that says it is done and stays would keep its place.
+        // One that says it is done and stays would keep its permit.
         let exited = tokio::time::timeout(EXIT_MAX, process.ended()).await;
         let ending = match exited {
             Ok(ending) => ending,

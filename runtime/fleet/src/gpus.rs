@@ -1,14 +1,13 @@
 //! The GPUs that this server serves on, each in its place: what was found, and what the operator says of it. Pure.
 //!
-//! The places are numbered from 0; the same adapter may have several. A place without a GPU exists only when
+//! The slots are numbered from 0; the same adapter may have several. A slot without a GPU exists only when
 //! there is none at all, so that functions without kernels still run.
 
 use gannet_base::names::ANY_CLASS;
 use gannet_gpu_protocol::Gpu;
 use gannet_state::config::{ConfigError, ServerFile};
-use serde::Serialize;
 
-/// Number of a place.
+/// Number of a slot.
 pub type SlotId = usize;
 
 /// What a device is taken to take on a GPU whose driver does not tell.
@@ -16,13 +15,12 @@ const CONTEXT_BYTES: u64 = 512 << 20;
 /// The part of a GPU's memory that devices by themselves may take: the rest is for what tenants allocate.
 const CONTEXTS_PART: u64 = 2;
 
-/// One place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// One slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GpuSlot {
     /// Its number.
-    pub place: SlotId,
+    pub slot: SlotId,
     /// The GPU, if there is one.
-    #[serde(flatten)]
     pub gpu: Option<Gpu>,
     /// Its class, as manifests name it.
     pub class: String,
@@ -32,8 +30,8 @@ pub struct GpuSlot {
     pub workers_max: usize,
 }
 
-/// The places, in order of preference: those of the file, else all real GPUs, else the software ones.
-pub fn places(found: &[Gpu], file: &ServerFile) -> Result<Vec<GpuSlot>, ConfigError> {
+/// The slots, in order of preference: those of the file, else all real GPUs, else the software ones.
+pub fn slots(found: &[Gpu], file: &ServerFile) -> Result<Vec<GpuSlot>, ConfigError> {
     let usual = |gpu: &Gpu| (gpu.clone(), gpu.class.clone(), file.spares, file.workers_max, None);
     let real: Vec<_> = found.iter().filter(|gpu| !gpu.software).map(usual).collect();
     let chosen = if file.gpus.is_empty() {
@@ -50,21 +48,21 @@ pub fn places(found: &[Gpu], file: &ServerFile) -> Result<Vec<GpuSlot>, ConfigEr
         }
         chosen
     };
-    let mut places: Vec<GpuSlot> = (0..)
+    let mut slots: Vec<GpuSlot> = (0..)
         .zip(chosen)
-        .map(|(place, (mut gpu, class, spares, workers_max, memory_mib))| {
+        .map(|(slot, (mut gpu, class, spares, workers_max, memory_mib))| {
             if let Some(memory_mib) = memory_mib {
                 gpu.memory_bytes = memory_mib << 20;
             }
             let workers_max = workers_max.min(room(&gpu));
-            GpuSlot { place, gpu: Some(gpu), class, spares: spares.min(workers_max), workers_max }
+            GpuSlot { slot, gpu: Some(gpu), class, spares: spares.min(workers_max), workers_max }
         })
         .collect();
-    if places.is_empty() {
+    if slots.is_empty() {
         let (spares, workers_max) = (file.spares, file.workers_max);
-        places.push(GpuSlot { place: 0, gpu: None, class: "none".into(), spares, workers_max });
+        slots.push(GpuSlot { slot: 0, gpu: None, class: "none".into(), spares, workers_max });
     }
-    Ok(places)
+    Ok(slots)
 }
 
 /// Devices that have room on a GPU; one always has.
@@ -76,11 +74,11 @@ fn room(gpu: &Gpu) -> usize {
     usize::try_from(gpu.memory_bytes / CONTEXTS_PART / context).unwrap_or(usize::MAX).max(1)
 }
 
-/// The places that a function may run in, in its order of preference; those in one group are equally good.
-pub fn candidates(places: &[GpuSlot], classes: &[String]) -> Vec<Vec<SlotId>> {
+/// The slots that a function may run in, in its order of preference; those in one group are equally good.
+pub fn candidates(slots: &[GpuSlot], classes: &[String]) -> Vec<Vec<SlotId>> {
     let of = |class: &String| {
-        let fit = places.iter().filter(|served| class == ANY_CLASS || served.class == *class);
-        fit.map(|served| served.place).collect::<Vec<_>>()
+        let fit = slots.iter().filter(|served| class == ANY_CLASS || served.class == *class);
+        fit.map(|served| served.slot).collect::<Vec<_>>()
     };
     classes.iter().map(of).filter(|group| !group.is_empty()).collect()
 }
@@ -112,31 +110,31 @@ mod tests {
     fn software_is_used_only_when_there_is_no_other_or_when_asked_for() {
         let found = [gpu(0, false), gpu(1, false), gpu(2, true)];
         let indexes = |file: &str, found: &[Gpu]| {
-            let places = places(found, &super::tests::file(file)).unwrap();
-            places.into_iter().map(|served| served.gpu.map(|gpu| gpu.index)).collect::<Vec<_>>()
+            let slots = slots(found, &super::tests::file(file)).unwrap();
+            slots.into_iter().map(|served| served.gpu.map(|gpu| gpu.index)).collect::<Vec<_>>()
         };
         assert_eq!(indexes("", &found), [Some(0), Some(1)]);
         assert_eq!(indexes("", &found[2..]), [Some(2)]);
         assert_eq!(indexes("", &[]), [None]);
         assert_eq!(indexes("[[gpus]]\nindex = 2\n[[gpus]]\nindex = 2\n", &found), [Some(2), Some(2)]);
-        let missing = places(&found, &file("[[gpus]]\nindex = 7\n")).unwrap_err();
+        let missing = slots(&found, &file("[[gpus]]\nindex = 7\n")).unwrap_err();
         assert_eq!(missing.to_string(), "gpus: there is no gpu 7; 3 were found, see `gannet doctor`");
     }
 
     #[test]
     fn what_devices_take_by_themselves_bounds_the_workers() {
-        let places = places(&[gpu(0, false)], &file("workers_max = 100\nspares = 64\n")).unwrap();
-        assert_eq!((places[0].workers_max, places[0].spares), (16, 16), "half of 8 GiB, 256 MiB each");
-        let small = super::places(&[gpu(0, false)], &file("[[gpus]]\nindex = 0\nmemory_mib = 100\n")).unwrap();
+        let slots = slots(&[gpu(0, false)], &file("workers_max = 100\nspares = 64\n")).unwrap();
+        assert_eq!((slots[0].workers_max, slots[0].spares), (16, 16), "half of 8 GiB, 256 MiB each");
+        let small = super::slots(&[gpu(0, false)], &file("[[gpus]]\nindex = 0\nmemory_mib = 100\n")).unwrap();
         assert_eq!(small[0].workers_max, 1);
     }
 
     #[test]
     fn classes_are_an_order_of_preference() {
         let text = "[[gpus]]\nindex = 0\nclass = \"big\"\n[[gpus]]\nindex = 1\nclass = \"small\"\n[[gpus]]\nindex = 1\nclass = \"big\"\n";
-        let places = places(&[gpu(0, false), gpu(1, false)], &file(text)).unwrap();
+        let slots = slots(&[gpu(0, false), gpu(1, false)], &file(text)).unwrap();
         let wanted =
-            |classes: &[&str]| candidates(&places, &classes.iter().map(|c| (*c).to_owned()).collect::<Vec<_>>());
+            |classes: &[&str]| candidates(&slots, &classes.iter().map(|c| (*c).to_owned()).collect::<Vec<_>>());
         assert_eq!(wanted(&["small", "huge", "any"]), [vec![1], vec![0, 1, 2]]);
         assert!(wanted(&["huge"]).is_empty());
     }

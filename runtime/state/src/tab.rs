@@ -61,7 +61,7 @@ impl Tab {
     }
 
     /// Says where the request runs: what its work costs from here on, and what its worker has held the GPU for without a bill.
-    pub fn place(&mut self, class: &str, price: Price, unbilled: Duration) {
+    pub fn runs_on(&mut self, class: &str, price: Price, unbilled: Duration) {
         if let Some(open) = &mut self.open {
             open.unbilled = unbilled;
         }
@@ -194,7 +194,7 @@ pub(crate) mod tests {
         let price = Price { gpu_micro_units_per_s: 1000, cpu_micro_units_per_s: 1000, ..Price::default() };
         for fault in [None, Some(Blame::Function), Some(Blame::Platform)] {
             let mut open = tab(&ledger, &account);
-            open.place("any", price, Duration::ZERO);
+            open.runs_on("any", price, Duration::ZERO);
             open.note(|receipt| {
                 (receipt.gpu_ns, receipt.guest_us, receipt.status, receipt.fault) = (2_500_000, 1, 200, fault);
             });

@@ -51,13 +51,13 @@ impl Control {
             return Err(ControlError::AboveLimit { name, value, limit });
         }
         let classes = &manifest.gpu.class;
-        let candidates = gannet_fleet::gpus::candidates(&self.places, classes).concat();
+        let candidates = gannet_fleet::gpus::candidates(&self.slots, classes).concat();
         if candidates.is_empty() {
-            let served: Vec<&str> = self.places.iter().map(|place| place.class.as_str()).collect();
+            let served: Vec<&str> = self.slots.iter().map(|slot| slot.class.as_str()).collect();
             return Err(ControlError::Unservable(format!("gpu.class = {classes:?}, but this server has {served:?}")));
         }
         if manifest.scale.min > 0 {
-            let kept = candidates.iter().filter_map(|place| self.places.get(*place)?.gpu.as_ref());
+            let kept = candidates.iter().filter_map(|slot| self.slots.get(*slot)?.gpu.as_ref());
             // With what its other functions keep.
             let kept = kept.map(|gpu| acting.owner.kept_bytes(Some((name, &assets)), gpu.context_bytes));
             let most = kept.max().unwrap_or(0).div_ceil(1 << 20);

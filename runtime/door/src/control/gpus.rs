@@ -12,10 +12,10 @@ impl Control {
         let operator = *caller == Caller::Operator;
         let view = |served: &GpuSlot| {
             let gpu = served.gpu.clone()?;
-            let counts = counts.get(served.place).filter(|_| operator);
-            let health = serde_json::to_value(self.arbiter.health(served.place)).unwrap_or_default();
+            let counts = counts.get(served.slot).filter(|_| operator);
+            let health = serde_json::to_value(self.arbiter.health(served.slot)).unwrap_or_default();
             Some(views::GpuView {
-                place: served.place,
+                place: served.slot,
                 index: gpu.index,
                 name: gpu.name,
                 backend: gpu.backend,
@@ -26,12 +26,12 @@ impl Control {
                 memory_bytes: gpu.memory_bytes,
                 context_bytes: gpu.context_bytes,
                 health: health.as_str().unwrap_or("unknown").to_owned(),
-                holder: operator.then(|| self.arbiter.holder(served.place)).flatten().map(|tenant| tenant.to_string()),
+                holder: operator.then(|| self.arbiter.holder(served.slot)).flatten().map(|tenant| tenant.to_string()),
                 workers: counts.map(|counts| counts.workers),
                 spares_ready: counts.map(|counts| counts.spares),
                 workers_max: operator.then_some(served.workers_max),
             })
         };
-        views::Gpus { gpus: self.places.iter().filter_map(view).collect() }
+        views::Gpus { gpus: self.slots.iter().filter_map(view).collect() }
     }
 }

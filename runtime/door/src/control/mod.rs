@@ -76,7 +76,7 @@ pub struct Control {
     /// Log lines.
     pub logs: Arc<Logs>,
     /// The GPUs, each in its place.
-    pub places: Arc<Vec<GpuSlot>>,
+    pub slots: Arc<Vec<GpuSlot>>,
     /// Whether they work.
     pub arbiter: Arc<Arbiter>,
     /// Seals secrets.

@@ -68,8 +68,8 @@ impl Control {
     pub(super) fn prices(&self) -> Prices {
         let file = self.live.load();
         let mut prices: BTreeMap<&str, Price> = BTreeMap::new();
-        for served in self.places.iter() {
-            let own = file.gpus.get(served.place).and_then(|gpu| gpu.micro_units_per_s);
+        for served in self.slots.iter() {
+            let own = file.gpus.get(served.slot).and_then(|gpu| gpu.micro_units_per_s);
             let price = Price {
                 gpu_micro_units_per_s: own.unwrap_or(file.prices.gpu_micro_units_per_s),
                 cpu_micro_units_per_s: file.prices.cpu_micro_units_per_s,

@@ -21,7 +21,7 @@ use gannet_process::spawn::Spawner;
 use gannet_state::config::{Live, ServerFile};
 use std::sync::Arc;
 
-/// Requests that may wait for a place of the server, at least.
+/// Requests that may wait for a permit of the server, at least.
 const WAITING_MIN: usize = 1024;
 
 /// Starts what works beside requests, and returns the steps that requests take.
@@ -76,7 +76,7 @@ pub(super) fn assemble(
         pool: pool.clone(),
         ledger: Arc::clone(&ledger),
         logs,
-        places: slots,
+        slots: slots,
         arbiter,
         vault,
         live: Arc::clone(&live),

@@ -28,22 +28,22 @@ const CORDON: Duration = Duration::from_secs(1);
 
 /// Starts the arbiter of the GPUs.
 pub(super) fn share(
-    places: &[GpuSlot],
+    slots: &[GpuSlot],
     file: &ServerFile,
     spawner: &Spawner,
     store: &Store,
 ) -> Result<(Arc<Arbiter>, mpsc::Receiver<Overstayed>), ServeError> {
-    let shared = places.iter().filter_map(|served| {
+    let shared = slots.iter().filter_map(|served| {
         let (usual, least) =
             if served.gpu.as_ref()?.software { (SOFTWARE_GRACE, SOFTWARE_GRACE_MIN) } else { (GRACE, Duration::ZERO) };
         let grace = file.lease_grace_ms.map_or(usual, Duration::from_millis).max(least);
-        Some(SharedGpu { gpu: served.place, timing: Timing { quantum: QUANTUM, grace, cordon: CORDON } })
+        Some(SharedGpu { gpu: served.slot, timing: Timing { quantum: QUANTUM, grace, cordon: CORDON } })
     });
-    let indexes: Vec<Option<u32>> = places.iter().map(|served| Some(served.gpu.as_ref()?.index)).collect();
+    let indexes: Vec<Option<u32>> = slots.iter().map(|served| Some(served.gpu.as_ref()?.index)).collect();
     let (spawner, run_folder) = (spawner.clone(), store.files().run());
-    let probe: arbiter::Probe = Box::new(move |place| {
+    let probe: arbiter::Probe = Box::new(move |slot| {
         let (spawner, run_folder) = (spawner.clone(), run_folder.clone());
-        let gpu = indexes.get(place).copied().flatten();
+        let gpu = indexes.get(slot).copied().flatten();
         Box::pin(async move {
             let Some(gpu) = gpu else { return false };
             let tried = probe::try_gpu(&spawner, &run_folder, gpu).await;

@@ -11,7 +11,7 @@ pub use options::{ServeError, ServeOptions};
 pub use recovered::{DEV_KEY, DEV_TENANT};
 
 use crate::front::{AccessLog, Front, Tls};
-use gannet_fleet::gpus::places;
+use gannet_fleet::gpus::slots;
 use gannet_fleet::inbound::Listener;
 use gannet_process::spawn::Spawner;
 use gannet_state::config::{self, ConfigError};
@@ -58,7 +58,7 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         tracing::info!("no control groups can be made: children are bounded by resource limits and watched");
     }
     confinement::check(&spawner, &store, &options).await?;
-    let slots = Arc::new(places(&gpus::find_gpus(&spawner, &store).await, &file)?);
+    let slots = Arc::new(slots(&gpus::find_gpus(&spawner, &store).await, &file)?);
     let tls = file.tls.clone().map(Tls::start).transpose().map_err(failed)?;
     let access = file.logs.access.as_deref().map(AccessLog::open).transpose().map_err(failed)?;
     let listener = listen(address).await?;

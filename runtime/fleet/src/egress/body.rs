@@ -1,4 +1,4 @@
-//! Bodies of outbound calls: counted both ways; answers capped, timed, and holding their place until they have ended.
+//! Bodies of outbound calls: counted both ways; answers capped, timed, and holding their permit until they have ended.
 
 use bytes::Bytes;
 use gannet_base::bill::outbound::OutboundUse;
@@ -60,13 +60,13 @@ pub(super) struct CountedBody {
     limit: u64,
     idle: Option<Pin<Box<Sleep>>>,
     /// Held until the end.
-    _place: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl CountedBody {
     /// What a function sends. Its time is the request's.
     pub(super) fn request(body: Incoming, counter: Arc<OutboundUse>, budget: Budget) -> Self {
-        Self { body, counter, budget, left: u64::MAX, limit: u64::MAX, idle: None, _place: None }
+        Self { body, counter, budget, left: u64::MAX, limit: u64::MAX, idle: None, _permit: None }
     }
 
     /// What comes back.
@@ -74,10 +74,10 @@ impl CountedBody {
         body: Incoming,
         counter: Arc<OutboundUse>,
         limit: u64,
-        (place, budget): (OwnedSemaphorePermit, Budget),
+        (permit, budget): (OwnedSemaphorePermit, Budget),
     ) -> Self {
         let idle = Some(Box::pin(tokio::time::sleep(IDLE_MAX)));
-        Self { body, counter, budget, left: limit, limit, idle, _place: Some(place) }
+        Self { body, counter, budget, left: limit, limit, idle, _permit: Some(permit) }
     }
 }
 

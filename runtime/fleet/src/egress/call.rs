@@ -93,7 +93,7 @@ async fn call(
     {
         return Err(OutboundError::NotListed);
     }
-    let (place, budget) = enter(worker)?;
+    let (permit, budget) = enter(worker)?;
     let settings = worker.egress.live.load().egress.clone();
     let connect_by = Instant::now() + Duration::from_millis(settings.connect_timeout_ms);
     let stream = timeout_at(connect_by, connect(worker, &to)).await.map_err(|_| OutboundError::Unreachable)??;
@@ -116,10 +116,10 @@ async fn call(
         timeout_at(by, send(stream, request)).await
     };
     let response = response.map_err(|_| OutboundError::Timeout)??;
-    relay(response, &counter, settings.response_mib << 20, (place, budget))
+    relay(response, &counter, settings.response_mib << 20, (permit, budget))
 }
 
-/// A place among the tenant's calls, if its limits allow one.
+/// A permit among the tenant's calls, if its limits allow one.
 fn enter(worker: &WorkerEgress) -> Result<(OwnedSemaphorePermit, Budget), OutboundError> {
     let snapshot = worker.egress.registry.snapshot();
     let tenant = snapshot.tenants.get(&worker.tenant).ok_or(OutboundError::Unreachable)?;
@@ -127,10 +127,10 @@ fn enter(worker: &WorkerEgress) -> Result<(OwnedSemaphorePermit, Budget), Outbou
     if budget.is_spent() {
         return Err(OutboundError::limit("egress_mib_per_day", budget.mib));
     }
-    let place = worker.egress.places(&worker.tenant).try_acquire_owned().map_err(|_| {
+    let permit = worker.egress.permits(&worker.tenant).try_acquire_owned().map_err(|_| {
         OutboundError::limit("calls of the tenant at once", worker.egress.live.load().egress.concurrency)
     })?;
-    Ok((place, budget))
+    Ok((permit, budget))
 }
 
 /// Resolves a name on a thread that may hang as long as the resolver likes; there are few of them, for a worker and in all,
@@ -138,7 +138,7 @@ fn enter(worker: &WorkerEgress) -> Result<(OwnedSemaphorePermit, Budget), Outbou
 async fn resolve(worker: &WorkerEgress, host: String, port: u16) -> Result<Vec<SocketAddr>, OutboundError> {
     let busy =
         |_| OutboundError::limit("names of the tenant that are resolved at once", RESOLVING_OF_WORKER_MAX as u64);
-    let acquire = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_owned().map_err(busy);
+    let acquire = |permits: &Arc<Semaphore>| Arc::clone(permits).try_acquire_owned().map_err(busy);
     let held = (acquire(&worker.resolving)?, acquire(&worker.egress.resolving)?);
     let resolving = tokio::task::spawn_blocking(move || {
         let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);

@@ -125,7 +125,7 @@ pub struct Egress {
     /// Names that are being resolved, of all tenants.
     resolving: Arc<Semaphore>,
     /// Calls at once, by tenant; made when first needed.
-    places: Mutex<HashMap<TenantName, Arc<Semaphore>>>,
+    permits: Mutex<HashMap<TenantName, Arc<Semaphore>>>,
 }
 
 impl std::fmt::Debug for Egress {
@@ -139,7 +139,7 @@ impl Egress {
     pub fn new(live: Live, registry: Arc<Registry>) -> io::Result<Arc<Self>> {
         let connector = connector(live.load().egress.ca_file.as_deref())?;
         let resolving = Arc::new(Semaphore::new(RESOLVING_MAX));
-        Ok(Arc::new(Self { live, registry, connector, resolving, places: Mutex::default() }))
+        Ok(Arc::new(Self { live, registry, connector, resolving, permits: Mutex::default() }))
     }
 
     /// The outbound side of a tenant's worker.
@@ -149,12 +149,12 @@ impl Egress {
         Arc::new(WorkerEgress { egress, tenant, resolving, versions: Mutex::default(), requests: Mutex::default() })
     }
 
-    fn places(&self, tenant: &TenantName) -> Arc<Semaphore> {
+    fn permits(&self, tenant: &TenantName) -> Arc<Semaphore> {
         let limit = usize::try_from(self.live.load().egress.concurrency).unwrap_or(1);
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        // A tenant whose places nobody holds begins anew, with the limit of now.
-        places.retain(|_, places| Arc::strong_count(places) > 1);
-        Arc::clone(places.entry(tenant.clone()).or_insert_with(|| Arc::new(Semaphore::new(limit))))
+        let mut permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
+        // A tenant whose permits nobody holds begins anew, with the limit of now.
+        permits.retain(|_, permits| Arc::strong_count(permits) > 1);
+        Arc::clone(permits.entry(tenant.clone()).or_insert_with(|| Arc::new(Semaphore::new(limit))))
     }
 }
 

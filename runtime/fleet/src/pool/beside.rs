@@ -51,8 +51,8 @@ impl Pool {
     /// Where a worker is, and what work costs there now.
     pub(super) fn price(&self, worker: &Worker) -> (&str, Price) {
         let file = self.services.live.load();
-        let served = worker.place().and_then(|place| self.places.get(place)).or_else(|| self.places.first());
-        let own = served.and_then(|served| file.gpus.get(served.place)).and_then(|gpu| gpu.micro_units_per_s);
+        let served = worker.slot().and_then(|slot| self.slots.get(slot)).or_else(|| self.slots.first());
+        let own = served.and_then(|served| file.gpus.get(served.slot)).and_then(|gpu| gpu.micro_units_per_s);
         let price = Price {
             gpu_micro_units_per_s: own.unwrap_or(file.prices.gpu_micro_units_per_s),
             cpu_micro_units_per_s: file.prices.cpu_micro_units_per_s,

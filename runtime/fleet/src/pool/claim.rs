@@ -60,7 +60,7 @@ impl Drop for ClaimedSeat {
         let idle_now = table.release(&self.version.tenant, &self.worker, idle, keep, Instant::now());
         drop(table);
         if idle_now {
-            // Whoever waits for room may have its place.
+            // Whoever waits for room may have its slot.
             self.changed.notify_waiters();
         }
     }

@@ -92,7 +92,7 @@ impl Pool {
             let (kind, capacity_us) =
                 (seated.kind, u64::try_from(seated.capacity_wait.as_micros()).unwrap_or(u64::MAX));
             let (class, price) = self.price(seated.worker());
-            admitted.tab.place(class, price, seated.worker().unbilled());
+            admitted.tab.runs_on(class, price, seated.worker().unbilled());
             admitted.tab.note(|receipt| {
                 receipt.start = Some(kind);
                 receipt.capacity_us += capacity_us;

@@ -61,7 +61,7 @@ pub struct Pool {
     registry: Arc<Registry>,
     backoff: Arc<Mutex<Backoff>>,
     settings: Arc<WorkerSettings>,
-    places: Arc<Vec<GpuSlot>>,
+    slots: Arc<Vec<GpuSlot>>,
     services: Arc<PoolServices>,
     draining: CancellationToken,
 }
@@ -74,10 +74,10 @@ impl Pool {
         builder: Arc<Builder>,
         arbiter: Arc<Arbiter>,
         settings: WorkerSettings,
-        places: Arc<Vec<GpuSlot>>,
+        slots: Arc<Vec<GpuSlot>>,
         services: PoolServices,
     ) -> Self {
-        let limits = places.iter().map(|place| SlotLimits { spares: place.spares, workers_max: place.workers_max });
+        let limits = slots.iter().map(|slot| SlotLimits { spares: slot.spares, workers_max: slot.workers_max });
         let pool = Self {
             table: Arc::new(Mutex::new(Table::new(limits))),
             changed: Arc::default(),
@@ -87,7 +87,7 @@ impl Pool {
             builder,
             arbiter,
             settings: Arc::new(settings),
-            places,
+            slots,
             services: Arc::new(services),
             draining: CancellationToken::new(),
         };
@@ -113,16 +113,16 @@ impl Pool {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tenants' workers and spares in each place.
+    /// Tenants' workers and spares in each slot.
     pub fn counts(&self) -> Vec<WorkerCounts> {
         self.lock().counts()
     }
 
-    /// The places where a version may run, its preferences first; a GPU that failed its probe is left out.
+    /// The slots where a version may run, its preferences first; a GPU that failed its probe is left out.
     fn candidates(&self, version: &Version) -> Vec<Vec<SlotId>> {
-        let mut groups = gpus::candidates(&self.places, &version.manifest().gpu.class);
+        let mut groups = gpus::candidates(&self.slots, &version.manifest().gpu.class);
         for group in &mut groups {
-            group.retain(|place| self.arbiter.health(*place) != Some(Health::Cordoned));
+            group.retain(|slot| self.arbiter.health(*slot) != Some(Health::Cordoned));
         }
         groups
     }

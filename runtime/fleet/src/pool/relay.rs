@@ -122,7 +122,7 @@ impl OpenAnswer {
     }
 }
 
-/// Ends an answer that its client does not take: the place, the instance and its memory are wanted by others.
+/// Ends an answer that its client does not take: the permits, the instance and its memory are wanted by others.
 async fn watch(open: SharedAnswer, longest: Duration) {
     tokio::time::sleep(longest).await;
     if let Some(mut open) = take(&open) {

@@ -35,7 +35,7 @@ impl Pool {
         }
         let Some((span, owner)) = since.map(|since| now - since).zip(snapshot.tenants.get(tenant)) else { return };
         let kept = owner.functions.values().find(|function| function.current.manifest().scale.min > 0);
-        let served = worker.place().and_then(|place| self.places.get(place));
+        let served = worker.slot().and_then(|slot| self.slots.get(slot));
         let Some((function, gpu)) = kept.zip(served.and_then(|served| served.gpu.as_ref())) else { return };
         let (class, price) = self.price(worker);
         let span_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);

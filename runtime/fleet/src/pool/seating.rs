@@ -71,9 +71,9 @@ impl Pool {
                     self.refill_soon();
                     break worker;
                 }
-                Claim::Start(place) => {
+                Claim::Start(slot) => {
                     kind = StartKind::Cold;
-                    self.start_for(tenant, place).await?;
+                    self.start_for(tenant, slot).await?;
                 }
                 Claim::Wait => {
                     kind = StartKind::Cold;
@@ -110,30 +110,30 @@ impl Pool {
 
     fn no_capacity(&self, version: &Version, waited: Duration) -> PoolError {
         let classes = &version.manifest().gpu.class;
-        let places: Vec<SlotId> = self.candidates(version).concat();
+        let slots: Vec<SlotId> = self.candidates(version).concat();
         let ms = waited.as_millis();
-        PoolError::NoCapacity(match gpus::candidates(&self.places, classes).is_empty() {
+        PoolError::NoCapacity(match gpus::candidates(&self.slots, classes).is_empty() {
             true => format!("there is no gpu of class {}", classes.join(" or ")),
-            false if places.is_empty() => format!("no gpu of class {} works, after {ms} ms", classes.join(" or ")),
+            false if slots.is_empty() => format!("no gpu of class {} works, after {ms} ms", classes.join(" or ")),
             false => format!("no worker was free within {ms} ms"),
         })
     }
 
     /// Starts a worker for a tenant. It runs to its end even if the request that wanted it leaves:
     /// others may be waiting for the same worker.
-    async fn start_for(&self, tenant: &TenantName, place: SlotId) -> Result<(), PoolError> {
+    async fn start_for(&self, tenant: &TenantName, slot: SlotId) -> Result<(), PoolError> {
         let (pool, tenant) = (self.clone(), tenant.clone());
         let starting = tokio::spawn(async move {
-            let started = pool.start_worker(place).await;
+            let started = pool.start_worker(slot).await;
             let mut table = pool.lock();
             match &started {
                 Ok(worker) => {
-                    table.started(&tenant, place, Arc::clone(worker), Instant::now());
+                    table.started(&tenant, slot, Arc::clone(worker), Instant::now());
                     if worker.dead().is_cancelled() {
                         table.died(worker);
                     }
                 }
-                Err(_) => table.start_failed(&tenant, place),
+                Err(_) => table.start_failed(&tenant, slot),
             }
             drop(table);
             pool.changed.notify_waiters();

@@ -21,13 +21,13 @@ impl Pool {
         }
         // Not in the loop's head, which would keep the lock.
         let missing = self.lock().spares_missing();
-        for place in missing {
+        for slot in missing {
             let pool = self.clone();
             tokio::spawn(async move {
-                match pool.start_worker(place).await {
+                match pool.start_worker(slot).await {
                     Ok(worker) => {
                         let mut table = pool.lock();
-                        table.spare_started(place, Some(Arc::clone(&worker)));
+                        table.spare_started(slot, Some(Arc::clone(&worker)));
                         // It may have ended before it was in the table.
                         if worker.dead().is_cancelled() {
                             table.died(&worker);
@@ -37,7 +37,7 @@ impl Pool {
                     }
                     Err(error) => {
                         tracing::error!(%error, "a spare could not be started");
-                        pool.lock().spare_started(place, None);
+                        pool.lock().spare_started(slot, None);
                         tokio::time::sleep(SPARE_RETRY).await;
                         pool.refill();
                     }
@@ -56,8 +56,8 @@ impl Pool {
         });
     }
 
-    pub(super) async fn start_worker(&self, place: SlotId) -> Result<Arc<Worker>, PoolError> {
-        let served = self.places.get(place).ok_or_else(|| PoolError::Internal(format!("there is no place {place}")))?;
+    pub(super) async fn start_worker(&self, slot: SlotId) -> Result<Arc<Worker>, PoolError> {
+        let served = self.slots.get(slot).ok_or_else(|| PoolError::Internal(format!("there is no slot {slot}")))?;
         let files = self.registry.store().files();
         let worker = Worker::start(&self.spawner, files, &self.settings, served, &self.services.logs).await?;
         let (pool, watched) = (self.clone(), Arc::clone(&worker));

@@ -8,11 +8,11 @@
 //!   Up | Starting | Leaving ──died | failed──▶ (none)
 //! ```
 //!
-//! A tenant has at most one worker in each place (a GPU). It is placed by its function's order of preference, where a
+//! A tenant has at most one worker in each slot (a GPU). It is placed by its function's order of preference, where a
 //! spare is or the fewest workers are, and moves only through zero.
 //!
 //! Invariants: a worker serves one tenant for life; a claimed spare is never given back; a busy
-//! worker is never retired; workers, spares and those that still leave never pass their place's `workers_max`.
+//! worker is never retired; workers, spares and those that still leave never pass their slot's `workers_max`.
 
 use crate::gpus::SlotId;
 use gannet_base::names::TenantName;
@@ -39,7 +39,7 @@ pub enum Claim<W> {
     Full,
 }
 
-/// How many workers a place may have.
+/// How many workers a slot may have.
 #[derive(Debug, Clone, Copy)]
 pub struct SlotLimits {
     /// Spare workers kept ready.
@@ -48,7 +48,7 @@ pub struct SlotLimits {
     pub workers_max: usize,
 }
 
-/// How many there are in a place.
+/// How many there are in a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WorkerCounts {
     /// Tenants' workers.
@@ -76,77 +76,77 @@ struct SlotState<W> {
 #[derive(Debug)]
 pub struct Table<W> {
     seats: HashMap<(TenantName, SlotId), Seat<W>>,
-    rooms: Vec<SlotState<W>>,
+    slots: Vec<SlotState<W>>,
 }
 
 impl<W: Clone + PartialEq> Table<W> {
     /// An empty table.
-    pub fn new(places: impl IntoIterator<Item = SlotLimits>) -> Self {
-        let room = |limits| SlotState { limits, spares: VecDeque::new(), spares_starting: 0, leaving: Vec::new() };
-        Self { seats: HashMap::new(), rooms: places.into_iter().map(room).collect() }
+    pub fn new(slots: impl IntoIterator<Item = SlotLimits>) -> Self {
+        let state = |limits| SlotState { limits, spares: VecDeque::new(), spares_starting: 0, leaving: Vec::new() };
+        Self { seats: HashMap::new(), slots: slots.into_iter().map(state).collect() }
     }
 
-    fn seated(&self, place: SlotId) -> usize {
-        self.seats.keys().filter(|(_, at)| *at == place).count()
+    fn seated(&self, slot: SlotId) -> usize {
+        self.seats.keys().filter(|(_, at)| *at == slot).count()
     }
 
-    fn total(&self, place: SlotId) -> usize {
-        let room =
-            self.rooms.get(place).map_or(0, |room| room.spares.len() + room.spares_starting + room.leaving.len());
-        self.seated(place) + room
+    fn total(&self, slot: SlotId) -> usize {
+        let unclaimed =
+            self.slots.get(slot).map_or(0, |state| state.spares.len() + state.spares_starting + state.leaving.len());
+        self.seated(slot) + unclaimed
     }
 
-    fn has_room(&self, place: SlotId) -> bool {
-        self.rooms.get(place).is_some_and(|room| self.total(place) < room.limits.workers_max)
+    fn has_room(&self, slot: SlotId) -> bool {
+        self.slots.get(slot).is_some_and(|state| self.total(slot) < state.limits.workers_max)
     }
 
-    /// Asks for a worker for `tenant` in one of the candidate places, groups in order of preference. `Use` and `Spare`
+    /// Asks for a worker for `tenant` in one of the candidate slots, groups in order of preference. `Use` and `Spare`
     /// count the caller as busy until `release`.
     pub fn claim(&mut self, tenant: &TenantName, candidates: &[Vec<SlotId>], now: Instant) -> Claim<W> {
         let all: Vec<SlotId> = candidates.iter().flatten().copied().collect();
-        for place in &all {
-            if let Some(Seat::Up { worker, busy, .. }) = self.seats.get_mut(&(tenant.clone(), *place)) {
+        for slot in &all {
+            if let Some(Seat::Up { worker, busy, .. }) = self.seats.get_mut(&(tenant.clone(), *slot)) {
                 *busy += 1;
                 return Claim::Use(worker.clone());
             }
         }
-        if all.iter().any(|place| self.seats.contains_key(&(tenant.clone(), *place))) {
+        if all.iter().any(|slot| self.seats.contains_key(&(tenant.clone(), *slot))) {
             return Claim::Wait;
         }
         for group in candidates {
-            let has_spare = |place: &&SlotId| self.rooms.get(**place).is_some_and(|room| !room.spares.is_empty());
-            let spare = group.iter().filter(has_spare).min_by_key(|place| self.seated(**place)).copied();
-            if let Some(place) = spare
-                && let Some(worker) = self.rooms.get_mut(place).and_then(|room| room.spares.pop_front())
+            let has_spare = |slot: &&SlotId| self.slots.get(**slot).is_some_and(|state| !state.spares.is_empty());
+            let spare = group.iter().filter(has_spare).min_by_key(|slot| self.seated(**slot)).copied();
+            if let Some(slot) = spare
+                && let Some(worker) = self.slots.get_mut(slot).and_then(|state| state.spares.pop_front())
             {
-                self.seat(tenant, place, worker.clone(), 1, now);
+                self.seat(tenant, slot, worker.clone(), 1, now);
                 return Claim::Spare(worker);
             }
-            let roomy = group.iter().filter(|place| self.has_room(**place));
-            let free = roomy.min_by_key(|place| self.seated(**place)).copied();
-            if let Some(place) = free {
-                self.seats.insert((tenant.clone(), place), Seat::Starting);
-                return Claim::Start(place);
+            let roomy = group.iter().filter(|slot| self.has_room(**slot));
+            let free = roomy.min_by_key(|slot| self.seated(**slot)).copied();
+            if let Some(slot) = free {
+                self.seats.insert((tenant.clone(), slot), Seat::Starting);
+                return Claim::Start(slot);
             }
         }
         // Where one leaves already, or a spare is coming, room is on its way.
-        let still = |place: &&SlotId| {
-            self.rooms.get(**place).is_some_and(|room| room.leaving.is_empty() && room.spares_starting == 0)
+        let still = |slot: &&SlotId| {
+            self.slots.get(**slot).is_some_and(|state| state.leaving.is_empty() && state.spares_starting == 0)
         };
-        let places: Vec<SlotId> = all.iter().filter(still).copied().collect();
-        self.evict(&places, now).map_or(Claim::Full, Claim::Evict)
+        let slots: Vec<SlotId> = all.iter().filter(still).copied().collect();
+        self.evict(&slots, now).map_or(Claim::Full, Claim::Evict)
     }
 
-    fn seat(&mut self, tenant: &TenantName, place: SlotId, worker: W, busy: usize, now: Instant) {
+    fn seat(&mut self, tenant: &TenantName, slot: SlotId, worker: W, busy: usize, now: Instant) {
         let seat = Seat::Up { worker, busy, idle_since: now, idle_timeout: Duration::from_secs(60), pinned: false };
-        self.seats.insert((tenant.clone(), place), seat);
+        self.seats.insert((tenant.clone(), slot), seat);
     }
 
     /// Takes out the worker that has been idle longest. One that has been for less than [`SETTLED`] may still hold the GPU.
-    fn evict(&mut self, places: &[SlotId], now: Instant) -> Option<W> {
+    fn evict(&mut self, slots: &[SlotId], now: Instant) -> Option<W> {
         let idle = self.seats.iter().filter_map(|(key, seat)| match seat {
             Seat::Up { busy: 0, idle_since, pinned: false, .. }
-                if places.contains(&key.1) && now.saturating_duration_since(*idle_since) >= SETTLED =>
+                if slots.contains(&key.1) && now.saturating_duration_since(*idle_since) >= SETTLED =>
             {
                 Some((*idle_since, key))
             }
@@ -158,20 +158,20 @@ impl<W: Clone + PartialEq> Table<W> {
 
     fn leave(&mut self, key: &(TenantName, SlotId)) -> Option<W> {
         let Some(Seat::Up { worker, .. }) = self.seats.remove(key) else { return None };
-        if let Some(room) = self.rooms.get_mut(key.1) {
-            room.leaving.push(worker.clone());
+        if let Some(state) = self.slots.get_mut(key.1) {
+            state.leaving.push(worker.clone());
         }
         Some(worker)
     }
 
     /// A started process is there. Whoever wanted it claims again, and may have left meanwhile.
-    pub fn started(&mut self, tenant: &TenantName, place: SlotId, worker: W, now: Instant) {
-        self.seat(tenant, place, worker, 0, now);
+    pub fn started(&mut self, tenant: &TenantName, slot: SlotId, worker: W, now: Instant) {
+        self.seat(tenant, slot, worker, 0, now);
     }
 
     /// A process could not be started.
-    pub fn start_failed(&mut self, tenant: &TenantName, place: SlotId) {
-        let key = (tenant.clone(), place);
+    pub fn start_failed(&mut self, tenant: &TenantName, slot: SlotId) {
+        let key = (tenant.clone(), slot);
         if matches!(self.seats.get(&key), Some(Seat::Starting)) {
             self.seats.remove(&key);
         }
@@ -180,9 +180,9 @@ impl<W: Clone + PartialEq> Table<W> {
     /// A request is done with its worker. `idle_timeout` and `pinned` are its function's. Answers whether the worker is idle
     /// now, and so could make room for another.
     pub fn release(&mut self, tenant: &TenantName, worker: &W, idle: Duration, keep: bool, now: Instant) -> bool {
-        for place in 0..self.rooms.len() {
+        for slot in 0..self.slots.len() {
             if let Some(Seat::Up { worker: seated, busy, idle_since, idle_timeout, pinned }) =
-                self.seats.get_mut(&(tenant.clone(), place))
+                self.seats.get_mut(&(tenant.clone(), slot))
                 && seated == worker
             {
                 *busy = busy.saturating_sub(1);
@@ -206,7 +206,7 @@ impl<W: Clone + PartialEq> Table<W> {
 
     /// A tenant's workers.
     pub fn workers(&self, tenant: &TenantName) -> Vec<W> {
-        let seats = (0..self.rooms.len()).filter_map(|place| self.seats.get(&(tenant.clone(), place)));
+        let seats = (0..self.slots.len()).filter_map(|slot| self.seats.get(&(tenant.clone(), slot)));
         seats
             .filter_map(|seat| match seat {
                 Seat::Up { worker, .. } => Some(worker.clone()),
@@ -218,9 +218,9 @@ impl<W: Clone + PartialEq> Table<W> {
     /// A worker's process has ended.
     pub fn died(&mut self, worker: &W) {
         self.seats.retain(|_, seat| !matches!(seat, Seat::Up { worker: seated, .. } if seated == worker));
-        for room in &mut self.rooms {
-            room.spares.retain(|spare| spare != worker);
-            room.leaving.retain(|leaving| leaving != worker);
+        for state in &mut self.slots {
+            state.spares.retain(|spare| spare != worker);
+            state.leaving.retain(|leaving| leaving != worker);
         }
     }
 
@@ -237,8 +237,8 @@ impl<W: Clone + PartialEq> Table<W> {
 
     /// No function of the tenant keeps its workers up any more.
     pub fn unpin(&mut self, tenant: &TenantName) {
-        for place in 0..self.rooms.len() {
-            if let Some(Seat::Up { pinned, .. }) = self.seats.get_mut(&(tenant.clone(), place)) {
+        for slot in 0..self.slots.len() {
+            if let Some(Seat::Up { pinned, .. }) = self.seats.get_mut(&(tenant.clone(), slot)) {
                 *pinned = false;
             }
         }
@@ -259,33 +259,33 @@ impl<W: Clone + PartialEq> Table<W> {
     /// Where to start a spare now, once for each. They are counted as starting from here on.
     pub fn spares_missing(&mut self) -> Vec<SlotId> {
         let mut missing = Vec::new();
-        for place in 0..self.rooms.len() {
-            while self.has_room(place)
-                && let Some(room) = self.rooms.get_mut(place)
-                && room.spares.len() + room.spares_starting < room.limits.spares
+        for slot in 0..self.slots.len() {
+            while self.has_room(slot)
+                && let Some(state) = self.slots.get_mut(slot)
+                && state.spares.len() + state.spares_starting < state.limits.spares
             {
-                room.spares_starting += 1;
-                missing.push(place);
+                state.spares_starting += 1;
+                missing.push(slot);
             }
         }
         missing
     }
 
     /// A spare is there, or could not be started.
-    pub fn spare_started(&mut self, place: SlotId, worker: Option<W>) {
-        if let Some(room) = self.rooms.get_mut(place) {
-            room.spares_starting = room.spares_starting.saturating_sub(1);
-            room.spares.extend(worker);
+    pub fn spare_started(&mut self, slot: SlotId, worker: Option<W>) {
+        if let Some(state) = self.slots.get_mut(slot) {
+            state.spares_starting = state.spares_starting.saturating_sub(1);
+            state.spares.extend(worker);
         }
     }
 
-    /// What is in each place.
+    /// What is in each slot.
     pub fn counts(&self) -> Vec<WorkerCounts> {
-        let count = |(place, room): (SlotId, &SlotState<W>)| WorkerCounts {
-            workers: self.seated(place),
-            spares: room.spares.len(),
+        let count = |(slot, state): (SlotId, &SlotState<W>)| WorkerCounts {
+            workers: self.seated(slot),
+            spares: state.spares.len(),
         };
-        self.rooms.iter().enumerate().map(count).collect()
+        self.slots.iter().enumerate().map(count).collect()
     }
 
     /// Takes everything out.
@@ -295,10 +295,10 @@ impl<W: Clone + PartialEq> Table<W> {
             Seat::Starting => None,
         });
         let mut all: Vec<W> = seated.collect();
-        for room in &mut self.rooms {
-            room.limits.spares = 0;
-            all.extend(room.spares.drain(..));
-            all.append(&mut room.leaving);
+        for state in &mut self.slots {
+            state.limits.spares = 0;
+            all.extend(state.spares.drain(..));
+            all.append(&mut state.leaving);
         }
         all
     }
@@ -358,18 +358,18 @@ mod tests {
                             *busy.entry(worker).or_default() += 1;
                             held.push((tenant, worker));
                         }
-                        Claim::Start(place) => starting[tenant] = Some(place),
+                        Claim::Start(slot) => starting[tenant] = Some(slot),
                         Claim::Evict(worker) => prop_assert_eq!(busy.get(&worker).copied().unwrap_or(0), 0),
                         Claim::Wait => prop_assert!(starting[tenant].is_some()),
                         Claim::Full => {}
                     },
-                    Step::Started(tenant) => if let Some(place) = starting[tenant].take() {
+                    Step::Started(tenant) => if let Some(slot) = starting[tenant].take() {
                         next += 1;
                         owner.insert(next, tenant);
-                        table.started(&name(tenant), place, next, now);
+                        table.started(&name(tenant), slot, next, now);
                     },
-                    Step::Failed(tenant) => if let Some(place) = starting[tenant].take() {
-                        table.start_failed(&name(tenant), place);
+                    Step::Failed(tenant) => if let Some(slot) = starting[tenant].take() {
+                        table.start_failed(&name(tenant), slot);
                     },
                     Step::Release(tenant) => if let Some(at) = held.iter().position(|(t, _)| *t == tenant) {
                         let (_, worker) = held.remove(at);
@@ -381,9 +381,9 @@ mod tests {
                         busy.remove(&worker);
                         held.retain(|(_, w)| *w != worker);
                     }
-                    Step::Spare(good) => for place in table.spares_missing() {
+                    Step::Spare(good) => for slot in table.spares_missing() {
                         next += 1;
-                        table.spare_started(place, good.then_some(next));
+                        table.spare_started(slot, good.then_some(next));
                     },
                     Step::Pass(seconds) => {
                         now += Duration::from_secs(seconds);
@@ -419,9 +419,9 @@ mod tests {
         let candidates = [vec![1, 2], vec![0]];
         let mut placed = Vec::new();
         for index in 0..6 {
-            let Claim::Start(place) = table.claim(&name(index), &candidates, now) else { panic!("there is room") };
-            table.started(&name(index), place, index, now + Duration::from_secs(index as u64));
-            placed.push(place);
+            let Claim::Start(slot) = table.claim(&name(index), &candidates, now) else { panic!("there is room") };
+            table.started(&name(index), slot, index, now + Duration::from_secs(index as u64));
+            placed.push(slot);
         }
         assert_eq!(placed, [1, 2, 1, 2, 0, 0]);
         assert_eq!(table.claim(&name(3), &candidates, now), Claim::Use(3));

@@ -94,7 +94,7 @@ pub struct Worker {
     pub(super) owners: Arc<VersionOwners>,
     pub(super) dead: CancellationToken,
     confinement: Confinement,
-    /// The place of its GPU, if it has one.
+    /// The slot of its GPU, if it has one.
     gpu: Option<SlotId>,
     /// What the arbiter needs of it, until it has a tenant; a spare has no part in the GPU.
     link: Mutex<Option<MemberLink>>,
@@ -122,7 +122,7 @@ impl Worker {
         spawner: &Spawner,
         files: &Files,
         settings: &WorkerSettings,
-        place: &GpuSlot,
+        slot: &GpuSlot,
         logs: &Arc<Logs>,
     ) -> Result<Arc<Self>, PoolError> {
         let failed = |error: std::io::Error| PoolError::StartFailed(error.to_string());
@@ -133,10 +133,10 @@ impl Worker {
         let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&their_logs, LOG_BUFFER_BYTES);
         let home = files.child_home(Role::Worker.verb().trim_start_matches('_')).map_err(failed)?;
         let arguments = vec![
-            place.gpu.as_ref().map_or_else(|| "none".to_owned(), |gpu| gpu.index.to_string()),
+            slot.gpu.as_ref().map_or_else(|| "none".to_owned(), |gpu| gpu.index.to_string()),
             settings.gpu_memory_bytes.to_string(),
             settings.wasi_http_0_3.to_string(),
-            place.class.clone(),
+            slot.class.clone(),
             settings.map_assets.to_string(),
         ];
         let (socket, their_leases) = frame_pair().map_err(failed)?;
@@ -174,7 +174,7 @@ impl Worker {
             owners: Arc::default(),
             dead: CancellationToken::new(),
             confinement,
-            gpu: place.gpu.as_ref().map(|_| place.place),
+            gpu: slot.gpu.as_ref().map(|_| slot.slot),
             link: Mutex::new(Some(MemberLink { socket, notes: notes.into() })),
             membership: OnceLock::new(),
             outbound: OnceLock::new(),
@@ -194,8 +194,8 @@ impl Worker {
         &self.confinement
     }
 
-    /// The place of its GPU, if it has one.
-    pub fn place(&self) -> Option<SlotId> {
+    /// The slot of its GPU, if it has one.
+    pub fn slot(&self) -> Option<SlotId> {
         self.gpu
     }
 

@@ -3,7 +3,7 @@
 //! In: processes that join, leave, want the GPU or are granted it. Out: who waits, in which order they came, for which
 //! tenants.
 //!
-//! Invariant: no two waiting members have the same place in the order of arrival.
+//! Invariant: no two waiting members have the same position in the order of arrival.
 
 use gannet_base::names::TenantName;
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ pub(super) struct Members {
 #[derive(Debug)]
 struct Member {
     tenant: TenantName,
-    /// Its place in the order of arrival, if it waits.
+    /// Its position in the order of arrival, if it waits.
     arrival: Option<u64>,
     /// Whether it ever held the GPU.
     was_granted: bool,
@@ -32,7 +32,7 @@ struct Member {
 pub(super) struct Waiting<'a> {
     pub(super) id: MemberId,
     pub(super) tenant: &'a TenantName,
-    /// Its place in the order of arrival.
+    /// Its position in the order of arrival.
     pub(super) arrival: u64,
 }
 
