@@ -15,7 +15,7 @@ pub(crate) fn open(_: &wgpu::Adapter, _: &wgpu::DeviceDescriptor<'_>) -> Option<
     None
 }
 
-/// MappedPages of a file that a device can have for a buffer.
+/// Pages of a file that a device can have for a buffer.
 #[cfg(not(target_os = "linux"))]
 #[derive(Debug)]
 pub(crate) enum MappedPages {}
@@ -100,7 +100,7 @@ mod vulkan {
             && features.contains(vk::ExternalMemoryFeatureFlags::IMPORTABLE)
     }
 
-    /// MappedPages of a file that a device can have for a buffer.
+    /// Pages of a file that a device can have for a buffer.
     #[derive(Debug)]
     pub(crate) struct MappedPages(Mmap);
 
@@ -111,7 +111,7 @@ mod vulkan {
             // SAFETY: the device is borrowed for as long as its handle is used, and only what is made here is destroyed.
             let driver = unsafe { device.as_hal::<Vulkan>() }?;
             let can = driver.enabled_device_extensions().contains(&external_memory_host::NAME);
-            // MappedPages behind a file's end cannot be read.
+            // Pages behind a file's end cannot be read.
             if !can || !offset.is_multiple_of(ALIGNMENT) || file.metadata().ok()?.len() < offset.checked_add(size)? {
                 return None;
             }

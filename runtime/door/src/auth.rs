@@ -28,7 +28,10 @@ const KEY_BYTES_MAX: usize = 256;
 pub enum AuthError {
     /// Unknown, revoked, expired or malformed: one answer for all.
     #[error("the key is not valid")]
-    BadKey,
+    BadKey {
+        /// Which of them it is, for the log.
+        why: &'static str,
+    },
     /// Too many wrong keys from one address.
     #[error("an address may send {} wrong keys a second", .0.rate.per_s)]
     TooManyWrong(RateExceeded),
@@ -37,7 +40,9 @@ pub enum AuthError {
 impl From<AuthError> for Refusal {
     fn from(error: AuthError) -> Self {
         match &error {
-            AuthError::BadKey => Self::new(Kind::Unauthenticated, "unauthorized", Blame::Caller, &error).hint(KEY_HINT),
+            AuthError::BadKey { why } => {
+                Self::new(Kind::Unauthenticated, "unauthorized", Blame::Caller, &error).hint(KEY_HINT).internal(why)
+            }
             AuthError::TooManyWrong(exceeded) => Self {
                 retry: Retry::Rate(Box::new(exceeded.clone())),
                 ..Self::new(Kind::TooManyRequests, "rate_limit", Blame::Caller, &error)
@@ -88,7 +93,7 @@ impl Auth {
 fn take_key(headers: &mut HeaderMap) -> Result<Option<String>, AuthError> {
     let read = |value: &http::HeaderValue| match value.to_str() {
         Ok(text) if text.len() <= KEY_BYTES_MAX => Ok(text.trim().to_owned()),
-        _ => Err(AuthError::BadKey),
+        _ => Err(AuthError::BadKey { why: "the key is too long or no text" }),
     };
     let own = headers.get(KEY).map(read).transpose()?;
     headers.remove(KEY);
@@ -126,7 +131,7 @@ fn bearer(headers: &HeaderMap) -> Result<Option<String>, AuthError> {
         _ => return Ok(None),
     };
     if key.len() > KEY_BYTES_MAX {
-        return Err(AuthError::BadKey);
+        return Err(AuthError::BadKey { why: "the key is too long" });
     }
     Ok(Some(key))
 }
@@ -136,10 +141,10 @@ fn identify(snapshot: &Snapshot, key: &str) -> Result<Caller, AuthError> {
     if bool::from(snapshot.operator.ct_eq(&hashed)) {
         return Ok(Caller::Operator);
     }
-    let found = snapshot.keys.get(&hashed).ok_or(AuthError::BadKey)?;
+    let found = snapshot.keys.get(&hashed).ok_or(AuthError::BadKey { why: "nobody has the key" })?;
     let now = jiff::Timestamp::now();
     if !bool::from(found.hash.ct_eq(&hashed)) || found.is_expired(now) {
-        return Err(AuthError::BadKey);
+        return Err(AuthError::BadKey { why: "the key has expired" });
     }
     found.used_s.store(u64::try_from(now.as_second()).unwrap_or(0), Ordering::Relaxed);
     Ok(Caller::Tenant(Arc::clone(found)))

@@ -210,3 +210,23 @@ fn finish(response: &mut Response<ResponseBody>, done: Done, media_type: &'stati
     headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    #[tokio::test]
+    async fn what_only_the_log_may_say_does_not_reach_a_client() {
+        let refusal = Refusal::new(Kind::Unavailable, "no_capacity", Blame::Platform, "the server is full");
+        let refusal = refusal.internal("17 requests wait").retry_after(1);
+        for response in [refuse(&refusal, RequestId::new()), refuse_openai(&refusal, RequestId::new())] {
+            assert_eq!((response.status().as_u16(), response.headers()["retry-after"].to_str().unwrap()), (503, "1"));
+            let headers = format!("{:?}", response.headers());
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            let text = format!("{headers}{}", String::from_utf8_lossy(&body));
+            assert!(text.contains("the server is full") && !text.contains("17"), "{text}");
+        }
+    }
+}

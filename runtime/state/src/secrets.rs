@@ -28,7 +28,7 @@ pub enum SecretsError {
     Key(String),
     /// A value was not sealed with this key, or not for this place.
     #[error("the secret {name:?} cannot be opened: it was sealed with another key")]
-    SealedSegment {
+    Sealed {
         /// Its name.
         name: String,
     },
@@ -101,7 +101,7 @@ impl Vault {
 
     /// Opens a value.
     pub fn unseal(&self, tenant: &TenantName, name: &str, sealed: &str) -> Result<String, SecretsError> {
-        let failed = || SecretsError::SealedSegment { name: name.to_owned() };
+        let failed = || SecretsError::Sealed { name: name.to_owned() };
         let bytes = BASE64_STANDARD.decode(sealed).map_err(|_| failed())?;
         let (nonce, sealed) = bytes.split_at_checked(NONCE_BYTES).ok_or_else(failed)?;
         let nonce: [u8; NONCE_BYTES] = nonce.try_into().map_err(|_| failed())?;

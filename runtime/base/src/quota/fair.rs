@@ -1,7 +1,7 @@
-//! Who gets the next place when the server is full: the tenant that holds the fewest, and of those the one that has waited
+//! Who gets the next permit when the server is full: the tenant that holds the fewest, and of those the one that has waited
 //! longest. Pure.
 //!
-//! Invariants: no place is idle while somebody waits; places and waiters are counted exactly; a tenant that waits is served
+//! Invariants: no permit is idle while somebody waits; permits and waiters are counted exactly; a tenant that waits is served
 //! before any tenant that holds more than it.
 
 use crate::names::TenantName;
@@ -19,7 +19,7 @@ impl<T> Default for TenantQueue<T> {
     }
 }
 
-/// The places of the server. `T` is how a waiter is told.
+/// The permits of the server. `T` is how a waiter is told.
 #[derive(Debug)]
 pub struct FairPermits<T> {
     free: usize,
@@ -32,16 +32,16 @@ pub struct FairPermits<T> {
 /// What asking led to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Acquired<T> {
-    /// A place was free; the waiter comes back unused.
+    /// A permit was free; the waiter comes back unused.
     Now(T),
     /// It waits, under this number.
     Queued(u64),
 }
 
 impl<T> FairPermits<T> {
-    /// So many places.
-    pub fn new(places: usize) -> Self {
-        Self { free: places, tenants: HashMap::new(), waiting: 0, next: 0 }
+    /// So many permits.
+    pub fn new(permits: usize) -> Self {
+        Self { free: permits, tenants: HashMap::new(), waiting: 0, next: 0 }
     }
 
     /// Waiters, of all tenants.
@@ -49,7 +49,7 @@ impl<T> FairPermits<T> {
         self.waiting
     }
 
-    /// Takes a place for a tenant, if one is free.
+    /// Takes a permit for a tenant, if one is free.
     pub fn take_free(&mut self, tenant: &TenantName) -> bool {
         if self.free == 0 {
             return false;
@@ -59,7 +59,7 @@ impl<T> FairPermits<T> {
         true
     }
 
-    /// Takes a place for a tenant, or lets it wait.
+    /// Takes a permit for a tenant, or lets it wait.
     pub fn ask(&mut self, tenant: &TenantName, waiter: T) -> Acquired<T> {
         if self.take_free(tenant) {
             return Acquired::Now(waiter);
@@ -70,7 +70,7 @@ impl<T> FairPermits<T> {
         Acquired::Queued(self.next)
     }
 
-    /// A waiter has left. Answers whether it still waited: if not, it has been given a place, which it must give back.
+    /// A waiter has left. Answers whether it still waited: if not, it has been given a permit, which it must give back.
     pub fn leave(&mut self, tenant: &TenantName, number: u64) -> bool {
         let Some(queue) = self.tenants.get_mut(tenant) else { return false };
         let Some(at) = queue.waiting.iter().position(|(waits, _)| *waits == number) else { return false };
@@ -80,7 +80,7 @@ impl<T> FairPermits<T> {
         true
     }
 
-    /// Gives a place back. If somebody waits, it is theirs at once, and here is whom to tell.
+    /// Gives a permit back. If somebody waits, it is theirs at once, and here is whom to tell.
     pub fn give_back(&mut self, tenant: &TenantName) -> Option<T> {
         if let Some(queue) = self.tenants.get_mut(tenant) {
             queue.held = queue.held.saturating_sub(1);
@@ -130,36 +130,36 @@ mod tests {
 
     #[test]
     fn whoever_holds_the_fewest_is_next() {
-        let mut places = FairPermits::new(3);
+        let mut permits = FairPermits::new(3);
         for _ in 0..3 {
-            assert!(matches!(places.ask(&name(0), 0), Acquired::Now(_)));
+            assert!(matches!(permits.ask(&name(0), 0), Acquired::Now(_)));
         }
         for waiter in 1..4 {
-            assert!(matches!(places.ask(&name(0), waiter), Acquired::Queued(_)));
+            assert!(matches!(permits.ask(&name(0), waiter), Acquired::Queued(_)));
         }
-        assert!(matches!(places.ask(&name(1), 10), Acquired::Queued(_)));
-        assert!(matches!(places.ask(&name(1), 11), Acquired::Queued(_)));
-        assert_eq!(places.give_back(&name(0)), Some(10), "the other has none");
-        assert_eq!(places.give_back(&name(0)), Some(1), "now both hold one, and this one has waited longer");
-        assert_eq!(places.give_back(&name(0)), Some(2), "again");
-        assert_eq!(places.give_back(&name(1)), Some(11), "it holds none now");
+        assert!(matches!(permits.ask(&name(1), 10), Acquired::Queued(_)));
+        assert!(matches!(permits.ask(&name(1), 11), Acquired::Queued(_)));
+        assert_eq!(permits.give_back(&name(0)), Some(10), "the other has none");
+        assert_eq!(permits.give_back(&name(0)), Some(1), "now both hold one, and this one has waited longer");
+        assert_eq!(permits.give_back(&name(0)), Some(2), "again");
+        assert_eq!(permits.give_back(&name(1)), Some(11), "it holds none now");
     }
 
     proptest! {
         #[test]
         fn no_place_is_lost_or_given_twice(steps in proptest::collection::vec((0_usize..4, 0_u8..3), 1..300)) {
-            let mut places = FairPermits::new(3);
+            let mut permits = FairPermits::new(3);
             let (mut held, mut waits) = ([0_usize; 4], Vec::<(usize, u64)>::new());
             for (tenant, what) in steps {
                 match what {
-                    0 => match places.ask(&name(tenant), tenant) {
+                    0 => match permits.ask(&name(tenant), tenant) {
                         Acquired::Now(_) => held[tenant] += 1,
                         Acquired::Queued(number) => waits.push((tenant, number)),
                     },
                     1 if held[tenant] > 0 => {
                         held[tenant] -= 1;
                         let least = waits.iter().map(|(t, _)| held[*t]).min();
-                        match places.give_back(&name(tenant)) {
+                        match permits.give_back(&name(tenant)) {
                             Some(told) => {
                                 prop_assert_eq!(Some(held[told]), least);
                                 held[told] += 1;
@@ -171,13 +171,13 @@ mod tests {
                     }
                     2 => if let Some(at) = waits.iter().position(|(t, _)| *t == tenant) {
                         let (_, number) = waits.remove(at);
-                        prop_assert!(places.leave(&name(tenant), number));
+                        prop_assert!(permits.leave(&name(tenant), number));
                     },
                     _ => {}
                 }
-                prop_assert_eq!(held.iter().sum::<usize>() + places.free, 3);
-                prop_assert_eq!(places.waiting(), waits.len());
-                prop_assert!(places.free == 0 || waits.is_empty());
+                prop_assert_eq!(held.iter().sum::<usize>() + permits.free, 3);
+                prop_assert_eq!(permits.waiting(), waits.len());
+                prop_assert!(permits.free == 0 || waits.is_empty());
             }
         }
     }

@@ -27,42 +27,47 @@ pub enum NoPermit {
     },
     /// The server as a whole is full. How many it serves is no tenant's business.
     #[error("the server is full")]
-    ServerFull,
+    ServerFull {
+        /// How many requests wait for a permit already.
+        waiting: usize,
+    },
 }
 
 impl From<NoPermit> for Refusal {
     fn from(error: NoPermit) -> Self {
-        let blame = match error {
-            NoPermit::WaitedTooLong { .. } => Blame::Caller,
-            NoPermit::ServerFull => Blame::Platform,
-        };
-        Self::new(Kind::Unavailable, "no_capacity", blame, error).retry_after(1)
+        let refusal = |blame| Self::new(Kind::Unavailable, "no_capacity", blame, &error).retry_after(1);
+        match &error {
+            NoPermit::WaitedTooLong { .. } => refusal(Blame::Caller),
+            NoPermit::ServerFull { waiting } => {
+                refusal(Blame::Platform).internal(format_args!("{waiting} requests wait for a permit of the server"))
+            }
+        }
     }
 }
 
 /// The places of one version.
 #[derive(Debug)]
 pub struct VersionPermits {
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     concurrency: u64,
 }
 
 impl VersionPermits {
-    /// A gate with the limits in force.
+    /// The permits of a version with the limits in force.
     pub fn new(limits: &Limits) -> Arc<Self> {
-        let places = usize::try_from(limits.concurrency).unwrap_or(1);
-        Arc::new(Self { places: Arc::new(Semaphore::new(places)), concurrency: limits.concurrency })
+        let permits = usize::try_from(limits.concurrency).unwrap_or(1);
+        Arc::new(Self { permits: Arc::new(Semaphore::new(permits)), concurrency: limits.concurrency })
     }
 
-    /// A place, if one is free.
+    /// A permit, if one is free.
     pub fn try_enter(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).try_acquire_owned().ok()
+        Arc::clone(&self.permits).try_acquire_owned().ok()
     }
 
-    /// Waits for a place.
+    /// Waits for a permit.
     pub async fn enter(&self, until: Instant, queue_ms: u64) -> Result<OwnedSemaphorePermit, NoPermit> {
-        match timeout_at(until, Arc::clone(&self.places).acquire_owned()).await {
-            Ok(Ok(place)) => Ok(place),
+        match timeout_at(until, Arc::clone(&self.permits).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
             _ => Err(NoPermit::WaitedTooLong { queue_ms, concurrency: self.concurrency }),
         }
     }
@@ -74,66 +79,66 @@ type Waiter = (TenantName, oneshot::Sender<ServerPermit>);
 /// The places of the whole server: they bound its memory, and are shared fairly when they are all taken.
 #[derive(Debug)]
 pub struct ServerPermits {
-    places: Mutex<FairPermits<Waiter>>,
+    permits: Mutex<FairPermits<Waiter>>,
 
     waiting_max: usize,
 }
 
-/// A place of the server, until it is dropped.
+/// A permit of the server, until it is dropped.
 #[derive(Debug)]
 pub struct ServerPermit {
-    node: Arc<ServerPermits>,
+    server: Arc<ServerPermits>,
     tenant: Option<TenantName>,
 }
 
 impl ServerPermits {
-    /// So many places, and so many that may wait for one.
+    /// So many permits, and so many that may wait for one.
     pub fn new(limit: usize, waiting_max: usize) -> Arc<Self> {
-        Arc::new(Self { places: Mutex::new(FairPermits::new(limit)), waiting_max })
+        Arc::new(Self { permits: Mutex::new(FairPermits::new(limit)), waiting_max })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, FairPermits<Waiter>> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+        self.permits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place, if one is free. Whoever waits has been given all that were.
+    /// A permit, if one is free. Whoever waits has been given all that were.
     pub fn try_enter(self: &Arc<Self>, tenant: &TenantName) -> Option<ServerPermit> {
         let taken = self.lock().take_free(tenant);
-        taken.then(|| ServerPermit { node: Arc::clone(self), tenant: Some(tenant.clone()) })
+        taken.then(|| ServerPermit { server: Arc::clone(self), tenant: Some(tenant.clone()) })
     }
 
-    /// A place, after a wait if all are taken.
+    /// A permit, after a wait if all are taken.
     pub async fn enter(self: &Arc<Self>, tenant: &TenantName, until: Instant) -> Result<ServerPermit, NoPermit> {
-        let full = NoPermit::ServerFull;
         let (sender, receiver) = oneshot::channel();
         let number = {
-            let mut places = self.lock();
-            if places.waiting() >= self.waiting_max {
-                return Err(full);
+            let mut permits = self.lock();
+            if permits.waiting() >= self.waiting_max {
+                return Err(NoPermit::ServerFull { waiting: permits.waiting() });
             }
-            match places.ask(tenant, (tenant.clone(), sender)) {
-                Acquired::Now(_) => return Ok(ServerPermit { node: Arc::clone(self), tenant: Some(tenant.clone()) }),
+            match permits.ask(tenant, (tenant.clone(), sender)) {
+                Acquired::Now(_) => return Ok(ServerPermit { server: Arc::clone(self), tenant: Some(tenant.clone()) }),
                 Acquired::Queued(number) => number,
             }
         };
-        let leaving = LeaveQueueOnDrop { node: self, tenant, number };
-        let place = timeout_at(until, receiver).await;
+        let leaving = LeaveQueueOnDrop { server: self, tenant, number };
+        let permit = timeout_at(until, receiver).await;
         // A place that was sent meanwhile is dropped with the receiver, and so given back.
         drop(leaving);
-        place.ok().and_then(Result::ok).ok_or(full)
+        let granted = permit.ok().and_then(Result::ok);
+        granted.ok_or_else(|| NoPermit::ServerFull { waiting: self.lock().waiting() })
     }
 }
 
 /// Leaves the queue, also when whoever waited is gone.
 struct LeaveQueueOnDrop<'a> {
-    node: &'a Arc<ServerPermits>,
+    server: &'a Arc<ServerPermits>,
     tenant: &'a TenantName,
     number: u64,
 }
 
 impl Drop for LeaveQueueOnDrop<'_> {
     fn drop(&mut self) {
-        self.node.lock().leave(self.tenant, self.number);
+        self.server.lock().leave(self.tenant, self.number);
     }
 }
 
@@ -142,10 +147,10 @@ impl Drop for ServerPermit {
         let mut owner = self.tenant.take();
         // A waiter that has just left does not take its place; then the next one does.
         while let Some(tenant) = owner.take() {
-            let waiter = self.node.lock().give_back(&tenant);
+            let waiter = self.server.lock().give_back(&tenant);
             let Some((next, sender)) = waiter else { return };
-            let place = ServerPermit { node: Arc::clone(&self.node), tenant: Some(next) };
-            if let Err(mut unsent) = sender.send(place) {
+            let permit = ServerPermit { server: Arc::clone(&self.server), tenant: Some(next) };
+            if let Err(mut unsent) = sender.send(permit) {
                 owner = unsent.tenant.take();
             }
         }
@@ -178,20 +183,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_place_of_the_server_goes_to_the_tenant_that_has_fewest_and_none_is_lost() {
-        let node = ServerPermits::new(2, 9);
+        let server = ServerPermits::new(2, 9);
         let later = Instant::now() + Duration::from_secs(60);
-        let held = [node.try_enter(&name("a")).unwrap(), node.try_enter(&name("a")).unwrap()];
-        assert!(node.try_enter(&name("b")).is_none());
+        let held = [server.try_enter(&name("a")).unwrap(), server.try_enter(&name("a")).unwrap()];
+        assert!(server.try_enter(&name("b")).is_none());
         let wait = |tenant: &str| {
-            let (node, tenant) = (Arc::clone(&node), name(tenant));
-            tokio::spawn(async move { node.enter(&tenant, later).await })
+            let (server, tenant) = (Arc::clone(&server), name(tenant));
+            tokio::spawn(async move { server.enter(&tenant, later).await })
         };
         let more = wait("a");
-        while node.lock().waiting() < 1 {
+        while server.lock().waiting() < 1 {
             tokio::task::yield_now().await;
         }
         let other = wait("b");
-        while node.lock().waiting() < 2 {
+        while server.lock().waiting() < 2 {
             tokio::task::yield_now().await;
         }
         let [first, second] = held;
@@ -201,7 +206,7 @@ mod tests {
         more.abort();
         let _ = more.await;
         drop((second, other));
-        assert!(node.try_enter(&name("c")).is_some() && node.lock().waiting() == 0);
-        assert!(node.enter(&name("c"), Instant::now()).await.is_ok());
+        assert!(server.try_enter(&name("c")).is_some() && server.lock().waiting() == 0);
+        assert!(server.enter(&name("c"), Instant::now()).await.is_ok());
     }
 }

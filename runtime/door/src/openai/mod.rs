@@ -76,6 +76,7 @@ pub async fn find(
 
 /// What the front door needs to know of a body.
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "an object")]
 struct RequestFields {
     model: Option<String>,
     #[serde(default)]
