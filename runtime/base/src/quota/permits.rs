@@ -173,12 +173,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_wait_ends_with_a_place_or_at_its_limit() {
-        let gate = VersionPermits::new(&Limits { concurrency: 1, ..Limits::default() });
-        let first = gate.try_enter().unwrap();
+        let permits = VersionPermits::new(&Limits { concurrency: 1, ..Limits::default() });
+        let first = permits.try_enter().unwrap();
         let now = Instant::now();
-        assert!(matches!(gate.enter(now, 1).await, Err(NoPermit::WaitedTooLong { queue_ms: 1, concurrency: 1 })));
+        assert!(matches!(permits.enter(now, 1).await, Err(NoPermit::WaitedTooLong { queue_ms: 1, concurrency: 1 })));
         drop(first);
-        assert!(gate.enter(now + Duration::from_secs(9), 1).await.is_ok());
+        assert!(permits.enter(now + Duration::from_secs(9), 1).await.is_ok());
     }
 
     #[tokio::test]

@@ -76,7 +76,7 @@ pub(super) fn assemble(
         pool: pool.clone(),
         ledger: Arc::clone(&ledger),
         logs,
-        slots: slots,
+        slots,
         arbiter,
         vault,
         live: Arc::clone(&live),
