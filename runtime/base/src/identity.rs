@@ -21,14 +21,14 @@ pub struct Key {
     /// When it was last used, in seconds since 1970; 0 for never.
     pub used_s: AtomicU64,
     /// What of that is in the store.
-    pub kept_used_s: AtomicU64,
+    pub persisted_used_s: AtomicU64,
 }
 
 impl Key {
     /// A key as it was stored.
     pub fn new(hash: [u8; 32], record: KeyRecord) -> Self {
-        let (used_s, kept_used_s) = (AtomicU64::new(record.used_s), AtomicU64::new(record.used_s));
-        Self { hash, record, rate: Arc::default(), used_s, kept_used_s }
+        let (used_s, persisted_used_s) = (AtomicU64::new(record.used_s), AtomicU64::new(record.used_s));
+        Self { hash, record, rate: Arc::default(), used_s, persisted_used_s }
     }
 
     /// The same key with another record: what it has sent counts on.

@@ -1,7 +1,7 @@
 //! The vocabulary of Gannet: what every other crate may name, and nothing that acts.
 //!
 //! No file here opens a socket, starts a process, reads a file or knows a status code. Decisions are pure and take the time as an
-//! argument. Everything is hostile until a type here says that it was checked: a [`names::TenantName`] is a name, a
+//! argument; what waits ([`quota::permits`]) waits for a permit, with a limit. Everything is hostile until a type here says that it was checked: a [`names::TenantName`] is a name, a
 //! [`manifest::Manifest`] is within its limits.
 
 // Who and what.

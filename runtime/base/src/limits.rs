@@ -100,7 +100,7 @@ macro_rules! limits {
         }
 
         /// The table.
-        pub const TABLE: &[LimitSpec] = &[
+        pub const LIMITS: &[LimitSpec] = &[
             $( LimitSpec { name: stringify!($name), default: $default, least: $least, most: $most }, )*
         ];
     };
@@ -164,7 +164,7 @@ limits! {
 }
 
 fn unknown(key: &str) -> String {
-    let nearest = TABLE
+    let nearest = LIMITS
         .iter()
         .map(|limit| limit.name)
         .max_by(|a, b| strsim::jaro_winkler(key, a).total_cmp(&strsim::jaro_winkler(key, b)));
@@ -199,8 +199,8 @@ impl TenantLimits {
     }
 
     /// A function's settings under these limits. They may have been lowered after it was deployed.
-    pub fn cap(&self, asked: &manifest::Limits) -> manifest::Limits {
-        manifest::Limits {
+    pub fn cap(&self, asked: &manifest::FunctionLimits) -> manifest::FunctionLimits {
+        manifest::FunctionLimits {
             timeout_ms: asked.timeout_ms.min(self.timeout_ms),
             stream_timeout_ms: asked.stream_timeout_ms.min(self.stream_timeout_ms),
             stream_idle_ms: asked.stream_idle_ms.min(self.stream_idle_ms),
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(tight.exceeded_by(&manifest), None);
         manifest.scale.min = 1;
         assert_eq!(tight.exceeded_by(&manifest).unwrap().2, 0, "nobody keeps a gpu for free");
-        for limit in TABLE {
+        for limit in LIMITS {
             assert!((limit.least..=limit.most).contains(&limit.default), "{limit:?}");
         }
     }

@@ -34,7 +34,7 @@ pub struct Build {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[schema(as = FunctionLimits)]
 #[serde(deny_unknown_fields, default)]
-pub struct Limits {
+pub struct FunctionLimits {
     /// To the first byte: queue, CPU, GPU, I/O.
     #[schema(minimum = 1, maximum = 600000)]
     pub timeout_ms: u64,
@@ -70,7 +70,7 @@ pub struct Limits {
     pub log_kib: u64,
 }
 
-impl Default for Limits {
+impl Default for FunctionLimits {
     fn default() -> Self {
         Self {
             timeout_ms: 30_000,
@@ -144,7 +144,7 @@ pub struct Http {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[schema(as = SecretNames)]
 #[serde(deny_unknown_fields, default)]
-pub struct Secrets {
+pub struct SecretNames {
     /// Their names; each is an environment variable and a key of `wasi:config`.
     pub names: Vec<String>,
 }
@@ -162,7 +162,7 @@ pub struct Manifest {
     /// WGSL files by kernel name, for languages without the `kernel!` macro.
     pub kernels: BTreeMap<String, String>,
     /// Limits.
-    pub limits: Limits,
+    pub limits: FunctionLimits,
     /// Scaling.
     pub scale: Scale,
     /// Where it runs.
@@ -172,7 +172,7 @@ pub struct Manifest {
     /// Environment variables.
     pub env: BTreeMap<String, String>,
     /// Secrets.
-    pub secrets: Secrets,
+    pub secrets: SecretNames,
     /// Assets, by the names under which the function knows them.
     #[schema(value_type = BTreeMap<String, String>)]
     pub assets: BTreeMap<String, AssetName>,
@@ -395,7 +395,7 @@ mod tests {
         let next = patch(r#"{"env": {"A": null, "C": "3"}, "limits": {"memory_mib": 64}}"#).unwrap();
         assert_eq!(next.env.keys().collect::<Vec<_>>(), ["B", "C"]);
         assert_eq!((next.limits.cpu_ms, next.limits.memory_mib), (5, 64));
-        assert_eq!(patch(r#"{"limits": null}"#).unwrap().limits, Limits::default());
+        assert_eq!(patch(r#"{"limits": null}"#).unwrap().limits, FunctionLimits::default());
         for (bad, part) in [
             (r#"{"kernels": {}}"#, "none of the settings"),
             (r#"{"limits": {"cpu": 1}}"#, "unknown field `cpu`"),

@@ -1,7 +1,7 @@
 //! A refused request: its kind, its stable code, whose fault it is, what the client reads and what only the log does.
 //!
-//! Each step of a request's path converts its own errors into a [`Refusal`], beside the error. Only `door/src/respond` knows which
-//! status a [`Kind`] is. `public` and `internal` are apart, so that no detail of the server reaches a client by accident.
+//! Each step of a request's path converts its own errors into a [`Refusal`], beside the error. Only `door/src/respond.rs` knows which
+//! status a [`RefusalKind`] is. `public` and `internal` are apart, so that no detail of the server reaches a client by accident.
 
 use crate::quota::rate::RateExceeded;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ pub enum Blame {
 
 /// What kind of refusal it is. Each kind has one status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum RefusalKind {
     /// The request is not well formed.
     Malformed,
     /// A valid key is needed.
@@ -79,7 +79,7 @@ pub enum Retry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// Which kind.
-    pub kind: Kind,
+    pub kind: RefusalKind,
     /// The stable code that clients test for.
     pub code: &'static str,
     /// Whose fault it is.
@@ -93,14 +93,14 @@ pub struct Refusal {
     /// When it may succeed.
     pub retry: Retry,
     /// Whether the same request is sure to fail again.
-    pub repeats: bool,
+    pub permanent: bool,
     /// The methods that there are, where the method was wrong.
     pub allow: Option<String>,
 }
 
 impl Refusal {
     /// A refusal with nothing beyond the needed.
-    pub fn new(kind: Kind, code: &'static str, blame: Blame, public: impl fmt::Display) -> Self {
+    pub fn new(kind: RefusalKind, code: &'static str, blame: Blame, public: impl fmt::Display) -> Self {
         Self {
             kind,
             code,
@@ -109,7 +109,7 @@ impl Refusal {
             hint: None,
             internal: None,
             retry: Retry::Unknown,
-            repeats: false,
+            permanent: false,
             allow: None,
         }
     }
@@ -127,8 +127,8 @@ impl Refusal {
     }
 
     /// Says that the same request will fail again.
-    pub fn repeats(mut self) -> Self {
-        self.repeats = true;
+    pub fn permanent(mut self) -> Self {
+        self.permanent = true;
         self
     }
 
@@ -150,7 +150,7 @@ impl std::error::Error for Refusal {}
 
 impl From<RateExceeded> for Refusal {
     fn from(error: RateExceeded) -> Self {
-        let refusal = Self::new(Kind::TooManyRequests, "rate_limit", Blame::Caller, &error);
+        let refusal = Self::new(RefusalKind::TooManyRequests, "rate_limit", Blame::Caller, &error);
         Self { retry: Retry::Rate(Box::new(error)), ..refusal }
     }
 }

@@ -1,6 +1,6 @@
 //! Why a caller may not have what it names. A thing that does not exist and one of another tenant give the same answer.
 
-use gannet_base::refusal::{Blame, Kind, Refusal};
+use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 
 /// Why a caller may not have what it names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,11 +43,11 @@ impl From<AccessError> for Refusal {
     fn from(error: AccessError) -> Self {
         use AccessError as E;
         let (kind, code) = match &error {
-            E::KeyNeeded => (Kind::Unauthenticated, "unauthorized"),
-            E::NotFound => (Kind::NotFound, "not_found"),
-            E::ScopeMissing { .. } | E::KeyOfOther { .. } => (Kind::Forbidden, "forbidden"),
-            E::Suspended => (Kind::Forbidden, "tenant_suspended"),
-            E::MethodNotAllowed { .. } => (Kind::MethodNotAllowed, "method_not_allowed"),
+            E::KeyNeeded => (RefusalKind::Unauthenticated, "unauthorized"),
+            E::NotFound => (RefusalKind::NotFound, "not_found"),
+            E::ScopeMissing { .. } | E::KeyOfOther { .. } => (RefusalKind::Forbidden, "forbidden"),
+            E::Suspended => (RefusalKind::Forbidden, "tenant_suspended"),
+            E::MethodNotAllowed { .. } => (RefusalKind::MethodNotAllowed, "method_not_allowed"),
         };
         let refusal = Self::new(kind, code, Blame::Caller, &error);
         match error {

@@ -1,25 +1,25 @@
-//! Step 4: whether a request may run now: rates, what may still be spent, places, after a bounded and fair wait; then the tab
+//! Step 4: whether a request may run now: rates, what may still be spent, permits, after a bounded and fair wait; then the tab
 //! is opened.
 //!
 //! ```text
 //!  rate of the key and the tenant, or of the address ─▶ spend, GPU time of the day ─▶ in flight
 //!     429                                                402 429                       429
-//!  ─▶ a place of the version ─▶ a place of the server ─▶ tab ─▶ pool
-//!     429 503, waits             503, waits, fairly
+//!  ─▶ a permit of the version ─▶ a permit of the server ─▶ tab ─▶ pool
+//!     429 503, waits              503, waits, fairly
 //! ```
 //!
-//! Each wait ends with a place, at `queue_ms`, or at the request's deadline. Places are held until the last byte of the
+//! Each wait ends with a permit, at `queue_ms`, or at the request's deadline. Permits are held until the last byte of the
 //! response has left.
 
 use gannet_base::identity::Caller;
 use gannet_base::quota::account::CountGuard;
 use gannet_base::quota::address::AnonymousCallers;
 use gannet_base::quota::permits::{NoPermit, ServerPermits, until};
-use gannet_base::quota::rate::{Rate, RateExceeded, RateRemaining};
-use gannet_base::refusal::{Blame, Kind, Refusal};
+use gannet_base::quota::rate::{Rate, RateExceeded, RateState};
+use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 use gannet_fleet::admitted::{Admitted, Permits, Target};
-use gannet_fleet::inbound::{Inbound, discard_rest};
-use gannet_state::config::Live;
+use gannet_fleet::inbound::{InboundRequest, discard_rest};
+use gannet_state::config::LiveConfig;
 use gannet_state::ledger::Ledger;
 use gannet_state::tab::Tab;
 use jiff::Timestamp;
@@ -53,7 +53,7 @@ pub enum AdmitError {
         /// What was spent.
         spent: u64,
     },
-    /// No place became free in time.
+    /// No permit became free in time.
     #[error(transparent)]
     NoPermit(#[from] NoPermit),
     /// What is used could not be written down.
@@ -67,16 +67,18 @@ impl From<AdmitError> for Refusal {
         match error {
             AdmitError::TooFast(exceeded) => exceeded.into(),
             AdmitError::LimitReached { wait_s, .. } => {
-                Self::new(Kind::TooManyRequests, "tenant_limit", Blame::Caller, told)
+                Self::new(RefusalKind::TooManyRequests, "tenant_limit", Blame::Caller, told)
                     .retry_after(wait_s)
                     .hint("`gannet limits` shows the tenant's limits; the operator sets them")
             }
-            AdmitError::SpendLimit { .. } => Self::new(Kind::PaymentRequired, "spend_limit", Blame::Caller, told)
-                .hint("the operator sets spend_micro_units_per_month; a new month begins on its first day, UTC")
-                .repeats(),
+            AdmitError::SpendLimit { .. } => {
+                Self::new(RefusalKind::PaymentRequired, "spend_limit", Blame::Caller, told)
+                    .hint("the operator sets spend_micro_units_per_month; a new month begins on its first day, UTC")
+                    .permanent()
+            }
             AdmitError::NoPermit(error) => error.into(),
             AdmitError::LedgerBehind(_) => {
-                Self::new(Kind::Unavailable, "ledger_unavailable", Blame::Platform, told).retry_after(5)
+                Self::new(RefusalKind::Unavailable, "ledger_unavailable", Blame::Platform, told).retry_after(5)
             }
         }
     }
@@ -87,7 +89,7 @@ impl From<AdmitError> for Refusal {
 pub struct Admit {
     server: Arc<ServerPermits>,
     ledger: Arc<Ledger>,
-    live: Live,
+    live: LiveConfig,
     anonymous: Arc<AnonymousCallers>,
 }
 
@@ -98,24 +100,29 @@ fn to_midnight(now: Timestamp) -> u64 {
 
 impl Admit {
     /// The step.
-    pub fn new(server: Arc<ServerPermits>, ledger: Arc<Ledger>, live: Live, anonymous: Arc<AnonymousCallers>) -> Self {
+    pub fn new(
+        server: Arc<ServerPermits>,
+        ledger: Arc<Ledger>,
+        live: LiveConfig,
+        anonymous: Arc<AnonymousCallers>,
+    ) -> Self {
         Self { server, ledger, live, anonymous }
     }
 
     /// Admits a request: opens its tab and takes its permits. Says too how the caller's narrowest rate stands.
     pub async fn admit(
         &self,
-        inbound: &mut Inbound,
+        inbound: &mut InboundRequest,
         caller: &Caller,
         target: &Target,
-    ) -> Result<(Admitted, Rate, RateRemaining), Refusal> {
+    ) -> Result<(Admitted, Rate, RateState), Refusal> {
         let began = Instant::now();
         let limits = &target.version.limits;
         if let Err(error) = inbound.check_length(limits.body_mib.saturating_mul(1 << 20)) {
             discard_rest(&mut inbound.body).await;
             return Err(error.into());
         }
-        let (rate, standing) = self.check_rate(caller, inbound.client, target, began)?;
+        let (rate, rate_state) = self.check_rate(caller, inbound.client, target, began)?;
         self.check_spent(target, Timestamp::now())?;
         let deadline = inbound.arrived + Duration::from_millis(limits.timeout_ms);
         let permits = self.permits(target, deadline.into()).await?;
@@ -123,8 +130,8 @@ impl Admit {
         let (tenant, function) = (version.tenant.clone(), version.function.clone());
         let account = &target.tenant.account;
         let mut tab = Tab::open(&self.ledger, account, inbound.id, tenant, function, version.record.number);
-        tab.note(|receipt| receipt.admit_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
-        Ok((Admitted { tab, outbound: None, permits }, rate, standing))
+        tab.update_receipt(|receipt| receipt.admit_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+        Ok((Admitted { tab, outbound: None, permits }, rate, rate_state))
     }
 
     /// The narrowest rate that the caller has, and how it stands.
@@ -134,7 +141,7 @@ impl Admit {
         client: IpAddr,
         target: &Target,
         now: Instant,
-    ) -> Result<(Rate, RateRemaining), AdmitError> {
+    ) -> Result<(Rate, RateState), AdmitError> {
         let limits = &target.tenant.limits;
         let anonymous = match caller {
             Caller::Anonymous => true,
@@ -145,9 +152,9 @@ impl Admit {
         if anonymous {
             let rate = Rate::per_s(self.live.load().edge.anonymous_per_s);
             let whose = "an address without a key of the tenant";
-            let standing = self.anonymous.requests.take(client, rate, now);
-            let standing = standing.map_err(|wait| RateExceeded { whose, rate, wait })?;
-            own_standing = Some((rate, standing));
+            let rate_state = self.anonymous.requests.take(client, rate, now);
+            let rate_state = rate_state.map_err(|wait| RateExceeded { whose, rate, wait })?;
+            own_standing = Some((rate, rate_state));
         }
         let own = match caller {
             Caller::Tenant(key) if !anonymous => key.record.requests_per_s.map(|per_s| (Rate::per_s(per_s), &key.rate)),
@@ -155,16 +162,16 @@ impl Admit {
         };
         let narrow = own
             .map(|(rate, bucket)| match bucket.take(rate, now) {
-                Ok(standing) => Ok((rate, standing)),
+                Ok(rate_state) => Ok((rate, rate_state)),
                 Err(wait) => Err(RateExceeded { whose: "this key", rate, wait }),
             })
             .transpose()?;
         let rate = Rate { per_s: limits.requests_per_s, burst: limits.requests_burst };
         let whose = "the tenant";
         let wide = target.tenant.account.rate.take(rate, now);
-        let standing = wide.map_err(|wait| RateExceeded { whose, rate, wait })?;
+        let rate_state = wide.map_err(|wait| RateExceeded { whose, rate, wait })?;
         // A caller without a key of the tenant must not learn how the tenant stands.
-        Ok(narrow.or(own_standing).unwrap_or((rate, standing)))
+        Ok(narrow.or(own_standing).unwrap_or((rate, rate_state)))
     }
 
     /// Refuses what could not be written down, or may not be spent.
@@ -191,24 +198,24 @@ impl Admit {
         let (tenant, version) = (&target.tenant, &target.version);
         let reached = |name, limit| move |used| AdmitError::LimitReached { name, limit, used: used as u64, wait_s: 1 };
         let concurrency = tenant.limits.concurrency;
-        let in_flight = tenant.account.enter(concurrency).map_err(reached("concurrency", concurrency))?;
+        let in_flight = tenant.account.acquire(concurrency).map_err(reached("concurrency", concurrency))?;
         let queue_ms = version.limits.queue_ms;
         let until = until(queue_ms, deadline);
         let depth = tenant.limits.queue_depth;
         let waiting =
             || -> Result<CountGuard, AdmitError> { tenant.account.wait(depth).map_err(reached("queue_depth", depth)) };
-        let of_version = match version.permits.try_enter() {
+        let of_version = match version.permits.try_acquire() {
             Some(permit) => permit,
             None => {
                 let _waiting = waiting()?;
-                version.permits.enter(until, queue_ms).await?
+                version.permits.acquire(until, queue_ms).await?
             }
         };
-        let of_server = match self.server.try_enter(&version.tenant) {
+        let of_server = match self.server.try_acquire(&version.tenant) {
             Some(permit) => permit,
             None => {
                 let _waiting = waiting()?;
-                self.server.enter(&version.tenant, until).await?
+                self.server.acquire(&version.tenant, until).await?
             }
         };
         Ok(Permits { in_flight, server: of_server, version: of_version })

@@ -9,8 +9,8 @@ use gannet_base::headers::KEY;
 use gannet_base::identity::{Caller, KEY_PREFIX, hash};
 use gannet_base::quota::address::AnonymousCallers;
 use gannet_base::quota::rate::{Rate, RateExceeded};
-use gannet_base::refusal::{Blame, Kind, Refusal, Retry};
-use gannet_state::config::Live;
+use gannet_base::refusal::{Blame, Refusal, RefusalKind, Retry};
+use gannet_state::config::LiveConfig;
 use gannet_state::registry::{Registry, Snapshot};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -40,12 +40,12 @@ pub enum AuthError {
 impl From<AuthError> for Refusal {
     fn from(error: AuthError) -> Self {
         match &error {
-            AuthError::BadKey { why } => {
-                Self::new(Kind::Unauthenticated, "unauthorized", Blame::Caller, &error).hint(KEY_HINT).internal(why)
-            }
+            AuthError::BadKey { why } => Self::new(RefusalKind::Unauthenticated, "unauthorized", Blame::Caller, &error)
+                .hint(KEY_HINT)
+                .internal(why),
             AuthError::TooManyWrong(exceeded) => Self {
                 retry: Retry::Rate(Box::new(exceeded.clone())),
-                ..Self::new(Kind::TooManyRequests, "rate_limit", Blame::Caller, &error)
+                ..Self::new(RefusalKind::TooManyRequests, "rate_limit", Blame::Caller, &error)
             },
         }
     }
@@ -56,12 +56,12 @@ impl From<AuthError> for Refusal {
 pub struct Auth {
     registry: Arc<Registry>,
     anonymous: Arc<AnonymousCallers>,
-    live: Live,
+    live: LiveConfig,
 }
 
 impl Auth {
     /// The step.
-    pub fn new(registry: Arc<Registry>, anonymous: Arc<AnonymousCallers>, live: Live) -> Self {
+    pub fn new(registry: Arc<Registry>, anonymous: Arc<AnonymousCallers>, live: LiveConfig) -> Self {
         Self { registry, anonymous, live }
     }
 

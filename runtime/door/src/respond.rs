@@ -8,9 +8,9 @@ use bytes::Bytes;
 use gannet_base::body::{self, ResponseBody};
 use gannet_base::headers::{ERROR, REQUEST_ID};
 use gannet_base::names::RequestId;
-use gannet_base::quota::rate::{Rate, RateRemaining};
-use gannet_base::refusal::{Blame, Kind, Refusal, Retry};
-use gannet_fleet::pool::Failed;
+use gannet_base::quota::rate::{Rate, RateState};
+use gannet_base::refusal::{Blame, Refusal, RefusalKind, Retry};
+use gannet_fleet::pool::CallFailure;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 use std::time::Duration;
@@ -18,31 +18,31 @@ use std::time::Duration;
 /// The status of a refusal.
 pub fn status_of(refusal: &Refusal) -> StatusCode {
     match refusal.kind {
-        Kind::Malformed => StatusCode::BAD_REQUEST,
-        Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
-        Kind::PaymentRequired => StatusCode::PAYMENT_REQUIRED,
-        Kind::Forbidden => StatusCode::FORBIDDEN,
-        Kind::NotFound => StatusCode::NOT_FOUND,
-        Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-        Kind::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
-        Kind::Conflict => StatusCode::CONFLICT,
-        Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        Kind::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
-        Kind::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
-        Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        Kind::NotImplemented => StatusCode::NOT_IMPLEMENTED,
-        Kind::FunctionFailed => StatusCode::BAD_GATEWAY,
-        Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        Kind::FunctionTimeout => StatusCode::GATEWAY_TIMEOUT,
-        Kind::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
+        RefusalKind::Malformed => StatusCode::BAD_REQUEST,
+        RefusalKind::Unauthenticated => StatusCode::UNAUTHORIZED,
+        RefusalKind::PaymentRequired => StatusCode::PAYMENT_REQUIRED,
+        RefusalKind::Forbidden => StatusCode::FORBIDDEN,
+        RefusalKind::NotFound => StatusCode::NOT_FOUND,
+        RefusalKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        RefusalKind::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+        RefusalKind::Conflict => StatusCode::CONFLICT,
+        RefusalKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        RefusalKind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        RefusalKind::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
+        RefusalKind::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+        RefusalKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        RefusalKind::NotImplemented => StatusCode::NOT_IMPLEMENTED,
+        RefusalKind::FunctionFailed => StatusCode::BAD_GATEWAY,
+        RefusalKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        RefusalKind::FunctionTimeout => StatusCode::GATEWAY_TIMEOUT,
+        RefusalKind::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
     }
 }
 
 /// Closes the tab of a request that got no answer of its function: its receipt says what the client is told.
-pub fn close_failed(failed: Failed) -> Refusal {
-    let Failed { refusal, mut admitted } = failed;
-    admitted.tab.note(|receipt| {
+pub fn close_failed(failed: CallFailure) -> Refusal {
+    let CallFailure { refusal, mut admitted } = failed;
+    admitted.tab.update_receipt(|receipt| {
         receipt.status = status_of(&refusal).as_u16();
         receipt.error = Some(refusal.code.to_owned());
         receipt.error_detail = Some(refusal.public.clone());
@@ -97,13 +97,13 @@ pub fn refuse(refusal: &Refusal, request: RequestId) -> Response<ResponseBody> {
         }
         Retry::Rate(exceeded) => {
             headers.insert(http::header::RETRY_AFTER, HeaderValue::from(seconds(exceeded.wait)));
-            rate_headers(headers, exceeded.rate, RateRemaining { left: 0, full_in: exceeded.wait });
+            rate_headers(headers, exceeded.rate, RateState { left: 0, full_in: exceeded.wait });
         }
     }
     if let Some(allow) = refusal.allow.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
         headers.insert(http::header::ALLOW, allow);
     }
-    if refusal.repeats {
+    if refusal.permanent {
         headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
     }
     if status == StatusCode::UNAUTHORIZED {
@@ -142,10 +142,10 @@ pub fn refuse_openai(refusal: &Refusal, request: RequestId) -> Response<Response
 
 /// Says how a rate stands (draft-ietf-httpapi-ratelimit-headers-10): the burst and the time in which it comes back, what is
 /// left of it and when all of it is there again.
-pub fn rate_headers(headers: &mut HeaderMap, rate: Rate, standing: RateRemaining) {
+pub fn rate_headers(headers: &mut HeaderMap, rate: Rate, rate_state: RateState) {
     let window = rate.burst.div_ceil(rate.per_s.max(1)).max(1);
     let policy = format!("\"requests\";q={};w={window}", rate.burst);
-    let state = format!("\"requests\";r={};t={}", standing.left, seconds(standing.full_in));
+    let state = format!("\"requests\";r={};t={}", rate_state.left, seconds(rate_state.full_in));
     for (name, text) in [("ratelimit-policy", policy), ("ratelimit", state)] {
         if let Ok(value) = HeaderValue::from_str(&text) {
             headers.insert(HeaderName::from_static(name), value);
@@ -162,7 +162,7 @@ pub fn stamp<B>(response: &mut Response<B>, request: RequestId) {
 
 /// What a control operation did, as far as statuses tell it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Done {
+pub enum ReplyStatus {
     /// It answered or changed something.
     Ok,
     /// It made something new.
@@ -176,13 +176,13 @@ pub enum Done {
 }
 
 /// A JSON answer.
-pub fn json<T: Serialize>(done: Done, value: &T) -> Response<ResponseBody> {
+pub fn json<T: Serialize>(done: ReplyStatus, value: &T) -> Response<ResponseBody> {
     let text = serde_json::to_vec_pretty(value).unwrap_or_default();
     raw(done, "application/json", Bytes::from(text))
 }
 
 /// An answer of any media type.
-pub fn raw(done: Done, media_type: &'static str, bytes: Bytes) -> Response<ResponseBody> {
+pub fn raw(done: ReplyStatus, media_type: &'static str, bytes: Bytes) -> Response<ResponseBody> {
     let mut response = Response::new(body::full(bytes));
     finish(&mut response, done, media_type);
     response
@@ -191,20 +191,20 @@ pub fn raw(done: Done, media_type: &'static str, bytes: Bytes) -> Response<Respo
 /// A streamed answer.
 pub fn stream(media_type: &'static str, body: ResponseBody) -> Response<ResponseBody> {
     let mut response = Response::new(body);
-    finish(&mut response, Done::Ok, media_type);
+    finish(&mut response, ReplyStatus::Ok, media_type);
     response
 }
 
-fn finish(response: &mut Response<ResponseBody>, done: Done, media_type: &'static str) {
+fn finish(response: &mut Response<ResponseBody>, done: ReplyStatus, media_type: &'static str) {
     *response.status_mut() = match done {
-        Done::Ok => StatusCode::OK,
-        Done::Created => StatusCode::CREATED,
-        Done::Accepted => StatusCode::ACCEPTED,
-        Done::Empty => StatusCode::NO_CONTENT,
-        Done::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+        ReplyStatus::Ok => StatusCode::OK,
+        ReplyStatus::Created => StatusCode::CREATED,
+        ReplyStatus::Accepted => StatusCode::ACCEPTED,
+        ReplyStatus::Empty => StatusCode::NO_CONTENT,
+        ReplyStatus::NotReady => StatusCode::SERVICE_UNAVAILABLE,
     };
     let headers = response.headers_mut();
-    if done != Done::Empty {
+    if done != ReplyStatus::Empty {
         headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     }
     headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -219,7 +219,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_only_the_log_may_say_does_not_reach_a_client() {
-        let refusal = Refusal::new(Kind::Unavailable, "no_capacity", Blame::Platform, "the server is full");
+        let refusal = Refusal::new(RefusalKind::Unavailable, "no_capacity", Blame::Platform, "the server is full");
         let refusal = refusal.internal("17 requests wait").retry_after(1);
         for response in [refuse(&refusal, RequestId::new()), refuse_openai(&refusal, RequestId::new())] {
             assert_eq!((response.status().as_u16(), response.headers()["retry-after"].to_str().unwrap()), (503, "1"));

@@ -1,10 +1,10 @@
 //! Step 3: path or host → function and version, from the published snapshot, never from the store.
 //!
 //! ```text
-//!  /f/{tenant}/{function}/…          by path; /f/{tenant}/{function}@{tag}/… for a version under a tag
-//!  {function}--{tenant}.{domain}/…   by host, where a domain is set; the header x-gannet-tag for a tag
-//!  all else                          the control API, which sits beside the path
-//!  /openai/…, /v2/{function}/openai/…   by the body's model or by path, for clients of OpenAI: see `openai`
+//!  /f/{tenant}/{function}/…           by path; /f/{tenant}/{function}@{tag}/… for a version under a tag
+//!  {function}--{tenant}.{domain}/…    by host, where a domain is set; the header x-gannet-tag for a tag
+//!  /openai/…, /v2/{function}/openai/… by the model that a body names, or by path, for OpenAI's clients: see `openai`
+//!  all else                           the control API
 //! ```
 //!
 //! A function that does not exist and one of another tenant give the same answer.
@@ -13,10 +13,10 @@ use crate::access::AccessError;
 use gannet_base::headers;
 use gannet_base::identity::{Caller, Key};
 use gannet_base::names::FunctionName;
-use gannet_base::refusal::{Blame, Kind, Refusal};
-use gannet_fleet::admitted::{Style, Target};
-use gannet_fleet::inbound::{Inbound, Listener};
-use gannet_state::config::ServerFile;
+use gannet_base::refusal::{Blame, Refusal, RefusalKind};
+use gannet_fleet::admitted::{AddressingStyle, Target};
+use gannet_fleet::inbound::{InboundRequest, ListenerRole};
+use gannet_state::config::ServerConfig;
 use gannet_state::registry::{Function, Snapshot, Version};
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ impl From<RouteError> for Refusal {
     fn from(error: RouteError) -> Self {
         match error {
             RouteError::Access(error) => error.into(),
-            RouteError::PathInvalid(_) => Self::new(Kind::Malformed, "path_invalid", Blame::Caller, error),
+            RouteError::PathInvalid(_) => Self::new(RefusalKind::Malformed, "path_invalid", Blame::Caller, error),
         }
     }
 }
@@ -57,7 +57,7 @@ struct NamedFunction<'a> {
     function: &'a str,
     tag: Option<&'a str>,
     path: Option<&'a str>,
-    style: Style,
+    style: AddressingStyle,
 }
 
 /// The function that a path names after `/f/`.
@@ -65,18 +65,18 @@ fn by_path(rest: &str) -> NamedFunction<'_> {
     let mut parts = rest.splitn(3, '/');
     let (tenant, name, path) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next());
     let (function, tag) = name.split_once('@').map_or((name, None), |(function, tag)| (function, Some(tag)));
-    NamedFunction { tenant, function, tag, path, style: Style::Path }
+    NamedFunction { tenant, function, tag, path, style: AddressingStyle::Path }
 }
 
 /// The function that a host names.
 fn by_host<'a>(host: &'a str, domain: &str, path: &'a str) -> Option<NamedFunction<'a>> {
     let label = host.strip_suffix(domain)?.strip_suffix('.')?;
     let (function, tenant) = label.split_once("--")?;
-    Some(NamedFunction { tenant, function, tag: None, path: path.strip_prefix('/'), style: Style::Host })
+    Some(NamedFunction { tenant, function, tag: None, path: path.strip_prefix('/'), style: AddressingStyle::Host })
 }
 
-fn named<'a>(inbound: &'a Inbound, host: &'a str, file: &ServerFile) -> Option<NamedFunction<'a>> {
-    if inbound.listener == Listener::Admin {
+fn named<'a>(inbound: &'a InboundRequest, host: &'a str, file: &ServerConfig) -> Option<NamedFunction<'a>> {
+    if inbound.listener == ListenerRole::Admin {
         return None;
     }
     let path = inbound.parts.uri.path();
@@ -86,7 +86,7 @@ fn named<'a>(inbound: &'a Inbound, host: &'a str, file: &ServerFile) -> Option<N
 
 /// Whose manifest says from which origins a request may come. It decides nothing else.
 #[derive(Debug)]
-pub enum Origins {
+pub enum CorsPolicy {
     /// The function that it is for, which anybody may call.
     Public(Arc<Version>),
     /// The function that it is for, if there is one. Strangers must not find out whether.
@@ -94,14 +94,14 @@ pub enum Origins {
 }
 
 /// The function that a request is for, for what its manifest says of origins; none if it names none.
-pub fn origins(inbound: &Inbound, snapshot: &Snapshot, file: &ServerFile) -> Option<Origins> {
+pub fn cors_policy(inbound: &InboundRequest, snapshot: &Snapshot, file: &ServerConfig) -> Option<CorsPolicy> {
     let host = inbound.host();
     let named = named(inbound, &host, file)?;
     let tenant = snapshot.tenants.get(named.tenant).filter(|tenant| !tenant.record.suspended);
     let function = tenant.and_then(|tenant| tenant.functions.get(named.function));
     Some(match function.map(|function| Arc::clone(&function.current)) {
-        Some(version) if version.manifest().http.public => Origins::Public(version),
-        version => Origins::Hidden(version),
+        Some(version) if version.manifest().http.public => CorsPolicy::Public(version),
+        version => CorsPolicy::Hidden(version),
     })
 }
 
@@ -130,22 +130,22 @@ fn is_health(path: &str) -> bool {
 
 /// Where a request goes.
 pub fn destination(
-    inbound: &Inbound,
+    inbound: &InboundRequest,
     caller: &Caller,
     snapshot: &Snapshot,
-    file: &ServerFile,
+    file: &ServerConfig,
 ) -> Result<Destination, RouteError> {
     let host = inbound.host();
     let path = inbound.parts.uri.path();
     if let Some(named) = named(inbound, &host, file) {
         return target(&named, inbound, caller, snapshot).map(Destination::Function);
     }
-    if inbound.listener != Listener::Admin && openai_path(path).is_some() {
+    if inbound.listener != ListenerRole::Admin && openai_path(path).is_some() {
         check_segments(path.trim_start_matches('/'))?;
         return Ok(Destination::OpenAi);
     }
     let of_functions = file.domain.as_deref().is_some_and(|domain| host.ends_with(&format!(".{domain}")));
-    if of_functions || inbound.listener == Listener::Functions && !is_health(path) {
+    if of_functions || inbound.listener == ListenerRole::Functions && !is_health(path) {
         return Err(nothing(caller).into());
     }
     Ok(Destination::Control)
@@ -155,11 +155,11 @@ pub fn destination(
 pub fn by_model(
     (tenant, function, tag): (&str, &str, Option<&str>),
     path: &str,
-    inbound: &Inbound,
+    inbound: &InboundRequest,
     caller: &Caller,
     snapshot: &Snapshot,
 ) -> Result<Target, RouteError> {
-    let named = NamedFunction { tenant, function, tag, path: Some(path), style: Style::Path };
+    let named = NamedFunction { tenant, function, tag, path: Some(path), style: AddressingStyle::Path };
     target(&named, inbound, caller, snapshot)
 }
 
@@ -170,13 +170,13 @@ fn nothing(caller: &Caller) -> AccessError {
 
 fn target(
     named: &NamedFunction<'_>,
-    inbound: &Inbound,
+    inbound: &InboundRequest,
     caller: &Caller,
     snapshot: &Snapshot,
 ) -> Result<Target, RouteError> {
     check_segments(match named.style {
-        Style::Path => inbound.parts.uri.path().strip_prefix("/f/").unwrap_or_default(),
-        Style::Host => named.path.unwrap_or_default(),
+        AddressingStyle::Path => inbound.parts.uri.path().strip_prefix("/f/").unwrap_or_default(),
+        AddressingStyle::Host => named.path.unwrap_or_default(),
     })?;
     let tenant = snapshot.tenants.get(named.tenant).ok_or_else(|| nothing(caller))?;
     let function = tenant.functions.get(named.function);
@@ -210,7 +210,7 @@ fn target(
     Ok(Target { tenant, function, version, path, style: named.style })
 }
 
-fn choose<'a>(function: &'a Function, named: &NamedFunction<'_>, inbound: &Inbound) -> Option<&'a Arc<Version>> {
+fn choose<'a>(function: &'a Function, named: &NamedFunction<'_>, inbound: &InboundRequest) -> Option<&'a Arc<Version>> {
     let sent = &inbound.parts.headers;
     let tag = named.tag.or_else(|| sent.get(headers::TAG)?.to_str().ok());
     match tag {

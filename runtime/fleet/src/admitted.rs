@@ -1,6 +1,6 @@
 //! What an admitted request carries to a worker: the version that it goes to, its open tab and its permits.
 
-use crate::egress::Registration;
+use crate::egress::EgressGrant;
 use gannet_base::quota::account::CountGuard;
 use gannet_base::quota::permits::ServerPermit;
 use gannet_state::registry::{Function, Tenant, Version};
@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 /// How a function was named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Style {
+pub enum AddressingStyle {
     /// By a path, on an origin that it shares with others.
     Path,
     /// By a host of its own.
@@ -30,7 +30,7 @@ pub struct Target {
     /// Path and query for the guest.
     pub path: PathAndQuery,
     /// How it was named.
-    pub style: Style,
+    pub style: AddressingStyle,
 }
 
 /// The permits that a request holds until the last byte of its answer has left.
@@ -38,9 +38,9 @@ pub struct Target {
 pub struct Permits {
     /// Counts it among its tenant's requests in flight.
     pub in_flight: CountGuard,
-    /// Its place among the requests of the whole server.
+    /// One of the whole server's.
     pub server: ServerPermit,
-    /// Its place among the requests of its version.
+    /// One of its version's.
     pub version: OwnedSemaphorePermit,
 }
 
@@ -50,7 +50,7 @@ pub struct Admitted {
     /// What it is charged on.
     pub tab: Tab,
     /// Lets its function call out, as long as the tab is open. Dropped after the tab, which reads what was counted.
-    pub outbound: Option<Registration>,
+    pub outbound: Option<EgressGrant>,
     /// What it may use.
     pub permits: Permits,
 }

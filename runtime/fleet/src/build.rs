@@ -8,12 +8,12 @@
 
 use crate::arbiter::{Arbiter, MemberLink};
 use crate::gpus::{GpuSlot, SlotId, candidates};
-use gannet_base::hop::build::{BuildOrder, Built, InitOrder, RejectCode, Rejected, Stage};
+use gannet_base::hop::build::{BuildReport, BuildSpec, BuildStage, InitSpec, RejectCode, Rejected};
 use gannet_base::names::TenantName;
 use gannet_base::quota::permits::ServerPermits;
 use gannet_base::records::VersionRecord;
 use gannet_process::channel::{Channel, frame_pair};
-use gannet_process::child::{DEVICE_LOST, Role};
+use gannet_process::child::{EXIT_DEVICE_LOST, Role};
 use gannet_process::spawn::{ChildSpec, Spawner};
 use gannet_state::registry::Version;
 use gannet_state::store::Store;
@@ -41,9 +41,9 @@ const INIT_MAX: Duration = Duration::from_secs(30);
 /// From the report to the end of the process.
 const EXIT_MAX: Duration = Duration::from_secs(5);
 /// Builds of one tenant that run or wait.
-const TENANT_MAX: usize = 16;
+const TENANT_BUILDS_MAX: usize = 16;
 /// Builds that are remembered.
-const DONE_MAX: usize = 256;
+const BUILT_MAX: usize = 256;
 /// The largest component with the memory that its `init` left.
 const SNAPSHOT_BYTES_MAX: u64 = 256 << 20;
 /// The longest report: kernels of 256 KiB, many of them.
@@ -57,7 +57,7 @@ pub struct BuildRequest {
     digest: String,
     component: PathBuf,
     classes: Vec<String>,
-    init: Option<(InitOrder, Vec<PathBuf>)>,
+    init: Option<(InitSpec, Vec<PathBuf>)>,
 }
 
 impl BuildRequest {
@@ -66,7 +66,7 @@ impl BuildRequest {
         let manifest = &record.manifest;
         let init = manifest.build.snapshot.then(|| {
             let assets = record.assets.iter();
-            let order = InitOrder {
+            let order = InitSpec {
                 env: manifest.env.clone(),
                 assets: assets.clone().map(|(name, pinned)| pinned.bundled(name)).collect(),
                 memory_bytes: manifest.limits.memory_mib << 20,
@@ -94,7 +94,7 @@ pub enum BuildError {
     #[error("too many uploads wait for a builder already")]
     Busy,
     /// Too many of the tenant's own.
-    #[error("{TENANT_MAX} uploads of this tenant are under way; that is the limit")]
+    #[error("{TENANT_BUILDS_MAX} uploads of this tenant are under way; that is the limit")]
     TenantBusy,
     /// Our own fault.
     #[error("the builder failed: {0}")]
@@ -111,7 +111,7 @@ type BuildKey = (TenantName, String, Option<SlotId>);
 
 /// See the module.
 #[derive(Debug)]
-pub struct Builder {
+pub struct BuildService {
     spawner: Spawner,
     store: Arc<Store>,
     arbiter: Arc<Arbiter>,
@@ -119,14 +119,14 @@ pub struct Builder {
     wasi_http_0_3: bool,
     permits: Arc<ServerPermits>,
     /// How many builds of each tenant run or wait.
-    of_tenants: TenantCounts,
+    builds_by_tenant: TenantCounts,
     /// How many uploads of each tenant are being received or built.
     uploads: TenantCounts,
     /// What was built in this run, so that the same bytes are not built twice for one tenant.
-    done: Mutex<HashMap<BuildKey, Built>>,
+    done: Mutex<HashMap<BuildKey, BuildReport>>,
 }
 
-impl Builder {
+impl BuildService {
     /// A builder that tries kernels on the GPU that a function would run on first.
     pub fn new(
         spawner: Spawner,
@@ -142,7 +142,7 @@ impl Builder {
             gpus,
             wasi_http_0_3,
             permits: ServerPermits::new(BUILDS_MAX, WAITING_MAX),
-            of_tenants: TenantCounts::default(),
+            builds_by_tenant: TenantCounts::default(),
             uploads: TenantCounts::default(),
             done: Mutex::default(),
         })
@@ -152,7 +152,7 @@ impl Builder {
     ///
     /// A build that has begun runs to its end or its limit, even if whoever asked leaves: the child is bounded
     /// by this side, and the next one to ask finds it built.
-    pub async fn build(self: &Arc<Self>, tenant: &TenantName, wanted: BuildRequest) -> Result<Built, BuildError> {
+    pub async fn build(self: &Arc<Self>, tenant: &TenantName, wanted: BuildRequest) -> Result<BuildReport, BuildError> {
         let slot = candidates(&self.gpus, &wanted.classes).concat().first().copied();
         let (builder, tenant) = (Arc::clone(self), tenant.clone());
         let building = tokio::spawn(async move { builder.build_here(&tenant, wanted, slot).await });
@@ -164,7 +164,7 @@ impl Builder {
         tenant: &TenantName,
         wanted: BuildRequest,
         slot: Option<SlotId>,
-    ) -> Result<Built, BuildError> {
+    ) -> Result<BuildReport, BuildError> {
         let key = (tenant.clone(), wanted.name.clone(), slot);
         let compiled = self.store.files().compiled(tenant, &wanted.name);
         let known = self.done.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
@@ -174,18 +174,18 @@ impl Builder {
         // The upload, and an asset, may go while this waits; the builder needs them until it has a permit.
         let component = File::open(&wanted.component)?;
         let assets = wanted.init.iter().flat_map(|(_, assets)| assets).map(File::open).collect::<io::Result<_>>()?;
-        let _of_tenant = count(&self.of_tenants, tenant)?;
+        let _of_tenant = count(&self.builds_by_tenant, tenant)?;
         let until = tokio::time::Instant::now() + WAIT_MAX;
-        let _permit = self.permits.enter(tenant, until).await.map_err(|_| BuildError::Busy)?;
+        let _permit = self.permits.acquire(tenant, until).await.map_err(|_| BuildError::Busy)?;
         if let Some(built) =
             self.done.lock().unwrap_or_else(PoisonError::into_inner).get(&key).filter(|_| compiled.exists())
         {
             return Ok(built.clone());
         }
-        let served = slot.and_then(|slot| self.gpus.get(slot));
-        let built = self.run(tenant, &wanted, component, assets, served).await?;
+        let gpu_slot = slot.and_then(|slot| self.gpus.get(slot));
+        let built = self.run(tenant, &wanted, component, assets, gpu_slot).await?;
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-        if done.len() >= DONE_MAX {
+        if done.len() >= BUILT_MAX {
             done.clear();
         }
         done.insert(key, built.clone());
@@ -218,13 +218,13 @@ impl Builder {
         wanted: &BuildRequest,
         component: File,
         assets: Vec<File>,
-        served: Option<&GpuSlot>,
-    ) -> Result<Built, BuildError> {
-        let gpu = served.and_then(|served| Some((served.slot, served.gpu.as_ref()?.index)));
+        gpu_slot: Option<&GpuSlot>,
+    ) -> Result<BuildReport, BuildError> {
+        let gpu = gpu_slot.and_then(|gpu_slot| Some((gpu_slot.slot, gpu_slot.gpu.as_ref()?.index)));
         let files = self.store.files();
         let (output_path, output) = files.incoming()?;
-        let _cleanup = RemoveLater(&output_path);
-        let order = BuildOrder {
+        let _cleanup = RemoveOnDrop(&output_path);
+        let order = BuildSpec {
             gpu: gpu.map(|(_, index)| index),
             wasi_http_0_3: self.wasi_http_0_3,
             snapshot: wanted.init.as_ref().map(|(order, _)| order.clone()),
@@ -244,7 +244,7 @@ impl Builder {
             self.spawner.spawn(ChildSpec { role: Role::Builder, arguments: Vec::new(), home, descriptors }).await?;
         // Its trials take their turn on the GPU like everything else of the tenant.
         let membership = gpu.map(|(slot, _)| self.arbiter.join(slot, tenant, 1, link, process.clone()));
-        let mut stage = Stage::Component;
+        let mut stage = BuildStage::Component;
         let finished = tokio::time::timeout(BUILD_MAX, follow(&control, &mut stage)).await;
         let in_time = matches!(finished, Ok(true));
         if !in_time {
@@ -260,9 +260,9 @@ impl Builder {
             }
         };
         if let Some(membership) = &membership {
-            membership.left(ending.code == Some(DEVICE_LOST));
+            membership.left(ending.code == Some(EXIT_DEVICE_LOST));
         }
-        if stage != Stage::Done || ending.code != Some(0) {
+        if stage != BuildStage::Done || ending.code != Some(0) {
             let how = match &membership {
                 Some(membership) if membership.overstayed() => "kept the gpu when it was asked back".to_owned(),
                 _ if finished.is_err() => "took too long".to_owned(),
@@ -273,7 +273,7 @@ impl Builder {
         let mut text = String::new();
         report_file.rewind()?;
         (&mut report_file).take(REPORT_BYTES_MAX).read_to_string(&mut text)?;
-        let report: Result<Built, Rejected> =
+        let report: Result<BuildReport, Rejected> =
             serde_json::from_str(&text).map_err(|error| BuildError::Failed(format!("its report: {error}")))?;
         let built = report?;
         let (compiled, cache) = (files.compiled(tenant, &wanted.name), files.driver_cache(tenant, &wanted.digest));
@@ -281,7 +281,7 @@ impl Builder {
         let (store, output, has_kernels) = (Arc::clone(&self.store), output_path.clone(), !built.kernels.is_empty());
         let kept = tokio::task::spawn_blocking(move || {
             store.files().keep(&output, &compiled)?;
-            if has_kernels && let Err(error) = store.files().keep_cache(process.home(), &cache) {
+            if has_kernels && let Err(error) = store.files().store_driver_cache(process.home(), &cache) {
                 // Only the first dispatch is slower.
                 tracing::warn!(%error, "a driver cache could not be kept");
             }
@@ -304,7 +304,7 @@ pub struct TenantCountGuard {
 fn count(of: &TenantCounts, tenant: &TenantName) -> Result<TenantCountGuard, BuildError> {
     let mut counts = of.lock().unwrap_or_else(PoisonError::into_inner);
     let count = counts.entry(tenant.clone()).or_default();
-    if *count >= TENANT_MAX {
+    if *count >= TENANT_BUILDS_MAX {
         return Err(BuildError::TenantBusy);
     }
     *count += 1;
@@ -323,9 +323,9 @@ impl Drop for TenantCountGuard {
     }
 }
 
-struct RemoveLater<'a>(&'a Path);
+struct RemoveOnDrop<'a>(&'a Path);
 
-impl Drop for RemoveLater<'_> {
+impl Drop for RemoveOnDrop<'_> {
     fn drop(&mut self) {
         // Gone already when the build went well.
         let _ = std::fs::remove_file(self.0);
@@ -333,41 +333,41 @@ impl Drop for RemoveLater<'_> {
 }
 
 /// Follows the child's stages; true when it says that it is done. A kernel and `init` have times of their own.
-async fn follow(control: &Channel, stage: &mut Stage) -> bool {
+async fn follow(control: &Channel, stage: &mut BuildStage) -> bool {
     loop {
         let limit = match stage {
-            Stage::Kernel { .. } => KERNEL_MAX,
-            Stage::Init => INIT_MAX,
-            Stage::Component | Stage::Done => BUILD_MAX,
+            BuildStage::Kernel { .. } => KERNEL_MAX,
+            BuildStage::Init => INIT_MAX,
+            BuildStage::Component | BuildStage::Done => BUILD_MAX,
         };
-        match tokio::time::timeout(limit, control.receive::<Stage>()).await {
+        match tokio::time::timeout(limit, control.receive::<BuildStage>()).await {
             Ok(Ok((next, _))) => *stage = next,
             _ => return false,
         }
-        if *stage == Stage::Done {
+        if *stage == BuildStage::Done {
             return true;
         }
     }
 }
 
-fn blame(stage: &Stage, how: &str) -> BuildError {
+fn blame(stage: &BuildStage, how: &str) -> BuildError {
     match stage {
-        Stage::Kernel { name } => Rejected {
+        BuildStage::Kernel { name } => Rejected {
             code: RejectCode::KernelRejected,
             detail: format!("kernel {name:?}: the trial {how}; one kernel has {} s", KERNEL_MAX.as_secs()),
         }
         .into(),
-        Stage::Component => Rejected {
+        BuildStage::Component => Rejected {
             code: RejectCode::ComponentInvalid,
             detail: format!("compiling {how}; a build has {} s", BUILD_MAX.as_secs()),
         }
         .into(),
-        Stage::Init => Rejected {
+        BuildStage::Init => Rejected {
             code: RejectCode::InitFailed,
             detail: format!("init: it {how}; it has {} s, and the memory of a builder", INIT_MAX.as_secs()),
         }
         .into(),
-        Stage::Done => BuildError::Failed(format!("it {how}")),
+        BuildStage::Done => BuildError::Failed(format!("it {how}")),
     }
 }
 
@@ -380,7 +380,7 @@ fn memfd(bytes: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// Copies an upload to its place. It stays as it came, for engines to come.
-pub fn keep_component(store: &Store, tenant: &TenantName, digest: &str, from: &Path) -> io::Result<()> {
+pub fn store_component(store: &Store, tenant: &TenantName, digest: &str, from: &Path) -> io::Result<()> {
     let to = store.files().component(tenant, digest);
     if to.exists() {
         // Whoever put it there may not have synced the folder yet.
@@ -397,12 +397,12 @@ mod tests {
 
     #[test]
     fn a_kernel_whose_trial_crashes_or_takes_too_long_is_rejected_with_the_reason() {
-        let stage = Stage::Kernel { name: "fft".into() };
+        let stage = BuildStage::Kernel { name: "fft".into() };
         for how in ["ended with signal 11", "took too long", "kept the gpu when it was asked back"] {
             let BuildError::Rejected(rejected) = blame(&stage, how) else { unreachable!("a kernel is to blame") };
             assert_eq!(rejected.code, RejectCode::KernelRejected);
             assert_eq!(rejected.detail, format!("kernel \"fft\": the trial {how}; one kernel has 20 s"));
         }
-        assert!(matches!(blame(&Stage::Done, "took too long"), BuildError::Failed(_)), "ours");
+        assert!(matches!(blame(&BuildStage::Done, "took too long"), BuildError::Failed(_)), "ours");
     }
 }

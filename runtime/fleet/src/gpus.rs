@@ -1,11 +1,11 @@
-//! The GPUs that this server serves on, each in its place: what was found, and what the operator says of it. Pure.
+//! The GPUs that this server serves on, each in its slot: what was found, and what the operator says of it. Pure.
 //!
 //! The slots are numbered from 0; the same adapter may have several. A slot without a GPU exists only when
 //! there is none at all, so that functions without kernels still run.
 
 use gannet_base::names::ANY_CLASS;
 use gannet_gpu_protocol::Gpu;
-use gannet_state::config::{ConfigError, ServerFile};
+use gannet_state::config::{ConfigError, ServerConfig};
 
 /// Number of a slot.
 pub type SlotId = usize;
@@ -31,7 +31,7 @@ pub struct GpuSlot {
 }
 
 /// The slots, in order of preference: those of the file, else all real GPUs, else the software ones.
-pub fn slots(found: &[Gpu], file: &ServerFile) -> Result<Vec<GpuSlot>, ConfigError> {
+pub fn slots(found: &[Gpu], file: &ServerConfig) -> Result<Vec<GpuSlot>, ConfigError> {
     let usual = |gpu: &Gpu| (gpu.clone(), gpu.class.clone(), file.spares, file.workers_max, None);
     let real: Vec<_> = found.iter().filter(|gpu| !gpu.software).map(usual).collect();
     let chosen = if file.gpus.is_empty() {
@@ -77,8 +77,8 @@ fn room(gpu: &Gpu) -> usize {
 /// The slots that a function may run in, in its order of preference; those in one group are equally good.
 pub fn candidates(slots: &[GpuSlot], classes: &[String]) -> Vec<Vec<SlotId>> {
     let of = |class: &String| {
-        let fit = slots.iter().filter(|served| class == ANY_CLASS || served.class == *class);
-        fit.map(|served| served.slot).collect::<Vec<_>>()
+        let fit = slots.iter().filter(|gpu_slot| class == ANY_CLASS || gpu_slot.class == *class);
+        fit.map(|gpu_slot| gpu_slot.slot).collect::<Vec<_>>()
     };
     classes.iter().map(of).filter(|group| !group.is_empty()).collect()
 }
@@ -102,7 +102,7 @@ mod tests {
         }
     }
 
-    fn file(text: &str) -> ServerFile {
+    fn file(text: &str) -> ServerConfig {
         toml::from_str(text).unwrap()
     }
 
@@ -111,7 +111,7 @@ mod tests {
         let found = [gpu(0, false), gpu(1, false), gpu(2, true)];
         let indexes = |file: &str, found: &[Gpu]| {
             let slots = slots(found, &super::tests::file(file)).unwrap();
-            slots.into_iter().map(|served| served.gpu.map(|gpu| gpu.index)).collect::<Vec<_>>()
+            slots.into_iter().map(|gpu_slot| gpu_slot.gpu.map(|gpu| gpu.index)).collect::<Vec<_>>()
         };
         assert_eq!(indexes("", &found), [Some(0), Some(1)]);
         assert_eq!(indexes("", &found[2..]), [Some(2)]);

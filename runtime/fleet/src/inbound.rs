@@ -1,8 +1,8 @@
-//! A request on its way in: what each step hands to the next, and why it can be refused before anybody has looked at
-//! who sent it.
+//! A request on its way in, and why it can be refused before anybody has looked at who sent it. Once it is admitted,
+//! `admitted` goes along with it.
 
 use gannet_base::names::{FunctionName, RequestId, TenantName};
-use gannet_base::refusal::{Blame, Kind, Refusal};
+use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 use http::request::Parts;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
@@ -55,12 +55,12 @@ impl From<RequestError> for Refusal {
     fn from(error: RequestError) -> Self {
         use RequestError as E;
         let (kind, code) = match &error {
-            E::Malformed(_) => (Kind::Malformed, "malformed_request"),
-            E::BadHost { .. } => (Kind::Malformed, "bad_host"),
-            E::UpgradeUnsupported => (Kind::NotImplemented, "upgrade_unsupported"),
-            E::BodyTooLarge { .. } => (Kind::BodyTooLarge, "body_too_large"),
-            E::BodiesFull { .. } => (Kind::Unavailable, "no_capacity"),
-            E::BodyTooSlow { .. } => (Kind::ClientTimeout, "body_timeout"),
+            E::Malformed(_) => (RefusalKind::Malformed, "malformed_request"),
+            E::BadHost { .. } => (RefusalKind::Malformed, "bad_host"),
+            E::UpgradeUnsupported => (RefusalKind::NotImplemented, "upgrade_unsupported"),
+            E::BodyTooLarge { .. } => (RefusalKind::BodyTooLarge, "body_too_large"),
+            E::BodiesFull { .. } => (RefusalKind::Unavailable, "no_capacity"),
+            E::BodyTooSlow { .. } => (RefusalKind::ClientTimeout, "body_timeout"),
         };
         let refusal = Self::new(kind, code, Blame::Caller, &error);
         match error {
@@ -80,7 +80,7 @@ pub type ServedFunction = Arc<OnceLock<(TenantName, FunctionName)>>;
 
 /// By which of its addresses a request has reached the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Listener {
+pub enum ListenerRole {
     /// The only one: functions and the control API.
     Only,
     /// The one for functions, where another is for the control API.
@@ -91,7 +91,7 @@ pub enum Listener {
 
 /// A request on its way in.
 #[derive(Debug)]
-pub struct Inbound {
+pub struct InboundRequest {
     /// Its id.
     pub id: RequestId,
     /// When its head was complete.
@@ -101,7 +101,7 @@ pub struct Inbound {
     /// Whether the client spoke TLS.
     pub https: bool,
     /// Whether it came in by the address for the control API.
-    pub listener: Listener,
+    pub listener: ListenerRole,
     /// Whose function it is for, for the access log.
     pub served: Option<ServedFunction>,
     /// Its head.
@@ -112,7 +112,7 @@ pub struct Inbound {
     pub collected: Option<bytes::Bytes>,
 }
 
-impl Inbound {
+impl InboundRequest {
     /// The host that it is for, without a port, in lower case.
     pub fn host(&self) -> String {
         let authority = self.parts.uri.authority().map(http::uri::Authority::as_str);

@@ -1,6 +1,6 @@
 //! Workers, and the GPUs that they share, from the front door's side.
 //!
-//! In: an admitted request ([`inbound`]). Out: the worker's answer, and what it cost on the request's tab. Nothing here runs tenant
+//! In: an admitted request ([`admitted`]). Out: the worker's answer, and what it cost on the request's tab. Nothing here runs tenant
 //! code or loads a GPU driver: that happens in children, which [`pool`], [`build`] and [`probe`] start.
 
 pub mod inbound;

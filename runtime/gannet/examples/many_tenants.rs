@@ -7,7 +7,7 @@ use gannet_base::manifest::Manifest;
 use gannet_base::names::{FunctionName, TenantName};
 use gannet_base::records::{FunctionRecord, KeyRecord, TenantRecord, VersionRecord};
 use gannet_base::scopes::Scopes;
-use gannet_state::store::{Change, Store};
+use gannet_state::store::{Store, WriteBatch};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let bytes = std::fs::read(PathBuf::from(component))?;
     let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     let (store, _) = Store::open(&PathBuf::from(data), "none")?;
-    let mut change = Change::new();
+    let mut change = WriteBatch::new();
     for number in 0..count {
         let tenant = TenantName::new(&format!("tenant-{number}"))?;
         let key = KeyRecord {

@@ -6,7 +6,7 @@ use gannet_cli::failure::{Failure, Outcome};
 use gannet_cli::printer;
 use gannet_door::front::check_tls;
 use gannet_fleet::egress;
-use gannet_state::config::ServerFile;
+use gannet_state::config::ServerConfig;
 use gannet_state::{config, secrets};
 use std::path::PathBuf;
 
@@ -27,7 +27,7 @@ enum ConfigCommand {
 }
 
 /// Returns the errors of the files that a server's file names.
-fn errors_of_named_files(file: &ServerFile) -> Vec<String> {
+fn errors_of_named_files(file: &ServerConfig) -> Vec<String> {
     let tls = file.tls.as_ref().and_then(|files| check_tls(files).err());
     let tls = tls.map(|error| format!("tls: {error}"));
     let key = file.secrets_key_file.as_deref().and_then(|path| secrets::check_key_file(path).err());

@@ -4,7 +4,7 @@
 
 use gannet::{command, logging};
 use gannet_cli::printer;
-use gannet_process::child::{Child, Role, leave};
+use gannet_process::child::{Child, Role, exit_now};
 use gannet_process::confine_check;
 use gannet_sandbox::{build, probe, worker};
 use std::process::ExitCode;
@@ -32,10 +32,10 @@ fn run_child(role: Role, arguments: &[String]) -> ! {
         }
     });
     match result {
-        Ok(()) => leave(0),
+        Ok(()) => exit_now(0),
         Err(error) => {
             printer::error(&format!("{} child: {error}", role.verb().trim_start_matches('_')), &[], None);
-            leave(1)
+            exit_now(1)
         }
     }
 }

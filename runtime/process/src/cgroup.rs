@@ -21,7 +21,7 @@ pub(super) struct Cgroups {
 
 /// A child's group, removed when it is dropped.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(super) struct Cgroup {
     folders: Vec<PathBuf>,
 }
 
@@ -71,8 +71,8 @@ impl Cgroups {
     }
 
     /// Puts a process into a group of its own.
-    pub(super) fn hold(&self, process: i32) -> io::Result<Group> {
-        let mut group = Group { folders: Vec::new() };
+    pub(super) fn hold(&self, process: i32) -> io::Result<Cgroup> {
+        let mut group = Cgroup { folders: Vec::new() };
         for parent in &self.parents {
             let folder = parent.join(format!("child-{process}"));
             std::fs::create_dir(&folder)?;
@@ -134,7 +134,7 @@ fn delegate(own: &Path) -> io::Result<PathBuf> {
     Ok(parent)
 }
 
-impl Group {
+impl Cgroup {
     /// Whether the kernel has ended a process in it for want of memory.
     pub(super) fn ran_out_of_memory(&self) -> bool {
         let count = |text: String| {
@@ -146,7 +146,7 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for Cgroup {
     fn drop(&mut self) {
         for folder in &self.folders {
             if let Err(error) = std::fs::remove_dir(folder) {

@@ -10,12 +10,12 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 /// The variable that says how many descriptors a child is given.
-pub const DESCRIPTORS: &str = "GANNET_CHILD_DESCRIPTORS";
+pub const DESCRIPTORS_VARIABLE: &str = "GANNET_CHILD_DESCRIPTORS";
 /// In the folder of a child: what the driver compiled for the kernels of one version, beside the driver's own cache.
-pub const PIPELINES: &str = "pipelines-";
+pub const PIPELINE_CACHE_PREFIX: &str = "pipelines-";
 
 /// The exit code of a process whose GPU device was lost: nothing in it can go on.
-pub const DEVICE_LOST: i32 = 75;
+pub const EXIT_DEVICE_LOST: i32 = 75;
 /// The argument of a probe that asks for what a device takes on each GPU.
 pub const PROBE_MEASURE: &str = "measure";
 
@@ -26,7 +26,7 @@ pub enum Role {
     Worker,
     /// Checks and compiles one upload.
     Builder,
-    /// Lists the GPUs and ends.
+    /// Lists the GPUs, or tries a kernel on one, and ends.
     Probe,
     /// Tries what a confined child must not be able to do, and ends.
     ConfineCheck,
@@ -81,7 +81,7 @@ impl Child {
         if rustix::process::getppid() != parent {
             std::process::exit(1);
         }
-        let given = std::env::var(DESCRIPTORS).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+        let given = std::env::var(DESCRIPTORS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
         let count = role.descriptors().max(given).min(role.descriptors() + ASSETS_MAX);
         let count = i32::try_from(count).unwrap_or(0);
         confine::close_from(3 + count)?;
@@ -95,7 +95,7 @@ impl Child {
 
 /// Ends the process at once. Not by `exit`: its handlers unload GPU drivers whose threads still run, which has
 /// crashed, and waiting for a GPU has no limit.
-pub fn leave(code: i32) -> ! {
+pub fn exit_now(code: i32) -> ! {
     // SAFETY: ends the process; nothing runs after it.
     unsafe { libc::_exit(code) }
 }

@@ -1,4 +1,4 @@
-//! The helper behind `gannet doctor`: a child started like a worker that tries what a worker must
+//! The helper behind `gannet doctor`, which `gannet serve` asks too: a child started like a worker that tries what a worker must
 //! not be able to do, and says how each attempt ended.
 
 use crate::child::Child;
@@ -155,6 +155,6 @@ async fn start(
     let home: PathBuf = run_folder.join(format!("check-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&home)?;
     let (ours, theirs) = channel::frame_pair()?;
-    let order = spawn::ChildSpec { role: crate::child::Role::ConfineCheck, arguments, home, descriptors: vec![theirs] };
-    Ok((spawner.spawn(order).await?, channel::Channel::new(ours)?))
+    let spec = spawn::ChildSpec { role: crate::child::Role::ConfineCheck, arguments, home, descriptors: vec![theirs] };
+    Ok((spawner.spawn(spec).await?, channel::Channel::new(ours)?))
 }

@@ -4,8 +4,8 @@
 //! long as the front door and starts them all. A child gets an empty environment but for the
 //! variables that keep its driver caches apart, and its descriptors at fixed numbers from 3 on.
 
-use crate::cgroup::{Cgroups, Group};
-use crate::child::{DESCRIPTORS, Role};
+use crate::cgroup::{Cgroup, Cgroups};
+use crate::child::{DESCRIPTORS_VARIABLE, Role};
 use crate::home::{Home, Janitor};
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -38,12 +38,12 @@ pub struct ChildSpec {
     pub descriptors: Vec<OwnedFd>,
 }
 
-type Answer = oneshot::Sender<io::Result<Process>>;
+type Reply = oneshot::Sender<io::Result<Process>>;
 
 /// Asks the spawning thread for children.
 #[derive(Debug, Clone)]
 pub struct Spawner {
-    requests: mpsc::Sender<(ChildSpec, Answer)>,
+    requests: mpsc::Sender<(ChildSpec, Reply)>,
     binary: Arc<Path>,
     cgroups: Option<Arc<Cgroups>>,
 }
@@ -55,14 +55,14 @@ impl Spawner {
         let holding = cgroups.clone();
         // The link, not its target: the binary may be replaced on disk while this one runs.
         let binary: Arc<Path> = PathBuf::from("/proc/self/exe").into();
-        let (requests, mut inbox) = mpsc::channel::<(ChildSpec, Answer)>(QUEUE_CAPACITY);
+        let (requests, mut inbox) = mpsc::channel::<(ChildSpec, Reply)>(QUEUE_CAPACITY);
         let janitor = Janitor::start()?;
         let path = Arc::clone(&binary);
         std::thread::Builder::new().name("spawner".into()).spawn(move || {
-            let mut slot = 0;
+            let mut user_offset = 0;
             while let Some((spec, answer)) = inbox.blocking_recv() {
-                slot = (slot + 1) % USERS;
-                let spawned = spawn(&path, spec, USER_FIRST + slot, janitor.clone(), holding.as_deref());
+                user_offset = (user_offset + 1) % USERS;
+                let spawned = spawn(&path, spec, USER_FIRST + user_offset, janitor.clone(), holding.as_deref());
                 let _ = answer.send(spawned);
             }
         })?;
@@ -101,7 +101,7 @@ fn spawn(
     {
         command.env(variable, &home.path);
     }
-    command.env("GANNET_CHILD_HOME", &home.path).env(DESCRIPTORS, descriptors.len().to_string());
+    command.env("GANNET_CHILD_HOME", &home.path).env(DESCRIPTORS_VARIABLE, descriptors.len().to_string());
     for passed in ["GANNET_LOG", "VK_ICD_FILENAMES", "VK_DRIVER_FILES", "LP_NUM_THREADS"] {
         if let Some(value) = std::env::var_os(passed) {
             command.env(passed, value);
@@ -132,7 +132,7 @@ pub struct Process {
     pidfd: Arc<OwnedFd>,
     home: Arc<Home>,
     /// Removed when nobody holds the process any more, which is after it was reaped.
-    group: Option<Arc<Group>>,
+    group: Option<Arc<Cgroup>>,
 }
 
 impl Process {

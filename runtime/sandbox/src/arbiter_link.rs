@@ -7,7 +7,7 @@
 use gannet_gpu_protocol::lease::{ArbiterMessage, HolderMessage};
 use gannet_host_gpu::ArbiterLink;
 use gannet_process::channel::{ChannelError, receive_now, send_now};
-use gannet_process::child::{DEVICE_LOST, leave};
+use gannet_process::child::{EXIT_DEVICE_LOST, exit_now};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -31,10 +31,10 @@ pub(crate) fn open(socket: OwnedFd, notes: OwnedFd) -> io::Result<ArbiterLink> {
     let send = Box::new(move |message: HolderMessage| {
         if let Err(error) = send_message(socket.as_fd(), message) {
             tracing::error!(%error, "the arbiter cannot be reached");
-            leave(1);
+            exit_now(1);
         }
     });
-    let on_loss = Arc::new(|| leave(DEVICE_LOST));
+    let on_loss = Arc::new(|| exit_now(EXIT_DEVICE_LOST));
     Ok(ArbiterLink { messages, send, on_loss, notes: Some(notes.into()) })
 }
 

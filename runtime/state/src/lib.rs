@@ -1,6 +1,6 @@
 //! Everything durable: the server file, the store, the ledger, what is deployed, and secrets.
 //!
-//! Nothing here serves requests, starts processes or knows a GPU.
+//! Nothing here serves requests, starts processes or loads a GPU driver.
 
 pub mod config;
 pub mod store;

@@ -10,7 +10,7 @@ use gannet_base::bill::price::Price;
 use gannet_base::bill::{GpuClock, LedgerLine, Receipt, StartKind};
 use gannet_base::hop::WorkReport;
 use gannet_base::names::{FunctionName, RequestId, TenantName};
-use gannet_base::quota::account::Account;
+use gannet_base::quota::account::TenantCounters;
 use gannet_base::refusal::Blame;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ struct OpenTab {
 pub struct Tab {
     /// Taken when it is closed.
     open: Option<Box<OpenTab>>,
-    account: Arc<Account>,
+    account: Arc<TenantCounters>,
     ledger: Arc<Ledger>,
 }
 
@@ -42,7 +42,7 @@ impl Tab {
     /// Opens the tab of a request that was admitted.
     pub fn open(
         ledger: &Arc<Ledger>,
-        account: &Arc<Account>,
+        account: &Arc<TenantCounters>,
         request: RequestId,
         tenant: TenantName,
         function: FunctionName,
@@ -54,7 +54,7 @@ impl Tab {
     }
 
     /// Changes what will be written.
-    pub fn note(&mut self, change: impl FnOnce(&mut Receipt)) {
+    pub fn update_receipt(&mut self, change: impl FnOnce(&mut Receipt)) {
         if let Some(open) = &mut self.open {
             change(&mut open.receipt);
         }
@@ -65,7 +65,7 @@ impl Tab {
         if let Some(open) = &mut self.open {
             open.unbilled = unbilled;
         }
-        self.note(|receipt| {
+        self.update_receipt(|receipt| {
             receipt.class = Some(class.to_owned());
             receipt.price = price;
         });
@@ -84,12 +84,12 @@ impl Tab {
         if let Some(open) = &mut self.open {
             open.ended = Some(Instant::now());
         }
-        self.note(|receipt| {
+        self.update_receipt(|receipt| {
             receipt.start_us = claim_us + work.start_ns / 1000;
             receipt.kernels_us = work.kernels_ns / 1000;
             receipt.assets_us = work.assets_ns / 1000;
             receipt.guest_us = work.guest_ns / 1000;
-            receipt.gpu_wait_us = work.waited_ns / 1000;
+            receipt.gpu_wait_us = work.gpu_wait_ns / 1000;
             receipt.io_us = work.io_ns / 1000;
             // Added to what an earlier worker of this request has used.
             receipt.gpu_ns += work.gpu_ns;
@@ -100,8 +100,8 @@ impl Tab {
     }
 
     /// Adds GPU time whose report is lost.
-    pub fn lost(&mut self, gpu_ns: u64) {
-        self.note(|receipt| receipt.gpu_ns += gpu_ns);
+    pub fn add_lost_gpu_time(&mut self, gpu_ns: u64) {
+        self.update_receipt(|receipt| receipt.gpu_ns += gpu_ns);
     }
 
     /// When the request was admitted, and what its worker had held the GPU for without a bill.
@@ -169,7 +169,7 @@ pub(crate) mod tests {
         Ledger::open(Arc::new(store), 400).unwrap().0
     }
 
-    pub(crate) fn tab(ledger: &Arc<Ledger>, account: &Arc<Account>) -> Tab {
+    pub(crate) fn tab(ledger: &Arc<Ledger>, account: &Arc<TenantCounters>) -> Tab {
         let (tenant, function) = (TenantName::new("acme").unwrap(), FunctionName::new("blur").unwrap());
         Tab::open(ledger, account, RequestId::new(), tenant, function, 1)
     }
@@ -180,7 +180,7 @@ pub(crate) mod tests {
         let (ledger, account) = (ledger(folder.path()), Arc::default());
         let mut open = tab(&ledger, &account);
         let mut id = RequestId::new();
-        open.note(|receipt| id = receipt.request);
+        open.update_receipt(|receipt| id = receipt.request);
         drop(open);
         let (receipt, _) = ledger.get(id).unwrap();
         assert_eq!((receipt.error.as_deref(), receipt.fault), (Some("client_closed"), Some(Blame::Caller)));
@@ -190,12 +190,12 @@ pub(crate) mod tests {
     #[test]
     fn a_platform_fault_costs_nothing_and_other_work_its_price() {
         let folder = tempfile::tempdir().unwrap();
-        let (ledger, account) = (ledger(folder.path()), Arc::<Account>::default());
+        let (ledger, account) = (ledger(folder.path()), Arc::<TenantCounters>::default());
         let price = Price { gpu_micro_units_per_s: 1000, cpu_micro_units_per_s: 1000, ..Price::default() };
         for fault in [None, Some(Blame::Function), Some(Blame::Platform)] {
             let mut open = tab(&ledger, &account);
             open.runs_on("any", price, Duration::ZERO);
-            open.note(|receipt| {
+            open.update_receipt(|receipt| {
                 (receipt.gpu_ns, receipt.guest_us, receipt.status, receipt.fault) = (2_500_000, 1, 200, fault);
             });
         }

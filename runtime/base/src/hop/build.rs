@@ -49,18 +49,18 @@ pub struct Rejected {
 
 /// What the builder is asked to do, as a file for the child.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct BuildOrder {
+pub struct BuildSpec {
     /// The GPU to try kernels on.
     pub gpu: Option<u32>,
     /// Whether components for `wasi:http/service` 0.3 are accepted.
     pub wasi_http_0_3: bool,
     /// What its `init` is run with, if it has a snapshot.
-    pub snapshot: Option<InitOrder>,
+    pub snapshot: Option<InitSpec>,
 }
 
 /// What a component's `init` sees. The assets' files are the descriptors behind the builder's own, in the same order.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct InitOrder {
+pub struct InitSpec {
     /// Its environment, without secrets.
     pub env: BTreeMap<String, String>,
     /// Its assets.
@@ -73,7 +73,7 @@ pub struct InitOrder {
 
 /// What the child found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Built {
+pub struct BuildReport {
     /// The kernels, by name.
     pub kernels: BTreeMap<String, BundleKernel>,
     /// What its author should know.
@@ -85,7 +85,7 @@ pub struct Built {
 /// What the child is doing, so that a crash or a timeout can be blamed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "at", rename_all = "snake_case")]
-pub enum Stage {
+pub enum BuildStage {
     /// Reading and compiling the component.
     Component,
     /// Running `init`.

@@ -2,8 +2,8 @@
 //!
 //! Requests travel as HTTP/1.1 over socketpairs that are handed to the worker as they are needed,
 //! one request at a time on each, so that back-pressure and cancelling are the socket's own. What
-//! is not HTTP goes in frames over the control socket ([`ToWorker`], [`FromWorker`]). The receipt of
-//! a finished request is a header of the answer; that of a streamed one is a frame.
+//! is not HTTP goes in frames over the control socket ([`ToWorker`], [`FromWorker`]). What a
+//! request took ([`WorkReport`]) is a header of the answer when it has finished, and a frame when its answer is streamed.
 
 pub mod build;
 pub mod outbound;
@@ -189,7 +189,7 @@ pub struct WorkReport {
     /// Submissions to the GPU.
     pub slices: u64,
     /// Waiting for the GPU or a compiler.
-    pub waited_ns: u64,
+    pub gpu_wait_ns: u64,
     /// Bringing assets to the GPU, beside other work or while the guest waited.
     #[serde(default)]
     pub assets_ns: u64,

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// What was used in the current day and month.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Spent {
+pub struct PeriodUsage {
     day: Day,
     month: i64,
     /// GPU time of the day.
@@ -23,7 +23,7 @@ pub struct Spent {
     pub micro_units: u64,
 }
 
-impl Spent {
+impl PeriodUsage {
     /// Begins a new day or month when it is time. A clock that was set back changes nothing.
     pub fn at(&mut self, day: Day) -> &mut Self {
         if day > self.day {
@@ -39,20 +39,20 @@ impl Spent {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Account {
+pub struct TenantCounters {
     /// Requests of the tenant.
     pub rate: Bucket,
     /// Changes through the control API.
     pub changes: Bucket,
     in_flight: AtomicUsize,
     waiting: AtomicUsize,
-    spent: Mutex<Spent>,
+    spent: Mutex<PeriodUsage>,
 }
 
 /// Counts one request, in flight or waiting, until it is dropped.
 #[derive(Debug)]
 pub struct CountGuard {
-    account: Arc<Account>,
+    account: Arc<TenantCounters>,
     waiting: bool,
 }
 
@@ -63,9 +63,9 @@ impl Drop for CountGuard {
     }
 }
 
-impl Account {
+impl TenantCounters {
     /// Counts a request in flight, or says how many there are.
-    pub fn enter(self: &Arc<Self>, limit: u64) -> Result<CountGuard, usize> {
+    pub fn acquire(self: &Arc<Self>, limit: u64) -> Result<CountGuard, usize> {
         Self::count(self, false, limit)
     }
 
@@ -87,7 +87,7 @@ impl Account {
     }
 
     /// What was used by now.
-    pub fn spent(&self, now: Timestamp) -> Spent {
+    pub fn spent(&self, now: Timestamp) -> PeriodUsage {
         *self.spent.lock().unwrap_or_else(PoisonError::into_inner).at(day_of(now))
     }
 
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn days_and_months_begin_anew_and_a_clock_set_back_gives_nothing_back() {
-        let account = Account::default();
+        let account = TenantCounters::default();
         account.add(at("2026-11-30T23:59:59Z"), 5, 7, 11);
         assert_eq!(account.spent(at("2026-11-30T23:59:59.9Z")).gpu_ns, 5);
         account.add(at("2026-11-29T01:00:00Z"), 1, 1, 1);
@@ -127,11 +127,11 @@ mod tests {
 
     #[test]
     fn a_counted_request_is_counted_until_it_is_dropped() {
-        let account = Arc::new(Account::default());
-        let first = account.enter(1).unwrap();
-        assert_eq!(account.enter(1).unwrap_err(), 1);
+        let account = Arc::new(TenantCounters::default());
+        let first = account.acquire(1).unwrap();
+        assert_eq!(account.acquire(1).unwrap_err(), 1);
         drop(first);
         assert_eq!(account.in_flight(), 0);
-        assert!(account.enter(1).is_ok());
+        assert!(account.acquire(1).is_ok());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: bounded memory, whoever floods: past [`ADDRESSES_MAX`] those that are new share one bucket.
 
-use crate::quota::rate::{Bucket, Rate, RateRemaining};
+use crate::quota::rate::{Bucket, Rate, RateState};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
@@ -13,13 +13,13 @@ const ADDRESSES_MAX: usize = 65_536;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Addresses {
+pub struct AddressBuckets {
     buckets: Mutex<HashMap<IpAddr, Bucket>>,
     others: Bucket,
 }
 
 /// Who an address counts as.
-pub fn client_of(address: IpAddr) -> IpAddr {
+pub fn client_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(six) => {
             let [a, b, c, d, ..] = six.segments();
@@ -33,16 +33,16 @@ pub fn client_of(address: IpAddr) -> IpAddr {
 #[derive(Debug, Default)]
 pub struct AnonymousCallers {
     /// Requests without a key of the tenant.
-    pub requests: Addresses,
+    pub requests: AddressBuckets,
     /// Wrong keys.
-    pub wrong_keys: Addresses,
+    pub wrong_keys: AddressBuckets,
 }
 
-impl Addresses {
-    /// Takes a place for one request of an address, or says how long to wait.
-    pub fn take(&self, address: IpAddr, rate: Rate, now: Instant) -> Result<RateRemaining, Duration> {
+impl AddressBuckets {
+    /// Takes one request of an address off its rate, or says how long to wait.
+    pub fn take(&self, address: IpAddr, rate: Rate, now: Instant) -> Result<RateState, Duration> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let client = client_of(address);
+        let client = client_network(address);
         if buckets.len() >= ADDRESSES_MAX && !buckets.contains_key(&client) {
             buckets.retain(|_, bucket| !bucket.is_full(now));
             if buckets.len() >= ADDRESSES_MAX {
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn one_client_is_limited_and_memory_is_bounded() {
-        let (addresses, rate, now) = (Addresses::default(), Rate { per_s: 1, burst: 2 }, Instant::now());
+        let (addresses, rate, now) = (AddressBuckets::default(), Rate { per_s: 1, burst: 2 }, Instant::now());
         let six = |last: u16| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, last));
         assert!(addresses.take(six(1), rate, now).is_ok() && addresses.take(six(2), rate, now).is_ok());
         assert!(addresses.take(six(3), rate, now).is_err(), "one network is one client");

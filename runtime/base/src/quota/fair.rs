@@ -50,7 +50,7 @@ impl<T> FairPermits<T> {
     }
 
     /// Takes a permit for a tenant, if one is free.
-    pub fn take_free(&mut self, tenant: &TenantName) -> bool {
+    pub fn try_acquire(&mut self, tenant: &TenantName) -> bool {
         if self.free == 0 {
             return false;
         }
@@ -61,7 +61,7 @@ impl<T> FairPermits<T> {
 
     /// Takes a permit for a tenant, or lets it wait.
     pub fn ask(&mut self, tenant: &TenantName, waiter: T) -> Acquired<T> {
-        if self.take_free(tenant) {
+        if self.try_acquire(tenant) {
             return Acquired::Now(waiter);
         }
         self.next += 1;
@@ -81,7 +81,7 @@ impl<T> FairPermits<T> {
     }
 
     /// Gives a permit back. If somebody waits, it is theirs at once, and here is whom to tell.
-    pub fn give_back(&mut self, tenant: &TenantName) -> Option<T> {
+    pub fn release(&mut self, tenant: &TenantName) -> Option<T> {
         if let Some(queue) = self.tenants.get_mut(tenant) {
             queue.held = queue.held.saturating_sub(1);
         }
@@ -139,10 +139,10 @@ mod tests {
         }
         assert!(matches!(permits.ask(&name(1), 10), Acquired::Queued(_)));
         assert!(matches!(permits.ask(&name(1), 11), Acquired::Queued(_)));
-        assert_eq!(permits.give_back(&name(0)), Some(10), "the other has none");
-        assert_eq!(permits.give_back(&name(0)), Some(1), "now both hold one, and this one has waited longer");
-        assert_eq!(permits.give_back(&name(0)), Some(2), "again");
-        assert_eq!(permits.give_back(&name(1)), Some(11), "it holds none now");
+        assert_eq!(permits.release(&name(0)), Some(10), "the other has none");
+        assert_eq!(permits.release(&name(0)), Some(1), "now both hold one, and this one has waited longer");
+        assert_eq!(permits.release(&name(0)), Some(2), "again");
+        assert_eq!(permits.release(&name(1)), Some(11), "it holds none now");
     }
 
     proptest! {
@@ -159,7 +159,7 @@ mod tests {
                     1 if held[tenant] > 0 => {
                         held[tenant] -= 1;
                         let least = waits.iter().map(|(t, _)| held[*t]).min();
-                        match permits.give_back(&name(tenant)) {
+                        match permits.release(&name(tenant)) {
                             Some(told) => {
                                 prop_assert_eq!(Some(held[told]), least);
                                 held[told] += 1;

@@ -1,12 +1,12 @@
-//! The places of one version's concurrent requests, and the places of the whole server.
+//! The permits of one version's concurrent requests, and the permits of the whole server.
 //!
-//! Deadlocks: a request takes a place of its version first and one of the server second. Whoever has both runs to its end
-//! and waits for nobody; so places of the server become free, and then those of versions.
+//! Deadlocks: a request takes a permit of its version first and one of the server second. Whoever has both runs to its end
+//! and waits for nobody; so permits of the server become free, and then those of versions.
 
-use crate::manifest::Limits;
+use crate::manifest::FunctionLimits;
 use crate::names::TenantName;
 use crate::quota::fair::{Acquired, FairPermits};
-use crate::refusal::{Blame, Kind, Refusal};
+use crate::refusal::{Blame, Refusal, RefusalKind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -35,7 +35,7 @@ pub enum NoPermit {
 
 impl From<NoPermit> for Refusal {
     fn from(error: NoPermit) -> Self {
-        let refusal = |blame| Self::new(Kind::Unavailable, "no_capacity", blame, &error).retry_after(1);
+        let refusal = |blame| Self::new(RefusalKind::Unavailable, "no_capacity", blame, &error).retry_after(1);
         match &error {
             NoPermit::WaitedTooLong { .. } => refusal(Blame::Caller),
             NoPermit::ServerFull { waiting } => {
@@ -45,7 +45,7 @@ impl From<NoPermit> for Refusal {
     }
 }
 
-/// The places of one version.
+/// The permits of one version.
 #[derive(Debug)]
 pub struct VersionPermits {
     permits: Arc<Semaphore>,
@@ -54,18 +54,18 @@ pub struct VersionPermits {
 
 impl VersionPermits {
     /// The permits of a version with the limits in force.
-    pub fn new(limits: &Limits) -> Arc<Self> {
+    pub fn new(limits: &FunctionLimits) -> Arc<Self> {
         let permits = usize::try_from(limits.concurrency).unwrap_or(1);
         Arc::new(Self { permits: Arc::new(Semaphore::new(permits)), concurrency: limits.concurrency })
     }
 
     /// A permit, if one is free.
-    pub fn try_enter(&self) -> Option<OwnedSemaphorePermit> {
+    pub fn try_acquire(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.permits).try_acquire_owned().ok()
     }
 
     /// Waits for a permit.
-    pub async fn enter(&self, until: Instant, queue_ms: u64) -> Result<OwnedSemaphorePermit, NoPermit> {
+    pub async fn acquire(&self, until: Instant, queue_ms: u64) -> Result<OwnedSemaphorePermit, NoPermit> {
         match timeout_at(until, Arc::clone(&self.permits).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(NoPermit::WaitedTooLong { queue_ms, concurrency: self.concurrency }),
@@ -76,7 +76,7 @@ impl VersionPermits {
 /// Whose a waiter is, and how it is told.
 type Waiter = (TenantName, oneshot::Sender<ServerPermit>);
 
-/// The places of the whole server: they bound its memory, and are shared fairly when they are all taken.
+/// The permits of the whole server: they bound its memory, and are shared fairly when they are all taken.
 #[derive(Debug)]
 pub struct ServerPermits {
     permits: Mutex<FairPermits<Waiter>>,
@@ -102,13 +102,13 @@ impl ServerPermits {
     }
 
     /// A permit, if one is free. Whoever waits has been given all that were.
-    pub fn try_enter(self: &Arc<Self>, tenant: &TenantName) -> Option<ServerPermit> {
-        let taken = self.lock().take_free(tenant);
+    pub fn try_acquire(self: &Arc<Self>, tenant: &TenantName) -> Option<ServerPermit> {
+        let taken = self.lock().try_acquire(tenant);
         taken.then(|| ServerPermit { server: Arc::clone(self), tenant: Some(tenant.clone()) })
     }
 
     /// A permit, after a wait if all are taken.
-    pub async fn enter(self: &Arc<Self>, tenant: &TenantName, until: Instant) -> Result<ServerPermit, NoPermit> {
+    pub async fn acquire(self: &Arc<Self>, tenant: &TenantName, until: Instant) -> Result<ServerPermit, NoPermit> {
         let (sender, receiver) = oneshot::channel();
         let number = {
             let mut permits = self.lock();
@@ -122,7 +122,7 @@ impl ServerPermits {
         };
         let leaving = LeaveQueueOnDrop { server: self, tenant, number };
         let permit = timeout_at(until, receiver).await;
-        // A place that was sent meanwhile is dropped with the receiver, and so given back.
+        // A permit that was sent meanwhile is dropped with the receiver, and so given back.
         drop(leaving);
         let granted = permit.ok().and_then(Result::ok);
         granted.ok_or_else(|| NoPermit::ServerFull { waiting: self.lock().waiting() })
@@ -147,7 +147,7 @@ impl Drop for ServerPermit {
         let mut owner = self.tenant.take();
         // A waiter that has just left does not take its place; then the next one does.
         while let Some(tenant) = owner.take() {
-            let waiter = self.server.lock().give_back(&tenant);
+            let waiter = self.server.lock().release(&tenant);
             let Some((next, sender)) = waiter else { return };
             let permit = ServerPermit { server: Arc::clone(&self.server), tenant: Some(next) };
             if let Err(mut unsent) = sender.send(permit) {
@@ -173,23 +173,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_wait_ends_with_a_place_or_at_its_limit() {
-        let permits = VersionPermits::new(&Limits { concurrency: 1, ..Limits::default() });
-        let first = permits.try_enter().unwrap();
+        let permits = VersionPermits::new(&FunctionLimits { concurrency: 1, ..FunctionLimits::default() });
+        let first = permits.try_acquire().unwrap();
         let now = Instant::now();
-        assert!(matches!(permits.enter(now, 1).await, Err(NoPermit::WaitedTooLong { queue_ms: 1, concurrency: 1 })));
+        assert!(matches!(permits.acquire(now, 1).await, Err(NoPermit::WaitedTooLong { queue_ms: 1, concurrency: 1 })));
         drop(first);
-        assert!(permits.enter(now + Duration::from_secs(9), 1).await.is_ok());
+        assert!(permits.acquire(now + Duration::from_secs(9), 1).await.is_ok());
     }
 
     #[tokio::test]
     async fn a_place_of_the_server_goes_to_the_tenant_that_has_fewest_and_none_is_lost() {
         let server = ServerPermits::new(2, 9);
         let later = Instant::now() + Duration::from_secs(60);
-        let held = [server.try_enter(&name("a")).unwrap(), server.try_enter(&name("a")).unwrap()];
-        assert!(server.try_enter(&name("b")).is_none());
+        let held = [server.try_acquire(&name("a")).unwrap(), server.try_acquire(&name("a")).unwrap()];
+        assert!(server.try_acquire(&name("b")).is_none());
         let wait = |tenant: &str| {
             let (server, tenant) = (Arc::clone(&server), name(tenant));
-            tokio::spawn(async move { server.enter(&tenant, later).await })
+            tokio::spawn(async move { server.acquire(&tenant, later).await })
         };
         let more = wait("a");
         while server.lock().waiting() < 1 {
@@ -206,7 +206,7 @@ mod tests {
         more.abort();
         let _ = more.await;
         drop((second, other));
-        assert!(server.try_enter(&name("c")).is_some() && server.lock().waiting() == 0);
-        assert!(server.enter(&name("c"), Instant::now()).await.is_ok());
+        assert!(server.try_acquire(&name("c")).is_some() && server.lock().waiting() == 0);
+        assert!(server.acquire(&name("c"), Instant::now()).await.is_ok());
     }
 }

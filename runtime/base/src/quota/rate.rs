@@ -42,7 +42,7 @@ pub struct RateExceeded {
 
 /// How a request stands against a rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RateRemaining {
+pub struct RateState {
     /// How many more may come at once.
     pub left: u64,
     /// When all of the burst is there again.
@@ -51,7 +51,7 @@ pub struct RateRemaining {
 
 /// Decides. `due` is the time at which the burst is whole again, in nanoseconds of any clock; the answer is the next one,
 /// or how long to wait.
-pub fn decide(due: u64, now: u64, rate: Rate) -> Result<(u64, RateRemaining), Duration> {
+pub fn decide(due: u64, now: u64, rate: Rate) -> Result<(u64, RateState), Duration> {
     let interval = rate.interval_ns();
     let room = interval.saturating_mul(rate.burst.max(1));
     // It can lie further ahead only if the rate was lower before: then there is room for one.
@@ -62,7 +62,7 @@ pub fn decide(due: u64, now: u64, rate: Rate) -> Result<(u64, RateRemaining), Du
         return Err(Duration::from_nanos(ahead - room));
     }
     let left = (room - ahead) / interval.max(1);
-    Ok((next, RateRemaining { left, full_in: Duration::from_nanos(ahead) }))
+    Ok((next, RateState { left, full_in: Duration::from_nanos(ahead) }))
 }
 
 /// Keeps the number. Shared without a lock: a request is decided again when another came between.
@@ -79,20 +79,20 @@ fn since_start(now: Instant) -> u64 {
 }
 
 impl Bucket {
-    /// Takes a place for one request, or says how long to wait.
-    pub fn take(&self, rate: Rate, now: Instant) -> Result<RateRemaining, Duration> {
+    /// Takes one request off the rate, or says how long to wait.
+    pub fn take(&self, rate: Rate, now: Instant) -> Result<RateState, Duration> {
         let now = since_start(now);
         let mut due = self.due.load(Ordering::Relaxed);
         loop {
-            let (next, standing) = decide(due, now, rate)?;
+            let (next, rate_state) = decide(due, now, rate)?;
             match self.due.compare_exchange_weak(due, next, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return Ok(standing),
+                Ok(_) => return Ok(rate_state),
                 Err(found) => due = found,
             }
         }
     }
 
-    /// How long until a place is there, without taking it.
+    /// How long until a request may come, without taking it.
     pub fn wait(&self, rate: Rate, now: Instant) -> Duration {
         decide(self.due.load(Ordering::Relaxed), since_start(now), rate).err().unwrap_or_default()
     }
@@ -115,8 +115,8 @@ mod tests {
         let mut due = 0;
         let mut lefts = Vec::new();
         for _ in 0..3 {
-            let (next, standing) = decide(due, 1_000, rate).unwrap();
-            (due, _) = (next, lefts.push(standing.left));
+            let (next, rate_state) = decide(due, 1_000, rate).unwrap();
+            (due, _) = (next, lefts.push(rate_state.left));
         }
         assert_eq!(lefts, [2, 1, 0]);
         assert_eq!(decide(due, 1_000, rate), Err(Duration::from_millis(100)));

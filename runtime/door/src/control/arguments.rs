@@ -2,10 +2,10 @@
 //! refused by name.
 
 use crate::control::error::ControlError;
-use crate::control::table::{Argument, Operation};
+use crate::control::operations::{Operation, QueryParameter};
 use crate::control::upload;
 use gannet_base::time::{Day, day_of};
-use gannet_fleet::inbound::Inbound;
+use gannet_fleet::inbound::InboundRequest;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use serde::de::DeserializeOwned;
@@ -32,20 +32,20 @@ fn cut(text: &str) -> String {
 }
 
 /// The name of an argument.
-pub(super) fn name_of(argument: &Argument) -> &'static str {
+pub(super) fn name_of(argument: &QueryParameter) -> &'static str {
     match argument {
-        Argument::Limit => "limit",
-        Argument::Cursor => "cursor",
-        Argument::Day(name) | Argument::Words(name, _) | Argument::Flag(name) => name,
-        Argument::Tag => "tag",
-        Argument::Request => "request",
-        Argument::Digest => "digest",
+        QueryParameter::Limit => "limit",
+        QueryParameter::Cursor => "cursor",
+        QueryParameter::Day(name) | QueryParameter::OneOf(name, _) | QueryParameter::Flag(name) => name,
+        QueryParameter::Tag => "tag",
+        QueryParameter::Request => "request",
+        QueryParameter::Digest => "digest",
     }
 }
 
 impl Query {
     /// Reads the query of a request.
-    pub(super) fn read(inbound: &Inbound, operation: &Operation) -> Result<Self, ControlError> {
+    pub(super) fn read(inbound: &InboundRequest, operation: &Operation) -> Result<Self, ControlError> {
         let mut found = BTreeMap::new();
         let text = inbound.parts.uri.query().unwrap_or_default();
         for (name, value) in form_urlencoded::parse(text.as_bytes()) {
@@ -65,24 +65,24 @@ impl Query {
         Ok(query)
     }
 
-    fn check(&self, argument: &Argument) -> Result<(), ControlError> {
+    fn check(&self, argument: &QueryParameter) -> Result<(), ControlError> {
         match argument {
-            Argument::Limit => self.limit().map(drop),
-            Argument::Flag(name) => self.flag(name).map(drop),
-            Argument::Day(name) => self.day(name).map(drop),
-            Argument::Words(name, words) => match self.get(name) {
+            QueryParameter::Limit => self.limit().map(drop),
+            QueryParameter::Flag(name) => self.flag(name).map(drop),
+            QueryParameter::Day(name) => self.day(name).map(drop),
+            QueryParameter::OneOf(name, words) => match self.get(name) {
                 Some(word) if !words.contains(&word) => {
                     Err(invalid(format!("{name} = {:?}; it may be {}", cut(word), words.join(", "))))
                 }
                 _ => Ok(()),
             },
-            Argument::Digest => match self.get("digest") {
+            QueryParameter::Digest => match self.get("digest") {
                 Some(text) if text.len() != 64 || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) => {
                     Err(invalid(format!("digest = {:?}; it is SHA-256 in hex", cut(text))))
                 }
                 _ => Ok(()),
             },
-            Argument::Cursor | Argument::Tag | Argument::Request => Ok(()),
+            QueryParameter::Cursor | QueryParameter::Tag | QueryParameter::Request => Ok(()),
         }
     }
 
@@ -128,7 +128,10 @@ fn is_json(headers: &HeaderMap) -> Result<(), ControlError> {
 }
 
 /// Reads a body of JSON; none if there is none and there need not be.
-pub(super) async fn json<T: DeserializeOwned>(inbound: Inbound, needed: bool) -> Result<Option<T>, ControlError> {
+pub(super) async fn json<T: DeserializeOwned>(
+    inbound: InboundRequest,
+    needed: bool,
+) -> Result<Option<T>, ControlError> {
     let typed = is_json(&inbound.parts.headers);
     let body = upload::collect(inbound.body, BODY_BYTES_MAX, "body").await?;
     if body.is_empty() && !needed {
@@ -171,6 +174,6 @@ pub(crate) fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserialize
 }
 
 /// The same where there must be one.
-pub(super) async fn json_needed<T: DeserializeOwned>(inbound: Inbound) -> Result<T, ControlError> {
+pub(super) async fn json_needed<T: DeserializeOwned>(inbound: InboundRequest) -> Result<T, ControlError> {
     json(inbound, true).await?.ok_or_else(|| invalid("the body is missing"))
 }

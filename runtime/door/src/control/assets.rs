@@ -9,18 +9,18 @@
 //!
 //! A broken request loses only what was not acknowledged: the next range begins where `upload.received` says.
 
-use crate::control::authorize::TenantAccess;
-use crate::control::call::{Answered, Call};
+use crate::control::authorize::TenantGrant;
+use crate::control::call::{ApiCall, CallResult};
 use crate::control::error::ControlError;
 use crate::control::views::{AssetUpload, AssetView, Assets, Deleted, time};
 use crate::control::{Control, upload};
-use crate::respond::{Done, json};
+use crate::respond::{ReplyStatus, json};
 use gannet_base::names::{AssetName, TenantName};
 use gannet_base::records::AssetRecord;
 use gannet_fleet::inbound::BODY_IDLE_MAX;
 use gannet_state::registry::Tenant;
 use gannet_state::store::StoreError;
-use gannet_state::store::uploads::{Appending, Upload};
+use gannet_state::store::uploads::{Upload, UploadWriter};
 use http::HeaderMap;
 use http::header::CONTENT_RANGE;
 use http_body_util::BodyExt;
@@ -33,7 +33,7 @@ const UPLOADS_MAX: usize = 32;
 
 /// Which uploads a request is adding to right now.
 #[derive(Debug, Default)]
-pub struct Uploading {
+pub struct ActiveUploads {
     names: Arc<Mutex<HashSet<(TenantName, AssetName)>>>,
     /// Held while limits are checked and an upload is begun, which then counts.
     begins: Mutex<()>,
@@ -42,22 +42,22 @@ pub struct Uploading {
 /// A request that adds to an upload. No other does at the same time. It goes along with what blocks, which goes on when the client
 /// has left.
 #[derive(Debug)]
-struct Adding {
+struct UploadGuard {
     all: Arc<Mutex<HashSet<(TenantName, AssetName)>>>,
     own: (TenantName, AssetName),
 }
 
-impl Uploading {
-    fn begin(&self, tenant: &TenantName, asset: &AssetName) -> Result<Adding, ControlError> {
+impl ActiveUploads {
+    fn begin(&self, tenant: &TenantName, asset: &AssetName) -> Result<UploadGuard, ControlError> {
         let own = (tenant.clone(), asset.clone());
         if !self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(own.clone()) {
             return Err(ControlError::Conflict(format!("another request is uploading {asset}")));
         }
-        Ok(Adding { all: Arc::clone(&self.names), own })
+        Ok(UploadGuard { all: Arc::clone(&self.names), own })
     }
 }
 
-impl Drop for Adding {
+impl Drop for UploadGuard {
     fn drop(&mut self) {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.own);
     }
@@ -121,7 +121,7 @@ fn view(owner: &Tenant, name: &AssetName, record: Option<&AssetRecord>, upload: 
     }
 }
 
-impl Call {
+impl ApiCall {
     fn asset(&self) -> Result<AssetName, ControlError> {
         AssetName::new(self.name(0)).map_err(|error| ControlError::Invalid(error.to_string()))
     }
@@ -132,10 +132,10 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 impl Control {
-    pub(super) fn list_assets(&self, call: &Call, acting: &TenantAccess) -> Answered {
+    pub(super) fn list_assets(&self, call: &ApiCall, grant: &TenantGrant) -> CallResult {
         let (limit, cursor) = (call.query.limit()?, call.query.get("cursor").unwrap_or_default());
-        let uploads = self.registry.store().files().uploads(&acting.tenant);
-        let mut names: Vec<&AssetName> = acting.owner.assets.keys().chain(uploads.iter().map(|u| &u.asset)).collect();
+        let uploads = self.registry.store().files().uploads(&grant.tenant);
+        let mut names: Vec<&AssetName> = grant.owner.assets.keys().chain(uploads.iter().map(|u| &u.asset)).collect();
         names.sort_unstable();
         names.dedup();
         let mut after = names.into_iter().filter(|name| cursor.is_empty() || name.as_str() > cursor);
@@ -143,41 +143,41 @@ impl Control {
         let cursor = after.next().and_then(|_| page.last()).map(ToString::to_string);
         let told = |name: &AssetName| {
             let upload = uploads.iter().find(|upload| upload.asset == *name);
-            view(&acting.owner, name, acting.owner.assets.get(name), upload)
+            view(&grant.owner, name, grant.owner.assets.get(name), upload)
         };
-        Ok(json(Done::Ok, &Assets { assets: page.into_iter().map(told).collect(), cursor }))
+        Ok(json(ReplyStatus::Ok, &Assets { assets: page.into_iter().map(told).collect(), cursor }))
     }
 
-    pub(super) fn get_asset(&self, call: &Call, acting: &TenantAccess) -> Answered {
+    pub(super) fn get_asset(&self, call: &ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.asset()?;
-        let uploads = self.registry.store().files().uploads(&acting.tenant);
+        let uploads = self.registry.store().files().uploads(&grant.tenant);
         let upload = uploads.iter().find(|upload| upload.asset == name);
-        let record = acting.owner.assets.get(&name);
+        let record = grant.owner.assets.get(&name);
         if record.is_none() && upload.is_none() {
             return Err(ControlError::NotFound.into());
         }
-        Ok(json(Done::Ok, &view(&acting.owner, &name, record, upload)))
+        Ok(json(ReplyStatus::Ok, &view(&grant.owner, &name, record, upload)))
     }
 
     /// Takes away the name of an asset, or an upload under way.
-    pub(super) async fn delete_asset(&self, call: &Call, acting: &TenantAccess) -> Answered {
+    pub(super) async fn delete_asset(&self, call: &ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.asset()?;
-        let _adding = self.uploading.begin(&acting.tenant, &name)?;
+        let _adding = self.uploading.begin(&grant.tenant, &name)?;
         let files = self.registry.store().files();
-        let on_its_way = files.uploads(&acting.tenant).iter().any(|upload| upload.asset == name);
-        files.drop_upload(&acting.tenant, &name);
-        if acting.owner.assets.contains_key(&name) || !on_its_way {
-            self.registry.delete_asset(&acting.tenant, &name).await.map_err(ControlError::from)?;
+        let on_its_way = files.uploads(&grant.tenant).iter().any(|upload| upload.asset == name);
+        files.drop_upload(&grant.tenant, &name);
+        if grant.owner.assets.contains_key(&name) || !on_its_way {
+            self.registry.delete_asset(&grant.tenant, &name).await.map_err(ControlError::from)?;
         }
-        Ok(json(Done::Ok, &Deleted { deleted: name.to_string() }))
+        Ok(json(ReplyStatus::Ok, &Deleted { deleted: name.to_string() }))
     }
 
-    pub(super) async fn put_asset(&self, call: Call, acting: &TenantAccess) -> Answered {
+    pub(super) async fn put_asset(&self, call: ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.asset()?;
         let digest = call.query.get("digest").map(ToOwned::to_owned);
-        let adding = self.uploading.begin(&acting.tenant, &name)?;
+        let adding = self.uploading.begin(&grant.tenant, &name)?;
         if let Some(digest) = &digest
-            && let Some(answered) = self.put_known(&name, acting, digest).await?
+            && let Some(answered) = self.put_known(&name, grant, digest).await?
         {
             tokio::spawn(gannet_fleet::inbound::discard(call.inbound.body));
             return Ok(answered);
@@ -197,7 +197,7 @@ impl Control {
             }
             .into());
         }
-        let appending = match self.appending(acting, &name, range, digest) {
+        let appending = match self.appending(grant, &name, range, digest) {
             Ok(appending) => appending,
             Err(refused) => {
                 gannet_fleet::inbound::discard(call.inbound.body).await;
@@ -216,37 +216,40 @@ impl Control {
             return Err(error.into());
         }
         if known.received < known.size {
-            return Ok(json(Done::Accepted, &view(&acting.owner, &name, acting.owner.assets.get(&name), Some(&known))));
+            return Ok(json(
+                ReplyStatus::Accepted,
+                &view(&grant.owner, &name, grant.owner.assets.get(&name), Some(&known)),
+            ));
         }
-        self.keep(acting, &name, appending, adding).await
+        self.keep(grant, &name, appending, adding).await
     }
 
     /// Gives a name to bytes that the tenant has already put.
     async fn put_known(
         &self,
         name: &AssetName,
-        acting: &TenantAccess,
+        grant: &TenantGrant,
         digest: &str,
     ) -> Result<Option<http::Response<gannet_base::body::ResponseBody>>, ControlError> {
-        let _arriving = self.registry.arriving(&acting.tenant, digest);
-        let Ok(metadata) = std::fs::metadata(self.registry.store().files().asset(&acting.tenant, digest)) else {
+        let _arriving = self.registry.arriving(&grant.tenant, digest);
+        let Ok(metadata) = std::fs::metadata(self.registry.store().files().asset(&grant.tenant, digest)) else {
             return Ok(None);
         };
-        self.registry.store().files().drop_upload(&acting.tenant, name);
-        self.name(acting, name, digest.to_owned(), metadata.len()).await.map(Some)
+        self.registry.store().files().drop_upload(&grant.tenant, name);
+        self.name(grant, name, digest.to_owned(), metadata.len()).await.map(Some)
     }
 
     /// The upload that a range belongs to, checked against limits and against what has come.
     fn appending(
         &self,
-        acting: &TenantAccess,
+        grant: &TenantGrant,
         name: &AssetName,
         range: Range,
         digest: Option<String>,
-    ) -> Result<Appending, ControlError> {
+    ) -> Result<UploadWriter, ControlError> {
         let files = self.registry.store().files();
         let _begins = self.uploading.begins.lock().unwrap_or_else(PoisonError::into_inner);
-        let uploads = files.uploads(&acting.tenant);
+        let uploads = files.uploads(&grant.tenant);
         if range.from > 0 {
             let known = uploads.into_iter().find(|upload| upload.asset == *name);
             let known = known.filter(|upload| upload.size == range.size && upload.digest == digest);
@@ -261,7 +264,7 @@ impl Control {
                     "the upload of {name} has {received} bytes; the range begins at {from}"
                 )));
             }
-            return Ok(files.resume_upload(&acting.tenant, known)?);
+            return Ok(files.resume_upload(&grant.tenant, known)?);
         }
         let others = uploads.iter().filter(|upload| upload.asset != *name);
         let (count, coming) =
@@ -271,47 +274,53 @@ impl Control {
                 "{count} other uploads are under way; the limit is {UPLOADS_MAX}"
             )));
         }
-        let owner = &acting.owner;
+        let owner = &grant.owner;
         let used = owner.asset_bytes().saturating_add(coming);
         let limit = owner.limits.assets_mib;
         if used.saturating_add(range.size) > limit << 20 {
             return Err(ControlError::LimitReached { name: "assets_mib", limit, used: used.div_ceil(1 << 20) });
         }
         let upload = Upload { asset: name.clone(), size: range.size, received: 0, digest };
-        Ok(files.begin_upload(&acting.tenant, upload)?)
+        Ok(files.begin_upload(&grant.tenant, upload)?)
     }
 
     /// The last range has come.
-    async fn keep(&self, acting: &TenantAccess, name: &AssetName, appending: Appending, adding: Adding) -> Answered {
+    async fn keep(
+        &self,
+        grant: &TenantGrant,
+        name: &AssetName,
+        appending: UploadWriter,
+        adding: UploadGuard,
+    ) -> CallResult {
         let (adding, finished) = blocking(move || (adding, appending.finish())).await?;
         let arrived = finished.map_err(ControlError::from)?.map_err(|digest| {
             ControlError::Conflict(format!("the bytes have the digest {digest}, not the one that was announced"))
         })?;
-        let _arriving = self.registry.arriving(&acting.tenant, &arrived.digest);
+        let _arriving = self.registry.arriving(&grant.tenant, &arrived.digest);
         let (digest, size) = (arrived.digest.clone(), arrived.size);
-        let (store, tenant) = (Arc::clone(self.registry.store()), acting.tenant.clone());
-        let (_adding, kept) = blocking(move || (adding, store.files().keep_asset(&tenant, &arrived))).await?;
+        let (store, tenant) = (Arc::clone(self.registry.store()), grant.tenant.clone());
+        let (_adding, kept) = blocking(move || (adding, store.files().store_asset(&tenant, &arrived))).await?;
         kept.map_err(ControlError::from)?;
-        Ok(self.name(acting, name, digest, size).await?)
+        Ok(self.name(grant, name, digest, size).await?)
     }
 
     async fn name(
         &self,
-        acting: &TenantAccess,
+        grant: &TenantGrant,
         name: &AssetName,
         digest: String,
         size: u64,
     ) -> Result<http::Response<gannet_base::body::ResponseBody>, ControlError> {
         let record = AssetRecord { digest, size, put: jiff::Timestamp::now() };
-        let new = self.registry.put_asset(&acting.tenant, name, record.clone()).await?;
-        tracing::info!(tenant = %acting.tenant, asset = %name, digest = record.digest, size, "an asset was put");
-        let done = if new { Done::Created } else { Done::Ok };
-        Ok(json(done, &view(&acting.owner, name, Some(&record), None)))
+        let new = self.registry.put_asset(&grant.tenant, name, record.clone()).await?;
+        tracing::info!(tenant = %grant.tenant, asset = %name, digest = record.digest, size, "an asset was put");
+        let done = if new { ReplyStatus::Created } else { ReplyStatus::Ok };
+        Ok(json(done, &view(&grant.owner, name, Some(&record), None)))
     }
 }
 
 /// Writes a body to an upload. What came before it broke off is not lost.
-async fn append(mut appending: Appending, mut body: Incoming, range: Range) -> (Appending, Option<ControlError>) {
+async fn append(mut appending: UploadWriter, mut body: Incoming, range: Range) -> (UploadWriter, Option<ControlError>) {
     let mut left = range.length;
     while left > 0 {
         let frame = match tokio::time::timeout(BODY_IDLE_MAX, body.frame()).await {

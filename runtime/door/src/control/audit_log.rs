@@ -1,18 +1,18 @@
 //! `/api/v1/audit`: the audit log of a tenant, or the operator's.
 
-use super::authorize::TenantAccess;
-use super::call::{Answered, Call};
+use super::authorize::TenantGrant;
+use super::call::{ApiCall, CallResult};
 use super::error::ControlError;
 use super::{Control, views};
-use crate::respond::{Done, json};
+use crate::respond::{ReplyStatus, json};
 use gannet_base::names::RequestId;
 use gannet_state::store::audit::OPERATOR;
 use std::sync::Arc;
 
 impl Control {
     /// Reads the audit log of a tenant, or the operator's.
-    pub(super) async fn audit_log(&self, call: Call, acting: Option<TenantAccess>) -> Answered {
-        let whose = acting.map_or_else(|| OPERATOR.to_owned(), |acting| acting.tenant.to_string());
+    pub(super) async fn audit_log(&self, call: ApiCall, grant: Option<TenantGrant>) -> CallResult {
+        let whose = grant.map_or_else(|| OPERATOR.to_owned(), |grant| grant.tenant.to_string());
         let cursor = call.query.get("cursor").map(|text| {
             RequestId::parse(text).ok_or_else(|| ControlError::Invalid("cursor is none that was told".into()))
         });
@@ -22,6 +22,6 @@ impl Control {
         let entries =
             entries.map_err(|error| ControlError::Internal(error.to_string()))?.map_err(ControlError::from)?;
         let cursor = (entries.len() == limit).then(|| entries.last().map(|entry| entry.request.clone())).flatten();
-        Ok(json(Done::Ok, &views::Audit { entries, cursor }))
+        Ok(json(ReplyStatus::Ok, &views::Audit { entries, cursor }))
     }
 }

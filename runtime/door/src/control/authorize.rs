@@ -1,20 +1,20 @@
 //! For whom an operation of the control API is done, and who may not do it.
 
 use super::error::ControlError;
-use super::table::{Access, Op, Operation};
+use super::operations::{Operation, OperationId, RequiredAccess};
 use crate::access::AccessError;
 use gannet_base::headers::TENANT;
 use gannet_base::identity::{Caller, Key};
 use gannet_base::names::{FunctionName, TenantName};
 use gannet_base::refusal::Refusal;
 use gannet_base::scopes::Scopes;
-use gannet_fleet::inbound::Inbound;
+use gannet_fleet::inbound::InboundRequest;
 use gannet_state::registry::{Snapshot, Tenant};
 use std::sync::Arc;
 
 /// The tenant that an operation is about, and what the caller may do there.
 #[derive(Debug)]
-pub(super) struct TenantAccess {
+pub(super) struct TenantGrant {
     /// Whose things it is about.
     pub(super) tenant: TenantName,
     /// As it is now.
@@ -25,7 +25,7 @@ pub(super) struct TenantAccess {
     pub(super) only: Option<FunctionName>,
 }
 
-impl TenantAccess {
+impl TenantGrant {
     /// Refuses a caller whose key lacks a scope.
     pub(super) fn needs(&self, has: bool, scope: &'static str) -> Result<(), AccessError> {
         if has { Ok(()) } else { Err(AccessError::ScopeMissing { scope }) }
@@ -43,11 +43,11 @@ impl TenantAccess {
 /// For whom an operation is, if it is for a tenant; refuses who may not.
 pub(super) fn authorize(
     operation: &Operation,
-    inbound: &Inbound,
+    inbound: &InboundRequest,
     caller: &Caller,
     names: &[String],
     snapshot: &Snapshot,
-) -> Result<Option<TenantAccess>, Refusal> {
+) -> Result<Option<TenantGrant>, Refusal> {
     let named = inbound.parts.headers.get(TENANT).map(|value| value.to_str().unwrap_or_default());
     let of_key = |key: &Key| {
         let tenant = key.record.tenant.clone();
@@ -55,50 +55,56 @@ pub(super) fn authorize(
         if owner.record.suspended {
             return Err(AccessError::Suspended);
         }
-        Ok(TenantAccess { tenant, owner, scopes: key.record.scopes, only: key.record.function.clone() })
+        Ok(TenantGrant { tenant, owner, scopes: key.record.scopes, only: key.record.function.clone() })
     };
     match (operation.access, caller) {
-        (Access::Anyone | Access::AnyKey, _) => Ok(None),
-        (Access::Operator, Caller::Operator) => Ok(None),
-        (Access::Operator, _) => Err(AccessError::ScopeMissing { scope: "operator" }.into()),
-        (Access::OperatorOrAdmin, Caller::Operator) => Ok(None),
-        (Access::OperatorOrAdmin, Caller::Tenant(key)) => {
-            let acting = of_key(key)?;
-            acting.needs(acting.scopes.admin, "admin")?;
-            acting.covers(None)?;
+        (RequiredAccess::Anyone | RequiredAccess::AnyKey, _) => Ok(None),
+        (RequiredAccess::Operator, Caller::Operator) => Ok(None),
+        (RequiredAccess::Operator, _) => Err(AccessError::ScopeMissing { scope: "operator" }.into()),
+        (RequiredAccess::OperatorOrAdmin, Caller::Operator) => Ok(None),
+        (RequiredAccess::OperatorOrAdmin, Caller::Tenant(key)) => {
+            let grant = of_key(key)?;
+            grant.needs(grant.scopes.admin, "admin")?;
+            grant.covers(None)?;
             // Another tenant and none look the same.
-            if names.first().is_none_or(|name| *name != *acting.tenant.as_str()) {
+            if names.first().is_none_or(|name| *name != *grant.tenant.as_str()) {
                 return Err(ControlError::NotFound.into());
             }
-            Ok(Some(acting))
+            Ok(Some(grant))
         }
         (access, Caller::Tenant(key)) => {
-            let acting = of_key(key)?;
-            let scopes = acting.scopes;
+            let grant = of_key(key)?;
+            let scopes = grant.scopes;
             let (has, scope) = match access {
-                Access::Read => (scopes.read, "read"),
-                Access::Deploy => (scopes.deploy, "deploy"),
+                RequiredAccess::Read => (scopes.read, "read"),
+                RequiredAccess::Deploy => (scopes.deploy, "deploy"),
                 _ => (scopes.admin, "admin"),
             };
-            acting.needs(has, scope)?;
+            grant.needs(has, scope)?;
             let about = operation.path.starts_with("functions/{name}").then(|| names.first()).flatten();
             let about = about.and_then(|name| FunctionName::new(name).ok());
-            let filtered = matches!(operation.op, Op::ListFunctions | Op::Receipt | Op::Usage);
+            let filtered =
+                matches!(operation.op, OperationId::ListFunctions | OperationId::Receipt | OperationId::Usage);
             if !filtered {
-                acting.covers(about.as_ref())?;
+                grant.covers(about.as_ref())?;
             }
-            Ok(Some(acting))
+            Ok(Some(grant))
         }
         (_, Caller::Operator) => {
             let Some(named) = named else {
-                return if operation.op == Op::Audit { Ok(None) } else { Err(ControlError::TenantNeeded.into()) };
+                return if operation.op == OperationId::Audit {
+                    Ok(None)
+                } else {
+                    Err(ControlError::TenantNeeded.into())
+                };
             };
             let tenant = TenantName::new(named).map_err(|error| ControlError::Invalid(error.to_string()))?;
             // What a deleted one used and did is kept.
-            let outlives = matches!(operation.op, Op::Usage | Op::Audit) && snapshot.is_gone(&tenant);
+            let outlives =
+                matches!(operation.op, OperationId::Usage | OperationId::Audit) && snapshot.is_deleted(&tenant);
             let gone = || outlives.then(|| Arc::new(Tenant::gone()));
             let owner = snapshot.tenants.get(&tenant).cloned().or_else(gone).ok_or(ControlError::NotFound)?;
-            Ok(Some(TenantAccess { tenant, owner, scopes: Scopes::FULL, only: None }))
+            Ok(Some(TenantGrant { tenant, owner, scopes: Scopes::FULL, only: None }))
         }
         (_, Caller::Anonymous) => Err(AccessError::KeyNeeded.into()),
     }

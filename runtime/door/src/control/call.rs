@@ -6,14 +6,14 @@ use gannet_base::body::ResponseBody;
 use gannet_base::identity::Caller;
 use gannet_base::names::{FunctionName, TenantName};
 use gannet_base::refusal::Refusal;
-use gannet_fleet::inbound::Inbound;
+use gannet_fleet::inbound::InboundRequest;
 use gannet_state::registry::Snapshot;
 use http::Response;
 use std::sync::Arc;
 
 /// A call on its way to its operation.
-pub(super) struct Call {
-    pub(super) inbound: Inbound,
+pub(super) struct ApiCall {
+    pub(super) inbound: InboundRequest,
     pub(super) caller: Caller,
     pub(super) snapshot: Arc<Snapshot>,
     /// What the path names, in order.
@@ -21,7 +21,7 @@ pub(super) struct Call {
     pub(super) query: Query,
 }
 
-impl Call {
+impl ApiCall {
     /// What the path names there.
     pub(super) fn name(&self, index: usize) -> &str {
         self.names.get(index).map(String::as_str).unwrap_or_default()
@@ -39,4 +39,4 @@ impl Call {
 }
 
 /// The answer of an operation.
-pub(super) type Answered = Result<Response<ResponseBody>, Refusal>;
+pub(super) type CallResult = Result<Response<ResponseBody>, Refusal>;

@@ -2,12 +2,12 @@
 
 use super::functions::{find, names};
 use crate::control::arguments::json_needed;
-use crate::control::authorize::TenantAccess;
-use crate::control::call::{Answered, Call};
+use crate::control::authorize::TenantGrant;
+use crate::control::call::{ApiCall, CallResult};
 use crate::control::error::ControlError;
 use crate::control::views::Deployed;
 use crate::control::{Control, upload};
-use crate::respond::{Done, json};
+use crate::respond::{ReplyStatus, json};
 use gannet_base::manifest::Manifest;
 use gannet_base::names::FunctionName;
 use gannet_base::records::{PinnedAsset, VersionRecord};
@@ -18,11 +18,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-fn how(call: &Call) -> Result<DeployOptions, ControlError> {
+fn how(call: &ApiCall) -> Result<DeployOptions, ControlError> {
     Ok(DeployOptions {
         no_traffic: call.query.flag("no_traffic")?,
         tag: call.query.get("tag").map(ToOwned::to_owned),
-        in_place_of: None,
+        expected_current: None,
     })
 }
 
@@ -30,15 +30,15 @@ impl Control {
     /// Refuses settings that the tenant may not have, or that nothing here can serve. Answers the assets that they name.
     fn check_manifest(
         &self,
-        acting: &TenantAccess,
+        grant: &TenantGrant,
         name: &FunctionName,
         manifest: &Manifest,
     ) -> Result<BTreeMap<String, PinnedAsset>, ControlError> {
-        let assets = acting.owner.pin_assets(manifest)?;
+        let assets = grant.owner.pin_assets(manifest)?;
         // A key for one function would read any secret by naming it.
-        if acting.only.is_some() {
+        if grant.only.is_some() {
             let named = |secret: &&String| {
-                let function = acting.owner.functions.get(name);
+                let function = grant.owner.functions.get(name);
                 !function.is_some_and(|function| function.current.manifest().secrets.names.contains(secret))
             };
             if let Some(new) = manifest.secrets.names.iter().find(named) {
@@ -46,7 +46,7 @@ impl Control {
                 return Err(ControlError::Conflict(told));
             }
         }
-        let limits = &acting.owner.limits;
+        let limits = &grant.owner.limits;
         if let Some((name, value, limit)) = limits.exceeded_by(manifest) {
             return Err(ControlError::AboveLimit { name, value, limit });
         }
@@ -59,7 +59,7 @@ impl Control {
         if manifest.scale.min > 0 {
             let kept = candidates.iter().filter_map(|slot| self.slots.get(*slot)?.gpu.as_ref());
             // With what its other functions keep.
-            let kept = kept.map(|gpu| acting.owner.kept_bytes(Some((name, &assets)), gpu.context_bytes));
+            let kept = kept.map(|gpu| grant.owner.resident_gpu_bytes(Some((name, &assets)), gpu.context_bytes));
             let most = kept.max().unwrap_or(0).div_ceil(1 << 20);
             if most > limits.resident_gpu_mib {
                 let (name, limit) = ("scale.min > 0 keeps GPU memory: resident_gpu_mib", limits.resident_gpu_mib);
@@ -69,16 +69,16 @@ impl Control {
         Ok(assets)
     }
 
-    pub(super) async fn deploy(&self, call: Call, acting: &TenantAccess) -> Answered {
+    pub(super) async fn deploy(&self, call: ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.function()?;
         let dry_run = call.query.flag("dry_run")?;
         let how = how(&call)?;
         let store = Arc::clone(self.registry.store());
-        let limit = acting.owner.limits.component_mib << 20;
-        let _receiving = self.builder.receiving(&acting.tenant).map_err(ControlError::from)?;
-        let mut upload = upload::receive(call.inbound, store.files(), &acting.tenant, limit).await?;
-        let arriving = self.registry.arriving(&acting.tenant, &upload.digest);
-        if upload.is_there && !upload.path.exists() {
+        let limit = grant.owner.limits.component_mib << 20;
+        let _receiving = self.builder.receiving(&grant.tenant).map_err(ControlError::from)?;
+        let mut upload = upload::receive(call.inbound, store.files(), &grant.tenant, limit).await?;
+        let arriving = self.registry.arriving(&grant.tenant, &upload.digest);
+        if upload.already_stored && !upload.path.exists() {
             return Err(ControlError::NotFound.into());
         }
         let manifest = upload.manifest.take().unwrap_or_default();
@@ -86,7 +86,7 @@ impl Control {
             let told = format!("the manifest is for {own:?}, the request for {name:?}");
             return Err(ControlError::Invalid(told).into());
         }
-        let assets = self.check_manifest(acting, &name, &manifest)?;
+        let assets = self.check_manifest(grant, &name, &manifest)?;
         let mut record = VersionRecord {
             number: 0,
             digest: upload.digest.clone(),
@@ -99,24 +99,24 @@ impl Control {
             assets,
             snapshot_size: None,
         };
-        self.build(acting, &mut record, &upload.path).await?;
+        self.build(grant, &mut record, &upload.path).await?;
         if dry_run {
             drop(arriving);
-            self.registry.sweep(&acting.tenant, names(&record));
-            return self.tried(acting, &name, &record, &how);
+            self.registry.sweep_components(&grant.tenant, names(&record));
+            return self.tried(grant, &name, &record, &how);
         }
-        if !upload.is_there {
-            let (store, tenant) = (Arc::clone(&store), acting.tenant.clone());
+        if !upload.already_stored {
+            let (store, tenant) = (Arc::clone(&store), grant.tenant.clone());
             let (digest, path) = (upload.digest.clone(), upload.path.clone());
             let kept =
-                tokio::task::spawn_blocking(move || build::keep_component(&store, &tenant, &digest, &path)).await;
+                tokio::task::spawn_blocking(move || build::store_component(&store, &tenant, &digest, &path)).await;
             kept.map_err(|error| ControlError::Internal(error.to_string()))?.map_err(ControlError::from)?;
         }
         let names = names(&record);
-        let put = self.put(acting, &name, record, how).await;
+        let put = self.put(grant, &name, record, how).await;
         drop(arriving);
         if put.is_err() {
-            self.registry.sweep(&acting.tenant, names);
+            self.registry.sweep_components(&grant.tenant, names);
         }
         put
     }
@@ -124,27 +124,27 @@ impl Control {
     /// Has a component built, and notes what the builder found.
     async fn build(
         &self,
-        acting: &TenantAccess,
+        grant: &TenantGrant,
         record: &mut VersionRecord,
         component: &Path,
     ) -> Result<(), ControlError> {
-        let wanted = BuildRequest::of(self.registry.store(), &acting.tenant, record, component);
-        let built = self.builder.build(&acting.tenant, wanted).await?;
+        let wanted = BuildRequest::of(self.registry.store(), &grant.tenant, record, component);
+        let built = self.builder.build(&grant.tenant, wanted).await?;
         record.kernels = Arc::new(built.kernels);
         record.warnings = built.warnings;
         record.snapshot_size = built.snapshot_size;
         Ok(())
     }
 
-    pub(super) async fn configure(&self, call: Call, acting: &TenantAccess) -> Answered {
+    pub(super) async fn configure(&self, call: ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.function()?;
         let (dry_run, mut how) = (call.query.flag("dry_run")?, how(&call)?);
         let patch: serde_json::Map<_, _> = json_needed(call.inbound).await?;
-        let current = Arc::clone(&find(acting, &name)?.current);
-        how.in_place_of = Some(current.key);
+        let current = Arc::clone(&find(grant, &name)?.current);
+        how.expected_current = Some(current.key);
         let manifest = current.manifest().patched(&patch);
         let manifest = manifest.map_err(|error| ControlError::Invalid(error.to_string()))?;
-        let assets = self.check_manifest(acting, &name, &manifest)?;
+        let assets = self.check_manifest(grant, &name, &manifest)?;
         let mut record = VersionRecord {
             number: 0,
             created: jiff::Timestamp::now(),
@@ -154,22 +154,22 @@ impl Control {
             ..VersionRecord::clone(&current.record)
         };
         // What `init` sees may have changed: then it runs again.
-        let arriving = self.registry.arriving(&acting.tenant, &record.digest);
+        let arriving = self.registry.arriving(&grant.tenant, &record.digest);
         if record.build_name() != current.record.build_name() {
-            let component = self.registry.store().files().component(&acting.tenant, &record.digest);
-            self.build(acting, &mut record, &component).await?;
+            let component = self.registry.store().files().component(&grant.tenant, &record.digest);
+            self.build(grant, &mut record, &component).await?;
         }
         if dry_run {
-            let told = self.tried(acting, &name, &record, &how);
+            let told = self.tried(grant, &name, &record, &how);
             drop(arriving);
-            self.registry.sweep(&acting.tenant, names(&record));
+            self.registry.sweep_components(&grant.tenant, names(&record));
             return told;
         }
         let names = names(&record);
-        let put = self.put(acting, &name, record, how).await;
+        let put = self.put(grant, &name, record, how).await;
         drop(arriving);
         if put.is_err() {
-            self.registry.sweep(&acting.tenant, names);
+            self.registry.sweep_components(&grant.tenant, names);
         }
         put
     }
@@ -177,46 +177,46 @@ impl Control {
     /// What a deploy would make, or why it would be refused.
     fn tried(
         &self,
-        acting: &TenantAccess,
+        grant: &TenantGrant,
         name: &FunctionName,
         record: &VersionRecord,
         how: &DeployOptions,
-    ) -> Answered {
-        acting.owner.check_deploy(name, record, how).map_err(ControlError::from)?;
-        let function = acting.owner.functions.get(name);
+    ) -> CallResult {
+        grant.owner.check_deploy(name, record, how).map_err(ControlError::from)?;
+        let function = grant.owner.functions.get(name);
         let same = function.and_then(|function| {
             let all = std::iter::once(&function.current).chain(function.versions.iter().rev());
             all.into_iter().find(|version| version.record.is_same(record))
         });
         let base = self.live.load().public_url.clone().unwrap_or_else(|| self.own_url.clone());
         let told = Deployed {
-            tenant: acting.tenant.to_string(),
+            tenant: grant.tenant.to_string(),
             name: name.to_string(),
             version: same.map_or(0, |version| version.record.number),
             digest: record.digest.clone(),
-            url: format!("{}/f/{}/{name}/", base.trim_end_matches('/'), acting.tenant),
+            url: format!("{}/f/{}/{name}/", base.trim_end_matches('/'), grant.tenant),
             tag: how.tag.clone(),
             kernels: record.kernels.keys().cloned().collect(),
             warnings: record.warnings.clone(),
             dry_run: true,
         };
-        Ok(json(Done::Ok, &told))
+        Ok(json(ReplyStatus::Ok, &told))
     }
 
     async fn put(
         &self,
-        acting: &TenantAccess,
+        grant: &TenantGrant,
         name: &FunctionName,
         record: VersionRecord,
         how: DeployOptions,
-    ) -> Answered {
-        let (tenant, tag) = (&acting.tenant, how.tag.clone());
+    ) -> CallResult {
+        let (tenant, tag) = (&grant.tenant, how.tag.clone());
         let served_alone = how.no_traffic;
         let deployed = self.registry.deploy(tenant, name, record, how).await;
         let (version, new) = deployed.map_err(ControlError::from)?;
         tracing::info!(%tenant, function = %name, version = version.record.number, new, "deployed");
         self.pool.redeployed(tenant, name).await;
-        self.after_change(acting);
+        self.after_change(grant);
         let number = format!("v{}", version.record.number);
         let shown = tag.as_deref().or(served_alone.then_some(number.as_str()));
         let told = Deployed {
@@ -230,6 +230,6 @@ impl Control {
             warnings: version.record.warnings.clone(),
             dry_run: false,
         };
-        Ok(json(if new { Done::Created } else { Done::Ok }, &told))
+        Ok(json(if new { ReplyStatus::Created } else { ReplyStatus::Ok }, &told))
     }
 }

@@ -1,7 +1,7 @@
 //! Why a control operation was not done, and how its caller is told.
 
 use gannet_base::hop::build::Rejected;
-use gannet_base::refusal::{Blame, Kind, Refusal};
+use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 use gannet_fleet::build::BuildError;
 use gannet_state::registry::RegistryError;
 use gannet_state::store::StoreError;
@@ -113,7 +113,7 @@ impl From<ControlError> for Refusal {
     fn from(error: ControlError) -> Self {
         use Blame as B;
         use ControlError as E;
-        use Kind as K;
+        use RefusalKind as K;
         let (kind, code, blame) = match &error {
             E::Invalid(_) => (K::Malformed, "invalid", B::Caller),
             E::TenantNeeded => (K::Malformed, "tenant_needed", B::Caller),
@@ -137,14 +137,14 @@ impl From<ControlError> for Refusal {
             E::TenantNeeded => {
                 refusal.hint("the operator key acts for a tenant with --tenant or the header x-gannet-tenant")
             }
-            E::AboveLimit { .. } => refusal.hint(limits).repeats(),
-            E::LimitReached { .. } => refusal.retry_after(60).hint(limits).repeats(),
+            E::AboveLimit { .. } => refusal.hint(limits).permanent(),
+            E::LimitReached { .. } => refusal.retry_after(60).hint(limits).permanent(),
             E::UnsupportedMediaType(_) => refusal.hint(
                 "send the component as application/wasm, or multipart/form-data with the parts manifest and component",
             ),
             E::NotJson(_) => refusal.hint("send application/json"),
-            E::Build(rejected) => Self { hint: rejected.code.hint(), ..refusal.repeats() },
-            E::Unservable(_) => refusal.hint("name a class that `gannet gpu list` shows, or \"any\"").repeats(),
+            E::Build(rejected) => Self { hint: rejected.code.hint(), ..refusal.permanent() },
+            E::Unservable(_) => refusal.hint("name a class that `gannet gpu list` shows, or \"any\"").permanent(),
             E::Busy(_) => refusal.retry_after(2),
             _ => refusal,
         }

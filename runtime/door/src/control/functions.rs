@@ -1,14 +1,14 @@
 //! `/api/v1/functions`: listing functions, looking at one, and deleting it.
 
 use crate::control::Control;
-use crate::control::authorize::TenantAccess;
-use crate::control::call::{Answered, Call};
+use crate::control::authorize::TenantGrant;
+use crate::control::call::{ApiCall, CallResult};
 use crate::control::error::ControlError;
 use crate::control::views::{
     Deleted, FunctionDetail, FunctionView, Functions, HealthView, KernelView, Kernels, KillsView, VersionView,
     Versions, time,
 };
-use crate::respond::{Done, json};
+use crate::respond::{ReplyStatus, json};
 use gannet_base::hop::BundleKernel;
 use gannet_base::names::FunctionName;
 use gannet_base::records::VersionRecord;
@@ -18,8 +18,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A function of the tenant, as it was when the request came.
-pub(super) fn find<'a>(acting: &'a TenantAccess, name: &FunctionName) -> Result<&'a Arc<Function>, ControlError> {
-    acting.owner.functions.get(name).ok_or(ControlError::NotFound)
+pub(super) fn find<'a>(grant: &'a TenantGrant, name: &FunctionName) -> Result<&'a Arc<Function>, ControlError> {
+    grant.owner.functions.get(name).ok_or(ControlError::NotFound)
 }
 
 pub(super) fn traffic_of(function: &Function) -> BTreeMap<String, u32> {
@@ -27,10 +27,10 @@ pub(super) fn traffic_of(function: &Function) -> BTreeMap<String, u32> {
 }
 
 impl Control {
-    pub(super) fn list_functions(&self, call: &Call, acting: &TenantAccess) -> Answered {
+    pub(super) fn list_functions(&self, call: &ApiCall, grant: &TenantGrant) -> CallResult {
         let (limit, cursor) = (call.query.limit()?, call.query.get("cursor").unwrap_or_default());
-        let covered = |function: &&Arc<Function>| acting.only.as_ref().is_none_or(|only| *only == function.name);
-        let mut after = acting
+        let covered = |function: &&Arc<Function>| grant.only.as_ref().is_none_or(|only| *only == function.name);
+        let mut after = grant
             .owner
             .functions
             .values()
@@ -39,7 +39,7 @@ impl Control {
         let page: Vec<_> = after.by_ref().take(limit).collect();
         let cursor = after.next().and_then(|_| page.last()).map(|function| function.name.to_string());
         let functions = page.into_iter().map(|function| self.view(function)).collect();
-        Ok(json(Done::Ok, &Functions { functions, cursor }))
+        Ok(json(ReplyStatus::Ok, &Functions { functions, cursor }))
     }
 
     pub(super) fn view(&self, function: &Function) -> FunctionView {
@@ -55,7 +55,7 @@ impl Control {
         }
     }
 
-    pub(super) fn detail(&self, acting: &TenantAccess, function: &Function) -> FunctionDetail {
+    pub(super) fn detail(&self, grant: &TenantGrant, function: &Function) -> FunctionDetail {
         FunctionDetail {
             function: self.view(function),
             manifest: function.current.manifest().clone(),
@@ -63,15 +63,15 @@ impl Control {
             traffic: traffic_of(function),
             sticky: function.sticky.clone(),
             tags: function.tags.iter().map(|(tag, version)| (tag.clone(), version.record.number)).collect(),
-            health: self.health(acting, function),
+            health: self.health(grant, function),
         }
     }
 
     /// How a function fares: kernels that may not run, and kills of its workers, if there were any lately.
-    fn health(&self, acting: &TenantAccess, function: &Function) -> HealthView {
+    fn health(&self, grant: &TenantGrant, function: &Function) -> HealthView {
         let kernels = function.current.record.kernels.iter();
-        let quarantined = kernels.filter(|(_, kernel)| acting.owner.is_quarantined(kernel));
-        let kills = self.pool.kills(&acting.tenant, &function.name).map(|(kills, wait)| KillsView {
+        let quarantined = kernels.filter(|(_, kernel)| grant.owner.is_quarantined(kernel));
+        let kills = self.pool.kills(&grant.tenant, &function.name).map(|(kills, wait)| KillsView {
             count: kills.count,
             last: time(kills.time),
             why: kills.why,
@@ -97,9 +97,9 @@ impl Control {
         }
     }
 
-    pub(super) fn versions(&self, call: &Call, acting: &TenantAccess) -> Answered {
+    pub(super) fn versions(&self, call: &ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.function()?;
-        let function = find(acting, &name)?;
+        let function = find(grant, &name)?;
         let view = |version: &Arc<Version>| VersionView {
             version: version.record.number,
             current: version.key == function.current.key,
@@ -120,13 +120,13 @@ impl Control {
             cause: version.record.cause.clone(),
         };
         let versions = function.versions.iter().rev().map(view).collect();
-        Ok(json(Done::Ok, &Versions { name: name.to_string(), versions }))
+        Ok(json(ReplyStatus::Ok, &Versions { name: name.to_string(), versions }))
     }
 
     /// The current version's kernels: the WGSL as it was deployed, and as it runs.
-    pub(super) fn kernels(&self, call: &Call, acting: &TenantAccess) -> Answered {
+    pub(super) fn kernels(&self, call: &ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.function()?;
-        let record = &find(acting, &name)?.current.record;
+        let record = &find(grant, &name)?.current.record;
         let view = |(name, kernel): (&String, &BundleKernel)| KernelView {
             name: name.clone(),
             entry: kernel.entry.clone(),
@@ -134,28 +134,28 @@ impl Control {
             hardened: kernel.hardened.clone(),
         };
         let kernels = record.kernels.iter().map(view).collect();
-        Ok(json(Done::Ok, &Kernels { name: name.to_string(), version: record.number, kernels }))
+        Ok(json(ReplyStatus::Ok, &Kernels { name: name.to_string(), version: record.number, kernels }))
     }
 
-    pub(super) fn get_function(&self, call: &Call, acting: &TenantAccess) -> Answered {
-        let function = find(acting, &call.function()?)?;
-        Ok(json(Done::Ok, &self.detail(acting, function)))
+    pub(super) fn get_function(&self, call: &ApiCall, grant: &TenantGrant) -> CallResult {
+        let function = find(grant, &call.function()?)?;
+        Ok(json(ReplyStatus::Ok, &self.detail(grant, function)))
     }
 
-    pub(super) async fn delete_function(&self, call: &Call, acting: &TenantAccess) -> Answered {
+    pub(super) async fn delete_function(&self, call: &ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.function()?;
-        self.registry.delete(&acting.tenant, &name).await.map_err(ControlError::from)?;
-        self.after_change(acting);
-        self.logs.forget(&acting.tenant, &name);
-        Ok(json(Done::Ok, &Deleted { deleted: name.to_string() }))
+        self.registry.delete(&grant.tenant, &name).await.map_err(ControlError::from)?;
+        self.after_change(grant);
+        self.logs.forget(&grant.tenant, &name);
+        Ok(json(ReplyStatus::Ok, &Deleted { deleted: name.to_string() }))
     }
 
     /// Brings the pool in line with what is deployed: pins or lets go the tenant's worker, warms functions with `min = 1`, and
     /// lets workers forget what gets no requests any more.
-    pub(super) fn after_change(&self, acting: &TenantAccess) {
-        self.pool.unpin(&acting.tenant);
-        self.pool.unload_unserved(&acting.tenant);
-        warm(&self.registry.snapshot(), &self.pool, Some(&acting.tenant));
+    pub(super) fn after_change(&self, grant: &TenantGrant) {
+        self.pool.clear_always_on(&grant.tenant);
+        self.pool.unload_unserved(&grant.tenant);
+        warm(&self.registry.snapshot(), &self.pool, Some(&grant.tenant));
     }
 }
 

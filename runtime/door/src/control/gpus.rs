@@ -10,26 +10,26 @@ impl Control {
     pub(super) fn gpus(&self, caller: &Caller) -> views::Gpus {
         let counts = self.pool.counts();
         let operator = *caller == Caller::Operator;
-        let view = |served: &GpuSlot| {
-            let gpu = served.gpu.clone()?;
-            let counts = counts.get(served.slot).filter(|_| operator);
-            let health = serde_json::to_value(self.arbiter.health(served.slot)).unwrap_or_default();
+        let view = |gpu_slot: &GpuSlot| {
+            let gpu = gpu_slot.gpu.clone()?;
+            let counts = counts.get(gpu_slot.slot).filter(|_| operator);
+            let health = serde_json::to_value(self.arbiter.health(gpu_slot.slot)).unwrap_or_default();
             Some(views::GpuView {
-                place: served.slot,
+                place: gpu_slot.slot,
                 index: gpu.index,
                 name: gpu.name,
                 backend: gpu.backend,
                 driver: gpu.driver,
-                class: served.class.clone(),
+                class: gpu_slot.class.clone(),
                 software: gpu.software,
                 timestamps: gpu.timestamps,
                 memory_bytes: gpu.memory_bytes,
                 context_bytes: gpu.context_bytes,
                 health: health.as_str().unwrap_or("unknown").to_owned(),
-                holder: operator.then(|| self.arbiter.holder(served.slot)).flatten().map(|tenant| tenant.to_string()),
+                holder: operator.then(|| self.arbiter.holder(gpu_slot.slot)).flatten().map(|tenant| tenant.to_string()),
                 workers: counts.map(|counts| counts.workers),
                 spares_ready: counts.map(|counts| counts.spares),
-                workers_max: operator.then_some(served.workers_max),
+                workers_max: operator.then_some(gpu_slot.workers_max),
             })
         };
         views::Gpus { gpus: self.slots.iter().filter_map(view).collect() }

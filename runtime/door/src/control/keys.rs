@@ -4,19 +4,19 @@
 use crate::access::AccessError;
 use crate::control::Control;
 use crate::control::arguments::json as read_json;
-use crate::control::audit::AuditSubject;
-use crate::control::authorize::TenantAccess;
-use crate::control::call::{Answered, Call};
+use crate::control::audit_entry::AuditSubject;
+use crate::control::authorize::TenantGrant;
+use crate::control::call::{ApiCall, CallResult};
 use crate::control::error::ControlError;
 use crate::control::views::{Deleted, KeyMade, KeyView, Keys, NewKey, Rotate, Whoami, time};
-use crate::respond::{Done, json};
+use crate::respond::{ReplyStatus, json};
 use gannet_base::body::ResponseBody;
 use gannet_base::identity::{Caller, hash};
 use gannet_base::names::FunctionName;
 use gannet_base::records::KeyRecord;
 use gannet_base::scopes::Scopes;
 use gannet_state::registry;
-use gannet_state::registry::least;
+use gannet_state::registry::stricter_of;
 use http::Response;
 use jiff::{SignedDuration, Timestamp};
 use std::sync::atomic::Ordering;
@@ -55,9 +55,9 @@ impl NewKey {
 }
 
 /// Nobody gives away more than they have.
-fn check_scopes(acting: Option<&TenantAccess>, scopes: Scopes) -> Result<(), AccessError> {
-    match acting {
-        Some(acting) if !acting.scopes.include(scopes) => {
+fn check_scopes(grant: Option<&TenantGrant>, scopes: Scopes) -> Result<(), AccessError> {
+    match grant {
+        Some(grant) if !grant.scopes.include(scopes) => {
             Err(AccessError::ScopeMissing { scope: "of the key that is to be made" })
         }
         _ => Ok(()),
@@ -65,7 +65,7 @@ fn check_scopes(acting: Option<&TenantAccess>, scopes: Scopes) -> Result<(), Acc
 }
 
 impl Control {
-    pub(super) fn list_keys(&self, call: &Call) -> Answered {
+    pub(super) fn list_keys(&self, call: &ApiCall) -> CallResult {
         let tenant = call.tenant()?;
         if !call.snapshot.tenants.contains_key(&tenant) {
             return Err(ControlError::NotFound.into());
@@ -84,26 +84,26 @@ impl Control {
                 last_used: (used_s > 0).then(|| Timestamp::from_second(used_s).ok()).flatten().map(time),
             }
         };
-        Ok(json(Done::Ok, &Keys { keys: keys.into_iter().map(view).collect() }))
+        Ok(json(ReplyStatus::Ok, &Keys { keys: keys.into_iter().map(view).collect() }))
     }
 
-    pub(super) async fn create_key(&self, call: Call, acting: Option<&TenantAccess>) -> Answered {
+    pub(super) async fn create_key(&self, call: ApiCall, grant: Option<&TenantGrant>) -> CallResult {
         let (tenant, maker) = (call.tenant()?, call.caller.clone());
         let asked: NewKey = read_json(call.inbound, false).await?.unwrap_or_default();
         let key = new_key(tenant.as_str())?;
         let mut new = asked.checked(hash(&key))?;
         let (ends, per_s) = bounds(&maker);
-        new.expires = least(new.expires, ends);
-        new.requests_per_s = least(new.requests_per_s, per_s);
-        check_scopes(acting, new.scopes)?;
+        new.expires = stricter_of(new.expires, ends);
+        new.requests_per_s = stricter_of(new.requests_per_s, per_s);
+        check_scopes(grant, new.scopes)?;
         let made = self.registry.create_key(&tenant, new).await.map_err(ControlError::from)?;
-        Ok(AuditSubject::of(described(&made), json(Done::Created, &KeyMade { id: made.id, key })))
+        Ok(AuditSubject::of(described(&made), json(ReplyStatus::Created, &KeyMade { id: made.id, key })))
     }
 
-    pub(super) async fn rotate_key(&self, call: Call, acting: Option<&TenantAccess>) -> Answered {
+    pub(super) async fn rotate_key(&self, call: ApiCall, grant: Option<&TenantGrant>) -> CallResult {
         let (tenant, id, maker) = (call.tenant()?, call.name(1).to_owned(), call.caller.clone());
         let old = call.snapshot.keys_of(&tenant).find(|key| key.record.id == id);
-        check_scopes(acting, old.ok_or(ControlError::NotFound)?.record.scopes)?;
+        check_scopes(grant, old.ok_or(ControlError::NotFound)?.record.scopes)?;
         let asked: Rotate = read_json(call.inbound, false).await?.unwrap_or_default();
         let overlap = in_range("overlap_s", asked.overlap_s, 0, OVERLAP_MAX_S)?;
         let overlap = SignedDuration::from_secs(i64::try_from(overlap).unwrap_or(0));
@@ -111,13 +111,13 @@ impl Control {
         let (ends, per_s) = bounds(&maker);
         let made = self.registry.rotate_key(&tenant, &id, hash(&key), overlap, (ends, per_s)).await;
         let made = made.map_err(ControlError::from)?;
-        Ok(AuditSubject::of(described(&made), json(Done::Created, &KeyMade { id: made.id, key })))
+        Ok(AuditSubject::of(described(&made), json(ReplyStatus::Created, &KeyMade { id: made.id, key })))
     }
 
-    pub(super) async fn revoke_key(&self, call: &Call) -> Answered {
+    pub(super) async fn revoke_key(&self, call: &ApiCall) -> CallResult {
         let (tenant, id) = (call.tenant()?, call.name(1));
         self.registry.revoke_key(&tenant, id).await.map_err(ControlError::from)?;
-        Ok(json(Done::Ok, &Deleted { deleted: id.to_owned() }))
+        Ok(json(ReplyStatus::Ok, &Deleted { deleted: id.to_owned() }))
     }
 }
 
@@ -150,5 +150,5 @@ pub(super) fn whoami(caller: &Caller) -> Response<ResponseBody> {
         },
         _ => Whoami { operator: true, tenant: None, scopes: None, function: None, key: None, expires: None },
     };
-    json(Done::Ok, &told)
+    json(ReplyStatus::Ok, &told)
 }

@@ -1,11 +1,11 @@
 //! `/api/v1/functions/{name}/logs`: lines as JSON, or as Server-Sent Events with `follow=1`.
 
 use crate::control::Control;
-use crate::control::authorize::TenantAccess;
-use crate::control::call::{Answered, Call};
+use crate::control::authorize::TenantGrant;
+use crate::control::call::{ApiCall, CallResult};
 use crate::control::error::ControlError;
 use crate::control::views::LogLines;
-use crate::respond::{Done, json, stream};
+use crate::respond::{ReplyStatus, json, stream};
 use bytes::Bytes;
 use gannet_base::body;
 use gannet_base::names::RequestId;
@@ -19,9 +19,9 @@ const EVENTS_CAPACITY: usize = 256;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 impl Control {
-    pub(super) fn read_logs(&self, call: &Call, acting: &TenantAccess) -> Answered {
+    pub(super) fn read_logs(&self, call: &ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.function()?;
-        if !acting.owner.functions.contains_key(&name) {
+        if !grant.owner.functions.contains_key(&name) {
             return Err(ControlError::NotFound.into());
         }
         let request = call.query.get("request").map(|text| {
@@ -29,10 +29,10 @@ impl Control {
         });
         let request = request.transpose()?;
         let wanted = move |line: &LogLine| request.is_none_or(|id| id == line.request);
-        let (mut lines, followed) = self.logs.read(&acting.tenant, &name);
+        let (mut lines, followed) = self.logs.read(&grant.tenant, &name);
         lines.retain(wanted);
         if !call.query.flag("follow")? {
-            return Ok(json(Done::Ok, &LogLines { lines }));
+            return Ok(json(ReplyStatus::Ok, &LogLines { lines }));
         }
         let (sender, receiver) = mpsc::channel(EVENTS_CAPACITY);
         tokio::spawn(send(lines, followed, sender, wanted));

@@ -1,9 +1,9 @@
-//! The OpenAPI 3.1 document: paths from the [`table`](crate::control::table), schemas from the types that are read and written.
+//! The OpenAPI 3.1 document: paths from the [`table`](crate::control::operations), schemas from the types that are read and written.
 
 use crate::control::arguments::name_of;
-use crate::control::table::{Access, Argument, Operation, TABLE, Takes};
+use crate::control::operations::{OPERATIONS, Operation, QueryParameter, RequestBody, RequiredAccess};
 use crate::control::views;
-use crate::respond::{Done, raw};
+use crate::respond::{ReplyStatus, raw};
 use gannet_base::body::ResponseBody;
 use http::Response;
 use serde_json::{Map, Value, json};
@@ -71,16 +71,16 @@ fn of_name(name: &str) -> Value {
     }
 }
 
-fn of_argument(argument: &Argument) -> Value {
+fn of_argument(argument: &QueryParameter) -> Value {
     match argument {
-        Argument::Limit => json!({ "type": "integer", "minimum": 1, "maximum": 1000, "default": 100 }),
-        Argument::Cursor => json!({ "type": "string" }),
-        Argument::Day(_) => json!({ "type": "string", "format": "date" }),
-        Argument::Words(_, words) => json!({ "type": "string", "enum": words }),
-        Argument::Flag(_) => json!({ "type": "boolean", "default": false }),
-        Argument::Tag => of_name("tag"),
-        Argument::Request => of_name("id"),
-        Argument::Digest => json!({ "type": "string", "pattern": "^[0-9a-f]{64}$" }),
+        QueryParameter::Limit => json!({ "type": "integer", "minimum": 1, "maximum": 1000, "default": 100 }),
+        QueryParameter::Cursor => json!({ "type": "string" }),
+        QueryParameter::Day(_) => json!({ "type": "string", "format": "date" }),
+        QueryParameter::OneOf(_, words) => json!({ "type": "string", "enum": words }),
+        QueryParameter::Flag(_) => json!({ "type": "boolean", "default": false }),
+        QueryParameter::Tag => of_name("tag"),
+        QueryParameter::Request => of_name("id"),
+        QueryParameter::Digest => json!({ "type": "string", "pattern": "^[0-9a-f]{64}$" }),
     }
 }
 
@@ -91,14 +91,14 @@ fn parameters(operation: &Operation) -> Vec<Value> {
     all.extend(operation.arguments.iter().map(
         |argument| json!({ "name": name_of(argument), "in": "query", "required": false, "schema": of_argument(argument) }),
     ));
-    if operation.takes == Takes::Range {
+    if operation.takes == RequestBody::Range {
         all.push(json!({
             "name": "content-range", "in": "header", "required": false,
             "schema": { "type": "string", "pattern": "^bytes [0-9]{1,6}-[0-9]{1,6}/[0-9]{1,7}$" },
             "description": "Which bytes these are. Without it they are the whole asset.",
         }));
     }
-    let for_tenant = matches!(operation.access, Access::Read | Access::Deploy | Access::Admin);
+    let for_tenant = matches!(operation.access, RequiredAccess::Read | RequiredAccess::Deploy | RequiredAccess::Admin);
     if for_tenant {
         all.push(json!({
             "name": "x-gannet-tenant", "in": "header", "required": false, "schema": of_name("tenant"),
@@ -128,25 +128,25 @@ fn add_patches(schemas: &mut Map<String, Value>) {
     }
 }
 
-fn request_body(takes: Takes) -> Option<Value> {
+fn request_body(takes: RequestBody) -> Option<Value> {
     let binary = json!({ "type": "string", "format": "binary" });
     match takes {
-        Takes::Nothing => None,
-        Takes::Json(schema) => {
+        RequestBody::Nothing => None,
+        RequestBody::Json(schema) => {
             Some(json!({ "required": true, "content": content("application/json", &reference(schema)) }))
         }
-        Takes::MaybeJson(schema) => {
+        RequestBody::MaybeJson(schema) => {
             Some(json!({ "required": false, "content": content("application/json", &reference(schema)) }))
         }
-        Takes::Bytes => {
+        RequestBody::Bytes => {
             let value = json!({ "type": "string", "pattern": "^[ -~]+$", "maxLength": 4096 });
             Some(json!({ "required": true, "content": content("text/plain", &value) }))
         }
-        Takes::Range => {
+        RequestBody::Range => {
             let required = false;
             Some(json!({ "required": required, "content": content("application/octet-stream", &binary) }))
         }
-        Takes::ManifestPatch => {
+        RequestBody::ManifestPatch => {
             let maybe = |schema: &Value| json!({ "oneOf": [{ "type": "null" }, schema] });
             let mut properties: Map<_, _> = SETTINGS
                 .iter()
@@ -165,7 +165,7 @@ fn request_body(takes: Takes) -> Option<Value> {
             let patch = json!({ "type": "object", "properties": properties, "additionalProperties": false });
             Some(json!({ "required": true, "content": content("application/json", &patch) }))
         }
-        Takes::Component => {
+        RequestBody::Component => {
             let parts = json!({
                 "type": "object",
                 "properties": {
@@ -202,7 +202,7 @@ fn responses(operation: &Operation) -> Map<String, Value> {
     }
     let problem = content("application/problem+json", &reference("Problem"));
     let mut refusals = vec![(400, "Malformed."), (500, "Our own fault."), (503, "Not now; see Retry-After.")];
-    if operation.access != Access::Anyone {
+    if operation.access != RequiredAccess::Anyone {
         refusals.extend([
             (401, "No key, or a wrong one."),
             (403, "The key may not do this."),
@@ -210,7 +210,7 @@ fn responses(operation: &Operation) -> Map<String, Value> {
             (429, "Too much, or too often; see Retry-After."),
         ]);
     }
-    if operation.takes != Takes::Nothing {
+    if operation.takes != RequestBody::Nothing {
         refusals.extend([
             (408, "The body came too slowly."),
             (413, "The body is too large."),
@@ -231,7 +231,7 @@ fn responses(operation: &Operation) -> Map<String, Value> {
 pub fn document() -> Value {
     let mut document = serde_json::to_value(Schemas::openapi()).unwrap_or_default();
     let mut paths: Map<String, Value> = Map::new();
-    for operation in TABLE {
+    for operation in OPERATIONS {
         let mut told = json!({
             "operationId": operation.name,
             "summary": operation.summary,
@@ -242,8 +242,11 @@ pub fn document() -> Value {
             if let Some(body) = request_body(operation.takes) {
                 fields.insert("requestBody".into(), body);
             }
-            let needs =
-                if operation.access == Access::Anyone { json!([]) } else { json!([{ "bearer": [] }, { "key": [] }]) };
+            let needs = if operation.access == RequiredAccess::Anyone {
+                json!([])
+            } else {
+                json!([{ "bearer": [] }, { "key": [] }])
+            };
             fields.insert("security".into(), needs);
         }
         let path = paths.entry(format!("/api/v1/{}", operation.path)).or_insert_with(|| json!({}));
@@ -271,7 +274,7 @@ pub fn document() -> Value {
 pub(super) fn response() -> Response<ResponseBody> {
     static TEXT: OnceLock<bytes::Bytes> = OnceLock::new();
     let text = TEXT.get_or_init(|| serde_json::to_vec_pretty(&document()).unwrap_or_default().into());
-    raw(Done::Ok, "application/json", text.clone())
+    raw(ReplyStatus::Ok, "application/json", text.clone())
 }
 
 #[cfg(test)]
@@ -284,7 +287,7 @@ mod tests {
         let document = document();
         let operations: usize =
             document["paths"].as_object().unwrap().values().map(|p| p.as_object().unwrap().len()).sum();
-        assert_eq!(operations, TABLE.len());
+        assert_eq!(operations, OPERATIONS.len());
         let text = document.to_string();
         for reference in text.split("#/components/schemas/").skip(1) {
             let name = reference.split('"').next().unwrap();

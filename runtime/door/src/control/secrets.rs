@@ -1,19 +1,19 @@
 //! `/api/v1/secrets`: set, list by name, delete. A value goes in and is never told again.
 
-use crate::control::authorize::TenantAccess;
-use crate::control::call::{Answered, Call};
+use crate::control::authorize::TenantGrant;
+use crate::control::call::{ApiCall, CallResult};
 use crate::control::error::ControlError;
 use crate::control::views::{Deleted, SecretView, Secrets, time};
 use crate::control::{Control, upload};
-use crate::respond::{Done, json};
+use crate::respond::{ReplyStatus, json};
 use gannet_base::body::ResponseBody;
 use gannet_base::manifest::{SECRET_NAME_RULE, is_secret_name};
 use gannet_base::records::SecretRecord;
 use gannet_state::secrets::VALUE_BYTES_MAX;
 use http::Response;
 
-fn view(acting: &TenantAccess, name: &str, record: &SecretRecord) -> SecretView {
-    let named = acting.owner.functions.values().filter(|function| {
+fn view(grant: &TenantGrant, name: &str, record: &SecretRecord) -> SecretView {
+    let named = grant.owner.functions.values().filter(|function| {
         let mut served = function.versions.iter().filter(|version| function.serves(version));
         served.any(|version| version.manifest().secrets.names.iter().any(|known| known == name))
     });
@@ -30,12 +30,12 @@ fn check_name(name: &str) -> Result<(), ControlError> {
 }
 
 impl Control {
-    pub(super) fn list_secrets(&self, acting: &TenantAccess) -> Response<ResponseBody> {
-        let secrets = acting.owner.secrets.iter().map(|(name, record)| view(acting, name, record)).collect();
-        json(Done::Ok, &Secrets { secrets })
+    pub(super) fn list_secrets(&self, grant: &TenantGrant) -> Response<ResponseBody> {
+        let secrets = grant.owner.secrets.iter().map(|(name, record)| view(grant, name, record)).collect();
+        json(ReplyStatus::Ok, &Secrets { secrets })
     }
 
-    pub(super) async fn set_secret(&self, call: Call, acting: &TenantAccess) -> Answered {
+    pub(super) async fn set_secret(&self, call: ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.name(0).to_owned();
         check_name(&name)?;
         let value = upload::collect(call.inbound.body, VALUE_BYTES_MAX, "secret").await?;
@@ -44,18 +44,18 @@ impl Control {
         if value.is_empty() || value.contains(&0) || std::str::from_utf8(value).is_err() {
             return Err(ControlError::Invalid("a secret is text in UTF-8, not empty, without NUL".into()).into());
         }
-        let sealed = self.vault.seal(&acting.tenant, &name, value);
+        let sealed = self.vault.seal(&grant.tenant, &name, value);
         let sealed = sealed.map_err(|error| ControlError::Internal(error.to_string()))?;
         let record = SecretRecord { set: jiff::Timestamp::now(), sealed };
-        let new = self.registry.set_secret(&acting.tenant, &name, record.clone()).await.map_err(ControlError::from)?;
-        self.after_change(acting);
-        Ok(json(if new { Done::Created } else { Done::Ok }, &view(acting, &name, &record)))
+        let new = self.registry.set_secret(&grant.tenant, &name, record.clone()).await.map_err(ControlError::from)?;
+        self.after_change(grant);
+        Ok(json(if new { ReplyStatus::Created } else { ReplyStatus::Ok }, &view(grant, &name, &record)))
     }
 
-    pub(super) async fn delete_secret(&self, call: &Call, acting: &TenantAccess) -> Answered {
+    pub(super) async fn delete_secret(&self, call: &ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.name(0);
         check_name(name)?;
-        self.registry.delete_secret(&acting.tenant, name).await.map_err(ControlError::from)?;
-        Ok(json(Done::Ok, &Deleted { deleted: name.to_owned() }))
+        self.registry.delete_secret(&grant.tenant, name).await.map_err(ControlError::from)?;
+        Ok(json(ReplyStatus::Ok, &Deleted { deleted: name.to_owned() }))
     }
 }

@@ -2,12 +2,12 @@
 
 use crate::control::Control;
 use crate::control::arguments::json_needed;
-use crate::control::audit::AuditSubject;
-use crate::control::call::{Answered, Call};
+use crate::control::audit_entry::AuditSubject;
+use crate::control::call::{ApiCall, CallResult};
 use crate::control::error::ControlError;
 use crate::control::keys::new_key;
 use crate::control::views::{Deleted, Limits, NewTenant, TenantMade, TenantView, Tenants, Used, time};
-use crate::respond::{Done, json};
+use crate::respond::{ReplyStatus, json};
 use gannet_base::identity::hash;
 use gannet_base::names::TenantName;
 use gannet_state::registry::{KeySpec, Snapshot, Tenant};
@@ -24,16 +24,16 @@ fn view(name: &TenantName, tenant: &Tenant) -> TenantView {
 }
 
 impl Control {
-    pub(super) fn list_tenants(&self, call: &Call) -> Answered {
+    pub(super) fn list_tenants(&self, call: &ApiCall) -> CallResult {
         let (limit, cursor) = (call.query.limit()?, call.query.get("cursor").unwrap_or_default());
         let mut after = call.snapshot.tenants.iter().filter(|(name, _)| cursor.is_empty() || name.as_str() > cursor);
         let page: Vec<_> = after.by_ref().take(limit).collect();
         let cursor = after.next().and_then(|_| page.last()).map(|(name, _)| name.to_string());
         let tenants = page.into_iter().map(|(name, tenant)| view(name, tenant)).collect();
-        Ok(json(Done::Ok, &Tenants { tenants, cursor }))
+        Ok(json(ReplyStatus::Ok, &Tenants { tenants, cursor }))
     }
 
-    pub(super) async fn create_tenant(&self, call: Call) -> Answered {
+    pub(super) async fn create_tenant(&self, call: ApiCall) -> CallResult {
         let new: NewTenant = json_needed(call.inbound).await?;
         let name = TenantName::new(&new.name).map_err(|error| ControlError::Invalid(error.to_string()))?;
         let wrong: Vec<String> = new.limits.check().iter().map(ToString::to_string).collect();
@@ -45,19 +45,22 @@ impl Control {
         let made = made.map_err(ControlError::from)?;
         tracing::info!(tenant = %name, "a tenant was made");
         let told = format!("tenant {name}, key {}", made.id);
-        Ok(AuditSubject::of(told, json(Done::Created, &TenantMade { tenant: name.to_string(), id: made.id, key })))
+        Ok(AuditSubject::of(
+            told,
+            json(ReplyStatus::Created, &TenantMade { tenant: name.to_string(), id: made.id, key }),
+        ))
     }
 
-    fn told(&self, name: &TenantName, snapshot: &Snapshot) -> Answered {
+    fn told(&self, name: &TenantName, snapshot: &Snapshot) -> CallResult {
         let tenant = snapshot.tenants.get(name).ok_or(ControlError::NotFound)?;
-        Ok(json(Done::Ok, &view(name, tenant)))
+        Ok(json(ReplyStatus::Ok, &view(name, tenant)))
     }
 
-    pub(super) fn get_tenant(&self, call: &Call) -> Answered {
+    pub(super) fn get_tenant(&self, call: &ApiCall) -> CallResult {
         self.told(&call.tenant()?, &call.snapshot)
     }
 
-    pub(super) async fn suspend(&self, call: &Call, suspended: bool) -> Answered {
+    pub(super) async fn suspend(&self, call: &ApiCall, suspended: bool) -> CallResult {
         let name = call.tenant()?;
         self.registry.suspend(&name, suspended).await.map_err(ControlError::from)?;
         if suspended {
@@ -71,7 +74,7 @@ impl Control {
         self.told(&name, &snapshot)
     }
 
-    pub(super) async fn delete_tenant(&self, call: &Call) -> Answered {
+    pub(super) async fn delete_tenant(&self, call: &ApiCall) -> CallResult {
         let name = call.tenant()?;
         self.registry.delete_tenant(&name).await.map_err(ControlError::from)?;
         self.pool.end_all(&name, "the tenant was deleted");
@@ -81,10 +84,10 @@ impl Control {
         let removed = tokio::task::spawn_blocking(move || store.files().remove_tenant(&gone)).await;
         removed.map_err(|error| ControlError::Internal(error.to_string()))?;
         tracing::info!(tenant = %name, "a tenant was deleted");
-        Ok(json(Done::Ok, &Deleted { deleted: name.to_string() }))
+        Ok(json(ReplyStatus::Ok, &Deleted { deleted: name.to_string() }))
     }
 
-    pub(super) fn limits(&self, name: &TenantName, snapshot: &Snapshot) -> Answered {
+    pub(super) fn limits(&self, name: &TenantName, snapshot: &Snapshot) -> CallResult {
         let tenant = snapshot.tenants.get(name).ok_or(ControlError::NotFound)?;
         let spent = tenant.account.spent(jiff::Timestamp::now());
         let used = Used {
@@ -98,10 +101,10 @@ impl Control {
             spend_micro_units_per_month: spent.micro_units,
         };
         let (limits, own) = (tenant.limits.as_ref().clone(), tenant.record.limits.clone());
-        Ok(json(Done::Ok, &Limits { tenant: name.to_string(), limits, own, used }))
+        Ok(json(ReplyStatus::Ok, &Limits { tenant: name.to_string(), limits, own, used }))
     }
 
-    pub(super) async fn set_limits(&self, call: Call) -> Answered {
+    pub(super) async fn set_limits(&self, call: ApiCall) -> CallResult {
         let name = call.tenant()?;
         let patch: serde_json::Map<_, _> = json_needed(call.inbound).await?;
         let told = serde_json::Value::Object(patch.clone()).to_string();

@@ -3,11 +3,11 @@
 use super::functions::{find, traffic_of};
 use crate::control::Control;
 use crate::control::arguments::{json as read_json, json_needed};
-use crate::control::authorize::TenantAccess;
-use crate::control::call::{Answered, Call};
+use crate::control::authorize::TenantGrant;
+use crate::control::call::{ApiCall, CallResult};
 use crate::control::error::ControlError;
 use crate::control::views::{Deleted, RollBack, TagChoice, Traffic};
-use crate::respond::{Done, json};
+use crate::respond::{ReplyStatus, json};
 use gannet_base::records::Sticky;
 use gannet_state::registry::Function;
 use std::collections::BTreeMap;
@@ -32,14 +32,14 @@ const WEIGHT_MAX: u32 = 10_000;
 const SPLIT_MAX: usize = 16;
 
 impl Control {
-    pub(super) fn get_traffic(&self, call: &Call, acting: &TenantAccess) -> Answered {
-        let function = find(acting, &call.function()?)?;
-        Ok(json(Done::Ok, &Traffic { traffic: traffic_of(function), sticky: function.sticky.clone() }))
+    pub(super) fn get_traffic(&self, call: &ApiCall, grant: &TenantGrant) -> CallResult {
+        let function = find(grant, &call.function()?)?;
+        Ok(json(ReplyStatus::Ok, &Traffic { traffic: traffic_of(function), sticky: function.sticky.clone() }))
     }
 
-    pub(super) async fn set_traffic(&self, call: Call, acting: &TenantAccess) -> Answered {
+    pub(super) async fn set_traffic(&self, call: ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.function()?;
-        find(acting, &name)?;
+        find(grant, &name)?;
         let asked: Traffic = json_needed(call.inbound).await?;
         let mut weights = BTreeMap::new();
         for (version, weight) in asked.traffic {
@@ -57,40 +57,40 @@ impl Control {
             return Err(ControlError::Invalid(told).into());
         }
         let sticky = asked.sticky.map(check_sticky).transpose()?;
-        let changed = self.registry.set_traffic(&acting.tenant, &name, weights, sticky).await;
+        let changed = self.registry.set_traffic(&grant.tenant, &name, weights, sticky).await;
         let function = changed.map_err(ControlError::from)?;
-        self.changed(acting, &function)
+        self.changed(grant, &function)
     }
 
-    pub(super) async fn roll_back(&self, call: Call, acting: &TenantAccess) -> Answered {
+    pub(super) async fn roll_back(&self, call: ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.function()?;
-        find(acting, &name)?;
+        find(grant, &name)?;
         let asked: RollBack = read_json(call.inbound, false).await?.unwrap_or_default();
-        let changed = self.registry.roll_back(&acting.tenant, &name, asked.version).await;
+        let changed = self.registry.roll_back(&grant.tenant, &name, asked.version).await;
         let function = changed.map_err(ControlError::from)?;
-        self.changed(acting, &function)
+        self.changed(grant, &function)
     }
 
-    fn changed(&self, acting: &TenantAccess, function: &Function) -> Answered {
-        self.after_change(acting);
-        Ok(json(Done::Ok, &Traffic { traffic: traffic_of(function), sticky: function.sticky.clone() }))
+    fn changed(&self, grant: &TenantGrant, function: &Function) -> CallResult {
+        self.after_change(grant);
+        Ok(json(ReplyStatus::Ok, &Traffic { traffic: traffic_of(function), sticky: function.sticky.clone() }))
     }
 
-    pub(super) async fn set_tag(&self, call: Call, acting: &TenantAccess) -> Answered {
+    pub(super) async fn set_tag(&self, call: ApiCall, grant: &TenantGrant) -> CallResult {
         let (name, tag) = (call.function()?, call.name(1).to_owned());
-        find(acting, &name)?;
+        find(grant, &name)?;
         let choice: TagChoice = json_needed(call.inbound).await?;
-        let changed = self.registry.set_tag(&acting.tenant, &name, tag, Some(choice.version)).await;
+        let changed = self.registry.set_tag(&grant.tenant, &name, tag, Some(choice.version)).await;
         let function = changed.map_err(ControlError::from)?;
-        self.after_change(acting);
-        Ok(json(Done::Ok, &self.detail(acting, &function)))
+        self.after_change(grant);
+        Ok(json(ReplyStatus::Ok, &self.detail(grant, &function)))
     }
 
-    pub(super) async fn delete_tag(&self, call: &Call, acting: &TenantAccess) -> Answered {
+    pub(super) async fn delete_tag(&self, call: &ApiCall, grant: &TenantGrant) -> CallResult {
         let (name, tag) = (call.function()?, call.name(1).to_owned());
-        let changed = self.registry.set_tag(&acting.tenant, &name, tag.clone(), None).await;
+        let changed = self.registry.set_tag(&grant.tenant, &name, tag.clone(), None).await;
         changed.map_err(ControlError::from)?;
-        self.after_change(acting);
-        Ok(json(Done::Ok, &Deleted { deleted: tag }))
+        self.after_change(grant);
+        Ok(json(ReplyStatus::Ok, &Deleted { deleted: tag }))
     }
 }

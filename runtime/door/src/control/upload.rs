@@ -4,7 +4,7 @@ use crate::control::error::ControlError;
 use bytes::Bytes;
 use gannet_base::manifest::Manifest;
 use gannet_base::names::TenantName;
-use gannet_fleet::inbound::{BODY_IDLE_MAX, Inbound};
+use gannet_fleet::inbound::{BODY_IDLE_MAX, InboundRequest};
 use gannet_state::store::files::Files;
 use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, BodyStream, Limited};
@@ -37,7 +37,7 @@ pub(super) async fn collect(body: Incoming, limit: u64, what: &'static str) -> R
 pub(super) struct ReceivedComponent {
     pub(super) path: PathBuf,
     /// Whether it is there already, and nothing was uploaded.
-    pub(super) is_there: bool,
+    pub(super) already_stored: bool,
     pub(super) digest: String,
     pub(super) size: u64,
     pub(super) manifest: Option<Manifest>,
@@ -45,7 +45,7 @@ pub(super) struct ReceivedComponent {
 
 impl Drop for ReceivedComponent {
     fn drop(&mut self) {
-        if !self.is_there {
+        if !self.already_stored {
             // Gone already when it was kept.
             let _ = std::fs::remove_file(&self.path);
         }
@@ -65,7 +65,7 @@ impl ReceivedComponent {
         }
         let path = files.component(tenant, digest);
         let metadata = std::fs::metadata(&path).map_err(|_| ControlError::NotFound)?;
-        Ok(Self { path, is_there: true, digest: digest.to_owned(), size: metadata.len(), manifest })
+        Ok(Self { path, already_stored: true, digest: digest.to_owned(), size: metadata.len(), manifest })
     }
 }
 
@@ -94,13 +94,13 @@ impl ComponentFile {
 
     fn finish(self, manifest: Option<Manifest>) -> ReceivedComponent {
         let digest = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        ReceivedComponent { path: self.path, is_there: false, digest, size: self.size, manifest }
+        ReceivedComponent { path: self.path, already_stored: false, digest, size: self.size, manifest }
     }
 }
 
 /// Receives a component, with or without a manifest.
 pub(super) async fn receive(
-    inbound: Inbound,
+    inbound: InboundRequest,
     files: &Files,
     tenant: &TenantName,
     limit: u64,
@@ -116,7 +116,7 @@ pub(super) async fn receive(
     }
 }
 
-async fn plain(inbound: Inbound, files: &Files, limit: u64) -> Result<ReceivedComponent, ControlError> {
+async fn plain(inbound: InboundRequest, files: &Files, limit: u64) -> Result<ReceivedComponent, ControlError> {
     if inbound.check_length(limit).is_err() {
         gannet_fleet::inbound::discard(inbound.body).await;
         return Err(ControlError::TooLarge { what: "component", limit });
@@ -162,7 +162,7 @@ fn broken(error: &multer::Error) -> ControlError {
 }
 
 async fn multipart(
-    inbound: Inbound,
+    inbound: InboundRequest,
     files: &Files,
     tenant: &TenantName,
     limit: u64,

@@ -1,11 +1,11 @@
 //! `/api/v1/usage` and `/api/v1/prices`: sums of the ledger's acknowledged lines, as JSON or as CSV in FOCUS columns.
 
-use crate::control::authorize::TenantAccess;
-use crate::control::call::{Answered, Call};
+use crate::control::authorize::TenantGrant;
+use crate::control::call::{ApiCall, CallResult};
 use crate::control::error::ControlError;
 use crate::control::views::{ClassPrice, Prices, Usage, UsageRow};
 use crate::control::{Control, focus};
-use crate::respond::{Done, json, raw};
+use crate::respond::{ReplyStatus, json, raw};
 use gannet_base::bill::price::Price;
 use gannet_base::bill::usage::{Sums, UsageKey};
 use gannet_base::time::{Day, day_of, day_text, month_start};
@@ -26,7 +26,7 @@ enum By {
 }
 
 impl Control {
-    pub(super) async fn usage(&self, call: Call, acting: TenantAccess) -> Answered {
+    pub(super) async fn usage(&self, call: ApiCall, grant: TenantGrant) -> CallResult {
         let today = day_of(Timestamp::now());
         let to = call.query.day("to")?.unwrap_or(today);
         let from = call.query.day("from")?.unwrap_or_else(|| month_start(to));
@@ -40,42 +40,42 @@ impl Control {
             Some("version") => By::Version,
             _ => By::Function,
         };
-        let (ledger, tenant) = (Arc::clone(&self.ledger), acting.tenant.clone());
+        let (ledger, tenant) = (Arc::clone(&self.ledger), grant.tenant.clone());
         let rows = tokio::task::spawn_blocking(move || ledger.usage(&tenant, from..=to)).await;
         let mut rows = rows.map_err(|error| ControlError::Internal(error.to_string()))?.map_err(ControlError::from)?;
-        if let Some(only) = &acting.only {
+        if let Some(only) = &grant.only {
             rows.retain(|key, _| key.function == *only);
         }
         let currency = self.live.load().prices.currency.clone();
         let accepts = call.inbound.parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if accepts.split(',').any(|part| part.split(';').next().unwrap_or_default().trim() == "text/csv") {
             let text = focus::csv(&rows, &currency).map_err(ControlError::Internal)?;
-            return Ok(raw(Done::Ok, "text/csv; charset=utf-8", text.into()));
+            return Ok(raw(ReplyStatus::Ok, "text/csv; charset=utf-8", text.into()));
         }
         let mut total = Sums::default();
         rows.values().for_each(|sums| total.add(sums));
         let told = Usage {
-            tenant: acting.tenant.to_string(),
+            tenant: grant.tenant.to_string(),
             from: day_text(from),
             to: day_text(to),
             currency,
             rows: grouped(&rows, by),
             total: row(None, None, None, total),
         };
-        Ok(json(Done::Ok, &told))
+        Ok(json(ReplyStatus::Ok, &told))
     }
 
     pub(super) fn prices(&self) -> Prices {
         let file = self.live.load();
         let mut prices: BTreeMap<&str, Price> = BTreeMap::new();
-        for served in self.slots.iter() {
-            let own = file.gpus.get(served.slot).and_then(|gpu| gpu.micro_units_per_s);
+        for gpu_slot in self.slots.iter() {
+            let own = file.gpus.get(gpu_slot.slot).and_then(|gpu| gpu.micro_units_per_s);
             let price = Price {
                 gpu_micro_units_per_s: own.unwrap_or(file.prices.gpu_micro_units_per_s),
                 cpu_micro_units_per_s: file.prices.cpu_micro_units_per_s,
                 resident_micro_units_per_gib_s: file.prices.resident_micro_units_per_gib_s,
             };
-            prices.entry(&served.class).or_insert(price);
+            prices.entry(&gpu_slot.class).or_insert(price);
         }
         let prices = prices.into_iter().map(|(class, price)| ClassPrice { class: class.to_owned(), price }).collect();
         Prices { currency: file.prices.currency.clone(), prices }

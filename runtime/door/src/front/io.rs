@@ -1,5 +1,5 @@
 //! A client's socket that may neither be silent from the start nor stall in the middle of a response: a client
-//! that stops reading holds a place, an instance and perhaps GPU memory.
+//! that stops reading holds permits, an instance and perhaps GPU memory.
 
 use std::io;
 use std::pin::Pin;

@@ -9,7 +9,7 @@
 //! A request is refused here when it could be read in two ways (two lengths, a length beside
 //! chunks), when it wants another protocol, or when it is too large or too slow.
 
-mod access;
+mod access_log;
 mod check;
 mod client;
 mod cors;
@@ -18,17 +18,17 @@ mod path;
 mod peers;
 mod tls;
 
-pub use access::AccessLog;
+pub use access_log::AccessLog;
 pub use path::Steps;
 pub use tls::{Tls, check as check_tls};
 
 use crate::respond::{refuse, refuse_openai, stamp};
-use crate::route::{self, Origins, openai_path};
-use access::LoggedRequest;
+use crate::route::{self, CorsPolicy, openai_path};
+use access_log::LoggedRequest;
 use gannet_base::body::ResponseBody;
 use gannet_base::names::RequestId;
-use gannet_fleet::inbound::{Inbound, Listener, ServedFunction};
-use gannet_state::config::Live;
+use gannet_fleet::inbound::{InboundRequest, ListenerRole, ServedFunction};
+use gannet_state::config::LiveConfig;
 use gannet_state::registry::Version;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -59,7 +59,7 @@ const STREAMS_MAX: u32 = 256;
 #[derive(Debug)]
 pub struct Front {
     steps: Arc<Steps>,
-    live: Live,
+    live: LiveConfig,
     tls: Option<Arc<Tls>>,
     access: Option<Arc<AccessLog>>,
 }
@@ -75,17 +75,17 @@ impl Front {
     pub async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
-        entry: Listener,
+        role: ListenerRole,
         stop: CancellationToken,
         drain: Duration,
     ) {
         let connections = TaskTracker::new();
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let by_address = peers::Peers::default();
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let by_address = peers::ConnectionLimiter::default();
         loop {
             // A connection over the limit waits in the kernel's queue until another ends.
-            let place = tokio::select! {
-                place = Arc::clone(&places).acquire_owned() => place,
+            let permit = tokio::select! {
+                permit = Arc::clone(&permits).acquire_owned() => permit,
                 () = stop.cancelled() => break,
             };
             let accepted = tokio::select! {
@@ -97,11 +97,11 @@ impl Front {
                     let (front, stop, file) = (Arc::clone(&self), stop.clone(), self.live.load());
                     let trusted = file.trusted_proxies.iter().any(|range| range.contains(&peer.ip().to_canonical()));
                     let most = if trusted { u64::MAX } else { file.edge.connections_per_address };
-                    // One that has too many is hung up on: it must not hold the places of all others.
+                    // One that has too many is hung up on: it must not hold the permits of all others.
                     let Some(counted) = by_address.enter(peer.ip().to_canonical(), most) else { continue };
                     connections.spawn(async move {
-                        front.accepted(stream, peer, entry, stop).await;
-                        drop((counted, place));
+                        front.accepted(stream, peer, role, stop).await;
+                        drop((counted, permit));
                     });
                 }
                 Err(error) => {
@@ -118,20 +118,26 @@ impl Front {
         }
     }
 
-    async fn accepted(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, entry: Listener, stop: CancellationToken) {
+    async fn accepted(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        role: ListenerRole,
+        stop: CancellationToken,
+    ) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection was gone at once");
             return;
         }
         match self.tls.clone() {
-            None => self.connection(stream, peer, entry, false, stop).await,
+            None => self.connection(stream, peer, role, false, stop).await,
             Some(tls) => {
                 let accepted = tokio::select! {
                     accepted = tls.accept(stream) => accepted,
                     () = stop.cancelled() => return,
                 };
                 match accepted {
-                    Ok(stream) => self.connection(stream, peer, entry, true, stop).await,
+                    Ok(stream) => self.connection(stream, peer, role, true, stop).await,
                     Err(error) => tracing::debug!(%peer, %error, "no TLS"),
                 }
             }
@@ -142,7 +148,7 @@ impl Front {
         self: Arc<Self>,
         stream: S,
         peer: SocketAddr,
-        entry: Listener,
+        role: ListenerRole,
         tls: bool,
         stop: CancellationToken,
     ) {
@@ -161,7 +167,7 @@ impl Front {
             .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20));
-        let service = hyper::service::service_fn(move |request| Arc::clone(&self).request(request, peer, entry, tls));
+        let service = hyper::service::service_fn(move |request| Arc::clone(&self).request(request, peer, role, tls));
         let connection = builder.serve_connection(TokioIo::new(io::StallGuard::new(stream)), service);
         tokio::pin!(connection);
         let result = tokio::select! {
@@ -180,7 +186,7 @@ impl Front {
         self: Arc<Self>,
         request: Request<Incoming>,
         peer: SocketAddr,
-        entry: Listener,
+        role: ListenerRole,
         tls: bool,
     ) -> Result<Response<ResponseBody>, Infallible> {
         let (id, arrived) = (RequestId::new(), Instant::now());
@@ -192,7 +198,8 @@ impl Front {
             .map(|log| (log, parts.method.as_str().chars().take(32).collect::<String>(), ServedFunction::default()));
         let served = watched.as_ref().map(|(_, _, served)| Arc::clone(served));
         let for_openai = openai_path(parts.uri.path()).is_some();
-        let inbound = Inbound { id, arrived, client, https, listener: entry, served, parts, body, collected: None };
+        let inbound =
+            InboundRequest { id, arrived, client, https, listener: role, served, parts, body, collected: None };
         let origin = self.origin(&inbound);
         let mut refusal = None;
         let mut response = match self.steps.serve(inbound, origin.as_ref().and_then(cors::Origin::asks)).await {
@@ -218,14 +225,14 @@ impl Front {
     }
 
     /// The origin that a request comes from, and what the function that it is for says of it.
-    fn origin(&self, inbound: &Inbound) -> Option<cors::Origin> {
+    fn origin(&self, inbound: &InboundRequest) -> Option<cors::Origin> {
         let asking = inbound.parts.headers.get(http::header::ORIGIN)?;
         let snapshot = self.steps.auth.snapshot();
         let listed =
             |version: &Version| cors::allowed(&inbound.parts.headers, &version.manifest().http.cors_origins).is_some();
-        let (listed, hidden) = match route::origins(inbound, &snapshot, &self.live.load())? {
-            Origins::Public(version) => (listed(&version), false),
-            Origins::Hidden(version) => (version.is_some_and(|version| listed(&version)), true),
+        let (listed, hidden) = match route::cors_policy(inbound, &snapshot, &self.live.load())? {
+            CorsPolicy::Public(version) => (listed(&version), false),
+            CorsPolicy::Hidden(version) => (version.is_some_and(|version| listed(&version)), true),
         };
         Some(cors::Origin { asking: asking.clone(), listed, hidden })
     }

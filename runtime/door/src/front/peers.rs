@@ -1,7 +1,7 @@
-//! Connections by the address that they come from: one address must not hold the places of all others. IPv6 counts by /64, as for
+//! Connections by the address that they come from: one address must not hold the permits of all others. IPv6 counts by /64, as for
 //! rates.
 
-use gannet_base::quota::address::client_of;
+use gannet_base::quota::address::client_network;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,30 +10,30 @@ type ConnectionCounts = Arc<Mutex<HashMap<IpAddr, u64>>>;
 
 /// How many connections there are from each address.
 #[derive(Debug, Default)]
-pub(super) struct Peers(ConnectionCounts);
+pub(super) struct ConnectionLimiter(ConnectionCounts);
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Peer {
+pub(super) struct ConnectionGuard {
     counts: ConnectionCounts,
     address: IpAddr,
 }
 
-impl Peers {
+impl ConnectionLimiter {
     /// Counts a connection, unless its address has `most` already.
-    pub(super) fn enter(&self, address: IpAddr, most: u64) -> Option<Peer> {
-        let address = client_of(address);
+    pub(super) fn enter(&self, address: IpAddr, most: u64) -> Option<ConnectionGuard> {
+        let address = client_network(address);
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
         if *count >= most {
             return None;
         }
         *count += 1;
-        Some(Peer { counts: Arc::clone(&self.0), address })
+        Some(ConnectionGuard { counts: Arc::clone(&self.0), address })
     }
 }
 
-impl Drop for Peer {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.address) {
@@ -52,7 +52,7 @@ mod tests {
     #[test]
     fn an_address_has_so_many_connections_and_no_more() {
         let (one, other) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        let peers = Peers::default();
+        let peers = ConnectionLimiter::default();
         let held = (peers.enter(one, 2), peers.enter(one, 2));
         assert!(held.0.is_some() && held.1.is_some() && peers.enter(one, 2).is_none());
         assert!(peers.enter(other, 2).is_some(), "another has its own");

@@ -2,7 +2,7 @@
 //! changed and are good, new connections get the new certificate. What is not good changes nothing.
 
 use arc_swap::ArcSwap;
-use gannet_state::config::TlsFile;
+use gannet_state::config::TlsConfig;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -22,17 +22,17 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// See the module.
 #[derive(Debug)]
 pub struct Tls {
-    files: TlsFile,
+    files: TlsConfig,
     config: ArcSwap<ServerConfig>,
 }
 
 type Times = [Option<SystemTime>; 2];
 
-fn times(files: &TlsFile) -> Times {
+fn times(files: &TlsConfig) -> Times {
     [&files.cert, &files.key].map(|path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok())
 }
 
-fn load(files: &TlsFile) -> io::Result<ServerConfig> {
+fn load(files: &TlsConfig) -> io::Result<ServerConfig> {
     let told = |path: &Path, error: &dyn std::fmt::Display| io::Error::other(format!("{}: {error}", path.display()));
     let chain: Result<Vec<_>, _> =
         CertificateDer::pem_file_iter(&files.cert).map_err(|error| told(&files.cert, &error))?.collect();
@@ -51,13 +51,13 @@ fn load(files: &TlsFile) -> io::Result<ServerConfig> {
 }
 
 /// What is wrong with the files, if anything is.
-pub fn check(files: &TlsFile) -> io::Result<()> {
+pub fn check(files: &TlsConfig) -> io::Result<()> {
     load(files).map(drop)
 }
 
 impl Tls {
     /// Reads certificate and key, and goes on looking at them.
-    pub fn start(files: TlsFile) -> io::Result<Arc<Self>> {
+    pub fn start(files: TlsConfig) -> io::Result<Arc<Self>> {
         let seen = times(&files);
         let tls = Arc::new(Self { config: ArcSwap::from_pointee(load(&files)?), files });
         tokio::spawn(watch(Arc::downgrade(&tls), seen));

@@ -5,7 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 use gannet_base::names::TenantName;
-use gannet_fleet::inbound::{BODY_IDLE_MAX, Inbound, RequestError, discard_rest};
+use gannet_fleet::inbound::{BODY_IDLE_MAX, InboundRequest, RequestError, discard_rest};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 use std::collections::HashMap;
@@ -21,17 +21,17 @@ const BODY_MAX: Duration = Duration::from_secs(600);
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
-pub struct Bodies(Arc<Mutex<HashMap<TenantName, u64>>>);
+pub struct BodyBudget(Arc<Mutex<HashMap<TenantName, u64>>>);
 
 /// What a body counts for.
 #[derive(Debug)]
 struct Reservation {
-    bodies: Bodies,
+    bodies: BodyBudget,
     tenant: TenantName,
     bytes: u64,
 }
 
-impl Bodies {
+impl BodyBudget {
     fn counts(&self) -> std::sync::MutexGuard<'_, HashMap<TenantName, u64>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -82,7 +82,11 @@ impl AsRef<[u8]> for ReservedBytes {
 }
 
 /// Reads the body of a tenant's request.
-pub(super) async fn collect(inbound: &mut Inbound, tenant: TenantName, bodies: &Bodies) -> Result<Bytes, RequestError> {
+pub(super) async fn collect(
+    inbound: &mut InboundRequest,
+    tenant: TenantName,
+    bodies: &BodyBudget,
+) -> Result<Bytes, RequestError> {
     let mut reservation = bodies.reservation(tenant);
     let reading = tokio::time::timeout(BODY_MAX, read(inbound, &mut reservation)).await;
     let seconds = BODY_MAX.as_secs();
@@ -97,7 +101,7 @@ pub(super) async fn collect(inbound: &mut Inbound, tenant: TenantName, bodies: &
     }
 }
 
-async fn read(inbound: &mut Inbound, reservation: &mut Reservation) -> Result<Bytes, RequestError> {
+async fn read(inbound: &mut InboundRequest, reservation: &mut Reservation) -> Result<Bytes, RequestError> {
     let limit = BODY_BYTES_MAX;
     if inbound.body.size_hint().lower() > limit {
         return Err(RequestError::BodyTooLarge { limit });
@@ -127,7 +131,7 @@ mod tests {
 
     #[test]
     fn bodies_of_a_tenant_leave_room_for_those_of_others() {
-        let bodies = Bodies::default();
+        let bodies = BodyBudget::default();
         let name = |name: &str| TenantName::new(name).unwrap();
         let mut greedy: Vec<Reservation> = Vec::new();
         loop {

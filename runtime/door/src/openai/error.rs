@@ -1,7 +1,7 @@
 //! Why the body of an OpenAI client's request leads to no function.
 
 use crate::access::AccessError;
-use gannet_base::refusal::{Blame, Kind, Refusal};
+use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 
 /// Why the body of an OpenAI client's request leads to no function.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,9 +34,9 @@ impl From<OpenAiError> for Refusal {
     fn from(error: OpenAiError) -> Self {
         let (kind, code) = match &error {
             OpenAiError::Access(error) => return error.clone().into(),
-            OpenAiError::ModelNotFound { .. } => (Kind::NotFound, "model_not_found"),
-            OpenAiError::ModelNeeded => (Kind::Malformed, "model_needed"),
-            OpenAiError::BodyInvalid(_) => (Kind::Malformed, "body_invalid"),
+            OpenAiError::ModelNotFound { .. } => (RefusalKind::NotFound, "model_not_found"),
+            OpenAiError::ModelNeeded => (RefusalKind::Malformed, "model_needed"),
+            OpenAiError::BodyInvalid(_) => (RefusalKind::Malformed, "body_invalid"),
         };
         let refusal = Self::new(kind, code, Blame::Caller, &error);
         match error {

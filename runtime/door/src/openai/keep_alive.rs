@@ -15,7 +15,7 @@ use crate::respond::{openai_error, stream};
 use bytes::{Bytes, BytesMut};
 use gannet_base::body::{BrokenOff, ResponseBody};
 use gannet_base::names::RequestId;
-use gannet_base::refusal::{Blame, Kind, Refusal};
+use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 use http::Response;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
@@ -26,27 +26,27 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
 /// How long an answer's head may take until comments are sent in its place.
-const HEAD_MAX: Duration = Duration::from_secs(1);
+const HEAD_WAIT_MAX: Duration = Duration::from_secs(1);
 /// From one comment to the next.
-const EVERY: Duration = Duration::from_secs(5);
+const COMMENT_INTERVAL: Duration = Duration::from_secs(5);
 /// What is sent.
 const COMMENT: &[u8] = b": waiting for the model\n\n";
 /// The longest error of a function that is passed on.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 
-type Answering = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Refusal>> + Send>>;
+type AnswerFuture = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Refusal>> + Send>>;
 
 /// The body of an answer that was begun before there was one.
-pub struct KeptAlive {
+pub struct KeepAliveBody {
     request: RequestId,
     state: State,
     next: Pin<Box<Sleep>>,
 }
 
 /// The task that answers, until this is dropped.
-struct Task(JoinHandle<Result<Response<ResponseBody>, Refusal>>);
+struct AbortOnDrop(JoinHandle<Result<Response<ResponseBody>, Refusal>>);
 
-impl Drop for Task {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -54,43 +54,43 @@ impl Drop for Task {
 
 enum State {
     /// No answer yet; whether a comment is to be sent at once.
-    Coming(Task, bool),
+    AwaitingHead(AbortOnDrop, bool),
     /// Its head is there, and no event yet.
-    Beginning(ResponseBody),
+    AwaitingFirstEvent(ResponseBody),
     /// Its events. Nothing is put between them: a part of a body may end within one.
     Streaming(ResponseBody),
     /// An error, being read.
-    Failing(ResponseBody, BytesMut),
+    ReadingError(ResponseBody, BytesMut),
     Ended,
 }
 
-impl std::fmt::Debug for KeptAlive {
+impl std::fmt::Debug for KeepAliveBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("KeptAlive").field("request", &self.request).finish_non_exhaustive()
+        f.debug_struct("KeepAliveBody").field("request", &self.request).finish_non_exhaustive()
     }
 }
 
 /// Answers as soon as there is a head, or begins a stream when it takes longer.
-pub async fn answer(answering: Answering, request: RequestId) -> Result<Response<ResponseBody>, Refusal> {
-    let mut task = Task(tokio::spawn(answering));
-    match tokio::time::timeout(HEAD_MAX, &mut task.0).await {
+pub async fn answer(answering: AnswerFuture, request: RequestId) -> Result<Response<ResponseBody>, Refusal> {
+    let mut task = AbortOnDrop(tokio::spawn(answering));
+    match tokio::time::timeout(HEAD_WAIT_MAX, &mut task.0).await {
         Ok(answered) => {
-            let response = answered.unwrap_or_else(|_| Err(ended()))?;
+            let response = answered.unwrap_or_else(|_| Err(task_panicked()))?;
             if !is_events(&response) {
                 return Ok(response);
             }
-            Ok(response.map(|body| KeptAlive::new(request, State::Beginning(body)).boxed_unsync()))
+            Ok(response.map(|body| KeepAliveBody::new(request, State::AwaitingFirstEvent(body)).boxed_unsync()))
         }
         Err(_) => {
-            let waiting = KeptAlive::new(request, State::Coming(task, true));
+            let waiting = KeepAliveBody::new(request, State::AwaitingHead(task, true));
             Ok(stream("text/event-stream", waiting.boxed_unsync()))
         }
     }
 }
 
 /// What is told when the task has panicked, which it should not.
-fn ended() -> Refusal {
-    Refusal::new(Kind::Internal, "internal", Blame::Platform, "the request's task ended")
+fn task_panicked() -> Refusal {
+    Refusal::new(RefusalKind::Internal, "internal", Blame::Platform, "the request's task ended")
 }
 
 fn event(json: &[u8]) -> Bytes {
@@ -104,16 +104,16 @@ fn is_events(response: &Response<ResponseBody>) -> bool {
     response.status().is_success() && media_type.is_some_and(|text| text.starts_with("text/event-stream"))
 }
 
-impl KeptAlive {
+impl KeepAliveBody {
     fn new(request: RequestId, state: State) -> Self {
-        Self { request, state, next: Box::pin(tokio::time::sleep(EVERY)) }
+        Self { request, state, next: Box::pin(tokio::time::sleep(COMMENT_INTERVAL)) }
     }
 
     /// Whether it is time for a comment. If it is not, the task is woken when it is.
     fn due(&mut self, context: &mut Context<'_>) -> bool {
         let due = self.next.as_mut().poll(context).is_ready();
         if due {
-            self.next.as_mut().reset(Instant::now() + EVERY);
+            self.next.as_mut().reset(Instant::now() + COMMENT_INTERVAL);
             // Polled again, so that it wakes us.
             let _ = self.next.as_mut().poll(context);
         }
@@ -121,7 +121,7 @@ impl KeptAlive {
     }
 }
 
-impl Body for KeptAlive {
+impl Body for KeepAliveBody {
     type Data = Bytes;
     type Error = BrokenOff;
 
@@ -131,15 +131,15 @@ impl Body for KeptAlive {
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         loop {
             match &mut self.state {
-                State::Coming(task, comment) => match Pin::new(&mut task.0).poll(context).map(|answered| {
+                State::AwaitingHead(task, comment) => match Pin::new(&mut task.0).poll(context).map(|answered| {
                     // A task that panicked.
-                    answered.unwrap_or_else(|_| Err(ended()))
+                    answered.unwrap_or_else(|_| Err(task_panicked()))
                 }) {
                     Poll::Ready(Ok(response)) if is_events(&response) => {
-                        self.state = State::Beginning(response.into_body());
+                        self.state = State::AwaitingFirstEvent(response.into_body());
                     }
                     Poll::Ready(Ok(response)) => {
-                        self.state = State::Failing(response.into_body(), BytesMut::new());
+                        self.state = State::ReadingError(response.into_body(), BytesMut::new());
                     }
                     Poll::Ready(Err(refusal)) => {
                         self.state = State::Ended;
@@ -153,20 +153,20 @@ impl Body for KeptAlive {
                         return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(COMMENT)))));
                     }
                 },
-                State::Beginning(body) => match Pin::new(body).poll_frame(context) {
+                State::AwaitingFirstEvent(body) => match Pin::new(body).poll_frame(context) {
                     Poll::Pending if self.due(context) => {
                         return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(COMMENT)))));
                     }
                     Poll::Pending => return Poll::Pending,
                     part => {
-                        if let State::Beginning(body) = std::mem::replace(&mut self.state, State::Ended) {
+                        if let State::AwaitingFirstEvent(body) = std::mem::replace(&mut self.state, State::Ended) {
                             self.state = State::Streaming(body);
                         }
                         return part;
                     }
                 },
                 State::Streaming(body) => return Pin::new(body).poll_frame(context),
-                State::Failing(body, error) => match Pin::new(body).poll_frame(context) {
+                State::ReadingError(body, error) => match Pin::new(body).poll_frame(context) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Some(Ok(frame))) => {
                         if let Ok(data) = frame.into_data()

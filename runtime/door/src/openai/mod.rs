@@ -14,11 +14,11 @@ mod bodies;
 mod error;
 pub mod keep_alive;
 
-pub use bodies::Bodies;
+pub use bodies::BodyBudget;
 pub use error::OpenAiError;
 
 use crate::access::AccessError;
-use crate::respond::{Done, json};
+use crate::respond::{ReplyStatus, json};
 use crate::route::{self, OpenAiPath, RouteError, openai_path};
 use gannet_base::body::ResponseBody;
 use gannet_base::headers;
@@ -26,14 +26,14 @@ use gannet_base::identity::{Caller, Key};
 use gannet_base::names::TenantName;
 use gannet_base::refusal::Refusal;
 use gannet_fleet::admitted::Target;
-use gannet_fleet::inbound::Inbound;
+use gannet_fleet::inbound::InboundRequest;
 use gannet_state::registry::{Function, Snapshot, Tenant};
 use http::{Method, Response};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// What an OpenAI client's request leads to.
-pub enum Resolved {
+pub enum OpenAiDestination {
     /// The list of models, or one of them.
     Models(Response<ResponseBody>),
     /// A function.
@@ -47,17 +47,17 @@ pub enum Resolved {
 
 /// Finds out what an OpenAI client's request is for. Its body is read, and kept with it.
 pub async fn find(
-    inbound: &mut Inbound,
+    inbound: &mut InboundRequest,
     caller: &Caller,
     snapshot: &Snapshot,
-    bodies: &Bodies,
-) -> Result<Resolved, Refusal> {
+    bodies: &BodyBudget,
+) -> Result<OpenAiDestination, Refusal> {
     let path = inbound.parts.uri.path().to_owned();
     let asked = openai_path(&path).ok_or(AccessError::NotFound)?;
     if asked.function.is_none() {
         let one = asked.path.strip_prefix("v1/models").map(|rest| rest.strip_prefix('/'));
         if let Some(one) = one.filter(|one| one.is_some() || asked.path == "v1/models") {
-            return Ok(Resolved::Models(models(inbound, caller, snapshot, one)?));
+            return Ok(OpenAiDestination::Models(models(inbound, caller, snapshot, one)?));
         }
     }
     let called = read(inbound, caller, snapshot, &asked, bodies).await?;
@@ -71,7 +71,7 @@ pub async fn find(
         RouteError::Access(AccessError::NotFound) => OpenAiError::model_not_found(&called.model).into(),
         other => Refusal::from(other),
     })?;
-    Ok(Resolved::Function { target, stream: called.stream })
+    Ok(OpenAiDestination::Function { target, stream: called.stream })
 }
 
 /// What the front door needs to know of a body.
@@ -97,7 +97,7 @@ struct ModelCall {
 }
 
 /// Whose functions a caller asks for.
-fn tenant_of(inbound: &Inbound, caller: &Caller) -> Result<TenantName, AccessError> {
+fn tenant_of(inbound: &InboundRequest, caller: &Caller) -> Result<TenantName, AccessError> {
     match caller {
         Caller::Anonymous => Err(AccessError::KeyNeeded),
         Caller::Tenant(key) => Ok(key.record.tenant.clone()),
@@ -122,11 +122,11 @@ fn callable<'a>(name: &TenantName, caller: &Caller, snapshot: &'a Snapshot) -> R
 
 /// Finds out for whom a request is. Its body is read, and kept with it.
 async fn read(
-    inbound: &mut Inbound,
+    inbound: &mut InboundRequest,
     caller: &Caller,
     snapshot: &Snapshot,
     asked: &OpenAiPath<'_>,
-    bodies: &Bodies,
+    bodies: &BodyBudget,
 ) -> Result<ModelCall, Refusal> {
     // Before anything is kept for it.
     let tenant = tenant_of(inbound, caller)?;
@@ -179,7 +179,7 @@ fn split(model: &str) -> (&str, Option<&str>) {
 
 /// The models of a caller, or one of them.
 fn models(
-    inbound: &Inbound,
+    inbound: &InboundRequest,
     caller: &Caller,
     snapshot: &Snapshot,
     one: Option<&str>,
@@ -198,14 +198,14 @@ fn models(
     match one {
         None => {
             let data = known.map(|found| model(&name, found.name.as_str(), found)).collect();
-            Ok(json(Done::Ok, &Models { object: "list", data }))
+            Ok(json(ReplyStatus::Ok, &Models { object: "list", data }))
         }
         Some(one) => {
             let (function, tag) = split(one);
             let found = known.find(|known| known.name.as_str() == function);
             let found = found.filter(|found| tag.is_none_or(|tag| found.tagged(tag).is_some()));
             let found = found.ok_or_else(|| OpenAiError::model_not_found(one))?;
-            Ok(json(Done::Ok, &model(&name, one, found)))
+            Ok(json(ReplyStatus::Ok, &model(&name, one, found)))
         }
     }
 }

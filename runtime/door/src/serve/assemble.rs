@@ -7,18 +7,18 @@ use crate::admit::Admit;
 use crate::auth::Auth;
 use crate::control::{Control, functions};
 use crate::front::Steps;
-use crate::openai::Bodies;
+use crate::openai::BodyBudget;
 use arc_swap::ArcSwap;
 use gannet_base::quota::address::AnonymousCallers;
 use gannet_base::quota::permits::ServerPermits;
-use gannet_fleet::build::Builder;
+use gannet_fleet::build::BuildService;
 use gannet_fleet::egress::Egress;
 use gannet_fleet::gpus::GpuSlot;
 use gannet_fleet::logs::Logs;
 use gannet_fleet::pool::worker::WorkerSettings;
 use gannet_fleet::pool::{Pool, PoolServices};
 use gannet_process::spawn::Spawner;
-use gannet_state::config::{Live, ServerFile};
+use gannet_state::config::{LiveConfig, ServerConfig};
 use std::sync::Arc;
 
 /// Requests that may wait for a permit of the server, at least.
@@ -27,7 +27,7 @@ const WAITING_MIN: usize = 1024;
 /// Starts what works beside requests, and returns the steps that requests take.
 pub(super) fn assemble(
     recovered: RecoveredState,
-    file: &ServerFile,
+    file: &ServerConfig,
     spawner: Spawner,
     slots: Arc<Vec<GpuSlot>>,
     url: &str,
@@ -36,13 +36,18 @@ pub(super) fn assemble(
     let RecoveredState { store, registry, ledger, vault } = recovered;
     let vault = Arc::new(vault);
     let logs = Arc::new(Logs::default());
-    let live: Live = Arc::new(ArcSwap::from_pointee(file.clone()));
+    let live: LiveConfig = Arc::new(ArcSwap::from_pointee(file.clone()));
     let (arbiter, overstayed) = share(&slots, file, &spawner, &store)?;
-    let builder =
-        Builder::new(spawner.clone(), Arc::clone(&store), Arc::clone(&arbiter), Arc::clone(&slots), file.wasi_http_0_3);
+    let builder = BuildService::new(
+        spawner.clone(),
+        Arc::clone(&store),
+        Arc::clone(&arbiter),
+        Arc::clone(&slots),
+        file.wasi_http_0_3,
+    );
     let settings = WorkerSettings {
         gpu_memory_bytes: file.tenant_gpu_memory_mib << 20,
-        resident_bytes_max: file.worker_memory_mib << 20,
+        rss_bytes_max: file.worker_memory_mib << 20,
         wasi_http_0_3: file.wasi_http_0_3,
         map_assets: file.map_assets,
     };
@@ -88,5 +93,5 @@ pub(super) fn assemble(
     let server = ServerPermits::new(file.requests_max, file.requests_max.max(WAITING_MIN));
     let admit = Admit::new(server, ledger, Arc::clone(&live), Arc::clone(&anonymous));
     let auth = Auth::new(registry, anonymous, Arc::clone(&live));
-    Ok(Steps { auth, admit, pool, control, bodies: Bodies::default(), live, loopback_only: dev })
+    Ok(Steps { auth, admit, pool, control, bodies: BodyBudget::default(), live, loopback_only: dev })
 }

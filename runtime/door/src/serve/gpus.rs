@@ -8,7 +8,7 @@ use gannet_fleet::pool::Pool;
 use gannet_fleet::probe;
 use gannet_gpu_protocol::Gpu;
 use gannet_process::spawn::Spawner;
-use gannet_state::config::ServerFile;
+use gannet_state::config::ServerConfig;
 use gannet_state::registry::Registry;
 use gannet_state::store::Store;
 use std::sync::Arc;
@@ -29,17 +29,20 @@ const CORDON: Duration = Duration::from_secs(1);
 /// Starts the arbiter of the GPUs.
 pub(super) fn share(
     slots: &[GpuSlot],
-    file: &ServerFile,
+    file: &ServerConfig,
     spawner: &Spawner,
     store: &Store,
 ) -> Result<(Arc<Arbiter>, mpsc::Receiver<Overstayed>), ServeError> {
-    let shared = slots.iter().filter_map(|served| {
-        let (usual, least) =
-            if served.gpu.as_ref()?.software { (SOFTWARE_GRACE, SOFTWARE_GRACE_MIN) } else { (GRACE, Duration::ZERO) };
+    let shared = slots.iter().filter_map(|gpu_slot| {
+        let (usual, least) = if gpu_slot.gpu.as_ref()?.software {
+            (SOFTWARE_GRACE, SOFTWARE_GRACE_MIN)
+        } else {
+            (GRACE, Duration::ZERO)
+        };
         let grace = file.lease_grace_ms.map_or(usual, Duration::from_millis).max(least);
-        Some(SharedGpu { gpu: served.slot, timing: Timing { quantum: QUANTUM, grace, cordon: CORDON } })
+        Some(SharedGpu { gpu: gpu_slot.slot, timing: Timing { quantum: QUANTUM, grace, cordon: CORDON } })
     });
-    let indexes: Vec<Option<u32>> = slots.iter().map(|served| Some(served.gpu.as_ref()?.index)).collect();
+    let indexes: Vec<Option<u32>> = slots.iter().map(|gpu_slot| Some(gpu_slot.gpu.as_ref()?.index)).collect();
     let (spawner, run_folder) = (spawner.clone(), store.files().run());
     let probe: arbiter::Probe = Box::new(move |slot| {
         let (spawner, run_folder) = (spawner.clone(), run_folder.clone());

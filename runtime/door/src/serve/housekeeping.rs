@@ -2,7 +2,7 @@
 //! again at SIGHUP.
 
 use crate::front::Tls;
-use gannet_state::config::{self, Live};
+use gannet_state::config::{self, LiveConfig};
 use gannet_state::registry::Registry;
 use gannet_state::store::StoreError;
 use gannet_state::store::audit::FORGOTTEN_AT_ONCE;
@@ -16,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(60);
 
 /// Does what need not be done at once: keeps when keys were last used, forgets old entries of the audit log.
-pub(super) async fn housekeep(registry: Arc<Registry>, live: Live, stop: CancellationToken) {
+pub(super) async fn housekeep(registry: Arc<Registry>, live: LiveConfig, stop: CancellationToken) {
     let mut minutes = 0_u32;
     while tokio::time::timeout(HOUSEKEEPING_EVERY, stop.cancelled()).await.is_err() {
         minutes = minutes.wrapping_add(1);
-        if let Err(error) = registry.keep_last_used().await {
+        if let Err(error) = registry.persist_last_used().await {
             tracing::warn!(%error, "when keys were last used could not be kept");
         }
         // All entries are looked at.
@@ -45,7 +45,7 @@ pub(super) async fn housekeep(registry: Arc<Registry>, live: Live, stop: Cancell
 /// Reads the file again at each SIGHUP: all of it or nothing. A server without one goes on as it is.
 pub(super) async fn reload(
     path: Option<PathBuf>,
-    live: Live,
+    live: LiveConfig,
     registry: Arc<Registry>,
     tls: Option<Arc<Tls>>,
     stop: CancellationToken,

@@ -12,7 +12,7 @@ pub use recovered::{DEV_KEY, DEV_TENANT};
 
 use crate::front::{AccessLog, Front, Tls};
 use gannet_fleet::gpus::slots;
-use gannet_fleet::inbound::Listener;
+use gannet_fleet::inbound::ListenerRole;
 use gannet_process::spawn::Spawner;
 use gannet_state::config::{self, ConfigError};
 use housekeeping::{housekeep, reload};
@@ -78,13 +78,13 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
     tokio::spawn(housekeep(Arc::clone(&registry), Arc::clone(&live), stop.clone()));
     tokio::spawn(reload(options.config.clone(), live, Arc::clone(&registry), tls, stop.clone()));
     let drain = Duration::from_secs(file.drain_s);
-    let address = if admin.is_some() { Listener::Functions } else { Listener::Only };
+    let address = if admin.is_some() { ListenerRole::Functions } else { ListenerRole::Only };
     let mut serving = JoinSet::new();
     serving.spawn(Arc::clone(&front).serve(listener, address, stop.clone(), drain));
     if let Some(admin) = admin {
         let address = admin.local_addr().map_err(failed)?;
         tracing::info!("the control API listens on {scheme}://{address}");
-        serving.spawn(front.serve(admin, Listener::Admin, stop.clone(), drain));
+        serving.spawn(front.serve(admin, ListenerRole::Admin, stop.clone(), drain));
     }
     ready(&url);
 
@@ -97,7 +97,7 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         _ = interrupt.recv() => tracing::warn!("a second signal: leaving now"),
     }
     pool.drain();
-    if let Err(error) = registry.keep_last_used().await {
+    if let Err(error) = registry.persist_last_used().await {
         tracing::warn!(%error, "when keys were last used could not be kept");
     }
     // Every other commit was synced before it was acknowledged.

@@ -5,7 +5,7 @@ use crate::control::keys::new_key;
 use gannet_base::identity::{KEY_PREFIX, hash};
 use gannet_base::limits::LimitsChoice;
 use gannet_base::names::TenantName;
-use gannet_state::config::ServerFile;
+use gannet_state::config::ServerConfig;
 use gannet_state::ledger::Ledger;
 use gannet_state::registry::{KeySpec, Registry};
 use gannet_state::secrets::Vault;
@@ -55,7 +55,7 @@ pub(super) struct RecoveredState {
 }
 
 /// Opens the data folder.
-pub(super) fn open(options: &ServeOptions, file: &ServerFile) -> Result<RecoveredState, ServeError> {
+pub(super) fn open(options: &ServeOptions, file: &ServerConfig) -> Result<RecoveredState, ServeError> {
     let compatibility = (options.engine_name)(file.wasi_http_0_3).map_err(failed)?;
     let (store, mut contents) = Store::open(&options.data, &compatibility)?;
     if !options.dev {

@@ -34,7 +34,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use thread::Thread;
+use thread::ArbiterThread;
 use tokio::sync::mpsc;
 use turns::Health;
 use turns_by_gpu::TurnsByGpu;
@@ -58,7 +58,7 @@ impl Arbiter {
         let (events, inbox) = EventSender::new();
         let (sender, reports) = mpsc::channel(REPORTS_MAX);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = Thread::new(Arc::clone(&turns), events.clone(), sender, probe);
+        let thread = ArbiterThread::new(Arc::clone(&turns), events.clone(), sender, probe);
         std::thread::Builder::new().name("arbiter".into()).spawn(move || {
             tokio::task::LocalSet::new().block_on(&runtime, thread.run(inbox));
         })?;

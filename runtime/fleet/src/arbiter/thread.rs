@@ -23,7 +23,7 @@ const MESSAGES_MAX: usize = 256;
 pub type Probe = Box<dyn Fn(SlotId) -> Pin<Box<dyn Future<Output = bool>>> + Send>;
 
 /// What the thread owns.
-pub(super) struct Thread {
+pub(super) struct ArbiterThread {
     turns: Arc<TurnsByGpu>,
     members: HashMap<MemberId, MemberProcess>,
     /// Where results of probes are sent.
@@ -32,7 +32,7 @@ pub(super) struct Thread {
     probe: Probe,
 }
 
-impl Thread {
+impl ArbiterThread {
     /// A thread that is not running yet.
     pub(super) fn new(
         turns: Arc<TurnsByGpu>,

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use gannet_base::bill::outbound::OutboundUse;
-use gannet_base::quota::account::Account;
+use gannet_base::quota::account::TenantCounters;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::pin::Pin;
@@ -17,7 +17,7 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
+pub(super) enum OutboundBodyError {
     /// The other side.
     #[error(transparent)]
     Hyper(#[from] hyper::Error),
@@ -34,12 +34,12 @@ pub(super) enum Broken {
 
 /// What the tenant may send and receive in a day.
 #[derive(Clone)]
-pub(super) struct Budget {
-    pub(super) account: Arc<Account>,
+pub(super) struct EgressBudget {
+    pub(super) account: Arc<TenantCounters>,
     pub(super) mib: u64,
 }
 
-impl Budget {
+impl EgressBudget {
     /// Counts bytes, for the request and for its tenant's day.
     pub(super) fn count(&self, counter: &OutboundUse, bytes: usize) {
         counter.add_bytes(bytes as u64);
@@ -55,7 +55,7 @@ impl Budget {
 pub(super) struct CountedBody {
     body: Incoming,
     counter: Arc<OutboundUse>,
-    budget: Budget,
+    budget: EgressBudget,
     left: u64,
     limit: u64,
     idle: Option<Pin<Box<Sleep>>>,
@@ -65,7 +65,7 @@ pub(super) struct CountedBody {
 
 impl CountedBody {
     /// What a function sends. Its time is the request's.
-    pub(super) fn request(body: Incoming, counter: Arc<OutboundUse>, budget: Budget) -> Self {
+    pub(super) fn request(body: Incoming, counter: Arc<OutboundUse>, budget: EgressBudget) -> Self {
         Self { body, counter, budget, left: u64::MAX, limit: u64::MAX, idle: None, _permit: None }
     }
 
@@ -74,7 +74,7 @@ impl CountedBody {
         body: Incoming,
         counter: Arc<OutboundUse>,
         limit: u64,
-        (permit, budget): (OwnedSemaphorePermit, Budget),
+        (permit, budget): (OwnedSemaphorePermit, EgressBudget),
     ) -> Self {
         let idle = Some(Box::pin(tokio::time::sleep(IDLE_MAX)));
         Self { body, counter, budget, left: limit, limit, idle, _permit: Some(permit) }
@@ -83,23 +83,26 @@ impl CountedBody {
 
 impl Body for CountedBody {
     type Data = Bytes;
-    type Error = Broken;
+    type Error = OutboundBodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, OutboundBodyError>>> {
         let this = &mut *self;
         match Pin::new(&mut this.body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 this.budget.count(&this.counter, length);
                 if length > 0 && this.budget.is_spent() {
-                    return Poll::Ready(Some(Err(Broken::Spent(this.budget.mib))));
+                    return Poll::Ready(Some(Err(OutboundBodyError::Spent(this.budget.mib))));
                 }
                 if let Some(idle) = &mut this.idle {
                     idle.as_mut().reset(tokio::time::Instant::now() + IDLE_MAX);
                 }
                 match this.left.checked_sub(length as u64) {
                     Some(left) => this.left = left,
-                    None => return Poll::Ready(Some(Err(Broken::TooLarge(this.limit)))),
+                    None => return Poll::Ready(Some(Err(OutboundBodyError::TooLarge(this.limit)))),
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -107,7 +110,7 @@ impl Body for CountedBody {
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
                 let late = this.idle.as_mut().is_some_and(|idle| idle.as_mut().poll(context).is_ready());
-                if late { Poll::Ready(Some(Err(Broken::Idle))) } else { Poll::Pending }
+                if late { Poll::Ready(Some(Err(OutboundBodyError::Idle))) } else { Poll::Pending }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! One outbound call, from a worker's asking to the head of the answer.
 
 use crate::egress::address::may_reach;
-use crate::egress::body::{Budget, CountedBody};
+use crate::egress::body::{CountedBody, EgressBudget};
 use crate::egress::{RESOLVING_OF_WORKER_MAX, WorkerEgress};
 use bytes::Bytes;
 use gannet_base::bill::outbound::OutboundUse;
@@ -31,7 +31,7 @@ use tokio::time::{Instant, timeout_at};
 type OutboundBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Where a call goes.
-struct Destination {
+struct CallTarget {
     https: bool,
     host: String,
     port: u16,
@@ -61,7 +61,7 @@ fn take<T>(headers: &mut HeaderMap, name: &HeaderName, parse: impl FnOnce(&str) 
     headers.remove(name)?.to_str().ok().and_then(parse)
 }
 
-fn destination(uri: &Uri) -> Option<Destination> {
+fn destination(uri: &Uri) -> Option<CallTarget> {
     let https = match uri.scheme_str()? {
         "https" => true,
         "http" => false,
@@ -74,7 +74,7 @@ fn destination(uri: &Uri) -> Option<Destination> {
         return None;
     }
     let port = authority.port_u16().unwrap_or(if https { 443 } else { 80 });
-    Some(Destination { https, host: authority.host().to_owned(), port })
+    Some(CallTarget { https, host: authority.host().to_owned(), port })
 }
 
 async fn call(
@@ -120,10 +120,10 @@ async fn call(
 }
 
 /// A permit among the tenant's calls, if its limits allow one.
-fn enter(worker: &WorkerEgress) -> Result<(OwnedSemaphorePermit, Budget), OutboundError> {
+fn enter(worker: &WorkerEgress) -> Result<(OwnedSemaphorePermit, EgressBudget), OutboundError> {
     let snapshot = worker.egress.registry.snapshot();
     let tenant = snapshot.tenants.get(&worker.tenant).ok_or(OutboundError::Unreachable)?;
-    let budget = Budget { account: Arc::clone(&tenant.account), mib: tenant.limits.egress_mib_per_day };
+    let budget = EgressBudget { account: Arc::clone(&tenant.account), mib: tenant.limits.egress_mib_per_day };
     if budget.is_spent() {
         return Err(OutboundError::limit("egress_mib_per_day", budget.mib));
     }
@@ -149,7 +149,7 @@ async fn resolve(worker: &WorkerEgress, host: String, port: u16) -> Result<Vec<S
 }
 
 /// Connects to the first address that may be reached and answers.
-async fn connect(worker: &WorkerEgress, to: &Destination) -> Result<TcpStream, OutboundError> {
+async fn connect(worker: &WorkerEgress, to: &CallTarget) -> Result<TcpStream, OutboundError> {
     let host = to.host.trim_matches(['[', ']']);
     let found = resolve(worker, host.to_owned(), to.port).await?;
     if found.is_empty() {
@@ -178,7 +178,7 @@ async fn connect(worker: &WorkerEgress, to: &Destination) -> Result<TcpStream, O
 }
 
 /// The request as it leaves: nothing of the connection, nothing of ours, the host as it was checked.
-fn rebuild(mut request: Request<Incoming>, to: &Destination) -> Result<Request<Incoming>, OutboundError> {
+fn rebuild(mut request: Request<Incoming>, to: &CallTarget) -> Result<Request<Incoming>, OutboundError> {
     let path = request.uri().path_and_query().cloned().ok_or(OutboundError::Protocol)?;
     let length = request.headers().get(CONTENT_LENGTH).cloned();
     let headers = request.headers_mut();
@@ -230,7 +230,7 @@ fn relay(
     response: Response<Incoming>,
     counter: &Arc<OutboundUse>,
     limit: u64,
-    held: (OwnedSemaphorePermit, Budget),
+    held: (OwnedSemaphorePermit, EgressBudget),
 ) -> Result<Response<OutboundBody>, OutboundError> {
     if response.body().size_hint().lower() > limit {
         return Err(OutboundError::TooLarge);

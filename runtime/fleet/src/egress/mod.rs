@@ -20,7 +20,7 @@ use gannet_base::bill::outbound::OutboundUse;
 use gannet_base::hop::VersionKey;
 use gannet_base::hop::outbound::{HEAD_BYTES_MAX, STREAMS_MAX, WINDOW};
 use gannet_base::names::{RequestId, TenantName};
-use gannet_state::config::Live;
+use gannet_state::config::LiveConfig;
 use gannet_state::registry::{Registry, Version};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -36,20 +36,20 @@ use tokio_rustls::TlsConnector;
 
 /// Lets one request call out. Dropping it ends that.
 #[derive(Debug)]
-pub struct Registration {
+pub struct EgressGrant {
     worker: Weak<WorkerEgress>,
     request: RequestId,
     counter: Arc<OutboundUse>,
 }
 
-impl Registration {
+impl EgressGrant {
     /// What the request has sent out so far.
     pub fn counter(&self) -> &Arc<OutboundUse> {
         &self.counter
     }
 }
 
-impl Drop for Registration {
+impl Drop for EgressGrant {
     fn drop(&mut self) {
         if let Some(worker) = self.worker.upgrade() {
             worker.requests.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.request);
@@ -70,7 +70,7 @@ pub struct WorkerEgress {
 
 impl WorkerEgress {
     /// Lets a version's requests out to where its manifest says.
-    pub fn admit(&self, version: &Version) {
+    pub fn allow_version(&self, version: &Version) {
         let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
         versions.insert(version.key, version.allowed_hosts.clone());
     }
@@ -81,10 +81,10 @@ impl WorkerEgress {
     }
 
     /// A request begins; it may call out while the registration is held.
-    pub fn register(self: &Arc<Self>, request: RequestId) -> Registration {
+    pub fn register(self: &Arc<Self>, request: RequestId) -> EgressGrant {
         let counter = Arc::<OutboundUse>::default();
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).insert(request, Arc::clone(&counter));
-        Registration { worker: Arc::downgrade(self), request, counter }
+        EgressGrant { worker: Arc::downgrade(self), request, counter }
     }
 
     fn allows(&self, version: VersionKey, https: bool, host: &str, port: u16) -> bool {
@@ -119,7 +119,7 @@ const RESOLVING_MAX: usize = 64;
 const RESOLVING_OF_WORKER_MAX: usize = 8;
 /// What all calls share.
 pub struct Egress {
-    live: Live,
+    live: LiveConfig,
     registry: Arc<Registry>,
     connector: TlsConnector,
     /// Names that are being resolved, of all tenants.
@@ -136,7 +136,7 @@ impl std::fmt::Debug for Egress {
 
 impl Egress {
     /// With the usual certificates, and those of the file.
-    pub fn new(live: Live, registry: Arc<Registry>) -> io::Result<Arc<Self>> {
+    pub fn new(live: LiveConfig, registry: Arc<Registry>) -> io::Result<Arc<Self>> {
         let connector = connector(live.load().egress.ca_file.as_deref())?;
         let resolving = Arc::new(Semaphore::new(RESOLVING_MAX));
         Ok(Arc::new(Self { live, registry, connector, resolving, permits: Mutex::default() }))

@@ -1,25 +1,25 @@
 //! Functions whose workers keep being killed: counted, and made to wait before they are tried again. Pure.
 //!
 //! Invariant: a function that was not killed lately never waits; one that is killed again and again waits at most
-//! [`WAIT_MAX`].
+//! [`BACKOFF_MAX`].
 
 use gannet_base::names::{FunctionName, TenantName};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// How long a kill is remembered.
-pub const WINDOW: Duration = Duration::from_secs(300);
+pub const KILLS_WITHIN: Duration = Duration::from_secs(300);
 /// Kills in a row that cost nothing: one may be an accident.
-const FREE: u32 = 2;
+const KILLS_FREE: u32 = 2;
 /// The wait after the first kill that is not free; each further one doubles it.
-const WAIT_FIRST: Duration = Duration::from_secs(1);
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// The longest wait.
-pub const WAIT_MAX: Duration = Duration::from_secs(60);
+pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
 /// How a function fared.
 #[derive(Debug, Clone)]
-pub struct Kills {
-    /// In a row, none of them longer than [`WINDOW`] after the one before.
+pub struct KillHistory {
+    /// In a row, none of them longer than [`KILLS_WITHIN`] after the one before.
     pub count: u32,
     /// Why the latest.
     pub why: String,
@@ -33,14 +33,14 @@ pub struct Kills {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Backoff {
-    kills: HashMap<(TenantName, FunctionName), Kills>,
+    kills: HashMap<(TenantName, FunctionName), KillHistory>,
 }
 
 impl Backoff {
     /// A worker ended while it ran a request of a function.
     pub fn killed(&mut self, function: (TenantName, FunctionName), worker: i32, why: &str, now: Instant) {
-        self.kills.retain(|_, kills| now.saturating_duration_since(kills.last) < WINDOW);
-        let fresh = Kills {
+        self.kills.retain(|_, kills| now.saturating_duration_since(kills.last) < KILLS_WITHIN);
+        let fresh = KillHistory {
             count: 0,
             why: String::new(),
             time: jiff::Timestamp::now(),
@@ -58,14 +58,14 @@ impl Backoff {
     /// How long a function has to wait.
     pub fn wait(&self, function: &(TenantName, FunctionName), now: Instant) -> Duration {
         let Some(kills) = self.recent(function, now) else { return Duration::ZERO };
-        let Some(beyond) = kills.count.checked_sub(FREE + 1) else { return Duration::ZERO };
-        let wait = WAIT_FIRST.saturating_mul(1 << beyond.min(6)).min(WAIT_MAX);
+        let Some(beyond) = kills.count.checked_sub(KILLS_FREE + 1) else { return Duration::ZERO };
+        let wait = BACKOFF_FIRST.saturating_mul(1 << beyond.min(6)).min(BACKOFF_MAX);
         (kills.last + wait).saturating_duration_since(now)
     }
 
     /// What is remembered of a function.
-    pub fn recent(&self, function: &(TenantName, FunctionName), now: Instant) -> Option<&Kills> {
-        self.kills.get(function).filter(|kills| now.saturating_duration_since(kills.last) < WINDOW)
+    pub fn recent(&self, function: &(TenantName, FunctionName), now: Instant) -> Option<&KillHistory> {
+        self.kills.get(function).filter(|kills| now.saturating_duration_since(kills.last) < KILLS_WITHIN)
     }
 
     /// A function was deployed anew, or is gone.
@@ -93,7 +93,7 @@ mod tests {
         }
         assert_eq!(waits, [0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
         assert_eq!(backoff.recent(&function, now).unwrap().count, 11);
-        now += WINDOW;
+        now += KILLS_WITHIN;
         assert_eq!(backoff.wait(&function, now), Duration::ZERO);
         backoff.killed(function.clone(), 1, "because", now);
         assert_eq!(backoff.recent(&function, now).unwrap().count, 1, "the old ones are forgotten");

@@ -1,6 +1,6 @@
 //! A claim on a worker, released when it is dropped.
 
-use crate::pool::table::Table;
+use crate::pool::table::WorkerTable;
 use crate::pool::worker::Worker;
 use gannet_base::bill::StartKind;
 use gannet_state::registry::{Registry, Version};
@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// The table that all claims share.
-pub(crate) type SharedTable = Arc<Mutex<Table<Arc<Worker>>>>;
+pub(crate) type SharedWorkerTable = Arc<Mutex<WorkerTable<Arc<Worker>>>>;
 
 /// A seat in a worker.
 #[derive(Debug)]
-pub struct ClaimedSeat {
+pub struct WorkerClaim {
     worker: Arc<Worker>,
     version: Arc<Version>,
-    table: SharedTable,
+    table: SharedWorkerTable,
     changed: Arc<Notify>,
     registry: Arc<Registry>,
     /// How long it took until there was room for a worker.
@@ -25,14 +25,14 @@ pub struct ClaimedSeat {
     pub(crate) kind: StartKind,
 }
 
-impl ClaimedSeat {
+impl WorkerClaim {
     pub(crate) fn new(
         worker: Arc<Worker>,
         version: Arc<Version>,
-        (table, changed, registry): (SharedTable, Arc<Notify>, Arc<Registry>),
+        (table, changed, registry): (SharedWorkerTable, Arc<Notify>, Arc<Registry>),
         kind: StartKind,
     ) -> Self {
-        worker.enter(version.key);
+        worker.begin_request(version.key);
         Self { worker, version, table, changed, registry, capacity_wait: Duration::ZERO, kind }
     }
 
@@ -42,18 +42,19 @@ impl ClaimedSeat {
     }
 }
 
-impl Drop for ClaimedSeat {
+impl Drop for WorkerClaim {
     fn drop(&mut self) {
         let scale = &self.version.manifest().scale;
         let idle = Duration::from_secs(scale.idle_timeout_s);
         // An old version's last request must not keep the worker of a function that is not to be kept any more.
         let snapshot = self.registry.snapshot();
         let function = snapshot.function(self.version.tenant.as_str(), self.version.function.as_str());
-        let may_keep = snapshot.tenants.get(&self.version.tenant);
-        let may_keep = scale.min > 0 && may_keep.is_some_and(|tenant| tenant.may_keep(jiff::Timestamp::now()));
-        let keep = may_keep && function.is_some_and(|function| Arc::ptr_eq(&function.current, &self.version));
+        let may_stay_resident = snapshot.tenants.get(&self.version.tenant);
+        let may_stay_resident =
+            scale.min > 0 && may_stay_resident.is_some_and(|tenant| tenant.may_stay_resident(jiff::Timestamp::now()));
+        let keep = may_stay_resident && function.is_some_and(|function| Arc::ptr_eq(&function.current, &self.version));
         let served = function.is_some_and(|function| function.serves(&self.version));
-        if self.worker.leave_version(self.version.key) && !served {
+        if self.worker.end_request(self.version.key) && !served {
             self.worker.unload(self.version.key);
         }
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,7 +2,7 @@
 
 use crate::inbound::RequestError;
 use gannet_base::hop::{Fault, FaultCode};
-use gannet_base::refusal::{Blame, Kind, Refusal};
+use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 
 /// Characters of a worker's own words that are kept.
 pub(super) const DETAIL_CHARACTERS_MAX: usize = 2000;
@@ -69,8 +69,8 @@ impl From<Fault> for PoolError {
 impl From<PoolError> for Refusal {
     fn from(error: PoolError) -> Self {
         use Blame as B;
-        use Kind as K;
         use PoolError as E;
+        use RefusalKind as K;
         let (kind, code, blame) = match &error {
             E::NoCapacity(_) | E::StartFailed(_) => (K::Unavailable, "no_capacity", B::Platform),
             E::Draining => (K::Unavailable, "draining", B::Platform),
@@ -93,8 +93,8 @@ impl From<PoolError> for Refusal {
             E::BackingOff { left_s, .. } => {
                 refusal.retry_after(left_s).hint("deploy a version that is not killed, and it is tried at once")
             }
-            E::Trapped(_) => refusal.repeats(),
-            E::MemoryLimit(_) => refusal.hint("raise [limits] memory_mib in gannet.toml").repeats(),
+            E::Trapped(_) => refusal.permanent(),
+            E::MemoryLimit(_) => refusal.hint("raise [limits] memory_mib in gannet.toml").permanent(),
             E::Deadline(_) => refusal.hint("raise [limits] timeout_ms or cpu_ms in gannet.toml"),
             E::Suspended | E::Internal(_) | E::Request(_) => refusal,
         }

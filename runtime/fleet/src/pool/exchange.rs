@@ -8,18 +8,18 @@
 //!                                      └ client gone: the bill comes later (`expected`)
 //! ```
 
-use crate::admitted::{Admitted, Style, Target};
-use crate::inbound::Inbound;
-use crate::pool::claim::ClaimedSeat;
-use crate::pool::expected::{CUT_MAX, ClientGone, ExpectedReport};
-use crate::pool::relay::WorkSource;
+use crate::admitted::{AddressingStyle, Admitted, Target};
+use crate::inbound::InboundRequest;
+use crate::pool::claim::WorkerClaim;
+use crate::pool::expected::{CUT_MAX, ClientGoneGuard, ExpectedReport};
+use crate::pool::relay::ReportSource;
 use crate::pool::request::{BodyState, RequestBody};
 use crate::pool::retry::{ResendableRequest, RetryOnce};
 use crate::pool::worker::Connection;
 use crate::pool::{Pool, PoolError, head, relay, report, request};
 use gannet_base::body::ResponseBody;
 use gannet_base::hop::{WorkReport, header};
-use gannet_base::manifest::Limits;
+use gannet_base::manifest::FunctionLimits;
 use gannet_base::refusal::Refusal;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -27,18 +27,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How much later than its deadline a worker may answer that the deadline has passed.
-const LATE_MAX: Duration = Duration::from_secs(1);
+const DEADLINE_GRACE: Duration = Duration::from_secs(1);
 
 /// A request without an answer of its function. Its tab is still open: what the client is told goes on it.
 #[derive(Debug)]
-pub struct Failed {
+pub struct CallFailure {
     /// Why.
     pub refusal: Refusal,
     /// What it holds.
     pub admitted: Admitted,
 }
 
-impl Failed {
+impl CallFailure {
     fn new(error: PoolError, admitted: Admitted) -> Box<Self> {
         Box::new(Self { refusal: error.into(), admitted })
     }
@@ -47,16 +47,16 @@ impl Failed {
 /// Everything that is held while a request is with its worker.
 struct InExchange {
     admitted: Admitted,
-    seated: ClaimedSeat,
+    worker_claim: WorkerClaim,
     expected: ExpectedReport,
     connection: Connection,
     claim_us: u64,
     request_body: Arc<BodyState>,
-    late: Duration,
+    tab_open_max: Duration,
 }
 
 /// How long a tab stays open for a guest that runs on after its answer, or was cut off.
-fn late(limits: &Limits) -> Duration {
+fn tab_open_max(limits: &FunctionLimits) -> Duration {
     Duration::from_millis(limits.stream_timeout_ms) + Duration::from_secs(15)
 }
 
@@ -68,20 +68,20 @@ impl Pool {
     /// Sends the request to a worker and its answer back.
     pub async fn call(
         &self,
-        inbound: Inbound,
+        inbound: InboundRequest,
         target: Target,
         mut admitted: Admitted,
-    ) -> Result<Response<ResponseBody>, Box<Failed>> {
+    ) -> Result<Response<ResponseBody>, Box<CallFailure>> {
         let version = Arc::clone(&target.version);
         let limits = &version.limits;
         let deadline = tokio::time::Instant::from_std(inbound.arrived + Duration::from_millis(limits.timeout_ms));
         if let Err(error) = self.check_kills(&version) {
-            return Err(Failed::new(error, admitted));
+            return Err(CallFailure::new(error, admitted));
         }
         let mut claimed_at = Instant::now();
-        let (mut seated, mut connection) = match self.seat_by(&version, deadline).await {
+        let (mut worker_claim, mut connection) = match self.seat_by(&version, deadline).await {
             Ok(claimed) => claimed,
-            Err(error) => return Err(Failed::new(error, admitted)),
+            Err(error) => return Err(CallFailure::new(error, admitted)),
         };
         let id = inbound.id;
         let body_max = limits.body_mib.saturating_mul(1 << 20);
@@ -90,44 +90,51 @@ impl Pool {
         let mut retry = RetryOnce::of(&request);
         loop {
             let (kind, capacity_us) =
-                (seated.kind, u64::try_from(seated.capacity_wait.as_micros()).unwrap_or(u64::MAX));
-            let (class, price) = self.price(seated.worker());
-            admitted.tab.runs_on(class, price, seated.worker().unbilled());
-            admitted.tab.note(|receipt| {
+                (worker_claim.kind, u64::try_from(worker_claim.capacity_wait.as_micros()).unwrap_or(u64::MAX));
+            let (class, price) = self.price(worker_claim.worker());
+            admitted.tab.runs_on(class, price, worker_claim.worker().unbilled());
+            admitted.tab.update_receipt(|receipt| {
                 receipt.start = Some(kind);
                 receipt.capacity_us += capacity_us;
             });
             // The registration with an earlier worker ends first.
             admitted.outbound = None;
-            admitted.outbound = seated.worker().begin_egress(&version, id);
+            admitted.outbound = worker_claim.worker().begin_egress(&version, id);
             let outbound = admitted.outbound.as_ref().map(|registration| Arc::clone(registration.counter()));
             admitted.tab.count_outbound(outbound.clone());
-            let expected = ExpectedReport::new(&seated, id);
+            let expected = ExpectedReport::new(&worker_claim, id);
             let claim_us = microseconds(claimed_at);
-            let held =
-                InExchange { admitted, seated, expected, connection, claim_us, request_body, late: late(limits) };
+            let held = InExchange {
+                admitted,
+                worker_claim,
+                expected,
+                connection,
+                claim_us,
+                request_body,
+                tab_open_max: tab_open_max(limits),
+            };
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             request::set_deadline(&mut request, left);
-            let ended = match self.send(held, request, id, left + LATE_MAX).await {
+            let ended = match self.send(held, request, id, left + DEADLINE_GRACE).await {
                 Ok((answer, held)) => return relayed(answer, held, id, style),
                 Err(SendError::Refused(failed)) => return Err(failed),
                 Err(SendError::Ended(ended)) => ended,
             };
-            let why = self.note_kill(&version, ended.seated.worker()).await;
+            let why = self.note_kill(&version, ended.worker_claim.worker()).await;
             let mut ended = ended;
-            report::record_lost(&mut ended.admitted.tab, ended.seated.worker());
+            report::record_lost(&mut ended.admitted.tab, ended.worker_claim.worker());
             let affected = outbound.is_some_and(|counter| counter.has_called());
-            let never = ended.hung || affected || ended.seated.worker().overstayed();
+            let never = ended.hung || affected || ended.worker_claim.worker().overstayed();
             let next = if never { None } else { retry.take(ended.unsent) };
             admitted = ended.admitted;
-            drop(ended.seated);
-            let Some((next, body)) = next else { return Err(Failed::new(PoolError::Killed(why), admitted)) };
+            drop(ended.worker_claim);
+            let Some((next, body)) = next else { return Err(CallFailure::new(PoolError::Killed(why), admitted)) };
             tracing::info!(request = %id, why, "a worker ended; the request is sent to another");
             (request, request_body) = (next, body);
             claimed_at = Instant::now();
-            (seated, connection) = match self.seat_by(&version, deadline).await {
+            (worker_claim, connection) = match self.seat_by(&version, deadline).await {
                 Ok(claimed) => claimed,
-                Err(error) => return Err(Failed::new(error, admitted)),
+                Err(error) => return Err(CallFailure::new(error, admitted)),
             };
         }
     }
@@ -140,24 +147,25 @@ impl Pool {
         id: gannet_base::names::RequestId,
         longest: Duration,
     ) -> Result<(Response<Incoming>, InExchange), SendError> {
-        let InExchange { admitted, seated, expected, mut connection, claim_us, request_body, late } = held;
+        let InExchange { admitted, worker_claim, expected, mut connection, claim_us, request_body, tab_open_max } =
+            held;
         let sending = Box::pin(async move {
             let sent = connection.send(request).await;
             (connection, sent)
         });
-        let mut abandoned = ClientGone { id, claim_us, held: Some((admitted, seated, expected, sending)) };
+        let mut abandoned = ClientGoneGuard { id, claim_us, held: Some((admitted, worker_claim, expected, sending)) };
         let sent = match &mut abandoned.held {
             Some((_, _, _, sending)) => tokio::time::timeout(longest, sending.as_mut()).await,
             None => unreachable!("only a dropped future takes it"),
         };
-        let Some((mut admitted, seated, expected, sending)) = abandoned.held.take() else {
+        let Some((mut admitted, worker_claim, expected, sending)) = abandoned.held.take() else {
             unreachable!("only a dropped future takes it")
         };
         let (hung, unsent) = match sent {
             Ok((connection, Ok(answer))) => {
                 return Ok((
                     answer,
-                    InExchange { admitted, seated, expected, connection, claim_us, request_body, late },
+                    InExchange { admitted, worker_claim, expected, connection, claim_us, request_body, tab_open_max },
                 ));
             }
             // Its connection ends here, and with it a guest that has begun.
@@ -171,27 +179,27 @@ impl Pool {
         if let Some(refused) = request_body.refused() {
             // What the guest has done until then is on the bill.
             match expected.wait(CUT_MAX).await {
-                Some(work) => report::record(&mut admitted.tab, work, seated.worker(), claim_us),
-                None => report::record_lost(&mut admitted.tab, seated.worker()),
+                Some(work) => report::record(&mut admitted.tab, work, worker_claim.worker(), claim_us),
+                None => report::record_lost(&mut admitted.tab, worker_claim.worker()),
             }
             if let Some(rest) = request_body.rest() {
                 crate::inbound::discard(rest).await;
             }
-            return Err(SendError::Refused(Failed::new(PoolError::Request(refused), admitted)));
+            return Err(SendError::Refused(CallFailure::new(PoolError::Request(refused), admitted)));
         }
         if hung {
             // It has missed its deadline by a second: it hangs, and takes its tenant's other requests with it.
-            self.end(seated.worker(), "it missed a request's deadline by a second");
+            self.end(worker_claim.worker(), "it missed a request's deadline by a second");
         }
         let unsent = unsent.map(|request| (*request, request_body));
-        Err(SendError::Ended(Box::new(WorkerEnded { admitted, seated, hung, unsent })))
+        Err(SendError::Ended(Box::new(WorkerEnded { admitted, worker_claim, hung, unsent })))
     }
 }
 
 /// Why there is no answer.
 enum SendError {
     /// The request was refused on its way.
-    Refused(Box<Failed>),
+    Refused(Box<CallFailure>),
     /// The worker ended.
     Ended(Box<WorkerEnded>),
 }
@@ -199,7 +207,7 @@ enum SendError {
 /// What is left of a request whose worker ended.
 struct WorkerEnded {
     admitted: Admitted,
-    seated: ClaimedSeat,
+    worker_claim: WorkerClaim,
     /// Whether it had to be ended because it did not answer in time.
     hung: bool,
     /// The request, if nothing of it was sent.
@@ -211,29 +219,31 @@ fn relayed(
     answer: Response<Incoming>,
     held: InExchange,
     id: gannet_base::names::RequestId,
-    style: Style,
-) -> Result<Response<ResponseBody>, Box<Failed>> {
-    let InExchange { mut admitted, seated, mut expected, connection, claim_us, request_body, late } = held;
+    style: AddressingStyle,
+) -> Result<Response<ResponseBody>, Box<CallFailure>> {
+    let InExchange { mut admitted, worker_claim, mut expected, connection, claim_us, request_body, tab_open_max } =
+        held;
     let (mut parts, body) = answer.into_parts();
     let known: Option<WorkReport> =
         parts.headers.remove(header::WORK).and_then(|value| serde_json::from_slice(value.as_bytes()).ok());
     let source = match known {
         Some(work) => {
             let fault = work.fault.clone();
-            report::record(&mut admitted.tab, work, seated.worker(), claim_us);
+            report::record(&mut admitted.tab, work, worker_claim.worker(), claim_us);
             if let Some(fault) = fault.filter(|_| head::is_fault(&parts.headers)) {
                 // Read to its end: the answer has no body.
                 if request_body.is_done() {
-                    seated.worker().give_back(connection);
+                    worker_claim.worker().give_back(connection);
                 }
-                return Err(Failed::new(fault.into(), admitted));
+                return Err(CallFailure::new(fault.into(), admitted));
             }
-            WorkSource::Known
+            ReportSource::Known
         }
-        None => WorkSource::Frame(expected.take()),
+        None => ReportSource::Frame(expected.take()),
     };
-    admitted.tab.note(|receipt| receipt.status = parts.status.as_u16());
-    head::finish(&mut parts.headers, &source, &admitted.tab, seated.kind, (id, style));
-    let relayed = relay::Parts { body, admitted, seated, connection, source, claim_us, request_body, late };
+    admitted.tab.update_receipt(|receipt| receipt.status = parts.status.as_u16());
+    head::finish(&mut parts.headers, &source, &admitted.tab, worker_claim.kind, (id, style));
+    let relayed =
+        relay::RelayParts { body, admitted, worker_claim, connection, source, claim_us, request_body, tab_open_max };
     Ok(Response::from_parts(parts, relay::body(relayed)))
 }

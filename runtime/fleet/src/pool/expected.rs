@@ -1,7 +1,7 @@
 //! Receipts that come as frames, and what happens when the client leaves before its answer.
 
 use crate::admitted::Admitted;
-use crate::pool::claim::ClaimedSeat;
+use crate::pool::claim::WorkerClaim;
 use crate::pool::report;
 use crate::pool::request::RequestBody;
 use crate::pool::worker::{Connection, Worker};
@@ -25,9 +25,9 @@ pub(crate) struct ExpectedReport {
 }
 
 impl ExpectedReport {
-    pub(super) fn new(seated: &ClaimedSeat, request: RequestId) -> Self {
-        let worker = Arc::clone(seated.worker());
-        let receiver = Some(worker.expect_work(request));
+    pub(super) fn new(worker_claim: &WorkerClaim, request: RequestId) -> Self {
+        let worker = Arc::clone(worker_claim.worker());
+        let receiver = Some(worker.expect_report(request));
         Self { worker, request, receiver }
     }
 
@@ -54,13 +54,13 @@ impl ExpectedReport {
 impl Drop for ExpectedReport {
     fn drop(&mut self) {
         if self.receiver.is_some() {
-            self.worker.forget_work(self.request);
+            self.worker.forget_report(self.request);
         }
     }
 }
 
 /// How long a request whose client has left may still take to its head: what is nearly done is let be done.
-const GRACE: Duration = Duration::from_millis(50);
+const CLIENT_GONE_GRACE: Duration = Duration::from_millis(50);
 /// How long the report of a guest that was ended may take: it waits for what the guest left on the GPU.
 pub(super) const CUT_MAX: Duration = Duration::from_secs(12);
 
@@ -71,21 +71,21 @@ pub(super) type Sending = Pin<Box<dyn Future<Output = Sent> + Send>>;
 
 /// What a request holds while its worker has it. When the client leaves in that time, the worker is still owed
 /// its report, and the tenant its bill.
-pub(super) struct ClientGone {
+pub(super) struct ClientGoneGuard {
     pub(super) id: RequestId,
     pub(super) claim_us: u64,
-    pub(super) held: Option<(Admitted, ClaimedSeat, ExpectedReport, Sending)>,
+    pub(super) held: Option<(Admitted, WorkerClaim, ExpectedReport, Sending)>,
 }
 
-impl Drop for ClientGone {
+impl Drop for ClientGoneGuard {
     fn drop(&mut self) {
-        let Some((mut admitted, seated, expected, sending)) = self.held.take() else { return };
+        let Some((mut admitted, worker_claim, expected, sending)) = self.held.take() else { return };
         tracing::debug!(request = %self.id, "the client left before its answer");
         let claim_us = self.claim_us;
         tokio::spawn(async move {
             // A guest that is done has put its report into the head; one that is not is ended when the connection closes, and
             // then reports by itself. A request that never left has none.
-            let known: Option<WorkReport> = match tokio::time::timeout(GRACE, sending).await {
+            let known: Option<WorkReport> = match tokio::time::timeout(CLIENT_GONE_GRACE, sending).await {
                 Ok((_, Ok(answer))) => {
                     let value = answer.headers().get(header::WORK);
                     value.and_then(|value| serde_json::from_slice(value.as_bytes()).ok())
@@ -97,14 +97,14 @@ impl Drop for ClientGone {
                 None => expected.wait(CUT_MAX).await,
             };
             match work {
-                Some(work) => report::record(&mut admitted.tab, work, seated.worker(), claim_us),
-                None => report::record_lost(&mut admitted.tab, seated.worker()),
+                Some(work) => report::record(&mut admitted.tab, work, worker_claim.worker(), claim_us),
+                None => report::record_lost(&mut admitted.tab, worker_claim.worker()),
             }
-            admitted.tab.note(|receipt| {
+            admitted.tab.update_receipt(|receipt| {
                 receipt.error = Some("client_closed".into());
                 receipt.fault = Some(Blame::Caller);
             });
-            drop(seated);
+            drop(worker_claim);
         });
     }
 }

@@ -1,8 +1,8 @@
 //! The head of a guest's answer, rebuilt for the client: nothing of the connection, nothing that only the
 //! platform may say, nothing that would let a page under this origin act for it.
 
-use crate::admitted::Style;
-use crate::pool::relay::WorkSource;
+use crate::admitted::AddressingStyle;
+use crate::pool::relay::ReportSource;
 use gannet_base::bill::StartKind;
 use gannet_base::headers::{self as gannet, strip_hop_by_hop};
 use gannet_base::hop::header;
@@ -42,10 +42,10 @@ const SERVICE_WORKER_ALLOWED: HeaderName = HeaderName::from_static("service-work
 /// Rebuilds a guest's headers for the client.
 pub(super) fn finish(
     headers: &mut HeaderMap,
-    source: &WorkSource,
+    source: &ReportSource,
     tab: &Tab,
     kind: StartKind,
-    (id, style): (RequestId, Style),
+    (id, style): (RequestId, AddressingStyle),
 ) {
     let length = headers.get(names::CONTENT_LENGTH).cloned();
     strip_hop_by_hop(headers);
@@ -63,7 +63,7 @@ pub(super) fn finish(
     headers.remove(CLEAR_SITE_DATA);
     own_cookies(headers);
     // By path functions of strangers share an origin; a host is a function's own.
-    if style == Style::Path {
+    if style == AddressingStyle::Path {
         let shared = [names::SET_COOKIE, SERVICE_WORKER_ALLOWED, CLEAR_SITE_DATA, names::STRICT_TRANSPORT_SECURITY];
         for name in shared {
             headers.remove(name);
@@ -79,7 +79,7 @@ pub(super) fn finish(
         headers.insert(gannet::SERVER_TIMING, value);
     }
     // A body of announced length has no trailer.
-    if matches!(source, WorkSource::Frame(_)) && !headers.contains_key(names::CONTENT_LENGTH) {
+    if matches!(source, ReportSource::Frame(_)) && !headers.contains_key(names::CONTENT_LENGTH) {
         headers.insert(names::TRAILER, HeaderValue::from_static("server-timing"));
     }
 }

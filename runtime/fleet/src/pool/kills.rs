@@ -1,7 +1,7 @@
 //! Functions whose workers are killed again and again wait before they are tried again.
 
 use super::Pool;
-use super::backoff::{Backoff, Kills};
+use super::backoff::{Backoff, KillHistory};
 use super::error::PoolError;
 use super::worker::Worker;
 use gannet_base::names::{FunctionName, TenantName};
@@ -21,7 +21,7 @@ impl Pool {
     }
 
     /// What is known of kills of a function's workers, and how long it has to wait because of them.
-    pub fn kills(&self, tenant: &TenantName, function: &FunctionName) -> Option<(Kills, Duration)> {
+    pub fn kills(&self, tenant: &TenantName, function: &FunctionName) -> Option<(KillHistory, Duration)> {
         let (key, now) = ((tenant.clone(), function.clone()), Instant::now());
         let backoff = self.backoff();
         let kills = backoff.recent(&key, now)?.clone();

@@ -1,15 +1,15 @@
 //! What a worker is given of a version: the compiled component, its kernels, environment and secrets, and a way out; and when it
 //! is to forget it.
 
-use crate::egress::Registration;
+use crate::egress::EgressGrant;
 use crate::pool::PoolError;
-use crate::pool::beside::SecretReader;
+use crate::pool::services::SecretReader;
 use crate::pool::worker::{GONE, Worker};
 use gannet_base::hop::{Bundle, RunLimits, ToWorker, VersionKey};
 use gannet_base::names::RequestId;
 use gannet_process::channel::stream_pair;
 use gannet_state::registry::{Version, kernels};
-use gannet_state::store::files::place_cache;
+use gannet_state::store::files::install_driver_cache;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write;
@@ -26,7 +26,7 @@ impl Worker {
     /// Lets the requests of its tenant call out, by a socket of its own, from the first version on that may.
     async fn open_egress(&self, version: &Version) -> Result<(), PoolError> {
         let Some(outbound) = self.outbound.get() else { return Ok(()) };
-        outbound.admit(version);
+        outbound.allow_version(version);
         if version.allowed_hosts.is_empty() || self.egress_open.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
@@ -40,7 +40,7 @@ impl Worker {
     }
 
     /// A request of a version that may call out begins.
-    pub(crate) fn begin_egress(&self, version: &Version, request: RequestId) -> Option<Registration> {
+    pub(crate) fn begin_egress(&self, version: &Version, request: RequestId) -> Option<EgressGrant> {
         let outbound = self.outbound.get().filter(|_| !version.allowed_hosts.is_empty())?;
         Some(outbound.register(request))
     }
@@ -55,12 +55,12 @@ impl Worker {
     }
 
     /// A request of a version has come to this worker. Before it is looked whether the version is loaded.
-    pub(crate) fn enter(&self, version: VersionKey) {
+    pub(crate) fn begin_request(&self, version: VersionKey) {
         *self.active().entry(version).or_default() += 1;
     }
 
     /// It is done. Answers whether it was the last of its version.
-    pub(crate) fn leave_version(&self, version: VersionKey) -> bool {
+    pub(crate) fn end_request(&self, version: VersionKey) -> bool {
         let mut active = self.active();
         let Some(count) = active.get_mut(&version) else { return false };
         *count -= 1;
@@ -133,7 +133,7 @@ impl Worker {
         let failed = |error: std::io::Error| PoolError::Internal(format!("a version could not be opened: {error}"));
         let began = Instant::now();
         let (cache, process) = (version.driver_cache.clone(), self.process.clone());
-        let placed = tokio::task::spawn_blocking(move || place_cache(&cache, process.home())).await;
+        let placed = tokio::task::spawn_blocking(move || install_driver_cache(&cache, process.home())).await;
         if let Err(error) = placed.map_err(std::io::Error::other).flatten() {
             // Only the first dispatch is slower.
             tracing::warn!(%error, "a driver cache could not be placed");

@@ -4,45 +4,52 @@
 //! refilled, idle workers ended, versions loaded. One worker per tenant; scale to zero after the
 //! function's idle timeout.
 
-mod backoff;
-mod beside;
-mod claim;
-mod error;
-mod exchange;
-mod expected;
-mod head;
-mod load;
-mod relay;
-mod report;
-mod kills;
-mod request;
-mod resident;
-mod retry;
-mod seating;
-mod spares;
+// Decisions, pure.
 mod table;
-pub mod worker;
+mod backoff;
+mod retry;
 
-pub use backoff::Kills;
-pub use beside::PoolServices;
+// One worker.
+pub mod worker;
+mod load;
+mod services;
+
+// The way of a request, in its order.
+mod claim;
+mod seating;
+mod exchange;
+mod request;
+mod head;
+mod relay;
+mod expected;
+mod report;
+mod error;
+
+// What happens without a request.
+mod spares;
+mod kills;
+mod resident;
+
+pub use backoff::KillHistory;
 pub use error::PoolError;
-pub use exchange::Failed;
+pub use exchange::CallFailure;
+pub use services::PoolServices;
 pub use table::WorkerCounts;
 
 use crate::arbiter::Arbiter;
 use crate::arbiter::turns::Health;
-use crate::build::Builder;
+use crate::build::BuildService;
 use crate::gpus;
 use crate::gpus::{GpuSlot, SlotId};
 use backoff::Backoff;
-use claim::SharedTable;
+use claim::SharedWorkerTable;
 use gannet_base::names::TenantName;
 use gannet_process::spawn::Spawner;
 use gannet_state::registry::{Registry, Version};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use table::{SlotLimits, Table};
+use table::{SlotLimits, WorkerTable};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use worker::{Worker, WorkerSettings};
@@ -53,10 +60,10 @@ const RETIRE_EVERY: Duration = Duration::from_secs(1);
 /// The step. Clones share one pool.
 #[derive(Debug, Clone)]
 pub struct Pool {
-    table: SharedTable,
+    table: SharedWorkerTable,
     changed: Arc<Notify>,
     spawner: Spawner,
-    builder: Arc<Builder>,
+    builder: Arc<BuildService>,
     arbiter: Arc<Arbiter>,
     registry: Arc<Registry>,
     backoff: Arc<Mutex<Backoff>>,
@@ -71,7 +78,7 @@ impl Pool {
     pub fn start(
         spawner: Spawner,
         registry: Arc<Registry>,
-        builder: Arc<Builder>,
+        builder: Arc<BuildService>,
         arbiter: Arc<Arbiter>,
         settings: WorkerSettings,
         slots: Arc<Vec<GpuSlot>>,
@@ -79,7 +86,7 @@ impl Pool {
     ) -> Self {
         let limits = slots.iter().map(|slot| SlotLimits { spares: slot.spares, workers_max: slot.workers_max });
         let pool = Self {
-            table: Arc::new(Mutex::new(Table::new(limits))),
+            table: Arc::new(Mutex::new(WorkerTable::new(limits))),
             changed: Arc::default(),
             spawner,
             registry,
@@ -109,7 +116,7 @@ impl Pool {
         pool
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Table<Arc<Worker>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, WorkerTable<Arc<Worker>>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -152,8 +159,8 @@ impl Pool {
     }
 
     /// Lets a tenant's worker go when idle, whatever an older version asked for.
-    pub fn unpin(&self, tenant: &TenantName) {
-        self.lock().unpin(tenant);
+    pub fn clear_always_on(&self, tenant: &TenantName) {
+        self.lock().clear_always_on(tenant);
     }
 
     fn quarantined(&self, tenant: &TenantName) -> HashSet<[u8; 32]> {

@@ -2,7 +2,7 @@
 //! until the last byte has left.
 
 use crate::admitted::Admitted;
-use crate::pool::claim::ClaimedSeat;
+use crate::pool::claim::WorkerClaim;
 use crate::pool::expected::{CUT_MAX, ExpectedReport};
 use crate::pool::report;
 use crate::pool::request::BodyState;
@@ -23,11 +23,11 @@ use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
 /// How long the end of a streamed answer waits for its receipt.
-const WORK_MAX: Duration = Duration::from_millis(500);
+const REPORT_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Where the receipt of the worker comes from.
 #[derive(Debug)]
-pub(crate) enum WorkSource {
+pub(crate) enum ReportSource {
     /// It was in the head and is on the tab.
     Known,
     /// It comes as a frame.
@@ -54,27 +54,27 @@ type SharedAnswer = Arc<Mutex<Option<OpenAnswer>>>;
 #[derive(Debug)]
 struct OpenAnswer {
     admitted: Admitted,
-    seated: ClaimedSeat,
+    worker_claim: WorkerClaim,
     connection: Option<Connection>,
-    source: WorkSource,
+    source: ReportSource,
     claim_us: u64,
     sent: u64,
     request_body: Arc<BodyState>,
-    late: Duration,
+    tab_open_max: Duration,
     /// Whether the guest was ended before its answer was whole.
     was_cut: bool,
 }
 
 /// What a relay is made of.
-pub(crate) struct Parts {
+pub(crate) struct RelayParts {
     pub(crate) body: Incoming,
     pub(crate) admitted: Admitted,
-    pub(crate) seated: ClaimedSeat,
+    pub(crate) worker_claim: WorkerClaim,
     pub(crate) connection: Connection,
-    pub(crate) source: WorkSource,
+    pub(crate) source: ReportSource,
     pub(crate) claim_us: u64,
     pub(crate) request_body: Arc<BodyState>,
-    pub(crate) late: Duration,
+    pub(crate) tab_open_max: Duration,
 }
 
 fn take(open: &SharedAnswer) -> Option<OpenAnswer> {
@@ -88,7 +88,7 @@ impl OpenAnswer {
             connection.cut();
         }
         self.was_cut = true;
-        self.admitted.tab.note(|receipt| {
+        self.admitted.tab.update_receipt(|receipt| {
             receipt.error = Some(error.to_owned());
             receipt.error_detail = detail;
             receipt.fault = Some(blame);
@@ -97,7 +97,7 @@ impl OpenAnswer {
 
     fn close(mut self) {
         let (sent, received) = (self.sent, self.request_body.bytes());
-        self.admitted.tab.note(|receipt| {
+        self.admitted.tab.update_receipt(|receipt| {
             receipt.bytes_out = sent;
             receipt.bytes_in = received;
         });
@@ -105,18 +105,18 @@ impl OpenAnswer {
         if self.request_body.is_done()
             && let Some(connection) = self.connection.take()
         {
-            self.seated.worker().give_back(connection);
+            self.worker_claim.worker().give_back(connection);
         }
-        if let WorkSource::Frame(expected) = self.source {
+        if let ReportSource::Frame(expected) = self.source {
             // The guest runs on, or is being ended: its bill comes later.
-            let late = if self.was_cut { CUT_MAX } else { self.late };
-            let Self { mut admitted, seated, claim_us, .. } = Self { source: WorkSource::Known, ..self };
+            let tab_open_max = if self.was_cut { CUT_MAX } else { self.tab_open_max };
+            let Self { mut admitted, worker_claim, claim_us, .. } = Self { source: ReportSource::Known, ..self };
             tokio::spawn(async move {
-                match expected.wait(late).await {
-                    Some(work) => report::record(&mut admitted.tab, work, seated.worker(), claim_us),
-                    None => report::record_lost(&mut admitted.tab, seated.worker()),
+                match expected.wait(tab_open_max).await {
+                    Some(work) => report::record(&mut admitted.tab, work, worker_claim.worker(), claim_us),
+                    None => report::record_lost(&mut admitted.tab, worker_claim.worker()),
                 }
-                drop(seated);
+                drop(worker_claim);
             });
         }
     }
@@ -133,15 +133,25 @@ async fn watch(open: SharedAnswer, longest: Duration) {
 }
 
 impl Relay {
-    pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { body, admitted, seated, connection, source, claim_us, request_body, late } = parts;
+    pub(crate) fn new(parts: RelayParts) -> Self {
+        let RelayParts { body, admitted, worker_claim, connection, source, claim_us, request_body, tab_open_max } =
+            parts;
         // A body of announced length ends with its last byte and has no trailer.
-        let trailers = matches!(source, WorkSource::Frame(_)) && body.size_hint().exact().is_none();
+        let trailers = matches!(source, ReportSource::Frame(_)) && body.size_hint().exact().is_none();
         let connection = Some(connection);
-        let open =
-            OpenAnswer { admitted, seated, connection, source, claim_us, sent: 0, request_body, late, was_cut: false };
+        let open = OpenAnswer {
+            admitted,
+            worker_claim,
+            connection,
+            source,
+            claim_us,
+            sent: 0,
+            request_body,
+            tab_open_max,
+            was_cut: false,
+        };
         let open = Arc::new(Mutex::new(Some(open)));
-        let watchdog = tokio::spawn(watch(Arc::clone(&open), late)).abort_handle();
+        let watchdog = tokio::spawn(watch(Arc::clone(&open), tab_open_max)).abort_handle();
         Self { body, open, ending: None, trailers, finished: false, watchdog }
     }
 
@@ -150,19 +160,19 @@ impl Relay {
         let timing = {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(open) = &mut *open else { return Poll::Ready(None) };
-            if let WorkSource::Frame(expected) = &mut open.source {
+            if let ReportSource::Frame(expected) = &mut open.source {
                 match expected.poll(context) {
                     Poll::Ready(work) => {
-                        open.source = WorkSource::Known;
+                        open.source = ReportSource::Known;
                         match work {
                             Some(work) => {
-                                report::record(&mut open.admitted.tab, work, open.seated.worker(), open.claim_us)
+                                report::record(&mut open.admitted.tab, work, open.worker_claim.worker(), open.claim_us)
                             }
-                            None => report::record_lost(&mut open.admitted.tab, open.seated.worker()),
+                            None => report::record_lost(&mut open.admitted.tab, open.worker_claim.worker()),
                         }
                     }
                     Poll::Pending => {
-                        let wait = self.ending.get_or_insert_with(|| Box::pin(tokio::time::sleep(WORK_MAX)));
+                        let wait = self.ending.get_or_insert_with(|| Box::pin(tokio::time::sleep(REPORT_WAIT_MAX)));
                         if wait.as_mut().poll(context).is_pending() {
                             return Poll::Pending;
                         }
@@ -262,7 +272,7 @@ impl Body for Relay {
 }
 
 /// The response's body, made from a relay.
-pub(crate) fn body(parts: Parts) -> ResponseBody {
+pub(crate) fn body(parts: RelayParts) -> ResponseBody {
     let mut relay = Relay::new(parts);
     if relay.is_end_stream() {
         // An empty body is never polled.

@@ -11,17 +11,17 @@ pub(super) fn record_lost(tab: &mut Tab, worker: &Worker) {
     if worker.dead().is_cancelled()
         && let Some((began, before)) = tab.began()
     {
-        tab.lost(worker.lost(began, before));
+        tab.add_lost_gpu_time(worker.bill_lost_report(began, before));
     }
 }
 
 /// Puts the worker's receipt on the tab.
 pub(super) fn record(tab: &mut Tab, mut work: WorkReport, worker: &Worker, claim_us: u64) {
-    worker.check(&mut work);
+    worker.cap_gpu_time(&mut work);
     tab.work(&work, claim_us);
     if let Some(fault) = &work.fault {
         let detail: String = fault.detail.chars().take(DETAIL_CHARACTERS_MAX).collect();
-        tab.note(|receipt| {
+        tab.update_receipt(|receipt| {
             receipt.error = Some(
                 match fault.code {
                     FaultCode::DeadlineExceeded => "deadline_exceeded",

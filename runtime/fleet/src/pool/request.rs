@@ -4,7 +4,7 @@
 //! comes from the body; where the request came from is said anew; nothing that starts with
 //! `x-gannet-` gets through. The body is counted, capped and timed.
 
-use crate::inbound::{BODY_IDLE_MAX, Inbound, RequestError};
+use crate::inbound::{BODY_IDLE_MAX, InboundRequest, RequestError};
 use bytes::Bytes;
 use gannet_base::headers::strip_hop_by_hop;
 use gannet_base::hop::{VersionKey, header};
@@ -179,12 +179,12 @@ fn rebuild_headers(headers: &mut HeaderMap, client: IpAddr, https: bool, authori
 
 /// Rebuilds a request for the hop.
 pub(crate) fn rebuild(
-    inbound: Inbound,
+    inbound: InboundRequest,
     path: PathAndQuery,
     version: VersionKey,
     limit: u64,
 ) -> (Request<RequestBody>, Arc<BodyState>) {
-    let Inbound { id, client, https, mut parts, body, collected, .. } = inbound;
+    let InboundRequest { id, client, https, mut parts, body, collected, .. } = inbound;
     let authority = parts.uri.authority().map(|authority| authority.as_str().to_owned());
     rebuild_headers(&mut parts.headers, client, https, authority.as_deref());
     let (body, state) = RequestBody::new(body, collected, limit);

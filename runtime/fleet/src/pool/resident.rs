@@ -16,8 +16,8 @@ impl Pool {
     pub(super) async fn charge_resident(self) {
         while !self.draining.is_cancelled() {
             tokio::time::sleep(SPAN).await;
-            let pinned = self.lock().pinned();
-            for (tenant, worker) in pinned {
+            let always_on = self.lock().always_on();
+            for (tenant, worker) in always_on {
                 self.charge(&tenant, &worker, Instant::now());
             }
         }
@@ -29,17 +29,17 @@ impl Pool {
         // An older mark is from before it was let go.
         let since = since.filter(|since| now.saturating_duration_since(*since) < SPAN * 2);
         let snapshot = self.registry.snapshot();
-        if !snapshot.tenants.get(tenant).is_some_and(|tenant| tenant.may_keep(jiff::Timestamp::now())) {
-            self.unpin(tenant);
+        if !snapshot.tenants.get(tenant).is_some_and(|tenant| tenant.may_stay_resident(jiff::Timestamp::now())) {
+            self.clear_always_on(tenant);
             return;
         }
         let Some((span, owner)) = since.map(|since| now - since).zip(snapshot.tenants.get(tenant)) else { return };
         let kept = owner.functions.values().find(|function| function.current.manifest().scale.min > 0);
-        let served = worker.slot().and_then(|slot| self.slots.get(slot));
-        let Some((function, gpu)) = kept.zip(served.and_then(|served| served.gpu.as_ref())) else { return };
+        let gpu_slot = worker.slot().and_then(|slot| self.slots.get(slot));
+        let Some((function, gpu)) = kept.zip(gpu_slot.and_then(|gpu_slot| gpu_slot.gpu.as_ref())) else { return };
         let (class, price) = self.price(worker);
         let span_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        let bytes = owner.kept_bytes(None, gpu.context_bytes);
+        let bytes = owner.resident_gpu_bytes(None, gpu.context_bytes);
         let micro_units = price.of_memory(u128::from(bytes) * u128::from(span_ms) / 1000);
         let time = jiff::Timestamp::now();
         owner.account.add(time, 0, 0, micro_units);

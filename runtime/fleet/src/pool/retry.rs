@@ -1,7 +1,8 @@
 //! Whether a request whose worker ended may be sent to another: once, and only if that can do no harm.
 //!
 //! Either nothing of it was sent, so that no guest instruction ran; or its method is idempotent (RFC 9110, 9.2.2) and it
-//! has no body, so that it is still whole. Guests have no way to affect anything outside but their answer.
+//! has no body, so that it is still whole. A guest that has called out may have changed something there: `exchange` does not ask
+//! for such a request.
 
 use crate::pool::request::{BodyState, RequestBody};
 use http::Request;

@@ -1,10 +1,10 @@
 //! How a request comes to a seat in a worker: hot, warm or cold, carried out as the table decides.
 
 use super::Pool;
-use super::beside::SecretReader;
-use super::claim::ClaimedSeat;
+use super::claim::WorkerClaim;
 use super::error::PoolError;
-use super::table::Claim;
+use super::services::SecretReader;
+use super::table::ClaimDecision;
 use super::worker::Connection;
 use crate::gpus;
 use crate::gpus::SlotId;
@@ -23,7 +23,7 @@ impl Pool {
         &self,
         version: &Arc<Version>,
         deadline: tokio::time::Instant,
-    ) -> Result<(ClaimedSeat, Connection), PoolError> {
+    ) -> Result<(WorkerClaim, Connection), PoolError> {
         let seating = async {
             match self.seat(version).await {
                 Err(PoolError::Killed(_)) => self.seat(version).await,
@@ -36,14 +36,14 @@ impl Pool {
         })
     }
 
-    async fn seat(&self, version: &Arc<Version>) -> Result<(ClaimedSeat, Connection), PoolError> {
-        let seated = self.claim(version).await?;
-        let connection = seated.worker().connection().await?;
-        Ok((seated, connection))
+    async fn seat(&self, version: &Arc<Version>) -> Result<(WorkerClaim, Connection), PoolError> {
+        let worker_claim = self.claim(version).await?;
+        let connection = worker_claim.worker().connection().await?;
+        Ok((worker_claim, connection))
     }
 
     /// A worker of the tenant with the version loaded.
-    async fn claim(&self, version: &Arc<Version>) -> Result<ClaimedSeat, PoolError> {
+    async fn claim(&self, version: &Arc<Version>) -> Result<WorkerClaim, PoolError> {
         let tenant = &version.tenant;
         self.builder.ensure(version).await.map_err(|error| PoolError::Internal(error.to_string()))?;
         let mut kind = StartKind::Hot;
@@ -64,23 +64,23 @@ impl Pool {
             let claim = self.lock().claim(tenant, &self.candidates(version), Instant::now());
             match claim {
                 // Its end is not in the table yet.
-                Claim::Use(worker) if worker.dead().is_cancelled() => self.lock().died(&worker),
-                Claim::Use(worker) => break worker,
-                Claim::Spare(worker) => {
+                ClaimDecision::Use(worker) if worker.dead().is_cancelled() => self.lock().died(&worker),
+                ClaimDecision::Use(worker) => break worker,
+                ClaimDecision::Spare(worker) => {
                     kind = StartKind::Warm;
                     self.refill_soon();
                     break worker;
                 }
-                Claim::Start(slot) => {
+                ClaimDecision::Start(slot) => {
                     kind = StartKind::Cold;
                     self.start_for(tenant, slot).await?;
                 }
-                Claim::Wait => {
+                ClaimDecision::Wait => {
                     kind = StartKind::Cold;
                     changed.await;
                 }
-                Claim::Evict(worker) => worker.kill(),
-                Claim::Full => {
+                ClaimDecision::Evict(worker) => worker.kill(),
+                ClaimDecision::Full => {
                     let waited = began.elapsed();
                     if waited >= patience {
                         return Err(self.no_capacity(version, waited));
@@ -92,8 +92,8 @@ impl Pool {
             }
         };
         let shared = (Arc::clone(&self.table), Arc::clone(&self.changed), Arc::clone(&self.registry));
-        let mut seated = ClaimedSeat::new(Arc::clone(&worker), Arc::clone(version), shared, kind);
-        seated.capacity_wait = capacity_wait;
+        let mut worker_claim = WorkerClaim::new(Arc::clone(&worker), Arc::clone(version), shared, kind);
+        worker_claim.capacity_wait = capacity_wait;
         let snapshot = self.registry.snapshot();
         let weight = snapshot.tenants.get(tenant).map_or(1, |tenant| tenant.limits.gpu_weight);
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
@@ -103,9 +103,9 @@ impl Pool {
         let opened = SecretReader { vault: &self.services.vault, snapshot };
         let was_loaded = worker.load(version, &opened).await?;
         if !was_loaded && kind == StartKind::Hot {
-            seated.kind = StartKind::Warm;
+            worker_claim.kind = StartKind::Warm;
         }
-        Ok(seated)
+        Ok(worker_claim)
     }
 
     fn no_capacity(&self, version: &Version, waited: Duration) -> PoolError {

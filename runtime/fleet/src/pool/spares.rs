@@ -57,9 +57,9 @@ impl Pool {
     }
 
     pub(super) async fn start_worker(&self, slot: SlotId) -> Result<Arc<Worker>, PoolError> {
-        let served = self.slots.get(slot).ok_or_else(|| PoolError::Internal(format!("there is no slot {slot}")))?;
+        let gpu_slot = self.slots.get(slot).ok_or_else(|| PoolError::Internal(format!("there is no slot {slot}")))?;
         let files = self.registry.store().files();
-        let worker = Worker::start(&self.spawner, files, &self.settings, served, &self.services.logs).await?;
+        let worker = Worker::start(&self.spawner, files, &self.settings, gpu_slot, &self.services.logs).await?;
         let (pool, watched) = (self.clone(), Arc::clone(&worker));
         tokio::spawn(async move {
             watched.dead().cancelled().await;

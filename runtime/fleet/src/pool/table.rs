@@ -24,12 +24,12 @@ const SETTLED: Duration = Duration::from_millis(20);
 
 /// What a claim leads to.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Claim<W> {
+pub enum ClaimDecision<W> {
     /// The tenant's own worker.
     Use(W),
     /// A spare, now the tenant's.
     Spare(W),
-    /// A process must be started there, then [`Table::started`] called.
+    /// A process must be started there, then [`WorkerTable::started`] called.
     Start(SlotId),
     /// One is being started for the tenant; claim again when it is there.
     Wait,
@@ -58,9 +58,9 @@ pub struct WorkerCounts {
 }
 
 #[derive(Debug)]
-enum Seat<W> {
+enum TenantWorker<W> {
     Starting,
-    Up { worker: W, busy: usize, idle_since: Instant, idle_timeout: Duration, pinned: bool },
+    Up { worker: W, busy: usize, idle_since: Instant, idle_timeout: Duration, always_on: bool },
 }
 
 #[derive(Debug)]
@@ -74,20 +74,20 @@ struct SlotState<W> {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Table<W> {
-    seats: HashMap<(TenantName, SlotId), Seat<W>>,
+pub struct WorkerTable<W> {
+    tenant_workers: HashMap<(TenantName, SlotId), TenantWorker<W>>,
     slots: Vec<SlotState<W>>,
 }
 
-impl<W: Clone + PartialEq> Table<W> {
+impl<W: Clone + PartialEq> WorkerTable<W> {
     /// An empty table.
     pub fn new(slots: impl IntoIterator<Item = SlotLimits>) -> Self {
         let state = |limits| SlotState { limits, spares: VecDeque::new(), spares_starting: 0, leaving: Vec::new() };
-        Self { seats: HashMap::new(), slots: slots.into_iter().map(state).collect() }
+        Self { tenant_workers: HashMap::new(), slots: slots.into_iter().map(state).collect() }
     }
 
     fn seated(&self, slot: SlotId) -> usize {
-        self.seats.keys().filter(|(_, at)| *at == slot).count()
+        self.tenant_workers.keys().filter(|(_, at)| *at == slot).count()
     }
 
     fn total(&self, slot: SlotId) -> usize {
@@ -102,16 +102,16 @@ impl<W: Clone + PartialEq> Table<W> {
 
     /// Asks for a worker for `tenant` in one of the candidate slots, groups in order of preference. `Use` and `Spare`
     /// count the caller as busy until `release`.
-    pub fn claim(&mut self, tenant: &TenantName, candidates: &[Vec<SlotId>], now: Instant) -> Claim<W> {
+    pub fn claim(&mut self, tenant: &TenantName, candidates: &[Vec<SlotId>], now: Instant) -> ClaimDecision<W> {
         let all: Vec<SlotId> = candidates.iter().flatten().copied().collect();
         for slot in &all {
-            if let Some(Seat::Up { worker, busy, .. }) = self.seats.get_mut(&(tenant.clone(), *slot)) {
+            if let Some(TenantWorker::Up { worker, busy, .. }) = self.tenant_workers.get_mut(&(tenant.clone(), *slot)) {
                 *busy += 1;
-                return Claim::Use(worker.clone());
+                return ClaimDecision::Use(worker.clone());
             }
         }
-        if all.iter().any(|slot| self.seats.contains_key(&(tenant.clone(), *slot))) {
-            return Claim::Wait;
+        if all.iter().any(|slot| self.tenant_workers.contains_key(&(tenant.clone(), *slot))) {
+            return ClaimDecision::Wait;
         }
         for group in candidates {
             let has_spare = |slot: &&SlotId| self.slots.get(**slot).is_some_and(|state| !state.spares.is_empty());
@@ -120,13 +120,13 @@ impl<W: Clone + PartialEq> Table<W> {
                 && let Some(worker) = self.slots.get_mut(slot).and_then(|state| state.spares.pop_front())
             {
                 self.seat(tenant, slot, worker.clone(), 1, now);
-                return Claim::Spare(worker);
+                return ClaimDecision::Spare(worker);
             }
             let roomy = group.iter().filter(|slot| self.has_room(**slot));
             let free = roomy.min_by_key(|slot| self.seated(**slot)).copied();
             if let Some(slot) = free {
-                self.seats.insert((tenant.clone(), slot), Seat::Starting);
-                return Claim::Start(slot);
+                self.tenant_workers.insert((tenant.clone(), slot), TenantWorker::Starting);
+                return ClaimDecision::Start(slot);
             }
         }
         // Where one leaves already, or a spare is coming, room is on its way.
@@ -134,18 +134,19 @@ impl<W: Clone + PartialEq> Table<W> {
             self.slots.get(**slot).is_some_and(|state| state.leaving.is_empty() && state.spares_starting == 0)
         };
         let slots: Vec<SlotId> = all.iter().filter(still).copied().collect();
-        self.evict(&slots, now).map_or(Claim::Full, Claim::Evict)
+        self.evict(&slots, now).map_or(ClaimDecision::Full, ClaimDecision::Evict)
     }
 
     fn seat(&mut self, tenant: &TenantName, slot: SlotId, worker: W, busy: usize, now: Instant) {
-        let seat = Seat::Up { worker, busy, idle_since: now, idle_timeout: Duration::from_secs(60), pinned: false };
-        self.seats.insert((tenant.clone(), slot), seat);
+        let seat =
+            TenantWorker::Up { worker, busy, idle_since: now, idle_timeout: Duration::from_secs(60), always_on: false };
+        self.tenant_workers.insert((tenant.clone(), slot), seat);
     }
 
     /// Takes out the worker that has been idle longest. One that has been for less than [`SETTLED`] may still hold the GPU.
     fn evict(&mut self, slots: &[SlotId], now: Instant) -> Option<W> {
-        let idle = self.seats.iter().filter_map(|(key, seat)| match seat {
-            Seat::Up { busy: 0, idle_since, pinned: false, .. }
+        let idle = self.tenant_workers.iter().filter_map(|(key, seat)| match seat {
+            TenantWorker::Up { busy: 0, idle_since, always_on: false, .. }
                 if slots.contains(&key.1) && now.saturating_duration_since(*idle_since) >= SETTLED =>
             {
                 Some((*idle_since, key))
@@ -153,11 +154,11 @@ impl<W: Clone + PartialEq> Table<W> {
             _ => None,
         });
         let oldest = idle.min_by_key(|(since, _)| *since).map(|(_, key)| key.clone())?;
-        self.leave(&oldest)
+        self.start_leaving(&oldest)
     }
 
-    fn leave(&mut self, key: &(TenantName, SlotId)) -> Option<W> {
-        let Some(Seat::Up { worker, .. }) = self.seats.remove(key) else { return None };
+    fn start_leaving(&mut self, key: &(TenantName, SlotId)) -> Option<W> {
+        let Some(TenantWorker::Up { worker, .. }) = self.tenant_workers.remove(key) else { return None };
         if let Some(state) = self.slots.get_mut(key.1) {
             state.leaving.push(worker.clone());
         }
@@ -172,23 +173,23 @@ impl<W: Clone + PartialEq> Table<W> {
     /// A process could not be started.
     pub fn start_failed(&mut self, tenant: &TenantName, slot: SlotId) {
         let key = (tenant.clone(), slot);
-        if matches!(self.seats.get(&key), Some(Seat::Starting)) {
-            self.seats.remove(&key);
+        if matches!(self.tenant_workers.get(&key), Some(TenantWorker::Starting)) {
+            self.tenant_workers.remove(&key);
         }
     }
 
-    /// A request is done with its worker. `idle_timeout` and `pinned` are its function's. Answers whether the worker is idle
+    /// A request is done with its worker. `idle_timeout` and `always_on` are its function's. Answers whether the worker is idle
     /// now, and so could make room for another.
     pub fn release(&mut self, tenant: &TenantName, worker: &W, idle: Duration, keep: bool, now: Instant) -> bool {
         for slot in 0..self.slots.len() {
-            if let Some(Seat::Up { worker: seated, busy, idle_since, idle_timeout, pinned }) =
-                self.seats.get_mut(&(tenant.clone(), slot))
+            if let Some(TenantWorker::Up { worker: seated, busy, idle_since, idle_timeout, always_on }) =
+                self.tenant_workers.get_mut(&(tenant.clone(), slot))
                 && seated == worker
             {
                 *busy = busy.saturating_sub(1);
                 *idle_since = now;
                 *idle_timeout = idle;
-                *pinned |= keep;
+                *always_on |= keep;
                 return *busy == 0;
             }
         }
@@ -196,28 +197,29 @@ impl<W: Clone + PartialEq> Table<W> {
     }
 
     /// Workers that are kept although nobody calls, with their tenants.
-    pub fn pinned(&self) -> Vec<(TenantName, W)> {
-        let pinned = self.seats.iter().filter_map(|((tenant, _), seat)| match seat {
-            Seat::Up { worker, pinned: true, .. } => Some((tenant.clone(), worker.clone())),
+    pub fn always_on(&self) -> Vec<(TenantName, W)> {
+        let always_on = self.tenant_workers.iter().filter_map(|((tenant, _), seat)| match seat {
+            TenantWorker::Up { worker, always_on: true, .. } => Some((tenant.clone(), worker.clone())),
             _ => None,
         });
-        pinned.collect()
+        always_on.collect()
     }
 
     /// A tenant's workers.
     pub fn workers(&self, tenant: &TenantName) -> Vec<W> {
-        let seats = (0..self.slots.len()).filter_map(|slot| self.seats.get(&(tenant.clone(), slot)));
-        seats
+        let tenant_workers = (0..self.slots.len()).filter_map(|slot| self.tenant_workers.get(&(tenant.clone(), slot)));
+        tenant_workers
             .filter_map(|seat| match seat {
-                Seat::Up { worker, .. } => Some(worker.clone()),
-                Seat::Starting => None,
+                TenantWorker::Up { worker, .. } => Some(worker.clone()),
+                TenantWorker::Starting => None,
             })
             .collect()
     }
 
     /// A worker's process has ended.
     pub fn died(&mut self, worker: &W) {
-        self.seats.retain(|_, seat| !matches!(seat, Seat::Up { worker: seated, .. } if seated == worker));
+        self.tenant_workers
+            .retain(|_, seat| !matches!(seat, TenantWorker::Up { worker: seated, .. } if seated == worker));
         for state in &mut self.slots {
             state.spares.retain(|spare| spare != worker);
             state.leaving.retain(|leaving| leaving != worker);
@@ -226,34 +228,34 @@ impl<W: Clone + PartialEq> Table<W> {
 
     /// A worker hangs and is being ended: its seat is free, but its memory is not.
     pub fn abandon(&mut self, worker: &W) {
-        let key = self.seats.iter().find_map(|(key, seat)| match seat {
-            Seat::Up { worker: seated, .. } if seated == worker => Some(key.clone()),
+        let key = self.tenant_workers.iter().find_map(|(key, seat)| match seat {
+            TenantWorker::Up { worker: seated, .. } if seated == worker => Some(key.clone()),
             _ => None,
         });
         if let Some(key) = key {
-            self.leave(&key);
+            self.start_leaving(&key);
         }
     }
 
     /// No function of the tenant keeps its workers up any more.
-    pub fn unpin(&mut self, tenant: &TenantName) {
+    pub fn clear_always_on(&mut self, tenant: &TenantName) {
         for slot in 0..self.slots.len() {
-            if let Some(Seat::Up { pinned, .. }) = self.seats.get_mut(&(tenant.clone(), slot)) {
-                *pinned = false;
+            if let Some(TenantWorker::Up { always_on, .. }) = self.tenant_workers.get_mut(&(tenant.clone(), slot)) {
+                *always_on = false;
             }
         }
     }
 
     /// Takes out the workers that have been idle for too long; the caller ends them.
     pub fn retire(&mut self, now: Instant) -> Vec<W> {
-        let due = self.seats.iter().filter(|(_, seat)| match seat {
-            Seat::Up { busy: 0, idle_since, idle_timeout, pinned: false, .. } => {
+        let due = self.tenant_workers.iter().filter(|(_, seat)| match seat {
+            TenantWorker::Up { busy: 0, idle_since, idle_timeout, always_on: false, .. } => {
                 now.saturating_duration_since(*idle_since) >= *idle_timeout
             }
             _ => false,
         });
         let due: Vec<_> = due.map(|(key, _)| key.clone()).collect();
-        due.iter().filter_map(|key| self.leave(key)).collect()
+        due.iter().filter_map(|key| self.start_leaving(key)).collect()
     }
 
     /// Where to start a spare now, once for each. They are counted as starting from here on.
@@ -290,9 +292,9 @@ impl<W: Clone + PartialEq> Table<W> {
 
     /// Takes everything out.
     pub fn drain(&mut self) -> Vec<W> {
-        let seated = self.seats.drain().filter_map(|(_, seat)| match seat {
-            Seat::Up { worker, .. } => Some(worker),
-            Seat::Starting => None,
+        let seated = self.tenant_workers.drain().filter_map(|(_, seat)| match seat {
+            TenantWorker::Up { worker, .. } => Some(worker),
+            TenantWorker::Starting => None,
         });
         let mut all: Vec<W> = seated.collect();
         for state in &mut self.slots {
@@ -342,7 +344,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_worker_serves_one_tenant_and_is_never_retired_while_busy(steps in proptest::collection::vec(step(), 0..200)) {
-            let mut table = Table::new([LIMITS; 2]);
+            let mut table = WorkerTable::new([LIMITS; 2]);
             let anywhere = [vec![0, 1]];
             let mut now = Instant::now();
             let mut next = 0u32;
@@ -353,15 +355,15 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Claim(tenant) => match table.claim(&name(tenant), &anywhere, now) {
-                        Claim::Use(worker) | Claim::Spare(worker) => {
+                        ClaimDecision::Use(worker) | ClaimDecision::Spare(worker) => {
                             prop_assert_eq!(*owner.entry(worker).or_insert(tenant), tenant);
                             *busy.entry(worker).or_default() += 1;
                             held.push((tenant, worker));
                         }
-                        Claim::Start(slot) => starting[tenant] = Some(slot),
-                        Claim::Evict(worker) => prop_assert_eq!(busy.get(&worker).copied().unwrap_or(0), 0),
-                        Claim::Wait => prop_assert!(starting[tenant].is_some()),
-                        Claim::Full => {}
+                        ClaimDecision::Start(slot) => starting[tenant] = Some(slot),
+                        ClaimDecision::Evict(worker) => prop_assert_eq!(busy.get(&worker).copied().unwrap_or(0), 0),
+                        ClaimDecision::Wait => prop_assert!(starting[tenant].is_some()),
+                        ClaimDecision::Full => {}
                     },
                     Step::Started(tenant) => if let Some(slot) = starting[tenant].take() {
                         next += 1;
@@ -399,59 +401,65 @@ mod tests {
 
     #[test]
     fn an_idle_worker_goes_at_its_timeout_and_a_pinned_one_stays() {
-        let mut table = Table::new([SlotLimits { spares: 0, workers_max: 8 }]);
+        let mut table = WorkerTable::new([SlotLimits { spares: 0, workers_max: 8 }]);
         let now = Instant::now();
         for (index, keep) in [(0, false), (1, true)] {
-            assert_eq!(table.claim(&name(index), &[vec![0]], now), Claim::Start(0));
+            assert_eq!(table.claim(&name(index), &[vec![0]], now), ClaimDecision::Start(0));
             table.started(&name(index), 0, index, now);
             table.release(&name(index), &index, Duration::from_secs(5), keep, now);
         }
         assert!(table.retire(now + Duration::from_secs(4)).is_empty());
         assert_eq!(table.retire(now + Duration::from_secs(5)), [0]);
-        table.unpin(&name(1));
+        table.clear_always_on(&name(1));
         assert_eq!(table.retire(now + Duration::from_secs(5)), [1]);
     }
 
     #[test]
     fn tenants_are_placed_by_preference_then_where_the_fewest_are_and_stay_there() {
-        let mut table = Table::new([SlotLimits { spares: 0, workers_max: 2 }; 3]);
+        let mut table = WorkerTable::new([SlotLimits { spares: 0, workers_max: 2 }; 3]);
         let now = Instant::now();
         let candidates = [vec![1, 2], vec![0]];
         let mut placed = Vec::new();
         for index in 0..6 {
-            let Claim::Start(slot) = table.claim(&name(index), &candidates, now) else { panic!("there is room") };
+            let ClaimDecision::Start(slot) = table.claim(&name(index), &candidates, now) else {
+                panic!("there is room")
+            };
             table.started(&name(index), slot, index, now + Duration::from_secs(index as u64));
             placed.push(slot);
         }
         assert_eq!(placed, [1, 2, 1, 2, 0, 0]);
-        assert_eq!(table.claim(&name(3), &candidates, now), Claim::Use(3));
+        assert_eq!(table.claim(&name(3), &candidates, now), ClaimDecision::Use(3));
         assert_eq!(
             table.claim(&name(3), &[vec![0]], now + Duration::from_secs(9)),
-            Claim::Evict(4),
+            ClaimDecision::Evict(4),
             "it needs a worker of its own there"
         );
     }
 
     #[test]
     fn the_longest_idle_makes_room_and_is_counted_until_it_is_gone() {
-        let mut table = Table::new([SlotLimits { spares: 0, workers_max: 2 }]);
+        let mut table = WorkerTable::new([SlotLimits { spares: 0, workers_max: 2 }]);
         let start = Instant::now();
         for index in 0..2 {
             let now = start + Duration::from_secs(index as u64);
-            assert_eq!(table.claim(&name(index), &[vec![0]], now), Claim::Start(0));
+            assert_eq!(table.claim(&name(index), &[vec![0]], now), ClaimDecision::Start(0));
             table.started(&name(index), 0, index, now);
         }
         let later = start + Duration::from_secs(9);
-        assert_eq!(table.claim(&name(2), &[vec![0]], start), Claim::Full, "it may hold the gpu yet");
-        assert_eq!(table.claim(&name(2), &[vec![0]], later), Claim::Evict(0));
-        assert_eq!(table.claim(&name(2), &[vec![0]], start), Claim::Full, "it has not ended yet");
-        assert_eq!(table.claim(&name(1), &[vec![0]], start), Claim::Use(1), "whoever is there is not disturbed");
+        assert_eq!(table.claim(&name(2), &[vec![0]], start), ClaimDecision::Full, "it may hold the gpu yet");
+        assert_eq!(table.claim(&name(2), &[vec![0]], later), ClaimDecision::Evict(0));
+        assert_eq!(table.claim(&name(2), &[vec![0]], start), ClaimDecision::Full, "it has not ended yet");
+        assert_eq!(
+            table.claim(&name(1), &[vec![0]], start),
+            ClaimDecision::Use(1),
+            "whoever is there is not disturbed"
+        );
         table.died(&0);
-        assert_eq!(table.claim(&name(2), &[vec![0]], start), Claim::Start(0));
+        assert_eq!(table.claim(&name(2), &[vec![0]], start), ClaimDecision::Start(0));
         table.started(&name(2), 0, 2, start);
-        assert_eq!(table.claim(&name(2), &[vec![0]], start), Claim::Use(2));
-        assert_eq!(table.claim(&name(3), &[vec![0]], start), Claim::Full, "both are busy");
+        assert_eq!(table.claim(&name(2), &[vec![0]], start), ClaimDecision::Use(2));
+        assert_eq!(table.claim(&name(3), &[vec![0]], start), ClaimDecision::Full, "both are busy");
         assert!(table.release(&name(1), &1, Duration::from_secs(9), false, start));
-        assert_eq!(table.claim(&name(3), &[vec![0]], later), Claim::Evict(1));
+        assert_eq!(table.claim(&name(3), &[vec![0]], later), ClaimDecision::Evict(1));
     }
 }

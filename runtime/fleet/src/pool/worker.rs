@@ -17,7 +17,7 @@ use crate::pool::{PoolError, error};
 use gannet_base::hop::{Confinement, FromWorker, ToWorker, VersionKey, WorkReport};
 use gannet_base::names::{RequestId, TenantName};
 use gannet_process::channel::{Channel, frame_pair, stream_pair};
-use gannet_process::child::{DEVICE_LOST, Role};
+use gannet_process::child::{EXIT_DEVICE_LOST, Role};
 use gannet_process::spawn::{ChildSpec, KillOnDrop, Process, Spawner};
 use gannet_state::store::files::Files;
 use hyper::body::Incoming;
@@ -51,7 +51,7 @@ pub struct WorkerSettings {
     /// GPU memory that its tenant may take, in bytes.
     pub gpu_memory_bytes: u64,
     /// Resident memory of the process, in bytes; past it, it is killed.
-    pub resident_bytes_max: u64,
+    pub rss_bytes_max: u64,
     /// Whether a software driver computes on the pages of assets' files; see `DeviceOptions` in host-gpu.
     pub map_assets: bool,
     /// Whether it runs components for `wasi:http/service` 0.3.
@@ -90,7 +90,7 @@ pub struct Worker {
     pub(super) control: Channel,
     pub(super) loads: Mutex<HashMap<VersionKey, watch::Sender<LoadResult>>>,
     connections: Mutex<Vec<Connection>>,
-    works: Mutex<HashMap<RequestId, oneshot::Sender<WorkReport>>>,
+    expected_reports: Mutex<HashMap<RequestId, oneshot::Sender<WorkReport>>>,
     pub(super) owners: Arc<VersionOwners>,
     pub(super) dead: CancellationToken,
     confinement: Confinement,
@@ -170,7 +170,7 @@ impl Worker {
             control,
             loads: Mutex::default(),
             connections: Mutex::default(),
-            works: Mutex::default(),
+            expected_reports: Mutex::default(),
             owners: Arc::default(),
             dead: CancellationToken::new(),
             confinement,
@@ -184,7 +184,7 @@ impl Worker {
             why: OnceLock::new(),
         });
         tokio::spawn(Arc::clone(&worker).listen());
-        tokio::spawn(Arc::clone(&worker).watch(settings.resident_bytes_max));
+        tokio::spawn(Arc::clone(&worker).watch(settings.rss_bytes_max));
         tokio::spawn(crate::logs::collect(Arc::clone(logs), log_socket, Arc::clone(&worker.owners)));
         Ok(worker)
     }
@@ -218,20 +218,20 @@ impl Worker {
             let _ = self.membership.set(membership);
             // It may have ended before it could be told from in here.
             if self.dead.is_cancelled() {
-                self.leave(false);
+                self.leave_gpu(false);
             }
         }
         first
     }
 
-    fn leave(&self, lost: bool) {
+    fn leave_gpu(&self, lost: bool) {
         if let Some(membership) = self.membership.get() {
             membership.left(lost);
         }
     }
 
     /// Takes GPU time off what a worker reports that it cannot have used.
-    pub(crate) fn check(&self, work: &mut WorkReport) {
+    pub(crate) fn cap_gpu_time(&self, work: &mut WorkReport) {
         if let Some(membership) = self.membership.get() {
             let billed = membership.bill(Duration::from_nanos(work.gpu_ns));
             work.gpu_ns = u64::try_from(billed.as_nanos()).unwrap_or(u64::MAX);
@@ -245,7 +245,7 @@ impl Worker {
 
     /// GPU time of a request that began then and whose report is lost: what the worker has held the GPU for and nobody has
     /// paid, as far as the request can have caused it. `before` is what there was of that when the request came.
-    pub(crate) fn lost(&self, since: Instant, before: Duration) -> u64 {
+    pub(crate) fn bill_lost_report(&self, since: Instant, before: Duration) -> u64 {
         let Some(membership) = self.membership.get() else { return 0 };
         let most = membership.unbilled().saturating_sub(before).min(since.elapsed());
         u64::try_from(membership.bill(most).as_nanos()).unwrap_or(u64::MAX)
@@ -298,7 +298,7 @@ impl Worker {
                     }
                 }
                 Ok((FromWorker::Work { request, work }, _)) => {
-                    let waiting = self.works.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);
+                    let waiting = self.expected_reports.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);
                     if let Some(waiting) = waiting {
                         // The tab may be closed already.
                         let _ = waiting.send(work);
@@ -314,7 +314,7 @@ impl Worker {
         self.kill();
     }
 
-    async fn watch(self: Arc<Self>, resident_bytes_max: u64) {
+    async fn watch(self: Arc<Self>, rss_bytes_max: u64) {
         let ended = self.process.ended();
         tokio::pin!(ended);
         let lost = loop {
@@ -325,27 +325,27 @@ impl Worker {
                         _ if self.overstayed() => "it kept the gpu when it was asked back, and its kernel is quarantined \
                             until the function is deployed again".to_owned(),
                         _ if self.process.ran_out_of_memory() => {
-                            format!("it took more than the {resident_bytes_max} bytes of memory that a worker may have")
+                            format!("it took more than the {rss_bytes_max} bytes of memory that a worker may have")
                         }
-                        Some(DEVICE_LOST) => "the gpu device was lost".to_owned(),
+                        Some(EXIT_DEVICE_LOST) => "the gpu device was lost".to_owned(),
                         _ => format!("it ended with {ending}"),
                     };
                     let _ = self.why.set(why);
-                    break ending.code == Some(DEVICE_LOST);
+                    break ending.code == Some(EXIT_DEVICE_LOST);
                 }
                 () = tokio::time::sleep(WATCH_EVERY) => {
-                    let resident = resident_bytes(self.id());
-                    if resident > resident_bytes_max {
-                        tracing::warn!(worker = self.id(), resident, resident_bytes_max, "a worker takes too much memory");
-                        self.kill_because(&format!("it took {resident} bytes of memory; the limit is {resident_bytes_max}"));
+                    let resident = rss_bytes(self.id());
+                    if resident > rss_bytes_max {
+                        tracing::warn!(worker = self.id(), resident, rss_bytes_max, "a worker takes too much memory");
+                        self.kill_because(&format!("it took {resident} bytes of memory; the limit is {rss_bytes_max}"));
                     }
                 }
             }
         };
         // In this order: whoever joins after this sees that it is dead.
         self.dead.cancel();
-        self.leave(lost);
-        self.works.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.leave_gpu(lost);
+        self.expected_reports.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -391,19 +391,19 @@ impl Worker {
     }
 
     /// Where the receipt of a streamed answer will arrive.
-    pub(crate) fn expect_work(&self, request: RequestId) -> oneshot::Receiver<WorkReport> {
+    pub(crate) fn expect_report(&self, request: RequestId) -> oneshot::Receiver<WorkReport> {
         let (sender, receiver) = oneshot::channel();
-        self.works.lock().unwrap_or_else(PoisonError::into_inner).insert(request, sender);
+        self.expected_reports.lock().unwrap_or_else(PoisonError::into_inner).insert(request, sender);
         receiver
     }
 
     /// No receipt is expected any more.
-    pub(crate) fn forget_work(&self, request: RequestId) {
-        self.works.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);
+    pub(crate) fn forget_report(&self, request: RequestId) {
+        self.expected_reports.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);
     }
 }
 
-fn resident_bytes(pid: i32) -> u64 {
+fn rss_bytes(pid: i32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
     let pages: u64 = text.split(' ').nth(1).and_then(|field| field.parse().ok()).unwrap_or(0);
     pages * rustix::param::page_size() as u64

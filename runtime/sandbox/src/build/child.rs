@@ -15,7 +15,7 @@ use crate::build::kernels::{self, Kernels};
 use crate::build::progress::Progress;
 use crate::build::{driver_cache, snapshot};
 use crate::{arbiter_link, engine};
-use gannet_base::hop::build::{BuildOrder, Rejected, Stage};
+use gannet_base::hop::build::{BuildSpec, BuildStage, Rejected};
 use gannet_host_gpu::Device;
 use gannet_host_gpu::device::DeviceOptions;
 use gannet_process::child::{Child, Role};
@@ -32,8 +32,8 @@ pub fn run(child: Child) -> io::Result<()> {
         descriptors.try_into().map_err(|_| io::Error::other("a builder needs seven descriptors"))?;
     let link = arbiter_link::open(leases, notes)?;
     let progress = Progress::new(control);
-    progress.report(Stage::Component)?;
-    let order: BuildOrder = serde_json::from_reader(File::from(order))?;
+    progress.report(BuildStage::Component)?;
+    let order: BuildSpec = serde_json::from_reader(File::from(order))?;
     let mut bytes = Vec::new();
     File::from(component).read_to_end(&mut bytes)?;
     let result = validate(&bytes).and_then(|kernels| {
@@ -52,9 +52,9 @@ pub fn run(child: Child) -> io::Result<()> {
         refuse_0_3(&bytes, order.wasi_http_0_3)?;
         let initialized = match &order.snapshot {
             Some(init) => {
-                progress.enter(Stage::Init)?;
+                progress.enter(BuildStage::Init)?;
                 let taken = snapshot::snapshot(&runtime, &engine, &bytes, init, assets, order.wasi_http_0_3)?;
-                progress.enter(Stage::Component)?;
+                progress.enter(BuildStage::Component)?;
                 Some(taken)
             }
             None => None,
@@ -72,8 +72,8 @@ pub fn run(child: Child) -> io::Result<()> {
     });
     let mut report = File::from(report);
     report.write_all(&serde_json::to_vec(&result)?)?;
-    progress.report(Stage::Done)?;
-    gannet_process::child::leave(0)
+    progress.report(BuildStage::Done)?;
+    gannet_process::child::exit_now(0)
 }
 
 /// Validates the component and returns its kernels.

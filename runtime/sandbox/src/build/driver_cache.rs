@@ -4,7 +4,7 @@
 //! threads of its own. The builder ends without waiting for threads, so it must wait for those files.
 
 use gannet_host_gpu::Device;
-use gannet_process::child::PIPELINES;
+use gannet_process::child::PIPELINE_CACHE_PREFIX;
 use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ const UNCHANGED_MIN: Duration = Duration::from_millis(200);
 pub(super) fn write(folder: &Path, component: &[u8], device: Option<&Device>) {
     let Some(data) = device.and_then(Device::driver_cache) else { return };
     let digest = Sha256::digest(component).iter().take(8).fold(0u64, |all, byte| (all << 8) | u64::from(*byte));
-    if let Err(error) = std::fs::write(folder.join(format!("{PIPELINES}{digest:016x}")), data) {
+    if let Err(error) = std::fs::write(folder.join(format!("{PIPELINE_CACHE_PREFIX}{digest:016x}")), data) {
         // Without the file only the first dispatch is slower.
         tracing::warn!(%error, "what the driver compiled could not be kept");
     }

@@ -5,7 +5,7 @@
 
 use crate::build::kernels::Kernels;
 use crate::build::progress::Progress;
-use gannet_base::hop::build::{Built, RejectCode, Rejected, Stage};
+use gannet_base::hop::build::{BuildReport, BuildStage, RejectCode, Rejected};
 use gannet_host_gpu::Device;
 use gannet_host_gpu::check::{check, needs_constants};
 use gannet_host_gpu::memory::MemoryQuota;
@@ -29,7 +29,7 @@ pub(super) fn try_kernels(
     mut kernels: Kernels,
     device: Option<Result<Arc<Device>, gannet_host_gpu::Error>>,
     progress: &Progress,
-) -> Result<Built, Rejected> {
+) -> Result<BuildReport, Rejected> {
     let mut warnings = Vec::new();
     let device = match device {
         Some(Ok(device)) => Some(device),
@@ -46,7 +46,7 @@ pub(super) fn try_kernels(
     let payer = Payer { memory: MemoryQuota::new("trial", TRIAL_BYTES_MAX, None), usage: Arc::default() };
     for (name, kernel) in &mut kernels {
         let Some(device) = &device else { break };
-        progress.enter(Stage::Kernel { name: name.clone() })?;
+        progress.enter(BuildStage::Kernel { name: name.clone() })?;
         let rejected = |error: gannet_host_gpu::Error| Rejected {
             code: RejectCode::KernelRejected,
             detail: format!("kernel {name:?}: {error}"),
@@ -66,5 +66,5 @@ pub(super) fn try_kernels(
         let hardened = check(&kernel.wgsl, &kernel.entry, &[], device.abilities()).and_then(|kernel| kernel.to_wgsl());
         kernel.hardened = hardened.ok().filter(|text| text.len() <= HARDENED_BYTES_MAX);
     }
-    Ok(Built { kernels, warnings, snapshot_size: None })
+    Ok(BuildReport { kernels, warnings, snapshot_size: None })
 }

@@ -1,7 +1,7 @@
 //! Tells the front door which stage a build is at, so that it can blame a crash or a timeout on that stage.
 
 use crate::build::component::invalid;
-use gannet_base::hop::build::{Rejected, Stage};
+use gannet_base::hop::build::{BuildStage, Rejected};
 use gannet_process::channel::send_now;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,12 +17,12 @@ impl Progress {
     }
 
     /// Reports that a stage begins.
-    pub(super) fn report(&self, stage: Stage) -> io::Result<()> {
+    pub(super) fn report(&self, stage: BuildStage) -> io::Result<()> {
         send_now(self.control.as_fd(), &serde_json::to_vec(&stage)?, &[])
     }
 
     /// The same inside a build step, whose errors are rejections.
-    pub(super) fn enter(&self, stage: Stage) -> Result<(), Rejected> {
+    pub(super) fn enter(&self, stage: BuildStage) -> Result<(), Rejected> {
         self.report(stage).map_err(|error| invalid(format!("the front door is gone: {error}")))
     }
 }

@@ -9,7 +9,7 @@
 //! to something else, or to nothing, in an instance. So a component that keeps one is refused.
 
 use crate::guest::{GuestState, linker};
-use gannet_base::hop::build::{InitOrder, RejectCode, Rejected};
+use gannet_base::hop::build::{InitSpec, RejectCode, Rejected};
 use gannet_host_gpu::{AssetCatalog, AssetFile};
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -36,7 +36,7 @@ pub(super) fn snapshot(
     runtime: &tokio::runtime::Runtime,
     engine: &Engine,
     bytes: &[u8],
-    order: &InitOrder,
+    order: &InitSpec,
     assets: Vec<OwnedFd>,
     wasi_http_0_3: bool,
 ) -> Result<Vec<u8>, Rejected> {
@@ -79,7 +79,7 @@ pub(super) fn snapshot(
     })
 }
 
-fn asset_catalog(order: &InitOrder, files: Vec<OwnedFd>) -> AssetCatalog {
+fn asset_catalog(order: &InitSpec, files: Vec<OwnedFd>) -> AssetCatalog {
     let files = order.assets.iter().zip(files);
     files
         .map(|(asset, file)| (asset.name.clone(), AssetFile::new(File::from(file), asset.size, asset.digest.clone())))

@@ -3,7 +3,7 @@
 //! In: files that the front door puts into this worker's folder before it asks to load a version. Each is read once.
 
 use gannet_host_gpu::Device;
-use gannet_process::child::PIPELINES;
+use gannet_process::child::PIPELINE_CACHE_PREFIX;
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ impl DriverCacheFiles {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            let is_cache = name.to_str().is_some_and(|name| name.starts_with(PIPELINES));
+            let is_cache = name.to_str().is_some_and(|name| name.starts_with(PIPELINE_CACHE_PREFIX));
             if is_cache
                 && entry.metadata().is_ok_and(|metadata| metadata.len() <= BYTES_MAX)
                 && read.insert(name)

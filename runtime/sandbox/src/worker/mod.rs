@@ -41,9 +41,8 @@ use driver_cache::DriverCacheFiles;
 use epoch_ticker::EpochTicker;
 use gannet_base::hop::FromWorker;
 use gannet_base::manifest::INSTANCES_MAX;
-use gannet_host_gpu::ArbiterLink;
-use gannet_host_gpu::Device;
 use gannet_host_gpu::device::DeviceOptions;
+use gannet_host_gpu::{ArbiterLink, Device};
 use gannet_process::channel::Channel;
 use gannet_process::child::Child;
 use gannet_process::confine;
@@ -93,7 +92,7 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
         worker.control.send(&FromWorker::Ready { confinement, gpu }, &[]).await.map_err(io::Error::other)?;
         control::serve(&worker).await;
         // The front door is gone, or sent what it must not. Nothing here is worth keeping.
-        gannet_process::child::leave(0);
+        gannet_process::child::exit_now(0);
     })
 }
 

@@ -72,12 +72,12 @@ impl RequestUsage {
             work.gpu_ns = counters.gpu_ns.load(Ordering::Relaxed);
             work.slices = counters.slices.load(Ordering::Relaxed);
             work.assets_ns = counters.assets_ns.load(Ordering::Relaxed);
-            work.waited_ns = counters.waited_ns.load(Ordering::Relaxed);
+            work.gpu_wait_ns = counters.waited_ns.load(Ordering::Relaxed);
             work.gpu_wall_clock = counters.wall_clock.load(Ordering::Relaxed);
             work.gpu_memory_peak = memory.peak();
         }
         // A guest may compute while it waits for the GPU, so the two may overlap.
-        work.io_ns = self.cpu.idle_ns().saturating_sub(work.waited_ns);
+        work.io_ns = self.cpu.idle_ns().saturating_sub(work.gpu_wait_ns);
         work
     }
 }

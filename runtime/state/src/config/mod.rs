@@ -1,8 +1,8 @@
 //! `gannet-server.toml` and the flags of `gannet serve`: raw as written, checked once, all errors together.
 //!
 //! ```text
-//!  text ─▶ [`read`]: keys and types ─▶ [`ServerFile::check`]: ranges ─▶ serve, or `config check`
-//!  SIGHUP ─▶ the same ─▶ [`ServerFile::restart_needed`] names what stays as it was ─▶ [`Live`]
+//!  text ─▶ [`read`]: keys and types ─▶ [`ServerConfig::check`]: ranges ─▶ serve, or `config check`
+//!  SIGHUP ─▶ the same ─▶ [`ServerConfig::restart_needed`] names what stays as it was ─▶ [`LiveConfig`]
 //! ```
 
 mod read;
@@ -19,12 +19,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The file in force. Replaced whole by a reload.
-pub type Live = Arc<ArcSwap<ServerFile>>;
+pub type LiveConfig = Arc<ArcSwap<ServerConfig>>;
 
 /// The file, as written. Every key has a default.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct ServerFile {
+pub struct ServerConfig {
     /// Address to listen on.
     pub listen: Option<SocketAddr>,
     /// Address for the control API and the metrics alone; without it they share the other.
@@ -36,7 +36,7 @@ pub struct ServerFile {
     /// Proxies whose word about where a request came from is taken.
     pub trusted_proxies: Vec<IpNet>,
     /// TLS.
-    pub tls: Option<TlsFile>,
+    pub tls: Option<TlsConfig>,
     /// Spare workers kept ready.
     pub spares: usize,
     /// Workers and spares together.
@@ -59,25 +59,25 @@ pub struct ServerFile {
     /// The file with the key that secrets are sealed with.
     pub secrets_key_file: Option<PathBuf>,
     /// The GPUs to serve on, in order of preference. None named: all real ones, or a software one.
-    pub gpus: Vec<GpuFile>,
+    pub gpus: Vec<GpuConfig>,
     /// Limits of tenants that have none of their own.
     pub limits: LimitsChoice,
     /// What work costs.
-    pub prices: PricesFile,
+    pub prices: PricesConfig,
     /// Rates of whoever has no tenant.
-    pub edge: EdgeFile,
+    pub edge: EdgeConfig,
     /// Outbound HTTP of functions.
-    pub egress: EgressFile,
+    pub egress: EgressConfig,
     /// How long things are kept.
-    pub retention: RetentionFile,
+    pub retention: RetentionConfig,
     /// Logs.
-    pub logs: LogsFile,
+    pub logs: LogsConfig,
 }
 
 /// One GPU to serve on, as written.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct GpuFile {
+pub struct GpuConfig {
     /// Its index, as `gannet doctor` lists it.
     pub index: u32,
     /// The class that manifests name.
@@ -95,7 +95,7 @@ pub struct GpuFile {
 /// A certificate and its key, in PEM. Read again when the files change.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TlsFile {
+pub struct TlsConfig {
     /// The chain.
     pub cert: PathBuf,
     /// The private key.
@@ -105,7 +105,7 @@ pub struct TlsFile {
 /// What work costs, in micro-units (millionths) of the currency.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct PricesFile {
+pub struct PricesConfig {
     /// ISO 4217.
     pub currency: String,
     /// A second of a GPU whose entry says nothing else.
@@ -116,7 +116,7 @@ pub struct PricesFile {
     pub resident_micro_units_per_gib_s: u64,
 }
 
-impl Default for PricesFile {
+impl Default for PricesConfig {
     fn default() -> Self {
         // A card of 80 GB at about 2.50 an hour; memory that is kept costs its part of the card.
         Self {
@@ -131,7 +131,7 @@ impl Default for PricesFile {
 /// Rates of whoever has no tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct EdgeFile {
+pub struct EdgeConfig {
     /// Requests without a key, from one address.
     pub anonymous_per_s: u64,
     /// Wrong keys, from one address.
@@ -140,7 +140,7 @@ pub struct EdgeFile {
     pub connections_per_address: u64,
 }
 
-impl Default for EdgeFile {
+impl Default for EdgeConfig {
     fn default() -> Self {
         Self { anonymous_per_s: 1_000, wrong_keys_per_s: 10, connections_per_address: 1_024 }
     }
@@ -149,7 +149,7 @@ impl Default for EdgeFile {
 /// Outbound HTTP of functions.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct EgressFile {
+pub struct EgressConfig {
     /// Ranges that functions may reach although they are private, loopback or link-local.
     pub allow_ranges: Vec<IpNet>,
     /// Certificates, in PEM, that are trusted beside the usual ones.
@@ -164,7 +164,7 @@ pub struct EgressFile {
     pub concurrency: u64,
 }
 
-impl Default for EgressFile {
+impl Default for EgressConfig {
     fn default() -> Self {
         Self {
             allow_ranges: Vec::new(),
@@ -180,7 +180,7 @@ impl Default for EgressFile {
 /// How long things are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct RetentionFile {
+pub struct RetentionConfig {
     /// Lines of the ledger.
     pub ledger_days: u64,
     /// Entries of the audit log.
@@ -189,7 +189,7 @@ pub struct RetentionFile {
     pub versions: u64,
 }
 
-impl Default for RetentionFile {
+impl Default for RetentionConfig {
     fn default() -> Self {
         Self { ledger_days: 400, audit_days: 400, versions: 50 }
     }
@@ -198,7 +198,7 @@ impl Default for RetentionFile {
 /// Logs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct LogsFile {
+pub struct LogsConfig {
     /// Where each request is written, a line of JSON each: a file, or `stderr`.
     pub access: Option<PathBuf>,
 }
@@ -206,7 +206,7 @@ pub struct LogsFile {
 /// GPUs in one file.
 const GPUS_MAX: usize = 64;
 
-impl Default for ServerFile {
+impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             listen: None,
@@ -227,11 +227,11 @@ impl Default for ServerFile {
             secrets_key_file: None,
             gpus: Vec::new(),
             limits: LimitsChoice::default(),
-            prices: PricesFile::default(),
-            edge: EdgeFile::default(),
-            egress: EgressFile::default(),
-            retention: RetentionFile::default(),
-            logs: LogsFile::default(),
+            prices: PricesConfig::default(),
+            edge: EdgeConfig::default(),
+            egress: EgressConfig::default(),
+            retention: RetentionConfig::default(),
+            logs: LogsConfig::default(),
         }
     }
 }
@@ -315,7 +315,7 @@ fn is_host(text: &str) -> bool {
     text.len() <= 190 && text.split('.').all(label)
 }
 
-impl ServerFile {
+impl ServerConfig {
     /// The limits of a tenant that has none of its own.
     pub fn tenant_limits(&self) -> TenantLimits {
         self.limits.over(&TenantLimits::default())

@@ -1,7 +1,7 @@
 //! Reads the server's file and gathers everything that is wrong with it: what does not fit is told, taken out, and the rest is
 //! read again.
 
-use crate::config::{ConfigError, ServerFile};
+use crate::config::{ConfigError, ServerConfig};
 use serde_path_to_error::{Path as KeyPath, Segment};
 use std::path::Path;
 use toml::{Table, Value};
@@ -10,21 +10,21 @@ use toml::{Table, Value};
 const ERRORS_MAX: usize = 100;
 
 /// Reads and checks a file.
-pub fn read(path: &Path) -> Result<ServerFile, ConfigError> {
+pub fn read(path: &Path) -> Result<ServerConfig, ConfigError> {
     let failed = |cause: String| ConfigError::Read { path: path.to_owned(), cause };
     let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
     parse(&text)
 }
 
 /// Reads and checks a text.
-pub(super) fn parse(text: &str) -> Result<ServerFile, ConfigError> {
+pub(super) fn parse(text: &str) -> Result<ServerConfig, ConfigError> {
     let mut table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Key {
         key: error.span().map_or_else(|| "the file".to_owned(), |span| format!("line {}", line_of(text, span.start))),
         cause: error.message().to_owned(),
     })?;
     let mut errors = Vec::new();
     let file = loop {
-        match serde_path_to_error::deserialize::<_, ServerFile>(Value::Table(table.clone())) {
+        match serde_path_to_error::deserialize::<_, ServerConfig>(Value::Table(table.clone())) {
             Ok(file) => break file,
             Err(error) => {
                 let key = error.path().to_string();

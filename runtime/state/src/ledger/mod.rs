@@ -60,12 +60,12 @@ pub struct Ledger {
 }
 
 /// What tenants used in the current month, by day.
-pub type ByDay = BTreeMap<(Day, TenantName), Sums>;
+pub type UsageByDay = BTreeMap<(Day, TenantName), Sums>;
 
 impl Ledger {
     /// Opens the ledger in the data folder, and reads what is not in the store yet. Answers it, and the sums of the last 31
     /// days.
-    pub fn open(store: Arc<Store>, kept_days: u64) -> Result<(Arc<Self>, ByDay), LedgerError> {
+    pub fn open(store: Arc<Store>, kept_days: u64) -> Result<(Arc<Self>, UsageByDay), LedgerError> {
         let folder = store.files().data().join("ledger");
         let watermark = store.watermark()?;
         let numbers = segment::list(&folder)?;
@@ -121,7 +121,7 @@ impl Ledger {
             file,
             end,
             kept: Duration::from_secs(kept_days.saturating_mul(86_400)),
-            rolled: Instant::now(),
+            settled_at: Instant::now(),
         };
         std::thread::Builder::new().name("ledger".into()).spawn(move || writer.run(&inbox))?;
         Ok((ledger, by_day))
@@ -235,13 +235,13 @@ mod tests {
     use super::*;
     use crate::store::usage::Watermark;
     use crate::tab::tests::{ledger, tab};
-    use gannet_base::quota::account::Account;
+    use gannet_base::quota::account::TenantCounters;
 
     #[test]
     fn what_was_acknowledged_is_there_again_and_counts_once() {
         let folder = tempfile::tempdir().unwrap();
         let acme = TenantName::new("acme").unwrap();
-        let account = Arc::<Account>::default();
+        let account = Arc::<TenantCounters>::default();
         let mut ids = Vec::new();
         for round in 1..=3_u64 {
             // A store that was just dropped lets go of its folder a moment later.
@@ -253,7 +253,7 @@ mod tests {
             };
             for _ in 0..20 {
                 let mut open = tab(&ledger, &account);
-                open.note(|receipt| {
+                open.update_receipt(|receipt| {
                     ids.push(receipt.request);
                     (receipt.gpu_ns, receipt.status) = (1, 200);
                 });
@@ -286,10 +286,10 @@ mod tests {
     #[test]
     fn receipts_are_found_before_and_after_they_are_on_disk() {
         let folder = tempfile::tempdir().unwrap();
-        let (ledger, account) = (ledger(folder.path()), Arc::<Account>::default());
+        let (ledger, account) = (ledger(folder.path()), Arc::<TenantCounters>::default());
         let mut id = RequestId::new();
         let mut open = tab(&ledger, &account);
-        open.note(|receipt| id = receipt.request);
+        open.update_receipt(|receipt| id = receipt.request);
         assert!(ledger.get(id).is_none());
         drop(open);
         assert_eq!(ledger.get(id).unwrap().0.request, id);

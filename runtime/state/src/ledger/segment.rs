@@ -16,7 +16,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes of one entry of an index.
-const ENTRY: u64 = 24;
+const INDEX_ENTRY_BYTES: u64 = 24;
 /// A longer line was not written by us: the texts in one are cut.
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -129,7 +129,7 @@ impl SealedSegment {
             }
             Err(error) => return Err(error),
         };
-        let count = index.metadata()?.len() / ENTRY;
+        let count = index.metadata()?.len() / INDEX_ENTRY_BYTES;
         let Some(end) = count.checked_sub(1) else { return Ok(None) };
         let (first, last) = (entry(&index, 0)?.0, entry(&index, end)?.0);
         Ok(Some(Self { folder: folder.to_owned(), number, first, last, count }))
@@ -158,8 +158,8 @@ impl SealedSegment {
 }
 
 fn entry(index: &File, at: u64) -> io::Result<(RequestId, u64)> {
-    let mut entry = [0; ENTRY as usize];
-    index.read_exact_at(&mut entry, at * ENTRY)?;
+    let mut entry = [0; INDEX_ENTRY_BYTES as usize];
+    index.read_exact_at(&mut entry, at * INDEX_ENTRY_BYTES)?;
     let (id, offset) = entry.split_at(16);
     let id = id.try_into().map_err(io::Error::other)?;
     let offset = offset.try_into().map_err(io::Error::other)?;

@@ -22,8 +22,8 @@ const GATHER: Duration = Duration::from_millis(10);
 /// Lines in one segment.
 const SEGMENT_LINES: usize = 200_000;
 /// When sums go into the store: after so many lines, or this long.
-const ROLL_LINES: usize = 50_000;
-const ROLL_EVERY: Duration = Duration::from_secs(10);
+const SETTLE_LINES: usize = 50_000;
+const SETTLE_EVERY: Duration = Duration::from_secs(10);
 /// Pause before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -40,14 +40,14 @@ pub(super) struct Writer {
     pub(super) file: Arc<File>,
     pub(super) end: u64,
     pub(super) kept: Duration,
-    pub(super) rolled: Instant,
+    pub(super) settled_at: Instant,
 }
 
 impl Writer {
     pub(super) fn run(mut self, inbox: &Receiver<Arc<LedgerLine>>) {
         let mut lines = Vec::new();
         loop {
-            match inbox.recv_timeout(ROLL_EVERY) {
+            match inbox.recv_timeout(SETTLE_EVERY) {
                 Ok(line) => lines.push(line),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -93,7 +93,7 @@ impl Writer {
     fn roll(&mut self) {
         let full = self.known.lock().unwrap_or_else(PoisonError::into_inner).open.len() >= SEGMENT_LINES;
         let mut rollup = self.rollup.write().unwrap_or_else(PoisonError::into_inner);
-        let due = rollup.lines() >= ROLL_LINES || (rollup.lines() > 0 && self.rolled.elapsed() >= ROLL_EVERY);
+        let due = rollup.lines() >= SETTLE_LINES || (rollup.lines() > 0 && self.settled_at.elapsed() >= SETTLE_EVERY);
         if !due && !full {
             return;
         }
@@ -106,7 +106,7 @@ impl Writer {
         *rollup = Rollup::default();
         self.settled.fetch_add(1, Ordering::Release);
         drop(rollup);
-        self.rolled = Instant::now();
+        self.settled_at = Instant::now();
         if full && let Err(error) = self.seal() {
             tracing::error!(%error, "a segment of the ledger could not be sealed");
         }

@@ -1,7 +1,7 @@
 //! Changes of assets: put and deleted by name; kept by digest as long as a name or a version leads to it.
 
 use crate::registry::{Registry, RegistryError, Tenant, tenant_mut};
-use crate::store::Change;
+use crate::store::WriteBatch;
 use gannet_base::manifest::Manifest;
 use gannet_base::names::{AssetName, TenantName};
 use gannet_base::records::{AssetRecord, PinnedAsset};
@@ -53,11 +53,11 @@ impl Registry {
         let owner = tenant.clone();
         let (tenant, name) = (tenant.clone(), name.clone());
         let new = self.change(move |_, next| {
-            let slot = tenant_mut(next, &tenant)?;
-            let (limit, used) = (slot.limits.assets_mib, slot.asset_bytes());
-            let change = Change::new().asset(&tenant, &name, &record)?;
-            let before = Arc::make_mut(&mut slot.assets).insert(name, record);
-            if slot.asset_bytes() > limit << 20 {
+            let tenant_entry = tenant_mut(next, &tenant)?;
+            let (limit, used) = (tenant_entry.limits.assets_mib, tenant_entry.asset_bytes());
+            let change = WriteBatch::new().asset(&tenant, &name, &record)?;
+            let before = Arc::make_mut(&mut tenant_entry.assets).insert(name, record);
+            if tenant_entry.asset_bytes() > limit << 20 {
                 return Err(RegistryError::LimitReached { name: "assets_mib", limit, used: used.div_ceil(1 << 20) });
             }
             Ok((change, before.is_none()))
@@ -72,9 +72,9 @@ impl Registry {
         let owner = tenant.clone();
         let (tenant, name) = (tenant.clone(), name.clone());
         let deleted = self.change(move |_, next| {
-            let slot = tenant_mut(next, &tenant)?;
-            Arc::make_mut(&mut slot.assets).remove(&name).ok_or(RegistryError::NotFound)?;
-            Ok((Change::new().without_asset(&tenant, &name), ()))
+            let tenant_entry = tenant_mut(next, &tenant)?;
+            Arc::make_mut(&mut tenant_entry.assets).remove(&name).ok_or(RegistryError::NotFound)?;
+            Ok((WriteBatch::new().without_asset(&tenant, &name), ()))
         });
         deleted.await?;
         self.sweep_assets(&owner);

@@ -4,7 +4,7 @@ use crate::store::files::Files;
 use gannet_base::allowed_hosts::AllowedHost;
 use gannet_base::hop::VersionKey;
 use gannet_base::limits::TenantLimits;
-use gannet_base::manifest::{Limits, Manifest};
+use gannet_base::manifest::{FunctionLimits, Manifest};
 use gannet_base::names::{FunctionName, RequestId, TenantName};
 use gannet_base::quota::permits::VersionPermits;
 use gannet_base::records::{FunctionRecord, Sticky, VersionRecord};
@@ -43,7 +43,7 @@ pub struct DeployOptions {
     /// The tag that it gets.
     pub tag: Option<String>,
     /// The version that must be current still, because the new one is made from it.
-    pub in_place_of: Option<VersionKey>,
+    pub expected_current: Option<VersionKey>,
 }
 
 /// A deployed version.
@@ -58,10 +58,10 @@ pub struct Version {
     /// What was stored of it.
     pub record: Arc<VersionRecord>,
     /// Its limits, none of them above its tenant's.
-    pub limits: Limits,
+    pub limits: FunctionLimits,
     /// Where it may send requests to.
     pub allowed_hosts: Vec<AllowedHost>,
-    /// Its places.
+    /// The permits of its concurrent requests.
     pub permits: Arc<VersionPermits>,
     /// The compiled component.
     pub compiled: PathBuf,
@@ -159,7 +159,7 @@ impl Function {
         if let [(only, _)] = self.traffic.as_slice() {
             return only;
         }
-        let point = self.sticky.as_ref().and_then(|sticky| held_by(sticky, headers)).unwrap_or_else(|| {
+        let point = self.sticky.as_ref().and_then(|sticky| sticky_point(sticky, headers)).unwrap_or_else(|| {
             let [.., a, b, c, d, e, f, g, h] = request.to_bytes();
             u64::from_le_bytes([a, b, c, d, e, f, g, h])
         });
@@ -169,7 +169,7 @@ impl Function {
 }
 
 /// A number that is always the same for what a request is held by, if it has it.
-fn held_by(sticky: &Sticky, headers: &HeaderMap) -> Option<u64> {
+fn sticky_point(sticky: &Sticky, headers: &HeaderMap) -> Option<u64> {
     let value = match sticky {
         Sticky::Header(name) => headers.get(name)?.as_bytes().to_vec(),
         Sticky::Cookie(name) => {
@@ -219,12 +219,12 @@ mod tests {
             HeaderMap::from_iter([(http::HeaderName::from_static(name), http::HeaderValue::from_static(value))])
         };
         let by_header = Sticky::Header("x-user".into());
-        let one = held_by(&by_header, &headers("x-user", "one"));
-        assert!(one.is_some() && one == held_by(&by_header, &headers("x-user", "one")));
-        assert_ne!(one, held_by(&by_header, &headers("x-user", "two")));
-        assert_eq!(held_by(&by_header, &headers("x-other", "one")), None);
+        let one = sticky_point(&by_header, &headers("x-user", "one"));
+        assert!(one.is_some() && one == sticky_point(&by_header, &headers("x-user", "one")));
+        assert_ne!(one, sticky_point(&by_header, &headers("x-user", "two")));
+        assert_eq!(sticky_point(&by_header, &headers("x-other", "one")), None);
         let by_cookie = Sticky::Cookie("session".into());
-        assert_eq!(held_by(&by_cookie, &headers("cookie", "a=b; session=one")), one);
-        assert_eq!(held_by(&by_cookie, &headers("cookie", "xsession=one")), None);
+        assert_eq!(sticky_point(&by_cookie, &headers("cookie", "a=b; session=one")), one);
+        assert_eq!(sticky_point(&by_cookie, &headers("cookie", "xsession=one")), None);
     }
 }

@@ -1,9 +1,9 @@
 //! Changes of functions: deploy, settings, traffic, rollback, delete.
 
 use crate::registry::{
-    Changed, DeployOptions, Function, Registry, RegistryError, Snapshot, Tenant, Version, tenant_mut,
+    ChangeResult, DeployOptions, Function, Registry, RegistryError, Snapshot, Tenant, Version, tenant_mut,
 };
-use crate::store::Change;
+use crate::store::WriteBatch;
 use gannet_base::names::{FunctionName, TenantName};
 use gannet_base::records::{QuarantineRecord, Sticky, VersionRecord};
 use gannet_gpu_protocol::source_hash;
@@ -98,23 +98,23 @@ impl Registry {
         name: &FunctionName,
         mut record: VersionRecord,
         how: DeployOptions,
-    ) -> Changed<(Arc<Version>, bool, Vec<String>)> {
-        let slot = tenant_mut(next, owner)?;
-        if let Some(expected) = how.in_place_of {
-            let current = slot.functions.get(name).map(|function| function.current.key);
+    ) -> ChangeResult<(Arc<Version>, bool, Vec<String>)> {
+        let tenant_entry = tenant_mut(next, owner)?;
+        if let Some(expected) = how.expected_current {
+            let current = tenant_entry.functions.get(name).map(|function| function.current.key);
             if current.ok_or(RegistryError::NotFound)? != expected {
                 return Err(RegistryError::Conflict("the function was changed meanwhile; try again".into()));
             }
         }
-        check_deploy(slot, name, &record, &how)?;
-        record.assets = slot.pin_assets(&record.manifest)?;
-        let mut change = Change::new();
-        let quarantine = slot.quarantine_after(name);
-        if quarantine != *slot.quarantine {
-            slot.quarantine = Arc::new(quarantine);
-            change = change.tenant(owner, &slot.stored())?;
+        check_deploy(tenant_entry, name, &record, &how)?;
+        record.assets = tenant_entry.pin_assets(&record.manifest)?;
+        let mut change = WriteBatch::new();
+        let quarantine = tenant_entry.quarantine_after(name);
+        if quarantine != *tenant_entry.quarantine {
+            tenant_entry.quarantine = Arc::new(quarantine);
+            change = change.tenant(owner, &tenant_entry.stored())?;
         }
-        let mut function = slot.functions.get(name).map(|function| Function::clone(function));
+        let mut function = tenant_entry.functions.get(name).map(|function| Function::clone(function));
         let same = function.as_ref().and_then(|function| {
             // The current one first: the same bytes may be there more than once, after a change of a secret.
             let all = std::iter::once(&function.current).chain(function.versions.iter().rev());
@@ -125,7 +125,7 @@ impl Registry {
             None => {
                 let newest = function.as_ref().and_then(|function| function.versions.last());
                 record.number = newest.map_or(1, |version| version.record.number.saturating_add(1));
-                (self.version(owner, name, Arc::new(record), &slot.limits), true)
+                (self.version(owner, name, Arc::new(record), &tenant_entry.limits), true)
             }
         };
         let mut changed = match function.take() {
@@ -159,8 +159,8 @@ impl Registry {
             change = change.without_version(owner, name, version.record.number);
         }
         change = change.function(owner, name, &changed.record())?;
-        slot.functions.insert(name.clone(), Arc::new(changed));
-        let gone = unneeded(slot, &pruned);
+        tenant_entry.functions.insert(name.clone(), Arc::new(changed));
+        let gone = unneeded(tenant_entry, &pruned);
         Ok((change, (version, new, gone)))
     }
 
@@ -169,8 +169,8 @@ impl Registry {
     pub async fn quarantine(&self, tenant: &TenantName, sources: &[[u8; 32]]) -> Result<(), RegistryError> {
         let _changing = self.changing.lock().await;
         let mut next = Snapshot::clone(&self.snapshot());
-        let slot = tenant_mut(&mut next, tenant)?;
-        let mut records = slot.quarantine.to_vec();
+        let tenant_entry = tenant_mut(&mut next, tenant)?;
+        let mut records = tenant_entry.quarantine.to_vec();
         for source in sources {
             if !records.iter().any(|record| record.source == *source) {
                 records.push(QuarantineRecord { source: *source, since: jiff::Timestamp::now() });
@@ -178,8 +178,8 @@ impl Registry {
         }
         // A tenant could fill it with kernels made at run time; the oldest go.
         records.drain(..records.len().saturating_sub(QUARANTINE_MAX));
-        slot.quarantine = Arc::new(records);
-        let change = Change::new().tenant(tenant, &slot.stored())?;
+        tenant_entry.quarantine = Arc::new(records);
+        let change = WriteBatch::new().tenant(tenant, &tenant_entry.stored())?;
         self.snapshot.store(Arc::new(next));
         Ok(self.store.commit(change).await?)
     }
@@ -189,13 +189,13 @@ impl Registry {
         let (owner, store) = (tenant.clone(), Arc::clone(&self.store));
         let (tenant, name) = (tenant.clone(), name.clone());
         let gone = self.change(move |_, next| {
-            let slot = tenant_mut(next, &tenant)?;
-            let removed = slot.functions.remove(&name).ok_or(RegistryError::NotFound)?;
-            let mut change = Change::new().without_function(&tenant, &name);
+            let tenant_entry = tenant_mut(next, &tenant)?;
+            let removed = tenant_entry.functions.remove(&name).ok_or(RegistryError::NotFound)?;
+            let mut change = WriteBatch::new().without_function(&tenant, &name);
             for version in &removed.versions {
                 change = change.without_version(&tenant, &name, version.record.number);
             }
-            Ok((change, unneeded(slot, &removed.versions)))
+            Ok((change, unneeded(tenant_entry, &removed.versions)))
         });
         let gone = gone.await?;
         self.remove_components(&owner, gone, &store);
@@ -204,7 +204,7 @@ impl Registry {
     }
 
     /// Removes a component and what was built of it, by their names, if no version has come to need them.
-    pub fn sweep(self: &Arc<Self>, tenant: &TenantName, names: Vec<String>) {
+    pub fn sweep_components(self: &Arc<Self>, tenant: &TenantName, names: Vec<String>) {
         let store = Arc::clone(&self.store);
         self.remove_components(tenant, names, &store);
     }
@@ -311,16 +311,16 @@ impl Registry {
     ) -> Result<Arc<Function>, RegistryError> {
         let (tenant, name) = (tenant.clone(), name.clone());
         self.change(move |_, next| {
-            let slot = tenant_mut(next, &tenant)?;
-            let mut function = slot.functions.get(&name).map(|function| Function::clone(function));
+            let tenant_entry = tenant_mut(next, &tenant)?;
+            let mut function = tenant_entry.functions.get(&name).map(|function| Function::clone(function));
             let function = function.as_mut().ok_or(RegistryError::NotFound)?;
             change(function)?;
             for version in function.versions.iter().filter(|version| function.serves(version)) {
-                check_secrets(slot, &version.record)?;
+                check_secrets(tenant_entry, &version.record)?;
             }
-            let stored = Change::new().function(&tenant, &name, &function.record())?;
+            let stored = WriteBatch::new().function(&tenant, &name, &function.record())?;
             let function = Arc::new(function.clone());
-            slot.functions.insert(name, Arc::clone(&function));
+            tenant_entry.functions.insert(name, Arc::clone(&function));
             Ok((stored, function))
         })
         .await
@@ -331,12 +331,12 @@ impl Registry {
     pub(super) fn renew(
         &self,
         tenant: &TenantName,
-        slot: &mut Tenant,
-        mut change: Change,
+        tenant_entry: &mut Tenant,
+        mut change: WriteBatch,
         cause: &str,
         concerns: impl Fn(&Version) -> bool,
-    ) -> Result<Change, RegistryError> {
-        for function in slot.functions.values_mut() {
+    ) -> Result<WriteBatch, RegistryError> {
+        for function in tenant_entry.functions.values_mut() {
             let mut renewed = Function::clone(function);
             let served: Vec<_> =
                 renewed.versions.iter().filter(|v| renewed.serves(v) && concerns(v)).cloned().collect();
@@ -351,14 +351,17 @@ impl Registry {
                     cause: Some(cause.to_owned()),
                     ..VersionRecord::clone(&old.record)
                 };
-                let version = self.version(tenant, &renewed.name, Arc::new(record), &slot.limits);
+                let version = self.version(tenant, &renewed.name, Arc::new(record), &tenant_entry.limits);
                 change = change.version(tenant, &renewed.name, &version.record)?;
                 renewed.versions.push(Arc::clone(&version));
                 if renewed.current.key == old.key {
                     renewed.current = Arc::clone(&version);
                 }
-                let slots = renewed.traffic.iter_mut().map(|(version, _)| version).chain(renewed.tags.values_mut());
-                slots.filter(|slot| slot.key == old.key).for_each(|slot| *slot = Arc::clone(&version));
+                let version_refs =
+                    renewed.traffic.iter_mut().map(|(version, _)| version).chain(renewed.tags.values_mut());
+                version_refs
+                    .filter(|version_ref| version_ref.key == old.key)
+                    .for_each(|version_ref| *version_ref = Arc::clone(&version));
             }
             for version in renewed.prune(self.kept()) {
                 change = change.without_version(tenant, &renewed.name, version.record.number);
@@ -370,9 +373,9 @@ impl Registry {
     }
 
     /// Gives every version of a tenant the limits that are in force now.
-    pub(super) fn relimit(&self, tenant: &TenantName, slot: &mut Tenant) {
-        let limits = Arc::clone(&slot.limits);
-        for function in slot.functions.values_mut() {
+    pub(super) fn apply_limits(&self, tenant: &TenantName, tenant_entry: &mut Tenant) {
+        let limits = Arc::clone(&tenant_entry.limits);
+        for function in tenant_entry.functions.values_mut() {
             let renewed = |version: &Arc<Version>| {
                 if limits.cap(&version.record.manifest.limits) == version.limits {
                     return Arc::clone(version);
@@ -412,16 +415,16 @@ impl Tenant {
 }
 
 fn check_deploy(
-    slot: &Tenant,
+    tenant_entry: &Tenant,
     name: &FunctionName,
     record: &VersionRecord,
     how: &DeployOptions,
 ) -> Result<(), RegistryError> {
-    let function = slot.functions.get(name);
+    let function = tenant_entry.functions.get(name);
     if function.is_none() {
-        let used = slot.functions.len() as u64;
-        if used >= slot.limits.functions {
-            return Err(RegistryError::LimitReached { name: "functions", limit: slot.limits.functions, used });
+        let used = tenant_entry.functions.len() as u64;
+        if used >= tenant_entry.limits.functions {
+            return Err(RegistryError::LimitReached { name: "functions", limit: tenant_entry.limits.functions, used });
         }
         if how.no_traffic {
             return Err(RegistryError::Conflict("the first version of a function gets its requests".into()));
@@ -430,24 +433,24 @@ fn check_deploy(
     if let Some(tag) = &how.tag {
         check_tags(function.map(|function| &function.tags), tag)?;
     }
-    let known: BTreeMap<String, u64> = slot
+    let known: BTreeMap<String, u64> = tenant_entry
         .functions
         .values()
         .flat_map(|function| &function.versions)
         .map(|version| (version.record.build_name(), version.record.counted_size()))
         .collect();
     if !known.contains_key(&record.build_name()) {
-        let (limit, used) = (slot.limits.components_mib, known.values().sum::<u64>() >> 20);
+        let (limit, used) = (tenant_entry.limits.components_mib, known.values().sum::<u64>() >> 20);
         if used + (record.counted_size() >> 20) >= limit {
             return Err(RegistryError::LimitReached { name: "components_mib", limit, used });
         }
     }
-    check_secrets(slot, record)
+    check_secrets(tenant_entry, record)
 }
 
 /// Refuses a version whose secrets are not there.
-fn check_secrets(slot: &Tenant, record: &VersionRecord) -> Result<(), RegistryError> {
-    if let Some(missing) = record.manifest.secrets.names.iter().find(|name| !slot.secrets.contains_key(*name)) {
+fn check_secrets(tenant_entry: &Tenant, record: &VersionRecord) -> Result<(), RegistryError> {
+    if let Some(missing) = record.manifest.secrets.names.iter().find(|name| !tenant_entry.secrets.contains_key(*name)) {
         return Err(RegistryError::Conflict(format!(
             "secrets.names holds {missing:?}, which is not set; `gannet secret set {missing}` sets it"
         )));
@@ -456,8 +459,8 @@ fn check_secrets(slot: &Tenant, record: &VersionRecord) -> Result<(), RegistryEr
 }
 
 /// The digests of versions, and the names of what was built of them, that no other version shares.
-fn unneeded(slot: &Tenant, gone: &[Arc<Version>]) -> Vec<String> {
+fn unneeded(tenant_entry: &Tenant, gone: &[Arc<Version>]) -> Vec<String> {
     let names = gone.iter().flat_map(|version| [version.record.digest.clone(), version.record.build_name()]);
     let names: HashSet<String> = names.collect();
-    names.into_iter().filter(|name| !slot.needs(name)).collect()
+    names.into_iter().filter(|name| !tenant_entry.needs(name)).collect()
 }

@@ -14,16 +14,16 @@ mod tenants;
 
 pub use function::{DeployOptions, Function, Version};
 pub use keys::KeyIndex;
-pub use tenants::{KeySpec, least};
+pub use tenants::{KeySpec, stricter_of};
 
-use crate::store::{Change, Store, StoreError, StoredState};
+use crate::store::{Store, StoreError, StoredState, WriteBatch};
 use arc_swap::ArcSwap;
 use gannet_base::bill::usage::Sums;
 use gannet_base::hop::BundleKernel;
 use gannet_base::identity::Key;
 use gannet_base::limits::TenantLimits;
 use gannet_base::names::{AssetName, FunctionName, TenantName};
-use gannet_base::quota::account::Account;
+use gannet_base::quota::account::TenantCounters;
 use gannet_base::records::{AssetRecord, PinnedAsset, QuarantineRecord, SecretRecord, TenantRecord};
 use gannet_gpu_protocol::source_hash;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -38,7 +38,7 @@ pub struct Tenant {
     /// The limits in force.
     pub limits: Arc<TenantLimits>,
     /// What it has in flight and has used; it outlives snapshots.
-    pub account: Arc<Account>,
+    pub account: Arc<TenantCounters>,
     /// Its functions, by name.
     pub functions: BTreeMap<FunctionName, Arc<Function>>,
     /// Its secrets, sealed, by name.
@@ -73,9 +73,9 @@ impl Tenant {
     }
 
     /// Whether it may keep GPU memory while nobody calls.
-    pub fn may_keep(&self, now: jiff::Timestamp) -> bool {
+    pub fn may_stay_resident(&self, now: jiff::Timestamp) -> bool {
         let spent = self.account.spent(now).micro_units;
-        let kept = self.kept_bytes(None, 0).div_ceil(1 << 20);
+        let kept = self.resident_gpu_bytes(None, 0).div_ceil(1 << 20);
         self.limits.resident_gpu_mib > 0
             && kept <= self.limits.resident_gpu_mib
             && spent < self.limits.spend_micro_units_per_month
@@ -88,8 +88,12 @@ impl Tenant {
     }
 
     /// Bytes that its functions with `scale.min` keep on a GPU, and those of one more or another in its place, each asset once,
-    /// beside what `context` a worker takes in each place that they are in.
-    pub fn kept_bytes(&self, other: Option<(&FunctionName, &BTreeMap<String, PinnedAsset>)>, context: u64) -> u64 {
+    /// beside what `context` a worker takes in each slot that they are in.
+    pub fn resident_gpu_bytes(
+        &self,
+        other: Option<(&FunctionName, &BTreeMap<String, PinnedAsset>)>,
+        context: u64,
+    ) -> u64 {
         let current = self.functions.values().map(|function| &function.current);
         let kept = current.filter(|version| version.manifest().scale.min > 0);
         let kept = kept.filter(|version| other.is_none_or(|(name, _)| *name != version.function));
@@ -132,7 +136,7 @@ impl Snapshot {
     }
 
     /// Whether there was a tenant of this name, which is deleted. What it used and did is still to be had.
-    pub fn is_gone(&self, tenant: &TenantName) -> bool {
+    pub fn is_deleted(&self, tenant: &TenantName) -> bool {
         self.gone.contains(tenant)
     }
 
@@ -179,11 +183,11 @@ pub struct Registry {
     /// Components on their way to a version, and assets on their way to a name: they are not to be removed.
     arriving: Mutex<Vec<(TenantName, String)>>,
     changing: tokio::sync::Mutex<()>,
-    next_key: AtomicU64,
+    next_version_key: AtomicU64,
 }
 
 /// What a change does to the snapshot, and what must be stored for it.
-type Changed<T> = Result<(Change, T), RegistryError>;
+type ChangeResult<T> = Result<(WriteBatch, T), RegistryError>;
 
 impl Registry {
     /// Builds the snapshot from what the store holds.
@@ -222,7 +226,7 @@ impl Registry {
             store,
             arriving: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
-            next_key: AtomicU64::new(1),
+            next_version_key: AtomicU64::new(1),
         };
         for ((owner, name), (record, versions)) in contents.functions {
             let Some(tenant) = tenants.get_mut(&owner) else { continue };
@@ -242,7 +246,7 @@ impl Registry {
     }
 
     /// What tenants used before this start.
-    pub fn count_used(&self, by_day: &crate::ledger::ByDay) {
+    pub fn count_used(&self, by_day: &crate::ledger::UsageByDay) {
         let snapshot = self.snapshot();
         let today = gannet_base::time::day_of(jiff::Timestamp::now());
         // A day that is to come was counted by a clock that ran ahead; it must not stop the days until then.
@@ -283,14 +287,14 @@ impl Registry {
         record: Arc<gannet_base::records::VersionRecord>,
         limits: &TenantLimits,
     ) -> Arc<Version> {
-        let key = self.next_key.fetch_add(1, Ordering::Relaxed);
+        let key = self.next_version_key.fetch_add(1, Ordering::Relaxed);
         Arc::new(Version::new(key, tenant, name, record, limits, self.store.files()))
     }
 
     /// Makes a change to its end.
     async fn change<T: Send + 'static>(
         self: &Arc<Self>,
-        change: impl FnOnce(&Self, &mut Snapshot) -> Changed<T> + Send + 'static,
+        change: impl FnOnce(&Self, &mut Snapshot) -> ChangeResult<T> + Send + 'static,
     ) -> Result<T, RegistryError> {
         let registry = Arc::clone(self);
         let changing = tokio::spawn(async move {

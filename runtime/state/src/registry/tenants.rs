@@ -1,7 +1,7 @@
 //! Changes of tenants: made, limited, suspended, deleted; their keys and their secrets.
 
-use crate::registry::{Changed, Registry, RegistryError, Snapshot, Tenant, tenant_mut};
-use crate::store::Change;
+use crate::registry::{ChangeResult, Registry, RegistryError, Snapshot, Tenant, tenant_mut};
+use crate::store::WriteBatch;
 use gannet_base::identity::Key;
 use gannet_base::limits::{LimitsChoice, TenantLimits};
 use gannet_base::names::{FunctionName, TenantName};
@@ -40,7 +40,7 @@ impl KeySpec {
     }
 }
 
-fn add_key(next: &mut Snapshot, tenant: &TenantName, new: KeySpec, change: Change) -> Changed<KeyRecord> {
+fn add_key(next: &mut Snapshot, tenant: &TenantName, new: KeySpec, change: WriteBatch) -> ChangeResult<KeyRecord> {
     let hash = new.hash;
     let record = new.record(tenant);
     let change = change.key(&hash, &record)?;
@@ -53,7 +53,7 @@ fn find_key(next: &Snapshot, tenant: &TenantName, id: &str) -> Result<Arc<Key>, 
 }
 
 /// The smaller of two bounds, of which each may be absent.
-pub fn least<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+pub fn stricter_of<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
@@ -79,7 +79,7 @@ impl Registry {
                 )));
             }
             let record = TenantRecord { limits, ..TenantRecord::new(jiff::Timestamp::now()) };
-            let change = Change::new().tenant(&name, &record)?;
+            let change = WriteBatch::new().tenant(&name, &record)?;
             let made = add_key(next, &name, key, change)?;
             next.tenants.insert(name, Arc::new(Tenant::new(record, &registry.defaults.load())));
             Ok(made)
@@ -94,17 +94,17 @@ impl Registry {
     ) -> Result<T, RegistryError> {
         let name = name.clone();
         self.change(move |registry, next| {
-            let slot = tenant_mut(next, &name)?;
-            let result = change(registry, slot)?;
-            Ok((Change::new().tenant(&name, &slot.stored())?, result))
+            let tenant_entry = tenant_mut(next, &name)?;
+            let result = change(registry, tenant_entry)?;
+            Ok((WriteBatch::new().tenant(&name, &tenant_entry.stored())?, result))
         })
         .await
     }
 
     /// Lets nothing of a tenant run any more, or again.
     pub async fn suspend(self: &Arc<Self>, name: &TenantName, suspended: bool) -> Result<(), RegistryError> {
-        self.change_tenant(name, move |_, slot| {
-            slot.record.suspended = suspended;
+        self.change_tenant(name, move |_, tenant_entry| {
+            tenant_entry.record.suspended = suspended;
             Ok(())
         })
         .await
@@ -117,16 +117,16 @@ impl Registry {
         patch: serde_json::Map<String, serde_json::Value>,
     ) -> Result<Arc<TenantLimits>, RegistryError> {
         let tenant = name.clone();
-        self.change_tenant(name, move |registry, slot| {
-            let choice = slot.record.limits.patched(&patch).map_err(RegistryError::Invalid)?;
+        self.change_tenant(name, move |registry, tenant_entry| {
+            let choice = tenant_entry.record.limits.patched(&patch).map_err(RegistryError::Invalid)?;
             let wrong: Vec<String> = choice.check().iter().map(ToString::to_string).collect();
             if !wrong.is_empty() {
                 return Err(RegistryError::Invalid(wrong.join("; ")));
             }
-            slot.limits = Arc::new(choice.over(&registry.defaults.load()));
-            slot.record.limits = choice;
-            registry.relimit(&tenant, slot);
-            Ok(Arc::clone(&slot.limits))
+            tenant_entry.limits = Arc::new(choice.over(&registry.defaults.load()));
+            tenant_entry.record.limits = choice;
+            registry.apply_limits(&tenant, tenant_entry);
+            Ok(Arc::clone(&tenant_entry.limits))
         })
         .await
     }
@@ -139,16 +139,16 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         self.versions_kept.store(versions_kept, Ordering::Relaxed);
         self.change(move |registry, next| {
-            for (name, slot) in &mut next.tenants {
-                let limits = slot.record.limits.over(&defaults);
-                if limits != *slot.limits {
-                    let slot = Arc::make_mut(slot);
-                    slot.limits = Arc::new(limits);
-                    registry.relimit(name, slot);
+            for (name, tenant_entry) in &mut next.tenants {
+                let limits = tenant_entry.record.limits.over(&defaults);
+                if limits != *tenant_entry.limits {
+                    let tenant_entry = Arc::make_mut(tenant_entry);
+                    tenant_entry.limits = Arc::new(limits);
+                    registry.apply_limits(name, tenant_entry);
                 }
             }
             registry.defaults.store(Arc::new(defaults));
-            Ok((Change::new(), ()))
+            Ok((WriteBatch::new(), ()))
         })
         .await
     }
@@ -157,19 +157,19 @@ impl Registry {
     pub async fn delete_tenant(self: &Arc<Self>, name: &TenantName) -> Result<(), RegistryError> {
         let name = name.clone();
         self.change(move |_, next| {
-            let slot = next.tenants.remove(&name).ok_or(RegistryError::NotFound)?;
+            let tenant_entry = next.tenants.remove(&name).ok_or(RegistryError::NotFound)?;
             let mut change =
-                Change::new().without_tenant(&name, &DeletedTenantRecord { deleted: jiff::Timestamp::now() })?;
-            for function in slot.functions.values() {
+                WriteBatch::new().without_tenant(&name, &DeletedTenantRecord { deleted: jiff::Timestamp::now() })?;
+            for function in tenant_entry.functions.values() {
                 change = change.without_function(&name, &function.name);
                 for version in &function.versions {
                     change = change.without_version(&name, &function.name, version.record.number);
                 }
             }
-            for secret in slot.secrets.keys() {
+            for secret in tenant_entry.secrets.keys() {
                 change = change.without_secret(&name, secret);
             }
-            for asset in slot.assets.keys() {
+            for asset in tenant_entry.assets.keys() {
                 change = change.without_asset(&name, asset);
             }
             let keys: Vec<[u8; 32]> = next.keys_of(&name).map(|key| key.hash).collect();
@@ -193,7 +193,7 @@ impl Registry {
             if used >= limit {
                 return Err(RegistryError::LimitReached { name: "keys", limit, used });
             }
-            add_key(next, &tenant, new, Change::new())
+            add_key(next, &tenant, new, WriteBatch::new())
         })
         .await
     }
@@ -218,10 +218,10 @@ impl Registry {
             let ends = old.record.expires.map_or(ends, |expires| expires.min(ends));
             let used_s = old.used_s.load(Ordering::Relaxed);
             let ending = KeyRecord { expires: Some(ends), used_s, ..old.record.clone() };
-            let change = Change::new().key(&old.hash, &ending)?;
+            let change = WriteBatch::new().key(&old.hash, &ending)?;
             next.keys.insert(Arc::new(old.with(ending)));
             let KeyRecord { scopes, function, expires, requests_per_s, .. } = old.record.clone();
-            let (expires, requests_per_s) = (least(expires, last), least(requests_per_s, fastest));
+            let (expires, requests_per_s) = (stricter_of(expires, last), stricter_of(requests_per_s, fastest));
             add_key(next, &tenant, KeySpec { hash, scopes, function, expires, requests_per_s }, change)
         })
         .await
@@ -233,16 +233,16 @@ impl Registry {
         self.change(move |_, next| {
             let key = find_key(next, &tenant, &id)?;
             next.keys.remove(&key.hash);
-            Ok((Change::new().without_key(&key.hash), ()))
+            Ok((WriteBatch::new().without_key(&key.hash), ()))
         })
         .await
     }
 
     /// Keeps when keys were last used, and removes those that have ended.
-    pub async fn keep_last_used(self: &Arc<Self>) -> Result<(), RegistryError> {
+    pub async fn persist_last_used(self: &Arc<Self>) -> Result<(), RegistryError> {
         let _changing = self.changing.lock().await;
         let mut next = Snapshot::clone(&self.snapshot());
-        let mut change = Change::new();
+        let mut change = WriteBatch::new();
         let mut any = false;
         let now = jiff::Timestamp::now();
         let ended: Vec<[u8; 32]> = next.keys.values().filter(|key| key.is_expired(now)).map(|key| key.hash).collect();
@@ -253,7 +253,7 @@ impl Registry {
         }
         for key in next.keys.values() {
             let used_s = key.used_s.load(Ordering::Relaxed);
-            if used_s / 60 != key.kept_used_s.swap(used_s, Ordering::Relaxed) / 60 {
+            if used_s / 60 != key.persisted_used_s.swap(used_s, Ordering::Relaxed) / 60 {
                 change = change.key(&key.hash, &KeyRecord { used_s, ..key.record.clone() })?;
                 any = true;
             }
@@ -274,17 +274,17 @@ impl Registry {
     ) -> Result<bool, RegistryError> {
         let (tenant, name) = (tenant.clone(), name.to_owned());
         self.change(move |registry, next| {
-            let slot = tenant_mut(next, &tenant)?;
-            let (limit, used) = (slot.limits.secrets, slot.secrets.len() as u64);
-            let new = !slot.secrets.contains_key(&name);
+            let tenant_entry = tenant_mut(next, &tenant)?;
+            let (limit, used) = (tenant_entry.limits.secrets, tenant_entry.secrets.len() as u64);
+            let new = !tenant_entry.secrets.contains_key(&name);
             if new && used >= limit {
                 return Err(RegistryError::LimitReached { name: "secrets", limit, used });
             }
-            let change = Change::new().secret(&tenant, &name, &record)?;
-            Arc::make_mut(&mut slot.secrets).insert(name.clone(), record);
+            let change = WriteBatch::new().secret(&tenant, &name, &record)?;
+            Arc::make_mut(&mut tenant_entry.secrets).insert(name.clone(), record);
             let cause = format!("the secret {name} was set");
             let names = |version: &crate::registry::Version| version.manifest().secrets.names.contains(&name);
-            Ok((registry.renew(&tenant, slot, change, &cause, names)?, new))
+            Ok((registry.renew(&tenant, tenant_entry, change, &cause, names)?, new))
         })
         .await
     }
@@ -293,8 +293,8 @@ impl Registry {
     pub async fn delete_secret(self: &Arc<Self>, tenant: &TenantName, name: &str) -> Result<(), RegistryError> {
         let (tenant, name) = (tenant.clone(), name.to_owned());
         self.change(move |_, next| {
-            let slot = tenant_mut(next, &tenant)?;
-            let named = slot.functions.values().find(|function| {
+            let tenant_entry = tenant_mut(next, &tenant)?;
+            let named = tenant_entry.functions.values().find(|function| {
                 let mut served = function.versions.iter().filter(|version| function.serves(version));
                 served.any(|version| version.manifest().secrets.names.contains(&name))
             });
@@ -302,8 +302,8 @@ impl Registry {
                 let function = &function.name;
                 return Err(RegistryError::Conflict(format!("the function {function} names the secret {name}")));
             }
-            Arc::make_mut(&mut slot.secrets).remove(&name).ok_or(RegistryError::NotFound)?;
-            Ok((Change::new().without_secret(&tenant, &name), ()))
+            Arc::make_mut(&mut tenant_entry.secrets).remove(&name).ok_or(RegistryError::NotFound)?;
+            Ok((WriteBatch::new().without_secret(&tenant, &name), ()))
         })
         .await
     }

@@ -6,7 +6,7 @@
 //!  a/{tenant | operator}/{request id}
 //! ```
 
-use crate::store::{Change, Store, StoreError, parse};
+use crate::store::{Store, StoreError, WriteBatch, parse};
 use gannet_base::names::RequestId;
 use gannet_base::records::AuditRecord;
 
@@ -25,7 +25,7 @@ pub const FORGOTTEN_AT_ONCE: usize = 10_000;
 impl Store {
     /// Writes an entry. When this answers `Ok`, it is on disk.
     pub async fn audit(&self, whose: &str, request: RequestId, record: &AuditRecord) -> Result<(), StoreError> {
-        self.commit(Change::new().put(key(whose, request), record)?).await
+        self.commit(WriteBatch::new().put(key(whose, request), record)?).await
     }
 
     /// Entries of one tenant, newest first, before a request if one is given. Blocks.
@@ -43,7 +43,7 @@ impl Store {
 
     /// Removes entries of before a time, as many as fit into one change, and answers how many. Blocks.
     pub fn forget_audit(&self, before: jiff::Timestamp) -> Result<usize, StoreError> {
-        let mut change = Change::new();
+        let mut change = WriteBatch::new();
         let mut count = 0;
         for entry in self.db.scan_prefix("a/") {
             let (key, value) = entry?;

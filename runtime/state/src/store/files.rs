@@ -187,7 +187,7 @@ impl Files {
     }
 
     /// Moves a folder's files to its place. They are a cache: losing them costs time only.
-    pub fn keep_cache(&self, from: &Path, to: &Path) -> io::Result<()> {
+    pub fn store_driver_cache(&self, from: &Path, to: &Path) -> io::Result<()> {
         if to.exists() {
             return Ok(());
         }
@@ -256,7 +256,7 @@ fn copy_level(from: BorrowedFd<'_>, to: &Path, depth: u32, left: &mut (usize, u6
 
 /// Puts a tenant's cache files into a child's folder. The child owns its folder but not these
 /// files, which it can read and not change.
-pub fn place_cache(from: &Path, home: &Path) -> io::Result<()> {
+pub fn install_driver_cache(from: &Path, home: &Path) -> io::Result<()> {
     if !from.exists() {
         return Ok(());
     }

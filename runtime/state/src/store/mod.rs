@@ -88,9 +88,9 @@ impl From<sled::Error> for StoreError {
 
 /// Changes that become durable together.
 #[derive(Debug, Default)]
-pub struct Change(sled::Batch);
+pub struct WriteBatch(sled::Batch);
 
-impl Change {
+impl WriteBatch {
     /// No change yet.
     pub fn new() -> Self {
         Self::default()
@@ -191,7 +191,7 @@ pub struct StoredState {
     pub gone: BTreeMap<TenantName, DeletedTenantRecord>,
 }
 
-type Answer = oneshot::Sender<Result<(), StoreError>>;
+type Reply = oneshot::Sender<Result<(), StoreError>>;
 
 /// See the module.
 #[derive(Debug)]
@@ -199,7 +199,7 @@ pub struct Store {
     files: Files,
     /// For reading what is not kept in memory; only the commit thread writes.
     db: sled::Db,
-    commits: mpsc::Sender<(Change, Answer)>,
+    commits: mpsc::Sender<(WriteBatch, Reply)>,
     /// Held while the server runs.
     _lock: File,
 }
@@ -226,7 +226,7 @@ impl Store {
     }
 
     /// Makes a change durable. When this answers `Ok`, it is on disk.
-    pub async fn commit(&self, change: Change) -> Result<(), StoreError> {
+    pub async fn commit(&self, change: WriteBatch) -> Result<(), StoreError> {
         let gone = || StoreError::Io("the commit thread is gone".into());
         let (answer, receiver) = oneshot::channel();
         self.commits.send((change, answer)).await.map_err(|_| gone())?;
@@ -234,7 +234,7 @@ impl Store {
     }
 
     /// The same for a thread that may wait.
-    pub fn commit_blocking(&self, change: Change) -> Result<(), StoreError> {
+    pub fn commit_blocking(&self, change: WriteBatch) -> Result<(), StoreError> {
         let gone = || StoreError::Io("the commit thread is gone".into());
         let (answer, receiver) = oneshot::channel();
         self.commits.blocking_send((change, answer)).map_err(|_| gone())?;
@@ -265,7 +265,7 @@ fn check_format(data: &Path) -> Result<(), StoreError> {
 }
 
 /// Owns the database's writes. Whatever waits when a round begins becomes durable in that round.
-fn commit_thread(db: &sled::Db, folder: &Path, mut inbox: mpsc::Receiver<(Change, Answer)>) {
+fn commit_thread(db: &sled::Db, folder: &Path, mut inbox: mpsc::Receiver<(WriteBatch, Reply)>) {
     let mut round = Vec::new();
     // After a failure sled may hold what we refused, and the next sync would make it last: nothing is accepted
     // until a restart has read what is really there.
@@ -274,7 +274,7 @@ fn commit_thread(db: &sled::Db, folder: &Path, mut inbox: mpsc::Receiver<(Change
         let mut answers = Vec::with_capacity(round.len());
         let mut result =
             if failed { Err(StoreError::Io("an earlier write failed; restart the server".into())) } else { Ok(()) };
-        for (Change(batch), answer) in round.drain(..) {
+        for (WriteBatch(batch), answer) in round.drain(..) {
             if result.is_ok() {
                 result = db.apply_batch(batch).map_err(StoreError::from);
             }
@@ -385,7 +385,7 @@ mod tests {
         assert!(contents.tenants.is_empty());
         let name = TenantName::new("acme").unwrap();
         let record = TenantRecord::new(jiff::Timestamp::now());
-        store.commit(Change::new().tenant(&name, &record).unwrap()).await.unwrap();
+        store.commit(WriteBatch::new().tenant(&name, &record).unwrap()).await.unwrap();
         assert!(matches!(Store::open(folder.path(), "x"), Err(StoreError::InUse(_))));
         drop(store);
         // The commit thread lets go of the database a moment after its channel closes.

@@ -19,9 +19,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// Uploads that nobody has gone on with for so long are forgotten.
-const KEPT: Duration = Duration::from_secs(24 * 3600);
+const UPLOAD_RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// What is hashed at a time.
-const HASHED: usize = 1 << 20;
+const HASH_CHUNK_BYTES: usize = 1 << 20;
 
 /// An upload as its file's name describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Upload {
 
 /// An upload that a range is being added to.
 #[derive(Debug)]
-pub struct Appending {
+pub struct UploadWriter {
     upload: Upload,
     folder: PathBuf,
     file: File,
@@ -63,7 +63,7 @@ pub struct Appending {
 
 /// A whole asset that is not at its place yet.
 #[derive(Debug)]
-pub struct Arrived {
+pub struct ReceivedAsset {
     /// SHA-256 of its bytes, in hex.
     pub digest: String,
     /// Its size.
@@ -103,7 +103,7 @@ impl Files {
         for entry in folder.into_iter().flatten().flatten() {
             let modified = entry.metadata().and_then(|metadata| metadata.modified());
             let age = modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
-            if age.is_some_and(|age| age > KEPT) {
+            if age.is_some_and(|age| age > UPLOAD_RETENTION) {
                 // One that cannot be removed is seen again the next time.
                 let _ = std::fs::remove_file(entry.path());
                 continue;
@@ -114,23 +114,23 @@ impl Files {
     }
 
     /// Begins an upload anew, in place of any other of the same name.
-    pub fn begin_upload(&self, tenant: &TenantName, upload: Upload) -> Result<Appending, StoreError> {
+    pub fn begin_upload(&self, tenant: &TenantName, upload: Upload) -> Result<UploadWriter, StoreError> {
         self.drop_upload(tenant, &upload.asset);
         let folder = self.uploads_folder(tenant);
         make_folder(&folder)?;
         let path = folder.join(upload.file_name());
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        Ok(Appending { upload, folder, file, written: 0 })
+        Ok(UploadWriter { upload, folder, file, written: 0 })
     }
 
     /// Goes on with an upload where it is.
-    pub fn resume_upload(&self, tenant: &TenantName, upload: Upload) -> Result<Appending, StoreError> {
+    pub fn resume_upload(&self, tenant: &TenantName, upload: Upload) -> Result<UploadWriter, StoreError> {
         let folder = self.uploads_folder(tenant);
         let mut file = OpenOptions::new().read(true).write(true).open(folder.join(upload.file_name()))?;
         file.set_len(upload.received)?;
         file.seek(SeekFrom::End(0))?;
         let written = upload.received;
-        Ok(Appending { upload, folder, file, written })
+        Ok(UploadWriter { upload, folder, file, written })
     }
 
     /// Forgets an upload.
@@ -142,7 +142,7 @@ impl Files {
     }
 
     /// Moves a whole asset to its place, durably.
-    pub fn keep_asset(&self, tenant: &TenantName, arrived: &Arrived) -> Result<(), StoreError> {
+    pub fn store_asset(&self, tenant: &TenantName, arrived: &ReceivedAsset) -> Result<(), StoreError> {
         let place = self.asset(tenant, &arrived.digest);
         if place.exists() {
             let _ = std::fs::remove_file(&arrived.path);
@@ -161,7 +161,7 @@ impl Files {
     }
 }
 
-impl Appending {
+impl UploadWriter {
     /// What is left to come.
     pub fn left(&self) -> u64 {
         self.upload.size.saturating_sub(self.written)
@@ -188,10 +188,10 @@ impl Appending {
     }
 
     /// Hashes a whole upload. Blocks. The error is the digest that it has, if it was to have another; it is removed then.
-    pub fn finish(mut self) -> Result<Result<Arrived, String>, StoreError> {
+    pub fn finish(mut self) -> Result<Result<ReceivedAsset, String>, StoreError> {
         self.file.seek(SeekFrom::Start(0))?;
         let mut hash = Sha256::new();
-        let mut part = vec![0; HASHED];
+        let mut part = vec![0; HASH_CHUNK_BYTES];
         loop {
             let read = self.file.read(&mut part)?;
             if read == 0 {
@@ -205,7 +205,7 @@ impl Appending {
             std::fs::remove_file(path)?;
             return Ok(Err(digest));
         }
-        Ok(Ok(Arrived { digest, size: self.upload.size, path }))
+        Ok(Ok(ReceivedAsset { digest, size: self.upload.size, path }))
     }
 }
 
@@ -237,7 +237,7 @@ mod tests {
         appending.write(b"efgh").unwrap();
         appending.sync().unwrap();
         let arrived = appending.finish().unwrap().unwrap();
-        files.keep_asset(&tenant, &arrived).unwrap();
+        files.store_asset(&tenant, &arrived).unwrap();
         assert_eq!(std::fs::read(files.asset(&tenant, &arrived.digest)).unwrap(), b"abcdefgh");
         assert!(files.uploads(&tenant).is_empty());
     }

@@ -6,7 +6,7 @@
 //!  w                                                                                       the watermark
 //! ```
 
-use crate::store::{Change, Store, StoreError, parse};
+use crate::store::{Store, StoreError, WriteBatch, parse};
 use gannet_base::bill::price::Price;
 use gannet_base::bill::usage::{Rollup, Sums, UsageKey};
 use gannet_base::names::{FunctionName, TenantName};
@@ -63,7 +63,7 @@ impl Store {
 
     /// Moves sums in, and says how far in the ledger they go, in one change. Blocks.
     pub fn settle(&self, rollup: &Rollup, watermark: Watermark) -> Result<(), StoreError> {
-        let mut change = Change::new().put(WATERMARK.to_vec(), &watermark)?;
+        let mut change = WriteBatch::new().put(WATERMARK.to_vec(), &watermark)?;
         let mut days: BTreeMap<String, Sums> = BTreeMap::new();
         for (key, more) in rollup.rows() {
             let row = row_key(key);
@@ -145,7 +145,7 @@ mod tests {
         for day in [19_999, 20_000, 20_001] {
             store
                 .commit_blocking(
-                    Change::new()
+                    WriteBatch::new()
                         .put(row_key(&key(day)).into_bytes(), &Sums { requests: 1, ..Sums::default() })
                         .unwrap(),
                 )

@@ -6,7 +6,7 @@ use http::Method;
 /// An operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the table describes each")]
-pub enum Op {
+pub enum OperationId {
     Whoami,
     OpenApi,
     Gpus,
@@ -51,7 +51,7 @@ pub enum Op {
 
 /// Who may do it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub enum RequiredAccess {
     /// Whoever asks.
     Anyone,
     /// Any key.
@@ -70,7 +70,7 @@ pub enum Access {
 
 /// What a body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Takes {
+pub enum RequestBody {
     /// None.
     Nothing,
     /// A component, or multipart with a manifest.
@@ -89,7 +89,7 @@ pub enum Takes {
 
 /// A parameter of the query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Argument {
+pub enum QueryParameter {
     /// So many at most.
     Limit,
     /// Where a page begins.
@@ -97,7 +97,7 @@ pub enum Argument {
     /// A day.
     Day(&'static str),
     /// One of some words.
-    Words(&'static str, &'static [&'static str]),
+    OneOf(&'static str, &'static [&'static str]),
     /// Yes or no.
     Flag(&'static str),
     /// A tag.
@@ -112,7 +112,7 @@ pub enum Argument {
 #[derive(Debug)]
 pub struct Operation {
     /// The operation.
-    pub op: Op,
+    pub op: OperationId,
     /// Its name, in the document and in the audit log.
     pub name: &'static str,
     /// Its method.
@@ -120,13 +120,13 @@ pub struct Operation {
     /// Its path after `/api/v1/`.
     pub path: &'static str,
     /// Who may.
-    pub access: Access,
+    pub access: RequiredAccess,
     /// What it does.
     pub summary: &'static str,
     /// Its arguments.
-    pub arguments: &'static [Argument],
+    pub arguments: &'static [QueryParameter],
     /// What it reads.
-    pub takes: Takes,
+    pub takes: RequestBody,
     /// How it answers when all is well, and with which schema.
     pub answers: &'static [(u16, &'static str)],
 }
@@ -134,15 +134,15 @@ pub struct Operation {
 macro_rules! table {
     ($( $op:ident $name:literal $method:ident $path:literal $access:ident $summary:literal $arguments:expr, $takes:expr, $answers:expr; )*) => {
         /// The table.
-        pub const TABLE: &[Operation] = &[ $( Operation {
-            op: Op::$op, name: $name, method: Method::$method, path: $path, access: Access::$access, summary: $summary,
+        pub const OPERATIONS: &[Operation] = &[ $( Operation {
+            op: OperationId::$op, name: $name, method: Method::$method, path: $path, access: RequiredAccess::$access, summary: $summary,
             arguments: &$arguments, takes: $takes, answers: &$answers,
         }, )* ];
     };
 }
 
-use Argument::{Cursor, Day, Digest, Flag, Limit, Request, Tag, Words};
-use Takes::{Bytes, Component, Json, ManifestPatch, MaybeJson, Nothing, Range};
+use QueryParameter::{Cursor, Day, Digest, Flag, Limit, OneOf, Request, Tag};
+use RequestBody::{Bytes, Component, Json, ManifestPatch, MaybeJson, Nothing, Range};
 
 table! {
     Whoami "whoami" GET "whoami" AnyKey "Says whose key this is." [], Nothing, [(200, "Whoami")];
@@ -151,7 +151,7 @@ table! {
     Prices "getPrices" GET "prices" AnyKey "What work costs." [], Nothing, [(200, "Prices")];
     Limits "getOwnLimits" GET "limits" Read "The tenant's limits, and what is used of them." [], Nothing, [(200, "Limits")];
     Usage "getUsage" GET "usage" Read "What was used and what it costs; as JSON, or as CSV in FOCUS columns."
-        [Day("from"), Day("to"), Words("by", &["day", "function", "version"])], Nothing, [(200, "Usage")];
+        [Day("from"), Day("to"), OneOf("by", &["day", "function", "version"])], Nothing, [(200, "Usage")];
     Audit "listAudit" GET "audit" Admin "What was done through this API, newest first." [Limit, Cursor], Nothing, [(200, "Audit")];
     Receipt "getReceipt" GET "requests/{id}" Read "What a request took and costs." [], Nothing, [(200, "ReceiptView")];
     ListFunctions "listFunctions" GET "functions" Read "The functions." [Limit, Cursor], Nothing, [(200, "Functions")];
@@ -214,7 +214,7 @@ table! {
 }
 
 /// What a method and a path lead to.
-pub enum Found {
+pub enum RouteMatch {
     /// An operation, and what stands for the names in braces.
     Operation(&'static Operation, Vec<String>),
     /// The path is known with other methods only.
@@ -241,17 +241,17 @@ fn captures(template: &str, path: &str) -> Option<Vec<String>> {
 }
 
 /// Finds an operation. `path` is what follows `/api/v1/`.
-pub fn find(method: &Method, path: &str) -> Found {
+pub fn find(method: &Method, path: &str) -> RouteMatch {
     let mut others = Vec::new();
-    for operation in TABLE {
+    for operation in OPERATIONS {
         if let Some(names) = captures(operation.path, path) {
             if operation.method == *method {
-                return Found::Operation(operation, names);
+                return RouteMatch::Operation(operation, names);
             }
             others.push(operation.method.as_str());
         }
     }
-    if others.is_empty() { Found::Nothing } else { Found::Methods(others.join(", ")) }
+    if others.is_empty() { RouteMatch::Nothing } else { RouteMatch::Methods(others.join(", ")) }
 }
 
 #[cfg(test)]
@@ -262,15 +262,15 @@ mod tests {
     #[test]
     fn a_path_leads_to_one_operation_and_other_methods_are_named() {
         assert!(
-            matches!(find(&Method::PUT, "functions/blur/tags/next"), Found::Operation(o, names) if o.op == Op::SetTag && names == ["blur", "next"])
+            matches!(find(&Method::PUT, "functions/blur/tags/next"), RouteMatch::Operation(o, names) if o.op == OperationId::SetTag && names == ["blur", "next"])
         );
         assert!(
-            matches!(find(&Method::POST, "functions/blur"), Found::Methods(allowed) if allowed == "GET, PUT, PATCH, DELETE")
+            matches!(find(&Method::POST, "functions/blur"), RouteMatch::Methods(allowed) if allowed == "GET, PUT, PATCH, DELETE")
         );
         for nothing in ["", "functions/", "functions/blur/", "functions/blur/tags", "function"] {
-            assert!(matches!(find(&Method::GET, nothing), Found::Nothing), "{nothing}");
+            assert!(matches!(find(&Method::GET, nothing), RouteMatch::Nothing), "{nothing}");
         }
         let mut seen = HashSet::new();
-        assert!(TABLE.iter().all(|o| seen.insert(o.name) && seen.insert(o.path) | !o.path.is_empty()));
+        assert!(OPERATIONS.iter().all(|o| seen.insert(o.name) && seen.insert(o.path) | !o.path.is_empty()));
     }
 }

@@ -1,8 +1,8 @@
 //! What the audit log says of a call.
 
-use super::authorize::TenantAccess;
-use super::call::Call;
-use super::table::Operation;
+use super::authorize::TenantGrant;
+use super::call::ApiCall;
+use super::operations::Operation;
 use gannet_base::body::ResponseBody;
 use gannet_base::identity::Caller;
 use gannet_base::records::AuditRecord;
@@ -27,19 +27,19 @@ impl AuditSubject {
 /// what is a tenant's.
 pub(super) fn audit_entry(
     operation: &Operation,
-    call: &Call,
-    acting: Option<&TenantAccess>,
+    call: &ApiCall,
+    grant: Option<&TenantGrant>,
 ) -> Option<(String, AuditRecord)> {
     let operator = call.caller == Caller::Operator;
     let reads = operation.method == http::Method::GET;
-    if reads && !(operator && acting.is_some()) {
+    if reads && !(operator && grant.is_some()) {
         return None;
     }
     let actor = match &call.caller {
         Caller::Tenant(key) => key.record.id.clone(),
         _ => OPERATOR.to_owned(),
     };
-    let whose = acting.map_or_else(|| OPERATOR.to_owned(), |acting| acting.tenant.to_string());
+    let whose = grant.map_or_else(|| OPERATOR.to_owned(), |grant| grant.tenant.to_string());
     let entry = AuditRecord {
         request: call.inbound.id.to_string(),
         time: jiff::Timestamp::now(),

@@ -2,42 +2,42 @@
 
 use crate::access::AccessError;
 use crate::control::Control;
-use crate::respond::{Done, raw};
+use crate::respond::{ReplyStatus, raw};
 use bytes::Bytes;
 use gannet_base::bill::StartKind;
 use gannet_base::body::ResponseBody;
 use gannet_base::identity::Caller;
 use gannet_base::refusal::Refusal;
-use gannet_fleet::inbound::{Inbound, Listener};
+use gannet_fleet::inbound::{InboundRequest, ListenerRole};
 use http::{Method, Response};
 use std::fmt::Write;
 
 impl Control {
-    pub(super) fn ops(
+    pub(super) fn health_endpoints(
         &self,
-        inbound: &Inbound,
+        inbound: &InboundRequest,
         caller: &Caller,
         path: &str,
     ) -> Result<Option<Response<ResponseBody>>, Refusal> {
         let (done, text) = match path {
-            "/healthz" => (Done::Ok, "ok\n".to_owned()),
+            "/healthz" => (ReplyStatus::Ok, "ok\n".to_owned()),
             "/readyz" => {
                 // Ready to be fast: a spare, or a worker, is there.
                 if self.pool.counts().iter().any(|counts| counts.workers + counts.spares > 0) {
-                    (Done::Ok, "ready\n".to_owned())
+                    (ReplyStatus::Ok, "ready\n".to_owned())
                 } else {
-                    (Done::NotReady, "no worker yet\n".to_owned())
+                    (ReplyStatus::NotReady, "no worker yet\n".to_owned())
                 }
             }
             // Sums of all tenants are the operator's: behind a door of its own nobody else comes; at the other, with the key.
-            "/metrics" if !self.dev && inbound.listener != Listener::Admin && *caller != Caller::Operator => {
+            "/metrics" if !self.dev && inbound.listener != ListenerRole::Admin && *caller != Caller::Operator => {
                 return Err(match caller {
                     Caller::Anonymous => AccessError::KeyNeeded,
                     _ => AccessError::NotFound,
                 }
                 .into());
             }
-            "/metrics" => (Done::Ok, self.metrics()),
+            "/metrics" => (ReplyStatus::Ok, self.metrics()),
             _ => return Ok(None),
         };
         if !matches!(inbound.parts.method, Method::GET | Method::HEAD) {

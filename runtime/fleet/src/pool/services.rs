@@ -5,7 +5,7 @@ use crate::logs::Logs;
 use crate::pool::worker::Worker;
 use crate::pool::{Pool, PoolError};
 use gannet_base::bill::price::Price;
-use gannet_state::config::Live;
+use gannet_state::config::LiveConfig;
 use gannet_state::ledger::Ledger;
 use gannet_state::registry::{Snapshot, Version};
 use gannet_state::secrets::Vault;
@@ -24,7 +24,7 @@ pub struct PoolServices {
     /// Where memory kept is charged.
     pub ledger: Arc<Ledger>,
     /// Prices.
-    pub live: Live,
+    pub live: LiveConfig,
 }
 
 /// Opens the secrets that a version names, as they are now.
@@ -51,13 +51,13 @@ impl Pool {
     /// Where a worker is, and what work costs there now.
     pub(super) fn price(&self, worker: &Worker) -> (&str, Price) {
         let file = self.services.live.load();
-        let served = worker.slot().and_then(|slot| self.slots.get(slot)).or_else(|| self.slots.first());
-        let own = served.and_then(|served| file.gpus.get(served.slot)).and_then(|gpu| gpu.micro_units_per_s);
+        let gpu_slot = worker.slot().and_then(|slot| self.slots.get(slot)).or_else(|| self.slots.first());
+        let own = gpu_slot.and_then(|gpu_slot| file.gpus.get(gpu_slot.slot)).and_then(|gpu| gpu.micro_units_per_s);
         let price = Price {
             gpu_micro_units_per_s: own.unwrap_or(file.prices.gpu_micro_units_per_s),
             cpu_micro_units_per_s: file.prices.cpu_micro_units_per_s,
             resident_micro_units_per_gib_s: file.prices.resident_micro_units_per_gib_s,
         };
-        (served.map_or("none", |served| served.class.as_str()), price)
+        (gpu_slot.map_or("none", |gpu_slot| gpu_slot.class.as_str()), price)
     }
 }
