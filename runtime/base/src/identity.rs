@@ -20,7 +20,7 @@ pub struct Key {
     pub rate: Arc<Bucket>,
     /// When it was last used, in seconds since 1970; 0 for never.
     pub used_s: AtomicU64,
-    /// What of that is in the store.
+    /// The last persisted value of `used_s`.
     pub persisted_used_s: AtomicU64,
 }
 

@@ -121,15 +121,17 @@ def stream_of(tokens, leave_after):
 
 
 def leaves():
-    """A client that leaves stops the generation within one token, and pays for what was done. What a token costs is seen from answers
-    that differ by four."""
+    """A client that leaves stops the generation within one token, and pays for what was done. A token is a submission to the GPU, so
+    slices count tokens; GPU time would too, but a software driver's is processor time, which varies by more than a token."""
+    stream_of(2, 1000)
     two, six = (stream_of(tokens, 1000) for tokens in (2, 6))
-    token = (six["gpu_ns"] - two["gpu_ns"]) / 4
+    token = (six["slices"] - two["slices"]) / 4
+    assert token >= 0.5, (two["slices"], six["slices"])
     left = stream_of(500, 2)
-    tokens = 2 + (left["gpu_ns"] - two["gpu_ns"]) / token
+    tokens = 2 + (left["slices"] - two["slices"]) / token
     print(f"a client that left after 2 of 500 tokens pays for {tokens:.1f}, {left['gpu_ms']} ms, as a fault of the {left['fault']}")
-    # One token may be under way when it leaves, and one more begins before that is known; times vary by some tenths.
-    assert 1 < tokens < 5 and left["error"] == "client_closed" and left["gpu_ms"] > 0, left
+    # One token may be under way when it leaves, and one more begins before that is known; a prompt may take a slice more or less.
+    assert 1 <= tokens < 5 and left["error"] == "client_closed" and left["gpu_ms"] > 0, left
 
 
 def wrong():

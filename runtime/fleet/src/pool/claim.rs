@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 /// The table that all claims share.
 pub(crate) type SharedWorkerTable = Arc<Mutex<WorkerTable<Arc<Worker>>>>;
 
-/// A seat in a worker.
+/// A request's claim on a worker that has its version loaded. Dropping it lets the worker go.
 #[derive(Debug)]
 pub struct WorkerClaim {
     worker: Arc<Worker>,
