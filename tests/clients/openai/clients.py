@@ -6,6 +6,7 @@ import base64
 import http.client
 import json
 import pathlib
+import statistics
 import struct
 import sys
 import time
@@ -123,15 +124,18 @@ def stream_of(tokens, leave_after):
 def leaves():
     """A client that leaves stops the generation within one token, and pays for what was done. A token is a submission to the GPU, so
     slices count tokens; GPU time would too, but a software driver's is processor time, which varies by more than a token."""
-    stream_of(2, 1000)
-    two, six = (stream_of(tokens, 1000) for tokens in (2, 6))
-    token = (six["slices"] - two["slices"]) / 4
-    assert token >= 0.5, (two["slices"], six["slices"])
-    left = stream_of(500, 2)
-    tokens = 2 + (left["slices"] - two["slices"]) / token
+    told = []
+    for _ in range(3):
+        two, six = (stream_of(tokens, 1000) for tokens in (2, 6))
+        token = (six["slices"] - two["slices"]) / 4
+        assert token >= 0.5, (two["slices"], six["slices"])
+        left = stream_of(500, 2)
+        assert left["error"] == "client_closed" and left["gpu_ms"] > 0, left
+        told.append(2 + (left["slices"] - two["slices"]) / token)
+    tokens = statistics.median(told)
     print(f"a client that left after 2 of 500 tokens pays for {tokens:.1f}, {left['gpu_ms']} ms, as a fault of the {left['fault']}")
     # One token may be under way when it leaves, and one more begins before that is known; a prompt may take a slice more or less.
-    assert 1 <= tokens < 5 and left["error"] == "client_closed" and left["gpu_ms"] > 0, left
+    assert 1 <= tokens < 5, told
 
 
 def wrong():
