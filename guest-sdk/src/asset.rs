@@ -1,16 +1,17 @@
 //! Assets: weights and tables that the manifest names under `[assets]`.
 //!
-//! On the GPU they lie ready, shared by all requests, and a [`View`] binds a range of one to a kernel without a copy. On the
-//! CPU they can be read like a file, for headers and vocabularies.
+//! The server keeps them on the GPU, shared by all requests. A [`View`] binds a range of an asset to a kernel, without
+//! a copy if its offset is aligned. On the CPU, assets can be read like files, for example for headers and
+//! vocabularies.
 
 use crate::bindings::gannet::gpu::{asset as wit_asset, binding as wit_binding};
 use crate::gpu::{Bind, Error, Result, Source};
 use std::io;
 
-/// Bytes that [`Reader`] asks for at a time.
+/// Bytes that [`Reader`] reads ahead at a time.
 const READ_AHEAD: u64 = 256 * 1024;
 
-/// An asset, by the name that the manifest gives it.
+/// An asset that the manifest names under `[assets]`: read-only bytes.
 ///
 /// ```no_run
 /// # use gannet_sdk::{asset::Asset, gpu};
@@ -24,7 +25,9 @@ const READ_AHEAD: u64 = 256 * 1024;
 pub struct Asset(wit_asset::Asset);
 
 impl Asset {
-    /// Opens an asset.
+    /// Opens an asset by the name that the manifest gives it.
+    ///
+    /// An unknown name is `gpu::Error::NotFound`.
     ///
     /// ```no_run
     /// # use gannet_sdk::asset::Asset;
@@ -48,7 +51,7 @@ impl Asset {
         self.0.size()
     }
 
-    /// Whether it has no bytes, which none has.
+    /// Whether the asset has no bytes. It is always false: an asset has at least one byte.
     ///
     /// ```no_run
     /// # use gannet_sdk::asset::Asset;
@@ -59,7 +62,9 @@ impl Asset {
         self.len() == 0
     }
 
-    /// Reads `size` bytes from `offset` on the CPU, at most 64 MiB at once.
+    /// Reads `size` bytes from byte `offset` on the CPU.
+    ///
+    /// A range past the end is `gpu::Error::InvalidArgument`; more than 64 MiB at once is `gpu::Error::TooLarge`.
     ///
     /// ```no_run
     /// # use gannet_sdk::asset::Asset;
@@ -71,8 +76,14 @@ impl Asset {
         self.0.read(offset, size)
     }
 
-    /// A range to bind to a variable that a kernel only reads. It costs nothing where `offset` is a multiple of the device's
-    /// `storage_binding_alignment`; else the range is copied, and the copy counts against the request's GPU memory.
+    /// A range of `size` bytes from byte `offset`, to bind to a variable that a kernel only reads.
+    ///
+    /// It costs nothing if `offset` is a multiple of the device's `storage_binding_alignment`, unless the range spans
+    /// two of the GPU buffers that hold a large asset. Any other range is copied, and the copy counts against the
+    /// request's GPU memory.
+    ///
+    /// A range that is empty or past the end is `gpu::Error::InvalidArgument`; one over the device's limit for a
+    /// binding is `gpu::Error::TooLarge`.
     ///
     /// ```no_run
     /// # use gannet_sdk::{asset::Asset, gpu};
@@ -86,7 +97,7 @@ impl Asset {
         Ok(View(self.0.view(offset, size)?))
     }
 
-    /// Reads it like a file.
+    /// A reader that starts at the first byte.
     ///
     /// ```no_run
     /// # use gannet_sdk::asset::Asset;
@@ -100,7 +111,7 @@ impl Asset {
     }
 }
 
-/// A range of an asset, as a kernel's binding.
+/// A range of an asset, to bind to a kernel's variable.
 ///
 /// ```
 /// # use gannet_sdk::{asset::View, gpu};
@@ -124,7 +135,7 @@ impl View {
         self.0.size()
     }
 
-    /// Whether it has no bytes, which none has.
+    /// Whether the view has no bytes. It is always false: a view has at least one byte.
     ///
     /// ```no_run
     /// # use gannet_sdk::asset::Asset;
@@ -142,7 +153,7 @@ impl Bind for &View {
     }
 }
 
-/// An asset as a file; see [`Asset::reader`].
+/// Reads an asset like a file; see [`Asset::reader`].
 ///
 /// ```no_run
 /// # use gannet_sdk::asset::{Asset, Reader};
@@ -157,10 +168,10 @@ impl Bind for &View {
 #[derive(Debug)]
 pub struct Reader<'a> {
     asset: &'a Asset,
-    /// Where what is read ahead begins.
+    /// Offset of `ahead` in the asset.
     at: u64,
     ahead: Vec<u8>,
-    /// How much of it was handed out.
+    /// Bytes of `ahead` that were consumed.
     used: usize,
 }
 
@@ -205,12 +216,12 @@ impl io::Seek for Reader<'_> {
             io::SeekFrom::Current(offset) => here.checked_add_signed(offset),
         };
         let target =
-            target.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a position before the start"))?;
+            target.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "seek to a position before the start"))?;
         let within = target.checked_sub(self.at).and_then(|within| usize::try_from(within).ok());
         match within.filter(|within| *within <= self.ahead.len()) {
             Some(within) => self.used = within,
             None => {
-                // What was read ahead lies elsewhere.
+                // The target is outside of `ahead`.
                 self.ahead.clear();
                 (self.at, self.used) = (target, 0);
             }

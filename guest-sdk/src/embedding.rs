@@ -1,5 +1,6 @@
-//! Models of embeddings behind OpenAI's API: a model brings its tokens and its forward pass ([`Embedder`]), and this the rest:
-//! `GET /v1/models` and `POST /v1/embeddings`, with texts, tokens and lists of either, numbers or base64, usage, errors.
+//! Embedding models behind OpenAI's API. A function implements [`Embedder`], the tokens and the forward pass of its
+//! model. [`serve`] does the rest: `GET /v1/models` and `POST /v1/embeddings`, with texts, tokens and lists of either
+//! as input, numbers or base64 as output, usage, and errors.
 //!
 //! ```no_run
 //! use gannet_sdk::{embedding::{self, Embedder}, gpu, http::{Request, Response}, openai::Refusal};
@@ -38,7 +39,7 @@ use crate::gpu;
 use crate::http::{Request, Response};
 use crate::openai::{Embedding, EmbeddingList, EmbeddingRequest, Input, ModelList, Refusal, Usage, json};
 
-/// A model of embeddings. The module has a whole one.
+/// An embedding model. The [module's documentation](self) has a complete example.
 ///
 /// ```
 /// # use gannet_sdk::{embedding::Embedder, gpu};
@@ -48,26 +49,27 @@ use crate::openai::{Embedding, EmbeddingList, EmbeddingRequest, Input, ModelList
 /// }
 /// ```
 pub trait Embedder {
-    /// What it is called in answers, where the request does not say.
+    /// The model's name in `GET /v1/models`, and in responses to requests that name no model.
     fn name(&self) -> &str;
 
-    /// How many tokens there are.
+    /// Number of tokens that the model knows. Token ids are below it.
     fn vocabulary(&self) -> u32;
 
-    /// Numbers of an embedding.
+    /// Number of values in an embedding.
     fn width(&self) -> u32;
 
-    /// The most tokens of a text.
+    /// The most tokens of one text. Inputs that are lists of more tokens are refused.
     fn tokens_max(&self) -> usize;
 
-    /// The tokens of a text, as the model was trained: with those that begin and end it, and cut where it is too long.
+    /// Returns the tokens of a text as the model was trained on them: with the tokens that begin and end a text, and
+    /// cut to `tokens_max`.
     fn tokens(&self, text: &str) -> Result<Vec<u32>, Refusal>;
 
-    /// The embeddings of texts, one for each.
+    /// Returns one embedding of `width` values for each text, given as tokens.
     fn embed(&self, texts: &[Vec<u32>]) -> gpu::Result<Vec<Vec<f32>>>;
 }
 
-/// Answers a request of an OpenAI client.
+/// Handles a request of an OpenAI client. Errors are responses in OpenAI's shape ([`Refusal`]).
 ///
 /// ```
 /// # use gannet_sdk::{embedding::{self, Embedder}, http::{Request, Response}};
@@ -93,7 +95,7 @@ fn tokens(input: &Input, model: &dyn Embedder) -> Result<Vec<u32>, Refusal> {
         }
         Input::Tokens(tokens) => match tokens.iter().find(|token| **token >= model.vocabulary()) {
             Some(unknown) => {
-                Err(Refusal::invalid("input", format!("token {unknown}; this model has {}", model.vocabulary())))
+                Err(Refusal::invalid("input", format!("token {unknown}; this model has {} tokens", model.vocabulary())))
             }
             None => Ok(tokens.clone()),
         },

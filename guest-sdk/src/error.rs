@@ -1,10 +1,10 @@
-//! The error of a handler: a status, a code and a text for the caller. `http` turns it into a response.
+//! The error of a handler: a status, a code and a message for the caller. `http` turns it into a response.
 
 use crate::gpu;
 use std::any::Any;
 use std::fmt;
 
-/// What a handler answers.
+/// The result of a handler.
 ///
 /// ```
 /// # use gannet_sdk::Result;
@@ -15,10 +15,11 @@ use std::fmt;
 /// ```
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A failed request: a status and a text for the caller, sent as `application/problem+json`.
+/// A failed request: a status, a stable code and a message for the caller, sent as `application/problem+json`
+/// (RFC 9457).
 ///
-/// Any error converts into it with `?`. GPU errors keep their meaning: a rejected kernel is 422, a used-up
-/// quota or budget 502, a passed deadline 504. Everything else is 500.
+/// Any error converts into it with `?`. GPU errors get a status by their kind: 422 for a rejected kernel, 502 for a
+/// used-up memory quota or loop budget and for a lost device, 504 for a passed deadline. All other errors are 500.
 ///
 /// ```
 /// # use gannet_sdk::Error;
@@ -35,7 +36,8 @@ pub struct Error {
 }
 
 impl Error {
-    /// An error with a status and a message for the caller.
+    /// An error with a status and a message for the caller. Its code is `bad_request` for statuses below 500, and
+    /// `internal` for all others.
     ///
     /// ```
     /// # use gannet_sdk::Error;
@@ -46,7 +48,7 @@ impl Error {
         Self { status, code, message: message.into() }
     }
 
-    /// Gives the error a stable code for programs.
+    /// Replaces the code, by which programs tell errors apart.
     ///
     /// ```
     /// # use gannet_sdk::Error;
@@ -57,7 +59,7 @@ impl Error {
         self
     }
 
-    /// The response's status.
+    /// The status of the response.
     ///
     /// ```
     /// # use gannet_sdk::Error;
@@ -84,7 +86,7 @@ impl fmt::Display for Error {
     }
 }
 
-// `Error` itself is no `std::error::Error`, or this would overlap with `From<T> for T`.
+// `Error` does not implement `std::error::Error`: this impl would then overlap with `From<T> for T`.
 impl<E: std::error::Error + 'static> From<E> for Error {
     fn from(error: E) -> Self {
         match (&error as &dyn Any).downcast_ref::<gpu::Error>() {

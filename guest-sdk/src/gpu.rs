@@ -1,7 +1,7 @@
 //! Compute on the GPU: buffers, kernels, batches.
 //!
-//! What the host refuses is an [`Error`], which names the value and the limit. With `?` it becomes a
-//! response with a fitting status.
+//! Operations that the host refuses return an [`Error`], which names the value and the limit. In a handler, `?`
+//! turns it into a response with the status [`Error::status`].
 
 mod error;
 mod grid;
@@ -23,7 +23,7 @@ pub use grid::{Grid, grid_1d, grid_2d};
 pub use info::{Device, Features, Limits};
 pub use kernel::{__record, __record_length, Declared, Kernel};
 
-/// What the device can do.
+/// Returns the limits and features of the GPU that this function uses. They stay the same for the life of the instance.
 ///
 /// ```no_run
 /// assert!(gannet_sdk::gpu::device().limits.workgroup_invocations_max >= 128);

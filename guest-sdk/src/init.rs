@@ -1,11 +1,13 @@
-//! The end of a function's `init`, which runs once, at deploy, before its memory becomes a snapshot.
+//! The code that runs after a function's `init`, before the instance's memory becomes a snapshot.
 
 use crate::gpu;
 use std::any::Any;
 use std::fmt;
 
-/// Ends an `init`: what it answers, as the export says it. The C library has copied the environment when it was first asked for
-/// a variable; an instance is to see its own, with secrets, so that copy is forgotten.
+/// Discards the C library's copy of the environment, and converts the result of an `init` to that of the export.
+///
+/// The C library copies the environment when a variable is first looked up. That copy would become part of the
+/// snapshot, and instances would not see their own environment, which includes the secrets.
 #[doc(hidden)]
 pub fn initialized(answered: impl IntoInit) -> std::result::Result<(), String> {
     #[cfg(target_os = "wasi")]
@@ -14,16 +16,16 @@ pub fn initialized(answered: impl IntoInit) -> std::result::Result<(), String> {
             fn __wasilibc_deinitialize_environ();
         }
         // SAFETY: wasi-libc's own function for this (`wasi/libc-environ.h`). A component has one thread, and nothing
-        // holds a pointer into the environment: Rust copies what it reads.
+        // holds a pointer into the environment, because Rust copies what it reads.
         unsafe { __wasilibc_deinitialize_environ() };
     }
     answered.into_init()
 }
 
-/// What an `init` may answer.
+/// A result that an `init` may have: nothing, or a `Result` whose error can be shown.
 #[doc(hidden)]
 pub trait IntoInit {
-    /// As the export says it.
+    /// Converts it to the result of the export.
     fn into_init(self) -> std::result::Result<(), String>;
 }
 
@@ -35,7 +37,7 @@ impl IntoInit for () {
 
 impl<E: fmt::Display + 'static> IntoInit for std::result::Result<(), E> {
     fn into_init(self) -> std::result::Result<(), String> {
-        // The GPU's errors would be shown as they are written in Rust.
+        // `Display` of the generated error type prints it as Rust code.
         self.map_err(|error| match (&error as &dyn Any).downcast_ref::<gpu::Error>() {
             Some(gpu) => gpu.message().to_owned(),
             None => error.to_string(),

@@ -19,8 +19,8 @@
 //! }
 //! ```
 //!
-//! Build it as a `cdylib` for `wasm32-wasip2` and deploy it with `gannet deploy`. Kernels that lie in
-//! files are declared with [`gpu::kernel!`], so that the server checks and compiles them at deploy.
+//! Build it as a `cdylib` for `wasm32-wasip2` and deploy it with `gannet deploy`. Kernels in files of their
+//! own are declared with [`gpu::kernel!`], so that the server checks and compiles them at deploy.
 
 // Each module imports only those above it.
 #[doc(hidden)]
@@ -46,7 +46,7 @@ pub use error::{Error, Result};
 pub use gannet_sdk_macros::{handler, init};
 pub use http::IntoResponse;
 
-/// For the macros. Not part of the interface.
+/// Used by code that the macros generate. Not part of the public API.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::bindings;

@@ -1,5 +1,5 @@
-//! Requests to other servers. A function may send them only to the hosts that its manifest lists in `[http]
-//! allowed_outbound_hosts`.
+//! Outbound HTTP: requests to other servers. A function may send them only to the hosts that its manifest lists in
+//! `[http] allowed_outbound_hosts`.
 
 use crate::bindings::wasi::http::outgoing_handler;
 use crate::bindings::wasi::http::types::{
@@ -9,7 +9,7 @@ use crate::bindings::wasi::io::streams::StreamError;
 use crate::error::{Error, Result};
 use crate::http::write_all;
 
-/// Bytes that are read at a time.
+/// Most bytes of one read of a response body.
 const READ_BYTES: u64 = 64 * 1024;
 
 /// A request to another server.
@@ -29,7 +29,7 @@ pub struct Call {
     body: Vec<u8>,
 }
 
-/// What another server has answered.
+/// The response of another server, with its whole body.
 ///
 /// ```no_run
 /// # fn check() -> gannet_sdk::Result<bool> {
@@ -46,7 +46,8 @@ pub struct Answer {
 }
 
 impl Call {
-    /// A request with any method.
+    /// A request with any method. `url` begins with `http://` or `https://`; [`send`](Self::send) fails with status 500
+    /// otherwise.
     ///
     /// ```
     /// # use gannet_sdk::outbound::Call;
@@ -76,7 +77,7 @@ impl Call {
         Self { body: body.into(), ..Self::new("POST", url) }
     }
 
-    /// Adds a header.
+    /// Adds a header. [`send`](Self::send) adds `content-length` itself.
     ///
     /// ```
     /// # use gannet_sdk::outbound::Call;
@@ -87,8 +88,10 @@ impl Call {
         self
     }
 
-    /// Sends it and waits for the whole answer. A host that the manifest does not list is 403; one that cannot be reached
-    /// is 502.
+    /// Sends the request and waits for the whole response.
+    ///
+    /// The error has status 403 and code `outbound_denied` if the manifest does not list the host, and status 502 and
+    /// code `outbound_failed` if the host cannot be reached. A response that breaks off is 502 too.
     ///
     /// ```no_run
     /// # fn send() -> gannet_sdk::Result<()> {
@@ -102,7 +105,7 @@ impl Call {
         let outgoing = request.body().map_err(|()| Error::new(500, "the body is taken"))?;
         let answer = outgoing_handler::handle(request, None).map_err(|code| call_error(&self.url, &code))?;
         let stream = outgoing.write().map_err(|()| Error::new(500, "the body is taken"))?;
-        // The other side may answer without reading all of it.
+        // A server may respond before it has read the whole body, so a failed write is no error.
         let written = write_all(&stream, &self.body);
         drop(stream);
         if written.is_ok() {
@@ -110,7 +113,7 @@ impl Call {
         }
         answer.subscribe().block();
         let answer = answer.get().and_then(std::result::Result::ok);
-        let answer = answer.ok_or_else(|| Error::new(500, "the answer is not there"))?;
+        let answer = answer.ok_or_else(|| Error::new(500, "the response is missing"))?;
         Answer::receive(&answer.map_err(|code| call_error(&self.url, &code))?)
     }
 
@@ -165,7 +168,7 @@ fn call_error(url: &str, code: &ErrorCode) -> Error {
 
 impl Answer {
     fn receive(response: &IncomingResponse) -> Result<Self> {
-        let broken = |what: String| Error::new(502, format!("the answer broke off: {what}"));
+        let broken = |what: String| Error::new(502, format!("the response broke off: {what}"));
         let (status, headers) = (response.status(), response.headers().entries());
         let incoming = response.consume().map_err(|()| broken("its body is taken".into()))?;
         let stream = incoming.stream().map_err(|()| broken("its body is taken".into()))?;
@@ -179,7 +182,7 @@ impl Answer {
         }
     }
 
-    /// Its status.
+    /// The status.
     ///
     /// ```no_run
     /// # fn status(answer: gannet_sdk::outbound::Answer) {
@@ -190,7 +193,7 @@ impl Answer {
         self.status
     }
 
-    /// A header of it, if it is text.
+    /// The value of the first header with this name, regardless of case; `None` if there is none or it is not UTF-8.
     ///
     /// ```no_run
     /// # fn kind(answer: gannet_sdk::outbound::Answer) {
@@ -202,7 +205,7 @@ impl Answer {
         std::str::from_utf8(value).ok()
     }
 
-    /// Its body.
+    /// The whole body.
     ///
     /// ```no_run
     /// # fn body(answer: gannet_sdk::outbound::Answer) {

@@ -1,5 +1,5 @@
 //! Runs one kernel with no server: `cargo run --release -p gannet-host-gpu --example double`.
-#![expect(clippy::print_stdout, reason = "it is a program")]
+#![expect(clippy::print_stdout, reason = "an example program")]
 
 use gannet_host_gpu::{
     Batch, Binding, BindingSource, Device, KernelCatalog, Session, SessionLimits, adapter, discover,
@@ -43,6 +43,6 @@ async fn main() -> Result<(), gannet_host_gpu::Error> {
             receipt.clock
         );
     }
-    // Dropping a device waits for the GPU without a limit; a process that is done just ends.
+    // Dropping the device would wait for the GPU without a limit, so the process just exits.
     std::process::exit(0);
 }

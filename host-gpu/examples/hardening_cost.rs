@@ -1,5 +1,5 @@
-//! What hardening costs: runs kernels plain, with budgets, sliceable, and with both, side by side, and prints the
-//! median GPU time of each in nanoseconds: `hardening_cost [ROUNDS]`.
+//! Measures the cost of hardening: runs kernels plain, with budgets, sliceable, and with both, in turns, and prints the
+//! median GPU time of each variant in nanoseconds. Usage: `hardening_cost [ROUNDS]`.
 #![expect(clippy::print_stdout, reason = "a program for measuring")]
 
 use gannet_host_gpu::harden::Passes;
@@ -14,7 +14,7 @@ struct Case {
     name: &'static str,
     wgsl: &'static str,
     entry: &'static str,
-    /// Bytes of each variable, and the first words of it.
+    /// Size in bytes and first words of each variable's buffer.
     data: Vec<(usize, Vec<u32>)>,
     grid: [u32; 3],
 }
@@ -58,7 +58,7 @@ async fn time(device: &Arc<Device>, kernel: &Arc<Kernel>, case: &Case) -> Result
         let source = BindingSource::Buffer(buffer, 0, None);
         bindings.push(Binding { group: variable.group, index: variable.index, source });
     }
-    // What fills the buffers is not what is measured.
+    // The first submission fills the buffers, so only the second is measured.
     batch.dispatch(&session, kernel, bindings, case.grid)?;
     batch.encode(&mut session)?.submit().await?.wait().await?;
     Ok(batch.encode(&mut session)?.submit().await?.wait().await?.gpu_ns)
@@ -90,7 +90,7 @@ fn main() -> Result<(), Error> {
         });
         println!("{} {}", case.name, medians.collect::<Vec<_>>().join(" "));
     }
-    // Dropping a device waits for the GPU without a limit, and what drivers do at exit has crashed.
+    // Dropping the device would wait for the GPU without a limit, and drivers' exit handlers have crashed.
     let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! The work of `functions/measure` and of `blur`, written straight on wgpu without sandbox, quota or server: the
-//! yardstick of `scripts/bench`. `native NAME ROUNDS` prints the nanoseconds of each round, a line each.
+//! The work of `functions/measure` and of `blur`, written directly on wgpu without sandbox, quota or server. It is the
+//! baseline of `scripts/bench`. `native NAME ROUNDS` prints the nanoseconds of each round, one per line.
 //!
-//! It does what one would do by hand: buffers, pipelines and bind groups are made once, one thread submits and
-//! polls, each submission is timed by timestamps.
+//! It is a typical hand-written program: buffers, pipelines and bind groups are created once, one thread submits and
+//! polls, and each submission is timed by timestamps.
 #![expect(clippy::print_stdout, clippy::unwrap_used, clippy::indexing_slicing, reason = "a program for measuring")]
 
 use std::sync::mpsc;
@@ -11,7 +11,7 @@ use wgpu::{Buffer, BufferUsages, CommandBuffer, CommandEncoder, ComputePipeline,
 
 const ADD: &str = include_str!("../../functions/measure/src/add.wgsl");
 const MATMUL: &str = include_str!("../../functions/measure/src/matmul.wgsl");
-/// 2048 rounds of 8 vec4, a multiplication and an addition each, in each of 2¹⁶ invocations.
+/// Each of 2¹⁶ invocations does 2048 rounds of a multiplication and an addition on each of 8 vec4.
 const PEAK: &str = "
 @group(0) @binding(0) var<storage, read_write> out: array<f32>;
 
@@ -43,7 +43,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
 ";
 const BLUR: &str = include_str!("../../functions/blur/src/blur.wgsl");
 
-/// Work for the GPU thread: what to upload first, and the commands.
+/// Work for the GPU thread: bytes to upload first, the commands, and the channel for the bytes that are read back.
 type Job = (Option<Vec<u8>>, CommandBuffer, mpsc::Sender<Vec<u8>>);
 
 struct Bench {
@@ -226,7 +226,7 @@ fn matmul(rounds: usize) {
     });
 }
 
-/// Both passes over 512 × 512 pixels with radius 12.
+/// Both passes of the blur over 512 × 512 pixels with radius 12.
 fn blur(rounds: usize) {
     let (device, queue) = open();
     let bytes = 512 * 512 * 4;
@@ -244,8 +244,8 @@ fn blur(rounds: usize) {
     });
 }
 
-/// A hundred million bytes from the processor's memory to the device, through two buffers that take turns, as assets go there.
-/// `fresh`: into a new buffer each time, whose memory the system has yet to find.
+/// Copies a hundred million bytes from host memory to the device through two staging buffers in turn, as assets are
+/// uploaded. `fresh`: into a new buffer each time, whose memory the system has not allocated yet.
 fn upload(rounds: usize, fresh: bool) {
     const PART: usize = 4 << 20;
     let (device, queue) = open();
@@ -276,7 +276,7 @@ fn upload(rounds: usize, fresh: bool) {
     });
 }
 
-/// A hundred million bytes from one buffer of the device to another: each is read and written.
+/// Copies a hundred million bytes from one buffer of the device to another. Each byte is read and written.
 fn copy(rounds: usize) {
     let (device, queue) = open();
     let (one, two) = (storage(&device, 100_000_000), storage(&device, 100_000_000));
@@ -288,7 +288,7 @@ fn copy(rounds: usize) {
     });
 }
 
-/// Multiplications and additions in registers, 2³³ of both together: what the device computes at most in f32.
+/// Multiplications and additions in registers, 2³³ of both together: the peak throughput of the device in f32.
 fn peak(rounds: usize) {
     let (device, queue) = open();
     let (out, invocations) = (storage(&device, 4 << 16), 1u64 << 16);
@@ -316,6 +316,7 @@ fn main() {
             println!("there are small, large, many, matmul, blur, upload, upload-fresh, copy and peak, not {other}")
         }
     }
-    // Dropping a queue waits without a limit, and what drivers do at exit has crashed while a thread still polls.
+    // Dropping the queue would wait without a limit, and drivers' exit handlers have crashed while a thread still
+    // polls.
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
 }

@@ -1,9 +1,9 @@
-//! The work of `functions/chat` written straight on wgpu, with the same kernels, but not hardened, and without sandbox, quota or
-//! server: a yardstick of `scripts/bench`. `native_llm FILE.gguf PROMPT TOKENS` reads PROMPT made-up tokens, then makes TOKENS
-//! more, each the likeliest, and prints the nanoseconds of both, three times.
+//! The work of `functions/chat`, written directly on wgpu, with the same kernels, but without hardening, sandbox, quota
+//! or server. It is a baseline of `scripts/bench`. `native_llm FILE.gguf PROMPT TOKENS` reads PROMPT made-up tokens,
+//! then generates TOKENS more, always the likeliest, and prints the nanoseconds of both phases, three times.
 //!
-//! It does what one would do by hand: weights are one buffer, pipelines and bind groups are made once, and each token is encoded
-//! anew, as wgpu wants it, and read back.
+//! It is a typical hand-written program: the weights are one buffer, pipelines and bind groups are created once, and
+//! each token is encoded anew, as wgpu requires, and read back.
 #![expect(clippy::print_stdout, clippy::unwrap_used, clippy::indexing_slicing, reason = "a program for measuring")]
 
 use gannet_sdk::nn::{DType, Gguf, Rope, Value, wgsl};
@@ -30,11 +30,11 @@ fn wait<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// A device, and the kernels that were made on it.
+/// A device, and the pipelines that were created on it.
 struct Gpu {
     device: Device,
     queue: Queue,
-    /// Whether the kernels are those for software drivers.
+    /// Whether to use the `rows` kernels, which are for software drivers.
     rows: bool,
     kernels: RefCell<HashMap<(usize, &'static str), ComputePipeline>>,
 }
@@ -86,7 +86,7 @@ impl Gpu {
         let device = &self.device;
         let mut kernels = self.kernels.borrow_mut();
         let pipeline = kernels.entry((source.as_ptr().addr(), entry)).or_insert_with(|| {
-            // naga knows the operations but not yet the directive.
+            // naga knows the subgroup operations but not yet the directive.
             let source = wgpu::ShaderSource::Wgsl(source.replace("enable subgroups;", "").into());
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });
             device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
@@ -111,7 +111,7 @@ fn whole(buffer: &Buffer) -> BindingResource<'_> {
     buffer.as_entire_binding()
 }
 
-/// The numbers of the model, as in functions/chat/src/llama.rs.
+/// The dimensions of the model, as in functions/chat/src/llama.rs.
 struct Shape {
     layers: u32,
     width: u32,
@@ -123,10 +123,10 @@ struct Shape {
     rope: Rope,
 }
 
-/// Operations for so many tokens, and what changes from one submission to the next.
+/// The dispatches for `tokens` tokens, and the buffers that change from one submission to the next.
 struct Recorded {
     steps: Vec<Step>,
-    /// Steps behind the copy of the last token's row.
+    /// Steps after the copy of the last token's row.
     head: Vec<Step>,
     x: Buffer,
     last: Buffer,
@@ -171,7 +171,7 @@ impl Model {
             (DType::Q8_0, false) => wgsl::Q8_0_LANES,
             other => unreachable!("{other:?} is none of this file's"),
         };
-        // As the SDK shares the work.
+        // The same choice as in the SDK.
         let (entry, at_once) = match (self.gpu.rows, tokens) {
             (_, ..=3) => ("vector", 1),
             (true, _) if tokens.div_ceil(32) * 8 <= tokens.div_ceil(16) * 5 => ("wide", 32),
@@ -245,7 +245,7 @@ impl Model {
         Recorded { steps, head, x, last, tokens, ids, angles, places, spans, logits, readback }
     }
 
-    /// Reads tokens behind others, and answers the likeliest next.
+    /// Reads tokens that follow `read` earlier ones, and returns the likeliest next token.
     fn run(&self, recorded: &Recorded, read: u32, tokens: &[u32]) -> u32 {
         let (queue, size) = (&self.gpu.queue, self.shape.width / self.shape.heads);
         let positions: Vec<u32> = (read..read + recorded.tokens).collect();
@@ -338,11 +338,11 @@ fn main() {
             read += 1;
             made.push(next);
         }
-        // The first round compiles.
+        // The first round is not printed, because it compiles.
         if round > 0 {
             println!("{prompt_ns} {} {made:?}", began.elapsed().as_nanos());
         }
     }
-    // Dropping a device waits for the GPU without a limit, and drivers' exit handlers have crashed.
+    // Dropping the device would wait for the GPU without a limit, and drivers' exit handlers have crashed.
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
 }

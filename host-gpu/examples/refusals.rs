@@ -1,5 +1,5 @@
-//! How long refusing takes: checks kernels that no driver should see, and prints for each the median of nine times in
-//! nanoseconds and why it is refused.
+//! Measures how long a refusal takes: checks kernels that no driver should see, and prints for each the median of nine
+//! times in nanoseconds and the reason of the refusal.
 #![expect(clippy::print_stdout, reason = "a program for measuring")]
 
 use gannet_host_gpu::check::{Abilities, check};

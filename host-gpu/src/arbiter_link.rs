@@ -1,4 +1,4 @@
-//! The GPU thread's connection to an arbiter. The lease that it negotiates is in `gannet-gpu-protocol`.
+//! The GPU thread's connection to an arbiter. The protocol and the state of the lease are in `gannet-gpu-protocol`.
 
 use gannet_gpu_protocol::lease::{ArbiterMessage, HolderMessage};
 use std::sync::Arc;
@@ -6,13 +6,13 @@ use tokio::sync::mpsc;
 
 /// A connection to an arbiter.
 pub struct ArbiterLink {
-    /// What the arbiter says.
+    /// Messages from the arbiter.
     pub messages: mpsc::Receiver<ArbiterMessage>,
-    /// Sends something to it; must not wait.
+    /// Sends a message to the arbiter. Must not block.
     pub send: Box<dyn FnMut(HolderMessage) + Send>,
-    /// What to do when the device is lost.
+    /// Called when the device is lost, possibly more than once.
     pub on_loss: Arc<dyn Fn() + Send + Sync>,
-    /// Where to note what runs ([`gannet_gpu_protocol::running_kernels`]).
+    /// File in which the running kernels are noted ([`gannet_gpu_protocol::running_kernels`]).
     pub notes: Option<std::fs::File>,
 }
 

@@ -1,6 +1,6 @@
-//! GPU buffers: charged, then allocated, zeroed by wgpu before their first use.
+//! GPU buffers. They are charged before they are allocated, and wgpu zeroes them before their first use.
 //!
-//! Sessions create them ([`crate::Session::create_buffer`]); assets on the GPU are made of them.
+//! Sessions create them ([`crate::Session::create_buffer`]), and assets on the GPU consist of them.
 
 use crate::error::Error;
 use crate::memory::Charge;
@@ -8,12 +8,12 @@ use crate::memory::Charge;
 /// Offsets and sizes of copies and bindings are multiples of this many bytes.
 pub const BUFFER_ALIGNMENT: u64 = 4;
 
-/// A range of GPU memory.
+/// A buffer in GPU memory, with its charge.
 #[derive(Debug)]
 pub struct Buffer {
     pub(crate) wgpu: wgpu::Buffer,
     size: u64,
-    /// After `wgpu`, so that the memory is free before its charge is given back.
+    /// Declared after `wgpu`, so that the memory is free before its charge is returned.
     #[expect(dead_code, reason = "held for its drop")]
     charge: Charge,
 }
@@ -33,7 +33,7 @@ impl Buffer {
         Self { wgpu, size, charge }
     }
 
-    /// A buffer over memory that is there already, which `charge` pays for.
+    /// Wraps a buffer over existing memory, which `charge` pays for.
     pub(crate) fn imported(wgpu: wgpu::Buffer, charge: Charge) -> Self {
         Self { size: wgpu.size(), wgpu, charge }
     }
@@ -44,7 +44,8 @@ impl Buffer {
     }
 }
 
-/// Checks that `offset` and `size` are multiples of 4 and lie inside `total` bytes.
+/// Checks that `offset` and `size` are multiples of 4 and that the range is inside `total` bytes. `what` starts the
+/// message.
 pub(crate) fn check_range(what: &str, offset: u64, size: u64, total: u64) -> Result<(), Error> {
     if !offset.is_multiple_of(BUFFER_ALIGNMENT) || !size.is_multiple_of(BUFFER_ALIGNMENT) {
         return Err(Error::InvalidArgument(format!(

@@ -1,35 +1,35 @@
-//! What can go wrong on the GPU side, one case for each thing a caller can act on.
+//! Errors of the GPU side, with one case for each reaction that a caller may have.
 //!
-//! The cases are those of `wit/errors.wit`. Texts name the value that was refused and the limit.
+//! The cases are those of `wit/errors.wit`. Texts name the refused value and the limit.
 
 /// An error of a GPU operation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Arguments that are wrong: ranges, alignments, bindings, grids.
+    /// An invalid argument: a range, an alignment, a binding or a grid.
     #[error("{0}")]
     InvalidArgument(String),
-    /// No kernel or asset of that name.
+    /// There is no kernel or asset of that name, or the asset's file cannot be read.
     #[error("{0}")]
     NotFound(String),
-    /// WGSL that was refused; the text is `line:column: message`.
+    /// The kernel was refused. The text is `line:column: message` if the place is known.
     #[error("{0}")]
     KernelRejected(String),
-    /// The allocation would pass a memory limit.
+    /// The allocation would exceed a memory limit.
     #[error("{0}")]
     MemoryQuota(String),
-    /// Larger than the device can hold in one buffer or binding.
+    /// The size exceeds the device's limit for a buffer or binding, or the limit of one read.
     #[error("{0}")]
     TooLarge(String),
     /// A kernel ran out of its loop budget.
     #[error("{0}")]
     BudgetExhausted(String),
-    /// The request's GPU time is used up.
+    /// The request's GPU time is used up, or the request has ended.
     #[error("{0}")]
     DeadlineExceeded(String),
     /// The device lacks a feature.
     #[error("{0}")]
     Unsupported(String),
-    /// The device is gone, and with it everything on it.
+    /// The device was lost, with everything on it.
     #[error("{0}")]
     DeviceLost(String),
 }
@@ -55,8 +55,8 @@ impl Error {
     }
 }
 
-/// Maps what a wgpu error scope caught. Validation that got this far is an argument our own checks
-/// did not foresee, so wgpu's own words go to the caller.
+/// Converts an error that a wgpu error scope caught. A validation error means that our own checks missed an invalid
+/// argument, so the caller gets wgpu's own text.
 pub(crate) fn from_wgpu(error: wgpu::Error) -> Error {
     match error {
         wgpu::Error::OutOfMemory { .. } => Error::MemoryQuota("the gpu has no memory left for this allocation".into()),
@@ -65,7 +65,7 @@ pub(crate) fn from_wgpu(error: wgpu::Error) -> Error {
     }
 }
 
-/// Waits for a future that wgpu's native backends resolve at once.
+/// Returns the output of a future that wgpu's native backends resolve at once. None if it is pending.
 pub(crate) fn ready<F: Future>(future: F) -> Option<F::Output> {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match std::pin::pin!(future).poll(&mut context) {

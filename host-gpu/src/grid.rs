@@ -1,9 +1,9 @@
-//! Grids of workgroups, and how one is cut into parts that run one after the other. Pure.
+//! Grids of workgroups, and cutting a grid into parts that run one after the other. Pure.
 
-/// Workgroups along x, y and z.
+/// Number of workgroups along x, y and z.
 pub type Grid = [u32; 3];
 
-/// A part of a grid: where it begins and how large it is.
+/// A part of a grid: its first workgroup, and its size in workgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct GridPart {
     pub(crate) base: Grid,
@@ -16,13 +16,13 @@ impl GridPart {
     }
 }
 
-/// The workgroups of a grid.
+/// Returns the number of workgroups of a grid.
 pub(crate) fn workgroups(grid: Grid) -> u64 {
     grid.iter().fold(1, |product: u64, n| product.saturating_mul(u64::from(*n)))
 }
 
-/// The next part of `grid` after the first `done` workgroups, with at most `most` of them: a part of a row, whole
-/// rows, or whole planes, in the order x, y, z. None when all are done.
+/// Returns the next part of `grid` after the first `done` workgroups (in the order x, y, z), with at most `most`
+/// workgroups, but at least one. A part is a piece of a row, whole rows, or whole planes. None if all are done.
 pub(crate) fn next_part(grid: Grid, done: u64, most: u64) -> Option<GridPart> {
     let [x, y, z] = grid.map(u64::from);
     if done >= workgroups(grid) {
@@ -37,7 +37,7 @@ pub(crate) fn next_part(grid: Grid, done: u64, most: u64) -> Option<GridPart> {
     } else {
         [x, y, (most / (x * y)).min(z - at[2])]
     };
-    // Each number is at most the grid's, which is u32.
+    // Each number is at most that of the grid, which is u32.
     let narrow = |wide: [u64; 3]| wide.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
     Some(GridPart { base: narrow(at), size: narrow(size) })
 }

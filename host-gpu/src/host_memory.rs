@@ -1,21 +1,23 @@
-//! Devices that compute in the host's own memory: a file's pages can be a buffer as they are, and nothing is copied.
+//! Imports pages of a file as a buffer, without a copy, on devices that compute in the host's own memory.
 //!
 //! ```text
 //!  open ─▶ a device with VK_EXT_external_memory_host
-//!  MappedPages::of ─mmap─▶ MappedPages ─▶ populate, range by range: from the disk ─▶ import ─▶ VkDeviceMemory ─▶ wgpu::Buffer
+//!  MappedPages::of ─mmap─▶ MappedPages ─▶ populate: read from the disk, range by range
+//!                                      ─▶ import ─▶ VkDeviceMemory ─▶ wgpu::Buffer
 //! ```
 //!
-//! That is so of software drivers. A GPU reads host memory over its bus, and gets copies. The pages are mapped for reading only:
-//! whatever writes there ends the process, and with it no more than one tenant's worker. wgpu does not map host memory itself, so
-//! the buffers are made through its own handles, and it is told when they are gone.
+//! Only software drivers compute in host memory. A GPU would read the pages over its bus, so it gets copies instead.
+//! The pages are mapped for reading only: a write to them kills the process, which is one tenant's worker and nothing
+//! else. wgpu has no call for importing host memory, so the buffers are created through its Vulkan handles, and wgpu
+//! calls back when it no longer uses them.
 
-/// Opens a device that can import host memory; none where the driver cannot.
+/// Opens a device that can import host memory. None if the driver cannot.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn open(_: &wgpu::Adapter, _: &wgpu::DeviceDescriptor<'_>) -> Option<(wgpu::Device, wgpu::Queue)> {
     None
 }
 
-/// Pages of a file that a device can have for a buffer.
+/// Pages of a file that a device can use as a buffer.
 #[cfg(not(target_os = "linux"))]
 #[derive(Debug)]
 pub(crate) enum MappedPages {}
@@ -48,9 +50,9 @@ mod vulkan {
     use wgpu::hal::vulkan::Buffer;
 
     const HOST: vk::ExternalMemoryHandleTypeFlags = vk::ExternalMemoryHandleTypeFlags::HOST_ALLOCATION_EXT;
-    /// The smallest page. Drivers that want pointers and sizes to be multiples of more are not asked.
+    /// The smallest page size. Drivers that need a larger alignment of pointers and sizes are not used for imports.
     const ALIGNMENT: u64 = 4096;
-    /// What bindings and copies of an asset need; nothing writes to one.
+    /// The usages for binding and copying an asset. There are none for writing, because nothing writes to an asset.
     const USAGE: wgpu::BufferUsages =
         wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::UNIFORM).union(wgpu::BufferUsages::COPY_SRC);
     const RAW_USAGE: vk::BufferUsageFlags = vk::BufferUsageFlags::from_raw(
@@ -68,7 +70,7 @@ mod vulkan {
         if !driver.physical_device_capabilities().supports_extension(external_memory_host::NAME) || !imports(&driver) {
             return None;
         }
-        // SAFETY: the driver has the extension that is added, and nothing is taken away.
+        // SAFETY: the driver has the extension that is added, and no extension is removed.
         let opened = unsafe {
             driver.open_with_callback(
                 wanted.required_features,
@@ -81,7 +83,7 @@ mod vulkan {
         unsafe { adapter.create_device_from_hal(opened.ok()?, wanted) }.ok()
     }
 
-    /// Whether a driver takes pages of the host for a buffer like an asset's.
+    /// Returns whether a driver can import host pages for a buffer with an asset's usages.
     fn imports(driver: &wgpu::hal::vulkan::Adapter) -> bool {
         let instance = driver.shared_instance().raw_instance();
         let device = driver.raw_physical_device();
@@ -91,7 +93,7 @@ mod vulkan {
         unsafe { instance.get_physical_device_properties2(device, &mut properties) };
         let buffer = vk::PhysicalDeviceExternalBufferInfo::default().usage(RAW_USAGE).handle_type(HOST);
         let mut external = vk::ExternalBufferProperties::default();
-        // SAFETY: the same.
+        // SAFETY: as above.
         unsafe { instance.get_physical_device_external_buffer_properties(device, &buffer, &mut external) };
         let features = external.external_memory_properties.external_memory_features;
         let alignment = host.min_imported_host_pointer_alignment;
@@ -100,28 +102,29 @@ mod vulkan {
             && features.contains(vk::ExternalMemoryFeatureFlags::IMPORTABLE)
     }
 
-    /// Pages of a file that a device can have for a buffer.
+    /// Pages of a file that a device can use as a buffer.
     #[derive(Debug)]
     pub(crate) struct MappedPages(Mmap);
 
     impl MappedPages {
-        /// Maps the bytes from `offset`, a multiple of a page; behind the file's end there are zeros up to the next page. None
-        /// where the device cannot have them.
+        /// Maps `size` bytes from `offset`, which must be a multiple of a page. After the file's end there are zeros up
+        /// to the next page. None if the device cannot import them.
         pub(crate) fn of(device: &wgpu::Device, file: &File, offset: u64, size: u64) -> Option<Self> {
-            // SAFETY: the device is borrowed for as long as its handle is used, and only what is made here is destroyed.
+            // SAFETY: the device is borrowed for as long as its handle is used, and only what is made here is
+            // destroyed.
             let driver = unsafe { device.as_hal::<Vulkan>() }?;
             let can = driver.enabled_device_extensions().contains(&external_memory_host::NAME);
-            // Pages behind a file's end cannot be read.
+            // Pages after a file's end cannot be read.
             if !can || !offset.is_multiple_of(ALIGNMENT) || file.metadata().ok()?.len() < offset.checked_add(size)? {
                 return None;
             }
             let length = usize::try_from(size).ok()?;
-            // SAFETY: assets are in files that are never changed or cut. If that is broken from outside, what is read here
-            // changes with them, or this process ends by a signal.
+            // SAFETY: asset files are never changed or truncated. If something outside of Gannet does it, the bytes
+            // that are read here change too, or a signal ends this process.
             unsafe { MmapOptions::new().offset(offset).len(length).map_copy_read_only(file) }.ok().map(Self)
         }
 
-        /// Waits until a range is in memory. False if it cannot be read, as far as the system tells.
+        /// Waits until a range is in memory. Returns false if the system reports that it cannot be read.
         pub(crate) fn populate(&self, offset: u64, size: u64) -> bool {
             let range = usize::try_from(offset).ok().zip(usize::try_from(size).ok());
             let Some((offset, size)) =
@@ -130,31 +133,32 @@ mod vulkan {
                 return false;
             };
             let populated = self.0.advise_range(Advice::PopulateRead, offset, size);
-            // Systems before Linux 5.14 do not know it: there pages are found one by one, when they are used.
+            // Linux before 5.14 does not have this call. There, pages are read one by one when they are used.
             populated.is_ok() || populated.is_err_and(|error| error.kind() == std::io::ErrorKind::InvalidInput)
         }
 
-        /// The buffer that they are. None if the driver refuses.
+        /// Imports the pages as a buffer. None if the driver refuses.
         pub(crate) fn import(self, device: &wgpu::Device) -> Option<wgpu::Buffer> {
             let size = (self.0.len() as u64).next_multiple_of(4);
             // SAFETY: as in `of`.
             let driver = unsafe { device.as_hal::<Vulkan>() }?;
             let memory = Imported::new(&driver, self.0)?;
             let raw = memory.buffer;
-            // SAFETY: the buffer lives until the callback has run, which wgpu calls when neither it nor the GPU uses it.
+            // SAFETY: the buffer lives until the callback has run, which wgpu calls when neither wgpu nor the GPU uses
+            // the buffer any more.
             let buffer = unsafe { Buffer::from_raw_externally_owned(raw, Box::new(move || drop(memory))) };
             let descriptor = wgpu::BufferDescriptor { label: None, size, usage: USAGE, mapped_at_creation: false };
-            // SAFETY: a buffer of this device, with that size and that usage, whose bytes are all there.
+            // SAFETY: the buffer is of this device, has that size and that usage, and all its bytes are initialized.
             Some(unsafe { device.create_buffer_from_hal::<Vulkan>(buffer, &descriptor) })
         }
     }
 
-    /// Memory of a device that is pages of a file, and the buffer in it.
+    /// Device memory that was imported from pages of a file, and the buffer in it.
     struct Imported {
         device: ash::Device,
         buffer: vk::Buffer,
         memory: vk::DeviceMemory,
-        /// After the memory that is made of it.
+        /// Unmapped after `Drop` has freed the device memory that uses the pages.
         _pages: Mmap,
     }
 
@@ -169,7 +173,7 @@ mod vulkan {
                 .usage(RAW_USAGE)
                 .sharing_mode(vk::SharingMode::EXCLUSIVE)
                 .push_next(&mut external);
-            // SAFETY: the description is whole. From here on, `Drop` destroys what was made.
+            // SAFETY: the description is complete. From here on, `Drop` destroys what was created.
             let buffer = unsafe { device.create_buffer(&made, None) }.ok()?;
             let mut imported = Self { device, buffer, memory: vk::DeviceMemory::null(), _pages: pages };
             let instance = driver.shared_instance().raw_instance();
@@ -197,8 +201,8 @@ mod vulkan {
                 .allocation_size(size)
                 .memory_type_index(types.trailing_zeros())
                 .push_next(&mut host);
-            // SAFETY: whole pages from a page's start are mapped for as long as the memory is, and the type is one that the
-            // driver named for them.
+            // SAFETY: the range is whole pages from a page's start, they stay mapped as long as the memory exists, and
+            // the memory type is one that the driver named for them.
             imported.memory = unsafe { imported.device.allocate_memory(&taken, None) }.ok()?;
             // SAFETY: neither is bound yet, and the buffer fits.
             unsafe { imported.device.bind_buffer_memory(buffer, imported.memory, 0) }.ok()?;
@@ -208,7 +212,8 @@ mod vulkan {
 
     impl Drop for Imported {
         fn drop(&mut self) {
-            // SAFETY: nothing uses them any more, see `import`. The device is there: its buffers hold it.
+            // SAFETY: nothing uses buffer and memory any more, see `import`. The device still exists, because its
+            // buffers keep it alive.
             unsafe {
                 self.device.destroy_buffer(self.buffer, None);
                 self.device.free_memory(self.memory, None);

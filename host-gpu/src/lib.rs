@@ -5,15 +5,17 @@
 //! [`Session`] on it, with limits of its own. The modules below stand in the order in which a
 //! request meets them; [`wit`] puts the WIT resources on top, one file each.
 //!
-//! Invariants: bytes charged are at all times at least the bytes allocated ([`memory`]); all
-//! submits, maps, unmaps and polls happen on the device's one GPU thread (`executor/thread`); modules import each other
-//! without circles, and inside a folder only `mod.rs` and its own files may import each other.
+//! Invariants:
+//!
+//! - At all times at least as many bytes are charged as are allocated ([`memory`]).
+//! - All submits, maps, unmaps and polls happen on the device's one GPU thread (`executor/thread`).
+//! - Modules do not import each other in circles, except `mod.rs` and the files of its own folder.
 
-// What a GPU is, and how one is opened.
+// Finding and opening GPUs.
 pub mod adapter;
 pub mod device;
 mod host_memory;
-// What a request has: limits, charges, memory, assets.
+// What belongs to a request: limits, charges, memory, assets.
 pub mod session;
 pub mod usage;
 pub mod memory;

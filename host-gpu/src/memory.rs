@@ -1,5 +1,5 @@
-//! Quotas of GPU memory. A [`MemoryQuota`] has a limit and may have a parent; a [`Charge`] is bytes taken
-//! from it and from all its parents, given back when it is dropped.
+//! Quotas of GPU memory. A [`MemoryQuota`] has a limit and may have a parent. A [`Charge`] takes bytes from a quota
+//! and all its parents, and returns them when it is dropped.
 //!
 //! Invariant: a charge is taken before the allocation it pays for and dropped after the device has
 //! reported that the memory is free, so bytes charged ≥ bytes allocated at every moment.
@@ -9,21 +9,21 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// Drivers hand out memory in steps of this; wgpu's allocator uses the same on the drivers we know.
+/// Drivers allocate memory in multiples of this many bytes. wgpu's allocator does so too on the drivers that we know.
 const GRANULARITY: u64 = 256;
 
-/// Frees some of the bytes that are wanted, and returns whether it did.
+/// Frees memory when so many bytes are wanted. Returns whether it freed any.
 type Relief = Box<dyn Fn(u64) -> bool + Send + Sync>;
 
-/// A limit on bytes and how many of them are taken.
+/// A limit on bytes, and the bytes in use.
 pub struct MemoryQuota {
-    /// Whose limit it is, for messages: `request` or `tenant`.
+    /// The owner of the limit, for messages: `request` or `tenant`, for instance.
     owner: &'static str,
     limit: u64,
     used: AtomicU64,
     peak: AtomicU64,
     parent: Option<Arc<MemoryQuota>>,
-    /// Asked before a charge is refused.
+    /// Called to free memory before a charge is refused.
     relief: OnceLock<Relief>,
 }
 
@@ -35,7 +35,7 @@ impl fmt::Debug for MemoryQuota {
 }
 
 impl MemoryQuota {
-    /// A quota for `owner` with `limit` bytes, inside `parent` if there is one.
+    /// Makes a quota for `owner` with `limit` bytes. Its charges count against `parent` too, if there is one.
     pub fn new(owner: &'static str, limit: u64, parent: Option<Arc<MemoryQuota>>) -> Arc<Self> {
         Arc::new(Self {
             owner,
@@ -47,23 +47,23 @@ impl MemoryQuota {
         })
     }
 
-    /// Sets what is asked to free bytes before a charge is refused. Only the first call counts.
+    /// Sets the function that is called to free bytes before a charge is refused. Only the first call has an effect.
     pub(crate) fn relieved_by(&self, relief: impl Fn(u64) -> bool + Send + Sync + 'static) {
-        // Set once, before anybody charges.
+        // It is set only once, before the first charge.
         let _ = self.relief.set(Box::new(relief));
     }
 
-    /// Bytes taken now.
+    /// Bytes in use now.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// The most bytes ever taken at once.
+    /// The most bytes that were in use at once.
     pub fn peak(&self) -> u64 {
         self.peak.load(Ordering::Relaxed)
     }
 
-    /// Resets the peak to what is taken now.
+    /// Resets the peak to the bytes in use now.
     pub(crate) fn forget_peak(&self) {
         self.peak.store(self.used(), Ordering::Relaxed);
     }
@@ -73,7 +73,8 @@ impl MemoryQuota {
         self.limit
     }
 
-    /// Takes `bytes`, rounded up as drivers round, from this quota and its parents, or from none.
+    /// Takes `bytes`, rounded up to a multiple of 256, from this quota and all its parents. If one of them is
+    /// exhausted, takes nothing and fails.
     pub fn charge(self: &Arc<Self>, bytes: u64) -> Result<Charge, Error> {
         let rounded = bytes.checked_next_multiple_of(GRANULARITY).ok_or_else(|| self.refusal(bytes))?;
         self.take(rounded)?;
@@ -87,7 +88,7 @@ impl MemoryQuota {
             });
             match taken {
                 Ok(before) => break before,
-                // What could never fit frees nothing.
+                // Nothing is freed for a charge larger than the limit.
                 Err(_) if bytes <= self.limit && self.relief.get().is_some_and(|relief| relief(bytes)) => {}
                 Err(_) => return Err(self.refusal(bytes)),
             }
@@ -127,7 +128,7 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// How many bytes.
+    /// The number of bytes, as rounded up by [`MemoryQuota::charge`].
     pub fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -1,4 +1,4 @@
-//! Tries a GPU: opens it, runs a kernel, looks at what it wrote. Not safe to call where a hang would matter.
+//! Probes a GPU: opens it, runs a kernel and checks its output. Call it in a process that may hang or crash.
 
 use crate::batch::{Batch, Binding, BindingSource};
 use crate::compiler::SAMPLE_WGSL;
@@ -8,7 +8,7 @@ use crate::kernel::KernelCatalog;
 use crate::session::{Session, SessionLimits};
 use std::sync::Arc;
 
-/// Opens the adapter at `index` and runs a small kernel on it.
+/// Opens the adapter at `index` and runs a small kernel on it. Fails if the GPU fails or computes wrong results.
 pub async fn probe(index: u32) -> Result<(), Error> {
     let device = Device::open(index, 1 << 20)?;
     let limits = SessionLimits { memory_bytes: 1 << 20, gpu_ns: u64::MAX };

@@ -1,4 +1,4 @@
-//! Submissions: work on its way, and what it took.
+//! Submissions: batches that were handed to the GPU thread, their receipts and their reads.
 
 use crate::error::Error;
 use crate::executor::{Executor, FinishedJob, Job, JobResult, StagingBuffer};
@@ -8,18 +8,18 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 use tokio::sync::{Semaphore, oneshot, watch};
 
-/// What a submission took.
+/// GPU time and slices of one submission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
     /// GPU time in nanoseconds.
     pub gpu_ns: u64,
-    /// Slices it ran in.
+    /// Number of slices in which it ran.
     pub slices: u32,
-    /// Where the time came from.
+    /// The clock that measured the time.
     pub clock: Clock,
 }
 
-/// A batch with a session's pending writes, ready for the GPU thread.
+/// A batch, with its session's pending writes, as a job for the GPU thread.
 pub struct EncodedBatch {
     pub(crate) job: Job,
     pub(crate) done: oneshot::Receiver<JobResult>,
@@ -38,8 +38,7 @@ impl std::fmt::Debug for EncodedBatch {
 }
 
 impl EncodedBatch {
-    /// Hands the work to the GPU thread, after waiting for one of the session's permits for submissions
-    /// in flight.
+    /// Waits for one of the session's permits for submissions in flight, then hands the job to the GPU thread.
     pub async fn submit(self) -> Result<Submission, Error> {
         let Self { mut job, done, reads, usage, in_flight, executor } = self;
         let started = Instant::now();
@@ -53,7 +52,7 @@ impl EncodedBatch {
     }
 }
 
-/// Work that was handed to the GPU thread.
+/// A submission that was handed to the GPU thread.
 #[derive(Debug)]
 pub struct Submission {
     state: State,
@@ -62,15 +61,14 @@ pub struct Submission {
     finished: watch::Receiver<()>,
 }
 
-/// Becomes ready when a submission is done. It shares nothing with the submission that a guest
-/// could drop too early.
+/// Becomes ready when a submission is done. It stays valid if the guest drops the submission first.
 #[derive(Debug)]
 pub struct Finished(watch::Receiver<()>);
 
 impl Finished {
     /// Waits until the GPU is done.
     pub async fn ready(&mut self) {
-        // Nothing is ever sent; the channel closes when the work is done.
+        // Nothing is ever sent. The channel closes when the job is done, because the job holds the sender.
         while self.0.changed().await.is_ok() {}
     }
 }
@@ -82,7 +80,7 @@ enum State {
 }
 
 impl Submission {
-    /// Waits until the GPU is done. Later calls answer the same.
+    /// Waits until the GPU is done. Later calls return the same result.
     pub async fn wait(&mut self) -> Result<Receipt, Error> {
         self.finish().await;
         match &self.state {
@@ -92,7 +90,8 @@ impl Submission {
         }
     }
 
-    /// Waits, then hands over the bytes of the reads, once.
+    /// Waits until the GPU is done and returns the bytes of the reads. Returns nothing after a failure or at a later
+    /// call.
     pub async fn take_reads(&mut self) -> Vec<Vec<u8>> {
         self.finish().await;
         let State::Ended(Ok((_, staged))) = &mut self.state else { return Vec::new() };
@@ -102,13 +101,13 @@ impl Submission {
         reads.unwrap_or_default()
     }
 
-    /// Waits, then hands over the bytes of the only read, once.
+    /// Waits until the GPU is done and returns the bytes of the only read. Fails at a later call.
     pub async fn take_read(&mut self) -> Result<Vec<u8>, Error> {
         self.wait().await?;
         self.take_reads().await.pop().ok_or_else(Error::lost)
     }
 
-    /// A handle that becomes ready when the GPU is done.
+    /// Returns a handle that becomes ready when the GPU is done.
     pub fn finished(&self) -> Finished {
         Finished(self.finished.clone())
     }

@@ -1,4 +1,4 @@
-//! Assets on a real device: mapped where it computes in the host's memory, and copied.
+//! Assets on a real device, mapped (if it computes in the host's memory) and copied.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails panics")]
 
@@ -18,7 +18,7 @@ const SUM: &str = "@group(0) @binding(0) var<storage, read> table: array<u32>;
     atomicAdd(&sum, all);
 }";
 
-/// The same of the first 64 bytes, from a uniform.
+/// Like [`SUM`], for the first 64 bytes, from a uniform variable.
 const SUM_OF_UNIFORM: &str = "@group(0) @binding(0) var<uniform> table: array<vec4<u32>, 4>;
 @group(0) @binding(1) var<storage, read_write> sum: u32;
 @compute @workgroup_size(1) fn main() {
@@ -26,8 +26,8 @@ const SUM_OF_UNIFORM: &str = "@group(0) @binding(0) var<uniform> table: array<ve
     sum = all.x + all.y + all.z + all.w;
 }";
 
-/// Devices stay open until the process ends, as a worker's does: when the last one goes, its driver is unloaded, and the handlers
-/// that the driver has for the end of the process may be running then.
+/// Keeps devices open until the process ends, as a worker does. When the last device is dropped, its driver is
+/// unloaded, and the driver's exit handlers may be running then.
 static OPEN: Mutex<Vec<Arc<Device>>> = Mutex::new(Vec::new());
 
 fn device(map_assets: bool) -> Arc<Device> {
@@ -39,7 +39,7 @@ fn device(map_assets: bool) -> Arc<Device> {
     device
 }
 
-/// The bytes, and a file of them that has a name.
+/// Makes bytes, and a named file with them.
 fn bytes(length: u32) -> (Vec<u8>, tempfile::NamedTempFile) {
     let bytes: Vec<u8> = (0..length).map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -51,7 +51,7 @@ fn catalog(file: File, size: u64) -> AssetCatalog {
     [("table".to_owned(), AssetFile::new(file, size, "0".repeat(64)))].into()
 }
 
-/// The sum that a kernel finds in a range, and the one there is; what lies behind the last byte counts as zeros.
+/// Returns the sum of a range that the kernel computed, and the expected sum. Bytes after the last one count as zeros.
 async fn sums(
     kernel: &str,
     session: &mut Session,
@@ -88,7 +88,7 @@ fn session(device: &Arc<Device>) -> Session {
 
 #[tokio::test]
 async fn kernels_find_the_bytes_of_the_file_mapped_or_copied() {
-    // More than two chunks of a copy, and neither whole words nor whole pages.
+    // More than two chunks of a copy, and a multiple of neither words nor pages.
     let (whole, file) = bytes((9 << 20) + 4099);
     let path = file.path().display().to_string();
     let is_mapped = || std::fs::read_to_string("/proc/self/maps").is_ok_and(|maps| maps.contains(&path));
@@ -110,7 +110,7 @@ async fn kernels_find_the_bytes_of_the_file_mapped_or_copied() {
     }
 }
 
-/// The file of a store is never cut; if it were, nobody should be killed for it.
+/// An asset's file is never truncated. If it were, that must fail the request and not kill the process.
 #[tokio::test]
 async fn a_file_that_is_too_short_is_an_error() {
     let (whole, file) = bytes(10_000);

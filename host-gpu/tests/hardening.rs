@@ -1,5 +1,5 @@
-//! What hardening changes and what it must not, on a real driver: results stay equal to the bit, and whatever does
-//! not end by itself ends by its budget.
+//! Tests of hardening on a real driver: results must stay equal to the bit, and a kernel that does
+//! not end by itself must be ended by its budget.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test that fails panics")]
 #![allow(clippy::print_stdout, reason = "figures, for --nocapture")]
@@ -28,7 +28,7 @@ fn session() -> Session {
     Session::new(Arc::clone(device()), Arc::new(KernelCatalog::new()), limits)
 }
 
-/// Numbers that look random and are the same each time; small ones for kernels that take sizes from them.
+/// Makes pseudo-random numbers, the same each time. `small`: from 1 to 16, for kernels that use them as sizes.
 fn input(small: bool) -> Vec<u8> {
     let mut state = 1u32;
     let mut bytes = Vec::with_capacity(BYTES);
@@ -40,7 +40,7 @@ fn input(small: bool) -> Vec<u8> {
     bytes
 }
 
-/// Runs a kernel once and answers what its writable variables then hold.
+/// Runs a kernel once and returns the contents of its writable variables.
 async fn run(kernel: &Arc<Kernel>, grid: [u32; 3], small: bool) -> Result<Vec<Vec<u8>>, Error> {
     let mut session = session();
     let mut bindings = Vec::new();
@@ -70,7 +70,7 @@ async fn run(kernel: &Arc<Kernel>, grid: [u32; 3], small: bool) -> Result<Vec<Ve
 }
 
 async fn compile(wgsl: &str, entry: &str, passes: Passes) -> Result<Arc<Kernel>, Error> {
-    // Held until the end: what a request that is gone has begun is not finished.
+    // The session must live until the kernel is compiled: dropping it would cancel the trial dispatch.
     let session = session();
     let (wgsl, entry, payer) = (wgsl.to_owned(), entry.to_owned(), session.payer());
     let compiled = tokio::task::spawn_blocking(move || device().kernel_with(&wgsl, &entry, &[], &payer, passes));
@@ -133,7 +133,7 @@ async fn hardened_kernels_compute_the_same_to_the_bit() {
     assert!(kernels >= 75, "{kernels} kernels");
 }
 
-/// Random shaders too: `GANNET_SHADERS` of them, from the seed `GANNET_SHADERS_SEED` on.
+/// The same for random shaders: `GANNET_SHADERS` of them, with seeds from `GANNET_SHADERS_SEED`.
 #[tokio::test]
 async fn random_kernels_compute_the_same_to_the_bit() {
     let number = |name: &str, usual: u64| std::env::var(name).ok().map_or(usual, |text| text.parse().unwrap());
@@ -149,7 +149,7 @@ async fn random_kernels_compute_the_same_to_the_bit() {
             compile(&wgsl, "main", passes(true, false)).await.unwrap_or_else(|e| panic!("{}", bad("budgeted", &e)));
         match run(&budgeted, GRID, false).await {
             Ok(found) => assert!(found == expected, "seed {seed} with budgets\n{wgsl}"),
-            // Its loops are longer than they seem; the driver would cut them in silence.
+            // Its loops make more iterations than they seem to. The driver would silently cut them.
             Err(Error::BudgetExhausted(_)) => {
                 exhausted += 1;
                 continue;
@@ -170,7 +170,7 @@ async fn random_kernels_compute_the_same_to_the_bit() {
     assert!(exhausted * 10 <= count, "{exhausted} of {count} ran out of budget");
 }
 
-/// Each runs for ever somewhere. The budget ends it, tells so, and the device works afterwards.
+/// Each kernel has an endless loop. The budget ends it, the error says so, and the device works afterwards.
 #[tokio::test]
 async fn what_does_not_end_by_itself_ends_by_its_budget() {
     let head = "@group(0) @binding(0) var<storage, read_write> output: array<atomic<u32>>;\n\
@@ -240,7 +240,8 @@ async fn what_does_not_end_by_itself_ends_by_its_budget() {
     assert_eq!(output[0][4 * 1000..4 * 1001], 1000u32.to_le_bytes());
 }
 
-/// A loop that is charged ahead makes as many trips as on paper, at the ends of the numbers too, or runs out.
+/// A loop that is charged ahead makes exactly the computed number of trips, also at the ends of the value range, or
+/// runs out of budget.
 #[tokio::test]
 async fn loops_charged_ahead_make_the_same_trips() {
     let unsigned = [0, 1, 2, 7, 100, u32::MAX - 100, u32::MAX - 7, u32::MAX - 6, u32::MAX - 1, u32::MAX];

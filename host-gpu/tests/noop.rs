@@ -1,4 +1,4 @@
-//! Quotas, validation and ordering, on a device that runs no shader. What shaders compute is tested through
+//! Tests of quotas, validation and ordering on a device that runs no shader. The results of shaders are tested through
 //! the real binary.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
@@ -53,7 +53,7 @@ async fn a_batch_with_reads_is_one_round_trip() {
         assert_eq!(device.counters().round_trips.load(Ordering::Relaxed), before + round);
         let reads = submission.take_reads().await;
         assert_eq!(reads.iter().map(Vec::len).collect::<Vec<_>>(), [12, 8]);
-        assert!(submission.take_reads().await.is_empty(), "they are handed over once");
+        assert!(submission.take_reads().await.is_empty(), "reads are returned only once");
     }
 }
 
@@ -67,7 +67,7 @@ async fn everything_is_given_back_when_the_work_and_its_results_are_gone() {
     let mut submission = batch.encode(&mut session).unwrap().submit().await.unwrap();
     submission.wait().await.unwrap();
     let held = session.memory().used();
-    assert!(held >= 2 * 64 * 1024, "the results count until they are taken: {held}");
+    assert!(held >= 2 * 64 * 1024, "results are charged until they are taken: {held}");
     drop(submission.take_reads().await);
     assert!(session.memory().used() < held);
     drop((batch, submission));
@@ -86,7 +86,7 @@ async fn a_submission_that_is_refused_keeps_the_pending_writes() {
     batch.read(&buffer, 0, 4).unwrap();
     let refused = batch.encode(&mut session).unwrap_err();
     assert_eq!(refused.code(), "gpu_memory_quota", "{refused}");
-    // The write still waits, and is still paid for.
+    // The write is still pending, and still charged.
     assert!(session.memory().used() >= 32 * 1024);
 }
 
@@ -159,7 +159,7 @@ async fn many_sessions_share_a_device_without_losing_work() {
     assert_eq!((device.counters().round_trips.load(Ordering::Relaxed), device.memory().used()), (32 * 50, 0));
 }
 
-/// A device on a GPU that the test shares out.
+/// A device whose arbiter is the test.
 struct Shared {
     device: Arc<Device>,
     tells: tokio::sync::mpsc::Sender<ArbiterMessage>,
@@ -182,7 +182,8 @@ impl Shared {
         Self { device: Device::noop_shared(1 << 20, Some(link)), tells, asked, lost }
     }
 
-    /// What the GPU thread says next; nothing else has to run meanwhile.
+    /// Waits for the GPU thread's next message. It blocks the test's thread, on which nothing else has to run
+    /// meanwhile.
     fn next(&self) -> HolderMessage {
         self.asked.recv_timeout(std::time::Duration::from_secs(10)).unwrap()
     }
@@ -211,7 +212,7 @@ async fn nothing_is_submitted_without_a_lease_and_an_idle_holder_gives_it_back()
     assert_eq!(shared.next(), HolderMessage::Release { epoch: 1, wants: false });
     let (_session, mut submission) = shared.submit().await;
     assert_eq!(shared.next(), HolderMessage::Want(1));
-    // Asked back before there was time for anything: it says that it wants more.
+    // The lease is revoked before it was granted. The thread releases it, then wants the GPU again.
     shared.tells.send(ArbiterMessage::AskedBack { epoch: 2 }).await.unwrap();
     assert_eq!(shared.next(), HolderMessage::Release { epoch: 2, wants: false });
     assert_eq!(shared.next(), HolderMessage::Want(2));
@@ -270,17 +271,17 @@ mod assets {
         }
         let mut second = session();
         second.view_asset(&open("a0"), 256, 64).await.unwrap();
-        assert_eq!((device.resident_assets().count, first.memory().used()), (3, 0), "shared, and nobody's own");
-        // Pinned ones stay, and the refusal says so.
+        assert_eq!((device.resident_assets().count, first.memory().used()), (3, 0), "shared, not charged to sessions");
+        // Pinned assets are not evicted, so the upload is refused.
         let refused = second.view_asset(&open("a3"), 0, 64).await;
         let full = second.view_asset(&open("a4"), 0, 64).await;
         assert!(refused.is_ok() && full.is_err_and(|error| matches!(error, Error::MemoryQuota(_))));
         drop((first, refused));
-        // Now a1 and a2 are free; a1 was used longer ago.
+        // Now a1 and a2 are unused, and a1 was used longer ago.
         second.view_asset(&open("a4"), 0, 64).await.unwrap();
         assert_eq!(device.resident_assets().bytes, 8 * MIB as u64);
         drop(second);
-        // Whatever needs memory gets it, and what could never fit takes nothing from anyone.
+        // A charge evicts as many assets as it needs. A charge that could never fit evicts none.
         let third = session();
         assert!(third.create_buffer(12 * MIB as u64).is_err());
         assert_eq!(device.resident_assets().count, 4);
@@ -306,7 +307,7 @@ mod assets {
             let refused = session.view_asset(&asset, offset, size).await.unwrap_err().to_string();
             assert!(refused.contains(part), "{refused}");
         }
-        // An aligned range is no copy, whatever its length; any other is one, and is charged.
+        // An aligned range is not copied, whatever its length. Any other range is copied and charged.
         assert_eq!(session.view_asset(&asset, 256, 1001).await.unwrap().size(), 1001);
         assert_eq!(session.memory().used(), 0);
         let copy = session.view_asset(&asset, 257, 1001).await.unwrap();
@@ -330,7 +331,7 @@ mod assets {
         let assets = catalog(&[&large]);
         let mut session = session(&device, 1 << 30);
         let asset = Asset::open(&assets, "a0").unwrap();
-        // Ranges of either are the asset itself; one over both is a copy.
+        // A range of one buffer is not copied. A range over both is.
         for (offset, size, copied) in [(0, 4096, 0), (LARGEST, 4096, 0), (LARGEST - 4096, 8192, 8192)] {
             let view = session.view_asset(&asset, offset, size).await.unwrap();
             assert_eq!((view.size(), session.memory().used()), (size, copied), "{offset}");

@@ -1,11 +1,11 @@
-//! The attribute macro of `gannet-sdk`; use it as `gannet_sdk::handler`.
+//! The attribute macros of `gannet-sdk`; use them as `gannet_sdk::handler` and `gannet_sdk::init`.
 
 use proc_macro::TokenStream;
 use quote::quote;
 use syn::{ItemFn, parse_macro_input};
 
-/// Makes a function the component's HTTP handler. It takes a `Request` and answers anything that
-/// `gannet_sdk::IntoResponse` is for, as a rule `Result<Response>`.
+/// Makes a Rust function the component's HTTP handler. It takes a `Request` and returns any type that
+/// implements `gannet_sdk::IntoResponse`, usually `Result<Response>`. It must not be async.
 #[proc_macro_attribute]
 pub fn handler(_arguments: TokenStream, item: TokenStream) -> TokenStream {
     let function = parse_macro_input!(item as ItemFn);
@@ -33,9 +33,12 @@ pub fn handler(_arguments: TokenStream, item: TokenStream) -> TokenStream {
     .into()
 }
 
-/// Makes a function the component's `init`: with `[build] snapshot = true` the server runs it once, when the function is
-/// deployed, and every instance begins with the memory that it leaves. It takes nothing, and answers nothing or a `Result`
-/// whose error can be shown; it must drop what it opens, and not print.
+/// Makes a Rust function the component's `init`. With `[build] snapshot = true` in the manifest, the server runs it
+/// once, when the function is deployed, and every instance starts with the memory that it leaves.
+///
+/// It takes no arguments, and returns nothing or a `Result<(), E>` whose error implements `Display`. It can read the
+/// environment and assets, but has no GPU and no secrets. It must drop every resource that it opens, must not print,
+/// and must not be async.
 #[proc_macro_attribute]
 pub fn init(_arguments: TokenStream, item: TokenStream) -> TokenStream {
     let function = parse_macro_input!(item as ItemFn);

@@ -1,4 +1,4 @@
-//! Batches: many commands, one trip to the GPU.
+//! Batches: many commands in one GPU round trip.
 
 use super::binding::{Bindings, Uniform};
 use super::buffer::{Buffer, padded, values_from};
@@ -11,8 +11,11 @@ use std::marker::PhantomData;
 
 pub use wit_submission::{Clock, Receipt};
 
-/// Commands that are recorded once and submitted any number of times. One submission is one GPU round
-/// trip, reads included.
+/// At most 4096 commands, recorded once and submitted any number of times. Commands run in the order in which they
+/// were recorded. One submission is one GPU round trip, reads included.
+///
+/// A method whose command the host refuses returns an error and records nothing. The error is `InvalidArgument` for a
+/// range past the end of a buffer, a binding that does not fit the kernel, and one command too many.
 ///
 /// ```no_run
 /// # use gannet_sdk::gpu::{self, Batch, Buffer};
@@ -31,7 +34,7 @@ pub struct Batch {
     reads: usize,
 }
 
-/// The index of a recorded command.
+/// The index of a recorded command in its batch, for an [`Update`].
 ///
 /// ```
 /// # use gannet_sdk::gpu::{self, Batch, Buffer, Command, Kernel};
@@ -42,7 +45,7 @@ pub struct Batch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Command(u32);
 
-/// A read that was recorded.
+/// A recorded read, by which [`Results::take`] finds its values.
 ///
 /// ```
 /// # use gannet_sdk::gpu::{self, Batch, Buffer, Read};
@@ -63,7 +66,7 @@ impl Default for Batch {
     }
 }
 
-/// A change to a recorded command.
+/// A change to a recorded command. It applies to all later submissions until the next change.
 ///
 /// ```
 /// # use gannet_sdk::gpu::{self, Batch, Command, Update};
@@ -76,7 +79,8 @@ impl Default for Batch {
 pub struct Update(wit_batch::Update);
 
 impl Update {
-    /// New bytes for a uniform at `@group(group) @binding(index)` of a dispatch.
+    /// New bytes for the [`Uniform`] at `@group(group) @binding(index)` of a dispatch. The length must be the recorded
+    /// one.
     ///
     /// ```
     /// # use gannet_sdk::gpu::{self, Command, Update};
@@ -88,7 +92,7 @@ impl Update {
         Self(wit_batch::Update::Inline(wit_batch::InlineUpdate { command: command.0, group, index, data: value.0 }))
     }
 
-    /// New values for a recorded write, as many as were recorded.
+    /// New values for a recorded write. The length in bytes must be the recorded one.
     ///
     /// ```
     /// # use gannet_sdk::gpu::{self, Batch, Command, Update};
@@ -127,7 +131,7 @@ impl Batch {
         Self { raw: wit_batch::Batch::new(), reads: 0 }
     }
 
-    /// Records a dispatch.
+    /// Records a dispatch of `kernel` over `grid`. Every variable of the kernel needs exactly one binding.
     ///
     /// ```
     /// # use gannet_sdk::gpu::{self, Batch, Buffer, Kernel};
@@ -141,7 +145,8 @@ impl Batch {
         bindings.list(|list| self.raw.dispatch(&kernel.0, &list, grid)).map(Command)
     }
 
-    /// Records a copy of all values of `source` to the start of `target`.
+    /// Records a copy of all values of `source` to the start of `target`, which must be another buffer. If `target` is
+    /// longer, the size in bytes must be a multiple of 4.
     ///
     /// ```no_run
     /// # use gannet_sdk::gpu::{self, Batch, Buffer};
@@ -155,14 +160,14 @@ impl Batch {
         let bytes = (source.length * size_of::<T>()) as u64;
         if !bytes.is_multiple_of(4) && source.length < target.length {
             return Err(Error::InvalidArgument(format!(
-                "{bytes} bytes are copied into a longer buffer: a part has a multiple of 4"
+                "{bytes} bytes are copied into a longer buffer; a partial copy must be a multiple of 4 bytes"
             )));
         }
         self.raw.copy(&source.raw, 0, &target.raw, 0, bytes.next_multiple_of(4)).map(Command)
     }
 
-    /// Records a copy of `length` values of `source`, from the one at `start` on, to the start of `target`. Start and length in
-    /// bytes are multiples of 4.
+    /// Records a copy of `length` values of `source`, from index `start`, to the start of `target`, which must be
+    /// another buffer. Start and length in bytes must be multiples of 4.
     ///
     /// ```
     /// # use gannet_sdk::gpu::{self, Batch, Buffer};
@@ -182,7 +187,7 @@ impl Batch {
         self.raw.copy(&source.raw, offset, &target.raw, 0, bytes).map(Command)
     }
 
-    /// Records the writing of values to the start of a buffer. Their bytes are a multiple of 4.
+    /// Records a write of values to the start of a buffer. Their size in bytes must be a multiple of 4.
     ///
     /// ```
     /// # use gannet_sdk::gpu::{self, Batch, Buffer, Command};
@@ -194,7 +199,7 @@ impl Batch {
         self.raw.write(&buffer.raw, 0, bytemuck::cast_slice(values)).map(Command)
     }
 
-    /// Records the zeroing of a buffer.
+    /// Records the zeroing of a whole buffer.
     ///
     /// ```
     /// # use gannet_sdk::gpu::{self, Batch, Buffer};
@@ -207,7 +212,7 @@ impl Batch {
         self.raw.clear(&buffer.raw, 0, padded(buffer.length * size_of::<T>())).map(Command)
     }
 
-    /// Records a read of all values of a buffer.
+    /// Records a read of all values of a buffer. [`Results::take`] returns them.
     ///
     /// ```
     /// # use gannet_sdk::gpu::{self, Batch, Buffer};
@@ -222,7 +227,8 @@ impl Batch {
         Ok(Read { index: self.reads - 1, length: buffer.length, values: PhantomData })
     }
 
-    /// Submits the commands.
+    /// Submits the commands, without waiting for the GPU. At most 16 submissions of an instance are in flight; another
+    /// one waits until one has finished.
     ///
     /// ```
     /// # use gannet_sdk::gpu::{self, Batch};
@@ -234,7 +240,8 @@ impl Batch {
         self.submit_with(Vec::new())
     }
 
-    /// Applies updates, then submits the commands.
+    /// Applies updates in order, then submits the commands as [`submit`](Self::submit) does. If an update does not fit
+    /// its command, nothing is submitted, and the updates before it stay applied.
     ///
     /// ```no_run
     /// # use gannet_sdk::gpu::{self, Batch, Command, Update};
@@ -251,7 +258,7 @@ impl Batch {
     }
 }
 
-/// Work that is on its way.
+/// A batch that was submitted. Dropping it does not cancel it.
 ///
 /// ```
 /// # use gannet_sdk::gpu::{self, Batch, Submission};
@@ -266,7 +273,9 @@ impl Batch {
 pub struct Submission(wit_submission::Submission);
 
 impl Submission {
-    /// Waits until the GPU is done.
+    /// Waits until the GPU has finished, and returns the values that were read.
+    ///
+    /// Errors of running kernels are reported here: `BudgetExhausted`, `DeadlineExceeded`, `DeviceLost`.
     ///
     /// ```no_run
     /// # use gannet_sdk::gpu::{self, Batch};
@@ -283,7 +292,7 @@ impl Submission {
     }
 }
 
-/// What a submission brought back.
+/// The results of a submission: its cost and the values that it read.
 ///
 /// ```
 /// # use gannet_sdk::gpu::Results;
@@ -293,13 +302,13 @@ impl Submission {
 /// ```
 #[derive(Debug)]
 pub struct Results {
-    /// What it took.
+    /// GPU time in nanoseconds, number of slices, and the clock that measured the time.
     pub receipt: Receipt,
     reads: Vec<Option<Vec<u8>>>,
 }
 
 impl Results {
-    /// The values of a read. The second time it is empty.
+    /// Takes the values of a read. A second call for the same read returns an empty vector.
     ///
     /// ```
     /// # use gannet_sdk::gpu::{Read, Results};

@@ -1,10 +1,12 @@
-//! What is bound to a kernel's variables: anything that is [`Bind`], in a tuple or with groups and indices of its own.
+//! Bindings of a kernel's variables: types that implement [`Bind`], in a tuple or with explicit groups and indices
+//! ([`At`]).
 
 use crate::bindings::gannet::gpu::binding as wit_binding;
 use bytemuck::Pod;
 use std::fmt;
 
-/// Bytes for a small uniform or read-only variable, sent along with the dispatch.
+/// Bytes for a small uniform or read-only storage variable, recorded with the dispatch: at most 4096. Made by
+/// [`uniform()`].
 ///
 /// ```
 /// # use gannet_sdk::gpu::uniform;
@@ -13,7 +15,8 @@ use std::fmt;
 #[derive(Debug, Clone)]
 pub struct Uniform(pub(super) Vec<u8>);
 
-/// Makes a [`Uniform`] of values; the layout is that of the WGSL variable.
+/// Makes a [`Uniform`] from values, whose memory layout must be that of the WGSL variable. Zeros are added up to a
+/// multiple of 4 bytes.
 ///
 /// ```
 /// # use gannet_sdk::gpu;
@@ -25,7 +28,7 @@ pub fn uniform<T: Pod>(values: &[T]) -> Uniform {
     Uniform(bytes)
 }
 
-/// Anything that can be bound to a kernel's variable.
+/// A type that can be bound to a kernel's variable.
 ///
 /// ```
 /// # use gannet_sdk::gpu::{self, Bind, Buffer, Source};
@@ -39,7 +42,7 @@ pub fn uniform<T: Pod>(values: &[T]) -> Uniform {
 /// }
 /// ```
 pub trait Bind {
-    /// What is bound.
+    /// Returns the data to bind.
     ///
     /// ```
     /// # use gannet_sdk::gpu::{self, Bind};
@@ -48,7 +51,7 @@ pub trait Bind {
     fn source(&self) -> Source<'_>;
 }
 
-/// What is bound to a variable.
+/// The data that is bound to a variable: a range of a buffer or of an asset, or inline bytes.
 ///
 /// ```
 /// # use gannet_sdk::gpu::{Bind, Source, uniform};
@@ -70,7 +73,7 @@ impl Bind for &Uniform {
     }
 }
 
-/// Bindings of a dispatch: a tuple binds `@group(0) @binding(0)`, `@binding(1)` and so on.
+/// Bindings of a dispatch. A tuple of one to eight values binds `@group(0) @binding(0)`, `@binding(1)` and so on.
 ///
 /// ```
 /// # use gannet_sdk::gpu::{self, Bindings, Kernel};
@@ -80,7 +83,7 @@ impl Bind for &Uniform {
 /// }
 /// ```
 pub trait Bindings {
-    /// Calls `with` with the list of bindings.
+    /// Calls `with` with the list of bindings, and returns its result.
     ///
     /// ```
     /// # use gannet_sdk::gpu::{self, Bindings};
@@ -90,7 +93,7 @@ pub trait Bindings {
     fn list<R>(&self, with: impl FnOnce(Vec<wit_binding::Binding<'_>>) -> R) -> R;
 }
 
-/// Any bindings, each with its group and index.
+/// Bindings with explicit numbers: a list of `(group, index, value)`.
 ///
 /// ```no_run
 /// # use gannet_sdk::gpu::{self, At, Bind, Buffer};

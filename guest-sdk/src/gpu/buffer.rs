@@ -1,4 +1,4 @@
-//! GPU memory, typed: a [`Buffer`] owns it, a [`Slice`] is a part of one to bind.
+//! Typed GPU memory: a [`Buffer`] owns memory, a [`Slice`] is a part of a buffer to bind.
 //!
 //! The host's buffers are multiples of 4 bytes, so a buffer may be up to 3 bytes longer than its values.
 
@@ -8,7 +8,9 @@ use crate::bindings::gannet::gpu::{binding as wit_binding, buffer as wit_buffer}
 use bytemuck::Pod;
 use std::marker::PhantomData;
 
-/// GPU memory that holds values of one type. Freed when it is dropped.
+/// GPU memory for values of one type. It is freed when the buffer and all batches that use it have been dropped.
+///
+/// Methods return `InvalidArgument` for a range that is past the end of the buffer or not aligned to 4 bytes.
 ///
 /// ```no_run
 /// # use gannet_sdk::gpu::{self, Buffer};
@@ -25,13 +27,13 @@ pub struct Buffer<T> {
     values: PhantomData<T>,
 }
 
-/// The bytes of a buffer on the host for so many bytes of values.
+/// Size of the host's buffer for `bytes` bytes of values: a multiple of 4, and at least 4.
 pub(super) fn padded(bytes: usize) -> u64 {
     (bytes as u64).max(4).next_multiple_of(4)
 }
 
 impl<T: Pod> Buffer<T> {
-    /// A buffer with a copy of the values.
+    /// Creates a buffer with a copy of the values. Errors are those of [`zeroed`](Self::zeroed).
     ///
     /// ```no_run
     /// # use gannet_sdk::gpu::{self, Buffer};
@@ -45,7 +47,10 @@ impl<T: Pod> Buffer<T> {
         Ok(buffer)
     }
 
-    /// A buffer of `length` zeros.
+    /// Creates a buffer of `length` values, all bytes zero.
+    ///
+    /// The error is `MemoryQuota` if the request's or the tenant's limit of GPU memory would be exceeded, and
+    /// `TooLarge` if the device cannot hold such a buffer.
     ///
     /// ```no_run
     /// # use gannet_sdk::gpu::{self, Buffer};
@@ -57,7 +62,8 @@ impl<T: Pod> Buffer<T> {
         Ok(Self { raw, length, values: PhantomData })
     }
 
-    /// Overwrites the values from the start. They reach the GPU ahead of the next submission.
+    /// Overwrites values from the start of the buffer. They are written to GPU memory before the instance's next
+    /// submission runs. Fewer values than the buffer has must have a multiple of 4 bytes.
     ///
     /// ```no_run
     /// # use gannet_sdk::gpu::{self, Buffer};
@@ -71,7 +77,7 @@ impl<T: Pod> Buffer<T> {
         }
         if values.len() < self.length {
             return Err(Error::InvalidArgument(format!(
-                "{} bytes are written into a longer buffer: a part has a multiple of 4",
+                "{} bytes are written into a longer buffer; a partial write must be a multiple of 4 bytes",
                 bytes.len()
             )));
         }
@@ -80,8 +86,8 @@ impl<T: Pod> Buffer<T> {
         self.raw.write(0, &whole)
     }
 
-    /// Reads all values back, after everything submitted so far. It is a GPU round trip of its own; a
-    /// [`Batch::read`](crate::gpu::Batch::read) shares the batch's.
+    /// Reads all values, after everything submitted so far. This is a GPU round trip of its own;
+    /// [`Batch::read`](crate::gpu::Batch::read) uses that of its batch.
     ///
     /// ```no_run
     /// # use gannet_sdk::gpu::{self, Buffer};
@@ -93,7 +99,8 @@ impl<T: Pod> Buffer<T> {
         Ok(values_from(&bytes, self.length))
     }
 
-    /// Reads `length` values from the one at `start` on.
+    /// Reads `length` values from index `start`, after everything submitted so far. The start in bytes must be a
+    /// multiple of 4.
     ///
     /// ```no_run
     /// # use gannet_sdk::gpu::{self, Buffer};
@@ -107,8 +114,8 @@ impl<T: Pod> Buffer<T> {
         Ok(values_from(&bytes, length))
     }
 
-    /// A part of the buffer to bind: `length` values from the one at `start` on. Its offset in bytes must be
-    /// a multiple of the device's binding alignment.
+    /// A part of the buffer to bind: `length` values from index `start`. Its offset in bytes must be a multiple of the
+    /// device's alignment for this kind of binding ([`Limits`](crate::gpu::Limits)). A dispatch checks that.
     ///
     /// ```no_run
     /// # use gannet_sdk::gpu::{self, Buffer};
@@ -122,7 +129,7 @@ impl<T: Pod> Buffer<T> {
         Slice { raw: &self.raw, offset: start.saturating_mul(unit) as u64, size: length.saturating_mul(unit) as u64 }
     }
 
-    /// How many values it holds.
+    /// Number of values.
     ///
     /// ```no_run
     /// # use gannet_sdk::gpu::{self, Buffer};
@@ -133,7 +140,7 @@ impl<T: Pod> Buffer<T> {
         self.length
     }
 
-    /// Whether it holds none.
+    /// Whether the buffer has no values.
     ///
     /// ```no_run
     /// # use gannet_sdk::gpu::{self, Buffer};
@@ -175,7 +182,7 @@ impl Bind for Slice<'_> {
     }
 }
 
-/// The first `length` values in `bytes`, wherever those lie in memory.
+/// Copies the first `length` values out of `bytes`, which may have any alignment. Missing values are zero.
 pub(super) fn values_from<T: Pod>(bytes: &[u8], length: usize) -> Vec<T> {
     let mut values = vec![T::zeroed(); length];
     let target: &mut [u8] = bytemuck::cast_slice_mut(&mut values);

@@ -1,4 +1,4 @@
-//! A single dispatch: a kernel submits a batch that holds nothing else.
+//! A single dispatch: a kernel submits a batch of one command.
 
 use super::batch::{Batch, Submission};
 use super::binding::Bindings;
@@ -7,7 +7,9 @@ use super::grid::Grid;
 use super::kernel::{Declared, Kernel};
 
 impl Kernel {
-    /// Runs the kernel over `grid`, without waiting for it: reading a buffer does.
+    /// Submits one dispatch of the kernel over `grid`, without waiting for the GPU. Reading a buffer waits for it.
+    ///
+    /// Every variable of the kernel needs exactly one binding; a wrong one is `InvalidArgument`.
     ///
     /// ```no_run
     /// # use gannet_sdk::gpu::{self, Buffer, Kernel};
@@ -24,7 +26,7 @@ impl Kernel {
 }
 
 impl Declared {
-    /// Opens it and runs it over `grid`.
+    /// Opens the kernel and submits one dispatch of it over `grid`, as [`Kernel::dispatch`] does.
     ///
     /// ```
     /// # use gannet_sdk::gpu::{self, Buffer, Declared};

@@ -1,8 +1,8 @@
-//! What the host refuses: a code for programs, a status for responses, and the host's words.
+//! Errors of the GPU interface: each has a code for programs, a status for responses, and the host's message.
 
 use crate::bindings::gannet::gpu::errors;
 
-/// Why a GPU operation was refused.
+/// An error of a GPU operation. Its message names the refused value and the limit.
 ///
 /// ```
 /// # use gannet_sdk::gpu::Error;
@@ -11,7 +11,7 @@ use crate::bindings::gannet::gpu::errors;
 pub type Error = errors::Error;
 
 impl Error {
-    /// The stable code.
+    /// The stable code for programs.
     ///
     /// ```
     /// # use gannet_sdk::gpu::Error;
@@ -31,7 +31,7 @@ impl Error {
         }
     }
 
-    /// The status that a response about it has.
+    /// The status of a response that reports this error.
     ///
     /// ```
     /// # use gannet_sdk::gpu::Error;
@@ -46,7 +46,7 @@ impl Error {
         }
     }
 
-    /// The host's words.
+    /// The host's message.
     ///
     /// ```
     /// # use gannet_sdk::gpu::Error;
@@ -67,7 +67,7 @@ impl Error {
     }
 }
 
-/// A result with a GPU error.
+/// The result of a GPU operation.
 ///
 /// ```
 /// # use gannet_sdk::gpu::{self, Buffer};

@@ -1,4 +1,4 @@
-//! How many workgroups a dispatch has.
+//! Grids: the number of workgroups of a dispatch.
 
 use crate::bindings::gannet::gpu::batch as wit_batch;
 
@@ -10,7 +10,8 @@ use crate::bindings::gannet::gpu::batch as wit_batch;
 /// ```
 pub type Grid = wit_batch::Grid;
 
-/// The grid that covers `count` invocations with workgroups of `size`.
+/// The smallest grid that covers `count` invocations with workgroups of `size` invocations. The last workgroup may
+/// reach beyond `count`, so kernels check their index.
 ///
 /// ```
 /// # use gannet_sdk::gpu::grid_1d;
@@ -20,7 +21,8 @@ pub fn grid_1d(count: u32, size: u32) -> Grid {
     Grid { x: count.div_ceil(size.max(1)), y: 1, z: 1 }
 }
 
-/// The grid that covers width × height invocations with workgroups of `size` × `size`.
+/// The smallest grid that covers `dimensions` (width, height) with workgroups of `size` × `size` invocations. The last
+/// workgroups may reach beyond `dimensions`, so kernels check their index.
 ///
 /// ```
 /// # use gannet_sdk::gpu::grid_2d;

@@ -1,9 +1,9 @@
-//! Kernels: declared at deploy, or compiled at run time.
+//! Kernels, either declared at deploy or compiled at run time.
 
 use super::error::Result;
 use crate::bindings::gannet::gpu::kernel as wit_kernel;
 
-/// A compiled kernel.
+/// A compiled kernel: one entry point of a WGSL module.
 ///
 /// ```
 /// # use gannet_sdk::gpu::{self, Buffer, Kernel};
@@ -20,7 +20,9 @@ fn constants(values: &[(&str, f64)]) -> Vec<wit_kernel::Constant> {
 }
 
 impl Kernel {
-    /// Compiles WGSL at run time.
+    /// Compiles the entry point `entry` of a WGSL source at run time.
+    ///
+    /// Rejected source is `KernelRejected`, with the compiler's message.
     ///
     /// ```no_run
     /// # use gannet_sdk::gpu::Kernel;
@@ -31,7 +33,8 @@ impl Kernel {
         Self::compile_with(wgsl, entry, &[])
     }
 
-    /// Compiles WGSL with values for its `override` constants.
+    /// Compiles WGSL as [`compile`](Self::compile) does, with values for its `override` constants. Each is given by its
+    /// name, or by its `@id` in decimal.
     ///
     /// ```no_run
     /// # use gannet_sdk::gpu::Kernel;
@@ -43,7 +46,7 @@ impl Kernel {
         Ok(Self(wit_kernel::Kernel::compile(wgsl, entry, &constants(values))?))
     }
 
-    /// Invocations of one workgroup.
+    /// Number of invocations of one workgroup along x, y and z.
     ///
     /// ```no_run
     /// # fn f(kernel: &gannet_sdk::gpu::Kernel) {
@@ -70,7 +73,7 @@ pub struct Declared {
 }
 
 impl Declared {
-    /// The kernel of that name.
+    /// The declared kernel with this name. The name is checked by [`open`](Self::open).
     ///
     /// ```
     /// # use gannet_sdk::gpu::Declared;
@@ -80,7 +83,7 @@ impl Declared {
         Self { name, entry: None, constants: Vec::new() }
     }
 
-    /// Chooses an entry point, where the module has several.
+    /// Chooses an entry point, which is needed if the module has several.
     ///
     /// ```
     /// # use gannet_sdk::gpu::Declared;
@@ -91,7 +94,7 @@ impl Declared {
         self
     }
 
-    /// Sets an `override` constant.
+    /// Sets an `override` constant, given by its name or by its `@id` in decimal.
     ///
     /// ```
     /// # use gannet_sdk::gpu::Declared;
@@ -102,7 +105,7 @@ impl Declared {
         self
     }
 
-    /// Opens it.
+    /// Opens the kernel. A name that this version did not declare is `NotFound`.
     ///
     /// ```no_run
     /// # use gannet_sdk::gpu::{self, Declared};
@@ -118,8 +121,9 @@ impl Declared {
     }
 }
 
-/// Declares the kernel in a WGSL file beside the source, so that the server checks and compiles it at
-/// deploy, and names it: `gpu::kernel!("blur.wgsl").dispatch(…)`.
+/// Declares the kernel in a WGSL file, so that the server checks and compiles it at deploy. The path is relative to
+/// the source file. The value is the [`Declared`](crate::gpu::Declared) kernel of that name, as in
+/// `gpu::kernel!("blur.wgsl").dispatch(…)`.
 ///
 /// ```
 /// # use gannet_sdk::gpu;
@@ -131,7 +135,7 @@ macro_rules! __kernel {
     ($path:literal) => {{
         const WGSL: &str = include_str!($path);
         const LENGTH: usize = $crate::gpu::__record_length($path, WGSL);
-        // A static without pointers in this section becomes a custom section of the module.
+        // The linker makes a custom section of the module out of statics in this link section that have no pointers.
         #[cfg_attr(target_arch = "wasm32", unsafe(link_section = "gannet:kernel"))]
         #[used]
         static RECORD: [u8; LENGTH] = $crate::gpu::__record::<LENGTH>($path, WGSL);
@@ -139,13 +143,14 @@ macro_rules! __kernel {
     }};
 }
 
-/// For [`kernel!`](crate::gpu::kernel!).
+/// The length of a record in bytes. Used by [`kernel!`](crate::gpu::kernel!).
 #[doc(hidden)]
 pub const fn __record_length(name: &str, wgsl: &str) -> usize {
     8 + name.len() + wgsl.len()
 }
 
-/// For [`kernel!`](crate::gpu::kernel!): a length and a name, a length and the source. Runs in the compiler.
+/// A kernel's record in the custom section: length and bytes of the name, then length and bytes of the source. Lengths
+/// are little-endian `u32`. Used by [`kernel!`](crate::gpu::kernel!) and evaluated at compile time.
 #[doc(hidden)]
 #[allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 pub const fn __record<const N: usize>(name: &str, wgsl: &str) -> [u8; N] {

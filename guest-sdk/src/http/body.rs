@@ -1,12 +1,13 @@
-//! Writing a body to whoever reads it, no faster than they do.
+//! Writing a body, no faster than its receiver reads it.
 
 use crate::bindings::wasi::io::streams::{OutputStream, StreamError};
 use crate::error::{Error, Result};
 
-/// Bytes of one blocking write, the most that `wasi:io` allows.
+/// Bytes to write at once if the stream's capacity does not fit `usize`; the most that `wasi:io` allows in one blocking
+/// write.
 const WRITE_BYTES: usize = 4096;
 
-/// Writes a streamed body. A slow caller slows it down.
+/// Writes a streamed body. Writes wait for a slow client.
 ///
 /// ```
 /// # use gannet_sdk::http::{BodyWriter, Response};
@@ -22,7 +23,7 @@ pub struct BodyWriter {
 }
 
 impl BodyWriter {
-    /// Writes bytes and waits until they are on their way.
+    /// Writes bytes and waits until they are flushed. An error, with status 500, means that the client has left.
     ///
     /// ```no_run
     /// # use gannet_sdk::http::BodyWriter;
@@ -37,7 +38,7 @@ impl BodyWriter {
     }
 }
 
-/// Writes bytes and waits until they are on their way.
+/// Writes bytes and waits until they are flushed.
 pub(crate) fn write_all(stream: &OutputStream, bytes: &[u8]) -> Result<()> {
     let gone = |error: StreamError| Error::new(500, format!("the other side is gone: {error:?}"));
     let mut rest = bytes;

@@ -1,16 +1,16 @@
-//! What a handler may answer beside a whole [`Response`].
+//! The types that a handler may return: a [`Response`], or anything that becomes one.
 
 use super::response::Response;
 use crate::error::Result;
 
-/// What a handler may answer.
+/// A type that a handler may return.
 ///
 /// ```
 /// # use gannet_sdk::{IntoResponse, http::Response};
 /// assert_eq!("hello".into_response().status(), 200);
 /// ```
 pub trait IntoResponse {
-    /// The response.
+    /// Converts the value to a response.
     ///
     /// ```
     /// # use gannet_sdk::{IntoResponse, http::Response};

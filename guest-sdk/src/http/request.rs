@@ -1,13 +1,13 @@
-//! What a handler is asked: method, target, headers and the whole body.
+//! The request that a handler gets: method, target, headers and the whole body.
 
 use crate::bindings::wasi::http::types::{IncomingBody, IncomingRequest, Method};
 use crate::bindings::wasi::io::streams::StreamError;
 use std::io;
 
-/// Bytes of one read of the request's body.
+/// Most bytes of one read of the request's body.
 const READ_BYTES: u64 = 256 * 1024;
 
-/// A request, with its body read whole.
+/// A request with its whole body.
 ///
 /// ```
 /// # use gannet_sdk::http::Request;
@@ -25,7 +25,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request, for tests.
+    /// A request without headers and body, for tests. `target` is the path with the query.
     ///
     /// ```
     /// # use gannet_sdk::http::Request;
@@ -35,7 +35,7 @@ impl Request {
         Self { method: method.into(), target: target.into(), headers: Vec::new(), body: Vec::new() }
     }
 
-    /// Gives it a body, for tests.
+    /// Sets the body, for tests.
     ///
     /// ```
     /// # use gannet_sdk::http::Request;
@@ -66,7 +66,7 @@ impl Request {
         self.target.split('?').next().unwrap_or("/")
     }
 
-    /// The value of a query parameter, percent-decoded.
+    /// The value of the first query parameter with this name, percent-decoded and with `+` as a space.
     ///
     /// ```
     /// # use gannet_sdk::http::Request;
@@ -83,7 +83,7 @@ impl Request {
         })
     }
 
-    /// The first header of that name.
+    /// The value of the first header with this name, regardless of case; `None` if there is none or it is not UTF-8.
     ///
     /// ```
     /// # use gannet_sdk::http::Request;
@@ -128,7 +128,7 @@ impl Request {
     }
 }
 
-/// The whole body.
+/// Reads the whole body.
 fn read_whole(body: &IncomingBody) -> io::Result<Vec<u8>> {
     let stream = body.stream().map_err(|()| io::Error::other("the body is taken"))?;
     let mut bytes = Vec::new();
@@ -141,7 +141,7 @@ fn read_whole(body: &IncomingBody) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Decodes what is percent-encoded in a query; `+` is a space.
+/// Decodes the percent-encoding of a query; `+` is a space. Invalid escapes stay as they are.
 fn percent_decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());

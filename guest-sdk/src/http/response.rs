@@ -1,4 +1,4 @@
-//! What a handler sends: a status, headers, and a body that is whole or written while it is sent.
+//! The response of a handler: a status, headers, and a body that is whole or written while it is sent.
 
 use super::body::BodyWriter;
 use crate::bindings::wasi::http::types::{Fields, OutgoingBody, OutgoingResponse, ResponseOutparam};
@@ -33,7 +33,7 @@ impl fmt::Debug for Response {
 }
 
 impl Response {
-    /// An empty response.
+    /// A response without headers and body.
     ///
     /// ```
     /// # use gannet_sdk::http::Response;
@@ -43,7 +43,7 @@ impl Response {
         Self { status, headers: Vec::new(), body: ResponseBody::Whole(Vec::new()) }
     }
 
-    /// Plain text.
+    /// Plain text in UTF-8, with status 200.
     ///
     /// ```
     /// # use gannet_sdk::http::Response;
@@ -53,7 +53,7 @@ impl Response {
         Self::new(200).with_header("content-type", "text/plain; charset=utf-8").with_body(text.into())
     }
 
-    /// JSON that is already written.
+    /// JSON that is already serialized, with status 200.
     ///
     /// ```
     /// # use gannet_sdk::http::Response;
@@ -63,7 +63,7 @@ impl Response {
         Self::new(200).with_header("content-type", "application/json").with_body(text.into())
     }
 
-    /// Bytes of any type.
+    /// Bytes of any media type, with status 200.
     ///
     /// ```
     /// # use gannet_sdk::http::Response;
@@ -73,7 +73,8 @@ impl Response {
         Self::new(200).with_header("content-type", media_type).with_body(bytes)
     }
 
-    /// A picture of `dimensions` (width, height) as PNG; `rgba` holds 4 bytes a pixel, row by row.
+    /// A PNG picture of `dimensions` (width, height), with status 200. `rgba` has 4 bytes a pixel, row by row. A length
+    /// that does not fit `dimensions` is an error.
     ///
     /// ```
     /// # #[cfg(feature = "png")] {
@@ -87,7 +88,7 @@ impl Response {
         let mut encoder = png::Encoder::new(&mut bytes, dimensions.0, dimensions.1);
         encoder.set_color(png::ColorType::Rgba);
         encoder.set_depth(png::BitDepth::Eight);
-        // A caller waits: a few per cent of size are not worth a multiple of the time.
+        // The caller waits: saving a few per cent of size is not worth a multiple of the time.
         encoder.set_compression(png::Compression::Fast);
         let mut writer = encoder.write_header()?;
         writer.write_image_data(rgba)?;
@@ -95,8 +96,8 @@ impl Response {
         Ok(Self::bytes("image/png", bytes))
     }
 
-    /// A body that is written while it is sent. The head leaves first; an error in `write` cuts the body
-    /// off, so that the caller can tell it from a whole one.
+    /// A body that `write` writes while it is sent, with status 200. The head is sent before `write` runs. If `write`
+    /// fails, the body is cut off, so that the client can tell that it is incomplete.
     ///
     /// ```
     /// # use gannet_sdk::http::Response;
@@ -113,7 +114,7 @@ impl Response {
         response
     }
 
-    /// Adds a header.
+    /// Adds a header. Headers with the same name are all sent.
     ///
     /// ```
     /// # use gannet_sdk::http::Response;
@@ -135,7 +136,7 @@ impl Response {
         self
     }
 
-    /// Sets the body.
+    /// Sets the body, in place of any other.
     ///
     /// ```
     /// # use gannet_sdk::http::Response;
@@ -156,7 +157,7 @@ impl Response {
         self.status
     }
 
-    /// The problem document (RFC 9457) that tells the caller of an error.
+    /// The problem document (RFC 9457) for an error.
     pub(super) fn from_error(error: &Error) -> Self {
         let body = format!(
             "{{\n  \"status\": {},\n  \"code\": \"{}\",\n  \"detail\": \"{}\"\n}}",
@@ -177,11 +178,11 @@ impl Response {
         Ok(response)
     }
 
-    /// Sends the head and then the body. An error after the head has left cuts the body off.
+    /// Sends the head and then the body. An error after the head was sent cuts the body off.
     pub(super) fn send(self, out: ResponseOutparam) -> Result<()> {
         let response = match self.head() {
             Ok(response) => response,
-            // A head that cannot be sent is answered with one that can.
+            // The head is invalid, so send an error response without headers, whose head is valid.
             Err(error) if !self.headers.is_empty() || self.status != 500 => {
                 let mut plain = Self::from_error(&error);
                 plain.headers.clear();
@@ -202,7 +203,7 @@ impl Response {
     }
 }
 
-/// A text as it stands between the quotes of a JSON string.
+/// Escapes a text for use inside a JSON string.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {

@@ -1,4 +1,4 @@
-//! One request from its arrival to the last byte of its response.
+//! Runs a handler for one request, from its arrival to the last byte of its response.
 
 use super::into_response::IntoResponse;
 use super::request::Request;
@@ -6,7 +6,7 @@ use super::response::Response;
 use crate::bindings::wasi::http::types::{IncomingRequest, ResponseOutparam};
 use crate::error::Error;
 
-/// Runs a handler for one request. Called by the code that [`crate::handler`] makes.
+/// Runs a handler for one request. Called by the code that [`crate::handler`] generates.
 #[doc(hidden)]
 pub fn run<T: IntoResponse>(request: IncomingRequest, out: ResponseOutparam, handler: impl FnOnce(Request) -> T) {
     let response = match Request::receive(&request) {
@@ -14,7 +14,7 @@ pub fn run<T: IntoResponse>(request: IncomingRequest, out: ResponseOutparam, han
         Err(error) => Response::from_error(&Error::new(400, format!("the body broke off: {error}"))),
     };
     if let Err(error) = response.send(out) {
-        // The head has left, so the body is cut off; the log says why.
+        // The head was sent as a rule, so the body is cut off, and only the log can report the reason.
         #[expect(clippy::print_stderr, reason = "a function's log")]
         {
             eprintln!("the response could not be sent: {error}");

@@ -1,4 +1,4 @@
-//! Generating an answer: the prompt is read, then tokens are chosen and read one after the other.
+//! Generates an answer: reads the prompt, then chooses and reads one token after the other.
 
 use super::model::{Llm, Model};
 use super::sampler::Sampler;
@@ -6,19 +6,21 @@ use super::stop::HeldText;
 use crate::gpu;
 use crate::openai::{Refusal, Sampling, TokenLogprob, TopLogprob};
 
-/// Tokens of an answer whose length the client leaves open, where the context has room for more.
+/// The most tokens of an answer if the client sets no limit and the context has room for more.
 const ANSWER_TOKENS: u32 = 1024;
 
-/// What is to be generated.
+/// A prompt, and how to continue it.
 pub(super) struct Generation {
     pub(super) prompt: Vec<u32>,
+    /// The most tokens to generate. [`fit`](Self::fit) sets it.
     pub(super) most: u32,
     pub(super) sampling: Sampling,
     pub(super) stop: Vec<String>,
+    /// Number of alternatives to report for each token; `None` if no log probabilities were requested.
     pub(super) logprobs: Option<usize>,
 }
 
-/// A piece of an answer.
+/// A piece of an answer. `text` may be empty, while it may be the beginning of a stop text or of a character.
 pub(super) struct Piece {
     pub(super) text: String,
     pub(super) logprob: Option<TokenLogprob>,
@@ -26,16 +28,19 @@ pub(super) struct Piece {
 
 /// How an answer ended.
 pub(super) struct Finish {
+    /// Number of tokens that were generated.
     pub(super) made: usize,
+    /// `stop` or `length`.
     pub(super) reason: &'static str,
 }
 
 impl Generation {
-    /// Checks that prompt and answer fit the model's context.
+    /// Checks the prompt's tokens, and that prompt and answer fit the model's context. `asked` is the client's limit of
+    /// tokens, and `param` the request's field with the prompt.
     pub(super) fn fit(mut self, asked: Option<u32>, model: &dyn Model, param: &str) -> Result<Self, Refusal> {
         let (context, vocabulary) = (model.context(), model.vocabulary());
         if let Some(unknown) = self.prompt.iter().find(|token| **token >= vocabulary) {
-            return Err(Refusal::invalid(param, format!("token {unknown}; this model has {vocabulary}")));
+            return Err(Refusal::invalid(param, format!("token {unknown}; this model has {vocabulary} tokens")));
         }
         let length = u32::try_from(self.prompt.len()).unwrap_or(u32::MAX);
         let room = context.checked_sub(length);
@@ -50,12 +55,12 @@ impl Generation {
         Ok(self)
     }
 
-    /// Makes room for prompt and answer.
+    /// Begins a text, with room for prompt and answer.
     pub(super) fn begin(&self, model: &mut dyn Model) -> gpu::Result<()> {
         model.begin(u32::try_from(self.prompt.len()).unwrap_or(u32::MAX).saturating_add(self.most))
     }
 
-    /// Reads the prompt, and answers the logits of what comes next. Nothing is read for an answer without tokens.
+    /// Reads the prompt, and returns the logits of the next token. If no tokens are to be generated, it reads nothing.
     pub(super) fn read(&self, model: &mut dyn Model) -> Result<Vec<f32>, Refusal> {
         if self.most == 0 {
             return Ok(Vec::new());
@@ -64,8 +69,8 @@ impl Generation {
         Ok(model.read(&self.prompt)?)
     }
 
-    /// Makes the answer, piece by piece, behind the logits of a prompt that was read. An error of `with` ends it: the client
-    /// has left.
+    /// Generates the answer and calls `with` for each piece. `logits` are those of the first token, as `read` returned
+    /// them. An error of `with`, which means that the client has left, ends the answer.
     pub(super) fn run(
         &self,
         llm: &Llm,
@@ -98,7 +103,7 @@ impl Generation {
     }
 }
 
-/// The logarithms of the chances of a token and of the likeliest.
+/// Returns the log probabilities of a token and of the `top` likeliest tokens.
 pub(super) fn token_logprob(llm: &Llm, logits: &[f32], token: u32, top: usize) -> TokenLogprob {
     let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();

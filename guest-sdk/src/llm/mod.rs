@@ -1,5 +1,5 @@
-//! Language models behind OpenAI's API: a model brings its forward pass ([`Model`]), and this the rest: tokens, chat templates,
-//! the choice of tokens, stop texts, streams, usage, errors.
+//! Language models behind OpenAI's API. A function implements [`Model`], the forward pass. This module does the rest:
+//! tokens, chat templates, sampling, stop texts, streams, usage and errors.
 //!
 //! ```no_run
 //! use gannet_sdk::{Result, asset::Asset, gpu, http::{Request, Response}, llm::{self, Llm, Model}, nn::Gguf};

@@ -1,11 +1,12 @@
-//! A language model: its forward pass ([`Model`]), and what it is beside its weights ([`Llm`]).
+//! A language model: its forward pass ([`Model`]), and its name, tokenizer and special tokens ([`Llm`]).
 
 use super::template::Template;
 use super::tokenizer::Tokenizer;
 use crate::gpu::Result;
 use crate::nn::{Gguf, Value};
 
-/// A model's forward pass. It keeps what it has read, so that the next token costs one pass.
+/// A model's forward pass over one text. It keeps the state of the tokens that it has read, so that each further token
+/// costs one pass. Logits are `vocabulary` values, one for each token id.
 ///
 /// ```
 /// # use gannet_sdk::{gpu, llm::Model};
@@ -34,23 +35,23 @@ use crate::nn::{Gguf, Value};
 /// }
 /// ```
 pub trait Model {
-    /// The most tokens of a text, those that are made included.
+    /// The most tokens of a text, prompt and answer together.
     fn context(&self) -> u32;
 
-    /// How many tokens there are.
+    /// Number of tokens that the model knows. Token ids are below it.
     fn vocabulary(&self) -> u32;
 
-    /// Forgets what was read, and makes room for so many tokens.
+    /// Begins a new text: forgets the tokens that were read, and makes room for `tokens` tokens.
     fn begin(&mut self, tokens: u32) -> Result<()>;
 
-    /// Reads tokens behind those that were read, and answers the logits of what comes next.
+    /// Appends tokens to those that were read, and returns the logits of the token that follows.
     fn read(&mut self, tokens: &[u32]) -> Result<Vec<f32>>;
 
-    /// The same, and calls `with` with the logits behind each of them.
+    /// As `read`, but calls `with` for each of `tokens`, in order, with the logits of the token that follows it.
     fn read_each(&mut self, tokens: &[u32], with: &mut dyn FnMut(&[f32])) -> Result<()>;
 }
 
-/// What a language model is beside its weights.
+/// A language model without its weights: name, tokenizer, chat template and special tokens.
 ///
 /// ```no_run
 /// # use gannet_sdk::{asset::Asset, llm::Llm, nn::Gguf};
@@ -60,20 +61,22 @@ pub trait Model {
 /// ```
 #[derive(Debug)]
 pub struct Llm {
-    /// What it is called in answers, where the request does not say.
+    /// The model's name in `GET /v1/models`, and in responses to requests that name no model.
     pub name: String,
-    /// Texts to tokens and back.
+    /// Converts texts to tokens and back.
     pub tokenizer: Tokenizer,
-    /// Chats to texts; none where the model was trained for none.
+    /// Converts chats to texts; `None` if the model was not trained for chats, which are then refused.
     pub template: Option<Template>,
-    /// Tokens that end an answer.
+    /// Ids of the tokens that end an answer.
     pub ends: Vec<u32>,
-    /// The token that every text begins with; none where the model was trained without.
+    /// Id of the token that every text begins with; `None` if the model was trained without one.
     pub begin: Option<u32>,
 }
 
 impl Llm {
-    /// What a GGUF file says.
+    /// Reads tokenizer, chat template and special tokens from the metadata of a GGUF file.
+    ///
+    /// Missing or invalid entries are `InvalidArgument`; a tokenizer other than byte-level BPE is `Unsupported`.
     ///
     /// ```
     /// # use gannet_sdk::{gpu, llm::Llm, nn::Gguf};
@@ -87,7 +90,7 @@ impl Llm {
         let ends = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"];
         let ends = ends.iter().filter_map(|name| gguf.get(name)?.integer().and_then(|id| u32::try_from(id).ok()));
         let mut ends: Vec<u32> = ends.collect();
-        // What models that speak in turns end them with, whether the file says so or not.
+        // Chat models end a turn with one of these, even if the file does not list it.
         ends.extend(
             ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>"].iter().filter_map(|text| tokenizer.special(text)),
         );
@@ -108,7 +111,8 @@ impl Llm {
         Ok(Self { name: name.to_owned(), tokenizer, template, ends, begin })
     }
 
-    /// The tokens of a prompt, which begins as the model wants it: chat templates may have written that already.
+    /// Returns the tokens of a prompt. They begin with `begin`, which is added unless the text, from a chat template,
+    /// has it already.
     ///
     /// ```
     /// # use gannet_sdk::{gpu, llm::Llm};

@@ -1,10 +1,10 @@
-//! Choosing the next token.
+//! Chooses the next token by temperature, top-p and penalties, as OpenAI's API defines them.
 
 use crate::openai::Sampling;
 use crate::random;
 use std::collections::HashMap;
 
-/// Chooses tokens from logits.
+/// Chooses the tokens of one answer from logits. Penalties apply to the tokens that it has chosen before.
 ///
 /// ```
 /// # use gannet_sdk::{llm::Sampler, openai::Sampling};
@@ -15,18 +15,18 @@ use std::collections::HashMap;
 pub struct Sampler {
     how: Sampling,
     random: fastrand::Rng,
-    /// How often each token was chosen.
+    /// How often each token was chosen, by its id.
     seen: HashMap<u32, u32>,
 }
 
-/// The first of the largest.
+/// Returns the index of the largest value, the lowest index of equal ones.
 fn largest(logits: impl Iterator<Item = f32>) -> u32 {
     let best = logits.zip(0u32..).fold((f32::NEG_INFINITY, 0), |best, now| if now.0 > best.0 { now } else { best });
     best.1
 }
 
 impl Sampler {
-    /// A sampler for one answer.
+    /// A sampler for one answer. Without a seed, its random numbers differ from those of all other instances.
     ///
     /// ```
     /// # use gannet_sdk::{llm::Sampler, openai::Sampling};
@@ -39,7 +39,7 @@ impl Sampler {
         Self { how, random, seen: HashMap::new() }
     }
 
-    /// The next token.
+    /// Returns the id of the next token. `logits` has a value for each token id.
     ///
     /// ```
     /// # use gannet_sdk::{llm::Sampler, openai::Sampling};
@@ -78,7 +78,8 @@ impl Sampler {
         let sum: f64 = chances.iter().map(|(chance, _)| chance).sum();
         let mut kept = sum;
         if self.how.top_p < 1.0 {
-            // What is less likely than this is not among the likeliest, however many they are.
+            // Tokens below this cannot be among those kept: all of them together have less than `1 - top_p`. They need
+            // no sorting.
             let least = (1.0 - self.how.top_p) * sum / chances.len() as f64;
             chances.retain(|(chance, _)| *chance >= least);
             chances.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));

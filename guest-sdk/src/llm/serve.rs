@@ -15,7 +15,8 @@ use crate::openai::{
     Message, ModelList, Prompt, Refusal, TokenLogprob, TopLogprob, Usage, id, json, now,
 };
 
-/// Answers a request of an OpenAI client. `open` brings the model; it is called when a request is sound.
+/// Handles a request of an OpenAI client. `open` opens the model; it is called only if the request is valid. Errors
+/// before the response begins are responses in OpenAI's shape ([`Refusal`]); later ones are an event in the stream.
 ///
 /// ```
 /// # use gannet_sdk::{gpu, http::{Request, Response}, llm::{self, Llm, Model}};
@@ -53,7 +54,7 @@ fn chat(
     let (id, created, model_name) = (id("chatcmpl"), now(), model_name(request.model, llm));
     if request.stream {
         let include_usage = request.include_usage;
-        // Before the answer begins: until then its time is limited and the client is kept waiting.
+        // Read before the response begins: until then `timeout_ms` applies, and an error has a status.
         let logits = generation.read(&mut *model)?;
         return Ok(Response::stream("text/event-stream", move |body| {
             let mut events = Events::new(body);
@@ -93,7 +94,7 @@ fn chat(
     Ok(json(&ChatCompletion { id, object, created, model: model_name, choices: vec![choice], usage }))
 }
 
-/// Chances as `/v1/completions` tells them: lists side by side.
+/// Log probabilities in the shape of `/v1/completions`: parallel lists with an item for each token.
 #[derive(Default)]
 struct CompletionLogprobs {
     tokens: Vec<String>,
@@ -191,8 +192,9 @@ fn completion(
     Ok(json(&Completion { choices: choice(text, told, Some(finish.reason)), usage, ..whole }))
 }
 
-/// The text of the prompt, and the chances of its tokens if they are asked for; those of the first are not known. For them the
-/// prompt is read: what comes next then is answered too.
+/// Returns the text of the prompt. If log probabilities were requested, it also reads the prompt, adds those of its
+/// tokens to `chances_of` (null for the first token, which follows nothing), and returns the logits of the token that
+/// follows.
 fn echoed(
     generation: &Generation,
     llm: &Llm,

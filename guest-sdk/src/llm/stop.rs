@@ -1,8 +1,8 @@
-//! Stop texts: where one comes, the answer ends before it, in whatever pieces it comes.
+//! Stop texts: an answer ends before the first stop text, even if that is split between pieces.
 
 use super::tokenizer::Decoder;
 
-/// The text of an answer as it comes, held back where it may be the beginning of a stop text.
+/// Decodes the text of an answer, and holds back its end while that may be the beginning of a stop text.
 pub(super) struct HeldText<'a> {
     stop: &'a [String],
     decoder: Decoder,
@@ -14,7 +14,7 @@ impl<'a> HeldText<'a> {
         Self { stop, decoder: Decoder::default(), held: String::new() }
     }
 
-    /// What can be told now, and whether a stop text has come.
+    /// Adds bytes. Returns the text that can be sent now, and whether a stop text ended the answer.
     pub(super) fn push(&mut self, bytes: &[u8]) -> (String, bool) {
         self.held.push_str(&self.decoder.push(bytes));
         let found = self.stop.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| self.held.find(stop.as_str()));
@@ -34,7 +34,7 @@ impl<'a> HeldText<'a> {
         (std::mem::replace(&mut self.held, rest), false)
     }
 
-    /// What was held back, when nothing more comes.
+    /// Returns the text that was held back, at the end of the answer.
     pub(super) fn end(&mut self) -> String {
         let mut rest = std::mem::take(&mut self.held);
         rest.push_str(&self.decoder.end());

@@ -1,16 +1,16 @@
-//! Chat templates: Jinja, as model files have them.
+//! Chat templates: Jinja sources from model files, which turn a chat into the text that a model reads.
 
 use crate::gpu::{Error, Result};
 use crate::openai::{Refusal, Turn};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, context};
 
-/// Steps of a template, so that none runs for ever.
+/// The most steps of one rendering, so that no template runs forever.
 const FUEL: u64 = 1_000_000;
 /// The name of the only template of an environment.
 const TEMPLATE_NAME: &str = "chat";
 
-/// How a chat becomes a text.
+/// A chat template, which turns a chat into the text of a prompt.
 ///
 /// ```
 /// # use gannet_sdk::{llm::Template, openai::Turn};
@@ -23,7 +23,7 @@ const TEMPLATE_NAME: &str = "chat";
 pub struct Template(Environment<'static>);
 
 impl Template {
-    /// A template from its source.
+    /// Compiles a template from its Jinja source. An invalid one is `gpu::Error::InvalidArgument`.
     ///
     /// ```
     /// # use gannet_sdk::llm::Template;
@@ -32,7 +32,7 @@ impl Template {
     pub fn new(source: &str) -> Result<Self> {
         let mut environment = Environment::new();
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        // As in the library that most templates are written for.
+        // The settings of the library that most templates are written for.
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.unwrap_or_default());
         environment.add_function("raise_exception", |told: String| {
@@ -44,7 +44,7 @@ impl Template {
         Ok(Self(environment))
     }
 
-    /// The same, which knows a special token by a name, such as `bos_token`.
+    /// Defines a variable of the template for a special token, such as `bos_token`.
     ///
     /// ```
     /// # use gannet_sdk::llm::Template;
@@ -57,7 +57,8 @@ impl Template {
         self
     }
 
-    /// The text of a chat, up to where the answer begins.
+    /// Returns the text of a chat, up to the point where the answer begins. An error of the template is a refusal of
+    /// `messages`.
     ///
     /// ```
     /// # use gannet_sdk::{llm::Template, openai::{Refusal, Turn}};

@@ -1,4 +1,4 @@
-//! Texts to tokens and back, by Hugging Face's library.
+//! Converts texts to tokens and back, by Hugging Face's library.
 
 use crate::gpu::{Error, Result};
 use crate::nn::{Gguf, Value};
@@ -9,14 +9,14 @@ use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::{AddedToken, PreTokenizerWrapper};
 
-/// The kind of token that is no text, in GGUF.
+/// GGUF's kind of control tokens, which are no text.
 const CONTROL: i64 = 3;
-/// The same, made by whoever trained the model further.
+/// GGUF's kind of user-defined tokens: control tokens that were added by whoever trained the model further.
 const USER_DEFINED: i64 = 4;
-/// Bytes of a text that become tokens at once: the library takes a hundred times as much memory meanwhile.
+/// Bytes of a text that are encoded at once. The library uses a hundred times as much memory meanwhile.
 const PART_BYTES: usize = 64 << 10;
 
-/// Texts to tokens and back.
+/// A byte-level BPE tokenizer: converts texts to tokens and back.
 ///
 /// ```no_run
 /// # use gannet_sdk::{asset::Asset, llm::Tokenizer, nn::Gguf};
@@ -28,14 +28,15 @@ const PART_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    /// The bytes of all tokens, one behind the other, and where each ends.
+    /// The bytes of all tokens, one token behind the other. Special tokens have none.
     bytes: Vec<u8>,
+    /// End of each token in `bytes`, by its id.
     ends: Vec<u32>,
     special: HashMap<String, u32>,
 }
 
-/// The bytes that the letters of a byte-level vocabulary stand for (Radford et al., 2019): printable ones for themselves, the
-/// others, in their order, for the letters from 256 on.
+/// Maps the letters of a byte-level vocabulary to bytes (Radford et al., 2019). Printable bytes are their own letters;
+/// the others, in their order, have the letters from U+0100.
 fn letters() -> HashMap<char, u8> {
     let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let mut letters: HashMap<char, u8> = (0..=255).filter(printable).map(|byte| (char::from(byte), byte)).collect();
@@ -44,22 +45,25 @@ fn letters() -> HashMap<char, u8> {
     letters
 }
 
-/// How a text is cut before merging, by the name that GGUF gives it.
+/// Returns the pre-tokenizer, which cuts a text into words before merging, by its name in GGUF.
 fn cut(name: &str) -> Result<PreTokenizerWrapper> {
     let words = || PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true));
     match name {
         "gpt-2" | "default" => Ok(words()),
-        // Each digit by itself, then words.
+        // Cuts out each digit, then words.
         "smollm" => Ok(PreTokenizerWrapper::Sequence(Sequence::new(vec![
             PreTokenizerWrapper::Digits(Digits::new(true)),
             words(),
         ]))),
-        other => Err(Error::Unsupported(format!("texts are cut as in {other:?}; known are \"gpt-2\" and \"smollm\""))),
+        other => Err(Error::Unsupported(format!("the pre-tokenizer {other:?}; known are \"gpt-2\" and \"smollm\""))),
     }
 }
 
 impl Tokenizer {
-    /// The byte-level BPE that a GGUF file holds.
+    /// Reads the byte-level BPE tokenizer of a GGUF file.
+    ///
+    /// A missing or invalid entry is `InvalidArgument`. A tokenizer other than `gpt2`, or a pre-tokenizer other than
+    /// `gpt-2` and `smollm`, is `Unsupported`.
     ///
     /// ```
     /// # use gannet_sdk::{gpu, llm::Tokenizer, nn::Gguf};
@@ -86,7 +90,7 @@ impl Tokenizer {
         let halves = merges.iter().map(|merge| merge.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())));
         let halves: Option<Merges> = halves.collect();
         let halves =
-            halves.ok_or_else(|| Error::InvalidArgument("a merge of the tokenizer has no two halves".into()))?;
+            halves.ok_or_else(|| Error::InvalidArgument("a merge of the tokenizer is not two tokens".into()))?;
         let model = BPE::builder().vocab_and_merges(vocabulary, halves).build().map_err(failed)?;
         let mut inner = tokenizers::Tokenizer::new(model);
         inner.with_pre_tokenizer(Some(cut));
@@ -108,7 +112,7 @@ impl Tokenizer {
         Ok(Self { inner, bytes, ends, special })
     }
 
-    /// The tokens of a text. What stands for a special token becomes it.
+    /// Returns the tokens of a text. The text of a special token in it becomes that token.
     ///
     /// ```
     /// # use gannet_sdk::{gpu, llm::Tokenizer};
@@ -123,16 +127,17 @@ impl Tokenizer {
             let (part, behind) = rest.split_at(self.part(rest));
             let encoded = self.inner.encode_fast(part, false);
             let encoded =
-                encoded.map_err(|error| Error::InvalidArgument(format!("the text has no tokens: {error}")))?;
+                encoded.map_err(|error| Error::InvalidArgument(format!("the text cannot be encoded: {error}")))?;
             tokens.extend_from_slice(encoded.get_ids());
             rest = behind;
         }
         Ok(tokens)
     }
 
-    /// How much of a text can become tokens by itself without changing any: where a word of ASCII ends, no way of cutting texts
-    /// that we know looks at what is before. Special tokens must not be cut. Where there is no such place for long, the text is
-    /// longer than a context, and is cut anywhere.
+    /// Returns how many bytes of a text can be encoded on their own, without a change to any token. A part ends behind
+    /// an ASCII word, because no known pre-tokenizer looks at what is before such a place, and never inside of a
+    /// special token. If there is no such place within `4 * PART_BYTES`, the text is longer than any context, and is
+    /// cut anywhere.
     fn part(&self, text: &str) -> usize {
         let ends = |at: usize, pair: &[u8]| match pair {
             [word, behind] if word.is_ascii_alphanumeric() && behind.is_ascii() && !behind.is_ascii_alphanumeric() => {
@@ -155,7 +160,7 @@ impl Tokenizer {
         end.unwrap_or_else(|| text.floor_char_boundary(4 * PART_BYTES))
     }
 
-    /// The special token of a text.
+    /// Id of the special token with this text; `None` if there is none.
     ///
     /// ```
     /// # use gannet_sdk::llm::Tokenizer;
@@ -167,7 +172,7 @@ impl Tokenizer {
         self.special.get(text).copied()
     }
 
-    /// The bytes of a token; none for a special one.
+    /// The bytes of a token. They are empty for a special or unknown token, and need not be whole characters.
     ///
     /// ```
     /// # use gannet_sdk::llm::Tokenizer;
@@ -182,7 +187,7 @@ impl Tokenizer {
         self.bytes.get(start as usize..end as usize).unwrap_or_default()
     }
 
-    /// How many tokens there are.
+    /// Number of tokens. Token ids are below it.
     ///
     /// ```
     /// # use gannet_sdk::llm::Tokenizer;
@@ -195,7 +200,7 @@ impl Tokenizer {
     }
 }
 
-/// Bytes to text, as they come: what is no whole character waits for its rest.
+/// Decodes UTF-8 in pieces. Bytes of an incomplete character wait for the rest of it; invalid bytes become U+FFFD.
 ///
 /// ```
 /// # use gannet_sdk::llm::Decoder;
@@ -210,7 +215,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// The characters that are whole now.
+    /// Adds bytes, and returns the characters that are complete now.
     ///
     /// ```
     /// # use gannet_sdk::llm::Decoder;
@@ -225,7 +230,7 @@ impl Decoder {
             kept += chunk.valid().len();
             let invalid = chunk.invalid();
             let at_end = kept + invalid.len() == self.waiting.len();
-            // At the end it may be the beginning of a character.
+            // Invalid bytes at the end may be the beginning of a character.
             let begun = std::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none());
             let waits = at_end && begun;
             if !invalid.is_empty() && !waits {
@@ -237,7 +242,7 @@ impl Decoder {
         text
     }
 
-    /// What is left, when nothing more comes.
+    /// Returns the rest at the end of the text. An incomplete character becomes U+FFFD.
     ///
     /// ```
     /// # use gannet_sdk::llm::Decoder;
@@ -275,7 +280,7 @@ mod tests {
         assert_eq!(tokenizer.encode("ab ab11<|end|>a").unwrap(), [2, 6, 4, 4, 5, 0]);
         assert_eq!((tokenizer.bytes(6), tokenizer.bytes(5), tokenizer.bytes(99)), (&b" ab"[..], &b""[..], &b""[..]));
         assert!(Tokenizer::new(&tokens, &["ab".to_owned()], &kinds, cut("gpt-2").unwrap()).is_err());
-        // The same in parts: wherever they end, no word and no special token is cut.
+        // A long text is encoded in parts. Wherever they end, no word and no special token is cut.
         for head in [0, 3, 8] {
             for unit in ["ab ab1<|end|>", "ab'ab\n", "1 ab  ", "<|end|>", "é.ab.", "é"] {
                 let text = "b".repeat(head) + &unit.repeat(2 * PART_BYTES / unit.len());

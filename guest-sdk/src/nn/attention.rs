@@ -1,13 +1,13 @@
-//! Attention: the rotation of queries and keys on their way into the cache, and the product with what the cache holds.
+//! Attention: rotary position embedding with the writing of the cache, and attention over the cache.
 
 use super::kernels::MatmulKind;
 use super::pass::{ONLY_ENTRY, Pass, check_length, grid};
 use crate::gpu::{Buffer, Error, Result, uniform};
 
-/// The largest head whose values fit the lanes of a software driver.
+/// The largest head size of `nn.attention.rows`. Larger heads do not fit the lanes of a software driver.
 const ROWS_HEAD_MAX: u32 = 64;
 
-/// The heads of an attention.
+/// The shape of an attention.
 ///
 /// ```
 /// # use gannet_sdk::nn::Attention;
@@ -15,17 +15,17 @@ const ROWS_HEAD_MAX: u32 = 64;
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Attention {
-    /// Heads of the queries.
+    /// Number of query heads.
     pub heads: u32,
-    /// Heads of keys and values, a divisor of that.
+    /// Number of key and value heads, a divisor of `heads`. Groups of `heads / kv_heads` query heads share one.
     pub kv_heads: u32,
-    /// Of a head: 4 to 256, a power of two.
+    /// Values of a head: a power of two from 4 to 256.
     pub size: u32,
-    /// How many rows of queries there are.
+    /// Number of rows of queries, one for each token.
     pub tokens: u32,
 }
 
-/// How queries and keys are rotated.
+/// A rotary position embedding (Su et al., 2021).
 ///
 /// ```
 /// # use gannet_sdk::nn::Rope;
@@ -34,14 +34,15 @@ pub struct Attention {
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Rope {
-    /// The base of the frequencies.
+    /// The base θ of the frequencies θ^(−2 i / size), as in GGUF's `rope.freq_base`.
     pub base: f64,
-    /// Whether the pairs are a half apart, and not adjacent.
+    /// Which values of a head are rotated as a pair: i and i + size / 2 if true, 2 i and 2 i + 1 if false.
     pub halves: bool,
 }
 
 impl Rope {
-    /// The cosines and sines of a position, for heads of a size.
+    /// Returns the cosine and sine of the angle of each pair at a position, for heads of `size` values. There are half
+    /// as many pairs as values.
     ///
     /// ```
     /// # use gannet_sdk::nn::Rope;
@@ -57,8 +58,12 @@ impl Rope {
 }
 
 impl Pass<'_> {
-    /// Rotates queries in place, and keys on their way into the cache; values go there as they are. `angles` are those of each
-    /// token ([`Rope::angles`]), `places` where in the cache it goes.
+    /// Records the rotation of queries, in place, and of keys, into the cache. Values are copied into the cache.
+    ///
+    /// `q` has `tokens` rows of `heads` × `size` values, `k` and `v` have `tokens` rows of `kv_heads` × `size`.
+    /// `angles` has those of each token ([`Rope::angles`]), and `places` the row of each token in the cache. The last
+    /// argument is the cache: keys and values, in rows of `kv_heads` × `size` values. A buffer that is too short is
+    /// `InvalidArgument`; the length of the cache is not checked.
     ///
     /// ```
     /// # use gannet_sdk::{gpu::{self, Buffer}, nn::{Attention, Pass, Rope}};
@@ -90,7 +95,11 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// y = softmax(q · Kᵀ / √size) · V, for each token over the keys of its span: the first, and the one behind the last.
+    /// Records y = softmax(q · Kᵀ / √size) · V, for each token over the cache rows of its span.
+    ///
+    /// `q` and `y` have `tokens` rows of `heads` × `size` values. The cache, keys and values, has rows of `kv_heads` ×
+    /// `size`. A span is the first row and the row behind the last. A shape outside the limits of [`Attention`] or a
+    /// buffer that is too short is `InvalidArgument`; the length of the cache is not checked.
     ///
     /// ```
     /// # use gannet_sdk::{gpu::{self, Buffer}, nn::{Attention, Pass}};
@@ -111,14 +120,15 @@ impl Pass<'_> {
         let Attention { heads, kv_heads, size, tokens } = heads;
         if !(4..=256).contains(&size) || !size.is_power_of_two() || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             return Err(Error::InvalidArgument(format!(
-                "{heads} heads of {size} over {kv_heads}; sizes are powers of two from 4 to 256, and heads a multiple"
+                "{heads} heads of {size} values over {kv_heads} key heads; sizes are powers of two from 4 to 256, \
+                 and heads a multiple of key heads"
             )));
         }
         check_length("q", q, tokens, heads.saturating_mul(size))?;
         check_length("y", y, tokens, heads.saturating_mul(size))?;
         check_length("spans", spans, tokens, 1)?;
         let shape = uniform(&[heads, kv_heads, size, (1.0 / (size as f32).sqrt()).to_bits(), tokens]);
-        // Eight queries of the heads that share their keys are one workgroup.
+        // `nn.attention.rows` has a workgroup for eight queries of the heads that share their keys.
         let by_rows = tokens.saturating_mul(heads / kv_heads).div_ceil(8);
         let (name, grid) = match self.nn.matmul {
             MatmulKind::Rows if size <= ROWS_HEAD_MAX => ("nn.attention.rows", grid(kv_heads, by_rows)),

@@ -1,8 +1,12 @@
-//! `declare!`: puts the sources of kernels into a function's component, each under the name by which `Nn` opens it.
+//! `declare!` puts the sources of kernels into a function's component, each under the name by which `Nn` opens it.
 
-/// Declares kernels of [`nn`](crate::nn) for a function, so that the server checks and compiles them at deploy: the formats of
-/// its weights (`f32`, `f16`, `q8_0`, `q4_0`, `q4_1`, `q4_k`, `q6_k`; with `_half` behind it for [`Nn::half`](crate::nn::Nn::half)) and the operations it uses (`norm`, `rope`, `attention`,
-/// `activation`, `pool`, `top`, `softmax`).
+/// Declares kernels of [`nn`](crate::nn) for a function, so that the server checks and compiles them at deploy.
+///
+/// The arguments are the formats of its weights and the operations that it uses:
+///
+/// - `f32`, `f16`, `q8_0`, `q4_0`, `q4_1`, `q4_k`, `q6_k`: products with weights, and the gathering of their rows;
+/// - `f32_half`, `f16_half` and so on: products in half precision too, for [`Nn::half`](crate::nn::Nn::half);
+/// - `norm`, `rope`, `attention`, `activation`, `pool`, `top`, `softmax`: the operations.
 ///
 /// ```
 /// gannet_sdk::nn::declare!(q8_0, norm, attention);
@@ -13,7 +17,7 @@ macro_rules! __nn_declare {
     ($($name:ident),+ $(,)?) => { $( $crate::__nn_one!($name); )+ };
 }
 
-/// For [`declare!`](crate::nn::declare!).
+/// Declares the kernels of one argument of [`declare!`](crate::nn::declare!).
 #[macro_export]
 #[doc(hidden)]
 macro_rules! __nn_one {
@@ -40,7 +44,7 @@ macro_rules! __nn_one {
     (softmax) => { $crate::__nn_record!("nn.softmax" SOFTMAX); };
 }
 
-/// For [`declare!`](crate::nn::declare!).
+/// Puts records of kernels, each a name and a source, into the component, as [`kernel!`](crate::gpu::kernel!) does.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! __nn_record {

@@ -1,15 +1,17 @@
-//! GGUF files (version 2 and 3): what a model is, and where its tensors lie. Only the header is read.
+//! Headers of GGUF files (versions 2 and 3), with the metadata of a model, and the format, shape and byte range of each
+//! tensor. The data is not read.
 //!
-//! The file may be anybody's: counts and lengths are bounded by the bytes that are there, before anything is made of them.
+//! Files are not trusted: counts and lengths are checked against the bytes of the file before memory is allocated for
+//! them.
 
 use super::tensor::{DType, Tensor};
 use crate::gpu::{Error, Result};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
-/// The most entries and tensors of a file.
+/// The most metadata entries of a file, and the most tensors.
 const ENTRIES_MAX: u64 = 65_536;
-/// The longest text.
+/// The most bytes of a text.
 const TEXT_BYTES_MAX: u64 = 4 << 20;
 /// The most items of an array.
 const ITEMS_MAX: u64 = 4 << 20;
@@ -27,24 +29,24 @@ const DIMENSIONS_MAX: u32 = 4;
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
-    /// Any whole number.
+    /// A whole number of any type. A `u64` beyond `i64` is `i64::MAX`.
     Integer(i64),
-    /// Any other number.
+    /// An `f32` or `f64`.
     Float(f64),
-    /// Yes or no.
+    /// A Boolean.
     Bool(bool),
-    /// A text.
+    /// A text. Bytes that are not UTF-8 are replaced by U+FFFD.
     Text(String),
-    /// Texts.
+    /// An array of texts.
     Texts(Vec<String>),
-    /// Whole numbers.
+    /// An array of whole numbers or Booleans.
     Integers(Vec<i64>),
-    /// Other numbers.
+    /// An array of `f32` or `f64`.
     Floats(Vec<f64>),
 }
 
 impl Value {
-    /// The whole number.
+    /// The whole number; `None` for all other kinds of value.
     ///
     /// ```
     /// # use gannet_sdk::nn::Value;
@@ -54,7 +56,7 @@ impl Value {
         if let Self::Integer(value) = self { Some(*value) } else { None }
     }
 
-    /// The number.
+    /// The floating-point number; `None` for all other kinds of value.
     ///
     /// ```
     /// # use gannet_sdk::nn::Value;
@@ -64,7 +66,7 @@ impl Value {
         if let Self::Float(value) = self { Some(*value) } else { None }
     }
 
-    /// The text.
+    /// The text; `None` for all other kinds of value.
     ///
     /// ```
     /// # use gannet_sdk::nn::Value;
@@ -74,7 +76,7 @@ impl Value {
         if let Self::Text(value) = self { Some(value) } else { None }
     }
 
-    /// The texts.
+    /// The array of texts; `None` for all other kinds of value.
     ///
     /// ```
     /// # use gannet_sdk::nn::Value;
@@ -84,7 +86,7 @@ impl Value {
         if let Self::Texts(value) = self { Some(value) } else { None }
     }
 
-    /// The whole numbers.
+    /// The array of whole numbers; `None` for all other kinds of value.
     ///
     /// ```
     /// # use gannet_sdk::nn::Value;
@@ -111,7 +113,7 @@ pub struct Gguf {
     tensors: BTreeMap<String, Tensor>,
 }
 
-/// Reads the header's values one by one, and never more bytes than there may be.
+/// Reads the header's values one by one, and never more than `most` bytes.
 struct HeaderReader<'a, R> {
     from: &'a mut R,
     read: u64,
@@ -155,7 +157,7 @@ impl<R: Read> HeaderReader<'_, R> {
 
     fn count(&mut self, what: &str, most: u64) -> Result<u64> {
         let count = self.u64()?;
-        // Each takes a byte at least.
+        // Each item takes at least a byte.
         let most = most.min(self.most.saturating_sub(self.read));
         if count > most { Err(corrupt(format_args!("{count} {what}; the most is {most}"))) } else { Ok(count) }
     }
@@ -164,7 +166,7 @@ impl<R: Read> HeaderReader<'_, R> {
         let length = self.count("bytes of a text", TEXT_BYTES_MAX)?;
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
         self.exactly(&mut bytes)?;
-        // A vocabulary may hold what is no text.
+        // Tokens of a vocabulary may be invalid UTF-8.
         Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
     }
 
@@ -210,7 +212,8 @@ impl<R: Read> HeaderReader<'_, R> {
         Ok(all)
     }
 
-    /// A tensor with its offset among the data; its range is known when the header has ended.
+    /// Reads a tensor, whose `range` is empty and begins at its offset in the data. The real range is known only when
+    /// the whole header was read.
     fn tensor(&mut self) -> Result<(String, Tensor)> {
         let name = self.text()?;
         let dimensions = self.u32()?;
@@ -223,7 +226,7 @@ impl<R: Read> HeaderReader<'_, R> {
         for _ in 0..dimensions {
             shape.push(self.u64()?);
         }
-        // The file has the innermost first.
+        // The file has the innermost dimension first.
         shape.reverse();
         let dtype = match self.u32()? {
             0 => DType::F32,
@@ -245,7 +248,10 @@ impl<R: Read> HeaderReader<'_, R> {
 }
 
 impl Gguf {
-    /// Reads the header of a file of so many bytes.
+    /// Reads the header of a file of `file_bytes` bytes.
+    ///
+    /// An invalid header, or a tensor outside the file, is `InvalidArgument`. Another version, or a tensor in a format
+    /// that is none of [`DType`], is `Unsupported`.
     ///
     /// ```
     /// # use gannet_sdk::nn::Gguf;
@@ -289,7 +295,7 @@ impl Gguf {
         Ok(gguf)
     }
 
-    /// A metadata entry.
+    /// The metadata entry with this name; `None` if there is none.
     ///
     /// ```
     /// # use gannet_sdk::nn::{Gguf, Value};
@@ -301,7 +307,8 @@ impl Gguf {
         self.metadata.get(name)
     }
 
-    /// A metadata entry that must be a whole number from 1 to 2³² − 1.
+    /// The metadata entry with this name, which must be a whole number from 1 to 2³² − 1. Everything else is
+    /// `InvalidArgument`.
     ///
     /// ```
     /// # use gannet_sdk::{gpu, nn::Gguf};
@@ -314,11 +321,11 @@ impl Gguf {
         let number = value.and_then(Value::integer).and_then(|value| u32::try_from(value).ok()).filter(|n| *n > 0);
         number.ok_or_else(|| match value {
             Some(value) => corrupt(format_args!("{name} is {value:?}, and should be a whole number above 0")),
-            None => corrupt(format_args!("it does not say {name}")),
+            None => corrupt(format_args!("it has no entry {name}")),
         })
     }
 
-    /// A tensor.
+    /// The tensor with this name; `NotFound` if there is none.
     ///
     /// ```
     /// # use gannet_sdk::{gpu, nn::{Gguf, Tensor}};
@@ -330,7 +337,7 @@ impl Gguf {
         self.tensors.get(name).ok_or_else(|| Error::NotFound(format!("the gguf file has no tensor {name:?}")))
     }
 
-    /// A tensor that must be a matrix of so many rows of so many weights.
+    /// A tensor that must be a matrix of `rows` rows of `inner` weights. Any other shape is `InvalidArgument`.
     ///
     /// ```
     /// # use gannet_sdk::{gpu, nn::{Gguf, Tensor}};
@@ -342,7 +349,7 @@ impl Gguf {
         self.tensor(name)?.checked(name, |tensor| tensor.check_matrix(rows, inner))
     }
 
-    /// A tensor that must be so many f32.
+    /// A tensor that must have `length` values of F32. Any other length or format is `InvalidArgument`.
     ///
     /// ```
     /// # use gannet_sdk::{gpu, nn::{Gguf, Tensor}};

@@ -1,27 +1,27 @@
-//! The kernels of a function: which of them suit the device, and each opened once.
+//! The kernels of a function: chooses those that suit the device, and opens each once.
 
 use crate::gpu::{self, Declared, Kernel, Result};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-/// The class that software drivers have, unless the operator calls them otherwise.
+/// The class of a software driver, unless the operator configured another.
 const SOFTWARE: &str = "software";
 
-/// Which kernels of a matrix product suit the device: how their invocations share its rows.
+/// The kind of matrix kernel that suits the device. Kinds differ in how invocations share the rows of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MatmulKind {
-    /// Each has rows to itself, and subgroups hand activations around: for drivers whose lanes share a core.
+    /// Each invocation has its own rows, and subgroups broadcast activations. For drivers whose lanes share a core.
     Rows,
-    /// Sixteen share a row, and subgroups add up what they find.
+    /// Sixteen invocations share a row, and subgroups add up their sums. For GPUs with subgroups.
     Lanes,
-    /// The same, and where weights are read once for several tokens, in half precision.
+    /// As `Lanes`, but in half precision where weights are read once for several tokens.
     Half,
-    /// The same without subgroups.
+    /// As `Lanes`, but without subgroups: sums are added up in workgroup memory.
     Plain,
 }
 
-/// The kernels of a function, opened as they are used, in the kind that suits the device.
+/// The kernels of a function, in the kind that suits the device. Each is opened at its first use.
 ///
 /// ```no_run
 /// # use gannet_sdk::nn::Nn;
@@ -41,7 +41,7 @@ impl Default for Nn {
 }
 
 impl Nn {
-    /// Looks at the device. Everything is computed in single precision.
+    /// Chooses the kernels for this function's device. Everything is computed in single precision.
     ///
     /// ```no_run
     /// # use gannet_sdk::nn::Nn;
@@ -57,10 +57,10 @@ impl Nn {
         Self { matmul, kernels: RefCell::default() }
     }
 
-    /// The same, but GPUs that multiply in half precision (`f16`) do so where weights are read once for several tokens: prompts and
-    /// texts. Results are off by about a thousandth of the largest. Embeddings do not mind (a cosine of 0.999999 against f32); of the
-    /// likeliest tokens of a small language model one in fifty became another. The formats are declared with `_half` too;
-    /// those that are not are multiplied in single precision.
+    /// As [`new`](Self::new), but GPUs with `f16` multiply in half precision where weights are read once for several
+    /// tokens: in prompts and texts. Errors are about a thousandth of the largest result. Embeddings keep a cosine of
+    /// 0.999999 against f32; one in fifty of a small language model's likeliest tokens changed. Declare each format
+    /// with `_half` too ([`declare!`](crate::nn::declare!)); others are multiplied in single precision.
     ///
     /// ```no_run
     /// # use gannet_sdk::nn::{self, Nn};
@@ -79,12 +79,12 @@ impl Nn {
         Self { matmul, ..exact }
     }
 
-    /// A kernel by its name and entry point, opened when it is first used.
+    /// Returns a kernel by its name and entry point, and opens it at its first use.
     pub(super) fn kernel(&self, name: &'static str, entry: &'static str) -> Result<Rc<Kernel>> {
         if let Some(kernel) = self.kernels.borrow().get(&(name, entry)) {
             return Ok(Rc::clone(kernel));
         }
-        // A source with one entry point is named without it.
+        // The kernel of a source with a single entry point has the source's name alone.
         let declared = Declared::new(name);
         let declared = if entry.is_empty() { declared } else { declared.entry(entry) };
         let kernel = Rc::new(declared.open()?);

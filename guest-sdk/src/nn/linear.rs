@@ -1,5 +1,5 @@
-//! Products with weights, and the gathering of their rows: the operations whose kernel depends on the format of weights, on the
-//! device and on the number of tokens.
+//! Products with weights, and the gathering of rows of weights. The kernels of these operations depend on the format of
+//! the weights; that of a product also depends on the device and on the number of tokens.
 
 use super::kernels::MatmulKind;
 use super::pass::{ONLY_ENTRY, Pass, check_length, grid};
@@ -7,10 +7,10 @@ use super::tensor::{DType, Matrix};
 use crate::asset::View;
 use crate::gpu::{Buffer, Error, Result, Uniform, uniform};
 
-/// With more tokens than this, weights are read once for several of them.
+/// Up to this many tokens, weights are read anew for each token. With more, they are read once for several.
 const FEW_TOKENS: u32 = 3;
 
-/// What a product with weights is done with, and what follows it.
+/// The parameters of a product with weights. After the product come the bias, GELU, and the addition, in this order.
 ///
 /// ```
 /// # use gannet_sdk::nn::Linear;
@@ -18,18 +18,18 @@ const FEW_TOKENS: u32 = 3;
 /// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Linear<'a> {
-    /// How many rows of activations there are.
+    /// Number of rows of activations, one for each token.
     pub tokens: u32,
-    /// Added to each row.
+    /// A vector of `f32`, one for each row of the weights, that is added to each row of the product.
     pub bias: Option<&'a View>,
-    /// Whether GELU is applied then.
+    /// Whether the exact GELU (Hendrycks and Gimpel, 2016) is applied to each value.
     pub gelu: bool,
-    /// Whether the result is added to what is there, and not put in its place.
+    /// Whether the result is added to the previous values of the output, instead of replacing them.
     pub add: bool,
 }
 
 impl Linear<'_> {
-    /// The product of so many rows.
+    /// A plain product for `tokens` rows of activations.
     ///
     /// ```
     /// # use gannet_sdk::nn::Linear;
@@ -40,7 +40,8 @@ impl Linear<'_> {
     }
 }
 
-/// By rows, by lanes, by lanes in half precision, plain, and the gathering of rows.
+/// Names of the kernels for a format: the four of [`MatmulKind`] in the order rows, lanes, half and plain, then
+/// `gather`.
 fn kernel_names(dtype: DType) -> [&'static str; 5] {
     match dtype {
         DType::F32 => ["nn.f32.rows", "nn.f32.lanes", "nn.f32.half", "nn.f32.plain", "nn.f32.gather"],
@@ -53,11 +54,11 @@ fn kernel_names(dtype: DType) -> [&'static str; 5] {
     }
 }
 
-/// Which entry point multiplies with so many rows of activations, and how many it takes at once.
+/// Returns the entry point for a product with `tokens` rows of activations, and how many rows it processes at once.
 fn entry_point(kind: MatmulKind, tokens: u32) -> (&'static str, u32) {
     match kind {
         _ if tokens <= FEW_TOKENS => ("vector", 1),
-        // Thirty-two take about as long as twice 0.8 times sixteen.
+        // `wide` takes 1.6 times as long for 32 tokens as `matrix` for 16.
         MatmulKind::Rows if tokens.div_ceil(32) * 8 <= tokens.div_ceil(16) * 5 => ("wide", 32),
         MatmulKind::Rows => ("matrix", 16),
         MatmulKind::Half => (ONLY_ENTRY, 8),
@@ -65,13 +66,17 @@ fn entry_point(kind: MatmulKind, tokens: u32) -> (&'static str, u32) {
     }
 }
 
-/// What is bound where nothing is needed.
+/// Bound to the bias variable if there is no bias.
 fn no_bias() -> Uniform {
     uniform(&[0u32; 4])
 }
 
 impl Pass<'_> {
-    /// y = x · Wᵀ: rows of `inner` values become rows of as many values as `weights` has rows.
+    /// Records y = x · Wᵀ, followed by the steps that `how` asks for.
+    ///
+    /// `x` has `how.tokens` rows of `weights.inner()` values, `y` has `how.tokens` rows of `weights.rows()` values. A
+    /// buffer that is too short is `InvalidArgument`; a format that was not declared
+    /// ([`declare!`](crate::nn::declare!)) is `NotFound`.
     ///
     /// ```
     /// # use gannet_sdk::{gpu::{self, Buffer}, nn::{Linear, Matrix, Pass}};
@@ -90,7 +95,8 @@ impl Pass<'_> {
         let (kernel, rows_at_once) = match self.nn.matmul {
             MatmulKind::Rows => (self.kernel(by_rows, entry)?, 4 * 32),
             MatmulKind::Half if entry == ONLY_ENTRY => match self.kernel(in_half, entry) {
-                // Not declared: found out on a GPU only, so it had better work there.
+                // The half-precision kernel was not declared. Only GPUs want it, so this would be found out late: use
+                // single precision.
                 Err(Error::NotFound(_)) => (self.kernel(by_lanes, "matrix")?, 4),
                 kernel => (kernel?, 4),
             },
@@ -105,7 +111,10 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// y\[t\] = W\[ids\[t\]\], or added to y: the rows of an embedding.
+    /// Records y\[t\] = W\[ids\[t\]\], the lookup of an embedding. With `add`, the rows are added to `y` instead.
+    ///
+    /// `ids` has `tokens` indices of rows of `weights`, and `y` has `tokens` rows of `weights.inner()` values. An index
+    /// past the last row takes the last row. A buffer that is too short is `InvalidArgument`.
     ///
     /// ```
     /// # use gannet_sdk::{gpu::{self, Buffer}, nn::{Matrix, Pass}};

@@ -1,7 +1,7 @@
-//! Neural networks on the GPU: weights in assets, and a small set of operations that compose.
+//! Neural networks on the GPU: weights in assets, and a small set of operations on them.
 //!
-//! A model opens its weights as [`Matrix`] and [`View`](crate::asset::View), and records its operations into a [`Pass`] once; each token is then
-//! one submission with a few bytes changed. All activations are rows of f32.
+//! A model opens its weights as [`Matrix`] and [`View`](crate::asset::View), and records its operations into a [`Pass`]
+//! once. Each token is then one submission with a few bytes changed. All activations are rows of `f32`.
 //!
 //! ```no_run
 //! use gannet_sdk::{asset::Asset, gpu::{self, Buffer}, nn::{self, DType, Linear, Nn, Tensor}};

@@ -1,13 +1,17 @@
-//! Recording the operations of a model. Products with weights are in `linear`, attention in `attention`, all others here.
+//! Records the operations of a model. Products with weights are in `linear`, attention is in `attention`, all others
+//! are here.
 
 use super::kernels::Nn;
 use crate::gpu::{Batch, Bind, Buffer, Command, Error, Grid, Kernel, Result, uniform};
 use std::rc::Rc;
 
-/// The entry point of a source that has no other.
+/// Stands for the only entry point of a source.
 pub(super) const ONLY_ENTRY: &str = "";
 
-/// Operations that are recorded once and submitted any number of times.
+/// Operations of a model, recorded once and submitted any number of times.
+///
+/// Activations are rows of `f32`, one row behind the other. A buffer of activations that is too short is
+/// `InvalidArgument`. An operation that the function did not declare ([`declare!`](crate::nn::declare!)) is `NotFound`.
 ///
 /// ```no_run
 /// # use gannet_sdk::{asset::View, gpu::{self, Buffer}, nn::Nn};
@@ -42,7 +46,7 @@ pub(super) fn grid(x: u32, y: u32) -> Grid {
     Grid { x, y, z: 1 }
 }
 
-/// Refuses a buffer that is too short for what is done with it.
+/// Returns an error if the buffer has fewer than `rows` × `width` values.
 pub(super) fn check_length<T: bytemuck::Pod>(what: &str, buffer: &Buffer<T>, rows: u32, width: u32) -> Result<()> {
     let needed = u64::from(rows) * u64::from(width);
     if (buffer.len() as u64) < needed {
@@ -53,7 +57,7 @@ pub(super) fn check_length<T: bytemuck::Pod>(what: &str, buffer: &Buffer<T>, row
 }
 
 impl Pass<'_> {
-    /// What was recorded: for reads, writes and submissions.
+    /// The batch with the recorded operations, for reads, writes and submissions.
     ///
     /// ```
     /// # use gannet_sdk::{gpu::{self, Buffer}, nn::Pass};
@@ -70,7 +74,9 @@ impl Pass<'_> {
         self.nn.kernel(name, entry)
     }
 
-    /// The RMS norm of rows.
+    /// Records the RMS norm of rows (Zhang and Sennrich, 2019): y = x / √(mean(x²) + ε) · weight.
+    ///
+    /// `x` and `y` have `tokens` rows of `width` values, `weight` has `width` values.
     ///
     /// ```
     /// # use gannet_sdk::{asset::View, gpu::{self, Buffer}, nn::Pass};
@@ -95,7 +101,9 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The layer norm of rows; `weight` and `bias` are of their width.
+    /// Records the layer norm of rows (Ba, Kiros and Hinton, 2016): y = (x − mean(x)) / √(var(x) + ε) · weight + bias.
+    ///
+    /// `x` and `y` have `tokens` rows of `width` values, `weight` and `bias` have `width` values.
     ///
     /// ```
     /// # use gannet_sdk::{asset::View, gpu::{self, Buffer}, nn::Pass};
@@ -122,7 +130,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// gate = silu(gate) · up, number by number.
+    /// Records gate = silu(gate) · up for each value, the middle of a SwiGLU (Shazeer, 2020). Values that only the
+    /// longer buffer has stay as they are.
     ///
     /// ```
     /// # use gannet_sdk::{gpu::{self, Buffer}, nn::Pass};
@@ -136,7 +145,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// GELU, number by number, in place.
+    /// Records the exact GELU (Hendrycks and Gimpel, 2016) of each value, in place.
     ///
     /// ```
     /// # use gannet_sdk::{gpu::{self, Buffer}, nn::Pass};
@@ -150,7 +159,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// y = y + x, number by number.
+    /// Records y = y + x for each value. Values that only the longer buffer has stay as they are.
     ///
     /// ```
     /// # use gannet_sdk::{gpu::{self, Buffer}, nn::Pass};
@@ -164,7 +173,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Softmax of rows, in place.
+    /// Records the softmax of `rows` rows of `width` values, in place.
     ///
     /// ```
     /// # use gannet_sdk::{gpu::{self, Buffer}, nn::Pass};
@@ -179,7 +188,10 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The mean of the rows of each span, of length 1 if `normalize`.
+    /// Records the mean of the rows of each span, divided by its Euclidean length if `normalize`.
+    ///
+    /// A span is the first row of `x` and the row behind the last. `x` has rows of `width` values, and its length is
+    /// not checked. `y` gets a row of `width` values for each span.
     ///
     /// ```
     /// # use gannet_sdk::{gpu::{self, Buffer}, nn::Pass};
@@ -203,7 +215,12 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The `count` largest values of each row, the largest first: pairs of an index and the value's bits. With 1 it is argmax.
+    /// Records the search for the `count` largest values of each row, the largest first. With a count of 1 it is
+    /// argmax.
+    ///
+    /// `x` has `rows` rows of `width` values. `y` gets `count` pairs for each row: the value's index in the row, and
+    /// its bits (`f32::from_bits`). Of equal values, the one with the lower index is first. A `count` above `width` is
+    /// `InvalidArgument`.
     ///
     /// ```
     /// # use gannet_sdk::{gpu::{self, Buffer}, nn::Pass};
@@ -215,15 +232,15 @@ impl Pass<'_> {
         check_length("x", x, rows, width)?;
         check_length("y", y, rows, count)?;
         if count > width {
-            return Err(Error::InvalidArgument(format!("the {count} largest of {width} values")));
+            return Err(Error::InvalidArgument(format!("the {count} largest of {width} values in a row")));
         }
         let kernel = self.kernel("nn.top", ONLY_ENTRY)?;
         self.batch.dispatch(&kernel, (x, uniform(&[width, count]), y), grid(rows, 1))?;
         Ok(())
     }
 
-    /// Records the writing of values to the start of a buffer. They can be changed with each submission:
-    /// [`Update::write`](crate::gpu::Update::write).
+    /// Records a write of values to the start of a buffer, as [`Batch::write`] does.
+    /// [`Update::write`](crate::gpu::Update::write) changes the values for a submission.
     ///
     /// ```
     /// # use gannet_sdk::{gpu::{self, Buffer, Command}, nn::Pass};
@@ -236,7 +253,7 @@ impl Pass<'_> {
     }
 }
 
-/// A grid with an invocation for each value.
+/// The grid with an invocation for each value, in workgroups of 64.
 fn grid_over(x: &Buffer<f32>) -> Grid {
     let groups = x.len().div_ceil(64);
     let groups = u32::try_from(groups).unwrap_or(u32::MAX);

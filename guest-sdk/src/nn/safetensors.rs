@@ -1,4 +1,5 @@
-//! Safetensors files: where the tensors lie. Only the header is read: a length of eight bytes, and JSON.
+//! Headers of safetensors files, with the format, shape and byte range of each tensor. A header is its length, a
+//! little-endian `u64`, and JSON. The data is not read.
 
 use super::tensor::{DType, Tensor};
 use crate::gpu::{Error, Result};
@@ -6,7 +7,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::Read;
 
-/// The longest header, as the format's own library has it.
+/// The largest header. The format's own library has the same limit.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
 
 /// The header of a safetensors file.
@@ -31,7 +32,7 @@ enum HeaderEntry {
         shape: Vec<u64>,
         data_offsets: (u64, u64),
     },
-    /// `__metadata__`: texts about the file.
+    /// `__metadata__`, which contains texts about the file.
     Other(serde::de::IgnoredAny),
 }
 
@@ -40,7 +41,10 @@ fn corrupt(what: impl std::fmt::Display) -> Error {
 }
 
 impl SafeTensors {
-    /// Reads the header of a file of so many bytes.
+    /// Reads the header of a file of `file_bytes` bytes.
+    ///
+    /// Tensors in formats other than F32 and F16 are left out. An invalid header, or a tensor that does not fit its
+    /// shape or the file, is `InvalidArgument`.
     ///
     /// ```
     /// # use gannet_sdk::nn::SafeTensors;
@@ -68,7 +72,7 @@ impl SafeTensors {
             let dtype = match dtype.as_str() {
                 "F32" => DType::F32,
                 "F16" => DType::F16,
-                // Others are found missing when they are wanted.
+                // Tensors of other formats are left out; `tensor` returns an error for them.
                 _ => continue,
             };
             let range = data.checked_add(start).zip(data.checked_add(end));
@@ -80,7 +84,7 @@ impl SafeTensors {
         Ok(Self { tensors })
     }
 
-    /// A tensor of F32 or F16.
+    /// A tensor of F32 or F16 by its name; `NotFound` if there is none.
     ///
     /// ```
     /// # use gannet_sdk::{gpu, nn::{SafeTensors, Tensor}};
@@ -94,7 +98,7 @@ impl SafeTensors {
             .ok_or_else(|| Error::NotFound(format!("the safetensors file has no tensor {name:?} of F32 or F16")))
     }
 
-    /// A tensor that must be a matrix of so many rows of so many weights.
+    /// A tensor that must be a matrix of `rows` rows of `inner` weights. Any other shape is `InvalidArgument`.
     ///
     /// ```
     /// # use gannet_sdk::{gpu, nn::{SafeTensors, Tensor}};
@@ -106,7 +110,7 @@ impl SafeTensors {
         self.tensor(name)?.checked(name, |tensor| tensor.check_matrix(rows, inner))
     }
 
-    /// A tensor that must be so many f32.
+    /// A tensor that must have `length` values of F32. Any other length or format is `InvalidArgument`.
     ///
     /// ```
     /// # use gannet_sdk::{gpu, nn::{SafeTensors, Tensor}};

@@ -1,4 +1,4 @@
-//! Weights in an asset: of which format, in which shape, and where.
+//! Weights in an asset: their format, shape and byte range.
 
 use crate::asset::{Asset, View};
 use crate::gpu::{Error, Result};
@@ -13,24 +13,24 @@ use std::ops::Range;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(non_camel_case_types)]
 pub enum DType {
-    /// Single precision.
+    /// Single precision, 4 bytes a weight.
     F32,
-    /// Half precision.
+    /// Half precision, 2 bytes a weight.
     F16,
-    /// Blocks of 32: a scale, 4 bits each.
+    /// Blocks of 32 weights in 18 bytes: a scale, and 4 bits for each weight.
     Q4_0,
-    /// Blocks of 32: a scale and a least value, 4 bits each.
+    /// Blocks of 32 weights in 20 bytes: a scale, a minimum, and 4 bits for each weight.
     Q4_1,
-    /// Blocks of 32: a scale, 8 bits each.
+    /// Blocks of 32 weights in 34 bytes: a scale, and 8 bits for each weight.
     Q8_0,
-    /// Blocks of 256: scales of scales, 4 bits each.
+    /// Blocks of 256 weights in 144 bytes: scales and minima that are scaled themselves, and 4 bits for each weight.
     Q4_K,
-    /// Blocks of 256: scales of scales, 6 bits each.
+    /// Blocks of 256 weights in 210 bytes: scales that are scaled themselves, and 6 bits for each weight.
     Q6_K,
 }
 
 impl DType {
-    /// Weights and bytes of a block.
+    /// Number of weights and of bytes in a block.
     fn block(self) -> (u64, u64) {
         match self {
             Self::F32 => (1, 4),
@@ -43,7 +43,7 @@ impl DType {
         }
     }
 
-    /// The bytes of so many weights; none if they are no whole blocks.
+    /// Size of `weights` weights in bytes; `None` if they are not whole blocks, or too many.
     ///
     /// ```
     /// # use gannet_sdk::nn::DType;
@@ -56,7 +56,7 @@ impl DType {
     }
 }
 
-/// Weights in an asset.
+/// Weights in an asset, as a file's header describes them.
 ///
 /// ```
 /// # use gannet_sdk::nn::{DType, Tensor};
@@ -66,11 +66,11 @@ impl DType {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
-    /// Their format.
+    /// The format of the weights.
     pub dtype: DType,
-    /// Rows first: `[rows, weights of a row]`, or `[length]`.
+    /// Dimensions, the innermost last: `[rows, weights of a row]`, or `[length]`.
     pub shape: Vec<u64>,
-    /// Where they lie, in bytes.
+    /// Byte range in the asset.
     pub range: Range<u64>,
 }
 
@@ -93,7 +93,7 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// Its rows: the width of what it makes.
+    /// Number of rows: the width of a product with this matrix.
     ///
     /// ```
     /// # use gannet_sdk::nn::Matrix;
@@ -105,7 +105,7 @@ impl Matrix {
         self.rows
     }
 
-    /// The weights of a row: the width of what it is multiplied with.
+    /// Number of weights in a row: the width of the activations that it is multiplied with.
     ///
     /// ```
     /// # use gannet_sdk::nn::Matrix;
@@ -123,7 +123,8 @@ fn invalid(text: String) -> Error {
 }
 
 impl Tensor {
-    /// Checks that the range fits the shape and lies in an asset of so many bytes.
+    /// Checks that the byte range fits format and shape, and is inside an asset of `asset_bytes` bytes. The error is
+    /// `InvalidArgument`.
     ///
     /// ```
     /// # use gannet_sdk::nn::{DType, Tensor};
@@ -150,7 +151,7 @@ impl Tensor {
         Ok(())
     }
 
-    /// The same tensor, if `check` finds nothing wrong with it; else the error with the tensor's name.
+    /// Returns a copy of the tensor if `check` succeeds, and otherwise its error, with `name` in front.
     pub(super) fn checked(&self, name: &str, check: impl FnOnce(&Self) -> Result<()>) -> Result<Self> {
         match check(self) {
             Ok(()) => Ok(self.clone()),
@@ -163,7 +164,8 @@ impl Tensor {
         asset.view(self.range.start, self.range.end - self.range.start)
     }
 
-    /// Rows, and weights of a row, if the tensor is a matrix: its last dimension is that of a row, a multiple of 32.
+    /// Number of rows, and of weights in a row, of a tensor that is a matrix. The last dimension is that of a row, and
+    /// must be a multiple of 32; the others are multiplied.
     fn sides(&self) -> Result<(u32, u32)> {
         let [rows @ .., inner] = self.shape.as_slice() else {
             return Err(invalid("a tensor without dimensions is no matrix".into()));
@@ -177,7 +179,8 @@ impl Tensor {
         Ok((rows, inner))
     }
 
-    /// Checks, without a GPU, that this is a matrix of so many rows of so many weights.
+    /// Checks, without a GPU, that the tensor is a matrix of `rows` rows of `inner` weights. The error is
+    /// `InvalidArgument`.
     ///
     /// ```
     /// # use gannet_sdk::nn::{DType, Tensor};
@@ -194,7 +197,7 @@ impl Tensor {
         }
     }
 
-    /// Checks, without a GPU, that these are so many f32.
+    /// Checks, without a GPU, that the tensor has `length` values of F32. The error is `InvalidArgument`.
     ///
     /// ```
     /// # use gannet_sdk::nn::{DType, Tensor};
@@ -210,7 +213,8 @@ impl Tensor {
         Ok(())
     }
 
-    /// The tensor as a matrix: its last dimension is that of a row, a multiple of 32.
+    /// Opens the tensor as a matrix. Its last dimension is that of a row, and must be a multiple of 32; the others are
+    /// multiplied to the number of rows. A tensor that is no matrix or does not fit the asset is `InvalidArgument`.
     ///
     /// ```
     /// # use gannet_sdk::{asset::Asset, gpu, nn::{Matrix, Tensor}};
@@ -223,7 +227,7 @@ impl Tensor {
         Ok(Matrix { view: self.view(asset)?, dtype: self.dtype, rows, inner })
     }
 
-    /// The tensor as so many f32.
+    /// Opens the tensor as a vector of `length` values of F32. Any other length or format is `InvalidArgument`.
     ///
     /// ```
     /// # use gannet_sdk::{asset::{Asset, View}, gpu, nn::Tensor};

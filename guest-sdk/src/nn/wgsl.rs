@@ -1,5 +1,5 @@
-//! The sources of the kernels, put together from their parts: a format of weights, what is done with it, and how invocations
-//! share the work.
+//! The sources of the kernels. Kernels that read weights are put together from parts: one for the format of the
+//! weights, one for the operation, and one for how invocations share the work.
 
 macro_rules! formats {
     ($($rows:ident $lanes:ident $half:ident $plain:ident $gather:ident: $($part:literal),+;)+) => { $(

@@ -1,11 +1,11 @@
-//! Answers: their shapes, and what all of them have: JSON, an id, a time.
+//! Bodies of responses, in the shapes of OpenAI's API, and what they have in common: JSON, an id, a time.
 
 use crate::http::Response;
 use crate::random;
 use serde::Serialize;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What a request used.
+/// The tokens that a request used.
 ///
 /// ```
 /// # use gannet_sdk::openai::Usage;
@@ -13,17 +13,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Usage {
-    /// Tokens that were read.
+    /// Number of tokens of the prompt or input.
     pub prompt_tokens: usize,
-    /// Tokens that were made.
+    /// Number of tokens of the answer; `None` for embeddings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completion_tokens: Option<usize>,
-    /// Both.
+    /// Sum of both.
     pub total_tokens: usize,
 }
 
 impl Usage {
-    /// Of so many tokens read and made.
+    /// The usage of a completion: `read` tokens of the prompt, `made` tokens of the answer.
     ///
     /// ```
     /// # use gannet_sdk::openai::Usage;
@@ -33,7 +33,7 @@ impl Usage {
         Self { prompt_tokens: read, completion_tokens: Some(made), total_tokens: read + made }
     }
 
-    /// Of so many tokens read, where none are made.
+    /// The usage of a request that generates no tokens: `read` tokens of input.
     ///
     /// ```
     /// # use gannet_sdk::openai::Usage;
@@ -44,7 +44,7 @@ impl Usage {
     }
 }
 
-/// A message that was made.
+/// A generated chat message.
 ///
 /// ```
 /// # use gannet_sdk::openai::Message;
@@ -52,15 +52,15 @@ impl Usage {
 /// ```
 #[derive(Debug, Clone, Serialize)]
 pub struct Message {
-    /// `assistant`.
+    /// Always `assistant`.
     pub role: &'static str,
-    /// What it says.
+    /// The text.
     pub content: String,
-    /// Never here.
+    /// Always `None`; clients expect the field.
     pub refusal: Option<String>,
 }
 
-/// A token that could have come.
+/// A token and its log probability.
 ///
 /// ```
 /// # use gannet_sdk::openai::TopLogprob;
@@ -68,15 +68,15 @@ pub struct Message {
 /// ```
 #[derive(Debug, Clone, Serialize)]
 pub struct TopLogprob {
-    /// Its text.
+    /// The token's text.
     pub token: String,
-    /// The logarithm of its chance.
+    /// Natural logarithm of the token's probability.
     pub logprob: f64,
-    /// Its bytes.
+    /// The token's bytes.
     pub bytes: Vec<u8>,
 }
 
-/// A token that came, and those that could have.
+/// A generated token with its log probability, and the likeliest tokens at its position.
 ///
 /// ```
 /// # use gannet_sdk::openai::{TokenLogprob, TopLogprob};
@@ -85,14 +85,14 @@ pub struct TopLogprob {
 /// ```
 #[derive(Debug, Clone, Serialize)]
 pub struct TokenLogprob {
-    /// It.
+    /// The token that was chosen.
     #[serde(flatten)]
     pub own: TopLogprob,
-    /// The likeliest.
+    /// The likeliest tokens, the likeliest first; as many as the request asked for.
     pub top_logprobs: Vec<TopLogprob>,
 }
 
-/// The tokens of an answer and their chances.
+/// The tokens of an answer with their log probabilities.
 ///
 /// ```
 /// # use gannet_sdk::openai::ChoiceLogprobs;
@@ -100,11 +100,11 @@ pub struct TokenLogprob {
 /// ```
 #[derive(Debug, Clone, Serialize)]
 pub struct ChoiceLogprobs {
-    /// One after the other.
+    /// The tokens in their order.
     pub content: Vec<TokenLogprob>,
 }
 
-/// An answer in a chat.
+/// An answer in a chat, of which a response has one.
 ///
 /// ```
 /// # use gannet_sdk::openai::{ChatChoice, Message};
@@ -113,17 +113,17 @@ pub struct ChoiceLogprobs {
 /// ```
 #[derive(Debug, Clone, Serialize)]
 pub struct ChatChoice {
-    /// 0.
+    /// Always 0.
     pub index: u32,
     /// The message.
     pub message: Message,
-    /// Chances, if they were asked for.
+    /// Log probabilities, if the request asked for them.
     pub logprobs: Option<ChoiceLogprobs>,
     /// `stop` or `length`.
     pub finish_reason: &'static str,
 }
 
-/// What `POST /v1/chat/completions` answers.
+/// The response of `POST /v1/chat/completions`.
 ///
 /// ```
 /// # use gannet_sdk::openai::{ChatCompletion, Usage};
@@ -134,21 +134,21 @@ pub struct ChatChoice {
 /// ```
 #[derive(Debug, Clone, Serialize)]
 pub struct ChatCompletion {
-    /// Its id.
+    /// The response's id, as [`id()`] makes it.
     pub id: String,
-    /// `chat.completion`.
+    /// Always `chat.completion`.
     pub object: &'static str,
-    /// When it was made.
+    /// When the response was created, in seconds since 1970 ([`now()`]).
     pub created: u64,
-    /// By which model.
+    /// The model's name.
     pub model: String,
-    /// The answer.
+    /// The answer: one choice.
     pub choices: Vec<ChatChoice>,
-    /// What it used.
+    /// The tokens that the request used.
     pub usage: Usage,
 }
 
-/// A text that was made.
+/// A generated text.
 ///
 /// ```
 /// # use gannet_sdk::openai::Choice;
@@ -156,17 +156,17 @@ pub struct ChatCompletion {
 /// ```
 #[derive(Debug, Clone, Serialize)]
 pub struct Choice {
-    /// The text.
+    /// The text, or a piece of it in a stream.
     pub text: String,
-    /// 0.
+    /// Always 0.
     pub index: u32,
-    /// Chances, if they were asked for.
+    /// Log probabilities, if the request asked for them.
     pub logprobs: Option<serde_json::Value>,
-    /// `stop` or `length`; none in the middle of a stream.
+    /// `stop` or `length`; `None` in all events of a stream but the last.
     pub finish_reason: Option<&'static str>,
 }
 
-/// What `POST /v1/completions` answers, whole or in a stream.
+/// The response of `POST /v1/completions`, or an event of its stream.
 ///
 /// ```
 /// # use gannet_sdk::openai::Completion;
@@ -176,22 +176,22 @@ pub struct Choice {
 /// ```
 #[derive(Debug, Clone, Serialize)]
 pub struct Completion {
-    /// Its id.
+    /// The response's id, as [`id()`] makes it.
     pub id: String,
-    /// `text_completion`.
+    /// Always `text_completion`.
     pub object: &'static str,
-    /// When it was made.
+    /// When the response was created, in seconds since 1970 ([`now()`]).
     pub created: u64,
-    /// By which model.
+    /// The model's name.
     pub model: String,
-    /// The text.
+    /// The text: one choice. Empty in the event with the usage.
     pub choices: Vec<Choice>,
-    /// What it used.
+    /// The tokens that the request used; `None` in the events of a stream without usage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
 }
 
-/// An embedding: numbers, or their bytes in base64.
+/// An embedding: its values as numbers, or as the base64 of little-endian `f32`.
 ///
 /// ```
 /// # use gannet_sdk::openai::Embedding;
@@ -214,7 +214,7 @@ enum EmbeddingValues {
 }
 
 impl Embedding {
-    /// The embedding of the text at an index.
+    /// The embedding of the input at `index`, as numbers or, if `base64`, as the base64 of little-endian `f32`.
     ///
     /// ```
     /// # use gannet_sdk::openai::Embedding;
@@ -232,7 +232,7 @@ impl Embedding {
     }
 }
 
-/// What `POST /v1/embeddings` answers.
+/// The response of `POST /v1/embeddings`.
 ///
 /// ```
 /// # use gannet_sdk::openai::{EmbeddingList, Usage};
@@ -240,17 +240,17 @@ impl Embedding {
 /// ```
 #[derive(Debug, Clone, Serialize)]
 pub struct EmbeddingList {
-    /// `list`.
+    /// Always `list`.
     pub object: &'static str,
-    /// One for each text.
+    /// One embedding for each input, in their order.
     pub data: Vec<Embedding>,
-    /// By which model.
+    /// The model's name.
     pub model: String,
-    /// What it used.
+    /// The tokens that the request used.
     pub usage: Usage,
 }
 
-/// What `GET /v1/models` answers.
+/// The response of `GET /v1/models`, with one model.
 ///
 /// ```
 /// # use gannet_sdk::openai::ModelList;
@@ -272,7 +272,7 @@ struct ModelEntry {
 }
 
 impl ModelList {
-    /// Of one model.
+    /// The list of the one model `id`, owned by `owner`.
     ///
     /// ```
     /// # use gannet_sdk::openai::ModelList;
@@ -284,7 +284,7 @@ impl ModelList {
     }
 }
 
-/// An answer of JSON.
+/// A response with status 200 and the value as JSON.
 ///
 /// ```
 /// # use gannet_sdk::openai;
@@ -294,7 +294,7 @@ pub fn json<T: Serialize>(value: &T) -> Response {
     Response::bytes("application/json", serde_json::to_vec(value).unwrap_or_default())
 }
 
-/// Seconds since 1970, as answers tell when they were made.
+/// Seconds since 1970, for `created` in responses.
 ///
 /// ```
 /// assert!(gannet_sdk::openai::now() > 1_700_000_000);
@@ -303,7 +303,7 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
-/// An id for an answer.
+/// A random id for a response: `kind`, a hyphen, and 24 hexadecimal digits.
 ///
 /// ```
 /// let id = gannet_sdk::openai::id("chatcmpl");

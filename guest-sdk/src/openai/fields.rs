@@ -1,10 +1,11 @@
-//! A request's fields, read one by one, so that what is wrong is told by its name.
+//! The fields of a request, read one by one, so that a refusal names the invalid field.
 
 use super::refusal::Refusal;
 use serde_json::{Map, Value};
 use std::ops::RangeInclusive;
 
-/// The fields of a request.
+/// The fields of a request's JSON object. Methods that read a field return a refusal that names it if its value is
+/// invalid.
 ///
 /// ```
 /// # use gannet_sdk::openai::Fields;
@@ -16,7 +17,7 @@ use std::ops::RangeInclusive;
 #[derive(Debug, Clone)]
 pub struct Fields {
     fields: Map<String, Value>,
-    /// The name of the object that they are of, if it is not the body, with a dot.
+    /// Prefix of the fields' names: the path of their object and a dot, or empty for the body itself.
     within: String,
 }
 
@@ -29,7 +30,7 @@ fn shown(value: &Value) -> String {
 }
 
 impl Fields {
-    /// Reads a body.
+    /// Parses a body, which must be a JSON object in UTF-8.
     ///
     /// ```
     /// # use gannet_sdk::openai::Fields;
@@ -47,7 +48,7 @@ impl Fields {
         }
     }
 
-    /// A field, unless it is not there or null.
+    /// The value of a field; `None` if it is missing or null.
     ///
     /// ```
     /// # use gannet_sdk::openai::Fields;
@@ -58,7 +59,7 @@ impl Fields {
         self.fields.get(name).filter(|value| !value.is_null())
     }
 
-    /// A number within a range.
+    /// A number within a range; `None` if the field is missing or null.
     ///
     /// ```
     /// # use gannet_sdk::openai::Fields;
@@ -72,7 +73,7 @@ impl Fields {
         number.map(Some).ok_or_else(|| self.wrong(name, value, may_be))
     }
 
-    /// A whole number within a range.
+    /// A whole number within a range; `None` if the field is missing or null.
     ///
     /// ```
     /// # use gannet_sdk::openai::Fields;
@@ -86,7 +87,7 @@ impl Fields {
         number.map(Some).ok_or_else(|| self.wrong(name, value, may_be))
     }
 
-    /// Yes or no; no if it is not there.
+    /// A Boolean; false if the field is missing or null.
     ///
     /// ```
     /// # use gannet_sdk::openai::Fields;
@@ -98,7 +99,7 @@ impl Fields {
         value.as_bool().ok_or_else(|| self.wrong(name, value, format_args!("it may be true or false")))
     }
 
-    /// A text.
+    /// A text; `None` if the field is missing or null.
     ///
     /// ```
     /// # use gannet_sdk::openai::Fields;
@@ -110,7 +111,7 @@ impl Fields {
         value.as_str().map(Some).ok_or_else(|| self.wrong(name, value, format_args!("it is a text")))
     }
 
-    /// The fields of an object.
+    /// The fields of an object; `None` if the field is missing or null.
     ///
     /// ```
     /// # use gannet_sdk::openai::Fields;
@@ -132,7 +133,7 @@ impl Fields {
         Refusal::invalid(&name, format!("{name} is {}; {may_be}", shown(value)))
     }
 
-    /// A text, or a list of at most so many.
+    /// A text, or a list of at most `most` texts; empty if the field is missing or null.
     ///
     /// ```
     /// # use gannet_sdk::openai::Fields;
@@ -151,7 +152,8 @@ impl Fields {
         }
     }
 
-    /// Refuses fields that are known and not supported, unless they ask for what happens anyway: null, false, 0, or nothing.
+    /// Refuses the fields `names`, which are known but not supported, because of `why`. Values that ask for nothing are
+    /// accepted: null, false, 0, and an empty list or object.
     ///
     /// ```
     /// # use gannet_sdk::openai::Fields;

@@ -1,7 +1,8 @@
-//! OpenAI's API, for functions that serve models: requests that name what is wrong with them, answers, and the stream of events.
+//! OpenAI's API, for functions that serve models: parsed requests, responses, refusals that name the field at fault,
+//! and streams of events.
 //!
-//! Unknown fields are ignored, as its clients expect; a field that is known and not supported is refused by its name, because
-//! an answer that leaves it out would be wrong without a word.
+//! Unknown fields are ignored, as OpenAI's clients expect. A known field that is not supported is refused by name,
+//! because an answer that silently ignores it would be wrong.
 
 mod answers;
 mod refusal;

@@ -1,11 +1,12 @@
-//! Refusals, in the shape that OpenAI's clients read.
+//! Refusals: error responses in the shape that OpenAI's clients read.
 
 use super::answers::json;
 use crate::error::Error;
 use crate::gpu;
 use crate::http::Response;
 
-/// A refusal in the shape that OpenAI's clients read.
+/// An error response in the shape that OpenAI's clients read: an object `error` with `message`, `type`, `param` and
+/// `code`.
 ///
 /// ```
 /// # use gannet_sdk::openai::Refusal;
@@ -22,7 +23,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// A parameter that is wrong.
+    /// A parameter with an invalid value. The status is 400.
     ///
     /// ```
     /// # use gannet_sdk::openai::Refusal;
@@ -33,7 +34,7 @@ impl Refusal {
         Self { status: 400, message: message.into(), kind, param: Some(param.to_owned()), code: None }
     }
 
-    /// A parameter that is right, and not supported.
+    /// A parameter that is valid but not supported. The status is 400, the code `unsupported_parameter`.
     ///
     /// ```
     /// # use gannet_sdk::openai::Refusal;
@@ -44,7 +45,7 @@ impl Refusal {
         Self { code: Some("unsupported_parameter"), ..Self::invalid(param, format!("{param} is not supported: {why}")) }
     }
 
-    /// More tokens than the model takes.
+    /// More tokens than the model's context has. The status is 400, the code `context_length_exceeded`.
     ///
     /// ```
     /// # use gannet_sdk::openai::Refusal;
@@ -56,7 +57,7 @@ impl Refusal {
         Self { code: Some("context_length_exceeded"), ..Self::invalid(param, message) }
     }
 
-    /// A path that there is not.
+    /// An unknown method or path. The status is 404, the code `unknown_url`.
     ///
     /// ```
     /// # use gannet_sdk::openai::Refusal;
@@ -68,12 +69,12 @@ impl Refusal {
         Self { status: 404, message, kind, param: None, code: Some("unknown_url") }
     }
 
-    /// The same with another code.
+    /// Replaces the code.
     pub(super) fn with_code(self, code: &'static str) -> Self {
         Self { code: Some(code), ..self }
     }
 
-    /// The status of its response.
+    /// The status of the response.
     ///
     /// ```
     /// # use gannet_sdk::openai::Refusal;
@@ -83,7 +84,7 @@ impl Refusal {
         self.status
     }
 
-    /// What it is about.
+    /// The parameter at fault, such as `messages[0].role`; `None` if the error is about no parameter.
     ///
     /// ```
     /// # use gannet_sdk::openai::Refusal;
@@ -93,7 +94,7 @@ impl Refusal {
         self.param.as_deref()
     }
 
-    /// The response.
+    /// Converts the refusal to a response.
     ///
     /// ```
     /// # use gannet_sdk::openai::Refusal;

@@ -1,4 +1,4 @@
-//! Server-sent events, as OpenAI's streams have them.
+//! Server-sent events, in the form of OpenAI's streams.
 
 use super::answers::{ChoiceLogprobs, Usage};
 use super::refusal::Refusal;
@@ -20,7 +20,7 @@ use serde::Serialize;
 pub struct Events<'a>(&'a mut BodyWriter);
 
 impl<'a> Events<'a> {
-    /// Events on a body.
+    /// A writer of events to `body`.
     ///
     /// ```
     /// # use gannet_sdk::{http::BodyWriter, openai::Events};
@@ -32,7 +32,7 @@ impl<'a> Events<'a> {
         Self(body)
     }
 
-    /// An event. An error means that the client has left.
+    /// Writes an event with `value` as JSON. An error means, as a rule, that the client has left.
     ///
     /// ```
     /// # use gannet_sdk::openai::Events;
@@ -47,7 +47,7 @@ impl<'a> Events<'a> {
         self.0.write(&event)
     }
 
-    /// What went wrong when the stream had begun.
+    /// Writes an event with an error that happened after the stream began.
     ///
     /// ```
     /// # use gannet_sdk::openai::{Events, Refusal};
@@ -59,7 +59,7 @@ impl<'a> Events<'a> {
         self.data(&refusal.body())
     }
 
-    /// The end.
+    /// Writes the last event, `[DONE]`.
     ///
     /// ```
     /// # use gannet_sdk::openai::Events;
@@ -72,7 +72,7 @@ impl<'a> Events<'a> {
     }
 }
 
-/// A part of a streamed chat.
+/// An event of a streamed chat. [`begin`](Self::begin) makes the first one, from which the others are made.
 ///
 /// ```
 /// # use gannet_sdk::openai::ChatChunk;
@@ -108,7 +108,7 @@ struct Delta {
 }
 
 impl ChatChunk {
-    /// The first part: who speaks.
+    /// The first event, with the role `assistant`. `created` is in seconds since 1970.
     ///
     /// ```
     /// # use gannet_sdk::openai::ChatChunk;
@@ -125,7 +125,7 @@ impl ChatChunk {
         Self { choices: vec![ChunkChoice { index: 0, delta, logprobs, finish_reason }], ..self.clone() }
     }
 
-    /// A part with text.
+    /// An event with a piece of the text.
     ///
     /// ```
     /// # use gannet_sdk::openai::ChatChunk;
@@ -135,7 +135,7 @@ impl ChatChunk {
         self.of(Delta { role: None, content: Some(content.to_owned()) }, logprobs, None)
     }
 
-    /// The last part: why it ends.
+    /// The last event of the answer. `finish_reason` is `stop` or `length`.
     ///
     /// ```
     /// # use gannet_sdk::openai::ChatChunk;
@@ -145,7 +145,7 @@ impl ChatChunk {
         self.of(Delta::default(), None, Some(finish_reason))
     }
 
-    /// The part behind the last, with what was used.
+    /// The event after the last one of the answer, with the usage.
     ///
     /// ```
     /// # use gannet_sdk::openai::{ChatChunk, Usage};

@@ -1,5 +1,5 @@
-//! Bindings and batches as a hostile guest makes them, on a device that runs no shader: every call is refused with an error
-//! or done, and in the end every byte that was charged is given back.
+//! Fuzzes bindings and batches with the calls of a hostile guest, on a device that runs no shader. Every call must
+//! succeed or return an error, and in the end every charged byte must have been returned.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -43,7 +43,7 @@ fn device() -> &'static (Arc<Device>, Vec<Arc<Kernel>>) {
     DEVICE.get_or_init(|| {
         let device = Device::noop(64 << 20);
         let limits = SessionLimits { memory_bytes: MEMORY_MAX, gpu_ns: u64::MAX };
-        // Held until the kernels are there: what a request that is gone has begun is not finished.
+        // The session must live until the kernels are compiled: dropping it would cancel their trial dispatches.
         let session = Session::new(Arc::clone(&device), Arc::new(KernelCatalog::new()), limits);
         let payer = session.payer();
         let kernels = KERNELS.iter().map(|wgsl| device.kernel(wgsl, "main", &[], &payer).unwrap()).collect();
@@ -115,5 +115,5 @@ fuzz_target!(|calls: Vec<Call>| {
     }
     drop((batch, buffers, session));
     runtime.block_on(drainer.drain());
-    assert_eq!(memory.used(), 0, "all is given back");
+    assert_eq!(memory.used(), 0, "all charges must have been returned");
 });

@@ -1,4 +1,4 @@
-//! The WGSL front: any text is refused, or checked, hardened, validated again and printed as WGSL that is accepted once more.
+//! Fuzzes the WGSL front end: any text must be refused, or checked, hardened, validated again and printed as WGSL.
 #![no_main]
 
 use gannet_host_gpu::check::{Abilities, check, entry_points, needs_constants};
@@ -11,7 +11,7 @@ mod shaders;
 fuzz_target!(|bytes: &[u8]| {
     let made;
     let text = match bytes {
-        // A marker and a seed: a shader that is surely good, which texts rarely are.
+        // A marker and a seed make a valid shader, since random texts rarely are valid.
         [0xff, seed @ ..] if seed.len() == 8 => {
             made = shaders::shader(seed.iter().fold(0, |seed, byte| (seed << 8) | u64::from(*byte)));
             made.as_str()

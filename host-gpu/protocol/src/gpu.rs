@@ -1,11 +1,11 @@
-//! The description of a GPU, as a process that has loaded the drivers makes it for one that has not.
+//! The description of a GPU. A process that has loaded the GPU drivers makes it for the front door, which has not.
 
 use serde::{Deserialize, Serialize};
 
 /// A GPU as found on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gpu {
-    /// Position in the driver's list; what a worker opens.
+    /// Position in the driver's list. A worker opens the GPU by this index.
     pub index: u32,
     /// The driver's name for it.
     pub name: String,
@@ -19,8 +19,8 @@ pub struct Gpu {
     pub software: bool,
     /// Whether it writes timestamps; without them GPU time is wall time.
     pub timestamps: bool,
-    /// Bytes of its own memory; 0 if the driver does not tell. For a software driver, the machine's.
+    /// Bytes of its own memory; 0 if the driver does not report it. For a software driver, the machine's memory.
     pub memory_bytes: u64,
-    /// Bytes that a device takes before anything is allocated on it, as measured; 0 if it was not.
+    /// Measured number of bytes that an opened device takes before anything is allocated on it; 0 if not measured.
     pub context_bytes: u64,
 }

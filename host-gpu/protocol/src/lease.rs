@@ -1,17 +1,18 @@
-//! A lease on a shared GPU: the messages between its holder and the arbiter, and the holder's side, which tells when the
-//! GPU thread may submit and what it says. Pure.
+//! A lease on a shared GPU: the messages between its holder and the arbiter, and the holder's state machine. That
+//! decides when the GPU thread may submit and which messages it sends. Pure: it does no I/O and takes `now` as an
+//! argument.
 //!
 //! ```text
-//!            work, say Want             Granted                  AskedBack
+//!            work, send Want            Granted                  AskedBack
 //!   Resting ───────────────▶ Wanting ──────────▶ Held ─────────────────────────▶ Returning
-//!      ▲                                          │ idle for 1 ms, say Release       │ nothing in flight, say Release
+//!      ▲                                          │ idle for 1 ms, send Release      │ nothing in flight, send Release
 //!      └──────────────────────────────────────────┴──────────────────────────────────┘
 //! ```
 //!
-//! Each grant has an epoch. What is said of an older one is ignored, so a message that comes late or twice changes
-//! nothing. A Want that gets no answer is said again; a grant that got lost is then given again.
+//! Each grant has an epoch. Messages about an older epoch are ignored, so a message that comes late or twice changes
+//! nothing. A Want that gets no reply is sent again; a grant that was lost is then sent again.
 //!
-//! Invariant: nothing is submitted but between a Granted and the Release of the same epoch.
+//! Invariant: work is submitted only between a Granted and the Release of the same epoch.
 
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
@@ -19,22 +20,23 @@ use std::time::{Duration, Instant};
 /// Number of a grant; the first is 1.
 pub type Epoch = u64;
 
-/// How long a holder without work keeps the GPU: a request's next submission comes within that, mostly.
+/// How long a holder without work keeps the GPU. A request's next submission mostly comes within this time.
 pub const IDLE_MAX: Duration = Duration::from_millis(1);
-/// When a Want is said again.
+/// Time after which a Want without a reply is sent again.
 pub const WANT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Holder to arbiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HolderMessage {
-    /// It has work. It has seen the grants up to this epoch end.
+    /// The holder has work. Its grants up to this epoch have ended.
     Want(Epoch),
-    /// It is done with this grant, and nothing of it is on the GPU.
+    /// The holder gives this grant back. None of its work is on the GPU any more.
     Release {
-        /// The grant.
+        /// The epoch of the grant.
         epoch: Epoch,
-        /// Whether it has more work: a Want in the same breath, or a tenant of great weight would lose its turn.
+        /// Whether the holder has more work. This acts as a Want in the same message: with a separate Want after it, a
+        /// tenant of great weight would lose its turn.
         wants: bool,
     },
 }
@@ -43,29 +45,30 @@ pub enum HolderMessage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ArbiterMessage {
-    /// The GPU is its own until it is asked back.
+    /// The holder may use the GPU until it is asked back.
     Granted {
         /// The number of this grant.
         epoch: Epoch,
-        /// Whether others wait for it.
+        /// Whether others wait for the GPU.
         contended: bool,
     },
-    /// It should end what is on the GPU and give it back.
+    /// The holder should finish its work that is on the GPU, and then give the GPU back.
     AskedBack {
-        /// The grant it is about.
+        /// The epoch of the grant that is asked back.
         epoch: Epoch,
     },
 }
 
-/// Whether a slice that is expected to take `next_ns` may be submitted behind slices that were expected to take
-/// `in_flight_ns`: a holder that is asked back has at most two slices of work on the GPU, or one workgroup that is longer.
+/// Returns whether a slice that is expected to take `next_ns` may be submitted behind slices that were expected to take
+/// `in_flight_ns`. So a holder that is asked back has at most two slices of work on the GPU, or one workgroup that is
+/// longer.
 pub fn fits_behind(in_flight_ns: u64, next_ns: u64, slice_ns: u64) -> bool {
     let short = in_flight_ns < LONG_NS && in_flight_ns.saturating_add(next_ns) <= slice_ns.saturating_mul(2);
     in_flight_ns == 0 || short
 }
 
-/// Behind so much work nothing is queued: what a submission costs is small beside it, and whoever waits would wait for
-/// both.
+/// Nothing is queued behind work of this length or more. The cost of a submission is small compared with it, and other
+/// tenants would have to wait for both slices.
 pub const LONG_NS: u64 = 100_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +89,7 @@ enum State {
 #[derive(Debug)]
 pub struct Lease {
     state: State,
-    /// The grant that is held, or was the last to be.
+    /// The epoch of the grant that is held or was held last.
     epoch: Epoch,
     contended: bool,
 }
@@ -98,12 +101,12 @@ impl Default for Lease {
 }
 
 impl Lease {
-    /// A lease on a GPU that others may want, or on one that is not shared.
+    /// Makes a lease. `shared` is false if there is no arbiter; then the holder may always submit.
     pub fn new(shared: bool) -> Self {
         Self { state: if shared { State::Resting } else { State::Alone }, ..Self::default() }
     }
 
-    /// Takes in what the arbiter says, and returns what is to be answered at once.
+    /// Applies a message of the arbiter. Returns the reply, if one must be sent at once.
     pub fn receive(&mut self, message: ArbiterMessage, now: Instant) -> Option<HolderMessage> {
         match message {
             ArbiterMessage::Granted { epoch, contended } if epoch > self.epoch => {
@@ -114,7 +117,7 @@ impl Lease {
                 (self.state, self.contended) = (State::Returning, true);
                 None
             }
-            // A grant that never came, or whose return was lost. Should it come yet, it is over.
+            // The grant never arrived, or its Release was lost. If the grant arrives later, it is ignored.
             ArbiterMessage::AskedBack { epoch } if epoch >= self.epoch && self.state != State::Returning => {
                 (self.state, self.epoch) = (State::Resting, epoch);
                 Some(HolderMessage::Release { epoch, wants: false })
@@ -128,18 +131,18 @@ impl Lease {
         matches!(self.state, State::Held { .. } | State::Alone)
     }
 
-    /// The number of the latest grant it has seen.
+    /// Epoch of the latest grant that the holder knows of.
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// Whether others wait for the GPU, as far as is known: slices should be short then.
+    /// Whether others wait for the GPU, as far as the holder knows. Slices should be short then.
     pub fn is_contended(&self) -> bool {
         self.contended
     }
 
-    /// What to say now, given whether there is work to submit and whether some is on the GPU. Call it again after
-    /// each change, and at [`Lease::deadline`].
+    /// Returns the message to send now. `work`: there is work to submit; `in_flight`: work is on the GPU. Call it again
+    /// after each change, and at [`Lease::deadline`].
     pub fn next(&mut self, work: bool, in_flight: bool, now: Instant) -> Option<HolderMessage> {
         match self.state {
             State::Resting if work => {
@@ -168,7 +171,7 @@ impl Lease {
         Some(HolderMessage::Release { epoch: self.epoch, wants })
     }
 
-    /// When [`Lease::next`] has something to say although nothing happened.
+    /// When to call [`Lease::next`] again if nothing else happens before.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Wanting { asked } => Some(asked + WANT_AGAIN),

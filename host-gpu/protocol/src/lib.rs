@@ -1,16 +1,16 @@
-//! What the front door and a process with a GPU device both know. They are different processes: what is here goes from
-//! one to the other, or both must come to the same result.
+//! Shared by the front door and the processes that have a GPU device. The types here travel from one process to the
+//! other, and both must compute the functions here with the same result.
 //!
-//! Nothing here knows wgpu, naga or wasmtime, because the front door depends on this crate and never loads a GPU driver.
-//! What opens the device and runs kernels is `gannet-host-gpu`.
+//! This crate must not depend on wgpu, naga or wasmtime, because the front door depends on it and never loads a GPU
+//! driver. `gannet-host-gpu` opens devices and runs kernels.
 
-// What a GPU is. A child lists them for the front door.
+// The description of a GPU. A child lists the GPUs for the front door.
 mod gpu;
-// Whose turn it is on a shared GPU: the messages, and the holder's side, which is pure.
+// Exclusive use of a shared GPU: the messages, and the holder's state machine, which is pure.
 pub mod lease;
-// What runs on it: the holder writes, the arbiter reads.
+// The kernels that are on the GPU: the holder writes them down, the arbiter reads them.
 pub mod running_kernels;
-// How both name a kernel.
+// The name of a kernel that both use.
 mod source_hash;
 
 pub use gpu::Gpu;

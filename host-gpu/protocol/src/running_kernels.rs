@@ -6,26 +6,26 @@
 use std::fs::File;
 use std::io;
 
-/// Slices on the GPU at once: the second keeps it busy while the first is looked at.
+/// Limit on the slices on the GPU at once. The second keeps the GPU busy while the result of the first is read.
 pub const SLICES_IN_FLIGHT_MAX: usize = 2;
-/// Kernels of one slice that are noted.
+/// Limit on the kernels in one slice's note. Further kernels are left out.
 const KERNELS_MAX: usize = 8;
 /// Bytes of a source's hash.
 const HASH: usize = 32;
-/// Bytes of the note of one slice: its number, how many kernels, their sources' hashes.
+/// Bytes of one slice's note: its number, the number of kernels, the hashes of their sources.
 const NOTE: usize = 8 + KERNELS_MAX * HASH;
 
-/// The file as its process writes it; without a file nothing is noted.
+/// The side of the process that writes the file. Without a file it does nothing.
 #[derive(Debug)]
 pub struct RunningKernels(Option<File>);
 
 impl RunningKernels {
-    /// Writes to this file from now on.
+    /// Makes a writer. The file is shared with the arbiter.
     pub fn new(file: Option<File>) -> Self {
         Self(file)
     }
 
-    /// Notes that a slice with kernels of these sources is about to be submitted.
+    /// Records that slice `number`, with kernels of these source hashes, is about to be submitted.
     pub fn begins<'a>(&self, number: u32, sources: impl ExactSizeIterator<Item = &'a [u8; HASH]>) {
         let mut note = Vec::with_capacity(NOTE);
         note.extend(number.to_le_bytes());
@@ -35,7 +35,7 @@ impl RunningKernels {
         self.write(number, &note);
     }
 
-    /// Notes that it is done.
+    /// Records that slice `number` is done.
     pub fn ends(&self, number: u32) {
         self.write(number, &[0; 8]);
     }
@@ -44,12 +44,12 @@ impl RunningKernels {
         let Some(file) = &self.0 else { return };
         match write_at(file, note, note_offset(number)) {
             Ok(written) if written == note.len() => {}
-            other => tracing::warn!(?other, "what runs could not be noted"),
+            other => tracing::warn!(?other, "the running kernels could not be recorded"),
         }
     }
 }
 
-// Not by seeking: the two processes share the file's position.
+// Positioned reads and writes instead of seeking, because the two processes share the file's position.
 #[cfg(unix)]
 fn write_at(file: &File, bytes: &[u8], at: u64) -> io::Result<usize> {
     std::os::unix::fs::FileExt::write_at(file, bytes, at)
@@ -74,8 +74,8 @@ fn note_offset(number: u32) -> u64 {
     (u64::from(number) % SLICES_IN_FLIGHT_MAX as u64) * NOTE as u64
 }
 
-/// Hashes of the sources of the kernels in the slice that is on the GPU longest, as its process noted them. They
-/// are its word: good for what concerns its own tenant only.
+/// Returns the source hashes of the kernels in the slice that has been on the GPU longest, as its process recorded
+/// them. That process runs tenant code, so the hashes may only be used in decisions about its own tenant.
 pub fn longest_running(file: &File) -> Vec<[u8; HASH]> {
     let slots = (0..SLICES_IN_FLIGHT_MAX).filter_map(|slot| {
         let mut note = [0; NOTE];

@@ -1,8 +1,8 @@
-//! The name of a kernel in quarantine records and in the notes about what runs.
+//! The hash that names a kernel in quarantine records and in the notes of running kernels.
 
 use sha2::{Digest, Sha256};
 
-/// Names a source and an entry point: the SHA-256 of both, each behind its length as eight bytes, little-endian.
+/// Returns the SHA-256 of a source and an entry point, each preceded by its length as eight bytes, little-endian.
 pub fn source_hash(wgsl: &str, entry: &str) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in [wgsl, entry] {

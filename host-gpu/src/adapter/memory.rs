@@ -1,13 +1,13 @@
-//! What the driver says of a GPU's memory: how large it is, and how much of it is free for this process.
+//! Queries the driver for the size of a GPU's memory and for the part of it that is free for this process.
 //!
-//! wgpu does not tell, so the driver is asked directly (`VkPhysicalDeviceMemoryProperties`, `VK_EXT_memory_budget`). On systems
-//! without Vulkan nothing is known.
+//! wgpu does not report either, so the driver is queried directly (`VkPhysicalDeviceMemoryProperties`,
+//! `VK_EXT_memory_budget`). On systems other than Linux, nothing is known.
 
 /// Bytes of a GPU's own memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AdapterMemory {
     pub(crate) total: u64,
-    /// What this process could still take, if the driver tells.
+    /// Bytes that this process can still allocate; None if the driver does not report it.
     pub(crate) free: Option<u64>,
 }
 

@@ -1,12 +1,12 @@
-//! Which GPUs there are. Loading the drivers is slow (hundreds of milliseconds) and may crash, so
-//! the front door asks a short-lived child; workers open the one adapter they are told.
+//! Lists the GPUs. Loading the drivers is slow (hundreds of milliseconds) and may crash, so the front door has a
+//! short-lived child do it. Workers only open the adapter that they were assigned.
 
 mod memory;
 
 use crate::error::{self, Error};
 use gannet_gpu_protocol::Gpu;
 
-/// What whole-submission timing needs: timestamps that the encoder writes between passes, so that
+/// The features for timing whole submissions: timestamps that the encoder writes between passes, so that
 /// copies, clears and uploads are timed like dispatches.
 pub(crate) const TIMESTAMPS: wgpu::Features =
     wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS);
@@ -14,7 +14,7 @@ pub(crate) const TIMESTAMPS: wgpu::Features =
 pub(crate) fn instance() -> wgpu::Instance {
     wgpu::Instance::new(wgpu::InstanceDescriptor {
         backends: wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12,
-        // Debug layers are for developers of drivers; validation happens before the driver.
+        // Debug layers are for developers of drivers. We validate kernels and commands before the driver sees them.
         flags: wgpu::InstanceFlags::empty(),
         ..wgpu::InstanceDescriptor::new_without_display_handle()
     })
@@ -25,7 +25,7 @@ pub(crate) fn adapters(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
     error::ready(instance.enumerate_adapters(backends)).unwrap_or_default()
 }
 
-/// Lists the GPUs of this machine. Software adapters come last, so that index order is preference.
+/// Lists the GPUs of this machine, the preferred one first: software adapters come last.
 pub fn discover() -> Vec<Gpu> {
     let adapters = adapters(&instance());
     let mut gpus: Vec<Gpu> = (0u32..).zip(&adapters).map(|(index, adapter)| describe(index, adapter)).collect();
@@ -33,7 +33,7 @@ pub fn discover() -> Vec<Gpu> {
     gpus
 }
 
-/// Lists the GPUs and opens each once, to see what memory a device takes by itself.
+/// Lists the GPUs like [`discover`], and opens each once to measure how much memory a device takes by itself.
 pub fn measure() -> Vec<Gpu> {
     let adapters = adapters(&instance());
     let mut gpus = Vec::new();
@@ -46,14 +46,15 @@ pub fn measure() -> Vec<Gpu> {
     gpus
 }
 
-/// How much less memory is free with a device open than without. A software driver's memory is the process's.
+/// Returns how much memory an open device takes: the difference in free memory before and after opening it. For a
+/// software driver, that is the process's resident memory.
 fn context_bytes(adapter: &wgpu::Adapter, software: bool) -> Option<u64> {
     let free = || {
         let told = memory::query(adapter).and_then(|memory| memory.free).filter(|_| !software);
         told.or_else(|| Some(u64::MAX - resident_bytes()?))
     };
     let before = free()?;
-    // Kept open while the rest is looked at: the process ends soon.
+    // The device stays open until free memory was measured again. The process ends soon after that.
     let _open = error::ready(adapter.request_device(&wgpu::DeviceDescriptor::default()))?.ok()?;
     Some(before.saturating_sub(free()?))
 }
@@ -64,7 +65,7 @@ fn resident_bytes() -> Option<u64> {
     line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Chooses a GPU: the one asked for, else the first real one, else the software one.
+/// Returns the preferred one of the GPUs that [`discover`] returned: the first.
 pub fn preferred(gpus: &[Gpu]) -> Result<&Gpu, Error> {
     gpus.first().ok_or_else(|| {
         Error::Unsupported("no gpu driver was found; on Debian: apt-get install mesa-vulkan-drivers".into())

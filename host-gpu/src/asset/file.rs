@@ -1,14 +1,14 @@
-//! The bytes of an asset, read by position, and the assets of a version by name.
+//! Asset files, which are read by position, and a version's assets by name.
 
 use crate::error::Error;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
 
-/// The most bytes that a guest reads in one call.
+/// Limit of the bytes that a guest reads in one call.
 pub const READ_BYTES_MAX: u64 = 64 << 20;
 
-/// An asset's bytes, in a file that is never changed.
+/// A file with an asset's bytes. The file is never changed.
 #[derive(Debug)]
 pub struct AssetFile {
     pub(super) file: File,
@@ -17,7 +17,7 @@ pub struct AssetFile {
 }
 
 impl AssetFile {
-    /// An asset in an open file of `size` bytes, known by its digest.
+    /// Wraps an open file of `size` bytes with the given digest.
     pub fn new(file: File, size: u64, digest: String) -> Arc<Self> {
         Arc::new(Self { file, size, digest })
     }
@@ -27,12 +27,12 @@ impl AssetFile {
         self.size
     }
 
-    /// The name of its content.
+    /// The digest of the bytes. The same digest means the same asset.
     pub fn digest(&self) -> &str {
         &self.digest
     }
 
-    /// Checks that a range lies inside.
+    /// Checks that a range is inside the asset. `what` starts the message.
     pub(crate) fn check_range(&self, what: &str, offset: u64, size: u64) -> Result<(), Error> {
         match offset.checked_add(size) {
             Some(end) if end <= self.size => Ok(()),
@@ -43,11 +43,11 @@ impl AssetFile {
         }
     }
 
-    /// Reads a range on the CPU.
+    /// Reads a range into the host's memory.
     pub fn read(&self, offset: u64, size: u64) -> Result<Vec<u8>, Error> {
         self.check_range("read", offset, size)?;
         if size > READ_BYTES_MAX {
-            return Err(Error::TooLarge(format!("{size} bytes in one read; the most is {READ_BYTES_MAX}")));
+            return Err(Error::TooLarge(format!("{size} bytes in one read; the limit is {READ_BYTES_MAX}")));
         }
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
         read_at(&self.file, &mut bytes, offset).map_err(|error| unreadable(&error))?;
@@ -55,7 +55,7 @@ impl AssetFile {
     }
 }
 
-/// Assets by the names under which a version knows them.
+/// A version's assets by name.
 pub type AssetCatalog = BTreeMap<String, Arc<AssetFile>>;
 
 /// An asset that a guest has opened.
@@ -63,22 +63,22 @@ pub type AssetCatalog = BTreeMap<String, Arc<AssetFile>>;
 pub struct Asset(Arc<AssetFile>);
 
 impl Asset {
-    /// Opens an asset of the version.
+    /// Opens the version's asset with that name.
     pub fn open(assets: &AssetCatalog, name: &str) -> Result<Self, Error> {
         let found = assets.get(name);
         found.map(|file| Self(Arc::clone(file))).ok_or_else(|| {
             let names: Vec<&str> = assets.keys().map(String::as_str).collect();
-            Error::NotFound(format!("no asset {name:?} belongs to this version; those that do are {names:?}"))
+            Error::NotFound(format!("this version has no asset {name:?}; it has {names:?}"))
         })
     }
 
-    /// The file.
+    /// The file with the asset's bytes.
     pub fn file(&self) -> &Arc<AssetFile> {
         &self.0
     }
 }
 
-/// Reads exactly that many bytes from a position, whatever others read meanwhile.
+/// Reads exactly `bytes.len()` bytes at a position. Concurrent reads of the same file are safe.
 #[cfg(unix)]
 pub(super) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)

@@ -3,13 +3,13 @@
 //! ```text
 //!  descriptor ─▶ AssetFile ─open─▶ Asset ─view─▶ resident? ─yes─▶ AssetView: a range of its buffers
 //!                   │                              │ no                      ▲
-//!                   │ read: on the CPU             └─▶ upload in chunks ─────┤   (once, whoever asks)
-//!                                                      or mapped, as it is ──┘   (software drivers: host_memory.rs)
+//!                   │ read: on the CPU             └─▶ upload in chunks ─────┤   (once, for all who ask)
+//!                                                      or map the file ──────┘   (software drivers: host_memory.rs)
 //! ```
 //!
-//! An asset on the GPU is one buffer, or several where the device's buffers are smaller; all sessions of the device
-//! share it. It is charged to the tenant, not to a request. When the tenant's memory is short, those that nobody uses
-//! go, the least recently used first; a session that has viewed one pins it until it ends.
+//! An asset on the GPU is one buffer, or several if it is larger than the device's limit for a buffer. All sessions of
+//! the device share it. It is charged to the tenant, not to a request. When the tenant's memory is short, unused assets
+//! are evicted, the least recently used first. A session that has viewed an asset pins it until the session ends.
 
 mod file;
 mod resident;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 /// An asset on the GPU.
 #[derive(Debug)]
 pub(crate) struct ResidentAsset {
-    /// Each but the last holds `segment` bytes.
+    /// Each buffer but the last has `segment` bytes.
     pub(super) buffers: Vec<Arc<Buffer>>,
     pub(super) segment: u64,
 }
 
 impl ResidentAsset {
-    /// A range that lies in one buffer, at an offset that can be bound.
+    /// Returns the buffer and the offset in it of a range. None if the range is not in a single buffer or its offset is
+    /// not aligned, so that it cannot be bound.
     pub(crate) fn range(&self, offset: u64, bound: u64, alignment: u64) -> Option<(Arc<Buffer>, u64)> {
         let index = usize::try_from(offset.checked_div(self.segment)?).ok()?;
         let buffer = self.buffers.get(index)?;
@@ -20,18 +21,18 @@ impl ResidentAsset {
         (within.is_multiple_of(alignment) && within + bound <= buffer.size()).then(|| (Arc::clone(buffer), within))
     }
 
-    /// Whether neither a session, nor a view, nor work on the GPU needs it.
+    /// Returns whether no session, no view and no work on the GPU uses the asset.
     pub(super) fn is_unused(self: &Arc<Self>) -> bool {
         Arc::strong_count(self) == 1 && self.buffers.iter().all(|buffer| Arc::strong_count(buffer) == 1)
     }
 
-    /// The bytes that it takes on the GPU.
+    /// The size on the GPU in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.buffers.iter().map(|buffer| buffer.size()).sum()
     }
 }
 
-/// An asset that stays on the GPU until this is dropped.
+/// Keeps an asset on the GPU until it is dropped.
 #[derive(Debug)]
 pub struct AssetPin(#[expect(dead_code, reason = "held for its drop")] pub(super) Arc<ResidentAsset>);
 
@@ -40,7 +41,7 @@ pub struct AssetPin(#[expect(dead_code, reason = "held for its drop")] pub(super
 pub struct AssetView {
     pub(crate) buffer: Arc<Buffer>,
     pub(crate) offset: u64,
-    /// What is bound: the size, up to the next multiple of 4.
+    /// The size of the binding: `size` rounded up to a multiple of 4.
     pub(crate) bound: u64,
     pub(crate) size: u64,
 }

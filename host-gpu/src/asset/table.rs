@@ -1,6 +1,8 @@
-//! The table of the assets on a device: each is uploaded once, whoever asks first, and evicted when memory is short.
+//! The table of the assets on a device. Each asset is uploaded once, however many ask for it, and evicted when memory
+//! is short.
 //!
-//! Invariant: nothing is charged while the table is locked, because a charge may come back here for relief.
+//! Invariant: nothing is charged while the table is locked, because a charge may call [`AssetTable::relieve`], which
+//! locks the table.
 
 use super::file::AssetFile;
 use super::resident::{AssetPin, ResidentAsset};
@@ -14,13 +16,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use tokio::sync::watch;
 
-/// How an upload ended; none while it is under way.
+/// The result of an upload; None while it runs.
 type UploadState = Option<Result<Arc<ResidentAsset>, Error>>;
 
 #[derive(Debug)]
 enum Residency {
     Uploading(watch::Receiver<UploadState>),
-    /// On the GPU, and when it was last used.
+    /// The asset on the GPU, and when it was last used, in ticks of the table's clock.
     Resident(Arc<ResidentAsset>, u64),
 }
 
@@ -29,12 +31,13 @@ enum Residency {
 pub(crate) struct AssetTable {
     uploader: Uploader,
     entries: Mutex<HashMap<String, Residency>>,
+    /// Counts uses of assets, to find the least recently used.
     clock: AtomicU64,
-    /// Asked when memory is short and no asset can go.
+    /// Called when memory is short and no asset can be evicted.
     last_resort: LastResort,
 }
 
-/// Frees something that is only kept for later, and returns whether there was anything.
+/// A function that frees something that is only kept for later use, and returns whether there was anything.
 #[derive(Default)]
 struct LastResort(OnceLock<Box<dyn Fn() -> bool + Send + Sync>>);
 
@@ -44,17 +47,17 @@ impl std::fmt::Debug for LastResort {
     }
 }
 
-/// What of assets is on a GPU, for people.
+/// Number and size of the assets on a GPU, for statistics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ResidentTotals {
-    /// How many.
+    /// Number of assets.
     pub count: usize,
-    /// How many bytes.
+    /// Their size in bytes.
     pub bytes: u64,
 }
 
 impl AssetTable {
-    /// An empty table, whose assets are charged to `memory` and make way when it is short.
+    /// Makes an empty table. Its assets are charged to `memory` and evicted when `memory` is short.
     pub(crate) fn new(executor: Arc<Executor>, memory: &Arc<MemoryQuota>) -> Arc<Self> {
         let table = Arc::new(Self {
             uploader: Uploader::new(executor, Arc::clone(memory)),
@@ -70,13 +73,14 @@ impl AssetTable {
         table
     }
 
-    /// Has `free` give back something when memory is short and no asset can go. Once.
+    /// Sets the function that is called when memory is short and no asset can be evicted. Only the first call has an
+    /// effect.
     pub(crate) fn set_last_resort(&self, free: impl Fn() -> bool + Send + Sync + 'static) {
-        // The caller that opened the device sets it once; a second call changes nothing.
+        // The code that opened the device sets it once. A second call has no effect.
         let _ = self.last_resort.0.set(Box::new(free));
     }
 
-    /// What uploads to this device.
+    /// The uploader of this device.
     pub(crate) fn uploader(&self) -> &Uploader {
         &self.uploader
     }
@@ -85,12 +89,13 @@ impl AssetTable {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings an asset to the GPU, if it is not there, without waiting for it. The GPU's time is charged to `payer`.
+    /// Starts to upload an asset, if it is not on the GPU, and does not wait for it. The GPU time is charged to
+    /// `payer`.
     pub(crate) fn prefetch(self: &Arc<Self>, asset: &Arc<AssetFile>, payer: Option<&Arc<Usage>>) {
         drop(self.make_resident(asset, payer));
     }
 
-    /// Brings an asset to the GPU, if it is not there, and waits for it. The GPU's time is charged to `payer`.
+    /// Uploads an asset, if it is not on the GPU, and waits for it. The GPU time is charged to `payer`.
     pub(crate) async fn resident(
         self: &Arc<Self>,
         asset: &Arc<AssetFile>,
@@ -102,12 +107,13 @@ impl AssetTable {
         }
     }
 
-    /// The same, and keeps it there until what is returned is dropped.
+    /// Like [`AssetTable::resident`], but nobody pays for the GPU time. The asset stays on the GPU until the pin is
+    /// dropped.
     pub(crate) async fn pin(self: &Arc<Self>, asset: &Arc<AssetFile>) -> Result<AssetPin, Error> {
         self.resident(asset, None).await.map(AssetPin)
     }
 
-    /// Evicts unused assets whose digests `wanted` refuses.
+    /// Evicts unused assets for whose digest `wanted` returns false.
     pub(crate) fn forget(&self, wanted: impl Fn(&str) -> bool) {
         let unwanted = |digest: &String, slot: &mut Residency| match slot {
             Residency::Resident(resident, _) => resident.is_unused() && !wanted(digest),
@@ -117,7 +123,8 @@ impl AssetTable {
         drop(gone);
     }
 
-    /// Evicts unused assets, the least recently used first, until `wanted` bytes are free. Returns whether it evicted any.
+    /// Evicts unused assets, the least recently used first, until `wanted` bytes are free. Returns whether it evicted
+    /// any.
     pub(crate) fn relieve(&self, wanted: u64) -> bool {
         let mut gone = Vec::new();
         let mut freed = 0;
@@ -134,11 +141,11 @@ impl AssetTable {
                 gone.push(resident);
             }
         }
-        // Their charges are given back here, after the table is free.
+        // Their charges are returned here, when the table is no longer locked.
         !gone.is_empty()
     }
 
-    /// How many are on the GPU, and their bytes.
+    /// Returns the number of assets on the GPU, and their size.
     pub(crate) fn totals(&self) -> ResidentTotals {
         let entries = self.entries();
         let there = entries.values().filter_map(|slot| match slot {
@@ -151,8 +158,8 @@ impl AssetTable {
         })
     }
 
-    /// Returns the asset if it is on the GPU. Otherwise starts its upload, unless one is running, and returns the channel
-    /// that will hold its result.
+    /// Returns the asset if it is on the GPU. Otherwise starts its upload, unless one is running, and returns the
+    /// channel that will hold its result.
     fn make_resident(
         self: &Arc<Self>,
         asset: &Arc<AssetFile>,
@@ -173,15 +180,15 @@ impl AssetTable {
         drop(entries);
         let (table, asset, payer) = (Arc::clone(self), Arc::clone(asset), payer.cloned());
         let paid = payer.as_ref().and_then(|payer| payer.uploads.begin());
-        // A task of its own: the request that asked first may end while others wait for the upload. If nobody waits any
-        // more, the upload is given up.
+        // The upload runs in a task of its own, because the request that asked first may end while others wait for it.
+        // When nobody waits any more, the upload is cancelled.
         tokio::spawn(async move {
             let given_up = AtomicBool::new(false);
             let wanted = || {
                 if payer.as_ref().is_none_or(|payer| !payer.cancelled.load(Ordering::Relaxed)) {
                     return true;
                 }
-                // One receiver is the table's, and others are made while it is locked.
+                // One receiver is in the table. Others are only made while the table is locked, so the count is exact.
                 let mut entries = table.entries();
                 if sender.receiver_count() > 1 {
                     return true;
@@ -197,7 +204,7 @@ impl AssetTable {
                     Ok(resident) => {
                         entries.insert(asset.digest().to_owned(), Residency::Resident(Arc::clone(resident), now))
                     }
-                    // The next one tries again.
+                    // The next request for the asset tries again.
                     Err(_) => entries.remove(asset.digest()),
                 };
             }

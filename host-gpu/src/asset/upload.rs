@@ -1,7 +1,8 @@
-//! Uploads assets: mapped as they are where the device computes in the host's memory, otherwise copied in chunks.
+//! Uploads assets. If the device computes in the host's memory, the file is mapped and imported. Otherwise it is copied
+//! in chunks.
 //!
-//! Copied assets are read by position, not through a mapping. A mapping would fault in each page for a single read, and its
-//! pages would count as memory of the process.
+//! Copied assets are read by position, not through a mapping. A mapping would fault in each page for a single read, and
+//! its pages would count as memory of the process.
 
 use super::file::{AssetFile, read_at, unreadable};
 use super::resident::ResidentAsset;
@@ -16,18 +17,18 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 use tokio::sync::oneshot;
 
-/// Bytes of one copy. Two are under way at once: the file is read for one while the GPU copies the other.
+/// Bytes of one copy. Two copies overlap: the file is read for one while the GPU executes the other.
 const COPY_CHUNK: u64 = 4 << 20;
-/// Bytes that are mapped between two checks whether anybody still waits. A multiple of all page sizes.
+/// Bytes that are populated between two checks whether anybody still waits. It is a multiple of all page sizes.
 const MAP_CHUNK: u64 = 64 << 20;
-/// Bytes that are read at a time, so that they stay in the cache of a core until they are copied on.
+/// Bytes that are read at a time. So few stay in a core's cache until they are copied into the staging buffer.
 const BOUNCE_BUFFER_BYTES: usize = 128 << 10;
 
 /// Uploads to one device.
 #[derive(Debug)]
 pub(crate) struct Uploader {
     executor: Arc<Executor>,
-    /// What assets are charged to.
+    /// The quota that assets are charged to.
     memory: Arc<MemoryQuota>,
 }
 
@@ -44,7 +45,7 @@ impl Uploader {
         wanted: &(impl Fn() -> bool + Sync),
     ) -> Result<ResidentAsset, Error> {
         let began = Instant::now();
-        // Every range that can be bound may begin at a segment.
+        // A multiple of all alignments, so that an aligned offset in the asset is an aligned offset in its segment.
         let segment = self.executor.wgpu().limits().max_buffer_size & !0xffff;
         let mut ranges = Vec::new();
         let mut offset = 0;
@@ -76,7 +77,7 @@ impl Uploader {
         Ok(ResidentAsset { buffers, segment })
     }
 
-    /// Imports a range of the file as a buffer, where the device computes in the host's memory. Otherwise returns the charge.
+    /// Imports a range of the file as a buffer. If that is impossible, returns the charge as the inner error.
     async fn map(
         &self,
         asset: &Arc<AssetFile>,
@@ -95,10 +96,10 @@ impl Uploader {
             }
             let now = MAP_CHUNK.min(size - done);
             let populating = Arc::clone(&pages);
-            // They may have to be read from a disk.
+            // It may block, because the pages may have to be read from a disk.
             let populated = tokio::task::spawn_blocking(move || populating.populate(done, now)).await;
             if !populated.unwrap_or(false) {
-                // What is wrong is found and said where they are read.
+                // The copy that follows reads the same bytes and reports the error.
                 return Ok(Err(charge));
             }
             done += now;
@@ -110,7 +111,7 @@ impl Uploader {
         })
     }
 
-    /// Copies a range of a file to the start of a buffer, in chunks: while one is copied on the GPU, the next is read.
+    /// Copies a range of a file to the start of a buffer, in chunks. While the GPU copies one chunk, the next is read.
     pub(crate) async fn fill(
         &self,
         asset: &Arc<AssetFile>,
@@ -139,7 +140,8 @@ impl Uploader {
         }
     }
 
-    /// Reads a chunk into a staging buffer and returns the job that copies it from there.
+    /// Reads a chunk into a staging buffer. Returns the job that copies it to `target` at offset `at`, and the receiver
+    /// of its result.
     async fn copy_chunk(
         &self,
         asset: &Arc<AssetFile>,
@@ -185,7 +187,7 @@ impl Uploader {
 }
 
 fn given_up() -> Error {
-    Error::DeadlineExceeded("the asset's upload was given up: nobody waits for it".into())
+    Error::DeadlineExceeded("the asset's upload was cancelled because nobody waits for it".into())
 }
 
 /// Waits for the copy of a chunk and charges its GPU time.

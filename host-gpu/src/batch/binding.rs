@@ -1,4 +1,4 @@
-//! Matches what a dispatch binds with what its kernel needs, before wgpu sees either.
+//! Checks the bindings of a dispatch against its kernel's variables, before wgpu sees either.
 
 use crate::asset::AssetView;
 use crate::buffer::{self, BUFFER_ALIGNMENT, Buffer};
@@ -7,32 +7,32 @@ use crate::error::Error;
 use crate::kernel::Kernel;
 use std::sync::Arc;
 
-/// The most bytes of one inline binding.
+/// Limit of the bytes of one inline binding.
 pub const INLINE_BYTES_MAX: usize = 4096;
 
-/// What is bound.
+/// The resource that a binding binds.
 #[derive(Debug, Clone)]
 pub enum BindingSource {
-    /// A range of a buffer; `None` goes up to the end.
+    /// A range of a buffer: offset and size. Without a size it extends to the buffer's end.
     Buffer(Arc<Buffer>, u64, Option<u64>),
     /// A range of an asset, for a variable that is only read.
     Asset(AssetView),
-    /// Bytes of a uniform or a read-only variable.
+    /// The bytes themselves, for a uniform or a read-only variable.
     Inline(Vec<u8>),
 }
 
-/// A binding as a guest gives it.
+/// A binding as the guest specified it.
 #[derive(Debug, Clone)]
 pub struct Binding {
     /// The number in `@group`.
     pub group: u32,
     /// The number in `@binding`.
     pub index: u32,
-    /// What is bound.
+    /// The bound resource.
     pub source: BindingSource,
 }
 
-/// A binding that fits its variable.
+/// A binding that was checked against its variable.
 #[derive(Debug)]
 pub(crate) struct ResolvedBinding {
     pub(crate) group: u32,
@@ -42,7 +42,7 @@ pub(crate) struct ResolvedBinding {
     pub(crate) resource: BoundResource,
 }
 
-/// What a resolved binding binds.
+/// The bound resource of a checked binding.
 #[derive(Debug)]
 pub(crate) enum BoundResource {
     Buffer {
@@ -50,13 +50,13 @@ pub(crate) enum BoundResource {
         offset: u64,
         size: u64,
     },
-    /// The same of an asset, which stays where it was recorded.
+    /// A range of a buffer of an asset. Updates cannot move it.
     Asset {
         buffer: Arc<Buffer>,
         offset: u64,
         size: u64,
     },
-    /// Bytes at an offset of the batch's own buffer for inline data.
+    /// A range of the batch's arena.
     Inline {
         offset: u64,
         size: u64,
@@ -67,8 +67,8 @@ fn wrong(group: u32, index: u32, text: &str) -> Error {
     Error::InvalidArgument(format!("@group({group}) @binding({index}): {text}"))
 }
 
-/// Pairs every variable of `kernel` with exactly one binding, in the variables' order. Inline bytes
-/// go into `arena`, at aligned offsets.
+/// Pairs every variable of `kernel` with exactly one binding, in the order of the variables. Appends inline bytes
+/// to `arena`, at aligned offsets.
 pub(crate) fn resolve(
     kernel: &Kernel,
     bindings: Vec<Binding>,
@@ -185,7 +185,7 @@ fn check_range(
 }
 
 impl ResolvedBinding {
-    /// Moves a buffer binding to another offset; its size stays.
+    /// Moves a buffer binding to another offset. Its size does not change.
     pub(crate) fn move_to(&mut self, new: u64, limits: &wgpu::Limits, kernel: &Kernel) -> Result<(), Error> {
         let variable = kernel.variables.iter().find(|v| v.group == self.group && v.index == self.index);
         match (&mut self.resource, variable) {
@@ -199,8 +199,8 @@ impl ResolvedBinding {
     }
 }
 
-/// Refuses a dispatch that writes memory which another of its bindings also names: the device
-/// would see a race that no order can mend.
+/// Refuses a dispatch that writes to a buffer that another of its bindings reads. That would be a race inside the
+/// dispatch, which no ordering of commands prevents.
 pub(crate) fn check_aliases(bound: &[ResolvedBinding]) -> Result<(), Error> {
     for (at, one) in bound.iter().enumerate() {
         for other in bound.iter().skip(at + 1) {

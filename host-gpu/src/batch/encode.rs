@@ -1,8 +1,8 @@
 //! Encodes a batch as a job: steps that the GPU thread records slice by slice.
 //!
-//! Order of a job: pending writes, inline bytes and recorded writes, all out of one upload buffer; the
-//! commands in order; the reads into one readback buffer. Everything is charged: writes, reads and
-//! clears are steps like dispatches.
+//! A job first copies the session's pending writes and the inline bytes, then runs the commands in their recorded
+//! order. All written bytes come from one upload buffer, and all reads go into one readback buffer. Everything is
+//! charged: writes, reads and clears are steps like dispatches.
 
 use super::binding::BoundResource;
 use super::{Batch, BatchResources, Command, DispatchCommand};
@@ -16,10 +16,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// A job, where its result will come, and the offset and size of each read in its readback buffer.
+/// A job, the receiver of its result, and the offset and size of each read in its readback buffer.
 type Recorded = (Job, oneshot::Receiver<JobResult>, Vec<(u64, u64)>);
 
-/// Where one piece of the upload buffer goes.
+/// Bytes to put into the upload buffer, and the buffer they are copied to.
 struct StagedWrite<'a> {
     target: &'a Arc<Buffer>,
     offset: u64,
@@ -27,8 +27,7 @@ struct StagedWrite<'a> {
 }
 
 impl Batch {
-    /// Encodes the batch with the session's pending writes ahead of it. When that is refused, the
-    /// writes stay pending.
+    /// Encodes the batch, with the session's pending writes before it. If this fails, the writes stay pending.
     pub fn encode(&mut self, session: &mut Session) -> Result<EncodedBatch, Error> {
         session.time_left()?;
         self.prepare_arena(session)?;
@@ -106,7 +105,7 @@ impl Batch {
         Ok(())
     }
 
-    /// What the commands name, collected once for any number of submissions.
+    /// Returns the buffers and kernels that the commands use. They are collected once for any number of submissions.
     fn resources(&mut self) -> Arc<BatchResources> {
         if let Some(resources) = &self.resources {
             return Arc::clone(resources);
@@ -154,7 +153,7 @@ impl Batch {
     }
 }
 
-/// Mapped ranges begin at multiples of this.
+/// Rounds a size up to the alignment of mapped ranges.
 fn aligned(size: u64) -> u64 {
     size.next_multiple_of(wgpu::MAP_ALIGNMENT)
 }
@@ -172,12 +171,12 @@ struct Recorder<'a> {
     uploaded: u64,
     steps: Vec<Step>,
     reads: Vec<(u64, u64)>,
-    /// Bind groups made for this submission: many dispatches bind the same ranges, and a driver that sees
-    /// the same group again has less to do.
+    /// Bind groups made for this submission. Many dispatches bind the same ranges, and a driver has less work if it
+    /// sees the same group again.
     groups: HashMap<GroupKey, wgpu::BindGroup>,
 }
 
-/// Which kernel's layout, which group of it, and what is bound: index, buffer, offset, size.
+/// Key of a bind group: the kernel, the index of its group, and each binding's index, buffer, offset and size.
 type GroupKey = (*const Kernel, u32, Vec<(u32, *const Buffer, u64, u64)>);
 
 impl Recorder<'_> {
@@ -236,7 +235,7 @@ impl Recorder<'_> {
         Ok(())
     }
 
-    /// Puts bytes into the upload buffer and records their copy from there.
+    /// Puts bytes into the upload buffer and records the copy to their target.
     fn write(&mut self, write: &StagedWrite<'_>) -> Result<(), Error> {
         let size = write.data.len() as u64;
         if size == 0 {

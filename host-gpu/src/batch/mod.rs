@@ -1,8 +1,8 @@
-//! Batches: commands recorded once, submitted any number of times.
+//! Batches: lists of commands that are recorded once and submitted any number of times.
 //!
-//! A batch checks each command as it is recorded, keeps its bind groups between submissions, and
-//! holds one small buffer (the arena) for all inline bytes, so that a token loop changes a few
-//! uniforms and grids without recording anything again. [`encode`] turns it into a job.
+//! A batch checks each command when it is recorded, keeps its bind groups between submissions, and
+//! has one small buffer (the arena) for all inline bytes. So a token loop of a language model can change a few
+//! uniforms and grids without recording anything again. [`encode`] turns a batch into a job.
 
 mod binding;
 mod encode;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 pub use binding::{Binding, BindingSource, INLINE_BYTES_MAX};
 
-/// Commands in one batch. It bounds what one submission makes the host record.
+/// Limit of commands in one batch. It bounds the work of recording one submission on the host.
 pub const COMMANDS_MAX: usize = 4096;
 
 /// A recorded command.
@@ -36,7 +36,8 @@ pub(crate) enum Command {
 pub(crate) struct DispatchCommand {
     pub(crate) kernel: Arc<Kernel>,
     pub(crate) bound: Vec<ResolvedBinding>,
-    /// Made at the first submission; emptied when a binding moves.
+    /// Bind groups by group index. Made at a submission; None before that, and after a binding or the arena has
+    /// changed.
     pub(crate) groups: Option<Arc<[wgpu::BindGroup]>>,
     pub(crate) grid: Grid,
 }
@@ -44,13 +45,13 @@ pub(crate) struct DispatchCommand {
 /// A change to a recorded command.
 #[derive(Debug)]
 pub enum Update {
-    /// New inline bytes: command, group, binding, bytes.
+    /// Replaces inline bytes: command, group, binding, bytes.
     Inline(u32, u32, u32, Vec<u8>),
-    /// A new offset of a buffer binding: command, group, binding, offset.
+    /// Moves a buffer binding: command, group, binding, new offset.
     Offset(u32, u32, u32, u64),
-    /// A new grid: command, grid.
+    /// Changes the grid of a dispatch: command, grid.
     Grid(u32, Grid),
-    /// New bytes of a write: command, bytes.
+    /// Replaces the bytes of a write: command, bytes.
     Write(u32, Vec<u8>),
 }
 
@@ -58,17 +59,20 @@ pub enum Update {
 #[derive(Debug, Default)]
 pub struct Batch {
     pub(crate) commands: Vec<Command>,
+    /// All inline bytes.
     pub(crate) arena: Vec<u8>,
+    /// The GPU's copy of the arena; None before the first submission and after the arena has grown.
     pub(crate) arena_buffer: Option<Arc<Buffer>>,
     /// Whether the arena's bytes changed since they were last uploaded.
     pub(crate) arena_stale: bool,
-    /// For the host memory that recorded bytes take.
+    /// Charges for the host memory of recorded bytes.
     charges: Vec<Charge>,
-    /// What the recorded commands name, for the GPU thread to keep alive. Made anew when a command is added.
+    /// The buffers and kernels that the commands use. The GPU thread keeps them alive. None after a command was
+    /// added, until the next submission.
     pub(crate) resources: Option<Arc<BatchResources>>,
 }
 
-/// The buffers and kernels that a batch's commands name, each once for each use.
+/// The buffers and kernels that a batch's commands use, one entry for each use.
 #[derive(Debug, Default)]
 pub(crate) struct BatchResources {
     pub(crate) buffers: Vec<Arc<Buffer>>,
@@ -76,7 +80,7 @@ pub(crate) struct BatchResources {
 }
 
 impl Batch {
-    /// Records a dispatch of `kernel` over `grid`.
+    /// Records a dispatch of `kernel` over `grid`. Returns the index of the command, as all methods that record do.
     pub fn dispatch(
         &mut self,
         session: &Session,
@@ -111,7 +115,7 @@ impl Batch {
         self.push(Command::Dispatch(DispatchCommand { kernel: Arc::clone(kernel), bound, groups: None, grid }))
     }
 
-    /// A larger arena needs a new buffer, and so do all bind groups that name the old one.
+    /// Drops the arena's buffer, which is too small now, and all bind groups, since they may refer to it.
     fn arena_grew(&mut self) {
         self.arena_stale = true;
         self.arena_buffer = None;
@@ -147,7 +151,7 @@ impl Batch {
         self.push(Command::Clear { target: Arc::clone(target), offset, size })
     }
 
-    /// Records a write of bytes.
+    /// Records a write of `data` into `target` at `offset`.
     pub fn write(&mut self, session: &Session, target: &Arc<Buffer>, offset: u64, data: Vec<u8>) -> Result<u32, Error> {
         self.check_count()?;
         check_range("write", offset, data.len() as u64, target.size())?;
@@ -155,7 +159,7 @@ impl Batch {
         self.push(Command::Write { target: Arc::clone(target), offset, data })
     }
 
-    /// Records a read.
+    /// Records a read of a range. Its bytes are returned by the submission.
     pub fn read(&mut self, source: &Arc<Buffer>, offset: u64, size: u64) -> Result<u32, Error> {
         check_range("read", offset, size, source.size())?;
         self.push(Command::Read { source: Arc::clone(source), offset, size })
@@ -184,11 +188,11 @@ impl Batch {
         self.check_count()?;
         self.resources = None;
         self.commands.push(command);
-        // The limit above keeps the index far inside u32.
+        // `COMMANDS_MAX` is far below u32::MAX.
         Ok(u32::try_from(self.commands.len() - 1).unwrap_or(u32::MAX))
     }
 
-    /// Applies updates in order. The first that does not fit ends it, with those before it applied.
+    /// Applies updates in order. Stops at the first invalid one; those before it stay applied.
     pub fn update(&mut self, session: &Session, updates: Vec<Update>) -> Result<(), Error> {
         let limits = session.device().limits();
         for update in updates {

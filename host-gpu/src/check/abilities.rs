@@ -1,18 +1,18 @@
-//! What a device can do, as far as it decides whether a kernel is accepted.
+//! The features and limits of a device that decide whether a kernel is accepted.
 
 use crate::harden::BudgetUnit;
 
 /// What a device allows a kernel to use.
 #[derive(Debug, Clone, Copy)]
 pub struct Abilities {
-    /// `enable f16;`
+    /// Whether WGSL may `enable f16;`.
     pub f16: bool,
-    /// `enable subgroups;`
+    /// Whether WGSL may `enable subgroups;`.
     pub subgroups: bool,
-    /// Bytes of workgroup memory; drivers do not check it.
+    /// Limit of workgroup memory in bytes. It is enforced in [`crate::check`], because drivers do not check it.
     pub workgroup_memory_max: u32,
-    /// Invocations in one workgroup.
+    /// Limit of invocations in one workgroup.
     pub workgroup_invocations_max: u32,
-    /// What its loop budgets count.
+    /// What loop budgets count on this device.
     pub unit: BudgetUnit,
 }

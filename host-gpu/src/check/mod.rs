@@ -1,10 +1,10 @@
 //! Reads WGSL before any driver sees it: parse, validate, resolve overrides, reflect, harden.
 //!
-//! In: WGSL, an entry point, the values of its overrides, what the device can do. Out: a
-//! [`CheckedKernel`] kernel, the only thing [`crate::Device::kernel`] will compile, so that no text of a tenant
-//! reaches the driver unread. [`crate::harden`] is the last step; what it makes is validated again.
+//! In: WGSL, an entry point, the values of its overrides, the [`Abilities`] of the device. Out: a [`CheckedKernel`].
+//! [`crate::Device::kernel`] compiles nothing else, so no source of a tenant reaches the driver unchecked.
+//! [`crate::harden`] is the last step; the hardened module is validated again.
 //!
-//! Invariant: pure; it allocates no GPU memory and never panics on what it is given.
+//! Invariant: pure. It allocates no GPU memory, and no input makes it panic.
 
 mod abilities;
 mod big_stack;
@@ -28,23 +28,23 @@ use parse::parse;
 use reflect::reflect;
 use validate::{capabilities, validate, validator, with_causes};
 
-/// A kernel that was read and found sound.
+/// A kernel that passed all checks and was hardened.
 #[derive(Debug)]
 pub struct CheckedKernel {
-    /// The hardened module, with this entry point alone.
+    /// The hardened module. It has no other entry point.
     pub module: Module,
-    /// The entry point.
+    /// Name of the entry point.
     pub entry: String,
-    /// Its variables, by group and index.
+    /// The variables that a dispatch must bind, sorted by group and index.
     pub variables: Vec<Variable>,
     /// Invocations of one workgroup.
     pub workgroup_size: [u32; 3],
-    /// What hardening did.
+    /// What hardening changed.
     pub hardened: HardeningReport,
 }
 
 impl CheckedKernel {
-    /// The hardened module as WGSL, for people: it says what will run.
+    /// Prints the hardened module as WGSL, so that people can read what will run.
     pub fn to_wgsl(&self) -> Result<String, Error> {
         on_big_stack(|| {
             let info = validator(Capabilities::all(), true)
@@ -56,7 +56,7 @@ impl CheckedKernel {
     }
 }
 
-/// The names of a module's compute entry points, for finding the kernels of a source.
+/// Returns the names of a module's compute entry points: each is a kernel.
 pub fn entry_points(wgsl: &str) -> Result<Vec<String>, Error> {
     on_big_stack(|| {
         let module = parse(wgsl)?;
@@ -64,7 +64,8 @@ pub fn entry_points(wgsl: &str) -> Result<Vec<String>, Error> {
     })
 }
 
-/// Whether a sound module has overrides without a default: it can only be compiled once their values are known.
+/// Returns whether a module has overrides without a default. Such a module can only be compiled when their values are
+/// known. Fails if the module is invalid.
 pub fn needs_constants(wgsl: &str, can: Abilities) -> Result<bool, Error> {
     on_big_stack(|| {
         let module = parse(wgsl)?;
@@ -78,7 +79,7 @@ pub fn check(wgsl: &str, entry: &str, constants: &[(String, f64)], can: Abilitie
     check_with(wgsl, entry, constants, can, Passes::all(can.unit))
 }
 
-/// [`check`] with a choice of passes, for comparing what they make.
+/// Like [`check`], with a choice of passes, for comparing their results.
 pub fn check_with(
     wgsl: &str,
     entry: &str,

@@ -1,5 +1,5 @@
-//! What an entry point uses: the variables that a dispatch must bind, and memory, which is bounded here because drivers
-//! do not bound it.
+//! Finds what an entry point uses: the variables that a dispatch must bind, its workgroup size, and its memory. Memory
+//! and size of the code are limited here, because drivers do not limit them.
 
 use super::abilities::Abilities;
 use crate::error::Error;
@@ -7,12 +7,12 @@ use crate::harden::GROUPS_MAX;
 use naga::valid::ModuleInfo;
 use naga::{AddressSpace, Module, StorageAccess, TypeInner};
 
-/// Memory of one invocation's own variables. Drivers crash on pipelines with hundreds of megabytes
-/// of it and take minutes over hundreds of kilobytes.
+/// Limit of private memory (one invocation's own variables) in bytes. Drivers crash on pipelines with hundreds of
+/// megabytes of it and take minutes to compile ones with hundreds of kilobytes.
 pub const PRIVATE_BYTES_MAX: u32 = 64 * 1024;
-/// Expressions in one function: compilers' work grows faster than their number.
+/// Limit of expressions in one function. A compiler's work grows faster than their number.
 pub const EXPRESSIONS_MAX: usize = 20_000;
-/// Blocks inside blocks.
+/// Limit of the depth of nested blocks.
 pub const NESTING_MAX: usize = 128;
 
 /// How a kernel uses a variable.
@@ -33,15 +33,15 @@ pub struct Variable {
     pub group: u32,
     /// The number in `@binding`.
     pub index: u32,
-    /// Its name in the source, for messages.
+    /// Name in the source, for messages.
     pub name: String,
-    /// How it is used.
+    /// How the kernel may access it.
     pub access: Access,
-    /// The fewest bytes a binding must have; a runtime-sized array counts one element.
+    /// The minimum size of a binding in bytes. A runtime-sized array counts as one element.
     pub size_min: u64,
 }
 
-/// The variables that a dispatch of the entry point must bind, and its workgroup size.
+/// Returns the variables that a dispatch of the entry point must bind, and its workgroup size.
 pub(super) fn reflect(
     module: &Module,
     info: &ModuleInfo,
@@ -119,7 +119,8 @@ fn locals(module: &Module, function: &naga::Function) -> u32 {
     function.local_variables.iter().fold(0, |sum: u32, (_, local)| sum.saturating_add(size_of(module, local.ty)))
 }
 
-/// Values are memory too: a back end spills one that is indexed to a variable of its own.
+/// Limits the size of values, because they take memory too: a back end spills a value that is indexed to a variable of
+/// its own. Also limits the number of expressions and the nesting of blocks.
 fn check_values(module: &Module, function: &naga::Function, info: &naga::valid::FunctionInfo) -> Result<(), Error> {
     let count = function.expressions.len();
     if count > EXPRESSIONS_MAX {
@@ -143,7 +144,7 @@ fn check_values(module: &Module, function: &naga::Function, info: &naga::valid::
     check_nesting(&function.body)
 }
 
-/// Blocks inside blocks, found without recursion: an `else if` chain is as deep as it is long.
+/// Limits the depth of nested blocks. It does not recurse, because an `else if` chain is as deep as it is long.
 fn check_nesting(body: &naga::Block) -> Result<(), Error> {
     let mut blocks = vec![(body, 1usize)];
     while let Some((block, depth)) = blocks.pop() {

@@ -1,24 +1,24 @@
-//! How long reading a source will take, before it is read: naga's front end needs time by the square of what one function
-//! holds, so that a quarter of a megabyte in one function would take it a second.
+//! Bounds the time that naga will need to parse a source, before naga sees it. The time of its front end grows with the
+//! square of the size of a function: a quarter of a megabyte in one function takes a second.
 //!
-//! Tokens are counted, function by function, without understanding them: words, numbers and operators. What stands outside of
-//! functions counts as one. Invariant: linear in the source, and never panics.
+//! Counts tokens (words, numbers and operators) for each function, without parsing. All code outside of functions
+//! counts as one function. Invariant: takes time linear in the length of the source, and never panics.
 
 use crate::error::Error;
 
-/// Tokens of one function, if it is the only one: about a thousand statements. The sum of the squares over all functions is
-/// bounded by the square of this.
+/// Limit of tokens in a source with a single function: about a thousand statements. With several functions, the sum of
+/// the squares of their token counts is limited by the square of this.
 pub const TOKENS_MAX: u64 = 5000;
 
-/// Refuses a source that would take too long to read.
+/// Refuses a source that would take too long to parse.
 pub(super) fn check(wgsl: &str) -> Result<(), Error> {
     let count = count(wgsl);
     if count.squares <= TOKENS_MAX * TOKENS_MAX {
         return Ok(());
     }
     Err(Error::KernelRejected(format!(
-        "{}:1: the function here has {} tokens, and the source {}; one function may have {TOKENS_MAX}, and several together \
-         so many that the sum of their squares is no more than the square of that: use more and shorter functions",
+        "{}:1: the function here has {} tokens, and the source has {}; the squares of all functions' token counts may \
+         add up to the square of {TOKENS_MAX} at most: use more and shorter functions",
         count.longest_line, count.longest, count.all
     )))
 }
@@ -32,7 +32,7 @@ struct Count {
 }
 
 impl Count {
-    /// A function has ended.
+    /// Adds a function of so many tokens that begins at `line`.
     fn add(&mut self, tokens: u64, line: u64) {
         self.squares = self.squares.saturating_add(tokens.saturating_mul(tokens));
         if tokens > self.longest {
@@ -55,7 +55,7 @@ fn count(wgsl: &str) -> Count {
         match (byte, bytes.peek()) {
             (b'\n', _) => line += 1,
             (b'/', Some(b'/')) => {
-                // Up to the end of the line, which is counted next.
+                // Skips to the end of the line; the loop above counts the line break next.
                 while bytes.next_if(|next| *next != b'\n').is_some() {}
             }
             (b'/', Some(b'*')) => line += skip_comment(&mut bytes),
@@ -86,7 +86,7 @@ fn count(wgsl: &str) -> Count {
     count
 }
 
-/// Skips a block comment, which may hold others; answers its lines.
+/// Skips a block comment, which may contain others. Returns its number of line breaks.
 fn skip_comment(bytes: &mut std::iter::Peekable<std::str::Bytes<'_>>) -> u64 {
     let (mut depth, mut lines) = (0u64, 0);
     let mut before = b'/';

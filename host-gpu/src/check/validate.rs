@@ -7,16 +7,16 @@ use naga::Module;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use std::fmt::Write;
 
-/// What WGSL may use on such a device, in naga's terms.
+/// Returns what WGSL may use on a device, as naga's capabilities.
 pub(super) fn capabilities(can: Abilities) -> Capabilities {
-    // `pack2x16float` and its like are WGSL without an extension; wgpu refuses them where a device lacks them.
+    // `pack2x16float` and the like are part of WGSL without an extension. wgpu refuses them if the device lacks them.
     let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     capabilities.set(Capabilities::SHADER_FLOAT16, can.f16);
     capabilities.set(Capabilities::SUBGROUP, can.subgroups);
     capabilities
 }
 
-/// A validator with these capabilities.
+/// Makes a validator with these capabilities.
 pub(super) fn validator(capabilities: Capabilities, subgroups: bool) -> Validator {
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     if subgroups {
@@ -27,7 +27,7 @@ pub(super) fn validator(capabilities: Capabilities, subgroups: bool) -> Validato
     validator
 }
 
-/// Validates a module as it was written; a refusal names the place.
+/// Validates a module as the tenant wrote it. Errors name line and column.
 pub(super) fn validate(module: &Module, wgsl: &str, can: Abilities) -> Result<ModuleInfo, Error> {
     validator(capabilities(can), can.subgroups).validate(module).map_err(|error| {
         let at = error.location(wgsl);
@@ -35,7 +35,7 @@ pub(super) fn validate(module: &Module, wgsl: &str, can: Abilities) -> Result<Mo
     })
 }
 
-/// An error's text with those of its causes.
+/// Returns an error's text followed by the texts of its causes.
 pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

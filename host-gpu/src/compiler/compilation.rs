@@ -1,5 +1,5 @@
-//! A kernel that a session is about to compile. It is apart from the session, so that waiting for it does not borrow the
-//! session.
+//! The compilation of a kernel for a session. It is separate from the session, so that waiting for it does not borrow
+//! the session.
 
 use super::KernelCompiler;
 use crate::error::Error;
@@ -15,7 +15,7 @@ use std::time::Instant;
 pub struct KernelCompilation {
     pub(crate) compiler: Arc<KernelCompiler>,
     pub(crate) payer: Payer,
-    /// Why the request may not compile any more, if so: its GPU time is used up.
+    /// The error if the request's GPU time is used up. A kernel in the cache is returned anyway.
     pub(crate) time_left: Result<(), Error>,
     pub(crate) wgsl: Arc<str>,
     pub(crate) entry: String,
@@ -23,12 +23,13 @@ pub struct KernelCompilation {
 }
 
 impl KernelCompilation {
-    /// The kernel from the cache, or compiled on a thread that may block.
+    /// Returns the kernel from the cache, or compiles it on a thread that may block. Fails if the kernel is
+    /// quarantined.
     pub async fn run(self) -> Result<Arc<Kernel>, Error> {
         if self.compiler.is_quarantined(&source_hash(&self.wgsl, &self.entry)) {
             return Err(Error::KernelRejected(
-                "it is quarantined: a process that ran it kept the gpu when it was asked back; deploying the function \
-                 again lifts that"
+                "the kernel is quarantined, because a process that ran it did not release the gpu when asked to; \
+                 deploying the function again lifts the quarantine"
                     .into(),
             ));
         }

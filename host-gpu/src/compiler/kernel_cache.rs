@@ -4,17 +4,17 @@ use crate::kernel::Kernel;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Kernels that a device keeps. A tenant that compiles more at run time loses the oldest.
+/// Limit of the kernels that a device keeps. Beyond it, the least recently used is evicted.
 const CACHE_MAX: usize = 256;
 
-/// Kernels by key, each with when it was last used, counted in uses.
+/// Kernels by key, each with the number of the use when it was last used.
 #[derive(Debug, Default)]
 struct Entries {
     kernels: HashMap<[u8; 32], (Arc<Kernel>, u64)>,
     uses: u64,
 }
 
-/// The compiled kernels of one device by hash.
+/// The compiled kernels of one device, by [`crate::kernel::kernel_hash`].
 #[derive(Debug, Default)]
 pub(super) struct KernelCache {
     entries: Mutex<Entries>,

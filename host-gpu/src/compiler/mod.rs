@@ -1,15 +1,15 @@
-//! Compiles kernels for one device: checks, makes the pipeline, tries it, and keeps it.
+//! Compiles kernels for one device: checks a kernel, creates its pipeline, tries it, and caches it.
 //!
 //! ```text
 //!  WGSL ─▶ cached? ─no─▶ check and harden ─▶ pipeline ─▶ trial dispatch ─▶ cache ─▶ Kernel
 //! ```
 //!
-//! A kernel is compiled once per device, source, entry and override values. Compiling ends with one
+//! A kernel is compiled once per device, source, entry point and override values. A compilation ends with a
 //! trial dispatch over the smallest buffers that fit, because software drivers compile at the
-//! first dispatch: what is slow then happens here, where it is measured, and not in a request's
+//! first dispatch. So that slow part happens here, where it is measured, and not in a request's
 //! first batch.
 //!
-//! Invariant: pipelines are made under one lock, because some drivers crash when two are made at once.
+//! Invariant: pipelines are created under one lock, because some drivers crash if two are created at once.
 
 pub mod compilation;
 mod driver_cache;
@@ -35,9 +35,9 @@ use std::time::Instant;
 
 pub(crate) use sample::SAMPLE_WGSL;
 
-/// GPU memory for warming up.
+/// Limit of GPU memory for warming up, in bytes.
 const WARM_BYTES_MAX: u64 = 1 << 20;
-/// A dispatch of no workgroup, which makes a software driver compile and computes nothing.
+/// The grid of a dispatch without workgroups, which makes a software driver compile and computes nothing.
 const NO_WORKGROUP: Grid = [0; 3];
 
 /// Compiles kernels for one device.
@@ -45,13 +45,13 @@ const NO_WORKGROUP: Grid = [0; 3];
 pub(crate) struct KernelCompiler {
     executor: Arc<Executor>,
     abilities: Abilities,
-    /// Whether the driver computes on the CPU, and so compiles at the first dispatch.
+    /// Whether the driver is a software driver, which compiles at the first dispatch.
     software: bool,
     cache: KernelCache,
     driver_cache: DriverCache,
-    /// Sources that may not run here, by hash.
+    /// Kernels that may not run, by [`source_hash`].
     quarantined: Mutex<HashSet<[u8; 32]>>,
-    /// Held while a pipeline is made.
+    /// Held while a pipeline is created.
     creation: Mutex<()>,
 }
 
@@ -73,7 +73,7 @@ impl KernelCompiler {
         self.abilities
     }
 
-    /// Replaces the sources that may not run, by their [`source_hash`].
+    /// Replaces the set of kernels that may not run, by [`source_hash`].
     pub(crate) fn quarantine(&self, sources: HashSet<[u8; 32]>) {
         *self.quarantined.lock().unwrap_or_else(PoisonError::into_inner) = sources;
     }
@@ -92,13 +92,13 @@ impl KernelCompiler {
         self.driver_cache.data()
     }
 
-    /// The kernel from the cache, if it was compiled before.
+    /// Returns the kernel from the cache, if it is there.
     pub(crate) fn cached(&self, wgsl: &str, entry: &str, constants: &[(String, f64)]) -> Option<Arc<Kernel>> {
         self.cache.get(&kernel_hash(wgsl, entry, constants))
     }
 
-    /// Checks, compiles and tries a kernel, or takes it from the cache; the trial is charged to `payer`.
-    /// Slow: call it where blocking is allowed.
+    /// Checks, compiles and tries a kernel, or returns it from the cache. The trial is charged to `payer`.
+    /// Blocks: call it on a thread that may block.
     pub(crate) fn compile(
         &self,
         wgsl: &str,
@@ -115,7 +115,7 @@ impl KernelCompiler {
         Ok(kernel)
     }
 
-    /// Checks, compiles and tries a kernel with a choice of passes, past the cache.
+    /// Like [`KernelCompiler::compile`], with a choice of hardening passes and without the cache.
     pub(crate) fn compile_with(
         &self,
         wgsl: &str,
@@ -135,8 +135,8 @@ impl KernelCompiler {
         Ok(kernel)
     }
 
-    /// Loads what a driver loads only when it first compiles a kernel, which takes tens of milliseconds. Nothing runs, so
-    /// it needs no lease. Slow: call it where blocking is allowed.
+    /// Makes the driver load its compiler, which it does at the first compilation and which takes tens of milliseconds.
+    /// Nothing runs, so no lease is needed. Blocks: call it on a thread that may block.
     pub(crate) fn warm(&self) -> Result<(), Error> {
         let (wgsl, entry) = (SAMPLE_WGSL, "main");
         let checked = check::check_with(wgsl, entry, &[], self.abilities, Passes::all(self.abilities.unit))?;
@@ -151,7 +151,7 @@ impl KernelCompiler {
         source_hash: [u8; 32],
         sliceable: bool,
     ) -> Result<Arc<Kernel>, Error> {
-        // wgpu reads the module once more and writes it out, recursing as deeply as our own check did.
+        // wgpu validates the module again and translates it. It recurses as deeply as our own check.
         let made = check::on_big_stack(|| {
             let _creating = self.creation.lock().unwrap_or_else(PoisonError::into_inner);
             let cache = self.driver_cache.get();

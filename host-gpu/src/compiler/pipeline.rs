@@ -1,4 +1,4 @@
-//! Makes the pipeline of a checked kernel.
+//! Creates the pipeline of a checked kernel.
 
 use crate::check::{Access, CheckedKernel, Variable};
 use crate::error::Error;
@@ -6,18 +6,18 @@ use crate::executor::Executor;
 use crate::harden::{BudgetUnit, FLAG_GROUP, HardeningReport, IMMEDIATES_SIZE};
 use crate::kernel::{Kernel, LoopBudgets, Pace};
 
-/// What [`make`] goes by, besides the kernel.
+/// The parameters of [`make`] besides the kernel.
 pub(super) struct Options<'a> {
     pub(super) source_hash: [u8; 32],
     /// What the kernel's loop budgets count.
     pub(super) unit: BudgetUnit,
-    /// Whether the kernel can run in parts.
+    /// Whether the kernel was hardened so that it can run in parts.
     pub(super) sliceable: bool,
-    /// What the driver has compiled before.
+    /// The driver's pipeline cache, if it is in use.
     pub(super) cache: Option<&'a wgpu::PipelineCache>,
 }
 
-/// Makes a kernel's pipeline and its bind group layouts.
+/// Creates a kernel's pipeline and its bind group layouts.
 pub(super) fn make(executor: &Executor, checked: CheckedKernel, options: &Options<'_>) -> Result<Kernel, Error> {
     let groups = checked.variables.iter().map(|v| v.group + 1).max().unwrap_or(0);
     let CheckedKernel { module, entry, variables, workgroup_size, hardened } = checked;
@@ -33,7 +33,7 @@ pub(super) fn make(executor: &Executor, checked: CheckedKernel, options: &Option
             bind_group_layouts: &references,
             immediate_size: if hardened.immediates { IMMEDIATES_SIZE } else { 0 },
         });
-        // Never `create_shader_module_trusted`: this is where bounds checks are put in.
+        // Never use `create_shader_module_trusted` here: this call inserts the bounds checks.
         let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: None,
             source: wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module)),

@@ -1,6 +1,6 @@
-//! A small kernel for warming up a driver and for probing a GPU.
+//! The WGSL of a small kernel, for warming up a driver and for probing a GPU.
 
-/// Its workgroup memory, a barrier and a loop use what kernels use.
+/// It has workgroup memory, a barrier and a loop, as typical kernels have.
 pub(crate) const SAMPLE_WGSL: &str = "
 @group(0) @binding(0) var<storage, read_write> data: array<u32, 256>;
 var<workgroup> shared_data: array<u32, 64>;

@@ -1,7 +1,7 @@
-//! Trial dispatches: the end of compiling a kernel, where a driver shows whether it can run it.
+//! Trial dispatches: the last step of compiling a kernel, which shows whether the driver can run it.
 //!
-//! A software driver compiles at the first dispatch. One of no workgroup makes it do so without a lease on the GPU, which
-//! others may wait for meanwhile; so it comes before the one that runs.
+//! A software driver compiles at the first dispatch. A dispatch without workgroups makes it compile without a lease, so
+//! that others can use the GPU meanwhile. On software drivers such a dispatch comes before the one that runs.
 
 use crate::check::{Access, Variable};
 use crate::error::Error;
@@ -11,7 +11,7 @@ use crate::kernel::Kernel;
 use crate::usage::Payer;
 use std::sync::Arc;
 
-/// Dispatches grids over the smallest zeroed buffers that fit and waits for them.
+/// Dispatches the kernel over each of `grids`, with the smallest zeroed buffers that fit, and waits for the results.
 pub(super) fn run(executor: &Executor, kernel: &Arc<Kernel>, payer: &Payer, grids: &[Grid]) -> Result<(), Error> {
     let limits = executor.wgpu().limits();
     let mut charges = Vec::new();
@@ -28,7 +28,7 @@ pub(super) fn run(executor: &Executor, kernel: &Arc<Kernel>, payer: &Payer, grid
         }
         charges.push(payer.memory.charge(trial_size(variable))?);
     }
-    // Declared after the charges, so dropped before them.
+    // The bind groups are declared after the charges, so that they are dropped before them.
     let groups = executor.scoped(|device| {
         let buffers: Vec<_> = kernel.variables.iter().map(|v| trial_buffer(device, v)).collect();
         let groups = (0u32..).zip(&kernel.layouts).map(|(group, layout)| {
@@ -50,7 +50,8 @@ pub(super) fn run(executor: &Executor, kernel: &Arc<Kernel>, payer: &Payer, grid
         job.compiles = *grid == [0; 3];
         executor.send_blocking(job)?;
         match done.blocking_recv().map_err(|_| Error::lost())? {
-            // Zeroed data may make a sound kernel loop for ever: what counts here is that it ended.
+            // Zeroed data may make a correct kernel loop forever. It only matters that the dispatch ended. Its pace
+            // says nothing about real work.
             Ok(_) | Err(Error::BudgetExhausted(_)) => kernel.pace.forget(),
             Err(error) => return Err(error),
         }

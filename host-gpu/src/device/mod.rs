@@ -1,12 +1,12 @@
-//! One GPU device, opened for one tenant: an executor, the kernels that were compiled for it and the assets on it.
+//! One GPU device, opened for one tenant: an executor, the device's compiled kernels and the assets on it.
 //!
 //! ```text
 //!  Device ┬─ KernelCompiler ─┬─▶ Executor ─▶ GPU thread
 //!         └─ AssetTable ─────┘
 //! ```
 //!
-//! A device is never dropped in a worker: dropping its queue waits for the GPU without a limit.
-//! The process ends instead.
+//! A worker never drops its device, because dropping the queue waits for the GPU without a limit.
+//! The process just ends.
 
 mod open;
 
@@ -37,23 +37,24 @@ pub struct Device {
 }
 
 impl Device {
-    /// Opens the adapter at `index` of the driver's list, with `memory_max` bytes for everything
-    /// that sessions allocate on it.
+    /// Opens the adapter at `index` of the driver's list, with a quota of `memory_max` bytes for everything
+    /// that is allocated on it.
     pub fn open(index: u32, memory_max: u64) -> Result<Arc<Self>, Error> {
         Self::open_shared(DeviceOptions { index, class: None, memory_max, map_assets: true }, None)
     }
 
-    /// The same on a GPU that an arbiter shares among processes: nothing is submitted without a lease.
+    /// Opens an adapter with options. With a link to an arbiter, which shares the GPU among processes, no work is
+    /// submitted without a lease.
     pub fn open_shared(options: DeviceOptions, link: Option<ArbiterLink>) -> Result<Arc<Self>, Error> {
         Ok(Self::start(open::open(&options)?, options.memory_max, link))
     }
 
-    /// A device that runs no shader, for tests of quotas, validation and concurrency.
+    /// Makes a device that runs no shader, for tests of quotas, validation and concurrency.
     pub fn noop(memory_max: u64) -> Arc<Self> {
         Self::noop_shared(memory_max, None)
     }
 
-    /// The same, shared by an arbiter.
+    /// Like [`Device::noop`], with a link to an arbiter.
     pub fn noop_shared(memory_max: u64, link: Option<ArbiterLink>) -> Arc<Self> {
         Self::start(open::open_noop(), memory_max, link)
     }
@@ -72,7 +73,7 @@ impl Device {
         &self.gpu
     }
 
-    /// The device's limits.
+    /// The limits with which the device was opened.
     pub fn limits(&self) -> wgpu::Limits {
         self.executor.wgpu().limits()
     }
@@ -87,43 +88,44 @@ impl Device {
         self.abilities().f16
     }
 
-    /// Whether WGSL may `enable subgroups;`: on devices whose subgroups have eight invocations at least.
+    /// Whether WGSL may `enable subgroups;`. It may if the device's subgroups have at least eight invocations.
     pub fn has_subgroups(&self) -> bool {
         self.abilities().subgroups
     }
 
-    /// The memory that all sessions share.
+    /// The memory quota that all sessions and assets share.
     pub fn memory(&self) -> &Arc<MemoryQuota> {
         &self.memory
     }
 
-    /// Sets what is called when memory is short and no asset can be evicted: `free` drops something that is only kept for
-    /// later and returns whether it did. Only the first call counts.
+    /// Sets the function that is called when memory is short and no asset can be evicted. `free` drops something that
+    /// is only kept for later use and returns whether there was anything. Only the first call has an effect.
     pub fn on_memory_pressure(&self, free: impl Fn() -> bool + Send + Sync + 'static) {
         self.assets.set_last_resort(free);
     }
 
-    /// Round trips and GPU time since the device was opened.
+    /// Number of round trips and GPU time since the device was opened.
     pub fn counters(&self) -> &DeviceCounters {
         self.executor.counters()
     }
 
-    /// Gives the device up, as if its driver had lost it.
+    /// Destroys the device, as if its driver had lost it.
     pub fn destroy(&self) {
         self.executor.destroy();
     }
 
-    /// Whether it holds a shared GPU. A process that ends while it does makes the arbiter doubt the GPU.
+    /// Returns whether this process holds the lease on a shared GPU. If it ends while it does, the arbiter grants
+    /// nobody the GPU before a probe.
     pub fn holds_gpu(&self) -> bool {
         self.executor.holds_gpu()
     }
 
-    /// Whether the device is gone.
+    /// Returns whether the device was lost.
     pub fn is_lost(&self) -> bool {
         self.executor.is_lost()
     }
 
-    /// What runs on the device.
+    /// The executor, which runs jobs on the device.
     pub(crate) fn executor(&self) -> &Arc<Executor> {
         &self.executor
     }
@@ -131,8 +133,8 @@ impl Device {
 
 /// Kernels.
 impl Device {
-    /// Checks, compiles and tries a kernel, or takes it from the cache; the trial is charged to `payer`.
-    /// Slow: call it where blocking is allowed.
+    /// Checks, compiles and tries a kernel, or returns it from the cache. The trial is charged to `payer`.
+    /// Blocks: call it on a thread that may block.
     pub fn kernel(
         &self,
         wgsl: &str,
@@ -143,7 +145,7 @@ impl Device {
         self.compiler.compile(wgsl, entry, constants, payer)
     }
 
-    /// Checks, compiles and tries a kernel with a choice of passes, past the cache: for comparing what they make.
+    /// Like [`Device::kernel`], with a choice of hardening passes and without the cache, for comparing their results.
     pub fn kernel_with(
         &self,
         wgsl: &str,
@@ -155,29 +157,30 @@ impl Device {
         self.compiler.compile_with(wgsl, entry, constants, payer, passes)
     }
 
-    /// Loads what a driver loads only when it first compiles a kernel, which takes tens of milliseconds. Nothing runs, so
-    /// it needs no lease. Slow: call it where blocking is allowed.
+    /// Makes the driver load its compiler, which it does at the first compilation and which takes tens of milliseconds.
+    /// Nothing runs, so no lease is needed. Blocks: call it on a thread that may block.
     pub fn warm(&self) -> Result<(), Error> {
         self.compiler.warm()
     }
 
-    /// Replaces the sources that may not run, by their [`gannet_gpu_protocol::source_hash`].
+    /// Replaces the set of kernels that may not run, by [`gannet_gpu_protocol::source_hash`].
     pub fn quarantine(&self, sources: HashSet<[u8; 32]>) {
         self.compiler.quarantine(sources);
     }
 
-    /// Gives the driver what it compiled before, if anything, and starts to collect what it compiles from now on. Does nothing
-    /// where the device has no such cache.
+    /// Gives the driver cached pipelines, if there are any, and starts to collect those that it compiles from now on.
+    /// Does nothing if the device has no pipeline cache.
     pub fn use_driver_cache(&self, data: Option<&[u8]>) {
         self.compiler.use_driver_cache(data);
     }
 
-    /// What the driver has compiled since [`Device::use_driver_cache`]. None if it has no cache.
+    /// Returns the pipelines that the driver has compiled since [`Device::use_driver_cache`]. None if there is no
+    /// cache.
     pub fn driver_cache(&self) -> Option<Vec<u8>> {
         self.compiler.driver_cache()
     }
 
-    /// What compiles kernels for the device.
+    /// The compiler of the device's kernels.
     pub(crate) fn compiler(&self) -> &Arc<KernelCompiler> {
         &self.compiler
     }
@@ -185,13 +188,13 @@ impl Device {
 
 /// Assets.
 impl Device {
-    /// The assets that are on the GPU now.
+    /// Number and size of the assets that are on the GPU now.
     pub fn resident_assets(&self) -> ResidentTotals {
         self.assets.totals()
     }
 
-    /// Starts to upload an asset, if it is not on the GPU: call it as soon as it is known that the asset will be used. The GPU
-    /// time is charged to `payer`.
+    /// Starts to upload an asset, if it is not on the GPU. Call it as soon as it is known that the asset will be used.
+    /// The GPU time is charged to `payer`.
     pub fn prefetch_asset(&self, asset: &Arc<AssetFile>, payer: Option<&Arc<Usage>>) {
         self.assets.prefetch(asset, payer);
     }
@@ -201,7 +204,7 @@ impl Device {
         self.assets.pin(asset).await
     }
 
-    /// Evicts unused assets whose digests `wanted` refuses.
+    /// Evicts unused assets for whose digest `wanted` returns false.
     pub fn forget_assets(&self, wanted: impl Fn(&str) -> bool) {
         self.assets.forget(wanted);
     }

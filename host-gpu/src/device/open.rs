@@ -1,4 +1,4 @@
-//! Opens an adapter: the features and limits that are asked of it, and those without which no kernel can be bounded.
+//! Opens an adapter: requests features and limits, and refuses an adapter without those that hardened kernels need.
 
 use crate::adapter::{self, TIMESTAMPS};
 use crate::error::{self, Error};
@@ -6,19 +6,20 @@ use crate::harden::{FLAG_GROUP, IMMEDIATES_SIZE};
 use crate::host_memory;
 use gannet_gpu_protocol::Gpu;
 
-/// What kernels with subgroups may count on. Some software drivers have four.
+/// The minimum number of invocations in a subgroup that kernels may rely on. Some software drivers have four; there,
+/// subgroups are disabled.
 const SUBGROUP_LANES_MIN: u32 = 8;
 
-/// What a device is opened with.
+/// The options for opening a device.
 #[derive(Debug, Clone)]
 pub struct DeviceOptions {
     /// Position in the driver's list.
     pub index: u32,
-    /// What the operator calls the GPU, if not as [`adapter::discover`] does.
+    /// The class that the operator has given the GPU. None for that of [`adapter::discover`].
     pub class: Option<String>,
-    /// Bytes for everything that sessions allocate on it.
+    /// Quota in bytes for everything that is allocated on the device.
     pub memory_max: u64,
-    /// Whether assets are mapped and not copied, where the device computes in the host's memory.
+    /// Whether assets are mapped instead of copied, if the device computes in the host's memory.
     pub map_assets: bool,
 }
 
@@ -73,12 +74,12 @@ fn limits(index: u32, adapter: &wgpu::Adapter) -> Result<wgpu::Limits, Error> {
             FLAG_GROUP + 1
         )));
     }
-    // Sizes are u32 in WGSL and in many drivers; a binding beyond that is not worth the risk.
+    // Sizes are u32 in WGSL and in many drivers. Larger bindings are not worth the risk.
     limits.max_buffer_size = limits.max_buffer_size.min(u64::from(u32::MAX) + 1);
     Ok(limits)
 }
 
-/// A device that runs no shader.
+/// Opens a device that runs no shader.
 pub(super) fn open_noop() -> OpenedDevice {
     let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor {
         required_features: wgpu::Features::IMMEDIATES,

@@ -1,8 +1,9 @@
-//! The flag that a kernel sets when a loop budget runs out: four bytes on the device, in a bind group of
-//! their own. Slices run one after the other, so one flag serves all of a device: it is set to the slice's number, and each slice
-//! that can set it copies it out at its end.
+//! The flag that a kernel sets when a loop budget runs out: four bytes on the device, in a bind group of their own.
+//!
+//! Slices run one after the other, so a device needs only one flag. A kernel sets it to the slice's number. Each slice
+//! that can set the flag copies it into its header at its end.
 
-/// The flag, with the bind group through which kernels write it.
+/// The flag's buffer, with the bind group through which kernels write it.
 #[derive(Debug)]
 pub(crate) struct BudgetFlag {
     pub(crate) buffer: wgpu::Buffer,
@@ -10,7 +11,7 @@ pub(crate) struct BudgetFlag {
     pub(crate) group: wgpu::BindGroup,
 }
 
-/// Bytes of the flag.
+/// Size of the flag in bytes.
 pub(crate) const FLAG_SIZE: u64 = 4;
 
 impl BudgetFlag {

@@ -1,4 +1,4 @@
-//! How long slices took, on the GPU's clock where it has one, otherwise on ours.
+//! Measures how long slices took: by GPU timestamps if the device has them, otherwise by wall time.
 
 use super::slice_meter::SliceHeader;
 use crate::usage::{Clock, nanoseconds};
@@ -6,22 +6,23 @@ use std::time::Instant;
 
 /// Measures slices in the order in which they end.
 pub(crate) struct SliceClock {
-    /// Nanoseconds for one tick of the GPU's clock.
+    /// Nanoseconds of one tick of the GPU's clock.
     period: f64,
-    /// When the last slice ended, on the GPU's clock and on ours: with two slices in flight a
-    /// slice is charged from there, not from its begin.
+    /// When the previous slice ended, in ticks of the GPU's clock. With two slices in flight, a slice is charged from
+    /// there, not from its own begin, so that no time is charged twice.
     previous_end: u64,
+    /// The same on the wall clock.
     previous_end_wall: Instant,
 }
 
 impl SliceClock {
-    /// A clock for a device whose ticks take `period` nanoseconds.
+    /// Makes a clock for a device whose ticks take `period` nanoseconds.
     pub(crate) fn new(period: f32) -> Self {
         Self { period: f64::from(period), previous_end: 0, previous_end_wall: Instant::now() }
     }
 
-    /// Nanoseconds that a slice took which was submitted at `submitted` and has ended by `now`. `header` has its timestamps,
-    /// if it was measured with any.
+    /// Returns how many nanoseconds a slice took that was submitted at `submitted` and has ended by `now`. `header` has
+    /// the slice's timestamps; it is None if the device has no timestamps.
     pub(crate) fn measure(&mut self, header: Option<SliceHeader>, submitted: Instant, now: Instant) -> (u64, Clock) {
         let measured = match header {
             Some(SliceHeader { begin, end, .. }) => {

@@ -1,4 +1,4 @@
-//! Jobs: what a submission is to the GPU thread, as steps, with what must live until they are done.
+//! Jobs: a submission as a list of steps for the GPU thread, with everything that must live until the steps are done.
 
 use super::staging::StagingBuffer;
 use crate::error::Error;
@@ -8,7 +8,7 @@ use crate::usage::{Clock, Usage};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// One thing that the GPU does.
+/// One command for the GPU.
 #[derive(Debug)]
 pub(crate) enum Step {
     Dispatch { kernel: Arc<Kernel>, groups: Arc<[wgpu::BindGroup]>, grid: Grid },
@@ -16,27 +16,27 @@ pub(crate) enum Step {
     Clear { target: wgpu::Buffer, offset: u64, size: u64 },
 }
 
-/// Work and what must live until it is done.
+/// Steps, and everything that must live until they are done.
 pub(crate) struct Job {
     pub(crate) steps: Vec<Step>,
     pub(crate) upload: Option<StagingBuffer>,
-    /// Receives the header of the last slice, then the reads.
+    /// Receives the header of the last slice, followed by the bytes of the reads.
     pub(crate) readback: Option<StagingBuffer>,
-    /// Everything else that must live until the work is done: buffers, charges, permits. Dropped when the device reports
-    /// the work done.
+    /// Everything else that must live until the work is done: buffers, charges, permits. It is dropped when the device
+    /// has reported that the work is done.
     pub(crate) keep_alive: Vec<Box<dyn Send>>,
-    /// Who is charged. The charge happens here and not where the guest waits, because a guest need
-    /// not wait.
+    /// The usage that is charged. The GPU thread charges it, not the code that waits for the result, because a guest
+    /// need not wait.
     pub(crate) usage: Option<Arc<Usage>>,
-    /// GPU time of the request after which it gets no further slice.
+    /// The request's limit of GPU time in nanoseconds. When it is used up, the job gets no further slice.
     pub(crate) gpu_ns_max: u64,
-    /// Whether it only makes a software driver compile: its one dispatch has no workgroups. That is no work on a GPU,
-    /// so it needs no lease and costs no GPU time.
+    /// Whether the job only makes a software driver compile a kernel: its one dispatch has no workgroups. That is no
+    /// work for the GPU, so it needs no lease and costs no GPU time.
     pub(crate) compiles: bool,
     pub(crate) done: oneshot::Sender<JobResult>,
 }
 
-/// What becomes of a job.
+/// The result of a job.
 pub(crate) type JobResult = Result<FinishedJob, Error>;
 
 /// Work that the GPU has finished.
@@ -44,7 +44,7 @@ pub(crate) struct FinishedJob {
     pub(crate) gpu_ns: u64,
     pub(crate) slices: u32,
     pub(crate) clock: Clock,
-    /// Mapped for reading.
+    /// The job's readback buffer, mapped for reading.
     pub(crate) readback: Option<StagingBuffer>,
 }
 
@@ -55,7 +55,7 @@ impl std::fmt::Debug for FinishedJob {
 }
 
 impl Job {
-    /// A job with nothing to upload or read, that nobody pays for.
+    /// Makes a job without uploads, reads and charges. Returns it with the receiver of its result.
     pub(crate) fn new(steps: Vec<Step>) -> (Self, oneshot::Receiver<JobResult>) {
         let (done, receiver) = oneshot::channel();
         let job = Self {

@@ -1,12 +1,12 @@
 //! An open GPU, and the thread that runs jobs on it.
 //!
 //! ```text
-//!  Job ─▶ Executor ─channel─▶ thread: slice plans, record records, the queue runs ─▶ FinishedJob
+//!  Job ─▶ Executor ─channel─▶ thread: slice.rs plans, record.rs records, the queue runs ─▶ FinishedJob
 //! ```
 //!
-//! Everything that is created on the device is created here, inside an error scope ([`Executor::scoped`]), so that what
-//! wgpu refuses becomes a typed error and never reaches the uncaptured-error handler. It knows nothing of sessions, assets
-//! or how kernels are made.
+//! Everything on the device is created inside an error scope ([`Executor::scoped`]), so that an error of wgpu becomes a
+//! typed error and never reaches the uncaptured-error handler. This module knows nothing of sessions, assets or the
+//! compilation of kernels.
 
 mod counters;
 mod budget_flag;
@@ -34,8 +34,8 @@ pub(crate) use job::{FinishedJob, Job, JobResult, Step};
 pub(crate) use slice_meter::HEADER_SIZE;
 pub(crate) use staging::{StagingBuffer, StagingPool};
 
-/// Jobs that may wait for the GPU thread. A session has at most 16 submissions in flight, so this
-/// is reached only by several busy sessions; senders then wait their turn.
+/// Jobs that may wait for the GPU thread. A session has at most 16 submissions in flight, so only several busy sessions
+/// together reach this limit. Senders then wait for room.
 const QUEUE_CAPACITY: usize = 64;
 
 /// The handle to an open wgpu device and its GPU thread.
@@ -51,7 +51,7 @@ pub(crate) struct Executor {
 }
 
 impl Executor {
-    /// Starts the GPU thread of a device. With a link to an arbiter, nothing is submitted without a lease.
+    /// Starts the GPU thread of a device. With a link to an arbiter, no work is submitted without a lease.
     pub(crate) fn start(
         device: wgpu::Device,
         queue: wgpu::Queue,
@@ -69,7 +69,7 @@ impl Executor {
             }
         });
         device.on_uncaptured_error(Arc::new(|caught| {
-            tracing::error!(%caught, "a gpu error reached no error scope");
+            tracing::error!(%caught, "a gpu error was caught outside of every error scope");
         }));
         let holds_gpu = Arc::<AtomicBool>::default();
         let counters = Arc::new(DeviceCounters::default());
@@ -91,57 +91,57 @@ impl Executor {
         Arc::new(Self { wgpu: device, jobs, staging, flag, holds_gpu, lost, counters })
     }
 
-    /// The device, for what needs no error scope.
+    /// The device, for calls that need no error scope.
     pub(crate) fn wgpu(&self) -> &wgpu::Device {
         &self.wgpu
     }
 
-    /// Where upload and readback buffers come from.
+    /// The pool of upload and readback buffers.
     pub(crate) fn staging(&self) -> &Arc<StagingPool> {
         &self.staging
     }
 
-    /// The layout of the bind group that holds the flag.
+    /// The layout of the flag's bind group.
     pub(crate) fn flag_layout(&self) -> &wgpu::BindGroupLayout {
         &self.flag.layout
     }
 
-    /// Slices and GPU time since the start.
+    /// Number of slices and GPU time since the device was opened.
     pub(crate) fn counters(&self) -> &DeviceCounters {
         &self.counters
     }
 
-    /// Whether it holds a lease on a shared GPU.
+    /// Returns whether the GPU thread holds a lease on a shared GPU.
     pub(crate) fn holds_gpu(&self) -> bool {
         self.holds_gpu.load(Ordering::Relaxed)
     }
 
-    /// Whether the device is gone.
+    /// Returns whether the device was lost.
     pub(crate) fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Gives the device up, as if its driver had lost it.
+    /// Destroys the device, as if its driver had lost it.
     pub(crate) fn destroy(&self) {
         self.wgpu.destroy();
-        // The callback is called while the device is polled.
+        // wgpu calls the device-lost callback during a poll.
         if let Err(error) = self.wgpu.poll(wgpu::PollType::Poll) {
-            tracing::debug!(%error, "a destroyed device was polled");
+            tracing::debug!(%error, "the destroyed device could not be polled");
         }
     }
 
-    /// Hands a job to the GPU thread, waiting for room in its queue.
+    /// Sends a job to the GPU thread. Waits for room in its queue.
     pub(crate) async fn send(&self, job: Job) -> Result<(), Error> {
         self.jobs.send(job).await.map_err(|_| Error::lost())
     }
 
-    /// The same where blocking is allowed.
+    /// Like [`Executor::send`], for threads that may block.
     pub(crate) fn send_blocking(&self, job: Job) -> Result<(), Error> {
         self.jobs.blocking_send(job).map_err(|_| Error::lost())
     }
 
-    /// Runs `make` inside error scopes and returns what they caught. Scopes are bound to the
-    /// thread, hence the closure: it cannot await.
+    /// Runs `make` inside error scopes. Returns the error that they caught, if any. Scopes are bound to the
+    /// thread, so `make` is a closure, which cannot await.
     pub(crate) fn scoped<T>(&self, make: impl FnOnce(&wgpu::Device) -> T) -> Result<T, Error> {
         if self.is_lost() {
             return Err(Error::lost());

@@ -1,5 +1,6 @@
-//! Records a slice as one command buffer: begin timestamp; the parts in order, neighbouring dispatches in one pass;
-//! end timestamp; timestamps and flag into the header. Everything between the two timestamps is charged.
+//! Records a slice as one command buffer: the begin timestamp, the parts in order (consecutive dispatches share a
+//! pass), the end timestamp, then copies of timestamps and flag into the header. Everything between the two timestamps
+//! is charged.
 
 use super::budget_flag::{BudgetFlag, FLAG_SIZE};
 use super::job::Step;
@@ -9,8 +10,8 @@ use crate::harden::{FLAG_GROUP, Immediates};
 use crate::kernel::Kernel;
 use std::sync::Arc;
 
-/// Records one slice; `header` receives its timestamps and the flag, which
-/// holds `number` if a loop budget ran out.
+/// Records one slice. `header` receives its timestamps and the flag. The flag is `number` if a loop budget ran out in
+/// this slice.
 pub(crate) fn slice(
     device: &wgpu::Device,
     flag: &BudgetFlag,

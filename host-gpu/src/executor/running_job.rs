@@ -1,4 +1,4 @@
-//! A job on the GPU thread: how far it has come, why it may stop early, and how it ends.
+//! A job on the GPU thread: its progress, the reasons to stop it early, and its end.
 
 use super::job::{FinishedJob, Job};
 use crate::error::Error;
@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
-/// A job that has begun, or is next.
+/// A job that the GPU thread has received and that is not over.
 pub(crate) struct RunningJob {
     pub(crate) job: Job,
-    /// The step that comes next, and how much of it is submitted: workgroups or bytes.
+    /// Index of the next step to submit.
     pub(crate) step: usize,
+    /// Workgroups or bytes of that step that are submitted already.
     pub(crate) done: u64,
+    /// Number of the job's slices on the GPU.
     pub(crate) in_flight: usize,
     pub(crate) submitted_all: bool,
     pub(crate) began: bool,
@@ -39,21 +41,21 @@ impl RunningJob {
         }
     }
 
-    /// Whether it has something to submit.
+    /// Returns whether the job has something left to submit.
     pub(crate) fn wants_more(&self) -> bool {
         !self.submitted_all && self.failed.is_none()
     }
 
-    /// Whether nothing of it is on the GPU, and nothing more will be.
+    /// Returns whether the job has no slice on the GPU and will submit no more.
     pub(crate) fn is_over(&self) -> bool {
         self.in_flight == 0 && (self.submitted_all || self.failed.is_some())
     }
 
-    /// Why it gets no further slice.
+    /// Returns the error with which the job stops now: its session is gone, or its request's GPU time is used up.
     pub(crate) fn stopped(&self) -> Option<Error> {
         let usage = self.job.usage.as_ref()?;
         if usage.cancelled.load(Ordering::Relaxed) {
-            return Some(Error::DeadlineExceeded("the request has ended, and its work with it".into()));
+            return Some(Error::DeadlineExceeded("the request has ended, so its gpu work was cancelled".into()));
         }
         let used = usage.gpu_ns.load(Ordering::Relaxed);
         (used >= self.job.gpu_ns_max && self.began).then(|| {
@@ -75,22 +77,22 @@ impl RunningJob {
                 staged.prove();
             }
         }
-        // Its steps hold buffers too.
+        // The steps hold buffers too, so they are dropped before the result is sent.
         drop((upload, std::mem::take(&mut self.job.steps), std::mem::take(&mut self.job.keep_alive)));
         let result = match self.failed.take() {
             Some(error) => {
-                // Given back before anyone is told.
+                // Dropped first, so that its charge is returned before the receiver sees the error.
                 drop(readback);
                 Err(error)
             }
             None => Ok(FinishedJob { gpu_ns: self.gpu_ns, slices: self.slices, clock: self.clock, readback }),
         };
-        // A receiver that is gone belongs to an instance that ended; its work was charged all the same.
+        // If the receiver is gone, its instance has ended. The work was charged anyway.
         let _ = done.send(result);
     }
 }
 
-/// The error of a job that ran these kernels when a loop budget ran out.
+/// Returns the error of a job in which a loop budget ran out, in a slice with these kernels.
 pub(crate) fn exhausted(kernels: &[(Arc<Kernel>, u64)]) -> Error {
     let budget = kernels.iter().filter(|(kernel, _)| kernel.counts).map(|(kernel, _)| kernel.budgets.divergent).min();
     Error::BudgetExhausted(format!(

@@ -1,35 +1,38 @@
-//! Plans slices: which parts of a job's steps the next one holds, so that it takes about as long as it should. Pure.
+//! Plans slices: chooses the parts of a job's steps for the next slice, so that it takes about the target time. Pure.
 
 use super::job::Step;
 use crate::grid::{Grid, GridPart, next_part, workgroups};
 use crate::kernel::Kernel;
 use std::sync::Arc;
 
-/// What a slice should take on a GPU.
+/// Target time of a slice on a GPU.
 pub(crate) const SLICE_NS: u64 = 2_000_000;
-/// What it should take on a software driver, where a single workgroup may take a millisecond, so that slices of two would
-/// be one or two workgroups, too few for its threads (measured: half the throughput of a matrix product).
+/// Target time on a software driver. A single workgroup may take a millisecond there, so a slice of two milliseconds
+/// would have one or two workgroups, too few for the driver's threads (measured: half the throughput of a matrix
+/// product).
 pub(crate) const SOFTWARE_SLICE_NS: u64 = 400_000_000;
-/// What it should take there while others wait.
+/// Target time on a software driver while others wait for the GPU.
 pub(crate) const SOFTWARE_CONTENDED_NS: u64 = 20_000_000;
-/// Parts in one slice.
+/// Limit of the parts in one slice.
 pub(crate) const PARTS_MAX: usize = 1024;
 
-/// The smallest part that a copy or clear is cut into.
+/// The smallest part that a copy or clear is cut into, in bytes.
 const PART_BYTES_MIN: u64 = 64 * 1024;
 
-/// One slice: its parts, each with the index of its step, and where the next slice begins.
+/// One slice: its parts, each with the index of its step, and the position where the next slice begins.
 #[derive(Debug, Default)]
 pub(crate) struct SlicePlan {
     pub(crate) parts: Vec<(usize, StepPart)>,
+    /// The step in which the next slice begins.
     pub(crate) step: usize,
+    /// Workgroups or bytes of that step that are in this slice or earlier ones.
     pub(crate) done: u64,
-    /// What it should take; two slices when nobody can know.
+    /// Expected time of the slice. If it has a kernel that was never measured, twice the target time.
     pub(crate) expected_ns: u64,
 }
 
 impl SlicePlan {
-    /// The one dispatch, of no workgroup, of a job that makes a driver compile.
+    /// The slice of a job that only makes a driver compile: one dispatch without workgroups.
     pub(crate) fn compile() -> Self {
         let part = GridPart { base: [0; 3], size: [0; 3] };
         Self { parts: vec![(0, StepPart::Grid(part))], step: 1, done: 0, expected_ns: 0 }
@@ -43,13 +46,13 @@ pub(crate) enum StepPart {
     Bytes { from: u64, size: u64 },
 }
 
-/// Nanoseconds that copying so many bytes is expected to take.
+/// Returns the expected time for copying so many bytes, in nanoseconds. `mebibyte_ns` is the time for one MiB.
 pub(crate) fn copy_ns(bytes: u64, mebibyte_ns: u64) -> u64 {
     u64::try_from((u128::from(bytes) * u128::from(mebibyte_ns)) >> 20).unwrap_or(u64::MAX)
 }
 
-/// Plans the slice that begins at `at`: a step, and how much of it is done. `measuring` returns whether a slice with that
-/// kernel is on the GPU. None if nothing can be planned until that slice was measured.
+/// Plans the slice that begins at `at`: the index of a step, and how much of it is done. `measuring` returns whether a
+/// slice with a kernel is on the GPU. Returns None if nothing can be planned until such a slice was measured.
 pub(crate) fn plan(
     steps: &[Step],
     at: (usize, u64),
@@ -79,7 +82,7 @@ pub(crate) fn plan(
             plan.step += 1;
             plan.done = 0;
         }
-        // A part that costs nothing measurable still takes some room.
+        // A part takes some room even if its expected time is zero.
         planner.room_ns = planner.room_ns.saturating_sub(share.expected_ns.max(100));
         plan.expected_ns =
             if planner.alone { slice_ns.saturating_mul(2) } else { plan.expected_ns.saturating_add(share.expected_ns) };
@@ -90,23 +93,23 @@ pub(crate) fn plan(
     Some(plan)
 }
 
-/// What a step adds to a slice.
+/// The part of a step that goes into a slice.
 struct Share {
-    /// Workgroups or bytes of the whole step.
+    /// Number of workgroups or bytes of the whole step.
     total: u64,
-    /// How many of them the slice gets, and which; none if the step is done.
+    /// The number of them that the slice gets, and the part; None if nothing of the step is left.
     part: Option<(u64, StepPart)>,
     expected_ns: u64,
-    /// Whether nothing may follow in this slice.
+    /// Whether the slice ends after this part.
     fills: bool,
 }
 
-/// Whether the next step adds to a slice.
+/// Whether the next step goes into a slice.
 enum Next {
     Share(Share),
-    /// It belongs to a later slice.
+    /// The step belongs to a later slice.
     Full,
-    /// Nothing can be planned until its kernel was measured.
+    /// Nothing can be planned until the step's kernel was measured.
     Wait,
 }
 
@@ -114,13 +117,13 @@ enum Next {
 struct Planner<M> {
     slice_ns: u64,
     mebibyte_ns: u64,
-    /// Whether a slice with that kernel is on the GPU.
+    /// Returns whether a slice with a kernel is on the GPU.
     measuring: M,
-    /// What is left of the slice's time.
+    /// What is left of the slice's target time.
     room_ns: u64,
     /// Whether the slice has a dispatch.
     dispatched: bool,
-    /// Whether that is of a kernel that was not measured yet, and must be the only one.
+    /// Whether that dispatch is of a kernel that was not measured yet. It must be the slice's only dispatch.
     alone: bool,
     /// Bytes that the slice copies and clears.
     bytes: u64,
@@ -128,7 +131,7 @@ struct Planner<M> {
 
 impl<M: Fn(&Arc<Kernel>) -> bool> Planner<M> {
     fn dispatch(&mut self, kernel: &Arc<Kernel>, grid: Grid, plan: &SlicePlan) -> Next {
-        // Small copies may follow a new kernel, but no other dispatch.
+        // Copies may follow the dispatch of an unmeasured kernel, but no other dispatch.
         if self.alone {
             return Next::Full;
         }
@@ -139,12 +142,14 @@ impl<M: Fn(&Arc<Kernel>) -> bool> Planner<M> {
             if measuring && plan.parts.is_empty() {
                 return Next::Wait;
             }
-            // Alone, or the slice would not tell how fast it is.
+            // It must be the slice's only dispatch, after small copies at most. Otherwise the slice's time would not
+            // show how fast the kernel is.
             if measuring || self.dispatched || self.bytes > PART_BYTES_MIN {
                 return Next::Full;
             }
         }
-        // The kernel may have been measured over less data than this dispatch has.
+        // A dispatch that does not fit into an eighth of a slice begins with an eighth, because its kernel may have
+        // been measured over less data.
         let cautious = kernel.pace.fits((self.slice_ns / 8).min(self.room_ns));
         let first = plan.done == 0 && total > cautious && kernel.sliceable;
         let most = match (kernel.sliceable, first) {

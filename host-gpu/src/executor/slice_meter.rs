@@ -1,41 +1,42 @@
-//! What measures a slice: timestamp queries, and the header that brings them back together with the flag.
+//! Measures slices: timestamp queries, and the header in which timestamps and flag are read back.
 //!
 //! ```text
 //!  header:  begin u64 │ end u64 │ flag u32 │ unused u32
 //! ```
 //!
-//! The last slice of a job has its header at the start of the job's readback buffer, before the reads; any other has it in
-//! the small buffer of its meter.
+//! The last slice of a job has its header at the start of the job's readback buffer, before the reads. Other slices
+//! have it in the small buffer of their meter.
 
 use crate::adapter::TIMESTAMPS;
 use std::sync::{Mutex, PoisonError};
 
-/// Idle meters that a device keeps.
+/// Limit of idle meters that a device keeps.
 const IDLE_MAX: usize = 64;
 
-/// Bytes of a header, padded so that reads behind it are aligned.
+/// Size of a header in bytes, padded so that the reads after it are aligned.
 pub(crate) const HEADER_SIZE: u64 = 24;
-/// Where the flag lies in a header.
+/// Offset of the flag in a header.
 pub(crate) const FLAG_OFFSET: u64 = 16;
-/// Bytes of the two timestamps.
+/// Size of the two timestamps in bytes.
 pub(crate) const TIMESTAMPS_SIZE: u64 = 16;
 
-/// What a slice is measured with, on loan: a pair of timestamp queries, and a small buffer to read them and the flag
-/// from when the slice does not end a job.
+/// The means to measure one slice, taken from [`SliceMeters`]: a pair of timestamp queries, and a small buffer for the
+/// header of a slice that is not a job's last.
 #[derive(Debug, Clone)]
 pub(crate) struct SliceMeter {
-    /// The queries and the buffer they resolve into, where the device has timestamps.
+    /// The queries and the buffer they resolve into; None if the device has no timestamps.
     pub(crate) timestamps: Option<(wgpu::QuerySet, wgpu::Buffer)>,
     pub(crate) header: wgpu::Buffer,
 }
 
-/// What the GPU says about a slice.
+/// What the GPU reports about a slice.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SliceHeader {
-    /// When it began and ended, in ticks.
+    /// When the slice began, in ticks.
     pub(crate) begin: u64,
+    /// When the slice ended, in ticks.
     pub(crate) end: u64,
-    /// The number of the latest slice in which a loop budget ran out.
+    /// The flag: the number of the latest slice in which a loop budget ran out; zero if none has.
     pub(crate) exhausted: u32,
 }
 
@@ -49,7 +50,7 @@ pub(crate) fn read_header(buffer: &wgpu::Buffer) -> Option<SliceHeader> {
     Some(SliceHeader { begin: u64::from_le_bytes(*begin), end: u64::from_le_bytes(*end), exhausted })
 }
 
-/// The meters of one device that no slice uses.
+/// The pool of idle meters of one device.
 #[derive(Debug)]
 pub(crate) struct SliceMeters {
     device: wgpu::Device,
@@ -64,7 +65,7 @@ impl SliceMeters {
         Self { device, timestamps, idle: Mutex::default() }
     }
 
-    /// What a slice is measured with. Call it inside an error scope.
+    /// Takes an idle meter or makes a new one. Call it inside an error scope.
     pub(crate) fn take(&self) -> SliceMeter {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         idle.unwrap_or_else(|| {
@@ -89,7 +90,7 @@ impl SliceMeters {
         })
     }
 
-    /// Takes back what measured a slice that ended well; its header is not mapped.
+    /// Takes back the meter of a slice that has ended. Its header must not be mapped.
     pub(crate) fn put_back(&self, meter: SliceMeter) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < IDLE_MAX {

@@ -1,17 +1,17 @@
-//! The pool of buffers through which bytes go to the GPU and come back: upload and readback buffers.
+//! The pool of staging buffers: upload buffers for bytes to the GPU and readback buffers for bytes from it.
 //!
-//! Making them anew costs more than a small dispatch. A pooled upload buffer rests mapped for
-//! writing, a readback buffer rests mapped for reading; the GPU thread unmaps them just before
-//! it submits. They belong to one device and so to one tenant, hence are never cleared.
+//! They are pooled because creating one costs more than a small dispatch. A pooled upload buffer stays mapped for
+//! writing and a pooled readback buffer stays mapped for reading. The GPU thread unmaps them just before
+//! it submits. They belong to one device and so to one tenant, so they are never cleared.
 
 use crate::memory::Charge;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// Bytes of idle staging that a device keeps.
+/// Limit of the bytes of idle staging buffers that a device keeps.
 const IDLE_BYTES_MAX: u64 = 96 * 1024 * 1024;
-/// Idle buffers that a device keeps: the search for one that fits is linear.
+/// Limit of idle buffers that a device keeps, because the search for one that fits is linear.
 const IDLE_MAX: usize = 64;
-/// The smallest staging buffer.
+/// Size of the smallest staging buffer in bytes.
 const SIZE_MIN: u64 = 4096;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,25 +27,25 @@ struct Idle {
     direction: Direction,
 }
 
-/// The staging buffers of one device that nobody uses.
+/// The pool of idle staging buffers of one device.
 #[derive(Debug)]
 pub(crate) struct StagingPool {
     device: wgpu::Device,
     idle: Mutex<Vec<Idle>>,
 }
 
-/// A staging buffer on loan.
+/// A staging buffer in use. When it is dropped, it returns to the pool if it can be used again.
 #[derive(Debug)]
 pub(crate) struct StagingBuffer {
     pub(crate) buffer: wgpu::Buffer,
     mapped: bool,
     direction: Direction,
-    /// Whether a submission has used it: a buffer that could not be allocated never gets there, and must
-    /// not be pooled.
+    /// Whether a submission that used the buffer has completed. A buffer whose allocation failed never gets there, and
+    /// must not be pooled.
     proven: bool,
     pool: Weak<StagingPool>,
-    /// Paid for as long as it is on loan, also while a guest holds results that it has not taken.
-    /// After `buffer`, so that the memory is pooled or free before its charge is given back.
+    /// Charged as long as the buffer is in use, also while it holds results that the guest has not taken.
+    /// Declared after `buffer`, so that the memory is pooled or free before its charge is returned.
     #[expect(dead_code, reason = "held for its drop")]
     charge: Charge,
 }
@@ -55,20 +55,20 @@ impl StagingPool {
         Self { device, idle: Mutex::default() }
     }
 
-    /// Bytes that a staging buffer for `size` bytes takes: what a caller must have charged.
+    /// Returns the size of a staging buffer for `size` bytes. The caller must charge that many bytes.
     pub(crate) fn rounded(size: u64) -> u64 {
         let size = size.max(SIZE_MIN);
-        // Steps of an eighth keep waste small and let buffers be used again for similar sizes.
+        // Rounding up to an eighth of a power of two wastes little and lets buffers be reused for similar sizes.
         let step = (size.next_power_of_two() / 8).max(SIZE_MIN);
         size.next_multiple_of(step)
     }
 
-    /// A buffer mapped for writing; `charge` pays for it. Call it inside an error scope.
+    /// Returns a buffer that is mapped for writing; `charge` pays for it. Call it inside an error scope.
     pub(crate) fn upload(self: &Arc<Self>, size: u64, charge: Charge) -> StagingBuffer {
         self.take(size, Direction::Upload, charge)
     }
 
-    /// A buffer that a submission can copy results into; `charge` pays for it. Call it inside an error
+    /// Returns a buffer that a submission can copy results into; `charge` pays for it. Call it inside an error
     /// scope.
     pub(crate) fn readback(self: &Arc<Self>, size: u64, charge: Charge) -> StagingBuffer {
         self.take(size, Direction::Readback, charge)
@@ -105,7 +105,7 @@ impl StagingBuffer {
         }
     }
 
-    /// Asks for a mapping, which is there when the submission that uses the buffer is done. Only
+    /// Requests a mapping, which is ready when the submission that uses the buffer is done. Only
     /// the GPU thread calls this.
     pub(crate) fn map(&mut self, mode: wgpu::MapMode) {
         self.buffer.map_async(mode, .., |result| {
@@ -116,12 +116,12 @@ impl StagingBuffer {
         self.mapped = true;
     }
 
-    /// A submission that used it has ended well. Only the GPU thread calls this.
+    /// Notes that a submission that used the buffer has completed. Only the GPU thread calls this.
     pub(crate) fn prove(&mut self) {
         self.proven = true;
     }
 
-    /// Writes into a mapped upload buffer; false if it is not mapped or too small.
+    /// Writes bytes at offsets of a mapped upload buffer. Returns false if it is not mapped or too small.
     pub(crate) fn fill(&self, writes: &mut dyn Iterator<Item = (u64, &[u8])>) -> bool {
         for (offset, bytes) in writes {
             let end = offset + bytes.len() as u64;
@@ -131,7 +131,7 @@ impl StagingBuffer {
         true
     }
 
-    /// Bytes of a mapped readback buffer.
+    /// Copies a range out of a mapped readback buffer. None if it is not mapped or too small.
     pub(crate) fn bytes(&self, offset: u64, size: u64) -> Option<Vec<u8>> {
         if size == 0 {
             return Some(Vec::new());

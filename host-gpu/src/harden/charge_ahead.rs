@@ -1,4 +1,5 @@
-//! Charges a loop once, ahead of it, where its iterations can be counted there: then nothing in it counts.
+//! Charges a loop once, before it runs, if the number of its iterations can be computed there. Its body then needs no
+//! code that counts.
 //!
 //! ```text
 //!  for (var i = a; i < b; i += c) { … }
@@ -6,16 +7,20 @@
 //!         if trips >= max(left / cost, 1) { left = 0; } else { left -= trips * cost; loop … }
 //! ```
 //!
-//! What must hold, all of it:
+//! All of this must hold:
 //!
 //! - The loop has the form of [`super::short_loop`], with any bound and any start.
-//! - The bound does not change while the loop runs, and can be evaluated ahead of it: it is made of what was evaluated
-//!   before, constants, uniform and read-only storage variables, and local variables that the loop does not touch.
-//! - Nothing leaves the loop early, or a long bound with an early `break` would be charged for what never runs.
-//! - A step that might wrap around at the end of the numbers counts as more trips than any budget has.
+//! - The bound does not change while the loop runs, and can be evaluated before it. It consists of values that were
+//!   evaluated before the loop, constants, uniform and read-only storage variables, and local variables that the loop
+//!   does not change.
+//! - Nothing leaves the loop early. Otherwise a loop with a high bound and an early `break` would be charged for
+//!   iterations that never run.
 //!
-//! A loop without a trip costs nothing, and what is left after a charge is at least one iteration's cost: zero still
-//! means that a loop was left out.
+//! If a step might wrap around at the end of the value range, the loop counts as `u32::MAX` trips, which no budget
+//! covers.
+//!
+//! A loop with no trips costs nothing. A charge leaves at least the cost of one iteration, because `trips` is less than
+//! `left / cost`. So a counter at zero still means that a loop was ended or skipped.
 
 use super::short_loop::{self, InductionLoop};
 use naga::{
@@ -24,7 +29,7 @@ use naga::{
 };
 use std::collections::HashSet;
 
-/// The loop with its charge ahead of it, or the loop as it was.
+/// Returns the loop with its charge before it, or as the error the unchanged loop, if it cannot be charged there.
 pub(super) fn charge(
     module: &Module,
     function: &mut Function,
@@ -33,7 +38,7 @@ pub(super) fn charge(
     looped: (Block, Block, Span),
 ) -> Result<Block, (Block, Block)> {
     let (body, continuing, span) = looped;
-    // What was appended before a refusal is never emitted, and compacted away.
+    // If `trips` returns None, the expressions that it appended are never emitted, and compaction removes them.
     match trips(module, function, &body, &continuing) {
         Some((mut before, trips)) => {
             let mut writer = TripWriter { function, block: &mut before };
@@ -59,7 +64,7 @@ pub(super) fn charge(
     }
 }
 
-/// Evaluates, ahead of the loop, how many iterations it will make.
+/// Writes code that computes, before the loop, the number of its iterations. None if that is impossible.
 fn trips(
     module: &Module,
     function: &mut Function,
@@ -83,7 +88,7 @@ fn trips(
     Some((block, trips))
 }
 
-/// Ways out of a loop that stand in its body: `break` of this loop, `return`. Its guard is one.
+/// Counts the exits in a loop's body: `break` of this loop and `return`. The guard is one of them.
 fn leaves(block: &Block, breaks: bool) -> u32 {
     block.iter().fold(0, |sum: u32, statement| {
         sum + match statement {
@@ -98,7 +103,7 @@ fn leaves(block: &Block, breaks: bool) -> u32 {
     })
 }
 
-/// What is evaluated inside a block, however deep.
+/// Collects the expressions that are evaluated inside a block, nested blocks included.
 fn defined(block: &Block, out: &mut HashSet<Handle<Expression>>) {
     for statement in block.iter() {
         match statement {
@@ -123,7 +128,7 @@ fn defined(block: &Block, out: &mut HashSet<Handle<Expression>>) {
     }
 }
 
-/// Evaluates again, ahead of a loop, what the loop evaluates inside.
+/// Writes code that evaluates, before a loop, expressions that are evaluated inside it.
 struct Copier<'a> {
     module: &'a Module,
     function: &'a mut Function,
@@ -133,7 +138,7 @@ struct Copier<'a> {
 }
 
 impl Copier<'_> {
-    /// None when the value may change while the loop runs.
+    /// Returns the value as evaluated before the loop. None if it may change while the loop runs.
     fn copy(&mut self, value: Handle<Expression>) -> Option<Handle<Expression>> {
         if !self.inside.contains(&value) {
             return Some(value);
@@ -165,7 +170,7 @@ impl Copier<'_> {
         Some(TripWriter { function: self.function, block: self.block }.emit(copied))
     }
 
-    /// Whether what a pointer points to stays as it is while the loop runs.
+    /// Returns whether the memory that a pointer points to keeps its value while the loop runs.
     fn is_fixed(&self, mut pointer: Handle<Expression>) -> bool {
         loop {
             match self.function.expressions[pointer] {
@@ -184,6 +189,7 @@ impl Copier<'_> {
     }
 }
 
+/// Appends expressions to a function and emits them in a block.
 struct TripWriter<'a> {
     function: &'a mut Function,
     block: &'a mut Block,
@@ -227,7 +233,8 @@ impl TripWriter<'_> {
         self.emit(Expression::Select { condition, accept, reject })
     }
 
-    /// The number of iterations as a `u32`; the largest one when the step might wrap around.
+    /// Writes code that computes the number of iterations as a `u32`: `u32::MAX` if a step might wrap around. None if
+    /// the step is larger than 2^30.
     fn trips(
         &mut self,
         form: &InductionLoop,
@@ -236,7 +243,7 @@ impl TripWriter<'_> {
     ) -> Option<Handle<Expression>> {
         let step = u32::try_from(form.step.unsigned_abs()).ok().filter(|step| *step <= 1 << 30)?;
         let runs = self.binary(form.op, start, bound);
-        // The distance between two i32 fits into u32, and comes out right of a subtraction that wraps.
+        // The distance between two i32 values fits into u32, and a wrapping subtraction computes it correctly.
         let [first, last] = [start, bound].map(|value| {
             if !form.signed {
                 return value;
@@ -260,7 +267,8 @@ impl TripWriter<'_> {
         let count = self.binary(BinaryOperator::Add, full, one);
         let mut trips = self.select(runs, count, zero);
         if inclusive || step > 1 {
-            // Where the numbers end: the last step must not pass it, or the loop would begin anew.
+            // The end of the value range. If the last step passed it, the variable would wrap around and the loop would
+            // continue.
             let reach = if form.step > 0 {
                 let end = self.literal(if form.signed { i32::MAX.cast_unsigned() } else { u32::MAX });
                 self.binary(BinaryOperator::Subtract, end, first)

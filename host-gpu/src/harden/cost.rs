@@ -1,12 +1,15 @@
-//! What code costs, before it runs: per loop iteration, and for all that lies outside counted loops.
+//! Computes what code costs, before it runs: for one iteration of each loop, and for all code outside of counted loops.
 //!
-//! - A loop that is provably short ([`super::short_loop`]) and cheap is not counted; its whole cost belongs to what surrounds it.
-//! - Any other loop is counted: each iteration costs what its body costs, nested counted loops left out.
-//! - A call costs what its callee costs, so that straight-line code, exponential in the depth of calls, is bounded by
-//!   [`COST_MAX`], and what a compiler would make of it by inlining by [`INLINED_MAX`] and [`CALLS_MAX`].
+//! - A loop that is provably short ([`super::short_loop`]) and cheap is not counted. The cost of all its iterations is
+//!   added to the surrounding code.
+//! - Any other loop is counted: each iteration costs as much as its body, without the iterations of nested counted
+//!   loops.
+//! - A call costs as much as its callee. Straight-line code can be exponential in the depth of calls: [`COST_MAX`]
+//!   bounds its work at run time, and [`INLINED_MAX`] and [`CALLS_MAX`] bound the code that a compiler makes of it by
+//!   inlining.
 //!
-//! Weights follow what a GPU needs at worst: memory counts more than arithmetic, an atomic operation more
-//! than a load, and copying an array by its length.
+//! The weights follow the worst case on a GPU: memory costs more than arithmetic, an atomic operation more than a load,
+//! and copying an array costs in proportion to its length.
 
 use super::message::rejected;
 use super::short_loop;
@@ -18,53 +21,53 @@ use std::collections::HashMap;
 /// What a loop budget counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BudgetUnit {
-    /// Weighted operations: what a GPU's time follows.
+    /// Weighted operations, as a measure of GPU time.
     Work,
-    /// Iterations: software drivers end loops after 65,535 of them, in silence.
+    /// Loop iterations, because software drivers silently end loops after 65,535 of them.
     Iterations,
 }
 
-/// Expressions and statements of an entry point with all calls inlined.
+/// Limit of expressions and statements of an entry point with all calls inlined.
 pub const INLINED_MAX: u64 = 100_000;
-/// Calls of an entry point with all calls inlined: a driver took 7 s over 4,096 of them.
+/// Limit of calls of an entry point with all calls inlined. A driver took 7 s to compile 4,096 of them.
 pub const CALLS_MAX: u64 = 1024;
-/// Cost of an entry point outside of counted loops.
+/// Limit of the cost of an entry point outside of counted loops, in weighted operations.
 pub const COST_MAX: u64 = 4 << 20;
-/// A loop that costs more than this in all is counted, however short it is.
+/// A loop whose iterations cost more than this in total is counted, however short it is.
 const SHORT_COST_MAX: u64 = 16 << 10;
-/// A loop with more iterations than this in all, nested ones included, is counted.
+/// A loop with more iterations than this in total, those of nested loops included, is counted.
 const SHORT_ITERATIONS_MAX: u64 = 1024;
-/// Iterations of an entry point outside of counted loops, where those are what budgets count.
+/// Limit of the iterations of an entry point outside of counted loops, if budgets count iterations.
 const ITERATIONS_MAX: u64 = 32 << 10;
 
-/// Cost of counting one iteration.
+/// Cost of the code that counts one iteration.
 const COUNTING_COST: u64 = 12;
 
-/// What a loop costs.
+/// Whether a loop is counted, and the cost of an iteration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LoopCost {
-    /// Not counted.
+    /// Provably short and cheap: not counted.
     Short,
-    /// Counted: what each iteration takes from the budget.
+    /// Counted: each iteration takes this much from the budget.
     Counted(u32),
 }
 
-/// The loops of each function, in the order in which they begin in the source.
+/// The costs of each function's loops, in the order in which they begin in the source.
 #[derive(Debug, Default)]
 pub(super) struct Costs {
     pub entry: Vec<LoopCost>,
     pub functions: HashMap<Handle<Function>, Vec<LoopCost>>,
-    /// Iterations of the entry point outside of counted loops.
+    /// Iterations of the entry point's loops outside of counted loops.
     pub iterations: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Cost {
-    /// Weighted operations at run time.
+    /// Weighted operations at run time, without those in nested counted loops.
     work: u64,
     /// Iterations of loops that are not counted.
     iterations: u64,
-    /// Expressions and statements once inlined.
+    /// Expressions and statements after inlining.
     size: u64,
     calls: u64,
 }
@@ -138,7 +141,7 @@ impl Weigher<'_> {
                 }
             }
             Statement::Block(inner) => cost.add(self.block(inner)),
-            // Invocations that run together take both branches.
+            // The cost of both branches: invocations that run in step execute both.
             Statement::If { accept, reject, .. } => {
                 cost.add(self.block(accept));
                 cost.add(self.block(reject));
@@ -173,7 +176,7 @@ impl Weigher<'_> {
         once.add(self.block(continuing));
         let proven = short_loop::trips(self.module, self.function, body, continuing);
         let whole = proven.map(|trips| {
-            // The last look at the condition is one more.
+            // The condition is evaluated once more than the body runs.
             let trips = trips.saturating_add(1);
             let work = once.work.saturating_mul(trips);
             (work, once.iterations.saturating_add(1).saturating_mul(trips))
@@ -184,7 +187,7 @@ impl Weigher<'_> {
         {
             return Cost { work, iterations, ..once };
         }
-        // Counting down is work as well: an empty loop must not be free.
+        // Counting costs work too, so that an empty loop is not free.
         let cost = match self.unit {
             BudgetUnit::Work => once.work.saturating_add(COUNTING_COST),
             BudgetUnit::Iterations => once.iterations.saturating_add(1),
@@ -195,7 +198,7 @@ impl Weigher<'_> {
         Cost { work: 1, iterations: 0, ..once }
     }
 
-    /// Four-byte words of a value.
+    /// Returns the size of a value in four-byte words.
     fn words(&self, value: Handle<Expression>) -> u64 {
         let inner = self.info[value].ty.inner_with(&self.module.types);
         if inner.pointer_space().is_some() {
@@ -204,7 +207,7 @@ impl Weigher<'_> {
         u64::from(inner.try_size(self.module.to_ctx()).unwrap_or(u32::MAX)).div_ceil(4).max(1)
     }
 
-    /// What one word costs where a pointer points.
+    /// Returns the cost of accessing one word in the address space that a pointer points to.
     fn memory(&self, pointer: Handle<Expression>) -> u64 {
         let space = self.info[pointer].ty.inner_with(&self.module.types).pointer_space();
         match space {

@@ -1,20 +1,20 @@
-//! The new entry point: the tenant's becomes an ordinary function, called with ids that start at a base and
-//! between a begin and an end for its loop budgets.
+//! Adds a new entry point that calls the tenant's entry point, which becomes an ordinary function. The new one shifts
+//! the ids, sets the budget counters before the call and checks them after it.
 //!
-//! Cases of the ids:
+//! Ids:
 //!
-//! - `workgroup_id` gets the base added, `global_invocation_id` the base times the workgroup's size, and
-//!   `num_workgroups` is the whole grid; all three come from immediates. Everything else, ids within the
-//!   workgroup or subgroup above all, is passed on as it is.
-//! - Arguments may stand alone or as members of structures, any number of each, in any order.
-//! - A module's workgroup size is known here: its overrides are resolved before.
-//! - Sums wrap as they would in the shader: a grid is at most 65,535 in each dimension, so none does.
-//! - Kernels may not have immediates of their own: the check refuses the address space.
-//! - The other entry points of the source are gone by now.
+//! - The base is added to `workgroup_id`. The base times the workgroup's size is added to `global_invocation_id`.
+//!   `num_workgroups` is replaced by the whole grid. Base and grid come from immediates. All other arguments, above all
+//!   ids within the workgroup or subgroup, are passed on unchanged.
+//! - Ids may be arguments themselves or members of structures, any number of each, in any order.
+//! - The module's workgroup size is known here, because its overrides are already resolved.
+//! - Additions wrap as they would in the shader. None does: a grid has at most 65,535 workgroups in each dimension.
+//! - Kernels cannot have immediates of their own: `check/reflect.rs` refuses that address space.
+//! - The other entry points of the source are already removed.
 //!
-//! Cases of the budgets: the counters are filled from immediates before the call, and looked at after it, so that an early
-//! `return` of the tenant's is no way past either. A counter at zero sets the flag to the slice's number: the submission's results are
-//! then void, and the host says so.
+//! Budgets: the counters are set from immediates before the call and checked after it, so an early `return` in the
+//! tenant's function skips neither. If a counter is zero, the flag is set to the slice's number. The results of the
+//! submission are then void, and the host reports that to the guest.
 
 use super::globals::{BASE, BUDGET, GRID, Globals, SLICE, UNIFORM_BUDGET};
 use crate::error::Error;
@@ -23,14 +23,14 @@ use naga::{
     Module, Span, Statement, Type, TypeInner,
 };
 
-/// Which counters the module's loops use. One that is not used costs nothing.
+/// Which counters the module's loops use. Nothing is added for an unused counter.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct UsedCounters {
     pub(super) divergent: bool,
     pub(super) uniform: bool,
 }
 
-/// Wraps the entry points of the module, of which there is one: `shift` for the ids, `used` for the budgets.
+/// Wraps the only entry point of the module. `shift`: whether to shift its ids; `used`: the counters to set and check.
 pub(super) fn wrap(module: &mut Module, globals: &Globals, shift: bool, used: UsedCounters) -> Result<(), Error> {
     let count = used.divergent || used.uniform;
     for index in 0..module.entry_points.len() {
@@ -82,7 +82,7 @@ fn is_shifted(binding: Option<&Binding>) -> bool {
     )
 }
 
-/// Whether an argument depends on which part of a dispatch runs.
+/// Returns whether an argument is, or contains, an id that depends on which part of a dispatch runs.
 fn shifts(types: &naga::UniqueArena<Type>, argument: &FunctionArgument) -> bool {
     match &types[argument.ty].inner {
         TypeInner::Struct { members, .. } => members.iter().any(|member| is_shifted(member.binding.as_ref())),
@@ -90,7 +90,7 @@ fn shifts(types: &naga::UniqueArena<Type>, argument: &FunctionArgument) -> bool 
     }
 }
 
-/// The new entry point while it is made.
+/// Builds the new entry point.
 struct EntryWriter<'a> {
     function: Function,
     body: Block,
@@ -147,7 +147,7 @@ impl EntryWriter<'_> {
         }
     }
 
-    /// The counters that are used, each with the immediate that fills it.
+    /// Returns the used counters, each with the index of the immediate that holds its budget.
     fn counters(&self, used: UsedCounters) -> Vec<(u32, Handle<GlobalVariable>)> {
         let both =
             [(used.divergent, BUDGET, self.globals.left), (used.uniform, UNIFORM_BUDGET, self.globals.uniform_left)];
@@ -162,7 +162,7 @@ impl EntryWriter<'_> {
         }
     }
 
-    /// Sets the flag if a counter is at zero.
+    /// Adds code that sets the flag if a counter is zero.
     fn set_flag(&mut self, used: UsedCounters) {
         let mut least = None;
         for (_, counter) in self.counters(used) {

@@ -1,49 +1,51 @@
-//! What a hardened kernel and the host share: the immediates that each dispatch gets, the flag that says a loop budget ran
-//! out, and the global variables that the passes put into a module for them.
+//! The interface between a hardened kernel and the host: the immediates of each dispatch, the flag that reports that a
+//! loop budget ran out, and the global variables that the passes add to a module for them.
 //!
 //! Invariant: [`Immediates`] and the structure that `Globals::add` makes have the same members at the same offsets.
 
 use naga::{AddressSpace, GlobalVariable, Handle, Module, Span, StructMember, Type, TypeInner};
 
-/// Bind groups that a tenant's kernel may use, WebGPU's own limit.
+/// Number of bind groups that a tenant's kernel may use. It is WebGPU's own limit.
 pub const GROUPS_MAX: u32 = 4;
 
-/// The bind group of the flag that says a budget ran out: behind the last that a tenant can use.
+/// Index of the flag's bind group: the first one that a tenant cannot use.
 pub const FLAG_GROUP: u32 = GROUPS_MAX;
 
-/// The immediates of a hardened kernel, as they lie in memory.
+/// The immediates of a hardened kernel, in their memory layout.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Immediates {
-    /// Added to the workgroup's id.
+    /// The first workgroup of this part of the grid; added to `workgroup_id`.
     pub base: [u32; 3],
-    /// What the loops of one invocation may spend, apart from those that all invocations run together.
+    /// Budget of one invocation for its divergent loops.
     pub budget: u32,
-    /// The whole grid, which `num_workgroups` answers.
+    /// The whole grid, which the kernel sees as `num_workgroups`.
     pub grid: [u32; 3],
-    /// What the loops may spend that all invocations of a workgroup run together.
+    /// Budget for the uniform loops, which all invocations of a workgroup run together.
     pub uniform_budget: u32,
-    /// What the flag is set to when a budget runs out: the slice's number, so that nobody need clear it.
+    /// The slice's number. The flag is set to it when a budget runs out, so the flag need not be cleared between
+    /// slices.
     pub slice: u32,
-    /// A structure with a vec3 is as long as a multiple of 16.
+    /// Padding: the size of a WGSL structure with a vec3 is a multiple of 16.
     pub unused: [u32; 3],
 }
 
 /// Bytes of the immediates.
 pub const IMMEDIATES_SIZE: u32 = size_of::<Immediates>() as u32;
 
-/// Members of the immediates by index.
+// Indices of the immediates' members.
 pub(super) const BASE: u32 = 0;
 pub(super) const BUDGET: u32 = 1;
 pub(super) const GRID: u32 = 2;
 pub(super) const UNIFORM_BUDGET: u32 = 3;
 pub(super) const SLICE: u32 = 4;
 
-/// What the passes add to the module's globals; those that stay unused are compacted away.
+/// Handles of what the passes add to a module. Unused variables are removed by compaction.
 pub(super) struct Globals {
     pub(super) immediates: Handle<GlobalVariable>,
-    /// What is left for loops of one invocation, and for loops that a workgroup runs together.
+    /// Counter of the budget that is left for divergent loops.
     pub(super) left: Handle<GlobalVariable>,
+    /// Counter of the budget that is left for uniform loops.
     pub(super) uniform_left: Handle<GlobalVariable>,
     pub(super) flag: Handle<GlobalVariable>,
     pub(super) uint3: Handle<Type>,

@@ -1,4 +1,4 @@
-//! Loop budgets: every loop that is not provably short counts down, and is left when nothing is left.
+//! Inserts loop budgets: every loop that is not provably short counts down a budget, and ends when it is used up.
 //!
 //! ```text
 //!  loop {                            loop {
@@ -9,20 +9,21 @@
 //!                                    }
 //! ```
 //!
-//! Where a loop's iterations can be counted ahead of it, it is charged once, there: [`super::charge_ahead`].
+//! If the number of a loop's iterations can be computed before the loop, the loop is charged once, before it runs:
+//! [`super::charge_ahead`].
 //!
-//! Cases:
+//! Why this is complete and safe:
 //!
-//! - All loops of the entry point and of every function, wherever they stand, `continuing` blocks included; the
-//!   inserted `break` is a direct child of a loop's body, never of its `continuing`.
-//! - One counter for the whole invocation, so nested loops, callees and loops one after the other share it. Once it
-//!   is empty, each later loop ends in its first iteration.
-//! - Loops that all invocations of a workgroup run together count in a second counter. It only ever changes in uniform
-//!   control flow, so it is equal in all of them: they leave together, and a barrier in or behind such a loop
-//!   still meets all of them.
-//! - A counter is zero only when a loop was left for it: what is left after an iteration is at least one. So nothing but
-//!   the counter changes in a loop, and [`super::entry_point`] looks once at the end whether to set the flag. (Setting it in the
-//!   loop cost the software driver 40 % of a blur.)
+//! - It covers all loops of the entry point and of every function, wherever they are, also in `continuing` blocks. The
+//!   inserted `break` is always directly in a loop's body, never in its `continuing` block.
+//! - All divergent loops of an invocation (nested ones, those of callees, and consecutive ones) share one counter. When
+//!   a counter is zero, each later loop that uses it ends in its first iteration, or is skipped if it is charged ahead.
+//! - Uniform loops, which all invocations of a workgroup run together, share a second counter. It only changes in
+//!   uniform control flow, so it is equal in all invocations of the workgroup. They leave such a loop together, and all
+//!   of them still reach a barrier in or after it.
+//! - A counter is zero only if a loop was ended because of it, because an iteration leaves at least one. So the loop
+//!   only changes the counter, and [`super::entry_point`] checks once, at the end, whether to set the flag. (Setting
+//!   the flag in the loop cost the software driver 40 % of a blur.)
 
 use super::charge_ahead;
 use super::cost::{Costs, LoopCost};
@@ -30,18 +31,18 @@ use super::globals::Globals;
 use super::uniformity::UniformLoops;
 use naga::{BinaryOperator, Block, Expression, Function, GlobalVariable, Handle, Literal, Module, Span, Statement};
 
-/// The counted loops of a module.
+/// Numbers of the counted loops of a module.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct CountedLoops {
-    /// Loops that all invocations run together.
+    /// Loops that all invocations of a workgroup run together.
     pub uniform: u32,
     /// Loops that each invocation runs for itself.
     pub divergent: u32,
-    /// Whether a divergent loop stands in another counted loop, or in a function, which may be called from one.
+    /// Whether a divergent loop is inside another counted loop, or in a function, which may be called from such a loop.
     pub divergent_nested: bool,
 }
 
-/// Puts budgets in.
+/// Inserts the counting code into all functions and entry points of a module.
 pub(super) fn insert(module: &mut Module, globals: &Globals, uniform: &UniformLoops, costs: &Costs) -> CountedLoops {
     let mut counted = CountedLoops::default();
     let none = Vec::new();
@@ -69,20 +70,22 @@ fn add(function: &mut Function, expression: Expression) -> Handle<Expression> {
     function.expressions.append(expression, Span::UNDEFINED)
 }
 
+/// Inserts the counting code into one function.
 struct Inserter<'a> {
     module: &'a Module,
     globals: &'a Globals,
     loops: &'a [LoopCost],
     uniform: &'a [bool],
+    /// Index of the next loop, in the order in which they begin in the source.
     next: usize,
     counted: &'a mut CountedLoops,
-    /// Counted loops around the current place.
+    /// Number of counted loops around the current statement. Functions begin at 1, since they may be called in a loop.
     depth: u32,
 }
 
 impl Inserter<'_> {
     fn run(mut self, function: &mut Function) {
-        // A copy, since what can be charged ahead is looked up in the function as it was.
+        // Rewrites a copy, because `charge_ahead` must see the function's original body.
         let body = self.block(function, function.body.clone());
         function.body = body;
     }
@@ -120,7 +123,7 @@ impl Inserter<'_> {
     ) -> Block {
         let index = self.next;
         self.next += 1;
-        // A loop that was not weighed would be a fault of ours: it gets the dearest count.
+        // A loop without a cost would be a bug in `cost`: it gets the highest cost.
         let cost = match self.loops.get(index).copied().unwrap_or(LoopCost::Counted(u32::MAX)) {
             LoopCost::Short => None,
             LoopCost::Counted(cost) => Some(cost),

@@ -1,9 +1,9 @@
-//! Messages about a place in a source, as every refusal of a kernel has them.
+//! Errors that name a place in a kernel's source.
 
 use crate::error::Error;
 use naga::{SourceLocation, Span};
 
-/// Refuses a kernel with `line:column: message`, or with the message alone where the place is not known.
+/// Returns the error `line:column: message`, or the message alone if the place is unknown.
 pub(crate) fn rejected_at(at: Option<SourceLocation>, message: &str) -> Error {
     Error::KernelRejected(match at {
         Some(at) => format!("{}:{}: {message}", at.line_number, at.line_position),
@@ -11,12 +11,12 @@ pub(crate) fn rejected_at(at: Option<SourceLocation>, message: &str) -> Error {
     })
 }
 
-/// The same for a span of the source.
+/// Like [`rejected_at`], for a span of the source.
 pub(super) fn rejected(span: Span, wgsl: &str, message: &str) -> Error {
     rejected_at(span.is_defined().then(|| span.location(wgsl)), message)
 }
 
-/// The line of a place, for use inside a message.
+/// Returns `line N` for the start of a span, for use inside a message.
 pub(super) fn line(span: Span, wgsl: &str) -> String {
     if span.is_defined() { format!("line {}", span.location(wgsl).line_number) } else { "another line".into() }
 }

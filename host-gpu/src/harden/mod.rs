@@ -1,21 +1,23 @@
-//! Makes a kernel safe to run beside those of other tenants: passes over naga's IR, composed here and nowhere else.
+//! Makes a kernel safe to run on a GPU that other tenants use: passes over naga's IR, composed here and nowhere else.
 //!
 //! ```text
 //!  module, overrides resolved
 //!    │ uniformity   refuse barriers and subgroup operations that only some invocations reach
-//!    │ cost         find what each loop and call costs; refuse code that explodes when inlined
-//!    │ loop_budget  count down in every loop that is not provably short, and leave when nothing is left
-//!    │ entry_point  add a base to the workgroup ids, so that a dispatch can be cut; fill the budgets, tell if one ran out
-//!    ▼ compact, validate again
+//!    │ cost         compute the cost of each loop and call; refuse code that grows too large when inlined
+//!    │ loop_budget  charge every loop that is not provably short to a budget, and leave it when the budget is used up
+//!    │ entry_point  add a base to the workgroup ids, so that a dispatch can be cut into slices; set the budgets
+//!    │              before the tenant's code, and set a flag after it if one ran out
+//!    ▼ compact, validate again (in `check`)
 //!  hardened module
 //! ```
 //!
-//! What the passes need at run time comes as immediates ([`Immediates`]): one pipeline serves every
-//! budget and every slice. That a budget ran out is told through a flag in a bind group of its own
-//! ([`FLAG_GROUP`]). Names need no reserved prefix: the passes work on handles, and what they add has
-//! names only for whoever reads the printed WGSL.
+//! The added code reads its parameters from immediates ([`Immediates`]), so one pipeline serves every
+//! budget and every slice. A flag in a bind group of its own ([`FLAG_GROUP`]) reports that a budget ran out.
+//! Added variables need no reserved prefix: the passes work on handles, and their names exist only for people who read
+//! the printed WGSL.
 //!
-//! Invariant: pure; an unknown statement or expression is refused or taken for the worst.
+//! Invariant: pure. Whatever a pass does not know it refuses or treats as the worst case: `uniformity` refuses unknown
+//! statements and takes unknown expressions for non-uniform, and a loop of unknown form is charged in each iteration.
 
 mod uniformity;
 mod cost;
@@ -38,40 +40,40 @@ use globals::Globals;
 /// Which passes change the module. The checks always run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Passes {
-    /// Put loop budgets in.
+    /// Whether to insert loop budgets.
     pub budget: bool,
-    /// Make the dispatch sliceable.
+    /// Whether to add a base to the workgroup ids, so that a dispatch can be cut into slices.
     pub slice: bool,
     /// What budgets count.
     pub unit: BudgetUnit,
 }
 
 impl Passes {
-    /// All passes.
+    /// Enables all passes.
     pub fn all(unit: BudgetUnit) -> Self {
         Self { budget: true, slice: true, unit }
     }
 }
 
-/// What the passes did, and what a budget for this kernel must allow for.
+/// What the passes changed, and what [`crate::kernel`] must know to choose the budgets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HardeningReport {
-    /// Whether the module has loops that count, and so writes the flag.
+    /// Whether the module has loops that are charged to a budget. Then it writes the flag, which must be bound.
     pub counts: bool,
     /// Whether the module reads immediates.
     pub immediates: bool,
-    /// Iterations of loops of constant length outside of counted loops.
+    /// Iterations of the provably short loops outside of counted loops.
     pub iterations: u64,
     /// Whether some counted loops are uniform: all invocations of a workgroup run them together.
     pub uniform: bool,
     /// Whether some counted loops are divergent: each invocation runs them for itself.
     pub divergent: bool,
-    /// Whether there is more than one divergent loop, or one inside another: invocations that a processor runs in step may
-    /// then make iterations of their own one after the other.
+    /// Whether there is more than one divergent loop, or one inside another counted loop. Invocations that a processor
+    /// runs in step may then make their iterations one after the other, so that their numbers add up.
     pub divergent_repeatedly: bool,
 }
 
-/// Checks and changes the module around its only entry point. `wgsl` is for the messages' lines.
+/// Checks and changes a module with one entry point. `wgsl` is only used for the lines in messages.
 pub fn harden(
     module: &mut Module,
     info: &naga::valid::ModuleInfo,
@@ -115,7 +117,7 @@ mod tests {
         check(wgsl, "main", &[], can)
     }
 
-    /// The body in a kernel of 64 lanes, with everything that a case may need.
+    /// Puts `body` into a kernel of 64 invocations, with the variables and functions that the cases use.
     fn kernel(body: &str) -> String {
         format!(
             "@group(0) @binding(0) var<storage, read_write> data: array<u32>;

@@ -1,14 +1,16 @@
-//! Proves that a loop is short: `for (var i = a; i < b; i += c)` with constants, and its mirror images.
+//! Proves that a loop is short: `for (var i = a; i < b; i += c)` with constants, and its mirror images (counting down,
+//! operands swapped).
 //!
-//! What must hold, all of it:
+//! All of this must hold:
 //!
-//! - The body begins by leaving when a comparison of a local integer variable with a constant fails; the
-//!   variable is loaded right there, not before the loop.
-//! - The continuing block steps the variable by a constant towards the bound, once, on every way through.
-//! - Nothing else in the loop stores to the variable, and no pointer to it is passed on anywhere in the function.
-//! - The step past the bound does not wrap around.
-//! - Every other store to the variable is a constant; for an unsigned variable that counts up any value will
-//!   do, since none lies below zero.
+//! - The body begins with a guard, which leaves the loop when a comparison of a local integer variable with a constant
+//!   fails. The variable is loaded in the guard, not before the loop.
+//! - The continuing block steps the variable by a constant towards the bound, exactly once, on every path.
+//! - Nothing else in the loop stores to the variable, and no pointer to it is passed to a function, anywhere in the
+//!   function.
+//! - The step that reaches or passes the bound does not wrap around.
+//! - The variable's initial value and every other value stored to it are constants. An unsigned variable that counts up
+//!   may start with any value, because none is below zero.
 
 use naga::{BinaryOperator, Block, Expression, Function, Handle, Literal, LocalVariable, Module, Statement, TypeInner};
 
@@ -17,19 +19,19 @@ use naga::{BinaryOperator, Block, Expression, Function, Handle, Literal, LocalVa
 pub(super) struct InductionLoop {
     /// The variable.
     pub local: Handle<LocalVariable>,
-    /// Whether it is an `i32`, or else a `u32`.
+    /// Whether the variable is an `i32`. If not, it is a `u32`.
     pub signed: bool,
-    /// The loop goes on while `variable op bound`.
+    /// The loop continues while `variable op bound`.
     pub op: BinaryOperator,
-    /// What it is compared with, as evaluated in the body.
+    /// The value that the variable is compared with, as the body evaluates it.
     pub bound: Handle<Expression>,
-    /// What each iteration adds to it, towards the bound.
+    /// What each iteration adds to the variable. Its sign points towards the bound.
     pub step: i128,
-    /// The value that the step stores.
+    /// The value that the continuing block stores to the variable.
     stepped: Handle<Expression>,
 }
 
-/// Recognises the form, whatever the bound and the start are.
+/// Returns the parts of a loop of this form, with any bound and any start. None if the loop has another form.
 pub(super) fn induction_loop(
     module: &Module,
     function: &Function,
@@ -67,7 +69,7 @@ pub(super) fn induction_loop(
     })
 }
 
-/// The most iterations that one run of the loop can make, if that can be proven.
+/// Returns the most iterations that one run of the loop can make. None if there is no proof.
 pub(super) fn trips(module: &Module, function: &Function, body: &Block, continuing: &Block) -> Option<u64> {
     let InductionLoop { local, signed, op, bound, step, stepped } = induction_loop(module, function, body, continuing)?;
     let bound = constant(module, function, bound)?;
@@ -93,8 +95,8 @@ pub(super) fn trips(module: &Module, function: &Function, body: &Block, continui
     u64::try_from((distance.max(0) + step - 1) / step).ok()
 }
 
-/// Whether the function's local variable stays as it is while `blocks` run: nothing in them stores to it, and no pointer to
-/// it is passed on anywhere.
+/// Returns whether a local variable of the function keeps its value while `blocks` run: nothing in them stores to it,
+/// and no pointer to it is passed to a function anywhere.
 pub(super) fn is_fixed(function: &Function, local: Handle<LocalVariable>, blocks: [&Block; 2]) -> bool {
     let mut stores = Stores { function, local, values: Vec::new(), escaped: false };
     stores.collect(&function.body);
@@ -107,7 +109,7 @@ fn known(starts: &[Option<i128>]) -> Option<impl Iterator<Item = i128>> {
     starts.iter().copied().collect::<Option<Vec<_>>>().map(Vec::into_iter)
 }
 
-/// The condition under which the loop goes on, and what is evaluated ahead of it in the body.
+/// Returns the condition under which the loop continues, and the expressions that the body evaluates before it.
 fn guard(body: &Block) -> Option<(Handle<Expression>, Vec<Handle<Expression>>)> {
     let mut emitted = Vec::new();
     for statement in body.iter() {
@@ -123,7 +125,7 @@ fn guard(body: &Block) -> Option<(Handle<Expression>, Vec<Handle<Expression>>)> 
     None
 }
 
-/// The local variable that `value` loads, if it does so among `emitted`.
+/// Returns the local variable that `value` loads, if `emitted` contains that load.
 fn loaded(
     function: &Function,
     value: Handle<Expression>,
@@ -134,7 +136,7 @@ fn loaded(
     emitted.contains(&value).then_some(local)
 }
 
-/// The constant that the continuing block adds to the variable, and the value it stores.
+/// Returns the constant that the continuing block adds to the variable, and the value that it stores.
 fn step(
     module: &Module,
     function: &Function,
@@ -188,7 +190,7 @@ fn constant(module: &Module, function: &Function, value: Handle<Expression>) -> 
     }
 }
 
-/// The values stored to a local variable, and whether a pointer to it goes elsewhere.
+/// Collects the values stored to a local variable, and whether a pointer to it is passed to a function.
 struct Stores<'a> {
     function: &'a Function,
     local: Handle<LocalVariable>,
@@ -197,7 +199,7 @@ struct Stores<'a> {
 }
 
 impl Stores<'_> {
-    /// Whether it points to the variable or into it.
+    /// Returns whether `value` is a pointer to the variable or into it.
     fn is_pointer(&self, mut value: Handle<Expression>) -> bool {
         loop {
             match self.function.expressions[value] {

@@ -1,21 +1,23 @@
-//! Refuses barriers and subgroup operations that only some invocations of a workgroup may reach, and
-//! tells which loops all invocations run together.
+//! Refuses barriers and subgroup operations that only some invocations of a workgroup may reach, and finds the uniform
+//! loops: those that all invocations of a workgroup run together.
 //!
-//! naga accepts a barrier in non-uniform control flow; what a GPU does with one is undefined. The
+//! naga accepts a barrier in non-uniform control flow, but its behavior on a GPU is undefined. The
 //! analysis is coarser than WGSL's own and errs on the safe side:
 //!
-//! - *Sources.* Uniform are constants, `workgroup_id`, `num_workgroups`, what is read from uniform and
-//!   read-only storage variables at a uniform place, and `workgroupUniformLoad`. Everything else that
-//!   memory or the hardware answers is not.
-//! - *Variables.* A local variable is uniform when every store to it is: value, place and the control
-//!   flow that leads there. One that a callee may write through a pointer is not.
-//! - *Branches.* The branches of an `if` or `switch` on a non-uniform value are non-uniform; flow joins after.
-//! - *Loops.* A loop that some invocations may leave or continue earlier is non-uniform in its whole body.
+//! - *Sources.* These values are uniform: constants, `workgroup_id`, `num_workgroups`, values that are read from
+//!   uniform and read-only storage variables at a uniform index, and the result of `workgroupUniformLoad`. All other
+//!   values from memory or the hardware are non-uniform.
+//! - *Variables.* A local variable is uniform if every store to it has a uniform value and a uniform index and is in
+//!   uniform control flow. A variable that a callee may write through a pointer is non-uniform.
+//! - *Branches.* The branches of an `if` or `switch` on a non-uniform value are non-uniform. Control flow joins after
+//!   them.
+//! - *Loops.* A loop that some invocations may leave or continue earlier than others is non-uniform in its whole body.
 //! - *Returns.* After a `return` that only some invocations take, the rest of that function is non-uniform.
-//! - *Calls.* A function's flow and arguments are uniform only if they are so at every call.
+//! - *Calls.* A function's control flow and arguments are uniform only if they are uniform at every call.
 //!
-//! A fixpoint, since variables carry values around loops. It only ever goes from uniform to not, and is cut off after
-//! [`ROUNDS_MAX`] rounds by taking everything for non-uniform.
+//! The analysis runs to a fixpoint, because variables carry values around loops. Values only change from uniform to
+//! non-uniform, so it ends. After [`ROUNDS_MAX`] rounds it stops and treats all local variables, results of calls and
+//! loops of the function as non-uniform.
 
 use super::message::{line, rejected};
 use crate::error::Error;
@@ -25,23 +27,24 @@ use naga::{
 };
 use std::collections::{HashMap, HashSet};
 
-/// Rounds of the fixpoint before it gives up. Real kernels need two or three.
+/// Rounds before the analysis gives up on a fixpoint. Real kernels need two or three.
 const ROUNDS_MAX: usize = 24;
 
 /// Which loops are uniform, in the order in which they begin in the source.
 #[derive(Debug, Default)]
 pub(super) struct UniformLoops {
-    /// Of the entry point.
+    /// Loops of the entry point.
     pub entry: Vec<bool>,
-    /// Of each function.
+    /// Loops of each function.
     pub functions: HashMap<Handle<Function>, Vec<bool>>,
 }
 
-/// How a function is called.
+/// The uniformity of all calls of a function together.
 #[derive(Debug, Clone)]
 struct CallContext {
-    /// Where some call is in non-uniform flow.
+    /// A call in non-uniform control flow, if there is one.
     diverged: Option<Span>,
+    /// Whether each argument is uniform at every call.
     arguments: Vec<bool>,
 }
 
@@ -64,7 +67,7 @@ pub(super) fn analyse(module: &Module, wgsl: &str) -> Result<UniformLoops, Error
         let context = CallContext { diverged: None, arguments: arguments.collect() };
         uniform.entry = visit(module, wgsl, &entry.function, &context, &results, &mut contexts)?;
     }
-    // A function is called only from later ones and from the entry point.
+    // A function is only called by later functions and by the entry point, so callers are visited before callees.
     let handles: Vec<_> = module.functions.iter().map(|(handle, _)| handle).collect();
     for handle in handles.into_iter().rev() {
         let Some(context) = contexts.get(&handle).cloned() else { continue };
@@ -74,7 +77,8 @@ pub(super) fn analyse(module: &Module, wgsl: &str) -> Result<UniformLoops, Error
     Ok(uniform)
 }
 
-/// Analyses one function in its context, checks it, and notes how it calls others.
+/// Analyses one function in its context, refuses its misplaced barriers, and adds its calls to its callees' contexts.
+/// Returns whether each of its loops is uniform.
 fn visit(
     module: &Module,
     wgsl: &str,
@@ -97,7 +101,8 @@ fn visit(
     Ok(walk.loops)
 }
 
-/// What some, but not all, invocations may have done by the end of a block.
+/// Exits that some, but not all, invocations may have taken by the end of a block. Each has the place from which
+/// control flow may differ.
 #[derive(Debug, Clone, Copy, Default)]
 struct PartialExits {
     broke: Option<Span>,
@@ -125,9 +130,9 @@ struct FunctionWalk<'a> {
     function: &'a Function,
     context: &'a CallContext,
     results: &'a HashMap<Handle<Function>, bool>,
-    /// By index of the expression, as of the latest round.
+    /// Whether each expression, by index, is uniform, as of the latest round.
     values: Vec<bool>,
-    /// Results of calls that are not uniform.
+    /// Non-uniform results of calls.
     varying_results: HashSet<Handle<Expression>>,
     varying_locals: HashSet<Handle<LocalVariable>>,
     loops: Vec<bool>,
@@ -192,7 +197,7 @@ impl<'a> FunctionWalk<'a> {
         Ok(())
     }
 
-    /// Expressions name only earlier ones, so one pass in order is enough.
+    /// Computes the uniformity of all expressions. They only refer to earlier ones, so one pass in order is enough.
     fn evaluate(&mut self) {
         self.values.clear();
         for (handle, expression) in self.function.expressions.iter() {
@@ -213,7 +218,7 @@ impl<'a> FunctionWalk<'a> {
             | Expression::Constant(_)
             | Expression::Override(_)
             | Expression::ZeroValue(_)
-            // A pointer's uniformity is that of its indices; what it points to counts at the load.
+            // A pointer is uniform if its indices are. The uniformity of the memory it points to counts at the load.
             | Expression::GlobalVariable(_)
             | Expression::LocalVariable(_)
             | Expression::WorkGroupUniformLoadResult { .. } => true,
@@ -238,7 +243,8 @@ impl<'a> FunctionWalk<'a> {
         }
     }
 
-    /// A member of an entry point's argument that is a structure of built-in values.
+    /// Returns the uniformity of a member, if `base` is an entry point's argument that is a structure of built-in
+    /// values.
     fn member(&self, base: Handle<Expression>, index: u32) -> Option<bool> {
         let Expression::FunctionArgument(argument) = self.function.expressions[base] else { return None };
         let argument = self.function.arguments.get(argument as usize)?;
@@ -247,7 +253,7 @@ impl<'a> FunctionWalk<'a> {
         Some(matches!(built_in, BuiltIn::WorkGroupId | BuiltIn::NumWorkGroups))
     }
 
-    /// What a pointer points into.
+    /// Returns the variable or argument that a pointer points into.
     fn root(&self, mut pointer: Handle<Expression>) -> &Expression {
         loop {
             match &self.function.expressions[pointer] {
@@ -257,7 +263,7 @@ impl<'a> FunctionWalk<'a> {
         }
     }
 
-    /// Whether the variable under a pointer holds the same value for all invocations.
+    /// Returns whether the variable that a pointer points into has the same value in all invocations.
     fn holds_uniform(&self, pointer: Handle<Expression>) -> bool {
         match self.root(pointer) {
             Expression::LocalVariable(local) => !self.varying_locals.contains(local),
@@ -348,7 +354,8 @@ impl<'a> FunctionWalk<'a> {
         let known = self.loops.get(index).copied().unwrap_or(false);
         let inside = diverged.or((!known).then_some(span));
         let in_body = self.block(body, inside)?;
-        // Who continues early meets the others again at the continuing block, unless someone left.
+        // Invocations that continue early meet the others again at the continuing block, unless some have left the
+        // loop. In either case `left` makes the loop non-uniform below.
         let in_continuing = self.block(continuing, inside)?;
         let exits = break_if.is_none_or(|condition| self.value(*condition));
         let left = in_body.and(in_continuing);

@@ -1,22 +1,22 @@
-//! Loop budgets: how much the loops of one invocation may spend on a device before they are left.
+//! Loop budgets: how much the loops of one invocation may spend on a device before they are ended.
 
 use crate::harden::{BudgetUnit, HardeningReport};
 
-/// What the loops of one invocation may spend.
+/// The budgets of one invocation, in the device's [`BudgetUnit`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LoopBudgets {
-    /// Those it runs for itself.
+    /// Budget of the loops that the invocation runs by itself.
     pub(crate) divergent: u32,
-    /// Those that all invocations of a workgroup run together.
+    /// Budget of the loops that all invocations of a workgroup run together.
     pub(crate) uniform: u32,
 }
 
-/// Weighted operations that loops of one invocation may spend on a GPU: measured on an H100, no endless
-/// kernel of the tests then takes 20 ms.
+/// Budget on a GPU, in weighted operations. With it, no endless kernel of the tests takes 20 ms on an H100 (measured).
 pub const WORK_MAX: u32 = 1 << 22;
-/// Iterations that a software driver lets an invocation make before it ends its loops in silence, less a few.
+/// Iterations of an invocation's loops on a software driver, at most. It is a little less than the number (65,535)
+/// after which the driver silently ends loops.
 pub const SOFTWARE_ITERATIONS_MAX: u32 = 65_000;
-/// Invocations that a software driver runs in step: their iterations may add up, where each has its own.
+/// Invocations that a software driver runs in step. Their iterations may add up, if each makes its own.
 const SOFTWARE_LANES: u32 = 8;
 
 impl LoopBudgets {
@@ -25,7 +25,7 @@ impl LoopBudgets {
         match unit {
             BudgetUnit::Work => Self { divergent: WORK_MAX, uniform: WORK_MAX },
             BudgetUnit::Iterations => {
-                // The driver's own count covers both kinds of loops, and those that are not counted here.
+                // The driver counts the iterations of both kinds of loops, and of loops that we do not count.
                 let fixed = u32::try_from(hardened.iterations).unwrap_or(u32::MAX);
                 let mut left = SOFTWARE_ITERATIONS_MAX.saturating_sub(fixed);
                 if hardened.divergent && hardened.uniform {

@@ -1,4 +1,5 @@
-//! Kernels before they are compiled: those that a version of a function declared, and the hash that names what is compiled.
+//! Kernels before they are compiled: the kernels that a version of a function declares, and the hash that identifies a
+//! compiled kernel.
 
 use crate::check;
 use crate::error::Error;
@@ -10,17 +11,17 @@ use std::sync::Arc;
 /// A kernel as a component declares it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeclaredKernel {
-    /// The WGSL.
+    /// The WGSL source.
     pub wgsl: Arc<str>,
-    /// The entry point.
+    /// Name of the entry point.
     pub entry: String,
 }
 
-/// The kernels that a version of a function declared, by name.
+/// The kernels that a version of a function declares, by name.
 pub type KernelCatalog = HashMap<String, DeclaredKernel>;
 
-/// Names the kernels of one declared source: its own name when the module has one entry point,
-/// `name/entry` when it has several.
+/// Returns the kernels of a declared source with their names: `name` if the module has one entry point,
+/// `name/entry` for each if it has several.
 pub fn declare(name: &str, wgsl: &str) -> Result<Vec<(String, DeclaredKernel)>, Error> {
     let entries = check::entry_points(wgsl)?;
     if entries.is_empty() {
@@ -35,7 +36,7 @@ pub fn declare(name: &str, wgsl: &str) -> Result<Vec<(String, DeclaredKernel)>, 
     Ok(named.collect())
 }
 
-/// Names what is compiled: a source, an entry point, and the values of its overrides.
+/// Returns the hash that identifies a compiled kernel: of source, entry point, and override values.
 pub(crate) fn kernel_hash(wgsl: &str, entry: &str, constants: &[(String, f64)]) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(source_hash(wgsl, entry));

@@ -1,6 +1,6 @@
-//! Kernels that are ready to dispatch: a pipeline, its bind group layouts, and what is known about running it.
+//! Kernels that are ready to dispatch: a pipeline, its bind group layouts, its loop budgets and its measured pace.
 //!
-//! This is data alone; `compiler/` makes it.
+//! This module only has the data. `compiler/` creates it.
 
 mod catalog;
 mod budget;
@@ -16,34 +16,35 @@ pub(crate) use {budget::LoopBudgets, catalog::kernel_hash, pace::Pace};
 /// A kernel ready to dispatch.
 #[derive(Debug)]
 pub struct Kernel {
-    /// Names its source and entry point, whatever its constants.
+    /// Hash of source and entry point, regardless of override values. Quarantine goes by it.
     pub(crate) source_hash: [u8; 32],
     pub(crate) pipeline: wgpu::ComputePipeline,
     pub(crate) layouts: Vec<wgpu::BindGroupLayout>,
-    /// What a dispatch must bind, by group and index.
+    /// The variables that a dispatch must bind, sorted by group and index.
     pub variables: Vec<Variable>,
     /// Invocations of one workgroup.
     pub workgroup_size: [u32; 3],
-    /// Whether it sets the flag when a loop budget runs out, and so needs it bound.
+    /// Whether the kernel has counted loops. Then it may set the flag, whose bind group must be bound.
     pub(crate) counts: bool,
-    /// Whether it reads immediates.
+    /// Whether the kernel reads immediates.
     pub(crate) immediates: bool,
-    /// The loop budgets of one invocation, and what they count.
+    /// The loop budgets of one invocation.
     pub(crate) budgets: LoopBudgets,
+    /// What the budgets count.
     pub(crate) unit: BudgetUnit,
-    /// Whether it can run in parts: all can but those that were made for comparison.
+    /// Whether the kernel can run in parts. Only kernels that were compiled for comparison cannot.
     pub(crate) sliceable: bool,
-    /// How fast it runs.
+    /// The measured speed, by which its slices are sized.
     pub(crate) pace: Pace,
 }
 
 impl Kernel {
-    /// Cuts its dispatches into parts of at most so many workgroups, however fast it is; 0 for no such limit.
+    /// Limits the parts of its dispatches to so many workgroups, however fast the kernel is. 0 removes the limit.
     pub fn cut_at(&self, workgroups: u64) {
         self.pace.cap(workgroups);
     }
 
-    /// What its budgets count, in words.
+    /// Returns what the budgets count, as a word for messages.
     pub(crate) fn budget_unit(&self) -> &'static str {
         match self.unit {
             BudgetUnit::Work => "operations",

@@ -1,34 +1,37 @@
-//! How fast a kernel runs, as measured: what slices are sized by.
+//! The measured speed of a kernel, by which its slices are sized.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Picoseconds of one workgroup, and the most workgroups that one slice has run. Zero: not measured yet.
+/// The measured speed of one kernel.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
+    /// Picoseconds of one workgroup; zero if it was never measured.
     workgroup_ps: AtomicU64,
+    /// The most workgroups that one slice has run; zero if it was never measured.
     largest: AtomicU64,
-    /// A limit that was set by hand; zero for none.
+    /// A limit of workgroups in one part, set by [`crate::kernel::Kernel::cut_at`]; zero for none.
     cap: AtomicU64,
 }
 
-/// Workgroups of a kernel's first slice.
+/// Limit of the workgroups in a kernel's first slice.
 pub(crate) const FIRST: u64 = 16;
-/// How much larger than any slice before it a slice of a kernel may be.
+/// A slice has at most so many times the workgroups of the largest slice of the kernel before it.
 const GROWTH: u64 = 8;
 
 impl Pace {
-    /// Whether a slice of it was measured.
+    /// Returns whether a slice of the kernel was measured.
     pub(crate) fn is_known(&self) -> bool {
         self.largest.load(Ordering::Relaxed) > 0
     }
 
-    /// Nanoseconds that so many workgroups are expected to take.
+    /// Returns the expected time of so many workgroups, in nanoseconds.
     pub(crate) fn expected_ns(&self, workgroups: u64) -> u64 {
         let ps = u128::from(self.workgroup_ps.load(Ordering::Relaxed)) * u128::from(workgroups);
         u64::try_from(ps / 1000).unwrap_or(u64::MAX)
     }
 
-    /// How many workgroups fit into so many nanoseconds: few as long as little is known.
+    /// Returns how many workgroups fit into so many nanoseconds, at least one. While little was measured, few do:
+    /// see [`FIRST`] and [`GROWTH`].
     pub(crate) fn fits(&self, ns: u64) -> u64 {
         match self.cap.load(Ordering::Relaxed) {
             0 => self.fits_by_pace(ns),
@@ -36,7 +39,7 @@ impl Pace {
         }
     }
 
-    /// Limits the workgroups of one part, however fast the kernel is.
+    /// Limits the workgroups of one part, however fast the kernel is. 0 removes the limit.
     pub(crate) fn cap(&self, workgroups: u64) {
         self.cap.store(workgroups, Ordering::Relaxed);
     }
@@ -50,8 +53,8 @@ impl Pace {
         u64::try_from(by_time).unwrap_or(u64::MAX).clamp(1, largest.saturating_mul(GROWTH).max(FIRST))
     }
 
-    /// Notes that `workgroups` took `ns`. A slower pace is believed at once, a faster one little by little: the same
-    /// kernel may be bound to more data next time.
+    /// Notes that `workgroups` took `ns`. A slower measurement replaces the pace at once. A faster one moves it by a
+    /// quarter of the difference, because the same kernel may have more data next time.
     pub(crate) fn measured(&self, workgroups: u64, ns: u64) {
         if workgroups == 0 {
             return;
@@ -63,7 +66,7 @@ impl Pace {
         self.largest.fetch_max(workgroups, Ordering::Relaxed);
     }
 
-    /// Forgets what was measured, because it does not tell about real work.
+    /// Forgets all measurements, because they say nothing about real work.
     pub(crate) fn forget(&self) {
         self.workgroup_ps.store(0, Ordering::Relaxed);
         self.largest.store(0, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Views of assets for a session's bindings.
+//! Views of assets, which a session's batches can bind.
 
 use super::Session;
 use crate::asset::{Asset, AssetView};
@@ -10,11 +10,12 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 impl Session {
-    /// A range of an asset to bind. An aligned one is the asset itself; any other is a copy, charged to the session.
+    /// Returns a range of an asset that can be bound. If its offset is aligned and it is in one buffer of the asset,
+    /// the view is of the shared asset. Otherwise it is a copy, which is charged to the session.
     pub async fn view_asset(&mut self, asset: &Asset, offset: u64, size: u64) -> Result<AssetView, Error> {
         asset.file().check_range("view", offset, size)?;
         if size == 0 {
-            return Err(Error::InvalidArgument(format!("view: no bytes from offset {offset}; the least is 1")));
+            return Err(Error::InvalidArgument(format!("view: no bytes from offset {offset}; the minimum is 1")));
         }
         let most = self.device().limits().max_storage_buffer_binding_size;
         if size.next_multiple_of(BUFFER_ALIGNMENT) > most {

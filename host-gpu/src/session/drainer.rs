@@ -1,14 +1,14 @@
-//! Waiting for what a session has submitted, also when the session is gone.
+//! Waits for all submissions of a session, even after the session was dropped.
 
 use crate::usage::Usage;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-/// Submissions of one session in flight. One more waits for the oldest, which needs nothing from
-/// the waiter, so the wait ends.
+/// Limit of the submissions of one session in flight. One more waits for an earlier one to end. That one needs nothing
+/// from the waiter, so the wait cannot deadlock.
 pub const IN_FLIGHT_MAX: usize = 16;
 
-/// Waits for a session's submissions; see [`super::Session::drainer`].
+/// Waits for a session's submissions and uploads; see [`super::Session::drainer`].
 #[derive(Debug, Clone)]
 pub struct Drainer {
     pub(super) in_flight: Arc<Semaphore>,
@@ -16,11 +16,11 @@ pub struct Drainer {
 }
 
 impl Drainer {
-    /// Waits until everything the session submitted, and each upload that it pays for, is done and charged. What is in flight
-    /// ends by itself, so this does too; callers bound it all the same.
+    /// Waits until all submissions of the session and all uploads that it pays for are done and charged. They end by
+    /// themselves, so this ends too. Callers set a timeout anyway.
     pub async fn drain(&self) {
         let all = u32::try_from(IN_FLIGHT_MAX).unwrap_or(u32::MAX);
-        // Closed semaphores do not happen: nobody closes it.
+        // It only fails on a closed semaphore, and nothing closes this one.
         let _ = self.in_flight.acquire_many(all).await;
         self.usage.uploads.drain().await;
     }

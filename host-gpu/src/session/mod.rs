@@ -1,8 +1,7 @@
 //! One request's use of a device: its limits, its charges, its pending writes.
 //!
-//! Everything a request makes hangs on its session's quota, so that whatever it forgets to free
-//! is freed when the last handle goes. Dropping a session while work is in flight is safe: the
-//! GPU thread keeps what the work uses.
+//! Everything that a request allocates is charged to its session's quota, and is freed when its last handle is dropped.
+//! Dropping a session while work is in flight is safe, because the GPU thread keeps alive everything the work uses.
 
 mod assets;
 mod buffers;
@@ -24,22 +23,22 @@ use tokio::sync::Semaphore;
 pub use drainer::{Drainer, IN_FLIGHT_MAX};
 pub(crate) use pending_write::PendingWrite;
 
-/// Bytes of recorded writes and inline bindings that the batches of one session hold in host memory.
+/// Limit of the host memory for recorded writes and inline bindings of all batches of a session, in bytes.
 const HOST_BYTES_MAX: u64 = 64 << 20;
 
-/// Writes that wait for one submission, which records them all at once.
+/// Limit of the writes that wait for one submission, which records them all at once.
 const PENDING_WRITES_MAX: usize = 4096;
 
-/// What one request may use.
+/// The limits of one request.
 #[derive(Debug, Clone, Copy)]
 pub struct SessionLimits {
-    /// Bytes of GPU memory, staging included.
+    /// Bytes of GPU memory, including staging buffers.
     pub memory_bytes: u64,
-    /// GPU time in nanoseconds; submissions made after it is used up are refused.
+    /// GPU time in nanoseconds. Once it is used up, submissions are refused and running jobs get no further slice.
     pub gpu_ns: u64,
 }
 
-/// One request's use of a device. Dropping it cancels what has not begun.
+/// One request's use of a device. Dropping it cancels all slices that are not on the GPU yet.
 pub struct Session {
     device: Arc<Device>,
     memory: Arc<MemoryQuota>,
@@ -66,7 +65,7 @@ impl Drop for Session {
 }
 
 impl Session {
-    /// A session on `device` that can open the kernels of `catalog`.
+    /// Makes a session on `device` that can open the kernels of `catalog`.
     pub fn new(device: Arc<Device>, catalog: Arc<KernelCatalog>, limits: SessionLimits) -> Self {
         let memory = MemoryQuota::new("request", limits.memory_bytes, Some(Arc::clone(device.memory())));
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
@@ -84,9 +83,10 @@ impl Session {
         }
     }
 
-    /// Begins to serve another request with what the last one left: its use is counted anew, what it holds still counts.
+    /// Prepares the session for another request, which keeps buffers and assets of the last one. Usage starts at zero;
+    /// memory that is still held counts from the start.
     pub fn begin_again(&mut self) {
-        // Nobody would be charged for what is left of the last one.
+        // Work that is left of the last request is cancelled, because nobody would be charged for it.
         self.usage.cancelled.store(true, Ordering::Relaxed);
         self.usage = Arc::default();
         self.memory.forget_peak();
@@ -99,12 +99,12 @@ impl Session {
         }
     }
 
-    /// The device.
+    /// The device that the session uses.
     pub fn device(&self) -> &Arc<Device> {
         &self.device
     }
 
-    /// The request's memory.
+    /// The request's quota of GPU memory.
     pub fn memory(&self) -> &Arc<MemoryQuota> {
         &self.memory
     }
@@ -114,7 +114,7 @@ impl Session {
         self.limits
     }
 
-    /// What the request has used so far.
+    /// What the request has used so far. It outlives the session.
     pub fn usage(&self) -> &Arc<Usage> {
         &self.usage
     }
@@ -136,11 +136,11 @@ impl Session {
         Ok(())
     }
 
-    /// Queues a write. Their number is bounded, since a submission records them all at once.
+    /// Queues a write. The number of queued writes is limited, since a submission records them all at once.
     pub(crate) fn push_write(&mut self, write: PendingWrite) -> Result<(), Error> {
         if self.pending.len() >= PENDING_WRITES_MAX {
             return Err(Error::InvalidArgument(format!(
-                "{} writes wait for a submission; that is the limit: submit first",
+                "{} writes wait for a submission, which is the limit; submit them first",
                 self.pending.len()
             )));
         }
@@ -148,19 +148,18 @@ impl Session {
         Ok(())
     }
 
-    /// Puts writes back that could not be submitted.
+    /// Puts back writes that could not be encoded, before all later ones.
     pub(crate) fn restore_writes(&mut self, mut writes: Vec<PendingWrite>) {
         writes.append(&mut self.pending);
         self.pending = writes;
     }
 
-    /// The host memory that the session's batches hold.
+    /// The quota of host memory for the session's batches.
     pub(crate) fn host_memory(&self) -> &Arc<MemoryQuota> {
         &self.host_memory
     }
 
-    /// What must be waited for until everything submitted is done and charged: it can be kept when the
-    /// session is gone.
+    /// Returns a handle to wait until everything submitted is done and charged. It can outlive the session.
     pub fn drainer(&self) -> Drainer {
         Drainer { in_flight: Arc::clone(&self.in_flight), usage: Arc::clone(&self.usage) }
     }
@@ -169,12 +168,12 @@ impl Session {
         std::mem::take(&mut self.pending)
     }
 
-    /// Opens a kernel that was declared at deploy.
+    /// Prepares the compilation of a kernel that was declared at deploy.
     pub fn open_kernel(&self, name: &str, constants: &[(String, f64)]) -> Result<KernelCompilation, Error> {
         let declared = self.catalog.get(name).ok_or_else(|| {
             let mut names: Vec<&str> = self.catalog.keys().map(String::as_str).collect();
             names.sort_unstable();
-            Error::NotFound(format!("no kernel {name:?} was declared; declared are {names:?}"))
+            Error::NotFound(format!("no kernel {name:?} was declared; the declared kernels are {names:?}"))
         })?;
         Ok(self.kernel_compilation(Arc::clone(&declared.wgsl), declared.entry.clone(), constants.to_vec()))
     }
@@ -184,7 +183,7 @@ impl Session {
         self.kernel_compilation(wgsl.into(), entry.to_owned(), constants.to_vec())
     }
 
-    /// The request as the one who pays for kernels' trials.
+    /// Returns the payer for trial dispatches of this request's kernels.
     pub fn payer(&self) -> Payer {
         Payer { memory: Arc::clone(&self.memory), usage: Arc::clone(&self.usage) }
     }

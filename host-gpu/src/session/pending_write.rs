@@ -9,6 +9,6 @@ pub(crate) struct PendingWrite {
     pub(crate) target: Arc<Buffer>,
     pub(crate) offset: u64,
     pub(crate) data: Vec<u8>,
-    /// For the host's copy of the data.
+    /// Charge for `data` in host memory.
     pub(crate) charge: Charge,
 }

@@ -1,4 +1,4 @@
-//! `gannet:gpu/asset`.
+//! Implements `gannet:gpu/asset`: opening, reading and viewing assets.
 
 use super::GpuCtxView;
 use super::fault::GpuFault;
@@ -8,7 +8,7 @@ use crate::error::Error;
 use std::sync::Arc;
 use wasmtime::component::Resource;
 
-/// Reads up to this long are done at once: asking another thread takes longer.
+/// Reads of at most this many bytes run on the calling thread, because handing them to another thread takes longer.
 const READ_AT_ONCE_MAX: u64 = 64 << 10;
 
 impl Host for GpuCtxView<'_> {}

@@ -1,4 +1,4 @@
-//! `gannet:gpu/batch`.
+//! Implements `gannet:gpu/batch`: recording, updating and submitting batches.
 
 use super::GpuCtxView;
 use super::binding::bindings;

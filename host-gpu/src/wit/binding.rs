@@ -1,4 +1,4 @@
-//! `gannet:gpu/binding`: records only; here they become [`Binding`].
+//! Implements `gannet:gpu/binding`, which only has records. Converts them to [`Binding`].
 
 use super::GpuCtxView;
 use super::fault::GpuFault;

@@ -1,4 +1,4 @@
-//! `gannet:gpu/buffer`.
+//! Implements `gannet:gpu/buffer`: creating, writing and reading buffers.
 
 use super::GpuCtxView;
 use super::fault::GpuFault;
@@ -8,7 +8,7 @@ use crate::buffer::Buffer;
 use std::sync::Arc;
 use wasmtime::component::Resource;
 
-/// A guest's handle. Batches hold the buffer too, so it can outlive its handle.
+/// A guest's handle of a buffer. Batches keep the buffer alive too, so it can outlive its handle.
 #[derive(Debug)]
 pub struct BufferHandle(pub(crate) Arc<Buffer>);
 

@@ -1,4 +1,4 @@
-//! `gannet:gpu/errors`: our errors as the guest sees them.
+//! Implements `gannet:gpu/errors`: converts this crate's errors to those of the interface.
 
 use super::GpuCtxView;
 use super::fault::GpuFault;

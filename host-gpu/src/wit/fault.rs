@@ -1,15 +1,16 @@
-//! How a host function of the interface fails: with an error for the guest, or with a trap. A handle that is not in the
-//! table is the guest's broken bindings, and a trap. All resources use this file, so it uses none of theirs.
+//! The failure of a host function of the interface: an error for the guest, or a trap. A handle that is not in the
+//! table means that the guest's bindings are broken, so it is a trap. All resources import this file, so it imports
+//! none of theirs.
 
 use crate::error::Error;
 use wasmtime::component::ResourceTableError;
 
-/// What a host function of the interface can fail with.
+/// The failure of a host function of the interface.
 #[derive(Debug)]
 pub enum GpuFault {
-    /// Goes to the guest.
+    /// Returned to the guest as an error.
     Guest(Error),
-    /// Ends the guest.
+    /// Traps, which ends the guest.
     Trap(wasmtime::Error),
 }
 

@@ -1,4 +1,4 @@
-//! `gannet:gpu/info`: what the GPU behind the function can do.
+//! Implements `gannet:gpu/info`: class, limits and features of the function's GPU.
 
 use super::GpuCtxView;
 use super::interfaces::info::{Device, Features, Host, Limits};

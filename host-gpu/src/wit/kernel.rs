@@ -1,4 +1,4 @@
-//! `gannet:gpu/kernel`.
+//! Implements `gannet:gpu/kernel`: opening declared kernels and compiling others.
 
 use super::GpuCtxView;
 use super::fault::GpuFault;
@@ -7,7 +7,7 @@ use crate::kernel::Kernel;
 use std::sync::Arc;
 use wasmtime::component::Resource;
 
-/// A guest's handle.
+/// A guest's handle of a kernel.
 #[derive(Debug)]
 pub struct KernelHandle(pub(crate) Arc<Kernel>);
 

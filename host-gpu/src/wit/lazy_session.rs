@@ -17,7 +17,7 @@ impl std::fmt::Debug for LazySession {
 }
 
 impl LazySession {
-    /// A session that calls `make` at the first use.
+    /// Makes a lazy session that calls `make` at the first use.
     pub fn new(make: impl Fn() -> Result<Session, Error> + Send + 'static) -> Self {
         Self { make: Box::new(make), session: None }
     }
@@ -27,7 +27,8 @@ impl LazySession {
         self.session.as_ref()
     }
 
-    /// Goes on with another request: the session that is there begins again, one that is not will be made by `make`.
+    /// Prepares for another request. If there is a session, it begins again ([`Session::begin_again`]) and is returned.
+    /// If there is none, `make` will make it.
     pub fn begin_again(&mut self, make: impl Fn() -> Result<Session, Error> + Send + 'static) -> Option<&Session> {
         self.make = Box::new(make);
         let session = self.session.as_mut()?;
@@ -35,7 +36,7 @@ impl LazySession {
         Some(session)
     }
 
-    /// The session; it is made if there is none.
+    /// Returns the session, and makes it first if there is none.
     pub fn open(&mut self) -> Result<&mut Session, Error> {
         if self.session.is_none() {
             self.session = Some((self.make)()?);

@@ -1,8 +1,7 @@
-//! The WIT interface `gannet:gpu` on top of this crate: one file for each resource, conversions
-//! beside it.
+//! The WIT interface `gannet:gpu` on top of this crate. Each resource has one file, with its conversions.
 //!
 //! A host embeds it by implementing [`GpuView`] for its store's data and calling
-//! [`add_to_linker`]. Handles are entries of the store's resource table; dropping the store frees
+//! [`add_to_linker`]. Handles are entries of the store's resource table, so dropping the store frees
 //! everything.
 
 mod asset;
@@ -55,19 +54,19 @@ mod bindings {
     });
 }
 
-/// What the interface needs of a store.
+/// The parts of a store's data that the interface needs.
 pub struct GpuCtxView<'a> {
-    /// The request's session, or why there is none.
+    /// The request's session, which is made at the first use.
     pub session: &'a mut LazySession,
-    /// The assets of the version. Reading them needs no session.
+    /// The assets of the version. Opening and reading them needs no session.
     pub assets: &'a AssetCatalog,
-    /// The store's resources.
+    /// The store's resource table.
     pub table: &'a mut ResourceTable,
 }
 
-/// A store's data that can lend the GPU its parts.
+/// Store data that has the parts that the interface needs.
 pub trait GpuView: Send {
-    /// Lends them.
+    /// Borrows these parts.
     fn gpu(&mut self) -> GpuCtxView<'_>;
 }
 
@@ -77,7 +76,7 @@ impl HasData for HasGpu {
     type Data<'a> = GpuCtxView<'a>;
 }
 
-/// Adds every interface of `gannet:gpu` to a linker. `wasi:io` must be there already.
+/// Adds every interface of `gannet:gpu` to a linker. `wasi:io` must have been added before.
 pub fn add_to_linker<T: GpuView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     interfaces::errors::add_to_linker::<T, HasGpu>(linker, T::gpu)?;
     interfaces::info::add_to_linker::<T, HasGpu>(linker, T::gpu)?;

@@ -1,4 +1,4 @@
-//! `gannet:gpu/submission`.
+//! Implements `gannet:gpu/submission`: waiting for submissions and taking their reads.
 
 use super::GpuCtxView;
 use super::fault::GpuFault;
@@ -37,7 +37,8 @@ impl HostSubmission for GpuCtxView<'_> {
     }
 
     fn subscribe(&mut self, this: Resource<Submission>) -> wasmtime::Result<Resource<DynPollable>> {
-        // An entry of its own: a guest whose handles are collected may drop the submission first.
+        // The pollable gets an entry of its own in the table, because a guest with garbage-collected handles may drop
+        // the submission first.
         let finished = self.table.get(&this)?.finished();
         let own = self.table.push(finished)?;
         subscribe(self.table, own)

@@ -1,7 +1,7 @@
-//! Weights that look random, and the bytes that each format keeps them in. What the bytes mean is written here a second
-//! time, from ggml's description of its blocks.
+//! Pseudo-random weights, and their bytes in each format. The decoding of the bytes is implemented here a second
+//! time, independently of the SDK, from ggml's description of its blocks.
 
-/// Numbers that look random and are the same each time.
+/// A pseudo-random number generator, which returns the same numbers each time.
 pub struct Random(pub u64);
 
 impl Random {
@@ -14,7 +14,7 @@ impl Random {
         self.next() % n
     }
 
-    /// Between −1 and 1.
+    /// Returns a number between −1 and 1.
     pub fn float(&mut self) -> f32 {
         f32::from(i16::try_from(self.below(4001)).unwrap() - 2000) / 2000.0
     }
@@ -24,7 +24,8 @@ impl Random {
     }
 }
 
-/// The f16 nearest to a number between 2^-14 and 65504 that f16 has exactly.
+/// Returns the bytes of the f16 for a number that f16 represents exactly; its magnitude must be between 2^-14 and
+/// 65504.
 fn f16(value: f32) -> [u8; 2] {
     let bits = value.to_bits();
     let exponent = ((bits >> 23) & 255) as i32 - 112;
@@ -33,12 +34,12 @@ fn f16(value: f32) -> [u8; 2] {
     u16::try_from(half).unwrap().to_le_bytes()
 }
 
-/// A scale that f16 has exactly.
+/// Returns a scale that f16 represents exactly.
 fn scale(random: &mut Random) -> f32 {
     (32 + random.below(32)) as f32 / 1024.0
 }
 
-/// A block of a format: its bytes, and the weights that they are.
+/// Returns a block of a format: its bytes, and the weights that they encode.
 fn block(format: &str, random: &mut Random) -> (Vec<u8>, Vec<f64>) {
     let (d, m) = (scale(random), scale(random));
     let wide = |value: f32| f64::from(value);

@@ -1,4 +1,4 @@
-//! The SDK's kernels for neural networks, each against the same computed on the CPU in f64.
+//! Tests the SDK's kernels for neural networks. Each is compared with the same computation on the CPU in f64.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test that fails panics")]
 
@@ -17,7 +17,7 @@ fn device() -> &'static Arc<Device> {
     })
 }
 
-/// What is bound: bytes to read, or values that are read back.
+/// The contents of a binding. `Out` is read back after the dispatch.
 enum Bound<'a> {
     Bytes(Vec<u8>),
     Words(&'a [u32]),
@@ -26,7 +26,7 @@ enum Bound<'a> {
     Out(Vec<f32>),
 }
 
-/// Runs a kernel once and answers what its writable bindings then hold.
+/// Runs a kernel once and returns the contents of its writable bindings.
 fn run(source: &str, entry: &str, bound: Vec<Bound<'_>>, grid: [u32; 3]) -> Vec<Vec<f32>> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
@@ -49,7 +49,7 @@ fn run(source: &str, entry: &str, bound: Vec<Bound<'_>>, grid: [u32; 3]) -> Vec<
             if matches!(bound, Bound::Out(_)) {
                 outs.push((Arc::clone(&buffer), length));
             }
-            // A kernel may have fewer bindings than its source: norms without a bias.
+            // An entry point may use fewer variables than its source has, for example a norm without a bias.
             if kernel.variables.iter().any(|variable| variable.index == index) {
                 let size = length.next_multiple_of(4);
                 bindings.push(Binding { group: 0, index, source: BindingSource::Buffer(buffer, 0, Some(size)) });
@@ -107,7 +107,7 @@ fn gelu(x: f64) -> f64 {
 #[test]
 fn products_of_every_format_are_those_of_the_cpu() {
     let mut random = Random(1);
-    // Rows that are no multiple of anything; a row of two blocks of the largest format.
+    // The number of rows is a multiple of no block size. A row has two blocks of the largest format.
     let (rows, inner) = (37usize, 512usize);
     for (format, kinds, _) in FORMATS {
         let weights = weights(format, rows, inner, &mut random);
@@ -133,7 +133,7 @@ fn products_of_every_format_are_those_of_the_cpu() {
                             value += f64::from(bias[r]);
                         }
                         if flags & GELU != 0 {
-                            // Where it bends no more, the series of erf would need more terms.
+                            // Beyond ±6, gelu is practically max(0, x), and the series of erf would need more terms.
                             value = if value.abs() < 6.0 { gelu(value) } else { value.max(0.0) };
                         }
                         if flags & ADD != 0 {
@@ -163,7 +163,7 @@ fn products_of_every_format_are_those_of_the_cpu() {
                     ],
                     [number(rows).div_ceil(per_group), down, 1],
                 );
-                // Half precision has 11 bits, and sums of eight products are rounded to them.
+                // Half precision has 11 bits of mantissa, and each sum of eight products is rounded to it.
                 let tolerance = if *kind == "half" { 2e-3 } else { 2e-6 };
                 close(&format!("{format} by {kind}, {entry} of {tokens}"), &found[0], &expected, tolerance);
             }
@@ -171,7 +171,7 @@ fn products_of_every_format_are_those_of_the_cpu() {
     }
 }
 
-/// Numbers that half precision cannot hold, in both factors, and blocks of nothing.
+/// Both factors have numbers that half precision cannot represent, and blocks of zeros.
 #[test]
 fn products_in_half_precision_do_not_overflow() {
     if !device().has_subgroups() || !device().has_f16() {
@@ -220,7 +220,7 @@ fn gathered_rows_of_every_format_are_those_of_the_cpu() {
     for (format, _, source) in FORMATS {
         let weights = weights(format, 9, 256, &mut random);
         let before = random.floats(5 * 256);
-        // The last one is beyond the end: it is the last row, not somebody's memory.
+        // The last index is out of range. It must return the last row, not other memory.
         let ids = [8u32, 0, 3, 3, 700];
         for add in [0u32, 1] {
             let rows = ids.iter().flat_map(|id| &weights.rows[(*id as usize).min(8)]);
@@ -315,7 +315,7 @@ fn norms_softmax_pooling_and_activations_are_those_of_the_cpu() {
 fn the_largest_values_come_first_and_the_earlier_of_equals() {
     let mut random = Random(4);
     let width = 5000usize;
-    // Coarse numbers, so that many are alike.
+    // Coarse numbers, so that many are equal.
     let x: Vec<f32> = (0..width * 2).map(|_| random.below(40) as f32 - 20.0).collect();
     let count = 50usize;
     let bound =
@@ -392,7 +392,7 @@ fn rotations_go_into_the_cache_and_attention_is_that_of_the_cpu() {
         close("keys", &found[1], &keys, 1e-6);
         close("values", &found[2], &values, 1e-6);
 
-        // Over one key, less than a tile, several tiles, all, and none.
+        // Spans of one key, less than a tile, several tiles, all keys, and none.
         let spans = [0u32, 1, 7, 40, 3, 200, 0, 300, 5, 5];
         let mut expected = Vec::new();
         for (token, span) in spans.chunks(2).enumerate() {

@@ -1,12 +1,12 @@
-//! Makes random compute shaders that end, whose results do not depend on the order of invocations: what they compute must
-//! not change when they are hardened.
+//! Generates random compute shaders that terminate and whose results do not depend on the order of invocations.
+//! Hardening must not change these results.
 //!
-//! Each invocation writes to words of its own; what is shared is only added to, xored or taken the maximum of. Loops make
-//! at most a few trips, but most of them do not show it.
+//! Each invocation writes to words of its own. Shared words are only changed by atomic add, xor and max. Loops make
+//! at most a few trips, but for most of them this cannot be proven from the source.
 
 use std::fmt::Write;
 
-/// Makes the shader of a seed.
+/// Returns the shader of a seed.
 pub fn shader(seed: u64) -> String {
     let mut maker = Maker { state: seed, text: String::new(), helpers: 0, names: 0, loops: 0 };
     maker.module();
@@ -16,28 +16,28 @@ pub fn shader(seed: u64) -> String {
 struct Maker {
     state: u64,
     text: String,
-    /// Helper functions so far; a helper calls only those before it.
+    /// Number of helper functions so far. A helper only calls those before it.
     helpers: u32,
     names: u32,
-    /// How many loops are around.
+    /// Number of loops around the current statement.
     loops: u32,
 }
 
-/// What an expression or a statement may refer to.
+/// The names that an expression or a statement may refer to.
 #[derive(Clone, Default)]
 struct Scope {
     /// Variables that may be read and written.
     variables: Vec<String>,
-    /// What may only be read.
+    /// Values that may only be read.
     values: Vec<String>,
     helpers: u32,
-    /// Whether a `break` or `continue` belongs to a loop here.
+    /// Whether `break` and `continue` are allowed here.
     in_loop: bool,
     depth: u32,
 }
 
 impl Maker {
-    /// SplitMix64 (Steele, Lea, Flood 2014).
+    /// The next random number, by SplitMix64 (Steele, Lea, Flood 2014).
     fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
@@ -95,7 +95,7 @@ impl Maker {
         self.line("}");
     }
 
-    /// A function of one or two values.
+    /// Adds a helper function of two values.
     fn helper(&mut self) {
         let name = format!("helper{}", self.helpers);
         let _ = writeln!(self.text, "fn {name}(x: u32, y: u32) -> u32 {{");
@@ -118,12 +118,12 @@ impl Maker {
         scope.variables.push(name);
     }
 
-    /// Words pass through workgroup memory; all invocations come here together.
+    /// Exchanges words through workgroup memory. The code is only added where control flow is uniform.
     fn exchange(&mut self, scope: &mut Scope) {
         let value = self.expression(scope, 2);
         let _ = writeln!(self.text, "workgroupBarrier();\nshared_words[lane % 64u] = {value};\nworkgroupBarrier();");
         let (name, from) = (self.name("w"), self.expression(scope, 1));
-        // Only words that are surely written, whatever the size of the workgroup.
+        // Reads only words that were written, whatever the size of the workgroup.
         let _ = writeln!(self.text, "let {name} = shared_words[select(lane, 0u, ({from}) % 2u == 0u)];");
         scope.values.push(name);
         if self.below(2) == 0 {
@@ -154,7 +154,7 @@ impl Maker {
             }
             2 => {
                 let (index, value) = (self.expression(scope, 1), self.expression(scope, 2));
-                // Each kind has words of its own: mixed, their order would show.
+                // Each kind of atomic operation has words of its own. On the same word, their order would matter.
                 let kind = self.below(3);
                 let change = ["atomicAdd", "atomicXor", "atomicMax"][kind];
                 let _ = writeln!(self.text, "{change}(&sums[({index}) % 16u * 3u + {kind}u], {value});");
@@ -263,7 +263,7 @@ impl Maker {
         }
     }
 
-    /// `lane` where there is one.
+    /// Returns `lane` if it is in scope, otherwise `x`.
     fn lane(&self, scope: &Scope) -> &'static str {
         if scope.values.iter().any(|value| value == "lane") { "lane" } else { "x" }
     }
@@ -287,7 +287,7 @@ impl Maker {
             10 => format!("(countOneBits({a}) + reverseBits({b}))"),
             11 => format!("u32(f32(({a}) % 1000u) * 1.5 + f32(({b}) % 77u))"),
             12 => format!("u32(abs(i32(({a}) % 1000u) - i32(({b}) % 1000u)))"),
-            // Calls stay out of deep places: their loops multiply.
+            // No calls at deep places, because the iterations of nested loops multiply.
             _ if scope.helpers > 0 && self.loops < 2 && scope.depth < 3 => {
                 let helper = self.below(scope.helpers as usize);
                 format!("helper{helper}({a}, {b})")

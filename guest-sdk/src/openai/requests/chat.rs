@@ -1,4 +1,4 @@
-//! `POST /v1/chat/completions`: the chat so far, and how it is to go on.
+//! `POST /v1/chat/completions`: the chat so far, and how to continue it.
 
 use super::shared_fields::{STOPS_MAX, Sampling, TOKENS_MAX, count, model, refuse_more_answers, streaming};
 use crate::openai::fields::Fields;
@@ -13,13 +13,13 @@ use serde_json::Value;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Turn {
-    /// Who speaks: `system`, `user`, `assistant`.
+    /// Who speaks: `system`, `user` or `assistant`. The role `developer` of a request becomes `system`.
     pub role: String,
-    /// What they say.
+    /// The text.
     pub content: String,
 }
 
-/// `POST /v1/chat/completions`.
+/// The parsed body of `POST /v1/chat/completions`.
 ///
 /// ```
 /// # use gannet_sdk::openai::ChatRequest;
@@ -31,25 +31,25 @@ pub struct Turn {
 /// ```
 #[derive(Debug, Clone)]
 pub struct ChatRequest {
-    /// The model, as the client calls it.
+    /// The model's name in the request; empty if there is none.
     pub model: String,
     /// The chat so far; not empty.
     pub messages: Vec<Turn>,
     /// How tokens are chosen.
     pub sampling: Sampling,
-    /// The most tokens of the answer.
+    /// The most tokens of the answer; `None` if the client sets no limit.
     pub max_tokens: Option<u32>,
     /// Texts before which the answer ends.
     pub stop: Vec<String>,
-    /// Whether it is streamed.
+    /// Whether the answer is streamed.
     pub stream: bool,
-    /// Whether the stream ends with what was used.
+    /// Whether the stream ends with the usage.
     pub include_usage: bool,
-    /// How many alternatives are told for each token; none: not even its own chance.
+    /// Number of alternatives to report with each token's log probability; `None` to report no log probabilities.
     pub logprobs: Option<usize>,
 }
 
-/// The words of a message: a text, or parts of which all are text.
+/// Returns the text of a message's `content`: a text, or a list of parts that are all text.
 fn content(param: &str, value: Option<&Value>) -> Result<String, Refusal> {
     match value {
         Some(Value::String(text)) => Ok(text.clone()),
@@ -59,7 +59,7 @@ fn content(param: &str, value: Option<&Value>) -> Result<String, Refusal> {
                 let text = part.get("text").and_then(Value::as_str);
                 match (part.get("type").and_then(Value::as_str), text) {
                     (Some("text"), Some(text)) => all.push_str(text),
-                    _ => return Err(Refusal::unsupported(param, "a part of a message that is no text")),
+                    _ => return Err(Refusal::unsupported(param, "a message has a part that is not text")),
                 }
             }
             Ok(all)
@@ -100,7 +100,7 @@ fn messages(fields: &Fields) -> Result<Vec<Turn>, Refusal> {
     items.iter().enumerate().map(turn).collect()
 }
 
-/// What asks for something else than a text.
+/// Refuses fields that ask for an answer other than text.
 fn refuse_other_answers(fields: &Fields) -> Result<(), Refusal> {
     fields.refuse(&["tools", "functions"], "this model calls none")?;
     for name in ["tool_choice", "function_call"] {
@@ -114,7 +114,7 @@ fn refuse_other_answers(fields: &Fields) -> Result<(), Refusal> {
     if let Some(name) =
         ["audio", "prediction", "web_search_options"].into_iter().find(|name| fields.get(name).is_some())
     {
-        return Err(Refusal::unsupported(name, "this model makes text, out of what the messages say"));
+        return Err(Refusal::unsupported(name, "this model makes text, from the messages alone"));
     }
     match fields.object("response_format")? {
         Some(format) if format.text("type")? != Some("text") => {
@@ -125,7 +125,7 @@ fn refuse_other_answers(fields: &Fields) -> Result<(), Refusal> {
 }
 
 impl ChatRequest {
-    /// Reads a body.
+    /// Parses a body. A refusal names the field that is invalid or not supported.
     ///
     /// ```
     /// # use gannet_sdk::openai::ChatRequest;
@@ -138,7 +138,7 @@ impl ChatRequest {
         let top = fields.integer("top_logprobs", 0..=20)?.and_then(|top| usize::try_from(top).ok());
         let logprobs = fields.flag("logprobs")?.then_some(top.unwrap_or(0));
         if top.is_some() && logprobs.is_none() {
-            return Err(Refusal::invalid("top_logprobs", "top_logprobs is there, and logprobs is not true"));
+            return Err(Refusal::invalid("top_logprobs", "top_logprobs is set, and logprobs is not true"));
         }
         let newer = fields.integer("max_completion_tokens", 1..=TOKENS_MAX)?;
         let older = fields.integer("max_tokens", 1..=TOKENS_MAX)?;

@@ -1,11 +1,11 @@
-//! `POST /v1/completions`: a text, and how it is to go on.
+//! `POST /v1/completions`: a text, and how to continue it.
 
 use super::shared_fields::{STOPS_MAX, Sampling, TOKENS_MAX, count, model, refuse_more_answers, streaming, tokens_of};
 use crate::openai::fields::Fields;
 use crate::openai::refusal::Refusal;
 use serde_json::Value;
 
-/// What a completion goes on from.
+/// The text that a completion continues.
 ///
 /// ```
 /// # use gannet_sdk::openai::Prompt;
@@ -15,11 +15,11 @@ use serde_json::Value;
 pub enum Prompt {
     /// A text.
     Text(String),
-    /// Its tokens.
+    /// The ids of its tokens.
     Tokens(Vec<u32>),
 }
 
-/// `POST /v1/completions`.
+/// The parsed body of `POST /v1/completions`.
 ///
 /// ```
 /// # use gannet_sdk::openai::{CompletionRequest, Prompt};
@@ -29,28 +29,28 @@ pub enum Prompt {
 /// ```
 #[derive(Debug, Clone)]
 pub struct CompletionRequest {
-    /// The model, as the client calls it.
+    /// The model's name in the request; empty if there is none.
     pub model: String,
-    /// What comes before.
+    /// The text to continue.
     pub prompt: Prompt,
     /// How tokens are chosen.
     pub sampling: Sampling,
-    /// The most tokens of the answer.
+    /// The most tokens of the answer; 16 if the client sets no limit.
     pub max_tokens: u32,
     /// Texts before which the answer ends.
     pub stop: Vec<String>,
-    /// Whether it is streamed.
+    /// Whether the answer is streamed.
     pub stream: bool,
-    /// Whether the stream ends with what was used.
+    /// Whether the stream ends with the usage.
     pub include_usage: bool,
-    /// Whether the prompt is a part of the answer.
+    /// Whether the answer begins with the prompt.
     pub echo: bool,
-    /// How many alternatives are told for each token.
+    /// Number of alternatives to report with each token's log probability; `None` to report no log probabilities.
     pub logprobs: Option<usize>,
 }
 
 impl CompletionRequest {
-    /// Reads a body.
+    /// Parses a body. A refusal names the field that is invalid or not supported.
     ///
     /// ```
     /// # use gannet_sdk::openai::CompletionRequest;
@@ -60,7 +60,7 @@ impl CompletionRequest {
         let fields = Fields::parse(body)?;
         refuse_more_answers(&fields)?;
         if fields.text("suffix")?.is_some_and(|suffix| !suffix.is_empty()) {
-            return Err(Refusal::unsupported("suffix", "an answer is made from its beginning to its end"));
+            return Err(Refusal::unsupported("suffix", "this model only continues the prompt"));
         }
         let wrong = || Refusal::invalid("prompt", "prompt is a text, a list of one, or a list of tokens");
         let prompt = match fields.get("prompt") {

@@ -5,10 +5,10 @@ use crate::openai::fields::Fields;
 use crate::openai::refusal::Refusal;
 use serde_json::Value;
 
-/// Texts of one embedding request, as OpenAI has it.
+/// The most inputs of one embedding request. OpenAI's API has the same limit.
 const INPUTS_MAX: usize = 2048;
 
-/// What is embedded.
+/// A text to embed.
 ///
 /// ```
 /// # use gannet_sdk::openai::Input;
@@ -18,11 +18,11 @@ const INPUTS_MAX: usize = 2048;
 pub enum Input {
     /// A text.
     Text(String),
-    /// Its tokens.
+    /// The ids of its tokens.
     Tokens(Vec<u32>),
 }
 
-/// `POST /v1/embeddings`.
+/// The parsed body of `POST /v1/embeddings`.
 ///
 /// ```
 /// # use gannet_sdk::openai::EmbeddingRequest;
@@ -32,18 +32,18 @@ pub enum Input {
 /// ```
 #[derive(Debug, Clone)]
 pub struct EmbeddingRequest {
-    /// The model, as the client calls it.
+    /// The model's name in the request; empty if there is none.
     pub model: String,
-    /// What is embedded; not empty.
+    /// The texts to embed: 1 to 2048, none of them empty.
     pub input: Vec<Input>,
-    /// Whether numbers come as bytes in base64, and not as JSON.
+    /// Whether the client wants base64 of little-endian `f32` instead of JSON numbers.
     pub base64: bool,
-    /// So many numbers, if the client wants fewer than there are.
+    /// Number of values that an embedding should have; `None` if the client does not say.
     pub dimensions: Option<u32>,
 }
 
 impl EmbeddingRequest {
-    /// Reads a body.
+    /// Parses a body. A refusal names the invalid field.
     ///
     /// ```
     /// # use gannet_sdk::openai::{EmbeddingRequest, Input};

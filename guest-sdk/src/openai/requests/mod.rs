@@ -1,4 +1,4 @@
-//! Requests, read from their bodies: one file for each path, and what they have in common.
+//! Requests, parsed from their bodies: one file for each path, and one for the fields that they share.
 
 mod shared_fields;
 mod chat;

@@ -1,14 +1,14 @@
-//! The fields that several kinds of request have: how tokens are chosen, how many, whether the answer is streamed.
+//! Fields that several kinds of request share: sampling, number of tokens, streaming.
 
 use crate::openai::fields::Fields;
 use crate::openai::refusal::Refusal;
 use serde_json::Value;
 
-/// Stop strings of a request, as OpenAI has it.
+/// The most stop texts of a request. OpenAI's API has the same limit.
 pub(super) const STOPS_MAX: usize = 4;
-/// The largest token id that is looked at.
+/// Token ids must be below this.
 const ID_MAX: u64 = 1 << 32;
-/// The most tokens that may be asked for.
+/// The most tokens that a request may ask for.
 pub(super) const TOKENS_MAX: i64 = 1 << 20;
 
 /// How tokens are chosen.
@@ -19,15 +19,15 @@ pub(super) const TOKENS_MAX: i64 = 1 << 20;
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
-    /// 0 takes the likeliest.
+    /// Logits are divided by it: 0 to 2. With 0, the likeliest token is always chosen.
     pub temperature: f64,
-    /// Of the likeliest, so many that their chances add up to this.
+    /// The choice is among the likeliest tokens whose probabilities add up to this: 0 to 1.
     pub top_p: f64,
-    /// Taken off a token that has come.
+    /// Subtracted from the logit of a token that is in the answer already: −2 to 2.
     pub presence_penalty: f64,
-    /// The same for each time.
+    /// Subtracted from the logit of a token once for each time that it is in the answer: −2 to 2.
     pub frequency_penalty: f64,
-    /// The same seed makes the same choices.
+    /// The same seed makes the same choices; `None` for random ones.
     pub seed: Option<u64>,
 }
 
@@ -51,27 +51,27 @@ impl Sampling {
     }
 }
 
-/// Whether the answer is streamed, and whether the stream ends with what was used.
+/// Returns whether the answer is streamed, and whether the stream ends with the usage.
 pub(super) fn streaming(fields: &Fields) -> Result<(bool, bool), Refusal> {
     let stream = fields.flag("stream")?;
     let Some(options) = fields.object("stream_options")? else { return Ok((stream, false)) };
     if !stream {
-        return Err(Refusal::invalid("stream_options", "stream_options is there, and stream is not true"));
+        return Err(Refusal::invalid("stream_options", "stream_options is set, and stream is not true"));
     }
     Ok((stream, options.flag("include_usage")?))
 }
 
-/// The model as the client calls it; empty if it does not say.
+/// The model's name in the request; empty if there is none.
 pub(super) fn model(fields: &Fields) -> Result<String, Refusal> {
     Ok(fields.text("model")?.unwrap_or_default().to_owned())
 }
 
-/// The items as token ids, if all of them are.
+/// Converts a list to token ids; `None` if an item is not a token id.
 pub(super) fn tokens_of(items: &[Value]) -> Option<Vec<u32>> {
     items.iter().map(|item| item.as_u64().filter(|id| *id < ID_MAX).and_then(|id| u32::try_from(id).ok())).collect()
 }
 
-/// What both kinds of completion refuse.
+/// Refuses the fields that both kinds of completion do not support.
 pub(super) fn refuse_more_answers(fields: &Fields) -> Result<(), Refusal> {
     for name in ["n", "best_of"] {
         if let Some(count) = fields.integer(name, 1..=128)?.filter(|count| *count > 1) {
@@ -82,7 +82,7 @@ pub(super) fn refuse_more_answers(fields: &Fields) -> Result<(), Refusal> {
     fields.refuse(&["logit_bias"], "tokens cannot be made likelier")
 }
 
-/// A number that was checked to be in range.
+/// Converts a number that was checked to be in range.
 pub(super) fn count(asked: Option<i64>) -> Option<u32> {
     asked.and_then(|count| u32::try_from(count).ok())
 }

@@ -1,4 +1,4 @@
-//! Slices that end: polled for, charged, and learned from.
+//! The end of slices: polls for them, charges them, and updates the pace of their kernels.
 
 use super::GpuThread;
 use crate::executor::in_flight::SliceInFlight;
@@ -12,13 +12,14 @@ use gannet_gpu_protocol::running_kernels::SLICES_IN_FLIGHT_MAX;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// The longest wait in one poll: how late a job may be submitted behind a running one.
+/// The longest wait in one poll. A job may be submitted this late behind a running one.
 const POLL_MAX: Duration = Duration::from_millis(1);
-/// The same when nothing can be submitted before a slice ends: each wake takes time from a software driver's threads.
+/// The longest wait in one poll when nothing can be submitted before a slice ends. It is longer, because each wake
+/// takes time from a software driver's threads.
 const POLL_FULL_MAX: Duration = Duration::from_millis(20);
 
 impl GpuThread {
-    /// Waits a while for the oldest slice, and takes it in if it has ended.
+    /// Waits for the oldest slice, one poll long, and finishes it if it has ended.
     pub(super) fn poll(&mut self) {
         let Some(oldest) = self.in_flight.front() else { return };
         let full = self.in_flight.len() >= SLICES_IN_FLIGHT_MAX || oldest.expected_ns >= lease::LONG_NS;
@@ -41,7 +42,8 @@ impl GpuThread {
         }
     }
 
-    /// A slice has ended: charges it, learns from it, and ends its job if it was the last.
+    /// Handles a slice that has ended: charges it, updates the pace of its kernels, and ends its job if it was the
+    /// last.
     fn finish(&mut self, slice: SliceInFlight) {
         let now = Instant::now();
         let run = self.running.iter().position(|run| run.in_flight > 0);
@@ -78,7 +80,8 @@ impl GpuThread {
         self.conclude();
     }
 
-    /// Divides a slice's time among what it held, as was expected.
+    /// Updates the measured speeds of copies and kernels. The time of a slice with several kernels is divided in
+    /// proportion to their expected times.
     fn learn(&mut self, slice: &SliceInFlight, gpu_ns: u64) {
         if slice.kernels.is_empty() {
             if slice.bytes >= 1 << 20 {

@@ -4,19 +4,21 @@
 //!  sessions ──Job──▶ bounded channel ──▶ running jobs, in order
 //!                                          │ plan a slice, record, submit: at most two in flight
 //!                                          ▼
-//!  sessions ◀── oneshot: Done or Error ◀── poll, ≤ 1 ms at a time; charge, learn the pace, look at the flag
+//!  sessions ◀── oneshot: Done or Error ◀── poll, ≤ 1 ms at a time (20 ms if nothing can be submitted before);
+//!                                          charge, update the pace, check the flag
 //! ```
 //!
-//! One thread owns this because mapping and unmapping from several has raced in wgpu, and a lock
-//! around bounded polls starves whoever waits for a readback. Everyone else awaits a oneshot.
-//! wgpu panics when a device is lost during a poll; the panic ends here: jobs in flight get
-//! `DeviceLost`, and so does every later one.
+//! One thread owns all of this for two reasons: mapping and unmapping from several threads has raced in wgpu, and a
+//! lock around bounded polls starves whoever waits for a readback. All other code awaits a oneshot.
+//! wgpu panics when a device is lost during a poll. This thread catches the panic: jobs in flight fail with
+//! `DeviceLost`, and so do all later ones.
 //!
-//! Nothing is submitted without a lease, if the GPU is shared ([`lease`](gannet_gpu_protocol::lease)): asked back, the thread submits no more,
-//! and gives it back when what is on the GPU has ended.
+//! If the GPU is shared, nothing is submitted without a lease ([`lease`](gannet_gpu_protocol::lease)), except
+//! dispatches without workgroups, which only make a software driver compile ([`Job::compiles`]). When the lease is
+//! revoked, the thread submits no more, and releases it when all slices on the GPU have ended.
 //!
 //! A job runs in slices ([`super::slice`]). Between slices it ends early when a loop budget ran out, when the
-//! request's GPU time is used up, or when nobody waits any more; what ran is charged all the same.
+//! request's GPU time is used up, or when its session is gone. Slices that ran are charged anyway.
 
 mod submit;
 mod finish;
@@ -39,22 +41,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// How often jobs that wait for the GPU are looked at: their request may have ended.
+/// How often jobs that wait for the GPU are checked, because their request may have ended.
 const SWEEP_EVERY: Duration = Duration::from_millis(20);
-/// Nanoseconds for a mebibyte of copying, until it was measured.
+/// Assumed time for copying one MiB, in nanoseconds, until it was measured.
 const MEBIBYTE_NS: u64 = 100_000;
 
-/// What the thread is started with.
+/// The parts of a GPU thread.
 pub(crate) struct GpuThreadParts {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     pub(crate) meters: SliceMeters,
     pub(crate) flag: Arc<BudgetFlag>,
-    /// What a slice should take, alone on the GPU and while others wait.
+    /// Target time of a slice in nanoseconds: alone on the GPU, and while others wait.
     pub(crate) slice_ns: [u64; 2],
-    /// Tells whether a shared GPU is held.
+    /// The thread stores here whether it holds a shared GPU.
     pub(crate) holds_gpu: Arc<AtomicBool>,
-    /// The link to the arbiter, if the GPU is shared.
+    /// The connection to the arbiter, if the GPU is shared.
     pub(crate) link: Option<ArbiterLink>,
     pub(crate) lost: Arc<AtomicBool>,
     pub(crate) counters: Arc<DeviceCounters>,
@@ -67,13 +69,13 @@ struct GpuThread {
     running: VecDeque<RunningJob>,
     in_flight: VecDeque<SliceInFlight>,
     clock: SliceClock,
-    /// The number of the latest slice; never zero, which the flag holds at first.
+    /// The number of the latest slice. A slice's number is never zero, because that is the flag's initial value.
     number: u32,
-    /// Nanoseconds for a mebibyte of copying.
+    /// Measured time for copying one MiB, in nanoseconds.
     mebibyte_ns: u64,
 }
 
-/// Starts the thread. If that fails, the device is lost.
+/// Starts the thread. If that fails, the device counts as lost.
 pub(crate) fn spawn(mut parts: GpuThreadParts, jobs: mpsc::Receiver<Job>) {
     let lost = Arc::clone(&parts.lost);
     let running_kernels = RunningKernels::new(parts.link.as_mut().and_then(|link| link.notes.take()));
@@ -99,7 +101,7 @@ impl GpuThread {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
             Ok(runtime) => runtime,
             Err(error) => {
-                tracing::error!(%error, "the gpu thread cannot wait");
+                tracing::error!(%error, "the gpu thread's runtime could not be built");
                 self.parts.lost.store(true, Ordering::Relaxed);
                 return self.refuse_all(&mut jobs);
             }
@@ -121,8 +123,8 @@ impl GpuThread {
         }
     }
 
-    /// Takes in jobs and what the arbiter says, and waits for more as long as there is nothing to do. False when there
-    /// will be no more.
+    /// Receives jobs and the arbiter's messages. Waits for more while there is nothing to do. Returns false when no
+    /// more can come.
     fn receive(&mut self, runtime: &tokio::runtime::Runtime, jobs: &mut mpsc::Receiver<Job>) -> bool {
         loop {
             while let Ok(job) = jobs.try_recv() {
@@ -174,7 +176,7 @@ impl GpuThread {
         }
     }
 
-    /// Says to the arbiter what there is to say.
+    /// Sends the arbiter the message that is due, if any.
     fn send_to_arbiter(&mut self) {
         let Some(link) = &mut self.parts.link else { return };
         let compiling = self.in_flight.iter().any(|slice| slice.compiles);
@@ -186,7 +188,7 @@ impl GpuThread {
         self.parts.holds_gpu.store(self.lease.may_submit() || in_flight, Ordering::Relaxed);
     }
 
-    /// Ends jobs that nobody waits for, while they wait for the GPU.
+    /// Ends jobs that must stop while they wait for the GPU, for instance because their request has ended.
     fn sweep(&mut self) {
         for run in &mut self.running {
             if let Some(error) = run.stopped().filter(|_| run.wants_more()) {
@@ -196,8 +198,9 @@ impl GpuThread {
         self.conclude();
     }
 
-    /// The job whose turn it is, if it may go on: jobs take their turn in order. Compiling happens apart, so that what
-    /// is on the GPU when it is asked back never stands behind a compiler.
+    /// Returns the index of the job whose turn it is, if it may submit now. Jobs take turns in order. A job that
+    /// compiles never overlaps with others, so that work on the GPU never waits behind a compiler when the lease is
+    /// revoked.
     fn next_run(&self) -> Option<usize> {
         let at = self.running.iter().position(RunningJob::wants_more)?;
         let may = match self.running.get(at) {
@@ -207,7 +210,7 @@ impl GpuThread {
         may.then_some(at)
     }
 
-    /// Ends the jobs at the front that have nothing more to come.
+    /// Ends all jobs that are over.
     fn conclude(&mut self) {
         self.running.retain_mut(|run| {
             let over = run.is_over();
@@ -229,7 +232,7 @@ impl GpuThread {
     }
 }
 
-/// What the thread wakes up for.
+/// Why the thread wakes up.
 enum Wake {
     Job(Job),
     Arbiter(ArbiterMessage),

@@ -1,4 +1,4 @@
-//! Slices that begin: chosen, recorded and submitted.
+//! The begin of slices: chooses, records and submits them.
 
 use super::GpuThread;
 use crate::error;
@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 impl GpuThread {
-    /// Submits the next slice, if there is one and it need not wait.
+    /// Submits the next slice, or ends the next job if it must stop. Returns false if there is nothing to submit now.
     pub(super) fn submit_next(&mut self) -> bool {
         if self.in_flight.len() >= SLICES_IN_FLIGHT_MAX {
             return false;
@@ -43,7 +43,7 @@ impl GpuThread {
         if self.lease.is_contended() { contended } else { alone }
     }
 
-    /// What the next slice of a job holds. None when it must wait until another was measured.
+    /// Plans the next slice of a job. None if it must wait until a slice on the GPU was measured.
     fn plan(&self, run: &RunningJob) -> Option<SlicePlan> {
         if run.job.compiles {
             return Some(SlicePlan::compile());
@@ -102,7 +102,7 @@ impl GpuThread {
     }
 }
 
-/// The kernels of a slice, each with how many of its workgroups, and the bytes that it copies and clears.
+/// Returns the kernels of a slice, each with its number of workgroups, and the bytes that the slice copies and clears.
 fn contents(steps: &[Step], plan: &SlicePlan) -> (Vec<(Arc<Kernel>, u64)>, u64) {
     let mut kernels: Vec<(Arc<Kernel>, u64)> = Vec::new();
     let mut bytes = 0;
@@ -121,7 +121,8 @@ fn contents(steps: &[Step], plan: &SlicePlan) -> (Vec<(Arc<Kernel>, u64)>, u64) 
     (kernels, bytes)
 }
 
-/// Asks for the mappings of what a slice writes. Right after the submit, so that the next finished poll has the bytes ready.
+/// Requests the mappings of the buffers that a slice uses. It is called right after the submission, so that the poll
+/// that sees the slice end finds the bytes mapped.
 fn map_results(run: &mut RunningJob, meter: &SliceMeter, last: bool, header_in_readback: bool) {
     if last {
         if let Some(staged) = &mut run.job.upload {
