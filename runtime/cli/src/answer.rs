@@ -1,4 +1,4 @@
-//! Prints what the server answered: a list as a table, an object as one line for each field, or either as JSON.
+//! Prints the server's JSON: a list as a table, an object as one line for each field, or either as JSON.
 
 use crate::printer;
 use serde_json::Value;
@@ -21,12 +21,12 @@ pub fn field(object: &Value, name: &str) -> String {
     }
 }
 
-/// Returns the objects in the list `list` of an answer.
+/// Returns the objects in the list `list` of a response.
 pub fn items<'a>(answer: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> {
     answer.get(list).and_then(Value::as_array).into_iter().flatten()
 }
 
-/// Prints the answer as JSON, or its list `list` as a table with the fields `columns` under `head`.
+/// Prints the response as JSON, or its list `list` as a table with the fields `columns` under `head`.
 pub fn print_list(answer: &Value, json: bool, list: &str, head: &[&str], columns: &[&str]) {
     if json {
         printer::json(answer);

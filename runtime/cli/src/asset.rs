@@ -1,4 +1,4 @@
-//! `gannet asset`: put, list and delete assets.
+//! `gannet asset`: uploads, lists and deletes assets.
 
 use crate::answer::{items, text};
 use crate::client::Client;
@@ -17,33 +17,33 @@ pub struct AssetArgs {
 
 #[derive(Debug, Subcommand)]
 enum AssetCommand {
-    /// Upload a file as an asset; one that was broken off goes on
+    /// Upload a file as an asset; an interrupted upload is continued
     Put {
         #[command(flatten)]
         connection: Connection,
-        /// The asset's name
+        /// Name of the asset
         name: String,
-        /// The file
+        /// File to upload
         file: PathBuf,
-        /// Print the answer as JSON
+        /// Print the server's response as JSON
         #[arg(long)]
         json: bool,
     },
-    /// List the assets
+    /// List the assets of the tenant
     #[command(visible_alias = "ls")]
     List {
         #[command(flatten)]
         connection: Connection,
-        /// Print as JSON
+        /// Print the result as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Take an asset's name away; versions that were deployed with it keep it
+    /// Delete the name of an asset; versions that were deployed with the asset keep it
     #[command(visible_alias = "rm")]
     Delete {
         #[command(flatten)]
         connection: Connection,
-        /// The asset's name
+        /// Name of the asset
         name: String,
     },
 }
@@ -68,7 +68,7 @@ fn print_asset(answer: &Value, json: bool) {
         return printer::json(answer);
     }
     printer::line(text(answer, "digest"));
-    printer::note(&format!("name it in gannet.toml:\n[assets]\nweights = {:?}", text(answer, "name")));
+    printer::note(&format!("to use it, add to gannet.toml:\n[assets]\nweights = {:?}", text(answer, "name")));
 }
 
 fn list(client: &Client, json: bool) -> Outcome {

@@ -1,4 +1,4 @@
-//! `gannet audit`: what was done through the API.
+//! `gannet audit`: shows the audit log.
 
 use crate::answer::print_list;
 use crate::client::Client;
@@ -10,10 +10,10 @@ use clap::Args;
 pub struct AuditArgs {
     #[command(flatten)]
     connection: Connection,
-    /// How many entries
+    /// Number of entries to show, newest first, 1 to 1000
     #[arg(long, default_value_t = 100)]
     limit: usize,
-    /// Print as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }

@@ -1,5 +1,5 @@
-//! HTTP as the commands need it: sends one request and returns the response. A refusal becomes a failure in the server's
-//! own words.
+//! HTTP as the commands need it: sends one request and returns the response. A refusal becomes a failure with the
+//! server's own text.
 
 use crate::connection::Connection;
 use crate::failure::Failure;
@@ -12,10 +12,10 @@ use ureq::http::{Request, Response};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, AsSendBody, Body};
 
-/// Longest response body of the control API.
+/// Maximum size of a response body of the control API.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
-/// The server's `application/problem+json`.
+/// A refusal, as the server sends it: `application/problem+json`.
 #[derive(Debug, Deserialize)]
 struct Problem {
     code: String,
@@ -25,7 +25,7 @@ struct Problem {
     request_id: Option<String>,
 }
 
-/// A server, and who asks it.
+/// An HTTP client for one server, with a key and a tenant.
 pub struct Client {
     agent: Agent,
     connection: Connection,
@@ -61,7 +61,7 @@ impl Client {
         }
     }
 
-    /// Returns the tenant that the requests are for: the one that was named, else the one that the key belongs to.
+    /// Returns the tenant that the requests are for: the one of `--tenant`, else the one that the key belongs to.
     pub fn tenant(&self) -> Result<String, Failure> {
         if let Some(tenant) = &self.connection.tenant {
             return Ok(tenant.clone());
@@ -101,7 +101,7 @@ impl Client {
         })
     }
 
-    /// Sends a request to a path of the control API and returns the JSON that it answers.
+    /// Sends a request to a path of the control API. Returns the JSON of a successful response.
     fn call(
         &self,
         method: &str,
@@ -126,7 +126,7 @@ impl Client {
         self.call("POST", path, &[], ())
     }
 
-    /// Deletes something by the control API.
+    /// Sends a DELETE to the control API.
     pub fn delete(&self, path: &str) -> Result<Value, Failure> {
         self.call("DELETE", path, &[], ())
     }
@@ -159,7 +159,7 @@ fn roots(path: &Path) -> Result<RootCerts, Failure> {
         }
     }
     if certificates.is_empty() {
-        return Err(failed(&"there is none in it"));
+        return Err(failed(&"the file contains no certificate"));
     }
     Ok(RootCerts::from(certificates))
 }
@@ -167,16 +167,16 @@ fn roots(path: &Path) -> Result<RootCerts, Failure> {
 /// Reads a whole body.
 pub fn read_body(response: &mut Response<Body>) -> Result<Vec<u8>, Failure> {
     let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
-    body.map_err(|error| Failure::server("the answer broke off").because(error))
+    body.map_err(|error| Failure::server("the response broke off").because(error))
 }
 
 /// Reads a whole body as JSON.
 pub fn read_json(response: &mut Response<Body>) -> Result<Value, Failure> {
     let bytes = read_body(response)?;
-    serde_json::from_slice(&bytes).map_err(|error| Failure::server("the answer is not JSON").because(error))
+    serde_json::from_slice(&bytes).map_err(|error| Failure::server("the response is not JSON").because(error))
 }
 
-/// Reads a refusal and returns it as a failure.
+/// Reads the body of a refusal and returns it as a failure.
 pub fn problem(response: &mut Response<Body>) -> Failure {
     let status = response.status();
     let body = read_body(response).unwrap_or_default();
@@ -193,7 +193,7 @@ pub fn problem(response: &mut Response<Body>) -> Failure {
             failure
         }
         Err(_) => {
-            let what = format!("the server answered {status}");
+            let what = format!("the server responded with status {status}");
             if status.is_server_error() { Failure::server(what) } else { Failure::failed(what) }
         }
     }

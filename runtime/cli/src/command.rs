@@ -11,56 +11,56 @@ use clap::Subcommand;
 /// The commands that talk to a server. The doc comments of the variants are their help texts.
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
-    /// Deploy a function from a folder with gannet.toml, or from a component
+    /// Deploy a function from a folder with gannet.toml, or from a WebAssembly component file
     Deploy(deploy::DeployArgs),
-    /// Call a function; the response goes to stdout, the receipt to stderr
+    /// Call a function; print the response to stdout, and what the request took to stderr
     Invoke(invoke::InvokeArgs),
-    /// List the functions
+    /// List the functions of the tenant
     #[command(visible_alias = "ls")]
     List(ReadArgs),
     /// List the versions of a function
     Versions(function::VersionsArgs),
-    /// Give all requests to an earlier version
+    /// Send all requests of a function to an earlier version
     Rollback(traffic::RollbackArgs),
-    /// Split requests among versions, as in v3=90 v4=10
+    /// Split the requests of a function among its versions by weight, as in v3=90 v4=10
     Traffic(traffic::TrafficArgs),
-    /// Give a version a tag of its own, or remove one
+    /// Give a version a tag by which it can be called, or remove a tag
     Tag(traffic::TagArgs),
-    /// Change settings of a function, without an upload
+    /// Change settings of a function without uploading it again
     Configure(configure::ConfigureArgs),
     /// Delete a function and all its versions
     #[command(visible_alias = "rm")]
     Delete(function::DeleteArgs),
-    /// Show what a function wrote to stdout and stderr
+    /// Show the lines that a function wrote to stdout and stderr
     #[command(visible_alias = "tail")]
     Logs(logs::LogsArgs),
-    /// Show what a request took
+    /// Show the receipt of a request: its timings, GPU time, memory, cost and errors
     Receipt(receipt::ReceiptArgs),
-    /// Show what was used and what it costs
+    /// Show the usage of the tenant and its cost
     Usage(usage::UsageArgs),
-    /// Show what work costs
+    /// Show the prices of GPU time, CPU time and GPU memory
     Prices(ReadArgs),
-    /// Show the tenant's limits, and what is used of them
+    /// Show the limits of the tenant, and how much of each is used
     Limits(ReadArgs),
-    /// Show what was done through the API
+    /// Show the audit log: what was done through the control API
     Audit(audit::AuditArgs),
-    /// Put, list and delete assets: weights and tables that functions find on the GPU
+    /// Upload, list and delete assets: files such as model weights that functions use on the GPU
     Asset(asset::AssetArgs),
-    /// Set, list and delete secrets
+    /// Set, list and delete secrets, which functions read as environment variables
     Secret(secret::SecretArgs),
-    /// Keep a server and a key for later calls
+    /// Save the URL of a server and a key for later commands
     Login(login::LoginArgs),
-    /// Forget them
+    /// Remove the saved server and key
     Logout(login::LogoutArgs),
-    /// Say whose key this is
+    /// Show the tenant and the permissions of the key
     Whoami(ReadArgs),
-    /// Look at the server's GPUs
+    /// Show the GPUs of the server
     Gpu(gpu::GpuArgs),
-    /// Look at a function's kernels, as they run
+    /// Show the GPU kernels of a function
     Kernel(kernel::KernelArgs),
-    /// Make, limit, suspend and delete tenants (operator)
+    /// Create, limit, suspend and delete tenants (needs the operator's key)
     Tenant(tenant::TenantArgs),
-    /// Make, list, rotate and revoke keys
+    /// Create, list, rotate and revoke API keys
     Key(key::KeyArgs),
 }
 

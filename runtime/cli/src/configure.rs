@@ -12,20 +12,22 @@ use serde_json::{Map, Value, json};
 pub struct ConfigureArgs {
     #[command(flatten)]
     connection: Connection,
-    /// The function
+    /// Name of the function
     name: String,
-    /// Settings of gannet.toml, as in limits.cpu_ms=500 env.MODE=fast scale.min=1; an empty value takes one away
+    /// Settings of gannet.toml, as in limits.cpu_ms=500 env.MODE=fast scale.min=1; an empty value, as in env.MODE=,
+    /// removes the setting
     #[arg(required = true)]
     settings: Vec<String>,
-    /// Only say what would be done
+    /// Only check the settings and show what would happen; change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print the answer as JSON
+    /// Print the server's response as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Parses the value of a setting: JSON where it is JSON, else text. An empty value is null, which removes the setting.
+/// Parses the value of a setting: as JSON if it is valid JSON, else as text. With `is_text`, always as text. An empty
+/// value is null, which removes the setting.
 fn setting_value(text: &str, is_text: bool) -> Value {
     if text.is_empty() {
         return Value::Null;
@@ -41,7 +43,7 @@ pub fn run(arguments: &ConfigureArgs) -> Outcome {
     for setting in &arguments.settings {
         let parts = setting.split_once('=').and_then(|(key, value)| Some((key.split_once('.')?, value)));
         let ((section, key), value) =
-            parts.ok_or_else(|| Failure::usage(format!("{setting:?} is no setting, as in limits.cpu_ms=500")))?;
+            parts.ok_or_else(|| Failure::usage(format!("{setting:?} is not a setting, as in limits.cpu_ms=500")))?;
         let fields = patch.entry(section).or_insert_with(|| json!({}));
         if let Some(fields) = fields.as_object_mut() {
             fields.insert(key.to_owned(), setting_value(value, section == "env"));

@@ -1,22 +1,22 @@
-//! The options that every command has: which server, and who asks.
+//! The options that every command has: the server, and the key and tenant to use.
 
 use crate::stored_login::StoredLogin;
 use clap::Args;
 use std::path::PathBuf;
 
-/// Which server, and who asks.
+/// The server, and the key and tenant to use.
 #[derive(Debug, Clone, Args)]
 pub struct Connection {
-    /// The server's URL [default: the one of `gannet login`, or http://127.0.0.1:7070]
+    /// URL of the server [default: the one saved by `gannet login`, or http://127.0.0.1:7070]
     #[arg(long, env = "GANNET_SERVER")]
     pub server: Option<String>,
-    /// The key
+    /// API key [default: the one saved by `gannet login` for this server]
     #[arg(long, env = "GANNET_KEY", hide_env_values = true)]
     pub key: Option<String>,
-    /// The tenant to act for (operator only)
+    /// Tenant to act for; only for the operator's key
     #[arg(long)]
     pub tenant: Option<String>,
-    /// Certificates, in PEM, to trust in place of the usual ones
+    /// PEM file with the CA certificates to trust instead of the built-in ones
     #[arg(long, env = "GANNET_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
 }
@@ -24,17 +24,16 @@ pub struct Connection {
 /// The arguments of a command that only shows something.
 #[derive(Debug, Args)]
 pub struct ReadArgs {
-    /// Which server, and who asks.
+    /// The server, and the key and tenant to use.
     #[command(flatten)]
     pub connection: Connection,
-    /// Print as JSON
+    /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
 }
 
 impl Connection {
-    /// Fills what the command line does not say from the stored login. A stored key is only sent to the server that it
-    /// was stored for.
+    /// Fills in missing options from the stored login. A stored key is only sent to the server that it was stored for.
     pub fn resolved(&self) -> Self {
         let stored = StoredLogin::load();
         let same_server = self.server.is_none() || self.server == stored.server;
@@ -47,7 +46,7 @@ impl Connection {
         }
     }
 
-    /// The server's URL.
+    /// Returns the server's URL.
     pub fn url(&self) -> String {
         self.server.clone().unwrap_or_else(|| "http://127.0.0.1:7070".into())
     }

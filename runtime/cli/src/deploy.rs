@@ -1,4 +1,4 @@
-//! `gannet deploy`: uploads a component and its manifest, and prints the version that they became.
+//! `gannet deploy`: uploads a component and its manifest, and prints the resulting version.
 
 use crate::answer::{items, text};
 use crate::client::{Client, problem, read_json};
@@ -18,25 +18,25 @@ use ureq::http::Response;
 pub struct DeployArgs {
     #[command(flatten)]
     connection: Connection,
-    /// A folder with gannet.toml, or a component
+    /// Folder with gannet.toml, or a WebAssembly component file
     #[arg(default_value = ".")]
     path: PathBuf,
-    /// The function's name [default: the manifest's, or the file's]
+    /// Name of the function [default: the name in gannet.toml, or the file name without its extension]
     #[arg(long)]
     name: Option<String>,
-    /// Build and check, but change nothing
+    /// Build and check the function, but do not deploy it
     #[arg(long)]
     dry_run: bool,
-    /// Give the version no requests yet; best with --tag
+    /// Send no requests to the new version yet; with --tag, it can be called by its tag
     #[arg(long)]
     no_traffic: bool,
-    /// Give the version a tag, under which it can be called
+    /// Tag for the version, by which it can be called, as in NAME@TAG
     #[arg(long)]
     tag: Option<String>,
-    /// Deploy the artifact as it is, without the manifest's build command
+    /// Do not run the build command of gannet.toml; deploy the existing artifact
     #[arg(long)]
     no_build: bool,
-    /// Print the answer as JSON
+    /// Print the server's response as JSON
     #[arg(long)]
     json: bool,
 }
@@ -93,7 +93,7 @@ fn print_version(answer: &Value, arguments: &DeployArgs) -> Outcome {
     Ok(())
 }
 
-/// Moves a progress bar on as bytes are read.
+/// A reader that advances a progress bar.
 struct Progress {
     inner: Cursor<Vec<u8>>,
     bar: indicatif::ProgressBar,

@@ -1,5 +1,5 @@
-//! Why a command failed, and its exit code: 0 done, 1 the request or the function failed, 2 wrong usage, 3 the server
-//! cannot be reached or is at fault.
+//! Why a command failed, and its exit code: 0 success, 1 the request or the function failed, 2 wrong usage, 3 the
+//! server cannot be reached or is at fault.
 
 use crate::printer;
 use std::process::ExitCode;
@@ -21,22 +21,22 @@ impl Failure {
         Self { code, what: what.into(), causes: Vec::new(), hint: None }
     }
 
-    /// The request or the function failed.
+    /// Makes a failure of the request or the function (exit code 1).
     pub fn failed(what: impl Into<String>) -> Self {
         Self::new(1, what)
     }
 
-    /// Wrong usage.
+    /// Makes a failure by wrong usage (exit code 2).
     pub fn usage(what: impl Into<String>) -> Self {
         Self::new(2, what)
     }
 
-    /// The server cannot be reached or is at fault.
+    /// Makes a failure of a server that cannot be reached or is at fault (exit code 3).
     pub fn server(what: impl Into<String>) -> Self {
         Self::new(3, what)
     }
 
-    /// Adds a cause.
+    /// Adds a cause, which is printed below the error.
     #[must_use]
     pub fn because(mut self, cause: impl ToString) -> Self {
         self.causes.push(cause.to_string());

@@ -1,4 +1,4 @@
-//! `gannet list`, `versions` and `delete`.
+//! `gannet list`, `versions` and `delete`: list functions and versions, and delete a function.
 
 use crate::answer::print_list;
 use crate::client::Client;
@@ -11,9 +11,9 @@ use clap::Args;
 pub struct VersionsArgs {
     #[command(flatten)]
     connection: Connection,
-    /// The function
+    /// Name of the function
     name: String,
-    /// Print as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
@@ -22,7 +22,7 @@ pub struct VersionsArgs {
 pub struct DeleteArgs {
     #[command(flatten)]
     connection: Connection,
-    /// The function
+    /// Name of the function
     name: String,
 }
 

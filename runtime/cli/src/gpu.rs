@@ -1,4 +1,4 @@
-//! `gannet gpu`: the server's GPUs.
+//! `gannet gpu`: shows the server's GPUs.
 
 use crate::answer::print_list;
 use crate::client::Client;
@@ -14,7 +14,7 @@ pub struct GpuArgs {
 
 #[derive(Debug, Subcommand)]
 enum GpuCommand {
-    /// List the GPUs
+    /// List the GPUs, with their class, health, memory in bytes and number of workers
     List(ReadArgs),
 }
 

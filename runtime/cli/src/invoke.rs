@@ -1,4 +1,4 @@
-//! `gannet invoke`: calls a function. Bytes are sent and printed as they are.
+//! `gannet invoke`: calls a function. Bodies are sent and printed unchanged.
 
 use crate::client::{Client, problem};
 use crate::connection::Connection;
@@ -15,29 +15,29 @@ use ureq::http::Response;
 pub struct InvokeArgs {
     #[command(flatten)]
     connection: Connection,
-    /// The function
+    /// Name of the function; NAME@TAG calls the version with a tag
     name: String,
-    /// Path and query that the function sees
+    /// Path and query of the request, as the function gets them
     #[arg(long, default_value = "/")]
     path: String,
-    /// Method [default: GET, or POST with -d]
+    /// Method of the request [default: GET, or POST with -d]
     #[arg(short = 'X', long = "request")]
     method: Option<String>,
-    /// A header, as `name: value`; may be repeated
+    /// Header of the request, as `name: value`; can be repeated
     #[arg(short = 'H', long = "header")]
     headers: Vec<String>,
-    /// The body: text, @FILE, or @- for standard input
+    /// Body of the request: text, @FILE for the contents of a file, or @- for standard input
     #[arg(short = 'd', long = "data")]
     data: Option<String>,
-    /// Print status and headers of the response to stderr
+    /// Print the status and the headers of the response to stderr
     #[arg(short = 'i', long = "include")]
     include: bool,
-    /// Write the response to a file
+    /// Write the response body to this file instead of stdout
     #[arg(short = 'o', long = "output")]
     output: Option<PathBuf>,
 }
 
-/// Reads the body that `-d` describes.
+/// Reads the request body from the value of `-d`.
 fn read_data(data: Option<&str>) -> Result<Vec<u8>, Failure> {
     match data {
         None => Ok(Vec::new()),
@@ -89,7 +89,7 @@ pub fn run(arguments: &InvokeArgs) -> Outcome {
     written?;
     let status = response.status();
     if status.as_u16() >= 400 {
-        return Err(Failure::failed(format!("the function answered {status}")));
+        return Err(Failure::failed(format!("the function responded with status {status}")));
     }
     Ok(())
 }
@@ -116,7 +116,7 @@ fn copy_body(response: &mut Response<Body>, output: Option<&PathBuf>) -> Outcome
         let read =
             reader.read(&mut buffer).map_err(|error| Failure::failed("the response broke off").because(error))?;
         let Some(part) = buffer.get(..read).filter(|part| !part.is_empty()) else { break };
-        // Flush each part, so that the output of a streaming function shows as it comes.
+        // Flush each part, so that the output of a streaming function is shown at once.
         target
             .write_all(part)
             .and_then(|()| target.flush())
@@ -125,7 +125,8 @@ fn copy_body(response: &mut Response<Body>, output: Option<&PathBuf>) -> Outcome
     Ok(())
 }
 
-/// Prints what the request took. The head of a streamed response cannot say it, so its receipt is fetched.
+/// Prints how long the parts of the request took. The head of a streamed response is sent too early to contain that, so
+/// the receipt is fetched.
 fn print_cost(client: &Client, response: &Response<Body>) {
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (id, start) = (header("x-request-id"), header("x-gannet-start"));

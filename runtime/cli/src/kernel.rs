@@ -1,4 +1,4 @@
-//! `gannet kernel`: a function's kernels, as they were deployed and as they run.
+//! `gannet kernel`: shows a function's kernels, as they were deployed and as they run.
 
 use crate::answer::{items, print_list};
 use crate::client::Client;
@@ -16,25 +16,25 @@ pub struct KernelArgs {
 
 #[derive(Debug, Subcommand)]
 enum KernelCommand {
-    /// List the kernels of a function
+    /// List the GPU kernels of a function
     List {
         #[command(flatten)]
         connection: Connection,
-        /// The function
+        /// Name of the function
         function: String,
-        /// Print as JSON
+        /// Print the result as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Print a kernel as it runs: with loop budgets, and ready to be cut into slices
+    /// Print the WGSL of a kernel as the server runs it: with checks that bound its loops and split its work
     Show {
         #[command(flatten)]
         connection: Connection,
-        /// The function
+        /// Name of the function
         function: String,
-        /// The kernel's name; see `kernel list`
+        /// Name of the kernel, as `gannet kernel list` shows it
         kernel: String,
-        /// Print the WGSL as it was deployed
+        /// Print the WGSL as it was deployed instead
         #[arg(long)]
         source: bool,
     },
@@ -58,7 +58,7 @@ pub fn run(arguments: &KernelArgs) -> Outcome {
             let wanted = if *source { "wgsl" } else { "hardened" };
             let printed = found.get(wanted).and_then(Value::as_str).ok_or_else(|| {
                 Failure::failed(format!("kernel {kernel:?} was not hardened at deploy"))
-                    .hint("it has overrides without default, or the server had no gpu; see --source".to_owned())
+                    .hint("an override has no default, or the server had no gpu; try --source".to_owned())
             })?;
             printer::line(printed.trim_end());
             Ok(())

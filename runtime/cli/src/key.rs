@@ -1,4 +1,4 @@
-//! `gannet key`: make, list, revoke and rotate keys.
+//! `gannet key`: creates, lists, revokes and rotates keys.
 
 use crate::answer::{field, print_list};
 use crate::client::Client;
@@ -17,59 +17,59 @@ pub struct KeyArgs {
 
 #[derive(Debug, Subcommand)]
 enum KeyCommand {
-    /// Make a key; it is shown once
+    /// Create a key and print it; it cannot be shown again
     Create {
         #[command(flatten)]
         connection: Connection,
-        /// The tenant
+        /// Name of the tenant
         tenant_name: String,
-        /// What it may do; may be repeated [default: everything]
+        /// What the key allows; can be repeated [default: all of them]
         #[arg(long = "scope")]
         scopes: Vec<ScopeName>,
-        /// The only function that it is for
+        /// Name of the only function that the key is valid for [default: all functions of the tenant]
         #[arg(long)]
         function: Option<String>,
-        /// How long it is valid, as in 90d, 12h, 30m or 45s
+        /// How long the key is valid, as in 90d, 12h, 30m or 45s [default: forever]
         #[arg(long)]
         expires: Option<String>,
-        /// Requests that it may send in a second
+        /// Maximum number of requests per second with this key [default: only the limits of the tenant apply]
         #[arg(long)]
         requests_per_s: Option<u64>,
-        /// Print as JSON
+        /// Print the result as JSON
         #[arg(long)]
         json: bool,
     },
-    /// List a tenant's keys
+    /// List the keys of a tenant
     List {
         #[command(flatten)]
         connection: Connection,
-        /// The tenant
+        /// Name of the tenant
         tenant_name: String,
-        /// Print as JSON
+        /// Print the result as JSON
         #[arg(long)]
         json: bool,
     },
-    /// End a key at once
+    /// Revoke a key at once
     Revoke {
         #[command(flatten)]
         connection: Connection,
-        /// The tenant
+        /// Name of the tenant
         tenant_name: String,
-        /// The key's id
+        /// ID of the key, as `gannet key list` shows it
         id: String,
     },
-    /// Make a key in place of another
+    /// Replace a key: create a new one with the same permissions, and let the old one expire
     Rotate {
         #[command(flatten)]
         connection: Connection,
-        /// The tenant
+        /// Name of the tenant
         tenant_name: String,
-        /// The key's id
+        /// ID of the key, as `gannet key list` shows it
         id: String,
-        /// How long the old one is still valid, as in 1d
+        /// How long the old key stays valid, as in 1d, 12h, 30m or 45s
         #[arg(long, default_value = "1d")]
         overlap: String,
-        /// Print as JSON
+        /// Print the result as JSON
         #[arg(long)]
         json: bool,
     },
@@ -77,7 +77,7 @@ enum KeyCommand {
 
 /// Parses a duration, as in 90d, 12h, 30m or 45s. Returns seconds.
 fn parse_duration(text: &str) -> Result<u64, Failure> {
-    let wrong = || Failure::usage(format!("{text:?} is no span of time, as in 90d, 12h, 30m or 45s"));
+    let wrong = || Failure::usage(format!("{text:?} is not a duration, as in 90d, 12h, 30m or 45s"));
     let (at, unit) = text.char_indices().last().ok_or_else(wrong)?;
     let factor = match unit {
         's' => 1,
@@ -90,7 +90,7 @@ fn parse_duration(text: &str) -> Result<u64, Failure> {
     count.checked_mul(factor).ok_or_else(wrong)
 }
 
-/// Prints a key that was made. The server does not show it a second time.
+/// Prints a new key. The server does not show it again.
 pub fn print_key(answer: &Value, what: &str, as_json: bool) {
     if as_json {
         printer::json(answer);
@@ -130,7 +130,7 @@ pub fn run(arguments: &KeyArgs) -> Outcome {
             let body = json!({ "overlap_s": parse_duration(overlap)? });
             let path = format!("tenants/{tenant_name}/keys/{id}/rotate");
             let answer = Client::new(connection)?.send_json("POST", &path, &body)?;
-            print_key(&answer, &format!("key {} is in place of {id}", field(&answer, "id")), *as_json);
+            print_key(&answer, &format!("key {} replaces {id}", field(&answer, "id")), *as_json);
         }
     }
     Ok(())

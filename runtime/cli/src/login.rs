@@ -1,5 +1,5 @@
-//! `gannet login`, `logout` and `whoami`: the server and the key that are used when neither an option nor a variable
-//! names them.
+//! `gannet login`, `logout` and `whoami`: the server and the key that are used when neither an option nor an
+//! environment variable sets them.
 
 use crate::answer::print_fields;
 use crate::client::Client;

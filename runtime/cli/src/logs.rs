@@ -1,4 +1,4 @@
-//! `gannet logs`: what a function wrote to stdout and stderr, so far or as it comes.
+//! `gannet logs`: prints what a function wrote to stdout and stderr, so far or continuously.
 
 use crate::answer::{field, items};
 use crate::client::{Client, problem};
@@ -13,15 +13,15 @@ use std::io::{BufRead, BufReader};
 pub struct LogsArgs {
     #[command(flatten)]
     connection: Connection,
-    /// The function
+    /// Name of the function
     name: String,
-    /// Go on as lines come
+    /// Keep running and print new lines as they arrive
     #[arg(short, long)]
     follow: bool,
-    /// Only lines of this request
+    /// ID of a request; print only its lines
     #[arg(long)]
     request: Option<String>,
-    /// Print as JSON, a line each
+    /// Print each line as a JSON object
     #[arg(long)]
     json: bool,
 }

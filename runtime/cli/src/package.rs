@@ -1,5 +1,5 @@
-//! Makes what `gannet deploy` uploads: builds the component if the manifest says how, and adds the manifest's kernels to
-//! it.
+//! Prepares the upload of `gannet deploy`: runs the manifest's build command, if there is one, and adds the manifest's
+//! kernels to the component.
 //!
 //! A kernel is a custom section at the end of the component, so tools that do not know it ignore it.
 
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use wasm_encoder::{CustomSection, Encode, Section};
 
-/// What is about to be uploaded.
+/// A function to upload.
 pub struct Package {
     /// The function's name.
     pub name: String,
@@ -23,7 +23,8 @@ pub struct Package {
 }
 
 impl Package {
-    /// Reads a folder with `gannet.toml`, or a component. `name` wins over the manifest's and the file's.
+    /// Reads a folder with `gannet.toml`, or a component. `name` overrides the manifest's name and the file's. `build`
+    /// runs the build command.
     pub fn read(path: &Path, name: Option<&str>, build: bool) -> Result<Self, Failure> {
         if path.is_dir() { Self::from_folder(path, name, build) } else { Self::from_file(path, name) }
     }
@@ -43,12 +44,12 @@ impl Package {
         })?;
         let manifest = Manifest::parse(&text).map_err(|error| Failure::usage(error.to_string()))?;
         let name = given.map(ToOwned::to_owned).or_else(|| manifest.name.as_ref().map(ToString::to_string));
-        let name = name.ok_or_else(|| Failure::usage("gannet.toml has no name, and there is no --name"))?;
+        let name = name.ok_or_else(|| Failure::usage("gannet.toml has no name; give one with --name"))?;
         if build && !manifest.build.command.is_empty() {
             run_build(folder, &manifest.build.command)?;
         }
         if manifest.build.artifact.is_empty() {
-            return Err(Failure::usage("gannet.toml names no [build] artifact"));
+            return Err(Failure::usage("gannet.toml has no artifact in [build]"));
         }
         let mut component = read_file(&folder.join(&manifest.build.artifact))?;
         for (kernel, source) in &manifest.kernels {
@@ -56,7 +57,7 @@ impl Package {
                 .map_err(|_| Failure::usage(format!("{source} is not UTF-8")))?;
             add_kernel(&mut component, kernel, &wgsl);
         }
-        // The server wants the manifest's name and the path's to be the same.
+        // The server requires that the name in the manifest and the name in the path are the same.
         let text = if given.is_some() { with_name(&manifest, &name)? } else { text };
         Ok(Self { name, manifest: Some(text), component })
     }

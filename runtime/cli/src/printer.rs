@@ -1,10 +1,10 @@
-//! The one place that decides what is printed where: data on stdout, all else on stderr.
+//! The one place that prints: data goes to stdout, everything else to stderr.
 #![expect(clippy::print_stderr, reason = "this is where printing happens")]
 
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
 
-/// Prints an error, its causes and what to do.
+/// Prints an error, its causes and a hint.
 pub fn error(what: &str, causes: &[String], hint: Option<&str>) {
     eprintln!("error: {what}");
     for cause in causes {
@@ -15,7 +15,7 @@ pub fn error(what: &str, causes: &[String], hint: Option<&str>) {
     }
 }
 
-/// Prints something that is not data.
+/// Prints a line that is not data, on stderr.
 pub fn note(text: &str) {
     eprintln!("{text}");
 }

@@ -1,4 +1,4 @@
-//! `gannet receipt`: what a request took.
+//! `gannet receipt`: shows the receipt of a request.
 
 use crate::answer::print_fields;
 use crate::client::Client;
@@ -10,9 +10,9 @@ use clap::Args;
 pub struct ReceiptArgs {
     #[command(flatten)]
     connection: Connection,
-    /// The request's id, from the header x-request-id
+    /// ID of the request, from the response header x-request-id
     id: String,
-    /// Print as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! `gannet secret`: set, list and delete secrets. A value is read from standard input and never shown.
+//! `gannet secret`: sets, lists and deletes secrets. A value is read from standard input and never shown.
 
 use crate::answer::print_list;
 use crate::client::Client;
@@ -16,20 +16,20 @@ pub struct SecretArgs {
 
 #[derive(Debug, Subcommand)]
 enum SecretCommand {
-    /// Set a secret; its value is read from standard input
+    /// Set a secret, with the value read from standard input
     Set {
         #[command(flatten)]
         connection: Connection,
-        /// Its name
+        /// Name of the secret
         name: String,
     },
-    /// List the names of the secrets
+    /// List the names of the secrets, and the functions that use them
     List(ReadArgs),
     /// Delete a secret
     Delete {
         #[command(flatten)]
         connection: Connection,
-        /// Its name
+        /// Name of the secret
         name: String,
     },
 }

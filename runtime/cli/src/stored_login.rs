@@ -1,5 +1,5 @@
-//! The file that `gannet login` writes: `$XDG_CONFIG_HOME/gannet/login.toml`. It holds a key, so only its owner may read
-//! it.
+//! The file that `gannet login` writes: `$XDG_CONFIG_HOME/gannet/login.toml`. It holds a key, so only its owner may
+//! read it.
 
 use crate::failure::{Failure, Outcome};
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-/// What the file holds.
+/// The contents of the file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct StoredLogin {
     /// The server's URL.
@@ -19,22 +19,22 @@ pub struct StoredLogin {
 }
 
 impl StoredLogin {
-    /// Reads the file. Without a readable file, nothing is stored.
+    /// Reads the file. Returns an empty login if there is no valid file.
     pub fn load() -> Self {
         let text = path().ok().and_then(|path| std::fs::read_to_string(path).ok());
         text.and_then(|text| toml::from_str(&text).ok()).unwrap_or_default()
     }
 
-    /// Writes the file, in place of an earlier one.
+    /// Writes the file. Replaces an earlier one.
     pub fn save(&self) -> Outcome {
-        let failed = |error: std::io::Error| Failure::failed("the login could not be kept").because(error);
+        let failed = |error: std::io::Error| Failure::failed("the login could not be saved").because(error);
         let path = path()?;
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
         let text =
             toml::to_string(self).map_err(|error| Failure::failed("the login cannot be written").because(error))?;
-        // An existing file may be readable by others. A new one gets the mode that we ask for.
+        // An existing file may be readable by others. A new file gets the mode below.
         let _ = std::fs::remove_file(&path);
         let mut file =
             std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;

@@ -19,41 +19,42 @@ pub struct TenantArgs {
 struct NamedTenant {
     #[command(flatten)]
     connection: Connection,
-    /// The tenant's name
+    /// Name of the tenant
     name: String,
 }
 
 #[derive(Debug, Subcommand)]
 enum TenantCommand {
-    /// Make a tenant; its key is shown once
+    /// Create a tenant and print its first key; the key cannot be shown again
     Create {
         #[command(flatten)]
         of: NamedTenant,
-        /// Print as JSON
+        /// Print the result as JSON
         #[arg(long)]
         json: bool,
     },
     /// List the tenants
     List(ReadArgs),
-    /// Show a tenant's limits, or set some, as in functions=10 gpu_weight=2; an empty value brings the server's back
+    /// Show or change the limits of a tenant
     Limits {
         #[command(flatten)]
         of: NamedTenant,
-        /// Limits and values
+        /// Limits to set, as in functions=10 gpu_weight=2; an empty value, as in functions=, restores the default of
+        /// the server
         limits: Vec<String>,
-        /// Print as JSON
+        /// Print the result as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Let nothing of a tenant run any more, at once
+    /// Suspend a tenant at once: end its running requests and refuse new ones
     Suspend(NamedTenant),
-    /// Let a tenant run again
+    /// Resume a suspended tenant
     Resume(NamedTenant),
-    /// Delete a tenant and everything that is its own; its usage and its audit log stay
+    /// Delete a tenant with its functions, keys, secrets and assets; its usage and its audit log stay
     Delete {
         #[command(flatten)]
         of: NamedTenant,
-        /// Do not ask
+        /// Confirm the deletion; without it, nothing is deleted
         #[arg(long)]
         yes: bool,
     },
@@ -90,7 +91,7 @@ pub fn run(arguments: &TenantArgs) -> Outcome {
         TenantCommand::Delete { of: NamedTenant { connection, name }, yes } => {
             if !yes {
                 return Err(Failure::usage(format!("this deletes every function, key and secret of {name}"))
-                    .hint("say --yes if that is meant"));
+                    .hint("add --yes to confirm"));
             }
             Client::new(connection)?.delete(&format!("tenants/{name}"))?;
             printer::note(&format!("tenant {name} was deleted"));
@@ -107,7 +108,7 @@ fn change_state(of: &NamedTenant, what: &str) -> Outcome {
 }
 
 fn parse_limits(limits: &[String]) -> Result<Map<String, Value>, Failure> {
-    let wrong = |pair: &String| Failure::usage(format!("{pair:?} is no limit and value, as in functions=10"));
+    let wrong = |pair: &String| Failure::usage(format!("{pair:?} is not a limit and a value, as in functions=10"));
     let parse = |pair: &String| {
         let (name, value) = pair.split_once('=').ok_or_else(|| wrong(pair))?;
         let value = if value.is_empty() { Value::Null } else { value.parse::<u64>().map_err(|_| wrong(pair))?.into() };

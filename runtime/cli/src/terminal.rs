@@ -1,10 +1,10 @@
-//! Asks the person at the terminal for what must not be in the shell's history.
+//! Reads keys and secrets from standard input, because they must not be in the shell's history.
 
 use crate::failure::Failure;
 use crate::printer;
 use std::io::{IsTerminal, Read};
 
-/// Reads standard input to its end. `what` names what is wanted, for a person who types it.
+/// Reads standard input to its end. On a terminal, prints `what` as a prompt first.
 pub fn read_secret(what: &str) -> Result<String, Failure> {
     if std::io::stdin().is_terminal() {
         printer::note(&format!("{what}, then Enter and Ctrl-D:"));

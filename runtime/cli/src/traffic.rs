@@ -1,4 +1,4 @@
-//! `gannet rollback`, `traffic` and `tag`: which version gets which requests.
+//! `gannet rollback`, `traffic` and `tag`: choose the versions that requests go to.
 
 use crate::client::Client;
 use crate::connection::Connection;
@@ -11,11 +11,11 @@ use serde_json::{Map, Value, json};
 pub struct RollbackArgs {
     #[command(flatten)]
     connection: Connection,
-    /// The function
+    /// Name of the function
     name: String,
-    /// The version to go back to, as in 3 or v3 [default: the one that was current before]
+    /// Version to go back to, as in 3 or v3 [default: the one that was current before]
     version: Option<String>,
-    /// Print the answer as JSON
+    /// Print the server's response as JSON
     #[arg(long)]
     json: bool,
 }
@@ -24,17 +24,17 @@ pub struct RollbackArgs {
 pub struct TrafficArgs {
     #[command(flatten)]
     connection: Connection,
-    /// The function
+    /// Name of the function
     name: String,
-    /// Versions and weights, as in v3=90 v4=10; without any, how it is now
+    /// Versions and their weights, as in v3=90 v4=10; without any, the current weights are shown
     weights: Vec<String>,
-    /// Requests with the same value of this header stay with one version
+    /// Name of a header; requests with the same value of it go to the same version
     #[arg(long, conflicts_with = "sticky_cookie")]
     sticky_header: Option<String>,
-    /// Requests with the same value of this cookie stay with one version
+    /// Name of a cookie; requests with the same value of it go to the same version
     #[arg(long)]
     sticky_cookie: Option<String>,
-    /// Print the answer as JSON
+    /// Print the server's response as JSON
     #[arg(long)]
     json: bool,
 }
@@ -43,18 +43,18 @@ pub struct TrafficArgs {
 pub struct TagArgs {
     #[command(flatten)]
     connection: Connection,
-    /// The function
+    /// Name of the function
     name: String,
-    /// The tag
+    /// Tag of the version: 1 to 32 of a-z, 0-9 and dashes, starting with a letter
     tag: String,
-    /// The version, as in 3 or v3; without one the tag is removed
+    /// Version that gets the tag, as in 3 or v3; without one, the tag is removed
     version: Option<String>,
 }
 
-/// Parses a version, as in 3 or v3.
+/// Parses the number of a version, as in 3 or v3.
 fn version_number(text: &str) -> Result<u32, Failure> {
     let digits = text.strip_prefix('v').unwrap_or(text);
-    digits.parse().map_err(|_| Failure::usage(format!("{text:?} is no version, as in v3")))
+    digits.parse().map_err(|_| Failure::usage(format!("{text:?} is not a version, as in v3")))
 }
 
 fn print_traffic(answer: &Value, name: &str, as_json: bool) {
@@ -90,7 +90,7 @@ pub fn traffic(arguments: &TrafficArgs) -> Outcome {
     for pair in weights {
         let parsed = pair.split_once('=').and_then(|(version, weight)| Some((version, weight.parse::<u32>().ok()?)));
         let (version, weight) =
-            parsed.ok_or_else(|| Failure::usage(format!("{pair:?} is no version and weight, as in v3=90")))?;
+            parsed.ok_or_else(|| Failure::usage(format!("{pair:?} is not a version and a weight, as in v3=90")))?;
         traffic.insert(format!("v{}", version_number(version)?), weight.into());
     }
     let sticky = match (sticky_header, sticky_cookie) {
@@ -114,7 +114,7 @@ pub fn tag(arguments: &TagArgs) -> Outcome {
         }
         None => {
             client.delete(&path)?;
-            printer::note(&format!("{name}@{tag} is gone"));
+            printer::note(&format!("{name}@{tag} was removed"));
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Uploads a file as an asset, in ranges. An upload that breaks off goes on behind the last range that the server has
+//! Uploads a file as an asset, in ranges. An upload that breaks off continues after the last range that the server has
 //! acknowledged, even in a later run of the same command.
 
 use crate::answer::text;
@@ -20,7 +20,7 @@ const RANGE: u64 = 32 << 20;
 /// How often a range is tried. The wait before each try doubles.
 const ATTEMPTS: u32 = 6;
 
-/// Uploads the file, unless the server has its bytes already. Returns the server's answer: the asset.
+/// Uploads the file, unless the server has its bytes already. Returns the server's description of the asset.
 pub fn put(client: &Client, name: &str, path: &Path) -> Result<Value, Failure> {
     let failed = |error: std::io::Error| Failure::usage(format!("cannot read {}", path.display())).because(error);
     let mut file = File::open(path).map_err(failed)?;
@@ -30,7 +30,7 @@ pub fn put(client: &Client, name: &str, path: &Path) -> Result<Value, Failure> {
     }
     let digest = digest(&mut file, size).map_err(failed)?;
     let target = format!("/api/v1/assets/{name}?digest={digest}");
-    // An empty PUT names an asset after bytes that the server has.
+    // A PUT without a body gives the name to bytes that the server already has, found by their digest.
     let mut known = client.send("PUT", &target, &[("content-length".into(), "0".into())], ())?;
     match known.status().as_u16() {
         404 => {}
@@ -99,10 +99,10 @@ impl Upload<'_> {
             };
             attempt += 1;
             if attempt >= ATTEMPTS {
-                return Err(failure.hint("the same command goes on where this upload stopped"));
+                return Err(failure.hint("run the same command again to continue this upload"));
             }
             std::thread::sleep(Duration::from_millis(250 << attempt));
-            // If the server is still away, the next attempt finds out.
+            // If the server still cannot be reached, the next attempt fails.
             from = self.received().unwrap_or(from);
         }
     }
@@ -122,7 +122,7 @@ impl Upload<'_> {
         };
         let upload = answer.get("upload").filter(is_ours);
         let received = upload.and_then(|upload| upload.get("received")?.as_u64()).unwrap_or(0);
-        // An upload that arrived whole but was not kept begins anew.
+        // If all bytes arrived but the asset was not stored, the upload starts again.
         Ok(if received < self.size { received } else { 0 })
     }
 

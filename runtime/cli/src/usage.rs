@@ -1,4 +1,4 @@
-//! `gannet usage` and `prices`: what was used, and what it costs.
+//! `gannet usage` and `prices`: show usage, cost and prices.
 
 use crate::answer::items;
 use crate::client::{Client, problem, read_body};
@@ -8,7 +8,7 @@ use crate::printer;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-/// What each row stands for.
+/// What the rows of the table are.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Grouping {
     Day,
@@ -20,19 +20,19 @@ enum Grouping {
 pub struct UsageArgs {
     #[command(flatten)]
     connection: Connection,
-    /// By what rows are told apart
+    /// Print one row for each of these
     #[arg(long, value_enum, default_value_t = Grouping::Function)]
     by: Grouping,
-    /// The first day, as in 2026-11-01 [default: the first of the month]
+    /// First day (UTC), as in 2026-11-01 [default: the first day of the month of --to]
     #[arg(long)]
     from: Option<String>,
-    /// The last day [default: today, UTC]
+    /// Last day (UTC), as in 2026-11-30 [default: today]
     #[arg(long)]
     to: Option<String>,
-    /// Print as JSON
+    /// Print the result as JSON
     #[arg(long, conflicts_with = "csv")]
     json: bool,
-    /// Print as CSV in FOCUS columns
+    /// Print as CSV with the columns of FOCUS, the FinOps billing format
     #[arg(long)]
     csv: bool,
 }
@@ -64,7 +64,7 @@ pub fn usage(arguments: &UsageArgs) -> Outcome {
         if !response.status().is_success() {
             return Err(problem(&mut response));
         }
-        // The reader may have closed the pipe. That is no failure.
+        // The reader may have closed the pipe. That is not a failure.
         let _ = printer::bytes(&read_body(&mut response)?);
         return Ok(());
     }
@@ -103,6 +103,6 @@ pub fn prices(arguments: &ReadArgs) -> Outcome {
         .collect();
     let currency = answer.get("currency").and_then(Value::as_str).unwrap_or_default();
     printer::table(&["CLASS", "GPU SECOND", "CPU SECOND", "GIB SECOND KEPT"], &rows);
-    printer::note(&format!("in {currency}; time is charged by the started millisecond of work"));
+    printer::note(&format!("in {currency}; each started millisecond of work is charged"));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What an admitted request carries to a worker: the version that it goes to, its open tab and its permits.
+//! An admitted request on its way to a worker: its target version, its open tab and its permits.
 
 use crate::egress::EgressGrant;
 use gannet_base::quota::account::CountGuard;
@@ -9,48 +9,50 @@ use http::uri::PathAndQuery;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
-/// How a function was named.
+/// How the URL of a request names its function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressingStyle {
-    /// By a path, on an origin that it shares with others.
+    /// By the path. Functions of several tenants share the origin.
     Path,
-    /// By a host of its own.
+    /// By the host, which belongs to this function alone.
     Host,
 }
 
-/// A function to call and what it sees as its path.
+/// The function and version that a request goes to, and the path that the guest sees.
 #[derive(Debug)]
 pub struct Target {
-    /// Its tenant.
+    /// The tenant that owns the function.
     pub tenant: Arc<Tenant>,
-    /// The function.
+    /// The function, as in the published snapshot.
     pub function: Arc<Function>,
-    /// The version that was chosen.
+    /// The version that routing chose.
     pub version: Arc<Version>,
     /// Path and query for the guest.
     pub path: PathAndQuery,
-    /// How it was named.
+    /// How the URL named the function.
     pub style: AddressingStyle,
 }
 
-/// The permits that a request holds until the last byte of its answer has left.
+/// The permits that a request holds until the last byte of its response is sent.
 #[derive(Debug)]
 pub struct Permits {
-    /// Counts it among its tenant's requests in flight.
+    /// Counts the request among its tenant's requests in flight.
     pub in_flight: CountGuard,
-    /// One of the whole server's.
+    /// Permit of the server.
     pub server: ServerPermit,
-    /// One of its version's.
+    /// Permit of the version.
     pub version: OwnedSemaphorePermit,
 }
 
-/// What a request holds from its admission to its last byte. Dropping it closes the tab and gives the permits back.
+/// What a request holds from its admission until the last byte of its response is sent. Dropping it closes the tab and
+/// returns the permits.
 #[derive(Debug)]
 pub struct Admitted {
-    /// What it is charged on.
+    /// The open bill of the request.
     pub tab: Tab,
-    /// Lets its function call out, as long as the tab is open. Dropped after the tab, which reads what was counted.
+    /// Lets the guest send outbound HTTP; `None` before a worker is claimed, and if the version lists no hosts.
+    /// Declared after the tab, so that it is dropped later: the tab reads its counter when it closes.
     pub outbound: Option<EgressGrant>,
-    /// What it may use.
+    /// Returned when the request is done.
     pub permits: Permits,
 }

@@ -1,10 +1,10 @@
 //! The parent's side of the builder: one short-lived, confined child for each upload.
 //!
-//! Everything that hostile input can make expensive happens in the child, once. The parent bounds it:
-//! at most [`BUILDS_MAX`] at a time, the next one that of the tenant which has fewest; wall time, memory. It believes nothing
-//! in the report but the texts, and moves the output to its place only when the child has ended well.
-//! The output is keyed by tenant and digest and never shared between tenants, so that the time a
-//! deploy takes says nothing about others' uploads.
+//! Everything that hostile input can make expensive happens in the child, once. The parent limits its wall time and
+//! memory, and runs at most [`BUILDS_MAX`] children at once; the next permit goes to the tenant that holds the fewest.
+//! The report is untrusted: it supplies only kernel sources, warnings and the size of a snapshot. The output is moved
+//! to its final path only after the child has exited successfully. The output is keyed by tenant and digest and never
+//! shared between tenants, so that the time a deploy takes says nothing about others' uploads.
 
 use crate::arbiter::{Arbiter, MemberLink};
 use crate::gpus::{GpuSlot, SlotId, candidates};
@@ -26,33 +26,33 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Builders at a time.
+/// Most builders that run at once.
 const BUILDS_MAX: usize = 2;
-/// Uploads that may wait for a builder.
+/// Most builds that wait for a builder.
 const WAITING_MAX: usize = 64;
-/// How long one may wait.
+/// How long a build may wait for a builder.
 const WAIT_MAX: Duration = Duration::from_secs(600);
-/// A build's wall time. The largest components we know (CPython) take some twenty seconds here.
+/// Wall-time limit of a build. The largest components we know (CPython) take some twenty seconds here.
 const BUILD_MAX: Duration = Duration::from_secs(180);
-/// Time for one kernel: reading, compiling, one dispatch.
+/// Time limit for one kernel: reading, compiling, one dispatch.
 const KERNEL_MAX: Duration = Duration::from_secs(20);
-/// Time for `init` to run, and for its memory to be read.
+/// Time limit for running `init` and reading the memory that it left.
 const INIT_MAX: Duration = Duration::from_secs(30);
-/// From the report to the end of the process.
+/// How long a builder may take to exit after it reported that it is done, or was killed.
 const EXIT_MAX: Duration = Duration::from_secs(5);
-/// Builds of one tenant that run or wait.
+/// Most builds of one tenant that run or wait, and most of its uploads that are being received.
 const TENANT_BUILDS_MAX: usize = 16;
-/// Builds that are remembered.
+/// How many finished builds are remembered.
 const BUILT_MAX: usize = 256;
-/// The largest component with the memory that its `init` left.
+/// Size limit of a snapshot: the component with the memory that its `init` left.
 const SNAPSHOT_BYTES_MAX: u64 = 256 << 20;
-/// The longest report: kernels of 256 KiB, many of them.
+/// Size limit of a report, which may contain many kernels of 256 KiB each.
 const REPORT_BYTES_MAX: u64 = 64 << 20;
 
-/// What is to be built.
+/// A component to build, and what its build needs.
 #[derive(Debug)]
 pub struct BuildRequest {
-    /// The name of what is built.
+    /// Name of the build: the component's digest, or a name that also covers the inputs of its snapshot.
     name: String,
     digest: String,
     component: PathBuf,
@@ -61,7 +61,7 @@ pub struct BuildRequest {
 }
 
 impl BuildRequest {
-    /// What a version needs, whose component lies there.
+    /// Returns the build request for a version whose component is the file `component`.
     pub fn of(store: &Store, tenant: &TenantName, record: &VersionRecord, component: &Path) -> Self {
         let manifest = &record.manifest;
         let init = manifest.build.snapshot.then(|| {
@@ -84,19 +84,19 @@ impl BuildRequest {
     }
 }
 
-/// Why there is no build.
+/// Why a build failed or was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// The upload is not good.
+    /// The upload is invalid.
     #[error(transparent)]
     Rejected(#[from] Rejected),
-    /// Too many wait. How many is no tenant's business.
-    #[error("too many uploads wait for a builder already")]
+    /// Too many builds wait. The message hides how many, because they belong to other tenants too.
+    #[error("too many uploads are waiting for a builder")]
     Busy,
-    /// Too many of the tenant's own.
+    /// The tenant itself has too many builds or uploads.
     #[error("{TENANT_BUILDS_MAX} uploads of this tenant are under way; that is the limit")]
     TenantBusy,
-    /// Our own fault.
+    /// The server or the builder failed, and the upload is not to blame.
     #[error("the builder failed: {0}")]
     Failed(String),
 }
@@ -109,7 +109,7 @@ impl From<io::Error> for BuildError {
 
 type BuildKey = (TenantName, String, Option<SlotId>);
 
-/// See the module.
+/// Starts builders and bounds what they use.
 #[derive(Debug)]
 pub struct BuildService {
     spawner: Spawner,
@@ -122,12 +122,12 @@ pub struct BuildService {
     builds_by_tenant: TenantCounts,
     /// How many uploads of each tenant are being received or built.
     uploads: TenantCounts,
-    /// What was built in this run, so that the same bytes are not built twice for one tenant.
+    /// Builds finished since the server started, so that the same bytes are not built twice for one tenant.
     done: Mutex<HashMap<BuildKey, BuildReport>>,
 }
 
 impl BuildService {
-    /// A builder that tries kernels on the GPU that a function would run on first.
+    /// Returns a service whose builders try kernels on the GPU that the function prefers.
     pub fn new(
         spawner: Spawner,
         store: Arc<Store>,
@@ -148,10 +148,10 @@ impl BuildService {
         })
     }
 
-    /// Builds a component of a tenant, or finds that it was built before.
+    /// Builds a component of a tenant, or returns the report of its earlier build.
     ///
-    /// A build that has begun runs to its end or its limit, even if whoever asked leaves: the child is bounded
-    /// by this side, and the next one to ask finds it built.
+    /// A build that has started continues until it ends or reaches a limit, even if the caller drops this future. Its
+    /// cost is bounded, and the next caller gets the finished build.
     pub async fn build(self: &Arc<Self>, tenant: &TenantName, wanted: BuildRequest) -> Result<BuildReport, BuildError> {
         let slot = candidates(&self.gpus, &wanted.classes).concat().first().copied();
         let (builder, tenant) = (Arc::clone(self), tenant.clone());
@@ -171,7 +171,7 @@ impl BuildService {
         if let Some(built) = known.filter(|_| compiled.exists()) {
             return Ok(built);
         }
-        // The upload, and an asset, may go while this waits; the builder needs them until it has a permit.
+        // Opened before the wait for a permit, because the upload or an asset may be deleted meanwhile.
         let component = File::open(&wanted.component)?;
         let assets = wanted.init.iter().flat_map(|(_, assets)| assets).map(File::open).collect::<io::Result<_>>()?;
         let _of_tenant = count(&self.builds_by_tenant, tenant)?;
@@ -192,8 +192,8 @@ impl BuildService {
         Ok(built)
     }
 
-    /// Lets a tenant send a component, as long as the guard is there: what is on its way lies on the disk, and counts for
-    /// no other limit yet.
+    /// Counts an upload of a tenant until the guard is dropped. A component that is being received takes disk space,
+    /// and no other limit counts it yet.
     pub fn receiving(&self, tenant: &TenantName) -> Result<TenantCountGuard, BuildError> {
         count(&self.uploads, tenant)
     }
@@ -242,7 +242,7 @@ impl BuildService {
         let control = Channel::new(control)?;
         let process =
             self.spawner.spawn(ChildSpec { role: Role::Builder, arguments: Vec::new(), home, descriptors }).await?;
-        // Its trials take their turn on the GPU like everything else of the tenant.
+        // Its kernel trials need a lease like all other GPU work of the tenant.
         let membership = gpu.map(|(slot, _)| self.arbiter.join(slot, tenant, 1, link, process.clone()));
         let mut stage = BuildStage::Component;
         let finished = tokio::time::timeout(BUILD_MAX, follow(&control, &mut stage)).await;
@@ -250,7 +250,7 @@ impl BuildService {
         if !in_time {
             process.kill();
         }
-        // One that says it is done and stays would keep its permit.
+        // A builder that reports that it is done but does not exit would keep its permit.
         let exited = tokio::time::timeout(EXIT_MAX, process.ended()).await;
         let ending = match exited {
             Ok(ending) => ending,
@@ -274,16 +274,16 @@ impl BuildService {
         report_file.rewind()?;
         (&mut report_file).take(REPORT_BYTES_MAX).read_to_string(&mut text)?;
         let report: Result<BuildReport, Rejected> =
-            serde_json::from_str(&text).map_err(|error| BuildError::Failed(format!("its report: {error}")))?;
+            serde_json::from_str(&text).map_err(|error| BuildError::Failed(format!("invalid report: {error}")))?;
         let built = report?;
         let (compiled, cache) = (files.compiled(tenant, &wanted.name), files.driver_cache(tenant, &wanted.digest));
-        // Syncing waits for the disk, and the threads here are few.
+        // Syncing blocks on the disk, and the async runtime has few threads.
         let (store, output, has_kernels) = (Arc::clone(&self.store), output_path.clone(), !built.kernels.is_empty());
         let kept = tokio::task::spawn_blocking(move || {
             store.files().keep(&output, &compiled)?;
             if has_kernels && let Err(error) = store.files().store_driver_cache(process.home(), &cache) {
-                // Only the first dispatch is slower.
-                tracing::warn!(%error, "a driver cache could not be kept");
+                // Without the cache only the first dispatch is slower.
+                tracing::warn!(%error, "a driver cache could not be stored");
             }
             Ok::<_, io::Error>(())
         });
@@ -294,7 +294,7 @@ impl BuildService {
 
 type TenantCounts = Arc<Mutex<HashMap<TenantName, usize>>>;
 
-/// One of a tenant's builds or uploads, until it is dropped.
+/// Counts one build or upload of a tenant until it is dropped.
 #[derive(Debug)]
 pub struct TenantCountGuard {
     counts: TenantCounts,
@@ -327,12 +327,13 @@ struct RemoveOnDrop<'a>(&'a Path);
 
 impl Drop for RemoveOnDrop<'_> {
     fn drop(&mut self) {
-        // Gone already when the build went well.
+        // After a successful build the file has been moved away.
         let _ = std::fs::remove_file(self.0);
     }
 }
 
-/// Follows the child's stages; true when it says that it is done. A kernel and `init` have times of their own.
+/// Reads the child's stages into `stage`. Returns true when the child reports that it is done, and false if it stops
+/// reporting or exceeds the limit of a stage.
 async fn follow(control: &Channel, stage: &mut BuildStage) -> bool {
     loop {
         let limit = match stage {
@@ -354,17 +355,17 @@ fn blame(stage: &BuildStage, how: &str) -> BuildError {
     match stage {
         BuildStage::Kernel { name } => Rejected {
             code: RejectCode::KernelRejected,
-            detail: format!("kernel {name:?}: the trial {how}; one kernel has {} s", KERNEL_MAX.as_secs()),
+            detail: format!("kernel {name:?}: the trial {how}; limit per kernel is {} s", KERNEL_MAX.as_secs()),
         }
         .into(),
         BuildStage::Component => Rejected {
             code: RejectCode::ComponentInvalid,
-            detail: format!("compiling {how}; a build has {} s", BUILD_MAX.as_secs()),
+            detail: format!("compiling {how}; limit per build is {} s", BUILD_MAX.as_secs()),
         }
         .into(),
         BuildStage::Init => Rejected {
             code: RejectCode::InitFailed,
-            detail: format!("init: it {how}; it has {} s, and the memory of a builder", INIT_MAX.as_secs()),
+            detail: format!("init: it {how}; limits are {} s and the memory of a builder", INIT_MAX.as_secs()),
         }
         .into(),
         BuildStage::Done => BuildError::Failed(format!("it {how}")),
@@ -379,11 +380,11 @@ fn memfd(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Copies an upload to its place. It stays as it came, for engines to come.
+/// Moves an upload to its final path. The component is kept as it was uploaded, so that later engines can compile it.
 pub fn store_component(store: &Store, tenant: &TenantName, digest: &str, from: &Path) -> io::Result<()> {
     let to = store.files().component(tenant, digest);
     if to.exists() {
-        // Whoever put it there may not have synced the folder yet.
+        // A concurrent deploy may have stored it and not synced the folder yet.
         gannet_state::store::files::sync_folder(to.parent().unwrap_or(Path::new("/")))?;
         return std::fs::remove_file(from);
     }
@@ -401,7 +402,7 @@ mod tests {
         for how in ["ended with signal 11", "took too long", "kept the gpu when it was asked back"] {
             let BuildError::Rejected(rejected) = blame(&stage, how) else { unreachable!("a kernel is to blame") };
             assert_eq!(rejected.code, RejectCode::KernelRejected);
-            assert_eq!(rejected.detail, format!("kernel \"fft\": the trial {how}; one kernel has 20 s"));
+            assert_eq!(rejected.detail, format!("kernel \"fft\": the trial {how}; limit per kernel is 20 s"));
         }
         assert!(matches!(blame(&BuildStage::Done, "took too long"), BuildError::Failed(_)), "ours");
     }

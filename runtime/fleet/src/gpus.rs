@@ -1,7 +1,7 @@
-//! The GPUs that this server serves on, each in its slot: what was found, and what the operator says of it. Pure.
+//! The GPU slots of this server, from the GPUs that were found and the operator's configuration. Pure.
 //!
-//! The slots are numbered from 0; the same adapter may have several. A slot without a GPU exists only when
-//! there is none at all, so that functions without kernels still run.
+//! Slots are numbered from 0. The same adapter may have several. A slot without a GPU exists only if no GPU was found,
+//! so that functions without kernels still run.
 
 use gannet_base::names::ANY_CLASS;
 use gannet_gpu_protocol::Gpu;
@@ -10,27 +10,27 @@ use gannet_state::config::{ConfigError, ServerConfig};
 /// Number of a slot.
 pub type SlotId = usize;
 
-/// What a device is taken to take on a GPU whose driver does not tell.
+/// Memory that a device is assumed to take on a GPU whose driver does not report it.
 const CONTEXT_BYTES: u64 = 512 << 20;
-/// The part of a GPU's memory that devices by themselves may take: the rest is for what tenants allocate.
+/// Devices themselves may take one part in this many of a GPU's memory. The rest is for what tenants allocate.
 const CONTEXTS_PART: u64 = 2;
 
-/// One slot.
+/// A GPU as this server uses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GpuSlot {
-    /// Its number.
+    /// Number of the slot, from 0.
     pub slot: SlotId,
-    /// The GPU, if there is one.
+    /// The GPU; `None` if the server has no GPU.
     pub gpu: Option<Gpu>,
-    /// Its class, as manifests name it.
+    /// GPU class, as manifests name it. The configuration may override the class of the adapter.
     pub class: String,
-    /// Spare workers kept ready.
+    /// Spare workers kept ready, at most `workers_max`.
     pub spares: usize,
-    /// Workers and spares together: as many as were configured, and as have room.
+    /// Most workers and spares together: the configured number, or fewer if the GPU has no memory for so many devices.
     pub workers_max: usize,
 }
 
-/// The slots, in order of preference: those of the file, else all real GPUs, else the software ones.
+/// Returns the slots: those of the configuration file, else all real GPUs, else the first software GPU.
 pub fn slots(found: &[Gpu], file: &ServerConfig) -> Result<Vec<GpuSlot>, ConfigError> {
     let usual = |gpu: &Gpu| (gpu.clone(), gpu.class.clone(), file.spares, file.workers_max, None);
     let real: Vec<_> = found.iter().filter(|gpu| !gpu.software).map(usual).collect();
@@ -65,7 +65,7 @@ pub fn slots(found: &[Gpu], file: &ServerConfig) -> Result<Vec<GpuSlot>, ConfigE
     Ok(slots)
 }
 
-/// Devices that have room on a GPU; one always has.
+/// Number of devices that fit on a GPU, at least one.
 fn room(gpu: &Gpu) -> usize {
     if gpu.memory_bytes == 0 {
         return usize::MAX;
@@ -74,7 +74,8 @@ fn room(gpu: &Gpu) -> usize {
     usize::try_from(gpu.memory_bytes / CONTEXTS_PART / context).unwrap_or(usize::MAX).max(1)
 }
 
-/// The slots that a function may run in, in its order of preference; those in one group are equally good.
+/// Returns the slots that a function may run in, as groups in its order of preference. The slots of a group are equally
+/// good.
 pub fn candidates(slots: &[GpuSlot], classes: &[String]) -> Vec<Vec<SlotId>> {
     let of = |class: &String| {
         let fit = slots.iter().filter(|gpu_slot| class == ANY_CLASS || gpu_slot.class == *class);

@@ -1,5 +1,5 @@
-//! A request on its way in, and why it can be refused before anybody has looked at who sent it. Once it is admitted,
-//! `admitted` goes along with it.
+//! A request as it arrives, and why it can be refused before its caller is known. What it holds once it is admitted is
+//! in [`admitted`](crate::admitted).
 
 use gannet_base::names::{FunctionName, RequestId, TenantName};
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};
@@ -10,43 +10,43 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// From one part of a request's body to the next.
+/// Longest wait for the next part of a request's body.
 pub const BODY_IDLE_MAX: Duration = Duration::from_secs(30);
-/// How much of a refused body is read, and for how long.
+/// How many bytes of a refused body are read, and for how long.
 const DISCARD_BYTES_MAX: u64 = 256 << 20;
 const DISCARD_MAX: Duration = Duration::from_secs(5);
 
-/// Why a request was refused before anybody looked at who sent it.
+/// Why a request was refused before its caller was known, or because of its body.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RequestError {
-    /// It could be read in two ways, or not at all.
+    /// The request is ambiguous or cannot be parsed.
     #[error("{0}")]
     Malformed(String),
-    /// A host name that a development server does not answer to.
+    /// A host name that a server with `--dev` does not accept.
     #[error("the host {host:?} is not this machine")]
     BadHost {
-        /// What was asked for.
+        /// The host that the request names.
         host: String,
     },
-    /// Another protocol.
+    /// A request to switch to another protocol.
     #[error("Upgrade and CONNECT are not supported")]
     UpgradeUnsupported,
-    /// A body over its limit.
+    /// A body larger than its limit.
     #[error("the body is larger than the limit of {limit} bytes")]
     BodyTooLarge {
-        /// The limit.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// Bodies that must be read whole take too much together.
-    #[error("bodies that are being read have {limit} bytes together; that is the most at this moment")]
+    /// The bodies of the tenant that must be read whole take too much memory together.
+    #[error("the tenant's request bodies that are being read would exceed {limit} bytes, their limit at this moment")]
     BodiesFull {
-        /// The limit.
+        /// The limit in bytes. It depends on what other tenants' bodies take.
         limit: u64,
     },
-    /// A body that stopped coming.
-    #[error("no part of the body came for {seconds} s")]
+    /// A body that stopped arriving, or took too long as a whole.
+    #[error("the body stalled, or was incomplete after {seconds} s")]
     BodyTooSlow {
-        /// How long.
+        /// The limit that passed.
         seconds: u64,
     },
 }
@@ -64,7 +64,7 @@ impl From<RequestError> for Refusal {
         };
         let refusal = Self::new(kind, code, Blame::Caller, &error);
         match error {
-            E::BadHost { .. } => refusal.hint("a server started with --dev answers only to localhost"),
+            E::BadHost { .. } => refusal.hint("a server started with --dev accepts only requests to localhost"),
             E::UpgradeUnsupported => {
                 refusal.hint("stream the response body instead: functions can send chunks over time")
             }
@@ -75,65 +75,65 @@ impl From<RequestError> for Refusal {
     }
 }
 
-/// Whose function a request was for, once that is known: for the access log.
+/// The function that a request is for, set once routing knows it. The access log reads it.
 pub type ServedFunction = Arc<OnceLock<(TenantName, FunctionName)>>;
 
-/// By which of its addresses a request has reached the server.
+/// What the listener that accepted a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerRole {
-    /// The only one: functions and the control API.
+    /// The only listener: functions and the control API.
     Only,
-    /// The one for functions, where another is for the control API.
+    /// Functions; another listener serves the control API.
     Functions,
-    /// The one for the control API.
+    /// The control API.
     Admin,
 }
 
-/// A request on its way in.
+/// A request as it arrives.
 #[derive(Debug)]
 pub struct InboundRequest {
-    /// Its id.
+    /// Its id, created by the front door.
     pub id: RequestId,
     /// When its head was complete.
     pub arrived: Instant,
-    /// Whose address it came from.
+    /// Address of the client, found behind trusted proxies.
     pub client: IpAddr,
     /// Whether the client spoke TLS.
     pub https: bool,
-    /// Whether it came in by the address for the control API.
+    /// What the listener that accepted it is for.
     pub listener: ListenerRole,
-    /// Whose function it is for, for the access log.
+    /// Where routing notes the function for the access log; `None` without an access log.
     pub served: Option<ServedFunction>,
-    /// Its head.
+    /// Method, URI and headers.
     pub parts: Parts,
-    /// Its body.
+    /// The body, as far as it was not read yet.
     pub body: Incoming,
-    /// What was read of it already: all of it.
+    /// The whole body, if it was read before admission.
     pub collected: Option<bytes::Bytes>,
 }
 
 impl InboundRequest {
-    /// The host that it is for, without a port, in lower case.
+    /// Returns the host that it names, without a port, in lower case. Empty if it names none.
     pub fn host(&self) -> String {
         let authority = self.parts.uri.authority().map(http::uri::Authority::as_str);
         let header = || self.parts.headers.get(http::header::HOST)?.to_str().ok();
         host_of(authority.or_else(header).unwrap_or_default())
     }
 
-    /// Refuses a body whose announced length is over the limit.
+    /// Refuses a body whose announced length is over `limit` bytes.
     pub fn check_length(&self, limit: u64) -> Result<(), RequestError> {
         let read = self.collected.as_ref().map_or(0, |bytes| bytes.len() as u64);
         if read.max(self.body.size_hint().lower()) > limit { Err(RequestError::BodyTooLarge { limit }) } else { Ok(()) }
     }
 }
 
-/// Reads and throws away what is left of a body, for a while: a client that is still sending reads an
-/// answer only when it can send to the end, and a connection closed with bytes unread loses the answer.
+/// Reads and discards the rest of a body, within limits. A client that is still sending reads the response only after
+/// it has sent its whole body, and a connection that is closed with unread bytes loses the response.
 pub async fn discard(mut body: Incoming) {
     discard_rest(&mut body).await;
 }
 
-/// The same with a body that stays where it is.
+/// Does the same as [`discard`] with a borrowed body.
 pub async fn discard_rest(body: &mut Incoming) {
     let discarding = async {
         let mut left = DISCARD_BYTES_MAX;
@@ -149,7 +149,7 @@ pub async fn discard_rest(body: &mut Incoming) {
     let _ = tokio::time::timeout(DISCARD_MAX, discarding).await;
 }
 
-/// The name in a host header, in lower case.
+/// Returns the host name in a host header, without port, brackets or a final dot, in lower case.
 pub fn host_of(text: &str) -> String {
     let name = match text.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),

@@ -1,7 +1,7 @@
-//! Workers, and the GPUs that they share, from the front door's side.
+//! The front door's side of workers and of the GPUs that they share.
 //!
-//! In: an admitted request ([`admitted`]). Out: the worker's answer, and what it cost on the request's tab. Nothing here runs tenant
-//! code or loads a GPU driver: that happens in children, which [`pool`], [`build`] and [`probe`] start.
+//! In: an admitted request ([`admitted`]). Out: the worker's response, with its cost on the request's tab. Nothing here
+//! runs tenant code or loads a GPU driver. Children do that, which [`pool`], [`build`] and [`probe`] start.
 
 pub mod inbound;
 pub mod admitted;

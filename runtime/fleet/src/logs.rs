@@ -1,8 +1,7 @@
-//! Log lines of functions: a bounded ring for each, and whoever follows.
+//! Log lines of functions: a bounded ring and live followers for each function.
 //!
-//! Lines come from workers in frames and are believed in nothing but their text: the version decides
-//! which function they belong to, and a worker can only name versions that were loaded into it
-//! ([`VersionOwners`]).
+//! Lines arrive in frames from untrusted workers. The version in a frame decides which function its line belongs to,
+//! and a worker can only name versions that were loaded into it ([`VersionOwners`]).
 
 use gannet_base::hop::{LogFrame, LogStream, VersionKey};
 use gannet_base::names::{FunctionName, RequestId, TenantName};
@@ -12,25 +11,25 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::broadcast;
 
-/// Text kept for one function.
+/// Bytes of log kept for one function.
 const KEPT_BYTES_MAX: usize = 1024 * 1024;
 /// Lines a follower may lag behind before it loses some.
 const FOLLOW_CAPACITY: usize = 1024;
 
-/// A line of log.
+/// One line of a function's log.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct LogLine {
-    /// When it arrived, RFC 3339.
+    /// When the front door received it, RFC 3339.
     #[schema(value_type = String, format = DateTime)]
     pub time: jiff::Timestamp,
     /// The request it was written in.
     #[schema(value_type = String, format = "uuid")]
     pub request: RequestId,
-    /// Which stream.
+    /// The stream it was written to.
     pub stream: LogStream,
-    /// The text.
+    /// The line, without its end.
     pub text: String,
-    /// Lines lost just before it.
+    /// Number of lines lost just before it; absent if there were none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lost: Option<u64>,
 }
@@ -49,10 +48,10 @@ impl Default for Ring {
 }
 
 type FunctionId = (TenantName, FunctionName);
-/// The versions that one worker was given, and whose they are.
+/// The versions that were loaded into one worker, and the function that each belongs to.
 pub type VersionOwners = Mutex<HashMap<VersionKey, FunctionId>>;
 
-/// See the module.
+/// The logs of all functions.
 #[derive(Debug, Default)]
 pub struct Logs {
     rings: Mutex<HashMap<FunctionId, Ring>>,
@@ -73,7 +72,7 @@ impl Logs {
         let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
         let ring = rings.entry(name).or_default();
         ring.bytes += line.text.len() + size_of::<LogLine>();
-        // Nobody may be following.
+        // It fails only if nobody is following.
         let _ = ring.followers.send(line.clone());
         ring.lines.push_back(line);
         while ring.bytes > KEPT_BYTES_MAX {
@@ -82,19 +81,19 @@ impl Logs {
         }
     }
 
-    /// The lines kept of a function, and those to come.
+    /// Returns the kept lines of a function, and a receiver for new ones.
     pub fn read(&self, tenant: &TenantName, function: &FunctionName) -> (Vec<LogLine>, broadcast::Receiver<LogLine>) {
         let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
         let ring = rings.entry((tenant.clone(), function.clone())).or_default();
         (ring.lines.iter().cloned().collect(), ring.followers.subscribe())
     }
 
-    /// Forgets the functions of a tenant.
+    /// Deletes the logs of a tenant's functions. Followers see the end of the log.
     pub fn forget_tenant(&self, tenant: &TenantName) {
         self.rings.lock().unwrap_or_else(PoisonError::into_inner).retain(|(owner, _), _| owner != tenant);
     }
 
-    /// Forgets a function.
+    /// Deletes the log of a function. Followers see the end of the log.
     pub fn forget(&self, tenant: &TenantName, function: &FunctionName) {
         self.rings.lock().unwrap_or_else(PoisonError::into_inner).remove(&(tenant.clone(), function.clone()));
     }

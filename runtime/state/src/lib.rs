@@ -1,4 +1,4 @@
-//! Everything durable: the server file, the store, the ledger, what is deployed, and secrets.
+//! Everything durable: the server file, the store, the ledger, the registry of deployed functions, and secrets.
 //!
 //! Nothing here serves requests, starts processes or loads a GPU driver.
 

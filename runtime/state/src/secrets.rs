@@ -1,8 +1,9 @@
-//! Seals tenants' secrets with a key that lies outside the store: XChaCha20-Poly1305, with a random nonce for each value and
-//! the tenant and the name as associated data, so that a sealed value is of no use in another place.
+//! Encrypts tenants' secrets with a key that is not in the store's database. The cipher is XChaCha20-Poly1305, with a
+//! random nonce for each value. The tenant and the secret's name are associated data, so an encrypted value cannot be
+//! decrypted as another secret.
 //!
-//! The key comes from `GANNET_SECRETS_KEY`, else from the file that the server file names, else from `DATA/secrets.key`, which
-//! is made at the first start.
+//! The key comes from `GANNET_SECRETS_KEY`, else from the file that the server file names, else from
+//! `DATA/secrets.key`, which is made at the first start.
 
 use crate::store::files::write_durably;
 use base64::Engine;
@@ -13,28 +14,28 @@ use gannet_base::names::TenantName;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The variable that may hold the key.
+/// Environment variable with the key, in base64. It takes precedence over a key file.
 pub const KEY_VARIABLE: &str = "GANNET_SECRETS_KEY";
 const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 24;
-/// The longest value.
+/// Maximum length of a secret's value.
 pub const VALUE_BYTES_MAX: u64 = 64 * 1024;
 
-/// Why secrets cannot be sealed or opened.
+/// Why secrets cannot be encrypted or decrypted.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretsError {
-    /// The key cannot be had.
+    /// The key cannot be read or made, or encryption failed.
     #[error("the key of the secrets: {0}")]
     Key(String),
-    /// A value was not sealed with this key, or not for this place.
-    #[error("the secret {name:?} cannot be opened: it was sealed with another key")]
+    /// The value was not encrypted with this key, or not for this tenant and name.
+    #[error("the secret {name:?} cannot be decrypted: it was encrypted with another key")]
     Sealed {
-        /// Its name.
+        /// Name of the secret.
         name: String,
     },
 }
 
-/// See the module.
+/// Encrypts and decrypts secrets with one key; see the module.
 pub struct Vault(XChaCha20Poly1305);
 
 impl std::fmt::Debug for Vault {
@@ -58,7 +59,7 @@ fn associated(tenant: &TenantName, name: &str) -> Vec<u8> {
     format!("gannet secret {tenant}/{name}").into_bytes()
 }
 
-/// What is wrong with a file that should hold a key, if anything is.
+/// Checks that a file contains a valid key.
 pub fn check_key_file(path: &Path) -> Result<(), SecretsError> {
     let text = std::fs::read_to_string(path);
     let text = text.map_err(|error| SecretsError::Key(format!("{}: {error}", path.display())))?;
@@ -66,7 +67,8 @@ pub fn check_key_file(path: &Path) -> Result<(), SecretsError> {
 }
 
 impl Vault {
-    /// Opens the vault with the key that is there, or makes one.
+    /// Opens the vault with the configured key. If none is configured, uses `secrets.key` in the data folder, and makes
+    /// it if it is missing.
     pub fn open(data: &Path, file: Option<&PathBuf>) -> Result<Self, SecretsError> {
         if let Ok(text) = std::env::var(KEY_VARIABLE)
             && !text.is_empty()
@@ -90,16 +92,16 @@ impl Vault {
         Self(XChaCha20Poly1305::new(&Key::from(key)))
     }
 
-    /// Seals a value.
+    /// Encrypts a value. Returns nonce and ciphertext in base64.
     pub fn seal(&self, tenant: &TenantName, name: &str, value: &[u8]) -> Result<String, SecretsError> {
         let nonce: [u8; NONCE_BYTES] = random()?;
         let payload = Payload { msg: value, aad: &associated(tenant, name) };
         let sealed = self.0.encrypt(&XNonce::from(nonce), payload);
-        let sealed = sealed.map_err(|_| SecretsError::Key("a value could not be sealed".into()))?;
+        let sealed = sealed.map_err(|_| SecretsError::Key("a value could not be encrypted".into()))?;
         Ok(BASE64_STANDARD.encode([nonce.as_slice(), &sealed].concat()))
     }
 
-    /// Opens a value.
+    /// Decrypts a value that [`Vault::seal`] returned for the same tenant and name.
     pub fn unseal(&self, tenant: &TenantName, name: &str, sealed: &str) -> Result<String, SecretsError> {
         let failed = || SecretsError::Sealed { name: name.to_owned() };
         let bytes = BASE64_STANDARD.decode(sealed).map_err(|_| failed())?;

@@ -1,8 +1,9 @@
-//! Step 8: closes the tab of every admitted request, exactly once, whatever happened, and writes it into the ledger.
+//! Step 8 of a request: closes the tab of every admitted request, exactly once, whatever happened, and writes it into
+//! the ledger.
 //!
-//! A [`Tab`] is opened by admission and travels with the request. Whoever drops it closes it: a finished answer, a client
-//! that left, a panic. Closing makes one [`Receipt`], which is one line of the [`Ledger`]; usage and invoices are sums of
-//! lines.
+//! A [`Tab`] is opened by admission and travels with the request. Dropping it closes it: at the end of the response,
+//! when the client disconnects, or in a panic. Closing makes one [`Receipt`], which is one line of the [`Ledger`].
+//! Usage and invoices are sums of lines.
 
 use crate::ledger::Ledger;
 use gannet_base::bill::outbound::OutboundUse;
@@ -15,31 +16,32 @@ use gannet_base::refusal::Blame;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Words about what went wrong that are kept.
+/// Error details in a receipt are truncated to this many characters.
 const DETAIL_CHARACTERS_MAX: usize = 2000;
 
 #[derive(Debug)]
 struct OpenTab {
     opened: Instant,
-    /// When the worker had done its part.
+    /// When the worker reported its work. None before.
     ended: Option<Instant>,
-    /// What the request's worker had held the GPU for without a bill when the request came to it.
+    /// Time that the worker had held the GPU without any request being billed for it, at the moment it got this
+    /// request.
     unbilled: Duration,
     receipt: Receipt,
     outbound: Option<Arc<OutboundUse>>,
 }
 
-/// An open tab.
+/// The open bill of one request. Dropping it closes it.
 #[derive(Debug)]
 pub struct Tab {
-    /// Taken when it is closed.
+    /// None once the tab is closed.
     open: Option<Box<OpenTab>>,
     account: Arc<TenantCounters>,
     ledger: Arc<Ledger>,
 }
 
 impl Tab {
-    /// Opens the tab of a request that was admitted.
+    /// Opens the tab of an admitted request.
     pub fn open(
         ledger: &Arc<Ledger>,
         account: &Arc<TenantCounters>,
@@ -53,14 +55,15 @@ impl Tab {
         Self { open: Some(Box::new(open)), account: Arc::clone(account), ledger: Arc::clone(ledger) }
     }
 
-    /// Changes what will be written.
+    /// Changes the receipt that will be written.
     pub fn update_receipt(&mut self, change: impl FnOnce(&mut Receipt)) {
         if let Some(open) = &mut self.open {
             change(&mut open.receipt);
         }
     }
 
-    /// Says where the request runs: what its work costs from here on, and what its worker has held the GPU for without a bill.
+    /// Records where the request runs: the GPU class, its price, and the worker's GPU time that no request was billed
+    /// for.
     pub fn runs_on(&mut self, class: &str, price: Price, unbilled: Duration) {
         if let Some(open) = &mut self.open {
             open.unbilled = unbilled;
@@ -71,7 +74,7 @@ impl Tab {
         });
     }
 
-    /// Names the counter of what the request sends out from here on. An earlier counter is read and let go.
+    /// Sets the counter of the request's outbound HTTP. The bytes of an earlier counter are added to the receipt.
     pub fn count_outbound(&mut self, counter: Option<Arc<OutboundUse>>) {
         if let Some(open) = &mut self.open {
             let before = std::mem::replace(&mut open.outbound, counter);
@@ -79,7 +82,7 @@ impl Tab {
         }
     }
 
-    /// Adds the work that the worker reported.
+    /// Adds the work that the worker reported. `claim_us` is the time that claiming the worker took.
     pub fn work(&mut self, work: &WorkReport, claim_us: u64) {
         if let Some(open) = &mut self.open {
             open.ended = Some(Instant::now());
@@ -91,7 +94,7 @@ impl Tab {
             receipt.guest_us = work.guest_ns / 1000;
             receipt.gpu_wait_us = work.gpu_wait_ns / 1000;
             receipt.io_us = work.io_ns / 1000;
-            // Added to what an earlier worker of this request has used.
+            // Added, because an earlier worker of this request may have used the GPU too.
             receipt.gpu_ns += work.gpu_ns;
             receipt.slices = work.slices;
             receipt.gpu_memory_peak_bytes = work.gpu_memory_peak;
@@ -99,17 +102,17 @@ impl Tab {
         });
     }
 
-    /// Adds GPU time whose report is lost.
+    /// Adds GPU time that no report covers, because the worker ended without one.
     pub fn add_lost_gpu_time(&mut self, gpu_ns: u64) {
         self.update_receipt(|receipt| receipt.gpu_ns += gpu_ns);
     }
 
-    /// When the request was admitted, and what its worker had held the GPU for without a bill.
+    /// Returns when the request was admitted, and the unbilled GPU time that [`Tab::runs_on`] was given.
     pub fn began(&self) -> Option<(Instant, Duration)> {
         self.open.as_ref().map(|open| (open.opened, open.unbilled))
     }
 
-    /// The `server-timing` header (W3C Server Timing) for what is known so far, in milliseconds.
+    /// Returns the value of the `server-timing` header (W3C Server Timing) for what is known so far, in milliseconds.
     pub fn server_timing(&self) -> String {
         self.open.as_ref().map(|open| server_timing(&open.receipt)).unwrap_or_default()
     }
@@ -151,7 +154,7 @@ impl Drop for Tab {
                 detail.truncate(cut);
             }
             receipt.charge();
-            // What was sent out has been counted as it went.
+            // 0 outbound bytes: those were added to the account while they were transferred.
             self.account.add(receipt.time, receipt.gpu_ns, 0, receipt.micro_units());
             self.ledger.write(LedgerLine::Request(Box::new(receipt)));
         }

@@ -1,4 +1,5 @@
-//! What the arbiter's thread is told by the rest of the process. Messages of members come another way, and are bounded.
+//! Events that the rest of the server sends to the arbiter's thread. Messages of members use another channel, which is
+//! bounded.
 //!
 //! Invariant: an event is never lost while the thread runs, because a lost one would leave a GPU unusable.
 
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tokio::sync::mpsc;
 
-/// Something that happened.
+/// Something that happened to a process or a probe.
 pub(super) enum ArbiterEvent {
     /// A process shares a GPU from now on.
     Joined {
@@ -43,13 +44,13 @@ pub(super) struct EventSender {
 }
 
 impl EventSender {
-    /// A sender, and where the thread receives the events.
+    /// Returns a sender, and the receiver for the arbiter's thread.
     pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<ArbiterEvent>) {
         let (sender, events) = mpsc::unbounded_channel();
         (Self { sender }, events)
     }
 
-    /// Sends an event.
+    /// Sends an event; logs an error if the thread has ended.
     pub(super) fn send(&self, event: ArbiterEvent) {
         if self.sender.send(event).is_err() {
             tracing::error!("the arbiter's thread is gone");

@@ -1,8 +1,8 @@
-//! A process that shares a GPU, as the arbiter's thread reaches it.
+//! A process that shares a GPU, as the arbiter's thread handles it.
 //!
-//! In: the parent's ends of what the process was given ([`MemberLink`]). Out: the messages that the process sends. The thread
-//! sends messages to it, and kills it when it keeps the GPU. A process that sends something else than a message, or does not
-//! read those that it gets, is killed.
+//! In: the parent's ends of what the process was given ([`MemberLink`]). Out: the messages that the process sends. The
+//! thread sends messages to it, and kills it when it keeps the GPU. A process that sends anything but a valid message,
+//! or does not read its messages, is killed.
 //!
 //! Invariant: a message concerns the membership whose socket it arrived on, whatever is in it.
 
@@ -43,7 +43,7 @@ pub struct Overstayed {
 pub(super) struct MemberMessage {
     /// The GPU that the member shares.
     pub(super) gpu: SlotId,
-    /// Who sent it.
+    /// The member that sent it.
     pub(super) id: MemberId,
     pub(super) message: HolderMessage,
 }
@@ -70,7 +70,7 @@ impl MemberProcess {
         Ok(Self { channel, notes: link.notes, process, tenant, overstayed })
     }
 
-    /// Forwards the messages of the process as long as it lives.
+    /// Forwards the messages of the process until its socket ends or sends an invalid message. Then kills the process.
     pub(super) fn forward(
         &self,
         gpu: SlotId,
@@ -98,7 +98,7 @@ impl MemberProcess {
     /// Sends a message to the process. Kills the process if it does not read its messages.
     pub(super) fn send(&self, message: ArbiterMessage) {
         if let Err(error) = self.channel.try_send(&message) {
-            tracing::debug!(process = self.process.id(), %error, "a process does not hear of its lease");
+            tracing::debug!(process = self.process.id(), %error, "a lease message could not be sent");
             self.process.kill();
         }
     }

@@ -8,9 +8,10 @@
 //!  time ──────────────┘
 //! ```
 //!
-//! One thread of its own does all of this, so that no request makes the GPU wait. The decisions are in [`turns`], which is
-//! pure; `thread` carries them out. `member_process` is a process as the thread reaches it, and `membership` is the same
-//! process's part in the GPU as its owner has it. This file is how the rest of the server starts the arbiter and asks it.
+//! One thread of its own does all of this, so that no request makes the GPU wait. The decisions are in [`turns`], which
+//! is pure; `thread` carries them out. `member_process` is a process that shares a GPU, as the thread handles it.
+//! `membership` is the handle that the owner of such a process has. This file is the arbiter's interface to the rest of
+//! the server.
 
 pub mod turns;
 mod turns_by_gpu;
@@ -39,8 +40,8 @@ use tokio::sync::mpsc;
 use turns::Health;
 use turns_by_gpu::TurnsByGpu;
 
-/// The most reports of processes that kept the GPU which were not received yet. There are few: each is a process that was
-/// killed.
+/// Capacity of the channel for reports of processes that kept the GPU. There are few of them, because each such process
+/// is killed.
 const REPORTS_MAX: usize = 64;
 
 /// The arbiter of all GPUs of this server.
@@ -65,7 +66,7 @@ impl Arbiter {
         Ok((Arc::new(Self { turns, events, next_member: AtomicU64::new(1) }), reports))
     }
 
-    /// Lets a process with a device share a GPU, for its tenant.
+    /// Adds a process of `tenant` with a device to those that share a GPU. `weight` sets the tenant's share of the GPU.
     pub fn join(
         &self,
         gpu: SlotId,
@@ -90,17 +91,17 @@ impl Arbiter {
         Membership { id, gpu, turns: Arc::clone(&self.turns), events: self.events.clone(), overstayed }
     }
 
-    /// Whether a GPU can be used; none if it is not shared.
+    /// Whether a GPU can be used; `None` if it is not shared.
     pub fn health(&self, gpu: SlotId) -> Option<Health> {
         self.turns.lock(gpu).map(|turns| turns.health(Instant::now()))
     }
 
-    /// The tenant that holds a GPU now.
+    /// The tenant whose process holds a GPU now.
     pub fn holder(&self, gpu: SlotId) -> Option<TenantName> {
         self.turns.lock(gpu)?.holder().cloned()
     }
 
-    /// How long the GPUs were held, all together.
+    /// How long the GPUs were held, summed over all GPUs.
     pub fn held(&self) -> Duration {
         let now = Instant::now();
         self.turns.lock_each().map(|mut turns| turns.held(now)).sum()

@@ -50,7 +50,7 @@ struct Process {
     load: Load,
     lease: Lease,
     in_flight: usize,
-    /// When each small piece of work came that was not submitted yet.
+    /// Arrival times of the small pieces of work that were not submitted yet.
     waiting: Vec<Instant>,
     running: Vec<Option<Instant>>,
     used: Duration,
@@ -218,8 +218,8 @@ impl Simulation {
         }
     }
 
-    /// Does what the GPU thread of a process does whenever something happened: it submits slices, and sends a message if
-    /// there is one to send.
+    /// Does what the GPU thread of a process does whenever something happened: it submits slices, and sends a message
+    /// if there is one to send.
     fn wake_gpu_thread(&mut self, id: MemberId) {
         let (now, since_start) = (self.now, self.now - self.start);
         loop {
@@ -277,7 +277,7 @@ fn jain(shares: &[f64]) -> f64 {
     sum * sum / (shares.len() as f64 * shares.iter().map(|share| share * share).sum::<f64>())
 }
 
-/// Jain's index of so many tenants that always have more work.
+/// Returns Jain's index for `count` tenants that always have more work.
 fn flooding(count: usize) -> f64 {
     // Slices of different lengths must not matter.
     let loads: Vec<_> = (0..count).map(|at| (1, Load::Flood(SLICE.mul_f64(0.5 + 0.25 * at as f64)))).collect();

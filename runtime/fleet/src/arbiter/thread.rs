@@ -1,9 +1,9 @@
-//! The arbiter's thread: it passes on what happens to the [`Turns`] of the GPU, and carries out what they decide.
+//! The arbiter's thread: it passes events to the [`Turns`] of their GPU, and carries out what those decide.
 //!
-//! In: events, messages of members, and time. Out: messages to members, kills, reports of processes that kept the GPU, and
-//! probes, whose results come back as events.
+//! In: events, messages of members, and time. Out: messages to members, kills, reports of processes that kept the GPU,
+//! and probes, whose results come back as events.
 //!
-//! Invariant: nothing here waits for a process. A slow one is killed, and probes run beside the loop.
+//! Invariant: nothing here waits for a process. A slow one is killed, and probes run in tasks of their own.
 
 use super::event::{ArbiterEvent, EventSender};
 use super::member_process::{MemberMessage, MemberProcess, Overstayed};
@@ -80,7 +80,7 @@ impl ArbiterThread {
                         self.members.insert(id, member);
                     }
                     Err(error) => {
-                        tracing::error!(%error, "a process cannot take part in a gpu");
+                        tracing::error!(%error, "a process could not join a gpu");
                         process.kill();
                     }
                 }
@@ -101,7 +101,7 @@ impl ArbiterThread {
         }
     }
 
-    /// Tells the turns of a GPU what happened, and carries out what they decide.
+    /// Passes what happened to the turns of a GPU, and carries out the actions that they return.
     fn update(&self, gpu: SlotId, happened: impl FnOnce(&mut Turns, Instant) -> Vec<Action>) {
         let actions = self.turns.lock(gpu).map(|mut turns| happened(&mut turns, Instant::now())).unwrap_or_default();
         for action in actions {
@@ -120,7 +120,7 @@ impl ArbiterThread {
     fn kill(&self, gpu: SlotId, id: MemberId) {
         let Some(member) = self.members.get(&id) else { return };
         if let Err(error) = self.reports.try_send(member.kill_for_overstaying(gpu)) {
-            tracing::error!(%error, "a kernel that kept the gpu is not quarantined");
+            tracing::error!(%error, "a kernel that kept the gpu could not be reported for quarantine");
         }
     }
 

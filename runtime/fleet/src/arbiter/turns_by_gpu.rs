@@ -1,7 +1,7 @@
-//! The GPUs that the arbiter shares, each with whose turn it is.
+//! The GPUs that the arbiter shares, each with its [`Turns`].
 //!
-//! In: the GPUs, when the arbiter starts. Out: the [`Turns`] of one GPU, locked. The arbiter's thread changes them, and owners
-//! of memberships and the control API ask them, so nobody may keep the lock while it waits for anything.
+//! In: the GPUs, when the arbiter starts. Out: the [`Turns`] of one GPU, locked. The arbiter's thread changes them, and
+//! owners of memberships and the control API read them, so nobody may keep the lock while it waits for anything.
 //!
 //! Invariant: the set of GPUs never changes, and a caller has at most one of them locked at a time.
 
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// A GPU that the arbiter shares, and how.
+/// A GPU that the arbiter shares, with its times.
 #[derive(Debug, Clone, Copy)]
 pub struct SharedGpu {
     /// The GPU.
@@ -20,14 +20,14 @@ pub struct SharedGpu {
     pub timing: Timing,
 }
 
-/// Whose turn it is, for each GPU.
+/// The [`Turns`] of each GPU.
 #[derive(Debug)]
 pub(super) struct TurnsByGpu {
     turns: BTreeMap<SlotId, Mutex<Turns>>,
 }
 
 impl TurnsByGpu {
-    /// GPUs that nobody holds.
+    /// Returns the turns of GPUs that nobody holds yet.
     pub(super) fn new(gpus: &[SharedGpu], now: Instant) -> Self {
         let turns = gpus.iter().map(|shared| (shared.gpu, Mutex::new(Turns::new(shared.timing, now)))).collect();
         Self { turns }
@@ -38,7 +38,7 @@ impl TurnsByGpu {
         self.turns.keys().copied()
     }
 
-    /// Locks the turns of one GPU; none if it is not shared.
+    /// Locks the turns of one GPU; `None` if it is not shared.
     pub(super) fn lock(&self, gpu: SlotId) -> Option<MutexGuard<'_, Turns>> {
         self.turns.get(&gpu).map(locked)
     }

@@ -1,12 +1,13 @@
-//! Which addresses functions may reach: those of the public internet, and what the operator has opened. Pure.
+//! Decides which addresses functions may reach: those of the public internet, and the ranges that the operator has
+//! opened. Pure.
 //!
 //! The ranges are those of IANA's special-purpose registries. An IPv6 address that carries an IPv4 address (mapped,
-//! translated, 6to4) is judged by that.
+//! translated, 6to4) is judged by its IPv4 address.
 
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether a function may connect to an address.
+/// Whether a function may connect to an address. `opened` are the ranges that the operator has opened.
 pub fn may_reach(address: IpAddr, opened: &[IpNet]) -> bool {
     let address = address.to_canonical();
     if opened.iter().any(|range| range.contains(&address)) {

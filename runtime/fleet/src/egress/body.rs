@@ -1,4 +1,5 @@
-//! Bodies of outbound calls: counted both ways; answers capped, timed, and holding their permit until they have ended.
+//! Bodies of outbound HTTP. Their bytes are counted in both directions. A response body also has a size limit and an
+//! idle timeout, and it holds the permit of its call until it is dropped.
 
 use bytes::Bytes;
 use gannet_base::bill::outbound::OutboundUse;
@@ -12,27 +13,27 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 
-/// From one part of an answer to the next.
+/// Longest wait for the next part of a response body.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OutboundBodyError {
-    /// The other side.
+    /// The connection failed or was closed.
     #[error(transparent)]
     Hyper(#[from] hyper::Error),
-    /// It is larger than it may be.
-    #[error("the answer is larger than {0} bytes")]
+    /// The body is larger than its limit in bytes.
+    #[error("the response body is larger than its limit of {0} bytes")]
     TooLarge(u64),
-    /// The tenant's day is used up.
-    #[error("egress_mib_per_day = {0}; all of it is used")]
+    /// The tenant's quota for the day, in MiB, is used up.
+    #[error("the quota egress_mib_per_day = {0} is used up")]
     Spent(u64),
-    /// Nothing came for too long.
-    #[error("nothing came for {} s", IDLE_MAX.as_secs())]
+    /// No part of the body arrived for too long.
+    #[error("no part of the body arrived for {} s", IDLE_MAX.as_secs())]
     Idle,
 }
 
-/// What the tenant may send and receive in a day.
+/// A tenant's quota of outbound HTTP per day, both directions together, and what it has used.
 #[derive(Clone)]
 pub(super) struct EgressBudget {
     pub(super) account: Arc<TenantCounters>,
@@ -40,7 +41,7 @@ pub(super) struct EgressBudget {
 }
 
 impl EgressBudget {
-    /// Counts bytes, for the request and for its tenant's day.
+    /// Counts bytes for the request and for its tenant's quota.
     pub(super) fn count(&self, counter: &OutboundUse, bytes: usize) {
         counter.add_bytes(bytes as u64);
         self.account.add(jiff::Timestamp::now(), 0, bytes as u64, 0);
@@ -51,7 +52,7 @@ impl EgressBudget {
     }
 }
 
-/// A request's body, or an answer's.
+/// The body of an outbound request, or of its response.
 pub(super) struct CountedBody {
     body: Incoming,
     counter: Arc<OutboundUse>,
@@ -59,17 +60,18 @@ pub(super) struct CountedBody {
     left: u64,
     limit: u64,
     idle: Option<Pin<Box<Sleep>>>,
-    /// Held until the end.
+    /// Permit of the call; only the response's body has it.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl CountedBody {
-    /// What a function sends. Its time is the request's.
+    /// Wraps the body that a function sends. It has no idle timeout, because the time limits of the guest's request
+    /// cover it.
     pub(super) fn request(body: Incoming, counter: Arc<OutboundUse>, budget: EgressBudget) -> Self {
         Self { body, counter, budget, left: u64::MAX, limit: u64::MAX, idle: None, _permit: None }
     }
 
-    /// What comes back.
+    /// Wraps the body of the response. `limit` is its size limit in bytes.
     pub(super) fn answer(
         body: Incoming,
         counter: Arc<OutboundUse>,

@@ -1,4 +1,4 @@
-//! One outbound call, from a worker's asking to the head of the answer.
+//! One outbound call, from the worker's request to the head of the response.
 
 use crate::egress::address::may_reach;
 use crate::egress::body::{CountedBody, EgressBudget};
@@ -27,17 +27,17 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-/// What goes back to the worker.
+/// Body of the response that the worker gets.
 type OutboundBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Where a call goes.
+/// Scheme, host and port of a call.
 struct CallTarget {
     https: bool,
     host: String,
     port: u16,
 }
 
-/// Answers a worker.
+/// Serves one call of a worker. A refusal is a response with the error in the header [`header::FAULT`].
 pub(super) async fn answer(
     worker: Arc<WorkerEgress>,
     request: Request<Incoming>,
@@ -68,7 +68,7 @@ fn destination(uri: &Uri) -> Option<CallTarget> {
         _ => return None,
     };
     let authority = uri.authority()?;
-    // A user, or a port that is none, could be read in two ways.
+    // An authority with a user name or an invalid port is ambiguous.
     let bare = authority.as_str().rsplit_once(']').map_or(authority.as_str(), |(_, rest)| rest);
     if authority.as_str().contains('@') || (bare.contains(':') && authority.port_u16().is_none()) {
         return None;
@@ -97,7 +97,7 @@ async fn call(
     let settings = worker.egress.live.load().egress.clone();
     let connect_by = Instant::now() + Duration::from_millis(settings.connect_timeout_ms);
     let stream = timeout_at(connect_by, connect(worker, &to)).await.map_err(|_| OutboundError::Unreachable)??;
-    // From here on something outside may have happened.
+    // From here on the call may have had an effect outside, so the guest's request is not retried.
     counter.add_call();
     let first_ms = asked_ms.unwrap_or(u64::MAX).min(settings.first_byte_timeout_ms);
     let by = Instant::now() + Duration::from_millis(first_ms);
@@ -108,7 +108,7 @@ async fn call(
         let name = ServerName::try_from(to.host.trim_matches(['[', ']']).to_owned()).map_err(|_| OutboundError::Tls)?;
         let tls = timeout_at(connect_by, worker.egress.connector.connect(name, stream)).await;
         let tls = tls.map_err(|_| OutboundError::Unreachable)?.map_err(|error| {
-            tracing::debug!(host = to.host, %error, "no TLS with the other side");
+            tracing::debug!(host = to.host, %error, "the TLS handshake of an outbound call failed");
             OutboundError::Tls
         })?;
         timeout_at(by, send(tls, request)).await
@@ -119,7 +119,7 @@ async fn call(
     relay(response, &counter, settings.response_mib << 20, (permit, budget))
 }
 
-/// A permit among the tenant's calls, if its limits allow one.
+/// Takes a permit of the tenant's concurrent calls, if its daily quota is not used up.
 fn enter(worker: &WorkerEgress) -> Result<(OwnedSemaphorePermit, EgressBudget), OutboundError> {
     let snapshot = worker.egress.registry.snapshot();
     let tenant = snapshot.tenants.get(&worker.tenant).ok_or(OutboundError::Unreachable)?;
@@ -128,16 +128,16 @@ fn enter(worker: &WorkerEgress) -> Result<(OwnedSemaphorePermit, EgressBudget), 
         return Err(OutboundError::limit("egress_mib_per_day", budget.mib));
     }
     let permit = worker.egress.permits(&worker.tenant).try_acquire_owned().map_err(|_| {
-        OutboundError::limit("calls of the tenant at once", worker.egress.live.load().egress.concurrency)
+        OutboundError::limit("concurrent calls of the tenant", worker.egress.live.load().egress.concurrency)
     })?;
     Ok((permit, budget))
 }
 
-/// Resolves a name on a thread that may hang as long as the resolver likes; there are few of them, for a worker and in all,
-/// because everything else that waits for a disk shares them.
+/// Resolves a name on a blocking thread, which may hang as long as the resolver does. A worker, and all workers
+/// together, may only use a few of these threads, because everything that waits for a disk shares them.
 async fn resolve(worker: &WorkerEgress, host: String, port: u16) -> Result<Vec<SocketAddr>, OutboundError> {
     let busy =
-        |_| OutboundError::limit("names of the tenant that are resolved at once", RESOLVING_OF_WORKER_MAX as u64);
+        |_| OutboundError::limit("concurrent name lookups of the tenant's worker", RESOLVING_OF_WORKER_MAX as u64);
     let acquire = |permits: &Arc<Semaphore>| Arc::clone(permits).try_acquire_owned().map_err(busy);
     let held = (acquire(&worker.resolving)?, acquire(&worker.egress.resolving)?);
     let resolving = tokio::task::spawn_blocking(move || {
@@ -148,7 +148,7 @@ async fn resolve(worker: &WorkerEgress, host: String, port: u16) -> Result<Vec<S
     resolving.await.ok().and_then(Result::ok).ok_or(OutboundError::Dns)
 }
 
-/// Connects to the first address that may be reached and answers.
+/// Connects to the first address that may be reached and accepts the connection.
 async fn connect(worker: &WorkerEgress, to: &CallTarget) -> Result<TcpStream, OutboundError> {
     let host = to.host.trim_matches(['[', ']']);
     let found = resolve(worker, host.to_owned(), to.port).await?;
@@ -157,7 +157,8 @@ async fn connect(worker: &WorkerEgress, to: &CallTarget) -> Result<TcpStream, Ou
     }
     let opened = worker.egress.live.load().egress.allow_ranges.clone();
     let is_opened = |address: &SocketAddr| opened.iter().any(|range| range.contains(&address.ip().to_canonical()));
-    // An address of this machine, however public, leads to what only a firewall may guard.
+    // A public address of this machine may lead to services that only a firewall protects. Only the machine's own
+    // addresses can be bound.
     let is_own = |address: &SocketAddr| UdpSocket::bind((address.ip(), 0)).is_ok();
     let reachable: Vec<SocketAddr> = found
         .into_iter()
@@ -169,7 +170,7 @@ async fn connect(worker: &WorkerEgress, to: &CallTarget) -> Result<TcpStream, Ou
     }
     for address in reachable {
         if let Ok(stream) = TcpStream::connect(address).await {
-            // Only for speed.
+            // An error only costs speed.
             let _ = stream.set_nodelay(true);
             return Ok(stream);
         }
@@ -177,7 +178,8 @@ async fn connect(worker: &WorkerEgress, to: &CallTarget) -> Result<TcpStream, Ou
     Err(OutboundError::Unreachable)
 }
 
-/// The request as it leaves: nothing of the connection, nothing of ours, the host as it was checked.
+/// Rebuilds the request for the other side: without hop-by-hop headers, without `x-gannet-` headers, and with the host
+/// that was checked.
 fn rebuild(mut request: Request<Incoming>, to: &CallTarget) -> Result<Request<Incoming>, OutboundError> {
     let path = request.uri().path_and_query().cloned().ok_or(OutboundError::Protocol)?;
     let length = request.headers().get(CONTENT_LENGTH).cloned();
@@ -213,19 +215,19 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|_| OutboundError::Protocol)?;
-    // It ends with the answer's body, or when that is dropped.
+    // The task ends with the response's body, or when that is dropped.
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "an outbound connection ended");
         }
     });
     sender.send_request(request).await.map_err(|error| {
-        tracing::debug!(%error, "no answer to an outbound call");
+        tracing::debug!(%error, "no response to an outbound call");
         if error.is_parse() { OutboundError::Protocol } else { OutboundError::Unreachable }
     })
 }
 
-/// The answer as the worker gets it.
+/// Rebuilds the response for the worker. `limit` is the size limit of its body in bytes.
 fn relay(
     response: Response<Incoming>,
     counter: &Arc<OutboundUse>,

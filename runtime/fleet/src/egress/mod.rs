@@ -1,13 +1,16 @@
-//! Outbound HTTP of functions. A worker has no network; it asks here, over HTTP/2 on a socketpair of its own.
+//! Outbound HTTP of functions. A worker has no network. It sends its calls here, over HTTP/2 on a socketpair of its
+//! own.
 //!
 //! ```text
-//!  guest ─▶ worker ──h2──▶ [`WorkerEgress`] of the worker: is the request under way, is the host in its version's list?
+//!  guest ─▶ worker ──h2──▶ [`WorkerEgress`] of the worker: is the request in flight, does its version list the host?
 //!     ─▶ the tenant's limits ─▶ resolve ─▶ every address checked ─▶ connect to that address ─▶ TLS ─▶ HTTP/1.1
-//!     ◀─ head without what belongs to the connection ◀─ body, counted, capped, timed
+//!     ◀─ head without hop-by-hop headers ◀─ body, counted, limited in size and time
 //! ```
 //!
-//! Whose a call is comes from the socket; the version and the request that it names must be the worker's own. Redirects are
-//! the function's to follow. A refusal is an answer with [`header::FAULT`](gannet_base::hop::header::FAULT) and an [`OutboundError`](gannet_base::hop::outbound::OutboundError).
+//! The socket determines the tenant of a call. The version and the request that the call names must be the worker's
+//! own. Redirects are passed to the function. A refusal is a response with
+//! [`header::FAULT`](gannet_base::hop::header::FAULT) and an
+//! [`OutboundError`](gannet_base::hop::outbound::OutboundError).
 //!
 //! Invariant: the address that was checked is the address that is connected to.
 
@@ -34,7 +37,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
-/// Lets one request call out. Dropping it ends that.
+/// Lets one request send outbound HTTP until this is dropped.
 #[derive(Debug)]
 pub struct EgressGrant {
     worker: Weak<WorkerEgress>,
@@ -43,7 +46,7 @@ pub struct EgressGrant {
 }
 
 impl EgressGrant {
-    /// What the request has sent out so far.
+    /// Counts the calls and bytes of the request.
     pub fn counter(&self) -> &Arc<OutboundUse> {
         &self.counter
     }
@@ -57,30 +60,30 @@ impl Drop for EgressGrant {
     }
 }
 
-/// What one worker may ask for: the lists of the versions that it was given, and the requests that it runs.
+/// What one worker may call: the allowed hosts of its loaded versions, for the requests that it runs.
 #[derive(Debug)]
 pub struct WorkerEgress {
     egress: Arc<Egress>,
     tenant: TenantName,
-    /// Names that are being resolved.
+    /// Permits for name lookups of this worker.
     resolving: Arc<Semaphore>,
     versions: Mutex<HashMap<VersionKey, Vec<AllowedHost>>>,
     requests: Mutex<HashMap<RequestId, Arc<OutboundUse>>>,
 }
 
 impl WorkerEgress {
-    /// Lets a version's requests out to where its manifest says.
+    /// Allows requests of a version to call the hosts in its manifest.
     pub fn allow_version(&self, version: &Version) {
         let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
         versions.insert(version.key, version.allowed_hosts.clone());
     }
 
-    /// A version is gone.
+    /// Removes the allowed hosts of a version that the worker unloads.
     pub fn forget(&self, version: VersionKey) {
         self.versions.lock().unwrap_or_else(PoisonError::into_inner).remove(&version);
     }
 
-    /// A request begins; it may call out while the registration is held.
+    /// Lets a request call out while the returned grant is held.
     pub fn register(self: &Arc<Self>, request: RequestId) -> EgressGrant {
         let counter = Arc::<OutboundUse>::default();
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).insert(request, Arc::clone(&counter));
@@ -92,7 +95,7 @@ impl WorkerEgress {
         versions.get(&version).is_some_and(|hosts| hosts.iter().any(|known| known.allows(https, host, port)))
     }
 
-    /// The counter of a request that is under way.
+    /// Returns the counter of a request in flight; `None` if the request is not registered.
     fn counter(&self, request: RequestId) -> Option<Arc<OutboundUse>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).get(&request).cloned()
     }
@@ -114,17 +117,17 @@ impl WorkerEgress {
     }
 }
 
-/// Names that are resolved at once, of all tenants and of one worker.
+/// Most concurrent name lookups of all tenants, and of one worker.
 const RESOLVING_MAX: usize = 64;
 const RESOLVING_OF_WORKER_MAX: usize = 8;
-/// What all calls share.
+/// Outbound HTTP of the whole server: what all calls share.
 pub struct Egress {
     live: LiveConfig,
     registry: Arc<Registry>,
     connector: TlsConnector,
-    /// Names that are being resolved, of all tenants.
+    /// Permits for name lookups of all tenants.
     resolving: Arc<Semaphore>,
-    /// Calls at once, by tenant; made when first needed.
+    /// Permits for concurrent calls, by tenant. Created when first needed.
     permits: Mutex<HashMap<TenantName, Arc<Semaphore>>>,
 }
 
@@ -135,14 +138,15 @@ impl std::fmt::Debug for Egress {
 }
 
 impl Egress {
-    /// With the usual certificates, and those of the file.
+    /// Trusts the built-in root certificates and those in `egress.ca_file`. Returns an error if that file cannot be
+    /// used.
     pub fn new(live: LiveConfig, registry: Arc<Registry>) -> io::Result<Arc<Self>> {
         let connector = connector(live.load().egress.ca_file.as_deref())?;
         let resolving = Arc::new(Semaphore::new(RESOLVING_MAX));
         Ok(Arc::new(Self { live, registry, connector, resolving, permits: Mutex::default() }))
     }
 
-    /// The outbound side of a tenant's worker.
+    /// Returns the outbound HTTP of a new worker of a tenant.
     pub fn worker(self: &Arc<Self>, tenant: &TenantName) -> Arc<WorkerEgress> {
         let (egress, tenant) = (Arc::clone(self), tenant.clone());
         let resolving = Arc::new(Semaphore::new(RESOLVING_OF_WORKER_MAX));
@@ -152,13 +156,13 @@ impl Egress {
     fn permits(&self, tenant: &TenantName) -> Arc<Semaphore> {
         let limit = usize::try_from(self.live.load().egress.concurrency).unwrap_or(1);
         let mut permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
-        // A tenant whose permits nobody holds begins anew, with the limit of now.
+        // Permits that nobody holds are dropped, so that new ones follow the current limit.
         permits.retain(|_, permits| Arc::strong_count(permits) > 1);
         Arc::clone(permits.entry(tenant.clone()).or_insert_with(|| Arc::new(Semaphore::new(limit))))
     }
 }
 
-/// What is wrong with a file of certificates, if anything is.
+/// Returns an error if a file of CA certificates cannot be used.
 pub fn check_ca_file(path: &Path) -> io::Result<()> {
     connector(Some(path)).map(drop)
 }

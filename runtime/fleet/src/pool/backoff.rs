@@ -1,7 +1,8 @@
-//! Functions whose workers keep being killed: counted, and made to wait before they are tried again. Pure.
+//! Counts how often the workers of a function are killed, and how long the function must wait before it is tried again.
+//! Pure.
 //!
-//! Invariant: a function that was not killed lately never waits; one that is killed again and again waits at most
-//! [`BACKOFF_MAX`].
+//! Invariant: a function whose workers were not killed lately never waits. One whose workers are killed again and again
+//! waits at most [`BACKOFF_MAX`].
 
 use gannet_base::names::{FunctionName, TenantName};
 use std::collections::HashMap;
@@ -9,35 +10,36 @@ use std::time::{Duration, Instant};
 
 /// How long a kill is remembered.
 pub const KILLS_WITHIN: Duration = Duration::from_secs(300);
-/// Kills in a row that cost nothing: one may be an accident.
+/// Kills in a row that cause no wait, because one may be an accident.
 const KILLS_FREE: u32 = 2;
-/// The wait after the first kill that is not free; each further one doubles it.
+/// The wait after the next kill. Each further one doubles it.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// The longest wait.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
-/// How a function fared.
+/// The recent kills of a function's workers.
 #[derive(Debug, Clone)]
 pub struct KillHistory {
-    /// In a row, none of them longer than [`KILLS_WITHIN`] after the one before.
+    /// Kills in a row, each within [`KILLS_WITHIN`] of the one before.
     pub count: u32,
-    /// Why the latest.
+    /// Reason of the latest kill.
     pub why: String,
-    /// When, for people.
+    /// Wall-clock time of the latest kill, for display.
     pub time: jiff::Timestamp,
     last: Instant,
-    /// The worker that ended then: it may have run several requests of the function.
+    /// Process id of the worker that was killed last. It may have run several requests of the function, which count
+    /// once.
     worker: i32,
 }
 
-/// See the module.
+/// The recent kills of all functions.
 #[derive(Debug, Default)]
 pub struct Backoff {
     kills: HashMap<(TenantName, FunctionName), KillHistory>,
 }
 
 impl Backoff {
-    /// A worker ended while it ran a request of a function.
+    /// Records that a worker ended while it ran a request of a function.
     pub fn killed(&mut self, function: (TenantName, FunctionName), worker: i32, why: &str, now: Instant) {
         self.kills.retain(|_, kills| now.saturating_duration_since(kills.last) < KILLS_WITHIN);
         let fresh = KillHistory {
@@ -55,7 +57,7 @@ impl Backoff {
         }
     }
 
-    /// How long a function has to wait.
+    /// Returns how long a function has to wait; zero if it may run now.
     pub fn wait(&self, function: &(TenantName, FunctionName), now: Instant) -> Duration {
         let Some(kills) = self.recent(function, now) else { return Duration::ZERO };
         let Some(beyond) = kills.count.checked_sub(KILLS_FREE + 1) else { return Duration::ZERO };
@@ -63,12 +65,12 @@ impl Backoff {
         (kills.last + wait).saturating_duration_since(now)
     }
 
-    /// What is remembered of a function.
+    /// Returns the recent kills of a function's workers; `None` if there were none.
     pub fn recent(&self, function: &(TenantName, FunctionName), now: Instant) -> Option<&KillHistory> {
         self.kills.get(function).filter(|kills| now.saturating_duration_since(kills.last) < KILLS_WITHIN)
     }
 
-    /// A function was deployed anew, or is gone.
+    /// Forgets the kills of a function, because it was deployed again.
     pub fn forget(&mut self, function: &(TenantName, FunctionName)) {
         self.kills.remove(function);
     }

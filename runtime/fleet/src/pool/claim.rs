@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 /// The table that all claims share.
 pub(crate) type SharedWorkerTable = Arc<Mutex<WorkerTable<Arc<Worker>>>>;
 
-/// A request's claim on a worker that has its version loaded. Dropping it lets the worker go.
+/// A request's claim on a worker. While it is held, the worker is busy and does not unload the version. Dropping it
+/// releases the worker.
 #[derive(Debug)]
 pub struct WorkerClaim {
     worker: Arc<Worker>,
@@ -19,9 +20,9 @@ pub struct WorkerClaim {
     table: SharedWorkerTable,
     changed: Arc<Notify>,
     registry: Arc<Registry>,
-    /// How long it took until there was room for a worker.
+    /// How long the request waited until a worker was free or could be started.
     pub(crate) capacity_wait: Duration,
-    /// How the worker came to be there.
+    /// Whether the start was hot, warm or cold.
     pub(crate) kind: StartKind,
 }
 
@@ -36,7 +37,7 @@ impl WorkerClaim {
         Self { worker, version, table, changed, registry, capacity_wait: Duration::ZERO, kind }
     }
 
-    /// The worker.
+    /// The claimed worker.
     pub fn worker(&self) -> &Arc<Worker> {
         &self.worker
     }
@@ -46,7 +47,7 @@ impl Drop for WorkerClaim {
     fn drop(&mut self) {
         let scale = &self.version.manifest().scale;
         let idle = Duration::from_secs(scale.idle_timeout_s);
-        // An old version's last request must not keep the worker of a function that is not to be kept any more.
+        // Only the current version of a function can keep the worker. An old version's last request must not.
         let snapshot = self.registry.snapshot();
         let function = snapshot.function(self.version.tenant.as_str(), self.version.function.as_str());
         let may_stay_resident = snapshot.tenants.get(&self.version.tenant);
@@ -61,7 +62,7 @@ impl Drop for WorkerClaim {
         let idle_now = table.release(&self.version.tenant, &self.worker, idle, keep, Instant::now());
         drop(table);
         if idle_now {
-            // Whoever waits for room may have its slot.
+            // A request that waits for a worker may evict this one.
             self.changed.notify_waiters();
         }
     }

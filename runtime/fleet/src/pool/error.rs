@@ -1,13 +1,13 @@
-//! Why a request got no answer from a worker, and how its client is told.
+//! Why a request got no response from a worker, and the refusal that its client gets.
 
 use crate::inbound::RequestError;
 use gannet_base::hop::{Fault, FaultCode};
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 
-/// Characters of a worker's own words that are kept.
+/// Most characters that are kept of an error text from a worker.
 pub(super) const DETAIL_CHARACTERS_MAX: usize = 2000;
 
-/// Why a request got no answer from a worker.
+/// Why a request got no response from a worker.
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {
     /// All workers are busy and no more may be started, or there is no GPU to start one on.
@@ -16,7 +16,7 @@ pub enum PoolError {
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
-    /// Nothing of the tenant's may run any more.
+    /// The tenant is suspended, so none of its functions may run.
     #[error("the tenant is suspended")]
     Suspended,
     /// A worker could not be started.
@@ -25,28 +25,28 @@ pub enum PoolError {
     /// The worker ended while it ran the request.
     #[error("the function's worker ended while it ran the request: {0}")]
     Killed(String),
-    /// Its workers were killed again and again.
+    /// The function's workers were killed again and again.
     #[error(
         "the function's worker was killed {kills} times in a row, last because {why}; it is tried again in {left_s} s"
     )]
     BackingOff {
-        /// How often.
+        /// Kills in a row.
         kills: u32,
-        /// Why the last time.
+        /// Reason of the latest kill.
         why: String,
-        /// When it is tried again.
+        /// Seconds until it is tried again.
         left_s: u64,
     },
-    /// The guest trapped or did not answer.
+    /// The guest trapped or returned no response.
     #[error("{0}")]
     Trapped(String),
-    /// The guest passed its memory limit.
+    /// The guest exceeded its memory limit.
     #[error("{0}")]
     MemoryLimit(String),
-    /// The guest passed a time limit.
+    /// The guest exceeded a time limit, or no worker was ready before the deadline.
     #[error("{0}")]
     Deadline(String),
-    /// Our own fault.
+    /// The server failed, and the function is not to blame.
     #[error("{0}")]
     Internal(String),
     /// The request's body was cut while it was being sent.
@@ -80,7 +80,8 @@ impl From<PoolError> for Refusal {
             E::Trapped(_) | E::MemoryLimit(_) => (K::FunctionFailed, "function_trapped", B::Function),
             E::Deadline(_) => (K::FunctionTimeout, "deadline_exceeded", B::Function),
             E::Internal(_) => (K::Internal, "internal", B::Platform),
-            // Even where the server is full of bodies: this one was being sent.
+            // The caller is to blame even where the error by itself would blame the platform: the body was already
+            // being sent.
             E::Request(error) => return Self { blame: B::Caller, ..error.clone().into() },
         };
         let refusal = Self::new(kind, code, blame, &error);
@@ -91,7 +92,7 @@ impl From<PoolError> for Refusal {
                 refusal.hint("the worker process ended while it ran this request; `gannet logs` may say more")
             }
             E::BackingOff { left_s, .. } => {
-                refusal.retry_after(left_s).hint("deploy a version that is not killed, and it is tried at once")
+                refusal.retry_after(left_s).hint("deploy a fixed version; it is tried at once")
             }
             E::Trapped(_) => refusal.permanent(),
             E::MemoryLimit(_) => refusal.hint("raise [limits] memory_mib in gannet.toml").permanent(),

@@ -1,11 +1,11 @@
-//! One exchange with a worker: claim, send, answer.
+//! One exchange with a worker: claims it, sends the request and returns the response.
 //!
 //! ```text
 //!  claim a seat and a connection ─▶ send the rebuilt request ─▶ head ─▶ relay of the body
 //!        │ deadline: 504               │ body cut: 408 413        └ the worker says that the guest failed: 502 504
-//!        └ no worker: 503              │ no answer in time: the worker is killed, 502
+//!        └ no worker: 503              │ no head in time: the worker is killed, 502
 //!                                      │ its worker ended: once more, if that can do no harm (`retry`), else 502
-//!                                      └ client gone: the bill comes later (`expected`)
+//!                                      └ client gone: billed later (`expected`)
 //! ```
 
 use crate::admitted::{AddressingStyle, Admitted, Target};
@@ -26,15 +26,15 @@ use hyper::body::Incoming;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How much later than its deadline a worker may answer that the deadline has passed.
+/// How long after a request's deadline its worker may still report that the deadline has passed.
 const DEADLINE_GRACE: Duration = Duration::from_secs(1);
 
-/// A request without an answer of its function. Its tab is still open: what the client is told goes on it.
+/// A request that got no response from its function. Its tab is still open, so that the refusal can be recorded on it.
 #[derive(Debug)]
 pub struct CallFailure {
-    /// Why.
+    /// What the client gets instead of a response.
     pub refusal: Refusal,
-    /// What it holds.
+    /// The request's tab and permits.
     pub admitted: Admitted,
 }
 
@@ -55,7 +55,7 @@ struct InExchange {
     tab_open_max: Duration,
 }
 
-/// How long a tab stays open for a guest that runs on after its answer, or was cut off.
+/// How long a tab stays open after the head of the response: for the body, and for a guest that runs on after it.
 fn tab_open_max(limits: &FunctionLimits) -> Duration {
     Duration::from_millis(limits.stream_timeout_ms) + Duration::from_secs(15)
 }
@@ -65,7 +65,7 @@ fn microseconds(since: Instant) -> u64 {
 }
 
 impl Pool {
-    /// Sends the request to a worker and its answer back.
+    /// Sends the request to a worker and returns the worker's response.
     pub async fn call(
         &self,
         inbound: InboundRequest,
@@ -97,7 +97,7 @@ impl Pool {
                 receipt.start = Some(kind);
                 receipt.capacity_us += capacity_us;
             });
-            // The registration with an earlier worker ends first.
+            // The registration with an earlier worker must end before the next one begins.
             admitted.outbound = None;
             admitted.outbound = worker_claim.worker().begin_egress(&version, id);
             let outbound = admitted.outbound.as_ref().map(|registration| Arc::clone(registration.counter()));
@@ -139,7 +139,8 @@ impl Pool {
         }
     }
 
-    /// Sends, and waits for the head. When this is dropped in between, the client has left.
+    /// Sends the request and waits for the head of the response. If this future is dropped before the head arrives, the
+    /// client has left, and [`ClientGoneGuard`] takes over.
     async fn send(
         &self,
         held: InExchange,
@@ -168,7 +169,7 @@ impl Pool {
                     InExchange { admitted, worker_claim, expected, connection, claim_us, request_body, tab_open_max },
                 ));
             }
-            // Its connection ends here, and with it a guest that has begun.
+            // Closing the connection also ends a guest that has already started.
             Ok((connection, Err(unsent))) => {
                 connection.cut();
                 (false, unsent)
@@ -177,7 +178,7 @@ impl Pool {
         };
         drop(sending);
         if let Some(refused) = request_body.refused() {
-            // What the guest has done until then is on the bill.
+            // The guest's work until then is charged.
             match expected.wait(CUT_MAX).await {
                 Some(work) => report::record(&mut admitted.tab, work, worker_claim.worker(), claim_us),
                 None => report::record_lost(&mut admitted.tab, worker_claim.worker()),
@@ -188,7 +189,7 @@ impl Pool {
             return Err(SendError::Refused(CallFailure::new(PoolError::Request(refused), admitted)));
         }
         if hung {
-            // It has missed its deadline by a second: it hangs, and takes its tenant's other requests with it.
+            // The worker missed the deadline by a second, so it hangs. Its tenant's other requests there fail with it.
             self.end(worker_claim.worker(), "it missed a request's deadline by a second");
         }
         let unsent = unsent.map(|request| (*request, request_body));
@@ -196,11 +197,11 @@ impl Pool {
     }
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 enum SendError {
-    /// The request was refused on its way.
+    /// The request was refused because of its body.
     Refused(Box<CallFailure>),
-    /// The worker ended.
+    /// The worker ended, or was killed because it hung.
     Ended(Box<WorkerEnded>),
 }
 
@@ -208,13 +209,13 @@ enum SendError {
 struct WorkerEnded {
     admitted: Admitted,
     worker_claim: WorkerClaim,
-    /// Whether it had to be ended because it did not answer in time.
+    /// Whether the worker was killed because it did not respond in time.
     hung: bool,
     /// The request, if nothing of it was sent.
     unsent: Option<ResendableRequest>,
 }
 
-/// Turns the worker's answer into the client's.
+/// Turns the worker's response into the client's.
 fn relayed(
     answer: Response<Incoming>,
     held: InExchange,
@@ -231,7 +232,7 @@ fn relayed(
             let fault = work.fault.clone();
             report::record(&mut admitted.tab, work, worker_claim.worker(), claim_us);
             if let Some(fault) = fault.filter(|_| head::is_fault(&parts.headers)) {
-                // Read to its end: the answer has no body.
+                // This response has no body, so the connection is free once the request's body was sent.
                 if request_body.is_done() {
                     worker_claim.worker().give_back(connection);
                 }

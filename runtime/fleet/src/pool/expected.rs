@@ -1,4 +1,4 @@
-//! Receipts that come as frames, and what happens when the client leaves before its answer.
+//! Workers' reports that arrive as frames, and what happens when the client leaves before the response.
 
 use crate::admitted::Admitted;
 use crate::pool::claim::WorkerClaim;
@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// A receipt that may come as a frame; nothing waits for it once this is dropped.
+/// A report that may arrive as a frame. Dropping this stops the wait for it.
 #[derive(Debug)]
 pub(crate) struct ExpectedReport {
     worker: Arc<Worker>,
@@ -31,12 +31,12 @@ impl ExpectedReport {
         Self { worker, request, receiver }
     }
 
-    /// Hands over the expectation.
+    /// Moves the expectation out.
     pub(super) fn take(&mut self) -> Self {
         Self { worker: Arc::clone(&self.worker), request: self.request, receiver: self.receiver.take() }
     }
 
-    /// Polls for the receipt. `None`: there will be none.
+    /// Polls for the report. `None` means that none will arrive.
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<WorkReport>> {
         match &mut self.receiver {
             Some(receiver) => Pin::new(receiver).poll(context).map(Result::ok),
@@ -44,7 +44,7 @@ impl ExpectedReport {
         }
     }
 
-    /// Waits for the receipt.
+    /// Waits for the report, at most for `longest`.
     pub(crate) async fn wait(mut self, longest: Duration) -> Option<WorkReport> {
         let waiting = std::future::poll_fn(|context| self.poll(context));
         tokio::time::timeout(longest, waiting).await.ok().flatten()
@@ -59,18 +59,19 @@ impl Drop for ExpectedReport {
     }
 }
 
-/// How long a request whose client has left may still take to its head: what is nearly done is let be done.
+/// How long a request whose client has left may still take until the head of its response, so that nearly finished work
+/// can finish.
 const CLIENT_GONE_GRACE: Duration = Duration::from_millis(50);
-/// How long the report of a guest that was ended may take: it waits for what the guest left on the GPU.
+/// How long the report of a guest that was ended may take. It waits until the guest's work on the GPU is done.
 pub(super) const CUT_MAX: Duration = Duration::from_secs(12);
 
-/// The connection, and the head of the answer that came over it.
+/// The connection, and the head of the response that came over it. On an error, the request if nothing of it was sent.
 type Sent = (Connection, Result<Response<Incoming>, Option<Box<Request<RequestBody>>>>);
-/// A request on its way to its head.
+/// Sends a request and waits for the head of its response.
 pub(super) type Sending = Pin<Box<dyn Future<Output = Sent> + Send>>;
 
-/// What a request holds while its worker has it. When the client leaves in that time, the worker is still owed
-/// its report, and the tenant its bill.
+/// What a request holds until the head of its response arrives. If the client leaves before that, this is dropped.
+/// Dropping it starts a task that waits for the worker's report, so that the work is billed.
 pub(super) struct ClientGoneGuard {
     pub(super) id: RequestId,
     pub(super) claim_us: u64,
@@ -83,8 +84,8 @@ impl Drop for ClientGoneGuard {
         tracing::debug!(request = %self.id, "the client left before its answer");
         let claim_us = self.claim_us;
         tokio::spawn(async move {
-            // A guest that is done has put its report into the head; one that is not is ended when the connection closes, and
-            // then reports by itself. A request that never left has none.
+            // If the guest is done, its report is in the head. If not, the guest is ended when the connection closes,
+            // and its report arrives as a frame. A request that was never sent has no report.
             let known: Option<WorkReport> = match tokio::time::timeout(CLIENT_GONE_GRACE, sending).await {
                 Ok((_, Ok(answer))) => {
                     let value = answer.headers().get(header::WORK);

@@ -1,5 +1,5 @@
-//! The head of a guest's answer, rebuilt for the client: nothing of the connection, nothing that only the
-//! platform may say, nothing that would let a page under this origin act for it.
+//! Rebuilds the head of a guest's response for the client: removes hop-by-hop headers, headers that only the
+//! platform may set, and headers by which a page could affect its whole origin.
 
 use crate::admitted::AddressingStyle;
 use crate::pool::relay::ReportSource;
@@ -10,13 +10,13 @@ use gannet_base::names::RequestId;
 use gannet_state::tab::Tab;
 use http::{HeaderMap, HeaderName, HeaderValue, header as names};
 
-/// Whether an answer is the worker's word that the guest failed. A guest cannot say this: its own
-/// `x-gannet-` headers were removed in the worker.
+/// Whether a response is the worker's report that the guest failed. A guest cannot forge it, because the
+/// worker removes the guest's own `x-gannet-` headers.
 pub(super) fn is_fault(headers: &HeaderMap) -> bool {
     headers.contains_key(header::FAULT)
 }
 
-/// Takes the domain off cookies.
+/// Removes the `Domain` attribute from cookies.
 fn own_cookies(headers: &mut HeaderMap) {
     if !headers.contains_key(names::SET_COOKIE) {
         return;
@@ -49,7 +49,7 @@ pub(super) fn finish(
 ) {
     let length = headers.get(names::CONTENT_LENGTH).cloned();
     strip_hop_by_hop(headers);
-    // Kept for HEAD, where no body says it.
+    // Kept for responses to HEAD, which have no body that shows the length.
     if let Some(length) = length {
         headers.insert(names::CONTENT_LENGTH, length);
     }
@@ -59,10 +59,10 @@ pub(super) fn finish(
     }
     headers.remove(gannet::ERROR);
     headers.remove(gannet::SERVER_TIMING);
-    // Neighbours below the same domain are strangers: a cookie stays with its host.
+    // Other hosts below the same domain may belong to other tenants, so a cookie stays with its host.
     headers.remove(CLEAR_SITE_DATA);
     own_cookies(headers);
-    // By path functions of strangers share an origin; a host is a function's own.
+    // Functions that are addressed by path share an origin with those of other tenants. A host belongs to one function.
     if style == AddressingStyle::Path {
         let shared = [names::SET_COOKIE, SERVICE_WORKER_ALLOWED, CLEAR_SITE_DATA, names::STRICT_TRANSPORT_SECURITY];
         for name in shared {
@@ -78,7 +78,7 @@ pub(super) fn finish(
     if let Ok(value) = HeaderValue::from_str(&tab.server_timing()) {
         headers.insert(gannet::SERVER_TIMING, value);
     }
-    // A body of announced length has no trailer.
+    // A body of known length has no trailer.
     if matches!(source, ReportSource::Frame(_)) && !headers.contains_key(names::CONTENT_LENGTH) {
         headers.insert(names::TRAILER, HeaderValue::from_static("server-timing"));
     }

@@ -1,4 +1,4 @@
-//! Functions whose workers are killed again and again wait before they are tried again.
+//! Makes functions whose workers are killed again and again wait before they are tried again.
 
 use super::Pool;
 use super::backoff::{Backoff, KillHistory};
@@ -10,7 +10,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 impl Pool {
-    /// A function was deployed anew: what its workers did before is forgotten.
+    /// Forgets the kills of a function that was deployed again, and sends its tenant's workers the current quarantine.
     pub async fn redeployed(&self, tenant: &TenantName, function: &FunctionName) {
         self.backoff().forget(&(tenant.clone(), function.clone()));
         self.push_quarantine(tenant).await;
@@ -20,7 +20,7 @@ impl Pool {
         self.backoff.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of kills of a function's workers, and how long it has to wait because of them.
+    /// Returns the recent kills of a function's workers, and how long it has to wait because of them.
     pub fn kills(&self, tenant: &TenantName, function: &FunctionName) -> Option<(KillHistory, Duration)> {
         let (key, now) = ((tenant.clone(), function.clone()), Instant::now());
         let backoff = self.backoff();
@@ -39,7 +39,7 @@ impl Pool {
         }
     }
 
-    /// Notes that a worker ended while it ran a request, and says why.
+    /// Records that a worker ended while it ran a request, and returns why.
     pub(super) async fn note_kill(&self, version: &Version, worker: &Worker) -> String {
         let why = worker.why_ended().await;
         let key = (version.tenant.clone(), version.function.clone());

@@ -1,5 +1,5 @@
-//! What a worker is given of a version: the compiled component, its kernels, environment and secrets, and a way out; and when it
-//! is to forget it.
+//! Loads versions into a worker and unloads them. A worker gets the compiled component of a version, its kernels,
+//! assets, environment and secrets, and a socket for outbound HTTP.
 
 use crate::egress::EgressGrant;
 use crate::pool::PoolError;
@@ -19,11 +19,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// Loading a version: mapping and linking.
+/// Time limit for loading a version in the worker: reading the compiled component and linking it.
 const LOAD_MAX: Duration = Duration::from_secs(10);
 
 impl Worker {
-    /// Lets the requests of its tenant call out, by a socket of its own, from the first version on that may.
+    /// Allows the outbound HTTP of a version. Opens the worker's socket for it with the first version that lists hosts.
     async fn open_egress(&self, version: &Version) -> Result<(), PoolError> {
         let Some(outbound) = self.outbound.get() else { return Ok(()) };
         outbound.allow_version(version);
@@ -39,13 +39,13 @@ impl Worker {
         Ok(())
     }
 
-    /// A request of a version that may call out begins.
+    /// Registers a request for outbound HTTP; `None` if its version lists no hosts.
     pub(crate) fn begin_egress(&self, version: &Version, request: RequestId) -> Option<EgressGrant> {
         let outbound = self.outbound.get().filter(|_| !version.allowed_hosts.is_empty())?;
         Some(outbound.register(request))
     }
 
-    /// The versions that it was given.
+    /// Returns the versions that are loaded or being loaded.
     pub(crate) fn loaded(&self) -> Vec<VersionKey> {
         self.loads.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
@@ -54,12 +54,13 @@ impl Worker {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request of a version has come to this worker. Before it is looked whether the version is loaded.
+    /// Counts a request of a version as in flight. Called before [`Worker::load`], so that the version is not unloaded
+    /// in between.
     pub(crate) fn begin_request(&self, version: VersionKey) {
         *self.active().entry(version).or_default() += 1;
     }
 
-    /// It is done. Answers whether it was the last of its version.
+    /// Counts a request of a version as done. Returns whether no other request of the version is in flight.
     pub(crate) fn end_request(&self, version: VersionKey) -> bool {
         let mut active = self.active();
         let Some(count) = active.get_mut(&version) else { return false };
@@ -71,9 +72,10 @@ impl Worker {
         false
     }
 
-    /// Forgets a version, unless a request of it is under way: then its last one will.
+    /// Unloads a version, unless a request of it is in flight; then the last such request unloads it.
     pub(crate) fn unload(&self, version: VersionKey) {
-        // Held until the message is sent: whoever comes after finds the version gone, and loads it behind that.
+        // The lock is held until the message is sent. A later request finds the version missing, and sends its Load
+        // after this Unload.
         let active = self.active();
         if active.contains_key(&version) {
             return;
@@ -82,13 +84,13 @@ impl Worker {
         if let Some(outbound) = self.outbound.get() {
             outbound.forget(version);
         }
-        // One whose socket is full keeps the version: that costs memory only.
+        // A worker whose socket is full keeps the version, which only costs memory.
         if loaded && let Err(error) = self.control.try_send(&ToWorker::Unload { version }) {
-            tracing::debug!(%error, "a worker does not hear that a version is gone");
+            tracing::debug!(%error, "a version could not be unloaded from a worker");
         }
     }
 
-    /// Loads a version, once. Answers whether it was there already.
+    /// Loads a version, once for all requests. Returns whether it was loaded already.
     pub(crate) async fn load(&self, version: &Version, vault: &SecretReader<'_>) -> Result<bool, PoolError> {
         let (mut receiver, first) = {
             let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,7 +107,8 @@ impl Worker {
             return Ok(true);
         }
         if first {
-            // Also when whoever asked leaves in the middle: others wait for the same load.
+            // The guard also works if this future is dropped in the middle. It wakes the others that wait for the same
+            // load.
             let mut unfinished = ForgetUnsentLoad { worker: self, key: Some(version.key) };
             self.send_load(version, vault).await?;
             unfinished.key = None;
@@ -135,10 +138,10 @@ impl Worker {
         let (cache, process) = (version.driver_cache.clone(), self.process.clone());
         let placed = tokio::task::spawn_blocking(move || install_driver_cache(&cache, process.home())).await;
         if let Err(error) = placed.map_err(std::io::Error::other).flatten() {
-            // Only the first dispatch is slower.
-            tracing::warn!(%error, "a driver cache could not be placed");
+            // Without the cache only the first dispatch is slower.
+            tracing::warn!(%error, "a driver cache could not be installed");
         }
-        tracing::debug!(cache_us = began.elapsed().as_micros(), "a driver cache was placed");
+        tracing::debug!(cache_us = began.elapsed().as_micros(), "a driver cache was installed");
         let component = File::open(&version.compiled).map_err(failed)?;
         let bundle = bundle(version, vault.open(version)?).map_err(failed)?;
         let name = (version.tenant.clone(), version.function.clone());
@@ -151,7 +154,7 @@ impl Worker {
     }
 }
 
-/// Forgets a load that was never sent.
+/// Removes the entry of a load that was not sent, so that the next request tries again.
 struct ForgetUnsentLoad<'a> {
     worker: &'a Worker,
     key: Option<VersionKey>,

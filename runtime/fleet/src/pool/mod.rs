@@ -1,10 +1,11 @@
-//! Step 5: a claim on the tenant's worker (hot, warm or cold), then the hop to it and the answer back.
+//! Step 5 of a request: claims the tenant's worker (hot, warm or cold), sends the request over the hop and returns the
+//! response.
 //!
-//! The decisions are in [`table`], which is pure; here they are carried out: processes started, spares
-//! refilled, idle workers ended, versions loaded. One worker per tenant; scale to zero after the
-//! function's idle timeout.
+//! The decisions are in [`table`], which is pure. The rest carries them out: it starts processes, refills spares, kills
+//! idle workers and loads versions. A tenant has at most one worker in each slot, which is killed after the function's
+//! idle timeout.
 
-// Decisions, pure.
+// Pure decisions.
 mod table;
 mod backoff;
 mod retry;
@@ -14,7 +15,7 @@ pub mod worker;
 mod load;
 mod services;
 
-// The way of a request, in its order.
+// The path of a request, in order.
 mod claim;
 mod seating;
 mod exchange;
@@ -25,7 +26,7 @@ mod expected;
 mod report;
 mod error;
 
-// What happens without a request.
+// Work that no request waits for.
 mod spares;
 mod kills;
 mod resident;
@@ -54,10 +55,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use worker::{Worker, WorkerSettings};
 
-/// How often idle workers are looked for.
+/// How often the pool looks for workers that have been idle for too long.
 const RETIRE_EVERY: Duration = Duration::from_secs(1);
 
-/// The step. Clones share one pool.
+/// All workers and spares of the server. Clones share one pool.
 #[derive(Debug, Clone)]
 pub struct Pool {
     table: SharedWorkerTable,
@@ -74,7 +75,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool that starts its spares at once.
+    /// Returns a pool that starts its spares at once.
     pub fn start(
         spawner: Spawner,
         registry: Arc<Registry>,
@@ -120,12 +121,12 @@ impl Pool {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tenants' workers and spares in each slot.
+    /// Returns the number of tenants' workers and of spares, by slot.
     pub fn counts(&self) -> Vec<WorkerCounts> {
         self.lock().counts()
     }
 
-    /// The slots where a version may run, its preferences first; a GPU that failed its probe is left out.
+    /// Returns the slots where a version may run, in its order of preference, without GPUs that failed their probe.
     fn candidates(&self, version: &Version) -> Vec<Vec<SlotId>> {
         let mut groups = gpus::candidates(&self.slots, &version.manifest().gpu.class);
         for group in &mut groups {
@@ -134,7 +135,7 @@ impl Pool {
         groups
     }
 
-    /// Lets workers of a tenant forget the versions that get no requests any more.
+    /// Makes a tenant's workers unload the versions that no longer get requests.
     pub fn unload_unserved(&self, tenant: &TenantName) {
         let (workers, snapshot) = (self.lock().workers(tenant), self.registry.snapshot());
         for worker in workers {
@@ -150,7 +151,7 @@ impl Pool {
         }
     }
 
-    /// Ends a tenant's workers, and with them what runs on them.
+    /// Kills a tenant's workers; their in-flight requests fail with `why`.
     pub fn end_all(&self, tenant: &TenantName, why: &str) {
         let workers = self.lock().workers(tenant);
         for worker in workers {
@@ -158,7 +159,7 @@ impl Pool {
         }
     }
 
-    /// Lets a tenant's worker go when idle, whatever an older version asked for.
+    /// Lets a tenant's workers be killed when idle, even if a version with `scale.min` had asked to keep them.
     pub fn clear_always_on(&self, tenant: &TenantName) {
         self.lock().clear_always_on(tenant);
     }
@@ -169,25 +170,25 @@ impl Pool {
         records.iter().map(|record| record.source).collect()
     }
 
-    /// Tells a tenant's workers which kernels they may not run.
+    /// Sends a tenant's workers the list of its quarantined kernels. Kills a worker that does not read it.
     pub async fn push_quarantine(&self, tenant: &TenantName) {
         let workers = self.lock().workers(tenant);
         for worker in workers {
             if let Err(error) = worker.quarantine(self.quarantined(tenant)).await {
-                tracing::debug!(%error, "a worker does not hear of its quarantine");
-                worker.kill_because("it did not read what the server told it");
+                tracing::debug!(%error, "a quarantine could not be sent to a worker");
+                worker.kill_because("it did not read the list of quarantined kernels");
             }
         }
     }
 
-    /// Ends a worker that hangs. Its seat is free at once: reaping one may take long.
+    /// Kills a worker, and frees its seat in the table at once, because reaping it may take long.
     fn end(&self, worker: &Arc<Worker>, why: &str) {
         worker.kill_because(why);
         self.lock().abandon(worker);
         self.refill();
     }
 
-    /// Ends all workers. Requests in flight have ended or run out of time before this.
+    /// Kills all workers. The caller has waited for requests in flight, until they ended or ran out of time.
     pub fn drain(&self) {
         self.draining.cancel();
         self.changed.notify_waiters();

@@ -1,5 +1,5 @@
-//! A function's answer on its way to the client: the worker's body, the tab, and all that is held
-//! until the last byte has left.
+//! The body of a response on its way to the client: the worker's body, the tab, and everything that is held
+//! until the last byte is sent.
 
 use crate::admitted::Admitted;
 use crate::pool::claim::WorkerClaim;
@@ -22,33 +22,34 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
-/// How long the end of a streamed answer waits for its receipt.
+/// How long the end of a streamed response waits for the worker's report.
 const REPORT_WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// Where the receipt of the worker comes from.
+/// Where the worker's report comes from.
 #[derive(Debug)]
 pub(crate) enum ReportSource {
-    /// It was in the head and is on the tab.
+    /// It was in the head of the response, and is already on the tab.
     Known,
-    /// It comes as a frame.
+    /// It arrives as a frame on the control socket.
     Frame(ExpectedReport),
 }
 
-/// See the module.
+/// The body that the client gets.
 #[derive(Debug)]
 pub struct Relay {
     body: Incoming,
     open: SharedAnswer,
-    /// A frame's wait at the end, and whether the end was reached.
+    /// Timeout of the wait for the report frame. Set when the worker's body has ended and the frame has not arrived.
     ending: Option<Pin<Box<Sleep>>>,
+    /// Whether a trailer is still to be sent.
     trailers: bool,
-    /// Whether all of it was handed over.
+    /// Whether the whole body was passed on.
     finished: bool,
     watchdog: AbortHandle,
 }
 
-/// `None` once the tab is closed. Shared with the watchdog: a client that stops reading is not polled, so time must
-/// pass elsewhere.
+/// `None` once the tab is closed. Shared with the watchdog task, because the body of a client that stops reading is not
+/// polled and cannot notice a timeout.
 type SharedAnswer = Arc<Mutex<Option<OpenAnswer>>>;
 
 #[derive(Debug)]
@@ -61,11 +62,11 @@ struct OpenAnswer {
     sent: u64,
     request_body: Arc<BodyState>,
     tab_open_max: Duration,
-    /// Whether the guest was ended before its answer was whole.
+    /// Whether the guest was ended before its response was complete.
     was_cut: bool,
 }
 
-/// What a relay is made of.
+/// The parts of a [`Relay`].
 pub(crate) struct RelayParts {
     pub(crate) body: Incoming,
     pub(crate) admitted: Admitted,
@@ -82,7 +83,7 @@ fn take(open: &SharedAnswer) -> Option<OpenAnswer> {
 }
 
 impl OpenAnswer {
-    /// Notes why the answer was not whole, and cuts the connection to the worker, which ends the guest.
+    /// Records why the response is incomplete, and closes the connection to the worker, which ends the guest.
     fn cut(&mut self, error: &str, detail: Option<String>, blame: Blame) {
         if let Some(connection) = self.connection.take() {
             connection.cut();
@@ -108,7 +109,7 @@ impl OpenAnswer {
             self.worker_claim.worker().give_back(connection);
         }
         if let ReportSource::Frame(expected) = self.source {
-            // The guest runs on, or is being ended: its bill comes later.
+            // The guest runs on or is being ended, so its report comes later.
             let tab_open_max = if self.was_cut { CUT_MAX } else { self.tab_open_max };
             let Self { mut admitted, worker_claim, claim_us, .. } = Self { source: ReportSource::Known, ..self };
             tokio::spawn(async move {
@@ -122,11 +123,12 @@ impl OpenAnswer {
     }
 }
 
-/// Ends an answer that its client does not take: the permits, the instance and its memory are wanted by others.
+/// Ends a response that its client does not read, because others want its permits, its instance and the instance's
+/// memory.
 async fn watch(open: SharedAnswer, longest: Duration) {
     tokio::time::sleep(longest).await;
     if let Some(mut open) = take(&open) {
-        let detail = format!("the client had not taken the answer after {} ms", longest.as_millis());
+        let detail = format!("the client had not read the whole response after {} ms", longest.as_millis());
         open.cut("client_too_slow", Some(detail), Blame::Caller);
         open.close();
     }
@@ -136,7 +138,7 @@ impl Relay {
     pub(crate) fn new(parts: RelayParts) -> Self {
         let RelayParts { body, admitted, worker_claim, connection, source, claim_us, request_body, tab_open_max } =
             parts;
-        // A body of announced length ends with its last byte and has no trailer.
+        // A body of known length ends with its last byte and has no trailer.
         let trailers = matches!(source, ReportSource::Frame(_)) && body.size_hint().exact().is_none();
         let connection = Some(connection);
         let open = OpenAnswer {
@@ -155,7 +157,7 @@ impl Relay {
         Self { body, open, ending: None, trailers, finished: false, watchdog }
     }
 
-    /// The end of the worker's body: takes the receipt if it must still come, then closes the tab.
+    /// Handles the end of the worker's body: waits for the report if it has not arrived yet, then closes the tab.
     fn end(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let timing = {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -236,7 +238,7 @@ impl Body for Relay {
                 return Poll::Ready(None);
             }
             if !self.is_open() {
-                return Poll::Ready(Some(Err(BrokenOff("the answer was ended".into()))));
+                return Poll::Ready(Some(Err(BrokenOff("the response was ended".into()))));
             }
             match Pin::new(&mut self.body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
@@ -245,7 +247,7 @@ impl Body for Relay {
                     if let Some(open) = &mut *self.open.lock().unwrap_or_else(PoisonError::into_inner) {
                         open.sent += length;
                     }
-                    // hyper drops a body of known length without asking for its end.
+                    // hyper drops a body of known length without polling for its end.
                     if !self.trailers && self.body.is_end_stream() {
                         self.close();
                     }
@@ -271,7 +273,7 @@ impl Body for Relay {
     }
 }
 
-/// The response's body, made from a relay.
+/// Returns the body of the client's response.
 pub(crate) fn body(parts: RelayParts) -> ResponseBody {
     let mut relay = Relay::new(parts);
     if relay.is_end_stream() {

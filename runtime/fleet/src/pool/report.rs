@@ -1,4 +1,4 @@
-//! What a worker reports of a request, put on the request's tab.
+//! Puts a worker's report of a request on the request's tab.
 
 use super::error::DETAIL_CHARACTERS_MAX;
 use super::worker::Worker;
@@ -6,7 +6,8 @@ use gannet_base::hop::{FaultCode, WorkReport};
 use gannet_base::refusal::Blame;
 use gannet_state::tab::Tab;
 
-/// Puts on the tab what a worker's receipt would have said of the GPU, where it will not come: the worker has ended.
+/// Puts the GPU time of a request on the tab whose report will not arrive, because the worker has ended. Does nothing
+/// while the worker lives.
 pub(super) fn record_lost(tab: &mut Tab, worker: &Worker) {
     if worker.dead().is_cancelled()
         && let Some((began, before)) = tab.began()
@@ -15,7 +16,7 @@ pub(super) fn record_lost(tab: &mut Tab, worker: &Worker) {
     }
 }
 
-/// Puts the worker's receipt on the tab.
+/// Puts the worker's report on the tab. Its GPU time is capped to what the worker held the GPU.
 pub(super) fn record(tab: &mut Tab, mut work: WorkReport, worker: &Worker, claim_us: u64) {
     worker.cap_gpu_time(&mut work);
     tab.work(&work, claim_us);

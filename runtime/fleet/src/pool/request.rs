@@ -1,8 +1,8 @@
-//! The request as the worker gets it: rebuilt, never copied.
+//! The request that the worker gets, rebuilt from the client's request.
 //!
-//! Headers that belong to one connection, and whatever `Connection` names, are dropped; framing
-//! comes from the body; where the request came from is said anew; nothing that starts with
-//! `x-gannet-` gets through. The body is counted, capped and timed.
+//! Hop-by-hop headers, including those that `Connection` names, are removed. Framing is derived from the body.
+//! Forwarding headers are written anew, and headers that start with `x-gannet-` are removed. The body is counted, and
+//! has a size limit and an idle timeout.
 
 use crate::inbound::{BODY_IDLE_MAX, InboundRequest, RequestError};
 use bytes::Bytes;
@@ -21,33 +21,33 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
-/// What became of a request's body, readable after the worker's connection has taken it.
+/// The state of a request's body, readable after the worker's connection has taken the body.
 #[derive(Debug, Default)]
 pub(crate) struct BodyState {
     bytes: AtomicU64,
     done: AtomicBool,
     refused: Mutex<Option<RequestError>>,
-    /// What a cut body had still to come.
+    /// The unread rest of a body that was cut.
     rest: Mutex<Option<Incoming>>,
 }
 
 impl BodyState {
-    /// Bytes that passed.
+    /// Bytes that were passed on so far.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether all of the body has passed.
+    /// Whether the whole body was passed on.
     pub(crate) fn is_done(&self) -> bool {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// What a cut body had still to come.
+    /// Takes the unread rest of a body that was cut.
     pub(crate) fn rest(&self) -> Option<Incoming> {
         self.rest.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Why the body was cut, if it was.
+    /// Takes the reason why the body was cut; `None` if it was not.
     pub(crate) fn refused(&self) -> Option<RequestError> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -56,7 +56,7 @@ impl BodyState {
 /// A request's body on its way to the worker.
 #[derive(Debug)]
 pub struct RequestBody {
-    /// What was read of it already; nothing more comes then.
+    /// The whole body, if it was read before admission. `body` is then at its end.
     collected: Option<Bytes>,
     body: Option<Incoming>,
     limit: u64,
@@ -77,13 +77,14 @@ impl RequestBody {
         (Self { collected, body: Some(body), limit, state: Arc::clone(&state), idle: None }, state)
     }
 
-    /// No body.
+    /// Returns an empty body.
     pub(crate) fn empty() -> (Self, Arc<BodyState>) {
         let state = Arc::new(BodyState::default());
         state.done.store(true, Ordering::Relaxed);
         (Self { collected: None, body: None, limit: 0, state: Arc::clone(&state), idle: None }, state)
     }
 
+    /// Ends the body with an error, and keeps the reason and the unread rest in the state.
     fn cut(&mut self, why: RequestError) -> Poll<Option<Result<Frame<Bytes>, BodyCut>>> {
         *self.state.rest.lock().unwrap_or_else(PoisonError::into_inner) = self.body.take();
         *self.state.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
@@ -165,7 +166,7 @@ fn rebuild_headers(headers: &mut HeaderMap, client: IpAddr, https: bool, authori
         headers.insert(HOST, value);
     }
     if !headers.contains_key(HOST) {
-        // HTTP/1.0 clients may send none; the guest's interface wants one.
+        // HTTP/1.0 clients may send no host, but the guest's interface needs one.
         headers.insert(HOST, HeaderValue::from_static("localhost"));
     }
     if let Some(host) = headers.get(HOST).cloned() {
@@ -177,7 +178,7 @@ fn rebuild_headers(headers: &mut HeaderMap, client: IpAddr, https: bool, authori
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if https { "https" } else { "http" }));
 }
 
-/// Rebuilds a request for the hop.
+/// Rebuilds a request for the hop. `limit` is the size limit of its body in bytes.
 pub(crate) fn rebuild(
     inbound: InboundRequest,
     path: PathAndQuery,
@@ -202,7 +203,7 @@ pub(crate) fn rebuild(
     (request, state)
 }
 
-/// Says how long the worker has; a request that is sent again has less.
+/// Sets the header with the time that the worker has left. A request that is sent again has less.
 pub(crate) fn set_deadline(request: &mut Request<RequestBody>, left: Duration) {
     let ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
     request.headers_mut().insert(header::DEADLINE, HeaderValue::from(ms));

@@ -1,5 +1,5 @@
-//! Charges the GPU memory that workers keep for functions with `scale.min` while nobody calls them: a line of the ledger for
-//! each such worker and span. Idleness costs nothing otherwise.
+//! Charges the GPU memory that workers keep for functions with `scale.min` while nobody calls them. Writes a line to
+//! the ledger for each such worker and span of time. Other idle workers cost nothing.
 
 use crate::pool::Pool;
 use crate::pool::worker::Worker;
@@ -8,11 +8,11 @@ use gannet_base::names::{RequestId, TenantName};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a span is.
+/// Length of a charged span.
 const SPAN: Duration = Duration::from_secs(10);
 
 impl Pool {
-    /// Charges until the server drains.
+    /// Charges all such workers once per [`SPAN`], until the server drains.
     pub(super) async fn charge_resident(self) {
         while !self.draining.is_cancelled() {
             tokio::time::sleep(SPAN).await;
@@ -23,10 +23,10 @@ impl Pool {
         }
     }
 
-    /// Charges a worker for the span since it was charged last; the first time only begins one.
+    /// Charges a worker for the time since it was last charged. The first call only starts a span.
     fn charge(&self, tenant: &TenantName, worker: &Arc<Worker>, now: Instant) {
         let since = worker.charged.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
-        // An older mark is from before it was let go.
+        // An older time is from an earlier period in which the worker was kept.
         let since = since.filter(|since| now.saturating_duration_since(*since) < SPAN * 2);
         let snapshot = self.registry.snapshot();
         if !snapshot.tenants.get(tenant).is_some_and(|tenant| tenant.may_stay_resident(jiff::Timestamp::now())) {

@@ -1,20 +1,20 @@
-//! Whether a request whose worker ended may be sent to another: once, and only if that can do no harm.
+//! Decides whether a request whose worker ended may be sent to another worker: once, and only if that can do no harm.
 //!
-//! Either nothing of it was sent, so that no guest instruction ran; or its method is idempotent (RFC 9110, 9.2.2) and it
-//! has no body, so that it is still whole. A guest that has called out may have changed something there: `exchange` does not ask
-//! for such a request.
+//! Either nothing of it was sent, so no guest instruction ran. Or its method is idempotent (RFC 9110, 9.2.2) and it has
+//! no body, so it is still complete. A guest that has sent outbound HTTP may have changed something elsewhere, so
+//! `exchange` does not ask for such a request.
 
 use crate::pool::request::{BodyState, RequestBody};
 use http::Request;
 use std::sync::Arc;
 
-/// A request, and what will be known of its body.
+/// A request, and the state of its body.
 pub(super) type ResendableRequest = (Request<RequestBody>, Arc<BodyState>);
 
-/// What could be sent once more.
+/// What is needed to send a request once more.
 #[derive(Debug)]
 pub(super) struct RetryOnce {
-    /// The head of a request that may be repeated.
+    /// The head of the request, if it may be sent again after parts of it were sent.
     head: Option<Request<()>>,
     used: bool,
 }
@@ -33,7 +33,8 @@ impl RetryOnce {
         Self { head, used: false }
     }
 
-    /// What to send now, given the request if nothing of it was sent.
+    /// Returns what to send to the next worker; `None` if the request may not be sent again. `unsent` is the request
+    /// itself, if nothing of it was sent.
     pub(super) fn take(&mut self, unsent: Option<ResendableRequest>) -> Option<ResendableRequest> {
         if std::mem::replace(&mut self.used, true) {
             return None;

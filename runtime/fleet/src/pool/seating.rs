@@ -1,4 +1,4 @@
-//! How a request comes to a seat in a worker: hot, warm or cold, carried out as the table decides.
+//! Seats a request in a worker (hot, warm or cold): carries out what the table decides about its claim.
 
 use super::Pool;
 use super::claim::WorkerClaim;
@@ -14,11 +14,12 @@ use gannet_state::registry::Version;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often whoever waits for room looks again.
+/// How often a request that waits for a free worker claims again.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
 impl Pool {
-    /// A seat and a connection. A worker that ends before it has the request is replaced, once.
+    /// Claims a worker and a connection to it before `deadline`. A worker that ends before it has the request is
+    /// replaced once.
     pub(super) async fn seat_by(
         &self,
         version: &Arc<Version>,
@@ -42,7 +43,7 @@ impl Pool {
         Ok((worker_claim, connection))
     }
 
-    /// A worker of the tenant with the version loaded.
+    /// Claims a worker of the tenant, and loads the version into it.
     async fn claim(&self, version: &Arc<Version>) -> Result<WorkerClaim, PoolError> {
         let tenant = &version.tenant;
         self.builder.ensure(version).await.map_err(|error| PoolError::Internal(error.to_string()))?;
@@ -59,11 +60,11 @@ impl Pool {
             }
             let changed = self.changed.notified();
             tokio::pin!(changed);
-            // Registered before the table is asked, so that no change is missed.
+            // Registered before the claim, so that no change is missed.
             changed.as_mut().enable();
             let claim = self.lock().claim(tenant, &self.candidates(version), Instant::now());
             match claim {
-                // Its end is not in the table yet.
+                // Its process has ended, but the table does not know that yet.
                 ClaimDecision::Use(worker) if worker.dead().is_cancelled() => self.lock().died(&worker),
                 ClaimDecision::Use(worker) => break worker,
                 ClaimDecision::Spare(worker) => {
@@ -85,7 +86,7 @@ impl Pool {
                     if waited >= patience {
                         return Err(self.no_capacity(version, waited));
                     }
-                    // A change that is not told (a GPU that works again) is found by looking.
+                    // Some changes notify nobody (a GPU that works again), so it claims again after a while.
                     let _ = tokio::time::timeout(LOOK_EVERY.min(patience - waited), changed).await;
                     capacity_wait = began.elapsed();
                 }
@@ -119,8 +120,8 @@ impl Pool {
         })
     }
 
-    /// Starts a worker for a tenant. It runs to its end even if the request that wanted it leaves:
-    /// others may be waiting for the same worker.
+    /// Starts a worker for a tenant. The start goes on even if the request that wanted it is dropped,
+    /// because others may be waiting for the same worker.
     async fn start_for(&self, tenant: &TenantName, slot: SlotId) -> Result<(), PoolError> {
         let (pool, tenant) = (self.clone(), tenant.clone());
         let starting = tokio::spawn(async move {
@@ -142,7 +143,8 @@ impl Pool {
         starting.await.map_err(|error| PoolError::Internal(error.to_string()))?
     }
 
-    /// Keeps the worker of a version with `min = 1` up: claims it, loads the version, lets go.
+    /// Starts the worker of a version with `scale.min`: claims it, loads the version and releases the claim, which
+    /// keeps the worker up.
     pub async fn warm(&self, version: &Arc<Version>) -> Result<(), PoolError> {
         self.claim(version).await.map(drop)
     }

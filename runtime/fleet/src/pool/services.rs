@@ -1,4 +1,4 @@
-//! What workers and requests need of the rest of the server: secrets, the way out, the ledger, prices.
+//! What workers and requests need from the rest of the server: secrets, outbound HTTP, logs, the ledger and prices.
 
 use crate::egress::Egress;
 use crate::logs::Logs;
@@ -12,22 +12,22 @@ use gannet_state::secrets::Vault;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What workers and requests need of the rest of the server.
+/// Parts of the server that the pool uses.
 #[derive(Debug)]
 pub struct PoolServices {
-    /// Opens secrets.
+    /// Decrypts secrets.
     pub vault: Arc<Vault>,
     /// Outbound HTTP.
     pub egress: Arc<Egress>,
-    /// What functions write.
+    /// Log lines of functions.
     pub logs: Arc<Logs>,
-    /// Where memory kept is charged.
+    /// Gets a line for GPU memory that is kept while nobody calls.
     pub ledger: Arc<Ledger>,
-    /// Prices.
+    /// The live configuration, for prices.
     pub live: LiveConfig,
 }
 
-/// Opens the secrets that a version names, as they are now.
+/// Decrypts the secrets that a version names, with their values in `snapshot`.
 pub(crate) struct SecretReader<'a> {
     pub(super) vault: &'a Vault,
     pub(super) snapshot: Arc<Snapshot>,
@@ -48,7 +48,7 @@ impl SecretReader<'_> {
 }
 
 impl Pool {
-    /// Where a worker is, and what work costs there now.
+    /// Returns the GPU class of a worker's slot, and the current price of work there.
     pub(super) fn price(&self, worker: &Worker) -> (&str, Price) {
         let file = self.services.live.load();
         let gpu_slot = worker.slot().and_then(|slot| self.slots.get(slot)).or_else(|| self.slots.first());

@@ -1,4 +1,4 @@
-//! Spare workers: started ahead of need, with the GPU device open and no tenant, and refilled when one is claimed.
+//! Spare workers: started before they are needed, with an open GPU device and no tenant. A claimed spare is replaced.
 
 use super::Pool;
 use super::error::PoolError;
@@ -7,7 +7,7 @@ use crate::gpus::SlotId;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// From the claim on a spare to the start of the next.
+/// Delay from the claim of a spare to the start of the next one.
 const REFILL_DELAY: Duration = Duration::from_millis(50);
 
 /// Pause before a spare that could not be started is tried again.
@@ -19,7 +19,7 @@ impl Pool {
         if self.draining.is_cancelled() {
             return;
         }
-        // Not in the loop's head, which would keep the lock.
+        // Not in the loop's head, which would hold the lock during the loop.
         let missing = self.lock().spares_missing();
         for slot in missing {
             let pool = self.clone();
@@ -46,8 +46,8 @@ impl Pool {
         }
     }
 
-    /// Starts the spares that are missing, after the request that took the last one has had a moment: loading a
-    /// GPU driver takes a core for a third of a second.
+    /// Starts the spares that are missing, after [`REFILL_DELAY`]. Loading a GPU driver takes a core for a third of a
+    /// second, which the request that took the last spare needs first.
     pub(super) fn refill_soon(&self) {
         let pool = self.clone();
         tokio::spawn(async move {
@@ -56,6 +56,7 @@ impl Pool {
         });
     }
 
+    /// Starts a worker in a slot, and removes it from the table when its process has ended.
     pub(super) async fn start_worker(&self, slot: SlotId) -> Result<Arc<Worker>, PoolError> {
         let gpu_slot = self.slots.get(slot).ok_or_else(|| PoolError::Internal(format!("there is no slot {slot}")))?;
         let files = self.registry.store().files();

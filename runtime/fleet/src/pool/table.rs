@@ -1,41 +1,44 @@
-//! Which worker serves which tenant, and where: the pure part. It holds no lock, awaits nothing and is told the
-//! time.
+//! Decides which worker serves which tenant, and in which slot. Pure: it holds no lock, awaits nothing, and takes the
+//! time as an argument.
 //!
 //! ```text
-//!   (none) ──claim, a spare is there──▶ Up(busy 1)        warm
-//!   (none) ──claim, none is────────────▶ Starting ──started──▶ Up     cold
+//!   (none) ──claim, a spare is ready──▶ Up(busy 1)        warm
+//!   (none) ──claim, no spare is ready──▶ Starting ──started──▶ Up     cold
 //!   Up ──claim──▶ busy+1    Up ──release──▶ busy−1    Up(busy 0) ──idle timeout | evicted──▶ Leaving
 //!   Up | Starting | Leaving ──died | failed──▶ (none)
 //! ```
 //!
-//! A tenant has at most one worker in each slot (a GPU). It is placed by its function's order of preference, where a
-//! spare is or the fewest workers are, and moves only through zero.
+//! A tenant has at most one worker in each slot (a GPU). A new worker is placed by the function's order of preference,
+//! in a slot with a ready spare or else in the one with the fewest workers. It never moves: the tenant gets another
+//! slot only after this worker has ended.
 //!
 //! Invariants: a worker serves one tenant for life; a claimed spare is never given back; a busy
-//! worker is never retired; workers, spares and those that still leave never pass their slot's `workers_max`.
+//! worker is never retired; workers, spares and workers that are still ending never exceed their slot's `workers_max`.
 
 use crate::gpus::SlotId;
 use gannet_base::names::TenantName;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// A worker gives the GPU back a millisecond after its last use; ended before that, it would make the GPU doubtful.
+/// Grace period before an idle worker is evicted. It returns its GPU lease one millisecond after its last use; killing
+/// it earlier would force a GPU probe.
 const SETTLED: Duration = Duration::from_millis(20);
 
-/// What a claim leads to.
+/// The outcome of a claim.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ClaimDecision<W> {
-    /// The tenant's own worker.
+    /// The tenant's own worker serves the request.
     Use(W),
-    /// A spare, now the tenant's.
+    /// A spare serves the request, and belongs to the tenant from now on.
     Spare(W),
-    /// A process must be started there, then [`WorkerTable::started`] called.
+    /// The caller starts a worker in this slot, and then calls [`WorkerTable::started`] or
+    /// [`WorkerTable::start_failed`].
     Start(SlotId),
-    /// One is being started for the tenant; claim again when it is there.
+    /// A worker is being started for the tenant. Claim again when it has started.
     Wait,
-    /// This idle worker must end first; claim again when it has died.
+    /// The caller kills this idle worker, and claims again when its process has ended.
     Evict(W),
-    /// All workers are busy, or still leaving; claim again when something changes.
+    /// All workers are busy or still ending. Claim again when something changes.
     Full,
 }
 
@@ -44,11 +47,11 @@ pub enum ClaimDecision<W> {
 pub struct SlotLimits {
     /// Spare workers kept ready.
     pub spares: usize,
-    /// Workers and spares together.
+    /// Most workers and spares together.
     pub workers_max: usize,
 }
 
-/// How many there are in a slot.
+/// Number of workers and spares in a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WorkerCounts {
     /// Tenants' workers.
@@ -68,11 +71,11 @@ struct SlotState<W> {
     limits: SlotLimits,
     spares: VecDeque<W>,
     spares_starting: usize,
-    /// Told to end, and not gone yet: their memory is not free.
+    /// Workers that were killed and whose processes have not ended yet, so their memory is not free.
     leaving: Vec<W>,
 }
 
-/// See the module.
+/// The tenants' workers and the spares, by slot.
 #[derive(Debug)]
 pub struct WorkerTable<W> {
     tenant_workers: HashMap<(TenantName, SlotId), TenantWorker<W>>,
@@ -80,7 +83,7 @@ pub struct WorkerTable<W> {
 }
 
 impl<W: Clone + PartialEq> WorkerTable<W> {
-    /// An empty table.
+    /// Returns an empty table.
     pub fn new(slots: impl IntoIterator<Item = SlotLimits>) -> Self {
         let state = |limits| SlotState { limits, spares: VecDeque::new(), spares_starting: 0, leaving: Vec::new() };
         Self { tenant_workers: HashMap::new(), slots: slots.into_iter().map(state).collect() }
@@ -100,8 +103,8 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         self.slots.get(slot).is_some_and(|state| self.total(slot) < state.limits.workers_max)
     }
 
-    /// Asks for a worker for `tenant` in one of the candidate slots, groups in order of preference. `Use` and `Spare`
-    /// count the caller as busy until `release`.
+    /// Decides which worker serves a request of `tenant`. `candidates` are groups of slots in order of preference.
+    /// `Use` and `Spare` count the worker as busy with this request until `release`.
     pub fn claim(&mut self, tenant: &TenantName, candidates: &[Vec<SlotId>], now: Instant) -> ClaimDecision<W> {
         let all: Vec<SlotId> = candidates.iter().flatten().copied().collect();
         for slot in &all {
@@ -129,7 +132,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
                 return ClaimDecision::Start(slot);
             }
         }
-        // Where one leaves already, or a spare is coming, room is on its way.
+        // Evict nothing where a worker is already ending or a spare is starting: there will be a worker or room soon.
         let still = |slot: &&SlotId| {
             self.slots.get(**slot).is_some_and(|state| state.leaving.is_empty() && state.spares_starting == 0)
         };
@@ -143,7 +146,8 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         self.tenant_workers.insert((tenant.clone(), slot), seat);
     }
 
-    /// Takes out the worker that has been idle longest. One that has been for less than [`SETTLED`] may still hold the GPU.
+    /// Removes the worker that has been idle longest. Skips workers idle for less than [`SETTLED`], which may still
+    /// hold the GPU.
     fn evict(&mut self, slots: &[SlotId], now: Instant) -> Option<W> {
         let idle = self.tenant_workers.iter().filter_map(|(key, seat)| match seat {
             TenantWorker::Up { busy: 0, idle_since, always_on: false, .. }
@@ -165,12 +169,13 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         Some(worker)
     }
 
-    /// A started process is there. Whoever wanted it claims again, and may have left meanwhile.
+    /// Records that a worker has started. It is idle at first: the request that wanted it claims again, unless its
+    /// client has left meanwhile.
     pub fn started(&mut self, tenant: &TenantName, slot: SlotId, worker: W, now: Instant) {
         self.seat(tenant, slot, worker, 0, now);
     }
 
-    /// A process could not be started.
+    /// Records that a worker could not be started.
     pub fn start_failed(&mut self, tenant: &TenantName, slot: SlotId) {
         let key = (tenant.clone(), slot);
         if matches!(self.tenant_workers.get(&key), Some(TenantWorker::Starting)) {
@@ -178,8 +183,9 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         }
     }
 
-    /// A request is done with its worker. `idle_timeout` and `always_on` are its function's. Answers whether the worker is idle
-    /// now, and so could make room for another.
+    /// Records that a request is done with its worker. `idle` is the function's idle timeout, and `keep` says whether
+    /// the worker is kept although nobody calls. Returns whether the worker is idle now, so that it could be evicted
+    /// for another.
     pub fn release(&mut self, tenant: &TenantName, worker: &W, idle: Duration, keep: bool, now: Instant) -> bool {
         for slot in 0..self.slots.len() {
             if let Some(TenantWorker::Up { worker: seated, busy, idle_since, idle_timeout, always_on }) =
@@ -196,7 +202,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         false
     }
 
-    /// Workers that are kept although nobody calls, with their tenants.
+    /// Returns the workers that are kept although nobody calls, with their tenants.
     pub fn always_on(&self) -> Vec<(TenantName, W)> {
         let always_on = self.tenant_workers.iter().filter_map(|((tenant, _), seat)| match seat {
             TenantWorker::Up { worker, always_on: true, .. } => Some((tenant.clone(), worker.clone())),
@@ -205,7 +211,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         always_on.collect()
     }
 
-    /// A tenant's workers.
+    /// Returns a tenant's workers that have started.
     pub fn workers(&self, tenant: &TenantName) -> Vec<W> {
         let tenant_workers = (0..self.slots.len()).filter_map(|slot| self.tenant_workers.get(&(tenant.clone(), slot)));
         tenant_workers
@@ -216,7 +222,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
             .collect()
     }
 
-    /// A worker's process has ended.
+    /// Removes a worker whose process has ended.
     pub fn died(&mut self, worker: &W) {
         self.tenant_workers
             .retain(|_, seat| !matches!(seat, TenantWorker::Up { worker: seated, .. } if seated == worker));
@@ -226,7 +232,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         }
     }
 
-    /// A worker hangs and is being ended: its seat is free, but its memory is not.
+    /// Frees the seat of a worker that is being killed. Its memory still counts until its process has ended.
     pub fn abandon(&mut self, worker: &W) {
         let key = self.tenant_workers.iter().find_map(|(key, seat)| match seat {
             TenantWorker::Up { worker: seated, .. } if seated == worker => Some(key.clone()),
@@ -237,7 +243,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         }
     }
 
-    /// No function of the tenant keeps its workers up any more.
+    /// Lets a tenant's workers be retired again.
     pub fn clear_always_on(&mut self, tenant: &TenantName) {
         for slot in 0..self.slots.len() {
             if let Some(TenantWorker::Up { always_on, .. }) = self.tenant_workers.get_mut(&(tenant.clone(), slot)) {
@@ -246,7 +252,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         }
     }
 
-    /// Takes out the workers that have been idle for too long; the caller ends them.
+    /// Removes the workers that have been idle for longer than their idle timeout. The caller kills them.
     pub fn retire(&mut self, now: Instant) -> Vec<W> {
         let due = self.tenant_workers.iter().filter(|(_, seat)| match seat {
             TenantWorker::Up { busy: 0, idle_since, idle_timeout, always_on: false, .. } => {
@@ -258,7 +264,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         due.iter().filter_map(|key| self.start_leaving(key)).collect()
     }
 
-    /// Where to start a spare now, once for each. They are counted as starting from here on.
+    /// Returns the slots in which to start spares now, once for each spare, and counts those spares as starting.
     pub fn spares_missing(&mut self) -> Vec<SlotId> {
         let mut missing = Vec::new();
         for slot in 0..self.slots.len() {
@@ -273,7 +279,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         missing
     }
 
-    /// A spare is there, or could not be started.
+    /// Records that a spare has started, or could not be started (`None`).
     pub fn spare_started(&mut self, slot: SlotId, worker: Option<W>) {
         if let Some(state) = self.slots.get_mut(slot) {
             state.spares_starting = state.spares_starting.saturating_sub(1);
@@ -281,7 +287,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         }
     }
 
-    /// What is in each slot.
+    /// Returns the number of workers and spares in each slot.
     pub fn counts(&self) -> Vec<WorkerCounts> {
         let count = |(slot, state): (SlotId, &SlotState<W>)| WorkerCounts {
             workers: self.seated(slot),
@@ -290,7 +296,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         self.slots.iter().enumerate().map(count).collect()
     }
 
-    /// Takes everything out.
+    /// Removes and returns all workers and spares. No new spares are started after this.
     pub fn drain(&mut self) -> Vec<W> {
         let seated = self.tenant_workers.drain().filter_map(|(_, seat)| match seat {
             TenantWorker::Up { worker, .. } => Some(worker),

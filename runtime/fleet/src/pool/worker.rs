@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!  start ─▶ spawned ─▶ Ready ─▶ (spare) ─▶ load ─▶ Loaded ─▶ connections, requests
-//!     any time: process ends │ malformed frame │ too much memory ─▶ killed, reaped, `dead` set
+//!     any time: process ends │ malformed frame │ too much memory ─▶ killed, reaped, `dead` cancelled
 //! ```
 //!
-//! One task reads the control socket, one reads log lines, one waits for the process to end and then
-//! says so to everyone through `dead`.
+//! One task reads the control socket and one reads log lines. A third waits for the process to end, and then cancels
+//! the token `dead`, which everyone who uses the worker can watch.
 
 use crate::arbiter::{Arbiter, MemberLink, Membership};
 use crate::egress::{Egress, WorkerEgress};
@@ -32,35 +32,36 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-/// From spawn to Ready. Loading a GPU driver takes a third of a second on a good day.
+/// Time limit from the spawn to the Ready message. Loading a GPU driver takes a third of a second on a good day.
 const START_MAX: Duration = Duration::from_secs(30);
-/// How often a worker's resident set is looked at.
+/// How often a worker's resident set is checked.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
-/// The log socket's buffer.
+/// Size of the log socket's send buffer.
 const LOG_BUFFER_BYTES: usize = 4 << 20;
-/// What is said of a worker that ended before it had the request.
+/// Why a request failed whose worker ended before it had the request.
 pub(super) const GONE: &str = "it ended before it had the request";
-/// Idle connections kept for a worker.
+/// Most idle connections kept for a worker.
 const CONNECTIONS_MAX: usize = 64;
-/// From a broken connection to the end of the process, usually.
+/// How long to wait for the end of a process whose connection broke, and for a worker to read a quarantine.
 const END_MAX: Duration = Duration::from_secs(1);
 
-/// What a worker is started with.
+/// Settings that all workers are started with.
 #[derive(Debug, Clone)]
 pub struct WorkerSettings {
-    /// GPU memory that its tenant may take, in bytes.
+    /// GPU memory that a worker's tenant may take, in bytes.
     pub gpu_memory_bytes: u64,
-    /// Resident memory of the process, in bytes; past it, it is killed.
+    /// Limit on the resident memory of a worker process, in bytes. A process that exceeds it is killed.
     pub rss_bytes_max: u64,
     /// Whether a software driver computes on the pages of assets' files; see `DeviceOptions` in host-gpu.
     pub map_assets: bool,
-    /// Whether it runs components for `wasi:http/service` 0.3.
+    /// Whether a worker runs components for `wasi:http/service` 0.3.
     pub wasi_http_0_3: bool,
 }
 
+/// `None` until the worker has loaded the version or failed to.
 type LoadResult = Option<Result<(), String>>;
 
-/// A connection to a worker: one request at a time.
+/// A connection to a worker (the hop). It carries one request at a time.
 #[derive(Debug)]
 pub(crate) struct Connection {
     sender: SendRequest<RequestBody>,
@@ -68,7 +69,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Sends a request and waits for the head of its answer. On an error, the request comes back if nothing of it
+    /// Sends a request and waits for the head of the response. On an error, returns the request if nothing of it
     /// was sent.
     pub(crate) async fn send(
         &mut self,
@@ -77,7 +78,7 @@ impl Connection {
         self.sender.try_send_request(request).await.map_err(|mut error| error.take_message().map(Box::new))
     }
 
-    /// Closes the socket, whatever is under way on it.
+    /// Closes the socket, even while a request is in flight on it.
     pub(crate) fn cut(self) {
         self.task.abort();
     }
@@ -96,15 +97,16 @@ pub struct Worker {
     confinement: Confinement,
     /// The slot of its GPU, if it has one.
     gpu: Option<SlotId>,
-    /// What the arbiter needs of it, until it has a tenant; a spare has no part in the GPU.
+    /// The link that the arbiter gets when the worker gets a tenant. `None` after that. A spare does not share the GPU.
     link: Mutex<Option<MemberLink>>,
     membership: OnceLock<Membership>,
-    /// What it may send out, once it has a tenant.
+    /// Its outbound HTTP, set when it gets a tenant.
     pub(super) outbound: OnceLock<Arc<WorkerEgress>>,
+    /// Whether the socket for outbound HTTP was opened.
     pub(super) egress_open: AtomicBool,
-    /// Requests under way, by version.
+    /// Number of requests in flight, by version.
     pub(super) active: Mutex<HashMap<VersionKey, usize>>,
-    /// Up to when the memory that it keeps was charged.
+    /// The time up to which the memory that it keeps was charged.
     pub(crate) charged: Mutex<Option<Instant>>,
     /// Why it ended, once that is known.
     why: OnceLock<String>,
@@ -128,8 +130,8 @@ impl Worker {
         let failed = |error: std::io::Error| PoolError::StartFailed(error.to_string());
         let (control, their_control) = frame_pair().map_err(failed)?;
         let (log_socket, their_logs) = frame_pair().map_err(failed)?;
-        // Room for the log of a whole request, so that a burst is not lost. Without the privilege the system's
-        // own limit stays.
+        // Room for the log of a whole request, so that a burst is not lost. Without the privilege the call fails and
+        // the system's own limit applies.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&their_logs, LOG_BUFFER_BYTES);
         let home = files.child_home(Role::Worker.verb().trim_start_matches('_')).map_err(failed)?;
         let arguments = vec![
@@ -189,7 +191,7 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Which layers hold in it.
+    /// The confinement that is in force in it.
     pub fn confinement(&self) -> &Confinement {
         &self.confinement
     }
@@ -204,7 +206,8 @@ impl Worker {
         self.process.id()
     }
 
-    /// Lets it use the GPU for the tenant that it serves from now on. Answers whether it could not before.
+    /// Binds it to the tenant that it serves from now on, and lets it use the GPU and outbound HTTP. Returns whether
+    /// this is its first call; later ones do nothing.
     pub fn join(&self, arbiter: &Arc<Arbiter>, egress: &Arc<Egress>, tenant: &TenantName, weight: u32) -> bool {
         let link = self.link.lock().unwrap_or_else(PoisonError::into_inner).take();
         let first = link.is_some();
@@ -216,7 +219,7 @@ impl Worker {
             let membership = arbiter.join(gpu, tenant, weight, link, self.process.clone());
             // The link is taken once, so this is set once.
             let _ = self.membership.set(membership);
-            // It may have ended before it could be told from in here.
+            // If the process ended before the membership was set, `watch` could not end the membership.
             if self.dead.is_cancelled() {
                 self.leave_gpu(false);
             }
@@ -230,7 +233,7 @@ impl Worker {
         }
     }
 
-    /// Takes GPU time off what a worker reports that it cannot have used.
+    /// Reduces the GPU time in a worker's report to what the worker can have used.
     pub(crate) fn cap_gpu_time(&self, work: &mut WorkReport) {
         if let Some(membership) = self.membership.get() {
             let billed = membership.bill(Duration::from_nanos(work.gpu_ns));
@@ -238,55 +241,58 @@ impl Worker {
         }
     }
 
-    /// How long it has held the GPU that no request was billed for: idle holds, mostly.
+    /// How long it has held the GPU without that time being billed to a request. Mostly it was idle meanwhile.
     pub(crate) fn unbilled(&self) -> Duration {
         self.membership.get().map_or(Duration::ZERO, Membership::unbilled)
     }
 
-    /// GPU time of a request that began then and whose report is lost: what the worker has held the GPU for and nobody has
-    /// paid, as far as the request can have caused it. `before` is what there was of that when the request came.
+    /// Bills and returns the GPU time, in nanoseconds, of a request whose report is lost. That is the time that the
+    /// worker held the GPU without a bill, as far as the request can have caused it: `since` is when the request began,
+    /// and `before` is what was unbilled when the worker got it.
     pub(crate) fn bill_lost_report(&self, since: Instant, before: Duration) -> u64 {
         let Some(membership) = self.membership.get() else { return 0 };
         let most = membership.unbilled().saturating_sub(before).min(since.elapsed());
         u64::try_from(membership.bill(most).as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Becomes cancelled when the process has ended.
+    /// A token that is cancelled when the process has ended.
     pub fn dead(&self) -> &CancellationToken {
         &self.dead
     }
 
-    /// Ends it.
+    /// Kills the process.
     pub fn kill(&self) {
         self.process.kill();
     }
 
-    /// Ends it for a reason that those whose requests it ran are told.
+    /// Kills the process; its in-flight requests fail with `why`.
     pub(crate) fn kill_because(&self, why: &str) {
-        // The first reason is the one.
+        // The first reason is kept.
         let _ = self.why.set(why.to_owned());
         self.process.kill();
     }
 
-    /// Why it ended, in words. Waits for a moment if it has only just begun to.
+    /// Returns why it ended, as text. Waits up to [`END_MAX`] for the process to end, because its connection breaks
+    /// first.
     pub(crate) async fn why_ended(&self) -> String {
-        // Another reason for a broken connection is not known here.
+        // If the process does not end, only the broken connection is known.
         let _ = tokio::time::timeout(END_MAX, self.dead.cancelled()).await;
         self.why.get().cloned().unwrap_or_else(|| "it closed the connection".to_owned())
     }
 
-    /// Whether it was ended because it kept the GPU.
+    /// Whether it was killed because it kept the GPU.
     pub(crate) fn overstayed(&self) -> bool {
         self.membership.get().is_some_and(Membership::overstayed)
     }
 
-    /// Tells it which kernels it may not run.
+    /// Sends it the hashes of the kernels that it may not run.
     pub(crate) async fn quarantine(&self, sources: HashSet<[u8; 32]>) -> Result<(), PoolError> {
         let message = ToWorker::Quarantine { sources };
         let sent = tokio::time::timeout(END_MAX, self.control.send(&message, &[])).await;
         sent.ok().and_then(Result::ok).ok_or_else(|| PoolError::Killed(GONE.into()))
     }
 
+    /// Reads messages from the control socket, and kills the process when the socket ends or a message is invalid.
     async fn listen(self: Arc<Self>) {
         loop {
             match self.control.receive::<FromWorker>().await {
@@ -300,7 +306,7 @@ impl Worker {
                 Ok((FromWorker::Work { request, work }, _)) => {
                     let waiting = self.expected_reports.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);
                     if let Some(waiting) = waiting {
-                        // The tab may be closed already.
+                        // It fails if nobody waits any more, because the tab is closed already.
                         let _ = waiting.send(work);
                     }
                 }
@@ -314,6 +320,7 @@ impl Worker {
         self.kill();
     }
 
+    /// Kills the process if it takes too much memory, and cleans up after it has ended.
     async fn watch(self: Arc<Self>, rss_bytes_max: u64) {
         let ended = self.process.ended();
         tokio::pin!(ended);
@@ -342,14 +349,14 @@ impl Worker {
                 }
             }
         };
-        // In this order: whoever joins after this sees that it is dead.
+        // In this order, because a `join` that runs after this sees that the worker is dead and leaves the GPU itself.
         self.dead.cancel();
         self.leave_gpu(lost);
         self.expected_reports.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// A connection that is free, or a new one.
+    /// Returns an idle connection, or a new one.
     pub(crate) async fn connection(&self) -> Result<Connection, PoolError> {
         loop {
             let idle = self.connections.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -362,14 +369,14 @@ impl Worker {
                 None => break,
             }
         }
-        let failed = |error: std::io::Error| PoolError::Internal(format!("no connection to the worker: {error}"));
+        let failed = |error: std::io::Error| PoolError::Internal(format!("cannot connect to the worker: {error}"));
         let (ours, theirs) = stream_pair().map_err(failed)?;
         self.control.send(&ToWorker::Connect, &[theirs.as_fd()]).await.map_err(|_| PoolError::Killed(GONE.into()))?;
         drop(theirs);
         let stream = std::os::unix::net::UnixStream::from(ours);
         let stream = tokio::net::UnixStream::from_std(stream).map_err(failed)?;
         let (sender, connection) = Builder::new()
-            // A guest may answer with many headers; the client's own edge is the front door.
+            // A guest may return many headers. The limits for clients are set at the front door.
             .max_headers(512)
             .handshake(TokioIo::new(stream))
             .await
@@ -382,7 +389,7 @@ impl Worker {
         Ok(Connection { sender, task: task.abort_handle() })
     }
 
-    /// Takes a connection back whose answer has been read to its end.
+    /// Takes back a connection whose response has been read to its end, for the next request.
     pub(crate) fn give_back(&self, connection: Connection) {
         let mut idle = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < CONNECTIONS_MAX && !self.dead.is_cancelled() && !connection.sender.is_closed() {
@@ -390,19 +397,20 @@ impl Worker {
         }
     }
 
-    /// Where the receipt of a streamed answer will arrive.
+    /// Returns the receiver of a request's report, if it arrives as a frame.
     pub(crate) fn expect_report(&self, request: RequestId) -> oneshot::Receiver<WorkReport> {
         let (sender, receiver) = oneshot::channel();
         self.expected_reports.lock().unwrap_or_else(PoisonError::into_inner).insert(request, sender);
         receiver
     }
 
-    /// No receipt is expected any more.
+    /// Stops expecting the report of a request.
     pub(crate) fn forget_report(&self, request: RequestId) {
         self.expected_reports.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);
     }
 }
 
+/// Resident set of a process in bytes; 0 if it cannot be read.
 fn rss_bytes(pid: i32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
     let pages: u64 = text.split(' ').nth(1).and_then(|field| field.parse().ok()).unwrap_or(0);

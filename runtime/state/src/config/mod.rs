@@ -1,8 +1,8 @@
-//! `gannet-server.toml` and the flags of `gannet serve`: raw as written, checked once, all errors together.
+//! The server file, `gannet-server.toml`, as types. Each file is checked once; all errors are reported together.
 //!
 //! ```text
 //!  text ─▶ [`read`]: keys and types ─▶ [`ServerConfig::check`]: ranges ─▶ serve, or `config check`
-//!  SIGHUP ─▶ the same ─▶ [`ServerConfig::restart_needed`] names what stays as it was ─▶ [`LiveConfig`]
+//!  SIGHUP ─▶ the same ─▶ [`ServerConfig::restart_needed`] names the keys that need a restart ─▶ [`LiveConfig`]
 //! ```
 
 mod read;
@@ -18,59 +18,60 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The file in force. Replaced whole by a reload.
+/// The configuration in force. A reload replaces it as a whole.
 pub type LiveConfig = Arc<ArcSwap<ServerConfig>>;
 
-/// The file, as written. Every key has a default.
+/// The server file as written. Every key has a default.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerConfig {
     /// Address to listen on.
     pub listen: Option<SocketAddr>,
-    /// Address for the control API and the metrics alone; without it they share the other.
+    /// Separate address for the control API and the metrics. If it is not set, `listen` serves them too.
     pub admin_listen: Option<SocketAddr>,
-    /// With it functions answer at `{function}--{tenant}.{domain}`.
+    /// If set, functions are also served at the host `{function}--{tenant}.{domain}`.
     pub domain: Option<String>,
-    /// How clients reach this server, for the URLs that it tells.
+    /// Base URL under which clients reach this server, for the URLs in responses of the control API.
     pub public_url: Option<String>,
-    /// Proxies whose word about where a request came from is taken.
+    /// Proxies whose `x-forwarded-for` is believed.
     pub trusted_proxies: Vec<IpNet>,
-    /// TLS.
+    /// Certificate for HTTPS. If it is not set, the server speaks plain HTTP.
     pub tls: Option<TlsConfig>,
-    /// Spare workers kept ready.
+    /// Spare workers kept ready on each GPU.
     pub spares: usize,
-    /// Workers and spares together.
+    /// Maximum number of workers and spares on each GPU.
     pub workers_max: usize,
-    /// Requests in flight, of all tenants together.
+    /// Maximum number of requests in flight, of all tenants together.
     pub requests_max: usize,
-    /// GPU memory that one tenant may take.
+    /// GPU memory that one tenant's worker may allocate.
     pub tenant_gpu_memory_mib: u64,
-    /// Resident memory of one worker process.
+    /// Maximum resident memory of one worker process. A worker that takes more is killed.
     pub worker_memory_mib: u64,
-    /// How long requests may run on after SIGTERM.
+    /// How long requests in flight may keep running after SIGTERM.
     pub drain_s: u64,
-    /// Where a software driver computes, let it compute on the pages of assets' files. Else they are copied, as to a GPU:
-    /// for data folders on disks that fail now and then.
+    /// Whether a software driver computes on mapped pages of the assets' files. If false, assets are copied, as to a
+    /// GPU: for data folders on disks that fail now and then, because a read error in a mapped page kills the worker.
     pub map_assets: bool,
     /// Accept components for `wasi:http/service` 0.3.
     pub wasi_http_0_3: bool,
-    /// How long a worker may take to give the GPU back when it is asked to, before it is killed.
+    /// How long a worker may take to release the GPU after its lease is revoked, before it is killed. Default: 100 ms
+    /// on a GPU, 10 s on a software driver.
     pub lease_grace_ms: Option<u64>,
-    /// The file with the key that secrets are sealed with.
+    /// The file with the key that encrypts secrets. Default: `secrets.key` in the data folder.
     pub secrets_key_file: Option<PathBuf>,
-    /// The GPUs to serve on, in order of preference. None named: all real ones, or a software one.
+    /// The GPUs to serve on, in order of preference. If empty: all real GPUs, or one software driver if there is none.
     pub gpus: Vec<GpuConfig>,
     /// Limits of tenants that have none of their own.
     pub limits: LimitsChoice,
-    /// What work costs.
+    /// Prices of GPU time, CPU time and GPU memory.
     pub prices: PricesConfig,
-    /// Rates of whoever has no tenant.
+    /// Limits for each client address, before a tenant is known.
     pub edge: EdgeConfig,
     /// Outbound HTTP of functions.
     pub egress: EgressConfig,
-    /// How long things are kept.
+    /// How long records and versions are kept.
     pub retention: RetentionConfig,
-    /// Logs.
+    /// The access log.
     pub logs: LogsConfig,
 }
 
@@ -78,47 +79,47 @@ pub struct ServerConfig {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GpuConfig {
-    /// Its index, as `gannet doctor` lists it.
+    /// Index of the GPU, as `gannet doctor` lists it.
     pub index: u32,
-    /// The class that manifests name.
+    /// GPU class, as manifests name it. Default: the class that `gannet doctor` lists.
     pub class: Option<String>,
-    /// Spare workers kept ready on it.
+    /// Spare workers kept ready on this GPU. Default: the server's `spares`.
     pub spares: Option<usize>,
-    /// Workers and spares on it together.
+    /// Maximum number of workers and spares on this GPU. Default: the server's `workers_max`.
     pub workers_max: Option<usize>,
-    /// Its memory, if it is to be taken for another than the driver says.
+    /// Overrides the memory size that the driver reports.
     pub memory_mib: Option<u64>,
-    /// What a second of its work costs.
+    /// Price of a second of GPU time. Default: `prices.gpu_micro_units_per_s`.
     pub micro_units_per_s: Option<u64>,
 }
 
-/// A certificate and its key, in PEM. Read again when the files change.
+/// A certificate and its private key, in PEM. They are read again when the files change.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
-    /// The chain.
+    /// The file with the certificate chain.
     pub cert: PathBuf,
-    /// The private key.
+    /// The file with the private key.
     pub key: PathBuf,
 }
 
-/// What work costs, in micro-units (millionths) of the currency.
+/// Prices in micro-units (millionths) of the currency.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PricesConfig {
-    /// ISO 4217.
+    /// Currency code of ISO 4217.
     pub currency: String,
-    /// A second of a GPU whose entry says nothing else.
+    /// Price of a second of GPU time, on GPUs without a price of their own.
     pub gpu_micro_units_per_s: u64,
-    /// A second of a guest's CPU time.
+    /// Price of a second of a guest's CPU time.
     pub cpu_micro_units_per_s: u64,
-    /// A GiB of GPU memory kept by `scale.min` for a second.
+    /// Price of keeping one GiB of GPU memory for a second (`scale.min`).
     pub resident_micro_units_per_gib_s: u64,
 }
 
 impl Default for PricesConfig {
     fn default() -> Self {
-        // A card of 80 GB at about 2.50 an hour; memory that is kept costs its part of the card.
+        // The prices of an 80 GB card at about 2.50 an hour. Memory that is kept costs its share of the card.
         Self {
             currency: "USD".into(),
             gpu_micro_units_per_s: 700,
@@ -128,15 +129,15 @@ impl Default for PricesConfig {
     }
 }
 
-/// Rates of whoever has no tenant.
+/// Limits for each client address, before a tenant is known.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EdgeConfig {
     /// Requests without a key, from one address.
     pub anonymous_per_s: u64,
-    /// Wrong keys, from one address.
+    /// Requests with a wrong key, from one address.
     pub wrong_keys_per_s: u64,
-    /// Connections from one address that is no trusted proxy.
+    /// Open connections from one address. Trusted proxies are exempt.
     pub connections_per_address: u64,
 }
 
@@ -150,17 +151,17 @@ impl Default for EdgeConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EgressConfig {
-    /// Ranges that functions may reach although they are private, loopback or link-local.
+    /// Private, loopback and link-local address ranges that functions may reach.
     pub allow_ranges: Vec<IpNet>,
-    /// Certificates, in PEM, that are trusted beside the usual ones.
+    /// File with certificates, in PEM, that are trusted in addition to the usual ones.
     pub ca_file: Option<PathBuf>,
-    /// Until a connection stands, TLS included.
+    /// Timeout for opening a connection, TLS included.
     pub connect_timeout_ms: u64,
-    /// Until the head of the answer is there.
+    /// Timeout for the head of the response.
     pub first_byte_timeout_ms: u64,
-    /// The largest body of an answer.
+    /// Maximum size of a response body.
     pub response_mib: u64,
-    /// Calls of one tenant at once.
+    /// Concurrent outbound calls of one tenant.
     pub concurrency: u64,
 }
 
@@ -177,15 +178,16 @@ impl Default for EgressConfig {
     }
 }
 
-/// How long things are kept.
+/// How long records and versions are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetentionConfig {
-    /// Lines of the ledger.
+    /// How long segments of the ledger are kept.
     pub ledger_days: u64,
-    /// Entries of the audit log.
+    /// How long entries of the audit log are kept.
     pub audit_days: u64,
-    /// Versions of a function, those with traffic or a tag not counted.
+    /// Newest versions of a function to keep. Older ones with traffic or a tag, and the previous current one, are kept
+    /// too.
     pub versions: u64,
 }
 
@@ -195,15 +197,15 @@ impl Default for RetentionConfig {
     }
 }
 
-/// Logs.
+/// The access log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogsConfig {
-    /// Where each request is written, a line of JSON each: a file, or `stderr`.
+    /// A file, or `stderr`. Each request is logged there as one line of JSON.
     pub access: Option<PathBuf>,
 }
 
-/// GPUs in one file.
+/// Maximum number of GPUs in one server file.
 const GPUS_MAX: usize = 64;
 
 impl Default for ServerConfig {
@@ -236,55 +238,55 @@ impl Default for ServerConfig {
     }
 }
 
-/// Why the server cannot be configured so.
+/// Why a configuration is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("{path}: {cause}")]
     Read {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         cause: String,
     },
-    /// A key is unknown, or its value is of the wrong kind.
+    /// The file is not TOML, a key is unknown, or its value is invalid.
     #[error("{key}: {cause}")]
     Key {
-        /// Which, from the top.
+        /// Full path of the key, as in `limits.keys`, or the line if the file is not TOML.
         key: String,
-        /// Why.
+        /// What is wrong with it.
         cause: String,
     },
     /// A value is out of its range.
     #[error("{name} = {value}; it may be {least} to {most}")]
     Range {
-        /// The key.
+        /// Full path of the key.
         name: String,
-        /// What was given.
+        /// The value in the file.
         value: u64,
-        /// The least.
+        /// Smallest allowed value.
         least: u64,
-        /// The most.
+        /// Largest allowed value.
         most: u64,
     },
-    /// A GPU that is not there.
+    /// The file names a GPU that was not found.
     #[error("gpus: there is no gpu {index}; {found} were found, see `gannet doctor`")]
     NoSuchGpu {
-        /// Its index.
+        /// Index in the file.
         index: u32,
-        /// How many there are.
+        /// Number of GPUs found.
         found: usize,
     },
-    /// `--dev` beyond this machine.
+    /// `--dev` with an address that other machines can reach.
     #[error("--dev serves only a loopback address, not {0}: its key is known to everybody")]
     DevBeyondLoopback(SocketAddr),
-    /// More than one thing is wrong.
+    /// There are several errors.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Many(Vec<ConfigError>),
 }
 
 impl ConfigError {
-    /// The errors that this is made of.
+    /// Returns the single errors that this error consists of.
     pub fn each(&self) -> &[Self] {
         match self {
             Self::Many(errors) => errors,
@@ -316,12 +318,12 @@ fn is_host(text: &str) -> bool {
 }
 
 impl ServerConfig {
-    /// The limits of a tenant that has none of its own.
+    /// Returns the limits of a tenant that has none of its own.
     pub fn tenant_limits(&self) -> TenantLimits {
         self.limits.over(&TenantLimits::default())
     }
 
-    /// Everything that is wrong with the values.
+    /// Returns an error for each value that is invalid.
     fn check(&self) -> Vec<ConfigError> {
         let mut errors = Vec::new();
         for (at, class) in self.gpus.iter().enumerate().filter_map(|(at, gpu)| Some((at, gpu.class.as_ref()?))) {
@@ -340,7 +342,7 @@ impl ServerConfig {
                 matches!(url.scheme_str(), Some("http" | "https")) && url.authority().is_some() && url.path() == "/"
             })
         {
-            errors.push(wrong("public_url", "it is not like https://gpu.example.org"));
+            errors.push(wrong("public_url", "it is not a URL without a path, as in https://gpu.example.org"));
         }
         if self.admin_listen.is_some() && self.admin_listen == self.listen {
             errors.push(wrong("admin_listen", "it is the same as listen; leave it out for one address"));
@@ -394,7 +396,7 @@ impl ServerConfig {
         all.into_iter().filter(|(_, value, least, most)| !(least..=most).contains(&value)).map(range).collect()
     }
 
-    /// The keys in which `next` differs from this file and that only a restart brings into force.
+    /// Returns the keys that differ in `next` and take effect only after a restart.
     pub fn restart_needed(&self, next: &Self) -> Vec<&'static str> {
         let without_prices = |file: &Self| {
             let mut gpus = file.gpus.clone();

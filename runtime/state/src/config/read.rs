@@ -1,22 +1,22 @@
-//! Reads the server's file and gathers everything that is wrong with it: what does not fit is told, taken out, and the rest is
-//! read again.
+//! Reads the server file and collects all errors in it: a key that is unknown or has an invalid value is reported and
+//! removed, and the rest is parsed again.
 
 use crate::config::{ConfigError, ServerConfig};
 use serde_path_to_error::{Path as KeyPath, Segment};
 use std::path::Path;
 use toml::{Table, Value};
 
-/// More errors than this are not told.
+/// Parsing stops after this many errors.
 const ERRORS_MAX: usize = 100;
 
-/// Reads and checks a file.
+/// Reads and checks the server file at `path`.
 pub fn read(path: &Path) -> Result<ServerConfig, ConfigError> {
     let failed = |cause: String| ConfigError::Read { path: path.to_owned(), cause };
     let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
     parse(&text)
 }
 
-/// Reads and checks a text.
+/// Parses and checks the text of a server file.
 pub(super) fn parse(text: &str) -> Result<ServerConfig, ConfigError> {
     let mut table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Key {
         key: error.span().map_or_else(|| "the file".to_owned(), |span| format!("line {}", line_of(text, span.start))),
@@ -44,7 +44,7 @@ fn line_of(text: &str, at: usize) -> usize {
     text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
 }
 
-/// Takes out what an error is about.
+/// Removes the value at `path`. Returns whether there was one.
 fn remove(table: &mut Table, path: &KeyPath) -> bool {
     let segments: Vec<&Segment> = path.iter().collect();
     let Some((last, above)) = segments.split_last() else { return false };
@@ -76,7 +76,7 @@ fn remove(table: &mut Table, path: &KeyPath) -> bool {
     }
 }
 
-/// Makes an error about an unknown key short, and names the nearest known one.
+/// Shortens serde's message about an unknown key: it lists all known keys, this names only the nearest.
 fn explain(message: &str) -> String {
     let mut quoted = message.split('`').skip(1).step_by(2);
     if !message.starts_with("unknown field") {

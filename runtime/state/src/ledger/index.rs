@@ -1,4 +1,4 @@
-//! What the ledger knows of lines without reading a file: those that wait for the disk, where those on disk are, and sums.
+//! The ledger's index in memory: lines that are not on disk yet, positions of lines that are, and totals.
 
 use super::segment::SealedSegment;
 use gannet_base::bill::LedgerLine;
@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::sync::Arc;
 
-/// Sums since the front door started.
+/// Totals since the front door started.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Totals {
-    /// Tabs closed.
+    /// Closed tabs.
     pub requests: u64,
-    /// Of them with an error.
+    /// Closed tabs with an error.
     pub errors: u64,
     /// Starts by kind: hot, warm, cold.
     pub starts: [u64; 3],
@@ -22,11 +22,13 @@ pub struct Totals {
 
 #[derive(Debug, Default)]
 pub(super) struct LedgerIndex {
-    /// Closed and not on disk yet.
+    /// Lines that are not on disk yet.
     pub(super) waiting: HashMap<RequestId, Arc<LedgerLine>>,
-    /// In the open segment.
+    /// Offsets of the lines in the open segment.
     pub(super) open: HashMap<RequestId, u64>,
+    /// File of the open segment.
     pub(super) open_file: Option<Arc<File>>,
+    /// Sealed segments, by number.
     pub(super) sealed: BTreeMap<u64, Arc<SealedSegment>>,
     pub(super) totals: Totals,
 }

@@ -1,14 +1,15 @@
-//! The ledger: one line for each admitted request, and for memory kept; append-only. Everything that is billed is derived
-//! from it.
+//! The ledger: append-only, with one line for each admitted request and for each charge for kept GPU memory. Everything
+//! that is billed is derived from it.
 //!
 //! ```text
-//!  tab closed ─▶ waiting ─▶ one thread: append, sync ─▶ durable ─▶ sums into the store, with how far they go
-//!                 │ too many, or the disk fails: nothing is admitted     └ again from there after a crash
+//!  tab closed ─▶ waiting ─▶ one thread: append, sync ─▶ durable ─▶ sums into the store, with the watermark
+//!                 │ too many, or the disk fails: nothing is admitted     └ a start after a crash continues from it
 //! ```
 //!
-//! The rule: a request is acknowledged as billable when its line is on disk, which its receipt says (`billed`), and which
-//! usage counts. A line that a crash has taken was never acknowledged and costs nothing. No acknowledged line is ever lost,
-//! and none counts twice: sums and how far they go are one change of the store.
+//! The rule: a request is acknowledged as billable when its line is on disk. Its receipt then says `billed`, and usage
+//! includes it. A line lost in a crash was never acknowledged and costs nothing. No acknowledged line is ever lost, and
+//! none counts twice, because the sums and the watermark (the position up to which lines are included in them) are
+//! stored in one change.
 
 mod segment;
 mod index;
@@ -31,40 +32,43 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use writer::Writer;
 
-/// Lines that may wait for the disk. Past it nothing is admitted, so that nothing is lost.
+/// Maximum number of lines that wait for the disk. Beyond it no request is admitted, so that no line is lost.
 const WAITING_MAX: usize = 100_000;
 
 /// Why the ledger cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// The disk.
+    /// A file of the ledger cannot be read or written.
     #[error("the ledger: {0}")]
     Io(#[from] io::Error),
-    /// The store.
+    /// The store cannot be read or written.
     #[error("the ledger: {0}")]
     Store(#[from] StoreError),
 }
 
-/// See the module.
+/// The handle of the ledger; see the module.
 #[derive(Debug)]
 pub struct Ledger {
     known: Arc<Mutex<LedgerIndex>>,
-    /// Locked for writing while sums move into the store, so that whoever adds the two sees each line once.
+    /// Sums of durable lines that are not in the store yet. Locked for writing while they move into the store, so that
+    /// a reader who adds both counts each line once.
     rollup: Arc<RwLock<Rollup>>,
     /// How often sums have moved into the store.
     settled: Arc<AtomicUsize>,
+    /// Number of lines that wait for the disk.
     waiting: Arc<AtomicUsize>,
+    /// Whether the last write failed.
     failing: Arc<AtomicBool>,
     to_disk: Sender<Arc<LedgerLine>>,
     store: Arc<Store>,
 }
 
-/// What tenants used in the current month, by day.
+/// Sums by day and tenant, for the last 31 days on which anything was used.
 pub type UsageByDay = BTreeMap<(Day, TenantName), Sums>;
 
 impl Ledger {
-    /// Opens the ledger in the data folder, and reads what is not in the store yet. Answers it, and the sums of the last 31
-    /// days.
+    /// Opens the ledger in the data folder, reads the lines whose sums are not in the store yet, and starts the writing
+    /// thread. Returns the ledger and the sums by day. Sealed segments older than `kept_days` are removed.
     pub fn open(store: Arc<Store>, kept_days: u64) -> Result<(Arc<Self>, UsageByDay), LedgerError> {
         let folder = store.files().data().join("ledger");
         let watermark = store.watermark()?;
@@ -88,7 +92,7 @@ impl Ledger {
             known.open.insert(line.id(), at);
         })?;
         if open_number == watermark.segment && end < watermark.offset {
-            let why = format!("segment {open_number} ends at {end}, before what was counted at {}", watermark.offset);
+            let why = format!("segment {open_number} ends at {end}, but lines up to {} were counted", watermark.offset);
             return Err(io::Error::other(why).into());
         }
         file.set_len(end)?;
@@ -131,7 +135,7 @@ impl Ledger {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether what is used can be written down; if not, why.
+    /// Checks whether usage can be recorded. If not, returns why; nothing may be admitted then.
     pub fn check(&self) -> Result<(), &'static str> {
         if self.failing.load(Ordering::Relaxed) {
             return Err("it cannot be written");
@@ -142,7 +146,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Takes a line. Never waits: this is the request's path.
+    /// Queues a line for the writing thread. Never waits, because this is on the request's path.
     pub fn write(&self, line: LedgerLine) {
         let line = Arc::new(line);
         {
@@ -167,7 +171,7 @@ impl Ledger {
         }
     }
 
-    /// The receipt of a request, and whether it is acknowledged as billable. May read from disk.
+    /// Returns the receipt of a request, and whether it is acknowledged as billable. May read from disk.
     pub fn get(&self, id: RequestId) -> Option<(Receipt, bool)> {
         let receipt = |line: &LedgerLine| match line {
             LedgerLine::Request(receipt) => Some(Receipt::clone(receipt)),
@@ -194,14 +198,15 @@ impl Ledger {
         }
     }
 
-    /// The usage of a tenant, by row. Reads the store.
+    /// Returns the usage of a tenant, by row. Reads the store.
     pub fn usage(
         &self,
         tenant: &TenantName,
         days: std::ops::RangeInclusive<Day>,
     ) -> Result<BTreeMap<UsageKey, Sums>, StoreError> {
         loop {
-            // Not under the lock, which whoever writes wants: read again if sums have moved meanwhile.
+            // The store is read without the lock, which the writing thread needs. If sums have moved into the store
+            // meanwhile, both are read again.
             let settled = self.settled.load(Ordering::Acquire);
             let mut rows = self.store.usage(tenant, days.clone())?;
             let rollup = self.rollup.read().unwrap_or_else(PoisonError::into_inner);
@@ -215,12 +220,12 @@ impl Ledger {
         }
     }
 
-    /// Sums since the start.
+    /// Returns the totals since the start.
     pub fn totals(&self) -> Totals {
         self.known().totals
     }
 
-    /// Waits until every line is on disk, for at most so long.
+    /// Waits until every line is on disk, at most `longest`. Blocks.
     pub fn flush(&self, longest: Duration) {
         let began = Instant::now();
         while self.waiting.load(Ordering::Relaxed) > 0 && began.elapsed() < longest {
@@ -244,7 +249,7 @@ mod tests {
         let account = Arc::<TenantCounters>::default();
         let mut ids = Vec::new();
         for round in 1..=3_u64 {
-            // A store that was just dropped lets go of its folder a moment later.
+            // A store that was just dropped unlocks its folder a moment later.
             let ledger = loop {
                 if let Ok((store, _)) = Store::open(folder.path(), "x") {
                     break Ledger::open(Arc::new(store), 400).unwrap().0;

@@ -1,12 +1,13 @@
-//! Files of the ledger. A line is JSON, a tab, the CRC-32 of the JSON in hex, and a line feed; lines are only ever appended.
+//! Files of the ledger. A line is JSON, a tab, the CRC-32 of the JSON in hex, and a line feed. Lines are only appended.
 //!
 //! ```text
 //!  DATA/ledger/0000000007.jsonl    sealed: never written again
-//!  DATA/ledger/0000000007.idx      its ids in order, each with its offset: 16 and 8 bytes, little end first
+//!  DATA/ledger/0000000007.idx      its ids (16 bytes) in order, each followed by its offset (8 bytes, little-endian)
 //!  DATA/ledger/0000000008.jsonl    open: the last one
 //! ```
 //!
-//! Invariant: what follows the first line that is not whole was never acknowledged; it is cut off when the file is opened.
+//! Invariant: the first line that is incomplete, and everything after it, was never acknowledged. It is cut off when
+//! the ledger is opened.
 
 use gannet_base::bill::LedgerLine;
 use gannet_base::names::RequestId;
@@ -15,12 +16,12 @@ use std::io::{self, BufRead, BufReader, Seek, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Bytes of one entry of an index.
+/// Size of one entry of an index.
 const INDEX_ENTRY_BYTES: u64 = 24;
-/// A longer line was not written by us: the texts in one are cut.
+/// Maximum length of a line. We write no longer ones, because the texts in a line are truncated.
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Writes a line into a buffer.
+/// Appends an encoded line to a buffer.
 pub(super) fn encode(line: &LedgerLine, out: &mut Vec<u8>) -> io::Result<()> {
     let start = out.len();
     serde_json::to_writer(&mut *out, line)?;
@@ -28,7 +29,7 @@ pub(super) fn encode(line: &LedgerLine, out: &mut Vec<u8>) -> io::Result<()> {
     writeln!(out, "\t{sum:08x}")
 }
 
-/// The JSON of a whole line, given without its line feed.
+/// Returns the JSON of a line, or None if the checksum is wrong or missing. `text` has no line feed.
 fn whole(text: &[u8]) -> Option<&[u8]> {
     let (json, sum) = text.split_at_checked(text.len().checked_sub(9)?)?;
     let sum = u32::from_str_radix(std::str::from_utf8(sum.strip_prefix(b"\t")?).ok()?, 16).ok()?;
@@ -39,12 +40,12 @@ fn decode(text: &[u8]) -> Option<LedgerLine> {
     serde_json::from_slice(whole(text)?).ok()
 }
 
-/// The file of a segment.
+/// Returns the path of a segment's file. `ending` is `jsonl` or `idx`.
 pub(super) fn path(folder: &Path, number: u64, ending: &str) -> PathBuf {
     folder.join(format!("{number:010}.{ending}"))
 }
 
-/// The numbers of the segments in a folder, in order.
+/// Returns the numbers of the segments in a folder, in ascending order.
 pub(super) fn list(folder: &Path) -> io::Result<Vec<u64>> {
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir(folder)? {
@@ -56,7 +57,7 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// Opens the file that lines are appended to.
+/// Opens a segment's file for reading and appending, or creates it.
 pub(super) fn open(folder: &Path, number: u64) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -67,7 +68,8 @@ pub(super) fn open(folder: &Path, number: u64) -> io::Result<File> {
         .open(path(folder, number, "jsonl"))
 }
 
-/// Reads lines from an offset on, until the end or the first that is not whole. Answers where that is.
+/// Calls `each` for every line from offset `from` on, until the end or the first incomplete line. Returns the offset
+/// where it stopped.
 pub(super) fn scan(file: &File, from: u64, mut each: impl FnMut(u64, LedgerLine)) -> io::Result<u64> {
     let mut reader = BufReader::with_capacity(1 << 18, file);
     reader.seek(io::SeekFrom::Start(from))?;
@@ -76,16 +78,16 @@ pub(super) fn scan(file: &File, from: u64, mut each: impl FnMut(u64, LedgerLine)
         text.clear();
         let read = io::Read::take(&mut reader, LINE_BYTES_MAX).read_until(b'\n', &mut text)?;
         let Some(json) = text.strip_suffix(b"\n").and_then(whole) else { return Ok(at) };
-        // A line that is whole was acknowledged, whether this binary understands it or not.
+        // A complete line may have been acknowledged, even if this binary cannot parse it, so it is not cut off.
         match serde_json::from_slice(json) {
             Ok(line) => each(at, line),
-            Err(error) => tracing::error!(at, %error, "a line of the ledger cannot be understood"),
+            Err(error) => tracing::error!(at, %error, "a line of the ledger cannot be parsed"),
         }
         at += read as u64;
     }
 }
 
-/// The line at an offset.
+/// Reads the line at an offset.
 pub(super) fn line_at(file: &File, at: u64) -> io::Result<LedgerLine> {
     let mut found = None;
     let mut text = vec![0; usize::try_from(LINE_BYTES_MAX).unwrap_or(0)];
@@ -106,7 +108,7 @@ pub(super) fn line_at(file: &File, at: u64) -> io::Result<LedgerLine> {
     found.ok_or_else(|| io::Error::other("a line of the ledger cannot be read"))
 }
 
-/// A sealed segment. Its files are opened when they are asked: there may be many.
+/// A sealed segment. Its files are opened only for a lookup, because there may be many segments.
 #[derive(Debug)]
 pub(super) struct SealedSegment {
     folder: PathBuf,
@@ -117,7 +119,7 @@ pub(super) struct SealedSegment {
 }
 
 impl SealedSegment {
-    /// Looks at a sealed segment, and makes its index if a crash has kept it from being made.
+    /// Opens a sealed segment, and makes its index if a crash prevented that. Returns None if the segment has no lines.
     pub(super) fn open(folder: &Path, number: u64) -> io::Result<Option<Self>> {
         let index = match File::open(path(folder, number, "idx")) {
             Ok(index) => index,
@@ -135,7 +137,7 @@ impl SealedSegment {
         Ok(Some(Self { folder: folder.to_owned(), number, first, last, count }))
     }
 
-    /// The line of an id, if it is here.
+    /// Returns the line with this id, if it is in the segment.
     pub(super) fn get(&self, id: RequestId) -> io::Result<Option<LedgerLine>> {
         if id < self.first || id > self.last {
             return Ok(None);
@@ -166,7 +168,7 @@ fn entry(index: &File, at: u64) -> io::Result<(RequestId, u64)> {
     Ok((RequestId::from_bytes(id), u64::from_le_bytes(offset)))
 }
 
-/// Writes the index of a segment, beside its place first: an index is whole or not there.
+/// Writes the index of a segment durably: after a crash it is complete or missing.
 pub(super) fn write_index(folder: &Path, number: u64, mut entries: Vec<(RequestId, u64)>) -> io::Result<File> {
     entries.sort_unstable();
     let mut bytes = Vec::with_capacity(entries.len() * 24);

@@ -1,5 +1,5 @@
-//! The thread that writes the ledger: it appends lines, syncs them together, seals full segments, moves sums into the store and
-//! removes what is older than it need be.
+//! The thread that writes the ledger. It appends lines, syncs them together, seals full segments, moves sums into the
+//! store, and removes segments past their retention.
 
 use super::index::LedgerIndex;
 use super::segment;
@@ -19,15 +19,15 @@ use std::time::{Duration, Instant};
 
 /// How long lines are gathered before they are synced together.
 const GATHER: Duration = Duration::from_millis(10);
-/// Lines in one segment.
+/// A segment with this many lines is sealed.
 const SEGMENT_LINES: usize = 200_000;
-/// When sums go into the store: after so many lines, or this long.
+/// Sums move into the store after this many lines or this much time.
 const SETTLE_LINES: usize = 50_000;
 const SETTLE_EVERY: Duration = Duration::from_secs(10);
-/// Pause before a failed write is tried again.
+/// Pause before a failed write is retried.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The thread that owns the files.
+/// State of the writing thread. It shares the `Arc`s with [`super::Ledger`].
 pub(super) struct Writer {
     pub(super) known: Arc<Mutex<LedgerIndex>>,
     pub(super) rollup: Arc<RwLock<Rollup>>,
@@ -63,7 +63,7 @@ impl Writer {
         }
     }
 
-    /// Appends and syncs, again and again until it is done: nothing that was admitted is dropped.
+    /// Appends and syncs lines. Retries until it succeeds, so that no admitted request is dropped.
     fn append(&mut self, lines: &[Arc<LedgerLine>]) {
         let (mut bytes, mut ats) = (Vec::with_capacity(lines.len() * 800), Vec::with_capacity(lines.len()));
         for line in lines {
@@ -89,7 +89,7 @@ impl Writer {
         }
     }
 
-    /// Moves sums into the store and begins a new segment, when it is time.
+    /// When it is time, moves sums into the store, begins a new segment and removes expired ones.
     fn roll(&mut self) {
         let full = self.known.lock().unwrap_or_else(PoisonError::into_inner).open.len() >= SEGMENT_LINES;
         let mut rollup = self.rollup.write().unwrap_or_else(PoisonError::into_inner);
@@ -99,7 +99,7 @@ impl Writer {
         }
         let watermark = Watermark { segment: self.number, offset: self.end };
         if let Err(error) = self.store.settle(&rollup, watermark) {
-            // The lines are safe; their sums stay where they are.
+            // The lines are on disk. Their sums stay in `rollup` and are settled later.
             tracing::error!(%error, "usage could not be settled");
             return;
         }
@@ -129,7 +129,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Removes segments that are older than they are kept.
+    /// Removes sealed segments that were last written longer ago than `kept`.
     fn expire(&self) {
         let too_old = |path: &Path| {
             let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());

@@ -1,4 +1,5 @@
-//! Changes of assets: put and deleted by name; kept by digest as long as a name or a version leads to it.
+//! Changes of assets. An asset is put and deleted by name. Its file, named by digest, is kept as long as a name or a
+//! version refers to it.
 
 use crate::registry::{Registry, RegistryError, Tenant, tenant_mut};
 use crate::store::WriteBatch;
@@ -9,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 impl Tenant {
-    /// The digests that names or versions lead to, and their sizes.
+    /// Returns the digests that names or versions refer to, with their sizes in bytes.
     pub fn asset_sizes(&self) -> HashMap<&str, u64> {
         let versions = self.functions.values().flat_map(|function| &function.versions);
         let pinned = versions.flat_map(|version| version.record.assets.values());
@@ -17,7 +18,7 @@ impl Tenant {
         named.chain(pinned.map(|asset| (asset.digest.as_str(), asset.size))).collect()
     }
 
-    /// Bytes of its assets, each once.
+    /// Returns the total size of the tenant's assets in bytes. An asset with several names counts once.
     pub fn asset_bytes(&self) -> u64 {
         self.asset_sizes().values().sum()
     }
@@ -26,7 +27,7 @@ impl Tenant {
         self.asset_sizes().contains_key(digest)
     }
 
-    /// The assets that a manifest names, as they are now.
+    /// Resolves the assets that a manifest names to their current digests.
     pub fn pin_assets(&self, manifest: &Manifest) -> Result<BTreeMap<String, PinnedAsset>, RegistryError> {
         let pin = |(name, asset): (&String, &AssetName)| {
             let missing = || {
@@ -43,7 +44,7 @@ impl Tenant {
 }
 
 impl Registry {
-    /// Gives a name to an asset that is at its place. Answers whether the name is new.
+    /// Names an asset whose file is stored. Returns whether the name is new.
     pub async fn put_asset(
         self: &Arc<Self>,
         tenant: &TenantName,
@@ -67,7 +68,7 @@ impl Registry {
         new
     }
 
-    /// Takes a name away. Versions that were deployed with the asset keep it.
+    /// Removes the name of an asset. Versions that were deployed with the asset keep it.
     pub async fn delete_asset(self: &Arc<Self>, tenant: &TenantName, name: &AssetName) -> Result<(), RegistryError> {
         let owner = tenant.clone();
         let (tenant, name) = (tenant.clone(), name.clone());
@@ -81,7 +82,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Removes the files of assets that nothing leads to, in the background.
+    /// Removes the files of unused assets, in the background.
     pub fn sweep_assets(self: &Arc<Self>, tenant: &TenantName) {
         let (registry, tenant) = (Arc::clone(self), tenant.clone());
         tokio::spawn(async move {
@@ -90,7 +91,7 @@ impl Registry {
             if !any.unwrap_or(false) {
                 return;
             }
-            // Under the lock, so that nobody gives one of them a name meanwhile.
+            // The lock is held, so that no asset gets a name while its file is removed.
             let _changing = registry.changing.lock().await;
             let Some(owner) = registry.snapshot().tenants.get(&tenant).cloned() else { return };
             let sweeping = Arc::clone(&registry);

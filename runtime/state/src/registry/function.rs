@@ -1,4 +1,5 @@
-//! A function: its versions, which of them gets which part of the requests, and by what requests stay with theirs.
+//! A function: its versions, the share of the requests that each gets, and the header or cookie that pins a client to a
+//! version.
 
 use crate::store::files::Files;
 use gannet_base::allowed_hosts::AllowedHost;
@@ -19,58 +20,58 @@ use std::sync::atomic::AtomicBool;
 /// A function and its versions, oldest first.
 #[derive(Debug, Clone)]
 pub struct Function {
-    /// Its name.
+    /// Name of the function, unique in its tenant.
     pub name: FunctionName,
-    /// The one that gets most requests.
+    /// The version that gets most requests.
     pub current: Arc<Version>,
-    /// All of them.
+    /// All versions, oldest first.
     pub versions: Vec<Arc<Version>>,
-    /// Those that get requests, and their weights; never empty.
+    /// Versions that get requests, and their weights. Never empty.
     pub traffic: Vec<(Arc<Version>, u32)>,
-    /// By what requests stay with their version.
+    /// Header or cookie that pins a client to a version.
     pub sticky: Option<Sticky>,
-    /// Versions under a tag of their own.
+    /// Versions by tag.
     pub tags: BTreeMap<String, Arc<Version>>,
-    /// What was current before, oldest first.
+    /// Numbers of the versions that were current before, oldest first. A rollback goes back to the last one.
     pub before: Vec<u32>,
 }
 
 /// How a new version is deployed.
 #[derive(Debug, Clone, Default)]
 pub struct DeployOptions {
-    /// Whether it gets no requests yet.
+    /// If true, the version gets no requests yet, except by its tag or number.
     pub no_traffic: bool,
-    /// The tag that it gets.
+    /// The tag to give the version.
     pub tag: Option<String>,
-    /// The version that must be current still, because the new one is made from it.
+    /// The version that must still be current, because the new one is derived from it.
     pub expected_current: Option<VersionKey>,
 }
 
 /// A deployed version.
 #[derive(Debug)]
 pub struct Version {
-    /// Its number in this run of the front door. A change of limits gives it a new one.
+    /// Unique number of the version in this run of the front door. A change of its limits gives it a new one.
     pub key: VersionKey,
-    /// Its tenant.
+    /// The tenant that owns it.
     pub tenant: TenantName,
-    /// Its function.
+    /// The function that it belongs to.
     pub function: FunctionName,
-    /// What was stored of it.
+    /// The stored record.
     pub record: Arc<VersionRecord>,
-    /// Its limits, none of them above its tenant's.
+    /// Limits from the manifest, each capped by the tenant's.
     pub limits: FunctionLimits,
-    /// Where it may send requests to.
+    /// Hosts to which the version may send outbound HTTP.
     pub allowed_hosts: Vec<AllowedHost>,
     /// The permits of its concurrent requests.
     pub permits: Arc<VersionPermits>,
-    /// The compiled component.
+    /// File with the compiled component.
     pub compiled: PathBuf,
-    /// Its assets, in the order of their names.
+    /// Files of its assets, in the order of their names.
     pub assets: Vec<PathBuf>,
-    /// What its driver compiled, to be put into a worker's cache.
+    /// Folder with the kernels that the builder's driver compiled, to be copied into a worker's cache.
     pub driver_cache: PathBuf,
-    /// Whether the compiled component is known to be there. A newer binary compiles for another
-    /// engine, under another name, the first time a version is wanted.
+    /// Whether the compiled component is known to exist. A newer binary compiles for another
+    /// engine, under another name, when the version is first used.
     pub built: AtomicBool,
 }
 
@@ -100,14 +101,14 @@ impl Version {
         }
     }
 
-    /// Its manifest.
+    /// Returns the version's manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.record.manifest
     }
 }
 
 impl Function {
-    /// A function as it was stored.
+    /// Makes a function from its stored record. Returns None if the current version is missing.
     pub(super) fn of(name: FunctionName, record: &FunctionRecord, versions: Vec<Arc<Version>>) -> Option<Self> {
         let find = |number: u32| versions.iter().find(|version| version.record.number == number).cloned();
         let current = find(record.current)?;
@@ -121,7 +122,7 @@ impl Function {
         Some(Self { name, current, traffic, sticky, tags, before, versions })
     }
 
-    /// As it is stored.
+    /// Returns the record to store.
     pub(super) fn record(&self) -> FunctionRecord {
         FunctionRecord {
             current: self.current.record.number,
@@ -132,29 +133,30 @@ impl Function {
         }
     }
 
-    /// A version by its number.
+    /// Returns the version with a number.
     pub fn find(&self, number: u32) -> Option<&Arc<Version>> {
         self.versions.iter().find(|version| version.record.number == number)
     }
 
-    /// The version with a tag, or with the number in `v3`.
+    /// Returns the version with a tag, or with the number in a text like `v3`.
     pub fn tagged(&self, tag: &str) -> Option<&Arc<Version>> {
         let number = || tag.strip_prefix('v').and_then(|number| number.parse().ok());
         self.tags.get(tag).or_else(|| self.find(number()?))
     }
 
-    /// Whether requests may reach a version.
+    /// Returns whether a version has traffic or a tag.
     pub fn serves(&self, version: &Version) -> bool {
         self.serves_key(version.key)
     }
 
-    /// Whether requests may reach the version with this key.
+    /// Returns whether the version with this key has traffic or a tag.
     pub fn serves_key(&self, key: VersionKey) -> bool {
         let by_traffic = self.traffic.iter().map(|(version, _)| version);
         by_traffic.chain(self.tags.values()).any(|version| version.key == key)
     }
 
-    /// The version for a request.
+    /// Chooses the version for a request: by the sticky header or cookie if the request has it, else at random by
+    /// weight.
     pub fn choose(&self, headers: &HeaderMap, request: RequestId) -> &Arc<Version> {
         if let [(only, _)] = self.traffic.as_slice() {
             return only;
@@ -168,7 +170,8 @@ impl Function {
     }
 }
 
-/// A number that is always the same for what a request is held by, if it has it.
+/// Hashes the value of the request's sticky header or cookie, so that equal values get the same version. Returns None
+/// if the request does not have it.
 fn sticky_point(sticky: &Sticky, headers: &HeaderMap) -> Option<u64> {
     let value = match sticky {
         Sticky::Header(name) => headers.get(name)?.as_bytes().to_vec(),
@@ -182,7 +185,7 @@ fn sticky_point(sticky: &Sticky, headers: &HeaderMap) -> Option<u64> {
     Some(u64::from_le_bytes([a, b, c, d, e, f, g, h]))
 }
 
-/// The index that a point falls on, where each weight is a part of the whole.
+/// Returns the index of the weight that `point`, modulo the sum of the weights, falls on.
 fn pick(weights: &[u32], point: u64) -> usize {
     let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
     let mut left = point % total.max(1);

@@ -11,14 +11,15 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Quarantined kernels of one tenant.
+/// Maximum number of quarantined kernels of one tenant.
 const QUARANTINE_MAX: usize = 256;
-/// Tags of one function.
+/// Maximum number of tags of one function.
 const TAGS_MAX: usize = 32;
-/// Versions that are remembered as having been current.
+/// Number of formerly current versions that are remembered for rollbacks.
 const BEFORE_MAX: usize = 16;
 
-/// Whether a text can be a tag: a DNS label that begins with a letter, and is not like a version's number.
+/// Returns whether a text is a valid tag: a DNS label of at most 32 characters that begins with a letter and does not
+/// look like a version's number, as in `v3`.
 pub fn is_tag(text: &str) -> bool {
     let part = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let letter = |text: &str| text.starts_with(|c: char| c.is_ascii_lowercase());
@@ -27,7 +28,8 @@ pub fn is_tag(text: &str) -> bool {
 }
 
 impl Tenant {
-    /// What stays in quarantine when a version of a function is deployed: what its other functions declare.
+    /// Returns the kernels that stay in quarantine when the function `deployed` is deployed: those that other functions
+    /// of the tenant declare.
     fn quarantine_after(&self, deployed: &FunctionName) -> Vec<QuarantineRecord> {
         if self.quarantine.is_empty() {
             return Vec::new();
@@ -54,7 +56,8 @@ impl Function {
         self.traffic = vec![(Arc::clone(version), 100)];
     }
 
-    /// Takes out the oldest versions that nothing leads to, but for the newest `kept`. Answers them.
+    /// Removes and returns old versions: those that are not among the newest `kept`, have neither traffic nor a tag,
+    /// and were not the last current one.
     fn prune(&mut self, kept: usize) -> Vec<Arc<Version>> {
         let spare = self.versions.len().saturating_sub(kept);
         let last_before = self.before.last().copied();
@@ -67,8 +70,8 @@ impl Function {
 }
 
 impl Registry {
-    /// Adds a version, or finds one that is the same, and gives it traffic and a tag as asked. Answers it and whether it is
-    /// new.
+    /// Adds a version, or finds an identical one, and gives it traffic and a tag as `how` says. Returns the version and
+    /// whether it is new.
     pub async fn deploy(
         self: &Arc<Self>,
         tenant: &TenantName,
@@ -86,7 +89,7 @@ impl Registry {
         Ok((version, new))
     }
 
-    /// How many versions of a function are kept.
+    /// Returns how many of the newest versions of a function are kept.
     fn kept(&self) -> usize {
         usize::try_from(self.versions_kept.load(Ordering::Relaxed)).unwrap_or(usize::MAX).max(1)
     }
@@ -116,7 +119,7 @@ impl Registry {
         }
         let mut function = tenant_entry.functions.get(name).map(|function| Function::clone(function));
         let same = function.as_ref().and_then(|function| {
-            // The current one first: the same bytes may be there more than once, after a change of a secret.
+            // The current version is tried first, because after a change of a secret several versions are identical.
             let all = std::iter::once(&function.current).chain(function.versions.iter().rev());
             all.into_iter().find(|version| version.record.is_same(&record)).cloned()
         });
@@ -164,8 +167,8 @@ impl Registry {
         Ok((change, (version, new, gone)))
     }
 
-    /// Keeps kernels of a tenant from running, by the hashes of their sources, until they are deployed again. In force at
-    /// once; an error is only about its being kept.
+    /// Quarantines kernels of a tenant, by the hashes of their sources: they may not run until they are deployed again.
+    /// This takes effect at once. An error only means that the quarantine may be lost at a restart.
     pub async fn quarantine(&self, tenant: &TenantName, sources: &[[u8; 32]]) -> Result<(), RegistryError> {
         let _changing = self.changing.lock().await;
         let mut next = Snapshot::clone(&self.snapshot());
@@ -176,7 +179,7 @@ impl Registry {
                 records.push(QuarantineRecord { source: *source, since: jiff::Timestamp::now() });
             }
         }
-        // A tenant could fill it with kernels made at run time; the oldest go.
+        // A tenant could fill the list with kernels made at run time, so the oldest entries are dropped.
         records.drain(..records.len().saturating_sub(QUARANTINE_MAX));
         tenant_entry.quarantine = Arc::new(records);
         let change = WriteBatch::new().tenant(tenant, &tenant_entry.stored())?;
@@ -203,13 +206,13 @@ impl Registry {
         Ok(())
     }
 
-    /// Removes a component and what was built of it, by their names, if no version has come to need them.
+    /// Removes, in the background, the components and builds with these names that no version needs.
     pub fn sweep_components(self: &Arc<Self>, tenant: &TenantName, names: Vec<String>) {
         let store = Arc::clone(&self.store);
         self.remove_components(tenant, names, &store);
     }
 
-    /// Removes components, and what was built of them, that no version needs any more, unless one has come to need them.
+    /// Removes, in the background, the components and builds with these names that no version and no upload needs.
     fn remove_components(self: &Arc<Self>, tenant: &TenantName, names: Vec<String>, store: &Arc<crate::store::Store>) {
         if names.is_empty() {
             return;
@@ -227,12 +230,13 @@ impl Registry {
             let removing = tokio::task::spawn_blocking(move || {
                 names.iter().for_each(|name| store.files().remove_component(&tenant, name));
             });
-            // Under the lock, so that no deploy of the same bytes comes between.
+            // The lock is held until the files are removed, so that no deploy of the same bytes is committed meanwhile.
             let _ = removing.await;
         });
     }
 
-    /// Splits the requests of a function among its versions.
+    /// Splits the requests of a function among its versions by weight. The version with the largest weight becomes
+    /// current.
     pub async fn set_traffic(
         self: &Arc<Self>,
         tenant: &TenantName,
@@ -258,7 +262,7 @@ impl Registry {
         .await
     }
 
-    /// Gives all requests of a function to an earlier version: the one before, or the one that is named.
+    /// Gives all requests of a function to version `to`, or to the one that was current before.
     pub async fn roll_back(
         self: &Arc<Self>,
         tenant: &TenantName,
@@ -272,7 +276,7 @@ impl Registry {
                 .ok_or_else(|| RegistryError::Conflict("no other version has been current before".into()))?;
             let version = function.find(number).cloned();
             let version = version.ok_or_else(|| RegistryError::Conflict(format!("there is no version v{number}")))?;
-            // What is gone back from is not gone back to.
+            // The version that was rolled back is not added to `before`, so that a second rollback goes further back.
             let before = function.before.clone();
             function.give_all_traffic(&version);
             function.before = before;
@@ -282,7 +286,7 @@ impl Registry {
         .await
     }
 
-    /// Sets or removes tags of a function.
+    /// Gives a tag to the version `number`, or removes the tag if that is None.
     pub async fn set_tag(
         self: &Arc<Self>,
         tenant: &TenantName,
@@ -326,8 +330,8 @@ impl Registry {
         .await
     }
 
-    /// Makes a new version of the same bytes, for each function of a tenant that a change concerns, and moves the traffic and
-    /// the tags of the old one to it.
+    /// For each version with traffic or a tag that `concerns` selects, makes a new version of the same component and
+    /// moves the traffic and the tags to it.
     pub(super) fn renew(
         &self,
         tenant: &TenantName,
@@ -372,7 +376,7 @@ impl Registry {
         Ok(change)
     }
 
-    /// Gives every version of a tenant the limits that are in force now.
+    /// Applies the tenant's current limits to all its versions. Those whose limits change get a new [`Version::key`].
     pub(super) fn apply_limits(&self, tenant: &TenantName, tenant_entry: &mut Tenant) {
         let limits = Arc::clone(&tenant_entry.limits);
         for function in tenant_entry.functions.values_mut() {
@@ -403,7 +407,7 @@ fn check_tags(tags: Option<&BTreeMap<String, Arc<Version>>>, tag: &str) -> Resul
 }
 
 impl Tenant {
-    /// Whether a version may be deployed.
+    /// Checks whether a version may be deployed: limits, tag and secrets.
     pub fn check_deploy(
         &self,
         name: &FunctionName,
@@ -427,7 +431,7 @@ fn check_deploy(
             return Err(RegistryError::LimitReached { name: "functions", limit: tenant_entry.limits.functions, used });
         }
         if how.no_traffic {
-            return Err(RegistryError::Conflict("the first version of a function gets its requests".into()));
+            return Err(RegistryError::Conflict("the first version of a function must get its requests".into()));
         }
     }
     if let Some(tag) = &how.tag {
@@ -448,7 +452,7 @@ fn check_deploy(
     check_secrets(tenant_entry, record)
 }
 
-/// Refuses a version whose secrets are not there.
+/// Checks that the secrets that a version names are set.
 fn check_secrets(tenant_entry: &Tenant, record: &VersionRecord) -> Result<(), RegistryError> {
     if let Some(missing) = record.manifest.secrets.names.iter().find(|name| !tenant_entry.secrets.contains_key(*name)) {
         return Err(RegistryError::Conflict(format!(
@@ -458,7 +462,7 @@ fn check_secrets(tenant_entry: &Tenant, record: &VersionRecord) -> Result<(), Re
     Ok(())
 }
 
-/// The digests of versions, and the names of what was built of them, that no other version shares.
+/// Returns the component digests and build names of removed versions that no remaining version uses.
 fn unneeded(tenant_entry: &Tenant, gone: &[Arc<Version>]) -> Vec<String> {
     let names = gone.iter().flat_map(|version| [version.record.digest.clone(), version.record.build_name()]);
     let names: HashSet<String> = names.collect();

@@ -1,10 +1,10 @@
-//! What is deployed: an immutable snapshot that the way in reads without a lock, replaced whole when
-//! something changes.
+//! The registry of tenants, keys, functions, secrets and assets: an immutable snapshot that requests read without a
+//! lock. A change replaces it as a whole.
 //!
-//! Changes go through [`Registry`] one at a time: checked against the newest snapshot, committed to
+//! [`Registry`] makes changes one at a time. A change is checked against the newest snapshot, committed to
 //! the store, and only then published, so that nothing is served or acknowledged that a crash could
-//! take back. A change runs to its end once it has begun, even if whoever asked for it leaves: the store
-//! and the snapshot must not come apart.
+//! undo. A change that has begun runs to its end, even if its caller disconnects, because the store
+//! and the snapshot must stay consistent.
 
 mod assets;
 mod function;
@@ -30,22 +30,22 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A tenant and what is its own.
+/// A tenant and everything it owns, except its keys.
 #[derive(Debug, Clone)]
 pub struct Tenant {
-    /// What was stored of it, but for what stands beside.
+    /// The stored record. Its `quarantine` is empty here; see the field below.
     pub record: TenantRecord,
-    /// The limits in force.
+    /// The limits in force: the tenant's own, and the server's where it has none.
     pub limits: Arc<TenantLimits>,
-    /// What it has in flight and has used; it outlives snapshots.
+    /// Counters of requests in flight and of usage. All snapshots share them.
     pub account: Arc<TenantCounters>,
     /// Its functions, by name.
     pub functions: BTreeMap<FunctionName, Arc<Function>>,
-    /// Its secrets, sealed, by name.
+    /// Its encrypted secrets, by name.
     pub secrets: Arc<BTreeMap<String, SecretRecord>>,
     /// Its assets, by name.
     pub assets: Arc<BTreeMap<AssetName, AssetRecord>>,
-    /// Its kernels that kept the GPU.
+    /// Its kernels that did not release the GPU and may not run again until they are deployed again.
     pub quarantine: Arc<Vec<QuarantineRecord>>,
 }
 
@@ -63,7 +63,7 @@ impl Tenant {
         }
     }
 
-    /// What is left of one that was deleted.
+    /// Returns an empty tenant, which stands for a deleted one.
     pub fn gone() -> Self {
         Self::new(TenantRecord::new(jiff::Timestamp::UNIX_EPOCH), &TenantLimits::default())
     }
@@ -72,7 +72,8 @@ impl Tenant {
         TenantRecord { quarantine: self.quarantine.to_vec(), ..self.record.clone() }
     }
 
-    /// Whether it may keep GPU memory while nobody calls.
+    /// Returns whether the tenant may keep GPU memory without requests (`scale.min`): its limits allow it, and it can
+    /// still spend.
     pub fn may_stay_resident(&self, now: jiff::Timestamp) -> bool {
         let spent = self.account.spent(now).micro_units;
         let kept = self.resident_gpu_bytes(None, 0).div_ceil(1 << 20);
@@ -81,14 +82,15 @@ impl Tenant {
             && spent < self.limits.spend_micro_units_per_month
     }
 
-    /// Whether a kernel is quarantined.
+    /// Returns whether a kernel is quarantined.
     pub fn is_quarantined(&self, kernel: &BundleKernel) -> bool {
         let source = source_hash(&kernel.wgsl, &kernel.entry);
         self.quarantine.iter().any(|record| record.source == source)
     }
 
-    /// Bytes that its functions with `scale.min` keep on a GPU, and those of one more or another in its place, each asset once,
-    /// beside what `context` a worker takes in each slot that they are in.
+    /// Returns the GPU memory in bytes that the functions with `scale.min` keep: their assets, each counted once, and
+    /// `context`, the bytes that a worker's device takes by itself. `other` is a function to count in addition, or in
+    /// place of the deployed one of that name.
     pub fn resident_gpu_bytes(
         &self,
         other: Option<(&FunctionName, &BTreeMap<String, PinnedAsset>)>,
@@ -109,38 +111,38 @@ impl Tenant {
         if any { context + assets.values().sum::<u64>() } else { 0 }
     }
 
-    /// Whether any version of its functions is made of a component, or runs what was built of it under this name.
+    /// Returns whether any version of its functions uses the component with this digest, or the build with this name.
     fn needs(&self, name: &str) -> bool {
         let mut versions = self.functions.values().flat_map(|function| &function.versions);
         versions.any(|version| version.record.digest == name || version.record.build_name() == name)
     }
 }
 
-/// Everything the way in needs to know.
+/// Everything that requests need of the registry, at one moment.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// The hash of the operator's key.
+    /// SHA-256 of the operator's key.
     pub operator: [u8; 32],
-    /// All keys.
+    /// The keys of all tenants.
     pub keys: KeyIndex,
-    /// All tenants.
+    /// All tenants, by name.
     pub tenants: BTreeMap<TenantName, Arc<Tenant>>,
-    /// Names that may not be given again.
+    /// Names of deleted tenants. They may not be reused.
     gone: Arc<BTreeSet<TenantName>>,
 }
 
 impl Snapshot {
-    /// A function of a tenant.
+    /// Returns a function of a tenant.
     pub fn function(&self, tenant: &str, function: &str) -> Option<&Arc<Function>> {
         self.tenants.get(tenant)?.functions.get(function)
     }
 
-    /// Whether there was a tenant of this name, which is deleted. What it used and did is still to be had.
+    /// Returns whether a tenant of this name was deleted. Its usage and its audit log can still be read.
     pub fn is_deleted(&self, tenant: &TenantName) -> bool {
         self.gone.contains(tenant)
     }
 
-    /// A tenant's keys.
+    /// Returns a tenant's keys.
     pub fn keys_of<'a>(&'a self, tenant: &'a TenantName) -> impl Iterator<Item = &'a Arc<Key>> {
         self.keys.of(tenant)
     }
@@ -149,48 +151,50 @@ impl Snapshot {
 /// Why a change was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// There is no such thing.
+    /// The tenant, function, key, secret, asset or tag does not exist.
     #[error("not found")]
     NotFound,
-    /// It cannot be beside what is there.
+    /// The change conflicts with the current state.
     #[error("{0}")]
     Conflict(String),
-    /// It makes no sense.
+    /// The change itself is invalid.
     #[error("{0}")]
     Invalid(String),
-    /// A limit of the tenant's that is used up.
+    /// A limit of the tenant is reached.
     #[error("{name} = {limit}; in use: {used}")]
     LimitReached {
-        /// The limit's name.
+        /// Name of the limit.
         name: &'static str,
-        /// The limit.
+        /// Value of the limit.
         limit: u64,
-        /// What is used.
+        /// How much of it is used.
         used: u64,
     },
-    /// The store refused.
+    /// The store could not commit the change.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// See the module.
+/// Publishes snapshots and makes changes; see the module.
 #[derive(Debug)]
 pub struct Registry {
     snapshot: ArcSwap<Snapshot>,
+    /// The server's limits, for tenants without their own.
     defaults: ArcSwap<TenantLimits>,
     versions_kept: AtomicU64,
     store: Arc<Store>,
-    /// Components on their way to a version, and assets on their way to a name: they are not to be removed.
+    /// Components and assets whose version or name is not committed yet. Sweeping must not remove their files.
     arriving: Mutex<Vec<(TenantName, String)>>,
+    /// Held during a change, and while unused files are removed.
     changing: tokio::sync::Mutex<()>,
     next_version_key: AtomicU64,
 }
 
-/// What a change does to the snapshot, and what must be stored for it.
+/// The batch to commit for a change, and the change's result.
 type ChangeResult<T> = Result<(WriteBatch, T), RegistryError>;
 
 impl Registry {
-    /// Builds the snapshot from what the store holds.
+    /// Builds the first snapshot from the stored state. `operator` is the SHA-256 of the operator's key.
     pub fn new(
         store: Arc<Store>,
         contents: StoredState,
@@ -245,11 +249,12 @@ impl Registry {
         registry
     }
 
-    /// What tenants used before this start.
+    /// Adds usage from before this start to the tenants' counters.
     pub fn count_used(&self, by_day: &crate::ledger::UsageByDay) {
         let snapshot = self.snapshot();
         let today = gannet_base::time::day_of(jiff::Timestamp::now());
-        // A day that is to come was counted by a clock that ran ahead; it must not stop the days until then.
+        // A day in the future comes from a clock that ran ahead. Counters never go back to an earlier day, so counting
+        // it would stop all counting until that day.
         for ((day, tenant), sums) in by_day.iter().filter(|((day, _), _)| *day <= today + 1) {
             let Some(tenant) = snapshot.tenants.get(tenant) else { continue };
             let Ok(time) = jiff::Timestamp::from_second(day.saturating_mul(86_400)) else { continue };
@@ -258,12 +263,12 @@ impl Registry {
         }
     }
 
-    /// What is deployed now.
+    /// Returns the current snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
     }
 
-    /// Keeps a component or an asset of a tenant from being removed, until the guard is dropped.
+    /// Keeps the files of a component or an asset from being removed, until the guard is dropped.
     pub fn arriving(self: &Arc<Self>, tenant: &TenantName, digest: &str) -> UploadGuard {
         let component = (tenant.clone(), digest.to_owned());
         self.arriving.lock().unwrap_or_else(PoisonError::into_inner).push(component.clone());
@@ -275,7 +280,7 @@ impl Registry {
         arriving.iter().any(|(owner, known)| owner == tenant && known == digest)
     }
 
-    /// The store below.
+    /// Returns the store.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
     }
@@ -291,7 +296,8 @@ impl Registry {
         Arc::new(Version::new(key, tenant, name, record, limits, self.store.files()))
     }
 
-    /// Makes a change to its end.
+    /// Makes a change: runs `change` on a copy of the snapshot, commits its batch, and publishes the copy. This is a
+    /// task of its own, so it runs to its end even if the caller is dropped.
     async fn change<T: Send + 'static>(
         self: &Arc<Self>,
         change: impl FnOnce(&Self, &mut Snapshot) -> ChangeResult<T> + Send + 'static,
@@ -309,7 +315,7 @@ impl Registry {
     }
 }
 
-/// A component on its way to a version.
+/// Keeps the files of a component or an asset from being removed until it is dropped; see [`Registry::arriving`].
 #[derive(Debug)]
 pub struct UploadGuard {
     registry: Arc<Registry>,
@@ -329,7 +335,7 @@ fn tenant_mut<'a>(next: &'a mut Snapshot, name: &TenantName) -> Result<&'a mut T
     next.tenants.get_mut(name).map(Arc::make_mut).ok_or(RegistryError::NotFound)
 }
 
-/// The kernels of a version, as its worker gets them.
+/// Returns the kernels of a version as its worker gets them: without the hardened sources.
 pub fn kernels(version: &Version) -> BTreeMap<String, BundleKernel> {
     let kernels = version.record.kernels.iter();
     kernels.map(|(name, kernel)| (name.clone(), BundleKernel { hardened: None, ..kernel.clone() })).collect()

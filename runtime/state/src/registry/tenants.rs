@@ -1,4 +1,4 @@
-//! Changes of tenants: made, limited, suspended, deleted; their keys and their secrets.
+//! Changes of tenants: create, limit, suspend and delete them. Also changes of their keys and secrets.
 
 use crate::registry::{ChangeResult, Registry, RegistryError, Snapshot, Tenant, tenant_mut};
 use crate::store::WriteBatch;
@@ -11,23 +11,23 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// A key to be made. Its text is known to whoever asked for it, and to nobody else.
+/// A key to be created. The server stores only the hash of the key; the key itself is shown once, to its creator.
 #[derive(Debug, Clone)]
 pub struct KeySpec {
-    /// SHA-256 of its text.
+    /// SHA-256 of the key.
     pub hash: [u8; 32],
-    /// What it may do.
+    /// What the key allows.
     pub scopes: Scopes,
-    /// The only function that it is for.
+    /// The only function that the key is valid for. None: all functions of the tenant.
     pub function: Option<FunctionName>,
-    /// When it ends.
+    /// When the key expires. None: never.
     pub expires: Option<jiff::Timestamp>,
-    /// Its own rate.
+    /// Rate limit of this key. None: only the tenant's limits apply.
     pub requests_per_s: Option<u64>,
 }
 
 impl KeySpec {
-    /// A key of full scope.
+    /// Returns the spec of a key with all scopes, which never expires.
     pub fn full(hash: [u8; 32]) -> Self {
         Self { hash, scopes: Scopes::FULL, function: None, expires: None, requests_per_s: None }
     }
@@ -52,7 +52,7 @@ fn find_key(next: &Snapshot, tenant: &TenantName, id: &str) -> Result<Arc<Key>, 
     next.keys_of(tenant).find(|key| key.record.id == id).cloned().ok_or(RegistryError::NotFound)
 }
 
-/// The smaller of two bounds, of which each may be absent.
+/// Returns the smaller of two bounds. A bound of None does not count.
 pub fn stricter_of<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
@@ -61,7 +61,7 @@ pub fn stricter_of<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
 }
 
 impl Registry {
-    /// Makes a tenant with one key of full scope.
+    /// Creates a tenant with one key.
     pub async fn create_tenant(
         self: &Arc<Self>,
         name: &TenantName,
@@ -101,7 +101,7 @@ impl Registry {
         .await
     }
 
-    /// Lets nothing of a tenant run any more, or again.
+    /// Suspends a tenant, so that none of its requests is admitted any more, or resumes it.
     pub async fn suspend(self: &Arc<Self>, name: &TenantName, suspended: bool) -> Result<(), RegistryError> {
         self.change_tenant(name, move |_, tenant_entry| {
             tenant_entry.record.suspended = suspended;
@@ -110,7 +110,7 @@ impl Registry {
         .await
     }
 
-    /// Changes limits of a tenant, as a JSON merge patch. In force with the next request.
+    /// Changes limits of a tenant by a JSON merge patch. They apply from the next request on.
     pub async fn set_limits(
         self: &Arc<Self>,
         name: &TenantName,
@@ -131,7 +131,7 @@ impl Registry {
         .await
     }
 
-    /// Puts other defaults into force, for every tenant that has no choice of its own.
+    /// Replaces the server's limits. Each applies to the tenants that have no own value for it.
     pub async fn set_defaults(
         self: &Arc<Self>,
         defaults: TenantLimits,
@@ -153,7 +153,7 @@ impl Registry {
         .await
     }
 
-    /// Removes a tenant and everything that is its own. Its usage and its audit log stay.
+    /// Removes a tenant with its functions, secrets, assets and keys. Its usage and its audit log stay.
     pub async fn delete_tenant(self: &Arc<Self>, name: &TenantName) -> Result<(), RegistryError> {
         let name = name.clone();
         self.change(move |_, next| {
@@ -184,7 +184,7 @@ impl Registry {
         .await
     }
 
-    /// Makes a key.
+    /// Creates a key.
     pub async fn create_key(self: &Arc<Self>, tenant: &TenantName, new: KeySpec) -> Result<KeyRecord, RegistryError> {
         let tenant = tenant.clone();
         self.change(move |_, next| {
@@ -198,7 +198,8 @@ impl Registry {
         .await
     }
 
-    /// Makes a key in place of another, which ends a while later.
+    /// Creates a key that replaces another and has its scopes, function, expiry and rate. The old key expires after
+    /// `overlap`. The last argument further bounds the new key's expiry and rate, by those of the caller's own key.
     pub async fn rotate_key(
         self: &Arc<Self>,
         tenant: &TenantName,
@@ -227,7 +228,7 @@ impl Registry {
         .await
     }
 
-    /// Ends a key at once.
+    /// Revokes a key at once.
     pub async fn revoke_key(self: &Arc<Self>, tenant: &TenantName, id: &str) -> Result<(), RegistryError> {
         let (tenant, id) = (tenant.clone(), id.to_owned());
         self.change(move |_, next| {
@@ -238,7 +239,7 @@ impl Registry {
         .await
     }
 
-    /// Keeps when keys were last used, and removes those that have ended.
+    /// Stores when keys were last used, to the minute, and removes expired keys.
     pub async fn persist_last_used(self: &Arc<Self>) -> Result<(), RegistryError> {
         let _changing = self.changing.lock().await;
         let mut next = Snapshot::clone(&self.snapshot());
@@ -265,7 +266,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Sets a secret. Functions that name it get a new version of the same bytes.
+    /// Sets a secret. Functions that name it get a new version of the same component. Returns whether the secret is
+    /// new.
     pub async fn set_secret(
         self: &Arc<Self>,
         tenant: &TenantName,
@@ -289,7 +291,7 @@ impl Registry {
         .await
     }
 
-    /// Removes a secret that no version with traffic or a tag names.
+    /// Removes a secret. Fails if a version with traffic or a tag names it.
     pub async fn delete_secret(self: &Arc<Self>, tenant: &TenantName, name: &str) -> Result<(), RegistryError> {
         let (tenant, name) = (tenant.clone(), name.to_owned());
         self.change(move |_, next| {

@@ -1,6 +1,8 @@
-//! What was done through the control API, by tenant; the operator's own deeds stand under the operator.
+//! The audit log, by tenant: changes made through the control API, and the operator's reads of tenants' data.
+//! Operations that concern no tenant are logged under [`OPERATOR`].
 //!
-//! An entry is there before anything is done, and its outcome before the answer: a deed without an entry cannot happen.
+//! An entry is stored before the operation begins, and its outcome before the response is sent, so no operation is
+//! without an entry.
 //!
 //! ```text
 //!  a/{tenant | operator}/{request id}
@@ -10,7 +12,7 @@ use crate::store::{Store, StoreError, WriteBatch, parse};
 use gannet_base::names::RequestId;
 use gannet_base::records::AuditRecord;
 
-/// Under which name the operator's own deeds stand. No tenant can be called so.
+/// Name under which operations that concern no tenant are logged. No tenant can have it.
 pub const OPERATOR: &str = "operator";
 
 fn key(whose: &str, request: RequestId) -> Vec<u8> {
@@ -19,16 +21,17 @@ fn key(whose: &str, request: RequestId) -> Vec<u8> {
     key
 }
 
-/// Entries that are removed in one change.
+/// Maximum number of entries that [`Store::forget_audit`] removes in one change.
 pub const FORGOTTEN_AT_ONCE: usize = 10_000;
 
 impl Store {
-    /// Writes an entry. When this answers `Ok`, it is on disk.
+    /// Writes an entry. When this returns `Ok`, it is on disk.
     pub async fn audit(&self, whose: &str, request: RequestId, record: &AuditRecord) -> Result<(), StoreError> {
         self.commit(WriteBatch::new().put(key(whose, request), record)?).await
     }
 
-    /// Entries of one tenant, newest first, before a request if one is given. Blocks.
+    /// Returns up to `limit` entries of one tenant, newest first. With `before`, only entries older than that request.
+    /// Blocks.
     pub fn audited(
         &self,
         whose: &str,
@@ -41,7 +44,7 @@ impl Store {
         entries.map(|entry| entry.map_err(StoreError::from).and_then(|(key, value)| parse(&key, &value))).collect()
     }
 
-    /// Removes entries of before a time, as many as fit into one change, and answers how many. Blocks.
+    /// Removes entries older than `before`, at most [`FORGOTTEN_AT_ONCE`], and returns how many. Blocks.
     pub fn forget_audit(&self, before: jiff::Timestamp) -> Result<usize, StoreError> {
         let mut change = WriteBatch::new();
         let mut count = 0;

@@ -1,7 +1,10 @@
-//! Files beside the database: components, what the builder made of them, children's folders.
+//! Files beside the database: uploaded components, compiled components, driver caches and children's folders.
+//! `store/uploads.rs` adds assets.
 //!
-//! Invariant: a file at its final name is whole and on disk. It was written under another name,
-//! synced, renamed, and its folder synced.
+//! Invariant: a file with its final name is complete and on disk. It was written under another name,
+//! synced, renamed, and its folder was synced.
+//! Driver caches are the exception: they are renamed into place as a whole folder but not synced, because losing one
+//! costs only time.
 
 use crate::store::StoreError;
 use gannet_base::names::TenantName;
@@ -16,13 +19,14 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// See the module.
+/// The data folder; see the module.
 #[derive(Debug)]
 pub struct Files {
     data: PathBuf,
     run: PathBuf,
+    /// Numbers children's folders and incoming files.
     counter: AtomicU64,
-    /// Names the engine that components are compiled for: code of another is of no use.
+    /// Identifies the engine that components are compiled for. Code for another engine cannot be used.
     engine: String,
 }
 
@@ -30,12 +34,12 @@ fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(mode).create(path)
 }
 
-/// Syncs a folder, so that renames in it last.
+/// Syncs a folder, so that renames in it survive a crash.
 pub fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Writes a whole file so that it is there, complete, after a crash.
+/// Writes a file durably: after a crash it has either its old or its new content, complete.
 pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let beside = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
@@ -45,8 +49,9 @@ pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     sync_folder(path.parent().unwrap_or(Path::new("/")))
 }
 
-/// Where children's folders are made: in the data folder, or, when a folder above it keeps the children's users out,
-/// in the temporary folder under a name that belongs to this data folder.
+/// Makes and returns the folder for children's folders. It is `run` in the data folder, unless a folder above that
+/// cannot be entered by the users that children run as: then it is in the temporary folder, named after the data
+/// folder.
 fn run_folder(data: &Path) -> io::Result<PathBuf> {
     let reachable =
         |path: &Path| std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0);
@@ -61,20 +66,20 @@ fn run_folder(data: &Path) -> io::Result<PathBuf> {
     match std::fs::DirBuilder::new().mode(0o711).create(&run) {
         Ok(()) => Ok(run),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            // From an earlier run; anybody else's is not to be used.
+            // Left by an earlier run. A folder of another user is not safe to use.
             let metadata = std::fs::symlink_metadata(&run)?;
             if metadata.is_dir() && metadata.uid() == 0 {
                 std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o711))?;
                 Ok(run)
             } else {
-                Err(io::Error::other(format!("{} belongs to somebody else", run.display())))
+                Err(io::Error::other(format!("{} belongs to another user", run.display())))
             }
         }
         Err(error) => Err(error),
     }
 }
 
-/// Takes the lock of a data folder.
+/// Takes the lock of a data folder. It is held until the returned file is closed.
 pub(super) fn lock(data: &Path) -> Result<File, StoreError> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(data.join("lock"))?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
@@ -83,8 +88,8 @@ pub(super) fn lock(data: &Path) -> Result<File, StoreError> {
 }
 
 impl Files {
-    /// Makes the folders. Only the server's user may enter the data folder, but for `run`, where each
-    /// child's own folder lies: children have users of their own.
+    /// Makes the folders. Only the server's user may enter those in the data folder, except `run`: it holds the
+    /// children's own folders, and children run as other users.
     pub(super) fn open(data: &Path, engine: &str) -> Result<Self, StoreError> {
         make_folder(data, 0o711)?;
         let data = data.canonicalize()?;
@@ -96,7 +101,7 @@ impl Files {
         Ok(Self { data, run, counter: AtomicU64::new(0), engine: engine.to_owned() })
     }
 
-    /// Removes what a crash left behind.
+    /// Removes the children's folders and incoming files that a crash left behind.
     pub(super) fn empty_run(&self) -> io::Result<()> {
         for folder in [&self.run, &self.data.join("incoming")] {
             gannet_process::home::empty(folder)?;
@@ -104,60 +109,62 @@ impl Files {
         Ok(())
     }
 
-    /// The data folder.
+    /// Returns the data folder, as an absolute path.
     pub fn data(&self) -> &Path {
         &self.data
     }
 
-    /// Where children's folders are made.
+    /// Returns the folder in which children's folders are made.
     pub fn run(&self) -> PathBuf {
         self.run.clone()
     }
 
-    /// Makes a folder for a child.
+    /// Makes a folder of its own for a child process.
     pub fn child_home(&self, role: &str) -> io::Result<PathBuf> {
         let path = self.run().join(format!("{role}-{}", self.counter.fetch_add(1, Ordering::Relaxed)));
         make_folder(&path, 0o700)?;
         Ok(path)
     }
 
-    /// A new file for an upload on its way in.
+    /// Creates a file for bytes that have no final name yet: a component being uploaded, or a builder's output.
     pub fn incoming(&self) -> io::Result<(PathBuf, File)> {
         let path = self.data.join("incoming").join(format!("{}", self.counter.fetch_add(1, Ordering::Relaxed)));
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
         Ok((path, file))
     }
 
-    /// A component as it was uploaded.
+    /// Returns the path of a component as it was uploaded.
     pub fn component(&self, tenant: &TenantName, digest: &str) -> PathBuf {
         self.data.join("components").join(tenant.as_str()).join(format!("{digest}.wasm"))
     }
 
-    /// What was compiled of a component, by the name of the build: its digest, or that and more with a snapshot.
+    /// Returns the path of a compiled component. `build` is the component's digest, with a suffix for a build with a
+    /// snapshot.
     pub fn compiled(&self, tenant: &TenantName, build: &str) -> PathBuf {
         self.data.join("compiled").join(tenant.as_str()).join(format!("{build}-{}.cwasm", self.engine))
     }
 
-    /// What the driver made of a component's kernels.
+    /// Returns the folder with the driver's cache of a component's compiled kernels.
     pub fn driver_cache(&self, tenant: &TenantName, digest: &str) -> PathBuf {
         self.data.join("driver-cache").join(tenant.as_str()).join(digest)
     }
 
-    /// Removes everything of a tenant's that has the name of a component or of a build.
+    /// Removes the tenant's component, compiled component and driver cache with this name, which is a component's
+    /// digest or the name of a build.
     pub fn remove_component(&self, tenant: &TenantName, name: &str) {
         let cache = self.driver_cache(tenant, name);
         let removed = std::fs::remove_file(self.component(tenant, name));
         if let Err(error) =
             removed.as_ref().err().filter(|error| error.kind() != io::ErrorKind::NotFound).map_or(Ok(()), Err)
         {
-            tracing::warn!(%error, "a component that nobody needs could not be removed");
+            tracing::warn!(%error, "an unused component could not be removed");
         }
-        // What was made of it is of no use without it; a leftover costs room only.
+        // Without the component these are not used; a leftover only takes disk space.
         let _ = std::fs::remove_file(self.compiled(tenant, name));
         let _ = std::fs::remove_dir_all(cache);
     }
 
-    /// Removes everything of a tenant.
+    /// Removes all files of a tenant.
     pub fn remove_tenant(&self, tenant: &TenantName) {
         for name in ["components", "compiled", "driver-cache", "assets", "uploads"] {
             let folder = self.data.join(name).join(tenant.as_str());
@@ -169,14 +176,14 @@ impl Files {
         }
     }
 
-    /// The digests of the components that are there for a tenant.
+    /// Returns the digests of a tenant's stored components.
     pub fn components(&self, tenant: &TenantName) -> Vec<String> {
         let folder = std::fs::read_dir(self.data.join("components").join(tenant.as_str()));
         let names = folder.into_iter().flatten().flatten().map(|entry| entry.file_name());
         names.filter_map(|name| Some(name.to_str()?.strip_suffix(".wasm")?.to_owned())).collect()
     }
 
-    /// Moves a written and closed file to its place, durably.
+    /// Moves a file that is completely written to its final path, durably.
     pub fn keep(&self, from: &Path, to: &Path) -> io::Result<()> {
         File::open(from)?.sync_all()?;
         let folder = to.parent().unwrap_or(&self.data);
@@ -186,7 +193,8 @@ impl Files {
         sync_folder(folder.parent().unwrap_or(&self.data))
     }
 
-    /// Moves a folder's files to its place. They are a cache: losing them costs time only.
+    /// Copies a child's driver cache to its final path, unless there is one. Nothing is synced: losing a cache costs
+    /// only time.
     pub fn store_driver_cache(&self, from: &Path, to: &Path) -> io::Result<()> {
         if to.exists() {
             return Ok(());
@@ -201,14 +209,14 @@ impl Files {
     }
 }
 
-/// Files and folders in one driver cache, and their bytes. A builder is hostile once it is broken.
+/// Limits of one driver cache: entries, bytes and depth. The builder that wrote it may have been compromised.
 const CACHE_FILES_MAX: usize = 2_000;
 const CACHE_BYTES_MAX: u64 = 256 << 20;
 const CACHE_DEPTH_MAX: u32 = 4;
 
 fn open_folder(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
-    // NOFOLLOW at every step: the folder belongs to a process that may be hostile, and a link in it must lead
-    // nowhere.
+    // NOFOLLOW at every step: the folder belongs to a process that may be hostile, and links in it must not be
+    // followed.
     Ok(openat(parent, name, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
@@ -226,7 +234,7 @@ fn entries(folder: BorrowedFd<'_>) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// Copies regular files and folders out of a child's folder, owned by the server. Links are left out.
+/// Copies regular files and folders out of a child's folder. The copies belong to the server. Links are skipped.
 fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
     let mut left = (CACHE_FILES_MAX, CACHE_BYTES_MAX);
     let from = open_folder(rustix::fs::CWD, from.as_os_str())?;
@@ -238,7 +246,7 @@ fn copy_level(from: BorrowedFd<'_>, to: &Path, depth: u32, left: &mut (usize, u6
     for name in entries(from)? {
         left.0 = left.0.checked_sub(1).ok_or_else(|| io::Error::other("too many cache files"))?;
         let target = to.join(&name);
-        // Opened without waiting, so that a pipe of that name hangs nobody, and then asked what it is.
+        // Open without blocking, because the entry may be a pipe, and only then check its type.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::RDONLY | OFlags::CLOEXEC;
         let Ok(opened) = openat(from, &name, flags, Mode::empty()) else { continue };
         let mut opened = File::from(opened);
@@ -254,8 +262,8 @@ fn copy_level(from: BorrowedFd<'_>, to: &Path, depth: u32, left: &mut (usize, u6
     Ok(())
 }
 
-/// Puts a tenant's cache files into a child's folder. The child owns its folder but not these
-/// files, which it can read and not change.
+/// Links a tenant's driver cache into a child's folder, or copies it if linking fails. The child owns its folder but
+/// not these files, so it can read them but not change them.
 pub fn install_driver_cache(from: &Path, home: &Path) -> io::Result<()> {
     if !from.exists() {
         return Ok(());
@@ -280,11 +288,11 @@ fn place_level(from: &Path, into: BorrowedFd<'_>, owner: (u32, u32)) -> io::Resu
             }
             place_level(&entry.path(), folder.as_fd(), owner)?;
         } else {
-            // A name that the child has taken already stays the child's.
+            // If the child already has a file of this name, it is kept.
             match linkat(rustix::fs::CWD, entry.path(), into, &name, AtFlags::empty()) {
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                 Err(_) => {
-                    // Another file system.
+                    // The folder may be on another file system, so copy.
                     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
                     let copy = openat(into, &name, flags, Mode::from_raw_mode(0o644))?;
                     io::copy(&mut File::open(entry.path())?, &mut File::from(copy))?;

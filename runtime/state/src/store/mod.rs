@@ -1,24 +1,26 @@
-//! Durable state: sled for what is known, files for what is large.
+//! Durable state: records in sled, large data in files.
 //!
 //! ```text
-//!  DATA/format            the format's version, refused when newer
-//!  DATA/lock              held while a server runs
-//!  DATA/operator.key      0600
-//!  DATA/db/               sled: tenants, keys, secrets, functions, versions, sums of the ledger, audit log
+//!  DATA/format            version of the format; a server refuses a newer one than it knows
+//!  DATA/lock              locked while a server runs
+//!  DATA/operator.key      the operator's key; mode 0600
+//!  DATA/db/               sled: tenants, keys, secrets, functions, versions, assets, sums of the ledger, audit log
 //!  DATA/ledger/           see ledger/segment.rs
-//!  DATA/secrets.key       0600, unless the key is elsewhere
-//!  DATA/components/       {tenant}/{sha256}.wasm, as uploaded
-//!  DATA/assets/           {tenant}/{sha256}, as put
-//!  DATA/uploads/          {tenant}/…: assets on their way, see store/uploads.rs
-//!  DATA/compiled/         {tenant}/{sha256}-{engine}.cwasm, by the builder
-//!  DATA/driver-cache/     {tenant}/{sha256}/…, by the builder's driver
-//!  DATA/run/              children's folders; emptied at start. Elsewhere when their users cannot get here
+//!  DATA/secrets.key       the key that encrypts secrets; mode 0600. Not made if the key is configured elsewhere
+//!  DATA/components/       {tenant}/{sha256}.wasm: components as uploaded
+//!  DATA/assets/           {tenant}/{sha256}: assets as uploaded
+//!  DATA/uploads/          {tenant}/…: unfinished uploads of assets, see store/uploads.rs
+//!  DATA/incoming/         components being uploaded and builders' outputs; emptied at start
+//!  DATA/compiled/         {tenant}/{build}-{engine}.cwasm, from the builder; {build} is the component's sha256,
+//!                         with a suffix for a build with a snapshot
+//!  DATA/driver-cache/     {tenant}/{sha256}/…, from the builder's driver
+//!  DATA/run/              children's folders; emptied at start. In the temporary folder if children cannot enter DATA
 //! ```
 //!
 //! Invariant: nothing is acknowledged before it is on disk. sled 0.34's flush writes but does not
 //! sync, so one commit thread groups changes, applies each as one batch, flushes, syncs every file of
-//! the database and its folder, and only then answers. Files are written beside their place,
-//! synced, renamed, and their folder synced, before a change that names them is committed.
+//! the database and its folder, and only then replies. Files are written under another name,
+//! synced, renamed, and their folder is synced, before a change that names them is committed.
 
 pub mod audit;
 pub mod files;
@@ -38,35 +40,36 @@ use std::io;
 use std::path::{Path, PathBuf};
 use tokio::sync::{mpsc, oneshot};
 
-/// The format that this binary writes. 2: traffic, tags, limits, secrets, the ledger. 3: assets.
+/// Version of the format that this binary writes. 2 added traffic, tags, limits, secrets and the ledger. 3 added
+/// assets.
 const FORMAT: u32 = 3;
-/// Commits that may wait for the commit thread; each waits a few milliseconds at most.
+/// Commits that may wait for the commit thread. Each waits a few milliseconds at most.
 const QUEUE_CAPACITY: usize = 256;
 
-/// Why the store refused.
+/// Why the store cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Another server uses the folder.
+    /// Another server uses the data folder.
     #[error("{0} is in use by another server")]
     InUse(PathBuf),
-    /// A newer binary wrote the folder.
+    /// A newer binary wrote the data folder.
     #[error("the data folder has format {found}; this binary knows up to {FORMAT}")]
     Newer {
-        /// The folder's format.
+        /// Format version of the folder.
         found: u32,
     },
     /// The disk is full.
     #[error("the disk is full")]
     Full,
-    /// The system or sled failed.
+    /// The operating system or sled failed.
     #[error("storage: {0}")]
     Io(String),
-    /// A record that cannot be read.
+    /// A record cannot be read.
     #[error("the record {key:?} cannot be read: {cause}")]
     Corrupt {
-        /// Its key.
+        /// The record's key in the database.
         key: String,
-        /// What is wrong.
+        /// What is wrong with the record.
         cause: String,
     },
 }
@@ -86,12 +89,12 @@ impl From<sled::Error> for StoreError {
     }
 }
 
-/// Changes that become durable together.
+/// Changes that become durable together, or not at all.
 #[derive(Debug, Default)]
 pub struct WriteBatch(sled::Batch);
 
 impl WriteBatch {
-    /// No change yet.
+    /// Returns an empty batch.
     pub fn new() -> Self {
         Self::default()
     }
@@ -118,7 +121,7 @@ impl WriteBatch {
         self
     }
 
-    /// Removes a tenant and everything that is its own but its usage and its audit log. Its name stays taken.
+    /// Removes a tenant's record and reserves its name. The caller removes its keys, secrets, assets and functions.
     pub fn without_tenant(mut self, name: &TenantName, record: &DeletedTenantRecord) -> Result<Self, StoreError> {
         self.0.remove(format!("t/{name}").into_bytes());
         self.put(format!("g/{name}").into_bytes(), record)
@@ -135,12 +138,12 @@ impl WriteBatch {
         self
     }
 
-    /// Writes an asset.
+    /// Writes the record of an asset.
     pub fn asset(self, tenant: &TenantName, name: &AssetName, record: &AssetRecord) -> Result<Self, StoreError> {
         self.put(format!("asset/{tenant}/{name}").into_bytes(), record)
     }
 
-    /// Removes an asset.
+    /// Removes the record of an asset.
     pub fn without_asset(mut self, tenant: &TenantName, name: &AssetName) -> Self {
         self.0.remove(format!("asset/{tenant}/{name}").into_bytes());
         self
@@ -174,12 +177,12 @@ impl WriteBatch {
     }
 }
 
-/// Everything that was stored.
+/// The stored state, as read at start.
 #[derive(Debug, Default)]
 pub struct StoredState {
-    /// Tenants.
+    /// Tenants, by name.
     pub tenants: BTreeMap<TenantName, TenantRecord>,
-    /// Keys, by hash.
+    /// Keys, by SHA-256.
     pub keys: BTreeMap<[u8; 32], KeyRecord>,
     /// Functions and their versions, oldest first.
     pub functions: BTreeMap<(TenantName, FunctionName), (FunctionRecord, Vec<VersionRecord>)>,
@@ -187,17 +190,17 @@ pub struct StoredState {
     pub secrets: BTreeMap<(TenantName, String), SecretRecord>,
     /// Assets, by tenant and name.
     pub assets: BTreeMap<(TenantName, AssetName), AssetRecord>,
-    /// Names that may not be given again.
+    /// Deleted tenants. Their names may not be reused.
     pub gone: BTreeMap<TenantName, DeletedTenantRecord>,
 }
 
 type Reply = oneshot::Sender<Result<(), StoreError>>;
 
-/// See the module.
+/// The durable state; see the module.
 #[derive(Debug)]
 pub struct Store {
     files: Files,
-    /// For reading what is not kept in memory; only the commit thread writes.
+    /// Used here only for reads. The commit thread makes all writes.
     db: sled::Db,
     commits: mpsc::Sender<(WriteBatch, Reply)>,
     /// Held while the server runs.
@@ -205,7 +208,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens or makes the data folder, and reads everything in it. `engine` names what components
+    /// Opens the data folder, or makes it, and reads the stored state. `engine` identifies the engine that components
     /// are compiled for.
     pub fn open(data: &Path, engine: &str) -> Result<(Self, StoredState), StoreError> {
         let files = Files::open(data, engine)?;
@@ -220,12 +223,12 @@ impl Store {
         Ok((Self { files, db, commits, _lock: lock }, contents))
     }
 
-    /// The files beside the database.
+    /// Returns the files beside the database.
     pub fn files(&self) -> &Files {
         &self.files
     }
 
-    /// Makes a change durable. When this answers `Ok`, it is on disk.
+    /// Makes a change durable. When this returns `Ok`, it is on disk.
     pub async fn commit(&self, change: WriteBatch) -> Result<(), StoreError> {
         let gone = || StoreError::Io("the commit thread is gone".into());
         let (answer, receiver) = oneshot::channel();
@@ -233,7 +236,7 @@ impl Store {
         receiver.await.map_err(|_| gone())?
     }
 
-    /// The same for a thread that may wait.
+    /// Does the same as [`Store::commit`], for a thread that may block.
     pub fn commit_blocking(&self, change: WriteBatch) -> Result<(), StoreError> {
         let gone = || StoreError::Io("the commit thread is gone".into());
         let (answer, receiver) = oneshot::channel();
@@ -251,7 +254,8 @@ fn check_format(data: &Path) -> Result<(), StoreError> {
                 return Err(StoreError::Newer { found });
             }
             if found < FORMAT {
-                // Every field that is new has a default; an older binary must not read what is written from here on.
+                // Fields that were added have defaults, so older records can be read. An older binary must not read
+                // records written from now on, so the format is raised.
                 files::write_durably(&path, format!("{FORMAT}\n").as_bytes(), 0o644)?;
             }
             Ok(())
@@ -264,11 +268,11 @@ fn check_format(data: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Owns the database's writes. Whatever waits when a round begins becomes durable in that round.
+/// Makes all writes to the database, in rounds. All commits that wait when a round begins become durable in that round.
 fn commit_thread(db: &sled::Db, folder: &Path, mut inbox: mpsc::Receiver<(WriteBatch, Reply)>) {
     let mut round = Vec::new();
-    // After a failure sled may hold what we refused, and the next sync would make it last: nothing is accepted
-    // until a restart has read what is really there.
+    // After a failure sled may still hold changes that were reported as failed, and the next sync would make them
+    // durable. So nothing is accepted until a restart has read the state on disk.
     let mut failed = false;
     while inbox.blocking_recv_many(&mut round, QUEUE_CAPACITY) > 0 {
         let mut answers = Vec::with_capacity(round.len());
@@ -288,7 +292,7 @@ fn commit_thread(db: &sled::Db, folder: &Path, mut inbox: mpsc::Receiver<(WriteB
                 Err(StoreError::Full) => Err(StoreError::Full),
                 Err(error) => Err(StoreError::Io(error.to_string())),
             };
-            // Whoever asked may have left; the change is durable all the same.
+            // The caller may have stopped waiting. The change is durable all the same.
             let _ = answer.send(told);
         }
     }
@@ -307,7 +311,7 @@ fn sync_folder(folder: &Path) -> Result<(), StoreError> {
         } else {
             match File::open(entry.path()) {
                 Ok(file) => file.sync_all()?,
-                // sled removes old snapshots while we look.
+                // sled may remove an old snapshot between `read_dir` and `open`.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error.into()),
             }
@@ -336,7 +340,7 @@ fn read(db: &sled::Db) -> Result<StoredState, StoreError> {
         let hash = key.get(2..).unwrap_or_default();
         contents.keys.insert(hash.try_into().map_err(|_| bad(&key))?, parse(&key, &value)?);
     }
-    // The others of the database are sums and audit entries, which are read when somebody asks.
+    // The remaining records are sums and audit entries, which are read on demand.
     for kind in ["t", "g", "s", "asset", "f", "v"] {
         for entry in db.scan_prefix(format!("{kind}/")) {
             let (key, value) = entry?;
@@ -388,7 +392,7 @@ mod tests {
         store.commit(WriteBatch::new().tenant(&name, &record).unwrap()).await.unwrap();
         assert!(matches!(Store::open(folder.path(), "x"), Err(StoreError::InUse(_))));
         drop(store);
-        // The commit thread lets go of the database a moment after its channel closes.
+        // The commit thread closes the database a moment after its channel closes.
         let reopened = loop {
             match Store::open(folder.path(), "x") {
                 Ok((_, contents)) => break contents,

@@ -1,4 +1,4 @@
-//! Assets on their way: ranges are appended to a file, whose name says what is safely in it.
+//! Uploads of assets. Ranges are appended to a file; the file's name says how many bytes are on disk.
 //!
 //! ```text
 //!  begin ─▶ DATA/uploads/{tenant}/{asset}~{size}~{received}~{digest or -}
@@ -6,7 +6,8 @@
 //!             └ received = size: hash, compare, move to DATA/assets/{tenant}/{digest}
 //! ```
 //!
-//! Invariant: what `received` says is on disk. What a crash leaves beyond it is cut off when the upload goes on.
+//! Invariant: the first `received` bytes are on disk. Bytes that a crash left beyond them are cut off when the upload
+//! is resumed.
 
 use crate::store::StoreError;
 use crate::store::files::{Files, sync_folder};
@@ -18,21 +19,21 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// Uploads that nobody has gone on with for so long are forgotten.
+/// An upload that nobody continues for this long is removed.
 const UPLOAD_RETENTION: Duration = Duration::from_secs(24 * 3600);
-/// What is hashed at a time.
+/// Size of the buffer for hashing an upload.
 const HASH_CHUNK_BYTES: usize = 1 << 20;
 
-/// An upload as its file's name describes it.
+/// An upload, as the name of its file describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upload {
-    /// What it will be called.
+    /// Name that the asset will have.
     pub asset: AssetName,
-    /// How many bytes it will have.
+    /// Size of the complete asset in bytes.
     pub size: u64,
-    /// How many of them are on disk.
+    /// Bytes that are on disk.
     pub received: u64,
-    /// The digest that it must have, if the client has said.
+    /// SHA-256 that the asset must have, in hex. None if the client has not sent it.
     pub digest: Option<String>,
 }
 
@@ -51,22 +52,22 @@ impl Upload {
     }
 }
 
-/// An upload that a range is being added to.
+/// An upload that is being written to.
 #[derive(Debug)]
 pub struct UploadWriter {
     upload: Upload,
     folder: PathBuf,
     file: File,
-    /// Where the file ends now.
+    /// Size of the file, which includes bytes that are not synced yet.
     written: u64,
 }
 
-/// A whole asset that is not at its place yet.
+/// A complete asset that has not been moved to its final path yet.
 #[derive(Debug)]
 pub struct ReceivedAsset {
     /// SHA-256 of its bytes, in hex.
     pub digest: String,
-    /// Its size.
+    /// Size in bytes.
     pub size: u64,
     path: PathBuf,
 }
@@ -80,23 +81,23 @@ impl Files {
         self.data().join("uploads").join(tenant.as_str())
     }
 
-    /// An asset at its place.
+    /// Returns the final path of an asset's file.
     pub fn asset(&self, tenant: &TenantName, digest: &str) -> PathBuf {
         self.data().join("assets").join(tenant.as_str()).join(digest)
     }
 
-    /// The digests of the assets that are there for a tenant.
+    /// Returns the digests of a tenant's stored assets.
     pub fn assets(&self, tenant: &TenantName) -> Vec<String> {
         let folder = std::fs::read_dir(self.data().join("assets").join(tenant.as_str()));
         folder.into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
 
-    /// Whether a tenant may have assets.
+    /// Returns whether a tenant has a folder for assets. If not, it has no assets.
     pub fn has_assets(&self, tenant: &TenantName) -> bool {
         self.data().join("assets").join(tenant.as_str()).exists()
     }
 
-    /// Uploads of a tenant that are under way. Removes those that nobody has gone on with for a day.
+    /// Returns the unfinished uploads of a tenant. Removes those that nobody has continued for a day.
     pub fn uploads(&self, tenant: &TenantName) -> Vec<Upload> {
         let folder = std::fs::read_dir(self.uploads_folder(tenant));
         let mut uploads = Vec::new();
@@ -104,7 +105,7 @@ impl Files {
             let modified = entry.metadata().and_then(|metadata| metadata.modified());
             let age = modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
             if age.is_some_and(|age| age > UPLOAD_RETENTION) {
-                // One that cannot be removed is seen again the next time.
+                // If this fails, the next call tries again.
                 let _ = std::fs::remove_file(entry.path());
                 continue;
             }
@@ -113,7 +114,7 @@ impl Files {
         uploads
     }
 
-    /// Begins an upload anew, in place of any other of the same name.
+    /// Begins a new upload. An unfinished upload of the same asset is dropped.
     pub fn begin_upload(&self, tenant: &TenantName, upload: Upload) -> Result<UploadWriter, StoreError> {
         self.drop_upload(tenant, &upload.asset);
         let folder = self.uploads_folder(tenant);
@@ -123,7 +124,7 @@ impl Files {
         Ok(UploadWriter { upload, folder, file, written: 0 })
     }
 
-    /// Goes on with an upload where it is.
+    /// Opens an unfinished upload to append to it, after its last acknowledged byte.
     pub fn resume_upload(&self, tenant: &TenantName, upload: Upload) -> Result<UploadWriter, StoreError> {
         let folder = self.uploads_folder(tenant);
         let mut file = OpenOptions::new().read(true).write(true).open(folder.join(upload.file_name()))?;
@@ -133,7 +134,7 @@ impl Files {
         Ok(UploadWriter { upload, folder, file, written })
     }
 
-    /// Forgets an upload.
+    /// Removes the unfinished upload of an asset, if there is one.
     pub fn drop_upload(&self, tenant: &TenantName, asset: &AssetName) {
         let folder = self.uploads_folder(tenant);
         for upload in self.uploads(tenant).iter().filter(|upload| upload.asset == *asset) {
@@ -141,7 +142,7 @@ impl Files {
         }
     }
 
-    /// Moves a whole asset to its place, durably.
+    /// Moves a complete asset to its final path, durably.
     pub fn store_asset(&self, tenant: &TenantName, arrived: &ReceivedAsset) -> Result<(), StoreError> {
         let place = self.asset(tenant, &arrived.digest);
         if place.exists() {
@@ -151,30 +152,30 @@ impl Files {
         Ok(self.keep(&arrived.path, &place)?)
     }
 
-    /// Removes an asset that nobody needs. Whoever has it open keeps it.
+    /// Removes the file of an asset. A process that has it open can still read it.
     pub fn remove_asset(&self, tenant: &TenantName, digest: &str) {
         if let Err(error) = std::fs::remove_file(self.asset(tenant, digest))
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(%error, "an asset that nobody needs could not be removed");
+            tracing::warn!(%error, "an unused asset could not be removed");
         }
     }
 }
 
 impl UploadWriter {
-    /// What is left to come.
+    /// Returns how many bytes are still missing.
     pub fn left(&self) -> u64 {
         self.upload.size.saturating_sub(self.written)
     }
 
-    /// Adds bytes, no more than are left.
+    /// Appends bytes. The caller passes no more than [`UploadWriter::left`].
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         self.file.write_all(bytes)?;
         self.written += bytes.len() as u64;
         Ok(())
     }
 
-    /// Makes what was written durable, and says how far the upload has come. Blocks.
+    /// Makes the written bytes durable, and returns the upload with its new `received`. Blocks.
     pub fn sync(&mut self) -> Result<Upload, StoreError> {
         self.file.sync_all()?;
         let before = self.folder.join(self.upload.file_name());
@@ -187,7 +188,8 @@ impl UploadWriter {
         Ok(self.upload.clone())
     }
 
-    /// Hashes a whole upload. Blocks. The error is the digest that it has, if it was to have another; it is removed then.
+    /// Hashes a complete upload. Blocks. If the digest is not the expected one, removes the upload and returns the
+    /// actual digest as the inner error.
     pub fn finish(mut self) -> Result<Result<ReceivedAsset, String>, StoreError> {
         self.file.seek(SeekFrom::Start(0))?;
         let mut hash = Sha256::new();
@@ -228,7 +230,7 @@ mod tests {
         appending.write(b"abcd").unwrap();
         let known = appending.sync().unwrap();
         assert_eq!(known.received, 4);
-        // Written and not acknowledged: as a crash would leave it.
+        // Written but not acknowledged, as after a crash.
         appending.write(b"XY").unwrap();
         drop(appending);
         assert_eq!(files.uploads(&tenant), std::slice::from_ref(&known));

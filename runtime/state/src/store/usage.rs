@@ -1,4 +1,5 @@
-//! Sums of the ledger's settled lines, and how far in it they go. Read by whoever asks for usage, never on a request's path.
+//! Sums of the ledger's settled lines, and the position in the ledger up to which lines are settled. They are read at
+//! start and for usage reports, never on a request's path.
 //!
 //! ```text
 //!  l/{tenant}/{day}/{function}/{version}/{gpu price}-{cpu price}-{memory price}/{class}    sums
@@ -15,15 +16,15 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-/// Days for which the sums of a day are read at start: a month.
+/// Number of days whose sums are read at start: a month.
 const DAYS: usize = 31;
 
-/// How far in the ledger the settled sums go.
+/// Position in the ledger up to which lines are included in the stored sums.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watermark {
-    /// In which segment.
+    /// Number of the segment.
     pub segment: u64,
-    /// Up to which byte.
+    /// Offset in the segment, in bytes.
     pub offset: u64,
 }
 
@@ -61,7 +62,7 @@ impl Store {
         found.map_or(Ok(Sums::default()), |value| parse(key.as_bytes(), &value))
     }
 
-    /// Moves sums in, and says how far in the ledger they go, in one change. Blocks.
+    /// Adds `rollup` to the stored sums and stores the watermark, in one change. Blocks.
     pub fn settle(&self, rollup: &Rollup, watermark: Watermark) -> Result<(), StoreError> {
         let mut change = WriteBatch::new().put(WATERMARK.to_vec(), &watermark)?;
         let mut days: BTreeMap<String, Sums> = BTreeMap::new();
@@ -80,13 +81,13 @@ impl Store {
         self.commit_blocking(change)
     }
 
-    /// How far in the ledger the sums go.
+    /// Returns the stored watermark.
     pub fn watermark(&self) -> Result<Watermark, StoreError> {
         let found = self.db.get(WATERMARK)?;
         found.map_or(Ok(Watermark::default()), |value| parse(WATERMARK, &value))
     }
 
-    /// The settled rows of a tenant.
+    /// Returns the settled sums of a tenant, by row.
     pub fn usage(
         &self,
         tenant: &TenantName,
@@ -105,7 +106,7 @@ impl Store {
         Ok(rows)
     }
 
-    /// The settled sums of the last days on which anything was used.
+    /// Returns the settled sums of the last 31 days on which anything was used.
     pub fn usage_by_day(&self) -> Result<BTreeMap<(Day, TenantName), Sums>, StoreError> {
         let mut sums = BTreeMap::new();
         let mut days = std::collections::BTreeSet::new();

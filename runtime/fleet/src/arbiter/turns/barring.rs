@@ -1,8 +1,9 @@
-//! Tenants that get no grant for a while because their processes died with the GPU. Each such death makes the other tenants
-//! wait for a probe.
+//! Tenants that get no grant for a while because their processes died while they held the GPU. After each such death
+//! the other tenants have to wait for a probe.
 //!
-//! In: the deaths, with their times. Out: until when a tenant is barred. The first [`DEATHS_FREE`] deaths cost nothing. The
-//! next one bars the tenant for [`BAR_FIRST`], and each further one for twice as long, up to [`BAR_MAX`].
+//! In: the deaths, with their times. Out: the time until which a tenant is barred. The first [`DEATHS_FREE`] deaths
+//! have no consequence. The next one bars the tenant for [`BAR_FIRST`], and each further one for twice as long, up to
+//! [`BAR_MAX`].
 //!
 //! Invariant: a death is counted together with earlier ones only if the one before it was within [`DEATHS_WITHIN`].
 
@@ -10,16 +11,16 @@ use gannet_base::names::TenantName;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Deaths with the GPU that are further apart are not counted together.
+/// Deaths that are further apart are not counted together.
 const DEATHS_WITHIN: Duration = Duration::from_secs(300);
-/// How many deaths with the GPU cost a tenant nothing.
+/// How many deaths have no consequence for the tenant.
 const DEATHS_FREE: u32 = 2;
 /// How long the next death bars a tenant. Each further one doubles it.
 pub(super) const BAR_FIRST: Duration = Duration::from_secs(1);
 /// The longest time that a tenant is barred.
 const BAR_MAX: Duration = Duration::from_secs(60);
 
-/// The deaths of all tenants with one GPU.
+/// The deaths of all tenants' processes while they held one GPU.
 #[derive(Debug, Default)]
 pub(super) struct Barring {
     deaths: HashMap<TenantName, Deaths>,
@@ -45,7 +46,7 @@ impl Barring {
         self.deaths.insert(tenant.clone(), Deaths { count: earlier.saturating_add(1), latest: now });
     }
 
-    /// Until when a tenant gets no grant; none if it was never barred. It may have passed.
+    /// Returns until when a tenant gets no grant; `None` if it is not barred. The time may be in the past.
     pub(super) fn barred_until(&self, tenant: &TenantName) -> Option<Instant> {
         let deaths = self.deaths.get(tenant)?;
         let doublings = deaths.count.checked_sub(DEATHS_FREE + 1)?;
@@ -57,7 +58,7 @@ impl Barring {
         self.barred_until(tenant).is_some_and(|until| until > now)
     }
 
-    /// Forgets deaths that count no longer.
+    /// Forgets deaths that no longer count.
     pub(super) fn forget_old(&mut self, now: Instant) {
         self.deaths.retain(|_, deaths| deaths.still_count(now));
     }

@@ -1,11 +1,11 @@
 //! Shares one GPU among tenants by weighted virtual time.
 //!
-//! In: tenants with their weights, grants, and the time for which a tenant kept others waiting. Out: each tenant's virtual
-//! time. The tenant with the least is furthest behind, and is next.
+//! In: tenants with their weights, grants, and the time for which a tenant kept others waiting. Out: each tenant's
+//! virtual time. The tenant with the least is furthest behind, and is next.
 //!
-//! A tenant's virtual time advances by the time that it keeps others waiting, divided by its weight. A tenant that comes
-//! back starts at the virtual time of the latest grant, so it has no credit from idling (start-time fair queueing: Goyal,
-//! Vin, Cheng, SIGCOMM 1996).
+//! A tenant's virtual time advances by the time that it keeps others waiting, divided by its weight. A tenant that
+//! comes back starts at the virtual time of the latest grant, so it has no credit from idling (start-time fair
+//! queueing: Goyal, Vin, Cheng, SIGCOMM 1996).
 //!
 //! Invariant: virtual times never go back.
 
@@ -19,7 +19,7 @@ pub(super) struct FairShares {
     tenants: HashMap<TenantName, Share>,
     /// The virtual time at which the latest grant began.
     latest_grant_ns: u64,
-    /// Who pays for the time in which the GPU cannot be granted: the tenant of the latest holder.
+    /// The tenant that pays for the time in which the GPU cannot be granted: that of the latest holder.
     payer: Option<TenantName>,
 }
 
@@ -39,7 +39,7 @@ impl FairShares {
         share.members += 1;
     }
 
-    /// A member of a tenant has left.
+    /// Removes a member of a tenant.
     pub(super) fn leave(&mut self, tenant: &TenantName) {
         if let Some(share) = self.tenants.get_mut(tenant) {
             share.members -= 1;
@@ -58,20 +58,21 @@ impl FairShares {
         self.tenants.get(tenant).map_or(0, |share| share.virtual_ns)
     }
 
-    /// A tenant comes back after it neither held the GPU nor waited for it.
+    /// Raises a tenant's virtual time to that of the latest grant. Called when the tenant wants the GPU after it
+    /// neither held it nor waited for it.
     pub(super) fn catch_up(&mut self, tenant: &TenantName) {
         if let Some(share) = self.tenants.get_mut(tenant) {
             share.virtual_ns = share.virtual_ns.max(self.latest_grant_ns);
         }
     }
 
-    /// A member of this tenant was granted the GPU. The tenant pays from now on.
+    /// Notes that a member of this tenant was granted the GPU. The tenant pays from now on.
     pub(super) fn granted(&mut self, tenant: &TenantName) {
         self.latest_grant_ns = self.latest_grant_ns.max(self.virtual_ns(tenant));
         self.payer = Some(tenant.clone());
     }
 
-    /// Who pays for the time that passes.
+    /// The tenant that pays for the time that passes.
     pub(super) fn payer(&self) -> Option<&TenantName> {
         self.payer.as_ref()
     }
@@ -89,8 +90,8 @@ impl FairShares {
         }
     }
 
-    /// Forgets tenants without members that have used no more than the others. If they came back, they would start at the
-    /// same virtual time.
+    /// Forgets tenants without members that have used no more than the others. If they came back, they would start at
+    /// the same virtual time.
     pub(super) fn forget_absent(&mut self) {
         let latest_grant_ns = self.latest_grant_ns;
         self.tenants.retain(|_, share| share.members > 0 || share.virtual_ns > latest_grant_ns);

@@ -15,8 +15,8 @@
 //!
 //! A free GPU is also probed when lost devices make it suspect.
 //!
-//! In: the transitions, and the time. Out: what is due ([`Due`]) and when ([`GpuState::deadline`]). Whom the GPU is granted to,
-//! and whether a holder whose quantum is over is asked back, is decided by the caller.
+//! In: the transitions, and the time. Out: what is due ([`Due`]) and when ([`GpuState::deadline`]). Whom the GPU is
+//! granted to, and whether a holder whose quantum is over is asked back, is decided by the caller.
 //!
 //! Invariant: after a holder's process ended or was killed, the GPU is free again only when a probe has passed.
 
@@ -24,7 +24,7 @@ use super::members::MemberId;
 use gannet_gpu_protocol::lease::Epoch;
 use std::time::{Duration, Instant};
 
-/// A killed process that is not gone after this hangs where no signal reaches it.
+/// A killed process that has not ended after this hangs where no signal reaches it.
 const REAPING_MAX: Duration = Duration::from_secs(5);
 
 /// The times by which a GPU is shared.
@@ -34,7 +34,7 @@ pub struct Timing {
     pub quantum: Duration,
     /// How long a member may take to give the GPU back when it is asked to.
     pub grace: Duration,
-    /// How long a GPU rests after a failed probe. Each further failure in a row doubles it, up to 64 times.
+    /// How long a GPU is not granted after a failed probe. Each further failure in a row doubles it, up to 64 times.
     pub cordon: Duration,
 }
 
@@ -46,7 +46,7 @@ pub enum Health {
     Ok,
     /// It will be usable if a probe passes. The process that held it has died or is being killed.
     Probing,
-    /// It rests after a failed probe, or a process that cannot be killed holds it.
+    /// It failed a probe and is not granted for a while, or a process that cannot be killed holds it.
     Cordoned,
 }
 
@@ -118,8 +118,8 @@ impl GpuState {
         matches!(self.phase, Phase::Free)
     }
 
-    /// Whether the latest holder's tenant pays for the time that passes: it holds the GPU, or left it unusable. A cordoned
-    /// GPU rests for its own reasons.
+    /// Whether the latest holder's tenant pays for the time that passes, because it holds the GPU or left it unusable.
+    /// Nobody pays for a cordoned GPU, because the GPU itself failed.
     pub(super) fn is_paid_for(&self) -> bool {
         !matches!(self.phase, Phase::Free | Phase::Cordoned { .. })
     }
@@ -134,7 +134,8 @@ impl GpuState {
         }
     }
 
-    /// When something becomes due on a GPU that is not free. `contended` says whether others wait for it.
+    /// When something becomes due on a GPU that is not free; `None` if only an event changes it. `contended` says
+    /// whether others wait for it.
     pub(super) fn deadline(&self, contended: bool) -> Option<Instant> {
         match self.phase {
             Phase::Held { asked_back: Some(asked), .. } => Some(asked + self.timing.grace),
@@ -166,38 +167,38 @@ impl GpuState {
         self.phase = Phase::Held { by: to, quantum_start: now, asked_back: None };
     }
 
-    /// The holder gives it back.
+    /// Frees it after the holder has given it back.
     pub(super) fn release(&mut self) {
         self.phase = Phase::Free;
     }
 
-    /// The holder gets another quantum.
+    /// Starts another quantum of the holder.
     pub(super) fn renew_quantum(&mut self, now: Instant) {
         if let Phase::Held { quantum_start, .. } = &mut self.phase {
             *quantum_start = now;
         }
     }
 
-    /// The holder is asked to give it back.
+    /// Notes that the holder was asked to give it back.
     pub(super) fn ask_back(&mut self, now: Instant) {
         if let Phase::Held { asked_back, .. } = &mut self.phase {
             *asked_back = Some(now);
         }
     }
 
-    /// The holder is killed.
+    /// Notes that the holder was killed.
     pub(super) fn start_reaping(&mut self, now: Instant) {
         if let Phase::Held { by, .. } = self.phase {
             self.phase = Phase::Reaping { member: by, since: now };
         }
     }
 
-    /// It is probed before it is granted again.
+    /// Notes that it is being probed. It is granted again only after the probe passes.
     pub(super) fn start_probing(&mut self) {
         self.phase = Phase::Probing;
     }
 
-    /// A process has ended. Returns whether it had the GPU, which then has to be probed.
+    /// Notes that a process has ended. Returns whether it had the GPU, which then has to be probed.
     pub(super) fn process_ended(&mut self, id: MemberId) -> bool {
         let had_it = match self.phase {
             Phase::Held { by, .. } => by == id,
@@ -210,7 +211,7 @@ impl GpuState {
         had_it
     }
 
-    /// A probe has ended. Returns false, and does nothing, if the GPU was not being probed.
+    /// Notes the result of a probe. Returns false, and does nothing, if the GPU was not being probed.
     pub(super) fn probed(&mut self, passed: bool, now: Instant) -> bool {
         if !matches!(self.phase, Phase::Probing) {
             return false;

@@ -1,7 +1,7 @@
 //! How long members held one GPU, which is the most that can be billed for their work.
 //!
-//! In: the time that a member held the GPU, and the GPU time that it reports for a request. Out: how much of the report is
-//! billed, and how much of the held time is not billed yet.
+//! In: the time that a member held the GPU, and the GPU time that it reports for a request. Out: how much of the report
+//! is billed, and how much of the held time is not billed yet.
 //!
 //! Invariant: what is billed for a member's work, summed up, is never more than the time that it held the GPU.
 

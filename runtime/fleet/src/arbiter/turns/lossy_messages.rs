@@ -1,4 +1,5 @@
-//! Random messages that get lost, doubled or out of order: the real [`Turns`] and the real [`Lease`] of three processes.
+//! Random messages that get lost, doubled or out of order: the real [`Turns`] and the real [`Lease`] of three
+//! processes.
 //!
 //! Property: at most one process holds the GPU at any time, and every living process that wants it gets it as soon as
 //! messages arrive again.
@@ -29,7 +30,7 @@ struct World {
     probing: bool,
 }
 
-/// Something that happens next, to one of the processes where it has a number.
+/// Something that happens next. A number names the process that it happens to.
 #[derive(Debug, Clone)]
 enum Step {
     /// The process has work from now on.
@@ -40,7 +41,7 @@ enum Step {
     Submit(usize),
     /// Its slice ends.
     Finish(usize),
-    /// One of the messages to the arbiter that are on their way meets its fate.
+    /// One of the messages on their way to the arbiter is delivered, delivered twice, or lost.
     ToArbiter(usize, Fate),
     /// The same for a message to a process.
     ToProcess(usize, Fate),

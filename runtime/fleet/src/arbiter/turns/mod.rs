@@ -2,22 +2,22 @@
 //!
 //! In: what happened, and when ([`Turns::join`], [`Turns::asked`], [`Turns::left`], [`Turns::lost`], [`Turns::probed`],
 //! [`Turns::tick`]). Out: what the arbiter has to do ([`Action`]), and when to call [`Turns::tick`] next
-//! ([`Turns::deadline`]). All of it is pure: it holds no lock, awaits nothing, and every call is told the time.
+//! ([`Turns::deadline`]). All of it is pure: it holds no lock, awaits nothing, and takes the time as an argument.
 //!
-//! Members are processes with a GPU device: workers and builders. Each belongs to a tenant. One file holds each part of the
-//! decision, and this file puts them together:
+//! Members are processes with a GPU device: workers and builders. Each belongs to a tenant. One file holds each part of
+//! the decision, and this file puts them together:
 //! - `gpu_state`: what state the GPU is in. It draws the states.
 //! - `members`: which processes there are, and which of them wait.
 //! - `fair_shares`: which tenant is next.
-//! - `barring`: which tenants get no grant for a while, because their processes died with the GPU.
+//! - `barring`: which tenants get no grant for a while, because their processes died while they held the GPU.
 //! - `device_losses`: whether lost devices mean that the GPU itself is broken.
 //! - `held_time`: how much GPU time may be billed.
 //!
 //! A member's messages only change whether it waits and whether it gives the GPU back. Time is measured here.
 //!
-//! Invariants: at most one member holds the GPU. While a member waits whose tenant is not barred, the GPU is held, or is on
-//! its way back, or is not trusted. After a member died with the GPU or kept it too long, the GPU is granted again only when
-//! the process is gone and a probe has passed.
+//! Invariants: at most one member holds the GPU. While a member waits whose tenant is not barred, the GPU is held, or
+//! is on its way back, or is not trusted. After a member died while it held the GPU or kept it too long, the GPU is
+//! granted again only when the process is gone and a probe has passed.
 
 mod members;
 mod held_time;
@@ -93,7 +93,7 @@ impl Turns {
         self.shares.set_weight(tenant, weight);
     }
 
-    /// A message of a member has arrived. Messages of processes that are no members are ignored.
+    /// Handles a message of a member. Messages of processes that are no members are ignored.
     pub fn asked(&mut self, id: MemberId, message: HolderMessage, now: Instant) -> Vec<Action> {
         self.count_time(now);
         if self.members.tenant(id).is_none() {
@@ -123,7 +123,7 @@ impl Turns {
         self.decide(now)
     }
 
-    /// A member's process has ended and was reaped.
+    /// Handles the end of a member's process, which was reaped.
     pub fn left(&mut self, id: MemberId, now: Instant) -> Vec<Action> {
         self.count_time(now);
         let Some(tenant) = self.members.leave(id) else { return Vec::new() };
@@ -136,15 +136,15 @@ impl Turns {
         self.decide(now)
     }
 
-    /// A member's device was lost. [`Turns::left`] follows.
+    /// Notes that a member's device was lost. [`Turns::left`] follows.
     pub fn lost(&mut self, id: MemberId, now: Instant) {
-        // A member that never held the GPU cannot have lost its device by what the GPU did.
+        // The GPU cannot be the reason for the loss if the member never held it.
         if let Some(tenant) = self.members.tenant(id).filter(|_| self.members.was_granted(id)) {
             self.losses.record(tenant, now);
         }
     }
 
-    /// A probe has ended.
+    /// Handles the result of a probe.
     pub fn probed(&mut self, passed: bool, now: Instant) -> Vec<Action> {
         self.count_time(now);
         if !self.gpu.probed(passed, now) {
@@ -153,13 +153,13 @@ impl Turns {
         self.decide(now)
     }
 
-    /// Time has passed. Call it at [`Turns::deadline`].
+    /// Does what is due now. Call it at [`Turns::deadline`].
     pub fn tick(&mut self, now: Instant) -> Vec<Action> {
         self.count_time(now);
         self.decide(now)
     }
 
-    /// When [`Turns::tick`] has something to do.
+    /// When [`Turns::tick`] has something to do; `None` if only an event can change anything.
     pub fn deadline(&self) -> Option<Instant> {
         if self.gpu.is_free() {
             // The only members that wait for a free GPU are those of barred tenants.
@@ -184,8 +184,8 @@ impl Turns {
         self.held_time.total()
     }
 
-    /// Returns how much of `reported` GPU time a member can have used: never more than it held the GPU. The returned time
-    /// counts as billed.
+    /// Returns how much of `reported` GPU time a member can have used: never more than it held the GPU. The returned
+    /// time counts as billed.
     pub fn bill(&mut self, id: MemberId, reported: Duration, now: Instant) -> Duration {
         self.count_time(now);
         self.held_time.bill(id, reported)
@@ -197,7 +197,8 @@ impl Turns {
         self.held_time.unbilled(id)
     }
 
-    /// Counts the time since the last event: as held by the holder, and as used by the tenant that keeps others waiting.
+    /// Counts the time since the last event: as held by the holder, and as used by the tenant that keeps others
+    /// waiting.
     fn count_time(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.counted_until);
         self.counted_until = self.counted_until.max(now);
@@ -264,7 +265,7 @@ impl Turns {
         Action::Tell(holder, ArbiterMessage::Granted { epoch: self.gpu.epoch(), contended })
     }
 
-    /// A member wants the GPU.
+    /// Makes a member wait for the GPU.
     fn start_waiting(&mut self, id: MemberId) {
         let Some(tenant) = self.members.tenant(id) else { return };
         let was_active = self.members.tenant_waits(tenant) || self.holder() == Some(tenant);
@@ -274,12 +275,12 @@ impl Turns {
         self.members.start_waiting(id);
     }
 
-    /// Whether others wait for what a member holds.
+    /// Whether the GPU is held and others wait for it.
     fn is_contended(&self) -> bool {
         self.gpu.holder().is_some_and(|holder| self.members.others_wait(holder))
     }
 
-    /// Whether a holder would be granted the GPU again if it gave it back now: then it is not asked back.
+    /// Whether a holder would be granted the GPU again if it gave it back now. If so, it is not asked back.
     fn would_be_next(&self, holder: MemberId) -> bool {
         let Some(tenant) = self.members.tenant(holder) else { return false };
         let others = self.members.waiting().filter(|waiting| waiting.id != holder);
