@@ -1,1 +1,1 @@
-//! Integration tests only; see `suite/`.
+//! Empty: this package has only integration tests, in `suite/`.

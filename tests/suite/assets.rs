@@ -1,4 +1,4 @@
-//! Assets: put whole or in ranges, bound on the GPU and read on the CPU, pinned by versions.
+//! Assets: uploaded whole or in ranges, bound on the GPU and read on the CPU, pinned by versions.
 
 use crate::support::{Answer, KEY, Options, Server, text, until};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ fn server() -> Server {
     Server::start_with(&Options { config: Some("spares = 0"), ..Options::default() })
 }
 
-/// Bytes that are not alike anywhere.
+/// Pseudo-random bytes, different for each seed.
 fn bytes(seed: u8, length: usize) -> Vec<u8> {
     (0..length).map(|at| (at as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3] ^ seed).collect()
 }
@@ -32,7 +32,8 @@ fn range(server: &Server, name: &str, whole: &[u8], from: usize, to: usize) -> A
     put(server, &path, &[("content-range", &range)], &whole[from..to])
 }
 
-/// What `lookup` finds in a range of its table, on the GPU and on the CPU.
+/// Checks that `lookup`, called with `query`, computes the sum of `part` on the GPU and on the CPU. `whole` is its
+/// table.
 #[track_caller]
 fn finds(server: &Server, query: &str, whole: &[u8], part: &[u8]) {
     let answer = server.call("lookup", query, b"");
@@ -62,7 +63,7 @@ fn a_version_keeps_the_assets_it_was_deployed_with() {
     assert_eq!(deploy().json()["version"], 1);
     finds(&server, "/", &one, &one);
     finds(&server, "/?from=64&bytes=4096", &one, &one[64..64 + 4096]);
-    // Neither aligned nor whole words.
+    // Ranges that are not aligned.
     finds(&server, "/?from=4&bytes=4096", &one, &one[4..4 + 4096]);
     finds(&server, "/?from=1001&bytes=2000", &one, &one[1001..3001]);
     let end = one.len() - 4;
@@ -76,7 +77,7 @@ fn a_version_keeps_the_assets_it_was_deployed_with() {
     let none = server.call("lookup", "/?bytes=0", b"");
     assert!(none.text().contains("no bytes from offset 0"), "{}", none.text());
 
-    // Other bytes under the name change nothing that is deployed.
+    // Other bytes under the same name do not change a deployed version.
     assert_eq!(put(&server, "t", &[], &two).status, 200);
     finds(&server, "/", &one, &one);
     assert_eq!(deploy().json()["version"], 2, "the same component with another asset is another version");
@@ -84,13 +85,13 @@ fn a_version_keeps_the_assets_it_was_deployed_with() {
     assert!(server.cli(&["rollback", "lookup"]).status.success());
     finds(&server, "/", &one, &one);
 
-    // Nor does the end of the name.
+    // Deleting the name does not change it either.
     assert!(server.cli(&["asset", "delete", "t"]).status.success());
     finds(&server, "/", &one, &one);
     deploy().is_problem(409, "conflict", "not there");
     assert_eq!(stored(&server), 2);
     assert!(server.cli(&["delete", "lookup"]).status.success());
-    until("files that nothing leads to are removed", || stored(&server) == 0);
+    until("files that no name and no version refers to are removed", || stored(&server) == 0);
 }
 
 #[test]
@@ -101,7 +102,7 @@ fn a_request_keeps_the_asset_that_it_began_with() {
     server.deploy("lookup");
     std::thread::scope(|scope| {
         let slow = scope.spawn(|| server.call("lookup", "/?pause_ms=1500", b"").text());
-        until("it has begun", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 1);
+        until("the request has begun", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 1);
         assert_eq!(put(&server, "table", &[], &two).status, 200);
         server.deploy("lookup");
         finds(&server, "/", &two, &two);
@@ -130,7 +131,7 @@ fn an_upload_goes_on_after_a_crash_where_it_was_acknowledged() {
     let server = start(folder.path());
     let known = server.get_json("/api/v1/assets/t");
     assert_eq!(known["upload"], json!({ "size": whole.len(), "received": 400_000, "digest": hex(&whole) }));
-    // The command goes on from there.
+    // The command continues from there.
     let file = folder.path().join("whole.bin");
     std::fs::write(&file, &whole).unwrap();
     let output = server.cli(&["asset", "put", "t", &file.display().to_string(), "--json"]);
@@ -139,7 +140,7 @@ fn an_upload_goes_on_after_a_crash_where_it_was_acknowledged() {
     server.deploy_with_asset("t");
     finds(&server, "/", &whole, &whole);
 
-    // A range that breaks off keeps what came.
+    // If the client disconnects in the middle of a range, the bytes that arrived are kept.
     let (head, rest) = whole.split_at(300_000);
     let request = format!(
         "PUT /api/v1/assets/u HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\ncontent-range: bytes 0-{}/{}\r\ncontent-length: {}\r\n\r\n",
@@ -148,7 +149,7 @@ fn an_upload_goes_on_after_a_crash_where_it_was_acknowledged() {
         whole.len()
     );
     server.send_and_close(&[request.as_bytes(), head].concat());
-    until("what came is told", || {
+    until("the bytes that arrived are reported", || {
         let answer = server.send("GET", "/api/v1/assets/u", &[], b"");
         answer.status == 200 && answer.json()["upload"]["received"].as_u64().is_some_and(|n| n > 0 && n <= 300_000)
     });
@@ -156,7 +157,7 @@ fn an_upload_goes_on_after_a_crash_where_it_was_acknowledged() {
     assert!(received <= head.len() && !rest.is_empty());
     let range = format!("bytes {received}-{}/{}", whole.len() - 1, whole.len());
     let mut last = put(&server, "u", &[("content-range", &range)], &whole[received..]);
-    // The request that broke off may still be syncing what it has told.
+    // The request that broke off may still be syncing bytes that were already reported as received.
     until("the upload is free", || {
         if last.status == 409 {
             last = put(&server, "u", &[("content-range", &range)], &whole[received..]);
@@ -180,15 +181,15 @@ fn assets_are_held_to_limits_and_counted_once() {
     let one = bytes(1, 2 << 20);
     assert_eq!(put("a", &[], &one).status, 201);
     let known = put(&format!("b?digest={}", hex(&one)), &[], b"");
-    assert_eq!(known.status, 201, "the same bytes need not come again: {}", known.text());
+    assert_eq!(known.status, 201, "the same bytes need not be uploaded again: {}", known.text());
     put(&format!("c?digest={}", "0".repeat(64)), &[], b"").is_problem(404, "not_found", "nothing of that name");
     let used = server.control(&key, "GET", "limits", &Value::Null).json()["used"]["assets_mib"].clone();
     assert_eq!(used, 2, "counted once");
     put("c", &[], &bytes(2, 2 << 20)).is_problem(429, "tenant_limit", "assets_mib = 3; in use: 2");
-    // Uploads under way count with all that they will be.
+    // An upload in progress counts with its full size.
     assert_eq!(put("c", &[("content-range", "bytes 0-9/1048576")], &[0; 10]).status, 202);
     put("d", &[("content-range", "bytes 0-9/1048576")], &[0; 10]).is_problem(429, "tenant_limit", "in use: 3");
-    assert_eq!(server.control(&key, "DELETE", "assets/c", &Value::Null).status, 200, "an upload can be given up");
+    assert_eq!(server.control(&key, "DELETE", "assets/c", &Value::Null).status, 200, "an upload can be cancelled");
     let wrong = put(&format!("a?digest={}", "1".repeat(64)), &[], &one[..100]);
     wrong.is_problem(409, "conflict", "not the one that was announced");
     for (range, body) in [("bytes 5-4/10", 1), ("bytes 0-9/*", 1), ("bytes 0-9/10", 11), ("bytes 0-99/10", 100)] {
@@ -197,7 +198,7 @@ fn assets_are_held_to_limits_and_counted_once() {
     put("e", &[], b"").is_problem(400, "invalid", "neither a content-length");
     put("A%20", &[], b"x").is_problem(400, "invalid", "asset name");
 
-    // Another tenant neither sees nor gets them by their digest.
+    // Another tenant neither sees the assets nor gets them by their digest.
     let other = server.tenant("zoo", &json!({}));
     let known =
         server.send_bare("PUT", &format!("/api/v1/assets/a?digest={}", hex(&one)), &[("x-gannet-key", &other)], b"");
@@ -232,17 +233,17 @@ fn an_upload_is_paid_for_by_the_request_that_caused_it_though_it_did_not_wait() 
     let answer = server.call("quick", "/", b"");
     assert_eq!(answer.text(), "hello, world\n");
     let path = format!("/api/v1/requests/{}", answer.header("x-request-id"));
-    until("it has ended", || server.send("GET", &path, &[], b"").status == 200);
+    until("the request has ended", || server.send("GET", &path, &[], b"").status == 200);
     let receipt = server.receipt(&answer);
     assert!(receipt["assets_us"].as_u64().unwrap() > 1000 && receipt["gpu_ns"].as_u64().unwrap() > 0, "{receipt}");
 }
 
-/// Whether a worker computes on the pages of an asset's file. Only root can look.
+/// Whether a worker has mapped an asset's file. None if this process may not look; only root may.
 fn is_mapped(server: &Server, asset: &[u8]) -> Option<bool> {
     let mapped = |pid: &i32| match std::fs::read_to_string(format!("/proc/{pid}/maps")) {
         Ok(maps) => Some(maps.contains(&hex(asset))),
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => None,
-        // It has ended.
+        // The worker has ended.
         Err(_) => Some(false),
     };
     let workers = server.children("__worker").iter().map(mapped).collect::<Option<Vec<_>>>()?;
@@ -252,7 +253,7 @@ fn is_mapped(server: &Server, asset: &[u8]) -> Option<bool> {
 #[test]
 fn an_asset_waits_on_the_gpu_for_the_next_request() {
     let table = bytes(7, 16 << 20);
-    // This software driver computes on the file itself, unless the operator wants copies; for a GPU there are always copies.
+    // llvmpipe computes on the mapped file itself, unless `map_assets = false`. A GPU always gets copies.
     for map_assets in [true, false] {
         let config = format!("spares = 0\nmap_assets = {map_assets}\n");
         let server = Server::start_with(&Options { config: Some(&config), ..Options::default() });
@@ -265,18 +266,18 @@ fn an_asset_waits_on_the_gpu_for_the_next_request() {
             assert_eq!(answer.status, 200, "{}", answer.text());
             server.receipt(&answer)["assets_us"].as_u64().unwrap()
         };
-        assert!(bringing("lookup") > 0, "16 MiB take a while");
-        assert_eq!(bringing("lookup"), 0, "once there, it is there");
+        assert!(bringing("lookup") > 0, "uploading 16 MiB takes measurable time");
+        assert_eq!(bringing("lookup"), 0, "the second request finds the asset on the gpu");
         finds(&server, "/?from=12345&bytes=200000", &table, &table[12_345..212_345]);
         finds(&server, "/?from=16000000&bytes=200000", &table, &table[16_000_000..16_200_000]);
         assert!(is_mapped(&server, &table).is_none_or(|mapped| mapped == maps));
         assert_eq!(server.send("DELETE", "/api/v1/functions/lookup", &[], b"").status, 200);
-        until("its pages are given back", || is_mapped(&server, &table).is_none_or(|mapped| !mapped));
+        until("the asset is unmapped", || is_mapped(&server, &table).is_none_or(|mapped| !mapped));
         if is_mapped(&server, &table).is_some() && maps {
-            // Kept by `min`, it is there before anybody asks.
+            // With `min = 1` the asset is on the GPU before the first request.
             let kept = "[assets]\ntable = \"table\"\n[scale]\nmin = 1\n";
             assert_eq!(server.put(KEY, "lookup", "kept", kept, "").status, 201);
-            until("it is there", || is_mapped(&server, &table) == Some(true));
+            until("the asset is mapped", || is_mapped(&server, &table) == Some(true));
             assert_eq!(bringing("kept"), 0);
         }
     }

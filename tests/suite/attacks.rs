@@ -1,5 +1,5 @@
-//! What a GPU function must never be able to do, tried through the real binary with another tenant's requests beside it,
-//! all of which must succeed.
+//! Attacks by a GPU function, tried through the real binary. Meanwhile another tenant sends requests, which must all
+//! succeed.
 
 use crate::support::{Options, Server, prebuilt, text};
 use base64::Engine;
@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-/// A server with a tenant that attacks and one that must not notice.
+/// A server with a tenant that attacks and a neighbour that must not be affected.
 struct Siege {
     server: Server,
     attacker: String,
@@ -35,7 +35,7 @@ impl Siege {
         Self { server, attacker, neighbour }
     }
 
-    /// Posts a kernel over one zeroed buffer of 4 KiB; answers the status and what came.
+    /// Posts a kernel with one zeroed buffer of 4 KiB. Returns the response's status and JSON body.
     fn attack(&self, wgsl: &str, grid: [u32; 3]) -> (u16, Value) {
         let job = json!({
             "wgsl": wgsl, "grid": grid, "buffers": [{"group": 0, "binding": 0, "size": 4096, "read": true}],
@@ -96,7 +96,7 @@ fn no_kernel_runs_for_ever() {
             assert_eq!((status, &answer["code"]), (502, &"loop_budget_exhausted".into()), "{wgsl}: {answer}");
             assert!(answer.get("buffers").is_none(), "the results are void: {answer}");
         }
-        // The worker and its device are still there.
+        // The worker and its device still work.
         let (status, answer) = siege.attack(&kernel("atomicAdd(&data[0], 1u);"), [2, 1, 1]);
         let bytes = STANDARD.decode(answer["buffers"][0]["data"].as_str().unwrap_or_default()).unwrap_or_default();
         assert_eq!((status, bytes.get(..4)), (200, Some(&128u32.to_le_bytes()[..])), "{answer}");

@@ -1,5 +1,6 @@
-//! Guests in other languages, built by `scripts/test` from `tests/clients/`. They use every function of the
-//! interface; where they have not been built, this says so and checks nothing.
+//! Guests in other languages, built by `scripts/test` from `tests/clients/`. They use every function of the interface.
+//! If they have not been built, a test prints that and checks nothing, unless `GANNET_TEST_CLIENTS` is set: then it
+//! fails.
 
 use crate::support::{Server, root, text};
 

@@ -1,4 +1,4 @@
-//! The command line: what goes where, and exit codes.
+//! The command line: what it prints to stdout and stderr, and its exit codes.
 
 use crate::support::{Options, Server, binary, prebuilt, text};
 use std::process::Command;
@@ -34,7 +34,7 @@ fn a_kernel_is_shown_as_it_runs() {
     for part in ["gannet_left", "gannet_exhausted", "@compute", "fn horizontal"] {
         assert!(hardened.contains(part), "{part} is not in {hardened}");
     }
-    assert!(!hardened.contains("fn vertical"), "the other entry point is not in it");
+    assert!(!hardened.contains("fn vertical"), "only the requested entry point is shown");
     let source = server.cli(&["kernel", "show", "blur", "blur.wgsl/horizontal", "--source"]);
     assert!(text(&source.stdout).starts_with("// A separable Gaussian"));
     let missing = server.cli(&["kernel", "show", "blur", "nothing"]);
@@ -135,7 +135,7 @@ fn the_operator_makes_tenants_and_acts_for_them() {
     let component = prebuilt("hello").display().to_string();
     assert!(server.cli_as(&operator, &["deploy", &component, "--tenant", "acme"]).status.success());
     assert_eq!(text(&server.cli_as(key, &["invoke", "hello"]).stdout), "hello, world\n");
-    assert_eq!(server.cli_as(&operator, &["invoke", "hello"]).status.code(), Some(2), "it must say for whom");
+    assert_eq!(server.cli_as(&operator, &["invoke", "hello"]).status.code(), Some(2), "no tenant is named");
     // The key is nowhere in the data folder.
     let found = Command::new("grep").args(["-r", "--binary-files=text", "-l", key]).arg(&server.data).output().unwrap();
     assert!(found.stdout.is_empty(), "{}", text(&found.stdout));

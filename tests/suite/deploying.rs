@@ -1,4 +1,4 @@
-//! Uploads, good and bad.
+//! Uploads, valid and invalid.
 
 use crate::support::{Options, Server, prebuilt, text};
 use tempfile::TempDir;
@@ -150,7 +150,7 @@ fn a_component_for_wasi_http_0_3_runs_where_the_operator_has_enabled_it() {
     let answer = server.call("service", "/here?x=1", b"");
     assert_eq!((answer.status, answer.header("content-type")), (200, "text/plain"), "{}", answer.text());
     assert_eq!(answer.text(), "0.3 was asked for /here?x=1\n");
-    // And one for 0.2 runs beside it, unchanged.
+    // A component for 0.2 still runs beside it.
     server.deploy("hello");
     assert_eq!(server.call("hello", "/", b"").text(), "hello, world\n");
 }

@@ -1,4 +1,4 @@
-//! Nothing is acknowledged before it is on disk.
+//! A change is acknowledged only after it is on disk.
 
 use crate::support::{KEY, Options, Server, prebuilt, text, until};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -72,7 +72,7 @@ fn kill_at_any_moment_loses_no_acknowledged_deploy_and_leaves_no_half_one() {
                 "round {round}: {number} of {count} is gone: {listed:?}"
             );
         }
-        // At most the one that was under way is there too, and it is whole.
+        // At most one more may be there: the deploy that was in progress. It must be complete.
         assert!(listed.len() <= count + 1, "{count} {listed:?}");
         let last = listed.iter().max_by_key(|name| name[mine.len()..].parse::<usize>().unwrap()).unwrap();
         assert_eq!(server.call(last, "/", b"").text(), "hello, world\n");
@@ -84,8 +84,8 @@ fn kill_at_any_moment_loses_no_acknowledged_deploy_and_leaves_no_half_one() {
     }
 }
 
-/// `kill -9` keeps what the kernel has not written yet, so it cannot show that anything was synced. The
-/// order of system calls can.
+/// After `kill -9` the operating system still writes its cached pages to disk, so a kill cannot show that anything was
+/// synced. The order of the system calls can.
 #[test]
 fn the_system_calls_of_a_deploy_are_in_the_order_that_survives_a_power_cut() {
     let folder = TempDir::new().unwrap();
@@ -133,9 +133,9 @@ fn the_system_calls_of_a_deploy_are_in_the_order_that_survives_a_power_cut() {
     let written = lines[..answered].iter().rposition(|line| wrote(line, "/db/db>")).unwrap() + 1;
     assert!(
         lines[written..answered].iter().any(|line| sync(line, "/db/db")),
-        "the database was written and not synced before the answer"
+        "the database was written but not synced before the response"
     );
-    // And the ledger's line before a receipt says that it is billed.
+    // The ledger's line must be synced before a receipt says that it is billed.
     let written = after(answered, "write of the line", &|line| wrote(line, "/ledger/"));
     let synced = after(written, "sync of the ledger", &|line| line.contains("sync(") && line.contains("/ledger/"));
     let told = after(answered, "receipt that is billed", &|line| line.contains("\\\"billed\\\": true"));

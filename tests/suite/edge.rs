@@ -1,4 +1,4 @@
-//! The edge of HTTP: keys, paths, framing, forged headers, slow and leaving clients.
+//! HTTP at the front door: keys, paths, framing, forged headers, clients that are slow or disconnect.
 
 use crate::support::{KEY, Options, Server, prebuilt, text};
 use std::io::{Read, Write};
@@ -18,14 +18,14 @@ fn a_wrong_key_and_no_key_are_401_and_strangers_look_like_nothing() {
         "unauthorized",
         "not valid",
     );
-    // Without a key, what exists and what does not give the same answer.
+    // Without a key, the response is the same whether a function exists or not.
     let exists = server.send_bare("GET", "/f/dev/hello/", &[], b"");
     let does_not = server.send_bare("GET", "/f/dev/nothing/", &[], b"");
     let stranger = server.send_bare("GET", "/f/nobody/hello/", &[], b"");
     for answer in [&exists, &does_not, &stranger] {
         answer.is_problem(401, "unauthorized", "a key is needed");
     }
-    // With a key, another tenant's function and none give the same answer.
+    // With a key, the response for another tenant's function is the same as for one that does not exist.
     for path in ["/f/dev/nothing/", "/f/nobody/hello/", "/f/dev", "/nowhere"] {
         server.send("GET", path, &[], b"").is_problem(404, "not_found", "no such function or path");
     }
@@ -63,8 +63,8 @@ fn framing_that_could_be_read_in_two_ways_is_400() {
     // The same length twice is one length (RFC 9110, 8.6); the worker gets it once.
     let same = server.raw(format!("{head}content-length: 3\r\ncontent-length: 3\r\n\r\nabc").as_bytes());
     assert!(same.starts_with("HTTP/1.1 200 ") && same.ends_with("3"), "{same}");
-    // A length beside chunks does not count (RFC 9112, 6.3): the guest sees the chunks, in a request of our own
-    // making, so that nothing behind us can read it differently.
+    // A content-length beside chunks is ignored (RFC 9112, 6.3). The guest gets the chunks in a request that the front
+    // door has rebuilt, so that nothing behind it can read the framing differently.
     let both = format!("{head}content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n");
     let both = server.raw(both.as_bytes());
     assert!(both.starts_with("HTTP/1.1 400 ") || (both.starts_with("HTTP/1.1 200 ") && both.ends_with("5")), "{both}");
@@ -140,7 +140,7 @@ fn bodies_and_heads_over_their_limits_are_refused() {
     server.call("faulty", "/length", &large).is_problem(413, "body_too_large", "the limit of 10485760 bytes");
     let fits = server.call("faulty", "/length", &large[..10 << 20]);
     assert_eq!(fits.text(), (10 << 20).to_string());
-    // Without an announced length the limit holds while the body comes.
+    // Without a content-length, the limit is enforced while the body arrives.
     let mut stream = TcpStream::connect(server.address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     write!(stream, "POST /f/dev/faulty/length HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n").unwrap();
@@ -157,7 +157,7 @@ fn bodies_and_heads_over_their_limits_are_refused() {
     let _ = stream.read_to_end(&mut answer);
     let answer = text(&answer);
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
-    // What the guest did until then is on the bill.
+    // The receipt includes what the guest used until then.
     let (_, id) = answer.split_once("x-request-id: ").unwrap();
     let receipt = server.get_json(&format!("/api/v1/requests/{}", id.lines().next().unwrap().trim()));
     assert!(receipt["guest_us"].as_u64().unwrap() > 0 && receipt["error"] == "body_too_large", "{receipt}");
@@ -180,7 +180,7 @@ fn a_client_that_stops_sending_its_body_gets_408() {
     let server = Server::start();
     let folder = tempfile::TempDir::new().unwrap();
     std::fs::copy(prebuilt("faulty"), folder.path().join("f.wasm")).unwrap();
-    // Longer than the body may pause.
+    // A timeout that is longer than the longest pause the server allows in a body.
     let manifest = "name = \"patient\"\n[build]\nartifact = \"f.wasm\"\n[limits]\ntimeout_ms = 90000\n";
     std::fs::write(folder.path().join("gannet.toml"), manifest).unwrap();
     let output = server.cli(&["deploy", &folder.path().display().to_string()]);
@@ -201,7 +201,7 @@ fn a_client_that_stops_sending_its_body_gets_408() {
 #[test]
 fn clients_that_leave_give_their_places_back() {
     let server = Server::shared();
-    // More than the function's sixteen places.
+    // More than the function's sixteen permits.
     for _ in 0..40 {
         let mut stream = TcpStream::connect(server.address).unwrap();
         write!(stream, "GET /f/dev/faulty/sleep HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\n\r\n").unwrap();
@@ -234,7 +234,7 @@ fn a_development_server_answers_only_to_names_of_this_machine() {
             .as_bytes(),
     );
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("bad_host"), "{answer}");
-    // And its key is no key elsewhere, even for a folder that has served one.
+    // Without `--dev` the development key is invalid, even on a data folder that a development server used before.
     let data = tempfile::TempDir::new().unwrap();
     drop(Server::start_with(&Options { data: Some(data.path()), ..Options::default() }));
     let plain = Server::start_with(&Options { data: Some(data.path()), not_dev: true, ..Options::default() });
@@ -262,7 +262,7 @@ fn a_client_that_does_not_take_its_answer_gives_its_place_back() {
     std::fs::write(folder.path().join("gannet.toml"), manifest).unwrap();
     let output = server.cli(&["deploy", &folder.path().display().to_string()]);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    // 4 MiB of answer to one request, and a window of 64 KiB that is never opened further.
+    // The response has 4 MiB, and the client's window stays at 64 KiB.
     let path = "/f/dev/large/?rows=1024&inner=1&columns=1024";
     let body = vec![0u8; 2048 * 4];
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -281,13 +281,13 @@ fn a_client_that_does_not_take_its_answer_gives_its_place_back() {
         (sender.send_request(request).await.unwrap(), sender)
     });
     assert_eq!(held.status().as_u16(), 200);
-    // The only place is taken, until the server loses patience.
+    // The function's only permit is taken until the server gives up on the response that the client does not read.
     let next = server.send("POST", path.trim_start_matches("http://"), &[], &body);
     assert_eq!((next.status, next.bytes().len()), (200, 4 << 20));
     drop((held, sender));
 }
 
-/// The body and the trailer `server-timing` of an answer over HTTP/2 with prior knowledge.
+/// Sends a request over HTTP/2 with prior knowledge. Returns the response's body and its trailer `server-timing`.
 fn over_http_2(server: &Server, path: &str) -> (String, String) {
     use http_body_util::BodyExt;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -1,4 +1,4 @@
-//! Guests that misbehave: the caller gets a clear answer, the next request works, nothing is lost.
+//! Guests that misbehave: the caller gets a clear error, the next request works, nothing is lost.
 
 use crate::support::{Server, text};
 use std::io::{Read, Write};
@@ -40,7 +40,7 @@ fn a_guest_that_waits_too_long_is_504_and_was_charged_no_cpu_for_it() {
     let answer = server.call("faulty", "/sleep", b"");
     answer.is_problem(504, "deadline_exceeded", "limits.timeout_ms = 3000");
     assert!(server.receipt(&answer)["guest_us"].as_u64().unwrap() < 100_000);
-    // 400 ms of waiting are more than its CPU limit, and cost none of it.
+    // 400 ms of waiting are longer than the CPU limit and use none of it.
     assert_eq!(server.call("faulty", "/nap?ms=400", b"").text(), "napped");
 }
 
@@ -70,7 +70,7 @@ fn a_gigabyte_of_log_is_cut_and_harms_nobody() {
     the_next_request_works(server);
 }
 
-/// Reads an answer off the wire, to see how it ends.
+/// Returns the raw bytes of a response, to see how it ends.
 fn wire(server: &Server, path: &str) -> String {
     let mut stream = TcpStream::connect(server.address).unwrap();
     write!(
@@ -90,7 +90,7 @@ fn a_body_that_stops_in_the_middle_is_seen_as_cut() {
     for path in ["/half", "/silent"] {
         let answer = wire(server, path);
         assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
-        // The last chunk of a whole body is missing.
+        // The last chunk, which ends a complete body, is missing.
         assert!(!answer.ends_with("0\r\n\r\n"), "{path}: {answer}");
         let id = answer.lines().find_map(|line| line.strip_prefix("x-request-id: ")).unwrap();
         let receipt = || server.send("GET", &format!("/api/v1/requests/{id}"), &[], b"");

@@ -1,4 +1,4 @@
-//! The edge: TLS, proxies, hosts, origins, the access log, and the server's file.
+//! Settings of the front door: TLS, proxies, hosts, origins, the access log, and the server's configuration file.
 
 use crate::support::{Answer, KEY, Options, Server, binary, text, until};
 use serde_json::{Value, json};
@@ -44,11 +44,11 @@ fn tls_works_and_a_new_certificate_needs_no_restart() {
     assert!(text(&cli.stdout).contains("https://"));
     assert_eq!(over_tls(&server.url, &old, "/f/dev/hello/").unwrap().text(), "hello, world\n");
     std::fs::write(folder.path().join("cert.pem"), "nonsense").unwrap();
-    assert_eq!(over_tls(&server.url, &old, "/healthz").unwrap().status, 200, "what cannot be read changes nothing");
+    assert_eq!(over_tls(&server.url, &old, "/healthz").unwrap().status, 200, "a bad file changes nothing");
     let new = certificate(folder.path());
     until("the new certificate is used", || over_tls(&server.url, &new, "/healthz").is_ok());
     assert!(over_tls(&server.url, &old, "/healthz").is_err());
-    // Bytes that are no TLS end a connection and nothing else.
+    // Bytes that are not TLS end only their own connection.
     assert!(!server.raw(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").contains("200"));
     assert_eq!(over_tls(&server.url, &new, "/healthz").unwrap().status, 200);
 }
@@ -80,7 +80,7 @@ fn with_a_domain_functions_answer_by_host_on_origins_of_their_own() {
     let by_host = ask("faulty--acme.fn.localhost", "/headers");
     assert_eq!(by_host.text(), "mine");
     assert_eq!((by_host.header("set-cookie"), by_host.header("content-security-policy")), ("a=b", ""));
-    assert_eq!(by_host.header("x-gannet-error"), "", "the platform's headers are the platform's all the same");
+    assert_eq!(by_host.header("x-gannet-error"), "", "a function cannot set the platform's headers");
     let by_path = ask("fn.localhost", "/f/acme/faulty/headers");
     assert_eq!((by_path.header("set-cookie"), by_path.header("content-security-policy")), ("", "sandbox"));
     assert_eq!(ask("none--acme.fn.localhost", "/").status, 404);
@@ -114,7 +114,7 @@ fn browsers_are_let_in_by_origin_and_preflights_need_no_key() {
     assert_eq!((fine.status, fine.header("access-control-allow-origin")), (204, "https://app.example.com"));
     assert_eq!(fine.header("access-control-allow-methods"), "POST");
     assert_eq!(fine.header("access-control-allow-headers"), "authorization, x-own");
-    // Whether a function exists that needs a key, and whom it lists, is not told to strangers.
+    // Anonymous callers must not learn whether a function that needs a key exists, or which origins it lists.
     let asked = "https://other.example.com";
     let stranger = |function: &str| {
         let answer = server.send_bare("GET", &format!("/f/dev/{function}/"), &[("origin", asked)], b"");
@@ -126,7 +126,7 @@ fn browsers_are_let_in_by_origin_and_preflights_need_no_key() {
         assert_eq!(stranger(function), (401, asked.to_owned()), "{function}");
         let answer = server.send("GET", &format!("/f/dev/{function}/"), &[("origin", asked)], b"");
         let marked = if function == "none" { asked } else { "" };
-        assert_eq!(answer.header("access-control-allow-origin"), marked, "what it answers is for listed origins");
+        assert_eq!(answer.header("access-control-allow-origin"), marked, "only listed origins may read its responses");
     }
     assert_eq!(server.put(KEY, "hello", "public", &format!("{manifest}public = true\n"), "").status, 201);
     let fine = preflight("public", "https://app.example.com");
@@ -154,7 +154,7 @@ fn the_access_log_has_a_line_for_each_request_without_query_or_key() {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
     let of = |answer: &Answer| lines().into_iter().find(|line| line["id"] == answer.header("x-request-id"));
-    until("all are written", || [&good, &bad, &none].iter().all(|answer| of(answer).is_some()));
+    until("all lines are written", || [&good, &bad, &none].iter().all(|answer| of(answer).is_some()));
     let line = of(&good).unwrap();
     assert_eq!(
         (&line["tenant"], &line["function"], &line["status"], &line["bytes"]),
@@ -169,7 +169,7 @@ fn the_access_log_has_a_line_for_each_request_without_query_or_key() {
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(!text.contains("private") && !text.contains(KEY), "{text}");
     std::fs::rename(&path, folder.path().join("old")).unwrap();
-    until("a file that was moved away is made anew", || {
+    until("a log file that was moved away is created again", || {
         server.call("faulty", "/say", b"");
         path.exists()
     });
@@ -186,7 +186,7 @@ fn the_servers_file_is_checked_whole_and_reloaded_all_or_nothing() {
     for part in ["spares = 99; it may be 0 to 64", "nearest known one is `listen`", "limits.keys = 0", "tls.cert: "] {
         assert!(told.contains(part), "{told}");
     }
-    // The files that it names are looked at too.
+    // The files that it names are checked too.
     let named = folder.path().join("named.toml");
     let nowhere = "secrets_key_file = \"/nowhere/key\"\n[tls]\ncert = \"/nowhere/cert\"\nkey = \"/nowhere/key\"\n";
     std::fs::write(&named, nowhere).unwrap();
@@ -219,13 +219,13 @@ fn the_servers_file_is_checked_whole_and_reloaded_all_or_nothing() {
     assert_eq!((limit(), price()), (1000, 20));
     std::fs::write(&config, "spares = 1\n[limits]\nfunctions = 7\n[prices]\ncpu_micro_units_per_s = 5\n").unwrap();
     server.signal(rustix::process::Signal::HUP);
-    until("the file is in force", || (limit(), price()) == (7, 5));
+    until("the new file is in effect", || (limit(), price()) == (7, 5));
     std::fs::write(&config, "[limits]\nfunctions = 9\nkeys = 0\n").unwrap();
     server.signal(rustix::process::Signal::HUP);
     server.call("hello", "/", b"");
     std::fs::write(&config, "[limits]\nsecrets = 3\n").unwrap();
     server.signal(rustix::process::Signal::HUP);
-    until("the next good one is in force", || server.get_json("/api/v1/limits")["limits"]["secrets"] == 3);
+    until("the next valid file is in effect", || server.get_json("/api/v1/limits")["limits"]["secrets"] == 3);
     assert_eq!((limit(), price()), (1000, 20));
 }
 

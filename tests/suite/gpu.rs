@@ -1,4 +1,4 @@
-//! Functions that compute: their results against the CPU's, and what a wrong use is told.
+//! Functions that use the GPU: their results compared with the CPU's, and the errors for wrong use.
 
 use crate::support::Server;
 use base64::Engine;
@@ -63,7 +63,7 @@ fn a_jpeg_is_read_too_and_what_is_no_picture_is_400() {
     assert_eq!((answer.status, answer.header("content-type")), (200, "image/png"));
     let wrong = server.call("blur", "/", b"this is no picture");
     assert_eq!((wrong.status, wrong.json()["code"].clone()), (400, "image_invalid".into()));
-    // The function's own error, so not the platform's header.
+    // It is the function's own error, so the platform's header is missing.
     assert_eq!(wrong.header("x-gannet-error"), "");
     assert_eq!(server.call("blur", "/?radius=1000", b"x").json()["code"], "radius_invalid");
 }

@@ -1,4 +1,4 @@
-//! The ledger: what is billed, that it adds up, and that nothing acknowledged is ever lost.
+//! The ledger: what is billed, that sums agree, and that nothing acknowledged is ever lost.
 
 use crate::support::{KEY, Options, Server, text, until};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 const PRICES: &str = "spares = 0\n[prices]\ncpu_micro_units_per_s = 3000\ngpu_micro_units_per_s = 5000\n";
 
-/// An answer that came whole.
+/// Sends a request. Returns the response only if its body is complete.
 fn whole(
     server: &Server,
     method: &str,
@@ -93,7 +93,7 @@ fn memory_kept_by_min_is_charged_and_idleness_is_not() {
 
 #[test]
 fn no_acknowledged_line_deploy_key_or_limit_is_lost_when_the_server_is_killed_under_load() {
-    // Two hundred rounds in the long suite; here enough to see each path.
+    // The long suite runs two hundred rounds. A few are enough here to exercise each path.
     let rounds = std::env::var("GANNET_CRASH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4_u32);
     let data = TempDir::new().unwrap();
     let config = "spares = 0\n[edge]\nwrong_keys_per_s = 1000000\n[limits]\nchanges_per_s = 1000000\n";
@@ -109,7 +109,7 @@ fn no_acknowledged_line_deploy_key_or_limit_is_lost_when_the_server_is_killed_un
         let operator = server.operator();
         let done = Mutex::new((Vec::new(), Vec::new(), Vec::new(), limit));
         std::thread::scope(|scope| {
-            // Each stops at the first answer that does not come.
+            // Each thread stops when a response is missing or incomplete.
             scope.spawn(|| {
                 while let Some(answer) = whole(&server, "GET", "/f/acme/hello", &[("x-gannet-key", &acme)], b"") {
                     let path = format!("/api/v1/requests/{}", answer.header("x-request-id"));
@@ -134,7 +134,8 @@ fn no_acknowledged_line_deploy_key_or_limit_is_lost_when_the_server_is_killed_un
                     let key = made["key"].as_str().unwrap().to_owned();
                     let revoke = format!("/api/v1/tenants/acme/keys/{}", made["id"].as_str().unwrap());
                     done.lock().unwrap().1.push((key.clone(), true));
-                    // Every second one is revoked again; while that is under way it may be either.
+                    // Every second key is revoked again. While that is in progress the key may be valid or not, so it
+                    // is not listed.
                     if done.lock().unwrap().1.len() % 2 == 0 {
                         done.lock().unwrap().1.pop();
                         let Some(_) = whole(&server, "DELETE", &revoke, &headers[..1], b"") else { return };
@@ -168,7 +169,7 @@ fn no_acknowledged_line_deploy_key_or_limit_is_lost_when_the_server_is_killed_un
                     done.lock().unwrap().3 = value;
                 }
             });
-            until("each has done something", || {
+            until("each thread has done something", || {
                 let done = done.lock().unwrap();
                 done.0.len() > 2 && done.1.len() > 2 && done.2.len() > 2
             });
@@ -202,7 +203,7 @@ fn no_acknowledged_line_deploy_key_or_limit_is_lost_when_the_server_is_killed_un
             server.control(&acme, "GET", "limits", &Value::Null).json()["limits"]["gpu_ms_per_day"].as_u64().unwrap();
         assert!(limit == new_limit || limit == new_limit + 1, "{limit} after {new_limit}");
         assert_eq!(server.call_as(&acme, "/f/acme/hello", b"").text(), "hello, world\n");
-        // Room for the keys of the next round.
+        // Deleted so that the next round has room for its keys.
         for key in keys.drain(..) {
             let who = server.control(&key, "GET", "whoami", &Value::Null).json();
             let path = format!("tenants/acme/keys/{}", who["key"].as_str().unwrap());

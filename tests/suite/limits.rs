@@ -1,4 +1,4 @@
-//! Limits of tenants: what they refuse, how they say so, and that a change needs no restart.
+//! Limits of tenants: what is refused, with which error, and that a change needs no restart.
 
 use crate::support::{Options, Server, until};
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ fn requests_in_flight_and_waiting_are_limited() {
         || server.control(&acme, "GET", "limits", &Value::Null).json()["used"]["concurrency"].as_u64().unwrap();
     std::thread::scope(|scope| {
         let running = scope.spawn(|| server.call_as(&acme, "/f/acme/faulty/nap?ms=3000", b""));
-        until("one runs", || in_flight() == 1);
+        until("one request runs", || in_flight() == 1);
         let waiting = server.call_as(&acme, "/f/acme/faulty/say", b"");
         waiting.is_problem(429, "tenant_limit", "queue_depth = 0; in use: 0");
         assert_eq!(waiting.header("retry-after"), "1");
@@ -112,7 +112,7 @@ fn settings_above_the_tenants_limits_are_refused_and_lowered_limits_hold_for_wha
     bad.is_problem(400, "invalid", "the nearest known one is \"memory_mib\"");
     let bad =
         server.control(&server.operator(), "PATCH", "tenants/acme/limits", &json!({ "gpu_weight": 0, "keys": 0 }));
-    // All of them at once.
+    // All errors are reported at once.
     bad.is_problem(400, "invalid", "keys = 0; it may be 1 to");
     bad.is_problem(400, "invalid", "gpu_weight = 0; it may be 1 to 1000");
 }
@@ -140,7 +140,7 @@ fn a_full_server_is_shared_fairly() {
         for call in flood {
             assert_eq!(call.join().unwrap().status, 200);
         }
-        // The flood takes four rounds; the other tenant is served after the first.
+        // The flood takes four rounds of requests. The other tenant is served after the first round.
         assert!(waited * 2 < began.elapsed(), "{waited:?} of {:?}", began.elapsed());
     });
 }
@@ -160,7 +160,7 @@ fn a_client_that_leaves_at_once_gives_everything_back_and_pays_for_what_was_done
         let mut stream = std::net::TcpStream::connect(server.address).unwrap();
         write!(stream, "GET /f/acme/hello HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {acme}\r\n\r\n").unwrap();
     }
-    until("all places are free again", || {
+    until("all permits are free again", || {
         let used = server.control(&acme, "GET", "limits", &Value::Null).json()["used"]["concurrency"].clone();
         used == 0 && requests() >= 1
     });
@@ -180,7 +180,7 @@ fn memory_kept_by_min_is_limited_for_a_tenant_as_a_whole() {
     assert_eq!(server.put(&acme, "lookup", "one", &manifest("one"), "").status, 201);
     let two = server.put(&acme, "lookup", "two", &manifest("two"), "?dry_run=true");
     assert_eq!(two.status, 200, "{}", two.text());
-    // What the first keeps is known from the refusal of a limit that it alone would keep.
+    // With a limit of 1, the refusal names what one function needs alone.
     set(&server, "acme", &json!({ "resident_gpu_mib": 1 }));
     let told = server.put(&acme, "lookup", "one", &manifest("two"), "").json()["detail"].as_str().unwrap().to_owned();
     let alone: u64 = told.split("= ").nth(1).unwrap().split(';').next().unwrap().parse().unwrap();

@@ -1,4 +1,4 @@
-//! Integration tests by behaviour, all through the real binary.
+//! Integration tests, one file for each behaviour, all through the real binary.
 
 #![allow(
     clippy::unwrap_used,

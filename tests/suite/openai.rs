@@ -1,4 +1,4 @@
-//! OpenAI's paths in the front door. What models answer is compared by `tests/clients/models`.
+//! OpenAI's paths in the front door. `tests/clients/models` compares what models generate.
 
 use crate::support::{Answer, KEY, Options, Server, until};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ fn post(server: &Server, path: &str, body: &Value) -> Answer {
     server.send("POST", path, &[("content-type", "application/json")], body.to_string().as_bytes())
 }
 
-/// Checks that this is an error in OpenAI's shape.
+/// Checks that this is an error in OpenAI's format, and that its message contains `part`.
 #[track_caller]
 fn refused(answer: &Answer, status: u16, code: &str, part: &str) {
     let body = answer.json();
@@ -48,7 +48,7 @@ fn a_model_is_a_function_that_says_so() {
     assert_eq!(server.get_json("/openai/v1/models/model@v1")["id"], "model@v1");
     refused(&get("/openai/v1/models/model@v9"), 404, "model_not_found", "model@v9");
     assert_eq!(server.send("HEAD", "/openai/v1/models", &[], b"").status, 200);
-    // A path that names a function reaches it, whatever it says.
+    // A path that names a function reaches it, whatever the body contains.
     assert_eq!(post(&server, "/v2/plain/openai/v1/chat/completions", &json!({})).status, 200);
     refused(&post(&server, "/v2/none/openai/v1/x", &json!({})), 404, "model_not_found", "\"none\"");
     let bare = server.send_bare("GET", "/openai/v1/models", &[], b"");
@@ -87,7 +87,7 @@ fn a_stream_that_must_wait_is_kept_alive_and_its_error_is_an_event() {
     assert_eq!(server.put(KEY, "stream", "slow", manifest, "").status, 201);
     std::thread::scope(|scope| {
         let first = scope.spawn(|| server.call("slow", "/?count=3&every_ms=2000", b""));
-        until("it runs", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 1);
+        until("the first request runs", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 1);
         let waiting = post(&server, "/openai/v1/chat/completions", &json!({ "model": "slow", "stream": true }));
         assert_eq!((waiting.status, waiting.header("content-type")), (200, "text/event-stream"));
         let text = waiting.text();
@@ -105,7 +105,7 @@ fn a_stream_is_kept_alive_until_its_first_event() {
     assert_eq!(server.put(KEY, "faulty", "late", "", "").status, 201);
     let answer = post(&server, "/v2/late/openai/late?ms=5500", &json!({ "stream": true }));
     let text = answer.text();
-    assert_eq!((answer.status, answer.header("x-gannet-start")), (200, "cold"), "it has a head of its own");
+    assert_eq!((answer.status, answer.header("x-gannet-start")), (200, "cold"), "the head is the function's own");
     assert!(text.starts_with(": ") && text.ends_with("\n\ndata: late\n\n"), "{text}");
     let soon = post(&server, "/v2/late/openai/late?ms=1", &json!({ "stream": true }));
     assert_eq!(soon.text(), "data: late\n\n");
@@ -131,8 +131,8 @@ fn a_stream_whose_client_takes_nothing_ends_with_its_time() {
             .unwrap();
         (sender.send_request(request).await.unwrap(), sender)
     });
-    assert_eq!(held.0.status().as_u16(), 200, "it is kept waiting by comments, none of which it takes");
-    until("its time has passed", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 0);
+    assert_eq!(held.0.status().as_u16(), 200, "the server sends comments, and the client reads none of them");
+    until("its timeout has passed", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 0);
     let id = held.0.headers()["x-request-id"].to_str().unwrap();
     let receipt = server.get_json(&format!("/api/v1/requests/{id}"));
     assert_eq!(receipt["error"], "deadline_exceeded", "{receipt}");

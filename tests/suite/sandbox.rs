@@ -1,4 +1,5 @@
-//! What a child process cannot do, tried by a helper that is started like a worker.
+//! The confinement of child processes: a helper that is started like a worker tries what a worker must not be able to
+//! do.
 
 use crate::support::{Options, Server, binary, text, until};
 use std::process::Command;
@@ -27,7 +28,7 @@ fn a_server_without_development_mode_serves_because_all_layers_hold() {
 fn a_worker_has_an_empty_environment_and_its_own_user() {
     let server = Server::shared();
     server.call("hello", "/", b"");
-    // A spare that still opens its device has not shut the last door yet, and has no guest.
+    // A spare that is still opening its device has no seccomp filter yet. It has no guest either.
     until("a spare is there", || server.metric("spares") == 1);
     let workers = server.children("__worker");
     assert!(!workers.is_empty());
@@ -52,6 +53,6 @@ fn a_worker_has_an_empty_environment_and_its_own_user() {
         let count = users.len();
         users.sort();
         users.dedup();
-        assert_eq!(users.len(), count, "each child has a user of its own");
+        assert_eq!(users.len(), count, "each child has its own user");
     }
 }

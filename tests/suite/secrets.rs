@@ -1,4 +1,4 @@
-//! Secrets: they reach the functions that name them, and nothing else.
+//! Secrets reach the functions that name them, and nothing else.
 
 use crate::support::{KEY, Options, Server, binary, prebuilt, text};
 use serde_json::{Value, json};
@@ -58,10 +58,10 @@ fn a_secret_reaches_the_function_that_names_it_and_nothing_else() {
     );
     let found =
         Command::new("grep").args(["-r", "--binary-files=text", "-l", VALUE]).arg(data.path()).output().unwrap();
-    assert!(found.stdout.is_empty(), "sealed at rest: {}", text(&found.stdout));
+    assert!(found.stdout.is_empty(), "encrypted on disk: {}", text(&found.stdout));
 
     set(&server, "TOKEN", "another-value");
-    assert_eq!(ask(&server, "with/env?name=TOKEN").text(), "another-value", "fresh instances have the new one");
+    assert_eq!(ask(&server, "with/env?name=TOKEN").text(), "another-value", "fresh instances get the new value");
     let versions = server.get_json("/api/v1/functions/with/versions");
     assert_eq!(versions["versions"][0]["cause"], "the secret TOKEN was set");
     server.control(KEY, "DELETE", "secrets/TOKEN", &Value::Null).is_problem(

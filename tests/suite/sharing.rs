@@ -1,11 +1,11 @@
-//! Tenants that share one GPU: fair turns, a process that keeps the GPU, kills that repeat.
+//! Tenants that share one GPU: fair turns, a process that does not give the GPU back, repeated kills.
 
 use crate::support::{Options, Server, prebuilt, text, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A server with tenants that each have one function, `f`.
+/// A server with two tenants, each with one function, `f`.
 struct Shared {
     server: Server,
     operator: String,
@@ -36,7 +36,7 @@ impl Shared {
         assert!(output.status.success(), "{}", text(&output.stderr));
     }
 
-    /// Deploys with more in the manifest.
+    /// Deploys a function. `more` is added to its manifest, after the entries of `[limits]`.
     fn try_deploy(&self, tenant: usize, function: &str, more: &str) -> std::process::Output {
         let folder = tempfile::TempDir::new().unwrap();
         std::fs::copy(prebuilt(function), folder.path().join("f.wasm")).unwrap();
@@ -73,22 +73,23 @@ impl Shared {
     }
 }
 
-/// Stops a worker while its tenant holds the GPU: between two pieces of its work nobody does, and then nothing would be kept.
+/// Stops a worker while its tenant holds the GPU. Between two slices of its work nobody holds it, and stopping the
+/// worker then would not keep the GPU from others. So it is stopped again and again until it holds the GPU.
 fn stop_while_it_holds(shared: &Shared, tenant: usize, worker: i32) {
     let pid = Pid::from_raw(worker).unwrap();
-    until("it is stopped while it holds the gpu", || {
+    until("the worker is stopped while it holds the gpu", || {
         kill_process(pid, Signal::STOP).unwrap();
-        // What it had said before is heard while this is asked again and again.
+        // Messages that it sent before it was stopped are processed during these 50 requests.
         let holds = (0..50).all(|_| shared.gpus()[0]["holder"] == TENANTS[tenant]);
         if !holds {
             let before = ticks(worker);
             kill_process(pid, Signal::CONT).unwrap();
-            until("it goes on", || ticks(worker) > before + 5);
+            until("the worker runs again", || ticks(worker) > before + 5);
         }
         holds
     });
     let others = shared.gpus_as(&shared.keys[1]);
-    assert!(others[0].get("holder").is_none(), "who holds it is not a tenant's to see");
+    assert!(others[0].get("holder").is_none(), "a tenant must not see who holds the gpu");
 }
 
 /// Processor time of a process, in clock ticks.
@@ -121,7 +122,7 @@ fn a_worker_that_keeps_the_gpu_is_killed_and_its_kernel_quarantined_until_it_is_
     assert!(health["kills"]["why"].as_str().unwrap().contains("kept the gpu"), "{health}");
     let refused = shared.call(0, "GET", "/matmul?rounds=1", b"");
     assert!(refused.status >= 400 && refused.text().contains("quarantined"), "{}", refused.text());
-    assert_eq!(shared.call(0, "GET", "/small?rounds=1", b"").status, 200, "the other kernel runs");
+    assert_eq!(shared.call(0, "GET", "/small?rounds=1", b"").status, 200, "the other kernel still runs");
     shared.deploy(0, "measure");
     assert_eq!(shared.health(0)["quarantined_kernels"], serde_json::json!([]));
     assert_eq!(shared.call(0, "GET", "/matmul?rounds=1", b"").status, 200);
@@ -134,7 +135,7 @@ fn a_holder_that_dies_costs_its_neighbour_nothing_and_its_own_request_is_repeate
     let [worker] = shared.server.children("__worker")[..] else { panic!("one worker") };
     let photo = std::fs::read(crate::support::root().join("tests/photo/small.png")).unwrap();
     std::thread::scope(|scope| {
-        // It may be repeated, and so it is: on another worker.
+        // A GET may be repeated, so it is sent again to another worker.
         let hog = scope.spawn(|| shared.call(0, "GET", "/matmul?rounds=1", b""));
         let before = ticks(worker);
         until("it computes", || ticks(worker) > before + 50);
@@ -161,7 +162,7 @@ fn a_request_whose_report_is_lost_pays_for_the_time_that_its_worker_held_the_gpu
         let answer = hog.join().unwrap();
         assert_eq!(answer.status, 502, "{}", answer.text());
         let mut receipt = shared.receipt(0, &answer);
-        until("it is billed", || {
+        until("the request is billed", || {
             receipt = shared.receipt(0, &answer);
             receipt["billed"] == true
         });
@@ -177,8 +178,8 @@ fn kills_that_repeat_are_backed_off_and_a_new_deploy_is_tried_at_once() {
     for round in 1..=3 {
         std::thread::scope(|scope| {
             let killed = scope.spawn(|| shared.call(0, "POST", "/nap?ms=20000", b""));
-            until("it has a worker", || shared.gpus()[0]["workers"] == 1);
-            // It is in its worker once another that came after it has been answered.
+            until("the tenant has a worker", || shared.gpus()[0]["workers"] == 1);
+            // The request is in its worker once a later request got its response.
             assert_eq!(shared.call(0, "GET", "/say", b"").text(), "said");
             for pid in &shared.server.children("__worker") {
                 kill_process(Pid::from_raw(*pid).unwrap(), Signal::KILL).unwrap();
@@ -255,9 +256,9 @@ fn tenants_are_placed_by_class_and_a_class_that_is_not_there_is_refused_at_deplo
         assert!(shared.try_deploy(tenant, "faulty", &format!("[gpu]\nclass = [\"{class}\"]\n")).status.success());
         shared.call(tenant, "GET", "/class", b"").text()
     });
-    assert_eq!(used, ["big", "small"], "a function is told the class that the operator gave");
+    assert_eq!(used, ["big", "small"], "a function sees the class that the operator configured");
     let seen = shared.gpus_as(&shared.keys[0]);
-    assert!(seen[0]["health"] == "ok" && seen[0].get("workers").is_none(), "others' workers are not a tenant's to see");
+    assert!(seen[0]["health"] == "ok" && seen[0].get("workers").is_none(), "other tenants' workers are hidden");
     let listed = text(&shared.server.cli_as(&shared.keys[0], &["gpu", "list"]).stdout);
     assert!(listed.contains("HEALTH") && listed.contains("big"), "{listed}");
 }
@@ -276,7 +277,7 @@ fn without_room_an_idle_worker_makes_way_and_others_wait_for_it() {
     });
     let output = shared.try_deploy(0, "faulty", "queue_ms = 200\n");
     assert!(output.status.success(), "{}", text(&output.stderr));
-    // So that the next request of it finds its worker at once.
+    // Starts the other tenant's worker, so that its next request finds it at once.
     assert_eq!(shared.call(1, "GET", "/say", b"").text(), "said");
     std::thread::scope(|scope| {
         let busy = scope.spawn(|| shared.call(1, "GET", "/nap?ms=3000", b""));
@@ -284,7 +285,7 @@ fn without_room_an_idle_worker_makes_way_and_others_wait_for_it() {
             let path = "tenants/zoo";
             shared.server.control(&shared.operator, "GET", path, &Value::Null).json()["in_flight"] == 1
         });
-        until("its worker is busy", || {
+        until("the only worker is busy", || {
             let refused = shared.call(0, "GET", "/say", b"");
             refused.status == 503 && {
                 refused.is_problem(503, "no_capacity", "capacity: no worker was free within");

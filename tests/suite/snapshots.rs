@@ -1,4 +1,4 @@
-//! What instances begin with: the memory that `init` left, or what the last request left.
+//! The memory with which instances begin: what `init` left, or what the last request left.
 
 use crate::support::{Answer, KEY, Options, Server, until};
 use serde_json::json;
@@ -13,7 +13,7 @@ fn deploy(server: &Server, manifest: &str) -> Answer {
 
 #[track_caller]
 fn finds(server: &Server, expected: &str) {
-    // Each in a fresh instance.
+    // Each request runs in a fresh instance.
     for _ in 0..3 {
         assert_eq!(server.call("faulty", "/found", b"").text(), expected);
     }
@@ -34,10 +34,10 @@ fn instances_begin_with_the_memory_that_init_left() {
     let first = deploy(&server, manifest);
     assert_eq!((first.status, first.json()["version"].clone()), (201, json!(1)), "{}", first.text());
     finds(&server, "one no secret first table 1 16");
-    assert_eq!(server.call("faulty", "/env?name=TOKEN", b"").text(), "very-secret", "requests have it");
-    assert_eq!(deploy(&server, manifest).status, 200, "the same is the same");
+    assert_eq!(server.call("faulty", "/env?name=TOKEN", b"").text(), "very-secret", "requests get the secret");
+    assert_eq!(deploy(&server, manifest).status, 200, "an identical deploy makes no new version");
 
-    // What init sees is part of the version, so what it leaves is too.
+    // The environment and assets that `init` sees belong to the version, and so does its snapshot.
     let other = server.control(KEY, "PATCH", "functions/faulty", &json!({ "env": { "INIT": "two" } }));
     assert_eq!(other.status, 201, "{}", other.text());
     finds(&server, "two no secret first table 1 16");
@@ -50,7 +50,7 @@ fn instances_begin_with_the_memory_that_init_left() {
     let failing = server.control(KEY, "PATCH", "functions/faulty", &json!({ "env": { "INIT": "fail" } }));
     failing.is_problem(422, "init_failed", "init: failed as asked");
     assert!(server.cli(&["delete", "faulty"]).status.success());
-    until("what nobody needs is removed", || compiled(&server) == 0);
+    until("compiled components without a version are removed", || compiled(&server) == 0);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn an_init_that_fails_is_a_deploy_error_that_says_why() {
     let none = server.put(KEY, "hello", "hello", "[build]\nsnapshot = true\n", "");
     none.is_problem(422, "init_failed", "it exports no function init");
     until("nothing is left behind", || compiled(&server) == 0);
-    // Without a snapshot, nobody asks for it.
+    // Without `snapshot = true`, `init` does not run.
     assert_eq!(server.put(KEY, "faulty", "faulty", "[env]\nINIT = \"fail\"\n", "").status, 201);
     finds(&server, " 1 16");
 }
@@ -83,29 +83,29 @@ fn an_instance_serves_as_many_requests_as_its_manifest_says() {
         let answer = server.call("faulty", "/found", b"");
         let count: u32 = answer.text().split_whitespace().next().unwrap().parse().unwrap();
         let receipt = server.receipt(&answer);
-        // Each request has its own bill, whichever instance served it.
+        // Each request has its own receipt, whichever instance served it.
         assert_eq!((&receipt["slices"], &receipt["fault"]), (&json!(1), &json!(null)), "{receipt}");
         assert_eq!(receipt["gpu_memory_peak_bytes"], 8704, "{receipt}");
         (count, answer.header("x-request-id").to_owned())
     };
     let counts: Vec<_> = std::iter::repeat_with(count).take(7).collect();
     assert_eq!(counts.iter().map(|(count, _)| *count).collect::<Vec<_>>(), [1, 2, 3, 1, 2, 3, 1]);
-    // And its own log.
+    // Each request has its own log too.
     for (count, request) in &counts {
-        until("its line is there", || {
+        until("its log line is there", || {
             let output = server.cli(&["logs", "faulty", "--request", request]);
             String::from_utf8_lossy(&output.stdout).contains(&format!("found by request {count}"))
         });
     }
-    // After a fault there is a fresh one.
+    // After a fault the next request gets a fresh instance.
     assert_eq!(server.call("faulty", "/trap", b"").status, 502);
     assert_eq!(count().0, 1);
     assert_eq!(count().0, 2);
-    // Two at once are two instances.
+    // Two requests at once get two instances.
     std::thread::scope(|scope| {
         let slow = scope.spawn(|| server.call("faulty", "/nap?ms=700", b"").status);
-        until("it runs", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 1);
-        assert_eq!(count().0, 1, "the one that has served two is busy");
+        until("the slow request runs", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 1);
+        assert_eq!(count().0, 1, "the instance that has served two requests is busy");
         assert_eq!(slow.join().unwrap(), 200);
     });
     let settings = server.control(KEY, "PATCH", "functions/faulty", &json!({ "scale": { "instance_reuse": 0 } }));

@@ -7,7 +7,7 @@ fn server() -> Server {
     Server::start_with(&Options { not_dev: true, config: Some("spares = 0"), ..Options::default() })
 }
 
-/// What a refusal says, but for its request's id.
+/// Returns the status and body of a refusal, without its request id.
 fn said(answer: &Answer) -> (u16, Value) {
     let mut problem = answer.json();
     problem.as_object_mut().unwrap().remove("request_id");
@@ -47,7 +47,7 @@ fn keys_have_scopes_a_function_and_an_end() {
     let (_, brief) = key(json!({ "expires_in_s": 1 }));
     until("the key has ended", || server.call_as(&brief, "/f/acme/hello", b"").status == 401);
     let listed = server.control(&full, "GET", "tenants/acme/keys", &Value::Null);
-    assert!(!listed.text().contains(&invoke), "a key is told once");
+    assert!(!listed.text().contains(&invoke), "a key is shown only once");
     let listed = listed.json();
     let of = |id: &str| listed["keys"].as_array().unwrap().iter().find(|key| key["id"] == id).unwrap().clone();
     assert_eq!((of(&invoke_id)["scopes"].clone(), of(&invoke_id)["last_used"].is_string()), (json!(["invoke"]), true));
@@ -62,7 +62,7 @@ fn keys_have_scopes_a_function_and_an_end() {
     let id = rotated.json()["id"].as_str().unwrap().to_owned();
     assert_eq!(server.control(&full, "DELETE", &format!("tenants/acme/keys/{id}"), &Value::Null).status, 200);
     server.call_as(&next, "/f/acme/hello", b"").is_problem(401, "unauthorized", "not valid");
-    // None outlives the key that made it, or that rotates it.
+    // A key never outlives the key that created or rotated it.
     let ending = key(json!({ "expires_in_s": 600, "requests_per_s": 7 })).1;
     let (lasting_id, _) = key(json!({ "scopes": ["read"] }));
     let rotated = server.control(&ending, "POST", &format!("tenants/acme/keys/{lasting_id}/rotate"), &json!({})).json();
@@ -100,12 +100,12 @@ fn a_tenant_never_learns_that_another_exists() {
         assert_eq!(said(&real_said), said(&none_said), "{method} {real}");
     }
     assert_eq!(said(&server.call_as(&zoo, "/f/acme/hello", b"")), said(&server.call_as(&zoo, "/f/nobody/hello", b"")));
-    assert_eq!(server.put(&zoo, "hello", "hello", "", "").json()["version"], 1, "versions count for each by itself");
-    // Sums of all tenants are the operator's.
+    assert_eq!(server.put(&zoo, "hello", "hello", "", "").json()["version"], 1, "each tenant counts its own versions");
+    // Only the operator sees metrics of all tenants.
     let metrics = |key: &str| server.send_bare("GET", "/metrics", &[("x-gannet-key", key)], b"").status;
     assert_eq!((metrics(&server.operator()), metrics(&zoo)), (200, 404));
     assert_eq!(server.send_bare("GET", "/metrics", &[], b"").status, 401);
-    // What it says itself of a tenant is of no account.
+    // A tenant's own `x-gannet-tenant` header is ignored.
     let headers = [("x-gannet-key", zoo.as_str()), ("x-gannet-tenant", "acme")];
     let listed = server.send_bare("GET", "/api/v1/whoami", &headers, b"").json();
     assert_eq!(listed["tenant"], "zoo");
@@ -128,7 +128,7 @@ fn a_suspended_tenant_is_stopped_at_once_and_resumes() {
         });
         let told = server.control(&operator, "POST", "tenants/acme/suspend", &Value::Null);
         assert_eq!(told.json()["suspended"], true);
-        assert!(running.join().unwrap().status >= 400, "what runs is ended");
+        assert!(running.join().unwrap().status >= 400, "running requests are ended");
     });
     server.call_as(&acme, "/f/acme/faulty/say", b"").is_problem(403, "tenant_suspended", "suspended");
     server.control(&acme, "GET", "functions", &Value::Null).is_problem(403, "tenant_suspended", "suspended");
@@ -149,7 +149,7 @@ fn a_deleted_tenant_is_gone_and_its_name_is_not_given_again() {
     assert!(!server.data.join("components/acme").exists());
     let again = server.control(&operator, "POST", "tenants", &json!({ "name": "acme" }));
     again.is_problem(409, "conflict", "bills go by it");
-    // What it used and did is kept, for the operator.
+    // The operator can still read its usage and its audit log.
     let as_acme = |path: &str| {
         let headers = [("x-gannet-key", operator.as_str()), ("x-gannet-tenant", "acme")];
         server.send_bare("GET", &format!("/api/v1/{path}"), &headers, b"")
@@ -193,7 +193,7 @@ fn what_is_done_stands_in_the_audit_log() {
         (own["entries"][0]["action"].as_str(), own["entries"][0]["path"].as_str()),
         (Some("createTenant"), Some("/api/v1/tenants"))
     );
-    // What it was about, and never the key itself.
+    // The entry names its subject, and never contains a key.
     assert!(own["entries"][0]["subject"].as_str().unwrap().starts_with("tenant acme, key "), "{own}");
     assert!(!own.to_string().contains("gnt_"));
     server.control(&operator, "PATCH", "tenants/acme/limits", &json!({ "functions": 7 }));

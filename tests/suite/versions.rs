@@ -1,4 +1,4 @@
-//! Versions: traffic, tags, rollback, settings without an upload, and that nothing is dropped during a switch.
+//! Versions: traffic, tags, rollback, settings without an upload, and that no request is dropped during a switch.
 
 use crate::support::{KEY, Options, Server, prebuilt, text};
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ fn requests_are_split_held_tagged_and_rolled_back() {
     assert_eq!(env(&server, "f@next", &[]), "two");
     assert_eq!(env(&server, "f", &[("x-gannet-tag", "next")]), "two");
     assert_eq!(env(&server, "f@v1", &[]), "one");
-    // A version that gets no requests is nobody's but the tenant's, whatever it once was.
+    // A version without traffic can be reached only with the tenant's key, even if it was public before.
     let open = |public: bool| json!({ "http": { "public": public } });
     assert_eq!(server.put(KEY, "hello", "p", "[http]\npublic = true\n", "").status, 201);
     assert_eq!(server.send_bare("GET", "/f/dev/p@v1/", &[], b"").status, 200);
@@ -106,7 +106,7 @@ fn nothing_is_dropped_across_fifty_deploys_under_load() {
             let (server, stop, served, failed) = (&server, &stop, &served, &failed);
             scope.spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    // Some of them are under way when their version is replaced.
+                    // Some requests are in progress when their version is replaced.
                     let path = if thread == 0 { "/f/dev/f/nap?ms=40" } else { "/f/dev/f/env?name=MODE" };
                     let answer = server.send("GET", path, &[], b"");
                     served.fetch_add(1, Ordering::Relaxed);
@@ -118,9 +118,9 @@ fn nothing_is_dropped_across_fifty_deploys_under_load() {
             });
         }
         for number in 1..=50u8 {
-            // Every fifth brings other bytes, the others other settings of the same.
+            // Every fifth deploy uploads other bytes. The others change settings of the same bytes.
             let answer = if number % 5 == 0 {
-                // A custom section of a number: what it does is the same.
+                // A custom section with the number is added. The code is the same.
                 let other = [component.as_slice(), &[0, 3, 1, b'n', number]].concat();
                 server.put_bytes(KEY, &other, "f", &format!("[env]\nMODE = \"{number}\"\n"), "")
             } else {
@@ -146,12 +146,12 @@ fn a_dry_run_and_a_refused_deploy_leave_nothing_behind() {
     let server = server();
     let compiled = || std::fs::read_dir(server.data.join("compiled/dev")).map_or(0, Iterator::count);
     assert_eq!(server.put(KEY, "hello", "f", "", "?dry_run=true").status, 200);
-    // What would be refused is refused in a dry run.
+    // A dry run refuses what a deploy would refuse.
     let missing = server.put(KEY, "faulty", "f", "[secrets]\nnames = [\"NONE\"]\n", "?dry_run=true");
     missing.is_problem(409, "conflict", "NONE");
     server.put(KEY, "hello", "f", "", "?dry_run=true&no_traffic=true").is_problem(409, "conflict", "first version");
     server.put(KEY, "faulty", "f", "[secrets]\nnames = [\"NONE\"]\n", "").is_problem(409, "conflict", "NONE");
-    crate::support::until("what was built is gone", || compiled() == 0);
+    crate::support::until("the compiled component is removed", || compiled() == 0);
     assert_eq!(server.put(KEY, "hello", "f", "", "").status, 201);
     assert_eq!(server.call("f", "/", b"").text(), "hello, world\n");
 }
@@ -169,7 +169,7 @@ fn old_versions_go_and_so_do_components_that_nobody_needs() {
         let versions = server.get_json("/api/v1/functions/f/versions");
         versions["versions"].as_array().unwrap().iter().map(|version| version["version"].as_u64().unwrap()).collect()
     };
-    assert_eq!(numbers(&server), [5, 4, 1], "the newest two, and what has a tag");
+    assert_eq!(numbers(&server), [5, 4, 1], "the newest two, and the tagged one");
     let components = || std::fs::read_dir(server.data.join("components/dev")).unwrap().count();
     assert_eq!(components(), 2);
     assert_eq!(server.control(KEY, "DELETE", "functions/f/tags/first", &Value::Null).status, 200);

@@ -58,7 +58,7 @@ fn a_worker_killed_in_the_middle_of_a_request_is_502_and_the_next_request_works(
         "POST /f/dev/victim/sleep HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
     )
     .unwrap();
-    // The request is in its worker once a second one that came after it has been answered.
+    // The request is in its worker once a later request got its response.
     server.call("victim", "/say", b"");
     for pid in server.children("__worker") {
         kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
@@ -88,7 +88,7 @@ fn a_hanging_worker_is_killed_at_the_deadline_and_only_its_tenant_notices() {
         server.send_bare("GET", &format!("/f/{tenant}/faulty/say"), &[("x-gannet-key", key)], b"")
     };
     until("a spare is there", || server.metric("spares") == 1);
-    // The only one there is, so acme claims it.
+    // It is the only spare, so acme claims it.
     let [acme] = server.children("__worker")[..] else { panic!("one worker") };
     assert_eq!(call("acme", &keys[0]).status, 200);
     until("the next spare is there", || server.metric("spares") == 1);
@@ -98,7 +98,7 @@ fn a_hanging_worker_is_killed_at_the_deadline_and_only_its_tenant_notices() {
     stopped.is_problem(502, "function_killed", "worker ended");
     assert_eq!(call("zoo", &keys[1]).status, 200);
     until("acme is served again", || call("acme", &keys[0]).status == 200);
-    // Neither can see the other.
+    // Neither tenant can see the other.
     server.send_bare("GET", "/f/zoo/faulty/say", &[("x-gannet-key", &keys[0])], b"").is_problem(
         404,
         "not_found",
@@ -133,7 +133,8 @@ fn what_the_driver_compiled_at_deploy_is_kept_for_the_first_request() {
             if entry.path().is_dir() { folders.push(entry.path()) } else { files.push(entry.path()) }
         }
     }
-    // One for each of its two kernels, whole, and not the index alone; NVIDIA's driver keeps all in one.
+    // There must be a file for each of its two kernels, not only the index. NVIDIA's driver keeps all kernels in one
+    // file.
     let packed = files.iter().any(|path| path.extension().is_some_and(|extension| extension == "bin"));
     let whole = files.iter().filter(|path| path.extension().is_none() && !path.ends_with("index")).count();
     assert!(packed || whole >= 2, "{files:?}");

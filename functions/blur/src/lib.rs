@@ -1,9 +1,9 @@
-//! Blurs a picture: `POST /?radius=8` with a JPEG or PNG, answered with a PNG.
+//! Blurs a picture: `POST /?radius=8` with a JPEG or PNG returns a PNG.
 
 use gannet_sdk::http::{Request, Response};
 use gannet_sdk::{Error, Result, gpu};
 
-/// Beyond this a pixel reads hundreds of others, and a blur looks the same.
+/// Limit on the radius. With a larger one each pixel reads hundreds of others, and the picture looks the same.
 const RADIUS_MAX: u32 = 64;
 
 #[gannet_sdk::handler]
@@ -20,7 +20,7 @@ fn blur(request: Request) -> Result<Response> {
     let settings = gpu::uniform(&[width, height, radius, (radius as f32 / 2.0).to_bits()]);
     let grid = gpu::grid_2d((width, height), 8);
 
-    // Both passes and the read are one batch: one trip to the GPU.
+    // Both passes and the read are one batch, so there is only one round trip to the GPU.
     let mut batch = gpu::Batch::new();
     batch.dispatch(&kernel.clone().entry("horizontal").open()?, (&pixels, &half, &settings), grid)?;
     batch.dispatch(&kernel.entry("vertical").open()?, (&half, &pixels, &settings), grid)?;

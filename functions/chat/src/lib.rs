@@ -1,5 +1,5 @@
-//! A language model behind OpenAI's API, from a GGUF file: SmolLM2-135M-Instruct, or any other built like Llama in one of the
-//! formats below.
+//! A language model behind OpenAI's API, from a GGUF file: SmolLM2-135M-Instruct, or any other model with the
+//! architecture of Llama in one of the formats below.
 
 mod llama;
 
@@ -12,10 +12,10 @@ use llama::{Llama, Plan};
 use std::cell::OnceCell;
 
 nn::declare!(q4_1, q8_0, norm, rope, attention, activation);
-/// The formats among them.
+/// The weight formats among the kernels declared above.
 const FORMATS: [DType; 2] = [DType::Q4_1, DType::Q8_0];
 
-/// What is the same for all requests: it is made when the function is deployed, and an instance begins with it.
+/// State that all requests share. `init` makes it at deploy, and each instance starts with it in memory.
 struct Start {
     plan: Plan,
     llm: Llm,
@@ -23,11 +23,11 @@ struct Start {
 
 thread_local! {
     static START: OnceCell<&'static Start> = const { OnceCell::new() };
-    /// Of an instance's requests, if it serves several.
+    /// The model on the GPU, shared by the requests of an instance if it serves several.
     static LLAMA: OnceCell<&'static Llama> = const { OnceCell::new() };
 }
 
-/// What is in the cell, made by `make` if there is nothing yet. It lives as long as the instance.
+/// Returns the value in the cell. If the cell is empty, `make` makes it. It lives as long as the instance.
 fn kept<T>(cell: &OnceCell<&'static T>, make: impl FnOnce() -> gpu::Result<T>) -> gpu::Result<&'static T> {
     if let Some(made) = cell.get() {
         return Ok(*made);
@@ -51,7 +51,7 @@ fn open(plan: &Plan) -> gpu::Result<Box<dyn Model>> {
     Ok(Box::new(llama.reader()))
 }
 
-/// At deploy: checks the file of the weights, and reads vocabulary and template out of it.
+/// Runs at deploy: checks the file of the weights, and reads the vocabulary and the chat template from it.
 #[gannet_sdk::init]
 fn init() -> gpu::Result<()> {
     start().map(|_| ())

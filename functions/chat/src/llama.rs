@@ -1,19 +1,19 @@
-//! The forward pass of models built like Llama (Touvron et al., 2023), as GGUF files describe them: RMS norms, rotated heads that
-//! share keys and values, SwiGLU. What is recorded for one token is submitted again for each.
+//! The forward pass of models with the architecture of Llama (Touvron et al., 2023) from GGUF files: RMS norms, rotated
+//! heads that share keys and values, SwiGLU. The pass for one token is recorded once and submitted for each token.
 
 use gannet_sdk::asset::{Asset, View};
 use gannet_sdk::gpu::{Buffer, Command, Error, Read, Result, Update};
 use gannet_sdk::llm::Model;
 use gannet_sdk::nn::{Attention, DType, Gguf, Linear, Matrix, Nn, Pass, Rope, Tensor, Value};
 
-/// Tokens that are read at once, so that weights are read once for all of them.
+/// Number of tokens that one pass reads, so that each weight is loaded once for all of them.
 const CHUNK: u32 = 64;
-/// The same when the logits of each are wanted: they are many.
+/// The same if the logits of each token are wanted. It is smaller because a token has many logits.
 const CHUNK_WITH_LOGITS: u32 = 16;
-/// Room for tokens grows in steps of this.
+/// The cache grows in steps of this many tokens.
 const ROOM: u32 = 64;
 
-/// The numbers of a model.
+/// Sizes and constants of a model. `size` is the width of a head, `middle` that of the feed-forward layer.
 #[derive(Debug, Clone)]
 struct Shape {
     layers: u32,
@@ -40,16 +40,16 @@ struct Layer<M, V> {
     down: M,
 }
 
-/// The weights of a model: in a file, or on the GPU.
+/// The weights of a model: as tensors of a file, or on the GPU.
 struct Weights<M, V> {
     embedding: M,
     layers: Vec<Layer<M, V>>,
     norm: V,
-    /// None where it is the embedding.
+    /// None if the embedding is used for the output too.
     output: Option<M>,
 }
 
-/// A model as its file describes it, whole and of the right shapes.
+/// A model as its file describes it. All tensors are there and have the right shapes.
 pub struct Plan {
     shape: Shape,
     weights: Weights<Tensor, Tensor>,
@@ -62,13 +62,13 @@ pub struct Llama {
     nn: Nn,
 }
 
-/// Keys and values of each layer.
+/// Keys and values of each layer, with room for `room` tokens.
 struct Cache {
     layers: Vec<[Buffer<f32>; 2]>,
     room: u32,
 }
 
-/// Operations for so many tokens, and what changes from one submission to the next.
+/// A recorded pass for `tokens` tokens, and the commands whose data changes with each submission.
 struct Recorded<'a> {
     pass: Pass<'a>,
     tokens: u32,
@@ -77,7 +77,7 @@ struct Recorded<'a> {
     places: Command,
     spans: Command,
     logits: Read<f32>,
-    /// Kept alive: what is recorded names them.
+    /// Kept alive, because the recorded commands use them.
     _buffers: Vec<Buffer<f32>>,
 }
 
@@ -95,7 +95,7 @@ fn shape(gguf: &Gguf) -> Result<Shape> {
     if architecture != "llama" {
         return Err(Error::Unsupported(format!("the architecture {architecture:?}; this function runs \"llama\"")));
     }
-    // Positions that are stretched beyond what the model was trained for.
+    // Scaled rotations stretch positions beyond the context that the model was trained with.
     let scaling = gguf.get("llama.rope.scaling.type").and_then(Value::text).unwrap_or("none");
     if scaling != "none" || gguf.tensor("rope_freqs.weight").is_ok() {
         return Err(Error::Unsupported(format!(
@@ -128,7 +128,7 @@ fn shape(gguf: &Gguf) -> Result<Shape> {
         }
     }
     let Shape { layers, kv_heads, size, middle, vocabulary, context, .. } = shape;
-    // Bounds keep products of these below 2³².
+    // These bounds keep products of the sizes below 2³².
     let sound = width.is_multiple_of(heads) && heads.is_multiple_of(kv_heads) && size.is_power_of_two() && size <= 256;
     if !sound || layers > 1000 || width > 1 << 16 || middle > 1 << 18 || vocabulary > 1 << 20 || context > 1 << 20 {
         return Err(Error::Unsupported(format!(
@@ -139,8 +139,8 @@ fn shape(gguf: &Gguf) -> Result<Shape> {
 }
 
 impl Plan {
-    /// Checks that a header describes such a model, and that its tensors have the shapes of their places and are in formats that
-    /// there are kernels for.
+    /// Checks that a header describes a supported model, and that each tensor has the right shape and a format that has
+    /// kernels.
     pub fn read(gguf: &Gguf, formats: &[DType]) -> Result<Self> {
         let shape = shape(gguf)?;
         let Shape { layers, width, middle, vocabulary, .. } = shape;
@@ -180,7 +180,7 @@ impl Plan {
         Ok(Self { shape, weights })
     }
 
-    /// The model on the GPU.
+    /// Opens the model on the GPU.
     pub fn open(&self, asset: &Asset) -> Result<Llama> {
         let matrix = |tensor: &Tensor| tensor.matrix(asset);
         let norm = |tensor: &Tensor| tensor.vector(asset, self.shape.width);
@@ -209,12 +209,12 @@ impl Plan {
 }
 
 impl Llama {
-    /// The model, with nothing read.
+    /// Returns a reader that has not read any token.
     pub fn reader(&self) -> Reader<'_> {
         Reader { model: self, cache: Cache { layers: Vec::new(), room: 0 }, read: 0, one: None }
     }
 
-    /// Records a pass over so many tokens, with the logits of the last one or of each.
+    /// Records a pass over `tokens` tokens. It computes the logits of the last token, or of each.
     fn record(&self, cache: &Cache, tokens: u32, each: bool) -> Result<Recorded<'_>> {
         let Shape { width, heads, kv_heads, size, middle, vocabulary, epsilon, rope, .. } = self.shape;
         let values = |width: u32| Buffer::<f32>::zeroed(tokens as usize * width as usize);
@@ -275,7 +275,7 @@ impl Llama {
 }
 
 impl Recorded<'_> {
-    /// Reads tokens behind those that are in the cache, and answers the logits.
+    /// Reads tokens that follow the `read` tokens in the cache, and returns the logits.
     fn run(&mut self, shape: &Shape, read: u32, tokens: &[u32]) -> Result<Vec<f32>> {
         debug_assert_eq!(tokens.len(), self.tokens as usize);
         let positions = read..read + self.tokens;

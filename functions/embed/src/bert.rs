@@ -1,5 +1,5 @@
 //! The forward pass of BERT (Devlin et al., 2018), with the mean of its last layer as the embedding of a text (Reimers and
-//! Gurevych, 2019). Texts are read together: each token sees those of its own text.
+//! Gurevych, 2019). One pass reads several texts, and each token attends only to the tokens of its own text.
 
 use gannet_sdk::asset::{Asset, View};
 use gannet_sdk::gpu::{Buffer, Error, Result};
@@ -12,7 +12,7 @@ const MIDDLE: u32 = 1536;
 const POSITIONS: u32 = 512;
 const TYPES: u32 = 2;
 const EPSILON: f32 = 1e-12;
-/// Tokens that are read at once: more texts are read one part after the other.
+/// Limit on the tokens of one pass. More texts take several passes.
 const TOKENS_AT_ONCE: usize = 1024;
 
 struct Norm<V> {
@@ -36,7 +36,7 @@ struct Layer<M, V> {
     norm: Norm<V>,
 }
 
-/// The weights: in a file, or on the GPU.
+/// The weights: as tensors of a file, or on the GPU.
 struct Weights<M, V> {
     words: M,
     positions: M,
@@ -45,7 +45,7 @@ struct Weights<M, V> {
     layers: Vec<Layer<M, V>>,
 }
 
-/// The model as its file describes it, whole and of the right shapes.
+/// The model as its file describes it. All tensors are there and have the right shapes.
 pub struct Plan {
     vocabulary: u32,
     weights: Weights<Tensor, Tensor>,
@@ -64,7 +64,7 @@ impl<V> Norm<V> {
 }
 
 impl Plan {
-    /// Checks that a header describes this model, and that its tensors have the shapes of their places.
+    /// Checks that a header describes this model, and that each tensor has the right shape.
     pub fn read(tensors: &SafeTensors) -> Result<Self> {
         let norm = |name: &str| {
             let vector = |part| tensors.vector(&format!("{name}.{part}"), WIDTH);
@@ -109,17 +109,17 @@ impl Plan {
         Ok(Self { vocabulary, weights })
     }
 
-    /// Numbers of an embedding.
+    /// Number of values of an embedding.
     pub fn width(&self) -> u32 {
         WIDTH
     }
 
-    /// How many tokens there are.
+    /// Number of tokens in the vocabulary.
     pub fn vocabulary(&self) -> u32 {
         self.vocabulary
     }
 
-    /// The model on the GPU.
+    /// Opens the model on the GPU.
     pub fn open(&self, asset: &Asset) -> Result<Bert> {
         let matrix = |tensor: &Tensor| tensor.matrix(asset);
         let vector = |length: u32| move |tensor: &Tensor| tensor.vector(asset, length);
@@ -153,7 +153,7 @@ impl Plan {
 }
 
 impl Bert {
-    /// The embeddings of texts, each of length 1.
+    /// Returns the embeddings of texts, as vectors of length 1.
     pub fn embed(&self, texts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
         let mut all = Vec::with_capacity(texts.len());
         let mut rest = texts;

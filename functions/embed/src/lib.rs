@@ -14,14 +14,14 @@ use tokenizers::{Tokenizer, TruncationParams};
 
 nn::declare!(f32, f32_half, norm, attention, pool);
 
-/// The most tokens of a text, as the model was trained; what is longer is cut, as by the library that it comes from.
+/// The most tokens of a text that the model was trained with. Longer texts are cut, as sentence-transformers does.
 const TOKENS_MAX: usize = 256;
-/// Bytes of a text that are looked at first: mostly enough for so many tokens.
+/// Bytes of a text that are tokenized first. They mostly contain enough tokens.
 const HEAD_BYTES: usize = 4 << 10;
-/// Bytes that may become tokens at once: the library takes a hundred times as much memory meanwhile.
+/// Limit on the bytes that are tokenized at once. The library takes a hundred times as much memory for them.
 const HEAD_BYTES_MAX: usize = 256 << 10;
 
-/// What is the same for all requests: an instance begins with it.
+/// State that all requests share. `init` makes it at deploy, and each instance starts with it in memory.
 struct Start {
     tokenizer: Tokenizer,
     plan: Plan,
@@ -29,7 +29,7 @@ struct Start {
 
 thread_local! {
     static START: OnceCell<&'static Start> = const { OnceCell::new() };
-    /// Of an instance's requests, if it serves several.
+    /// The model on the GPU, shared by the requests of an instance if it serves several.
     static BERT: OnceCell<Bert> = const { OnceCell::new() };
 }
 
@@ -52,8 +52,8 @@ fn start() -> gpu::Result<&'static Start> {
     })
 }
 
-/// The beginning of a text, of at least so many bytes, up to a place where a token ends whatever is behind: white space, or an
-/// ideograph, each of which is a token.
+/// Returns the beginning of a text, with at least `bytes` bytes if it has them. It ends before white space or an
+/// ideograph (each ideograph is a token), so that the text behind it cannot change its tokens.
 fn head(text: &str, bytes: usize) -> &str {
     let ends = |letter: char| letter.is_ascii_whitespace() || ('\u{4e00}'..='\u{9fff}').contains(&letter);
     let from = text.floor_char_boundary(bytes);
@@ -109,7 +109,7 @@ impl Embedder for Start {
     }
 }
 
-/// At deploy: reads the tokenizer and the header of the weights.
+/// Runs at deploy: reads the tokenizer and the header of the weights.
 #[gannet_sdk::init]
 fn init() -> gpu::Result<()> {
     start().map(|_| ())

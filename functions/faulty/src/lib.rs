@@ -1,4 +1,4 @@
-//! Does wrong things on request, so that tests can see what the platform makes of them. Not an example.
+//! Misbehaves on request, so that tests can check how the platform handles it. Not an example.
 
 use gannet_sdk::asset::Asset;
 use gannet_sdk::gpu::{Batch, Buffer, Kernel, grid_1d};
@@ -8,7 +8,7 @@ use gannet_sdk::{Error, Result};
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
-/// `wasi:config`, which the SDK does not need: its values are in the environment too.
+/// Bindings of `wasi:config`. The SDK has none, because its values are in the environment too.
 mod config {
     wit_bindgen::generate!({
         inline: "
@@ -34,13 +34,13 @@ const COPY: &str = "
 }";
 
 thread_local! {
-    /// What `init` has found, in a snapshot.
+    /// The environment and asset that `init` saw. Instances of a snapshot begin with it.
     static FOUND: RefCell<String> = const { RefCell::new(String::new()) };
-    /// Requests that this instance has counted.
+    /// Number of `/found` requests that this instance has served.
     static COUNTED: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Does wrong what `INIT` says, or notes what it sees.
+/// Fails in the way that the environment variable `INIT` names, or records what it sees: `INIT`, the secret, the asset.
 #[gannet_sdk::init]
 fn init() -> std::result::Result<(), String> {
     let asked = std::env::var("INIT").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Says hello. It uses no GPU: what is left is the sandbox itself, which is what it measures.
+//! Says hello. It does not use the GPU, so its time is the overhead of the sandbox alone.
 
 use gannet_sdk::http::{Request, Response};
 

@@ -1,5 +1,5 @@
-//! Adds up bytes of an asset as little-endian u32, on the GPU and on the CPU: `GET /?from=0&bytes=4096`, answered with the size
-//! of the asset and both sums. With `pause_ms`, it waits between the two.
+//! Adds up bytes of an asset as little-endian u32, on the GPU and on the CPU: `GET /?from=0&bytes=4096` returns the
+//! size of the asset and both sums. With `pause_ms`, it waits between the two sums.
 
 use gannet_sdk::asset::Asset;
 use gannet_sdk::http::{Request, Response};

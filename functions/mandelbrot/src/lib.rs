@@ -1,5 +1,5 @@
-//! Draws the Mandelbrot set: `GET /?width=800&height=600&x=-0.6&y=0&scale=2.4&steps=256`, answered with
-//! a PNG.
+//! Draws the Mandelbrot set: `GET /?width=800&height=600&x=-0.6&y=0&scale=2.4&steps=256`
+//! returns a PNG.
 
 use gannet_sdk::http::{Request, Response};
 use gannet_sdk::{Error, Result, gpu};

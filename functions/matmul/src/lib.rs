@@ -1,10 +1,10 @@
 //! Multiplies matrices: `POST /?rows=M&inner=K&columns=N` with A (M × K) and then B (K × N) as
-//! little-endian f32, row by row; answered with A × B in the same form.
+//! little-endian f32, row by row. Returns A × B in the same form.
 
 use gannet_sdk::http::{Request, Response};
 use gannet_sdk::{Error, Result, gpu};
 
-/// A larger dimension would make one dispatch longer than any limit lets it be.
+/// Limit on each dimension. A dispatch over larger matrices would exceed every time limit.
 const DIMENSION_MAX: usize = 4096;
 
 #[gannet_sdk::handler]

@@ -1,5 +1,5 @@
-//! Times GPU work from inside a function: `GET /NAME?rounds=N`, answered with the nanoseconds of each round, a
-//! line each. `host-gpu/examples/native.rs` does the same work without a sandbox; `scripts/bench` compares.
+//! Times GPU work from inside a function: `GET /NAME?rounds=N` returns the nanoseconds of each round, one per line.
+//! `host-gpu/examples/native.rs` does the same work without a sandbox, and `scripts/bench` compares the two.
 
 use gannet_sdk::gpu::{self, Batch, Buffer, Grid};
 use gannet_sdk::http::{Request, Response};
@@ -34,14 +34,14 @@ fn timed(rounds: usize, mut round: impl FnMut() -> Result<()>) -> Result<Vec<u12
     Ok(times)
 }
 
-/// The grid that covers `count` values, within 65,535 workgroups in one direction.
+/// Returns a grid that covers `count` values, with at most 65,535 workgroups in each dimension.
 fn grid(count: usize) -> Grid {
     let groups = count.div_ceil(64) as u32;
     let x = groups.min(1024);
     Grid { x, y: groups.div_ceil(x), z: 1 }
 }
 
-/// `count` values up, one dispatch, `count` values back.
+/// Times rounds of: upload `count` values, dispatch once, read `count` values back.
 fn transfer(count: usize, rounds: usize) -> Result<Vec<u128>> {
     let values = vec![7u32; count];
     let (source, result) = (Buffer::<u32>::zeroed(count)?, Buffer::<u32>::zeroed(count)?);
@@ -58,7 +58,7 @@ fn transfer(count: usize, rounds: usize) -> Result<Vec<u128>> {
     })
 }
 
-/// Many small dispatches in a batch that is submitted again and again.
+/// Times a batch of many small dispatches that is submitted again in each round.
 fn many(rounds: usize) -> Result<Vec<u128>> {
     let (one, two) = (Buffer::<u32>::zeroed(256)?, Buffer::<u32>::zeroed(256)?);
     let kernel = gpu::kernel!("add.wgsl").open()?;

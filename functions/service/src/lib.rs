@@ -1,5 +1,5 @@
-//! A plain `wasi:http/service` 0.3, without the SDK: says which path was asked for, in two parts. It runs where the
-//! operator has set `wasi_http_0_3 = true`.
+//! A plain `wasi:http/service` 0.3, without the SDK. Its response has two chunks and contains the requested path.
+//! It runs only on a server with `wasi_http_0_3 = true`.
 
 mod bindings {
     wit_bindgen::generate!({ path: "wit", world: "function", generate_all });

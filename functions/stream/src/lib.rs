@@ -1,4 +1,4 @@
-//! Sends chunks over time: `GET /?count=5&every_ms=200`.
+//! Streams a response: `GET /?count=5&every_ms=200` sends five chunks, one every 200 ms.
 
 use gannet_sdk::http::{Request, Response};
 use gannet_sdk::{Error, Result};

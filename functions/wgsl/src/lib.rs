@@ -3,8 +3,8 @@
 //! `POST /` with
 //! `{"wgsl": "…", "entry": "main", "grid": [x, y, z], "constants": {"N": 4}, "buffers": [
 //!   {"group": 0, "binding": 0, "data": "<base64>", "read": true},
-//!   {"group": 0, "binding": 1, "size": 4096}]}`: each buffer has `data` or a `size` in bytes (zeroed),
-//! `read` asks for its content back, `"kind": "uniform"` makes it a uniform.
+//!   {"group": 0, "binding": 1, "size": 4096}]}`. Each buffer has `data`, or a `size` in bytes and begins as
+//! zeros. `read` returns its content in the response; `"kind": "uniform"` makes it a uniform.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -123,7 +123,7 @@ fn invalid(message: String) -> Error {
     Error::new(400, message).with_code("job_invalid")
 }
 
-/// Here the arguments are the caller's, so a wrong one is the caller's fault.
+/// Converts an error to a response. The arguments come from the caller, so a wrong one is a 400.
 fn argument(error: gpu::Error) -> Error {
     match error {
         gpu::Error::InvalidArgument(text) | gpu::Error::TooLarge(text) => {

@@ -1,42 +1,42 @@
-//! Why a caller may not have what it names. A thing that does not exist and one of another tenant give the same answer.
+//! Errors of callers without access. What does not exist and what belongs to another tenant give the same error.
 
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 
-/// Why a caller may not have what it names.
+/// Why a caller has no access to a function or an operation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AccessError {
-    /// The function is not public, or there is none.
+    /// The caller sent no key, and what it asked for is not public or does not exist.
     #[error("a key is needed")]
     KeyNeeded,
-    /// There is none, or it is another tenant's.
+    /// It does not exist, or belongs to another tenant.
     #[error("there is no such function or path")]
     NotFound,
-    /// The key may not do this.
+    /// The key lacks the scope that this needs.
     #[error("the key lacks the scope {scope:?}")]
     ScopeMissing {
-        /// The scope.
+        /// The missing scope.
         scope: &'static str,
     },
-    /// The key is for one function, and this is another.
+    /// The key is limited to one function, and the request is for something else.
     #[error("the key is for the function {function} only")]
     KeyOfOther {
-        /// The function that it is for.
+        /// The function that the key is limited to.
         function: String,
     },
-    /// Nothing of the tenant's may run.
+    /// The tenant is suspended, so none of its functions may run.
     #[error("the tenant is suspended")]
     Suspended,
-    /// The path exists, the method does not.
+    /// The path exists, but not with this method.
     #[error("{method} is not allowed here; allowed: {allowed}")]
     MethodNotAllowed {
-        /// What was used.
+        /// The method that the request used.
         method: String,
-        /// What can be.
+        /// The methods that the path has, separated by commas.
         allowed: String,
     },
 }
 
-/// What a client that sent no valid key can do.
+/// The hint for a client that sent no valid key.
 pub(crate) const KEY_HINT: &str = "send `Authorization: Bearer KEY` or `x-gannet-key: KEY`";
 
 impl From<AccessError> for Refusal {
@@ -53,7 +53,7 @@ impl From<AccessError> for Refusal {
         match error {
             E::KeyNeeded => refusal.hint(KEY_HINT),
             E::NotFound => {
-                refusal.hint("`gannet list` shows your functions; other tenants' functions look like this too")
+                refusal.hint("`gannet list` shows your functions; a function of another tenant gives this error too")
             }
             E::Suspended => refusal.hint("the operator has suspended the tenant, and can resume it"),
             E::MethodNotAllowed { allowed, .. } => Self { allow: Some(allowed), ..refusal },

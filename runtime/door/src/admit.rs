@@ -1,15 +1,15 @@
-//! Step 4: whether a request may run now: rates, what may still be spent, permits, after a bounded and fair wait; then the tab
-//! is opened.
+//! Step 4: decides whether a request may run now, and opens its tab. It checks rates and what may still be spent, then
+//! waits for permits. The wait is bounded and fair between tenants.
 //!
 //! ```text
-//!  rate of the key and the tenant, or of the address ─▶ spend, GPU time of the day ─▶ in flight
+//!  rate of the key or the address, and of the tenant ─▶ spend, GPU time of the day ─▶ in flight
 //!     429                                                402 429                       429
 //!  ─▶ a permit of the version ─▶ a permit of the server ─▶ tab ─▶ pool
 //!     429 503, waits              503, waits, fairly
 //! ```
 //!
-//! Each wait ends with a permit, at `queue_ms`, or at the request's deadline. Permits are held until the last byte of the
-//! response has left.
+//! Each wait ends with a permit, at `queue_ms`, or at the request's deadline. Permits are held until the last byte of
+//! the response has left.
 
 use gannet_base::identity::Caller;
 use gannet_base::quota::account::CountGuard;
@@ -30,33 +30,33 @@ use std::time::{Duration, Instant};
 /// Why a request was not admitted.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmitError {
-    /// Too many in too short a time.
+    /// The rate of the key, the address or the tenant is exceeded.
     #[error(transparent)]
     TooFast(#[from] RateExceeded),
-    /// A limit of the tenant's that is used up.
+    /// A limit of the tenant is used up.
     #[error("{name} = {limit}; in use: {used}")]
     LimitReached {
         /// The limit's name.
         name: &'static str,
-        /// The limit.
+        /// Its value.
         limit: u64,
-        /// What is used.
+        /// How much of it is used.
         used: u64,
-        /// When to come again.
+        /// Seconds after which the client may try again.
         wait_s: u64,
     },
-    /// Nothing more may be spent.
+    /// The tenant may not spend more this month.
     #[error("spend_micro_units_per_month = {limit}; spent in this month: {spent}")]
     SpendLimit {
-        /// The limit.
+        /// The limit, in micro-units.
         limit: u64,
-        /// What was spent.
+        /// What was spent this month, in micro-units.
         spent: u64,
     },
     /// No permit became free in time.
     #[error(transparent)]
     NoPermit(#[from] NoPermit),
-    /// What is used could not be written down.
+    /// The ledger cannot record more usage now. The text says why.
     #[error("the ledger does not keep up: {0}")]
     LedgerBehind(&'static str),
 }
@@ -84,7 +84,7 @@ impl From<AdmitError> for Refusal {
     }
 }
 
-/// The step.
+/// The admission step.
 #[derive(Debug)]
 pub struct Admit {
     server: Arc<ServerPermits>,
@@ -99,7 +99,7 @@ fn to_midnight(now: Timestamp) -> u64 {
 }
 
 impl Admit {
-    /// The step.
+    /// Creates the step.
     pub fn new(
         server: Arc<ServerPermits>,
         ledger: Arc<Ledger>,
@@ -109,7 +109,8 @@ impl Admit {
         Self { server, ledger, live, anonymous }
     }
 
-    /// Admits a request: opens its tab and takes its permits. Says too how the caller's narrowest rate stands.
+    /// Admits a request: takes its permits and opens its tab. Also returns the caller's narrowest rate and its state,
+    /// which the response's headers report.
     pub async fn admit(
         &self,
         inbound: &mut InboundRequest,
@@ -134,7 +135,7 @@ impl Admit {
         Ok((Admitted { tab, outbound: None, permits }, rate, rate_state))
     }
 
-    /// The narrowest rate that the caller has, and how it stands.
+    /// Counts the request against every rate that applies. Returns the caller's narrowest rate and its state.
     fn check_rate(
         &self,
         caller: &Caller,
@@ -170,11 +171,11 @@ impl Admit {
         let whose = "the tenant";
         let wide = target.tenant.account.rate.take(rate, now);
         let rate_state = wide.map_err(|wait| RateExceeded { whose, rate, wait })?;
-        // A caller without a key of the tenant must not learn how the tenant stands.
+        // A caller without a key of the tenant must not see the state of the tenant's rate.
         Ok(narrow.or(own_standing).unwrap_or((rate, rate_state)))
     }
 
-    /// Refuses what could not be written down, or may not be spent.
+    /// Refuses a request whose usage the ledger could not record, or whose tenant has used up its spend or GPU time.
     fn check_spent(&self, target: &Target, now: Timestamp) -> Result<(), AdmitError> {
         self.ledger.check().map_err(AdmitError::LedgerBehind)?;
         let limits = &target.tenant.limits;
@@ -194,6 +195,8 @@ impl Admit {
         Ok(())
     }
 
+    /// Counts the request in flight and takes a permit of its version and one of the server. Waits at most `queue_ms`,
+    /// and not beyond `deadline`.
     async fn permits(&self, target: &Target, deadline: tokio::time::Instant) -> Result<Permits, AdmitError> {
         let (tenant, version) = (&target.tenant, &target.version);
         let reached = |name, limit| move |used| AdmitError::LimitReached { name, limit, used: used as u64, wait_s: 1 };

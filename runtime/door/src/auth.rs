@@ -1,8 +1,7 @@
-//! Step 2: key → caller. It refuses only keys that are wrong; who may do what is the next step's.
+//! Step 2: turns a key into a caller. It refuses only wrong keys; the next steps decide what a caller may do.
 //!
-//! A key is looked up by its SHA-256 and then compared in constant time, so nothing can be learned
-//! from how long a refusal takes. The platform's key is removed from the request here: no guest
-//! ever sees it.
+//! A key is looked up by its SHA-256 and then compared in constant time, so the time that a refusal takes reveals
+//! nothing. The platform's key is removed from the request here, so no guest ever sees it.
 
 use crate::access::KEY_HINT;
 use gannet_base::headers::KEY;
@@ -20,16 +19,16 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 use subtle::ConstantTimeEq;
 
-/// A longer key is not one of ours.
+/// The longest key that is looked up, in bytes. Longer ones are refused.
 const KEY_BYTES_MAX: usize = 256;
 
 /// Why a key was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
-    /// Unknown, revoked, expired or malformed: one answer for all.
+    /// The key is unknown, revoked, expired or malformed. The client sees the same error for all of them.
     #[error("the key is not valid")]
     BadKey {
-        /// Which of them it is, for the log.
+        /// Which of them it is. Only the log shows it.
         why: &'static str,
     },
     /// Too many wrong keys from one address.
@@ -51,7 +50,7 @@ impl From<AuthError> for Refusal {
     }
 }
 
-/// The step.
+/// The authentication step.
 #[derive(Debug)]
 pub struct Auth {
     registry: Arc<Registry>,
@@ -60,17 +59,18 @@ pub struct Auth {
 }
 
 impl Auth {
-    /// The step.
+    /// Creates the step.
     pub fn new(registry: Arc<Registry>, anonymous: Arc<AnonymousCallers>, live: LiveConfig) -> Self {
         Self { registry, anonymous, live }
     }
 
-    /// What is deployed now.
+    /// Returns the published snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.registry.snapshot()
     }
 
-    /// Who sent these headers from an address. Takes the key out of them.
+    /// Returns the caller that a request's headers identify, and removes the key from them. Wrong keys count against
+    /// the rate of the address `client`.
     pub fn caller(&self, headers: &mut HeaderMap, client: IpAddr) -> Result<(Caller, Arc<Snapshot>), AuthError> {
         let snapshot = self.registry.snapshot();
         let caller = match take_key(headers) {
@@ -93,7 +93,7 @@ impl Auth {
 fn take_key(headers: &mut HeaderMap) -> Result<Option<String>, AuthError> {
     let read = |value: &http::HeaderValue| match value.to_str() {
         Ok(text) if text.len() <= KEY_BYTES_MAX => Ok(text.trim().to_owned()),
-        _ => Err(AuthError::BadKey { why: "the key is too long or no text" }),
+        _ => Err(AuthError::BadKey { why: "the key is too long or not text" }),
     };
     let own = headers.get(KEY).map(read).transpose()?;
     headers.remove(KEY);
@@ -101,7 +101,8 @@ fn take_key(headers: &mut HeaderMap) -> Result<Option<String>, AuthError> {
     Ok(own.or(bearer))
 }
 
-/// A key in `Authorization`. Whatever else is there is the function's own, unless a key stands in it.
+/// Returns the key in `Authorization`. Removes every value that contains a key; the others are meant for the function
+/// and stay.
 fn take_bearer(headers: &mut HeaderMap) -> Result<Option<String>, AuthError> {
     let found = bearer(headers);
     let (mut kept, mut dropped) = (Vec::new(), false);
@@ -127,7 +128,7 @@ fn bearer(headers: &HeaderMap) -> Result<Option<String>, AuthError> {
         Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") && key.trim().starts_with(KEY_PREFIX) => {
             key.trim().to_owned()
         }
-        // Someone else's authorization: the function's own.
+        // Not a key of ours, so it is meant for the function.
         _ => return Ok(None),
     };
     if key.len() > KEY_BYTES_MAX {
@@ -141,7 +142,7 @@ fn identify(snapshot: &Snapshot, key: &str) -> Result<Caller, AuthError> {
     if bool::from(snapshot.operator.ct_eq(&hashed)) {
         return Ok(Caller::Operator);
     }
-    let found = snapshot.keys.get(&hashed).ok_or(AuthError::BadKey { why: "nobody has the key" })?;
+    let found = snapshot.keys.get(&hashed).ok_or(AuthError::BadKey { why: "no tenant has this key" })?;
     let now = jiff::Timestamp::now();
     if !bool::from(found.hash.ct_eq(&hashed)) || found.is_expired(now) {
         return Err(AuthError::BadKey { why: "the key has expired" });

@@ -1,4 +1,5 @@
-//! The front door. Modules stand in the order in which a request meets them; `front/path.rs` shows the whole way in one function.
+//! The front door. The modules are in the order in which a request passes them. `front/path.rs` has the whole path in
+//! one function.
 
 // The path of a request.
 pub mod front;
@@ -9,6 +10,6 @@ pub mod openai;
 pub mod admit;
 pub mod respond;
 
-// Beside the path.
+// Not steps of the path.
 pub mod control;
 pub mod serve;

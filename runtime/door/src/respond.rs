@@ -1,8 +1,8 @@
-//! The edge: the only place where a refusal becomes a status code.
+//! Step 9: turns refusals into responses. This is the only place where a refusal becomes a status code.
 //!
-//! In: a [`Refusal`] from any step. Out: `application/problem+json` (RFC 9457) with a stable `code`, whose fault it is, what was
-//! wrong and what to do. The header `x-gannet-error` says the same code; a guest's own answer never carries it, so callers can
-//! tell the two apart.
+//! In: a [`Refusal`] from any step. Out: `application/problem+json` (RFC 9457) with a stable `code`, whose fault it is,
+//! what was wrong and what to do. The header `x-gannet-error` has the same code. A guest's own response never has this
+//! header, so callers can tell the two apart.
 
 use bytes::Bytes;
 use gannet_base::body::{self, ResponseBody};
@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 use std::time::Duration;
 
-/// The status of a refusal.
+/// Returns the status of a refusal.
 pub fn status_of(refusal: &Refusal) -> StatusCode {
     match refusal.kind {
         RefusalKind::Malformed => StatusCode::BAD_REQUEST,
@@ -39,7 +39,8 @@ pub fn status_of(refusal: &Refusal) -> StatusCode {
     }
 }
 
-/// Closes the tab of a request that got no answer of its function: its receipt says what the client is told.
+/// Closes the tab of a request that got no response from its function. The receipt records the status and error that
+/// the client gets.
 pub fn close_failed(failed: CallFailure) -> Refusal {
     let CallFailure { refusal, mut admitted } = failed;
     admitted.tab.update_receipt(|receipt| {
@@ -51,12 +52,12 @@ pub fn close_failed(failed: CallFailure) -> Refusal {
     refusal
 }
 
-/// Whole seconds, rounded up.
+/// Returns whole seconds, rounded up.
 fn seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
-/// A problem as it is written (RFC 9457).
+/// The JSON body of a refusal (RFC 9457).
 #[derive(Serialize)]
 struct Problem<'a> {
     r#type: &'static str,
@@ -70,7 +71,7 @@ struct Problem<'a> {
     request_id: String,
 }
 
-/// Writes a refusal.
+/// Turns a refusal into a response.
 pub fn refuse(refusal: &Refusal, request: RequestId) -> Response<ResponseBody> {
     let status = status_of(refusal);
     let problem = Problem {
@@ -113,7 +114,7 @@ pub fn refuse(refusal: &Refusal, request: RequestId) -> Response<ResponseBody> {
     response
 }
 
-/// A refusal as OpenAI's clients read it.
+/// Returns the JSON body of a refusal in the form that OpenAI's clients read.
 pub fn openai_error(refusal: &Refusal, request: RequestId) -> Vec<u8> {
     let kind = match status_of(refusal) {
         StatusCode::UNAUTHORIZED => "authentication_error",
@@ -132,7 +133,7 @@ pub fn openai_error(refusal: &Refusal, request: RequestId) -> Vec<u8> {
     serde_json::to_vec(&serde_json::json!({ "error": error })).unwrap_or_default()
 }
 
-/// Writes a refusal for an OpenAI client.
+/// Turns a refusal into a response for an OpenAI client.
 pub fn refuse_openai(refusal: &Refusal, request: RequestId) -> Response<ResponseBody> {
     let mut response = refuse(refusal, request);
     *response.body_mut() = body::full(Bytes::from(openai_error(refusal, request)));
@@ -140,8 +141,8 @@ pub fn refuse_openai(refusal: &Refusal, request: RequestId) -> Response<Response
     response
 }
 
-/// Says how a rate stands (draft-ietf-httpapi-ratelimit-headers-10): the burst and the time in which it comes back, what is
-/// left of it and when all of it is there again.
+/// Adds the headers that report a rate (draft-ietf-httpapi-ratelimit-headers-10). `ratelimit-policy` has the burst and
+/// the seconds in which it refills; `ratelimit` has what is left of it and the seconds until it is full again.
 pub fn rate_headers(headers: &mut HeaderMap, rate: Rate, rate_state: RateState) {
     let window = rate.burst.div_ceil(rate.per_s.max(1)).max(1);
     let policy = format!("\"requests\";q={};w={window}", rate.burst);
@@ -153,42 +154,42 @@ pub fn rate_headers(headers: &mut HeaderMap, rate: Rate, rate_state: RateState) 
     }
 }
 
-/// Puts the request's id on a response, in place of any other.
+/// Sets the request's id in the headers of a response, replacing any other.
 pub fn stamp<B>(response: &mut Response<B>, request: RequestId) {
     if let Ok(value) = HeaderValue::from_str(&request.to_string()) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
 }
 
-/// What a control operation did, as far as statuses tell it.
+/// The outcome of a request that the server itself answers. It decides the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplyStatus {
-    /// It answered or changed something.
+    /// The operation succeeded.
     Ok,
-    /// It made something new.
+    /// The operation created something.
     Created,
-    /// It goes on.
+    /// The upload was accepted and is not complete yet.
     Accepted,
-    /// There is nothing to say.
+    /// The operation succeeded and the response has no body.
     Empty,
-    /// The service is not ready.
+    /// The server is not ready.
     NotReady,
 }
 
-/// A JSON answer.
+/// Returns a JSON response.
 pub fn json<T: Serialize>(done: ReplyStatus, value: &T) -> Response<ResponseBody> {
     let text = serde_json::to_vec_pretty(value).unwrap_or_default();
     raw(done, "application/json", Bytes::from(text))
 }
 
-/// An answer of any media type.
+/// Returns a response of any media type.
 pub fn raw(done: ReplyStatus, media_type: &'static str, bytes: Bytes) -> Response<ResponseBody> {
     let mut response = Response::new(body::full(bytes));
     finish(&mut response, done, media_type);
     response
 }
 
-/// A streamed answer.
+/// Returns a streamed response.
 pub fn stream(media_type: &'static str, body: ResponseBody) -> Response<ResponseBody> {
     let mut response = Response::new(body);
     finish(&mut response, ReplyStatus::Ok, media_type);

@@ -1,13 +1,13 @@
-//! Step 3: path or host → function and version, from the published snapshot, never from the store.
+//! Step 3: finds the function and version that a path or host names. It reads the published snapshot, never the store.
 //!
 //! ```text
 //!  /f/{tenant}/{function}/…           by path; /f/{tenant}/{function}@{tag}/… for a version under a tag
 //!  {function}--{tenant}.{domain}/…    by host, where a domain is set; the header x-gannet-tag for a tag
 //!  /openai/…, /v2/{function}/openai/… by the model that a body names, or by path, for OpenAI's clients: see `openai`
-//!  all else                           the control API
+//!  everything else                    the control API
 //! ```
 //!
-//! A function that does not exist and one of another tenant give the same answer.
+//! A function that does not exist and one of another tenant give the same error.
 
 use crate::access::AccessError;
 use gannet_base::headers;
@@ -20,13 +20,13 @@ use gannet_state::config::ServerConfig;
 use gannet_state::registry::{Function, Snapshot, Version};
 use std::sync::Arc;
 
-/// Why a request has no function to go to.
+/// Why a request could not be routed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
-    /// The caller may not have it, or there is none.
+    /// The function does not exist, or the caller has no access to it.
     #[error(transparent)]
     Access(#[from] AccessError),
-    /// A path that could mean two things.
+    /// The path is ambiguous or invalid.
     #[error("the path {0}")]
     PathInvalid(String),
 }
@@ -51,7 +51,7 @@ pub enum Destination {
     Control,
 }
 
-/// A function as a request names it.
+/// A function as a request names it. Nothing is checked yet.
 struct NamedFunction<'a> {
     tenant: &'a str,
     function: &'a str,
@@ -60,7 +60,7 @@ struct NamedFunction<'a> {
     style: AddressingStyle,
 }
 
-/// The function that a path names after `/f/`.
+/// Parses the part of a path after `/f/`.
 fn by_path(rest: &str) -> NamedFunction<'_> {
     let mut parts = rest.splitn(3, '/');
     let (tenant, name, path) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next());
@@ -68,7 +68,7 @@ fn by_path(rest: &str) -> NamedFunction<'_> {
     NamedFunction { tenant, function, tag, path, style: AddressingStyle::Path }
 }
 
-/// The function that a host names.
+/// Parses a host of the form `{function}--{tenant}.{domain}`. Returns None for other hosts.
 fn by_host<'a>(host: &'a str, domain: &str, path: &'a str) -> Option<NamedFunction<'a>> {
     let label = host.strip_suffix(domain)?.strip_suffix('.')?;
     let (function, tenant) = label.split_once("--")?;
@@ -84,16 +84,16 @@ fn named<'a>(inbound: &'a InboundRequest, host: &'a str, file: &ServerConfig) ->
     of_host.or_else(|| path.strip_prefix("/f/").map(by_path))
 }
 
-/// Whose manifest says from which origins a request may come. It decides nothing else.
+/// The version whose manifest lists the allowed origins of a request. It is used for CORS only, never for access.
 #[derive(Debug)]
 pub enum CorsPolicy {
-    /// The function that it is for, which anybody may call.
+    /// A function that anybody may call.
     Public(Arc<Version>),
-    /// The function that it is for, if there is one. Strangers must not find out whether.
+    /// A function that needs a key, or None if it does not exist. Callers without a key must not learn which.
     Hidden(Option<Arc<Version>>),
 }
 
-/// The function that a request is for, for what its manifest says of origins; none if it names none.
+/// Returns the CORS policy of the function that a request names by path or host. None if it names none.
 pub fn cors_policy(inbound: &InboundRequest, snapshot: &Snapshot, file: &ServerConfig) -> Option<CorsPolicy> {
     let host = inbound.host();
     let named = named(inbound, &host, file)?;
@@ -105,16 +105,16 @@ pub fn cors_policy(inbound: &InboundRequest, snapshot: &Snapshot, file: &ServerC
     })
 }
 
-/// What a path of OpenAI's clients asks for.
+/// A path of OpenAI's clients.
 #[derive(Debug, PartialEq, Eq)]
 pub struct OpenAiPath<'a> {
-    /// The function that the path names.
+    /// The function, if the path names one.
     pub function: Option<&'a str>,
-    /// What is behind `/openai/`, as in `v1/models`.
+    /// The part after `/openai/`, such as `v1/models`.
     pub path: &'a str,
 }
 
-/// What an OpenAI client asks for by a path, if it is one of theirs.
+/// Parses a path of OpenAI's clients. Returns None for other paths.
 pub fn openai_path(path: &str) -> Option<OpenAiPath<'_>> {
     if let Some(path) = path.strip_prefix("/openai/") {
         return Some(OpenAiPath { function: None, path });
@@ -123,12 +123,12 @@ pub fn openai_path(path: &str) -> Option<OpenAiPath<'_>> {
     (!function.contains('/')).then_some(OpenAiPath { function: Some(function), path })
 }
 
-/// Paths that say only how the server fares. They are answered at every address.
+/// Whether a path is a health check. Health checks are served on every listener.
 fn is_health(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz")
 }
 
-/// Where a request goes.
+/// Decides where a request goes.
 pub fn destination(
     inbound: &InboundRequest,
     caller: &Caller,
@@ -151,7 +151,8 @@ pub fn destination(
     Ok(Destination::Control)
 }
 
-/// The function that the body of an OpenAI client's request names.
+/// Returns the target for a function that an OpenAI client names as its model. `path` is the path that the function
+/// sees.
 pub fn by_model(
     (tenant, function, tag): (&str, &str, Option<&str>),
     path: &str,
@@ -163,7 +164,7 @@ pub fn by_model(
     target(&named, inbound, caller, snapshot)
 }
 
-/// The answer for what is not there. Without a key it is the same for what exists and what does not.
+/// Returns the error for what does not exist. A caller without a key gets the same error for what it may not see.
 fn nothing(caller: &Caller) -> AccessError {
     if *caller == Caller::Anonymous { AccessError::KeyNeeded } else { AccessError::NotFound }
 }
@@ -205,7 +206,7 @@ fn target(
         text.push('?');
         text.push_str(query);
     }
-    let path = text.parse().map_err(|_| RouteError::PathInvalid("is not a path".into()))?;
+    let path = text.parse().map_err(|_| RouteError::PathInvalid("cannot be parsed".into()))?;
     let (tenant, function, version) = (Arc::clone(tenant), Arc::clone(function), Arc::clone(version));
     Ok(Target { tenant, function, version, path, style: named.style })
 }
@@ -226,7 +227,8 @@ fn check_key(key: &Key, function: &FunctionName) -> Result<(), AccessError> {
     if key.record.scopes.invoke { Ok(()) } else { Err(AccessError::ScopeMissing { scope: "invoke" }) }
 }
 
-/// Whether anyone may call a version. One that gets no requests any more was public at another time.
+/// Whether anyone may call a version. A version without traffic and tags is not public: its manifest may be out of
+/// date.
 fn is_public(function: &Function, version: &Version) -> bool {
     version.manifest().http.public && function.serves(version)
 }
@@ -240,8 +242,8 @@ fn may_call(caller: &Caller, tenant: &str, function: &Function, version: &Versio
     }
 }
 
-/// Refuses what a guest, a proxy and we could read differently: empty and dot segments, escaped
-/// separators, NUL.
+/// Refuses a path that a guest, a proxy and this server could read differently: one with empty or dot segments, escaped
+/// separators, or NUL.
 fn check_segments(path: &str) -> Result<(), RouteError> {
     let invalid = |why: &str| Err(RouteError::PathInvalid(why.to_owned()));
     let mut segments = path.split('/').peekable();

@@ -14,17 +14,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// The most messages that wait for the GPU thread.
+/// Capacity of the channel to the GPU thread.
 const MESSAGES_MAX: usize = 16;
 /// How long a message may wait for room in the socket.
 const SEND_MAX: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
-/// Starts the thread that reads `socket`. `notes` is the memory file in which the GPU thread notes what it runs.
+/// Starts the thread that reads `socket`. `notes` is the memory file in which the GPU thread records
+/// the kernels that are running.
 pub(crate) fn open(socket: OwnedFd, notes: OwnedFd) -> io::Result<ArbiterLink> {
     let socket = Arc::new(socket);
     let (sender, messages) = mpsc::channel(MESSAGES_MAX);
     let reader = Arc::clone(&socket);
-    // The thread ends with the socket. The socket ends with the front door, and this process with it.
+    // The thread ends when the socket is closed. That happens when the front door exits, and then this process exits
+    // too.
     std::thread::Builder::new()
         .name("lease".into())
         .spawn(move || while forward_message(reader.as_fd(), &sender) {})?;
@@ -61,7 +63,7 @@ fn send_message(socket: BorrowedFd<'_>, message: HolderMessage) -> io::Result<()
     }
 }
 
-/// Passes one message of the arbiter to the GPU thread. Returns false if there will be no more.
+/// Passes one message of the arbiter to the GPU thread. Returns false if no more messages can come.
 fn forward_message(socket: BorrowedFd<'_>, sender: &mpsc::Sender<ArbiterMessage>) -> bool {
     if wait(socket, PollFlags::IN, None).is_err() {
         return false;
@@ -70,7 +72,7 @@ fn forward_message(socket: BorrowedFd<'_>, sender: &mpsc::Sender<ArbiterMessage>
         Ok(Some((bytes, _))) => match serde_json::from_slice(&bytes) {
             Ok(message) => sender.blocking_send(message).is_ok(),
             Err(error) => {
-                tracing::error!(%error, "the arbiter said what is no message");
+                tracing::error!(%error, "the arbiter sent an invalid message");
                 false
             }
         },

@@ -1,4 +1,4 @@
-//! The one way wasmtime is set up, for the builder that compiles and the worker that runs.
+//! The only place that configures wasmtime, for the builder that compiles and the worker that runs.
 //!
 //! Compiled code can only be loaded by an engine with the same settings, so both must take their engine from here.
 //! `wasi_http_0_3` is the operator's choice: it enables the component model's asynchronous part, which wasmtime still
@@ -13,7 +13,7 @@ use wasmtime::{Config, Engine, PoolingAllocationConfig};
 pub(crate) const EPOCH_TICK: Duration = Duration::from_millis(5);
 // A longer tick would make the CPU limit too coarse to mean anything.
 const _: () = assert!(EPOCH_TICK.as_millis() <= 10);
-/// Stack of a guest's fiber, of which Wasm may use half.
+/// Stack size of a guest's fiber. Wasm may use half of it.
 const FIBER_STACK_BYTES: usize = 1 << 20;
 /// Bytes of an instance's memory that stay mapped for the next instance: page faults cost more than clearing.
 const KEEP_RESIDENT_BYTES: usize = 2 << 20;
@@ -30,8 +30,7 @@ fn config(wasi_http_0_3: bool) -> Config {
     config
 }
 
-/// Names what this binary compiles for, by engine and settings. Code that was compiled under another name cannot be
-/// loaded.
+/// Returns a name for the engine and its settings. Code that was compiled under another name cannot be loaded.
 pub fn compatibility(wasi_http_0_3: bool) -> wasmtime::Result<String> {
     let engine = Engine::new(&config(wasi_http_0_3))?;
     let mut hasher = DefaultHasher::new();

@@ -1,9 +1,10 @@
 //! What runs in Gannet's children. The only crate with wasmtime, and the only one that opens a GPU.
 //!
-//! Each child is this same binary under a hidden verb ([`gannet_process::child::Role`]). It knows nothing of the store, the
-//! registry, keys or other tenants: what it may use comes over its control socket.
+//! Each child is this same binary under a hidden subcommand ([`gannet_process::child::Role`]). It has no access to the
+//! store, the registry, keys or other tenants. Everything it may use is inherited as a descriptor or comes over its
+//! control socket.
 //!
-//! The modules stand in the order of their use: the GPUs are probed, an upload is built, a worker serves its requests.
+//! The modules stand in the order of their use: the GPUs are probed, an upload is built, a worker serves requests.
 
 pub mod probe;
 pub mod build;

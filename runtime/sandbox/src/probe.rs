@@ -1,4 +1,4 @@
-//! The probe child: lists or measures the GPUs, or runs a kernel on one of them, reports once and ends.
+//! The probe child: lists or measures the GPUs, or runs a kernel on one of them, reports once and exits.
 //!
 //! A GPU driver can crash or hang the process that loads it. That must be this process, never the front door.
 

@@ -1,8 +1,8 @@
 // A Gannet function in JavaScript that calls everything in `gannet:gpu` and reports what it saw.
 //
-// It answers 200 with `{"ok": true, "doubled": [...], "gpu_ns": ..., "checks": [...]}`, or 500 with
-// the name of the check that failed. What needs something from the manifest is only checked when
-// the query names it: `?asset=NAME` (an asset of at least 16 bytes) and `?kernel=NAME`.
+// It responds with 200 and `{"ok": true, "doubled": [...], "gpu_ns": ..., "checks": [...]}`, or with 500
+// and the name of the check that failed. Assets and declared kernels are only checked when the query
+// names one from the manifest: `?asset=NAME` (an asset of at least 16 bytes) and `?kernel=NAME`.
 //
 // A u64 parameter takes a number or a BigInt; a u64 result is always a BigInt.
 
@@ -13,7 +13,7 @@ import { Asset } from 'gannet:gpu/asset@0.1.0';
 import { Batch } from 'gannet:gpu/batch@0.1.0';
 import { Fields, OutgoingBody, OutgoingResponse, ResponseOutparam } from 'wasi:http/types@0.2.12';
 
-// Two invocations a workgroup, so that four values need a grid of two and a grid update shows.
+// Two invocations per workgroup, so that four values need a grid of two and a grid update has an effect.
 const SCALE = `
 struct Params { count: u32, add: u32, unused_a: u32, unused_b: u32 }
 
@@ -57,7 +57,7 @@ class Checks {
     this.that(name, show(seen) === show(expected), seen);
   }
 
-  // Passes when `call` throws the error case `tag`.
+  // Passes if `call` throws the error case `tag`.
   refused(name, tag, call) {
     let error;
     try {
@@ -70,7 +70,7 @@ class Checks {
   }
 }
 
-// JSON has no BigInt.
+// Converts a value to JSON. JSON has no BigInt, so they become numbers.
 function show(value) {
   return JSON.stringify(value, (_, part) => (typeof part === 'bigint' ? Number(part) : part));
 }
@@ -84,7 +84,7 @@ function unpack(bytes) {
   return Array.from(new Uint32Array(new Uint8Array(bytes).buffer));
 }
 
-// Lets go of a resource now. One that is never let go stays charged until the instance ends, unless
+// Drops resources now. A resource that is never dropped stays charged until the instance ends, unless
 // the garbage collector happens to run.
 function release(...resources) {
   for (const resource of resources) {
@@ -154,22 +154,22 @@ function runBatch(checks, kernel, batch, work, out, block) {
   checks.that('submission.wait', ['gpu', 'wall'].includes(receipt.clock) && receipt.slices >= 1, receipt);
   checks.same('submission.wait-again', submission.wait(), receipt);
   const reads = submission.takeReads();
-  // StarlingMonkey makes them in a realm of its own, where `instanceof Uint8Array` is not true.
+  // StarlingMonkey makes the arrays in another realm, so `instanceof Uint8Array` is false for them.
   checks.that('submission.reads-are-bytes', reads.every((read) => ArrayBuffer.isView(read)));
   const first = reads.map(unpack);
   checks.same('batch.submit', first, [[2, 4, 6, 8], [0, 0, 0, 0], [5, 6, 7, 8]]);
   checks.same('submission.take-reads-again', submission.takeReads(), []);
   release(submission);
 
-  // The kernel now works on the second block, on its first two values only, and adds one. The
-  // copied first block therefore is what the batch wrote.
+  // The kernel now works on the first two values of the second block only, and adds one. So the
+  // copy of the first block has what the batch wrote.
   submission = batch.submit([
     { tag: 'write', val: { command: write, data: pack(10, 20, 30, 40) } },
     { tag: 'inline', val: { command: dispatch, group: 0, index: 1, data: pack(4, 1, 0, 0) } },
     { tag: 'offset', val: { command: dispatch, group: 0, index: 0, offset: block } },
     { tag: 'grid', val: { command: dispatch, grid: { x: 1, y: 1, z: 1 } } },
   ]);
-  // The pollable is let go before the submission that it came from.
+  // The pollable is dropped before the submission that it came from.
   const pollable = submission.subscribe();
   pollable.block();
   checks.that('submission.subscribe', pollable.ready());
@@ -224,7 +224,7 @@ function respond(responseOut, status, content) {
   for (let start = 0; start < bytes.length; start += 4096) {
     stream.blockingWriteAndFlush(bytes.slice(start, start + 4096));
   }
-  // The stream is a child of the body and has to go first.
+  // The stream is a child of the body, so it must be dropped first.
   release(stream);
   OutgoingBody.finish(body, undefined);
 }

@@ -1,5 +1,5 @@
-"""Weights that are broken, deployed through the real binary: broken.py GANNET MODELS. Each is refused at deploy with what is wrong
-with it, by `init`, and nothing is left behind. The server and the key come from the environment, as for the CLI."""
+"""Deploys broken weights through the real binary: broken.py GANNET MODELS. `init` must refuse each at deploy with the
+reason, and nothing may be left behind. The server and the key come from the environment, as for the CLI."""
 import json
 import pathlib
 import subprocess
@@ -18,7 +18,7 @@ def cli(*arguments):
 
 
 def told(field, value):
-    """The file's bytes with the last part of a field replaced, and the field's offset."""
+    """Returns the file's bytes with the end of a field replaced by `value`."""
     data = bytearray(WHOLE.read_bytes())
     end = field.offset + sum(part.nbytes for part in field.parts)
     data[end - len(value):end] = value
@@ -26,7 +26,7 @@ def told(field, value):
 
 
 def tensor(name, kind=None, offset=None):
-    """The file with another format or another place of a tensor: they are the last 12 bytes of its entry."""
+    """Returns the file with another format or offset of a tensor. They are the last 12 bytes of its entry: 4 and 8."""
     reader = gguf.GGUFReader(WHOLE)
     field = next(t for t in reader.tensors if t.name == name).field
     data = bytearray(WHOLE.read_bytes())
@@ -39,7 +39,7 @@ def tensor(name, kind=None, offset=None):
 
 
 def entry(name, value):
-    """The file with another value of a metadata entry, of the same length."""
+    """Returns the file with another value of a metadata entry, of the same length."""
     return told(gguf.GGUFReader(WHOLE).fields[name], value)
 
 

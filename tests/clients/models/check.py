@@ -64,7 +64,7 @@ class Bert:
 
 
 class Llama:
-    """Llama over the dequantised weights of a GGUF file, with all keys and values kept."""
+    """Llama with the dequantised weights of a GGUF file. It keeps all keys and values since `begin`."""
 
     def __init__(self, path):
         reader = gguf.GGUFReader(path)
@@ -112,7 +112,7 @@ class Llama:
 
 
 def letters():
-    """The bytes that the letters of a byte-level vocabulary stand for."""
+    """Returns the byte for which each letter of a byte-level vocabulary stands."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
@@ -168,7 +168,8 @@ def chat(client, models, positions, texts, tokens):
 
 
 def counts(client):
-    """Prompts have as many tokens as llama.cpp finds: token-counts.txt is what `yardsticks.py counts` printed with 0.3.36."""
+    """Checks that prompts have as many tokens as llama.cpp finds. `yardsticks.py counts` printed token-counts.txt, with
+    version 0.3.36."""
     expected = [int(count) for count in (HERE / "token-counts.txt").read_text().split()]
     sentences = (HERE / "sentences.txt").read_text().splitlines()
     found = [client.completions.create(model="chat", prompt=text, max_tokens=0).usage.prompt_tokens for text in sentences]

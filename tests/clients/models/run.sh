@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The real models behind the real clients: run.sh GANNET [CHECK'S OPTIONS …]. Fetches the weights and what the comparison needs.
-# With GANNET_GPU_CLASS=gpu the first GPU is taken for a real one: a software driver then runs the kernels that GPUs get, and only
-# the numbers are compared.
+# Checks the real models through the real clients: run.sh GANNET [OPTIONS OF check.py …]. Fetches the
+# weights and the packages that the comparison needs. With GANNET_GPU_CLASS=gpu the first GPU gets the class of a real
+# one: a software driver then runs the kernels that GPUs get, and only check.py runs, which compares the numbers.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 gannet=$(realpath "$1")
@@ -23,7 +23,7 @@ export GANNET_SERVER=$url GANNET_KEY=gnt_dev_local
 "$gannet" asset put all-minilm-l6-v2-tokenizer .models/all-minilm-l6-v2-tokenizer.json
 "$gannet" deploy functions/embed --no-build
 "$gannet" deploy functions/chat --no-build
-# A thousand positions in one request take minutes on a software driver; with kernels for GPUs everything does.
+# A thousand positions in one request take minutes on a software driver. With kernels for GPUs every request does.
 for function in chat embed; do
     "$gannet" configure $function limits.timeout_ms=600000 limits.cpu_ms=600000
 done

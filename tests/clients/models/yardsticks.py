@@ -1,8 +1,8 @@
-"""What others take for the same models on this machine's processor, for scripts/bench:
+"""Times other implementations of the same models on this machine's processor, for scripts/bench:
 
-yardsticks.py llama FILE THREADS PROMPT TOKENS   llama.cpp: nanoseconds of PROMPT made-up tokens and of TOKENS − 1 more, three lines
+yardsticks.py llama FILE THREADS PROMPT TOKENS   llama.cpp: nanoseconds to read PROMPT made-up tokens and to generate TOKENS − 1 more, three lines
 yardsticks.py sentences THREADS                  sentence-transformers: nanoseconds for all of sentences.txt at once, three lines
-yardsticks.py counts FILE                        llama.cpp's tokenizer: how many tokens each line of sentences.txt has, in one line
+yardsticks.py counts FILE                        llama.cpp's tokenizer: the number of tokens of each line of sentences.txt, all in one line
 """
 import pathlib
 import sys
@@ -24,7 +24,7 @@ def llama(path, threads, prompt, tokens):
         read = time.perf_counter_ns()
         for _ in range(1, tokens):
             next(made)
-        # The first round warms up.
+        # The first round only warms up.
         if at:
             print(read - began, time.perf_counter_ns() - read)
 

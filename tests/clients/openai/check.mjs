@@ -1,4 +1,4 @@
-// OpenAI's JavaScript client against functions/chat and functions/embed: check.mjs URL KEY.
+// Checks functions/chat and functions/embed with OpenAI's JavaScript client: check.mjs URL KEY.
 import assert from "node:assert/strict";
 import OpenAI from "openai";
 

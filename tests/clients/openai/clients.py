@@ -1,6 +1,6 @@
-"""OpenAI's Python client, sync and async, against functions/chat and functions/embed: clients.py URL KEY. Ordinary use, chats that
-share the weights, a client that leaves, input that is wrong, then a crowd of streams of which half leaves; and that memory is
-afterwards what it was."""
+"""Checks functions/chat and functions/embed with OpenAI's Python client, sync and async: clients.py URL KEY. It covers
+ordinary use, chats that share the weights, a client that disconnects and invalid input. Then it opens many streams at
+once, of which half disconnect, and checks that memory does not grow."""
 import asyncio
 import base64
 import http.client
@@ -21,7 +21,7 @@ BASE = URL + "/openai/v1"
 
 
 def post(path, body, headers=None):
-    """Answers status and body, whatever they are."""
+    """Sends a POST request. Returns the status, the JSON body and the headers, also of an error."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = {"content-type": "application/json", "authorization": f"Bearer {KEY}", **(headers or {})}
     try:
@@ -43,11 +43,11 @@ def ordinary():
     assert chunks[-1].usage == whole.usage and not chunks[-1].choices
     stopped = client.chat.completions.create(**{**ask, "stop": [" France"]}).choices[0]
     assert (stopped.message.content, stopped.finish_reason) == ("The capital of", "stop"), stopped
-    # The same seed makes the same choices; another makes others, sooner or later.
+    # The same seed makes the same choices. Of several other seeds at least one makes different choices.
     drawn = [client.completions.create(model="chat", prompt="Once", max_tokens=6, temperature=1.5, seed=seed).choices[0].text
              for seed in (1, 1, 2, 3, 4)]
     assert drawn[0] == drawn[1] and len(set(drawn)) > 1, drawn
-    # Base64, which the client asks for by itself, and numbers are the same.
+    # Base64, which the client asks for by default, and numbers give the same values.
     found = client.embeddings.create(model="embed", input="a bird").data[0].embedding
     _, plain, _ = post("/embeddings", {"model": "embed", "input": "a bird", "encoding_format": "float"})
     _, packed, _ = post("/embeddings", {"model": "embed", "input": "a bird", "encoding_format": "base64"})
@@ -55,11 +55,11 @@ def ordinary():
     assert max(abs(a - b) for a, b in zip(found, values)) < 1e-6
     assert max(abs(a - b) for a, b in zip(found, plain["data"][0]["embedding"])) < 1e-6
     both = client.embeddings.create(model="embed", input=["a bird", "un oiseau"])
-    assert max(abs(a - b) for a, b in zip(both.data[0].embedding, found)) < 1e-5, "a batch is its texts"
+    assert max(abs(a - b) for a, b in zip(both.data[0].embedding, found)) < 1e-5, "a text has the same embedding in a batch"
 
 
 async def several(count):
-    """So many chats at once: the most memory that all took, and their receipts."""
+    """Runs `count` chats at once. Returns the highest memory use of all processes together, and the receipts."""
     async with openai.AsyncOpenAI(base_url=BASE, api_key=KEY, timeout=300) as client:
         most, over = 0, False
 
@@ -84,18 +84,19 @@ async def several(count):
 
 
 def shared():
-    """Ten chats have one copy of the weights: what they take beside the first is their own memory, far from ten times the weights."""
+    """Checks that ten chats share one copy of the weights: nine more add their own memory, far less than nine copies."""
     one, _ = asyncio.run(several(1))
     ten, receipts = asyncio.run(several(10))
     grown, peaks = (ten - one) / 2**20, [receipt["gpu_memory_peak_bytes"] / 2**20 for receipt in receipts]
     print(f"ten chats at once: {grown:.0f} MiB more than one; {max(peaks):.1f} MiB of GPU memory each beside the weights' 94 MiB")
-    # Nine instances of 64 MiB at most and what each has on the GPU; another copy of the weights would be 94 each.
+    # Nine instances have at most 64 MiB each, plus their memory on the GPU. Another copy of the weights would take 94
+    # MiB each.
     assert max(peaks) < 16 and grown < 9 * 64, (grown, peaks)
-    assert all(receipt["assets_us"] == 0 for receipt in receipts), "the weights were there"
+    assert all(receipt["assets_us"] == 0 for receipt in receipts), "the weights were on the gpu already"
 
 
 def receipt(id):
-    """The receipt of a request, once it has ended."""
+    """Waits until a request has ended, and returns its receipt."""
     until = time.monotonic() + 120
     while True:
         ask = urllib.request.Request(f"{URL}/api/v1/requests/{id}", headers={"authorization": f"Bearer {KEY}"})
@@ -107,7 +108,7 @@ def receipt(id):
 
 
 def stream_of(tokens, leave_after):
-    """Asks for so many tokens, leaves after so many pieces of text, and answers the receipt."""
+    """Asks for `tokens` tokens, disconnects after `leave_after` pieces of text, and returns the receipt."""
     body = json.dumps({"model": "chat", "messages": MESSAGES, "temperature": 0, "max_tokens": tokens, "stream": True})
     connection = http.client.HTTPConnection(URL.removeprefix("http://"))
     connection.request("POST", "/openai/v1/chat/completions", body, {"content-type": "application/json", "authorization": f"Bearer {KEY}"})
@@ -122,8 +123,9 @@ def stream_of(tokens, leave_after):
 
 
 def leaves():
-    """A client that leaves stops the generation within one token, and pays for what was done. A token is a submission to the GPU, so
-    slices count tokens; GPU time would too, but a software driver's is processor time, which varies by more than a token."""
+    """Checks that a client that disconnects stops the generation within one token, and pays for what was done. A token
+    is a submission to the GPU, so slices count tokens. GPU time would too, but for a software driver it is processor
+    time, which varies by more than a token."""
     told = []
     for _ in range(3):
         two, six = (stream_of(tokens, 1000) for tokens in (2, 6))
@@ -134,7 +136,8 @@ def leaves():
         told.append(2 + (left["slices"] - two["slices"]) / token)
     tokens = statistics.median(told)
     print(f"a client that left after 2 of 500 tokens pays for {tokens:.1f}, {left['gpu_ms']} ms, as a fault of the {left['fault']}")
-    # One token may be under way when it leaves, and one more begins before that is known; a prompt may take a slice more or less.
+    # One token may be in progress when the client disconnects, and one more may begin before the server notices. A
+    # prompt may take a slice more or less.
     assert 1 <= tokens < 5, told
 
 
@@ -174,20 +177,20 @@ def wrong():
         assert found == 400 and answer["error"]["message"], answer
         found, answer, _ = post("", b"")
         assert found in (400, 404), answer
-    # An answer without tokens needs no prompt to be read.
+    # With max_tokens = 0 the prompt need not be run through the model.
     found, answer, _ = post("/completions", {"model": "chat", "prompt": "word", "max_tokens": 0})
     assert found == 200 and answer["usage"]["completion_tokens"] == 0, answer
-    # What is behind the longest text that is read does not matter, however long it is.
+    # Text behind the last token that is read does not matter, however long it is.
     head = "a bird and a fish " * 100
     [first, second] = [post("/embeddings", {"model": "embed", "input": head + "zebra " * more})[1] for more in (0, 150_000)]
     assert first["data"] == second["data"] and first["usage"]["prompt_tokens"] == 256
-    # A path that names the function leaves it to the function.
+    # With a path that names the function, the function itself checks the body.
     found, answer, _ = post("/../../v2/chat/openai/v1/chat/completions", b"\xff")
     assert found == 400, answer
 
 
 def memory():
-    """Resident bytes of all workers and the front door."""
+    """Returns the resident bytes of all workers and the front door together."""
     total = 0
     for process in pathlib.Path("/proc").glob("[0-9]*"):
         try:
@@ -200,7 +203,7 @@ def memory():
 
 
 async def crowd(count):
-    """Streams of which each second one leaves after its first event, or before."""
+    """Starts `count` streams at once. Every second one disconnects, half of these before their first event."""
     host, port = URL.removeprefix("http://").split(":")
     body = json.dumps({"model": "chat", "prompt": "Hi", "max_tokens": 3, "stream": True}).encode()
     head = (f"POST /openai/v1/completions HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {KEY}\r\n"
@@ -231,7 +234,7 @@ async def crowd(count):
 
 
 def receipts_settle():
-    """Waits until nothing is in flight any more."""
+    """Waits until no request is in flight any more."""
     limits = urllib.request.Request(URL + "/api/v1/limits", headers={"authorization": f"Bearer {KEY}"})
     until = time.monotonic() + 120
     while json.load(urllib.request.urlopen(limits))["used"]["concurrency"] > 0:
@@ -244,8 +247,8 @@ print("python openai: sync, stream, stop, seed, base64")
 shared()
 leaves()
 wrong()
-print("wrong input: refused by its name")
-# Allocators keep what the first crowds needed.
+print("invalid input: refused, and the error names it")
+# Warm-up: allocators keep the memory that the first crowds needed.
 for _ in range(2):
     asyncio.run(crowd(200))
     receipts_settle()
@@ -253,7 +256,7 @@ before = memory()
 counts = asyncio.run(crowd(200))
 receipts_settle()
 grown = memory() - before
-print(f"200 streams, of which half leave: {counts}; memory {grown / 2**20:+.1f} MiB of {before / 2**20:.0f}")
+print(f"200 streams, of which half disconnect: {counts}; memory {grown / 2**20:+.1f} MiB of {before / 2**20:.0f}")
 assert counts.get("done", 0) > 0 and grown < 16 << 20, grown
 ordinary()
-print("and all is as before")
+print("afterwards everything works as before")

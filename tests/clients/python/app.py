@@ -1,8 +1,8 @@
 """A Gannet function in Python that calls everything in `gannet:gpu` and reports what it saw.
 
-It answers 200 with `{"ok": true, "doubled": [...], "gpu_ns": ..., "checks": [...]}`, or 500 with
-the name of the check that failed. What needs something from the manifest is only checked when the
-query names it: `?asset=NAME` (an asset of at least 16 bytes) and `?kernel=NAME`.
+It responds with 200 and `{"ok": true, "doubled": [...], "gpu_ns": ..., "checks": [...]}`, or with 500
+and the name of the check that failed. Assets and declared kernels are only checked when the query
+names one from the manifest: `?asset=NAME` (an asset of at least 16 bytes) and `?kernel=NAME`.
 """
 
 import json
@@ -47,7 +47,7 @@ from wit_world.imports.types import (
     ResponseOutparam,
 )
 
-# Two invocations a workgroup, so that four values need a grid of two and a grid update shows.
+# Two invocations per workgroup, so that four values need a grid of two and a grid update has an effect.
 SCALE = """
 struct Params { count: u32, add: u32, unused_a: u32, unused_b: u32 }
 
@@ -91,7 +91,7 @@ class Checks:
         self.passed.append(name)
 
     def refused(self, name: str, case: type, call) -> None:
-        """Passes when `call` raises the error case `case`."""
+        """Passes if `call` raises the error case `case`."""
         try:
             call()
         except Err as raised:
@@ -175,8 +175,8 @@ def run_batch(checks: Checks, kernel: Kernel, batch: Batch, work: Buffer, out: B
         checks.that("batch.submit", first == [[2, 4, 6, 8], [0, 0, 0, 0], [5, 6, 7, 8]], first)
         checks.that("submission.take-reads-again", submission.take_reads() == [])
 
-    # The kernel now works on the second block, on its first two values only, and adds one. The
-    # copied first block therefore is what the batch wrote.
+    # The kernel now works on the first two values of the second block only, and adds one. So the
+    # copy of the first block has what the batch wrote.
     updates: list[Update] = [
         Update_Write(WriteUpdate(write, pack(10, 20, 30, 40))),
         Update_Inline(InlineUpdate(dispatch, 0, 1, pack(4, 1, 0, 0))),
@@ -184,7 +184,7 @@ def run_batch(checks: Checks, kernel: Kernel, batch: Batch, work: Buffer, out: B
         Update_Grid(GridUpdate(dispatch, Grid(1, 1, 1))),
     ]
     with batch.submit(updates) as submission:
-        # The pollable is let go before the submission that it came from.
+        # The pollable is dropped before the submission that it came from.
         with submission.subscribe() as pollable:
             pollable.block()
             checks.that("submission.subscribe", pollable.ready())
@@ -213,7 +213,7 @@ def run_asset(checks: Checks, name: str) -> None:
     ):
         checks.that("asset.size", asset.size() >= 16)
         checks.that("view.size", view.size() == 16)
-        # No size for the buffer: up to its end.
+        # The buffer is bound without a size: up to its end.
         batch.dispatch(
             kernel,
             [Binding(0, 0, Source_Buffer(BufferRange(out, 0, None))), Binding(0, 1, Source_Asset(view))],

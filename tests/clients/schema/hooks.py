@@ -1,4 +1,4 @@
-"""What the schema tester must know of our media types."""
+"""Tells schemathesis how to generate and serialize bodies of type application/wasm."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 HELLO = Path(__file__).parents[3].joinpath("functions", "prebuilt", "hello.wasm").read_bytes()
 
-# A good component, a core module, and text with the right magic.
+# A valid component, a core module, and text behind a component's magic bytes.
 schemathesis.openapi.media_type(
     "application/wasm", st.sampled_from([HELLO, b"\0asm\x01\0\0\0", b"\0asm\x0d\0\x01\0nonsense"])
 )

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Tries the control API against its own OpenAPI document: run.sh GANNET_BINARY [EXAMPLES]. No 5xx, no undocumented answer.
+# Tests the control API against its own OpenAPI document: run.sh GANNET_BINARY [EXAMPLES]. There must
+# be no 5xx and no undocumented response.
 set -euo pipefail
 binary=$(realpath "$1")
 examples=${2:-200}

@@ -1,4 +1,4 @@
-//! A server to test against, and the few ways to talk to it.
+//! Starts a server to test against, and sends requests to it: over HTTP, as raw bytes or with the command line.
 
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 /// The key of a development server.
 pub const KEY: &str = "gnt_dev_local";
-/// Nothing in these tests should take longer.
+/// Timeout for every wait in these tests.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The root of the repository.
@@ -19,18 +19,18 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// The binary under test: beside the test's own.
+/// The path of the binary under test: in the folder above that of the test's binary.
 pub fn binary() -> PathBuf {
     let own = std::env::current_exe().unwrap();
     own.parent().unwrap().parent().unwrap().join("gannet")
 }
 
-/// A prebuilt component.
+/// The path of a prebuilt component.
 pub fn prebuilt(name: &str) -> PathBuf {
     root().join("functions/prebuilt").join(format!("{name}.wasm"))
 }
 
-/// A running server with a data folder of its own. It is killed when dropped, and with the tests.
+/// A running server with its own data folder. It is killed when it is dropped or when the tests end.
 pub struct Server {
     child: Mutex<Child>,
     pub url: String,
@@ -45,7 +45,7 @@ pub struct Options<'a> {
     pub data: Option<&'a Path>,
     pub config: Option<&'a str>,
     pub not_dev: bool,
-    /// A command in front of the server's own, such as a tracer.
+    /// A command that runs the server, such as a tracer with its arguments. Empty to run the server directly.
     pub under: &'a [&'a str],
 }
 
@@ -69,12 +69,12 @@ impl Server {
             line.extend(["--config".into(), path.display().to_string()]);
         }
         let (child, log) = spawn(line);
-        let url = log.recv_timeout(PATIENCE).expect("the server did not say that it listens");
+        let url = log.recv_timeout(PATIENCE).expect("the server did not report that it listens");
         let address = url.split_once("://").unwrap().1.parse().unwrap();
         Self { child: Mutex::new(child), url, address, data, _folder: folder }
     }
 
-    /// One server for all tests that change nothing about it, with every function deployed.
+    /// One server for all tests that do not change its state. Most example functions are deployed.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Server> = OnceLock::new();
         SHARED.get_or_init(|| {
@@ -93,13 +93,13 @@ impl Server {
         assert!(output.status.success(), "{name}: {}", text(&output.stderr));
     }
 
-    /// Deploys the function that looks into an asset.
+    /// Deploys `lookup`, the function that reads an asset.
     pub fn deploy_with_asset(&self, asset: &str) {
         let deployed = self.put(KEY, "lookup", "lookup", &format!("[assets]\ntable = {asset:?}\n"), "");
         assert!(deployed.status < 300, "{}", deployed.text());
     }
 
-    /// Sends bytes and closes the connection without waiting for anything.
+    /// Sends bytes and closes the connection without waiting for a response.
     pub fn send_and_close(&self, bytes: &[u8]) {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.write_all(bytes).unwrap();
@@ -115,19 +115,20 @@ impl Server {
         Command::new(binary()).args(arguments).env("GANNET_SERVER", &self.url).env("GANNET_KEY", key).output().unwrap()
     }
 
-    /// A request with the development key.
+    /// Sends a request with the development key.
     pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let mut all = vec![("x-gannet-key", KEY)];
         all.extend(headers);
         self.send_bare(method, path, &all, body)
     }
 
-    /// A request with no headers but those given.
+    /// Sends a request with only the given headers.
     pub fn send_bare(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         self.try_send(method, path, headers, body).expect("no answer")
     }
 
-    /// The same, for a server that may end meanwhile: an answer, with all of its body, or none.
+    /// Like [`Self::send_bare`], for a server that may be killed in between. Returns None if no response arrives; the
+    /// body may still be an error.
     pub fn try_send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<Answer> {
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
@@ -153,19 +154,19 @@ impl Server {
         rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
     }
 
-    /// The operator's key of a server that is not a development server.
+    /// Returns the operator's key of a server without `--dev`.
     pub fn operator(&self) -> String {
         std::fs::read_to_string(self.data.join("operator.key")).unwrap().trim().to_owned()
     }
 
-    /// A control request with a key and a body of JSON.
+    /// Sends a request to the control API with a key and a JSON body. `Null` sends no body.
     pub fn control(&self, key: &str, method: &str, path: &str, body: &Value) -> Answer {
         let headers = [("x-gannet-key", key), ("content-type", "application/json")];
         let text = if body.is_null() { String::new() } else { body.to_string() };
         self.send_bare(method, &format!("/api/v1/{path}"), &headers, text.as_bytes())
     }
 
-    /// Makes a tenant and answers its key.
+    /// Creates a tenant and returns its key.
     pub fn tenant(&self, name: &str, limits: &Value) -> String {
         let new = serde_json::json!({ "name": name, "limits": limits });
         let made = self.control(&self.operator(), "POST", "tenants", &new);
@@ -190,13 +191,13 @@ impl Server {
         self.send_bare("PUT", &format!("/api/v1/functions/{name}{query}"), &headers, &body)
     }
 
-    /// Calls a function of a tenant with a key.
+    /// Calls a path with a key: with GET, or with POST if there is a body.
     pub fn call_as(&self, key: &str, path: &str, body: &[u8]) -> Answer {
         let method = if body.is_empty() { "GET" } else { "POST" };
         self.send_bare(method, path, &[("x-gannet-key", key)], body)
     }
 
-    /// Calls a function of the development tenant.
+    /// Calls a function of the development tenant: with GET, or with POST if there is a body.
     pub fn call(&self, function: &str, path: &str, body: &[u8]) -> Answer {
         let method = if body.is_empty() { "GET" } else { "POST" };
         self.send(method, &format!("/f/dev/{function}{path}"), &[], body)
@@ -208,12 +209,12 @@ impl Server {
         answer.json()
     }
 
-    /// The receipt of an answered request.
+    /// Returns the receipt of a request that got a response.
     pub fn receipt(&self, answer: &Answer) -> Value {
         self.get_json(&format!("/api/v1/requests/{}", answer.header("x-request-id")))
     }
 
-    /// A number from `/metrics`.
+    /// Returns a value from `/metrics`.
     pub fn metric(&self, name: &str) -> u64 {
         let key = std::fs::read_to_string(self.data.join("operator.key")).unwrap_or_default();
         let answer = self.send_bare("GET", "/metrics", &[("x-gannet-key", key.trim())], b"");
@@ -223,7 +224,7 @@ impl Server {
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 
-    /// Sends bytes as they are and reads what comes back until the server closes or has answered.
+    /// Sends bytes as they are, and reads until the server closes the connection or sends nothing for 20 s.
     pub fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -233,9 +234,9 @@ impl Server {
         text(&answer)
     }
 
-    /// Ends the server at once, as a power cut would end its processes.
+    /// Kills the server with SIGKILL, so that it cannot clean up.
     pub fn kill(&self) {
-        // A server that is traced is the tracer's child, and would go on without it.
+        // A traced server is a child of the tracer and would survive it.
         for traced in self.children("serve") {
             if let Some(pid) = rustix::process::Pid::from_raw(traced) {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
@@ -246,7 +247,7 @@ impl Server {
         let _ = child.wait();
     }
 
-    /// Asks it to end and answers its exit code.
+    /// Sends SIGTERM, waits for the server to exit, and returns its exit code.
     pub fn terminate(&self) -> Option<i32> {
         let mut child = self.child.lock().unwrap();
         let pid = rustix::process::Pid::from_child(&child);
@@ -258,7 +259,7 @@ impl Server {
         self.child.lock().unwrap().id()
     }
 
-    /// Process ids of the server's children with a hidden verb.
+    /// Returns the process ids of the server's running children whose command line contains `verb`.
     pub fn children(&self, verb: &str) -> Vec<i32> {
         let parent = self.pid();
         let mut found = Vec::new();
@@ -282,8 +283,8 @@ impl Drop for Server {
     }
 }
 
-/// Starts a server from a thread that lives as long as the tests, so that the parent-death signal comes
-/// at their end and not at the end of the test that happened to be first.
+/// Starts a server from a thread that lives as long as all tests. The parent-death signal is sent when the thread that
+/// started the process ends, so a server that a test's own thread started would be killed when that test ends.
 fn spawn(line: Vec<String>) -> (Child, mpsc::Receiver<String>) {
     type Order = (Vec<String>, mpsc::Sender<(Child, mpsc::Receiver<String>)>);
     static SPAWNER: OnceLock<Mutex<mpsc::Sender<Order>>> = OnceLock::new();
@@ -321,7 +322,7 @@ fn spawn(line: Vec<String>) -> (Child, mpsc::Receiver<String>) {
     receiver.recv().unwrap()
 }
 
-/// An answer, with the body or why it broke off.
+/// A response, with its body or the error that cut it off.
 pub struct Answer {
     pub status: u16,
     pub headers: ureq::http::HeaderMap,
@@ -341,12 +342,13 @@ impl Answer {
         serde_json::from_slice(self.bytes()).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
-    /// A header, or nothing.
+    /// Returns the value of a header, or an empty string.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
-    /// Checks that this is a problem of the platform's with a status, a code and a part of its detail.
+    /// Checks that this is an error response of Gannet itself (problem details) with this status and code, and that its
+    /// detail contains `part`.
     #[track_caller]
     pub fn is_problem(&self, status: u16, code: &str, part: &str) {
         let body = self.text();
@@ -364,7 +366,7 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Asks again until `condition` holds. It waits for nothing but the condition.
+/// Polls `condition` until it holds. Panics after [`PATIENCE`].
 #[track_caller]
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let began = Instant::now();

@@ -15,7 +15,7 @@ pub fn only_in_tests(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// Returns whether a condition holds outside tests; none if it depends on something else.
+/// Returns whether a condition holds outside tests; None if that depends on something else.
 fn holds(condition: &Meta) -> Option<bool> {
     match condition {
         Meta::Path(path) if path.is_ident("test") => Some(false),

@@ -3,13 +3,13 @@
 //! Input: the arrows of a target, and each file's parent. Output: one message for each forbidden circle.
 //!
 //! The parent of a file is the file that declares it with `mod`. `lib.rs` is the parent of `a.rs` and of `b/mod.rs`;
-//! `b/mod.rs` (or `b.rs`) is the parent of `b/c.rs`, and `lib.rs` is not. An arrow lies on a circle if both its files
-//! are in the same strongly connected component.
+//! `b/mod.rs` (or `b.rs`) is the parent of `b/c.rs`, and `lib.rs` is not. An arrow is part of a circle if both its
+//! files are in the same strongly connected component.
 //!
-//! **The rule: every arrow that lies on a circle joins a parent and its child.** It follows that
+//! **The rule: every arrow that is part of a circle joins a parent and its child.** It follows that
 //! - a parent and its children may use each other;
 //! - two children of one parent may not use each other in a circle, and not by way of their parent either: if `b/c.rs`
-//!   uses `b/d.rs`, and both use `b/mod.rs`, which uses them, what they use of `b/mod.rs` belongs into a file of its own;
+//!   uses `b/d.rs`, and both use `b/mod.rs`, which uses them, then what they use of `b/mod.rs` belongs in its own file;
 //! - files of different folders may not use each other in a circle, unless one declares the other.
 
 use crate::arrows::Arrows;
@@ -146,8 +146,8 @@ impl<'a> Search<'a, '_> {
 mod tests {
     use super::*;
 
-    /// Checks made-up arrows, written `a>b`; each names `Thing` on line 7. Parents are written `child^parent`. What is
-    /// expected are the lines of each circle's message, without the first.
+    /// Checks made-up arrows, written `a>b`; each names `Thing` on line 7. Parents are written `child^parent`.
+    /// `expected` has the lines of each circle's message, without the first.
     #[track_caller]
     fn check(written: &[&str], expected: &[&[&str]]) {
         let pairs = |sign: char| {

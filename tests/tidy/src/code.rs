@@ -18,7 +18,7 @@ pub struct Code {
     pub targets: Vec<Target>,
     /// All modules of all targets.
     pub modules: Vec<Module>,
-    /// Messages about files that are missing or cannot be parsed.
+    /// One message for each file that is missing or cannot be parsed.
     pub unreadable: Vec<String>,
 }
 
@@ -122,7 +122,7 @@ impl Code {
         self.modules.get(index)
     }
 
-    /// Returns whether `module` is `outer` or lies inside it.
+    /// Returns whether `module` is `outer` or is inside it.
     pub fn is_within(&self, module: usize, outer: usize) -> bool {
         let mut at = Some(module);
         while let Some(index) = at {
@@ -148,7 +148,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads a module from its own file; the files of its children lie in `folder`. If the file is missing or broken,
+    /// Reads a module from its own file; the files of its children are in `folder`. If the file is missing or broken,
     /// the module may contain anything.
     fn file(&mut self, path: &str, parent: Option<usize>, folder: String) -> usize {
         let parsed = parse(self.tree, path);
@@ -248,7 +248,7 @@ impl Reader<'_> {
             syn::Item::Macro(item) => match &item.ident {
                 Some(name) => {
                     self.exported(item, name, index);
-                    // Taken to be visible in the whole crate; a path must still lead to it.
+                    // Treated as visible in the whole crate. A reference still needs a path to it.
                     let visibility = Visibility::Within(self.code.root_of(index).unwrap_or(index));
                     self.add(index, name.to_string(), Entry { visibility, kind: Kind::Macro });
                     return;
@@ -317,7 +317,7 @@ pub fn parse(tree: &Tree, path: &str) -> Result<syn::File, String> {
 }
 
 /// Returns the file of a module that `file` declares with `mod name;`, and the folder of that module's own children.
-/// The children of `file` lie in `folder`.
+/// The children of `file` are in `folder`.
 pub fn file_of(tree: &Tree, child: &syn::ItemMod, file: &str, folder: &str) -> (String, String) {
     if let Some(path) = path_attribute(&child.attrs) {
         let path = join(folder_of(file), &path);

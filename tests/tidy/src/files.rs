@@ -12,9 +12,9 @@ use syn::visit::Visit;
 /// The most lines that a file may have without its tests.
 pub const LINES_MAX: usize = 500;
 
-/// Notes of work that is left. They are joined here so that this file does not contain them.
+/// Words in comments that mark unfinished work. They are joined from parts so that this file does not contain them.
 const NOTES: [&str; 3] = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
-/// Macros that stand for work that is left.
+/// Macros that mark unfinished work.
 const MACROS: [&str; 3] = ["todo", "unimplemented", "dbg"];
 
 /// Returns a message for each violation in a file.
@@ -54,7 +54,7 @@ pub fn own_lines(text: &str, file: &syn::File) -> usize {
     text.lines().count() - left_out.len()
 }
 
-/// The calls of such macros: line and name.
+/// The calls of [`MACROS`] in a file: line and name.
 #[derive(Default)]
 struct Debt(BTreeSet<(usize, String)>);
 

@@ -8,7 +8,7 @@ use crate::code::Code;
 use crate::resolve::{Meaning, Resolver};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Returns the files that name it, with lines.
+/// Returns the files that name an item called `name` of a foreign crate, with the lines.
 pub fn files_that_name(code: &Code, name: &str) -> BTreeMap<String, BTreeSet<usize>> {
     let resolver = Resolver::new(code);
     let mut files: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();

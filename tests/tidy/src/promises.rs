@@ -23,7 +23,7 @@ pub struct Promise {
     pub id: String,
     /// Its first line.
     pub line: usize,
-    /// Its list of tests; none if it does not end with one.
+    /// Its list of tests; None if its text does not end with one.
     pub tests: Option<Vec<String>>,
 }
 

@@ -1,7 +1,7 @@
 //! Collects the paths that an item names: in types, expressions, patterns, macros and attributes.
 //!
 //! Input: one parsed item. Output: its paths with their lines. If a path begins with a name that a `use` inside a
-//! function imports, that import is put in front. Code that only exists in tests is left out.
+//! function imports, the import's path replaces that name. Code that only exists in tests is left out.
 
 use crate::cfg::only_in_tests;
 use crate::tokens::{self, Texts};
@@ -30,7 +30,7 @@ pub struct Leaf {
     pub path: Vec<String>,
     /// Whether it begins with `::`.
     pub global: bool,
-    /// Its name in this module; none for `*` and `_`.
+    /// Its name in this module; None for `*` and `_`.
     pub name: Option<String>,
     /// Whether it is a `*`.
     pub glob: bool,

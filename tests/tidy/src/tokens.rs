@@ -5,7 +5,7 @@
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// A path as it stands in the source.
+/// A path as it is written in the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     /// Its segments; `$crate` becomes `crate`.

@@ -1,4 +1,4 @@
-//! The files of a repository in memory. All checks work on this, so that tests can make up a repository.
+//! The files of a repository in memory. All checks work on this, so that tests can use made-up repositories.
 //!
 //! Input: a folder, or pairs of path and text. Paths are relative to the root and separated by `/`.
 
@@ -12,7 +12,7 @@ pub struct Tree {
     others: BTreeSet<String>,
 }
 
-/// Folders without anything of ours.
+/// Folders of build outputs and installed packages, which are not read.
 const SKIPPED: [&str; 2] = ["target", "node_modules"];
 
 impl Tree {
@@ -23,7 +23,7 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Makes up a repository.
+    /// Makes a repository from pairs of path and text.
     pub fn of(files: &[(&str, &str)]) -> Self {
         let texts = files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
         Self { texts, others: BTreeSet::new() }

@@ -30,11 +30,11 @@ pub struct Package {
 pub struct Dependency {
     /// Its name in this package.
     pub key: String,
-    /// The name of the package that it means.
+    /// The name of the package that it stands for.
     pub package: String,
     /// Whether a feature must turn it on.
     pub optional: bool,
-    /// The features that it is asked to have.
+    /// The features that this package asks for.
     pub features: Vec<String>,
     /// Whether its default features are on.
     pub default_features: bool,

@@ -83,10 +83,10 @@ const OWNED: &[dependencies::Owned<'_>] = &[
     ("naga", &["gannet-host-gpu"]),
 ];
 
-/// The only files that name HTTP statuses: one for clients, and one for a worker's answers to the front door.
+/// The only files that name HTTP statuses: one for clients, and one for a worker's responses to the front door.
 const STATUSES: &[&str] = &["runtime/door/src/respond.rs", "runtime/sandbox/src/worker/response/error_response.rs"];
 
-/// The library whose public items all have an example.
+/// The library in which every public item must have an example.
 const WITH_EXAMPLES: &str = "gannet-sdk";
 
 struct Repository {
@@ -119,7 +119,7 @@ impl Source {
             Err(error) => Self {
                 functions: Vec::new(),
                 lines: 0,
-                violations: vec![format!("is no Rust: {error}")],
+                violations: vec![format!("is not valid Rust: {error}")],
                 offered: Vec::new(),
             },
         }

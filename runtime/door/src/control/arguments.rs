@@ -1,4 +1,4 @@
-//! What a control request asks with: the arguments of its query, and small bodies of JSON. Everything that is not known is
+//! Reads the arguments of a control request: its query and its small JSON body. Unknown arguments and fields are
 //! refused by name.
 
 use crate::control::error::ControlError;
@@ -13,13 +13,13 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// The longest body of a control request that is not an upload.
+/// The largest body of a control request that is not an upload, in bytes.
 const BODY_BYTES_MAX: u64 = 64 * 1024;
-/// Items in a page, unless asked otherwise, and at most.
+/// Items in a page: the default, and the most that a request may ask for.
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 1000;
 
-/// The arguments of a query, checked against what the operation knows.
+/// The arguments of a query, checked against those of the operation.
 #[derive(Debug, Default)]
 pub(super) struct Query(BTreeMap<String, String>);
 
@@ -31,7 +31,7 @@ fn cut(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
-/// The name of an argument.
+/// Returns the name of an argument.
 pub(super) fn name_of(argument: &QueryParameter) -> &'static str {
     match argument {
         QueryParameter::Limit => "limit",
@@ -44,7 +44,7 @@ pub(super) fn name_of(argument: &QueryParameter) -> &'static str {
 }
 
 impl Query {
-    /// Reads the query of a request.
+    /// Reads the query of a request and checks every argument.
     pub(super) fn read(inbound: &InboundRequest, operation: &Operation) -> Result<Self, ControlError> {
         let mut found = BTreeMap::new();
         let text = inbound.parts.uri.query().unwrap_or_default();
@@ -55,7 +55,7 @@ impl Query {
                 return Err(invalid(format!("unknown argument {:?}; known: {known}", cut(&name))));
             }
             if found.insert(name.to_string(), value.into_owned()).is_some() {
-                return Err(invalid(format!("the argument {:?} is there twice", cut(&name))));
+                return Err(invalid(format!("the argument {:?} is given twice", cut(&name))));
             }
         }
         let query = Self(found);
@@ -90,14 +90,14 @@ impl Query {
         self.0.get(name).map(String::as_str)
     }
 
-    /// How many items a page may have.
+    /// Returns how many items a page may have.
     pub(super) fn limit(&self) -> Result<usize, ControlError> {
         let Some(text) = self.get("limit") else { return Ok(PAGE) };
         let limit = text.parse().ok().filter(|limit| (1..=PAGE_MAX).contains(limit));
         limit.ok_or_else(|| invalid(format!("limit = {:?}; it may be 1 to {PAGE_MAX}", cut(text))))
     }
 
-    /// Yes or no; no if it is left out.
+    /// Returns the value of a flag; false if it is left out.
     pub(super) fn flag(&self, name: &str) -> Result<bool, ControlError> {
         match self.get(name).map(str::to_ascii_lowercase).as_deref() {
             None | Some("false" | "0") => Ok(false),
@@ -106,7 +106,7 @@ impl Query {
         }
     }
 
-    /// A day, as in 2026-11-24.
+    /// Returns a day, written as in 2026-11-24.
     pub(super) fn day(&self, name: &str) -> Result<Option<Day>, ControlError> {
         let Some(text) = self.get(name) else { return Ok(None) };
         let date: Option<jiff::civil::Date> = (text.len() == 10).then(|| text.parse().ok()).flatten();
@@ -116,7 +116,7 @@ impl Query {
     }
 }
 
-/// Whether a body says that it is JSON.
+/// Refuses a body whose media type is not JSON.
 fn is_json(headers: &HeaderMap) -> Result<(), ControlError> {
     let text = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -127,7 +127,7 @@ fn is_json(headers: &HeaderMap) -> Result<(), ControlError> {
     }
 }
 
-/// Reads a body of JSON; none if there is none and there need not be.
+/// Reads a JSON object from the body. Returns None for an empty body that is not `needed`.
 pub(super) async fn json<T: DeserializeOwned>(
     inbound: InboundRequest,
     needed: bool,
@@ -141,12 +141,12 @@ pub(super) async fn json<T: DeserializeOwned>(
     let told = |error: serde_json::Error| invalid(format!("the body: {error}"));
     let value: Value = serde_json::from_slice(&body).map_err(told)?;
     if !value.is_object() {
-        return Err(invalid("the body: it is not an object"));
+        return Err(invalid("the body is not a JSON object"));
     }
     serde_json::from_value(whole_numbers(value)).map(Some).map_err(told)
 }
 
-/// The value with numbers like 3.0 as whole ones, which they are to JSON.
+/// Converts numbers like 3.0 to integers, because JSON does not tell the two apart.
 fn whole_numbers(mut value: Value) -> Value {
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
     let mut left = vec![&mut value];
@@ -167,13 +167,13 @@ fn whole_numbers(mut value: Value) -> Value {
     value
 }
 
-/// For a field that is an object: serde would take a list for it too.
+/// Reads a field that must be an object. Without this, serde would accept a list too.
 pub(crate) fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<T, D::Error> {
     let fields = serde_json::Map::deserialize(deserializer)?;
     serde_json::from_value(Value::Object(fields)).map_err(serde::de::Error::custom)
 }
 
-/// The same where there must be one.
+/// Reads a JSON object from the body, and refuses an empty body.
 pub(super) async fn json_needed<T: DeserializeOwned>(inbound: InboundRequest) -> Result<T, ControlError> {
     json(inbound, true).await?.ok_or_else(|| invalid("the body is missing"))
 }

@@ -1,13 +1,13 @@
-//! `/api/v1/assets`: put in one request or in ranges, look, list, delete.
+//! `/api/v1/assets`: uploads an asset in one request or in ranges; reads, lists and deletes assets.
 //!
 //! ```text
-//!  PUT ?digest=…  no body               a name for bytes that the tenant has put before     200 201
+//!  PUT ?digest=…  no body               names bytes that the tenant has uploaded before     200 201
 //!  PUT            body                  the whole asset                                     200 201
-//!  PUT            Content-Range, body   a range: the first, or the one that is next         202, at the end 200 201
-//!  GET                                  what is there, and how far an upload has come
+//!  PUT            Content-Range, body   a range: the first or the next one                  202, at the end 200 201
+//!  GET                                  the asset, and the progress of an upload
 //! ```
 //!
-//! A broken request loses only what was not acknowledged: the next range begins where `upload.received` says.
+//! A request that breaks off loses only bytes that were not acknowledged: the next range begins at `upload.received`.
 
 use crate::control::authorize::TenantGrant;
 use crate::control::call::{ApiCall, CallResult};
@@ -28,19 +28,19 @@ use hyper::body::{Body, Incoming};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Uploads of one tenant under way.
+/// The most unfinished uploads of one tenant.
 const UPLOADS_MAX: usize = 32;
 
-/// Which uploads a request is adding to right now.
+/// The uploads that a request is adding to right now.
 #[derive(Debug, Default)]
 pub struct ActiveUploads {
     names: Arc<Mutex<HashSet<(TenantName, AssetName)>>>,
-    /// Held while limits are checked and an upload is begun, which then counts.
+    /// Held from checking the limits until the new upload is stored and counts against them.
     begins: Mutex<()>,
 }
 
-/// A request that adds to an upload. No other does at the same time. It goes along with what blocks, which goes on when the client
-/// has left.
+/// Held by the request that adds to an upload, so that no other request does. It is moved into blocking tasks, because
+/// those go on after the client has left.
 #[derive(Debug)]
 struct UploadGuard {
     all: Arc<Mutex<HashSet<(TenantName, AssetName)>>>,
@@ -63,7 +63,7 @@ impl Drop for UploadGuard {
     }
 }
 
-/// A part of an asset: where it begins, how long it is, and how long the whole is.
+/// A range of an asset: its offset, its length, and the size of the whole asset, all in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Range {
     from: u64,
@@ -74,14 +74,14 @@ struct Range {
 /// Reads `Content-Range: bytes 0-9/100` (RFC 9110, 14.4). Without one, the body is the whole asset.
 fn range(headers: &HeaderMap, body: &Incoming) -> Result<Range, ControlError> {
     let Some(value) = headers.get(CONTENT_RANGE) else {
-        let none = || ControlError::Invalid("there is neither a content-length nor a content-range".into());
+        let none = || ControlError::Invalid("the request has neither a content-length nor a content-range".into());
         let length = body.size_hint().exact().ok_or_else(none)?;
         return Ok(Range { from: 0, length, size: length });
     };
     let text = value.to_str().unwrap_or_default();
     let parsed = parse_range(text).ok_or_else(|| {
         let text: String = text.chars().take(64).collect();
-        ControlError::Invalid(format!("content-range is {text:?}; it is like \"bytes 0-8388607/98304000\""))
+        ControlError::Invalid(format!("content-range is {text:?}; it must be like \"bytes 0-8388607/98304000\""))
     })?;
     if body.size_hint().exact().is_some_and(|length| length != parsed.length) {
         let (length, body) = (parsed.length, body.size_hint().lower());
@@ -102,7 +102,7 @@ fn told_upload(upload: &Upload) -> AssetUpload {
     AssetUpload { size: upload.size, received: upload.received, digest: upload.digest.clone() }
 }
 
-/// What is told of an asset, or of one that is on its way.
+/// Describes an asset, an upload, or both.
 fn view(owner: &Tenant, name: &AssetName, record: Option<&AssetRecord>, upload: Option<&Upload>) -> AssetView {
     let uses = |digest: &str| {
         let functions = owner.functions.values().filter(|function| {
@@ -159,7 +159,7 @@ impl Control {
         Ok(json(ReplyStatus::Ok, &view(&grant.owner, &name, record, upload)))
     }
 
-    /// Takes away the name of an asset, or an upload under way.
+    /// Removes the name of an asset and an unfinished upload.
     pub(super) async fn delete_asset(&self, call: &ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.asset()?;
         let _adding = self.uploading.begin(&grant.tenant, &name)?;
@@ -183,14 +183,14 @@ impl Control {
             return Ok(answered);
         }
         let range = match range(&call.inbound.parts.headers, &call.inbound.body) {
-            // A body of unknown length can only be none.
+            // A body of unknown length is taken for an empty one, and no bytes with this digest are stored.
             Err(_) if digest.is_some() && !call.inbound.parts.headers.contains_key(CONTENT_RANGE) => {
                 return Err(ControlError::NotFound.into());
             }
             range => range?,
         };
         if range.size == 0 {
-            // Without bytes, it can only be a digest that is known.
+            // An empty body would need the digest of stored bytes, and there are none.
             return Err(match digest {
                 Some(_) => ControlError::NotFound,
                 None => ControlError::Invalid("an asset has at least one byte".into()),
@@ -224,7 +224,7 @@ impl Control {
         self.keep(grant, &name, appending, adding).await
     }
 
-    /// Gives a name to bytes that the tenant has already put.
+    /// Gives a name to bytes that the tenant has already uploaded. Returns None if it has not.
     async fn put_known(
         &self,
         name: &AssetName,
@@ -239,7 +239,8 @@ impl Control {
         self.name(grant, name, digest.to_owned(), metadata.len()).await.map(Some)
     }
 
-    /// The upload that a range belongs to, checked against limits and against what has come.
+    /// Opens the upload that a range belongs to. Refuses a range that does not follow the bytes received so far, and an
+    /// upload over the limits.
     fn appending(
         &self,
         grant: &TenantGrant,
@@ -255,7 +256,7 @@ impl Control {
             let known = known.filter(|upload| upload.size == range.size && upload.digest == digest);
             let known = known.ok_or_else(|| {
                 ControlError::Conflict(format!(
-                    "no upload of {name} with these bytes is under way; begin with the first"
+                    "no upload of {name} with this size and digest was begun; send the first range first"
                 ))
             })?;
             if known.received != range.from {
@@ -271,7 +272,7 @@ impl Control {
             others.fold((0, 0u64), |(count, sum), upload| (count + 1, sum.saturating_add(upload.size)));
         if count >= UPLOADS_MAX {
             return Err(ControlError::Conflict(format!(
-                "{count} other uploads are under way; the limit is {UPLOADS_MAX}"
+                "{count} other uploads are unfinished; the limit is {UPLOADS_MAX}"
             )));
         }
         let owner = &grant.owner;
@@ -284,7 +285,7 @@ impl Control {
         Ok(files.begin_upload(&grant.tenant, upload)?)
     }
 
-    /// The last range has come.
+    /// Finishes an upload after its last range: checks the digest, stores the file and names it.
     async fn keep(
         &self,
         grant: &TenantGrant,
@@ -304,6 +305,7 @@ impl Control {
         Ok(self.name(grant, name, digest, size).await?)
     }
 
+    /// Gives a name to stored bytes.
     async fn name(
         &self,
         grant: &TenantGrant,
@@ -313,13 +315,13 @@ impl Control {
     ) -> Result<http::Response<gannet_base::body::ResponseBody>, ControlError> {
         let record = AssetRecord { digest, size, put: jiff::Timestamp::now() };
         let new = self.registry.put_asset(&grant.tenant, name, record.clone()).await?;
-        tracing::info!(tenant = %grant.tenant, asset = %name, digest = record.digest, size, "an asset was put");
+        tracing::info!(tenant = %grant.tenant, asset = %name, digest = record.digest, size, "an asset was stored");
         let done = if new { ReplyStatus::Created } else { ReplyStatus::Ok };
         Ok(json(done, &view(&grant.owner, name, Some(&record), None)))
     }
 }
 
-/// Writes a body to an upload. What came before it broke off is not lost.
+/// Writes a body to an upload. If the body breaks off, the bytes before that are kept.
 async fn append(mut appending: UploadWriter, mut body: Incoming, range: Range) -> (UploadWriter, Option<ControlError>) {
     let mut left = range.length;
     while left > 0 {
@@ -343,7 +345,7 @@ async fn append(mut appending: UploadWriter, mut body: Incoming, range: Range) -
         }
         left -= now;
     }
-    let short = (left > 0).then(|| ControlError::Invalid(format!("{left} bytes of the range did not come")));
+    let short = (left > 0).then(|| ControlError::Invalid(format!("{left} bytes of the range are missing")));
     (appending, short)
 }
 

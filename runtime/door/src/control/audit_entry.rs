@@ -1,4 +1,4 @@
-//! What the audit log says of a call.
+//! The entry of the audit log for a call.
 
 use super::authorize::TenantGrant;
 use super::call::ApiCall;
@@ -9,13 +9,13 @@ use gannet_base::records::AuditRecord;
 use gannet_state::store::audit::OPERATOR;
 use http::Response;
 
-/// What a change was about, beyond its path, for the audit log: names, scopes, values; never a secret. Handlers put it into
-/// the extensions of their answer.
+/// Details of a change for the audit log, beyond its path: names, scopes, values; never a secret. Handlers put it into
+/// the extensions of their response.
 #[derive(Debug, Clone)]
 pub(super) struct AuditSubject(pub(super) String);
 
 impl AuditSubject {
-    /// An answer with it.
+    /// Adds a subject to a response, cut to 1024 characters.
     pub(super) fn of(text: impl Into<String>, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
         let text: String = text.into();
         response.extensions_mut().insert(Self(text.chars().take(1024).collect()));
@@ -23,8 +23,8 @@ impl AuditSubject {
     }
 }
 
-/// The entry of the audit log for a call, and in whose log it stands. What only reads has none, unless the operator reads
-/// what is a tenant's.
+/// Returns the audit entry of a call, and whose log it belongs to. A call that only reads has none, unless the operator
+/// reads a tenant's data.
 pub(super) fn audit_entry(
     operation: &Operation,
     call: &ApiCall,

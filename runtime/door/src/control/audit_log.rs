@@ -14,7 +14,7 @@ impl Control {
     pub(super) async fn audit_log(&self, call: ApiCall, grant: Option<TenantGrant>) -> CallResult {
         let whose = grant.map_or_else(|| OPERATOR.to_owned(), |grant| grant.tenant.to_string());
         let cursor = call.query.get("cursor").map(|text| {
-            RequestId::parse(text).ok_or_else(|| ControlError::Invalid("cursor is none that was told".into()))
+            RequestId::parse(text).ok_or_else(|| ControlError::Invalid("cursor is not from this API".into()))
         });
         let (before, limit) = (cursor.transpose()?, call.query.limit()?);
         let store = Arc::clone(self.registry.store());

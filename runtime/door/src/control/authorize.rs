@@ -1,4 +1,4 @@
-//! For whom an operation of the control API is done, and who may not do it.
+//! Decides for which tenant an operation of the control API runs, and whether the caller may call it.
 
 use super::error::ControlError;
 use super::operations::{Operation, OperationId, RequiredAccess};
@@ -12,16 +12,16 @@ use gannet_fleet::inbound::InboundRequest;
 use gannet_state::registry::{Snapshot, Tenant};
 use std::sync::Arc;
 
-/// The tenant that an operation is about, and what the caller may do there.
+/// The tenant that an operation is for, and what the caller may do there.
 #[derive(Debug)]
 pub(super) struct TenantGrant {
-    /// Whose things it is about.
+    /// The tenant's name.
     pub(super) tenant: TenantName,
-    /// As it is now.
+    /// The tenant, as it was when the request came.
     pub(super) owner: Arc<Tenant>,
-    /// What the caller may do there.
+    /// The scopes of the caller's key; all of them for the operator.
     pub(super) scopes: Scopes,
-    /// The only function that the key is for.
+    /// The function that the key is limited to, if it is.
     pub(super) only: Option<FunctionName>,
 }
 
@@ -31,7 +31,8 @@ impl TenantGrant {
         if has { Ok(()) } else { Err(AccessError::ScopeMissing { scope }) }
     }
 
-    /// Refuses what is not about the only function of the key. Without a name: what is about the tenant as a whole.
+    /// Refuses a key that is limited to another function. `None` stands for the tenant as a whole, which no limited key
+    /// covers.
     pub(super) fn covers(&self, function: Option<&FunctionName>) -> Result<(), AccessError> {
         match &self.only {
             Some(only) if function != Some(only) => Err(AccessError::KeyOfOther { function: only.to_string() }),
@@ -40,7 +41,7 @@ impl TenantGrant {
     }
 }
 
-/// For whom an operation is, if it is for a tenant; refuses who may not.
+/// Returns the tenant that an operation is for, or None if it is for none. Refuses a caller without access.
 pub(super) fn authorize(
     operation: &Operation,
     inbound: &InboundRequest,
@@ -66,7 +67,7 @@ pub(super) fn authorize(
             let grant = of_key(key)?;
             grant.needs(grant.scopes.admin, "admin")?;
             grant.covers(None)?;
-            // Another tenant and none look the same.
+            // Another tenant gives the same error as one that does not exist.
             if names.first().is_none_or(|name| *name != *grant.tenant.as_str()) {
                 return Err(ControlError::NotFound.into());
             }
@@ -99,7 +100,7 @@ pub(super) fn authorize(
                 };
             };
             let tenant = TenantName::new(named).map_err(|error| ControlError::Invalid(error.to_string()))?;
-            // What a deleted one used and did is kept.
+            // Usage and audit log of a deleted tenant are kept.
             let outlives =
                 matches!(operation.op, OperationId::Usage | OperationId::Audit) && snapshot.is_deleted(&tenant);
             let gone = || outlives.then(|| Arc::new(Tenant::gone()));

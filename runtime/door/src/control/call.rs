@@ -1,4 +1,4 @@
-//! A call of the control API on its way to its operation.
+//! A call of the control API, as its operation gets it.
 
 use super::arguments::Query;
 use super::error::ControlError;
@@ -11,32 +11,32 @@ use gannet_state::registry::Snapshot;
 use http::Response;
 use std::sync::Arc;
 
-/// A call on its way to its operation.
+/// A call, as its operation gets it.
 pub(super) struct ApiCall {
     pub(super) inbound: InboundRequest,
     pub(super) caller: Caller,
     pub(super) snapshot: Arc<Snapshot>,
-    /// What the path names, in order.
+    /// The values of the names in braces in the operation's path, in order.
     pub(super) names: Vec<String>,
     pub(super) query: Query,
 }
 
 impl ApiCall {
-    /// What the path names there.
+    /// Returns the name at a position of the path; empty if there is none.
     pub(super) fn name(&self, index: usize) -> &str {
         self.names.get(index).map(String::as_str).unwrap_or_default()
     }
 
-    /// The function that the path names.
+    /// Returns the function that the path names.
     pub(super) fn function(&self) -> Result<FunctionName, ControlError> {
         FunctionName::new(self.name(0)).map_err(|error| ControlError::Invalid(error.to_string()))
     }
 
-    /// The tenant that the path names.
+    /// Returns the tenant that the path names.
     pub(super) fn tenant(&self) -> Result<TenantName, ControlError> {
         TenantName::new(self.name(0)).map_err(|error| ControlError::Invalid(error.to_string()))
     }
 }
 
-/// The answer of an operation.
+/// The response of an operation, or its refusal.
 pub(super) type CallResult = Result<Response<ResponseBody>, Refusal>;

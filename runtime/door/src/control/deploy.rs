@@ -1,4 +1,4 @@
-//! Deploying: a component with its manifest, or other settings for the bytes that are there. Each makes a version.
+//! Deploys a component with its manifest, or new settings for the current component. Each creates a version.
 
 use super::functions::{find, names};
 use crate::control::arguments::json_needed;
@@ -27,7 +27,8 @@ fn how(call: &ApiCall) -> Result<DeployOptions, ControlError> {
 }
 
 impl Control {
-    /// Refuses settings that the tenant may not have, or that nothing here can serve. Answers the assets that they name.
+    /// Refuses settings above the tenant's limits, or that no GPU here can serve. Returns the assets that the manifest
+    /// names.
     fn check_manifest(
         &self,
         grant: &TenantGrant,
@@ -35,14 +36,14 @@ impl Control {
         manifest: &Manifest,
     ) -> Result<BTreeMap<String, PinnedAsset>, ControlError> {
         let assets = grant.owner.pin_assets(manifest)?;
-        // A key for one function would read any secret by naming it.
+        // Otherwise a key for one function could read any secret by naming it.
         if grant.only.is_some() {
             let named = |secret: &&String| {
                 let function = grant.owner.functions.get(name);
                 !function.is_some_and(|function| function.current.manifest().secrets.names.contains(secret))
             };
             if let Some(new) = manifest.secrets.names.iter().find(named) {
-                let told = format!("secrets.names holds {new:?}, which a key for one function cannot add");
+                let told = format!("secrets.names contains {new:?}, which a key for one function cannot add");
                 return Err(ControlError::Conflict(told));
             }
         }
@@ -58,7 +59,7 @@ impl Control {
         }
         if manifest.scale.min > 0 {
             let kept = candidates.iter().filter_map(|slot| self.slots.get(*slot)?.gpu.as_ref());
-            // With what its other functions keep.
+            // Includes what the tenant's other functions keep.
             let kept = kept.map(|gpu| grant.owner.resident_gpu_bytes(Some((name, &assets)), gpu.context_bytes));
             let most = kept.max().unwrap_or(0).div_ceil(1 << 20);
             if most > limits.resident_gpu_mib {
@@ -121,7 +122,7 @@ impl Control {
         put
     }
 
-    /// Has a component built, and notes what the builder found.
+    /// Has a component built, and stores what the builder found in `record`.
     async fn build(
         &self,
         grant: &TenantGrant,
@@ -153,7 +154,7 @@ impl Control {
             assets,
             ..VersionRecord::clone(&current.record)
         };
-        // What `init` sees may have changed: then it runs again.
+        // The build's name changes with what `init` can read. Then `init` must run again.
         let arriving = self.registry.arriving(&grant.tenant, &record.digest);
         if record.build_name() != current.record.build_name() {
             let component = self.registry.store().files().component(&grant.tenant, &record.digest);
@@ -174,7 +175,7 @@ impl Control {
         put
     }
 
-    /// What a deploy would make, or why it would be refused.
+    /// Returns what a deploy would create, or why it would be refused.
     fn tried(
         &self,
         grant: &TenantGrant,
@@ -203,6 +204,7 @@ impl Control {
         Ok(json(ReplyStatus::Ok, &told))
     }
 
+    /// Publishes a version and updates the pool.
     async fn put(
         &self,
         grant: &TenantGrant,

@@ -1,4 +1,4 @@
-//! Why a control operation was not done, and how its caller is told.
+//! Errors of control operations, and the refusals that they become.
 
 use gannet_base::hop::build::Rejected;
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};
@@ -6,53 +6,53 @@ use gannet_fleet::build::BuildError;
 use gannet_state::registry::RegistryError;
 use gannet_state::store::StoreError;
 
-/// Why a control operation was not done.
+/// Why a control operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// Arguments that are wrong.
+    /// An argument, a header or the body is invalid.
     #[error("{0}")]
     Invalid(String),
-    /// The operator did not say for whom.
-    #[error("this needs a tenant")]
+    /// The operator did not say for which tenant it acts.
+    #[error("this operation needs a tenant")]
     TenantNeeded,
-    /// There is no such thing.
+    /// It does not exist, or belongs to another tenant.
     #[error("there is nothing of that name")]
     NotFound,
-    /// It exists already, or is in the way of something.
+    /// It conflicts with what exists or with another request.
     #[error("{0}")]
     Conflict(String),
-    /// A body of the wrong type.
+    /// The body has a media type that the operation does not read.
     #[error("the body is {0}")]
     UnsupportedMediaType(String),
-    /// A body that should be JSON and is not.
+    /// The body is not JSON.
     #[error("the body is {0}, not application/json")]
     NotJson(String),
-    /// A body over its limit.
+    /// The body is over its limit.
     #[error("the {what} is larger than the limit of {limit} bytes")]
     TooLarge {
-        /// What.
+        /// What is too large.
         what: &'static str,
-        /// The limit.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// A setting that is more than the tenant may have.
+    /// A setting is above the tenant's limit.
     #[error("{name} = {value}; this tenant may have up to {limit}")]
     AboveLimit {
         /// The setting.
         name: &'static str,
-        /// What was asked for.
+        /// The value in the manifest.
         value: u64,
         /// The tenant's limit.
         limit: u64,
     },
-    /// A limit of the tenant's that is used up.
+    /// A limit of the tenant is used up.
     #[error("{name} = {limit}; in use: {used}")]
     LimitReached {
         /// The limit's name.
         name: &'static str,
-        /// The limit.
+        /// Its value.
         limit: u64,
-        /// What is used.
+        /// How much of it is used.
         used: u64,
     },
     /// No GPU here is of a class that the manifest names.
@@ -61,13 +61,13 @@ pub enum ControlError {
     /// The builder refused the upload.
     #[error(transparent)]
     Build(Rejected),
-    /// Too much to do.
+    /// Too many uploads are being received or built.
     #[error("{0}")]
     Busy(String),
     /// The disk is full.
     #[error("the server's disk is full")]
     StorageFull,
-    /// Our own fault.
+    /// The server failed.
     #[error("{0}")]
     Internal(String),
 }

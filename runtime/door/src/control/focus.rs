@@ -1,5 +1,5 @@
-//! Usage as CSV in the columns of FOCUS 1.0 (FinOps Open Cost and Usage Specification), so that what reads cloud bills reads
-//! these. One line for each day, function, version, class of GPU, price and kind of work.
+//! Usage as CSV in the columns of FOCUS 1.0 (FinOps Open Cost and Usage Specification), so that tools that read cloud
+//! bills can read it. There is one line for each day, function, version, class of GPU, price and kind of work.
 
 use gannet_base::bill::usage::{Sums, UsageKey};
 use gannet_base::time::{day_text, month_of, month_start};
@@ -42,7 +42,7 @@ const COLUMNS: [&str; 34] = [
     "Tags",
 ];
 
-/// Millionths as a decimal number.
+/// Writes millionths as a decimal number.
 fn decimal(micro: u64) -> String {
     format!("{}.{:06}", micro / 1_000_000, micro % 1_000_000)
 }
@@ -94,7 +94,7 @@ fn month_end(day: i64) -> i64 {
     (day..day + 32).find(|next| month_of(*next) != month).unwrap_or(day)
 }
 
-/// The usage as CSV.
+/// Returns usage as CSV.
 pub fn csv(rows: &BTreeMap<UsageKey, Sums>, currency: &str) -> Result<Vec<u8>, String> {
     let mut out = ::csv::Writer::from_writer(Vec::new());
     out.write_record(COLUMNS).map_err(|error| error.to_string())?;

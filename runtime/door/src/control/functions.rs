@@ -1,4 +1,4 @@
-//! `/api/v1/functions`: listing functions, looking at one, and deleting it.
+//! `/api/v1/functions`: lists functions, describes one, and deletes one.
 
 use crate::control::Control;
 use crate::control::authorize::TenantGrant;
@@ -17,7 +17,7 @@ use gannet_state::registry::{Function, Snapshot, Version};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A function of the tenant, as it was when the request came.
+/// Returns a function of the tenant, as it was when the request came.
 pub(super) fn find<'a>(grant: &'a TenantGrant, name: &FunctionName) -> Result<&'a Arc<Function>, ControlError> {
     grant.owner.functions.get(name).ok_or(ControlError::NotFound)
 }
@@ -67,7 +67,7 @@ impl Control {
         }
     }
 
-    /// How a function fares: kernels that may not run, and kills of its workers, if there were any lately.
+    /// Returns a function's quarantined kernels, and the recent kills of its workers.
     fn health(&self, grant: &TenantGrant, function: &Function) -> HealthView {
         let kernels = function.current.record.kernels.iter();
         let quarantined = kernels.filter(|(_, kernel)| grant.owner.is_quarantined(kernel));
@@ -80,7 +80,7 @@ impl Control {
         HealthView { quarantined_kernels: quarantined.map(|(name, _)| name.clone()).collect(), kills }
     }
 
-    /// Where a function can be called.
+    /// Returns the URL of a function, or of one of its tags.
     pub(super) fn url(&self, version: &Version, tag: Option<&str>) -> String {
         let file = self.live.load();
         let base = file.public_url.as_deref().unwrap_or(&self.own_url).trim_end_matches('/');
@@ -123,7 +123,7 @@ impl Control {
         Ok(json(ReplyStatus::Ok, &Versions { name: name.to_string(), versions }))
     }
 
-    /// The current version's kernels: the WGSL as it was deployed, and as it runs.
+    /// Returns the current version's kernels: the WGSL as it was deployed, and as it runs.
     pub(super) fn kernels(&self, call: &ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.function()?;
         let record = &find(grant, &name)?.current.record;
@@ -150,8 +150,8 @@ impl Control {
         Ok(json(ReplyStatus::Ok, &Deleted { deleted: name.to_string() }))
     }
 
-    /// Brings the pool in line with what is deployed: pins or lets go the tenant's worker, warms functions with `min = 1`, and
-    /// lets workers forget what gets no requests any more.
+    /// Updates the pool after a change: keeps or releases the tenant's worker, warms functions with `min = 1`, and
+    /// unloads versions that get no requests any more.
     pub(super) fn after_change(&self, grant: &TenantGrant) {
         self.pool.clear_always_on(&grant.tenant);
         self.pool.unload_unserved(&grant.tenant);
@@ -159,7 +159,7 @@ impl Control {
     }
 }
 
-/// The names of a component and of what was built of it.
+/// Returns the names under which a version's component and its build are stored.
 pub(super) fn names(record: &VersionRecord) -> Vec<String> {
     vec![record.digest.clone(), record.build_name()]
 }

@@ -1,12 +1,12 @@
-//! `/api/v1/gpus`: the GPUs of this server, and for the operator who uses them.
+//! `/api/v1/gpus`: describes the GPUs of this server. Only the operator sees who uses them.
 
 use super::{Control, views};
 use gannet_base::identity::Caller;
 use gannet_fleet::gpus::GpuSlot;
 
 impl Control {
-    /// The GPUs: what they are and whether they work. Who uses them is the operator's alone: a tenant must not
-    /// learn that there are others.
+    /// Returns the GPUs and their health. Only the operator sees who uses them, because a tenant must not learn
+    /// that there are others.
     pub(super) fn gpus(&self, caller: &Caller) -> views::Gpus {
         let counts = self.pool.counts();
         let operator = *caller == Caller::Operator;

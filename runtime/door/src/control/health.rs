@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz`, `/metrics`.
+//! `/healthz`, `/readyz` and `/metrics`: whether the server works, and its counters.
 
 use crate::access::AccessError;
 use crate::control::Control;
@@ -13,6 +13,7 @@ use http::{Method, Response};
 use std::fmt::Write;
 
 impl Control {
+    /// Serves these paths. Returns None for any other path.
     pub(super) fn health_endpoints(
         &self,
         inbound: &InboundRequest,
@@ -22,14 +23,15 @@ impl Control {
         let (done, text) = match path {
             "/healthz" => (ReplyStatus::Ok, "ok\n".to_owned()),
             "/readyz" => {
-                // Ready to be fast: a spare, or a worker, is there.
+                // Ready means that requests start fast: a worker or a spare exists.
                 if self.pool.counts().iter().any(|counts| counts.workers + counts.spares > 0) {
                     (ReplyStatus::Ok, "ready\n".to_owned())
                 } else {
                     (ReplyStatus::NotReady, "no worker yet\n".to_owned())
                 }
             }
-            // Sums of all tenants are the operator's: behind a door of its own nobody else comes; at the other, with the key.
+            // The metrics are sums over all tenants, so only the operator may read them. On the admin listener no key
+            // is asked for, because only the operator reaches it; elsewhere the operator's key is needed.
             "/metrics" if !self.dev && inbound.listener != ListenerRole::Admin && *caller != Caller::Operator => {
                 return Err(match caller {
                     Caller::Anonymous => AccessError::KeyNeeded,
@@ -47,7 +49,7 @@ impl Control {
         Ok(Some(raw(done, "text/plain; charset=utf-8", Bytes::from(text))))
     }
 
-    /// Prometheus text, of the whole server: nothing in it names a tenant.
+    /// Returns Prometheus text for the whole server. Nothing in it names a tenant.
     fn metrics(&self) -> String {
         let totals = self.ledger.totals();
         let counts = self.pool.counts();
@@ -61,7 +63,7 @@ impl Control {
             }
         };
         metric("requests_total", "counter", "Requests admitted and ended.", &[("", totals.requests)]);
-        metric("request_errors_total", "counter", "Of them with an error.", &[("", totals.errors)]);
+        metric("request_errors_total", "counter", "Admitted requests that ended in an error.", &[("", totals.errors)]);
         metric("gpu_nanoseconds_total", "counter", "GPU time charged.", &[("", totals.gpu_ns)]);
         let held = u64::try_from(self.arbiter.held().as_nanos()).unwrap_or(u64::MAX);
         metric("gpu_lease_nanoseconds_total", "counter", "Time for which GPUs were held.", &[("", held)]);

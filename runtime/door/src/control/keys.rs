@@ -1,5 +1,5 @@
-//! `/api/v1/tenants/{tenant}/keys`: keys, by the operator or by an admin of the tenant. A key's text is told once and kept
-//! nowhere.
+//! `/api/v1/tenants/{tenant}/keys`: the keys of a tenant, managed by the operator or by an admin of the tenant. A key's
+//! text is returned once, when it is created, and stored nowhere.
 
 use crate::access::AccessError;
 use crate::control::Control;
@@ -26,7 +26,7 @@ const EXPIRES_MAX_S: u64 = 3_153_600_000;
 /// The longest overlap of a rotation, a year.
 const OVERLAP_MAX_S: u64 = 31_536_000;
 
-/// A new key for a tenant. The text is shown once and kept nowhere.
+/// Returns the text of a new random key for a tenant.
 pub fn new_key(tenant: &str) -> Result<String, ControlError> {
     let mut secret = [0u8; 24];
     getrandom::fill(&mut secret).map_err(|error| ControlError::Internal(error.to_string()))?;
@@ -54,7 +54,7 @@ impl NewKey {
     }
 }
 
-/// Nobody gives away more than they have.
+/// Refuses a caller that would give a key more scopes than its own key has.
 fn check_scopes(grant: Option<&TenantGrant>, scopes: Scopes) -> Result<(), AccessError> {
     match grant {
         Some(grant) if !grant.scopes.include(scopes) => {
@@ -121,7 +121,7 @@ impl Control {
     }
 }
 
-/// A key, for the audit log.
+/// Describes a key for the audit log.
 fn described(key: &KeyRecord) -> String {
     let function = key.function.as_ref().map(|function| format!(", function {function}")).unwrap_or_default();
     let ends = key.expires.map(|ends| format!(", until {}", time(ends))).unwrap_or_default();
@@ -129,7 +129,7 @@ fn described(key: &KeyRecord) -> String {
     format!("key {}: {scopes}{function}{ends}", key.id)
 }
 
-/// Until when a key may last, and how fast it may be, that a caller makes: none outlives or outruns its maker.
+/// Returns the latest expiry and the highest rate of a key that `maker` creates: those of its own key.
 fn bounds(maker: &Caller) -> (Option<Timestamp>, Option<u64>) {
     match maker {
         Caller::Tenant(maker) => (maker.record.expires, maker.record.requests_per_s),
@@ -137,7 +137,7 @@ fn bounds(maker: &Caller) -> (Option<Timestamp>, Option<u64>) {
     }
 }
 
-/// Whose key this is.
+/// Describes the caller's key.
 pub(super) fn whoami(caller: &Caller) -> Response<ResponseBody> {
     let told = match caller {
         Caller::Tenant(key) => Whoami {

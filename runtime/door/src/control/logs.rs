@@ -13,7 +13,7 @@ use gannet_fleet::logs::LogLine;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
 
-/// Events that may wait for a slow follower.
+/// The most events that wait for a slow follower.
 const EVENTS_CAPACITY: usize = 256;
 /// A comment line at this interval keeps proxies from closing a quiet stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);

@@ -1,14 +1,14 @@
-//! The API for tenants and the operator, beside the path of requests.
+//! The control API, for tenants and the operator. Its requests leave the path after routing.
 //!
 //! ```text
-//!  /healthz /readyz /metrics ─▶ health: nothing of tenants; sums for the operator
-//!  /api/v1/… ─▶ operations ─▶ who may ─▶ audit: it begins ─▶ the operation ─▶ audit: how it ended ─▶ answer
+//!  /healthz /readyz /metrics ─▶ health: no tenant's data; sums over all tenants for the operator
+//!  /api/v1/… ─▶ operations ─▶ authorize ─▶ audit: start ─▶ the operation ─▶ audit: outcome ─▶ response
 //! ```
 //!
-//! The operator acts for a tenant with the header `x-gannet-tenant`; what it does then stands in that tenant's audit log. What
-//! changes something is in the log before it is done.
+//! The operator acts for a tenant with the header `x-gannet-tenant`. Such operations are recorded in that tenant's
+//! audit log. Every change is in the audit log before it is made.
 
-// What a call goes through.
+// The path of a call.
 pub mod operations;
 mod error;
 mod upload;
@@ -32,7 +32,7 @@ mod audit_log;
 mod gpus;
 mod health;
 
-// What is said.
+// The types of bodies, and the OpenAPI document.
 mod views;
 mod openapi;
 
@@ -62,10 +62,10 @@ use operations::{OperationId, RequiredAccess, RouteMatch};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What the control API works with.
+/// The control API, and the parts of the server that it works with.
 #[derive(Debug)]
 pub struct Control {
-    /// What is deployed.
+    /// Tenants, keys, functions, assets and secrets.
     pub registry: Arc<Registry>,
     /// Builds uploads.
     pub builder: Arc<BuildService>,
@@ -75,24 +75,24 @@ pub struct Control {
     pub ledger: Arc<Ledger>,
     /// Log lines.
     pub logs: Arc<Logs>,
-    /// The GPUs, each in its place.
+    /// The GPU slots.
     pub slots: Arc<Vec<GpuSlot>>,
-    /// Whether they work.
+    /// Reports the health and the holder of each GPU.
     pub arbiter: Arc<Arbiter>,
-    /// Seals secrets.
+    /// Encrypts secrets.
     pub vault: Arc<Vault>,
-    /// The server's file.
+    /// The server's configuration; SIGHUP replaces it.
     pub live: LiveConfig,
-    /// Uploads of assets under way.
+    /// Uploads of assets that a request is adding to.
     pub uploading: assets::ActiveUploads,
-    /// The server's URL, where the file says none.
+    /// The server's URL, used if the configuration has no `public_url`.
     pub own_url: String,
     /// Whether this is a development server, on loopback only.
     pub dev: bool,
 }
 
 impl Control {
-    /// Answers a request to anything but a function.
+    /// Serves a request that is not for a function.
     pub async fn call(&self, inbound: InboundRequest, caller: Caller, snapshot: Arc<Snapshot>) -> CallResult {
         let path = inbound.parts.uri.path().to_owned();
         if let Some(response) = self.health_endpoints(&inbound, &caller, &path)? {
@@ -101,7 +101,7 @@ impl Control {
         let Some(rest) = path.strip_prefix("/api/v1/") else { return Err(AccessError::NotFound.into()) };
         let (operation, names) = match operations::find(&inbound.parts.method, rest) {
             RouteMatch::Operation(operation, names) => (operation, names),
-            // Without a key nobody learns which paths there are.
+            // A caller without a key must not learn which paths exist.
             _ if caller == Caller::Anonymous => return Err(AccessError::KeyNeeded.into()),
             RouteMatch::Methods(allowed) => {
                 let method = inbound.parts.method.to_string();
@@ -162,7 +162,7 @@ impl Control {
         }
     }
 
-    /// Operations that are about what a tenant has.
+    /// Runs an operation that needs a tenant.
     async fn run_for(&self, op: OperationId, call: ApiCall, grant: TenantGrant) -> CallResult {
         match op {
             OperationId::Limits => self.limits(&grant.tenant, &call.snapshot),
@@ -195,7 +195,7 @@ impl Control {
     async fn receipt(&self, call: &ApiCall, grant: TenantGrant) -> CallResult {
         let id = RequestId::parse(call.name(0)).ok_or(ControlError::NotFound)?;
         let ledger = Arc::clone(&self.ledger);
-        // An older receipt lies on disk.
+        // An older receipt is read from disk, which blocks.
         let found = tokio::task::spawn_blocking(move || ledger.get(id)).await.ok().flatten();
         let own = |receipt: &gannet_base::bill::Receipt| {
             receipt.tenant == grant.tenant && grant.only.as_ref().is_none_or(|only| *only == receipt.function)

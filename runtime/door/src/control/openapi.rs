@@ -1,4 +1,5 @@
-//! The OpenAPI 3.1 document: paths from the [`table`](crate::control::operations), schemas from the types that are read and written.
+//! The OpenAPI 3.1 document: paths from the [`table`](crate::control::operations), schemas from the types that are read
+//! and written.
 
 use crate::control::arguments::name_of;
 use crate::control::operations::{OPERATIONS, Operation, QueryParameter, RequestBody, RequiredAccess};
@@ -57,7 +58,7 @@ fn content(media_type: &str, schema: &Value) -> Value {
     json!({ media_type: { "schema": schema } })
 }
 
-/// The schema of what stands for a name in braces.
+/// Returns the schema of a name in braces in a path.
 fn of_name(name: &str) -> Value {
     let dns = "^[a-z0-9]+(-[a-z0-9]+)*$";
     match name {
@@ -95,14 +96,14 @@ fn parameters(operation: &Operation) -> Vec<Value> {
         all.push(json!({
             "name": "content-range", "in": "header", "required": false,
             "schema": { "type": "string", "pattern": "^bytes [0-9]{1,6}-[0-9]{1,6}/[0-9]{1,7}$" },
-            "description": "Which bytes these are. Without it they are the whole asset.",
+            "description": "The range of the asset in the body. Without this header the body is the whole asset.",
         }));
     }
     let for_tenant = matches!(operation.access, RequiredAccess::Read | RequiredAccess::Deploy | RequiredAccess::Admin);
     if for_tenant {
         all.push(json!({
             "name": "x-gannet-tenant", "in": "header", "required": false, "schema": of_name("tenant"),
-            "description": "For which tenant the operator acts.",
+            "description": "The tenant for which the operator acts.",
         }));
     }
     all
@@ -117,7 +118,7 @@ const SETTINGS: [(&str, &str); 5] = [
     ("secrets", "SecretNames"),
 ];
 
-/// The same schemas as a merge patch has them: null takes a value away.
+/// Adds the schemas of merge patches of these settings, in which null removes a value.
 fn add_patches(schemas: &mut Map<String, Value>) {
     for (_, name) in SETTINGS {
         let Some(mut patch) = schemas.get(name).cloned() else { continue };
@@ -172,7 +173,7 @@ fn request_body(takes: RequestBody) -> Option<Value> {
                     "manifest": { "type": "string", "description": "gannet.toml" },
                     "component": { "type": "string", "format": "binary" },
                     "digest": { "type": "string", "pattern": "^[0-9a-f]{64}$",
-                                "description": "In place of a component that was uploaded before." },
+                                "description": "Instead of component: the digest of one that was uploaded before." },
                 },
                 "additionalProperties": false,
             });
@@ -198,28 +199,28 @@ fn responses(operation: &Operation) -> Map<String, Value> {
                 media.insert("text/event-stream".into(), json!({ "schema": { "type": "string" } }));
             }
         }
-        all.insert(status.to_string(), json!({ "description": "Done.", "headers": id, "content": media }));
+        all.insert(status.to_string(), json!({ "description": "Success.", "headers": id, "content": media }));
     }
     let problem = content("application/problem+json", &reference("Problem"));
-    let mut refusals = vec![(400, "Malformed."), (500, "Our own fault."), (503, "Not now; see Retry-After.")];
+    let mut refusals = vec![(400, "Malformed."), (500, "The server failed."), (503, "Unavailable; see Retry-After.")];
     if operation.access != RequiredAccess::Anyone {
         refusals.extend([
-            (401, "No key, or a wrong one."),
+            (401, "The key is missing or not valid."),
             (403, "The key may not do this."),
-            (404, "There is no such thing."),
-            (429, "Too much, or too often; see Retry-After."),
+            (404, "It does not exist."),
+            (429, "A limit or a rate is used up; see Retry-After."),
         ]);
     }
     if operation.takes != RequestBody::Nothing {
         refusals.extend([
             (408, "The body came too slowly."),
             (413, "The body is too large."),
-            (415, "The body is of another type."),
-            (422, "It cannot be built or served, or is more than the tenant may have."),
+            (415, "The media type of the body is not supported."),
+            (422, "It cannot be built or served, or is above a limit of the tenant."),
         ]);
     }
     if operation.method != http::Method::GET {
-        refusals.extend([(409, "It cannot be beside what is there."), (507, "The disk is full.")]);
+        refusals.extend([(409, "It conflicts with what exists or another request."), (507, "The disk is full.")]);
     }
     for (status, description) in refusals {
         all.insert(status.to_string(), json!({ "description": description, "headers": id, "content": problem }));
@@ -227,7 +228,7 @@ fn responses(operation: &Operation) -> Map<String, Value> {
     all
 }
 
-/// The document.
+/// Returns the OpenAPI document.
 pub fn document() -> Value {
     let mut document = serde_json::to_value(Schemas::openapi()).unwrap_or_default();
     let mut paths: Map<String, Value> = Map::new();
@@ -270,7 +271,7 @@ pub fn document() -> Value {
     document
 }
 
-/// The document as an answer. It is the same for as long as the server runs.
+/// Returns a response with the document, which is built only once.
 pub(super) fn response() -> Response<ResponseBody> {
     static TEXT: OnceLock<bytes::Bytes> = OnceLock::new();
     let text = TEXT.get_or_init(|| serde_json::to_vec_pretty(&document()).unwrap_or_default().into());

@@ -1,5 +1,5 @@
-//! Every operation of the control API: method, path, who may, what it reads and answers. Requests are routed by this table, and
-//! the OpenAPI document is made from it, so that neither knows an operation that the other does not.
+//! The table of all operations of the control API: method, path, required access, request body and responses. Requests
+//! are routed by this table and the OpenAPI document is made from it, so neither has an operation that the other lacks.
 
 use http::Method;
 
@@ -49,39 +49,39 @@ pub enum OperationId {
     RotateKey,
 }
 
-/// Who may do it.
+/// Who may call an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequiredAccess {
-    /// Whoever asks.
+    /// Anybody, also without a key.
     Anyone,
-    /// Any key.
+    /// Any valid key.
     AnyKey,
-    /// A key of the tenant with this scope, or the operator for a tenant.
+    /// A key of the tenant with the scope `read`, or the operator acting for a tenant.
     Read,
-    /// The same.
+    /// A key of the tenant with the scope `deploy`, or the operator acting for a tenant.
     Deploy,
-    /// The same.
+    /// A key of the tenant with the scope `admin`, or the operator acting for a tenant.
     Admin,
-    /// The operator.
+    /// The operator only.
     Operator,
     /// The operator, or a key of the tenant in the path with the scope `admin`.
     OperatorOrAdmin,
 }
 
-/// What a body is.
+/// The request body of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestBody {
-    /// None.
+    /// No body.
     Nothing,
     /// A component, or multipart with a manifest.
     Component,
-    /// Bytes.
+    /// Any bytes.
     Bytes,
-    /// A part of an asset, or all of it.
+    /// A range of an asset, or all of it.
     Range,
     /// JSON of this schema.
     Json(&'static str),
-    /// JSON of this schema, or nothing.
+    /// JSON of this schema, or no body.
     MaybeJson(&'static str),
     /// A JSON merge patch of the settings of a manifest.
     ManifestPatch,
@@ -90,21 +90,21 @@ pub enum RequestBody {
 /// A parameter of the query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueryParameter {
-    /// So many at most.
+    /// The most items in a page.
     Limit,
-    /// Where a page begins.
+    /// Where the page begins: the cursor of the page before.
     Cursor,
-    /// A day.
+    /// A day, by the name of the parameter.
     Day(&'static str),
-    /// One of some words.
+    /// One of these words.
     OneOf(&'static str, &'static [&'static str]),
-    /// Yes or no.
+    /// True or false.
     Flag(&'static str),
-    /// A tag.
+    /// A version's tag.
     Tag,
     /// A request's id.
     Request,
-    /// SHA-256 in hex.
+    /// A SHA-256 digest in hex.
     Digest,
 }
 
@@ -113,27 +113,27 @@ pub enum QueryParameter {
 pub struct Operation {
     /// The operation.
     pub op: OperationId,
-    /// Its name, in the document and in the audit log.
+    /// Its name in the OpenAPI document and in the audit log.
     pub name: &'static str,
-    /// Its method.
+    /// The HTTP method.
     pub method: Method,
-    /// Its path after `/api/v1/`.
+    /// The path after `/api/v1/`, with names in braces.
     pub path: &'static str,
-    /// Who may.
+    /// Who may call it.
     pub access: RequiredAccess,
-    /// What it does.
+    /// What it does, for the OpenAPI document.
     pub summary: &'static str,
-    /// Its arguments.
+    /// Its query parameters.
     pub arguments: &'static [QueryParameter],
-    /// What it reads.
+    /// Its request body.
     pub takes: RequestBody,
-    /// How it answers when all is well, and with which schema.
+    /// The statuses of its successful responses, and their schemas. An empty schema is any object.
     pub answers: &'static [(u16, &'static str)],
 }
 
 macro_rules! table {
     ($( $op:ident $name:literal $method:ident $path:literal $access:ident $summary:literal $arguments:expr, $takes:expr, $answers:expr; )*) => {
-        /// The table.
+        /// All operations.
         pub const OPERATIONS: &[Operation] = &[ $( Operation {
             op: OperationId::$op, name: $name, method: Method::$method, path: $path, access: RequiredAccess::$access, summary: $summary,
             arguments: &$arguments, takes: $takes, answers: &$answers,
@@ -145,85 +145,97 @@ use QueryParameter::{Cursor, Day, Digest, Flag, Limit, OneOf, Request, Tag};
 use RequestBody::{Bytes, Component, Json, ManifestPatch, MaybeJson, Nothing, Range};
 
 table! {
-    Whoami "whoami" GET "whoami" AnyKey "Says whose key this is." [], Nothing, [(200, "Whoami")];
-    OpenApi "openapi" GET "openapi.json" Anyone "This document." [], Nothing, [(200, "")];
-    Gpus "listGpus" GET "gpus" AnyKey "The GPUs, their classes and whether they work." [], Nothing, [(200, "Gpus")];
-    Prices "getPrices" GET "prices" AnyKey "What work costs." [], Nothing, [(200, "Prices")];
-    Limits "getOwnLimits" GET "limits" Read "The tenant's limits, and what is used of them." [], Nothing, [(200, "Limits")];
-    Usage "getUsage" GET "usage" Read "What was used and what it costs; as JSON, or as CSV in FOCUS columns."
+    Whoami "whoami" GET "whoami" AnyKey "Describes the key of the request." [], Nothing, [(200, "Whoami")];
+    OpenApi "openapi" GET "openapi.json" Anyone "Returns this document." [], Nothing, [(200, "")];
+    Gpus "listGpus" GET "gpus" AnyKey "Lists the GPUs, their classes and their health." [], Nothing, [(200, "Gpus")];
+    Prices "getPrices" GET "prices" AnyKey "Returns the prices of work." [], Nothing, [(200, "Prices")];
+    Limits "getOwnLimits" GET "limits" Read
+        "Returns the tenant's limits, and how much of them is used." [], Nothing, [(200, "Limits")];
+    Usage "getUsage" GET "usage" Read "Returns the usage and its cost, as JSON or as CSV with FOCUS columns."
         [Day("from"), Day("to"), OneOf("by", &["day", "function", "version"])], Nothing, [(200, "Usage")];
-    Audit "listAudit" GET "audit" Admin "What was done through this API, newest first." [Limit, Cursor], Nothing, [(200, "Audit")];
-    Receipt "getReceipt" GET "requests/{id}" Read "What a request took and costs." [], Nothing, [(200, "ReceiptView")];
-    ListFunctions "listFunctions" GET "functions" Read "The functions." [Limit, Cursor], Nothing, [(200, "Functions")];
-    GetFunction "getFunction" GET "functions/{name}" Read "A function." [], Nothing, [(200, "FunctionDetail")];
-    Deploy "deployFunction" PUT "functions/{name}" Deploy "Deploys a version." [Flag("dry_run"), Flag("no_traffic"), Tag],
-        Component, [(200, "Deployed"), (201, "Deployed")];
+    Audit "listAudit" GET "audit" Admin
+        "Lists the entries of the audit log, newest first." [Limit, Cursor], Nothing, [(200, "Audit")];
+    Receipt "getReceipt" GET "requests/{id}" Read
+        "Returns the receipt of a request: what it used and costs." [], Nothing, [(200, "ReceiptView")];
+    ListFunctions "listFunctions" GET "functions" Read
+        "Lists the functions." [Limit, Cursor], Nothing, [(200, "Functions")];
+    GetFunction "getFunction" GET "functions/{name}" Read "Returns a function." [], Nothing, [(200, "FunctionDetail")];
+    Deploy "deployFunction" PUT "functions/{name}" Deploy
+        "Deploys a version."
+        [Flag("dry_run"), Flag("no_traffic"), Tag], Component, [(200, "Deployed"), (201, "Deployed")];
     Configure "configureFunction" PATCH "functions/{name}" Deploy
-        "Makes a new version of the same bytes with other settings." [Flag("dry_run"), Flag("no_traffic"), Tag],
+        "Creates a version of the same component with other settings." [Flag("dry_run"), Flag("no_traffic"), Tag],
         ManifestPatch, [(200, "Deployed"), (201, "Deployed")];
-    DeleteFunction "deleteFunction" DELETE "functions/{name}" Deploy "Deletes a function and all its versions." [], Nothing,
-        [(200, "Deleted")];
-    Versions "listVersions" GET "functions/{name}/versions" Read "The versions of a function." [], Nothing, [(200, "Versions")];
-    GetTraffic "getTraffic" GET "functions/{name}/traffic" Read "How requests are split among versions." [], Nothing,
-        [(200, "Traffic")];
+    DeleteFunction "deleteFunction" DELETE "functions/{name}" Deploy
+        "Deletes a function and all its versions." [], Nothing, [(200, "Deleted")];
+    Versions "listVersions" GET "functions/{name}/versions" Read
+        "Lists the versions of a function." [], Nothing, [(200, "Versions")];
+    GetTraffic "getTraffic" GET "functions/{name}/traffic" Read
+        "Returns how requests are split among versions." [], Nothing, [(200, "Traffic")];
     SetTraffic "setTraffic" PUT "functions/{name}/traffic" Deploy "Splits requests among versions." [], Json("Traffic"),
         [(200, "Traffic")];
-    RollBack "rollBack" POST "functions/{name}/rollback" Deploy "Gives all requests to an earlier version." [],
+    RollBack "rollBack" POST "functions/{name}/rollback" Deploy "Sends all requests to an earlier version." [],
         MaybeJson("RollBack"), [(200, "Traffic")];
-    SetTag "setTag" PUT "functions/{name}/tags/{tag}" Deploy "Gives a version a tag of its own." [], Json("TagChoice"),
+    SetTag "setTag" PUT "functions/{name}/tags/{tag}" Deploy "Assigns a tag to a version." [], Json("TagChoice"),
         [(200, "FunctionDetail")];
     DeleteTag "deleteTag" DELETE "functions/{name}/tags/{tag}" Deploy "Removes a tag." [], Nothing, [(200, "Deleted")];
-    Kernels "listKernels" GET "functions/{name}/kernels" Read "The kernels of the current version, as they run." [], Nothing,
-        [(200, "Kernels")];
-    Logs "readLogs" GET "functions/{name}/logs" Read "What a function wrote; with follow=true as server-sent events."
+    Kernels "listKernels" GET "functions/{name}/kernels" Read
+        "Lists the kernels of the current version, as deployed and as they run." [], Nothing, [(200, "Kernels")];
+    Logs "readLogs" GET "functions/{name}/logs" Read
+        "Returns the log lines of a function; with follow=true as server-sent events."
         [Flag("follow"), Request], Nothing, [(200, "LogLines")];
-    ListAssets "listAssets" GET "assets" Read "The assets." [Limit, Cursor], Nothing, [(200, "Assets")];
-    GetAsset "getAsset" GET "assets/{asset}" Read "An asset, and how far an upload of it has come." [], Nothing,
+    ListAssets "listAssets" GET "assets" Read "Lists the assets." [Limit, Cursor], Nothing, [(200, "Assets")];
+    GetAsset "getAsset" GET "assets/{asset}" Read "Returns an asset, and the progress of an upload." [], Nothing,
         [(200, "AssetView")];
     PutAsset "putAsset" PUT "assets/{asset}" Deploy
-        "Puts an asset, whole or in ranges that follow each other; or names bytes that are there already, by their digest."
+        "Uploads an asset, whole or in consecutive ranges, or names bytes that are stored already, by their digest."
         [Digest], Range, [(200, "AssetView"), (201, "AssetView"), (202, "AssetView")];
     DeleteAsset "deleteAsset" DELETE "assets/{asset}" Deploy
-        "Takes away an asset's name; versions that were deployed with it keep it." [], Nothing, [(200, "Deleted")];
-    ListSecrets "listSecrets" GET "secrets" Admin "The names of the secrets." [], Nothing, [(200, "Secrets")];
+        "Removes an asset's name; versions that were deployed with the asset keep it." [], Nothing, [(200, "Deleted")];
+    ListSecrets "listSecrets" GET "secrets" Admin
+        "Lists the secrets, without their values." [], Nothing, [(200, "Secrets")];
     SetSecret "setSecret" PUT "secrets/{secret}" Admin "Sets a secret; the body is its value." [], Bytes,
         [(200, "SecretView"), (201, "SecretView")];
-    DeleteSecret "deleteSecret" DELETE "secrets/{secret}" Admin "Deletes a secret that no function names." [], Nothing,
-        [(200, "Deleted")];
-    ListTenants "listTenants" GET "tenants" Operator "The tenants." [Limit, Cursor], Nothing, [(200, "Tenants")];
-    CreateTenant "createTenant" POST "tenants" Operator "Makes a tenant, with a key of full scope." [], Json("NewTenant"),
-        [(201, "TenantMade")];
-    GetTenant "getTenant" GET "tenants/{tenant}" Operator "A tenant." [], Nothing, [(200, "TenantView")];
+    DeleteSecret "deleteSecret" DELETE "secrets/{secret}" Admin
+        "Deletes a secret, unless a function names it." [], Nothing, [(200, "Deleted")];
+    ListTenants "listTenants" GET "tenants" Operator "Lists the tenants." [Limit, Cursor], Nothing, [(200, "Tenants")];
+    CreateTenant "createTenant" POST "tenants" Operator
+        "Creates a tenant, with a key that has all scopes." [], Json("NewTenant"), [(201, "TenantMade")];
+    GetTenant "getTenant" GET "tenants/{tenant}" Operator "Returns a tenant." [], Nothing, [(200, "TenantView")];
     DeleteTenant "deleteTenant" DELETE "tenants/{tenant}" Operator
-        "Deletes a tenant and everything that is its own; its usage and its audit log stay." [], Nothing, [(200, "Deleted")];
-    Suspend "suspendTenant" POST "tenants/{tenant}/suspend" Operator "Lets nothing of a tenant run any more, at once." [], Nothing,
-        [(200, "TenantView")];
-    Resume "resumeTenant" POST "tenants/{tenant}/resume" Operator "Lets a tenant run again." [], Nothing, [(200, "TenantView")];
-    GetLimits "getLimits" GET "tenants/{tenant}/limits" Operator "A tenant's limits, and what is used of them." [], Nothing,
-        [(200, "Limits")];
+        "Deletes a tenant and everything that it owns; its usage and its audit log are kept."
+        [], Nothing, [(200, "Deleted")];
+    Suspend "suspendTenant" POST "tenants/{tenant}/suspend" Operator
+        "Suspends a tenant at once: ends its running requests and refuses new ones." [], Nothing, [(200, "TenantView")];
+    Resume "resumeTenant" POST "tenants/{tenant}/resume" Operator
+        "Resumes a suspended tenant." [], Nothing, [(200, "TenantView")];
+    GetLimits "getLimits" GET "tenants/{tenant}/limits" Operator
+        "Returns a tenant's limits, and how much of them is used." [], Nothing, [(200, "Limits")];
     SetLimits "setLimits" PATCH "tenants/{tenant}/limits" Operator
-        "Changes limits of a tenant; null brings the server's back. In force with the next request." [], Json("LimitsChoice"),
-        [(200, "Limits")];
-    ListKeys "listKeys" GET "tenants/{tenant}/keys" OperatorOrAdmin "A tenant's keys, without the keys themselves." [], Nothing,
-        [(200, "Keys")];
-    CreateKey "createKey" POST "tenants/{tenant}/keys" OperatorOrAdmin "Makes a key; it is told once." [], MaybeJson("NewKey"),
-        [(201, "KeyMade")];
-    RevokeKey "revokeKey" DELETE "tenants/{tenant}/keys/{key}" OperatorOrAdmin "Ends a key at once." [], Nothing, [(200, "Deleted")];
+        "Changes limits of a tenant, from the next request on; null restores the server's limit."
+        [], Json("LimitsChoice"), [(200, "Limits")];
+    ListKeys "listKeys" GET "tenants/{tenant}/keys" OperatorOrAdmin
+        "Lists a tenant's keys, without their texts." [], Nothing, [(200, "Keys")];
+    CreateKey "createKey" POST "tenants/{tenant}/keys" OperatorOrAdmin
+        "Creates a key; its text is returned only this once." [], MaybeJson("NewKey"), [(201, "KeyMade")];
+    RevokeKey "revokeKey" DELETE "tenants/{tenant}/keys/{key}" OperatorOrAdmin
+        "Revokes a key at once." [], Nothing, [(200, "Deleted")];
     RotateKey "rotateKey" POST "tenants/{tenant}/keys/{key}/rotate" OperatorOrAdmin
-        "Makes a key in place of another, which is valid a while longer." [], MaybeJson("Rotate"), [(201, "KeyMade")];
+        "Replaces a key by a new one; the old key stays valid for overlap_s seconds."
+        [], MaybeJson("Rotate"), [(201, "KeyMade")];
 }
 
-/// What a method and a path lead to.
+/// What [`find`] finds for a method and a path.
 pub enum RouteMatch {
-    /// An operation, and what stands for the names in braces.
+    /// An operation, and the values of the names in braces, in order.
     Operation(&'static Operation, Vec<String>),
-    /// The path is known with other methods only.
+    /// The path exists only with these methods, separated by commas.
     Methods(String),
-    /// Nothing.
+    /// The path does not exist.
     Nothing,
 }
 
-/// What stands for the names in braces, if a path fits a template.
+/// Returns the values of the names in braces if a path matches a template.
 fn captures(template: &str, path: &str) -> Option<Vec<String>> {
     let (mut names, mut parts) = (Vec::new(), path.split('/'));
     for wanted in template.split('/') {

@@ -1,4 +1,4 @@
-//! `/api/v1/secrets`: set, list by name, delete. A value goes in and is never told again.
+//! `/api/v1/secrets`: sets, lists and deletes secrets. A value can be set and is never returned.
 
 use crate::control::authorize::TenantGrant;
 use crate::control::call::{ApiCall, CallResult};
@@ -39,10 +39,10 @@ impl Control {
         let name = call.name(0).to_owned();
         check_name(&name)?;
         let value = upload::collect(call.inbound.body, VALUE_BYTES_MAX, "secret").await?;
-        // What is read from a terminal or a file ends with a line feed that is not meant.
+        // A value from a terminal or a file ends with a line feed that is not part of it.
         let value = value.strip_suffix(b"\n").unwrap_or(&value);
         if value.is_empty() || value.contains(&0) || std::str::from_utf8(value).is_err() {
-            return Err(ControlError::Invalid("a secret is text in UTF-8, not empty, without NUL".into()).into());
+            return Err(ControlError::Invalid("a secret must be UTF-8 text, not empty, without NUL".into()).into());
         }
         let sealed = self.vault.seal(&grant.tenant, &name, value);
         let sealed = sealed.map_err(|error| ControlError::Internal(error.to_string()))?;

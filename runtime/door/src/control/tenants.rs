@@ -1,4 +1,4 @@
-//! `/api/v1/tenants`: the operator makes, limits, suspends and deletes tenants.
+//! `/api/v1/tenants`: the operator creates, limits, suspends and deletes tenants.
 
 use crate::control::Control;
 use crate::control::arguments::json_needed;
@@ -43,7 +43,7 @@ impl Control {
         let key = new_key(name.as_str())?;
         let made = self.registry.create_tenant(&name, KeySpec::full(hash(&key)), new.limits).await;
         let made = made.map_err(ControlError::from)?;
-        tracing::info!(tenant = %name, "a tenant was made");
+        tracing::info!(tenant = %name, "a tenant was created");
         let told = format!("tenant {name}, key {}", made.id);
         Ok(AuditSubject::of(
             told,
@@ -80,7 +80,7 @@ impl Control {
         self.pool.end_all(&name, "the tenant was deleted");
         self.logs.forget_tenant(&name);
         let (store, gone) = (Arc::clone(self.registry.store()), name.clone());
-        // The name is not given again, so nobody can come to need them.
+        // The name is never used again, so nobody can need these files later.
         let removed = tokio::task::spawn_blocking(move || store.files().remove_tenant(&gone)).await;
         removed.map_err(|error| ControlError::Internal(error.to_string()))?;
         tracing::info!(tenant = %name, "a tenant was deleted");

@@ -1,4 +1,4 @@
-//! Which versions of a function get requests: weights, tags, rolling back.
+//! Decides which versions of a function get requests: weights, tags and rollback.
 
 use super::functions::{find, traffic_of};
 use crate::control::Control;
@@ -21,14 +21,14 @@ fn check_sticky(sticky: Sticky) -> Result<Sticky, ControlError> {
         return Ok(sticky);
     }
     let shown: String = name.chars().take(64).collect();
-    let rule = "a header's in lower case, or a cookie's, of 1 to 64 characters";
-    Err(ControlError::Invalid(format!("sticky by {shown:?}; it is a name, {rule}")))
+    let rule = "a header in lower case or of a cookie, with 1 to 64 characters";
+    Err(ControlError::Invalid(format!("sticky by {shown:?}; it must be the name of {rule}")))
 }
 
 /// The largest weight of a version.
 const WEIGHT_MAX: u32 = 10_000;
 
-/// Versions among which requests may be split.
+/// The most versions among which requests may be split.
 const SPLIT_MAX: usize = 16;
 
 impl Control {
@@ -53,7 +53,7 @@ impl Control {
             weights.insert(number, weight);
         }
         if weights.len() > SPLIT_MAX {
-            let told = format!("{} versions; requests may be split among {SPLIT_MAX}", weights.len());
+            let told = format!("{} versions; requests may be split among at most {SPLIT_MAX}", weights.len());
             return Err(ControlError::Invalid(told).into());
         }
         let sticky = asked.sticky.map(check_sticky).transpose()?;

@@ -1,4 +1,4 @@
-//! Bodies of control requests: small ones whole in memory, components straight to a file.
+//! Receives the bodies of control requests: small ones in memory, components straight into a file.
 
 use crate::control::error::ControlError;
 use bytes::Bytes;
@@ -14,13 +14,13 @@ use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 
-/// The longest manifest.
+/// The largest manifest, in bytes.
 const MANIFEST_BYTES_MAX: u64 = 256 * 1024;
 
-/// What a multipart body may have beside its component: the manifest, part headers, boundaries.
+/// The most bytes of a multipart body beside its component: the manifest, part headers and boundaries.
 const MULTIPART_OVERHEAD_MAX: u64 = 1 << 20;
 
-/// Reads a small body.
+/// Reads a body of at most `limit` bytes into memory.
 pub(super) async fn collect(body: Incoming, limit: u64, what: &'static str) -> Result<Bytes, ControlError> {
     let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
     let read = tokio::time::timeout(BODY_IDLE_MAX, limited.collect()).await;
@@ -28,15 +28,15 @@ pub(super) async fn collect(body: Incoming, limit: u64, what: &'static str) -> R
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(ControlError::TooLarge { what, limit }),
         Ok(Err(error)) => Err(ControlError::Invalid(format!("the body broke off: {error}"))),
-        Err(_) => Err(ControlError::Invalid(format!("the body did not come within {} s", BODY_IDLE_MAX.as_secs()))),
+        Err(_) => Err(ControlError::Invalid(format!("the body did not arrive within {} s", BODY_IDLE_MAX.as_secs()))),
     }
 }
 
-/// A component in a file of its own, removed unless it is kept; or one that is there already.
+/// A component in a temporary file, which is removed when this is dropped; or a component that is stored already.
 #[derive(Debug)]
 pub(super) struct ReceivedComponent {
     pub(super) path: PathBuf,
-    /// Whether it is there already, and nothing was uploaded.
+    /// Whether the component was stored before and nothing was uploaded.
     pub(super) already_stored: bool,
     pub(super) digest: String,
     pub(super) size: u64,
@@ -46,14 +46,14 @@ pub(super) struct ReceivedComponent {
 impl Drop for ReceivedComponent {
     fn drop(&mut self) {
         if !self.already_stored {
-            // Gone already when it was kept.
+            // This fails if the component was stored, because its file was moved.
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
 impl ReceivedComponent {
-    /// A component of the tenant's that was uploaded before.
+    /// Finds a component that the tenant has uploaded before.
     fn there(
         files: &Files,
         tenant: &TenantName,
@@ -199,7 +199,7 @@ async fn multipart(
             other => {
                 let other: String = other.chars().take(64).collect();
                 return Err(ControlError::Invalid(format!(
-                    "the part {other:?}; the parts are manifest and component, or the digest of one that is there, once each"
+                    "unknown or repeated part {other:?}; the parts are manifest, and component or digest, once each"
                 )));
             }
         }

@@ -1,4 +1,5 @@
-//! `/api/v1/usage` and `/api/v1/prices`: sums of the ledger's acknowledged lines, as JSON or as CSV in FOCUS columns.
+//! `/api/v1/usage` and `/api/v1/prices`: prices, and sums of the ledger's acknowledged lines, as JSON or as CSV in
+//! FOCUS columns.
 
 use crate::control::authorize::TenantGrant;
 use crate::control::call::{ApiCall, CallResult};
@@ -14,10 +15,10 @@ use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The longest span that is told at once.
+/// The most days in one response.
 const SPAN_MAX: Day = 366;
 
-/// By what rows are told apart.
+/// What rows are grouped by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
     Day,
@@ -32,7 +33,7 @@ impl Control {
         let from = call.query.day("from")?.unwrap_or_else(|| month_start(to));
         if from > to || to - from >= SPAN_MAX {
             let (from, to) = (day_text(from), day_text(to));
-            let told = format!("from {from} to {to}; a span is 1 to {SPAN_MAX} days, the first day first");
+            let told = format!("from {from} to {to}; a span must be 1 to {SPAN_MAX} days, with the earlier day first");
             return Err(ControlError::Invalid(told).into());
         }
         let by = match call.query.get("by") {
@@ -86,7 +87,7 @@ fn row(day: Option<String>, function: Option<String>, version: Option<u32>, sums
     UsageRow { day, function, version, micro_units: sums.micro_units(), sums }
 }
 
-/// What rows are told apart by, as far as it is asked for.
+/// The key of a group of rows. A part that rows are not grouped by is None.
 type Group = (Option<Day>, Option<String>, Option<u32>);
 
 fn grouped(rows: &BTreeMap<UsageKey, Sums>, by: By) -> Vec<UsageRow> {

@@ -1,7 +1,8 @@
-//! The access log: one line of JSON for each request, when its last byte has left. No query, no key, no body.
+//! The access log: one line of JSON for each request, written when the last byte of its response has left. A line
+//! contains no query, no key and no body.
 //!
-//! Lines go through a bounded queue to a thread; when it is full they are counted and left out, because no request waits for
-//! a log.
+//! A thread writes the lines, which reach it through a bounded queue. When the queue is full, lines are dropped and
+//! counted, because no request may wait for a log.
 
 use bytes::Bytes;
 use gannet_base::body::{BrokenOff, ResponseBody};
@@ -22,12 +23,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-/// Lines that may wait.
+/// Capacity of the queue, in lines.
 const WAITING_MAX: usize = 16_384;
-/// How often the file is looked for anew, so that it can be moved away.
+/// How often the thread checks that the file exists. If it was moved away, the thread creates a new one.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// A line.
+/// A line of the log.
 #[derive(Debug, Serialize)]
 struct AccessLogEntry {
     time: jiff::Timestamp,
@@ -40,12 +41,12 @@ struct AccessLogEntry {
     ms: u64,
     code: Option<String>,
     fault: Option<Blame>,
-    /// Lines left out before this one.
+    /// Number of lines dropped before this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     lost: Option<u64>,
 }
 
-/// See the module.
+/// Sends lines to the thread that writes the log.
 #[derive(Debug)]
 pub struct AccessLog {
     lines: SyncSender<AccessLogEntry>,
@@ -53,11 +54,11 @@ pub struct AccessLog {
 }
 
 impl AccessLog {
-    /// Writes to a file, or to standard error if the path is `stderr`.
+    /// Starts the thread. It writes to a file, or to standard error if the path is `stderr`.
     pub fn open(path: &Path) -> io::Result<Arc<Self>> {
         let (lines, inbox) = sync_channel(WAITING_MAX);
         let path = (path != Path::new("stderr")).then(|| path.to_owned());
-        // Now, so that a path that cannot be written is told at the start.
+        // Opened here, so that a path that cannot be written fails the start of the server.
         let file = path.as_deref().map(open_file).transpose()?;
         std::thread::Builder::new().name("access-log".into()).spawn(move || write(path, file, &inbox))?;
         Ok(Arc::new(Self { lines, lost: AtomicU64::new(0) }))
@@ -99,7 +100,7 @@ fn write(path: Option<PathBuf>, mut file: Option<BufWriter<File>>, inbox: &Recei
     }
 }
 
-/// A request that will be a line of the log when this is dropped: with its response's body.
+/// A request to be logged. Dropping it, together with the response's body, sends its line.
 #[derive(Debug)]
 pub struct LoggedRequest {
     log: Arc<AccessLog>,
@@ -109,7 +110,7 @@ pub struct LoggedRequest {
 }
 
 impl LoggedRequest {
-    /// A request whose response is about to leave.
+    /// Begins the line of a request whose response is about to be sent.
     pub fn new(
         log: &Arc<AccessLog>,
         id: RequestId,
@@ -133,19 +134,19 @@ impl LoggedRequest {
         Self { log: Arc::clone(log), entry: Some(entry), began, served }
     }
 
-    /// The response's body, whose end writes the line.
+    /// Wraps the response's body, so that the line is sent when the body is dropped.
     pub fn watch(self, body: ResponseBody) -> ResponseBody {
         LoggedBody { body, watched: self }.boxed_unsync()
     }
 
-    /// Bytes of the body that have left.
+    /// Counts bytes of the body that were sent.
     fn sent(&mut self, bytes: usize) {
         if let Some(entry) = &mut self.entry {
             entry.bytes = entry.bytes.saturating_add(bytes as u64);
         }
     }
 
-    /// The body broke off.
+    /// Records that the body broke off.
     fn broke_off(&mut self) {
         if let Some(entry) = &mut self.entry {
             (entry.code, entry.fault) = (Some("response_broken_off".into()), Some(Blame::Function));
@@ -153,7 +154,7 @@ impl LoggedRequest {
     }
 }
 
-/// A response's body on its way to a client that the access log will name.
+/// A response's body that counts its bytes for the access log.
 struct LoggedBody {
     body: ResponseBody,
     watched: LoggedRequest,

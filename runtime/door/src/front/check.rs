@@ -1,11 +1,13 @@
-//! Refuses what a client, a proxy and this server could read differently, other protocols, and with `--dev` the names of other hosts.
+//! Checks the head of a request. Refuses heads that a client, a proxy and this server could read differently, other
+//! protocols, and with `--dev` the names of other hosts.
 
 use gannet_fleet::inbound::{RequestError, host_of};
 use http::Method;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 
-/// Refuses a request whose head could be read in two ways.
+/// Refuses a head that is ambiguous or asks for another protocol. With `loopback_only`, also one that names another
+/// host.
 pub(super) fn check(parts: &Parts, loopback_only: bool) -> Result<(), RequestError> {
     let headers = &parts.headers;
     if parts.method == Method::CONNECT || headers.contains_key(UPGRADE) {

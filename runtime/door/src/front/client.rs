@@ -1,7 +1,8 @@
-//! Where a request came from: the peer, or what proxies say that are trusted. Pure.
+//! The address of a request's client: the peer's, or the one that trusted proxies report. Pure.
 //!
-//! `x-forwarded-for` is read from its end: each trusted proxy has added who spoke to it, and the first address that is none
-//! of theirs is the client's. What stands before that is anybody's word.
+//! `x-forwarded-for` is read from its end, because each trusted proxy appends the address of its peer. The first
+//! address that is not a trusted proxy's is the client's. Entries before it are ignored, because the client may have
+//! made them up.
 
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
@@ -10,7 +11,7 @@ use std::net::IpAddr;
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The client's address, and whether it spoke TLS.
+/// Returns the client's address, and whether the client spoke TLS.
 pub(super) fn client_of(peer: IpAddr, tls: bool, headers: &HeaderMap, trusted: &[IpNet]) -> (IpAddr, bool) {
     let is_trusted = |address: IpAddr| trusted.iter().any(|range| range.contains(&address.to_canonical()));
     let peer = peer.to_canonical();

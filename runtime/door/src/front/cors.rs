@@ -1,5 +1,5 @@
-//! Cross-origin requests (the Fetch standard, "CORS protocol"): preflights are answered here, before any key is asked for,
-//! and answers are marked for the origins that a function's manifest lists.
+//! Cross-origin requests (the Fetch standard, "CORS protocol"). Answers preflights before the key is checked, and adds
+//! CORS headers to responses for the origins that a function's manifest lists.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -9,52 +9,52 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method};
 
-/// What pages may read of an answer beyond its body.
+/// The response headers that pages of other origins may read.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "x-request-id, x-gannet-error, x-gannet-start, server-timing, retry-after, ratelimit, ratelimit-policy",
 );
 
-/// The origin of a request, if a list has it.
+/// Returns the origin of a request if `origins` lists it or `*`.
 pub(super) fn allowed<'a>(headers: &'a HeaderMap, origins: &[String]) -> Option<&'a HeaderValue> {
     let origin = headers.get(ORIGIN)?;
     let text = origin.to_str().ok()?;
     origins.iter().any(|known| known == "*" || known.eq_ignore_ascii_case(text)).then_some(origin)
 }
 
-/// Where a request comes from.
+/// The origin of a request, and what it may do.
 ///
-/// Whether a function exists that needs a key is its tenant's to know, so preflights for it are answered like those for one that
-/// does not exist: with yes, because a page without the key gets nothing by it, and one with the key is read by its tenant's
-/// choice. What is no refusal is marked for listed origins only.
+/// Only the tenant may learn whether a function exists that needs a key, so preflights for such a function and for one
+/// that does not exist are treated alike. Both are allowed: a page without the key gains nothing by it, and a page that
+/// has the key got it by the tenant's choice. Responses that are not refusals get CORS headers for listed origins only.
 #[derive(Debug)]
 pub(super) struct Origin {
     pub(super) asking: HeaderValue,
     /// Whether the function's manifest lists it.
     pub(super) listed: bool,
-    /// Whether strangers must not find out if there is a function.
+    /// Whether the function needs a key or does not exist. Callers without a key must not learn which.
     pub(super) hidden: bool,
 }
 
 impl Origin {
-    /// The origin, if it may ask whether it may send.
+    /// Returns the origin if its preflights are allowed.
     pub(super) fn asks(&self) -> Option<&HeaderValue> {
         (self.listed || self.hidden).then_some(&self.asking)
     }
 
-    /// The origin, if its pages may read an answer.
+    /// Returns the origin if its pages may read the response. `refused` says whether the response is a refusal.
     pub(super) fn reads(&self, refused: bool) -> Option<&HeaderValue> {
         (self.listed || (self.hidden && refused)).then_some(&self.asking)
     }
 }
 
-/// Whether a request asks only whether another may be sent.
+/// Whether a request is a preflight, which asks whether the browser may send another request.
 pub(super) fn is_preflight(parts: &Parts) -> bool {
     parts.method == Method::OPTIONS
         && parts.headers.contains_key(ORIGIN)
         && parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// The head of a preflight's answer.
+/// Returns the headers of the response to a preflight. They allow the method and the headers that it asks for.
 pub(super) fn preflight(origin: &HeaderValue, asked: &HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::new();
     mark(&mut headers, origin);
@@ -70,7 +70,7 @@ pub(super) fn preflight(origin: &HeaderValue, asked: &HeaderMap) -> HeaderMap {
     headers
 }
 
-/// Marks an answer for an origin. What a guest says of it is replaced.
+/// Adds the CORS headers that let `origin` read a response. They replace those that a guest has set.
 pub(super) fn mark(headers: &mut HeaderMap, origin: &HeaderValue) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);

@@ -1,5 +1,5 @@
-//! A client's socket that may neither be silent from the start nor stall in the middle of a response: a client
-//! that stops reading holds permits, an instance and perhaps GPU memory.
+//! Closes a connection whose client sends nothing at first, or stops reading in the middle of a response. A client that
+//! stops reading holds permits, an instance and perhaps GPU memory.
 
 use std::io;
 use std::pin::Pin;
@@ -8,19 +8,20 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// The longest time in which no byte of a response could be written.
+/// How long a write to a client may make no progress.
 const STALL_MAX: Duration = Duration::from_secs(60);
 
-/// The longest silence before a connection's first request.
+/// How long a client may take to begin its first request.
 const SILENT_MAX: Duration = Duration::from_secs(10);
-/// Bytes by which HTTP/2 can be told from HTTP/1: the preface of the former.
+/// Length of the HTTP/2 preface, by which HTTP/2 is told from HTTP/1.
 const PREFACE_BYTES: usize = 24;
 
-/// See the module.
+/// A client's stream with both timeouts.
 pub(super) struct StallGuard<S> {
     stream: S,
     stalled: Option<Pin<Box<Sleep>>>,
-    /// Runs until the first bytes have come: before that hyper does not know which protocol to time.
+    /// Runs until the first bytes have come. Before that, hyper does not know the protocol and applies no timeout of
+    /// its own.
     silent: Option<Pin<Box<Sleep>>>,
 }
 

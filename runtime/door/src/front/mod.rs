@@ -1,13 +1,13 @@
-//! Step 1: accept, caps, ids, and the edge of HTTP.
+//! Step 1: accepts connections, speaks TLS and HTTP, gives each request an id, and sends the response.
 //!
 //! ```text
 //!  accept ─▶ TLS ─▶ HTTP/1.1 or HTTP/2 ─▶ id, checks ─▶ preflights ─▶ auth ─▶ … ─▶ response ─▶ access log
-//!             │ header timeout, header caps                             └ refusal ─▶ respond
-//!             └ writes that stall are cut
+//!             │ header timeout and limits                               └ refusal ─▶ respond
+//!             └ a connection whose writes stall is closed
 //! ```
 //!
-//! A request is refused here when it could be read in two ways (two lengths, a length beside
-//! chunks), when it wants another protocol, or when it is too large or too slow.
+//! Refuses a request here if its head is ambiguous (two lengths, or a length together with chunked encoding), if it
+//! asks for another protocol, or if its head is too large or too slow.
 
 mod access_log;
 mod check;
@@ -44,18 +44,18 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// All headers of a request must be there within this.
+/// How long a client may take to send all headers of a request.
 const HEADERS_MAX_WAIT: Duration = Duration::from_secs(10);
-/// Bytes of a request's head.
+/// Largest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Number of headers.
+/// Most headers of a request.
 const HEADERS_MAX: usize = 128;
-/// Connections at once.
+/// Most open connections of one listener.
 const CONNECTIONS_MAX: usize = 4096;
-/// Requests at once on one HTTP/2 connection.
+/// Most concurrent requests on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
 
-/// The step: listens, and sends each request along its path.
+/// The first step: accepts connections and passes each request to `Steps::serve`.
 #[derive(Debug)]
 pub struct Front {
     steps: Arc<Steps>,
@@ -65,13 +65,13 @@ pub struct Front {
 }
 
 impl Front {
-    /// The step, with those that follow.
+    /// Creates the step with the steps that follow it.
     pub fn new(steps: Steps, tls: Option<Arc<Tls>>, access: Option<Arc<AccessLog>>) -> Arc<Self> {
         let live = Arc::clone(&steps.live);
         Arc::new(Self { steps: Arc::new(steps), live, tls, access })
     }
 
-    /// Serves until `stop`, then lets what runs end, for at most `drain`.
+    /// Serves until `stop` is cancelled, then waits at most `drain` for open connections to end.
     pub async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
@@ -97,7 +97,8 @@ impl Front {
                     let (front, stop, file) = (Arc::clone(&self), stop.clone(), self.live.load());
                     let trusted = file.trusted_proxies.iter().any(|range| range.contains(&peer.ip().to_canonical()));
                     let most = if trusted { u64::MAX } else { file.edge.connections_per_address };
-                    // One that has too many is hung up on: it must not hold the permits of all others.
+                    // If the address has too many connections, this one is closed: one address must not take all
+                    // permits.
                     let Some(counted) = by_address.enter(peer.ip().to_canonical(), most) else { continue };
                     connections.spawn(async move {
                         front.accepted(stream, peer, role, stop).await;
@@ -105,7 +106,7 @@ impl Front {
                     });
                 }
                 Err(error) => {
-                    // Out of descriptors, most likely: others must end first.
+                    // Most likely the process has no file descriptor left. Wait until other connections have ended.
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
@@ -126,7 +127,7 @@ impl Front {
         stop: CancellationToken,
     ) {
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection was gone at once");
+            tracing::debug!(%error, "a client closed its connection at once");
             return;
         }
         match self.tls.clone() {
@@ -138,7 +139,7 @@ impl Front {
                 };
                 match accepted {
                     Ok(stream) => self.connection(stream, peer, role, true, stop).await,
-                    Err(error) => tracing::debug!(%peer, %error, "no TLS"),
+                    Err(error) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
                 }
             }
         }
@@ -178,7 +179,7 @@ impl Front {
             }
         };
         if let Err(error) = result {
-            tracing::debug!(%peer, %error, "a connection ended");
+            tracing::debug!(%peer, %error, "a connection ended with an error");
         }
     }
 
@@ -224,7 +225,8 @@ impl Front {
         Ok(response)
     }
 
-    /// The origin that a request comes from, and what the function that it is for says of it.
+    /// Returns the request's origin and what the called function allows it. None if the request has no `Origin` header
+    /// or names no function by path or host.
     fn origin(&self, inbound: &InboundRequest) -> Option<cors::Origin> {
         let asking = inbound.parts.headers.get(http::header::ORIGIN)?;
         let snapshot = self.steps.auth.snapshot();

@@ -1,12 +1,14 @@
 //! The path of a request, in one function: [`Steps::serve`].
 //!
 //! ```text
-//!  check ─▶ auth ─▶ route ─▶ admit ─▶ pool ─▶ │ worker ─▶ host-gpu │ ─▶ the answer, whose last byte closes the tab
-//!            who     whose     may it  a worker  another process
+//!  1 front ─▶ 2 auth ─▶ 3 route ─▶ 4 admit ─▶ 5 pool ─▶ │ 6 worker ─▶ 7 host-gpu │ ─▶ response ─▶ 8 tab closes
+//!    check      caller    target     permits    worker       another process                       with the last byte
+//!
+//!  9 respond: turns a refusal of any step into a response
 //! ```
 //!
-//! No step can be skipped, because each needs what the one before it made: routing needs a caller, admission a target, the pool
-//! an open tab and permits. Each refuses with an error of its own, which becomes a [`Refusal`].
+//! No step can be skipped, because each needs the result of the one before: routing needs a caller, admission a target,
+//! the pool an open tab and permits. Each step has its own error type, which is converted into a [`Refusal`].
 
 use super::check::check;
 use super::cors;
@@ -24,41 +26,42 @@ use gannet_state::config::LiveConfig;
 use http::{HeaderValue, Response};
 use std::sync::Arc;
 
-/// The steps that a request takes.
+/// The steps of a request's path, and the state that they share.
 #[derive(Debug)]
 pub struct Steps {
-    /// Who sent it.
+    /// Identifies the caller.
     pub auth: Auth,
-    /// Whether it may run now.
+    /// Decides whether the request may run now.
     pub admit: Admit,
-    /// Where it runs.
+    /// Runs the request on a worker.
     pub pool: Pool,
-    /// What is asked for beside functions.
+    /// Handles requests to the control API.
     pub control: Control,
-    /// Bodies that are read before their function is known.
+    /// Bounds the memory for bodies that are read before their function is known.
     pub bodies: BodyBudget,
-    /// The server's file.
+    /// The server's configuration; SIGHUP replaces it.
     pub live: LiveConfig,
-    /// Whether only loopback host names are answered: with `--dev` the key is known to everybody, and a web page must not be
-    /// able to reach it by a name of its own.
+    /// Whether requests with other host names than loopback ones are refused. Set with `--dev`: everybody knows its
+    /// key, so a web page must not be able to reach the server under a host name of its own.
     pub loopback_only: bool,
 }
 
 impl Steps {
-    /// Answers a request. `origin` is a page's that asks for a preflight.
+    /// Takes a request through all steps and returns the response. `origin` is the request's origin if its preflights
+    /// are allowed.
     pub(super) async fn serve(
         self: &Arc<Self>,
         mut inbound: InboundRequest,
         origin: Option<&HeaderValue>,
     ) -> Result<Response<ResponseBody>, Refusal> {
-        // 1. Can it be read in one way only?
+        // 1. Refuse an ambiguous head. Preflights end here.
         check(&inbound.parts, self.loopback_only)?;
         if let Some(origin) = origin.filter(|_| cors::is_preflight(&inbound.parts)) {
             let mut response = raw(ReplyStatus::Empty, "text/plain", bytes::Bytes::new());
             response.headers_mut().extend(cors::preflight(origin, &inbound.parts.headers));
             return Ok(response);
         }
-        // 2. Who sends it? The key leaves the request here.
+        // 2. Who sends it? This takes the key out of the request.
         let client = inbound.client;
         let (caller, snapshot) = self.auth.caller(&mut inbound.parts.headers, client)?;
         // 3. What is it for?
@@ -72,20 +75,21 @@ impl Steps {
             Destination::Control => return self.control.call(inbound, caller, snapshot).await,
         };
         if let Some(served) = &inbound.served {
-            // Set once, here.
+            // It is set only here, so this cannot fail.
             let _ = served.set((target.version.tenant.clone(), target.version.function.clone()));
         }
         let (steps, id) = (Arc::clone(self), inbound.id);
         let answering = async move {
             // 4. May it run now? Its tab is open from here on.
             let (admitted, rate, rate_state) = steps.admit.admit(&mut inbound, &caller, &target).await?;
-            // 5. to 8. A worker answers; the tab closes with the last byte of the body, or with the refusal.
+            // 5. The pool claims a worker and sends it the request. Steps 6 and 7 run in the worker process.
             let answered = steps.pool.call(inbound, target, admitted).await;
+            // 8. A failed call closes the tab here. Otherwise the response body holds it until its last byte.
             let mut response = answered.map_err(|failed| close_failed(*failed))?;
             rate_headers(response.headers_mut(), rate, rate_state);
             Ok(response)
         };
-        // 9. The client of a stream is kept waiting by comments; `respond` writes what was refused.
+        // A stream sends comments until its first event. 9. `front` turns a refusal into a response with `respond`.
         if stream { keep_alive::answer(Box::pin(answering), id).await } else { answering.await }
     }
 }

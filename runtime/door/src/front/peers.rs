@@ -1,5 +1,5 @@
-//! Connections by the address that they come from: one address must not hold the permits of all others. IPv6 counts by /64, as for
-//! rates.
+//! Limits the connections of each client address, so that one address cannot take all connection permits. An IPv6 /64
+//! network counts as one address, as it does for rates.
 
 use gannet_base::quota::address::client_network;
 use std::collections::HashMap;
@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 type ConnectionCounts = Arc<Mutex<HashMap<IpAddr, u64>>>;
 
-/// How many connections there are from each address.
+/// Counts the open connections of each address.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionLimiter(ConnectionCounts);
 
-/// One of them, until it is dropped.
+/// A counted connection. Dropping it takes the connection off the count.
 #[derive(Debug)]
 pub(super) struct ConnectionGuard {
     counts: ConnectionCounts,
@@ -20,7 +20,7 @@ pub(super) struct ConnectionGuard {
 }
 
 impl ConnectionLimiter {
-    /// Counts a connection, unless its address has `most` already.
+    /// Counts a connection. Returns None if its address has `most` already.
     pub(super) fn enter(&self, address: IpAddr, most: u64) -> Option<ConnectionGuard> {
         let address = client_network(address);
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);

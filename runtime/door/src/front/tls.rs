@@ -1,5 +1,5 @@
-//! TLS at the edge, by rustls: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1. The files are looked at every few seconds; when they have
-//! changed and are good, new connections get the new certificate. What is not good changes nothing.
+//! TLS for clients, with rustls: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1. The files are checked for changes every two
+//! seconds. If they have changed and are valid, new connections get the new certificate. Invalid files change nothing.
 
 use arc_swap::ArcSwap;
 use gannet_state::config::TlsConfig;
@@ -16,10 +16,10 @@ use tokio_rustls::server::TlsStream;
 
 /// How long a handshake may take.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
-/// How often the files are looked at.
+/// How often the files are checked for changes.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// See the module.
+/// The certificate in use, and the files that it was read from.
 #[derive(Debug)]
 pub struct Tls {
     files: TlsConfig,
@@ -38,7 +38,7 @@ fn load(files: &TlsConfig) -> io::Result<ServerConfig> {
         CertificateDer::pem_file_iter(&files.cert).map_err(|error| told(&files.cert, &error))?.collect();
     let chain = chain.map_err(|error| told(&files.cert, &error))?;
     if chain.is_empty() {
-        return Err(told(&files.cert, &"it holds no certificate"));
+        return Err(told(&files.cert, &"it contains no certificate"));
     }
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| told(&files.key, &error))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -50,13 +50,13 @@ fn load(files: &TlsConfig) -> io::Result<ServerConfig> {
     Ok(config)
 }
 
-/// What is wrong with the files, if anything is.
+/// Checks that certificate and key can be read and used.
 pub fn check(files: &TlsConfig) -> io::Result<()> {
     load(files).map(drop)
 }
 
 impl Tls {
-    /// Reads certificate and key, and goes on looking at them.
+    /// Reads certificate and key, and starts a task that reads them again when they change.
     pub fn start(files: TlsConfig) -> io::Result<Arc<Self>> {
         let seen = times(&files);
         let tls = Arc::new(Self { config: ArcSwap::from_pointee(load(&files)?), files });
@@ -75,7 +75,7 @@ impl Tls {
         }
     }
 
-    /// The handshake.
+    /// Performs the handshake, within [`HANDSHAKE_MAX`].
     pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let acceptor = TlsAcceptor::from(self.config.load_full());
         tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream))

@@ -1,7 +1,8 @@
-//! Bodies that are read before anybody knows for which function they are.
+//! Reads request bodies whose function is not known before they are read, and bounds the memory that they take.
 //!
-//! Invariant: a tenant's take at most half of what the others leave, so that no number of requests of one tenant keeps another's
-//! out. A byte counts when it comes, not when it is announced, and until it has been sent on.
+//! Invariant: the bodies of one tenant take at most half of what those of the others leave, so that no number of
+//! requests of one tenant keeps another out. A byte counts from when it is received (not when it is announced) until it
+//! has been sent on.
 
 use bytes::{Bytes, BytesMut};
 use gannet_base::names::TenantName;
@@ -12,18 +13,18 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// The longest body, whatever a function's own limit is.
+/// The largest body in bytes, whatever the function's own limit is.
 const BODY_BYTES_MAX: u64 = 16 << 20;
-/// What all bodies may take together.
+/// The most bytes that all bodies may take together.
 const BODIES_BYTES_MAX: u64 = 256 << 20;
-/// How long a body may take, however steadily it comes.
+/// How long a client may take to send a body, however steadily it sends.
 const BODY_MAX: Duration = Duration::from_secs(600);
 
-/// See the module.
+/// Counts the bytes that the bodies of each tenant take.
 #[derive(Debug, Clone, Default)]
 pub struct BodyBudget(Arc<Mutex<HashMap<TenantName, u64>>>);
 
-/// What a body counts for.
+/// The bytes that one body counts for, until this is dropped.
 #[derive(Debug)]
 struct Reservation {
     bodies: BodyBudget,
@@ -69,7 +70,7 @@ impl Drop for Reservation {
     }
 }
 
-/// A body, and what it counts for.
+/// A body and its reservation.
 struct ReservedBytes {
     bytes: Bytes,
     _room: Reservation,
@@ -81,7 +82,7 @@ impl AsRef<[u8]> for ReservedBytes {
     }
 }
 
-/// Reads the body of a tenant's request.
+/// Reads the body of a tenant's request. It counts for the tenant until the returned bytes are dropped.
 pub(super) async fn collect(
     inbound: &mut InboundRequest,
     tenant: TenantName,
@@ -91,10 +92,10 @@ pub(super) async fn collect(
     let reading = tokio::time::timeout(BODY_MAX, read(inbound, &mut reservation)).await;
     let seconds = BODY_MAX.as_secs();
     match reading.unwrap_or(Err(RequestError::BodyTooSlow { seconds })) {
-        // It counts until it has been sent on, however long it waits for that.
+        // The bytes own the reservation, so the body counts until it has been sent on, however long it waits for that.
         Ok(bytes) => Ok(Bytes::from_owner(ReservedBytes { bytes, _room: reservation })),
         Err(error) => {
-            // Else a client that still sends would see its connection closed, and not why.
+            // Otherwise a client that is still sending would see its connection closed and not the error.
             discard_rest(&mut inbound.body).await;
             Err(error)
         }

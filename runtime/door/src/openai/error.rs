@@ -1,30 +1,30 @@
-//! Why the body of an OpenAI client's request leads to no function.
+//! Errors of requests on OpenAI's paths for which no function is found.
 
 use crate::access::AccessError;
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 
-/// Why the body of an OpenAI client's request leads to no function.
+/// Why no function was found for an OpenAI client's request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenAiError {
-    /// The caller may not have it.
+    /// The caller has no access.
     #[error(transparent)]
     Access(#[from] AccessError),
     /// No function that is a model has this name.
-    #[error("the model {model:?} does not exist, or is none of yours")]
+    #[error("the model {model:?} does not exist, or is not yours")]
     ModelNotFound {
-        /// What was asked for.
+        /// The model that was asked for, cut to 80 characters.
         model: String,
     },
     /// The body names no model.
-    #[error("the body names no model: its field \"model\" is a function's name")]
+    #[error("the body names no model: its field \"model\" must be a function's name")]
     ModelNeeded,
-    /// The body is not what could name a model.
-    #[error("the body is no JSON object whose field \"model\" is a function's name: {0}")]
+    /// The body is not a JSON object that could name a model.
+    #[error("the body is not a JSON object whose field \"model\" is a function's name: {0}")]
     BodyInvalid(String),
 }
 
 impl OpenAiError {
-    /// There is no model of that name.
+    /// Returns the error for a model that does not exist.
     pub(super) fn model_not_found(model: &str) -> Self {
         Self::ModelNotFound { model: model.chars().take(80).collect() }
     }

@@ -1,15 +1,16 @@
-//! Keeps a client of a stream waiting until there is a first event: by comments, which clients ignore.
+//! Keeps the connection of a streaming client alive until the first event, by sending comments, which clients ignore.
 //!
 //! ```text
-//!  the answer's head ── within a moment ──▶ answered with it; `: waiting` ▶ … until its first event
+//!  the function's head ── within 1 s ──▶ is sent on; `: waiting` ▶ … ▶ the function's own events
 //!        │ later
 //!        ▼
-//!  200 text/event-stream: `: waiting` ▶ … ▶ the answer's own events
-//!                                       └▶ a refusal, or an answer that is no stream: an event with the error
+//!  200 text/event-stream; `: waiting` ▶ … ▶ the function's own events
+//!                                       └▶ a refusal, or a response that is not a stream: an event with the error
 //! ```
 //!
-//! The request goes on in a task of its own, because a client that takes nothing is not polled, and its time must pass all the
-//! same. Dropping the body ends the task: a client that leaves while it waits is not served.
+//! The request runs in its own task. The body of a client that does not read is not polled, and the request's time
+//! limits must apply nevertheless. Dropping the body aborts the task, so the request of a client that leaves while it
+//! waits ends.
 
 use crate::respond::{openai_error, stream};
 use bytes::{Bytes, BytesMut};
@@ -25,25 +26,25 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
-/// How long an answer's head may take until comments are sent in its place.
+/// How long to wait for the head of the function's response before a stream of comments is begun instead.
 const HEAD_WAIT_MAX: Duration = Duration::from_secs(1);
-/// From one comment to the next.
+/// Time between two comments.
 const COMMENT_INTERVAL: Duration = Duration::from_secs(5);
-/// What is sent.
+/// The comment.
 const COMMENT: &[u8] = b": waiting for the model\n\n";
-/// The longest error of a function that is passed on.
+/// The largest error of a function that is passed on, in bytes.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 
 type AnswerFuture = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Refusal>> + Send>>;
 
-/// The body of an answer that was begun before there was one.
+/// A body that sends comments until the function's first event, then the function's events.
 pub struct KeepAliveBody {
     request: RequestId,
     state: State,
     next: Pin<Box<Sleep>>,
 }
 
-/// The task that answers, until this is dropped.
+/// The task that runs the request. Dropping this aborts it.
 struct AbortOnDrop(JoinHandle<Result<Response<ResponseBody>, Refusal>>);
 
 impl Drop for AbortOnDrop {
@@ -53,13 +54,13 @@ impl Drop for AbortOnDrop {
 }
 
 enum State {
-    /// No answer yet; whether a comment is to be sent at once.
+    /// The function has not responded yet. The flag says whether a comment is to be sent at once.
     AwaitingHead(AbortOnDrop, bool),
-    /// Its head is there, and no event yet.
+    /// The head has arrived, but no event yet.
     AwaitingFirstEvent(ResponseBody),
-    /// Its events. Nothing is put between them: a part of a body may end within one.
+    /// Passes events on. No comments are sent between them, because a part of the body may end inside an event.
     Streaming(ResponseBody),
-    /// An error, being read.
+    /// Reads a response that is not a stream, to send it as an error event.
     ReadingError(ResponseBody, BytesMut),
     Ended,
 }
@@ -70,7 +71,8 @@ impl std::fmt::Debug for KeepAliveBody {
     }
 }
 
-/// Answers as soon as there is a head, or begins a stream when it takes longer.
+/// Returns the function's response if its head comes within `HEAD_WAIT_MAX`, otherwise a stream that begins with
+/// comments.
 pub async fn answer(answering: AnswerFuture, request: RequestId) -> Result<Response<ResponseBody>, Refusal> {
     let mut task = AbortOnDrop(tokio::spawn(answering));
     match tokio::time::timeout(HEAD_WAIT_MAX, &mut task.0).await {
@@ -88,9 +90,9 @@ pub async fn answer(answering: AnswerFuture, request: RequestId) -> Result<Respo
     }
 }
 
-/// What is told when the task has panicked, which it should not.
+/// The refusal for a task that has panicked, which is a bug.
 fn task_panicked() -> Refusal {
-    Refusal::new(RefusalKind::Internal, "internal", Blame::Platform, "the request's task ended")
+    Refusal::new(RefusalKind::Internal, "internal", Blame::Platform, "the request's task ended unexpectedly")
 }
 
 fn event(json: &[u8]) -> Bytes {
@@ -114,7 +116,7 @@ impl KeepAliveBody {
         let due = self.next.as_mut().poll(context).is_ready();
         if due {
             self.next.as_mut().reset(Instant::now() + COMMENT_INTERVAL);
-            // Polled again, so that it wakes us.
+            // Polled again, so that the new timer wakes this task.
             let _ = self.next.as_mut().poll(context);
         }
         due
@@ -132,7 +134,7 @@ impl Body for KeepAliveBody {
         loop {
             match &mut self.state {
                 State::AwaitingHead(task, comment) => match Pin::new(&mut task.0).poll(context).map(|answered| {
-                    // A task that panicked.
+                    // The task panicked.
                     answered.unwrap_or_else(|_| Err(task_panicked()))
                 }) {
                     Poll::Ready(Ok(response)) if is_events(&response) => {

@@ -1,14 +1,15 @@
-//! The paths that OpenAI's clients call, beside `/f/`: they name a function as their model, in the body or in the path.
+//! The paths that OpenAI's clients call. They name a function as their model, in the body or in the path.
 //!
 //! ```text
 //!  /openai/v1/models           the caller's functions that say `openai = true`
 //!  /openai/v1/…                the function that the body's `model` names, or `model@tag`; it sees /v1/…
-//!  /v2/{function}/openai/v1/…  that function, whatever it says; it sees /v1/…
+//!  /v2/{function}/openai/v1/…  that function, with or without `openai = true`; it sees /v1/…
 //! ```
 //!
-//! The tenant is the key's. A body is read whole before it is admitted, because it says for whom it is, and whether the answer
-//! is a stream: then comments keep the client waiting while a cold function starts ([`keep_alive`]). What such bodies take
-//! together is bounded. Refusals have OpenAI's shape on these paths.
+//! The tenant is the key's, or for the operator the one in `x-gannet-tenant`. A body is read whole before admission,
+//! because it names the function and says whether the response is a stream. Comments keep a stream alive while a cold
+//! function starts ([`keep_alive`]). The memory for such bodies is bounded. Refusals on these paths have the form of
+//! OpenAI's errors.
 
 mod bodies;
 mod error;
@@ -32,20 +33,21 @@ use http::{Method, Response};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// What an OpenAI client's request leads to.
+/// Where an OpenAI client's request goes.
 pub enum OpenAiDestination {
-    /// The list of models, or one of them.
+    /// Nowhere further: this response lists the models, or describes one of them.
     Models(Response<ResponseBody>),
-    /// A function.
+    /// To a function.
     Function {
-        /// It.
+        /// The function.
         target: Target,
-        /// Whether the answer is a stream.
+        /// Whether the client asks for a stream.
         stream: bool,
     },
 }
 
-/// Finds out what an OpenAI client's request is for. Its body is read, and kept with it.
+/// Decides where an OpenAI client's request goes. Reads the body of a request for a function and keeps it in
+/// `inbound.collected`.
 pub async fn find(
     inbound: &mut InboundRequest,
     caller: &Caller,
@@ -74,7 +76,7 @@ pub async fn find(
     Ok(OpenAiDestination::Function { target, stream: called.stream })
 }
 
-/// What the front door needs to know of a body.
+/// The fields of a body that the front door needs.
 #[derive(Debug, Default, Deserialize)]
 #[serde(expecting = "an object")]
 struct RequestFields {
@@ -86,17 +88,17 @@ struct RequestFields {
 /// A request whose function is known.
 #[derive(Debug)]
 struct ModelCall {
-    /// Whose it is.
+    /// The tenant that owns the function.
     tenant: TenantName,
-    /// What the client calls it: a function, or `function@tag`.
+    /// The model as the client names it: a function, or `function@tag`.
     model: String,
-    /// Whether it must say `openai = true`.
+    /// Whether the function's manifest must say `openai = true`.
     listed_only: bool,
-    /// Whether the answer is a stream.
+    /// Whether the client asks for a stream.
     stream: bool,
 }
 
-/// Whose functions a caller asks for.
+/// Returns the tenant whose functions a caller asks for.
 fn tenant_of(inbound: &InboundRequest, caller: &Caller) -> Result<TenantName, AccessError> {
     match caller {
         Caller::Anonymous => Err(AccessError::KeyNeeded),
@@ -108,7 +110,7 @@ fn tenant_of(inbound: &InboundRequest, caller: &Caller) -> Result<TenantName, Ac
     }
 }
 
-/// The tenant, if the caller may call its functions.
+/// Returns the tenant if the caller may call its functions.
 fn callable<'a>(name: &TenantName, caller: &Caller, snapshot: &'a Snapshot) -> Result<&'a Arc<Tenant>, AccessError> {
     let tenant = snapshot.tenants.get(name).ok_or(AccessError::NotFound)?;
     if tenant.record.suspended {
@@ -120,7 +122,7 @@ fn callable<'a>(name: &TenantName, caller: &Caller, snapshot: &'a Snapshot) -> R
     Ok(tenant)
 }
 
-/// Finds out for whom a request is. Its body is read, and kept with it.
+/// Reads the body, keeps it in `inbound.collected`, and finds the tenant and the model.
 async fn read(
     inbound: &mut InboundRequest,
     caller: &Caller,
@@ -128,7 +130,7 @@ async fn read(
     asked: &OpenAiPath<'_>,
     bodies: &BodyBudget,
 ) -> Result<ModelCall, Refusal> {
-    // Before anything is kept for it.
+    // Checked before any of the body is kept in memory.
     let tenant = tenant_of(inbound, caller)?;
     callable(&tenant, caller, snapshot)?;
     if asked.function.is_none() && inbound.parts.method != Method::POST {
@@ -139,7 +141,7 @@ async fn read(
     let wanted = serde_json::from_slice::<RequestFields>(&body);
     inbound.collected = Some(body);
     let (model, listed_only, wanted) = match (asked.function, wanted) {
-        // What is not JSON is for the function to refuse, if the path has named one.
+        // If the path names the function, a body that is not JSON is left to the function to refuse.
         (Some(function), wanted) => (function.to_owned(), false, wanted.unwrap_or_default()),
         (None, Ok(mut wanted)) => (wanted.model.take().ok_or(OpenAiError::ModelNeeded)?, true, wanted),
         (None, Err(error)) => return Err(OpenAiError::BodyInvalid(error.to_string()).into()),
@@ -162,7 +164,7 @@ struct Model {
     owned_by: String,
 }
 
-/// Whether a function is a model.
+/// Whether a function is listed as a model.
 fn is_model(function: &Function) -> bool {
     function.current.manifest().http.openai
 }
@@ -172,12 +174,12 @@ fn model(tenant: &TenantName, id: &str, function: &Function) -> Model {
     Model { id: id.to_owned(), object: "model", created, owned_by: tenant.to_string() }
 }
 
-/// The function that a model is, and its tag.
+/// Splits a model's name into function and tag.
 fn split(model: &str) -> (&str, Option<&str>) {
     model.split_once('@').map_or((model, None), |(function, tag)| (function, Some(tag)))
 }
 
-/// The models of a caller, or one of them.
+/// Lists the models that a caller may use, or describes `one` of them.
 fn models(
     inbound: &InboundRequest,
     caller: &Caller,

@@ -1,4 +1,5 @@
-//! Puts the parts of the server together: the GPUs and their arbiter, builds, the pool, the control API, and the steps of a request.
+//! Assembles the parts of the server: the GPUs and their arbiter, builds, the pool, the control API, and the steps of a
+//! request.
 
 use super::gpus::{quarantine, share};
 use super::options::{ServeError, failed};
@@ -21,10 +22,10 @@ use gannet_process::spawn::Spawner;
 use gannet_state::config::{LiveConfig, ServerConfig};
 use std::sync::Arc;
 
-/// Requests that may wait for a permit of the server, at least.
+/// The least number of requests that may wait for a permit of the server.
 const WAITING_MIN: usize = 1024;
 
-/// Starts what works beside requests, and returns the steps that requests take.
+/// Starts the background services and returns the steps that requests take.
 pub(super) fn assemble(
     recovered: RecoveredState,
     file: &ServerConfig,

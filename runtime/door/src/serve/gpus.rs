@@ -1,4 +1,4 @@
-//! How the server comes to its GPUs: it lists them, shares them by the arbiter, and keeps kernels that kept one from running again.
+//! Sets up the GPUs: lists them, starts the arbiter that shares them, and quarantines kernels that kept a GPU too long.
 
 use super::options::{ServeError, failed};
 use gannet_fleet::arbiter::turns::Timing;
@@ -15,18 +15,18 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// How long a holder keeps a GPU while others wait.
+/// How long a holder may keep a GPU while others wait.
 const QUANTUM: Duration = Duration::from_millis(10);
-/// How long it may take to give it back: two slices, or a workgroup that runs to the end of its budget.
+/// How long a holder may take to give a GPU back: two slices, or a workgroup that runs to the end of its budget.
 const GRACE: Duration = Duration::from_millis(100);
-/// The same on a software driver, whose work competes with everything else for the processor.
+/// The grace on a software driver, whose work competes with everything else for the processor.
 const SOFTWARE_GRACE: Duration = Duration::from_secs(10);
-/// Two of its slices must fit, whatever the file says.
+/// The least grace on a software driver, whatever `lease_grace_ms` says: two of its slices must fit.
 const SOFTWARE_GRACE_MIN: Duration = Duration::from_secs(1);
-/// How long a GPU rests after a failed probe.
+/// How long a GPU is not used after a failed probe.
 const CORDON: Duration = Duration::from_secs(1);
 
-/// Starts the arbiter of the GPUs.
+/// Starts the arbiter of the GPUs. The receiver gets the processes that kept a GPU too long.
 pub(super) fn share(
     slots: &[GpuSlot],
     file: &ServerConfig,
@@ -56,17 +56,17 @@ pub(super) fn share(
     Arbiter::start(&shared.collect::<Vec<_>>(), probe).map_err(failed)
 }
 
-/// Keeps kernels that kept a GPU from running again.
+/// Quarantines the kernels of processes that kept a GPU too long.
 pub(super) async fn quarantine(registry: Arc<Registry>, pool: Pool, mut overstayed: mpsc::Receiver<Overstayed>) {
     while let Some(Overstayed { tenant, kernels }) = overstayed.recv().await {
         if let Err(error) = registry.quarantine(&tenant, &kernels).await {
-            tracing::error!(%tenant, %error, "a quarantine could not be kept");
+            tracing::error!(%tenant, %error, "a quarantine could not be stored");
         }
         pool.push_quarantine(&tenant).await;
     }
 }
 
-/// Lists the GPUs, by a child that loads their drivers.
+/// Lists the GPUs, in a child process that loads their drivers. Returns none if that fails.
 pub(super) async fn find_gpus(spawner: &Spawner, store: &Store) -> Vec<Gpu> {
     match probe::list(spawner, &store.files().run()).await {
         Ok(gpus) => {

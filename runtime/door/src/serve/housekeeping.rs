@@ -1,5 +1,5 @@
-//! What the server does now and then: it keeps when keys were last used, forgets old entries of the audit log, and reads its file
-//! again at SIGHUP.
+//! Periodic work: stores when keys were last used, and removes old entries of the audit log. Also reads the
+//! configuration file again at SIGHUP.
 
 use crate::front::Tls;
 use gannet_state::config::{self, LiveConfig};
@@ -12,18 +12,19 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// How often the server does what need not be done at once.
+/// Interval of the periodic work.
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(60);
 
-/// Does what need not be done at once: keeps when keys were last used, forgets old entries of the audit log.
+/// Does the periodic work until `stop` is cancelled: stores when keys were last used, and once an hour removes old
+/// audit entries.
 pub(super) async fn housekeep(registry: Arc<Registry>, live: LiveConfig, stop: CancellationToken) {
     let mut minutes = 0_u32;
     while tokio::time::timeout(HOUSEKEEPING_EVERY, stop.cancelled()).await.is_err() {
         minutes = minutes.wrapping_add(1);
         if let Err(error) = registry.persist_last_used().await {
-            tracing::warn!(%error, "when keys were last used could not be kept");
+            tracing::warn!(%error, "the times at which keys were last used could not be stored");
         }
-        // All entries are looked at.
+        // Once an hour only, because this reads all entries.
         if minutes % 60 != 1 {
             continue;
         }
@@ -42,7 +43,8 @@ pub(super) async fn housekeep(registry: Arc<Registry>, live: LiveConfig, stop: C
     }
 }
 
-/// Reads the file again at each SIGHUP: all of it or nothing. A server without one goes on as it is.
+/// Reads the file again at each SIGHUP, and applies all of it or nothing. A server without a file logs a warning and
+/// goes on.
 pub(super) async fn reload(
     path: Option<PathBuf>,
     live: LiveConfig,
@@ -52,7 +54,7 @@ pub(super) async fn reload(
 ) {
     let mut hangup = match signal(SignalKind::hangup()) {
         Ok(hangup) => hangup,
-        Err(error) => return tracing::error!(%error, "no reload on SIGHUP"),
+        Err(error) => return tracing::error!(%error, "SIGHUP cannot be handled: the file will not be read again"),
     };
     while tokio::select! { hung = hangup.recv() => hung.is_some(), () = stop.cancelled() => false } {
         let Some(read) = path.clone() else {
@@ -71,7 +73,7 @@ pub(super) async fn reload(
         };
         let old = live.load_full();
         if let Err(error) = registry.set_defaults(next.tenant_limits(), next.retention.versions).await {
-            tracing::error!(%error, "the file could not be put into force");
+            tracing::error!(%error, "the file could not be applied");
             continue;
         }
         let waits = old.restart_needed(&next);
@@ -80,6 +82,6 @@ pub(super) async fn reload(
             tls.reload();
         }
         let waits = if waits.is_empty() { "nothing".to_owned() } else { waits.join(", ") };
-        tracing::info!(needs_a_restart = waits, "the file was read again and is in force");
+        tracing::info!(needs_a_restart = waits, "the file was read again and applied");
     }
 }

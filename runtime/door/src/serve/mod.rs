@@ -1,4 +1,4 @@
-//! `gannet serve`: puts the parts together, says that it is ready, and ends in order.
+//! `gannet serve`: starts the server, reports when it is ready, serves until a signal, and shuts down in order.
 
 mod assemble;
 mod confinement;
@@ -25,7 +25,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Each connection and each worker takes descriptors; the usual soft limit of 1024 is soon used up.
+/// Raises the soft limit of open files to the hard one. Each connection and each worker takes descriptors, and the
+/// usual soft limit of 1024 is soon used up.
 fn raise_file_limit() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -34,12 +35,12 @@ fn raise_file_limit() {
     }
 }
 
-/// How long the end of the server waits for the ledger.
+/// How long shutdown waits for the ledger.
 const FLUSH_MAX: Duration = Duration::from_secs(10);
 
-/// Serves until a signal. `ready` is told the address once requests are answered.
+/// Serves until SIGTERM or SIGINT. Calls `ready` with the server's URL once requests are served.
 pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<(), ServeError> {
-    // Taken before anything starts: a signal from here on ends the server in order.
+    // Installed before anything starts, so that a signal from here on shuts the server down in order.
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     raise_file_limit();
@@ -98,9 +99,9 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
     }
     pool.drain();
     if let Err(error) = registry.persist_last_used().await {
-        tracing::warn!(%error, "when keys were last used could not be kept");
+        tracing::warn!(%error, "the times at which keys were last used could not be stored");
     }
-    // Every other commit was synced before it was acknowledged.
+    // Only the ledger needs this: every other commit was synced before it was acknowledged.
     let flushed = tokio::task::spawn_blocking(move || ledger.flush(FLUSH_MAX)).await;
     flushed.map_err(failed)
 }

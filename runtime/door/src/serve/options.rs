@@ -1,4 +1,4 @@
-//! What `gannet serve` is asked for, and why it does not start or go on.
+//! The options of `gannet serve`, and the errors that keep it from starting or going on.
 
 use gannet_state::config::ConfigError;
 use gannet_state::ledger::LedgerError;
@@ -8,51 +8,51 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// What `gannet serve` was asked for.
+/// The options of `gannet serve`.
 #[derive(Debug)]
 pub struct ServeOptions {
-    /// Address; port 0 picks one.
+    /// Address to listen on; port 0 picks a free port. None means the file's address, or 127.0.0.1:7070.
     pub listen: Option<SocketAddr>,
     /// Data folder.
     pub data: PathBuf,
-    /// Configuration file.
+    /// Configuration file, if there is one.
     pub config: Option<PathBuf>,
-    /// Development server.
+    /// Whether this is a development server: on loopback only, with a tenant whose key everybody knows.
     pub dev: bool,
     /// Serve even when a layer of confinement is missing.
     pub allow_unconfined: bool,
-    /// Names the engine that components are compiled for, given whether `wasi:http` 0.3 is on. The front door does not know
-    /// wasmtime; the binary does.
+    /// Returns the name of the engine that components are compiled for. The argument says whether `wasi:http` 0.3 is
+    /// on. The binary passes this in, because the front door must not depend on wasmtime.
     pub engine_name: fn(bool) -> Result<String, String>,
 }
 
-/// Why the server could not start, or not go on.
+/// Why the server could not start or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The data folder cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The address cannot be listened on.
+    /// The server cannot listen on an address.
     #[error("cannot listen on {address}: {cause}")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The system's error.
         cause: io::Error,
     },
-    /// A layer of confinement is missing.
-    #[error("children cannot be confined: {missing} missing")]
+    /// A layer of confinement is missing, or a child can do what it must not.
+    #[error("children are not fully confined; missing or failed: {missing}")]
     Unconfined {
-        /// Which.
+        /// The missing layers and what a child can do, separated by commas; or why that could not be found out.
         missing: String,
     },
     /// The ledger cannot be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// Secrets cannot be opened.
+    /// The key that encrypts secrets cannot be used.
     #[error(transparent)]
     Secrets(#[from] SecretsError),
     /// Anything else.
@@ -60,7 +60,7 @@ pub enum ServeError {
     Failed(String),
 }
 
-/// Any other reason.
+/// Turns any other error into a [`ServeError`].
 pub(super) fn failed(error: impl std::fmt::Display) -> ServeError {
     ServeError::Failed(error.to_string())
 }

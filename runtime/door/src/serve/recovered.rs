@@ -1,4 +1,4 @@
-//! What the server finds in its data folder at the start, and what it makes there the first time.
+//! Opens the data folder at the start: recovers the state of an earlier run, or creates an empty one.
 
 use super::options::{ServeError, ServeOptions, failed};
 use crate::control::keys::new_key;
@@ -14,15 +14,15 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The tenant and key of a development server.
+/// The tenant of a development server.
 pub const DEV_TENANT: &str = "dev";
-/// Its key. Everybody knows it, hence a development server listens on loopback only.
+/// The key of [`DEV_TENANT`]. Everybody knows it, so a development server listens on loopback only.
 pub const DEV_KEY: &str = "gnt_dev_local";
-/// A shorter key of the operator's own choice could be guessed. Its prefix keeps it from being taken for a
-/// function's own authorization.
+/// The least length of a key in `GANNET_OPERATOR_KEY`: a shorter one could be guessed. It must also have the prefix of
+/// our keys, so that it is not taken for a function's own authorization.
 const OPERATOR_KEY_BYTES_MIN: usize = 32;
 
-/// The operator's key: from the environment, or made at the first start and kept.
+/// Returns the operator's key: the one in the environment, or the one in `operator.key`, which the first start creates.
 fn operator_key(data: &Path) -> Result<String, ServeError> {
     if let Ok(key) = std::env::var("GANNET_OPERATOR_KEY")
         && !key.is_empty()
@@ -54,12 +54,12 @@ pub(super) struct RecoveredState {
     pub(super) vault: Vault,
 }
 
-/// Opens the data folder.
+/// Opens the data folder and everything in it.
 pub(super) fn open(options: &ServeOptions, file: &ServerConfig) -> Result<RecoveredState, ServeError> {
     let compatibility = (options.engine_name)(file.wasi_http_0_3).map_err(failed)?;
     let (store, mut contents) = Store::open(&options.data, &compatibility)?;
     if !options.dev {
-        // The folder may have served --dev before; everybody knows that key.
+        // A server with --dev may have used the folder before. Everybody knows its key, so it must not work now.
         contents.keys.remove(&hash(DEV_KEY));
     }
     let store = Arc::new(store);
@@ -72,13 +72,13 @@ pub(super) fn open(options: &ServeOptions, file: &ServerConfig) -> Result<Recove
     Ok(RecoveredState { store, registry, ledger, vault })
 }
 
-/// Makes the tenant of a development server, if it is not there.
+/// Creates the tenant of a development server, unless it exists.
 pub(super) async fn dev_tenant(registry: &Arc<Registry>) -> Result<(), ServeError> {
     let name = TenantName::new(DEV_TENANT).map_err(failed)?;
     if registry.snapshot().tenants.contains_key(&name) {
         return Ok(());
     }
-    // Whoever develops wants to try `scale.min` too.
+    // The limits are high, so that developers can try `scale.min` too.
     let limits = LimitsChoice {
         resident_gpu_mib: Some(1 << 20),
         requests_per_s: Some(1_000_000),

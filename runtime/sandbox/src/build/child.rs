@@ -1,12 +1,12 @@
-//! The builder process: validates, compiles, tries the kernels, writes a report, ends.
+//! The builder process: validates an upload, compiles it, tries its kernels, writes a report and exits.
 //!
 //! ```text
 //!  confine ▶ read bytes, validate, find kernels ▶ open the GPU if there are any ▶ seccomp
 //!          ▶ run init, if it has a snapshot ▶ compile ▶ check imports and exports ▶ each kernel: compile, one dispatch ▶ report
 //! ```
 //!
-//! Only safe code may read the bytes before the last layer of confinement is up, because whether a GPU is needed depends
-//! on them. Compilers and drivers must see them only after it.
+//! The uploaded bytes decide whether a GPU is needed, so they are read before seccomp, the last layer of confinement,
+//! is active. Only safe code may read them then. Compilers and drivers must not see them before seccomp is active.
 
 use crate::build::compile::{compile, refuse_0_3};
 use crate::build::component::{self, invalid};

@@ -1,12 +1,12 @@
-//! Reads an upload as bytes, before anything compiles it: whether it is a valid component, and which kernels it carries.
+//! Reads an upload as bytes, before anything compiles it: checks that it is a valid component and extracts its kernels.
 //!
-//! It must stay safe code, because it runs before the builder's last layer of confinement.
+//! It must stay safe code, because it runs before the builder's last layer of confinement is active.
 
 use gannet_base::hop::build::{RejectCode, Rejected};
 use gannet_base::kernel_section;
 use wasmparser::{Encoding, Parser, Payload, Validator, WasmFeatures};
 
-/// Rejects the component.
+/// Makes a rejection with the code `ComponentInvalid`.
 pub(super) fn invalid(detail: impl Into<String>) -> Rejected {
     Rejected { code: RejectCode::ComponentInvalid, detail: detail.into() }
 }

@@ -1,7 +1,8 @@
-//! Leaves in the builder's folder what the GPU driver compiled, so that workers need not compile it again.
+//! Saves what the GPU driver compiled in the builder's folder, so that workers need not compile it again.
 //!
-//! There are two caches: one that the driver hands out (a file for each component) and one that it writes by itself, on
-//! threads of its own. The builder ends without waiting for threads, so it must wait for those files.
+//! There are two caches. The first is the pipeline cache that the driver returns as bytes: [`write`] saves it, one file
+//! for each component. The driver writes the second to disk itself, on its own threads. The builder exits without
+//! joining threads, so [`wait_until_written`] waits for these files.
 
 use gannet_host_gpu::Device;
 use gannet_process::child::PIPELINE_CACHE_PREFIX;
@@ -9,23 +10,24 @@ use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long the GPU and the driver's own cache are waited for.
+/// Longest wait for the GPU and the driver's own cache together.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 /// A cache that has not changed for this long is complete.
 const UNCHANGED_MIN: Duration = Duration::from_millis(200);
 
-/// Writes what the driver compiled for a component into the folder, under a name of the component's own.
+/// Writes the driver's pipeline cache into the folder, under a name derived from the component's digest.
 pub(super) fn write(folder: &Path, component: &[u8], device: Option<&Device>) {
     let Some(data) = device.and_then(Device::driver_cache) else { return };
     let digest = Sha256::digest(component).iter().take(8).fold(0u64, |all, byte| (all << 8) | u64::from(*byte));
     if let Err(error) = std::fs::write(folder.join(format!("{PIPELINE_CACHE_PREFIX}{digest:016x}")), data) {
         // Without the file only the first dispatch is slower.
-        tracing::warn!(%error, "what the driver compiled could not be kept");
+        tracing::warn!(%error, "the driver cache could not be saved");
     }
 }
 
-/// Waits until the GPU was given back, a millisecond after its last use, and until the driver has written its own cache:
-/// until there is a finished file for each kernel, or nothing changes any more.
+/// Waits until the GPU lease is released, which happens a millisecond after the GPU's last use. Then waits until the
+/// driver has written its own cache: there is a finished file for each kernel, or no file has changed for
+/// [`UNCHANGED_MIN`]. Gives up after [`WAIT_MAX`].
 pub(super) fn wait_until_written(folder: &Path, kernels: usize, device: Option<&Device>) {
     let began = Instant::now();
     while device.is_some_and(Device::holds_gpu) && began.elapsed() < WAIT_MAX {
@@ -47,7 +49,7 @@ pub(super) fn wait_until_written(folder: &Path, kernels: usize, device: Option<&
     }
 }
 
-/// The files of a driver's cache, without its index.
+/// Numbers of files in a driver's cache, without its index. Unfinished files end in `.tmp`.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct FileCounts {
     finished: usize,

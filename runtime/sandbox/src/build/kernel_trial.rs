@@ -1,7 +1,7 @@
 //! Tries a component's kernels on a GPU: each is compiled and dispatched once.
 //!
 //! In: the kernels that the component declares. Out: the report, with their hardened text and warnings. The trial also
-//! fills the driver's cache, which workers are given later.
+//! fills the driver's cache, which is later copied to workers.
 
 use crate::build::kernels::Kernels;
 use crate::build::progress::Progress;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// A longer hardened text is left out of the report.
 const HARDENED_BYTES_MAX: usize = 512 * 1024;
-/// GPU memory for trial dispatches.
+/// Limit on the GPU memory of trial dispatches.
 pub(super) const TRIAL_BYTES_MAX: u64 = 64 << 20;
 
 /// Returns a feature that the source enables and the device lacks.
@@ -53,7 +53,7 @@ pub(super) fn try_kernels(
         };
         // A function may bring several kinds of a kernel and open the one that the device can run.
         if let Some(feature) = missing_feature(&kernel.wgsl, device) {
-            warnings.push(format!("kernel {name:?} was not tried: it enables {feature}, which this gpu has not got"));
+            warnings.push(format!("kernel {name:?} was not tried: it enables {feature}, which this gpu lacks"));
             continue;
         }
         if needs_constants(&kernel.wgsl, device.abilities()).map_err(rejected)? {

@@ -1,5 +1,5 @@
-//! Reads the kernels of a component from its custom sections ([`gannet_base::kernel_section`] says how they lie there), and names
-//! them by their entry points.
+//! Reads the kernels of a component from its custom sections, and names them by their entry points. The format is
+//! documented in [`gannet_base::kernel_section`].
 
 use gannet_base::hop::BundleKernel;
 use gannet_base::hop::build::{RejectCode, Rejected};
@@ -9,15 +9,16 @@ use std::collections::BTreeMap;
 /// The kernels of a component, by name.
 pub type Kernels = BTreeMap<String, BundleKernel>;
 
-/// Source of all kernels of one component.
+/// Limit on the source bytes of all kernels of one component.
 const WGSL_BYTES_MAX: usize = 4 << 20;
-/// Kernel sources in one component.
+/// Limit on the number of kernel sources in one component.
 const SOURCES_MAX: usize = 256;
 
 fn rejected(detail: impl Into<String>) -> Rejected {
     Rejected { code: RejectCode::KernelRejected, detail: detail.into() }
 }
 
+/// Takes a text from the front: its length as four bytes, little-endian, then UTF-8.
 fn take_text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
     let (length, after) = rest.split_first_chunk::<4>()?;
     let (text, after) = after.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
@@ -53,11 +54,11 @@ pub fn decode(sections: &[Vec<u8>]) -> Result<Kernels, Rejected> {
     for (name, wgsl) in sources {
         let declared = declare(name, wgsl).map_err(|error| rejected(format!("kernel {name:?}: {error}")))?;
         for (full, kernel) in declared {
-            // Each entry point carries its module, so a module with many counts many times.
+            // Each entry point is stored with the source of its whole module, so a module with many counts many times.
             total += kernel.wgsl.len();
             if total > WGSL_BYTES_MAX {
                 return Err(rejected(format!(
-                    "the kernels have more than {WGSL_BYTES_MAX} bytes of source, a module counting once for each entry point"
+                    "the kernels have more than {WGSL_BYTES_MAX} bytes of source (a module counts once for each entry point)"
                 )));
             }
             kernels.insert(full, BundleKernel { wgsl: kernel.wgsl.to_string(), entry: kernel.entry, hardened: None });

@@ -1,4 +1,5 @@
-//! The builder: checks one upload, compiles it, tries its kernels, and ends. The files stand in the order of its steps.
+//! The builder: checks one upload, compiles it, tries its kernels, and exits. The modules stand in the order of its
+//! steps.
 
 pub mod child;
 mod progress;

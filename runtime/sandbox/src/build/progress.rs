@@ -21,7 +21,7 @@ impl Progress {
         send_now(self.control.as_fd(), &serde_json::to_vec(&stage)?, &[])
     }
 
-    /// The same inside a build step, whose errors are rejections.
+    /// Like [`Self::report`], for build steps: their error type is a rejection.
     pub(super) fn enter(&self, stage: BuildStage) -> Result<(), Rejected> {
         self.report(stage).map_err(|error| invalid(format!("the front door is gone: {error}")))
     }

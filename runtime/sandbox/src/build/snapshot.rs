@@ -19,11 +19,11 @@ use wasmtime::{Engine, Store};
 use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 use wasmtime_wizer::{ComponentInstanceState, Wizer};
 
-/// The export that is run.
+/// The name of the export that is run.
 const INIT: &str = "init";
-/// The most that `init` may print. It is shown when `init` fails.
+/// Limit on what `init` may print. The output is shown when `init` fails.
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
-/// The end of it that is shown.
+/// At most this many bytes of the output are shown: the last ones.
 const SHOWN_BYTES_MAX: usize = 2_000;
 
 fn rejected(detail: impl std::fmt::Display) -> Rejected {
@@ -51,7 +51,8 @@ pub(super) fn snapshot(
         let guest = GuestState::for_init(&env, asset_catalog(order, assets), order.memory_bytes, output.clone());
         let mut store = Store::new(engine, guest);
         store.limiter(|guest| &mut guest.memory);
-        // Each memory is read by one call that returns all of it. The front door watches the time.
+        // Each memory is read by one call that returns all of it, so the size of a call's result must not be limited.
+        // The front door enforces the time limit.
         store.set_hostcall_fuel(usize::MAX);
         store.set_epoch_deadline(u64::MAX >> 1);
         let linker = linker(engine, wasi_http_0_3).map_err(rejected)?;
@@ -94,10 +95,10 @@ async fn init(store: &mut Store<GuestState>, component: &Component, instance: &I
     };
     let results = function.results().len();
     if function.params().len() != 0 || results > 1 {
-        return Err("its init should take nothing, and answer nothing or result<_, string>".into());
+        return Err("init must take no arguments and return nothing or result<_, string>".into());
     }
     let mut returned = vec![Val::Bool(false); results];
-    let function = instance.get_func(&mut *store, index).ok_or("its init is not there")?;
+    let function = instance.get_func(&mut *store, index).ok_or("the function init is missing")?;
     function
         .call_async(&mut *store, &[], &mut returned)
         .await

@@ -1,4 +1,4 @@
-//! The log of a request: lines on their way to the front door.
+//! The log of a request: sends lines to the front door.
 //!
 //! It must never wait for the front door: if the socket is full, lines are dropped and counted. Secrets are masked here.
 //! The log text of a request is limited; one last line says that the limit was reached.
@@ -70,13 +70,13 @@ impl RequestLog {
         })
     }
 
-    /// Lines that are written from now on belong to another request.
+    /// Attributes all further lines to `request`, and starts to count its log text from zero.
     pub(crate) fn start_next_request(&self, request: RequestId) {
         *self.request.lock().unwrap_or_else(PoisonError::into_inner) = request;
         self.written.store(0, Ordering::Relaxed);
     }
 
-    /// Writes a message of the platform, line by line.
+    /// Writes a message of Gannet itself, line by line.
     pub(crate) fn write_lines(&self, stream: LogStream, text: &str) {
         for line in text.lines() {
             self.write_line(stream, line.as_bytes());

@@ -1,8 +1,9 @@
-//! The limit on a guest's linear memory. It counts all memories of an instance together; growth beyond it fails in the guest.
+//! The limit on a guest's linear memory. It counts all memories of an instance together. If a memory would grow beyond
+//! the limit, `memory.grow` fails in the guest.
 
 use wasmtime::ResourceLimiter;
 
-/// Entries of one table.
+/// Limit on the entries of one table.
 const TABLE_ELEMENTS_MAX: usize = 100_000;
 
 /// Counts the bytes of all linear memories of an instance.
@@ -10,7 +11,7 @@ const TABLE_ELEMENTS_MAX: usize = 100_000;
 pub(crate) struct MemoryLimit {
     limit: usize,
     used: usize,
-    /// Whether growth was refused. Most guests then trap, and this is the reason.
+    /// Whether growth was refused. Most guests then trap, and the limit is reported as the reason.
     pub(crate) growth_refused: bool,
 }
 
@@ -24,7 +25,7 @@ impl MemoryLimit {
         self.limit
     }
 
-    /// Bytes of all its memories.
+    /// Bytes of all memories of the instance together.
     pub(crate) fn used(&self) -> usize {
         self.used
     }

@@ -25,14 +25,14 @@ use wasmtime_wasi_http::{RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView,
 
 /// Handles a guest may hold at once: buffers, kernels, streams.
 const HANDLES_MAX: usize = 10_000;
-/// Random bytes in one call.
+/// Limit on the random bytes of one call.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
 
-/// What every guest of a version is given.
+/// What every guest of a version gets.
 pub(crate) struct GuestInputs {
     /// Environment and secrets.
     pub(crate) env: Vec<(String, String)>,
-    /// The same for `wasi:config`.
+    /// The same values for `wasi:config`.
     pub(crate) config: Arc<WasiConfigVariables>,
     /// The version's assets.
     pub(crate) assets: Arc<AssetCatalog>,
@@ -55,7 +55,7 @@ pub(crate) struct GuestState {
 }
 
 impl GuestState {
-    /// A guest of the worker.
+    /// Makes the data of a guest that serves requests in a worker.
     pub(crate) fn new(
         inputs: &GuestInputs,
         out: LogPipe,
@@ -76,7 +76,8 @@ impl GuestState {
         }
     }
 
-    /// A guest that runs `init` in a builder. It has its environment and its assets, but no GPU and no outbound HTTP.
+    /// Makes the data of a guest that runs `init` in a builder. It has its environment and its assets, but no GPU and
+    /// no outbound HTTP.
     pub(crate) fn for_init(
         env: &[(String, String)],
         assets: AssetCatalog,
@@ -165,7 +166,7 @@ pub(crate) fn linker(engine: &Engine, wasi_http_0_3: bool) -> wasmtime::Result<L
     Ok(linker)
 }
 
-/// Sends the guest's outbound requests over the front door, or refuses them if there is no client.
+/// Sends the guest's outbound requests through the front door, or refuses them if there is no client.
 struct HttpHooks {
     outbound: Option<OutboundClient>,
 }

@@ -23,14 +23,15 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-/// How long a response may send nothing, unless the guest asks for less.
+/// Timeout for the first byte of a response, unless the guest sets another. The front door limits both.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// The connection to the front door, once it has sent the socket.
+/// The connection to the front door. It is open once the front door has sent the socket.
 #[derive(Debug)]
 pub(crate) struct OutboundConnection {
     sender: OnceLock<SendRequest<WasiBody>>,
-    /// The streams that the front door accepts at once. Without permits, more would wait in hyper's unbounded queue.
+    /// One permit for each stream that the front door accepts at once. Without permits, further requests would wait in
+    /// hyper's unbounded queue.
     stream_permits: Semaphore,
 }
 
@@ -124,7 +125,7 @@ impl OutboundClient {
         }
     }
 
-    /// The host is not in the manifest.
+    /// Logs that the manifest does not allow the host, and returns the guest's error.
     fn denied(&self, target: &str) -> Error {
         let hint = format!("a request to {target} was refused: [http] allowed_outbound_hosts does not list it");
         self.log.write_lines(LogStream::Stderr, &hint);
@@ -155,7 +156,8 @@ impl OutboundClient {
     }
 }
 
-/// The body of an outbound request. If its guest is dropped it fails instead of ending, so that nobody takes it for complete.
+/// The body of an outbound request. If its guest is dropped it fails instead of ending, so that an
+/// incomplete body never looks complete.
 struct OutboundBody {
     body: WasiBody,
     guest_dropped: Arc<AtomicBool>,

@@ -13,7 +13,7 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 /// A longer line is cut into several.
 const LINE_BYTES_MAX: usize = 8 * 1024;
-/// What a guest may write in one call.
+/// Limit on the bytes that a guest may write in one call.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
 
 /// A guest's stdout or stderr.

@@ -1,7 +1,8 @@
-//! What all requests of a worker process share, and what one of them works with.
+//! [`WorkerContext`], which all requests of a worker process share, and [`RequestContext`], which belongs to one
+//! request.
 //!
-//! The first is made once at startup. It uses the parts that it holds, and none of them may use it: a part that needs its
-//! neighbours is given them.
+//! The worker's context is made once, at startup. It owns its parts, and none of them may hold a reference to it: a
+//! part that needs another part gets that one passed in.
 
 use crate::guest::GuestState;
 use crate::guest::log::LogSink;
@@ -29,7 +30,8 @@ pub(super) struct WorkerContext {
     /// The device, or why there is none.
     pub(super) device: Result<Arc<Device>, gannet_host_gpu::Error>,
     pub(super) versions: Mutex<HashMap<VersionKey, Arc<LoadedVersion>>>,
-    /// The instances that may live at once. wasmtime's pool has room for each of them, so it never runs out.
+    /// One permit for each instance that may exist at once. wasmtime's pool has room for all of them, so it never runs
+    /// out.
     pub(super) instance_permits: Arc<Semaphore>,
     pub(super) idle_instances: Arc<IdleInstances>,
     pub(super) control: Channel,
@@ -39,13 +41,13 @@ pub(super) struct WorkerContext {
 }
 
 impl WorkerContext {
-    /// The versions that are loaded.
+    /// Locks the map of loaded versions.
     pub(super) fn versions(&self) -> MutexGuard<'_, HashMap<VersionKey, Arc<LoadedVersion>>> {
         self.versions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What one request works with.
+/// What belongs to one request while its instance runs.
 pub(super) struct RequestContext {
     pub(super) worker: Arc<WorkerContext>,
     pub(super) version: Arc<LoadedVersion>,

@@ -1,6 +1,6 @@
 //! Carries out what the front door sends over the control socket: load and unload versions, serve connections.
 //!
-//! It returns when the front door is gone or sends what it must not; the process must end then.
+//! It returns when the front door is gone or has sent something invalid. The process must then exit.
 
 use crate::worker::context::WorkerContext;
 use crate::worker::request;
@@ -68,18 +68,18 @@ fn unload(worker: &WorkerContext, key: VersionKey) {
     }
 }
 
-/// Brings a version's assets to the GPU and keeps them there while the version is loaded.
+/// Uploads a version's assets to the GPU and keeps them there while the version is loaded.
 async fn pin_assets(device: Arc<Device>, version: Arc<LoadedVersion>) {
     for asset in version.inputs.assets.values() {
         match device.pin_asset(asset).await {
             Ok(pin) => version.pinned_assets.lock().unwrap_or_else(PoisonError::into_inner).push(pin),
-            // A request brings it later, or fails with the reason.
+            // A request uploads it later, or fails with the reason.
             Err(error) => tracing::warn!(%error, "an asset could not be kept on the gpu"),
         }
     }
 }
 
-/// Drops assets from the GPU that no loaded version has.
+/// Frees the GPU memory of assets that no loaded version has.
 fn forget_unused_assets(worker: &WorkerContext) {
     let Ok(device) = &worker.device else { return };
     let versions = worker.versions();

@@ -35,7 +35,7 @@ impl CpuMeter {
         self.used_ns() + current
     }
 
-    /// Wall-clock time that the guest waited, for whatever it was.
+    /// Wall-clock time that the guest waited, for whatever reason.
     pub(crate) fn idle_ns(&self) -> u64 {
         self.idle_ns.load(Ordering::Relaxed)
     }

@@ -1,4 +1,5 @@
-//! Gives the GPU driver what it compiled for a version at deploy, so that first dispatches need not compile.
+//! Gives the GPU driver the kernels that it compiled when a version was deployed, so that first dispatches need not
+//! compile.
 //!
 //! In: files that the front door puts into this worker's folder before it asks to load a version. Each is read once.
 

@@ -43,8 +43,8 @@ impl EpochTicker {
                 quiet_ticks = if thread_state.polls.load(Ordering::SeqCst) == 0 { quiet_ticks + 1 } else { 0 };
                 if quiet_ticks >= QUIET_TICKS {
                     thread_state.asleep.store(true, Ordering::SeqCst);
-                    // A poll that begins after the line above wakes this thread. One that began before it does not, so it is
-                    // looked for here. `park` returns at once if the thread was woken already.
+                    // A poll that begins after the line above wakes this thread. One that began before it does not, so
+                    // this loop checks for it. `park` returns at once if the thread was woken already.
                     while thread_state.asleep.load(Ordering::SeqCst) && thread_state.polls.load(Ordering::SeqCst) == 0 {
                         std::thread::park();
                     }

@@ -1,6 +1,6 @@
 //! What a request gives its guest: a log, a session on the GPU, and a client for outbound HTTP.
 //!
-//! A fresh guest gets all of them. A reused guest keeps its log's streams and its session, which start to count anew.
+//! A fresh guest gets all of them. A reused guest keeps its log's streams and its session, whose counters start again.
 
 use crate::guest::GuestState;
 use crate::guest::log::RequestLog;
@@ -12,7 +12,8 @@ use gannet_host_gpu::wit::LazySession;
 use gannet_host_gpu::{Session, SessionLimits};
 use std::sync::Arc;
 
-/// Smaller assets are not prefetched: they are mostly read on the CPU, and quickly brought to the GPU.
+/// Smaller assets are not prefetched: they are mostly read on the CPU, and uploading them to the GPU
+/// takes little time.
 const PREFETCHED_BYTES_MIN: u64 = 1 << 20;
 
 /// Makes a guest for a request.
@@ -43,7 +44,7 @@ pub(super) fn reuse_guest(context: &RequestContext, guest: &mut GuestState) {
     }
 }
 
-/// Returns what makes the guest's session when it first uses the GPU.
+/// Returns the function that makes the guest's session. It is called when the guest first uses the GPU.
 fn session_maker(context: &RequestContext) -> impl Fn() -> Result<Session, gannet_host_gpu::Error> + Send + use<> {
     let version = &context.version;
     let limits = SessionLimits {
@@ -69,7 +70,7 @@ fn outbound_client(context: &RequestContext, log: Arc<RequestLog>) -> OutboundCl
     }
 }
 
-/// Starts to bring the version's large assets to the GPU while its instance starts.
+/// Starts to upload the version's large assets to the GPU, while its instance starts.
 fn prefetch_assets(context: &RequestContext, session: &mut LazySession) {
     let Ok(device) = &context.worker.device else { return };
     let assets = context.version.inputs.assets.values();

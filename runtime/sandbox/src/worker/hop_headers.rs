@@ -1,11 +1,11 @@
-//! The headers that the front door adds to a request: which version, which request, how long. The guest never sees them.
+//! The headers that the front door adds to a request: version, request id and deadline. The guest never sees them.
 
 use gannet_base::hop::{VersionKey, header};
 use gannet_base::names::RequestId;
 use http::{HeaderMap, HeaderName};
 use std::time::Duration;
 
-/// What the front door says about a request.
+/// The values of the headers that the front door adds.
 pub(super) struct HopHeaders {
     pub(super) version: VersionKey,
     pub(super) request: RequestId,

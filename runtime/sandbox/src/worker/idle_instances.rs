@@ -1,8 +1,8 @@
 //! Instances that wait for their next request, of versions with `instance_reuse`.
 //!
-//! Each keeps its memory, what it has on the GPU, and its instance permit. The longest idle instance is evicted when a request
-//! waits for a permit, when GPU memory is wanted, or when all of them have too much memory. An unloaded version's are evicted
-//! too. An idle instance must never make a request wait.
+//! Each keeps its memory, its GPU resources and its instance permit. The longest idle instance is evicted when a
+//! request waits for a permit, when GPU memory is wanted, or when together they exceed a limit of this file. Instances
+//! of an unloaded version are evicted too. An idle instance must never make a request wait.
 
 use crate::guest::GuestState;
 use gannet_base::hop::VersionKey;
@@ -49,7 +49,7 @@ impl IdleInstances {
         self.instances.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the instance of a version that served a request last, if there is one.
+    /// Takes the most recently used instance of a version, if there is one.
     pub(crate) fn take(&self, version: VersionKey) -> Option<IdleInstance> {
         let mut instances = self.lock();
         let index = instances.iter().rposition(|(of, _)| *of == version)?;
@@ -71,7 +71,8 @@ impl IdleInstances {
         drop(instances);
         // Freeing memory takes a while, so the lock is not held.
         drop(evicted);
-        // Checked after the instance was put in: a request that begins to wait after this finds it.
+        // Checked after the instance was added: a request that begins to wait after this check finds the instance
+        // itself.
         if self.waiting_requests.load(Ordering::SeqCst) > 0 {
             self.evict_oldest();
         }
@@ -98,11 +99,11 @@ impl IdleInstances {
         if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
             return Some(permit);
         }
-        // Counted before the eviction, so that an instance that becomes idle meanwhile is not kept.
+        // Counted before the eviction, so that an instance that becomes idle in between is evicted too.
         self.waiting_requests.fetch_add(1, Ordering::SeqCst);
         let _waiting = WaitingRequest(&self.waiting_requests);
         self.evict_oldest();
-        // It fails only if the semaphore is closed, which nobody does.
+        // It fails only if the semaphore is closed, which never happens.
         Arc::clone(permits).acquire_owned().await.ok()
     }
 }

@@ -1,5 +1,5 @@
-//! Runs the instance of one request: fresh, metered, limited and dropped when it is done. Where the manifest allows it, an
-//! instance that has served before is used, and kept for the next request.
+//! Runs the instance of one request. The instance is fresh, metered and limited, and it is dropped when it is done.
+//! Where the manifest allows reuse, an instance that has served before is used instead, and kept for the next request.
 //!
 //! An instance holds a permit for as long as it has memory, so wasmtime's pool never runs out.
 
@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi_http::p2::bindings::Proxy;
 
-/// What is left of an idle instance beside its store.
+/// The parts of a reused instance, without its store.
 struct ReusedInstance {
     proxy: Proxy,
     requests_served: u64,

@@ -8,8 +8,9 @@
 //!  each request: a fresh instance ▶ guest runs, metered ▶ response, receipt
 //! ```
 //!
-//! In: frames and HTTP from the front door. Out: responses, receipts, log lines. It has no network, no store and no file but
-//! its own folder. It ends by `exit`, never by dropping the device: that would wait for the GPU without a limit.
+//! In: frames and HTTP from the front door. Out: responses, receipts, log lines. It has no network, no store and no
+//! file but its own folder. It ends by `exit`, never by dropping the device, because that would wait for the GPU
+//! without a limit.
 //!
 //! The modules stand in the order in which a version and then a request meet them.
 
@@ -91,7 +92,7 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
         let gpu = worker.device.as_ref().ok().map(|device| device.gpu().name.clone());
         worker.control.send(&FromWorker::Ready { confinement, gpu }, &[]).await.map_err(io::Error::other)?;
         control::serve(&worker).await;
-        // The front door is gone, or sent what it must not. Nothing here is worth keeping.
+        // The front door is gone, or has sent something invalid. Nothing here needs to be saved.
         gannet_process::child::exit_now(0);
     })
 }

@@ -15,7 +15,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Serves a request. What goes wrong is a response too.
+/// Serves a request. Every failure becomes a response.
 pub(super) async fn serve(
     worker: Arc<WorkerContext>,
     mut request: Request<Incoming>,

@@ -1,7 +1,7 @@
 //! The body of a request on its way to the guest. It records whether it was received completely.
 //!
-//! If it was not, the front door closes the connection. Then the head of a response may not arrive there, so the receipt in
-//! it must be sent in another way too.
+//! If it was not, the front door closes the connection. Then the head of the response may not arrive there, so the
+//! receipt in it must also be sent as a frame on the control socket.
 
 use bytes::Bytes;
 use http::Request;

@@ -1,4 +1,4 @@
-//! Names the reason of a guest's trap: CPU time, memory, an exit, or the guest's own fault.
+//! Finds the reason for a guest's trap: its CPU time, its memory limit, an exit, or an error of the guest.
 
 use crate::guest::GuestState;
 use gannet_base::hop::{Fault, FaultCode};
@@ -30,7 +30,7 @@ pub(super) fn fault_of(error: &wasmtime::Error, guest: &GuestState) -> Fault {
         return Fault { code: FaultCode::MemoryLimit, detail };
     }
     if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
-        let detail = format!("the function exited with status {} instead of answering", exit.0);
+        let detail = format!("the function exited with status {} instead of responding", exit.0);
         return Fault { code: FaultCode::FunctionTrapped, detail };
     }
     // The detail goes into responses and receipts, and it may hold secrets that the guest put into its message.

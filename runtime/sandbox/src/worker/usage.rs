@@ -38,10 +38,10 @@ impl RequestUsage {
         Self { arrived, start_ns: AtomicU64::new(0), cpu: Arc::default(), gpu: OnceLock::new() }
     }
 
-    /// Includes what a session uses of the GPU.
+    /// Adds the GPU counters of a session. Called when the guest first uses the GPU.
     pub(crate) fn set_session(&self, session: &Session) {
         let (counters, memory) = (Arc::clone(session.usage()), Arc::clone(session.memory()));
-        // A request has one session, so it is not set yet.
+        // A request has one session, so `gpu` is not set yet.
         let _ = self.gpu.set(GpuUsage { counters, memory, drainer: session.drainer() });
     }
 
@@ -50,8 +50,8 @@ impl RequestUsage {
         self.start_ns.store(nanoseconds(self.arrived.elapsed()), Ordering::Relaxed);
     }
 
-    /// Waits a limited time until the request's work on the GPU is done, because it must be on the bill. Returns whether it is
-    /// done.
+    /// Waits until the request's work on the GPU is done, because it must be on the bill. Gives up after [`DRAIN_MAX`].
+    /// Returns whether the work is done.
     pub(crate) async fn drain(&self) -> bool {
         match self.gpu.get() {
             Some(gpu) => tokio::time::timeout(DRAIN_MAX, gpu.drainer.drain()).await.is_ok(),
@@ -59,7 +59,7 @@ impl RequestUsage {
         }
     }
 
-    /// Returns the receipt as of now.
+    /// Returns the receipt with the current values.
     pub(crate) fn work(&self, fault: Option<Fault>) -> WorkReport {
         let mut work = WorkReport {
             start_ns: self.start_ns.load(Ordering::Relaxed),

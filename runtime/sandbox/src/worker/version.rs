@@ -1,7 +1,7 @@
-//! A loaded version: its compiled component is read and linked once, so that a request only has to instantiate it.
+//! A loaded version. Its compiled component is read and linked once, so that a request only has to instantiate it.
 //!
-//! In: descriptors that the front door sends. Only its builder writes these files; nothing that a tenant can write may be
-//! loaded, because compiled code is trusted.
+//! In: descriptors that the front door sends. Only the builder writes the compiled component. A file that a tenant can
+//! write must never be loaded as one, because compiled code is trusted.
 
 use crate::guest::{GuestInputs, GuestState};
 use gannet_base::hop::{Bundle, BundleKernel, RunLimits, VersionKey};
@@ -21,7 +21,8 @@ use wasmtime_wasi_http::p3::bindings::ServicePre;
 /// A larger bundle is cut off and fails. It holds many kernels of up to 256 KiB.
 const BUNDLE_BYTES_MAX: u64 = 64 << 20;
 
-/// Shorter lines of secrets are not masked in logs: they are no secrets, and masking them would hide half of every log.
+/// Lines of secrets that are shorter than this are not masked in logs: they cannot be secret, and masking them would
+/// hide half of every log.
 const SECRET_BYTES_MIN: usize = 6;
 
 /// The handler that a component exports, linked and ready to be instantiated.
@@ -37,11 +38,11 @@ pub(crate) struct LoadedVersion {
     pub(crate) key: VersionKey,
     pub(crate) handler: HandlerPre,
     pub(crate) kernels: Arc<KernelCatalog>,
-    /// What every guest of it is given.
+    /// What every guest of the version gets.
     pub(crate) inputs: GuestInputs,
     /// Whether its assets stay on the GPU while there are no requests.
     pub(crate) keeps_assets: bool,
-    /// The assets that stay there.
+    /// The assets that are kept on the GPU.
     pub(crate) pinned_assets: Mutex<Vec<AssetPin>>,
     /// Values that must not appear in a log, the longest first.
     pub(crate) secrets: Arc<[String]>,

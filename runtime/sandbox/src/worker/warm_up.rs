@@ -1,15 +1,15 @@
 //! Loads and runs a tiny component before the worker is ready.
 //!
 //! The first load of a process takes milliseconds more than later ones (signal handlers, code registries, pages of the
-//! binary and of the pool). A spare worker has that time; a tenant's first request has not. The component is our own: no
-//! tenant's code may run here.
+//! binary and of the pool). A spare worker has time for that; a tenant's first request has not. The component is our
+//! own: no tenant's code may run here.
 
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Engine, Store};
 
 const COMPONENT: &[u8] = include_bytes!("warm_up.wasm");
 
-/// Runs the component. An error is a fault of this binary.
+/// Runs the component. An error means that this binary is broken.
 pub(super) async fn run(engine: &Engine) -> wasmtime::Result<()> {
     let compiled = engine.precompile_component(COMPONENT)?;
     // SAFETY: compiled a line above, by this process, with this engine.

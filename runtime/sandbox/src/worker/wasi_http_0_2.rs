@@ -13,8 +13,8 @@ use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 
-/// Instantiates the component, unless there is an instance, and calls it. Returns the instance, and whether the guest has
-/// responded.
+/// Instantiates the component, unless `instance` is given, and calls it. Returns the instance, and whether the guest
+/// has responded.
 pub(super) async fn handle(
     pre: &ProxyPre<GuestState>,
     instance: Option<Proxy>,

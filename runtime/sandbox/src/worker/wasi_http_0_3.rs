@@ -29,7 +29,8 @@ pub(super) async fn handle(
 ) -> wasmtime::Result<()> {
     let service = pre.instantiate_async(&mut *store).await?;
     usage.guest_starts();
-    // The guest sees in a future of its own how the transfer of the request's body ends.
+    // The second value reports how the transfer of the request's body ends. It is not needed: the guest has its own
+    // future for that.
     let (request, _transferred) = p3::Request::from_http(store.data_mut().http().hooks, request);
     store
         .run_concurrent(async move |accessor| -> wasmtime::Result<()> {
@@ -45,7 +46,7 @@ pub(super) async fn handle(
             let (end, ended) = oneshot::channel();
             let response = response.map(|body| EndSignalBody { body, end: Some(end) }.boxed_unsync());
             let _ = response_sender.send(Ok(response));
-            // It fails if the body is dropped, which ends the guest too.
+            // An error means that the body was dropped. That ends the guest too.
             let _ = ended.await;
             Ok(())
         })

@@ -1,42 +1,42 @@
-//! Assets.
+//! Types of the operations on assets.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// How far an upload has come.
+/// The progress of an upload.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AssetUpload {
-    /// How many bytes it will have.
+    /// Size of the whole asset in bytes.
     pub size: u64,
-    /// How many are there: where the next range begins.
+    /// Number of bytes that are stored: the offset at which the next range begins.
     pub received: u64,
-    /// The digest that was announced.
+    /// SHA-256 that the upload announced, in hex. Null if it announced none.
     pub digest: Option<String>,
 }
 
 /// An asset.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AssetView {
-    /// Its name.
+    /// Name of the asset, unique in its tenant.
     pub name: String,
-    /// SHA-256 of its bytes; none before the first upload is whole.
+    /// SHA-256 of its bytes, in hex. Null until its first upload is complete.
     pub digest: Option<String>,
-    /// Its size in bytes.
+    /// Its size in bytes. Null until its first upload is complete.
     pub size: Option<u64>,
-    /// When it got these bytes.
+    /// When the name was last given to these bytes. Null until the first upload is complete.
     #[schema(format = DateTime)]
     pub put: Option<String>,
-    /// The functions with versions that use these bytes.
+    /// Names of the functions that have versions with these bytes.
     pub functions: Vec<String>,
-    /// An upload of new bytes, while it is under way.
+    /// Progress of an upload of new bytes, while it is not complete.
     pub upload: Option<AssetUpload>,
 }
 
-/// Assets, by name.
+/// A page of assets, sorted by name.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Assets {
-    /// One page of them.
+    /// The assets of this page.
     pub assets: Vec<AssetView>,
-    /// Where the next page begins, if there is one.
+    /// The `cursor` argument for the next page. Null on the last page.
     pub cursor: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Functions, their versions, kernels and logs.
+//! Types of the operations on functions, their versions, kernels and logs.
 
 use gannet_base::manifest::Manifest;
 use gannet_base::records::Sticky;
@@ -9,124 +9,124 @@ use utoipa::ToSchema;
 /// A function in a list.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FunctionView {
-    /// Its name.
+    /// Name of the function, unique in its tenant.
     pub name: String,
-    /// The version that gets most requests.
+    /// Number of the current version, which gets most requests.
     pub version: u32,
-    /// SHA-256 of that version's component.
+    /// SHA-256 of that version's component, in hex.
     pub digest: String,
-    /// When that version was made.
+    /// When that version was created.
     #[schema(format = DateTime)]
     pub deployed: String,
     /// Whether it can be called without a key.
     pub public: bool,
-    /// Where it can be called.
+    /// URL at which it can be called.
     pub url: String,
-    /// The names of its kernels.
+    /// Names of that version's kernels.
     pub kernels: Vec<String>,
 }
 
-/// Functions, by name.
+/// A page of functions, sorted by name.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Functions {
-    /// One page of them.
+    /// The functions of this page.
     pub functions: Vec<FunctionView>,
-    /// Where the next page begins, if there is one.
+    /// The `cursor` argument for the next page. Null on the last page.
     pub cursor: Option<String>,
 }
 
-/// Kills of a function's workers.
+/// Recent kills of workers while they ran a function's requests.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct KillsView {
-    /// How many in a row.
+    /// Number of kills in a row.
     pub count: u32,
-    /// When the last was.
+    /// Time of the last kill.
     #[schema(format = DateTime)]
     pub last: String,
-    /// Why.
+    /// Reason of the last kill.
     pub why: String,
-    /// How long until it is tried again.
+    /// Milliseconds until the function may run again; 0 if it may run now.
     pub backing_off_ms: u64,
 }
 
-/// How a function fares.
+/// The health of a function.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct HealthView {
-    /// Kernels that may not run until they are deployed again.
+    /// Names of the current version's kernels that are in quarantine: they may not run until they are deployed again.
     pub quarantined_kernels: Vec<String>,
-    /// Kills of its workers, if there were any lately.
+    /// Kills of its workers. Null if there was none lately.
     pub kills: Option<KillsView>,
 }
 
-/// A function.
+/// A function with its settings, traffic, tags and health.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FunctionDetail {
-    /// What a list says of it.
+    /// The fields that a list has too.
     #[serde(flatten)]
     pub function: FunctionView,
-    /// The settings of the version that gets most requests.
+    /// Manifest of the current version.
     pub manifest: Manifest,
-    /// What its author should know.
+    /// Warnings of the builder about the current version.
     pub warnings: Vec<String>,
-    /// Which versions get which part of the requests.
+    /// Weights by version, as in `{"v3": 90, "v4": 10}`.
     pub traffic: BTreeMap<String, u32>,
-    /// By what requests stay with their version.
+    /// Header or cookie that pins a client to a version.
     pub sticky: Option<Sticky>,
-    /// Versions under a tag of their own.
+    /// Version numbers by tag.
     pub tags: BTreeMap<String, u32>,
-    /// How it fares.
+    /// Its quarantined kernels and the kills of its workers.
     pub health: HealthView,
 }
 
-/// What a deploy has made.
+/// The result of a deploy.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Deployed {
-    /// Whose.
+    /// The tenant that owns the function.
     pub tenant: String,
-    /// The function.
+    /// Name of the function.
     pub name: String,
-    /// The version; 0 for one that would be new, in a dry run.
+    /// Number of the version; 0 in a dry run that would create a new one.
     pub version: u32,
-    /// SHA-256 of its component.
+    /// SHA-256 of its component, in hex.
     pub digest: String,
-    /// Where it can be called.
+    /// URL at which it can be called.
     pub url: String,
-    /// Its tag.
+    /// Tag that the deploy has set, if it was asked for one.
     pub tag: Option<String>,
-    /// The names of its kernels.
+    /// Names of its kernels.
     pub kernels: Vec<String>,
-    /// What its author should know.
+    /// Warnings of the builder.
     pub warnings: Vec<String>,
-    /// Whether nothing was changed.
+    /// Whether this was a dry run, which changes nothing.
     pub dry_run: bool,
 }
 
 /// A version in a list.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct VersionView {
-    /// Its number.
+    /// Number of the version.
     pub version: u32,
-    /// Whether it gets most requests.
+    /// Whether it is the current version, which gets most requests.
     pub current: bool,
-    /// The weight of its part of the requests.
+    /// Its weight in the traffic; 0 if it gets none.
     pub weight: u32,
-    /// Its tags.
+    /// The tags that lead to it.
     pub tags: Vec<String>,
-    /// SHA-256 of its component.
+    /// SHA-256 of its component, in hex.
     pub digest: String,
-    /// The component's size in bytes.
+    /// Size of its component in bytes.
     pub size: u64,
-    /// When it was made.
+    /// When it was created.
     #[schema(format = DateTime)]
     pub deployed: String,
-    /// Why it was made, if not by an upload.
+    /// Why it was created, such as `settings`. Null for an upload.
     pub cause: Option<String>,
 }
 
 /// The versions of a function, newest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Versions {
-    /// The function.
+    /// Name of the function.
     pub name: String,
     /// Its versions.
     pub versions: Vec<VersionView>,
@@ -138,54 +138,54 @@ pub struct Versions {
 pub struct Traffic {
     /// Weights by version, as in `{"v3": 90, "v4": 10}`.
     pub traffic: BTreeMap<String, u32>,
-    /// By what requests stay with their version.
+    /// Header or cookie that pins a client to a version.
     #[serde(default)]
     pub sticky: Option<Sticky>,
 }
 
-/// To which version to go back.
+/// A request to roll back.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RollBack {
-    /// Its number; the one that was current before if it is left out.
+    /// Number of the version to go back to. Without it, the version that was current before.
     #[schema(minimum = 0, maximum = 4_294_967_295_u64)]
     pub version: Option<u32>,
 }
 
-/// Which version a tag is for.
+/// A request to set a tag.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TagChoice {
-    /// Its number.
+    /// Number of the version that the tag leads to.
     #[schema(minimum = 0, maximum = 4_294_967_295_u64)]
     pub version: u32,
 }
 
-/// A kernel.
+/// A kernel of a version.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct KernelView {
-    /// Its name.
+    /// Name that the function gives it.
     pub name: String,
-    /// Its entry point.
+    /// Name of its entry point.
     pub entry: String,
-    /// As it was deployed.
+    /// WGSL source as it was deployed.
     pub wgsl: String,
-    /// As it runs, if that was known at deploy.
+    /// WGSL source as it runs. Null if it was not known at deploy.
     pub hardened: Option<String>,
 }
 
 /// The kernels of a version.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Kernels {
-    /// The function.
+    /// Name of the function.
     pub name: String,
-    /// The version.
+    /// Number of the version.
     pub version: u32,
     /// Its kernels.
     pub kernels: Vec<KernelView>,
 }
 
-/// Log lines.
+/// Log lines of a function.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LogLines {
     /// The lines, oldest first.

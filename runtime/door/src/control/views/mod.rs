@@ -1,4 +1,5 @@
-//! What the control API answers and reads, as types, from which its OpenAPI document is made.
+//! Types of the bodies that the control API reads and returns. The schemas of its OpenAPI document are made from them,
+//! and their doc comments are its descriptions.
 
 mod assets;
 mod functions;
@@ -12,99 +13,99 @@ use gannet_base::scopes::Scopes;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// When something was, as it is told: RFC 3339.
+/// Writes a time as RFC 3339.
 pub(super) fn time(time: jiff::Timestamp) -> String {
     time.to_string()
 }
 
-/// An error, as RFC 9457 has it.
+/// An error (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Problem {
     /// Always `about:blank`.
     pub r#type: String,
-    /// The status in words.
+    /// The HTTP status in words.
     pub title: String,
-    /// The status.
+    /// The HTTP status.
     pub status: u16,
-    /// A stable code.
+    /// A stable code that clients can test for.
     pub code: String,
-    /// Whose fault it is.
+    /// Whose fault the error is.
     pub fault: gannet_base::refusal::Blame,
-    /// What is wrong: the value and the limit.
+    /// What is wrong, with the value and the limit.
     pub detail: String,
-    /// What to do about it.
+    /// What the caller can do about it.
     pub hint: Option<String>,
-    /// The request's id.
+    /// Id of the request.
     #[schema(format = "uuid")]
     pub request_id: String,
 }
 
-/// Whose key it is.
+/// The key of the request.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Whoami {
-    /// Whether it is the operator's.
+    /// Whether it is the operator's key.
     pub operator: bool,
-    /// Whose it is else.
+    /// The tenant that the key belongs to. Null for the operator's key.
     pub tenant: Option<String>,
-    /// What it may do.
+    /// What the key may do. Null for the operator's key, which may do everything.
     pub scopes: Option<Scopes>,
-    /// The only function that it is for.
+    /// The function that the key is limited to. Null if it is for all functions.
     pub function: Option<String>,
-    /// Its id.
+    /// Id of the key. Null for the operator's key.
     pub key: Option<String>,
-    /// When it ends.
+    /// When the key expires. Null if it does not expire.
     pub expires: Option<String>,
 }
 
-/// A GPU.
+/// A GPU of this server.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct GpuView {
-    /// Its place on this server.
+    /// Number of its slot, from 0.
     pub place: usize,
-    /// Its index, as the driver lists it.
+    /// Its position in the driver's list.
     pub index: u32,
-    /// Its name.
+    /// The driver's name for it.
     pub name: String,
-    /// The interface that it is used by.
+    /// The GPU API through which it is used, such as `vulkan`.
     pub backend: String,
-    /// Its driver.
+    /// Driver name and version.
     pub driver: String,
-    /// Its class, as manifests name it.
+    /// Its class, which manifests name in `gpu.class`.
     pub class: String,
-    /// Whether it is a processor that does a GPU's work.
+    /// Whether it is a software driver, which computes on the CPU.
     pub software: bool,
-    /// Whether it can tell how long work took.
+    /// Whether it writes timestamps; without them GPU time is wall time.
     pub timestamps: bool,
-    /// Its memory.
+    /// Its memory in bytes; 0 if unknown.
     pub memory_bytes: u64,
-    /// What one tenant's device takes of it by itself.
+    /// Bytes of memory that one worker's device takes before anything is allocated on it; 0 if not measured.
     pub context_bytes: u64,
-    /// Whether it works.
+    /// `ok`, `probing` (usable if a probe passes), or `cordoned` (not used for now).
     pub health: String,
     /// The tenant that holds it now, if any does (operator only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
-    /// Tenants' workers on it (operator only).
+    /// Number of tenants' workers on it (operator only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<usize>,
-    /// Spare workers that are ready on it (operator only).
+    /// Number of spare workers that are ready on it (operator only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spares_ready: Option<usize>,
-    /// The most workers that it may have (operator only).
+    /// The most workers and spares that it may have together (operator only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers_max: Option<usize>,
 }
 
-/// The GPUs.
+/// The GPUs of this server.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Gpus {
-    /// Each in its place.
+    /// The GPUs, one for each slot.
     pub gpus: Vec<GpuView>,
 }
 
-/// What was deleted.
+/// The result of a deletion.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Deleted {
-    /// Its name.
+    /// Name or id of what was deleted.
     pub deleted: String,
 }

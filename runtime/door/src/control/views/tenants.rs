@@ -1,4 +1,4 @@
-//! Tenants, keys, secrets, limits, and what they use and pay.
+//! Types of the operations on tenants, keys, secrets, limits, usage and prices.
 
 use gannet_base::bill::Receipt;
 use gannet_base::bill::price::Price;
@@ -9,171 +9,171 @@ use gannet_base::scopes::ScopeName;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A receipt, and whether it is acknowledged.
+/// The receipt of a request, its cost, and whether it is billable.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ReceiptView {
-    /// The receipt.
+    /// The fields of the receipt.
     #[serde(flatten)]
     pub receipt: Receipt,
-    /// What it costs, in micro-units of the currency.
+    /// Cost of the request, in micro-units of the currency.
     pub cost_micro_units: u64,
-    /// Whether its line of the ledger is on disk: from then on it is billable, and not before.
+    /// Whether its line of the ledger is synced to disk. It is billable only from then on.
     pub billed: bool,
 }
 
-/// A secret. Its value is never told.
+/// A secret, without its value, which is never returned.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SecretView {
-    /// Its name.
+    /// Name of the secret.
     pub name: String,
-    /// When it was set.
+    /// When its value was last set.
     #[schema(format = DateTime)]
     pub set: String,
-    /// The functions that name it.
+    /// Functions with a version in use whose manifest names it.
     pub functions: Vec<String>,
 }
 
-/// Secrets, by name.
+/// The secrets of a tenant, sorted by name.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Secrets {
-    /// Their names.
+    /// The secrets, without their values.
     pub secrets: Vec<SecretView>,
 }
 
-/// A tenant to be made.
+/// A request to create a tenant.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewTenant {
-    /// Its name.
+    /// Name of the tenant.
     #[schema(pattern = "^[a-z0-9]+(-[a-z0-9]+)*$", max_length = 24)]
     pub name: String,
-    /// Limits of its own.
+    /// Limits of this tenant. The server's limits hold for those that are left out.
     #[serde(default, deserialize_with = "crate::control::arguments::object")]
     pub limits: LimitsChoice,
 }
 
-/// A tenant that was made, and its first key.
+/// A tenant that was created, and its first key.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TenantMade {
-    /// Its name.
+    /// Name of the tenant.
     pub tenant: String,
-    /// The id of the key.
+    /// Id of the key.
     pub id: String,
-    /// The key; it is not told again.
+    /// Text of the key, which is returned only this once.
     pub key: String,
 }
 
 /// A tenant.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TenantView {
-    /// Its name.
+    /// Name of the tenant.
     pub name: String,
-    /// When it was made.
+    /// When it was created.
     #[schema(format = DateTime)]
     pub created: String,
-    /// Whether nothing of it may run.
+    /// Whether it is suspended, so that none of its functions may run.
     pub suspended: bool,
-    /// How many functions it has.
+    /// Number of its functions.
     pub functions: usize,
-    /// Requests in flight.
+    /// Number of its requests in flight, waiting or running.
     pub in_flight: usize,
 }
 
-/// Tenants, by name.
+/// A page of tenants, sorted by name.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Tenants {
-    /// One page of them.
+    /// The tenants of this page.
     pub tenants: Vec<TenantView>,
-    /// Where the next page begins, if there is one.
+    /// The `cursor` argument for the next page. Null on the last page.
     pub cursor: Option<String>,
 }
 
-/// A tenant's limits, and what it uses of them.
+/// A tenant's limits, and how much of them it uses.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Limits {
-    /// Whose.
+    /// Name of the tenant.
     pub tenant: String,
-    /// What is in force.
+    /// The limits in force.
     pub limits: TenantLimits,
-    /// What was set for this tenant.
+    /// The limits that the operator has set for this tenant.
     pub own: LimitsChoice,
-    /// What is used.
+    /// How much of the limits is used.
     pub used: Used,
 }
 
-/// What a tenant uses of its limits.
+/// How much a tenant uses of its limits.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Used {
-    /// Requests in flight.
+    /// Number of requests in flight, waiting or running.
     pub concurrency: u64,
-    /// Functions.
+    /// Number of functions.
     pub functions: u64,
-    /// Secrets.
+    /// Number of secrets.
     pub secrets: u64,
-    /// Assets together, each once.
+    /// Size of all assets in MiB. Bytes with several names count once.
     pub assets_mib: u64,
-    /// Keys.
+    /// Number of keys.
     pub keys: u64,
-    /// GPU time of today.
+    /// GPU time used today (UTC), in milliseconds.
     pub gpu_ms_per_day: u64,
-    /// Outbound HTTP of today.
+    /// Outbound HTTP of today (UTC), in MiB.
     pub egress_mib_per_day: u64,
-    /// What this month costs so far.
+    /// Cost of this month (UTC) so far, in micro-units.
     pub spend_micro_units_per_month: u64,
 }
 
-/// A key to be made.
+/// A request to create a key.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct NewKey {
-    /// What it may do; everything if nothing is named.
+    /// What the key may do. An empty list means all scopes.
     pub scopes: Vec<ScopeName>,
-    /// The only function that it is for.
+    /// The function that the key is limited to. Without it, the key is for all functions.
     #[schema(pattern = "^[a-z0-9]+(-[a-z0-9]+)*$", max_length = 32)]
     pub function: Option<String>,
-    /// How long it is valid.
+    /// Seconds for which the key is valid. Without it, as long as the key that creates it.
     #[schema(minimum = 1, maximum = 3_153_600_000_u64)]
     pub expires_in_s: Option<u64>,
-    /// Requests that it may send in a second.
+    /// Most requests a second with this key. Without it, the rate of the key that creates it.
     #[schema(minimum = 1, maximum = 1_000_000)]
     pub requests_per_s: Option<u64>,
 }
 
-/// How a key is rotated.
+/// A request to replace a key.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rotate {
-    /// How long the old one is still valid.
+    /// Seconds for which the old key stays valid.
     #[schema(minimum = 0, maximum = 31_536_000)]
     pub overlap_s: u64,
 }
 
-/// A key that was made.
+/// A key that was created.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct KeyMade {
-    /// Its id.
+    /// Id of the key.
     pub id: String,
-    /// The key; it is not told again.
+    /// Text of the key, which is returned only this once.
     pub key: String,
 }
 
-/// A key in a list. Itself it is nowhere.
+/// A key in a list, without its text, which is stored nowhere.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct KeyView {
-    /// Its id.
+    /// Id of the key.
     pub id: String,
-    /// What it may do.
+    /// What the key may do.
     pub scopes: Vec<ScopeName>,
-    /// The only function that it is for.
+    /// The function that the key is limited to. Null if it is for all functions.
     pub function: Option<String>,
-    /// Requests that it may send in a second, if it has a rate of its own.
+    /// Most requests a second with this key. Null if it has no rate of its own.
     pub requests_per_s: Option<u64>,
-    /// When it was made.
+    /// When it was created.
     #[schema(format = DateTime)]
     pub created: String,
-    /// When it ends.
+    /// When it expires. Null if it does not expire.
     pub expires: Option<String>,
-    /// When it was last used.
+    /// When it was last used. Null if it never was.
     pub last_used: Option<String>,
 }
 
@@ -184,62 +184,62 @@ pub struct Keys {
     pub keys: Vec<KeyView>,
 }
 
-/// Entries of the audit log, newest first.
+/// A page of the audit log, newest entries first.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Audit {
-    /// The entries.
+    /// The entries of this page.
     pub entries: Vec<AuditRecord>,
-    /// Where the next page begins, if there is one.
+    /// The `cursor` argument for the next page, which may be empty. Null if there are no more entries.
     pub cursor: Option<String>,
 }
 
-/// What a class of GPU costs.
+/// The prices of a class of GPU.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ClassPrice {
-    /// The class.
+    /// Name of the class.
     pub class: String,
-    /// Its prices.
+    /// Prices of work on it.
     pub price: Price,
 }
 
-/// What work costs.
+/// The prices of work.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Prices {
-    /// ISO 4217. A micro-unit is a millionth of it.
+    /// The currency (ISO 4217). A micro-unit is a millionth of it.
     pub currency: String,
-    /// By class of GPU. Time is charged by the started millisecond of work; idleness is not.
+    /// The prices by class of GPU. Work is charged by the started millisecond; idle time is not charged.
     pub prices: Vec<ClassPrice>,
 }
 
-/// A row of usage.
+/// The usage of a day, a function or a version.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct UsageRow {
-    /// The day, if rows are days.
+    /// The day (UTC), if rows are grouped by day.
     pub day: Option<String>,
-    /// The function, if rows are functions or versions.
+    /// The function, if rows are grouped by function or version.
     pub function: Option<String>,
-    /// The version, if rows are versions.
+    /// The version's number, if rows are grouped by version.
     pub version: Option<u32>,
-    /// The sums.
+    /// The sums of the row.
     #[serde(flatten)]
     pub sums: Sums,
-    /// What all of it costs.
+    /// Cost of the row in micro-units.
     pub micro_units: u64,
 }
 
-/// Usage; the total is the sum of its rows, and of the ledger's lines.
+/// The usage of a tenant. The total is the sum of the rows, and of the ledger's lines.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Usage {
-    /// Whose.
+    /// Name of the tenant.
     pub tenant: String,
     /// The first day, UTC.
     pub from: String,
     /// The last day, UTC.
     pub to: String,
-    /// ISO 4217.
+    /// The currency (ISO 4217).
     pub currency: String,
-    /// The rows.
+    /// One row for each day, function or version.
     pub rows: Vec<UsageRow>,
-    /// Their sum.
+    /// The sum of the rows.
     pub total: UsageRow,
 }

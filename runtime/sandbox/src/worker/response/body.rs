@@ -10,9 +10,9 @@ use std::task::{Context, Poll};
 
 /// The body of a response to the front door.
 pub(crate) enum ResponseBody {
-    /// All of it.
+    /// The whole body.
     Complete(Bytes),
-    /// The beginning, and the guest that makes the rest.
+    /// The part that was gathered, and the guest that produces the rest.
     Streaming(Box<StreamingBody>),
 }
 

@@ -1,7 +1,7 @@
-//! What a response needs of its request, and the receipt that the request owes.
+//! What a response needs of its request. It also sends the request's receipt.
 //!
 //! Invariant: the front door gets a receipt for every request. It is in the head of the response, or in a frame on the control
-//! socket; if everything is dropped because the client left, it is sent when this is dropped.
+//! socket. If the client leaves and everything is dropped, dropping the [`ResponseContext`] sends the frame.
 
 use crate::worker::context::WorkerContext;
 use crate::worker::request_body::BodyComplete;
@@ -11,7 +11,7 @@ use gannet_base::names::RequestId;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// What a response needs of its request. Dropping it sends the receipt, if that is still owed.
+/// What a response needs of its request. Dropping it sends the receipt, unless it was sent before.
 pub(crate) struct ResponseContext {
     pub(crate) worker: Arc<WorkerContext>,
     pub(crate) usage: Arc<RequestUsage>,

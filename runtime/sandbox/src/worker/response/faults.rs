@@ -1,8 +1,8 @@
-//! The faults of a guest whose response could not be finished, as they stand in its receipt.
+//! The faults that a receipt reports for a guest whose response could not be finished.
 
 use gannet_base::hop::{Fault, FaultCode};
 
-/// The fault of a guest that passed a time limit.
+/// The fault of a guest that exceeded a time limit. `what` is the predicate of the message: "the function `what`".
 pub(super) fn overtime(what: &str, limit_name: &str, limit_ms: u64) -> Fault {
     let detail = format!("the function {what}: limits.{limit_name} = {limit_ms}");
     Fault { code: FaultCode::DeadlineExceeded, detail }

@@ -1,7 +1,7 @@
-//! Gathers a response's body for a moment: almost every body ends, and its guest with it, before it has to be streamed.
+//! Gathers a response's body for a moment. Almost every body ends within that time, and so does its guest.
 //!
-//! In: the guest's response. Out: one message with its receipt in the head, or the beginning of a stream. Until then nothing
-//! was sent, so a guest that fails meanwhile gets an error response.
+//! In: the guest's response. Out: one message with its receipt in the head, or the beginning of a stream. Nothing is
+//! sent before that, so a guest that fails while its body is gathered gets an error response.
 
 use crate::worker::response::body::ResponseBody;
 use crate::worker::response::context::ResponseContext;
@@ -22,7 +22,7 @@ use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 const GATHER_MAX: Duration = Duration::from_millis(2);
 /// A longer body is streamed.
 const GATHER_BYTES_MAX: usize = 1024 * 1024;
-/// Headers of a response.
+/// Limit on the headers of a response.
 const HEADERS_MAX: usize = 128;
 
 /// The parts of a body, joined. A single part, the usual case, is not copied.
@@ -66,7 +66,7 @@ pub(super) async fn gather(
         let (status, count) = (head.status.as_u16(), head.headers.len());
         drop(body);
         let detail = format!(
-            "the function answered with status {status} and {count} headers; there may be {HEADERS_MAX}, and no status below 200"
+            "the function responded with status {status} and {count} headers; there must be at most {HEADERS_MAX}, and no status below 200"
         );
         return cancel(context, guest, FaultCode::FunctionTrapped, &detail).await;
     }

@@ -1,4 +1,4 @@
-//! Turns what a guest responds into what the front door gets.
+//! Turns a guest's response into the response that the front door gets.
 //!
 //! ```text
 //!              ┌ guest done, body complete ──▶ one message, receipt in the head   (almost every request)
@@ -6,9 +6,9 @@
 //!  (≤ GATHER)  └ body goes on ────────────────▶ streamed, receipt as a frame at the end
 //! ```
 //!
-//! Small bodies are gathered for a moment so that the head can say what the request cost. While a body streams, the guest runs
-//! inside the body's own poll: a client that reads slowly slows the guest down, and one that leaves ends it. Every request
-//! gets exactly one receipt, however it ends ([`ResponseContext`]).
+//! Small bodies are gathered for a moment so that the head can say what the request cost. While a body streams, the
+//! guest runs inside the body's own poll: a client that reads slowly slows the guest down, and one that disconnects
+//! ends it. Every request gets exactly one receipt, however it ends ([`ResponseContext`]).
 
 mod context;
 mod gather;
@@ -48,7 +48,7 @@ pub(super) async fn respond(
         }
         () = tokio::time::sleep_until(deadline) => {
             let limit = context.limits.timeout_ms;
-            let detail = format!("the function did not answer within limits.timeout_ms = {limit}, all waiting included");
+            let detail = format!("the function did not respond within limits.timeout_ms = {limit}, waiting included");
             return cancel(context, guest, FaultCode::DeadlineExceeded, &detail).await;
         }
     };
@@ -56,11 +56,11 @@ pub(super) async fn respond(
         (Some(Ok(response)), outcome) => gather(context, guest, outcome, response).await,
         (_, Some(Err(failure))) => fail(context, failure.code, &failure.detail),
         (Some(Err(code)), _) => {
-            let detail = format!("the function answered with an error: {code}");
+            let detail = format!("the function responded with an error: {code}");
             cancel(context, guest, FaultCode::FunctionTrapped, &detail).await
         }
         (None, Some(Ok(()))) => fail(context, FaultCode::FunctionTrapped, "the function ended without an answer"),
-        // The guest dropped its outparam and goes on.
-        (None, None) => cancel(context, guest, FaultCode::FunctionTrapped, "the function gave up its answer").await,
+        // The guest dropped its outparam without responding, and still runs.
+        (None, None) => cancel(context, guest, FaultCode::FunctionTrapped, "the function dropped its response").await,
     }
 }

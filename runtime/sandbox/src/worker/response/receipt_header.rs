@@ -11,7 +11,8 @@ pub(super) fn add_receipt(headers: &mut HeaderMap, work: &WorkReport) {
     }
 }
 
-/// Makes JSON fit a header. What is not printable ASCII can only be inside JSON's strings, where an escape may replace it.
+/// Makes JSON valid as a header's value. Characters that are not printable ASCII occur only in JSON's strings, where an
+/// escape can replace them.
 fn escape(json: &str) -> String {
     if json.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
         return json.to_owned();

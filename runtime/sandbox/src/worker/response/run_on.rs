@@ -1,4 +1,4 @@
-//! Lets a guest run on after its response was sent, within its time, and sends its receipt when it ends.
+//! Lets a guest run on after its response was sent, within its time limit, and sends its receipt when it ends.
 
 use crate::worker::response::context::ResponseContext;
 use crate::worker::response::faults::overtime;
@@ -10,7 +10,7 @@ pub(super) async fn run_on(context: ResponseContext, guest: GuestFuture) {
     let limit_ms = context.limits.stream_ms;
     let fault = match tokio::time::timeout(Duration::from_millis(limit_ms), guest).await {
         Ok(outcome) => outcome.err(),
-        Err(_) => Some(overtime("ran on after its answer", "stream_timeout_ms", limit_ms)),
+        Err(_) => Some(overtime("ran on after its response", "stream_timeout_ms", limit_ms)),
     };
     context.send_receipt(fault).await;
 }

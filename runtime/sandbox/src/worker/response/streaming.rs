@@ -8,8 +8,8 @@
 //!                  dropped after all announced bytes were sent ▶ the guest runs on, receipt when it ends
 //! ```
 //!
-//! No other task polls the guest, so a client that reads slowly slows it down. A body that is incomplete must never look
-//! complete: it ends with an error.
+//! No other task polls the guest, so a client that reads slowly slows it down. An incomplete body must never look
+//! complete, so it ends with an error.
 
 use crate::worker::response::context::ResponseContext;
 use crate::worker::response::faults::{broken_body, overtime};
@@ -40,7 +40,8 @@ pub(crate) struct StreamingBody {
     /// What was gathered before the stream began.
     gathered: Option<Bytes>,
     body: HyperOutgoingBody,
-    /// Bytes that are still to be sent, if the guest announced a length. After the last one hyper does not ask for the end.
+    /// Bytes that are still to be sent, if the guest announced a length. After the last byte hyper does not poll the
+    /// body again, so its end is not seen.
     bytes_left: Option<u64>,
     body_ended: bool,
     idle_timeout: Pin<Box<Sleep>>,
@@ -161,7 +162,7 @@ impl Drop for StreamingBody {
         match (self.bytes_left, self.guest.take(), self.context.take()) {
             // Everything was sent, so the guest may run on.
             (Some(0), Some(guest), Some(context)) => drop(tokio::spawn(run_on(context, guest))),
-            // Otherwise the client has left.
+            // Otherwise the client has disconnected.
             (_, _, context) => {
                 self.context = context;
                 self.close(None);
