@@ -74,8 +74,8 @@ fn main() -> Result<(), Error> {
     let session = Session::new(Arc::clone(&device), Arc::new(KernelCatalog::new()), limits);
     for case in cases() {
         let mut variants = Vec::new();
-        for (budget, slice) in [(false, false), (true, false), (false, true), (true, true)] {
-            let passes = Passes { budget, slice, ..Passes::all(device.abilities().unit) };
+        for (budget, sliceable) in [(false, false), (true, false), (false, true), (true, true)] {
+            let passes = Passes { budget, sliceable, ..Passes::all(device.abilities().unit) };
             let kernel = device.kernel_with(case.wgsl, case.entry, &[], &session.payer(), passes)?;
             variants.push((kernel, Vec::new()));
         }

@@ -1,5 +1,5 @@
-//! Quotas of GPU memory. A [`MemoryQuota`] has a limit and may have a parent. A [`Charge`] takes bytes from a quota
-//! and all its parents, and returns them when it is dropped.
+//! Quotas of GPU memory and of host memory. A [`MemoryQuota`] has a limit and may have a parent. A [`Charge`] takes
+//! bytes from a quota and all its parents, and returns them when it is dropped.
 //!
 //! Invariant: a charge is taken before the allocation it pays for and dropped after the device has
 //! reported that the memory is free, so bytes charged ≥ bytes allocated at every moment.
@@ -15,10 +15,19 @@ const GRANULARITY: u64 = 256;
 /// Frees memory when so many bytes are wanted. Returns whether it freed any.
 type Relief = Box<dyn Fn(u64) -> bool + Send + Sync>;
 
+/// The memory that a quota limits.
+#[derive(Debug, Clone, Copy)]
+enum MemoryKind {
+    Gpu,
+    Host,
+}
+
 /// A limit on bytes, and the bytes in use.
 pub struct MemoryQuota {
     /// The owner of the limit, for messages: `request` or `tenant`, for instance.
     owner: &'static str,
+    /// What is limited, for messages.
+    kind: MemoryKind,
     limit: u64,
     used: AtomicU64,
     peak: AtomicU64,
@@ -35,10 +44,21 @@ impl fmt::Debug for MemoryQuota {
 }
 
 impl MemoryQuota {
-    /// Makes a quota for `owner` with `limit` bytes. Its charges count against `parent` too, if there is one.
+    /// Makes a quota of GPU memory for `owner` with `limit` bytes. Its charges count against `parent` too, if there is
+    /// one.
     pub fn new(owner: &'static str, limit: u64, parent: Option<Arc<MemoryQuota>>) -> Arc<Self> {
+        Self::of_kind(MemoryKind::Gpu, owner, limit, parent)
+    }
+
+    /// Makes a quota of host memory for `owner` with `limit` bytes.
+    pub(crate) fn host(owner: &'static str, limit: u64) -> Arc<Self> {
+        Self::of_kind(MemoryKind::Host, owner, limit, None)
+    }
+
+    fn of_kind(kind: MemoryKind, owner: &'static str, limit: u64, parent: Option<Arc<MemoryQuota>>) -> Arc<Self> {
         Arc::new(Self {
             owner,
+            kind,
             limit,
             used: AtomicU64::new(0),
             peak: AtomicU64::new(0),
@@ -111,8 +131,12 @@ impl MemoryQuota {
     }
 
     fn refusal(&self, bytes: u64) -> Error {
+        let kind = match self.kind {
+            MemoryKind::Gpu => "gpu",
+            MemoryKind::Host => "host",
+        };
         Error::MemoryQuota(format!(
-            "{bytes} bytes more would pass the {}'s gpu memory limit of {} bytes, of which {} are in use",
+            "{bytes} bytes more would pass the {}'s {kind} memory limit of {} bytes, of which {} are in use",
             self.owner,
             self.limit,
             self.used()

@@ -77,8 +77,8 @@ async fn compile(wgsl: &str, entry: &str, passes: Passes) -> Result<Arc<Kernel>,
     compiled.await.unwrap()
 }
 
-fn passes(budget: bool, slice: bool) -> Passes {
-    Passes { budget, slice, ..Passes::all(device().abilities().unit) }
+fn passes(budget: bool, sliceable: bool) -> Passes {
+    Passes { budget, sliceable, ..Passes::all(device().abilities().unit) }
 }
 
 fn sources() -> Vec<PathBuf> {

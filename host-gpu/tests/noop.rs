@@ -162,30 +162,30 @@ async fn many_sessions_share_a_device_without_losing_work() {
 /// A device whose arbiter is the test.
 struct Shared {
     device: Arc<Device>,
-    tells: tokio::sync::mpsc::Sender<ArbiterMessage>,
-    asked: std::sync::mpsc::Receiver<HolderMessage>,
+    to_holder: tokio::sync::mpsc::Sender<ArbiterMessage>,
+    from_holder: std::sync::mpsc::Receiver<HolderMessage>,
     lost: Arc<AtomicBool>,
 }
 
 impl Shared {
     fn new() -> Self {
-        let (tells, messages) = tokio::sync::mpsc::channel(8);
-        let (asks, asked) = std::sync::mpsc::channel();
+        let (to_holder, messages) = tokio::sync::mpsc::channel(8);
+        let (sender, from_holder) = std::sync::mpsc::channel();
         let lost = Arc::<AtomicBool>::default();
         let flag = Arc::clone(&lost);
         let link = ArbiterLink {
             messages,
-            send: Box::new(move |message| asks.send(message).unwrap()),
+            send: Box::new(move |message| sender.send(message).unwrap()),
             on_loss: Arc::new(move || flag.store(true, Ordering::Relaxed)),
             notes: None,
         };
-        Self { device: Device::noop_shared(1 << 20, Some(link)), tells, asked, lost }
+        Self { device: Device::noop_shared(1 << 20, Some(link)), to_holder, from_holder, lost }
     }
 
     /// Waits for the GPU thread's next message. It blocks the test's thread, on which nothing else has to run
     /// meanwhile.
     fn next(&self) -> HolderMessage {
-        self.asked.recv_timeout(std::time::Duration::from_secs(10)).unwrap()
+        self.from_holder.recv_timeout(std::time::Duration::from_secs(10)).unwrap()
     }
 
     async fn submit(&self) -> (Session, gannet_host_gpu::Submission) {
@@ -206,17 +206,17 @@ async fn nothing_is_submitted_without_a_lease_and_an_idle_holder_gives_it_back()
     assert_eq!(shared.next(), HolderMessage::Want(0));
     let trips = || shared.device.counters().round_trips.load(Ordering::Relaxed);
     assert_eq!((trips(), shared.device.holds_gpu()), (0, false));
-    shared.tells.send(ArbiterMessage::Granted { epoch: 1, contended: false }).await.unwrap();
+    shared.to_holder.send(ArbiterMessage::Granted { epoch: 1, contended: false }).await.unwrap();
     submission.wait().await.unwrap();
     assert_eq!(trips(), 1);
     assert_eq!(shared.next(), HolderMessage::Release { epoch: 1, wants: false });
     let (_session, mut submission) = shared.submit().await;
     assert_eq!(shared.next(), HolderMessage::Want(1));
     // The lease is revoked before it was granted. The thread releases it, then wants the GPU again.
-    shared.tells.send(ArbiterMessage::AskedBack { epoch: 2 }).await.unwrap();
+    shared.to_holder.send(ArbiterMessage::Revoked { epoch: 2 }).await.unwrap();
     assert_eq!(shared.next(), HolderMessage::Release { epoch: 2, wants: false });
     assert_eq!(shared.next(), HolderMessage::Want(2));
-    shared.tells.send(ArbiterMessage::Granted { epoch: 3, contended: true }).await.unwrap();
+    shared.to_holder.send(ArbiterMessage::Granted { epoch: 3, contended: true }).await.unwrap();
     submission.wait().await.unwrap();
 }
 
@@ -237,7 +237,7 @@ async fn a_lost_device_is_told_and_what_waits_gets_an_error() {
     let (_session, mut submission) = shared.submit().await;
     shared.device.destroy();
     assert!(shared.device.is_lost() && shared.lost.load(Ordering::Relaxed));
-    shared.tells.send(ArbiterMessage::Granted { epoch: 1, contended: false }).await.unwrap();
+    shared.to_holder.send(ArbiterMessage::Granted { epoch: 1, contended: false }).await.unwrap();
     assert!(matches!(submission.wait().await, Err(Error::DeviceLost(_))));
 }
 

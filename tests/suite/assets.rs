@@ -1,6 +1,6 @@
 //! Assets: uploaded whole or in ranges, bound on the GPU and read on the CPU, pinned by versions.
 
-use crate::support::{Answer, KEY, Options, Server, text, until};
+use crate::support::{KEY, Options, Response, Server, text, wait_until};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -22,11 +22,11 @@ fn sum(bytes: &[u8]) -> u32 {
     bytes.as_chunks::<4>().0.iter().fold(0, |sum, value| sum.wrapping_add(u32::from_le_bytes(*value)))
 }
 
-fn put(server: &Server, name: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+fn put(server: &Server, name: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
     server.send("PUT", &format!("/api/v1/assets/{name}"), headers, body)
 }
 
-fn range(server: &Server, name: &str, whole: &[u8], from: usize, to: usize) -> Answer {
+fn range(server: &Server, name: &str, whole: &[u8], from: usize, to: usize) -> Response {
     let range = format!("bytes {from}-{}/{}", to - 1, whole.len());
     let path = format!("{name}?digest={}", hex(whole));
     put(server, &path, &[("content-range", &range)], &whole[from..to])
@@ -35,7 +35,7 @@ fn range(server: &Server, name: &str, whole: &[u8], from: usize, to: usize) -> A
 /// Checks that `lookup`, called with `query`, computes the sum of `part` on the GPU and on the CPU. `whole` is its
 /// table.
 #[track_caller]
-fn finds(server: &Server, query: &str, whole: &[u8], part: &[u8]) {
+fn check_sum(server: &Server, query: &str, whole: &[u8], part: &[u8]) {
     let answer = server.call("lookup", query, b"");
     assert_eq!(answer.text(), format!("{} {1} {1}\n", whole.len(), sum(part)), "{query}");
 }
@@ -61,13 +61,13 @@ fn a_version_keeps_the_assets_it_was_deployed_with() {
     let output = server.cli(&["asset", "put", "t", &file.display().to_string()]);
     assert_eq!(text(&output.stdout), format!("{}\n", hex(&one)), "{}", text(&output.stderr));
     assert_eq!(deploy().json()["version"], 1);
-    finds(&server, "/", &one, &one);
-    finds(&server, "/?from=64&bytes=4096", &one, &one[64..64 + 4096]);
+    check_sum(&server, "/", &one, &one);
+    check_sum(&server, "/?from=64&bytes=4096", &one, &one[64..64 + 4096]);
     // Ranges that are not aligned.
-    finds(&server, "/?from=4&bytes=4096", &one, &one[4..4 + 4096]);
-    finds(&server, "/?from=1001&bytes=2000", &one, &one[1001..3001]);
+    check_sum(&server, "/?from=4&bytes=4096", &one, &one[4..4 + 4096]);
+    check_sum(&server, "/?from=1001&bytes=2000", &one, &one[1001..3001]);
     let end = one.len() - 4;
-    finds(&server, &format!("/?from={end}&bytes=4"), &one, &one[end..]);
+    check_sum(&server, &format!("/?from={end}&bytes=4"), &one, &one[end..]);
     let beyond = server.call("lookup", &format!("/?from={end}&bytes=8"), b"");
     assert!(
         beyond.text().contains("8 bytes from offset 3145724 pass the end of an asset of 3145728"),
@@ -79,19 +79,19 @@ fn a_version_keeps_the_assets_it_was_deployed_with() {
 
     // Other bytes under the same name do not change a deployed version.
     assert_eq!(put(&server, "t", &[], &two).status, 200);
-    finds(&server, "/", &one, &one);
+    check_sum(&server, "/", &one, &one);
     assert_eq!(deploy().json()["version"], 2, "the same component with another asset is another version");
-    finds(&server, "/", &two, &two);
+    check_sum(&server, "/", &two, &two);
     assert!(server.cli(&["rollback", "lookup"]).status.success());
-    finds(&server, "/", &one, &one);
+    check_sum(&server, "/", &one, &one);
 
     // Deleting the name does not change it either.
     assert!(server.cli(&["asset", "delete", "t"]).status.success());
-    finds(&server, "/", &one, &one);
+    check_sum(&server, "/", &one, &one);
     deploy().is_problem(409, "conflict", "not there");
     assert_eq!(stored(&server), 2);
     assert!(server.cli(&["delete", "lookup"]).status.success());
-    until("files that no name and no version refers to are removed", || stored(&server) == 0);
+    wait_until("files that no name and no version refers to are removed", || stored(&server) == 0);
 }
 
 #[test]
@@ -102,10 +102,10 @@ fn a_request_keeps_the_asset_that_it_began_with() {
     server.deploy("lookup");
     std::thread::scope(|scope| {
         let slow = scope.spawn(|| server.call("lookup", "/?pause_ms=1500", b"").text());
-        until("the request has begun", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 1);
+        wait_until("the request has begun", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 1);
         assert_eq!(put(&server, "table", &[], &two).status, 200);
         server.deploy("lookup");
-        finds(&server, "/", &two, &two);
+        check_sum(&server, "/", &two, &two);
         assert_eq!(slow.join().unwrap(), format!("{} {1} {1}\n", one.len(), sum(&one)));
     });
 }
@@ -138,7 +138,7 @@ fn an_upload_goes_on_after_a_crash_where_it_was_acknowledged() {
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
     assert_eq!((answer["digest"].clone(), answer["size"].clone()), (json!(hex(&whole)), json!(whole.len())));
     server.deploy_with_asset("t");
-    finds(&server, "/", &whole, &whole);
+    check_sum(&server, "/", &whole, &whole);
 
     // If the client disconnects in the middle of a range, the bytes that arrived are kept.
     let (head, rest) = whole.split_at(300_000);
@@ -149,7 +149,7 @@ fn an_upload_goes_on_after_a_crash_where_it_was_acknowledged() {
         whole.len()
     );
     server.send_and_close(&[request.as_bytes(), head].concat());
-    until("the bytes that arrived are reported", || {
+    wait_until("the bytes that arrived are reported", || {
         let answer = server.send("GET", "/api/v1/assets/u", &[], b"");
         answer.status == 200 && answer.json()["upload"]["received"].as_u64().is_some_and(|n| n > 0 && n <= 300_000)
     });
@@ -158,7 +158,7 @@ fn an_upload_goes_on_after_a_crash_where_it_was_acknowledged() {
     let range = format!("bytes {received}-{}/{}", whole.len() - 1, whole.len());
     let mut last = put(&server, "u", &[("content-range", &range)], &whole[received..]);
     // The request that broke off may still be syncing bytes that were already reported as received.
-    until("the upload is free", || {
+    wait_until("the upload is free", || {
         if last.status == 409 {
             last = put(&server, "u", &[("content-range", &range)], &whole[received..]);
         }
@@ -233,7 +233,7 @@ fn an_upload_is_paid_for_by_the_request_that_caused_it_though_it_did_not_wait() 
     let answer = server.call("quick", "/", b"");
     assert_eq!(answer.text(), "hello, world\n");
     let path = format!("/api/v1/requests/{}", answer.header("x-request-id"));
-    until("the request has ended", || server.send("GET", &path, &[], b"").status == 200);
+    wait_until("the request has ended", || server.send("GET", &path, &[], b"").status == 200);
     let receipt = server.receipt(&answer);
     assert!(receipt["assets_us"].as_u64().unwrap() > 1000 && receipt["gpu_ns"].as_u64().unwrap() > 0, "{receipt}");
 }
@@ -268,16 +268,16 @@ fn an_asset_waits_on_the_gpu_for_the_next_request() {
         };
         assert!(bringing("lookup") > 0, "uploading 16 MiB takes measurable time");
         assert_eq!(bringing("lookup"), 0, "the second request finds the asset on the gpu");
-        finds(&server, "/?from=12345&bytes=200000", &table, &table[12_345..212_345]);
-        finds(&server, "/?from=16000000&bytes=200000", &table, &table[16_000_000..16_200_000]);
+        check_sum(&server, "/?from=12345&bytes=200000", &table, &table[12_345..212_345]);
+        check_sum(&server, "/?from=16000000&bytes=200000", &table, &table[16_000_000..16_200_000]);
         assert!(is_mapped(&server, &table).is_none_or(|mapped| mapped == maps));
         assert_eq!(server.send("DELETE", "/api/v1/functions/lookup", &[], b"").status, 200);
-        until("the asset is unmapped", || is_mapped(&server, &table).is_none_or(|mapped| !mapped));
+        wait_until("the asset is unmapped", || is_mapped(&server, &table).is_none_or(|mapped| !mapped));
         if is_mapped(&server, &table).is_some() && maps {
             // With `min = 1` the asset is on the GPU before the first request.
             let kept = "[assets]\ntable = \"table\"\n[scale]\nmin = 1\n";
             assert_eq!(server.put(KEY, "lookup", "kept", kept, "").status, 201);
-            until("the asset is mapped", || is_mapped(&server, &table) == Some(true));
+            wait_until("the asset is mapped", || is_mapped(&server, &table) == Some(true));
             assert_eq!(bringing("kept"), 0);
         }
     }

@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// A server with a tenant that attacks and a neighbour that must not be affected.
-struct Siege {
+struct AttackServer {
     server: Server,
     attacker: String,
     neighbour: String,
 }
 
-impl Siege {
+impl AttackServer {
     fn begin() -> Self {
         let server = Server::start_with(&Options { not_dev: true, ..Options::default() });
         let operator = std::fs::read_to_string(server.data.join("operator.key")).unwrap();
@@ -77,8 +77,8 @@ fn kernel(body: &str) -> String {
 
 #[test]
 fn no_kernel_runs_for_ever() {
-    let siege = Siege::begin();
-    siege.run(|| {
+    let attack_server = AttackServer::begin();
+    attack_server.run(|| {
         let callee = format!(
             "{HEAD}fn forever() {{ loop {{ atomicAdd(&data[0], 1u); }} }}\n\
              @compute @workgroup_size(64) fn main() {{ forever(); }}"
@@ -92,12 +92,12 @@ fn no_kernel_runs_for_ever() {
             kernel("loop { if atomicCompareExchangeWeak(&data[0], 5u, 6u).exchanged { break; } }"),
             callee,
         ] {
-            let (status, answer) = siege.attack(&wgsl, [4, 1, 1]);
+            let (status, answer) = attack_server.attack(&wgsl, [4, 1, 1]);
             assert_eq!((status, &answer["code"]), (502, &"loop_budget_exhausted".into()), "{wgsl}: {answer}");
             assert!(answer.get("buffers").is_none(), "the results are void: {answer}");
         }
         // The worker and its device still work.
-        let (status, answer) = siege.attack(&kernel("atomicAdd(&data[0], 1u);"), [2, 1, 1]);
+        let (status, answer) = attack_server.attack(&kernel("atomicAdd(&data[0], 1u);"), [2, 1, 1]);
         let bytes = STANDARD.decode(answer["buffers"][0]["data"].as_str().unwrap_or_default()).unwrap_or_default();
         assert_eq!((status, bytes.get(..4)), (200, Some(&128u32.to_le_bytes()[..])), "{answer}");
     });
@@ -105,9 +105,9 @@ fn no_kernel_runs_for_ever() {
 
 #[test]
 fn a_huge_grid_ends_with_the_requests_gpu_time() {
-    let siege = Siege::begin();
-    siege.run(|| {
-        let (status, answer) = siege.attack(&kernel("atomicAdd(&data[lane], id.x);"), [65535, 65535, 65535]);
+    let attack_server = AttackServer::begin();
+    attack_server.run(|| {
+        let (status, answer) = attack_server.attack(&kernel("atomicAdd(&data[lane], id.x);"), [65535, 65535, 65535]);
         assert_eq!((status, &answer["code"]), (504, &"deadline_exceeded".into()), "{answer}");
         assert!(answer["detail"].as_str().unwrap().contains("its limit is 1500 ms"), "{answer}");
     });
@@ -115,8 +115,8 @@ fn a_huge_grid_ends_with_the_requests_gpu_time() {
 
 #[test]
 fn what_no_driver_should_see_is_refused() {
-    let siege = Siege::begin();
-    siege.run(|| {
+    let attack_server = AttackServer::begin();
+    attack_server.run(|| {
         let mut doubling = String::from(HEAD) + "fn f0(x: u32) -> u32 { return x + 1u; }\n";
         for depth in 1..25 {
             doubling += &format!("fn f{depth}(x: u32) -> u32 {{ return f{0}(x) + f{0}(x + 1u); }}\n", depth - 1);
@@ -136,7 +136,7 @@ fn what_no_driver_should_see_is_refused() {
             (kernel(&"{".repeat(400)), ""),
             (kernel(&format!("let x = {}1u;", "-".repeat(100_000))), ""),
         ] {
-            let (status, answer) = siege.attack(&wgsl, [1, 1, 1]);
+            let (status, answer) = attack_server.attack(&wgsl, [1, 1, 1]);
             assert_eq!((status, &answer["code"]), (422, &"kernel_rejected".into()), "{answer}");
             assert!(answer["detail"].as_str().unwrap().contains(part), "{part}: {answer}");
         }
@@ -145,8 +145,8 @@ fn what_no_driver_should_see_is_refused() {
 
 #[test]
 fn what_no_driver_should_see_is_refused_at_deploy_too() {
-    let siege = Siege::begin();
-    siege.run(|| {
+    let attack_server = AttackServer::begin();
+    attack_server.run(|| {
         let mut doubling = String::from(HEAD) + "fn f0(x: u32) -> u32 { return x + 1u; }\n";
         for depth in 1..25 {
             doubling += &format!("fn f{depth}(x: u32) -> u32 {{ return f{0}(x) + f{0}(x + 1u); }}\n", depth - 1);
@@ -162,7 +162,8 @@ fn what_no_driver_should_see_is_refused_at_deploy_too() {
             (kernel(&"atomicAdd(&data[lane], 1u);\n".repeat(8000)), "use more and shorter functions"),
         ] {
             std::fs::write(folder.path().join("bad.wgsl"), wgsl).unwrap();
-            let output = siege.server.cli_as(&siege.attacker, &["deploy", &folder.path().display().to_string()]);
+            let output =
+                attack_server.server.cli_as(&attack_server.attacker, &["deploy", &folder.path().display().to_string()]);
             let error = text(&output.stderr);
             assert!(!output.status.success() && error.contains(part), "{part}: {error}");
         }
@@ -171,8 +172,8 @@ fn what_no_driver_should_see_is_refused_at_deploy_too() {
 
 #[test]
 fn memory_begins_as_zeros_and_ends_at_its_bounds() {
-    let siege = Siege::begin();
-    siege.run(|| {
+    let attack_server = AttackServer::begin();
+    attack_server.run(|| {
         let fill = kernel("for (var i = lane; i < 1024u; i += 64u) { atomicStore(&data[i], 3735928559u); }");
         let peek = format!(
             "var<workgroup> left: array<u32, 1024>;\n{}",
@@ -185,16 +186,16 @@ fn memory_begins_as_zeros_and_ends_at_its_bounds() {
         );
         let outside = kernel("atomicMax(&data[1], atomicLoad(&data[id.x * 977u + 1024u]) % 2u); atomicStore(&data[4000000000u - id.x], 7u);");
         for _ in 0..4 {
-            assert_eq!(siege.attack(&fill, [1, 1, 1]).0, 200);
-            let (status, answer) = siege.attack(&peek, [1, 1, 1]);
+            assert_eq!(attack_server.attack(&fill, [1, 1, 1]).0, 200);
+            let (status, answer) = attack_server.attack(&peek, [1, 1, 1]);
             let bytes = STANDARD.decode(answer["buffers"][0]["data"].as_str().unwrap()).unwrap();
             assert_eq!((status, bytes.iter().all(|byte| *byte == 0)), (200, true), "{answer}");
-            assert_eq!(siege.attack(&outside, [64, 1, 1]).0, 200);
+            assert_eq!(attack_server.attack(&outside, [64, 1, 1]).0, 200);
         }
         let job = json!({"wgsl": kernel("atomicAdd(&data[0], 1u);"), "grid": [1, 1, 1],
             "buffers": [{"group": 0, "binding": 0, "size": 1u64 << 40}]});
-        let headers = [("x-gannet-key", siege.attacker.as_str())];
-        let answer = siege.server.send_bare("POST", "/f/attacker/f/", &headers, job.to_string().as_bytes());
+        let headers = [("x-gannet-key", attack_server.attacker.as_str())];
+        let answer = attack_server.server.send_bare("POST", "/f/attacker/f/", &headers, job.to_string().as_bytes());
         assert!(answer.status >= 400, "{}", answer.text());
     });
 }

@@ -3,7 +3,7 @@
 use crate::support::{Options, Server, prebuilt, text};
 use tempfile::TempDir;
 
-fn put(server: &Server, name: &str, media_type: &str, body: &[u8]) -> crate::support::Answer {
+fn put(server: &Server, name: &str, media_type: &str, body: &[u8]) -> crate::support::Response {
     server.send("PUT", &format!("/api/v1/functions/{name}"), &[("content-type", media_type)], body)
 }
 

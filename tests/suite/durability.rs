@@ -1,6 +1,6 @@
 //! A change is acknowledged only after it is on disk.
 
-use crate::support::{KEY, Options, Server, prebuilt, text, until};
+use crate::support::{KEY, Options, Server, prebuilt, text, wait_until};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tempfile::TempDir;
 
@@ -51,7 +51,9 @@ fn kill_at_any_moment_loses_no_acknowledged_deploy_and_leaves_no_half_one() {
                     };
                 }
             });
-            crate::support::until("some deploys are acknowledged", || acknowledged.load(Ordering::SeqCst) > 3 + round);
+            crate::support::wait_until("some deploys are acknowledged", || {
+                acknowledged.load(Ordering::SeqCst) > 3 + round
+            });
             server.kill();
         });
         drop(server);
@@ -110,7 +112,7 @@ fn the_system_calls_of_a_deploy_are_in_the_order_that_survives_a_power_cut() {
     });
     server.deploy("hello");
     let called = server.call("hello", "/", b"");
-    until("the request is billed", || server.receipt(&called)["billed"] == true);
+    wait_until("the request is billed", || server.receipt(&called)["billed"] == true);
     server.kill();
     let trace = std::fs::read_to_string(&trace).unwrap();
     let lines: Vec<&str> = trace.lines().filter(|line| !line.contains("resumed>")).collect();

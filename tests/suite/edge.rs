@@ -186,7 +186,7 @@ fn a_client_that_stops_sending_its_body_gets_408() {
     let output = server.cli(&["deploy", &folder.path().display().to_string()]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let mut stream = TcpStream::connect(server.address).unwrap();
-    stream.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(crate::support::WAIT_MAX)).unwrap();
     write!(
         stream,
         "POST /f/dev/patient/length HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\ncontent-length: 10\r\n\r\nabc"

@@ -1,6 +1,6 @@
 //! Outbound HTTP: what functions may reach, and with which limits.
 
-use crate::support::{KEY, Options, Server, text, until};
+use crate::support::{KEY, Options, Server, text, wait_until};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::mpsc;
@@ -52,7 +52,7 @@ fn server(more: &str) -> Server {
 
 const OPEN: &str = "allow_ranges = [\"127.0.0.0/8\"]\n";
 
-fn fetch(server: &Server, url: &str, body: &[u8]) -> crate::support::Answer {
+fn fetch(server: &Server, url: &str, body: &[u8]) -> crate::support::Response {
     server.call("f", &format!("/fetch?url={url}"), body)
 }
 
@@ -65,7 +65,7 @@ fn a_function_reaches_what_its_manifest_lists_and_nothing_else() {
     let denied = fetch(&server, &format!("http://127.0.0.1:{port}/x"), b"");
     assert_eq!(denied.status, 403, "denied by default: {}", denied.text());
     let id = denied.header("x-request-id").to_owned();
-    until("the log says which line of the manifest would allow it", || {
+    wait_until("the log says which line of the manifest would allow it", || {
         let lines = server.get_json(&format!("/api/v1/functions/f/logs?request={id}")).to_string();
         lines.contains("[http] allowed_outbound_hosts does not list it")
     });
@@ -156,7 +156,7 @@ fn what_goes_out_in_a_day_is_limited() {
     let limited =
         server.control(&operator, "PATCH", "tenants/dev/limits", &serde_json::json!({ "egress_mib_per_day": 1 }));
     assert_eq!(limited.status, 200);
-    until("the limit holds", || fetch(&server, &url, b"").status == 502);
+    wait_until("the limit holds", || fetch(&server, &url, b"").status == 502);
 }
 
 #[test]

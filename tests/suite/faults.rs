@@ -94,7 +94,7 @@ fn a_body_that_stops_in_the_middle_is_seen_as_cut() {
         assert!(!answer.ends_with("0\r\n\r\n"), "{path}: {answer}");
         let id = answer.lines().find_map(|line| line.strip_prefix("x-request-id: ")).unwrap();
         let receipt = || server.send("GET", &format!("/api/v1/requests/{id}"), &[], b"");
-        crate::support::until("the tab is closed", || receipt().status == 200);
+        crate::support::wait_until("the tab is closed", || receipt().status == 200);
         let error = receipt().json()["error"].clone();
         assert!(
             ["function_trapped", "deadline_exceeded", "response_broken_off"].contains(&error.as_str().unwrap()),

@@ -1,6 +1,6 @@
 //! Settings of the front door: TLS, proxies, hosts, origins, the access log, and the server's configuration file.
 
-use crate::support::{Answer, KEY, Options, Server, binary, text, until};
+use crate::support::{KEY, Options, Response, Server, binary, text, wait_until};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
@@ -14,14 +14,14 @@ fn certificate(folder: &Path) -> Vec<u8> {
     pem.into_bytes()
 }
 
-fn over_tls(url: &str, pem: &[u8], path: &str) -> Result<Answer, ureq::Error> {
+fn over_tls(url: &str, pem: &[u8], path: &str) -> Result<Response, ureq::Error> {
     let ureq::tls::PemItem::Certificate(root) = ureq::tls::parse_pem(pem).next().unwrap().unwrap() else { panic!() };
     let tls = ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::from(vec![root])).build();
     let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).tls_config(tls).build().into();
     let url = url.replace("127.0.0.1", "localhost");
     let mut response = agent.get(format!("{url}{path}")).header("x-gannet-key", KEY).call()?;
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
-    Ok(Answer { status, headers, body: response.body_mut().read_to_vec() })
+    Ok(Response { status, headers, body: response.body_mut().read_to_vec() })
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn tls_works_and_a_new_certificate_needs_no_restart() {
     std::fs::write(folder.path().join("cert.pem"), "nonsense").unwrap();
     assert_eq!(over_tls(&server.url, &old, "/healthz").unwrap().status, 200, "a bad file changes nothing");
     let new = certificate(folder.path());
-    until("the new certificate is used", || over_tls(&server.url, &new, "/healthz").is_ok());
+    wait_until("the new certificate is used", || over_tls(&server.url, &new, "/healthz").is_ok());
     assert!(over_tls(&server.url, &old, "/healthz").is_err());
     // Bytes that are not TLS end only their own connection.
     assert!(!server.raw(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").contains("200"));
@@ -92,7 +92,7 @@ fn with_a_domain_functions_answer_by_host_on_origins_of_their_own() {
     assert_eq!(ask("fn.localhost", "/api/v1/whoami").status, 200);
 }
 
-fn text_of_unknown(answer: &Answer) -> String {
+fn text_of_unknown(answer: &Response) -> String {
     answer.text()
 }
 
@@ -153,8 +153,8 @@ fn the_access_log_has_a_line_for_each_request_without_query_or_key() {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
-    let of = |answer: &Answer| lines().into_iter().find(|line| line["id"] == answer.header("x-request-id"));
-    until("all lines are written", || [&good, &bad, &none].iter().all(|answer| of(answer).is_some()));
+    let of = |answer: &Response| lines().into_iter().find(|line| line["id"] == answer.header("x-request-id"));
+    wait_until("all lines are written", || [&good, &bad, &none].iter().all(|answer| of(answer).is_some()));
     let line = of(&good).unwrap();
     assert_eq!(
         (&line["tenant"], &line["function"], &line["status"], &line["bytes"]),
@@ -169,7 +169,7 @@ fn the_access_log_has_a_line_for_each_request_without_query_or_key() {
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(!text.contains("private") && !text.contains(KEY), "{text}");
     std::fs::rename(&path, folder.path().join("old")).unwrap();
-    until("a log file that was moved away is created again", || {
+    wait_until("a log file that was moved away is created again", || {
         server.call("faulty", "/say", b"");
         path.exists()
     });
@@ -219,13 +219,13 @@ fn the_servers_file_is_checked_whole_and_reloaded_all_or_nothing() {
     assert_eq!((limit(), price()), (1000, 20));
     std::fs::write(&config, "spares = 1\n[limits]\nfunctions = 7\n[prices]\ncpu_micro_units_per_s = 5\n").unwrap();
     server.signal(rustix::process::Signal::HUP);
-    until("the new file is in effect", || (limit(), price()) == (7, 5));
+    wait_until("the new file is in effect", || (limit(), price()) == (7, 5));
     std::fs::write(&config, "[limits]\nfunctions = 9\nkeys = 0\n").unwrap();
     server.signal(rustix::process::Signal::HUP);
     server.call("hello", "/", b"");
     std::fs::write(&config, "[limits]\nsecrets = 3\n").unwrap();
     server.signal(rustix::process::Signal::HUP);
-    until("the next valid file is in effect", || server.get_json("/api/v1/limits")["limits"]["secrets"] == 3);
+    wait_until("the next valid file is in effect", || server.get_json("/api/v1/limits")["limits"]["secrets"] == 3);
     assert_eq!((limit(), price()), (1000, 20));
 }
 

@@ -1,6 +1,6 @@
 //! The ledger: what is billed, that sums agree, and that nothing acknowledged is ever lost.
 
-use crate::support::{KEY, Options, Server, text, until};
+use crate::support::{KEY, Options, Server, text, wait_until};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -15,13 +15,13 @@ fn whole(
     path: &str,
     headers: &[(&str, &str)],
     body: &[u8],
-) -> Option<crate::support::Answer> {
+) -> Option<crate::support::Response> {
     server.try_send(method, path, headers, body).filter(|answer| answer.body.is_ok())
 }
 
 fn billed(server: &Server, id: &str) -> Value {
     let mut receipt = Value::Null;
-    until("the receipt is acknowledged", || {
+    wait_until("the receipt is acknowledged", || {
         receipt = server.get_json(&format!("/api/v1/requests/{id}"));
         receipt["billed"] == true
     });
@@ -83,7 +83,7 @@ fn memory_kept_by_min_is_charged_and_idleness_is_not() {
     let server = Server::start_with(&Options { config: Some(config), ..Options::default() });
     assert_eq!(server.put(KEY, "hello", "kept", "[scale]\nmin = 1\n", "").status, 201);
     assert_eq!(server.put(KEY, "hello", "idle", "", "").status, 201);
-    until("a span was charged", || {
+    wait_until("a span was charged", || {
         let usage = server.get_json("/api/v1/usage?by=function");
         let rows = usage["rows"].as_array().unwrap().clone();
         assert!(rows.iter().all(|row| row["function"] == "kept"), "{usage}");
@@ -169,7 +169,7 @@ fn no_acknowledged_line_deploy_key_or_limit_is_lost_when_the_server_is_killed_un
                     done.lock().unwrap().3 = value;
                 }
             });
-            until("each thread has done something", || {
+            wait_until("each thread has done something", || {
                 let done = done.lock().unwrap();
                 done.0.len() > 2 && done.1.len() > 2 && done.2.len() > 2
             });

@@ -1,6 +1,6 @@
 //! Limits of tenants: what is refused, with which error, and that a change needs no restart.
 
-use crate::support::{Options, Server, until};
+use crate::support::{Options, Server, wait_until};
 use serde_json::{Value, json};
 
 fn server(config: &str) -> Server {
@@ -21,7 +21,7 @@ fn a_rate_is_told_before_it_is_passed_and_a_change_needs_no_restart() {
     assert_eq!((first.status, first.header("ratelimit-policy")), (200, "\"requests\";q=3;w=3"));
     assert!(first.header("ratelimit").starts_with("\"requests\";r=2;t="), "{}", first.header("ratelimit"));
     let mut refused = None;
-    until("the rate is passed", || {
+    wait_until("the rate is passed", || {
         let answer = server.call_as(&acme, "/f/acme/hello", b"");
         let is = answer.status == 429;
         refused = is.then_some(answer);
@@ -36,7 +36,7 @@ fn a_rate_is_told_before_it_is_passed_and_a_change_needs_no_restart() {
     }
     let slow = server.control(&acme, "POST", "tenants/acme/keys", &json!({ "requests_per_s": 1 })).json();
     let slow = slow["key"].as_str().unwrap();
-    until("a key has a rate of its own", || {
+    wait_until("a key has a rate of its own", || {
         let answer = server.call_as(slow, "/f/acme/hello", b"");
         answer.status == 429 && answer.text().contains("this key may send 1 requests")
     });
@@ -51,7 +51,7 @@ fn requests_in_flight_and_waiting_are_limited() {
         || server.control(&acme, "GET", "limits", &Value::Null).json()["used"]["concurrency"].as_u64().unwrap();
     std::thread::scope(|scope| {
         let running = scope.spawn(|| server.call_as(&acme, "/f/acme/faulty/nap?ms=3000", b""));
-        until("one request runs", || in_flight() == 1);
+        wait_until("one request runs", || in_flight() == 1);
         let waiting = server.call_as(&acme, "/f/acme/faulty/say", b"");
         waiting.is_problem(429, "tenant_limit", "queue_depth = 0; in use: 0");
         assert_eq!(waiting.header("retry-after"), "1");
@@ -70,7 +70,7 @@ fn what_may_be_spent_stops_new_requests() {
         assert_eq!(server.put(&acme, name, name, "", "").status, 201);
     }
     let mut count = 0;
-    until("the month's money is spent", || {
+    wait_until("the month's money is spent", || {
         let answer = server.call_as(&acme, "/f/acme/hello", b"");
         count += 1;
         if answer.status == 402 {
@@ -81,7 +81,7 @@ fn what_may_be_spent_stops_new_requests() {
     });
     assert!((2..=3).contains(&count), "a started millisecond costs 1000 micro-units: {count}");
     set(&server, "acme", &json!({ "spend_micro_units_per_month": null, "gpu_ms_per_day": 1 }));
-    until("the day's gpu time is used up", || {
+    wait_until("the day's gpu time is used up", || {
         let answer = server.call_as(&acme, "/f/acme/mandelbrot/?width=512&height=512", b"");
         let is = answer.status == 429;
         if is {
@@ -133,7 +133,7 @@ fn a_full_server_is_shared_fairly() {
     std::thread::scope(|scope| {
         let flood: Vec<_> =
             (0..8).map(|_| scope.spawn(|| server.call_as(&acme, "/f/acme/faulty/nap?ms=700", b""))).collect();
-        until("one tenant has filled the server", || in_flight("acme") == Some(8));
+        wait_until("one tenant has filled the server", || in_flight("acme") == Some(8));
         let began = std::time::Instant::now();
         assert_eq!(server.call_as(&zoo, "/f/zoo/faulty/say", b"").status, 200);
         let waited = began.elapsed();
@@ -160,7 +160,7 @@ fn a_client_that_leaves_at_once_gives_everything_back_and_pays_for_what_was_done
         let mut stream = std::net::TcpStream::connect(server.address).unwrap();
         write!(stream, "GET /f/acme/hello HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {acme}\r\n\r\n").unwrap();
     }
-    until("all permits are free again", || {
+    wait_until("all permits are free again", || {
         let used = server.control(&acme, "GET", "limits", &Value::Null).json()["used"]["concurrency"].clone();
         used == 0 && requests() >= 1
     });

@@ -1,6 +1,6 @@
 //! OpenAI's paths in the front door. `tests/clients/models` compares what models generate.
 
-use crate::support::{Answer, KEY, Options, Server, until};
+use crate::support::{KEY, Options, Response, Server, wait_until};
 use serde_json::{Value, json};
 
 fn server() -> Server {
@@ -10,13 +10,13 @@ fn server() -> Server {
     server
 }
 
-fn post(server: &Server, path: &str, body: &Value) -> Answer {
+fn post(server: &Server, path: &str, body: &Value) -> Response {
     server.send("POST", path, &[("content-type", "application/json")], body.to_string().as_bytes())
 }
 
 /// Checks that this is an error in OpenAI's format, and that its message contains `part`.
 #[track_caller]
-fn refused(answer: &Answer, status: u16, code: &str, part: &str) {
+fn refused(answer: &Response, status: u16, code: &str, part: &str) {
     let body = answer.json();
     assert_eq!((answer.status, body["error"]["code"].as_str()), (status, Some(code)), "{body}");
     assert_eq!((answer.header("content-type"), answer.header("x-gannet-error")), ("application/json", code));
@@ -87,7 +87,7 @@ fn a_stream_that_must_wait_is_kept_alive_and_its_error_is_an_event() {
     assert_eq!(server.put(KEY, "stream", "slow", manifest, "").status, 201);
     std::thread::scope(|scope| {
         let first = scope.spawn(|| server.call("slow", "/?count=3&every_ms=2000", b""));
-        until("the first request runs", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 1);
+        wait_until("the first request runs", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 1);
         let waiting = post(&server, "/openai/v1/chat/completions", &json!({ "model": "slow", "stream": true }));
         assert_eq!((waiting.status, waiting.header("content-type")), (200, "text/event-stream"));
         let text = waiting.text();
@@ -132,7 +132,7 @@ fn a_stream_whose_client_takes_nothing_ends_with_its_time() {
         (sender.send_request(request).await.unwrap(), sender)
     });
     assert_eq!(held.0.status().as_u16(), 200, "the server sends comments, and the client reads none of them");
-    until("its timeout has passed", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 0);
+    wait_until("its timeout has passed", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 0);
     let id = held.0.headers()["x-request-id"].to_str().unwrap();
     let receipt = server.get_json(&format!("/api/v1/requests/{id}"));
     assert_eq!(receipt["error"], "deadline_exceeded", "{receipt}");

@@ -1,7 +1,7 @@
 //! The confinement of child processes: a helper that is started like a worker tries what a worker must not be able to
 //! do.
 
-use crate::support::{Options, Server, binary, text, until};
+use crate::support::{Options, Server, binary, text, wait_until};
 use std::process::Command;
 
 #[test]
@@ -29,7 +29,7 @@ fn a_worker_has_an_empty_environment_and_its_own_user() {
     let server = Server::shared();
     server.call("hello", "/", b"");
     // A spare that is still opening its device has no seccomp filter yet. It has no guest either.
-    until("a spare is there", || server.metric("spares") == 1);
+    wait_until("a spare is there", || server.metric("spares") == 1);
     let workers = server.children("__worker");
     assert!(!workers.is_empty());
     let as_root = rustix::process::geteuid().is_root();

@@ -41,7 +41,7 @@ fn a_secret_reaches_the_function_that_names_it_and_nothing_else() {
     assert_eq!(ask(&server, "without/config?name=TOKEN").text(), "-");
 
     let id = ask(&server, "with/env?name=TOKEN").header("x-request-id").to_owned();
-    crate::support::until("the log line is there", || {
+    crate::support::wait_until("the log line is there", || {
         let lines = server.get_json(&format!("/api/v1/functions/with/logs?request={id}"));
         let lines = lines["lines"].as_array().unwrap().clone();
         assert!(lines.iter().all(|line| !line["text"].as_str().unwrap().contains(VALUE)), "{lines:?}");

@@ -1,6 +1,6 @@
 //! Tenants that share one GPU: fair turns, a process that does not give the GPU back, repeated kills.
 
-use crate::support::{Options, Server, prebuilt, text, until};
+use crate::support::{Options, Server, prebuilt, text, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,7 +56,7 @@ impl Shared {
         self.server.send_bare("GET", "/api/v1/gpus", &headers, b"").json()["gpus"].clone()
     }
 
-    fn call(&self, tenant: usize, method: &str, path: &str, body: &[u8]) -> crate::support::Answer {
+    fn call(&self, tenant: usize, method: &str, path: &str, body: &[u8]) -> crate::support::Response {
         let headers = [("x-gannet-key", self.keys[tenant].as_str())];
         self.server.send_bare(method, &format!("/f/{}/f{path}", TENANTS[tenant]), &headers, body)
     }
@@ -66,7 +66,7 @@ impl Shared {
         self.server.send_bare("GET", "/api/v1/functions/f", &headers, b"").json()["health"].clone()
     }
 
-    fn receipt(&self, tenant: usize, answer: &crate::support::Answer) -> Value {
+    fn receipt(&self, tenant: usize, answer: &crate::support::Response) -> Value {
         let headers = [("x-gannet-key", self.keys[tenant].as_str())];
         let path = format!("/api/v1/requests/{}", answer.header("x-request-id"));
         self.server.send_bare("GET", &path, &headers, b"").json()
@@ -77,14 +77,14 @@ impl Shared {
 /// worker then would not keep the GPU from others. So it is stopped again and again until it holds the GPU.
 fn stop_while_it_holds(shared: &Shared, tenant: usize, worker: i32) {
     let pid = Pid::from_raw(worker).unwrap();
-    until("the worker is stopped while it holds the gpu", || {
+    wait_until("the worker is stopped while it holds the gpu", || {
         kill_process(pid, Signal::STOP).unwrap();
         // Messages that it sent before it was stopped are processed during these 50 requests.
         let holds = (0..50).all(|_| shared.gpus()[0]["holder"] == TENANTS[tenant]);
         if !holds {
             let before = ticks(worker);
             kill_process(pid, Signal::CONT).unwrap();
-            until("the worker runs again", || ticks(worker) > before + 5);
+            wait_until("the worker runs again", || ticks(worker) > before + 5);
         }
         holds
     });
@@ -109,7 +109,7 @@ fn a_worker_that_keeps_the_gpu_is_killed_and_its_kernel_quarantined_until_it_is_
     let answer = std::thread::scope(|scope| {
         let hog = scope.spawn(|| shared.call(0, "GET", "/matmul?rounds=10", b""));
         let before = ticks(worker);
-        until("it computes", || ticks(worker) > before + 100);
+        wait_until("it computes", || ticks(worker) > before + 100);
         stop_while_it_holds(&shared, 0, worker);
         let neighbour = shared.call(1, "POST", "/?radius=2", &photo);
         assert_eq!(neighbour.status, 200, "{}", neighbour.text());
@@ -117,7 +117,7 @@ fn a_worker_that_keeps_the_gpu_is_killed_and_its_kernel_quarantined_until_it_is_
     });
     answer.is_problem(502, "function_killed", "kept the gpu");
     assert_eq!(answer.json()["fault"], "function");
-    until("its kernel is quarantined", || shared.health(0)["quarantined_kernels"][0] == "matmul.wgsl");
+    wait_until("its kernel is quarantined", || shared.health(0)["quarantined_kernels"][0] == "matmul.wgsl");
     let health = shared.health(0);
     assert!(health["kills"]["why"].as_str().unwrap().contains("kept the gpu"), "{health}");
     let refused = shared.call(0, "GET", "/matmul?rounds=1", b"");
@@ -138,7 +138,7 @@ fn a_holder_that_dies_costs_its_neighbour_nothing_and_its_own_request_is_repeate
         // A GET may be repeated, so it is sent again to another worker.
         let hog = scope.spawn(|| shared.call(0, "GET", "/matmul?rounds=1", b""));
         let before = ticks(worker);
-        until("it computes", || ticks(worker) > before + 50);
+        wait_until("it computes", || ticks(worker) > before + 50);
         kill_process(Pid::from_raw(worker).unwrap(), Signal::ABORT).unwrap();
         let neighbour = shared.call(1, "POST", "/?radius=2", &photo);
         assert_eq!(neighbour.status, 200, "{}", neighbour.text());
@@ -157,12 +157,12 @@ fn a_request_whose_report_is_lost_pays_for_the_time_that_its_worker_held_the_gpu
     std::thread::scope(|scope| {
         let hog = scope.spawn(|| shared.call(0, "POST", "/matmul?rounds=1", b"x"));
         let before = ticks(worker);
-        until("it computes", || ticks(worker) > before + 100);
+        wait_until("it computes", || ticks(worker) > before + 100);
         kill_process(Pid::from_raw(worker).unwrap(), Signal::KILL).unwrap();
         let answer = hog.join().unwrap();
         assert_eq!(answer.status, 502, "{}", answer.text());
         let mut receipt = shared.receipt(0, &answer);
-        until("the request is billed", || {
+        wait_until("the request is billed", || {
             receipt = shared.receipt(0, &answer);
             receipt["billed"] == true
         });
@@ -178,7 +178,7 @@ fn kills_that_repeat_are_backed_off_and_a_new_deploy_is_tried_at_once() {
     for round in 1..=3 {
         std::thread::scope(|scope| {
             let killed = scope.spawn(|| shared.call(0, "POST", "/nap?ms=20000", b""));
-            until("the tenant has a worker", || shared.gpus()[0]["workers"] == 1);
+            wait_until("the tenant has a worker", || shared.gpus()[0]["workers"] == 1);
             // The request is in its worker once a later request got its response.
             assert_eq!(shared.call(0, "GET", "/say", b"").text(), "said");
             for pid in &shared.server.children("__worker") {
@@ -188,7 +188,7 @@ fn kills_that_repeat_are_backed_off_and_a_new_deploy_is_tried_at_once() {
             killed.is_problem(502, "function_killed", "signal 9");
         });
         assert_eq!(shared.health(0)["kills"]["count"], round);
-        until("a spare is there", || shared.server.metric("spares") == 1);
+        wait_until("a spare is there", || shared.server.metric("spares") == 1);
     }
     let refused = shared.call(0, "GET", "/say", b"");
     refused.is_problem(503, "function_backing_off", "3 times in a row, last because it ended with signal 9");
@@ -268,7 +268,7 @@ fn without_room_an_idle_worker_makes_way_and_others_wait_for_it() {
     let shared = Shared::start(["faulty", "faulty"], "spares = 0\nworkers_max = 1\n");
     std::thread::scope(|scope| {
         let busy = scope.spawn(|| shared.call(0, "GET", "/nap?ms=1500", b""));
-        until("it is in its worker", || shared.gpus()[0]["workers"] == 1);
+        wait_until("it is in its worker", || shared.gpus()[0]["workers"] == 1);
         let waited = shared.call(1, "GET", "/say", b"");
         assert_eq!(waited.text(), "said");
         let receipt = shared.receipt(1, &waited);
@@ -281,11 +281,11 @@ fn without_room_an_idle_worker_makes_way_and_others_wait_for_it() {
     assert_eq!(shared.call(1, "GET", "/say", b"").text(), "said");
     std::thread::scope(|scope| {
         let busy = scope.spawn(|| shared.call(1, "GET", "/nap?ms=3000", b""));
-        until("it is in its worker", || {
+        wait_until("it is in its worker", || {
             let path = "tenants/zoo";
             shared.server.control(&shared.operator, "GET", path, &Value::Null).json()["in_flight"] == 1
         });
-        until("the only worker is busy", || {
+        wait_until("the only worker is busy", || {
             let refused = shared.call(0, "GET", "/say", b"");
             refused.status == 503 && {
                 refused.is_problem(503, "no_capacity", "capacity: no worker was free within");

@@ -1,18 +1,18 @@
 //! The memory with which instances begin: what `init` left, or what the last request left.
 
-use crate::support::{Answer, KEY, Options, Server, until};
+use crate::support::{KEY, Options, Response, Server, wait_until};
 use serde_json::json;
 
 fn server() -> Server {
     Server::start_with(&Options { config: Some("spares = 0"), ..Options::default() })
 }
 
-fn deploy(server: &Server, manifest: &str) -> Answer {
+fn deploy(server: &Server, manifest: &str) -> Response {
     server.put(KEY, "faulty", "faulty", &format!("[build]\nsnapshot = true\n{manifest}"), "")
 }
 
 #[track_caller]
-fn finds(server: &Server, expected: &str) {
+fn check_found(server: &Server, expected: &str) {
     // Each request runs in a fresh instance.
     for _ in 0..3 {
         assert_eq!(server.call("faulty", "/found", b"").text(), expected);
@@ -33,24 +33,24 @@ fn instances_begin_with_the_memory_that_init_left() {
     let manifest = "[env]\nINIT = \"one\"\n[assets]\ntable = \"t\"\n[secrets]\nnames = [\"TOKEN\"]\n";
     let first = deploy(&server, manifest);
     assert_eq!((first.status, first.json()["version"].clone()), (201, json!(1)), "{}", first.text());
-    finds(&server, "one no secret first table 1 16");
+    check_found(&server, "one no secret first table 1 16");
     assert_eq!(server.call("faulty", "/env?name=TOKEN", b"").text(), "very-secret", "requests get the secret");
     assert_eq!(deploy(&server, manifest).status, 200, "an identical deploy makes no new version");
 
     // The environment and assets that `init` sees belong to the version, and so does its snapshot.
     let other = server.control(KEY, "PATCH", "functions/faulty", &json!({ "env": { "INIT": "two" } }));
     assert_eq!(other.status, 201, "{}", other.text());
-    finds(&server, "two no secret first table 1 16");
+    check_found(&server, "two no secret first table 1 16");
     assert_eq!(put("second table"), 200);
     assert_eq!(deploy(&server, manifest).json()["version"], 3);
-    finds(&server, "one no secret second table 1 16");
+    check_found(&server, "one no secret second table 1 16");
     assert!(server.cli(&["rollback", "faulty", "v1"]).status.success());
-    finds(&server, "one no secret first table 1 16");
+    check_found(&server, "one no secret first table 1 16");
     assert_eq!(compiled(&server), 3);
     let failing = server.control(KEY, "PATCH", "functions/faulty", &json!({ "env": { "INIT": "fail" } }));
     failing.is_problem(422, "init_failed", "init: failed as asked");
     assert!(server.cli(&["delete", "faulty"]).status.success());
-    until("compiled components without a version are removed", || compiled(&server) == 0);
+    wait_until("compiled components without a version are removed", || compiled(&server) == 0);
 }
 
 #[test]
@@ -68,10 +68,10 @@ fn an_init_that_fails_is_a_deploy_error_that_says_why() {
     }
     let none = server.put(KEY, "hello", "hello", "[build]\nsnapshot = true\n", "");
     none.is_problem(422, "init_failed", "it exports no function init");
-    until("nothing is left behind", || compiled(&server) == 0);
+    wait_until("nothing is left behind", || compiled(&server) == 0);
     // Without `snapshot = true`, `init` does not run.
     assert_eq!(server.put(KEY, "faulty", "faulty", "[env]\nINIT = \"fail\"\n", "").status, 201);
-    finds(&server, " 1 16");
+    check_found(&server, " 1 16");
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn an_instance_serves_as_many_requests_as_its_manifest_says() {
     assert_eq!(counts.iter().map(|(count, _)| *count).collect::<Vec<_>>(), [1, 2, 3, 1, 2, 3, 1]);
     // Each request has its own log too.
     for (count, request) in &counts {
-        until("its log line is there", || {
+        wait_until("its log line is there", || {
             let output = server.cli(&["logs", "faulty", "--request", request]);
             String::from_utf8_lossy(&output.stdout).contains(&format!("found by request {count}"))
         });
@@ -104,7 +104,7 @@ fn an_instance_serves_as_many_requests_as_its_manifest_says() {
     // Two requests at once get two instances.
     std::thread::scope(|scope| {
         let slow = scope.spawn(|| server.call("faulty", "/nap?ms=700", b"").status);
-        until("the slow request runs", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 1);
+        wait_until("the slow request runs", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 1);
         assert_eq!(count().0, 1, "the instance that has served two requests is busy");
         assert_eq!(slow.join().unwrap(), 200);
     });

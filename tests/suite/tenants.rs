@@ -1,6 +1,6 @@
 //! Tenants, keys and the audit log.
 
-use crate::support::{Answer, Options, Server, until};
+use crate::support::{Options, Response, Server, wait_until};
 use serde_json::{Value, json};
 
 fn server() -> Server {
@@ -8,7 +8,7 @@ fn server() -> Server {
 }
 
 /// Returns the status and body of a refusal, without its request id.
-fn said(answer: &Answer) -> (u16, Value) {
+fn said(answer: &Response) -> (u16, Value) {
     let mut problem = answer.json();
     problem.as_object_mut().unwrap().remove("request_id");
     (answer.status, problem)
@@ -45,7 +45,7 @@ fn keys_have_scopes_a_function_and_an_end() {
     assert_eq!(listed["functions"].as_array().unwrap().len(), 1);
 
     let (_, brief) = key(json!({ "expires_in_s": 1 }));
-    until("the key has ended", || server.call_as(&brief, "/f/acme/hello", b"").status == 401);
+    wait_until("the key has ended", || server.call_as(&brief, "/f/acme/hello", b"").status == 401);
     let listed = server.control(&full, "GET", "tenants/acme/keys", &Value::Null);
     assert!(!listed.text().contains(&invoke), "a key is shown only once");
     let listed = listed.json();
@@ -57,7 +57,7 @@ fn keys_have_scopes_a_function_and_an_end() {
     let next = rotated.json()["key"].as_str().unwrap().to_owned();
     assert_eq!(server.call_as(&next, "/f/acme/hello", b"").status, 200);
     server.control(&next, "GET", "functions", &Value::Null).is_problem(403, "forbidden", "\"read\"");
-    until("the old one ends after the overlap", || server.call_as(&invoke, "/f/acme/hello", b"").status == 401);
+    wait_until("the old one ends after the overlap", || server.call_as(&invoke, "/f/acme/hello", b"").status == 401);
 
     let id = rotated.json()["id"].as_str().unwrap().to_owned();
     assert_eq!(server.control(&full, "DELETE", &format!("tenants/acme/keys/{id}"), &Value::Null).status, 200);
@@ -123,7 +123,7 @@ fn a_suspended_tenant_is_stopped_at_once_and_resumes() {
     assert_eq!(server.send_bare("GET", "/f/acme/faulty/say", &[], b"").status, 200);
     std::thread::scope(|scope| {
         let running = scope.spawn(|| server.call_as(&acme, "/f/acme/faulty/sleep", b""));
-        until("the request runs", || {
+        wait_until("the request runs", || {
             server.control(&operator, "GET", "tenants/acme", &Value::Null).json()["in_flight"] == 1
         });
         let told = server.control(&operator, "POST", "tenants/acme/suspend", &Value::Null);
@@ -154,7 +154,7 @@ fn a_deleted_tenant_is_gone_and_its_name_is_not_given_again() {
         let headers = [("x-gannet-key", operator.as_str()), ("x-gannet-tenant", "acme")];
         server.send_bare("GET", &format!("/api/v1/{path}"), &headers, b"")
     };
-    until("its line is counted", || as_acme("usage").json()["total"]["requests"] == 1);
+    wait_until("its line is counted", || as_acme("usage").json()["total"]["requests"] == 1);
     assert!(as_acme("audit").text().contains("deployFunction"));
     assert_eq!(as_acme("functions").status, 404);
 }
@@ -211,12 +211,12 @@ fn wrong_keys_from_one_address_are_slowed_down_and_right_ones_are_not() {
     });
     let acme = server.tenant("acme", &json!({}));
     assert_eq!(server.put(&acme, "hello", "hello", "[http]\npublic = true", "").status, 201);
-    until("wrong keys are slowed down", || {
+    wait_until("wrong keys are slowed down", || {
         let answer = server.call_as("gnt_acme_wrong", "/f/acme/hello", b"");
         answer.status == 429 && answer.header("retry-after") == "1" && answer.header("x-gannet-error") == "rate_limit"
     });
     assert_eq!(server.call_as(&acme, "/f/acme/hello", b"").status, 200);
-    until("so are those without a key", || {
+    wait_until("so are those without a key", || {
         let answer = server.send_bare("GET", "/f/acme/hello", &[], b"");
         answer.status == 429 && answer.header("ratelimit-policy") == "\"requests\";q=2;w=1"
     });

@@ -151,7 +151,7 @@ fn a_dry_run_and_a_refused_deploy_leave_nothing_behind() {
     missing.is_problem(409, "conflict", "NONE");
     server.put(KEY, "hello", "f", "", "?dry_run=true&no_traffic=true").is_problem(409, "conflict", "first version");
     server.put(KEY, "faulty", "f", "[secrets]\nnames = [\"NONE\"]\n", "").is_problem(409, "conflict", "NONE");
-    crate::support::until("the compiled component is removed", || compiled() == 0);
+    crate::support::wait_until("the compiled component is removed", || compiled() == 0);
     assert_eq!(server.put(KEY, "hello", "f", "", "").status, 201);
     assert_eq!(server.call("f", "/", b"").text(), "hello, world\n");
 }
@@ -174,6 +174,6 @@ fn old_versions_go_and_so_do_components_that_nobody_needs() {
     assert_eq!(components(), 2);
     assert_eq!(server.control(KEY, "DELETE", "functions/f/tags/first", &Value::Null).status, 200);
     assert_eq!(server.put(KEY, "faulty", "f", "[env]\nN = \"9\"\n", "").status, 201);
-    crate::support::until("the component of the first version is gone", || components() == 1);
+    crate::support::wait_until("the component of the first version is gone", || components() == 1);
     assert_eq!(numbers(&server), [6, 5]);
 }

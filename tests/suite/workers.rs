@@ -1,6 +1,6 @@
 //! The pool: hot, warm and cold starts, scale to zero, death of a worker, draining.
 
-use crate::support::{KEY, Options, Server, prebuilt, text, until};
+use crate::support::{KEY, Options, Server, prebuilt, text, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -20,15 +20,15 @@ fn deploy(server: &Server, name: &str, scale: &str) {
 #[test]
 fn a_spare_serves_first_and_the_worker_goes_when_idle() {
     let server = Server::start();
-    until("a spare is there", || server.metric("spares") == 1);
+    wait_until("a spare is there", || server.metric("spares") == 1);
     assert_eq!(server.metric("workers"), 0);
     deploy(&server, "short", "idle_timeout_s = 1");
     let first = server.call("short", "/say", b"");
     assert_eq!((first.text().as_str(), first.header("x-gannet-start")), ("said", "warm"));
     let second = server.call("short", "/say", b"");
     assert_eq!(second.header("x-gannet-start"), "hot");
-    until("the idle worker is gone", || server.metric("workers") == 0);
-    until("the spare was refilled", || server.metric("spares") == 1);
+    wait_until("the idle worker is gone", || server.metric("workers") == 0);
+    wait_until("the spare was refilled", || server.metric("spares") == 1);
     assert_eq!(server.call("short", "/say", b"").header("x-gannet-start"), "warm");
 }
 
@@ -43,8 +43,8 @@ fn without_spares_a_start_is_cold() {
 fn min_1_keeps_a_worker_up_and_loaded() {
     let server = Server::start();
     deploy(&server, "pinned", "min = 1\nidle_timeout_s = 1");
-    until("the worker is there before anyone called", || server.metric("workers") == 1);
-    until("the first request is hot", || server.call("pinned", "/say", b"").header("x-gannet-start") == "hot");
+    wait_until("the worker is there before anyone called", || server.metric("workers") == 1);
+    wait_until("the first request is hot", || server.call("pinned", "/say", b"").header("x-gannet-start") == "hot");
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn a_worker_killed_in_the_middle_of_a_request_is_502_and_the_next_request_works(
     stream.read_to_end(&mut answer).unwrap();
     let answer = text(&answer);
     assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("function_killed"), "{answer}");
-    until("the next request works", || server.call("victim", "/say", b"").status == 200);
+    wait_until("the next request works", || server.call("victim", "/say", b"").status == 200);
 }
 
 #[test]
@@ -87,17 +87,17 @@ fn a_hanging_worker_is_killed_at_the_deadline_and_only_its_tenant_notices() {
     let call = |tenant: &str, key: &str| {
         server.send_bare("GET", &format!("/f/{tenant}/faulty/say"), &[("x-gannet-key", key)], b"")
     };
-    until("a spare is there", || server.metric("spares") == 1);
+    wait_until("a spare is there", || server.metric("spares") == 1);
     // It is the only spare, so acme claims it.
     let [acme] = server.children("__worker")[..] else { panic!("one worker") };
     assert_eq!(call("acme", &keys[0]).status, 200);
-    until("the next spare is there", || server.metric("spares") == 1);
+    wait_until("the next spare is there", || server.metric("spares") == 1);
     assert_eq!(call("zoo", &keys[1]).status, 200);
     kill_process(Pid::from_raw(acme).unwrap(), Signal::STOP).unwrap();
     let stopped = call("acme", &keys[0]);
     stopped.is_problem(502, "function_killed", "worker ended");
     assert_eq!(call("zoo", &keys[1]).status, 200);
-    until("acme is served again", || call("acme", &keys[0]).status == 200);
+    wait_until("acme is served again", || call("acme", &keys[0]).status == 200);
     // Neither tenant can see the other.
     server.send_bare("GET", "/f/zoo/faulty/say", &[("x-gannet-key", &keys[0])], b"").is_problem(
         404,

@@ -3,8 +3,8 @@
 //! argument.
 //!
 //! ```text
-//!            work, send Want            Granted                  AskedBack
-//!   Resting ───────────────▶ Wanting ──────────▶ Held ─────────────────────────▶ Returning
+//!            work, send Want            Granted                   Revoked
+//!   Resting ───────────────▶ Wanting ──────────▶ Held ─────────────────────────▶ Releasing
 //!      ▲                                          │ idle for 1 ms, send Release      │ nothing in flight, send Release
 //!      └──────────────────────────────────────────┴──────────────────────────────────┘
 //! ```
@@ -23,7 +23,7 @@ pub type Epoch = u64;
 /// How long a holder without work keeps the GPU. A request's next submission mostly comes within this time.
 pub const IDLE_MAX: Duration = Duration::from_millis(1);
 /// Time after which a Want without a reply is sent again.
-pub const WANT_AGAIN: Duration = Duration::from_secs(1);
+pub const WANT_RETRY: Duration = Duration::from_secs(1);
 
 /// Holder to arbiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +53,8 @@ pub enum ArbiterMessage {
         contended: bool,
     },
     /// The holder should finish its work that is on the GPU, and then give the GPU back.
-    AskedBack {
+    #[serde(rename = "asked_back")]
+    Revoked {
         /// The epoch of the grant that is asked back.
         epoch: Epoch,
     },
@@ -80,7 +81,7 @@ enum State {
     Held {
         idle_since: Instant,
     },
-    Returning,
+    Releasing,
     /// There is no arbiter: the GPU is not shared.
     Alone,
 }
@@ -113,16 +114,16 @@ impl Lease {
                 (self.state, self.epoch, self.contended) = (State::Held { idle_since: now }, epoch, contended);
                 None
             }
-            ArbiterMessage::AskedBack { epoch } if epoch == self.epoch && self.may_submit() => {
-                (self.state, self.contended) = (State::Returning, true);
+            ArbiterMessage::Revoked { epoch } if epoch == self.epoch && self.may_submit() => {
+                (self.state, self.contended) = (State::Releasing, true);
                 None
             }
             // The grant never arrived, or its Release was lost. If the grant arrives later, it is ignored.
-            ArbiterMessage::AskedBack { epoch } if epoch >= self.epoch && self.state != State::Returning => {
+            ArbiterMessage::Revoked { epoch } if epoch >= self.epoch && self.state != State::Releasing => {
                 (self.state, self.epoch) = (State::Resting, epoch);
                 Some(HolderMessage::Release { epoch, wants: false })
             }
-            ArbiterMessage::Granted { .. } | ArbiterMessage::AskedBack { .. } => None,
+            ArbiterMessage::Granted { .. } | ArbiterMessage::Revoked { .. } => None,
         }
     }
 
@@ -149,7 +150,7 @@ impl Lease {
                 self.state = State::Wanting { asked: now };
                 Some(HolderMessage::Want(self.epoch))
             }
-            State::Wanting { asked } if now.saturating_duration_since(asked) >= WANT_AGAIN => {
+            State::Wanting { asked } if now.saturating_duration_since(asked) >= WANT_RETRY => {
                 self.state = State::Wanting { asked: now };
                 Some(HolderMessage::Want(self.epoch))
             }
@@ -160,8 +161,8 @@ impl Lease {
             State::Held { idle_since } if now.saturating_duration_since(idle_since) >= IDLE_MAX => {
                 self.release(false, now)
             }
-            State::Returning if !in_flight => self.release(work, now),
-            State::Resting | State::Wanting { .. } | State::Held { .. } | State::Returning | State::Alone => None,
+            State::Releasing if !in_flight => self.release(work, now),
+            State::Resting | State::Wanting { .. } | State::Held { .. } | State::Releasing | State::Alone => None,
         }
     }
 
@@ -174,9 +175,9 @@ impl Lease {
     /// When to call [`Lease::next`] again if nothing else happens before.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
-            State::Wanting { asked } => Some(asked + WANT_AGAIN),
+            State::Wanting { asked } => Some(asked + WANT_RETRY),
             State::Held { idle_since } => Some(idle_since + IDLE_MAX),
-            State::Resting | State::Returning | State::Alone => None,
+            State::Resting | State::Releasing | State::Alone => None,
         }
     }
 }
@@ -209,7 +210,7 @@ mod tests {
         let (mut lease, now) = (Lease::default(), Instant::now());
         lease.next(true, false, now);
         lease.receive(GRANTED, now);
-        lease.receive(ArbiterMessage::AskedBack { epoch: 1 }, now);
+        lease.receive(ArbiterMessage::Revoked { epoch: 1 }, now);
         assert!(!lease.may_submit() && lease.is_contended());
         assert_eq!(lease.next(true, true, now), None);
         assert_eq!(lease.next(true, false, now), Some(HolderMessage::Release { epoch: 1, wants: true }));
@@ -220,20 +221,20 @@ mod tests {
     fn messages_about_other_grants_change_nothing_and_a_want_is_said_again() {
         let (mut lease, now) = (Lease::default(), Instant::now());
         lease.next(true, false, now);
-        assert_eq!(lease.next(true, false, now + WANT_AGAIN), Some(HolderMessage::Want(0)));
+        assert_eq!(lease.next(true, false, now + WANT_RETRY), Some(HolderMessage::Want(0)));
         lease.receive(GRANTED, now);
-        assert_eq!(lease.receive(ArbiterMessage::AskedBack { epoch: 0 }, now), None);
+        assert_eq!(lease.receive(ArbiterMessage::Revoked { epoch: 0 }, now), None);
         assert!(lease.may_submit());
         lease.next(false, false, now + IDLE_MAX);
         lease.receive(GRANTED, now);
         assert!(!lease.may_submit(), "a grant that was given back does not come again");
         assert_eq!(
-            lease.receive(ArbiterMessage::AskedBack { epoch: 1 }, now),
+            lease.receive(ArbiterMessage::Revoked { epoch: 1 }, now),
             Some(HolderMessage::Release { epoch: 1, wants: false }),
             "its return was lost"
         );
         assert_eq!(
-            lease.receive(ArbiterMessage::AskedBack { epoch: 2 }, now),
+            lease.receive(ArbiterMessage::Revoked { epoch: 2 }, now),
             Some(HolderMessage::Release { epoch: 2, wants: false }),
             "the grant was lost"
         );

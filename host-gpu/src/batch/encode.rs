@@ -17,7 +17,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// A job, the receiver of its result, and the offset and size of each read in its readback buffer.
-type Recorded = (Job, oneshot::Receiver<JobResult>, Vec<(u64, u64)>);
+type EncodedJob = (Job, oneshot::Receiver<JobResult>, Vec<(u64, u64)>);
 
 /// Bytes to put into the upload buffer, and the buffer they are copied to.
 struct StagedWrite<'a> {
@@ -32,7 +32,7 @@ impl Batch {
         session.time_left()?;
         self.prepare_arena(session)?;
         let writes = session.take_writes();
-        match self.record(session, &writes) {
+        match self.encode_job(session, &writes) {
             Ok((mut job, done, reads)) => {
                 self.arena_stale = false;
                 for PendingWrite { target, charge, .. } in writes {
@@ -55,7 +55,7 @@ impl Batch {
         }
     }
 
-    fn record(&mut self, session: &Session, writes: &[PendingWrite]) -> Result<Recorded, Error> {
+    fn encode_job(&mut self, session: &Session, writes: &[PendingWrite]) -> Result<EncodedJob, Error> {
         let sizes = self.sizes(writes);
         let upload_charge = match sizes.upload {
             0 => None,
@@ -70,7 +70,7 @@ impl Batch {
         let encoded = executor.scoped(|wgpu| {
             let upload = upload_charge.map(|charge| staging.upload(sizes.upload, charge));
             let readback = staging.readback(sizes.readback, readback_charge);
-            let mut recorder = Recorder {
+            let mut encoder = JobEncoder {
                 wgpu,
                 arena,
                 upload,
@@ -80,8 +80,8 @@ impl Batch {
                 reads: Vec::new(),
                 groups: HashMap::new(),
             };
-            recorder.record(commands, writes, arena_bytes)?;
-            let Recorder { upload, readback, steps, reads, .. } = recorder;
+            encoder.encode(commands, writes, arena_bytes)?;
+            let JobEncoder { upload, readback, steps, reads, .. } = encoder;
             Ok::<_, Error>((steps, upload, readback, reads))
         });
         let (steps, upload, readback, reads) = encoded??;
@@ -163,7 +163,7 @@ struct Sizes {
     readback: u64,
 }
 
-struct Recorder<'a> {
+struct JobEncoder<'a> {
     wgpu: &'a wgpu::Device,
     arena: Option<&'a Arc<Buffer>>,
     upload: Option<StagingBuffer>,
@@ -179,8 +179,8 @@ struct Recorder<'a> {
 /// Key of a bind group: the kernel, the index of its group, and each binding's index, buffer, offset and size.
 type GroupKey = (*const Kernel, u32, Vec<(u32, *const Buffer, u64, u64)>);
 
-impl Recorder<'_> {
-    fn record(
+impl JobEncoder<'_> {
+    fn encode(
         &mut self,
         commands: &mut [Command],
         writes: &[PendingWrite],

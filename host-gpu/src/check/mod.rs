@@ -40,7 +40,7 @@ pub struct CheckedKernel {
     /// Invocations of one workgroup.
     pub workgroup_size: [u32; 3],
     /// What hardening changed.
-    pub hardened: HardeningReport,
+    pub report: HardeningReport,
 }
 
 impl CheckedKernel {
@@ -115,14 +115,14 @@ fn check_here(
     let index = index.ok_or_else(|| Error::KernelRejected(format!("entry point {entry:?} was lost")))?;
     let (variables, workgroup_size) = reflect(&module, &info, index, can)?;
     let mut module = module.into_owned();
-    let hardened = harden::harden(&mut module, &info, wgsl, passes)?;
+    let report = harden::harden(&mut module, &info, wgsl, passes)?;
     let mut capabilities = capabilities(can);
     capabilities.insert(Capabilities::IMMEDIATES);
     validator(capabilities, can.subgroups).validate(&module).map_err(|error| {
         tracing::error!(error = with_causes(error.as_inner()), "a hardened kernel is not valid");
         Error::KernelRejected(format!("the kernel cannot be hardened: {}", with_causes(error.as_inner())))
     })?;
-    Ok(CheckedKernel { entry: entry.to_owned(), variables, workgroup_size, module, hardened })
+    Ok(CheckedKernel { entry: entry.to_owned(), variables, workgroup_size, module, report })
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ impl KernelCompiler {
         let began = Instant::now();
         let checked = check::check_with(wgsl, entry, constants, self.abilities, passes)?;
         let checked_us = began.elapsed().as_micros();
-        let kernel = self.make_pipeline(checked, source_hash(wgsl, entry), passes.slice)?;
+        let kernel = self.make_pipeline(checked, source_hash(wgsl, entry), passes.sliceable)?;
         let compiled_us = began.elapsed().as_micros();
         let grids: &[Grid] = if self.software { &[NO_WORKGROUP, [1; 3]] } else { &[[1; 3]] };
         trial::run(&self.executor, &kernel, payer, grids)?;

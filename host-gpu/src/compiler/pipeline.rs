@@ -20,18 +20,18 @@ pub(super) struct Options<'a> {
 /// Creates a kernel's pipeline and its bind group layouts.
 pub(super) fn make(executor: &Executor, checked: CheckedKernel, options: &Options<'_>) -> Result<Kernel, Error> {
     let groups = checked.variables.iter().map(|v| v.group + 1).max().unwrap_or(0);
-    let CheckedKernel { module, entry, variables, workgroup_size, hardened } = checked;
+    let CheckedKernel { module, entry, variables, workgroup_size, report } = checked;
     let made = executor.scoped(|device| {
         let layouts: Vec<_> = (0..groups).map(|group| layout(device, group, &variables)).collect();
         let mut references: Vec<_> = layouts.iter().map(Some).collect();
-        if hardened.counts {
+        if report.has_counted_loops {
             references.resize(FLAG_GROUP as usize, None);
             references.push(Some(executor.flag_layout()));
         }
         let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: None,
             bind_group_layouts: &references,
-            immediate_size: if hardened.immediates { IMMEDIATES_SIZE } else { 0 },
+            immediate_size: if report.immediates { IMMEDIATES_SIZE } else { 0 },
         });
         // Never use `create_shader_module_trusted` here: this call inserts the bounds checks.
         let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
@@ -56,16 +56,16 @@ pub(super) fn make(executor: &Executor, checked: CheckedKernel, options: &Option
         Error::InvalidArgument(text) => Error::KernelRejected(text),
         other => other,
     })?;
-    let HardeningReport { counts, immediates, .. } = hardened;
+    let HardeningReport { has_counted_loops, immediates, .. } = report;
     Ok(Kernel {
         source_hash: options.source_hash,
         pipeline,
         layouts,
         variables,
         workgroup_size,
-        counts,
+        has_counted_loops,
         immediates,
-        budgets: LoopBudgets::of(hardened, options.unit),
+        budgets: LoopBudgets::of(report, options.unit),
         unit: options.unit,
         sliceable: options.sliceable,
         pace: Pace::default(),

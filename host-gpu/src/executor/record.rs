@@ -25,8 +25,8 @@ pub(crate) fn slice(
     if let Some((set, _)) = &meter.timestamps {
         encoder.write_timestamp(set, 0);
     }
-    let counts = plan.parts.iter().any(|(step, _)| match steps.get(*step) {
-        Some(Step::Dispatch { kernel, .. }) => kernel.counts,
+    let has_counted_loops = plan.parts.iter().any(|(step, _)| match steps.get(*step) {
+        Some(Step::Dispatch { kernel, .. }) => kernel.has_counted_loops,
         _ => false,
     });
     let mut rest = plan.parts.as_slice();
@@ -44,7 +44,7 @@ pub(crate) fn slice(
         encoder.resolve_query_set(set, 0..2, resolved, 0);
         encoder.copy_buffer_to_buffer(resolved, 0, header, 0, TIMESTAMPS_SIZE);
     }
-    if counts {
+    if has_counted_loops {
         encoder.copy_buffer_to_buffer(&flag.buffer, 0, header, FLAG_OFFSET, FLAG_SIZE);
     } else {
         encoder.clear_buffer(header, FLAG_OFFSET, Some(HEADER_SIZE - FLAG_OFFSET));
@@ -80,7 +80,7 @@ fn dispatches(
         let this = Arc::as_ptr(kernel);
         if pipeline != Some(this) {
             pass.set_pipeline(&kernel.pipeline);
-            if kernel.counts {
+            if kernel.has_counted_loops {
                 pass.set_bind_group(FLAG_GROUP, &flag.group, &[]);
             }
             (pipeline, bound) = (Some(this), None);

@@ -74,7 +74,7 @@ impl RunningJob {
         let (mut upload, mut readback) = (self.job.upload.take(), self.job.readback.take());
         if self.submitted_all {
             for staged in upload.iter_mut().chain(readback.iter_mut()) {
-                staged.prove();
+                staged.mark_used();
             }
         }
         // The steps hold buffers too, so they are dropped before the result is sent.
@@ -94,7 +94,8 @@ impl RunningJob {
 
 /// Returns the error of a job in which a loop budget ran out, in a slice with these kernels.
 pub(crate) fn exhausted(kernels: &[(Arc<Kernel>, u64)]) -> Error {
-    let budget = kernels.iter().filter(|(kernel, _)| kernel.counts).map(|(kernel, _)| kernel.budgets.divergent).min();
+    let budget =
+        kernels.iter().filter(|(kernel, _)| kernel.has_counted_loops).map(|(kernel, _)| kernel.budgets.divergent).min();
     Error::BudgetExhausted(format!(
         "a loop ran out of its budget of {} {}; the results of this submission are void",
         budget.unwrap_or_default(),

@@ -71,7 +71,7 @@ pub(crate) fn plan(
         };
         let share = match next {
             Next::Share(share) => share,
-            Next::Full => break,
+            Next::LaterSlice => break,
             Next::Wait => return None,
         };
         if let Some((amount, part)) = share.part {
@@ -108,7 +108,7 @@ struct Share {
 enum Next {
     Share(Share),
     /// The step belongs to a later slice.
-    Full,
+    LaterSlice,
     /// Nothing can be planned until the step's kernel was measured.
     Wait,
 }
@@ -133,7 +133,7 @@ impl<M: Fn(&Arc<Kernel>) -> bool> Planner<M> {
     fn dispatch(&mut self, kernel: &Arc<Kernel>, grid: Grid, plan: &SlicePlan) -> Next {
         // Copies may follow the dispatch of an unmeasured kernel, but no other dispatch.
         if self.alone {
-            return Next::Full;
+            return Next::LaterSlice;
         }
         let total = workgroups(grid);
         let known = kernel.pace.is_known();
@@ -145,7 +145,7 @@ impl<M: Fn(&Arc<Kernel>) -> bool> Planner<M> {
             // It must be the slice's only dispatch, after small copies at most. Otherwise the slice's time would not
             // show how fast the kernel is.
             if measuring || self.dispatched || self.bytes > PART_BYTES_MIN {
-                return Next::Full;
+                return Next::LaterSlice;
             }
         }
         // A dispatch that does not fit into an eighth of a slice begins with an eighth, because its kernel may have

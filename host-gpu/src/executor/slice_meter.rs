@@ -26,7 +26,7 @@ pub(crate) const TIMESTAMPS_SIZE: u64 = 16;
 pub(crate) struct SliceMeter {
     /// The queries and the buffer they resolve into; None if the device has no timestamps.
     pub(crate) timestamps: Option<(wgpu::QuerySet, wgpu::Buffer)>,
-    pub(crate) header: wgpu::Buffer,
+    pub(crate) header_buffer: wgpu::Buffer,
 }
 
 /// What the GPU reports about a slice.
@@ -85,8 +85,8 @@ impl SliceMeters {
                 });
                 (set, buffer(TIMESTAMPS_SIZE, wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC))
             });
-            let header = buffer(HEADER_SIZE, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST);
-            SliceMeter { timestamps, header }
+            let header_buffer = buffer(HEADER_SIZE, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST);
+            SliceMeter { timestamps, header_buffer }
         })
     }
 

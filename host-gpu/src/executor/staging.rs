@@ -42,7 +42,7 @@ pub(crate) struct StagingBuffer {
     direction: Direction,
     /// Whether a submission that used the buffer has completed. A buffer whose allocation failed never gets there, and
     /// must not be pooled.
-    proven: bool,
+    used: bool,
     pool: Weak<StagingPool>,
     /// Charged as long as the buffer is in use, also while it holds results that the guest has not taken.
     /// Declared after `buffer`, so that the memory is pooled or free before its charge is returned.
@@ -83,7 +83,7 @@ impl StagingPool {
             idle.iter().position(fits).map(|index| idle.swap_remove(index))
         };
         if let Some(Idle { buffer, mapped, direction }) = found {
-            return StagingBuffer { buffer, mapped, direction, proven: true, pool, charge };
+            return StagingBuffer { buffer, mapped, direction, used: true, pool, charge };
         }
         let upload = direction == Direction::Upload;
         let usage = if upload {
@@ -93,7 +93,7 @@ impl StagingPool {
         };
         let buffer =
             self.device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: upload });
-        StagingBuffer { buffer, mapped: upload, direction, proven: false, pool, charge }
+        StagingBuffer { buffer, mapped: upload, direction, used: false, pool, charge }
     }
 }
 
@@ -117,8 +117,8 @@ impl StagingBuffer {
     }
 
     /// Notes that a submission that used the buffer has completed. Only the GPU thread calls this.
-    pub(crate) fn prove(&mut self) {
-        self.proven = true;
+    pub(crate) fn mark_used(&mut self) {
+        self.used = true;
     }
 
     /// Writes bytes at offsets of a mapped upload buffer. Returns false if it is not mapped or too small.
@@ -146,7 +146,7 @@ impl Drop for StagingBuffer {
         let Some(pool) = self.pool.upgrade() else { return };
         let mut idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let held: u64 = idle.iter().map(|i| i.buffer.size()).sum();
-        let usable = self.proven && self.mapped;
+        let usable = self.used && self.mapped;
         if usable && idle.len() < IDLE_MAX && held + self.buffer.size() <= IDLE_BYTES_MAX {
             idle.push(Idle { buffer: self.buffer.clone(), mapped: self.mapped, direction: self.direction });
         }

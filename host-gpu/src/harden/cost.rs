@@ -47,7 +47,7 @@ const COUNTING_COST: u64 = 12;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LoopCost {
     /// Provably short and cheap: not counted.
-    Short,
+    Uncounted,
     /// Counted: each iteration takes this much from the budget.
     Counted(u32),
 }
@@ -171,7 +171,7 @@ impl Weigher<'_> {
 
     fn looped(&mut self, body: &Block, continuing: &Block) -> Cost {
         let index = self.loops.len();
-        self.loops.push(LoopCost::Short);
+        self.loops.push(LoopCost::Uncounted);
         let mut once = self.block(body);
         once.add(self.block(continuing));
         let proven = short_loop::trips(self.module, self.function, body, continuing);

@@ -125,7 +125,7 @@ impl Inserter<'_> {
         self.next += 1;
         // A loop without a cost would be a bug in `cost`: it gets the highest cost.
         let cost = match self.loops.get(index).copied().unwrap_or(LoopCost::Counted(u32::MAX)) {
-            LoopCost::Short => None,
+            LoopCost::Uncounted => None,
             LoopCost::Counted(cost) => Some(cost),
         };
         let uniform = self.uniform.get(index).copied().unwrap_or(false);

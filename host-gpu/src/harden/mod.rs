@@ -43,7 +43,7 @@ pub struct Passes {
     /// Whether to insert loop budgets.
     pub budget: bool,
     /// Whether to add a base to the workgroup ids, so that a dispatch can be cut into slices.
-    pub slice: bool,
+    pub sliceable: bool,
     /// What budgets count.
     pub unit: BudgetUnit,
 }
@@ -51,7 +51,7 @@ pub struct Passes {
 impl Passes {
     /// Enables all passes.
     pub fn all(unit: BudgetUnit) -> Self {
-        Self { budget: true, slice: true, unit }
+        Self { budget: true, sliceable: true, unit }
     }
 }
 
@@ -59,7 +59,7 @@ impl Passes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HardeningReport {
     /// Whether the module has loops that are charged to a budget. Then it writes the flag, which must be bound.
-    pub counts: bool,
+    pub has_counted_loops: bool,
     /// Whether the module reads immediates.
     pub immediates: bool,
     /// Iterations of the provably short loops outside of counted loops.
@@ -83,7 +83,7 @@ pub fn harden(
     let uniform = uniformity::analyse(module, wgsl)?;
     let costs = cost::weigh(module, info, wgsl, passes.unit)?;
     let mut report = HardeningReport { iterations: costs.iterations, ..HardeningReport::default() };
-    let immediates = (passes.budget || passes.slice).then(|| Globals::add(module));
+    let immediates = (passes.budget || passes.sliceable).then(|| Globals::add(module));
     let Some(globals) = immediates else { return Ok(report) };
     if passes.budget {
         let counted = loop_budget::insert(module, &globals, &uniform, &costs);
@@ -92,10 +92,11 @@ pub fn harden(
         report.divergent_repeatedly = counted.divergent > 1 || counted.divergent_nested;
     }
     let used = entry_point::UsedCounters { divergent: report.divergent, uniform: report.uniform };
-    entry_point::wrap(module, &globals, passes.slice, used)?;
+    entry_point::wrap(module, &globals, passes.sliceable, used)?;
     naga::compact::compact(module, naga::compact::KeepUnused::No);
     let flag = Some(FLAG_GROUP);
-    report.counts = module.global_variables.iter().any(|(_, global)| global.binding.map(|at| at.group) == flag);
+    report.has_counted_loops =
+        module.global_variables.iter().any(|(_, global)| global.binding.map(|at| at.group) == flag);
     report.immediates = module.global_variables.iter().any(|(_, global)| global.space == AddressSpace::Immediate);
     Ok(report)
 }
@@ -224,7 +225,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
             (true, "loop { if lane > 2u { break; } }"),
         ] {
             let result = checked(&kernel(body), BudgetUnit::Work).unwrap();
-            assert_eq!(result.hardened.counts, counts, "{body}");
+            assert_eq!(result.report.has_counted_loops, counts, "{body}");
         }
     }
 

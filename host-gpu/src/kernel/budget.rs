@@ -11,7 +11,7 @@ pub(crate) struct LoopBudgets {
     pub(crate) uniform: u32,
 }
 
-/// Budget on a GPU, in weighted operations. With it, no endless kernel of the tests takes 20 ms on an H100 (measured).
+/// Budget on a GPU, in weighted operations. With it, no endless kernel of the tests takes 35 ms on an H100 (measured).
 pub const WORK_MAX: u32 = 1 << 22;
 /// Iterations of an invocation's loops on a software driver, at most. It is a little less than the number (65,535)
 /// after which the driver silently ends loops.
@@ -21,17 +21,17 @@ const SOFTWARE_LANES: u32 = 8;
 
 impl LoopBudgets {
     /// The budgets of a kernel on a device whose budgets count in `unit`.
-    pub(crate) fn of(hardened: HardeningReport, unit: BudgetUnit) -> Self {
+    pub(crate) fn of(report: HardeningReport, unit: BudgetUnit) -> Self {
         match unit {
             BudgetUnit::Work => Self { divergent: WORK_MAX, uniform: WORK_MAX },
             BudgetUnit::Iterations => {
                 // The driver counts the iterations of both kinds of loops, and of loops that we do not count.
-                let fixed = u32::try_from(hardened.iterations).unwrap_or(u32::MAX);
+                let fixed = u32::try_from(report.iterations).unwrap_or(u32::MAX);
                 let mut left = SOFTWARE_ITERATIONS_MAX.saturating_sub(fixed);
-                if hardened.divergent && hardened.uniform {
+                if report.divergent && report.uniform {
                     left /= 2;
                 }
-                let divergent = if hardened.divergent_repeatedly { left / SOFTWARE_LANES } else { left };
+                let divergent = if report.divergent_repeatedly { left / SOFTWARE_LANES } else { left };
                 Self { divergent, uniform: left }
             }
         }

@@ -25,7 +25,7 @@ pub struct Kernel {
     /// Invocations of one workgroup.
     pub workgroup_size: [u32; 3],
     /// Whether the kernel has counted loops. Then it may set the flag, whose bind group must be bound.
-    pub(crate) counts: bool,
+    pub(crate) has_counted_loops: bool,
     /// Whether the kernel reads immediates.
     pub(crate) immediates: bool,
     /// The loop budgets of one invocation.

@@ -69,7 +69,7 @@ impl Session {
     pub fn new(device: Arc<Device>, catalog: Arc<KernelCatalog>, limits: SessionLimits) -> Self {
         let memory = MemoryQuota::new("request", limits.memory_bytes, Some(Arc::clone(device.memory())));
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
-        let host_memory = MemoryQuota::new("request's batches", HOST_BYTES_MAX, None);
+        let host_memory = MemoryQuota::host("request", HOST_BYTES_MAX);
         Self {
             device,
             memory,

@@ -1,34 +1,34 @@
-//! Where a function may send requests to, as its manifest lists it. Pure.
+//! The hosts that a function may send outbound requests to, as its manifest lists them. Pure.
 
 /// One entry of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowedHost {
     https: bool,
-    /// A name, or what comes after `*`, with its dot.
+    /// A host name or address in lower case. With a wildcard, the part after `*`, including its dot.
     host: String,
     wildcard: bool,
     port: u16,
 }
 
 impl AllowedHost {
-    /// Reads an entry: scheme, host, perhaps a port; no path.
+    /// Parses an entry: scheme, host and an optional port, without a path.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let (https, rest) = match text.split_once("://") {
             Some(("https", rest)) => (true, rest),
             Some(("http", rest)) => (false, rest),
-            Some(_) => return Err("the scheme is http or https"),
+            Some(_) => return Err("the scheme must be http or https"),
             None => return Err("it needs a scheme, as in https://api.example.com"),
         };
         if rest.contains(['/', '?', '#', '@']) {
-            return Err("it has only scheme, host and port");
+            return Err("it may have only a scheme, a host and a port");
         }
         let (host, port) = match rest.rsplit_once(':') {
-            Some((host, port)) if !rest.ends_with(']') => (host, port.parse().map_err(|_| "its port is no port")?),
+            Some((host, port)) if !rest.ends_with(']') => (host, port.parse().map_err(|_| "its port is not a number")?),
             _ => (rest, if https { 443 } else { 80 }),
         };
         let (wildcard, host) = match host.strip_prefix('*') {
             Some(rest) if rest.starts_with('.') && rest.len() > 1 => (true, rest),
-            Some(_) => return Err("a * stands for the first labels of a name, as in *.example.com"),
+            Some(_) => return Err("a * may only stand for the first labels of a name, as in *.example.com"),
             None => (false, host),
         };
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
@@ -38,12 +38,12 @@ impl AllowedHost {
             None => !host.is_empty() && host.len() <= 253 && host.bytes().all(allowed),
         };
         if !fine {
-            return Err("its host is no name or address");
+            return Err("its host is neither a name nor an address");
         }
         Ok(Self { https, host: host.to_ascii_lowercase(), wildcard, port })
     }
 
-    /// Whether a request may go there. `host` is as in a URI.
+    /// Returns whether the entry allows a request to this destination. `host` is written as in a URI.
     pub fn allows(&self, https: bool, host: &str, port: u16) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
         let named =

@@ -1,4 +1,5 @@
-//! The body of every response: a few bytes, an event stream, or a function's answer on its way to the client.
+//! The body of every response to a client: a buffer of bytes, an event stream, or the relayed body of a function's
+//! response.
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
@@ -9,20 +10,20 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 
-/// The body of a response.
+/// The body of a response to a client.
 pub type ResponseBody = UnsyncBoxBody<Bytes, BrokenOff>;
 
-/// A function's answer that broke off. The connection is closed, since the head has left.
+/// A function's response body that ended too early. The connection is closed, because the head has been sent.
 #[derive(Debug, thiserror::Error)]
 #[error("the response broke off: {0}")]
 pub struct BrokenOff(pub String);
 
-/// A body whose bytes are all known.
+/// Returns a body of these bytes.
 pub fn full(bytes: Bytes) -> ResponseBody {
     Full::new(bytes).map_err(|never: Infallible| match never {}).boxed_unsync()
 }
 
-/// A body of whatever comes over a channel, until it closes.
+/// Returns a body that streams what `receiver` yields and ends when its channel closes.
 pub fn events(receiver: mpsc::Receiver<Bytes>) -> ResponseBody {
     Events(receiver).boxed_unsync()
 }

@@ -1,24 +1,24 @@
-//! Headers that Gannet gives a meaning to, and those that belong to one connection only.
+//! The HTTP headers that Gannet defines or adds, and the removal of hop-by-hop headers.
 
 use http::header::{CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName};
 
-/// A request: the key, when `Authorization` belongs to the function.
+/// Request header: the API key, when `Authorization` belongs to the function.
 pub const KEY: HeaderName = HeaderName::from_static("x-gannet-key");
-/// A request of the operator: the tenant that it acts for.
+/// Request header of the operator: the tenant that it acts for.
 pub const TENANT: HeaderName = HeaderName::from_static("x-gannet-tenant");
-/// A request: the tag of a version, where the path does not name one.
+/// Request header: the tag of a version, when the path does not name one.
 pub const TAG: HeaderName = HeaderName::from_static("x-gannet-tag");
-/// A response: the stable code of a refusal. A function's own answer never has it.
+/// Response header: the stable code of a refusal. A function's own response never has it.
 pub const ERROR: HeaderName = HeaderName::from_static("x-gannet-error");
-/// A response: the request's id. A request on its way to a function has it too.
+/// Response header: the request's id. The request that a function receives has it too.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// A response: how the request started, hot, warm or cold.
+/// Response header: how the request started, `hot`, `warm` or `cold`.
 pub const START: HeaderName = HeaderName::from_static("x-gannet-start");
-/// A response: where its time went (W3C Server Timing), as header or trailer.
+/// Response header or trailer: where the request's time went (W3C Server Timing).
 pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Removes headers that belong to one connection, and those that `Connection` names.
+/// Removes the headers that belong to one connection only, including those that `Connection` names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)

@@ -1,4 +1,4 @@
-//! Who sent a request: a key as it is looked up, and the caller that it makes.
+//! Who sent a request: keys, as they are looked up by their hash, and callers.
 
 use crate::quota::rate::Bucket;
 use crate::records::KeyRecord;
@@ -6,37 +6,37 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-/// All keys of the platform start with this.
+/// The prefix of all keys of the platform.
 pub const KEY_PREFIX: &str = "gnt_";
 
-/// A key as it is looked up.
+/// A key in memory, found by its hash.
 #[derive(Debug)]
 pub struct Key {
     /// SHA-256 of the key.
     pub hash: [u8; 32],
-    /// What was stored of it.
+    /// The stored record of the key.
     pub record: KeyRecord,
-    /// Its own requests, in the rate that it may send.
+    /// Counts the key's requests against its own rate, if its record sets one.
     pub rate: Arc<Bucket>,
-    /// When it was last used, in seconds since 1970; 0 for never.
+    /// When the key was last used, in seconds since 1970; 0 if never.
     pub used_s: AtomicU64,
     /// The last persisted value of `used_s`.
     pub persisted_used_s: AtomicU64,
 }
 
 impl Key {
-    /// A key as it was stored.
+    /// Returns the key with this hash and stored record.
     pub fn new(hash: [u8; 32], record: KeyRecord) -> Self {
         let (used_s, persisted_used_s) = (AtomicU64::new(record.used_s), AtomicU64::new(record.used_s));
         Self { hash, record, rate: Arc::default(), used_s, persisted_used_s }
     }
 
-    /// The same key with another record: what it has sent counts on.
+    /// Returns the same key with another record. Requests that it has sent still count against its rate.
     pub fn with(&self, record: KeyRecord) -> Self {
         Self { rate: Arc::clone(&self.rate), ..Self::new(self.hash, record) }
     }
 
-    /// Whether it is not valid any more.
+    /// Returns whether the key has expired.
     pub fn is_expired(&self, now: jiff::Timestamp) -> bool {
         self.record.expires.is_some_and(|expires| expires <= now)
     }
@@ -51,15 +51,15 @@ impl PartialEq for Key {
 /// Who sent a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Caller {
-    /// Nobody with a key.
+    /// A caller without a key.
     Anonymous,
-    /// A key of a tenant.
+    /// A caller with a key of a tenant.
     Tenant(Arc<Key>),
-    /// The operator.
+    /// The operator of the server.
     Operator,
 }
 
-/// The hash under which a key is kept.
+/// Returns the hash under which a key is stored.
 pub fn hash(key: &str) -> [u8; 32] {
     Sha256::digest(key.as_bytes()).into()
 }

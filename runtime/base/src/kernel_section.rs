@@ -1,13 +1,14 @@
-//! How kernels lie in a component: records in custom sections of one name, in the component or in any module inside it.
+//! The format in which a component contains kernels: records in custom sections named [`NAME`], in the component or in
+//! any module inside it.
 //!
-//! A section is a sequence of records, since linkers join sections of the same name: a little-endian `u32` length and a name, a
-//! little-endian `u32` length and WGSL, both UTF-8. The SDK's `kernel!` writes it, and so does `gannet deploy` for the kernels of a
-//! manifest; the builder reads it.
+//! A section is a sequence of records, because linkers join sections of the same name. A record is a little-endian
+//! `u32` length and the kernel's name, then a little-endian `u32` length and the WGSL source, both UTF-8. The SDK's
+//! `kernel!` writes records, and so does `gannet deploy` for the kernels of a manifest. The builder reads them.
 
-/// The name of the custom section.
+/// The name of the custom sections.
 pub const NAME: &str = "gannet:kernel";
 
-/// The record of one kernel.
+/// Returns the record of one kernel.
 pub fn encode(name: &str, wgsl: &str) -> Vec<u8> {
     let mut record = Vec::with_capacity(8 + name.len() + wgsl.len());
     for part in [name, wgsl] {

@@ -1,28 +1,29 @@
-//! The vocabulary of Gannet: what every other crate may name, and nothing that acts.
+//! The vocabulary of Gannet: types and pure decisions that every other crate may use.
 //!
-//! No file here opens a socket, starts a process, reads a file or knows a status code. Decisions are pure and take the time as an
-//! argument; what waits ([`quota::permits`]) waits for a permit, with a limit. Everything is hostile until a type here says that it was checked: a [`names::TenantName`] is a name, a
-//! [`manifest::Manifest`] is within its limits.
+//! No file here opens a socket, starts a process, reads a file or knows an HTTP status code. Decisions are pure and
+//! take the time as an argument. Only [`quota::permits`] waits: for a permit, and for a limited time. Input counts as
+//! hostile until it has one of these types: a [`names::TenantName`] is a valid name, and the settings of a
+//! [`manifest::Manifest`] are within their limits.
 
-// Who and what.
+// Names and identities.
 pub mod names;
 pub mod scopes;
 pub mod identity;
 pub mod time;
 
-// What a tenant asks for and may have.
+// What a function asks for, and what its tenant may use.
 pub mod allowed_hosts;
 pub mod manifest;
 pub mod kernel_section;
 pub mod limits;
 pub mod quota;
 
-// What is said between processes, and what is kept.
+// Messages between processes, and what is stored.
 pub mod hop;
 pub mod records;
 pub mod bill;
 
-// What goes back to a client.
+// Responses to clients.
 pub mod headers;
 pub mod body;
 pub mod refusal;

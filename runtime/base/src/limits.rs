@@ -1,39 +1,40 @@
-//! What a tenant may use: one table of limits, each with its default, its range and its unit. Pure.
+//! The limits of a tenant: one table with the default, the range and the unit of each. Pure.
 //!
 //! ```text
-//!  the table's default ◀─ the server file's `[limits]` ◀─ the tenant's own  = what is in force
+//!  the table's default ◀─ the server file's `[limits]` ◀─ the tenant's own  = the limit in force
 //! ```
 //!
-//! Invariant: what a function's manifest asks for is never more than its tenant's limit, whenever that was set.
+//! The rightmost that is set holds. Invariant: no setting of a function is in force beyond its tenant's limit, even if
+//! the limit was lowered after the function was deployed.
 
 use crate::manifest;
 use crate::manifest::Manifest;
 use serde::{Deserialize, Serialize};
 
-/// A limit as the table describes it.
+/// An entry of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitSpec {
-    /// Its name, which ends in its unit.
+    /// Name of the limit. It ends in the unit.
     pub name: &'static str,
-    /// What holds where nobody says otherwise.
+    /// The value if neither the server file nor the operator sets one.
     pub default: u64,
-    /// The least it may be set to.
+    /// The smallest value that may be set.
     pub least: u64,
-    /// The most it may be set to.
+    /// The largest value that may be set.
     pub most: u64,
 }
 
-/// A limit that cannot be set so.
+/// A value that is out of the limit's range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name} = {value}; it may be {least} to {most}")]
 pub struct OutOfRange {
-    /// Its name.
+    /// Name of the limit.
     pub name: &'static str,
-    /// What was given.
+    /// The value given.
     pub value: u64,
-    /// The least.
+    /// The smallest allowed value.
     pub least: u64,
-    /// The most.
+    /// The largest allowed value.
     pub most: u64,
 }
 
@@ -51,7 +52,8 @@ macro_rules! limits {
             }
         }
 
-        /// Limits as somebody set them; what is left out holds as before.
+        /// The limits that were set, for the server or for one tenant. Those that are left out keep the value from the
+        /// level below.
         #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
         #[serde(deny_unknown_fields, default)]
         pub struct LimitsChoice {
@@ -64,7 +66,7 @@ macro_rules! limits {
         }
 
         impl LimitsChoice {
-            /// The limits that are out of their ranges.
+            /// Returns the limits that are out of range.
             pub fn check(&self) -> Vec<OutOfRange> {
                 let mut wrong = Vec::new();
                 $(
@@ -77,18 +79,18 @@ macro_rules! limits {
                 wrong
             }
 
-            /// These limits over others.
+            /// Returns the limits in force: those set here, and for the others those of `below`.
             pub fn over(&self, below: &TenantLimits) -> TenantLimits {
                 TenantLimits { $( $name: self.$name.unwrap_or(below.$name), )* }
             }
 
-            /// Changes some of the limits, as a JSON merge patch does: null takes a choice back.
+            /// Returns these limits with a JSON merge patch (RFC 7396) applied: null unsets a limit.
             pub fn patched(&self, patch: &serde_json::Map<String, serde_json::Value>) -> Result<Self, String> {
                 let mut next = self.clone();
                 for (key, value) in patch {
                     let value = match value {
                         serde_json::Value::Null => None,
-                        other => Some(other.as_u64().ok_or_else(|| format!("{key} = {other}; it is a whole number, or null for the default"))?),
+                        other => Some(other.as_u64().ok_or_else(|| format!("{key} = {other}; it must be a whole number, or null for the default"))?),
                     };
                     match key.as_str() {
                         $( stringify!($name) => next.$name = value, )*
@@ -99,7 +101,7 @@ macro_rules! limits {
             }
         }
 
-        /// The table.
+        /// The table of all limits.
         pub const LIMITS: &[LimitSpec] = &[
             $( LimitSpec { name: stringify!($name), default: $default, least: $least, most: $most }, )*
         ];
@@ -107,13 +109,13 @@ macro_rules! limits {
 }
 
 limits! {
-    /// Requests admitted in a second, of all functions together.
+    /// Requests admitted per second, of all functions together.
     requests_per_s: 50_000, 1, 1_000_000;
     /// Requests that may come at once after a quiet time.
     requests_burst: 100_000, 1, 1_000_000;
     /// Requests in flight, waiting or running.
     concurrency: 512, 1, 1_000_000;
-    /// Requests that wait for a place.
+    /// Requests that wait for a permit.
     queue_depth: 256, 0, 1_000_000;
     /// The most that a manifest may set `limits.timeout_ms` to.
     timeout_ms: 600_000, 1, 600_000;
@@ -137,29 +139,29 @@ limits! {
     body_mib: 1_024, 0, 1_024;
     /// The most that a manifest may set `limits.log_kib` to.
     log_kib: 16_384, 0, 16_384;
-    /// One component.
+    /// Size of one component.
     component_mib: 64, 1, 1_024;
-    /// Components together.
+    /// Size of all components together.
     components_mib: 10_240, 1, 16_777_216;
-    /// Changes through the control API in a second, with ten seconds' worth at once.
+    /// Changes through the control API per second. Ten times as many may come at once.
     changes_per_s: 100, 1, 1_000_000;
-    /// Functions.
+    /// Number of functions.
     functions: 1_000, 0, 100_000;
-    /// Secrets.
+    /// Number of secrets.
     secrets: 100, 0, 10_000;
-    /// Keys.
+    /// Number of keys.
     keys: 100, 1, 10_000;
-    /// Assets together.
+    /// Size of all assets together.
     assets_mib: 10_240, 0, 16_777_216;
     /// GPU time in a day (UTC).
     gpu_ms_per_day: 86_400_000, 0, 86_400_000_000_u64;
-    /// Outbound HTTP in a day (UTC), both ways.
+    /// Outbound HTTP in a day (UTC), both directions.
     egress_mib_per_day: 10_240, 0, 16_777_216;
-    /// What may be spent in a month (UTC), in micro-units of the currency.
+    /// Charges in a month (UTC), in micro-units of the currency.
     spend_micro_units_per_month: 1_000_000_000_000, 0, 1_000_000_000_000_000_u64;
-    /// GPU memory that functions with `scale.min` may keep while nobody calls them.
+    /// GPU memory that functions with `scale.min` may keep without requests.
     resident_gpu_mib: 0, 0, 16_777_216;
-    /// Share of the GPU against other tenants.
+    /// Weight of the tenant's share of a GPU, relative to other tenants.
     gpu_weight: 1, 1, 1_000;
 }
 
@@ -173,7 +175,7 @@ fn unknown(key: &str) -> String {
 }
 
 impl TenantLimits {
-    /// A function's settings and the tenant's limit for each.
+    /// Returns a function's settings, each with the tenant's limit for it.
     fn pairs(&self, manifest: &Manifest) -> [(&'static str, u64, u64); 12] {
         let l = &manifest.limits;
         let resident = if manifest.scale.min == 0 { 0 } else { 1 };
@@ -193,12 +195,12 @@ impl TenantLimits {
         ]
     }
 
-    /// What a manifest asks for beyond these limits: name, value, limit.
+    /// Returns the first setting of a manifest that is beyond these limits: name, value, limit.
     pub fn exceeded_by(&self, manifest: &Manifest) -> Option<(&'static str, u64, u64)> {
         self.pairs(manifest).into_iter().find(|(_, value, limit)| value > limit)
     }
 
-    /// A function's settings under these limits. They may have been lowered after it was deployed.
+    /// Returns a function's settings, lowered to these limits. The limits may have been lowered after it was deployed.
     pub fn cap(&self, asked: &manifest::FunctionLimits) -> manifest::FunctionLimits {
         manifest::FunctionLimits {
             timeout_ms: asked.timeout_ms.min(self.timeout_ms),

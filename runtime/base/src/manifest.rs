@@ -1,56 +1,57 @@
-//! `gannet.toml`: raw as written, checked once into what everything else uses.
+//! The manifest of a function, `gannet.toml`: its settings, their defaults and their ranges.
 //!
-//! The raw form denies unknown keys and holds the defaults; names end in their unit. An unknown key
-//! is answered with the nearest known one.
+//! A [`Manifest`] from [`Manifest::parse`] or [`Manifest::patched`] has been checked. Unknown keys are errors that name
+//! the nearest known key. Names of settings end in their unit.
 
 use crate::allowed_hosts::AllowedHost;
 use crate::names::{ANY_CLASS, AssetName, FunctionName, is_class};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Instances that live at once in one worker.
+/// Largest number of instances in one worker at the same time.
 pub const INSTANCES_MAX: u32 = 128;
-/// The most linear memory that an instance can have, whatever its manifest says.
+/// Largest linear memory of an instance, in bytes. No manifest can raise it.
 pub const MEMORY_BYTES_MAX: usize = 1 << 30;
 
-/// What is wrong with a manifest.
+/// Why a manifest is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("gannet.toml: {0}")]
 pub struct ManifestError(String);
 
-/// How the component is built: command and artifact for the CLI, the snapshot for the server.
+/// How the component is built. The CLI uses the command and the artifact, the server the snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Build {
-    /// A shell command.
+    /// Shell command that builds the component.
     pub command: String,
-    /// The component it makes, from the manifest's folder.
+    /// Path of the component that the command makes, relative to the manifest's folder.
     pub artifact: String,
-    /// Whether the server runs the component's `init` export once, at deploy, and instances begin with the memory it leaves.
+    /// Whether the server runs the component's `init` export once, at deploy, so that instances start with the memory
+    /// it leaves.
     pub snapshot: bool,
 }
 
-/// What requests may use. Each limit has a default and a maximum.
+/// What the function's requests may use. Each limit has a default and a maximum.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[schema(as = FunctionLimits)]
 #[serde(deny_unknown_fields, default)]
 pub struct FunctionLimits {
-    /// To the first byte: queue, CPU, GPU, I/O.
+    /// Time from a request's arrival to the first byte of its response, including all waiting.
     #[schema(minimum = 1, maximum = 600000)]
     pub timeout_ms: u64,
-    /// A streamed body as a whole.
+    /// Time that a streamed response body may take as a whole, or that a guest may run on after its response.
     #[schema(minimum = 1, maximum = 86400000)]
     pub stream_timeout_ms: u64,
-    /// From one part of a streamed body to the next.
+    /// Time from one part of a streamed response body to the next.
     #[schema(minimum = 1, maximum = 3600000)]
     pub stream_idle_ms: u64,
-    /// Waiting for a place among the function's concurrent requests.
+    /// Time that a request may wait for a permit or for room on a GPU.
     #[schema(minimum = 0, maximum = 600000)]
     pub queue_ms: u64,
-    /// CPU time of the guest.
+    /// CPU time of the guest in a request.
     #[schema(minimum = 1, maximum = 600000)]
     pub cpu_ms: u64,
-    /// Linear memory of the guest.
+    /// Linear memory of an instance.
     #[schema(minimum = 1, maximum = 1024)]
     pub memory_mib: u64,
     /// GPU memory of a request.
@@ -59,13 +60,13 @@ pub struct FunctionLimits {
     /// GPU time of a request.
     #[schema(minimum = 1, maximum = 600000)]
     pub gpu_time_ms: u64,
-    /// Requests that run at once.
+    /// Requests of one version that run at once.
     #[schema(minimum = 1, maximum = 512)]
     pub concurrency: u64,
-    /// A request's body.
+    /// Size of a request's body.
     #[schema(minimum = 0, maximum = 1024)]
     pub body_mib: u64,
-    /// Log text of a request.
+    /// Size of the log text of a request.
     #[schema(minimum = 0, maximum = 16384)]
     pub log_kib: u64,
 }
@@ -92,16 +93,16 @@ impl Default for FunctionLimits {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Scale {
-    /// 1 keeps a worker up with the function loaded; its GPU memory is then charged.
+    /// 1 keeps a worker running with the function loaded, whose GPU memory is then charged. 0 keeps none.
     #[schema(minimum = 0, maximum = 1)]
     pub min: u64,
     /// Workers that may serve the function at once, one on each GPU.
     #[schema(minimum = 1, maximum = 1024)]
     pub max: u64,
-    /// How long an idle worker stays.
+    /// How long an idle worker is kept.
     #[schema(minimum = 1, maximum = 86400)]
     pub idle_timeout_s: u64,
-    /// Requests that one instance serves, one after the other; 1 gives each a fresh sandbox.
+    /// Requests that one instance serves, one after the other; 1 gives each request a fresh instance.
     #[schema(minimum = 1, maximum = 1000000)]
     pub instance_reuse: u64,
 }
@@ -112,11 +113,11 @@ impl Default for Scale {
     }
 }
 
-/// Where a function runs.
+/// Which GPUs a function runs on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct GpuChoice {
-    /// Classes of GPU, in order of preference; `any` is every one.
+    /// GPU classes, in order of preference; `any` matches every GPU.
     pub class: Vec<String>,
 }
 
@@ -130,76 +131,76 @@ impl Default for GpuChoice {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
-    /// Whether anyone may call the function, without a key.
+    /// Whether anybody may call the function without a key.
     pub public: bool,
-    /// Origins whose pages may call it from a browser; `*` is every one.
+    /// Origins whose pages may call the function from a browser; `*` means all origins.
     pub cors_origins: Vec<String>,
-    /// Whether it speaks OpenAI's API: it is listed as a model, and called by its name.
+    /// Whether the function implements OpenAI's API. If so, it is listed as a model, and clients call it by its name.
     pub openai: bool,
-    /// Where it may send requests to: `https://api.example.com`, `http://host:8080`, `https://*.example.com`.
+    /// Where the function may send requests to: `https://api.example.com`, `http://host:8080`, `https://*.example.com`.
     pub allowed_outbound_hosts: Vec<String>,
 }
 
-/// Secrets that a function gets.
+/// The secrets that a function gets.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[schema(as = SecretNames)]
 #[serde(deny_unknown_fields, default)]
 pub struct SecretNames {
-    /// Their names; each is an environment variable and a key of `wasi:config`.
+    /// Names of secrets. Each becomes an environment variable and a key of `wasi:config`.
     pub names: Vec<String>,
 }
 
-/// A checked manifest.
+/// A manifest. [`Manifest::parse`] and [`Manifest::patched`] return only valid ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Manifest {
-    /// The function's name.
+    /// The function's name, if the manifest sets it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub name: Option<FunctionName>,
-    /// How it is built.
+    /// How the component is built.
     pub build: Build,
     /// WGSL files by kernel name, for languages without the `kernel!` macro.
     pub kernels: BTreeMap<String, String>,
-    /// Limits.
+    /// What its requests may use.
     pub limits: FunctionLimits,
-    /// Scaling.
+    /// How the function scales.
     pub scale: Scale,
-    /// Where it runs.
+    /// Which GPUs the function runs on.
     pub gpu: GpuChoice,
-    /// HTTP.
+    /// HTTP settings.
     pub http: Http,
     /// Environment variables.
     pub env: BTreeMap<String, String>,
-    /// Secrets.
+    /// Secrets that the function gets.
     pub secrets: SecretNames,
-    /// Assets, by the names under which the function knows them.
+    /// Names of the tenant's assets, by the function's names for them.
     #[schema(value_type = BTreeMap<String, String>)]
     pub assets: BTreeMap<String, AssetName>,
 }
 
-/// Kernel names and environment names: short, printable, no separators.
+/// Bytes of the name of a kernel, an environment variable, an asset or a secret.
 const NAME_BYTES_MAX: usize = 64;
-/// Classes of GPU in one manifest.
+/// GPU classes in one manifest.
 const CLASSES_MAX: usize = 16;
-/// Origins, and hosts, in one manifest.
+/// Origins in one manifest, and outbound hosts in one manifest.
 const HOSTS_MAX: usize = 64;
 /// Secrets of one function.
 const SECRETS_MAX: usize = 64;
-/// Assets of one function: their descriptors travel in one frame.
+/// Assets of one function. Their file descriptors are sent in one frame, which bounds the number.
 pub const ASSETS_MAX: usize = 16;
-/// Environment of one function.
+/// Bytes of the environment of one function, names and values together.
 const ENV_BYTES_MAX: usize = 32 * 1024;
 
 impl Manifest {
-    /// Reads and checks a manifest.
+    /// Parses and checks a manifest.
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
         let manifest: Self = toml::from_str(text).map_err(|error| ManifestError(explain(&error)))?;
         manifest.check()?;
         Ok(manifest)
     }
 
-    /// This manifest with some of its settings changed, as a JSON merge patch (RFC 7396) does.
+    /// Returns this manifest with a JSON merge patch (RFC 7396) applied to its settings, and checks it.
     pub fn patched(&self, patch: &serde_json::Map<String, serde_json::Value>) -> Result<Self, ManifestError> {
         const SETTINGS: [&str; 7] = ["limits", "scale", "gpu", "http", "env", "secrets", "assets"];
         if let Some(other) = patch.keys().find(|key| !SETTINGS.contains(&key.as_str())) {
@@ -207,7 +208,7 @@ impl Manifest {
             return Err(ManifestError(format!("{other:?} is none of the settings {}", SETTINGS.join(", "))));
         }
         if let Some((section, _)) = patch.iter().find(|(_, value)| !value.is_object() && !value.is_null()) {
-            return Err(ManifestError(format!("{section}: it is neither an object nor null")));
+            return Err(ManifestError(format!("{section} must be an object or null")));
         }
         let mut value = serde_json::to_value(self).map_err(|error| ManifestError(error.to_string()))?;
         merge(&mut value, &serde_json::Value::Object(patch.clone()), 0)?;
@@ -218,7 +219,7 @@ impl Manifest {
 
     fn check(&self) -> Result<(), ManifestError> {
         let l = &self.limits;
-        // Name, value, least, most.
+        // Name, value, smallest and largest allowed value.
         let bounds = [
             ("limits.timeout_ms", l.timeout_ms, 1, 600_000),
             ("limits.stream_timeout_ms", l.stream_timeout_ms, 1, 24 * 3_600_000),
@@ -244,7 +245,7 @@ impl Manifest {
         let classes = &self.gpu.class;
         if classes.is_empty() || classes.len() > CLASSES_MAX || !classes.iter().all(|class| is_class(class)) {
             return Err(ManifestError(format!(
-                "gpu.class = {classes:?}; it is a list of 1 to {CLASSES_MAX} classes, each 1 to 64 of a-z, 0-9 and dashes"
+                "gpu.class = {classes:?}; it must be a list of 1 to {CLASSES_MAX} classes, each 1 to 64 of a-z, 0-9 and dashes"
             )));
         }
         self.check_http()?;
@@ -298,7 +299,7 @@ impl Manifest {
                     uri.scheme().is_some() && uri.authority().is_some() && uri.path() == "/" && !origin.ends_with('/')
                 });
             if !fine {
-                let rule = "an origin is like https://app.example.com, or \"*\"";
+                let rule = "an origin must be like https://app.example.com, or \"*\"";
                 return Err(ManifestError(format!("http.cors_origins holds {origin:?}; {rule}")));
             }
         }
@@ -306,7 +307,7 @@ impl Manifest {
     }
 }
 
-/// Whether a text can be the name of a secret.
+/// Returns whether a text is a valid name of a secret.
 pub fn is_secret_name(name: &str) -> bool {
     let part = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     (1..=NAME_BYTES_MAX).contains(&name.len())
@@ -314,10 +315,10 @@ pub fn is_secret_name(name: &str) -> bool {
         && !name.starts_with(|c: char| c.is_ascii_digit())
 }
 
-/// What [`is_secret_name`] wants.
-pub const SECRET_NAME_RULE: &str = "a name of a secret is 1 to 64 letters, digits and _, no digit first";
+/// The rule that [`is_secret_name`] checks, for error texts.
+pub const SECRET_NAME_RULE: &str = "a secret's name has 1 to 64 letters, digits and _, no digit first";
 
-/// JSON merge patch, RFC 7396.
+/// Applies a JSON merge patch (RFC 7396).
 fn merge(target: &mut serde_json::Value, patch: &serde_json::Value, depth: u32) -> Result<(), ManifestError> {
     use serde_json::Value;
     if depth > 8 {
@@ -341,7 +342,7 @@ fn merge(target: &mut serde_json::Value, patch: &serde_json::Value, depth: u32) 
     Ok(())
 }
 
-/// Adds the nearest known key to an error about an unknown one.
+/// Describes an error of the parser. If it is about an unknown key, the text names the nearest known key.
 fn explain(error: &toml::de::Error) -> String {
     let message = error.message();
     let at = error.span().map(|span| format!("byte {}: ", span.start)).unwrap_or_default();

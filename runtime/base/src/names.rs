@@ -1,4 +1,4 @@
-//! Names of tenants, functions and classes of GPUs, and the ids of requests.
+//! Names of tenants, functions, assets and GPU classes, and the ids of requests.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -11,16 +11,16 @@ pub const FUNCTION_MAX: usize = 32;
 /// The longest asset name.
 pub const ASSET_MAX: usize = 64;
 
-/// The class that any GPU has.
+/// The class name that matches every GPU.
 pub const ANY_CLASS: &str = "any";
 
-/// Whether a text can be the name of a class of GPUs.
+/// Returns whether a text is a valid name of a GPU class.
 pub fn is_class(text: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=64).contains(&text.len()) && text.bytes().all(allowed)
 }
 
-/// Why a text is not a name.
+/// Why a text is not a valid name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} name {text:?} {why}")]
 pub struct NameError {
@@ -48,7 +48,8 @@ fn check(kind: &'static str, text: &str, longest: usize) -> Result<(), NameError
     Ok(())
 }
 
-/// Names of assets are no part of a host name, and models are called things like `q4_1` and `v1.5`.
+/// Checks the name of an asset. It may have more characters than other names: it is not part of a host name, and models
+/// have names like `q4_1` and `v1.5`.
 fn check_asset(kind: &'static str, text: &str, longest: usize) -> Result<(), NameError> {
     let end = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let part = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
@@ -68,12 +69,12 @@ macro_rules! name {
         pub struct $name(std::sync::Arc<str>);
 
         impl $name {
-            /// The name, if the text is one.
+            /// Returns the name, if the text is a valid one.
             pub fn new(text: &str) -> Result<Self, NameError> {
                 $check($kind, text, $max)?;
                 Ok(Self(text.into()))
             }
-            /// The text.
+            /// Returns the name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -112,28 +113,28 @@ name!(/** The name of a tenant. */ TenantName, "tenant", TENANT_MAX, check);
 name!(/** The name of a function. */ FunctionName, "function", FUNCTION_MAX, check);
 name!(/** The name of an asset. */ AssetName, "asset", ASSET_MAX, check_asset);
 
-/// The id of a request: a UUIDv7, so that ids sort by time. Always made here, never taken from a
+/// The id of a request: a UUIDv7, so that ids sort by time. The server always makes it; it never takes one from a
 /// client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RequestId(uuid::Uuid);
 
 impl RequestId {
-    /// A new id.
+    /// Returns a new id.
     pub fn new() -> Self {
         Self(uuid::Uuid::now_v7())
     }
 
-    /// Reads an id.
+    /// Parses an id.
     pub fn parse(text: &str) -> Option<Self> {
         uuid::Uuid::try_parse(text).ok().map(Self)
     }
 
-    /// Its sixteen bytes, which sort as it does.
+    /// Returns the 16 bytes of the id. They sort in the order of the ids.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0.into_bytes()
     }
 
-    /// The id of these bytes.
+    /// Returns the id with these bytes.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(uuid::Uuid::from_bytes(bytes))
     }

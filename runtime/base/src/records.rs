@@ -1,4 +1,5 @@
-//! What is stored, as JSON: readable in an emergency, and new fields can be added with a default.
+//! The records in the store. They are stored as JSON, because that can be read in an emergency, and a new field with a
+//! default needs no migration.
 
 use crate::hop::{BundleAsset, BundleKernel};
 use crate::limits::LimitsChoice;
@@ -13,91 +14,92 @@ use std::sync::Arc;
 /// A tenant.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TenantRecord {
-    /// When it was made.
+    /// When the tenant was created.
     pub created: jiff::Timestamp,
-    /// Kernels that kept the GPU.
+    /// Kernels that are not run, because they kept the GPU too long.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quarantine: Vec<QuarantineRecord>,
-    /// Whether nothing of it may run.
+    /// Whether none of its functions may run.
     #[serde(default)]
     pub suspended: bool,
-    /// Its own limits.
+    /// The limits that the operator has set for this tenant.
     #[serde(default)]
     pub limits: LimitsChoice,
 }
 
 impl TenantRecord {
-    /// A tenant that was just made.
+    /// Returns the record of a new tenant.
     pub fn new(created: jiff::Timestamp) -> Self {
         Self { created, quarantine: Vec::new(), suspended: false, limits: LimitsChoice::default() }
     }
 }
 
-/// A tenant that is gone. Its name is never given again: bills and audit entries go by it.
+/// A deleted tenant. Its name is never given to another tenant, because bills and audit entries identify tenants by
+/// name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeletedTenantRecord {
     /// When it was deleted.
     pub deleted: jiff::Timestamp,
 }
 
-/// A kernel that may not run until it is deployed again.
+/// A quarantined kernel. It may not run until it is deployed again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuarantineRecord {
-    /// SHA-256 that names its source and entry point.
+    /// SHA-256 over the kernel's source and entry point.
     pub source: [u8; 32],
-    /// Since when.
+    /// When it was quarantined.
     pub since: jiff::Timestamp,
 }
 
-/// A key, stored under its hash. The key itself is nowhere.
+/// A key. The record is stored under the key's hash; the key itself is not stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct KeyRecord {
-    /// A short name for lists.
+    /// A short id that identifies the key in lists.
     pub id: String,
-    /// Whose it is.
+    /// The tenant that the key belongs to.
     pub tenant: TenantName,
-    /// What it may do.
+    /// What the key allows.
     pub scopes: Scopes,
-    /// When it was made.
+    /// When the key was created.
     pub created: jiff::Timestamp,
-    /// The only function that it is for, if it is for one.
+    /// The only function that the key is valid for; for all functions if none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub function: Option<FunctionName>,
-    /// When it ends.
+    /// When the key expires; never if none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<jiff::Timestamp>,
-    /// Requests that it may send in a second, if it has a rate of its own.
+    /// Requests per second that the key may send, if it has a rate of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests_per_s: Option<u64>,
-    /// When it was last used, in seconds since 1970, to the minute; 0 for never.
+    /// When the key was last used, in seconds since 1970; 0 if never. It is stored at most once a minute.
     #[serde(default)]
     pub used_s: u64,
 }
 
-/// A secret, sealed.
+/// An encrypted secret.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SecretRecord {
-    /// When it was set.
+    /// When the secret was set.
     pub set: jiff::Timestamp,
-    /// Its value, as only the key outside the store can open it; in base64.
+    /// The encrypted value, in base64. The key to decrypt it is not in the store.
     pub sealed: String,
 }
 
-/// An asset.
+/// An asset: a file under a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AssetRecord {
-    /// SHA-256 of its bytes, in hex: the name of its file.
+    /// SHA-256 of its bytes, in hex. It is also the name of the file on disk.
     pub digest: String,
     /// Its size in bytes.
     pub size: u64,
-    /// When it got these bytes.
+    /// When the name was given these bytes.
     pub put: jiff::Timestamp,
 }
 
-/// An asset as a version uses it, whatever its name leads to later.
+/// An asset as a version uses it: the bytes do not change when the name is given other bytes later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinnedAsset {
-    /// What it was called when the version was deployed.
+    /// The name of the asset when the version was deployed.
     pub asset: AssetName,
     /// SHA-256 of its bytes, in hex.
     pub digest: String,
@@ -106,7 +108,7 @@ pub struct PinnedAsset {
 }
 
 impl PinnedAsset {
-    /// The asset as a worker or a builder is given it, under the name that the function knows it by.
+    /// Returns the asset's description for a worker or a builder. `name` is the function's name for it.
     pub fn bundled(&self, name: &str) -> BundleAsset {
         BundleAsset { name: name.to_owned(), digest: self.digest.clone(), size: self.size }
     }
@@ -115,33 +117,33 @@ impl PinnedAsset {
 /// A function.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FunctionRecord {
-    /// The number of the version that gets most requests.
+    /// Number of the current version: of those with traffic, the one with the largest weight.
     pub current: u32,
-    /// Versions with traffic and their weights; none: all to the current one.
+    /// Numbers of the versions with traffic, and their weights. If empty, the current version gets all requests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub traffic: Vec<(u32, u32)>,
-    /// By what requests stay with their version.
+    /// Header or cookie that pins a client to a version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sticky: Option<Sticky>,
-    /// Versions under a tag of their own.
+    /// Numbers of the versions that have a tag, by tag.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, u32>,
-    /// What was current before, oldest first.
+    /// Numbers of the versions that were current before, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub before: Vec<u32>,
 }
 
-/// By what requests stay with the version that they met first.
+/// Header or cookie that pins a client to a version. Requests with the same value get the same version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Sticky {
-    /// The value of a header.
+    /// The header with this name.
     Header(String),
-    /// The value of a cookie.
+    /// The cookie with this name.
     Cookie(String),
 }
 
-/// A version.
+/// A version of a function.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VersionRecord {
     /// Counted from 1.
@@ -152,25 +154,26 @@ pub struct VersionRecord {
     pub size: u64,
     /// When it was deployed.
     pub created: jiff::Timestamp,
-    /// Its settings.
+    /// The settings of the version.
     pub manifest: Manifest,
-    /// Its kernels.
+    /// The declared kernels of the component, by name.
     pub kernels: Arc<BTreeMap<String, BundleKernel>>,
-    /// What the builder wants its author to know.
+    /// Warnings of the builder for the author.
     pub warnings: Vec<String>,
-    /// Why it was made, if not by an upload.
+    /// Why the version was made, if not by an upload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
-    /// Its assets, by the names under which the function knows them.
+    /// The assets of the version, by the function's names for them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub assets: BTreeMap<String, PinnedAsset>,
-    /// Size of the component with what `init` left in memory, if it has a snapshot.
+    /// Size in bytes of the component with the memory that `init` left, if the version has a snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_size: Option<u64>,
 }
 
 impl VersionRecord {
-    /// The name of what is built of it: the digest, and with a snapshot what `init` could see beside the component.
+    /// Returns the name of the build: the component's digest and, with a snapshot, a hash of the environment and the
+    /// assets, because `init` saw those too.
     pub fn build_name(&self) -> String {
         if !self.manifest.build.snapshot {
             return self.digest.clone();
@@ -187,37 +190,37 @@ impl VersionRecord {
         format!("{}.{seen}", self.digest)
     }
 
-    /// Bytes that it counts for: the component, or what its snapshot made of it.
+    /// Returns the bytes that count against the tenant's limit: the larger of the component and its snapshot.
     pub fn counted_size(&self) -> u64 {
         self.size.max(self.snapshot_size.unwrap_or(0))
     }
 
-    /// Whether deploying `other` would change nothing.
+    /// Returns whether deploying `other` would change nothing: its component, settings and assets are the same.
     pub fn is_same(&self, other: &Self) -> bool {
         self.digest == other.digest && self.manifest == other.manifest && self.assets == other.assets
     }
 }
 
-/// Something that was done through the control API.
+/// An entry of the audit log: a change through the control API.
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AuditRecord {
-    /// The request that did it.
+    /// The id of the request.
     pub request: String,
-    /// When.
+    /// When the request came.
     #[schema(value_type = String, format = DateTime)]
     pub time: jiff::Timestamp,
     /// The id of the key, or `operator`.
     pub actor: String,
-    /// From which address.
+    /// The address of the client.
     pub address: String,
-    /// What: the operation's name in the OpenAPI document.
+    /// The operation's name in the OpenAPI document.
     pub action: String,
-    /// On what: the path.
+    /// The path of the request.
     pub path: String,
-    /// And what beyond that: the name or id that was made, the values that were set; never a secret.
+    /// Details beyond the path: the name or id that was created, or the values that were set. Never a secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// How it was answered; none while it is under way, or if the server ended in that moment.
+    /// Status of the response; absent while the request is under way, or if the server ended before it responded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
 }

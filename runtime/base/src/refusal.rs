@@ -1,28 +1,30 @@
-//! A refused request: its kind, its stable code, whose fault it is, what the client reads and what only the log does.
+//! A refused request: its kind, its stable code, who is at fault, the text for the client and the text for the log
+//! only.
 //!
-//! Each step of a request's path converts its own errors into a [`Refusal`], beside the error. Only `door/src/respond.rs` knows which
-//! status a [`RefusalKind`] is. `public` and `internal` are apart, so that no detail of the server reaches a client by accident.
+//! Each step of a request's path converts its own errors into a [`Refusal`], next to the error's definition. Only
+//! `door/src/respond.rs` maps a [`RefusalKind`] to a status. `public` and `internal` are separate fields, so that no
+//! detail of the server reaches a client by accident.
 
 use crate::quota::rate::RateExceeded;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Whose fault it is.
+/// Who is at fault for a failed request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Blame {
-    /// The client's.
+    /// The client.
     Caller,
-    /// The function's.
+    /// The function.
     Function,
-    /// Ours; it costs the tenant nothing.
+    /// The server. The request costs the tenant nothing.
     Platform,
 }
 
-/// What kind of refusal it is. Each kind has one status.
+/// The kind of a refusal. Each kind maps to one HTTP status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusalKind {
-    /// The request is not well formed.
+    /// The request is malformed.
     Malformed,
     /// A valid key is needed.
     Unauthenticated,
@@ -30,45 +32,45 @@ pub enum RefusalKind {
     PaymentRequired,
     /// The caller may not do this.
     Forbidden,
-    /// There is no such thing, or the caller may not know of it.
+    /// The resource does not exist, or the caller may not know that it exists.
     NotFound,
-    /// The path exists, the method does not.
+    /// The path exists but does not support the method.
     MethodNotAllowed,
     /// The client sent too slowly.
     ClientTimeout,
-    /// It contradicts what is there.
+    /// The request conflicts with the current state.
     Conflict,
     /// The body is too large.
     BodyTooLarge,
-    /// The body has a type that is not read.
+    /// The media type of the body is not supported.
     UnsupportedMediaType,
-    /// It is well formed and cannot be done.
+    /// The request is well formed but cannot be carried out.
     Unprocessable,
-    /// A rate or a limit of the caller's is used up.
+    /// A rate or a limit of the caller is used up.
     TooManyRequests,
     /// The server failed.
     Internal,
-    /// The server does not do this.
+    /// The server does not support this.
     NotImplemented,
     /// The function failed.
     FunctionFailed,
-    /// The server cannot serve it now.
+    /// The server cannot serve the request now.
     Unavailable,
-    /// The function did not answer in time.
+    /// The function did not respond in time.
     FunctionTimeout,
     /// The server's disk is full.
     StorageFull,
 }
 
-/// When the same request may succeed.
+/// When the client may send the same request again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Retry {
-    /// Nothing is known.
+    /// The server does not know.
     #[default]
     Unknown,
-    /// Not before so many seconds.
+    /// After a number of seconds.
     After {
-        /// The seconds.
+        /// How long the client should wait.
         seconds: u64,
     },
     /// When the rate has room again.
@@ -78,28 +80,28 @@ pub enum Retry {
 /// A refused request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// Which kind.
+    /// The kind, which determines the HTTP status.
     pub kind: RefusalKind,
     /// The stable code that clients test for.
     pub code: &'static str,
-    /// Whose fault it is.
+    /// Who is at fault.
     pub blame: Blame,
-    /// What is wrong: the value and the limit. The client reads it.
+    /// What is wrong, with the value and the limit. It is sent to the client.
     pub public: String,
-    /// What the caller can do about it.
+    /// What the caller can do about it. It is sent to the client.
     pub hint: Option<&'static str>,
-    /// What only the server's log may say.
+    /// Details for the server's log only.
     pub internal: Option<Box<str>>,
-    /// When it may succeed.
+    /// When the client may send the same request again.
     pub retry: Retry,
     /// Whether the same request is sure to fail again.
     pub permanent: bool,
-    /// The methods that there are, where the method was wrong.
+    /// The methods that the path supports, if the request's method was wrong.
     pub allow: Option<String>,
 }
 
 impl Refusal {
-    /// A refusal with nothing beyond the needed.
+    /// Returns a refusal without optional details.
     pub fn new(kind: RefusalKind, code: &'static str, blame: Blame, public: impl fmt::Display) -> Self {
         Self {
             kind,
@@ -114,25 +116,25 @@ impl Refusal {
         }
     }
 
-    /// Says what the caller can do about it.
+    /// Sets what the caller can do about it.
     pub fn hint(mut self, hint: &'static str) -> Self {
         self.hint = Some(hint);
         self
     }
 
-    /// Says after how many seconds it may succeed.
+    /// Sets the seconds after which the client may send the request again.
     pub fn retry_after(mut self, seconds: u64) -> Self {
         self.retry = Retry::After { seconds };
         self
     }
 
-    /// Says that the same request will fail again.
+    /// Marks the refusal as permanent: the same request will fail again.
     pub fn permanent(mut self) -> Self {
         self.permanent = true;
         self
     }
 
-    /// Says what only the log may.
+    /// Sets the details for the server's log.
     pub fn internal(mut self, detail: impl fmt::Display) -> Self {
         self.internal = Some(detail.to_string().into());
         self
@@ -140,7 +142,7 @@ impl Refusal {
 }
 
 impl fmt::Display for Refusal {
-    /// What the client reads.
+    /// Writes the text for the client.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.public)
     }

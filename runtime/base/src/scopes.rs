@@ -1,27 +1,27 @@
-//! What a key allows.
+//! Scopes: what a key allows.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What a caller may do.
+/// The scopes of a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Scopes {
     /// Call functions.
     pub invoke: bool,
-    /// See functions, receipts and logs.
+    /// See functions, receipts, logs and usage.
     pub read: bool,
     /// Deploy and delete functions.
     pub deploy: bool,
-    /// Everything else of the tenant's.
+    /// Everything else in the tenant: keys, secrets, the audit log.
     pub admin: bool,
 }
 
 impl Scopes {
-    /// All of them.
+    /// All scopes.
     pub const FULL: Self = Self { invoke: true, read: true, deploy: true, admin: true };
 
-    /// The scopes of these names.
+    /// Returns the scopes with these names.
     pub fn of(names: &[ScopeName]) -> Self {
         let has = |name| names.contains(&name);
         Self {
@@ -32,7 +32,7 @@ impl Scopes {
         }
     }
 
-    /// Their names.
+    /// Returns the names of the scopes.
     pub fn names(self) -> Vec<ScopeName> {
         let all = [
             (self.invoke, ScopeName::Invoke),
@@ -43,7 +43,7 @@ impl Scopes {
         all.into_iter().filter_map(|(has, name)| has.then_some(name)).collect()
     }
 
-    /// Whether everything that `other` allows is allowed here too.
+    /// Returns whether these scopes allow everything that `other` allows.
     pub fn include(self, other: Self) -> bool {
         (self.invoke || !other.invoke)
             && (self.read || !other.read)
@@ -62,6 +62,6 @@ pub enum ScopeName {
     Read,
     /// Deploy and delete functions.
     Deploy,
-    /// Everything else of the tenant's: keys, secrets, the audit log.
+    /// Everything else in the tenant: keys, secrets, the audit log.
     Admin,
 }

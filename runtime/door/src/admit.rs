@@ -63,22 +63,22 @@ pub enum AdmitError {
 
 impl From<AdmitError> for Refusal {
     fn from(error: AdmitError) -> Self {
-        let told = error.to_string();
+        let message = error.to_string();
         match error {
             AdmitError::TooFast(exceeded) => exceeded.into(),
             AdmitError::LimitReached { wait_s, .. } => {
-                Self::new(RefusalKind::TooManyRequests, "tenant_limit", Blame::Caller, told)
+                Self::new(RefusalKind::TooManyRequests, "tenant_limit", Blame::Caller, message)
                     .retry_after(wait_s)
                     .hint("`gannet limits` shows the tenant's limits; the operator sets them")
             }
             AdmitError::SpendLimit { .. } => {
-                Self::new(RefusalKind::PaymentRequired, "spend_limit", Blame::Caller, told)
+                Self::new(RefusalKind::PaymentRequired, "spend_limit", Blame::Caller, message)
                     .hint("the operator sets spend_micro_units_per_month; a new month begins on its first day, UTC")
                     .permanent()
             }
             AdmitError::NoPermit(error) => error.into(),
             AdmitError::LedgerBehind(_) => {
-                Self::new(RefusalKind::Unavailable, "ledger_unavailable", Blame::Platform, told).retry_after(5)
+                Self::new(RefusalKind::Unavailable, "ledger_unavailable", Blame::Platform, message).retry_after(5)
             }
         }
     }

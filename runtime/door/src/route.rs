@@ -146,7 +146,7 @@ pub fn destination(
     }
     let of_functions = file.domain.as_deref().is_some_and(|domain| host.ends_with(&format!(".{domain}")));
     if of_functions || inbound.listener == ListenerRole::Functions && !is_health(path) {
-        return Err(nothing(caller).into());
+        return Err(not_visible(caller).into());
     }
     Ok(Destination::Control)
 }
@@ -165,7 +165,7 @@ pub fn by_model(
 }
 
 /// Returns the error for what does not exist. A caller without a key gets the same error for what it may not see.
-fn nothing(caller: &Caller) -> AccessError {
+fn not_visible(caller: &Caller) -> AccessError {
     if *caller == Caller::Anonymous { AccessError::KeyNeeded } else { AccessError::NotFound }
 }
 
@@ -179,21 +179,21 @@ fn target(
         AddressingStyle::Path => inbound.parts.uri.path().strip_prefix("/f/").unwrap_or_default(),
         AddressingStyle::Host => named.path.unwrap_or_default(),
     })?;
-    let tenant = snapshot.tenants.get(named.tenant).ok_or_else(|| nothing(caller))?;
+    let tenant = snapshot.tenants.get(named.tenant).ok_or_else(|| not_visible(caller))?;
     let function = tenant.functions.get(named.function);
     let chosen = function.and_then(|function| Some((function, choose(function, named, inbound)?)));
     let (function, version) = match chosen {
         Some((function, version)) if may_call(caller, named.tenant, function, version) => (function, version),
-        _ => return Err(nothing(caller).into()),
+        _ => return Err(not_visible(caller).into()),
     };
     let own = |key: &Key| key.record.tenant.as_str() == named.tenant;
     if tenant.record.suspended {
-        let told = match caller {
+        let may_know = match caller {
             Caller::Operator => true,
             Caller::Tenant(key) => own(key),
             Caller::Anonymous => false,
         };
-        return Err(if told { AccessError::Suspended } else { nothing(caller) }.into());
+        return Err(if may_know { AccessError::Suspended } else { not_visible(caller) }.into());
     }
     if let Caller::Tenant(key) = caller
         && own(key)

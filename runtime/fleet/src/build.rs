@@ -41,7 +41,7 @@ const INIT_MAX: Duration = Duration::from_secs(30);
 /// How long a builder may take to exit after it reported that it is done, or was killed.
 const EXIT_MAX: Duration = Duration::from_secs(5);
 /// Most builds of one tenant that run or wait, and most of its uploads that are being received.
-const TENANT_BUILDS_MAX: usize = 16;
+const TENANT_BUILDS_OR_UPLOADS_MAX: usize = 16;
 /// How many finished builds are remembered.
 const BUILT_MAX: usize = 256;
 /// Size limit of a snapshot: the component with the memory that its `init` left.
@@ -66,13 +66,13 @@ impl BuildRequest {
         let manifest = &record.manifest;
         let init = manifest.build.snapshot.then(|| {
             let assets = record.assets.iter();
-            let order = InitSpec {
+            let spec = InitSpec {
                 env: manifest.env.clone(),
                 assets: assets.clone().map(|(name, pinned)| pinned.bundled(name)).collect(),
                 memory_bytes: manifest.limits.memory_mib << 20,
                 bytes_max: SNAPSHOT_BYTES_MAX,
             };
-            (order, assets.map(|(_, pinned)| store.files().asset(tenant, &pinned.digest)).collect())
+            (spec, assets.map(|(_, pinned)| store.files().asset(tenant, &pinned.digest)).collect())
         });
         Self {
             name: record.build_name(),
@@ -94,7 +94,7 @@ pub enum BuildError {
     #[error("too many uploads are waiting for a builder")]
     Busy,
     /// The tenant itself has too many builds or uploads.
-    #[error("{TENANT_BUILDS_MAX} uploads of this tenant are under way; that is the limit")]
+    #[error("{TENANT_BUILDS_OR_UPLOADS_MAX} uploads of this tenant are under way; that is the limit")]
     TenantBusy,
     /// The server or the builder failed, and the upload is not to blame.
     #[error("the builder failed: {0}")]
@@ -224,12 +224,12 @@ impl BuildService {
         let files = self.store.files();
         let (output_path, output) = files.incoming()?;
         let _cleanup = RemoveOnDrop(&output_path);
-        let order = BuildSpec {
+        let spec = BuildSpec {
             gpu: gpu.map(|(_, index)| index),
             wasi_http_0_3: self.wasi_http_0_3,
-            snapshot: wanted.init.as_ref().map(|(order, _)| order.clone()),
+            snapshot: wanted.init.as_ref().map(|(init, _)| init.clone()),
         };
-        let order = memfd(&serde_json::to_vec(&order).unwrap_or_default())?;
+        let spec_file = memfd(&serde_json::to_vec(&spec).unwrap_or_default())?;
         let report = memfd(&[])?;
         let mut report_file = File::from(rustix::io::fcntl_dupfd_cloexec(&report, 0).map_err(io::Error::from)?);
         let (control, theirs) = frame_pair()?;
@@ -237,7 +237,7 @@ impl BuildService {
         let (socket, leases) = frame_pair()?;
         let notes = memfd(&[])?;
         let link = MemberLink { socket, notes: notes.try_clone()?.into() };
-        let mut descriptors = vec![theirs, order, component.into(), output.into(), report, leases, notes];
+        let mut descriptors = vec![theirs, spec_file, component.into(), output.into(), report, leases, notes];
         descriptors.extend(assets.into_iter().map(OwnedFd::from));
         let control = Channel::new(control)?;
         let process =
@@ -280,7 +280,7 @@ impl BuildService {
         // Syncing blocks on the disk, and the async runtime has few threads.
         let (store, output, has_kernels) = (Arc::clone(&self.store), output_path.clone(), !built.kernels.is_empty());
         let kept = tokio::task::spawn_blocking(move || {
-            store.files().keep(&output, &compiled)?;
+            store.files().move_durably(&output, &compiled)?;
             if has_kernels && let Err(error) = store.files().store_driver_cache(process.home(), &cache) {
                 // Without the cache only the first dispatch is slower.
                 tracing::warn!(%error, "a driver cache could not be stored");
@@ -304,7 +304,7 @@ pub struct TenantCountGuard {
 fn count(of: &TenantCounts, tenant: &TenantName) -> Result<TenantCountGuard, BuildError> {
     let mut counts = of.lock().unwrap_or_else(PoisonError::into_inner);
     let count = counts.entry(tenant.clone()).or_default();
-    if *count >= TENANT_BUILDS_MAX {
+    if *count >= TENANT_BUILDS_OR_UPLOADS_MAX {
         return Err(BuildError::TenantBusy);
     }
     *count += 1;
@@ -389,7 +389,7 @@ pub fn store_component(store: &Store, tenant: &TenantName, digest: &str, from: &
         return std::fs::remove_file(from);
     }
     OpenOptions::new().read(true).open(from)?;
-    store.files().keep(from, &to)
+    store.files().move_durably(from, &to)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
-//! Fills a data folder with tenants that have a key and three functions each, as an installation with many has: for the
-//! benchmark of what a restart takes. `many_tenants DATA COUNT COMPONENT.wasm`; the first tenant's component is a real one.
+//! Fills a data folder with many tenants, each with a key and three functions, for the benchmark of a restart.
+//!
+//! Usage: `many_tenants DATA COUNT COMPONENT.wasm`. Only every thousandth tenant, from the first on, has the
+//! component's file.
 #![allow(clippy::print_stdout, reason = "a program for the benchmark")]
 
 use gannet_base::identity::hash;
@@ -14,7 +16,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Tenants in one change.
+/// Tenants in one commit.
 const AT_ONCE: usize = 200;
 
 fn record(digest: &str, size: u64) -> VersionRecord {

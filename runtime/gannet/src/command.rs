@@ -1,4 +1,4 @@
-//! The whole command line: the list of all commands, in the order of `gannet --help`, and what runs each.
+//! The command line: all commands, in the order of `gannet --help`, and the code that each runs.
 
 use crate::{config_check, doctor, serve};
 use clap::{CommandFactory, Parser, Subcommand};
@@ -20,11 +20,11 @@ enum Command {
     Serve(serve::ServeArgs),
     #[command(flatten)]
     Client(ClientCommand),
-    /// Check a server's file
+    /// Check a server's configuration file
     Config(config_check::ConfigArgs),
-    /// Print completions for a shell
+    /// Print a completion script for a shell
     Completions {
-        /// The shell
+        /// Shell to print the script for
         shell: clap_complete::Shell,
     },
     /// Check this machine: GPU drivers, confinement, data folder

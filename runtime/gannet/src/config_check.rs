@@ -1,5 +1,5 @@
-//! `gannet config check`: prints all errors of a server's file at once. If it has none, prints those of the files that it
-//! names.
+//! `gannet config check`: prints all errors of a server's configuration file at once. If it has none, prints the errors
+//! of the files that it names.
 
 use clap::{Args, Subcommand};
 use gannet_cli::failure::{Failure, Outcome};
@@ -18,15 +18,15 @@ pub struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Check a server's file
+    /// Check a server's configuration file and the files it names
     Check {
-        /// The file
+        /// Path of the configuration file
         #[arg(default_value = "gannet-server.toml")]
         path: PathBuf,
     },
 }
 
-/// Returns the errors of the files that a server's file names.
+/// Returns the errors of the files that a configuration file names.
 fn errors_of_named_files(file: &ServerConfig) -> Vec<String> {
     let tls = file.tls.as_ref().and_then(|files| check_tls(files).err());
     let tls = tls.map(|error| format!("tls: {error}"));
@@ -44,7 +44,7 @@ pub fn run(arguments: &ConfigArgs) -> Outcome {
         Err(error) => error.each().iter().map(ToString::to_string).collect(),
     };
     if wrong.is_empty() {
-        printer::note(&format!("{} is good", path.display()));
+        printer::note(&format!("{} is valid", path.display()));
         return Ok(());
     }
     for line in &wrong {

@@ -1,4 +1,5 @@
-//! `gannet doctor`: finds out whether this machine can confine children and has a GPU, by starting children that try.
+//! `gannet doctor`: checks whether this machine can confine children and has a GPU. It starts a child that tries to
+//! break its confinement, and one that lists the GPUs.
 
 use clap::Args;
 use gannet_cli::failure::{Failure, Outcome};
@@ -16,21 +17,21 @@ pub struct DoctorArgs {
 }
 
 pub fn run(arguments: &DoctorArgs) -> Outcome {
-    let failed = |error: std::io::Error| Failure::failed("the check could not be made").because(error);
+    let failed = |error: std::io::Error| Failure::failed("the check could not be run").because(error);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async {
         let folder = std::env::temp_dir().join(format!("gannet-doctor-{}", std::process::id()));
         std::fs::create_dir_all(folder.join("data")).map_err(failed)?;
         std::fs::write(folder.join("data").join("operator.key"), "x").map_err(failed)?;
         let outcome = check(&folder, arguments.json).await;
-        // What is left in the temporary folder is no reason to fail.
+        // The command does not fail if its temporary folder cannot be removed.
         let _ = std::fs::remove_dir_all(&folder);
         outcome
     })
 }
 
 async fn check(folder: &std::path::Path, as_json: bool) -> Outcome {
-    let failed = |error: std::io::Error| Failure::failed("the check could not be made").because(error);
+    let failed = |error: std::io::Error| Failure::failed("the check could not be run").because(error);
     let spawner = Spawner::start(8 << 30).map_err(failed)?;
     let findings = confine_check::ask(&spawner, &folder.join("data"), folder).await.map_err(failed)?;
     let gpus = probe::list(&spawner, folder).await;
@@ -49,7 +50,7 @@ async fn check(folder: &std::path::Path, as_json: bool) -> Outcome {
         printer::line(&format!(
             "{:44} {}",
             "control groups for children",
-            if spawner.has_cgroups() { "ok" } else { "no; resource limits and a watchdog instead" }
+            if spawner.has_cgroups() { "ok" } else { "no; resource limits and a watchdog are used instead" }
         ));
     }
     match (confined, gpus) {
@@ -64,7 +65,7 @@ async fn check(folder: &std::path::Path, as_json: bool) -> Outcome {
 fn print_findings(findings: &confine_check::Findings, gpus: &std::io::Result<Vec<gannet_gpu_protocol::Gpu>>) {
     let mark = |good: bool| if good { "ok" } else { "MISSING" }.to_owned();
     let layers = &findings.confinement;
-    let own_user = if layers.own_user { "ok" } else { "not as root" }.to_owned();
+    let own_user = if layers.own_user { "ok" } else { "no, needs root" }.to_owned();
     printer::table(
         &["LAYER", "STATE"],
         &[
@@ -92,7 +93,7 @@ fn print_findings(findings: &confine_check::Findings, gpus: &std::io::Result<Vec
         printer::table(&["GPU", "CLASS", "NAME", "DRIVER"], &rows);
         if gpus.first().is_some_and(|gpu| gpu.software) {
             printer::note(
-                "only a software driver was found: it computes on the CPU, and ends loops after 65,535 iterations in silence",
+                "only a software driver was found: it computes on the CPU, and silently ends loops after 65,535 iterations",
             );
         }
     }

@@ -1,8 +1,8 @@
-//! The parts of the binary that need the server: the list of all commands, and `serve`, `config check`, `completions` and
-//! `doctor`. All other commands are in the crate `gannet-cli`.
+//! The parts of the binary that need the server: the list of all commands, and `serve`, `config check`, `completions`
+//! and `doctor`. All other commands are in the crate `gannet-cli`.
 //!
-//! This is the only crate that knows both the front door and the sandbox, and it must do nothing but put them together:
-//! nothing imports it except `main.rs`.
+//! This is the only crate that knows both the front door and the sandbox. It must do nothing but put them together.
+//! Only `main.rs` imports it.
 
 pub mod command;
 mod serve;

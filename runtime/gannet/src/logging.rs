@@ -1,9 +1,9 @@
-//! Where log lines go: to stderr, in the server and in its children.
+//! The setup of logging, for the server and its children: log lines go to stderr.
 
 use std::io::{self, IsTerminal};
 
-/// Writes log lines to stderr. `GANNET_LOG` chooses which, as in `gannet=debug`; `gannet` stands for all crates whose names
-/// begin so.
+/// Starts to write log lines to stderr. `GANNET_LOG` selects the lines, for example `gannet=debug`. There, `gannet`
+/// means all crates whose names begin with it.
 pub fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("GANNET_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("gannet=info,gannet_host_gpu=info,error"));

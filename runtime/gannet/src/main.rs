@@ -1,6 +1,6 @@
-//! The binary. If its first argument names a role, it is a child process of the server; otherwise it is the command line.
+//! The binary: a child process of the server if its first argument names a role, otherwise the command line.
 //!
-//! It must never know what a command or a child does.
+//! It only starts commands and children; it contains nothing of what they do.
 
 use gannet::{command, logging};
 use gannet_cli::printer;

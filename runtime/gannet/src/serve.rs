@@ -1,4 +1,4 @@
-//! `gannet serve`: starts the server on a runtime of its own and tells where it listens.
+//! `gannet serve`: starts the server on a runtime of its own and prints the URL that it listens on.
 
 use crate::logging::log_to_stderr;
 use clap::Args;
@@ -13,21 +13,22 @@ pub struct ServeArgs {
     /// Address to listen on; port 0 picks one [default: 127.0.0.1:7070]
     #[arg(long)]
     listen: Option<SocketAddr>,
-    /// Data folder
+    /// Folder for all data of the server; it is created if missing
     #[arg(long, default_value = "./gannet-data")]
     data: PathBuf,
     /// Configuration file
     #[arg(long)]
     config: Option<PathBuf>,
-    /// Development server: tenant `dev` with the key `gnt_dev_local`, on loopback only
+    /// Run a development server: tenant `dev` with the key `gnt_dev_local`, on loopback only
     #[arg(long)]
     dev: bool,
-    /// Serve even when a layer of confinement is missing on this machine
+    /// Serve even if this machine lacks a layer of confinement for children
     #[arg(long)]
     allow_unconfined: bool,
 }
 
-/// Names the engine that components are compiled for. The front door must not know wasmtime, so it is told.
+/// Returns the name of the engine that components are compiled for. It is passed to the front door, which must not know
+/// wasmtime.
 fn engine_name(wasi_http_0_3: bool) -> Result<String, String> {
     gannet_sandbox::engine::compatibility(wasi_http_0_3).map_err(|error| error.to_string())
 }
@@ -42,7 +43,7 @@ pub fn run(arguments: ServeArgs) -> Outcome {
         .worker_threads(threads)
         .enable_all()
         .build()
-        .map_err(|error| Failure::server("no runtime").because(error))?;
+        .map_err(|error| Failure::server("the async runtime could not be started").because(error))?;
     let options = ServeOptions { listen, data, config, dev, allow_unconfined, engine_name };
     let served = runtime.block_on(serve(options, |url| {
         printer::note(&format!("listening on {url}"));
@@ -50,7 +51,7 @@ pub fn run(arguments: ServeArgs) -> Outcome {
             printer::note(&format!("development server: tenant {DEV_TENANT}, key {DEV_KEY}"));
         }
     }));
-    // The tasks that still run have nothing to finish, so nobody waits for them.
+    // The tasks that still run have nothing to complete, so the process does not wait for them.
     runtime.shutdown_background();
     served.map_err(|error| match &error {
         ServeError::Config(_) => Failure::usage(error.to_string()),

@@ -1,31 +1,33 @@
-//! A control group for each child, where the system lets us make one: memory and number of threads are then bounded by the
-//! kernel, page cache and all, and a child that takes too much ends alone. Version 2 where it has the controllers, else
-//! version 1.
+//! A control group for each child, if the system allows it. The kernel then bounds the child's memory, page cache
+//! included, and its number of threads. A child that exceeds its memory is killed without harm to others. Version 2 of
+//! control groups is used if it has the controllers, otherwise version 1.
 //!
-//! Where nothing can be made, the resource limits of `confine` and the resident-set watchdog are what bounds a child.
+//! Where no groups can be made, children are bounded by the resource limits of `confine` and the resident-set watchdog.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Threads of one child: a driver and a runtime have some of each processor's.
+/// Threads of one child. Its driver and its runtime each start some threads for every processor.
 const THREADS_MAX: u64 = 1024;
 
-/// Where groups can be made.
+/// The parent groups in which children's groups are made. They are removed on drop.
 #[derive(Debug)]
 pub(super) struct Cgroups {
-    /// Of version 2, or of each controller of version 1.
+    /// One folder in version 2, or one for each controller in version 1.
     parents: Vec<PathBuf>,
+    /// Memory limit of each child.
     memory_bytes: u64,
 }
 
-/// A child's group, removed when it is dropped.
+/// The group of one child. It is removed on drop.
 #[derive(Debug)]
 pub(super) struct Cgroup {
     folders: Vec<PathBuf>,
 }
 
-/// The mounted hierarchies as `/proc/self/mountinfo` lists them, and the path of this process in each.
+/// Returns the mounted hierarchies that `/proc/self/mountinfo` lists: `2` or the name of the controller, and the folder
+/// of this process's group.
 fn hierarchies() -> io::Result<Vec<(String, PathBuf)>> {
     let (mounts, own) =
         (std::fs::read_to_string("/proc/self/mountinfo")?, std::fs::read_to_string("/proc/self/cgroup")?);
@@ -56,7 +58,7 @@ fn hierarchies() -> io::Result<Vec<(String, PathBuf)>> {
 }
 
 impl Cgroups {
-    /// Looks where groups can be made; none if nowhere.
+    /// Makes the parent groups. Returns `None` if the system does not allow it.
     pub(super) fn find(memory_bytes: u64) -> Option<Arc<Self>> {
         let found = hierarchies().ok()?;
         let second = found.iter().find(|(kind, _)| kind == "2").and_then(|(_, path)| delegate(path).ok());
@@ -70,7 +72,7 @@ impl Cgroups {
         (!parents.is_empty()).then(|| Arc::new(Self { parents, memory_bytes }))
     }
 
-    /// Puts a process into a group of its own.
+    /// Makes a group and moves a process into it.
     pub(super) fn hold(&self, process: i32) -> io::Result<Cgroup> {
         let mut group = Cgroup { folders: Vec::new() };
         for parent in &self.parents {
@@ -84,7 +86,7 @@ impl Cgroups {
                 ("memory.oom.group", 1),
                 ("pids.max", THREADS_MAX),
             ] {
-                // Which of them there are depends on version and controller.
+                // Which of these files exist depends on the version and the controller.
                 let path = folder.join(file);
                 if path.exists() {
                     std::fs::write(path, value.to_string())?;
@@ -110,15 +112,15 @@ fn parent_in(own: &Path) -> io::Result<PathBuf> {
     Ok(parent)
 }
 
-/// Makes a parent of version 2 whose children have the controllers. A group with processes in it cannot hand them on, so this
-/// process first moves into a leaf beside the parent.
+/// Makes a parent group of version 2 whose child groups have the controllers. A group that contains processes cannot
+/// delegate its controllers, so this process first moves into a leaf group beside the parent.
 fn delegate(own: &Path) -> io::Result<PathBuf> {
     let has = |file: &str| -> io::Result<bool> {
         let text = std::fs::read_to_string(own.join(file))?;
         Ok(["memory", "pids"].iter().all(|name| text.split_whitespace().any(|known| known == *name)))
     };
     if !has("cgroup.controllers")? {
-        return Err(io::Error::other("the controllers are not there"));
+        return Err(io::Error::other("the memory and pids controllers are not available"));
     }
     if !has("cgroup.subtree_control")? {
         let leaf = own.join("gannet-front");
@@ -135,7 +137,7 @@ fn delegate(own: &Path) -> io::Result<PathBuf> {
 }
 
 impl Cgroup {
-    /// Whether the kernel has ended a process in it for want of memory.
+    /// Returns whether the kernel has killed a process of the group because it ran out of memory.
     pub(super) fn ran_out_of_memory(&self) -> bool {
         let count = |text: String| {
             text.lines().any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count.trim() != "0"))

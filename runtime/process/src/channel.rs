@@ -1,8 +1,8 @@
-//! A socket between the front door and a child: frames with a cap, and descriptors beside them.
+//! A socket between the front door and a child. It carries frames of limited length, each with descriptors.
 //!
-//! `SOCK_SEQPACKET` keeps frames whole, so there is no framing to get wrong: one send is one frame,
-//! at most [`FRAME_BYTES_MAX`] long, with at most [`DESCRIPTORS_MAX`] descriptors. Whose frame it is
-//! comes from the socket it arrived on, never from a field in it.
+//! `SOCK_SEQPACKET` keeps frames whole, so no framing is needed: one send is one frame, with at most
+//! [`FRAME_BYTES_MAX`] bytes and [`DESCRIPTORS_MAX`] descriptors. The sender of a frame is known by the
+//! socket that it arrived on, never by a field in it.
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -16,32 +16,32 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// The longest frame. Anything larger travels as a descriptor.
+/// Limit on the bytes of a frame. Larger data is sent as a file, by its descriptor.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
-/// Descriptors in one frame.
+/// Limit on the descriptors in a frame: the compiled component, the bundle and the assets of one version.
 pub const DESCRIPTORS_MAX: usize = 2 + gannet_base::manifest::ASSETS_MAX;
 
-/// Why a channel ended.
+/// Why sending or receiving failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
-    /// The other side is gone.
+    /// The other process has closed the socket or has ended.
     #[error("the other process closed the channel")]
     Closed,
-    /// A frame that is too long or is not what it should be.
+    /// A frame is too long, or is not the expected message.
     #[error("malformed frame: {0}")]
     Malformed(String),
-    /// The system refused.
+    /// A system call failed.
     #[error("channel: {0}")]
     Io(#[from] io::Error),
 }
 
-/// Makes a connected pair of frame sockets, close-on-exec and non-blocking.
+/// Returns a connected pair of frame sockets, close-on-exec and non-blocking.
 pub fn frame_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
-/// Makes a connected pair of byte streams, close-on-exec and non-blocking.
+/// Returns a connected pair of stream sockets, close-on-exec and non-blocking.
 pub fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
@@ -55,13 +55,13 @@ pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<
         return Err(io::Error::other("too many descriptors"));
     }
     let sent = rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
-    if sent == bytes.len() { Ok(()) } else { Err(io::Error::other("a frame was cut")) }
+    if sent == bytes.len() { Ok(()) } else { Err(io::Error::other("the frame was truncated")) }
 }
 
 /// The bytes of a frame and the descriptors beside them.
 pub type Frame = (Vec<u8>, Vec<OwnedFd>);
 
-/// Receives one frame without waiting. `None`: the other side is gone.
+/// Receives one frame without waiting. Returns `None` if the other side has closed the socket.
 pub fn receive_now(socket: BorrowedFd<'_>) -> Result<Option<Frame>, ChannelError> {
     let mut bytes = vec![0; FRAME_BYTES_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
@@ -78,7 +78,7 @@ pub fn receive_now(socket: BorrowedFd<'_>) -> Result<Option<Frame>, ChannelError
         .flatten()
         .collect();
     if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-        return Err(ChannelError::Malformed(format!("longer than {FRAME_BYTES_MAX} bytes or too many descriptors")));
+        return Err(ChannelError::Malformed(format!("more than {FRAME_BYTES_MAX} bytes or too many descriptors")));
     }
     if received.bytes == 0 {
         return Ok(None);
@@ -101,11 +101,11 @@ impl Channel {
         Ok(Self { socket: unsafe { AsyncFd::register(socket) }? })
     }
 
-    /// Sends a message with descriptors, waiting while the socket is full.
+    /// Sends a message with descriptors. Waits while the socket is full.
     pub async fn send<M: Serialize>(&self, message: &M, descriptors: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
         let bytes = serde_json::to_vec(message).map_err(|error| ChannelError::Malformed(error.to_string()))?;
         if bytes.len() > FRAME_BYTES_MAX {
-            return Err(ChannelError::Malformed(format!("{} bytes; at most {FRAME_BYTES_MAX}", bytes.len())));
+            return Err(ChannelError::Malformed(format!("{} bytes, limit is {FRAME_BYTES_MAX}", bytes.len())));
         }
         let sent = self.socket.async_io(Interest::WRITABLE, |socket| send_now(socket.as_fd(), &bytes, descriptors));
         match sent.await {
@@ -117,7 +117,7 @@ impl Channel {
         }
     }
 
-    /// Sends a message, or fails at once if the socket is full.
+    /// Sends a message without waiting. Fails if the socket is full.
     pub fn try_send<M: Serialize>(&self, message: &M) -> Result<(), ChannelError> {
         let bytes = serde_json::to_vec(message).map_err(|error| ChannelError::Malformed(error.to_string()))?;
         Ok(send_now(self.socket.get_ref().as_fd(), &bytes, &[])?)

@@ -1,5 +1,5 @@
-//! What a child does first, before anything else runs in it: it takes its role and its
-//! descriptors, ties its life to its parent's and confines itself.
+//! The start of a child process, before anything else runs in it. The child takes its descriptors, makes
+//! sure that it is killed when its parent ends, and confines itself.
 
 use crate::confine;
 use crate::confine::ConfineError;
@@ -9,31 +9,32 @@ use rustix::process::Signal;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
-/// The variable that says how many descriptors a child is given.
+/// Environment variable with the number of descriptors that a child is given.
 pub const DESCRIPTORS_VARIABLE: &str = "GANNET_CHILD_DESCRIPTORS";
-/// In the folder of a child: what the driver compiled for the kernels of one version, beside the driver's own cache.
+/// Prefix of the files in a child's folder with the pipelines that the driver compiled for the kernels of one version.
+/// They are in addition to the driver's own cache.
 pub const PIPELINE_CACHE_PREFIX: &str = "pipelines-";
 
-/// The exit code of a process whose GPU device was lost: nothing in it can go on.
+/// Exit code of a process whose GPU device was lost. Such a process cannot continue.
 pub const EXIT_DEVICE_LOST: i32 = 75;
-/// The argument of a probe that asks for what a device takes on each GPU.
+/// Argument that makes a probe measure how much memory a device takes by itself on each GPU.
 pub const PROBE_MEASURE: &str = "measure";
 
-/// The hidden verbs of the binary.
+/// The role of a child. Each has a hidden verb of the binary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Runs one tenant's components.
+    /// Runs the components of one tenant.
     Worker,
     /// Checks and compiles one upload.
     Builder,
-    /// Lists the GPUs, or tries a kernel on one, and ends.
+    /// Lists or measures the GPUs, or runs a kernel on one, and ends.
     Probe,
     /// Tries what a confined child must not be able to do, and ends.
     ConfineCheck,
 }
 
 impl Role {
-    /// The command-line word.
+    /// Returns the hidden verb: the first argument of the process.
     pub fn verb(self) -> &'static str {
         match self {
             Self::Worker => "__worker",
@@ -43,39 +44,40 @@ impl Role {
         }
     }
 
-    /// The role of a command-line word.
+    /// Returns the role with this verb.
     pub fn from_verb(verb: &str) -> Option<Self> {
         [Self::Worker, Self::Builder, Self::Probe, Self::ConfineCheck].into_iter().find(|role| role.verb() == verb)
     }
 
-    /// How many descriptors it is given, from 3 on; a builder is given those of assets behind them.
+    /// Returns the number of descriptors that the role is given, from 3 on. A builder is given those of assets in
+    /// addition.
     pub fn descriptors(self) -> usize {
         match self {
-            // Control, logs, leases, notes. HTTP connections come over control as they are needed.
+            // Control, logs, leases, notes of running kernels. HTTP connections arrive over the control socket.
             Self::Worker => 4,
-            // Control, order, component, output, report, leases, notes.
+            // Control, build specification, component, output, report, leases, notes of running kernels.
             Self::Builder => 7,
             Self::Probe | Self::ConfineCheck => 1,
         }
     }
 }
 
-/// A child that has confined itself but for the last layer.
+/// A child that has applied all layers of confinement except the last one, seccomp.
 #[derive(Debug)]
 pub struct Child {
-    /// Its descriptors, in the order they were given.
+    /// The child's descriptors, in the order in which the parent gave them.
     pub descriptors: Vec<OwnedFd>,
-    /// Its own folder.
+    /// The child's own folder.
     pub home: PathBuf,
-    /// Which layers hold.
+    /// Which layers of confinement are in force.
     pub confinement: Confinement,
 }
 
 impl Child {
-    /// Takes over the process. Call it first in `main`, while there is one thread: a thread that
-    /// exists before Landlock is applied stays free.
+    /// Takes the descriptors and confines the process. Call it first in `main`, while there is only one
+    /// thread: Landlock does not restrict threads that already exist.
     pub fn enter(role: Role) -> Result<Self, ConfineError> {
-        // If the parent is gone already, this process has been adopted and must not linger.
+        // If the parent has ended already, this process has another parent now, and must end too.
         let parent = rustix::process::getppid();
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(ConfineError::system("prctl"))?;
         if rustix::process::getppid() != parent {
@@ -93,8 +95,8 @@ impl Child {
     }
 }
 
-/// Ends the process at once. Not by `exit`: its handlers unload GPU drivers whose threads still run, which has
-/// crashed, and waiting for a GPU has no limit.
+/// Ends the process at once, by `_exit`. The handlers of `exit` would unload GPU drivers whose threads still run, which
+/// has crashed, and could wait for a GPU without a limit.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: ends the process; nothing runs after it.
     unsafe { libc::_exit(code) }
@@ -102,6 +104,6 @@ pub fn exit_now(code: i32) -> ! {
 
 fn own(number: RawFd) -> OwnedFd {
     // SAFETY: the parent put a descriptor of ours at this number, and nothing else in this process
-    // has been started that could own it: `enter` runs first in `main`.
+    // has been started that could own it, because `enter` runs first in `main`.
     unsafe { OwnedFd::from_raw_fd(number) }
 }

@@ -1,17 +1,18 @@
-//! Layers between a child and the machine, in the order they are applied:
+//! The layers of confinement between a child and the machine, in the order in which they are applied:
 //!
-//! 1. no descriptor but its own (`close_range`), not dumpable, no new privileges;
+//! 1. no descriptors other than its own (`close_range`), not dumpable, no new privileges;
 //! 2. resource limits: files, core dumps, data;
-//! 3. its own user, when started as root;
-//! 4. Landlock: driver files and device nodes to read, its own folder to write, nothing else; no
-//!    TCP, no signals and no abstract sockets beyond the process;
+//! 3. a user of its own, if the front door runs as root;
+//! 4. Landlock: it may read driver files, open device nodes, and write its own folder, and nothing else; no
+//!    TCP, no signals to and no abstract sockets of other processes.
 //!
-//! then GPU driver and runtime start, and last, on all threads,
+//! Then the GPU driver and the runtime start. The last layer follows, on all threads:
 //!
-//! 5. seccomp: the system calls that drivers and runtime make, and no others (`syscalls`).
+//! 5. seccomp: only the system calls that drivers and the runtime make (`syscalls`).
 //!
-//! A driver needs to open files and start threads, which is why 5 comes after it and 1 to 4 before.
-//! Each layer says whether it holds; the front door refuses to serve when one does not.
+//! Layers 1 to 4 are applied before a driver is loaded. Layer 5 must wait, because a driver opens files and starts
+//! threads when it is loaded. The child reports which layers are in force; the front door refuses to serve when a
+//! required one is missing.
 
 use crate::syscalls;
 use gannet_base::hop::Confinement;
@@ -22,16 +23,16 @@ use landlock::{
 use rustix::process::{Resource, Rlimit};
 use std::path::Path;
 
-/// Data that a child may hold: heap and private mappings. It bounds a runaway driver or compiler
-/// until the resident-set watchdog sees it.
+/// Limit on a child's data: heap and private mappings. It bounds a runaway driver or compiler until the
+/// resident-set watchdog notices it.
 const DATA_BYTES_MAX: u64 = 16 << 30;
-/// One file: compiled components are the largest. It keeps a child from filling the disk it shares.
+/// Limit on one file. Compiled components are the largest files. It keeps a child from filling the disk.
 const FILE_BYTES_MAX: u64 = 1 << 30;
-/// Open files. Each connection and each loaded component takes one.
+/// Limit on open files. Each connection and each loaded component takes one.
 const FILES_MAX: u64 = 4096;
 
-/// What drivers read: libraries, their settings, the devices' descriptions. `/proc/self` is for the
-/// C library, which looks at its own mappings.
+/// Paths that drivers read: libraries, their settings, and descriptions of devices. `/proc/self` is for the C
+/// library, which reads its own mappings.
 const READABLE: [&str; 16] = [
     "/usr",
     "/lib",
@@ -76,7 +77,7 @@ pub(crate) fn close_from(first: i32) -> Result<(), ConfineError> {
     if result == 0 { Ok(()) } else { Err(ConfineError::system("close_range")(std::io::Error::last_os_error())) }
 }
 
-/// Applies layers 1 to 4.
+/// Applies layers 1 to 4, except `close_range`. Call it while the process has one thread.
 pub(crate) fn before_drivers(home: &Path, user: Option<u32>) -> Result<Confinement, ConfineError> {
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(ConfineError::system("not dumpable"))?;
@@ -84,11 +85,11 @@ pub(crate) fn before_drivers(home: &Path, user: Option<u32>) -> Result<Confineme
     limit(Resource::Core, 0)?;
     limit(Resource::Nofile, FILES_MAX)?;
     limit(Resource::Fsize, FILE_BYTES_MAX)?;
-    // The allocator asks for huge pages; clearing two megabytes for the first bytes of each costs a worker's first requests
-    // milliseconds, and its idle life tens of megabytes.
+    // The allocator asks for huge pages. Clearing two megabytes for the first bytes of each costs a worker's first
+    // requests milliseconds, and an idle worker tens of megabytes.
     // SAFETY: sets a flag of this process, with the arguments that prctl(2) wants.
     unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
-    // A session of its own: no terminal that it could type into.
+    // A process session of its own has no controlling terminal that the child could type into.
     rustix::process::setsid().map_err(ConfineError::system("setsid"))?;
     limit(Resource::Data, DATA_BYTES_MAX)?;
     let own_user = match user {
@@ -96,7 +97,7 @@ pub(crate) fn before_drivers(home: &Path, user: Option<u32>) -> Result<Confineme
         None => false,
     };
     let landlock = landlock(home).map_err(ConfineError::system("landlock"))?;
-    // setuid makes a process undumpable or not by a sysctl; we want it undumpable.
+    // After setuid, a sysctl decides whether a process is dumpable. It must not be.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(ConfineError::system("not dumpable"))?;
     if own_user {
@@ -130,7 +131,7 @@ fn become_user(user: u32) -> Result<bool, ConfineError> {
     Ok(true)
 }
 
-/// The groups that own GPU device nodes: without them another user could not open the GPU.
+/// Returns the groups that own GPU device nodes. Without them, the child's user could not open the GPU.
 fn device_groups() -> Vec<libc::gid_t> {
     use std::os::unix::fs::MetadataExt;
     let nodes = std::fs::read_dir("/dev/dri").into_iter().flatten().flatten();
@@ -171,7 +172,7 @@ fn landlock(home: &Path) -> Result<bool, landlock::RulesetError> {
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
 
-/// Applies layer 5 to all threads of the process. Call it when the driver and the runtime are up.
+/// Applies layer 5 to all threads of the process. Call it after the driver and the runtime have started.
 pub fn after_drivers(confinement: &mut Confinement) -> Result<(), ConfineError> {
     let filter = syscalls::filter().map_err(ConfineError::system("seccomp"))?;
     seccompiler::apply_filter_all_threads(&filter).map_err(ConfineError::system("seccomp"))?;

@@ -1,5 +1,5 @@
-//! The helper behind `gannet doctor`, which `gannet serve` asks too: a child started like a worker that tries what a worker must
-//! not be able to do, and says how each attempt ended.
+//! The confinement check of `gannet doctor` and `gannet serve`. A helper child is confined like a worker. It tries what
+//! a worker must not be able to do, and reports how each attempt ended.
 
 use crate::child::Child;
 use crate::{channel, confine, spawn};
@@ -9,23 +9,23 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-/// One attempt.
+/// An attempt to break the confinement.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Attempt {
     /// What was tried.
     pub what: String,
-    /// Whether it was refused, as it must be.
+    /// Whether the attempt failed, as it must.
     pub refused: bool,
-    /// The system's answer.
+    /// The error that the system returned, or that the attempt worked.
     pub answer: String,
 }
 
-/// What the helper found.
+/// The report of the helper.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Findings {
-    /// The layers it is under.
+    /// The layers that are in force in the helper.
     pub confinement: Confinement,
-    /// What it tried.
+    /// All attempts and how they ended.
     pub attempts: Vec<Attempt>,
 }
 
@@ -41,7 +41,7 @@ fn system(result: i64) -> Result<(), io::Error> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Runs in the child: arguments are the data folder, the process id of another child and its folder.
+/// Runs the helper. Arguments: the data folder, the process id of another child, and that child's folder.
 pub fn run(mut child: Child, arguments: &[String]) -> io::Result<()> {
     confine::after_drivers(&mut child.confinement).map_err(io::Error::other)?;
     let data = arguments.first().map(Path::new).unwrap_or(Path::new("/"));
@@ -58,7 +58,7 @@ pub fn run(mut child: Child, arguments: &[String]) -> io::Result<()> {
         attempt("connect to a unix socket", std::os::unix::net::UnixStream::connect("/run/x").map(drop)),
         attempt("run another program", std::process::Command::new("/bin/true").status().map(drop)),
         attempt("start another process", {
-            // SAFETY: a child that comes to be ends at once and touches nothing.
+            // SAFETY: if a child is created, it ends at once and touches nothing.
             match unsafe { libc::fork() } {
                 // SAFETY: as above.
                 0 => unsafe { libc::_exit(0) },
@@ -83,7 +83,7 @@ pub fn run(mut child: Child, arguments: &[String]) -> io::Result<()> {
             system(unsafe { libc::process_vm_readv(other, &raw const own, 1, &raw const remote, 1, 0) } as i64)
         }),
         attempt("take another child's descriptor", {
-            // SAFETY: neither call takes a pointer; a descriptor that comes to be is closed with the process.
+            // SAFETY: neither call takes a pointer; a descriptor that is created is closed when the process ends.
             match unsafe { libc::syscall(libc::SYS_pidfd_open, other, 0) } {
                 // SAFETY: as above.
                 pidfd if pidfd >= 0 => system(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd, 3, 0) }),
@@ -91,7 +91,7 @@ pub fn run(mut child: Child, arguments: &[String]) -> io::Result<()> {
             }
         }),
         attempt("become readable to others", {
-            // SAFETY: a flag of this process.
+            // SAFETY: sets a flag of this process; takes no pointer.
             system(i64::from(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) }))
         }),
         attempt("become another user", {
@@ -99,21 +99,21 @@ pub fn run(mut child: Child, arguments: &[String]) -> io::Result<()> {
             system(i64::from(unsafe { libc::setresuid(0, 0, 0) }))
         }),
         attempt("make an io_uring", {
-            // SAFETY: the kernel refuses a null pointer; the call must not get so far.
+            // SAFETY: the kernel refuses a null pointer with EFAULT. The filter must refuse the call before that.
             match unsafe { libc::syscall(libc::SYS_io_uring_setup, 8, std::ptr::null_mut::<u8>()) } {
                 -1 if io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT) => Ok(()),
                 result => system(result),
             }
         }),
         attempt("make a socket by another number", {
-            // The x32 form of the call, which some kernels have.
+            // The x32 variant of the call, which some kernels support.
             // SAFETY: takes no pointer.
             system(unsafe { libc::syscall(libc::SYS_socket | 0x4000_0000, libc::AF_INET, libc::SOCK_STREAM, 0) })
         }),
         attempt("type into the server's terminal", {
             // SAFETY: reads one byte of a static string.
             match unsafe { libc::ioctl(2, libc::TIOCSTI, c"x".as_ptr()) } {
-                // What the descriptor says, rather than the filter, has let the call through.
+                // ENOTTY comes from the descriptor, so the filter has let the call through.
                 -1 if io::Error::last_os_error().raw_os_error() == Some(libc::ENOTTY) => Ok(()),
                 result => system(i64::from(result)),
             }
@@ -128,7 +128,7 @@ pub fn run(mut child: Child, arguments: &[String]) -> io::Result<()> {
     channel::send_now(socket.as_fd(), &text, &[])
 }
 
-/// Starts the helper, and a second child for it to attack, and answers what it found.
+/// Starts the helper, and a second child that it attacks. Returns the helper's findings.
 pub async fn ask(spawner: &spawn::Spawner, data: &Path, run_folder: &Path) -> io::Result<Findings> {
     let victim = start(spawner, run_folder, "victim", vec!["/".into(), "1".into()]).await?;
     let folder = victim.0.home().to_string_lossy().into_owned();
@@ -142,7 +142,7 @@ pub async fn ask(spawner: &spawn::Spawner, data: &Path, run_folder: &Path) -> io
     match received {
         Ok(Ok((findings, _))) => Ok(findings),
         Ok(Err(error)) => Err(io::Error::other(format!("the helper ended with {ending}: {error}"))),
-        Err(_) => Err(io::Error::other("the helper did not answer within 10 s")),
+        Err(_) => Err(io::Error::other("the helper did not report within 10 s")),
     }
 }
 

@@ -1,7 +1,8 @@
-//! Children's folders, and their removal. A folder belongs to a process that may have been hostile: it may hold millions of
-//! files, or folders twenty thousand deep, which would overflow a stack that follows them.
+//! The folders of children, and their removal. A child may have been hostile: its folder may contain millions of files,
+//! or folders nested twenty thousand deep, on which a recursive removal would overflow its stack.
 //!
-//! One thread removes them all, so that nobody waits. Invariant: constant memory, stack and descriptors, whatever the depth.
+//! One thread removes all folders, so that nobody else waits for it. Invariant: removal takes constant memory, stack
+//! and descriptors, however deep a folder is.
 
 use std::ffi::OsStr;
 use std::io;
@@ -9,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
-/// A child's folder, handed to the janitor when it is dropped.
+/// A child's folder. When this is dropped, the janitor removes the folder.
 #[derive(Debug)]
 pub(super) struct Home {
     pub(super) path: PathBuf,
@@ -22,12 +23,12 @@ impl Drop for Home {
     }
 }
 
-/// Takes folders to remove.
+/// Sends folders to the thread that removes them.
 #[derive(Debug, Clone)]
 pub(super) struct Janitor(mpsc::Sender<PathBuf>);
 
 impl Janitor {
-    /// Starts the thread. Its queue holds at most one path for each process there ever was at once.
+    /// Starts the thread. Its queue contains one path for each ended child whose folder is not removed yet.
     pub(super) fn start() -> io::Result<Self> {
         let (paths, inbox) = mpsc::channel::<PathBuf>();
         std::thread::Builder::new().name("janitor".into()).spawn(move || {
@@ -41,12 +42,13 @@ impl Janitor {
     }
 
     fn remove(&self, path: PathBuf) {
-        // The thread ends with the server, and the next start removes what is left.
+        // Sending fails only when the thread has ended, with the server. The next start removes the remaining folders.
         let _ = self.0.send(path);
     }
 }
 
-/// Removes a folder that nobody changes any more, however deep: what lies in its folders is moved up, level by level.
+/// Removes a folder of any depth. Instead of descending, it moves nested folders up into `root`, one level in each
+/// round. Nobody else may change the folder meanwhile.
 pub fn remove_tree(root: &Path) -> io::Result<()> {
     open_up(root);
     let mut moved = 0u64;
@@ -62,7 +64,7 @@ pub fn remove_tree(root: &Path) -> io::Result<()> {
             for inner in std::fs::read_dir(entry.path())? {
                 let inner = inner?;
                 if inner.file_type()?.is_dir() {
-                    // Moving a folder changes the entry for the one above it, inside.
+                    // To move a folder, its `..` entry must be changed, which needs write access to the folder itself.
                     open_up(&inner.path());
                     let name = loop {
                         moved += 1;
@@ -85,12 +87,13 @@ pub fn remove_tree(root: &Path) -> io::Result<()> {
     }
 }
 
-/// Lets the owner in: a child may have shut everybody out. What does not work shows in the next step.
+/// Gives the owner access to a folder, because the child may have removed it. A failure shows in the caller's next
+/// step.
 fn open_up(folder: &Path) {
     let _ = std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700));
 }
 
-/// Removes whatever lies in a folder, as far as that can be done.
+/// Removes the contents of a folder. What cannot be removed is logged and left.
 pub fn empty(folder: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
@@ -98,7 +101,7 @@ pub fn empty(folder: &Path) -> io::Result<()> {
             if entry.file_type()?.is_dir() { remove_tree(&entry.path()) } else { std::fs::remove_file(entry.path()) };
         if let Err(error) = removed {
             let name: &OsStr = &entry.file_name();
-            tracing::warn!(?name, %error, "what an earlier run left behind could not be removed");
+            tracing::warn!(?name, %error, "a file or folder of an earlier run could not be removed");
         }
     }
     Ok(())

@@ -1,8 +1,9 @@
-//! Starting children, all from one thread.
+//! Starts all children, from one thread, and waits for their end.
 //!
-//! The parent-death signal fires when the *thread* that spawned a child ends, so one thread lives as
-//! long as the front door and starts them all. A child gets an empty environment but for the
-//! variables that keep its driver caches apart, and its descriptors at fixed numbers from 3 on.
+//! The parent-death signal is sent when the *thread* that spawned a child ends. So one thread starts all
+//! children, and runs as long as the front door. A child's environment contains only the variables set here:
+//! its folder (also for the driver's caches), its number of descriptors, its user, and a few settings that
+//! are passed on. Its descriptors have fixed numbers, from 3 on.
 
 use crate::cgroup::{Cgroup, Cgroups};
 use crate::child::{DESCRIPTORS_VARIABLE, Role};
@@ -18,29 +19,29 @@ use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
-/// Spawns that may wait for the spawner; one takes about a millisecond.
+/// Requests that may wait for the spawning thread. It takes about a millisecond for one.
 const QUEUE_CAPACITY: usize = 64;
-/// The first of the user ids that children take when the front door runs as root. The range is
-/// systemd's for dynamic users, which no account of the machine has.
+/// The first of the user ids that children run as when the front door runs as root. The range is that of
+/// systemd's dynamic users, so no account of the machine has such an id.
 const USER_FIRST: u32 = 61_184;
 const USERS: u32 = 4_000;
 
 /// What a child is started with.
 #[derive(Debug)]
 pub struct ChildSpec {
-    /// What it will be.
+    /// The role of the child.
     pub role: Role,
-    /// More arguments, after the role.
+    /// Arguments after the role's verb.
     pub arguments: Vec<String>,
-    /// Its own folder: home, driver caches. It exists.
+    /// The child's own folder, for its home and driver caches. It must exist. It is removed after the child has ended.
     pub home: PathBuf,
-    /// Its descriptors, at 3, 4, 5, …
+    /// The child's descriptors. It gets them at 3, 4, 5, …
     pub descriptors: Vec<OwnedFd>,
 }
 
 type Reply = oneshot::Sender<io::Result<Process>>;
 
-/// Asks the spawning thread for children.
+/// Handle of the spawning thread.
 #[derive(Debug, Clone)]
 pub struct Spawner {
     requests: mpsc::Sender<(ChildSpec, Reply)>,
@@ -49,11 +50,11 @@ pub struct Spawner {
 }
 
 impl Spawner {
-    /// Starts the spawning thread. A child may take so much memory, where a control group can be made for it.
+    /// Starts the spawning thread. `memory_bytes` limits the memory of each child, if control groups can be made.
     pub fn start(memory_bytes: u64) -> io::Result<Self> {
         let cgroups = Cgroups::find(memory_bytes);
         let holding = cgroups.clone();
-        // The link, not its target: the binary may be replaced on disk while this one runs.
+        // This is the link and not its target, because the binary may be replaced on disk while this one runs.
         let binary: Arc<Path> = PathBuf::from("/proc/self/exe").into();
         let (requests, mut inbox) = mpsc::channel::<(ChildSpec, Reply)>(QUEUE_CAPACITY);
         let janitor = Janitor::start()?;
@@ -69,7 +70,7 @@ impl Spawner {
         Ok(Self { requests, binary, cgroups })
     }
 
-    /// Whether children have control groups.
+    /// Returns whether children get control groups.
     pub fn has_cgroups(&self) -> bool {
         self.cgroups.is_some()
     }
@@ -91,7 +92,7 @@ fn spawn(
     cgroups: Option<&Cgroups>,
 ) -> io::Result<Process> {
     let ChildSpec { role, arguments, home, descriptors } = spec;
-    // From here on it goes whatever fails.
+    // From here on, the folder is removed even if spawning fails.
     let home = Home { path: home, janitor };
     let mut command = Command::new(binary);
     command.arg0("gannet").arg(role.verb()).args(arguments).env_clear().current_dir("/");
@@ -116,7 +117,7 @@ fn spawn(
     let child = command.spawn()?;
     let pid =
         i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no process id"))?;
-    // The child is not reaped before this, so the id is still its own.
+    // The child has not been reaped yet, so the id is still its own.
     let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
     let group = cgroups.and_then(|cgroups| {
         let held = cgroups.hold(pid.as_raw_nonzero().get());
@@ -125,39 +126,39 @@ fn spawn(
     Ok(Process { pid, pidfd: Arc::new(pidfd), home: Arc::new(home), group: group.map(Arc::new) })
 }
 
-/// A running child. Killed and waited for through its pidfd, which no other process can inherit.
+/// A running child. It is killed and waited for through its pidfd, which never refers to another process.
 #[derive(Debug, Clone)]
 pub struct Process {
     pid: Pid,
     pidfd: Arc<OwnedFd>,
     home: Arc<Home>,
-    /// Removed when nobody holds the process any more, which is after it was reaped.
+    /// Removed when the last clone of this handle is dropped, which is after the child was reaped.
     group: Option<Arc<Cgroup>>,
 }
 
 impl Process {
-    /// Whether the kernel has ended it for want of memory.
+    /// Returns whether the kernel has killed the child because its control group ran out of memory.
     pub fn ran_out_of_memory(&self) -> bool {
         self.group.as_ref().is_some_and(|group| group.ran_out_of_memory())
     }
 
-    /// The process id, for logs and for reading `/proc`.
+    /// Returns the process id, for logs and for reading `/proc`.
     pub fn id(&self) -> i32 {
         self.pid.as_raw_nonzero().get()
     }
 
-    /// Its own folder.
+    /// Returns the child's own folder.
     pub fn home(&self) -> &Path {
         &self.home.path
     }
 
-    /// Ends it at once.
+    /// Kills the child.
     pub fn kill(&self) {
-        // An error means that it is gone already.
+        // An error means that the child has ended already.
         let _ = pidfd_send_signal(self.pidfd.as_fd(), Signal::KILL);
     }
 
-    /// Waits until it has ended and reaps it. Only one task calls this.
+    /// Waits until the child has ended, and reaps it. Only one task may call this.
     pub async fn ended(&self) -> Ending {
         // SAFETY: the descriptor is owned, through the Arc, for as long as it is registered.
         let readable = unsafe { AsyncFd::register(Arc::clone(&self.pidfd)) };
@@ -174,12 +175,12 @@ impl Process {
     }
 }
 
-/// A child that is killed, and reaped, unless whoever started it takes it over.
+/// A child that is killed and reaped on drop, unless [`disarm`](Self::disarm) was called.
 #[derive(Debug)]
 pub struct KillOnDrop(pub Option<Process>);
 
 impl KillOnDrop {
-    /// Takes the child over.
+    /// Returns the child, which is then no longer killed on drop.
     ///
     /// # Panics
     /// Never: the child is taken once, by value.
@@ -203,9 +204,9 @@ impl Drop for KillOnDrop {
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ending {
-    /// Its exit code, if it exited.
+    /// The exit code, if the child exited.
     pub code: Option<i32>,
-    /// The signal that ended it, if one did.
+    /// The signal that killed the child, if one did.
     pub signal: Option<i32>,
 }
 
@@ -220,7 +221,7 @@ impl std::fmt::Display for Ending {
 }
 
 impl Spawner {
-    /// The binary that children run.
+    /// Returns the path of the binary that children run.
     pub fn binary(&self) -> &Path {
         &self.binary
     }

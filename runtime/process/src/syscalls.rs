@@ -1,22 +1,23 @@
-//! The system calls that a child may make once its driver and its runtime are up. Everything else does not exist for it
-//! (`ENOSYS`, for which the C library and the drivers have other ways; `clone3`, whose flags no filter sees, is one of them).
+//! The seccomp filter: the system calls that a child may make once its driver and its runtime have started. All others
+//! return `ENOSYS`, after which the C library and the drivers try another call. `clone3` is one of these others,
+//! because a filter cannot see its flags.
 //!
-//! The list was recorded: all functions, faults, guests in other languages and builds of the test suite under a tracer, with the
-//! software Vulkan driver (Mesa 22.3, glibc 2.36); what is beside it is wider by what the sources of Mesa's RADV and ANV, of
-//! the C library and of the runtime show, and by the policies that browsers have for the GPU processes of NVIDIA's and AMD's
-//! drivers. A new entry needs its reason.
+//! The list was recorded with a tracer, with the software Vulkan driver (Mesa 22.3, glibc 2.36): all functions, faults,
+//! guests in other languages and builds of the test suite. It was widened by the calls in the sources of Mesa's RADV
+//! and ANV, of the C library and of the runtime, and by the policies that browsers have for GPU processes with NVIDIA's
+//! and AMD's drivers. A new entry needs its reason.
 //!
-//! What is not here: sockets are received, never made or connected; programs are not run, processes not started, traced,
-//! signalled or looked into; users, mounts, namespaces, filters and the dumpable flag are not changed.
+//! Left out on purpose: a child is given its sockets and cannot make or connect one. It cannot run programs, or start,
+//! trace, signal or inspect processes. It cannot change users, mounts, namespaces, filters or the dumpable flag.
 
 use seccompiler::SeccompCmpArgLen::Dword;
 use seccompiler::SeccompCmpOp::{Eq, MaskedEq, Ne};
 use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, TargetArch};
 use std::collections::BTreeMap;
 
-/// Allowed whatever their arguments are.
+/// Calls that are allowed with any arguments.
 const ALLOWED: &[i64] = &[
-    // Descriptors that it has.
+    // Using descriptors that it has.
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_readv,
@@ -38,7 +39,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_flock,
     libc::SYS_fadvise64,
     libc::SYS_fchmod,
-    // Files, as far as Landlock lets it: the driver's cache and settings.
+    // Files, as far as Landlock allows: the driver's cache and settings.
     libc::SYS_openat,
     libc::SYS_newfstatat,
     libc::SYS_statx,
@@ -53,7 +54,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_renameat2,
     libc::SYS_utimensat,
     libc::SYS_umask,
-    // Waiting, and talking over sockets that were received.
+    // Waiting, and using sockets that it was given.
     libc::SYS_pipe2,
     libc::SYS_eventfd2,
     libc::SYS_memfd_create,
@@ -71,7 +72,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_setsockopt,
     libc::SYS_getsockname,
     libc::SYS_getpeername,
-    // Memory. Mappings that are code are the runtime's business: drivers compile too.
+    // Memory. Executable mappings are allowed, because drivers compile code too.
     libc::SYS_mmap,
     libc::SYS_munmap,
     libc::SYS_mprotect,
@@ -115,7 +116,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_sched_get_priority_min,
     libc::SYS_getpriority,
     libc::SYS_getcpu,
-    // Clocks, and what the machine is.
+    // Clocks, and information about the machine and the process.
     libc::SYS_clock_gettime,
     libc::SYS_clock_getres,
     libc::SYS_clock_nanosleep,
@@ -132,7 +133,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_getegid,
 ];
 
-/// Older forms of the same, which one architecture still has.
+/// Older variants of the calls above, which only x86-64 has.
 #[cfg(target_arch = "x86_64")]
 const OLDER: &[i64] = &[
     libc::SYS_open,
@@ -159,12 +160,15 @@ const OLDER: &[i64] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[i64] = &[];
 
-/// `PR_SET_VMA` and `PR_GET_AUXV` are newer than the C library's names for them.
+/// `PR_SET_VMA` and `PR_GET_AUXV` are newer than the constants of the C library.
 const PR_SET_VMA: u64 = 0x5356_4d41;
 const PR_GET_AUXV: u64 = 0x4155_5856;
-/// What may be asked of a descriptor, but for what makes the kernel send signals or type into a terminal: standard error is
-/// the server's own, opened before Landlock was there.
+/// Requests of `ioctl` that are refused, because they type into a terminal or make the kernel send signals: `TIOCSTI`,
+/// `TIOCLINUX`, `TIOCSCTTY`, `FIOSETOWN`, `SIOCSPGRP`, `FIOASYNC`. Standard error is the server's own and was opened
+/// before Landlock was applied, so Landlock does not restrict it.
 const IOCTL_REFUSED: [u64; 6] = [0x5412, 0x541c, 0x540e, 0x8901, 0x8902, 0x5452];
+/// Commands of `fcntl` that are refused, because they make the kernel send signals: `F_SETOWN`, `F_SETSIG`,
+/// `F_SETOWN_EX`.
 const FCNTL_REFUSED: [u64; 3] = [8, 10, 15];
 
 fn one(argument: u8, value: u64) -> Result<SeccompRule, BackendError> {
@@ -180,16 +184,16 @@ fn none(argument: u8, values: &[u64]) -> Result<Vec<SeccompRule>, BackendError> 
     Ok(vec![SeccompRule::new(conditions.collect::<Result<_, _>>()?)?])
 }
 
-/// The filter.
+/// Returns the filter. It names this process's id, so it must be made in the process that it is for.
 pub(super) fn filter() -> Result<BpfProgram, BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.iter().chain(OLDER).map(|call| (*call, Vec::new())).collect();
     let own = u64::from(std::process::id());
-    // Threads, but no processes: one that outlives its parent's pidfd would be out of reach.
+    // `clone` may start threads but no processes: the front door could not kill a process that outlives this one.
     let thread = u64::from(libc::CLONE_THREAD.cast_unsigned());
     let is_thread = SeccompCondition::new(0, Dword, MaskedEq(thread), thread)?;
     rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![is_thread])?]);
-    // abort() signals its own thread.
+    // `abort` sends a signal to its own thread.
     rules.insert(libc::SYS_tgkill, any(0, &[own])?);
     rules.insert(libc::SYS_prlimit64, any(0, &[0, own])?);
     rules.insert(libc::SYS_setpriority, any(0, &[u64::from(libc::PRIO_PROCESS)])?);

@@ -108,7 +108,7 @@ impl Tab {
     }
 
     /// Returns when the request was admitted, and the unbilled GPU time that [`Tab::runs_on`] was given.
-    pub fn began(&self) -> Option<(Instant, Duration)> {
+    pub fn opening(&self) -> Option<(Instant, Duration)> {
         self.open.as_ref().map(|open| (open.opened, open.unbilled))
     }
 

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 /// The key of a development server.
 pub const KEY: &str = "gnt_dev_local";
 /// Timeout for every wait in these tests.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// The root of the repository.
 pub fn root() -> PathBuf {
@@ -69,7 +69,7 @@ impl Server {
             line.extend(["--config".into(), path.display().to_string()]);
         }
         let (child, log) = spawn(line);
-        let url = log.recv_timeout(PATIENCE).expect("the server did not report that it listens");
+        let url = log.recv_timeout(WAIT_MAX).expect("the server did not report that it listens");
         let address = url.split_once("://").unwrap().1.parse().unwrap();
         Self { child: Mutex::new(child), url, address, data, _folder: folder }
     }
@@ -116,24 +116,24 @@ impl Server {
     }
 
     /// Sends a request with the development key.
-    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
         let mut all = vec![("x-gannet-key", KEY)];
         all.extend(headers);
         self.send_bare(method, path, &all, body)
     }
 
     /// Sends a request with only the given headers.
-    pub fn send_bare(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub fn send_bare(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
         self.try_send(method, path, headers, body).expect("no answer")
     }
 
     /// Like [`Self::send_bare`], for a server that may be killed in between. Returns None if no response arrives; the
     /// body may still be an error.
-    pub fn try_send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<Answer> {
+    pub fn try_send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<Response> {
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
-            .timeout_global(Some(PATIENCE))
+            .timeout_global(Some(WAIT_MAX))
             .build()
             .into();
         let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url));
@@ -145,7 +145,7 @@ impl Server {
         let mut response = response.ok()?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = response.body_mut().with_config().limit(1 << 30).read_to_vec();
-        Some(Answer { status, headers, body })
+        Some(Response { status, headers, body })
     }
 
     /// Sends a signal to the server.
@@ -160,7 +160,7 @@ impl Server {
     }
 
     /// Sends a request to the control API with a key and a JSON body. `Null` sends no body.
-    pub fn control(&self, key: &str, method: &str, path: &str, body: &Value) -> Answer {
+    pub fn control(&self, key: &str, method: &str, path: &str, body: &Value) -> Response {
         let headers = [("x-gannet-key", key), ("content-type", "application/json")];
         let text = if body.is_null() { String::new() } else { body.to_string() };
         self.send_bare(method, &format!("/api/v1/{path}"), &headers, text.as_bytes())
@@ -175,12 +175,12 @@ impl Server {
     }
 
     /// Deploys a prebuilt component under a name, with a manifest.
-    pub fn put(&self, key: &str, component: &str, name: &str, manifest: &str, query: &str) -> Answer {
+    pub fn put(&self, key: &str, component: &str, name: &str, manifest: &str, query: &str) -> Response {
         self.put_bytes(key, &std::fs::read(prebuilt(component)).unwrap(), name, manifest, query)
     }
 
     /// Deploys a component that is not among the prebuilt ones.
-    pub fn put_bytes(&self, key: &str, component: &[u8], name: &str, manifest: &str, query: &str) -> Answer {
+    pub fn put_bytes(&self, key: &str, component: &[u8], name: &str, manifest: &str, query: &str) -> Response {
         let mut body = format!(
             "--b\r\ncontent-disposition: form-data; name=\"manifest\"\r\n\r\n{manifest}\r\n--b\r\ncontent-disposition: form-data; name=\"component\"; filename=\"c\"\r\n\r\n"
         )
@@ -192,13 +192,13 @@ impl Server {
     }
 
     /// Calls a path with a key: with GET, or with POST if there is a body.
-    pub fn call_as(&self, key: &str, path: &str, body: &[u8]) -> Answer {
+    pub fn call_as(&self, key: &str, path: &str, body: &[u8]) -> Response {
         let method = if body.is_empty() { "GET" } else { "POST" };
         self.send_bare(method, path, &[("x-gannet-key", key)], body)
     }
 
     /// Calls a function of the development tenant: with GET, or with POST if there is a body.
-    pub fn call(&self, function: &str, path: &str, body: &[u8]) -> Answer {
+    pub fn call(&self, function: &str, path: &str, body: &[u8]) -> Response {
         let method = if body.is_empty() { "GET" } else { "POST" };
         self.send(method, &format!("/f/dev/{function}{path}"), &[], body)
     }
@@ -210,7 +210,7 @@ impl Server {
     }
 
     /// Returns the receipt of a request that got a response.
-    pub fn receipt(&self, answer: &Answer) -> Value {
+    pub fn receipt(&self, answer: &Response) -> Value {
         self.get_json(&format!("/api/v1/requests/{}", answer.header("x-request-id")))
     }
 
@@ -323,13 +323,13 @@ fn spawn(line: Vec<String>) -> (Child, mpsc::Receiver<String>) {
 }
 
 /// A response, with its body or the error that cut it off.
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub headers: ureq::http::HeaderMap,
     pub body: Result<Vec<u8>, ureq::Error>,
 }
 
-impl Answer {
+impl Response {
     pub fn bytes(&self) -> &[u8] {
         self.body.as_ref().expect("the body broke off")
     }
@@ -366,12 +366,12 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Polls `condition` until it holds. Panics after [`PATIENCE`].
+/// Polls `condition` until it holds. Panics after [`WAIT_MAX`].
 #[track_caller]
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let began = Instant::now();
     while !condition() {
-        assert!(began.elapsed() < PATIENCE, "it never happened: {what}");
+        assert!(began.elapsed() < WAIT_MAX, "it never happened: {what}");
         std::thread::yield_now();
     }
 }

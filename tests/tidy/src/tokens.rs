@@ -7,7 +7,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// A path as it is written in the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
+pub struct TokenPath {
     /// Its segments; `$crate` becomes `crate`.
     pub path: Vec<String>,
     /// Its first line.
@@ -24,7 +24,7 @@ pub enum Texts {
 }
 
 /// Adds all paths in the tokens to `found`.
-pub fn paths(tokens: TokenStream, texts: Texts, found: &mut Vec<Written>) {
+pub fn paths(tokens: TokenStream, texts: Texts, found: &mut Vec<TokenPath>) {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let mut at = 0;
     while let Some(token) = tokens.get(at) {
@@ -41,7 +41,7 @@ pub fn paths(tokens: TokenStream, texts: Texts, found: &mut Vec<Written>) {
                         continue;
                     }
                 }
-                found.push(Written { path, line: tokens.get(start).map_or(0, |token| token.span().start().line) });
+                found.push(TokenPath { path, line: tokens.get(start).map_or(0, |token| token.span().start().line) });
                 continue;
             }
             _ => {}
@@ -91,13 +91,13 @@ fn punct(tokens: &[TokenTree], at: usize, sign: char) -> bool {
     matches!(tokens.get(at), Some(TokenTree::Punct(punct)) if punct.as_char() == sign)
 }
 
-fn text(literal: &proc_macro2::Literal, found: &mut Vec<Written>) {
+fn text(literal: &proc_macro2::Literal, found: &mut Vec<TokenPath>) {
     let line = literal.span().start().line;
     let written = literal.to_string();
     let Some(inner) = written.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else { return };
     let Ok(path) = syn::parse_str::<syn::Path>(inner) else { return };
     let path = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
-    found.push(Written { path, line });
+    found.push(TokenPath { path, line });
 }
 
 #[cfg(test)]

@@ -50,8 +50,8 @@ impl GpuThread {
         let header = match run.and_then(|at| self.running.get(at)).and_then(|run| run.job.readback.as_ref()) {
             Some(readback) if slice.header_in_readback => read_header(&readback.buffer),
             _ => {
-                let header = read_header(&slice.meter.header);
-                slice.meter.header.unmap();
+                let header = read_header(&slice.meter.header_buffer);
+                slice.meter.header_buffer.unmap();
                 header
             }
         };

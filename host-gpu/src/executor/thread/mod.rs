@@ -70,7 +70,7 @@ struct GpuThread {
     in_flight: VecDeque<SliceInFlight>,
     clock: SliceClock,
     /// The number of the latest slice. A slice's number is never zero, because that is the flag's initial value.
-    number: u32,
+    slice_number: u32,
     /// Measured time for copying one MiB, in nanoseconds.
     mebibyte_ns: u64,
 }
@@ -86,7 +86,7 @@ pub(crate) fn spawn(mut parts: GpuThreadParts, jobs: mpsc::Receiver<Job>) {
         parts,
         running: VecDeque::new(),
         in_flight: VecDeque::new(),
-        number: 0,
+        slice_number: 0,
         mebibyte_ns: MEBIBYTE_NS,
     };
     let spawned = std::thread::Builder::new().name("gpu".into()).spawn(move || thread.run(jobs));

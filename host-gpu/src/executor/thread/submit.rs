@@ -55,9 +55,9 @@ impl GpuThread {
     }
 
     fn submit(&mut self, at: usize, plan: &SlicePlan) {
-        self.number = self.number.checked_add(1).unwrap_or(1);
-        let Self { parts, running, number, running_kernels, .. } = self;
-        let number = *number;
+        self.slice_number = self.slice_number.checked_add(1).unwrap_or(1);
+        let Self { parts, running, slice_number, running_kernels, .. } = self;
+        let number = *slice_number;
         let Some(run) = running.get_mut(at) else { return };
         if !std::mem::replace(&mut run.began, true) {
             for staged in run.job.upload.iter_mut().chain(run.job.readback.iter_mut()) {
@@ -70,7 +70,7 @@ impl GpuThread {
         let header_in_readback = last && run.job.readback.is_some();
         let header = match &run.job.readback {
             Some(readback) if last => &readback.buffer,
-            _ => &meter.header,
+            _ => &meter.header_buffer,
         };
         let (kernels, bytes) = contents(&run.job.steps, plan);
         running_kernels.begins(number, kernels.iter().map(|(kernel, _)| &kernel.source_hash));
@@ -133,7 +133,7 @@ fn map_results(run: &mut RunningJob, meter: &SliceMeter, last: bool, header_in_r
         }
     }
     if !header_in_readback {
-        meter.header.map_async(wgpu::MapMode::Read, .., |result| {
+        meter.header_buffer.map_async(wgpu::MapMode::Read, .., |result| {
             if let Err(error) = result {
                 tracing::error!(%error, "a slice's header could not be mapped");
             }

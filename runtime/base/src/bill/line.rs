@@ -1,32 +1,32 @@
-//! A line of the ledger: a request, or memory that was kept.
+//! A line of the ledger: the receipt of a request, or GPU memory that was kept for a while.
 
 use crate::bill::price::Price;
 use crate::bill::receipt::Receipt;
 use crate::names::{FunctionName, RequestId, TenantName};
 use serde::{Deserialize, Serialize};
 
-/// GPU memory that was kept for a function while nobody called it.
+/// GPU memory that a function kept for a span of time without requests (`scale.min`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ResidentMemory {
-    /// The line's own id.
+    /// The id of this line; no request has it.
     pub id: RequestId,
-    /// Whose.
+    /// The tenant that pays.
     pub tenant: TenantName,
-    /// For which function.
+    /// The function that kept the memory.
     pub function: FunctionName,
-    /// For which version of it.
+    /// Number of the function's current version.
     pub version: u32,
     /// When the span ended.
     pub time: jiff::Timestamp,
-    /// How long it was.
+    /// Length of the span in milliseconds.
     pub span_ms: u64,
-    /// How much was kept.
+    /// GPU memory kept, in bytes.
     pub bytes: u64,
-    /// On a GPU of this class.
+    /// Class of the GPU.
     pub class: String,
-    /// What it cost then.
+    /// The prices in force at that time.
     pub price: Price,
-    /// What it costs.
+    /// The charge for the span, in micro-units.
     pub micro_units: u64,
 }
 
@@ -36,12 +36,12 @@ pub struct ResidentMemory {
 pub enum LedgerLine {
     /// An admitted request.
     Request(Box<Receipt>),
-    /// Memory kept.
+    /// GPU memory kept without requests.
     Resident(ResidentMemory),
 }
 
 impl LedgerLine {
-    /// Its id, by which it is counted once.
+    /// Returns the line's id. The sums use it to count each line only once.
     pub fn id(&self) -> RequestId {
         match self {
             Self::Request(receipt) => receipt.request,

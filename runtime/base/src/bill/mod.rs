@@ -1,4 +1,4 @@
-//! The bill: what a request cost, what kept memory cost, and their sums. Pure.
+//! The bill: the cost of a request, the cost of kept GPU memory, and their sums. Pure.
 
 pub mod price;
 pub mod receipt;

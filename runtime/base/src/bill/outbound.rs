@@ -1,8 +1,9 @@
-//! What a request has sent out over HTTP so far. The front door counts it as it passes; the request's tab reads it when it closes.
+//! Counters of a request's outbound HTTP. The front door counts while it relays; the request's tab reads the counters
+//! when it closes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Calls and bytes of one request.
+/// Number of outbound calls of one request, and their bytes.
 #[derive(Debug, Default)]
 pub struct OutboundUse {
     calls: AtomicU64,
@@ -15,17 +16,17 @@ impl OutboundUse {
         self.calls.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts bytes, of either direction.
+    /// Counts bytes that were sent or received.
     pub fn add_bytes(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes both ways.
+    /// Returns the bytes sent and received so far.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether anything outside may have been affected.
+    /// Returns whether the request has called out. If so, it may have had an effect outside, and must not be repeated.
     pub fn has_called(&self) -> bool {
         self.calls.load(Ordering::Relaxed) > 0
     }

@@ -1,38 +1,38 @@
-//! What work costs, in integers. Pure.
+//! The price of work, in integers. Pure.
 //!
 //! ```text
 //!  gpu_ms = ⌈GPU time⌉   cpu_ms = ⌈CPU time⌉   in whole milliseconds
 //!  cost   = ⌈gpu_ms × gpu price ÷ 1000⌉ + ⌈cpu_ms × cpu price ÷ 1000⌉   in micro-units
 //! ```
 //!
-//! A platform fault costs nothing. Each line of the ledger is a whole number of micro-units, so that lines add up to the
-//! invoice however they are grouped.
+//! A request that failed by the platform's fault costs nothing. Each line of the ledger is a whole number of
+//! micro-units, so that the lines add up to the invoice, however they are grouped.
 
 use serde::{Deserialize, Serialize};
 
-/// Prices in micro-units (millionths of the currency), frozen on each line of the ledger.
+/// Prices in micro-units (millionths of the currency). Each line of the ledger keeps the prices that it was charged at.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
 )]
 pub struct Price {
-    /// A second of GPU work.
+    /// Price of one second of GPU time.
     pub gpu_micro_units_per_s: u64,
-    /// A second of the guest's CPU time.
+    /// Price of one second of the guest's CPU time.
     pub cpu_micro_units_per_s: u64,
-    /// A GiB of GPU memory kept for a second.
+    /// Price of one GiB of GPU memory, kept for one second without requests.
     pub resident_micro_units_per_gib_s: u64,
 }
 
-/// What a request costs.
+/// The cost of a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// GPU time that is charged.
+    /// GPU time charged, in milliseconds, rounded up.
     pub gpu_ms: u64,
-    /// CPU time that is charged.
+    /// CPU time charged, in milliseconds, rounded up.
     pub cpu_ms: u64,
-    /// For the GPU.
+    /// Charge for GPU time.
     pub gpu_micro_units: u64,
-    /// For the CPU.
+    /// Charge for CPU time.
     pub cpu_micro_units: u64,
 }
 
@@ -42,7 +42,7 @@ fn charge(milliseconds: u64, per_s: u64) -> u64 {
 }
 
 impl Price {
-    /// What so much work costs.
+    /// Returns the cost of this much GPU and CPU time.
     pub fn of_work(self, gpu_ns: u64, cpu_us: u64) -> Cost {
         let (gpu_ms, cpu_ms) = (gpu_ns.div_ceil(1_000_000), cpu_us.div_ceil(1000));
         Cost {
@@ -53,7 +53,7 @@ impl Price {
         }
     }
 
-    /// What it costs to keep so many bytes for a second, times the seconds.
+    /// Returns the charge in micro-units for kept GPU memory. `byte_seconds` is its size in bytes times the seconds.
     pub fn of_memory(self, byte_seconds: u128) -> u64 {
         let micro = byte_seconds.saturating_mul(u128::from(self.resident_micro_units_per_gib_s)).div_ceil(1 << 30);
         u64::try_from(micro).unwrap_or(u64::MAX)

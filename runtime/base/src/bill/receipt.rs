@@ -1,4 +1,4 @@
-//! What one request was and cost.
+//! The receipt of one request: what it was, where its time went, what it used and what it cost.
 
 use crate::bill::price::Price;
 use crate::names::{FunctionName, RequestId, TenantName};
@@ -9,16 +9,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StartKind {
-    /// The worker was up and had the function loaded.
+    /// A worker was running and had the version loaded.
     Hot,
-    /// A spare was claimed, or the worker loaded the function.
+    /// A spare was claimed, or a running worker loaded the version.
     Warm,
-    /// A process was started.
+    /// A worker process was started.
     Cold,
 }
 
 impl StartKind {
-    /// The word for headers and metrics.
+    /// Returns the word for headers and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Hot => "hot",
@@ -28,98 +28,98 @@ impl StartKind {
     }
 }
 
-/// What GPU time was measured with.
+/// The clock that measured the GPU time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GpuClock {
-    /// The GPU's timestamps.
+    /// Timestamps of the GPU.
     Gpu,
-    /// The host's clock around the submission.
+    /// The host's clock around each submission, because the device has no timestamps.
     Wall,
 }
 
-/// What a request was and cost. Times are in microseconds, GPU time in nanoseconds.
+/// What a request was, used and cost. Times are in microseconds, GPU time in nanoseconds.
 ///
-/// `admit_us + start_us + guest_us + gpu_wait_us + io_us + respond_us` is `wall_us`, but for what the processor was busy with
-/// something else.
+/// `admit_us + start_us + guest_us + gpu_wait_us + io_us + respond_us` is `wall_us`, except for time in which the
+/// processor was busy with something else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Receipt {
-    /// The request.
+    /// The request's id.
     #[schema(value_type = String, format = "uuid")]
     pub request: RequestId,
-    /// Whose function.
+    /// The tenant that owns the function.
     #[schema(value_type = String)]
     pub tenant: TenantName,
-    /// Which function.
+    /// The function that was called.
     #[schema(value_type = String)]
     pub function: FunctionName,
-    /// Which version of it.
+    /// Number of the version that served the request.
     pub version: u32,
-    /// When it was admitted, RFC 3339.
+    /// When the request was admitted, RFC 3339.
     #[schema(value_type = String, format = DateTime)]
     pub time: jiff::Timestamp,
-    /// How it started.
+    /// How the request started; absent if it got no worker.
     pub start: Option<StartKind>,
-    /// Waiting for admission.
+    /// Time in admission, including the wait for permits.
     pub admit_us: u64,
-    /// Waiting for room for a worker on a GPU.
+    /// Wait until a GPU had room for a worker.
     #[serde(default)]
     pub capacity_us: u64,
-    /// From the claim on a worker to the first guest instruction, that wait included.
+    /// From the claim of a worker to the guest's first instruction, including `capacity_us`.
     pub start_us: u64,
-    /// Compiling kernels.
+    /// Time in which kernels were compiled.
     pub kernels_us: u64,
-    /// Bringing assets to the GPU, beside other work or as a part of `gpu_wait_us`.
+    /// Time in which assets were uploaded to the GPU: parallel to other work, or as part of `gpu_wait_us`.
     #[serde(default)]
     pub assets_us: u64,
     /// CPU time of the guest.
     pub guest_us: u64,
-    /// Waiting for the GPU, its work included, or for a kernel to be compiled.
+    /// Time in which the guest waited for the GPU or for a kernel to be compiled. Includes the GPU's work.
     pub gpu_wait_us: u64,
-    /// Waiting for bodies, timers and outbound requests.
+    /// Time in which the guest waited for bodies, timers and outbound requests.
     pub io_us: u64,
-    /// From the guest's end to the last byte of its answer.
+    /// From the guest's end to the last byte of the response.
     pub respond_us: u64,
-    /// GPU time.
+    /// GPU time measured.
     pub gpu_ns: u64,
-    /// Where GPU time came from.
+    /// The clock that measured `gpu_ns`.
     pub gpu_clock: GpuClock,
-    /// Submissions to the GPU.
+    /// Number of slices (submissions to the GPU).
     pub slices: u64,
-    /// The most GPU memory held at once.
+    /// Largest amount of GPU memory held at one time.
     pub gpu_memory_peak_bytes: u64,
-    /// From admission to the last byte.
+    /// From the start of admission to the last byte of the response.
     pub wall_us: u64,
-    /// Bytes of the request's body.
+    /// Size of the request's body.
     pub bytes_in: u64,
-    /// Bytes of the response's body.
+    /// Size of the response's body.
     pub bytes_out: u64,
-    /// Bytes of outbound requests and their answers.
+    /// Bytes of outbound requests and their responses.
     pub egress_bytes: u64,
-    /// The response's status; 0 if none was sent.
+    /// Status of the response; 0 if none was sent.
     pub status: u16,
-    /// The code of what went wrong.
+    /// Stable code of the error; absent if the request succeeded.
     pub error: Option<String>,
-    /// What went wrong, in words.
+    /// The error in words.
     pub error_detail: Option<String>,
-    /// Whose fault that was.
+    /// Who is at fault for the error.
     pub fault: Option<Blame>,
-    /// The class of the GPU, once there was one.
+    /// Class of its worker's GPU; absent if the request got no worker.
     pub class: Option<String>,
-    /// What its work cost then.
+    /// The prices in force at that time.
     pub price: Price,
-    /// GPU time that is charged.
+    /// GPU time charged, in milliseconds.
     pub gpu_ms: u64,
-    /// CPU time that is charged.
+    /// CPU time charged, in milliseconds.
     pub cpu_ms: u64,
-    /// What it costs for the GPU.
+    /// Charge for GPU time.
     pub gpu_micro_units: u64,
-    /// What it costs for the CPU.
+    /// Charge for CPU time.
     pub cpu_micro_units: u64,
 }
 
 impl Receipt {
-    /// The receipt of a request that has just been admitted.
+    /// Returns the receipt of a request that has just been admitted.
     pub fn open(request: RequestId, tenant: TenantName, function: FunctionName, version: u32, price: Price) -> Self {
         Self {
             request,
@@ -158,12 +158,12 @@ impl Receipt {
         }
     }
 
-    /// What it costs.
+    /// Returns the total charge.
     pub fn micro_units(&self) -> u64 {
         self.gpu_micro_units.saturating_add(self.cpu_micro_units)
     }
 
-    /// Works out what it costs.
+    /// Computes the charges from the measured times. A platform fault leaves them at zero.
     pub fn charge(&mut self) {
         if self.fault == Some(Blame::Platform) {
             return;

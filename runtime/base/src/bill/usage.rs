@@ -1,9 +1,10 @@
-//! Sums of the ledger's lines, by tenant, day, function, version, class of GPU and price. Pure.
+//! Sums of the ledger's lines, by tenant, day, function, version, GPU class and price. Pure.
 //!
-//! Sums of lines that are settled lie in the store; those since then in a [`Rollup`]. The two together are the usage.
+//! The store contains the sums of the settled lines. A [`Rollup`] contains the sums of the lines after those. Both
+//! together are the usage.
 //!
-//! Invariants: each line counts once, however often it is read and in whatever order; every sum of rows is the sum of the
-//! lines' own whole numbers.
+//! Invariants: each line counts once, however often and in whatever order lines are read. The sum of any rows equals
+//! the sum of their lines, because each line is a whole number.
 
 use crate::bill::LedgerLine;
 use crate::bill::price::Price;
@@ -12,60 +13,60 @@ use crate::time::{Day, day_of};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 
-/// What a row of usage is about.
+/// The key of a row of usage.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UsageKey {
-    /// Whose.
+    /// The tenant that pays.
     pub tenant: TenantName,
-    /// On which day.
+    /// The day (UTC) of the lines.
     pub day: Day,
-    /// Which function.
+    /// The function that was called, or that kept memory.
     pub function: FunctionName,
-    /// Which version of it.
+    /// Number of the function's version.
     pub version: u32,
-    /// On which class of GPU; `none` for requests that never had one.
+    /// Class of the GPU; `none` for requests that got no worker.
     pub class: String,
-    /// At which price.
+    /// The prices that the lines were charged at.
     pub price: Price,
 }
 
-/// Sums.
+/// The sums in a row of usage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct Sums {
-    /// Requests admitted.
+    /// Number of admitted requests.
     pub requests: u64,
-    /// Of them with an error.
+    /// Number of admitted requests with an error.
     pub errors: u64,
-    /// GPU time charged.
+    /// GPU time charged, in milliseconds.
     pub gpu_ms: u64,
-    /// CPU time charged.
+    /// CPU time charged, in milliseconds.
     pub cpu_ms: u64,
-    /// GPU time measured, of requests that are charged and of those that are not.
+    /// GPU time measured, including that of requests that are not charged.
     pub gpu_ns: u64,
-    /// Bytes of requests' bodies.
+    /// Bytes of request bodies.
     pub bytes_in: u64,
-    /// Bytes of answers' bodies.
+    /// Bytes of response bodies.
     pub bytes_out: u64,
-    /// Bytes of outbound requests and their answers.
+    /// Bytes of outbound requests and their responses.
     pub egress_bytes: u64,
-    /// GPU memory kept, times how long, in MiB seconds.
+    /// GPU memory kept without requests, in MiB times seconds.
     pub resident_mib_s: u64,
-    /// What it costs for the GPU.
+    /// Charge for GPU time.
     pub gpu_micro_units: u64,
-    /// What it costs for the CPU.
+    /// Charge for CPU time.
     pub cpu_micro_units: u64,
-    /// What it costs for memory kept.
+    /// Charge for GPU memory kept without requests.
     pub resident_micro_units: u64,
 }
 
 impl Sums {
-    /// What all of it costs.
+    /// Returns the total charge.
     pub fn micro_units(&self) -> u64 {
         self.gpu_micro_units.saturating_add(self.cpu_micro_units).saturating_add(self.resident_micro_units)
     }
 
-    /// Adds other sums.
+    /// Adds each of the other sums to its counterpart, saturating.
     pub fn add(&mut self, other: &Self) {
         for (sum, more) in [
             (&mut self.requests, other.requests),
@@ -86,7 +87,7 @@ impl Sums {
     }
 }
 
-/// The row that a line counts in, and what it adds.
+/// Returns the key of the row that a line counts in, and what the line adds to it.
 fn row_of(line: &LedgerLine) -> (UsageKey, Sums) {
     match line {
         LedgerLine::Request(receipt) => (
@@ -130,7 +131,7 @@ fn row_of(line: &LedgerLine) -> (UsageKey, Sums) {
     }
 }
 
-/// Sums of lines that are not settled yet.
+/// Sums of the lines that are not settled yet.
 #[derive(Debug, Default)]
 pub struct Rollup {
     seen: HashSet<RequestId>,
@@ -146,17 +147,17 @@ impl Rollup {
         }
     }
 
-    /// Lines counted.
+    /// Returns the number of lines counted.
     pub fn lines(&self) -> usize {
         self.seen.len()
     }
 
-    /// The rows.
+    /// Returns all rows, ordered by key.
     pub fn rows(&self) -> impl Iterator<Item = (&UsageKey, &Sums)> {
         self.rows.iter()
     }
 
-    /// The rows of a tenant.
+    /// Returns the rows of a tenant on these days.
     pub fn rows_of(&self, tenant: &TenantName, days: std::ops::RangeInclusive<Day>) -> Vec<(UsageKey, Sums)> {
         let of = self.rows.iter().filter(|(key, _)| key.tenant == *tenant && days.contains(&key.day));
         of.map(|(key, sums)| (key.clone(), *sums)).collect()

@@ -1,23 +1,24 @@
-//! What the front door and a builder say to each other: the order, the stages that the builder is at, and its report.
+//! The messages between the front door and a builder: the build's specification, the stage that the builder has
+//! reached, and its report.
 
 use crate::hop::{BundleAsset, BundleKernel};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Why an upload is not good.
+/// Why an upload is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RejectCode {
-    /// It is not a component that can be served.
+    /// The upload is not a component that can be served.
     ComponentInvalid,
-    /// One of its kernels is not good.
+    /// One of its kernels is invalid, or failed its trial.
     KernelRejected,
-    /// Its `init` did not end well, or left what cannot be kept.
+    /// Its `init` failed, or left a state that a snapshot cannot keep.
     InitFailed,
 }
 
 impl RejectCode {
-    /// The stable code.
+    /// Returns the stable code for clients.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ComponentInvalid => "component_invalid",
@@ -26,7 +27,7 @@ impl RejectCode {
         }
     }
 
-    /// What to do about it.
+    /// Returns what the author can do about it.
     pub fn hint(self) -> Option<&'static str> {
         match self {
             Self::ComponentInvalid => Some(
@@ -41,48 +42,49 @@ impl RejectCode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{detail}")]
 pub struct Rejected {
-    /// What kind.
+    /// The kind of error.
     pub code: RejectCode,
-    /// What is wrong, with the place.
+    /// What is wrong, and where.
     pub detail: String,
 }
 
-/// What the builder is asked to do, as a file for the child.
+/// What a builder is to do. It gets this as a file.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct BuildSpec {
-    /// The GPU to try kernels on.
+    /// Index of the GPU to try kernels on; without one, kernels are not tried.
     pub gpu: Option<u32>,
     /// Whether components for `wasi:http/service` 0.3 are accepted.
     pub wasi_http_0_3: bool,
-    /// What its `init` is run with, if it has a snapshot.
+    /// What to run the component's `init` with, if its manifest asks for a snapshot.
     pub snapshot: Option<InitSpec>,
 }
 
-/// What a component's `init` sees. The assets' files are the descriptors behind the builder's own, in the same order.
+/// What a component's `init` can see and use. The files of the assets are the builder's descriptors after its own
+/// seven, in the order of `assets`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct InitSpec {
-    /// Its environment, without secrets.
+    /// The function's environment, without secrets.
     pub env: BTreeMap<String, String>,
-    /// Its assets.
+    /// The function's assets.
     pub assets: Vec<BundleAsset>,
-    /// The memory that it may take.
+    /// Limit on its linear memory.
     pub memory_bytes: u64,
-    /// The most bytes of the component with the memory that it leaves.
+    /// Limit on the size of the component together with the memory that `init` leaves.
     pub bytes_max: u64,
 }
 
-/// What the child found.
+/// What the builder found in a valid upload.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BuildReport {
-    /// The kernels, by name.
+    /// The component's kernels, by name.
     pub kernels: BTreeMap<String, BundleKernel>,
-    /// What its author should know.
+    /// Warnings for the author.
     pub warnings: Vec<String>,
-    /// Size of the component with what `init` left in memory, if it has a snapshot.
+    /// Size in bytes of the component with the memory that `init` left, if there is a snapshot.
     pub snapshot_size: Option<u64>,
 }
 
-/// What the child is doing, so that a crash or a timeout can be blamed.
+/// What the builder is doing. If it crashes or takes too long, the stage tells what caused it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "at", rename_all = "snake_case")]
 pub enum BuildStage {
@@ -95,6 +97,6 @@ pub enum BuildStage {
         /// Its name.
         name: String,
     },
-    /// Done; the report is written.
+    /// The builder is done and has written its report.
     Done,
 }

@@ -1,9 +1,10 @@
-//! What the front door and its children say to each other.
+//! The messages between the front door and its children.
 //!
-//! Requests travel as HTTP/1.1 over socketpairs that are handed to the worker as they are needed,
-//! one request at a time on each, so that back-pressure and cancelling are the socket's own. What
-//! is not HTTP goes in frames over the control socket ([`ToWorker`], [`FromWorker`]). What a
-//! request took ([`WorkReport`]) is a header of the answer when it has finished, and a frame when its answer is streamed.
+//! Requests go to a worker as HTTP/1.1 over socketpairs (the hop). The front door hands the worker a socket when it
+//! needs one more, and each socket carries one request at a time, so that back-pressure and cancelling are those of the
+//! socket. Everything else goes in frames over the control socket ([`ToWorker`], [`FromWorker`]). What a request used
+//! ([`WorkReport`]) is a header of the response if the guest has finished by then, and a frame if the response is
+//! streamed.
 
 pub mod build;
 pub mod outbound;
@@ -11,28 +12,29 @@ pub mod outbound;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 
-/// Headers on the hop only. Whatever a client or a guest sends under `x-gannet-` is removed first.
+/// Headers that are used only between the front door and a worker. Any `x-gannet-` header that a client or a guest
+/// sends is removed first.
 pub mod header {
     use http::HeaderName;
-    /// Which loaded version runs.
+    /// The version to run, or the version of the guest that calls out.
     pub const VERSION: HeaderName = HeaderName::from_static("x-gannet-hop-version");
-    /// The request's id.
+    /// The request's id, or the id of the request that calls out.
     pub const REQUEST: HeaderName = HeaderName::from_static("x-gannet-hop-request");
-    /// Milliseconds until the first byte must be there.
+    /// Milliseconds within which the first byte of the response must come.
     pub const DEADLINE: HeaderName = HeaderName::from_static("x-gannet-hop-deadline-ms");
-    /// The work done, as JSON, when it is known before the head.
+    /// The [`WorkReport`](super::WorkReport) as JSON, if it is known before the head of the response is sent.
     pub const WORK: HeaderName = HeaderName::from_static("x-gannet-hop-work");
-    /// Marks an answer that is not the guest's but says that the guest failed.
+    /// Marks a response of the worker itself, which says that the guest failed.
     pub const FAULT: HeaderName = HeaderName::from_static("x-gannet-hop-fault");
 }
 
-/// Number of a version inside one run of the front door.
+/// Number that identifies a version within one run of the front door.
 pub type VersionKey = u64;
 
-/// What a version may use, as its worker enforces it.
+/// The limits of a version that its worker enforces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunLimits {
-    /// Linear memory of an instance.
+    /// Linear memory of an instance, in bytes.
     pub memory_bytes: u64,
     /// CPU time of a request.
     pub cpu_ms: u64,
@@ -42,43 +44,43 @@ pub struct RunLimits {
     pub gpu_time_ms: u64,
     /// Log text of a request.
     pub log_bytes: u64,
-    /// From one part of a streamed body to the next.
+    /// Time from one part of a streamed response body to the next.
     pub stream_idle_ms: u64,
-    /// A streamed body as a whole.
+    /// Time that a streamed response body may take as a whole, or that a guest may run on after its response.
     pub stream_ms: u64,
-    /// Until the first byte of an answer, waiting included.
+    /// Time from a request's arrival at the front door to the first byte of its response, waiting included.
     pub timeout_ms: u64,
-    /// Requests that one instance serves.
+    /// Requests that one instance serves, one after the other.
     pub instance_reuse: u64,
 }
 
-/// A version as its worker needs it. It travels as a file, since kernels can be long.
+/// What a worker needs to run a version. It is sent as a file, because kernels can be longer than a frame.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Bundle {
-    /// The function's name, for messages.
+    /// The function's name, for log lines and errors.
     pub function: String,
-    /// Its declared kernels.
+    /// The kernels that the version declares, by name.
     pub kernels: BTreeMap<String, BundleKernel>,
-    /// Its assets, in the order of the descriptors beside the bundle.
+    /// The version's assets, in the order of the descriptors that are sent with the bundle.
     #[serde(default)]
     pub assets: Vec<BundleAsset>,
-    /// Whether its assets stay on the GPU while nobody calls.
+    /// Whether the version's assets stay on the GPU without requests (`scale.min`).
     #[serde(default)]
     pub keep: bool,
-    /// Its environment.
+    /// The version's environment.
     pub env: BTreeMap<String, String>,
-    /// Its secrets, open. They are in this file, which is in memory only, and in the worker.
+    /// The version's secrets, decrypted. Only this file, which is in memory, and the worker contain them.
     pub secrets: BTreeMap<String, String>,
-    /// Its limits.
+    /// The limits that the worker enforces.
     pub limits: RunLimits,
 }
 
 /// An asset of a version.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BundleAsset {
-    /// What the version calls it.
+    /// The function's name for the asset.
     pub name: String,
-    /// SHA-256 of its bytes.
+    /// SHA-256 of its bytes, in hex.
     pub digest: String,
     /// Its size in bytes.
     pub size: u64,
@@ -87,30 +89,32 @@ pub struct BundleAsset {
 /// A declared kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BundleKernel {
-    /// The WGSL.
+    /// The WGSL source, as declared.
     pub wgsl: String,
-    /// The entry point.
+    /// Name of the entry point.
     pub entry: String,
-    /// The hardened WGSL, for people; none for one that is compiled only when it is opened, and in a worker's bundle.
+    /// The hardened WGSL, for people to read. Absent in a worker's bundle, and for a kernel that is compiled only when
+    /// the guest opens it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hardened: Option<String>,
 }
 
-/// Which layers hold in a child.
+/// Which layers of confinement are in force in a child.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confinement {
-    /// It runs as a user that nothing else runs as.
+    /// The child runs as a user of its own.
     pub own_user: bool,
-    /// Landlock, with all that the kernel offers of it.
+    /// Landlock is in force, with all features that the kernel supports.
     pub landlock: bool,
-    /// seccomp, on all threads.
+    /// The seccomp filter is in force on all threads.
     pub seccomp: bool,
-    /// It reaches its own folder. Not a layer: without it the driver has no cache.
+    /// The child can read its own folder. This is not a layer, but without the folder the driver has no cache.
     pub own_folder: bool,
 }
 
 impl Confinement {
-    /// The layers that are missing and are not a choice: without root there is no other user to be.
+    /// Returns the required layers that are missing. A user of its own is not required, because only root can change
+    /// users.
     pub fn missing(&self) -> Vec<&'static str> {
         let mut missing = Vec::new();
         if !self.landlock {
@@ -123,126 +127,127 @@ impl Confinement {
     }
 }
 
-/// Front door to worker.
+/// A message from the front door to a worker.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum ToWorker {
-    /// Load a version; beside it the compiled component, the bundle, and its assets.
+    /// Load a version. The descriptors in the frame are the compiled component, the [`Bundle`], and the version's
+    /// assets.
     Load {
         /// Its number.
         version: VersionKey,
     },
-    /// Forget a version; no request of it is under way.
+    /// Unload a version. No request of it is in flight.
     Unload {
         /// Its number.
         version: VersionKey,
     },
-    /// Serve HTTP on the socket beside it.
+    /// Serve HTTP requests on the socket in the frame.
     Connect,
-    /// Send outbound requests by the socket beside it.
+    /// Send outbound requests over the socket in the frame.
     Egress,
-    /// From now on refuse these kernels, and no others: a few hundred at most.
+    /// Refuse these kernels from now on. The list replaces the previous one and has a few hundred entries at most.
     Quarantine {
-        /// Hashes of their sources.
+        /// Hashes of the kernels' sources and entry points.
         sources: HashSet<[u8; 32]>,
     },
 }
 
-/// Worker to front door.
+/// A message from a worker to the front door.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
 pub enum FromWorker {
-    /// Device, runtime and confinement are up.
+    /// The worker is ready: the device is open, and the runtime and the confinement are set up.
     Ready {
-        /// The layers that hold.
+        /// The layers of confinement that are in force.
         confinement: Confinement,
         /// The GPU's name, if one was opened.
         gpu: Option<String>,
     },
-    /// A version was loaded, or why not.
+    /// A version was loaded, or could not be loaded.
     Loaded {
         /// Its number.
         version: VersionKey,
-        /// What went wrong.
+        /// Why the version could not be loaded.
         error: Option<String>,
     },
-    /// The work of a request whose answer was streamed.
+    /// What a request used, if its response was streamed.
     Work {
-        /// The request.
+        /// The request's id.
         request: crate::names::RequestId,
-        /// What it took.
+        /// What the request used.
         work: WorkReport,
     },
 }
 
-/// What a request took inside its worker. Nanoseconds.
+/// What a request used in its worker. Times are in nanoseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkReport {
-    /// From the request's arrival in the worker to the first guest instruction.
+    /// From the request's arrival in the worker to the guest's first instruction.
     pub start_ns: u64,
     /// CPU time of the guest.
     pub guest_ns: u64,
-    /// Compiling kernels.
+    /// Time in which kernels were compiled.
     pub kernels_ns: u64,
     /// GPU time.
     pub gpu_ns: u64,
-    /// Submissions to the GPU.
+    /// Number of slices (submissions to the GPU).
     pub slices: u64,
-    /// Waiting for the GPU or a compiler.
+    /// Time in which the guest waited for the GPU or for a kernel to be compiled.
     pub gpu_wait_ns: u64,
-    /// Bringing assets to the GPU, beside other work or while the guest waited.
+    /// Time in which assets were uploaded to the GPU: parallel to other work, or while the guest waited.
     #[serde(default)]
     pub assets_ns: u64,
-    /// Waiting for anything else: bodies, timers, outbound requests.
+    /// Time in which the guest waited for anything else: bodies, timers, outbound requests.
     pub io_ns: u64,
-    /// The most GPU memory held at once, in bytes.
+    /// Largest amount of GPU memory held at one time, in bytes.
     pub gpu_memory_peak: u64,
-    /// Whether GPU time is wall time, because the device has no timestamps.
+    /// Whether `gpu_ns` is wall time, because the device has no timestamps.
     pub gpu_wall_clock: bool,
-    /// Why the guest failed.
+    /// Why the guest failed, if it did.
     pub fault: Option<Fault>,
 }
 
 /// Why a guest failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
-    /// What kind.
+    /// The kind of failure.
     pub code: FaultCode,
-    /// For people: the value and the limit.
+    /// What is wrong, for people: the value and the limit.
     pub detail: String,
 }
 
-/// The kinds of failure that a worker can report of a guest.
+/// The kinds of failures of guests that a worker reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultCode {
-    /// It trapped, or ended without an answer.
+    /// The guest trapped, responded with an error, or ended without a response.
     FunctionTrapped,
-    /// It used up its CPU time or its time to answer.
+    /// The guest used up its CPU time, or took too long to respond or to stream its response.
     DeadlineExceeded,
-    /// It passed its memory limit.
+    /// The guest reached its memory limit.
     MemoryLimit,
-    /// The worker could not run it.
+    /// The worker could not run the guest.
     Unavailable,
 }
 
-/// One piece of log.
+/// A line of a guest's log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LogFrame {
-    /// The version that wrote it.
+    /// The version whose guest wrote the line.
     pub version: VersionKey,
-    /// The request it was written in.
+    /// The request that the guest served when it wrote the line.
     pub request: crate::names::RequestId,
-    /// `stdout` or `stderr`.
+    /// The stream that the guest wrote to.
     pub stream: LogStream,
-    /// One line, without its end.
+    /// The line, without the line break.
     pub text: String,
-    /// Lines lost before this one, because the front door did not read fast enough.
+    /// Number of lines dropped before this one, because the front door did not read fast enough.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub lost: u64,
 }
 
-/// Where a line was written.
+/// The stream that a guest wrote a line to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogStream {

@@ -1,46 +1,48 @@
-//! Outbound HTTP between a worker and the front door: what both sides hold to, and why a call was refused.
+//! Outbound HTTP between a worker and the front door: the limits of the HTTP/2 connection, which both sides use, and
+//! the reasons why a call fails. A call is one outbound request of a guest.
 
 use serde::{Deserialize, Serialize};
 
-/// Calls of one worker at once.
+/// Calls of one worker at the same time.
 pub const STREAMS_MAX: u32 = 64;
-/// Bytes that one call may be ahead. All together fit into the connection's window, so that one that nobody reads holds up no
-/// other.
+/// Flow-control window of one call, in bytes. The connection's window is the sum of all calls' windows, so that a call
+/// whose bytes nobody reads does not block the others.
 pub const WINDOW: u32 = 256 * 1024;
-/// Bytes of a head.
+/// Limit on the head of a request or response, in bytes.
 pub const HEAD_BYTES_MAX: u32 = 128 * 1024;
 
 /// Why a call was refused or failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OutboundError {
-    /// The host is not in the manifest's list.
+    /// The manifest does not allow the destination, or the method is CONNECT or TRACE, or the call names no request in
+    /// flight of this worker.
     NotListed,
     /// A limit is used up.
     Limit {
-        /// Its name.
+        /// Name of the limit.
         name: String,
-        /// It.
+        /// Value of the limit.
         limit: u64,
     },
-    /// The name has no address.
+    /// The host name could not be resolved.
     Dns,
-    /// It has none that functions may reach.
+    /// The host has no address that functions may reach.
     Prohibited,
-    /// Nobody listens there, or not in time.
+    /// No connection was made in time, or it failed before the response.
     Unreachable,
-    /// TLS failed.
+    /// The TLS handshake failed.
     Tls,
-    /// The answer did not come in time.
+    /// The response did not come in time.
     Timeout,
-    /// The answer is larger than it may be.
+    /// The response is larger than its limit.
     TooLarge,
-    /// What came is no HTTP.
+    /// The request or the response is not valid HTTP.
     Protocol,
 }
 
 impl OutboundError {
-    /// A limit that is used up.
+    /// Returns the error for a limit that is used up.
     pub fn limit(name: &str, limit: u64) -> Self {
         Self::Limit { name: name.to_owned(), limit }
     }

@@ -1,8 +1,8 @@
-//! What a tenant has in flight and has used: counters that outlive snapshots. Decisions take the limits and the time as
-//! arguments.
+//! Counters of a tenant: requests in flight and waiting, and use in the current day and month. They outlive the
+//! registry's snapshots. Decisions take the limits and the time as arguments.
 //!
-//! Invariant: a counter is given back exactly when its guard is dropped; what was used in a day or a month only grows in it,
-//! even when the clock is set back.
+//! Invariants: a counted request stops counting exactly when its guard is dropped. The use of a day or a month only
+//! grows until the next one begins, even when the clock is set back.
 
 use crate::quota::rate::Bucket;
 use crate::time::{Day, day_of, month_of};
@@ -10,21 +10,22 @@ use jiff::Timestamp;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What was used in the current day and month.
+/// What a tenant has used in the current day and month (UTC).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PeriodUsage {
     day: Day,
     month: i64,
-    /// GPU time of the day.
+    /// GPU time used in the day.
     pub gpu_ns: u64,
-    /// Outbound HTTP of the day.
+    /// Bytes of outbound HTTP in the day, both directions.
     pub egress_bytes: u64,
-    /// What the month costs so far.
+    /// Charges of the month so far.
     pub micro_units: u64,
 }
 
 impl PeriodUsage {
-    /// Begins a new day or month when it is time. A clock that was set back changes nothing.
+    /// Resets the counters if `day` is in a later day or month, and returns them. A clock that was set back changes
+    /// nothing.
     pub fn at(&mut self, day: Day) -> &mut Self {
         if day > self.day {
             let month = month_of(day);
@@ -37,19 +38,19 @@ impl PeriodUsage {
     }
 }
 
-/// See the module.
+/// The counters of one tenant; see the module.
 #[derive(Debug, Default)]
 pub struct TenantCounters {
-    /// Requests of the tenant.
+    /// Rate of requests to the tenant's functions.
     pub rate: Bucket,
-    /// Changes through the control API.
+    /// Rate of changes through the control API.
     pub changes: Bucket,
     in_flight: AtomicUsize,
     waiting: AtomicUsize,
     spent: Mutex<PeriodUsage>,
 }
 
-/// Counts one request, in flight or waiting, until it is dropped.
+/// Counts one request, in flight or waiting, until the guard is dropped.
 #[derive(Debug)]
 pub struct CountGuard {
     account: Arc<TenantCounters>,
@@ -64,12 +65,12 @@ impl Drop for CountGuard {
 }
 
 impl TenantCounters {
-    /// Counts a request in flight, or says how many there are.
+    /// Counts a request in flight, or returns the number in flight if that has reached `limit`.
     pub fn acquire(self: &Arc<Self>, limit: u64) -> Result<CountGuard, usize> {
         Self::count(self, false, limit)
     }
 
-    /// Counts a request that waits, or says how many do.
+    /// Counts a request that waits for a permit, or returns the number that wait if that has reached `limit`.
     pub fn wait(self: &Arc<Self>, limit: u64) -> Result<CountGuard, usize> {
         Self::count(self, true, limit)
     }
@@ -81,17 +82,17 @@ impl TenantCounters {
         if before as u64 >= limit { Err(before) } else { Ok(counted) }
     }
 
-    /// Requests in flight.
+    /// Returns the number of requests in flight.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Acquire)
     }
 
-    /// What was used by now.
+    /// Returns what was used in the day and month of `now`.
     pub fn spent(&self, now: Timestamp) -> PeriodUsage {
         *self.spent.lock().unwrap_or_else(PoisonError::into_inner).at(day_of(now))
     }
 
-    /// Adds what a request used.
+    /// Adds the use of a request, of kept memory, or of outbound HTTP.
     pub fn add(&self, now: Timestamp, gpu_ns: u64, egress_bytes: u64, micro_units: u64) {
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
         let spent = spent.at(day_of(now));

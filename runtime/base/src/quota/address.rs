@@ -1,6 +1,7 @@
-//! Rates by address, for whoever has no key or a wrong one. IPv6 counts by /64, which is what one client has.
+//! Rates by IP address, for callers without a key or with a wrong one. IPv6 addresses count by their /64 network,
+//! because one client has all of it.
 //!
-//! Invariant: bounded memory, whoever floods: past [`ADDRESSES_MAX`] those that are new share one bucket.
+//! Invariant: memory is bounded, however many addresses send. Beyond [`ADDRESSES_MAX`], new addresses share one bucket.
 
 use crate::quota::rate::{Bucket, Rate, RateState};
 use std::collections::HashMap;
@@ -8,17 +9,17 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Addresses that are told apart.
+/// Number of addresses with a bucket of their own.
 const ADDRESSES_MAX: usize = 65_536;
 
-/// See the module.
+/// One bucket for each address; see the module.
 #[derive(Debug, Default)]
 pub struct AddressBuckets {
     buckets: Mutex<HashMap<IpAddr, Bucket>>,
     others: Bucket,
 }
 
-/// Who an address counts as.
+/// Returns the address that stands for a client: the /64 network of an IPv6 address, an IPv4 address itself.
 pub fn client_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(six) => {
@@ -29,17 +30,17 @@ pub fn client_network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Rates of addresses, for callers without a key or with a wrong one.
+/// The rates of callers that have no key of the tenant, or a wrong one.
 #[derive(Debug, Default)]
 pub struct AnonymousCallers {
-    /// Requests without a key of the tenant.
+    /// Requests without a key of the tenant that owns the function.
     pub requests: AddressBuckets,
-    /// Wrong keys.
+    /// Requests with a wrong key.
     pub wrong_keys: AddressBuckets,
 }
 
 impl AddressBuckets {
-    /// Takes one request of an address off its rate, or says how long to wait.
+    /// Counts a request against the rate of its address, or returns how long to wait.
     pub fn take(&self, address: IpAddr, rate: Rate, now: Instant) -> Result<RateState, Duration> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let client = client_network(address);

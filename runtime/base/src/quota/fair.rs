@@ -1,8 +1,8 @@
-//! Who gets the next permit when the server is full: the tenant that holds the fewest, and of those the one that has waited
-//! longest. Pure.
+//! Decides which tenant gets the next permit when the server is full: the one that holds the fewest permits, and among
+//! equals the one that has waited longest. Pure.
 //!
-//! Invariants: no permit is idle while somebody waits; permits and waiters are counted exactly; a tenant that waits is served
-//! before any tenant that holds more than it.
+//! Invariants: no permit is free while anybody waits. Permits and waiters are counted exactly. A waiting tenant is
+//! served before every tenant that holds more permits.
 
 use crate::names::TenantName;
 use std::collections::{HashMap, VecDeque};
@@ -19,37 +19,38 @@ impl<T> Default for TenantQueue<T> {
     }
 }
 
-/// The permits of the server. `T` is how a waiter is told.
+/// The permits of the server. `T` is the waiter: the handle by which the caller hands it its permit.
 #[derive(Debug)]
 pub struct FairPermits<T> {
     free: usize,
     tenants: HashMap<TenantName, TenantQueue<T>>,
-    /// Tenants with waiters: few, even when there are many tenants.
+    /// Number of waiters, of all tenants.
     waiting: usize,
+    /// Number of the latest waiter.
     next: u64,
 }
 
-/// What asking led to.
+/// The outcome of [`FairPermits::ask`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Acquired<T> {
-    /// A permit was free; the waiter comes back unused.
+    /// A permit was free and is taken. The unused waiter is returned.
     Now(T),
-    /// It waits, under this number.
+    /// The waiter is queued under this number.
     Queued(u64),
 }
 
 impl<T> FairPermits<T> {
-    /// So many permits.
+    /// Makes this many permits, all free.
     pub fn new(permits: usize) -> Self {
         Self { free: permits, tenants: HashMap::new(), waiting: 0, next: 0 }
     }
 
-    /// Waiters, of all tenants.
+    /// Returns the number of waiters of all tenants.
     pub fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// Takes a permit for a tenant, if one is free.
+    /// Takes a permit for a tenant if one is free, and returns whether it did.
     pub fn try_acquire(&mut self, tenant: &TenantName) -> bool {
         if self.free == 0 {
             return false;
@@ -59,7 +60,7 @@ impl<T> FairPermits<T> {
         true
     }
 
-    /// Takes a permit for a tenant, or lets it wait.
+    /// Takes a permit for a tenant if one is free, or else queues the waiter.
     pub fn ask(&mut self, tenant: &TenantName, waiter: T) -> Acquired<T> {
         if self.try_acquire(tenant) {
             return Acquired::Now(waiter);
@@ -70,7 +71,8 @@ impl<T> FairPermits<T> {
         Acquired::Queued(self.next)
     }
 
-    /// A waiter has left. Answers whether it still waited: if not, it has been given a permit, which it must give back.
+    /// Removes a waiter that no longer wants a permit, and returns whether it was still queued. If not, it has been
+    /// given a permit, which it must release.
     pub fn leave(&mut self, tenant: &TenantName, number: u64) -> bool {
         let Some(queue) = self.tenants.get_mut(tenant) else { return false };
         let Some(at) = queue.waiting.iter().position(|(waits, _)| *waits == number) else { return false };
@@ -80,7 +82,8 @@ impl<T> FairPermits<T> {
         true
     }
 
-    /// Gives a permit back. If somebody waits, it is theirs at once, and here is whom to tell.
+    /// Gives a permit back. If anybody waits, the next waiter gets it at once and is returned, so that the caller can
+    /// notify it.
     pub fn release(&mut self, tenant: &TenantName) -> Option<T> {
         if let Some(queue) = self.tenants.get_mut(tenant) {
             queue.held = queue.held.saturating_sub(1);

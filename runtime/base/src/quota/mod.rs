@@ -1,4 +1,5 @@
-//! How much a caller may use: rates, counters of a tenant, and permits to run. Decisions are pure and take the time.
+//! How much a caller may use: rates, counters of a tenant, and permits to run requests. Decisions are pure and take the
+//! time as an argument.
 
 pub mod rate;
 pub mod address;

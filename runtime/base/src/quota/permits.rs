@@ -1,7 +1,8 @@
-//! The permits of one version's concurrent requests, and the permits of the whole server.
+//! Permits to run a request: those of one version (its concurrency), and those of the whole server.
 //!
-//! Deadlocks: a request takes a permit of its version first and one of the server second. Whoever has both runs to its end
-//! and waits for nobody; so permits of the server become free, and then those of versions.
+//! There is no deadlock: each request takes a permit of its version first and one of the server second. A request with
+//! both waits for no other permit and runs to its end, so permits of the server become free, and then those of
+//! versions.
 
 use crate::manifest::FunctionLimits;
 use crate::names::TenantName;
@@ -12,23 +13,24 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-/// Why there is no permit.
+/// Why a request got no permit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoPermit {
-    /// No place of the version became free in time.
+    /// No permit of the version became free in time.
     #[error(
-        "no place became free within limits.queue_ms = {queue_ms}; the function runs limits.concurrency = {concurrency} requests at once"
+        "no permit became free within limits.queue_ms = {queue_ms}; the function runs limits.concurrency = {concurrency} requests at once"
     )]
     WaitedTooLong {
-        /// How long it waited.
+        /// The longest wait, in milliseconds (`limits.queue_ms`).
         queue_ms: u64,
-        /// How many run.
+        /// Requests that the version runs at once (`limits.concurrency`).
         concurrency: u64,
     },
-    /// The server as a whole is full. How many it serves is no tenant's business.
+    /// All permits of the server are taken. The text does not say how many there are, because tenants must not learn
+    /// that.
     #[error("the server is full")]
     ServerFull {
-        /// How many requests wait for a permit already.
+        /// Number of requests that already wait for a permit. Only the log has it.
         waiting: usize,
     },
 }
@@ -53,18 +55,18 @@ pub struct VersionPermits {
 }
 
 impl VersionPermits {
-    /// The permits of a version with the limits in force.
+    /// Makes the permits of a version with these limits.
     pub fn new(limits: &FunctionLimits) -> Arc<Self> {
         let permits = usize::try_from(limits.concurrency).unwrap_or(1);
         Arc::new(Self { permits: Arc::new(Semaphore::new(permits)), concurrency: limits.concurrency })
     }
 
-    /// A permit, if one is free.
+    /// Takes a permit, if one is free.
     pub fn try_acquire(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.permits).try_acquire_owned().ok()
     }
 
-    /// Waits for a permit.
+    /// Waits for a permit until a time. `queue_ms` is only for the error.
     pub async fn acquire(&self, until: Instant, queue_ms: u64) -> Result<OwnedSemaphorePermit, NoPermit> {
         match timeout_at(until, Arc::clone(&self.permits).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
@@ -73,10 +75,10 @@ impl VersionPermits {
     }
 }
 
-/// Whose a waiter is, and how it is told.
+/// The tenant of a waiter, and the channel by which it gets its permit.
 type Waiter = (TenantName, oneshot::Sender<ServerPermit>);
 
-/// The permits of the whole server: they bound its memory, and are shared fairly when they are all taken.
+/// The permits of the whole server. They bound its memory, and are shared fairly among tenants when all are taken.
 #[derive(Debug)]
 pub struct ServerPermits {
     permits: Mutex<FairPermits<Waiter>>,
@@ -84,7 +86,7 @@ pub struct ServerPermits {
     waiting_max: usize,
 }
 
-/// A permit of the server, until it is dropped.
+/// A permit of the server. Dropping it gives it back.
 #[derive(Debug)]
 pub struct ServerPermit {
     server: Arc<ServerPermits>,
@@ -92,7 +94,7 @@ pub struct ServerPermit {
 }
 
 impl ServerPermits {
-    /// So many permits, and so many that may wait for one.
+    /// Makes `limit` permits, for which at most `waiting_max` requests may wait.
     pub fn new(limit: usize, waiting_max: usize) -> Arc<Self> {
         Arc::new(Self { permits: Mutex::new(FairPermits::new(limit)), waiting_max })
     }
@@ -101,13 +103,13 @@ impl ServerPermits {
         self.permits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A permit, if one is free. Whoever waits has been given all that were.
+    /// Takes a permit, if one is free. It overtakes nobody: a permit is free only while no request waits.
     pub fn try_acquire(self: &Arc<Self>, tenant: &TenantName) -> Option<ServerPermit> {
         let taken = self.lock().try_acquire(tenant);
         taken.then(|| ServerPermit { server: Arc::clone(self), tenant: Some(tenant.clone()) })
     }
 
-    /// A permit, after a wait if all are taken.
+    /// Takes a permit, or waits for one until a time if all are taken.
     pub async fn acquire(self: &Arc<Self>, tenant: &TenantName, until: Instant) -> Result<ServerPermit, NoPermit> {
         let (sender, receiver) = oneshot::channel();
         let number = {
@@ -122,14 +124,15 @@ impl ServerPermits {
         };
         let leaving = LeaveQueueOnDrop { server: self, tenant, number };
         let permit = timeout_at(until, receiver).await;
-        // A permit that was sent meanwhile is dropped with the receiver, and so given back.
+        // If the wait timed out and a permit was sent meanwhile, dropping the receiver has dropped it and given it
+        // back.
         drop(leaving);
         let granted = permit.ok().and_then(Result::ok);
         granted.ok_or_else(|| NoPermit::ServerFull { waiting: self.lock().waiting() })
     }
 }
 
-/// Leaves the queue, also when whoever waited is gone.
+/// Leaves the queue when dropped, also when the waiting future was cancelled.
 struct LeaveQueueOnDrop<'a> {
     server: &'a Arc<ServerPermits>,
     tenant: &'a TenantName,
@@ -145,7 +148,7 @@ impl Drop for LeaveQueueOnDrop<'_> {
 impl Drop for ServerPermit {
     fn drop(&mut self) {
         let mut owner = self.tenant.take();
-        // A waiter that has just left does not take its place; then the next one does.
+        // A waiter that has just left cannot take the permit. Then the next waiter gets it.
         while let Some(tenant) = owner.take() {
             let waiter = self.server.lock().release(&tenant);
             let Some((next, sender)) = waiter else { return };
@@ -157,7 +160,7 @@ impl Drop for ServerPermit {
     }
 }
 
-/// How long a wait may be.
+/// Returns the time at which a wait for permits ends: after `queue_ms`, but not after the deadline.
 pub fn until(queue_ms: u64, deadline: Instant) -> Instant {
     deadline.min(Instant::now() + Duration::from_millis(queue_ms))
 }

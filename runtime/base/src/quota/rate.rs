@@ -1,24 +1,24 @@
-//! How many requests may come in a time: the generic cell rate algorithm (ITU-T I.371), which keeps one number. The
-//! decision is pure; [`Bucket`] keeps the number for whoever shares it.
+//! Rate limits by the generic cell rate algorithm (ITU-T I.371), whose state is one number. The decision is pure;
+//! [`Bucket`] stores the number for all that share a rate.
 //!
-//! Invariant: in any span of `t` seconds at most `burst + rate × t` requests are let through, whatever the order of the
-//! clock's readings.
+//! Invariant: in any span of `t` seconds, at most `burst + rate × t` requests pass, in whatever order the clock's
+//! readings arrive.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A rate.
+/// A limit on requests per second, with a burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// Requests in a second.
+    /// Requests per second in the long run.
     pub per_s: u64,
-    /// Requests at once after a quiet time.
+    /// Requests that may come at once after a quiet time.
     pub burst: u64,
 }
 
 impl Rate {
-    /// A rate whose burst is one second's worth.
+    /// Returns a rate whose burst is as many requests as pass in one second.
     pub fn per_s(per_s: u64) -> Self {
         Self { per_s, burst: per_s }
     }
@@ -28,33 +28,33 @@ impl Rate {
     }
 }
 
-/// A request that came sooner than its rate allows.
+/// A request that came earlier than its rate allows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{whose} may send {} requests a second and {} at once", rate.per_s, rate.burst)]
 pub struct RateExceeded {
-    /// Whose rate it is.
+    /// Who has the rate, for the message: `this key`, for example.
     pub whose: &'static str,
     /// The rate.
     pub rate: Rate,
-    /// How long until there is room again.
+    /// How long until the next request may come.
     pub wait: Duration,
 }
 
-/// How a request stands against a rate.
+/// The state of a rate after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateState {
-    /// How many more may come at once.
+    /// Requests that may still come at once.
     pub left: u64,
-    /// When all of the burst is there again.
+    /// How long until the whole burst is available again.
     pub full_in: Duration,
 }
 
-/// Decides. `due` is the time at which the burst is whole again, in nanoseconds of any clock; the answer is the next one,
-/// or how long to wait.
+/// Decides whether a request may pass. `due` is the time at which the whole burst is available again, in nanoseconds of
+/// any clock. Returns the next `due`, or how long to wait.
 pub fn decide(due: u64, now: u64, rate: Rate) -> Result<(u64, RateState), Duration> {
     let interval = rate.interval_ns();
     let room = interval.saturating_mul(rate.burst.max(1));
-    // It can lie further ahead only if the rate was lower before: then there is room for one.
+    // `due` can be further ahead only if the rate was lower before. Then one request passes.
     let due = if due > now.saturating_add(room) { now.saturating_add(room - interval) } else { due };
     let next = due.max(now).saturating_add(interval);
     let ahead = next - now;
@@ -65,13 +65,13 @@ pub fn decide(due: u64, now: u64, rate: Rate) -> Result<(u64, RateState), Durati
     Ok((next, RateState { left, full_in: Duration::from_nanos(ahead) }))
 }
 
-/// Keeps the number. Shared without a lock: a request is decided again when another came between.
+/// Stores the number of one rate. It needs no lock: when two requests collide, one is decided again.
 #[derive(Debug, Default)]
 pub struct Bucket {
     due: AtomicU64,
 }
 
-/// Nanoseconds since this process first asked.
+/// Returns the nanoseconds since the first call in this process.
 fn since_start(now: Instant) -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     let start = *START.get_or_init(|| now);
@@ -79,7 +79,7 @@ fn since_start(now: Instant) -> u64 {
 }
 
 impl Bucket {
-    /// Takes one request off the rate, or says how long to wait.
+    /// Counts a request against the rate, or returns how long to wait.
     pub fn take(&self, rate: Rate, now: Instant) -> Result<RateState, Duration> {
         let now = since_start(now);
         let mut due = self.due.load(Ordering::Relaxed);
@@ -92,12 +92,12 @@ impl Bucket {
         }
     }
 
-    /// How long until a request may come, without taking it.
+    /// Returns how long until a request may come, without counting one.
     pub fn wait(&self, rate: Rate, now: Instant) -> Duration {
         decide(self.due.load(Ordering::Relaxed), since_start(now), rate).err().unwrap_or_default()
     }
 
-    /// Whether it is as if it had never been used.
+    /// Returns whether the whole burst is available, as in a new bucket.
     pub fn is_full(&self, now: Instant) -> bool {
         self.due.load(Ordering::Relaxed) <= since_start(now)
     }

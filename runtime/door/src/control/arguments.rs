@@ -138,12 +138,12 @@ pub(super) async fn json<T: DeserializeOwned>(
         return Ok(None);
     }
     typed?;
-    let told = |error: serde_json::Error| invalid(format!("the body: {error}"));
-    let value: Value = serde_json::from_slice(&body).map_err(told)?;
+    let body_error = |error: serde_json::Error| invalid(format!("the body: {error}"));
+    let value: Value = serde_json::from_slice(&body).map_err(body_error)?;
     if !value.is_object() {
         return Err(invalid("the body is not a JSON object"));
     }
-    serde_json::from_value(whole_numbers(value)).map(Some).map_err(told)
+    serde_json::from_value(whole_numbers(value)).map(Some).map_err(body_error)
 }
 
 /// Converts numbers like 3.0 to integers, because JSON does not tell the two apart.

@@ -98,7 +98,7 @@ fn parse_range(text: &str) -> Option<Range> {
     (last < size).then_some(Range { from, length, size })
 }
 
-fn told_upload(upload: &Upload) -> AssetUpload {
+fn upload_view(upload: &Upload) -> AssetUpload {
     AssetUpload { size: upload.size, received: upload.received, digest: upload.digest.clone() }
 }
 
@@ -117,7 +117,7 @@ fn view(owner: &Tenant, name: &AssetName, record: Option<&AssetRecord>, upload: 
         size: record.map(|record| record.size),
         put: record.map(|record| time(record.put)),
         functions: record.map(|record| uses(&record.digest)).unwrap_or_default(),
-        upload: upload.map(told_upload),
+        upload: upload.map(upload_view),
     }
 }
 
@@ -141,11 +141,11 @@ impl Control {
         let mut after = names.into_iter().filter(|name| cursor.is_empty() || name.as_str() > cursor);
         let page: Vec<_> = after.by_ref().take(limit).collect();
         let cursor = after.next().and_then(|_| page.last()).map(ToString::to_string);
-        let told = |name: &AssetName| {
+        let asset_view = |name: &AssetName| {
             let upload = uploads.iter().find(|upload| upload.asset == *name);
             view(&grant.owner, name, grant.owner.assets.get(name), upload)
         };
-        Ok(json(ReplyStatus::Ok, &Assets { assets: page.into_iter().map(told).collect(), cursor }))
+        Ok(json(ReplyStatus::Ok, &Assets { assets: page.into_iter().map(asset_view).collect(), cursor }))
     }
 
     pub(super) fn get_asset(&self, call: &ApiCall, grant: &TenantGrant) -> CallResult {
@@ -177,10 +177,10 @@ impl Control {
         let digest = call.query.get("digest").map(ToOwned::to_owned);
         let adding = self.uploading.begin(&grant.tenant, &name)?;
         if let Some(digest) = &digest
-            && let Some(answered) = self.put_known(&name, grant, digest).await?
+            && let Some(response) = self.put_known(&name, grant, digest).await?
         {
             tokio::spawn(gannet_fleet::inbound::discard(call.inbound.body));
-            return Ok(answered);
+            return Ok(response);
         }
         let range = match range(&call.inbound.parts.headers, &call.inbound.body) {
             // A body of unknown length is taken for an empty one, and no bytes with this digest are stored.
@@ -197,18 +197,18 @@ impl Control {
             }
             .into());
         }
-        let appending = match self.appending(grant, &name, range, digest) {
-            Ok(appending) => appending,
+        let upload = match self.open_upload(grant, &name, range, digest) {
+            Ok(upload) => upload,
             Err(refused) => {
                 gannet_fleet::inbound::discard(call.inbound.body).await;
                 return Err(refused.into());
             }
         };
-        let (appending, broken) = append(appending, call.inbound.body, range).await;
-        let (adding, appending, known) = blocking(move || {
-            let mut appending = appending;
-            let known = appending.sync();
-            known.map(|known| (adding, appending, known))
+        let (upload, broken) = append(upload, call.inbound.body, range).await;
+        let (adding, upload, known) = blocking(move || {
+            let mut upload = upload;
+            let known = upload.sync();
+            known.map(|known| (adding, upload, known))
         })
         .await?
         .map_err(ControlError::from)?;
@@ -221,7 +221,7 @@ impl Control {
                 &view(&grant.owner, &name, grant.owner.assets.get(&name), Some(&known)),
             ));
         }
-        self.keep(grant, &name, appending, adding).await
+        self.finish_upload(grant, &name, upload, adding).await
     }
 
     /// Gives a name to bytes that the tenant has already uploaded. Returns None if it has not.
@@ -231,17 +231,17 @@ impl Control {
         grant: &TenantGrant,
         digest: &str,
     ) -> Result<Option<http::Response<gannet_base::body::ResponseBody>>, ControlError> {
-        let _arriving = self.registry.arriving(&grant.tenant, digest);
+        let _protected_files = self.registry.protect_files(&grant.tenant, digest);
         let Ok(metadata) = std::fs::metadata(self.registry.store().files().asset(&grant.tenant, digest)) else {
             return Ok(None);
         };
         self.registry.store().files().drop_upload(&grant.tenant, name);
-        self.name(grant, name, digest.to_owned(), metadata.len()).await.map(Some)
+        self.assign_name(grant, name, digest.to_owned(), metadata.len()).await.map(Some)
     }
 
     /// Opens the upload that a range belongs to. Refuses a range that does not follow the bytes received so far, and an
     /// upload over the limits.
-    fn appending(
+    fn open_upload(
         &self,
         grant: &TenantGrant,
         name: &AssetName,
@@ -286,27 +286,27 @@ impl Control {
     }
 
     /// Finishes an upload after its last range: checks the digest, stores the file and names it.
-    async fn keep(
+    async fn finish_upload(
         &self,
         grant: &TenantGrant,
         name: &AssetName,
-        appending: UploadWriter,
+        upload: UploadWriter,
         adding: UploadGuard,
     ) -> CallResult {
-        let (adding, finished) = blocking(move || (adding, appending.finish())).await?;
+        let (adding, finished) = blocking(move || (adding, upload.finish())).await?;
         let arrived = finished.map_err(ControlError::from)?.map_err(|digest| {
             ControlError::Conflict(format!("the bytes have the digest {digest}, not the one that was announced"))
         })?;
-        let _arriving = self.registry.arriving(&grant.tenant, &arrived.digest);
+        let _protected_files = self.registry.protect_files(&grant.tenant, &arrived.digest);
         let (digest, size) = (arrived.digest.clone(), arrived.size);
         let (store, tenant) = (Arc::clone(self.registry.store()), grant.tenant.clone());
         let (_adding, kept) = blocking(move || (adding, store.files().store_asset(&tenant, &arrived))).await?;
         kept.map_err(ControlError::from)?;
-        Ok(self.name(grant, name, digest, size).await?)
+        Ok(self.assign_name(grant, name, digest, size).await?)
     }
 
     /// Gives a name to stored bytes.
-    async fn name(
+    async fn assign_name(
         &self,
         grant: &TenantGrant,
         name: &AssetName,
@@ -322,31 +322,31 @@ impl Control {
 }
 
 /// Writes a body to an upload. If the body breaks off, the bytes before that are kept.
-async fn append(mut appending: UploadWriter, mut body: Incoming, range: Range) -> (UploadWriter, Option<ControlError>) {
+async fn append(mut upload: UploadWriter, mut body: Incoming, range: Range) -> (UploadWriter, Option<ControlError>) {
     let mut left = range.length;
     while left > 0 {
         let frame = match tokio::time::timeout(BODY_IDLE_MAX, body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => {
-                return (appending, Some(ControlError::Invalid(format!("the body broke off: {error}"))));
+                return (upload, Some(ControlError::Invalid(format!("the body broke off: {error}"))));
             }
             Ok(None) => break,
-            Err(_) => return (appending, Some(upload::slow())),
+            Err(_) => return (upload, Some(upload::slow())),
         };
         let Ok(data) = frame.into_data() else { continue };
         let now = data.len() as u64;
-        if now > left || now > appending.left() {
+        if now > left || now > upload.left() {
             let limit = range.length;
-            return (appending, Some(ControlError::TooLarge { what: "range", limit }));
+            return (upload, Some(ControlError::TooLarge { what: "range", limit }));
         }
-        let written: Result<(), StoreError> = appending.write(&data);
+        let written: Result<(), StoreError> = upload.write(&data);
         if let Err(error) = written {
-            return (appending, Some(error.into()));
+            return (upload, Some(error.into()));
         }
         left -= now;
     }
     let short = (left > 0).then(|| ControlError::Invalid(format!("{left} bytes of the range are missing")));
-    (appending, short)
+    (upload, short)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ impl Control {
         });
         let (before, limit) = (cursor.transpose()?, call.query.limit()?);
         let store = Arc::clone(self.registry.store());
-        let entries = tokio::task::spawn_blocking(move || store.audited(&whose, before, limit)).await;
+        let entries = tokio::task::spawn_blocking(move || store.read_audit(&whose, before, limit)).await;
         let entries =
             entries.map_err(|error| ControlError::Internal(error.to_string()))?.map_err(ControlError::from)?;
         let cursor = (entries.len() == limit).then(|| entries.last().map(|entry| entry.request.clone())).flatten();

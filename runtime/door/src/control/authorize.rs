@@ -103,7 +103,7 @@ pub(super) fn authorize(
             // Usage and audit log of a deleted tenant are kept.
             let outlives =
                 matches!(operation.op, OperationId::Usage | OperationId::Audit) && snapshot.is_deleted(&tenant);
-            let gone = || outlives.then(|| Arc::new(Tenant::gone()));
+            let gone = || outlives.then(|| Arc::new(Tenant::deleted_placeholder()));
             let owner = snapshot.tenants.get(&tenant).cloned().or_else(gone).ok_or(ControlError::NotFound)?;
             Ok(Some(TenantGrant { tenant, owner, scopes: Scopes::FULL, only: None }))
         }

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-fn how(call: &ApiCall) -> Result<DeployOptions, ControlError> {
+fn options(call: &ApiCall) -> Result<DeployOptions, ControlError> {
     Ok(DeployOptions {
         no_traffic: call.query.flag("no_traffic")?,
         tag: call.query.get("tag").map(ToOwned::to_owned),
@@ -43,8 +43,8 @@ impl Control {
                 !function.is_some_and(|function| function.current.manifest().secrets.names.contains(secret))
             };
             if let Some(new) = manifest.secrets.names.iter().find(named) {
-                let told = format!("secrets.names contains {new:?}, which a key for one function cannot add");
-                return Err(ControlError::Conflict(told));
+                let message = format!("secrets.names contains {new:?}, which a key for one function cannot add");
+                return Err(ControlError::Conflict(message));
             }
         }
         let limits = &grant.owner.limits;
@@ -73,19 +73,19 @@ impl Control {
     pub(super) async fn deploy(&self, call: ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.function()?;
         let dry_run = call.query.flag("dry_run")?;
-        let how = how(&call)?;
+        let options = options(&call)?;
         let store = Arc::clone(self.registry.store());
         let limit = grant.owner.limits.component_mib << 20;
         let _receiving = self.builder.receiving(&grant.tenant).map_err(ControlError::from)?;
         let mut upload = upload::receive(call.inbound, store.files(), &grant.tenant, limit).await?;
-        let arriving = self.registry.arriving(&grant.tenant, &upload.digest);
+        let protected_files = self.registry.protect_files(&grant.tenant, &upload.digest);
         if upload.already_stored && !upload.path.exists() {
             return Err(ControlError::NotFound.into());
         }
         let manifest = upload.manifest.take().unwrap_or_default();
         if let Some(own) = manifest.name.as_ref().filter(|own| **own != name) {
-            let told = format!("the manifest is for {own:?}, the request for {name:?}");
-            return Err(ControlError::Invalid(told).into());
+            let message = format!("the manifest is for {own:?}, the request for {name:?}");
+            return Err(ControlError::Invalid(message).into());
         }
         let assets = self.check_manifest(grant, &name, &manifest)?;
         let mut record = VersionRecord {
@@ -102,9 +102,9 @@ impl Control {
         };
         self.build(grant, &mut record, &upload.path).await?;
         if dry_run {
-            drop(arriving);
+            drop(protected_files);
             self.registry.sweep_components(&grant.tenant, names(&record));
-            return self.tried(grant, &name, &record, &how);
+            return self.dry_run_response(grant, &name, &record, &options);
         }
         if !upload.already_stored {
             let (store, tenant) = (Arc::clone(&store), grant.tenant.clone());
@@ -114,8 +114,8 @@ impl Control {
             kept.map_err(|error| ControlError::Internal(error.to_string()))?.map_err(ControlError::from)?;
         }
         let names = names(&record);
-        let put = self.put(grant, &name, record, how).await;
-        drop(arriving);
+        let put = self.put(grant, &name, record, options).await;
+        drop(protected_files);
         if put.is_err() {
             self.registry.sweep_components(&grant.tenant, names);
         }
@@ -139,10 +139,10 @@ impl Control {
 
     pub(super) async fn configure(&self, call: ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.function()?;
-        let (dry_run, mut how) = (call.query.flag("dry_run")?, how(&call)?);
+        let (dry_run, mut options) = (call.query.flag("dry_run")?, options(&call)?);
         let patch: serde_json::Map<_, _> = json_needed(call.inbound).await?;
         let current = Arc::clone(&find(grant, &name)?.current);
-        how.expected_current = Some(current.key);
+        options.expected_current = Some(current.key);
         let manifest = current.manifest().patched(&patch);
         let manifest = manifest.map_err(|error| ControlError::Invalid(error.to_string()))?;
         let assets = self.check_manifest(grant, &name, &manifest)?;
@@ -155,20 +155,20 @@ impl Control {
             ..VersionRecord::clone(&current.record)
         };
         // The build's name changes with what `init` can read. Then `init` must run again.
-        let arriving = self.registry.arriving(&grant.tenant, &record.digest);
+        let protected_files = self.registry.protect_files(&grant.tenant, &record.digest);
         if record.build_name() != current.record.build_name() {
             let component = self.registry.store().files().component(&grant.tenant, &record.digest);
             self.build(grant, &mut record, &component).await?;
         }
         if dry_run {
-            let told = self.tried(grant, &name, &record, &how);
-            drop(arriving);
+            let response = self.dry_run_response(grant, &name, &record, &options);
+            drop(protected_files);
             self.registry.sweep_components(&grant.tenant, names(&record));
-            return told;
+            return response;
         }
         let names = names(&record);
-        let put = self.put(grant, &name, record, how).await;
-        drop(arriving);
+        let put = self.put(grant, &name, record, options).await;
+        drop(protected_files);
         if put.is_err() {
             self.registry.sweep_components(&grant.tenant, names);
         }
@@ -176,32 +176,32 @@ impl Control {
     }
 
     /// Returns what a deploy would create, or why it would be refused.
-    fn tried(
+    fn dry_run_response(
         &self,
         grant: &TenantGrant,
         name: &FunctionName,
         record: &VersionRecord,
-        how: &DeployOptions,
+        options: &DeployOptions,
     ) -> CallResult {
-        grant.owner.check_deploy(name, record, how).map_err(ControlError::from)?;
+        grant.owner.check_deploy(name, record, options).map_err(ControlError::from)?;
         let function = grant.owner.functions.get(name);
         let same = function.and_then(|function| {
             let all = std::iter::once(&function.current).chain(function.versions.iter().rev());
             all.into_iter().find(|version| version.record.is_same(record))
         });
         let base = self.live.load().public_url.clone().unwrap_or_else(|| self.own_url.clone());
-        let told = Deployed {
+        let body = Deployed {
             tenant: grant.tenant.to_string(),
             name: name.to_string(),
             version: same.map_or(0, |version| version.record.number),
             digest: record.digest.clone(),
             url: format!("{}/f/{}/{name}/", base.trim_end_matches('/'), grant.tenant),
-            tag: how.tag.clone(),
+            tag: options.tag.clone(),
             kernels: record.kernels.keys().cloned().collect(),
             warnings: record.warnings.clone(),
             dry_run: true,
         };
-        Ok(json(ReplyStatus::Ok, &told))
+        Ok(json(ReplyStatus::Ok, &body))
     }
 
     /// Publishes a version and updates the pool.
@@ -210,18 +210,18 @@ impl Control {
         grant: &TenantGrant,
         name: &FunctionName,
         record: VersionRecord,
-        how: DeployOptions,
+        options: DeployOptions,
     ) -> CallResult {
-        let (tenant, tag) = (&grant.tenant, how.tag.clone());
-        let served_alone = how.no_traffic;
-        let deployed = self.registry.deploy(tenant, name, record, how).await;
+        let (tenant, tag) = (&grant.tenant, options.tag.clone());
+        let served_alone = options.no_traffic;
+        let deployed = self.registry.deploy(tenant, name, record, options).await;
         let (version, new) = deployed.map_err(ControlError::from)?;
         tracing::info!(%tenant, function = %name, version = version.record.number, new, "deployed");
         self.pool.redeployed(tenant, name).await;
         self.after_change(grant);
         let number = format!("v{}", version.record.number);
         let shown = tag.as_deref().or(served_alone.then_some(number.as_str()));
-        let told = Deployed {
+        let body = Deployed {
             tenant: tenant.to_string(),
             name: name.to_string(),
             version: version.record.number,
@@ -232,6 +232,6 @@ impl Control {
             warnings: version.record.warnings.clone(),
             dry_run: false,
         };
-        Ok(json(if new { ReplyStatus::Created } else { ReplyStatus::Ok }, &told))
+        Ok(json(if new { ReplyStatus::Created } else { ReplyStatus::Ok }, &body))
     }
 }

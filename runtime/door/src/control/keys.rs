@@ -139,7 +139,7 @@ fn bounds(maker: &Caller) -> (Option<Timestamp>, Option<u64>) {
 
 /// Describes the caller's key.
 pub(super) fn whoami(caller: &Caller) -> Response<ResponseBody> {
-    let told = match caller {
+    let body = match caller {
         Caller::Tenant(key) => Whoami {
             operator: false,
             tenant: Some(key.record.tenant.to_string()),
@@ -150,5 +150,5 @@ pub(super) fn whoami(caller: &Caller) -> Response<ResponseBody> {
         },
         _ => Whoami { operator: true, tenant: None, scopes: None, function: None, key: None, expires: None },
     };
-    json(ReplyStatus::Ok, &told)
+    json(ReplyStatus::Ok, &body)
 }

@@ -127,15 +127,15 @@ impl Control {
         let id = call.inbound.id;
         let store = Arc::clone(self.registry.store());
         store.audit(&whose, id, &entry).await.map_err(ControlError::from)?;
-        let mut answered = self.run(operation.op, call, grant).await;
-        let subject = answered.as_mut().ok().and_then(|response| response.extensions_mut().remove::<AuditSubject>());
+        let mut result = self.run(operation.op, call, grant).await;
+        let subject = result.as_mut().ok().and_then(|response| response.extensions_mut().remove::<AuditSubject>());
         entry.subject = subject.map(|AuditSubject(text)| text);
-        entry.status = Some(match &answered {
+        entry.status = Some(match &result {
             Ok(response) => response.status().as_u16(),
             Err(refused) => status_of(refused).as_u16(),
         });
         store.audit(&whose, id, &entry).await.map_err(ControlError::from)?;
-        answered
+        result
     }
 
     async fn run(&self, op: OperationId, call: ApiCall, grant: Option<TenantGrant>) -> CallResult {

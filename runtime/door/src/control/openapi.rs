@@ -233,13 +233,13 @@ pub fn document() -> Value {
     let mut document = serde_json::to_value(Schemas::openapi()).unwrap_or_default();
     let mut paths: Map<String, Value> = Map::new();
     for operation in OPERATIONS {
-        let mut told = json!({
+        let mut operation_object = json!({
             "operationId": operation.name,
             "summary": operation.summary,
             "parameters": parameters(operation),
             "responses": responses(operation),
         });
-        if let Some(fields) = told.as_object_mut() {
+        if let Some(fields) = operation_object.as_object_mut() {
             if let Some(body) = request_body(operation.takes) {
                 fields.insert("requestBody".into(), body);
             }
@@ -252,7 +252,7 @@ pub fn document() -> Value {
         }
         let path = paths.entry(format!("/api/v1/{}", operation.path)).or_insert_with(|| json!({}));
         if let Some(path) = path.as_object_mut() {
-            path.insert(operation.method.as_str().to_ascii_lowercase(), told);
+            path.insert(operation.method.as_str().to_ascii_lowercase(), operation_object);
         }
     }
     if let Some(fields) = document.as_object_mut() {

@@ -44,20 +44,20 @@ impl Control {
         let made = self.registry.create_tenant(&name, KeySpec::full(hash(&key)), new.limits).await;
         let made = made.map_err(ControlError::from)?;
         tracing::info!(tenant = %name, "a tenant was created");
-        let told = format!("tenant {name}, key {}", made.id);
+        let subject = format!("tenant {name}, key {}", made.id);
         Ok(AuditSubject::of(
-            told,
+            subject,
             json(ReplyStatus::Created, &TenantMade { tenant: name.to_string(), id: made.id, key }),
         ))
     }
 
-    fn told(&self, name: &TenantName, snapshot: &Snapshot) -> CallResult {
+    fn tenant_response(&self, name: &TenantName, snapshot: &Snapshot) -> CallResult {
         let tenant = snapshot.tenants.get(name).ok_or(ControlError::NotFound)?;
         Ok(json(ReplyStatus::Ok, &view(name, tenant)))
     }
 
     pub(super) fn get_tenant(&self, call: &ApiCall) -> CallResult {
-        self.told(&call.tenant()?, &call.snapshot)
+        self.tenant_response(&call.tenant()?, &call.snapshot)
     }
 
     pub(super) async fn suspend(&self, call: &ApiCall, suspended: bool) -> CallResult {
@@ -71,7 +71,7 @@ impl Control {
         if !suspended {
             crate::control::functions::warm(&snapshot, &self.pool, Some(&name));
         }
-        self.told(&name, &snapshot)
+        self.tenant_response(&name, &snapshot)
     }
 
     pub(super) async fn delete_tenant(&self, call: &ApiCall) -> CallResult {
@@ -107,10 +107,10 @@ impl Control {
     pub(super) async fn set_limits(&self, call: ApiCall) -> CallResult {
         let name = call.tenant()?;
         let patch: serde_json::Map<_, _> = json_needed(call.inbound).await?;
-        let told = serde_json::Value::Object(patch.clone()).to_string();
+        let subject = serde_json::Value::Object(patch.clone()).to_string();
         let limits = self.registry.set_limits(&name, patch).await.map_err(ControlError::from)?;
         self.arbiter.set_weight(&name, u32::try_from(limits.gpu_weight).unwrap_or(u32::MAX));
         self.pool.unload_unserved(&name);
-        Ok(AuditSubject::of(told, self.limits(&name, &self.registry.snapshot())?))
+        Ok(AuditSubject::of(subject, self.limits(&name, &self.registry.snapshot())?))
     }
 }

@@ -47,14 +47,14 @@ impl Control {
             let shown: String = version.chars().take(32).collect();
             let number = number.map_err(|_| ControlError::Invalid(format!("{shown:?} is no version, as in v3")))?;
             if weight > WEIGHT_MAX {
-                let told = format!("the weight of {shown:?} is {weight}; it may be 0 to {WEIGHT_MAX}");
-                return Err(ControlError::Invalid(told).into());
+                let message = format!("the weight of {shown:?} is {weight}; it may be 0 to {WEIGHT_MAX}");
+                return Err(ControlError::Invalid(message).into());
             }
             weights.insert(number, weight);
         }
         if weights.len() > SPLIT_MAX {
-            let told = format!("{} versions; requests may be split among at most {SPLIT_MAX}", weights.len());
-            return Err(ControlError::Invalid(told).into());
+            let message = format!("{} versions; requests may be split among at most {SPLIT_MAX}", weights.len());
+            return Err(ControlError::Invalid(message).into());
         }
         let sticky = asked.sticky.map(check_sticky).transpose()?;
         let changed = self.registry.set_traffic(&grant.tenant, &name, weights, sticky).await;

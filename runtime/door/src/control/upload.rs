@@ -54,7 +54,7 @@ impl Drop for ReceivedComponent {
 
 impl ReceivedComponent {
     /// Finds a component that the tenant has uploaded before.
-    fn there(
+    fn find_stored(
         files: &Files,
         tenant: &TenantName,
         digest: &str,
@@ -205,7 +205,7 @@ async fn multipart(
         }
     }
     if let (Some(digest), None) = (&digest, &component) {
-        return ReceivedComponent::there(files, tenant, digest, manifest);
+        return ReceivedComponent::find_stored(files, tenant, digest, manifest);
     }
     let component = component.filter(|_| digest.is_none());
     let component =

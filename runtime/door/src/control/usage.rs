@@ -33,8 +33,9 @@ impl Control {
         let from = call.query.day("from")?.unwrap_or_else(|| month_start(to));
         if from > to || to - from >= SPAN_MAX {
             let (from, to) = (day_text(from), day_text(to));
-            let told = format!("from {from} to {to}; a span must be 1 to {SPAN_MAX} days, with the earlier day first");
-            return Err(ControlError::Invalid(told).into());
+            let message =
+                format!("from {from} to {to}; a span must be 1 to {SPAN_MAX} days, with the earlier day first");
+            return Err(ControlError::Invalid(message).into());
         }
         let by = match call.query.get("by") {
             Some("day") => By::Day,
@@ -55,7 +56,7 @@ impl Control {
         }
         let mut total = Sums::default();
         rows.values().for_each(|sums| total.add(sums));
-        let told = Usage {
+        let body = Usage {
             tenant: grant.tenant.to_string(),
             from: day_text(from),
             to: day_text(to),
@@ -63,7 +64,7 @@ impl Control {
             rows: grouped(&rows, by),
             total: row(None, None, None, total),
         };
-        Ok(json(ReplyStatus::Ok, &told))
+        Ok(json(ReplyStatus::Ok, &body))
     }
 
     pub(super) fn prices(&self) -> Prices {

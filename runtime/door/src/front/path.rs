@@ -79,17 +79,17 @@ impl Steps {
             let _ = served.set((target.version.tenant.clone(), target.version.function.clone()));
         }
         let (steps, id) = (Arc::clone(self), inbound.id);
-        let answering = async move {
+        let response_future = async move {
             // 4. May it run now? Its tab is open from here on.
             let (admitted, rate, rate_state) = steps.admit.admit(&mut inbound, &caller, &target).await?;
             // 5. The pool claims a worker and sends it the request. Steps 6 and 7 run in the worker process.
-            let answered = steps.pool.call(inbound, target, admitted).await;
+            let result = steps.pool.call(inbound, target, admitted).await;
             // 8. A failed call closes the tab here. Otherwise the response body holds it until its last byte.
-            let mut response = answered.map_err(|failed| close_failed(*failed))?;
+            let mut response = result.map_err(|failed| close_failed(*failed))?;
             rate_headers(response.headers_mut(), rate, rate_state);
             Ok(response)
         };
         // A stream sends comments until its first event. 9. `front` turns a refusal into a response with `respond`.
-        if stream { keep_alive::answer(Box::pin(answering), id).await } else { answering.await }
+        if stream { keep_alive::answer(Box::pin(response_future), id).await } else { response_future.await }
     }
 }

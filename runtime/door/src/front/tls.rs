@@ -33,19 +33,20 @@ fn times(files: &TlsConfig) -> Times {
 }
 
 fn load(files: &TlsConfig) -> io::Result<ServerConfig> {
-    let told = |path: &Path, error: &dyn std::fmt::Display| io::Error::other(format!("{}: {error}", path.display()));
+    let file_error =
+        |path: &Path, error: &dyn std::fmt::Display| io::Error::other(format!("{}: {error}", path.display()));
     let chain: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(&files.cert).map_err(|error| told(&files.cert, &error))?.collect();
-    let chain = chain.map_err(|error| told(&files.cert, &error))?;
+        CertificateDer::pem_file_iter(&files.cert).map_err(|error| file_error(&files.cert, &error))?.collect();
+    let chain = chain.map_err(|error| file_error(&files.cert, &error))?;
     if chain.is_empty() {
-        return Err(told(&files.cert, &"it contains no certificate"));
+        return Err(file_error(&files.cert, &"it contains no certificate"));
     }
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| told(&files.key, &error))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| file_error(&files.key, &error))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key));
-    let mut config = config.map_err(|error| told(&files.cert, &error))?;
+    let mut config = config.map_err(|error| file_error(&files.cert, &error))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

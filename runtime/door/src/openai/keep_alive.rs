@@ -73,11 +73,11 @@ impl std::fmt::Debug for KeepAliveBody {
 
 /// Returns the function's response if its head comes within `HEAD_WAIT_MAX`, otherwise a stream that begins with
 /// comments.
-pub async fn answer(answering: AnswerFuture, request: RequestId) -> Result<Response<ResponseBody>, Refusal> {
-    let mut task = AbortOnDrop(tokio::spawn(answering));
+pub async fn answer(response_future: AnswerFuture, request: RequestId) -> Result<Response<ResponseBody>, Refusal> {
+    let mut task = AbortOnDrop(tokio::spawn(response_future));
     match tokio::time::timeout(HEAD_WAIT_MAX, &mut task.0).await {
-        Ok(answered) => {
-            let response = answered.unwrap_or_else(|_| Err(task_panicked()))?;
+        Ok(result) => {
+            let response = result.unwrap_or_else(|_| Err(task_panicked()))?;
             if !is_events(&response) {
                 return Ok(response);
             }
@@ -133,9 +133,9 @@ impl Body for KeepAliveBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         loop {
             match &mut self.state {
-                State::AwaitingHead(task, comment) => match Pin::new(&mut task.0).poll(context).map(|answered| {
+                State::AwaitingHead(task, comment) => match Pin::new(&mut task.0).poll(context).map(|result| {
                     // The task panicked.
-                    answered.unwrap_or_else(|_| Err(task_panicked()))
+                    result.unwrap_or_else(|_| Err(task_panicked()))
                 }) {
                     Poll::Ready(Ok(response)) if is_events(&response) => {
                         self.state = State::AwaitingFirstEvent(response.into_body());
@@ -179,9 +179,9 @@ impl Body for KeepAliveBody {
                     }
                     Poll::Ready(Some(Err(broken))) => return Poll::Ready(Some(Err(broken))),
                     Poll::Ready(None) => {
-                        let told = event(error);
+                        let error_event = event(error);
                         self.state = State::Ended;
-                        return Poll::Ready(Some(Ok(Frame::data(told))));
+                        return Poll::Ready(Some(Ok(Frame::data(error_event))));
                     }
                 },
                 State::Ended => return Poll::Ready(None),

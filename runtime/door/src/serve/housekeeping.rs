@@ -33,7 +33,7 @@ pub(super) async fn housekeep(registry: Arc<Registry>, live: LiveConfig, stop: C
         let Ok(before) = jiff::Timestamp::now().checked_sub(age) else { continue };
         let store = Arc::clone(registry.store());
         let forgotten = tokio::task::spawn_blocking(move || {
-            while store.forget_audit(before)? >= FORGOTTEN_AT_ONCE {}
+            while store.expire_audit(before)? >= FORGOTTEN_AT_ONCE {}
             Ok::<_, StoreError>(())
         })
         .await;

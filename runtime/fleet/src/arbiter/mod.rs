@@ -1,7 +1,7 @@
 //! Shares the GPUs among the processes that have a device on them: workers and builders.
 //!
 //! ```text
-//!  join ──────────────┐                              ┌──▶ Granted, AskedBack ──▶ the process
+//!  join ──────────────┐                              ┌──▶ Granted, Revoked ────▶ the process
 //!  its process ended ─┤                              ├──▶ kill, and the kernels it ran are reported
 //!  Want, Release ─────┼──▶ [`turns`], one for a GPU ─┤
 //!  a probe's result ──┤                              └──▶ a probe: a process that tries a kernel

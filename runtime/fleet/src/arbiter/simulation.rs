@@ -36,7 +36,7 @@ enum Load {
 enum Event {
     /// A Release or a Want, its epoch, and whether a Release also wants.
     ToArbiter(MemberId, bool, u64, bool),
-    /// A Granted or an AskedBack, its epoch, and whether others wait.
+    /// A Granted or a Revoked, its epoch, and whether others wait.
     ToMember(MemberId, bool, u64, bool),
     SliceEnds(MemberId),
     Arrives(MemberId),
@@ -134,14 +134,14 @@ impl Simulation {
             Event::ToArbiter(id, release, epoch, wants) => {
                 let message =
                     if release { HolderMessage::Release { epoch, wants } } else { HolderMessage::Want(epoch) };
-                let actions = self.turns.asked(id, message, self.now);
+                let actions = self.turns.on_message(id, message, self.now);
                 self.act(actions);
             }
             Event::ToMember(id, granted, epoch, contended) => {
                 let message = if granted {
                     ArbiterMessage::Granted { epoch, contended }
                 } else {
-                    ArbiterMessage::AskedBack { epoch }
+                    ArbiterMessage::Revoked { epoch }
                 };
                 let now = self.now;
                 let answer = self.processes.get_mut(&id).and_then(|process| process.lease.receive(message, now));
@@ -176,7 +176,7 @@ impl Simulation {
                 self.act(actions);
             }
             Event::Reaped(id) => {
-                let actions = self.turns.left(id, self.now);
+                let actions = self.turns.on_exit(id, self.now);
                 self.act(actions);
             }
             Event::Probed => {
@@ -200,7 +200,7 @@ impl Simulation {
                 Action::Tell(id, ArbiterMessage::Granted { epoch, contended }) => {
                     self.at(MESSAGE, Event::ToMember(id, true, epoch, contended));
                 }
-                Action::Tell(id, ArbiterMessage::AskedBack { epoch }) => {
+                Action::Tell(id, ArbiterMessage::Revoked { epoch }) => {
                     self.at(MESSAGE, Event::ToMember(id, false, epoch, false));
                 }
                 Action::Kill(id) => {

@@ -61,7 +61,7 @@ impl ArbiterThread {
                     None => return,
                 },
                 Some(MemberMessage { gpu, id, message }) = messages.recv() => {
-                    self.update(gpu, |turns, now| turns.asked(id, message, now));
+                    self.update(gpu, |turns, now| turns.on_message(id, message, now));
                 }
                 () = time => {}
             }
@@ -89,9 +89,9 @@ impl ArbiterThread {
                 self.members.remove(&id);
                 self.update(gpu, |turns, now| {
                     if device_lost {
-                        turns.lost(id, now);
+                        turns.on_device_lost(id, now);
                     }
-                    turns.left(id, now)
+                    turns.on_exit(id, now)
                 });
             }
             ArbiterEvent::Probed { gpu, passed } => {

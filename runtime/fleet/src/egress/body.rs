@@ -52,6 +52,14 @@ impl EgressBudget {
     }
 }
 
+/// What lets a call go out. It is kept until the body of the response is dropped.
+pub(super) struct CallAllowance {
+    /// The call's permit among the tenant's concurrent calls.
+    pub(super) permit: OwnedSemaphorePermit,
+    /// The tenant's quota, against which the bytes of the call are counted.
+    pub(super) budget: EgressBudget,
+}
+
 /// The body of an outbound request, or of its response.
 pub(super) struct CountedBody {
     body: Incoming,
@@ -76,7 +84,7 @@ impl CountedBody {
         body: Incoming,
         counter: Arc<OutboundUse>,
         limit: u64,
-        (permit, budget): (OwnedSemaphorePermit, EgressBudget),
+        CallAllowance { permit, budget }: CallAllowance,
     ) -> Self {
         let idle = Some(Box::pin(tokio::time::sleep(IDLE_MAX)));
         Self { body, counter, budget, left: limit, limit, idle, _permit: Some(permit) }

@@ -1,7 +1,7 @@
 //! One outbound call, from the worker's request to the head of the response.
 
 use crate::egress::address::may_reach;
-use crate::egress::body::{CountedBody, EgressBudget};
+use crate::egress::body::{CallAllowance, CountedBody, EgressBudget};
 use crate::egress::{RESOLVING_OF_WORKER_MAX, WorkerEgress};
 use bytes::Bytes;
 use gannet_base::bill::outbound::OutboundUse;
@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 /// Body of the response that the worker gets.
@@ -93,7 +93,7 @@ async fn call(
     {
         return Err(OutboundError::NotListed);
     }
-    let (permit, budget) = enter(worker)?;
+    let allowance = enter(worker)?;
     let settings = worker.egress.live.load().egress.clone();
     let connect_by = Instant::now() + Duration::from_millis(settings.connect_timeout_ms);
     let stream = timeout_at(connect_by, connect(worker, &to)).await.map_err(|_| OutboundError::Unreachable)??;
@@ -102,8 +102,9 @@ async fn call(
     let first_ms = asked_ms.unwrap_or(u64::MAX).min(settings.first_byte_timeout_ms);
     let by = Instant::now() + Duration::from_millis(first_ms);
     let (parts, body) = rebuild(request, &to)?.into_parts();
-    budget.count(&counter, parts.uri.to_string().len() + head_bytes(&parts.headers));
-    let request = Request::from_parts(parts, CountedBody::request(body, Arc::clone(&counter), budget.clone()));
+    allowance.budget.count(&counter, parts.uri.to_string().len() + head_bytes(&parts.headers));
+    let request =
+        Request::from_parts(parts, CountedBody::request(body, Arc::clone(&counter), allowance.budget.clone()));
     let response = if to.https {
         let name = ServerName::try_from(to.host.trim_matches(['[', ']']).to_owned()).map_err(|_| OutboundError::Tls)?;
         let tls = timeout_at(connect_by, worker.egress.connector.connect(name, stream)).await;
@@ -116,11 +117,11 @@ async fn call(
         timeout_at(by, send(stream, request)).await
     };
     let response = response.map_err(|_| OutboundError::Timeout)??;
-    relay(response, &counter, settings.response_mib << 20, (permit, budget))
+    relay(response, &counter, settings.response_mib << 20, allowance)
 }
 
 /// Takes a permit of the tenant's concurrent calls, if its daily quota is not used up.
-fn enter(worker: &WorkerEgress) -> Result<(OwnedSemaphorePermit, EgressBudget), OutboundError> {
+fn enter(worker: &WorkerEgress) -> Result<CallAllowance, OutboundError> {
     let snapshot = worker.egress.registry.snapshot();
     let tenant = snapshot.tenants.get(&worker.tenant).ok_or(OutboundError::Unreachable)?;
     let budget = EgressBudget { account: Arc::clone(&tenant.account), mib: tenant.limits.egress_mib_per_day };
@@ -130,7 +131,7 @@ fn enter(worker: &WorkerEgress) -> Result<(OwnedSemaphorePermit, EgressBudget), 
     let permit = worker.egress.permits(&worker.tenant).try_acquire_owned().map_err(|_| {
         OutboundError::limit("concurrent calls of the tenant", worker.egress.live.load().egress.concurrency)
     })?;
-    Ok((permit, budget))
+    Ok(CallAllowance { permit, budget })
 }
 
 /// Resolves a name on a blocking thread, which may hang as long as the resolver does. A worker, and all workers
@@ -232,7 +233,7 @@ fn relay(
     response: Response<Incoming>,
     counter: &Arc<OutboundUse>,
     limit: u64,
-    held: (OwnedSemaphorePermit, EgressBudget),
+    allowance: CallAllowance,
 ) -> Result<Response<OutboundBody>, OutboundError> {
     if response.body().size_hint().lower() > limit {
         return Err(OutboundError::TooLarge);
@@ -242,9 +243,9 @@ fn relay(
     let ours: Vec<HeaderName> =
         parts.headers.keys().filter(|name| name.as_str().starts_with("x-gannet-")).cloned().collect();
     ours.into_iter().for_each(|name| drop(parts.headers.remove(name)));
-    held.1.count(counter, head_bytes(&parts.headers));
+    allowance.budget.count(counter, head_bytes(&parts.headers));
     parts.version = Version::HTTP_2;
-    let body = CountedBody::answer(body, Arc::clone(counter), limit, held);
+    let body = CountedBody::answer(body, Arc::clone(counter), limit, allowance);
     Ok(Response::from_parts(parts, body.map_err(Into::into).boxed_unsync()))
 }
 

@@ -18,7 +18,7 @@ pub struct WorkerClaim {
     worker: Arc<Worker>,
     version: Arc<Version>,
     table: SharedWorkerTable,
-    changed: Arc<Notify>,
+    table_changed: Arc<Notify>,
     registry: Arc<Registry>,
     /// How long the request waited until a worker was free or could be started.
     pub(crate) capacity_wait: Duration,
@@ -30,11 +30,11 @@ impl WorkerClaim {
     pub(crate) fn new(
         worker: Arc<Worker>,
         version: Arc<Version>,
-        (table, changed, registry): (SharedWorkerTable, Arc<Notify>, Arc<Registry>),
+        (table, table_changed, registry): (SharedWorkerTable, Arc<Notify>, Arc<Registry>),
         kind: StartKind,
     ) -> Self {
         worker.begin_request(version.key);
-        Self { worker, version, table, changed, registry, capacity_wait: Duration::ZERO, kind }
+        Self { worker, version, table, table_changed, registry, capacity_wait: Duration::ZERO, kind }
     }
 
     /// The claimed worker.
@@ -46,24 +46,25 @@ impl WorkerClaim {
 impl Drop for WorkerClaim {
     fn drop(&mut self) {
         let scale = &self.version.manifest().scale;
-        let idle = Duration::from_secs(scale.idle_timeout_s);
+        let idle_timeout = Duration::from_secs(scale.idle_timeout_s);
         // Only the current version of a function can keep the worker. An old version's last request must not.
         let snapshot = self.registry.snapshot();
         let function = snapshot.function(self.version.tenant.as_str(), self.version.function.as_str());
         let may_stay_resident = snapshot.tenants.get(&self.version.tenant);
         let may_stay_resident =
             scale.min > 0 && may_stay_resident.is_some_and(|tenant| tenant.may_stay_resident(jiff::Timestamp::now()));
-        let keep = may_stay_resident && function.is_some_and(|function| Arc::ptr_eq(&function.current, &self.version));
+        let always_on =
+            may_stay_resident && function.is_some_and(|function| Arc::ptr_eq(&function.current, &self.version));
         let served = function.is_some_and(|function| function.serves(&self.version));
         if self.worker.end_request(self.version.key) && !served {
             self.worker.unload(self.version.key);
         }
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle_now = table.release(&self.version.tenant, &self.worker, idle, keep, Instant::now());
+        let idle_now = table.release(&self.version.tenant, &self.worker, idle_timeout, always_on, Instant::now());
         drop(table);
         if idle_now {
             // A request that waits for a worker may evict this one.
-            self.changed.notify_waiters();
+            self.table_changed.notify_waiters();
         }
     }
 }

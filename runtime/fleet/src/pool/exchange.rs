@@ -1,7 +1,7 @@
 //! One exchange with a worker: claims it, sends the request and returns the response.
 //!
 //! ```text
-//!  claim a seat and a connection ─▶ send the rebuilt request ─▶ head ─▶ relay of the body
+//!  claim a worker and connection ─▶ send the rebuilt request ─▶ head ─▶ relay of the body
 //!        │ deadline: 504               │ body cut: 408 413        └ the worker says that the guest failed: 502 504
 //!        └ no worker: 503              │ no head in time: the worker is killed, 502
 //!                                      │ its worker ended: once more, if that can do no harm (`retry`), else 502
@@ -11,7 +11,7 @@
 use crate::admitted::{AddressingStyle, Admitted, Target};
 use crate::inbound::InboundRequest;
 use crate::pool::claim::WorkerClaim;
-use crate::pool::expected::{CUT_MAX, ClientGoneGuard, ExpectedReport};
+use crate::pool::expected::{CUT_REPORT_WAIT_MAX, ClientGoneGuard, ExpectedReport};
 use crate::pool::relay::ReportSource;
 use crate::pool::request::{BodyState, RequestBody};
 use crate::pool::retry::{ResendableRequest, RetryOnce};
@@ -79,7 +79,7 @@ impl Pool {
             return Err(CallFailure::new(error, admitted));
         }
         let mut claimed_at = Instant::now();
-        let (mut worker_claim, mut connection) = match self.seat_by(&version, deadline).await {
+        let (mut worker_claim, mut connection) = match self.claim_before(&version, deadline).await {
             Ok(claimed) => claimed,
             Err(error) => return Err(CallFailure::new(error, admitted)),
         };
@@ -104,7 +104,7 @@ impl Pool {
             admitted.tab.count_outbound(outbound.clone());
             let expected = ExpectedReport::new(&worker_claim, id);
             let claim_us = microseconds(claimed_at);
-            let held = InExchange {
+            let exchange = InExchange {
                 admitted,
                 worker_claim,
                 expected,
@@ -115,24 +115,23 @@ impl Pool {
             };
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             request::set_deadline(&mut request, left);
-            let ended = match self.send(held, request, id, left + DEADLINE_GRACE).await {
-                Ok((answer, held)) => return relayed(answer, held, id, style),
+            let mut unanswered = match self.send(exchange, request, id, left + DEADLINE_GRACE).await {
+                Ok((response, exchange)) => return relayed(response, exchange, id, style),
                 Err(SendError::Refused(failed)) => return Err(failed),
-                Err(SendError::Ended(ended)) => ended,
+                Err(SendError::WorkerEnded(unanswered)) => unanswered,
             };
-            let why = self.note_kill(&version, ended.worker_claim.worker()).await;
-            let mut ended = ended;
-            report::record_lost(&mut ended.admitted.tab, ended.worker_claim.worker());
+            let why = self.note_kill(&version, unanswered.worker_claim.worker()).await;
+            report::record_lost(&mut unanswered.admitted.tab, unanswered.worker_claim.worker());
             let affected = outbound.is_some_and(|counter| counter.has_called());
-            let never = ended.hung || affected || ended.worker_claim.worker().overstayed();
-            let next = if never { None } else { retry.take(ended.unsent) };
-            admitted = ended.admitted;
-            drop(ended.worker_claim);
-            let Some((next, body)) = next else { return Err(CallFailure::new(PoolError::Killed(why), admitted)) };
+            let must_not_resend = unanswered.hung || affected || unanswered.worker_claim.worker().kept_gpu();
+            let resendable = if must_not_resend { None } else { retry.take(unanswered.unsent) };
+            admitted = unanswered.admitted;
+            drop(unanswered.worker_claim);
+            let Some(resendable) = resendable else { return Err(CallFailure::new(PoolError::Killed(why), admitted)) };
             tracing::info!(request = %id, why, "a worker ended; the request is sent to another");
-            (request, request_body) = (next, body);
+            (request, request_body) = resendable;
             claimed_at = Instant::now();
-            (worker_claim, connection) = match self.seat_by(&version, deadline).await {
+            (worker_claim, connection) = match self.claim_before(&version, deadline).await {
                 Ok(claimed) => claimed,
                 Err(error) => return Err(CallFailure::new(error, admitted)),
             };
@@ -143,13 +142,13 @@ impl Pool {
     /// client has left, and [`ClientGoneGuard`] takes over.
     async fn send(
         &self,
-        held: InExchange,
+        exchange: InExchange,
         request: Request<RequestBody>,
         id: gannet_base::names::RequestId,
         longest: Duration,
     ) -> Result<(Response<Incoming>, InExchange), SendError> {
         let InExchange { admitted, worker_claim, expected, mut connection, claim_us, request_body, tab_open_max } =
-            held;
+            exchange;
         let sending = Box::pin(async move {
             let sent = connection.send(request).await;
             (connection, sent)
@@ -163,9 +162,9 @@ impl Pool {
             unreachable!("only a dropped future takes it")
         };
         let (hung, unsent) = match sent {
-            Ok((connection, Ok(answer))) => {
+            Ok((connection, Ok(response))) => {
                 return Ok((
-                    answer,
+                    response,
                     InExchange { admitted, worker_claim, expected, connection, claim_us, request_body, tab_open_max },
                 ));
             }
@@ -179,7 +178,7 @@ impl Pool {
         drop(sending);
         if let Some(refused) = request_body.refused() {
             // The guest's work until then is charged.
-            match expected.wait(CUT_MAX).await {
+            match expected.wait(CUT_REPORT_WAIT_MAX).await {
                 Some(work) => report::record(&mut admitted.tab, work, worker_claim.worker(), claim_us),
                 None => report::record_lost(&mut admitted.tab, worker_claim.worker()),
             }
@@ -193,7 +192,7 @@ impl Pool {
             self.end(worker_claim.worker(), "it missed a request's deadline by a second");
         }
         let unsent = unsent.map(|request| (*request, request_body));
-        Err(SendError::Ended(Box::new(WorkerEnded { admitted, worker_claim, hung, unsent })))
+        Err(SendError::WorkerEnded(Box::new(UnansweredRequest { admitted, worker_claim, hung, unsent })))
     }
 }
 
@@ -202,11 +201,11 @@ enum SendError {
     /// The request was refused because of its body.
     Refused(Box<CallFailure>),
     /// The worker ended, or was killed because it hung.
-    Ended(Box<WorkerEnded>),
+    WorkerEnded(Box<UnansweredRequest>),
 }
 
 /// What is left of a request whose worker ended.
-struct WorkerEnded {
+struct UnansweredRequest {
     admitted: Admitted,
     worker_claim: WorkerClaim,
     /// Whether the worker was killed because it did not respond in time.
@@ -217,14 +216,14 @@ struct WorkerEnded {
 
 /// Turns the worker's response into the client's.
 fn relayed(
-    answer: Response<Incoming>,
-    held: InExchange,
+    response: Response<Incoming>,
+    exchange: InExchange,
     id: gannet_base::names::RequestId,
     style: AddressingStyle,
 ) -> Result<Response<ResponseBody>, Box<CallFailure>> {
     let InExchange { mut admitted, worker_claim, mut expected, connection, claim_us, request_body, tab_open_max } =
-        held;
-    let (mut parts, body) = answer.into_parts();
+        exchange;
+    let (mut parts, body) = response.into_parts();
     let known: Option<WorkReport> =
         parts.headers.remove(header::WORK).and_then(|value| serde_json::from_slice(value.as_bytes()).ok());
     let source = match known {

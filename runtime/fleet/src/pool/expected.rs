@@ -63,7 +63,7 @@ impl Drop for ExpectedReport {
 /// can finish.
 const CLIENT_GONE_GRACE: Duration = Duration::from_millis(50);
 /// How long the report of a guest that was ended may take. It waits until the guest's work on the GPU is done.
-pub(super) const CUT_MAX: Duration = Duration::from_secs(12);
+pub(super) const CUT_REPORT_WAIT_MAX: Duration = Duration::from_secs(12);
 
 /// The connection, and the head of the response that came over it. On an error, the request if nothing of it was sent.
 type Sent = (Connection, Result<Response<Incoming>, Option<Box<Request<RequestBody>>>>);
@@ -95,7 +95,7 @@ impl Drop for ClientGoneGuard {
             };
             let work = match known {
                 Some(work) => Some(work),
-                None => expected.wait(CUT_MAX).await,
+                None => expected.wait(CUT_REPORT_WAIT_MAX).await,
             };
             match work {
                 Some(work) => report::record(&mut admitted.tab, work, worker_claim.worker(), claim_us),

@@ -17,7 +17,7 @@ mod services;
 
 // The path of a request, in order.
 mod claim;
-mod seating;
+mod claim_worker;
 mod exchange;
 mod request;
 mod head;
@@ -62,7 +62,7 @@ const RETIRE_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct Pool {
     table: SharedWorkerTable,
-    changed: Arc<Notify>,
+    table_changed: Arc<Notify>,
     spawner: Spawner,
     builder: Arc<BuildService>,
     arbiter: Arc<Arbiter>,
@@ -88,7 +88,7 @@ impl Pool {
         let limits = slots.iter().map(|slot| SlotLimits { spares: slot.spares, workers_max: slot.workers_max });
         let pool = Self {
             table: Arc::new(Mutex::new(WorkerTable::new(limits))),
-            changed: Arc::default(),
+            table_changed: Arc::default(),
             spawner,
             registry,
             backoff: Arc::default(),
@@ -181,17 +181,17 @@ impl Pool {
         }
     }
 
-    /// Kills a worker, and frees its seat in the table at once, because reaping it may take long.
+    /// Kills a worker, and takes it from its tenant in the table at once, because reaping it may take long.
     fn end(&self, worker: &Arc<Worker>, why: &str) {
         worker.kill_because(why);
-        self.lock().abandon(worker);
+        self.lock().unassign(worker);
         self.refill();
     }
 
     /// Kills all workers. The caller has waited for requests in flight, until they ended or ran out of time.
     pub fn drain(&self) {
         self.draining.cancel();
-        self.changed.notify_waiters();
+        self.table_changed.notify_waiters();
         for worker in self.lock().drain() {
             worker.kill();
         }

@@ -3,7 +3,7 @@
 
 use crate::admitted::Admitted;
 use crate::pool::claim::WorkerClaim;
-use crate::pool::expected::{CUT_MAX, ExpectedReport};
+use crate::pool::expected::{CUT_REPORT_WAIT_MAX, ExpectedReport};
 use crate::pool::report;
 use crate::pool::request::BodyState;
 use crate::pool::worker::Connection;
@@ -38,7 +38,7 @@ pub(crate) enum ReportSource {
 #[derive(Debug)]
 pub struct Relay {
     body: Incoming,
-    open: SharedAnswer,
+    open: SharedResponse,
     /// Timeout of the wait for the report frame. Set when the worker's body has ended and the frame has not arrived.
     ending: Option<Pin<Box<Sleep>>>,
     /// Whether a trailer is still to be sent.
@@ -50,10 +50,10 @@ pub struct Relay {
 
 /// `None` once the tab is closed. Shared with the watchdog task, because the body of a client that stops reading is not
 /// polled and cannot notice a timeout.
-type SharedAnswer = Arc<Mutex<Option<OpenAnswer>>>;
+type SharedResponse = Arc<Mutex<Option<OpenResponse>>>;
 
 #[derive(Debug)]
-struct OpenAnswer {
+struct OpenResponse {
     admitted: Admitted,
     worker_claim: WorkerClaim,
     connection: Option<Connection>,
@@ -78,11 +78,11 @@ pub(crate) struct RelayParts {
     pub(crate) tab_open_max: Duration,
 }
 
-fn take(open: &SharedAnswer) -> Option<OpenAnswer> {
+fn take(open: &SharedResponse) -> Option<OpenResponse> {
     open.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-impl OpenAnswer {
+impl OpenResponse {
     /// Records why the response is incomplete, and closes the connection to the worker, which ends the guest.
     fn cut(&mut self, error: &str, detail: Option<String>, blame: Blame) {
         if let Some(connection) = self.connection.take() {
@@ -110,7 +110,7 @@ impl OpenAnswer {
         }
         if let ReportSource::Frame(expected) = self.source {
             // The guest runs on or is being ended, so its report comes later.
-            let tab_open_max = if self.was_cut { CUT_MAX } else { self.tab_open_max };
+            let tab_open_max = if self.was_cut { CUT_REPORT_WAIT_MAX } else { self.tab_open_max };
             let Self { mut admitted, worker_claim, claim_us, .. } = Self { source: ReportSource::Known, ..self };
             tokio::spawn(async move {
                 match expected.wait(tab_open_max).await {
@@ -125,7 +125,7 @@ impl OpenAnswer {
 
 /// Ends a response that its client does not read, because others want its permits, its instance and the instance's
 /// memory.
-async fn watch(open: SharedAnswer, longest: Duration) {
+async fn watch(open: SharedResponse, longest: Duration) {
     tokio::time::sleep(longest).await;
     if let Some(mut open) = take(&open) {
         let detail = format!("the client had not read the whole response after {} ms", longest.as_millis());
@@ -141,7 +141,7 @@ impl Relay {
         // A body of known length ends with its last byte and has no trailer.
         let trailers = matches!(source, ReportSource::Frame(_)) && body.size_hint().exact().is_none();
         let connection = Some(connection);
-        let open = OpenAnswer {
+        let open = OpenResponse {
             admitted,
             worker_claim,
             connection,

@@ -10,7 +10,7 @@ use gannet_state::tab::Tab;
 /// while the worker lives.
 pub(super) fn record_lost(tab: &mut Tab, worker: &Worker) {
     if worker.dead().is_cancelled()
-        && let Some((began, before)) = tab.began()
+        && let Some((began, before)) = tab.opening()
     {
         tab.add_lost_gpu_time(worker.bill_lost_report(began, before));
     }

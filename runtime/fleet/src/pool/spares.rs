@@ -33,7 +33,7 @@ impl Pool {
                             table.died(&worker);
                         }
                         drop(table);
-                        pool.changed.notify_waiters();
+                        pool.table_changed.notify_waiters();
                     }
                     Err(error) => {
                         tracing::error!(%error, "a spare could not be started");
@@ -65,7 +65,7 @@ impl Pool {
         tokio::spawn(async move {
             watched.dead().cancelled().await;
             pool.lock().died(&watched);
-            pool.changed.notify_waiters();
+            pool.table_changed.notify_waiters();
             pool.refill();
         });
         Ok(worker)

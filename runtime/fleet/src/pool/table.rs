@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 /// Grace period before an idle worker is evicted. It returns its GPU lease one millisecond after its last use; killing
 /// it earlier would force a GPU probe.
-const SETTLED: Duration = Duration::from_millis(20);
+const EVICT_IDLE_MIN: Duration = Duration::from_millis(20);
 
 /// The outcome of a claim.
 #[derive(Debug, PartialEq, Eq)]
@@ -89,14 +89,14 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         Self { tenant_workers: HashMap::new(), slots: slots.into_iter().map(state).collect() }
     }
 
-    fn seated(&self, slot: SlotId) -> usize {
+    fn assigned(&self, slot: SlotId) -> usize {
         self.tenant_workers.keys().filter(|(_, at)| *at == slot).count()
     }
 
     fn total(&self, slot: SlotId) -> usize {
         let unclaimed =
             self.slots.get(slot).map_or(0, |state| state.spares.len() + state.spares_starting + state.leaving.len());
-        self.seated(slot) + unclaimed
+        self.assigned(slot) + unclaimed
     }
 
     fn has_room(&self, slot: SlotId) -> bool {
@@ -118,15 +118,15 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         }
         for group in candidates {
             let has_spare = |slot: &&SlotId| self.slots.get(**slot).is_some_and(|state| !state.spares.is_empty());
-            let spare = group.iter().filter(has_spare).min_by_key(|slot| self.seated(**slot)).copied();
+            let spare = group.iter().filter(has_spare).min_by_key(|slot| self.assigned(**slot)).copied();
             if let Some(slot) = spare
                 && let Some(worker) = self.slots.get_mut(slot).and_then(|state| state.spares.pop_front())
             {
-                self.seat(tenant, slot, worker.clone(), 1, now);
+                self.assign(tenant, slot, worker.clone(), 1, now);
                 return ClaimDecision::Spare(worker);
             }
             let roomy = group.iter().filter(|slot| self.has_room(**slot));
-            let free = roomy.min_by_key(|slot| self.seated(**slot)).copied();
+            let free = roomy.min_by_key(|slot| self.assigned(**slot)).copied();
             if let Some(slot) = free {
                 self.tenant_workers.insert((tenant.clone(), slot), TenantWorker::Starting);
                 return ClaimDecision::Start(slot);
@@ -140,18 +140,18 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         self.evict(&slots, now).map_or(ClaimDecision::Full, ClaimDecision::Evict)
     }
 
-    fn seat(&mut self, tenant: &TenantName, slot: SlotId, worker: W, busy: usize, now: Instant) {
-        let seat =
+    fn assign(&mut self, tenant: &TenantName, slot: SlotId, worker: W, busy: usize, now: Instant) {
+        let assigned =
             TenantWorker::Up { worker, busy, idle_since: now, idle_timeout: Duration::from_secs(60), always_on: false };
-        self.tenant_workers.insert((tenant.clone(), slot), seat);
+        self.tenant_workers.insert((tenant.clone(), slot), assigned);
     }
 
-    /// Removes the worker that has been idle longest. Skips workers idle for less than [`SETTLED`], which may still
-    /// hold the GPU.
+    /// Removes the worker that has been idle longest. Skips workers idle for less than [`EVICT_IDLE_MIN`], which may
+    /// still hold the GPU.
     fn evict(&mut self, slots: &[SlotId], now: Instant) -> Option<W> {
-        let idle = self.tenant_workers.iter().filter_map(|(key, seat)| match seat {
+        let idle = self.tenant_workers.iter().filter_map(|(key, entry)| match entry {
             TenantWorker::Up { busy: 0, idle_since, always_on: false, .. }
-                if slots.contains(&key.1) && now.saturating_duration_since(*idle_since) >= SETTLED =>
+                if slots.contains(&key.1) && now.saturating_duration_since(*idle_since) >= EVICT_IDLE_MIN =>
             {
                 Some((*idle_since, key))
             }
@@ -172,7 +172,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
     /// Records that a worker has started. It is idle at first: the request that wanted it claims again, unless its
     /// client has left meanwhile.
     pub fn started(&mut self, tenant: &TenantName, slot: SlotId, worker: W, now: Instant) {
-        self.seat(tenant, slot, worker, 0, now);
+        self.assign(tenant, slot, worker, 0, now);
     }
 
     /// Records that a worker could not be started.
@@ -183,19 +183,26 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         }
     }
 
-    /// Records that a request is done with its worker. `idle` is the function's idle timeout, and `keep` says whether
+    /// Records that a request is done with its worker. `idle_timeout` is the function's, and `always_on` says whether
     /// the worker is kept although nobody calls. Returns whether the worker is idle now, so that it could be evicted
     /// for another.
-    pub fn release(&mut self, tenant: &TenantName, worker: &W, idle: Duration, keep: bool, now: Instant) -> bool {
+    pub fn release(
+        &mut self,
+        tenant: &TenantName,
+        worker: &W,
+        idle_timeout: Duration,
+        always_on: bool,
+        now: Instant,
+    ) -> bool {
         for slot in 0..self.slots.len() {
-            if let Some(TenantWorker::Up { worker: seated, busy, idle_since, idle_timeout, always_on }) =
+            if let Some(TenantWorker::Up { worker: assigned, busy, idle_since, idle_timeout: limit, always_on: kept }) =
                 self.tenant_workers.get_mut(&(tenant.clone(), slot))
-                && seated == worker
+                && assigned == worker
             {
                 *busy = busy.saturating_sub(1);
                 *idle_since = now;
-                *idle_timeout = idle;
-                *always_on |= keep;
+                *limit = idle_timeout;
+                *kept |= always_on;
                 return *busy == 0;
             }
         }
@@ -204,7 +211,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
 
     /// Returns the workers that are kept although nobody calls, with their tenants.
     pub fn always_on(&self) -> Vec<(TenantName, W)> {
-        let always_on = self.tenant_workers.iter().filter_map(|((tenant, _), seat)| match seat {
+        let always_on = self.tenant_workers.iter().filter_map(|((tenant, _), entry)| match entry {
             TenantWorker::Up { worker, always_on: true, .. } => Some((tenant.clone(), worker.clone())),
             _ => None,
         });
@@ -215,7 +222,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
     pub fn workers(&self, tenant: &TenantName) -> Vec<W> {
         let tenant_workers = (0..self.slots.len()).filter_map(|slot| self.tenant_workers.get(&(tenant.clone(), slot)));
         tenant_workers
-            .filter_map(|seat| match seat {
+            .filter_map(|entry| match entry {
                 TenantWorker::Up { worker, .. } => Some(worker.clone()),
                 TenantWorker::Starting => None,
             })
@@ -225,17 +232,17 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
     /// Removes a worker whose process has ended.
     pub fn died(&mut self, worker: &W) {
         self.tenant_workers
-            .retain(|_, seat| !matches!(seat, TenantWorker::Up { worker: seated, .. } if seated == worker));
+            .retain(|_, entry| !matches!(entry, TenantWorker::Up { worker: assigned, .. } if assigned == worker));
         for state in &mut self.slots {
             state.spares.retain(|spare| spare != worker);
             state.leaving.retain(|leaving| leaving != worker);
         }
     }
 
-    /// Frees the seat of a worker that is being killed. Its memory still counts until its process has ended.
-    pub fn abandon(&mut self, worker: &W) {
-        let key = self.tenant_workers.iter().find_map(|(key, seat)| match seat {
-            TenantWorker::Up { worker: seated, .. } if seated == worker => Some(key.clone()),
+    /// Takes a worker that is being killed from its tenant. Its memory still counts until its process has ended.
+    pub fn unassign(&mut self, worker: &W) {
+        let key = self.tenant_workers.iter().find_map(|(key, entry)| match entry {
+            TenantWorker::Up { worker: assigned, .. } if assigned == worker => Some(key.clone()),
             _ => None,
         });
         if let Some(key) = key {
@@ -254,7 +261,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
 
     /// Removes the workers that have been idle for longer than their idle timeout. The caller kills them.
     pub fn retire(&mut self, now: Instant) -> Vec<W> {
-        let due = self.tenant_workers.iter().filter(|(_, seat)| match seat {
+        let due = self.tenant_workers.iter().filter(|(_, entry)| match entry {
             TenantWorker::Up { busy: 0, idle_since, idle_timeout, always_on: false, .. } => {
                 now.saturating_duration_since(*idle_since) >= *idle_timeout
             }
@@ -290,7 +297,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
     /// Returns the number of workers and spares in each slot.
     pub fn counts(&self) -> Vec<WorkerCounts> {
         let count = |(slot, state): (SlotId, &SlotState<W>)| WorkerCounts {
-            workers: self.seated(slot),
+            workers: self.assigned(slot),
             spares: state.spares.len(),
         };
         self.slots.iter().enumerate().map(count).collect()
@@ -298,11 +305,11 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
 
     /// Removes and returns all workers and spares. No new spares are started after this.
     pub fn drain(&mut self) -> Vec<W> {
-        let seated = self.tenant_workers.drain().filter_map(|(_, seat)| match seat {
+        let assigned = self.tenant_workers.drain().filter_map(|(_, entry)| match entry {
             TenantWorker::Up { worker, .. } => Some(worker),
             TenantWorker::Starting => None,
         });
-        let mut all: Vec<W> = seated.collect();
+        let mut all: Vec<W> = assigned.collect();
         for state in &mut self.slots {
             state.limits.spares = 0;
             all.extend(state.spares.drain(..));
@@ -409,10 +416,10 @@ mod tests {
     fn an_idle_worker_goes_at_its_timeout_and_a_pinned_one_stays() {
         let mut table = WorkerTable::new([SlotLimits { spares: 0, workers_max: 8 }]);
         let now = Instant::now();
-        for (index, keep) in [(0, false), (1, true)] {
+        for (index, always_on) in [(0, false), (1, true)] {
             assert_eq!(table.claim(&name(index), &[vec![0]], now), ClaimDecision::Start(0));
             table.started(&name(index), 0, index, now);
-            table.release(&name(index), &index, Duration::from_secs(5), keep, now);
+            table.release(&name(index), &index, Duration::from_secs(5), always_on, now);
         }
         assert!(table.retire(now + Duration::from_secs(4)).is_empty());
         assert_eq!(table.retire(now + Duration::from_secs(5)), [0]);

@@ -98,7 +98,7 @@ pub struct Worker {
     /// The slot of its GPU, if it has one.
     gpu: Option<SlotId>,
     /// The link that the arbiter gets when the worker gets a tenant. `None` after that. A spare does not share the GPU.
-    link: Mutex<Option<MemberLink>>,
+    arbiter_link: Mutex<Option<MemberLink>>,
     membership: OnceLock<Membership>,
     /// Its outbound HTTP, set when it gets a tenant.
     pub(super) outbound: OnceLock<Arc<WorkerEgress>>,
@@ -177,7 +177,7 @@ impl Worker {
             dead: CancellationToken::new(),
             confinement,
             gpu: slot.gpu.as_ref().map(|_| slot.slot),
-            link: Mutex::new(Some(MemberLink { socket, notes: notes.into() })),
+            arbiter_link: Mutex::new(Some(MemberLink { socket, notes: notes.into() })),
             membership: OnceLock::new(),
             outbound: OnceLock::new(),
             egress_open: AtomicBool::new(false),
@@ -209,7 +209,7 @@ impl Worker {
     /// Binds it to the tenant that it serves from now on, and lets it use the GPU and outbound HTTP. Returns whether
     /// this is its first call; later ones do nothing.
     pub fn join(&self, arbiter: &Arc<Arbiter>, egress: &Arc<Egress>, tenant: &TenantName, weight: u32) -> bool {
-        let link = self.link.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let link = self.arbiter_link.lock().unwrap_or_else(PoisonError::into_inner).take();
         let first = link.is_some();
         if first {
             // A worker has one tenant for life.
@@ -281,7 +281,7 @@ impl Worker {
     }
 
     /// Whether it was killed because it kept the GPU.
-    pub(crate) fn overstayed(&self) -> bool {
+    pub(crate) fn kept_gpu(&self) -> bool {
         self.membership.get().is_some_and(Membership::overstayed)
     }
 
@@ -329,7 +329,7 @@ impl Worker {
                 ending = &mut ended => {
                     tracing::info!(worker = self.id(), %ending, "a worker ended");
                     let why = match ending.code {
-                        _ if self.overstayed() => "it kept the gpu when it was asked back, and its kernel is quarantined \
+                        _ if self.kept_gpu() => "it kept the gpu when it was asked back, and its kernel is quarantined \
                             until the function is deployed again".to_owned(),
                         _ if self.process.ran_out_of_memory() => {
                             format!("it took more than the {rss_bytes_max} bytes of memory that a worker may have")

@@ -294,7 +294,7 @@ impl ConfigError {
         }
     }
 
-    fn of(mut errors: Vec<Self>) -> Result<(), Self> {
+    fn from_list(mut errors: Vec<Self>) -> Result<(), Self> {
         match errors.len() {
             0 => Ok(()),
             1 => Err(errors.remove(0)),

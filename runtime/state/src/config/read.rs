@@ -31,13 +31,13 @@ pub(super) fn parse(text: &str) -> Result<ServerConfig, ConfigError> {
                 let removed = remove(&mut table, error.path());
                 errors.push(ConfigError::Key { key, cause: explain(error.inner().message()) });
                 if !removed || errors.len() >= ERRORS_MAX {
-                    return Err(ConfigError::of(errors).err().unwrap_or(ConfigError::Many(Vec::new())));
+                    return Err(ConfigError::from_list(errors).err().unwrap_or(ConfigError::Many(Vec::new())));
                 }
             }
         }
     };
     errors.extend(file.check());
-    ConfigError::of(errors).map(|()| file)
+    ConfigError::from_list(errors).map(|()| file)
 }
 
 fn line_of(text: &str, at: usize) -> usize {

@@ -49,12 +49,12 @@ pub enum LedgerError {
 /// The handle of the ledger; see the module.
 #[derive(Debug)]
 pub struct Ledger {
-    known: Arc<Mutex<LedgerIndex>>,
+    index: Arc<Mutex<LedgerIndex>>,
     /// Sums of durable lines that are not in the store yet. Locked for writing while they move into the store, so that
     /// a reader who adds both counts each line once.
     rollup: Arc<RwLock<Rollup>>,
     /// How often sums have moved into the store.
-    settled: Arc<AtomicUsize>,
+    settle_count: Arc<AtomicUsize>,
     /// Number of lines that wait for the disk.
     waiting: Arc<AtomicUsize>,
     /// Whether the last write failed.
@@ -74,14 +74,14 @@ impl Ledger {
         let watermark = store.watermark()?;
         let numbers = segment::list(&folder)?;
         let open_number = numbers.last().copied().unwrap_or(1).max(watermark.segment);
-        let (mut known, mut rollup) = (LedgerIndex::default(), Rollup::default());
+        let (mut index, mut rollup) = (LedgerIndex::default(), Rollup::default());
         for number in numbers.iter().copied().filter(|number| *number != open_number) {
             if number >= watermark.segment {
                 let from = if number == watermark.segment { watermark.offset } else { 0 };
                 let file = File::open(segment::path(&folder, number, "jsonl"))?;
                 segment::scan(&file, from, |_, line| rollup.count(&line))?;
             }
-            known.sealed.extend(SealedSegment::open(&folder, number)?.map(|sealed| (number, Arc::new(sealed))));
+            index.sealed.extend(SealedSegment::open(&folder, number)?.map(|sealed| (number, Arc::new(sealed))));
         }
         let file = Arc::new(segment::open(&folder, open_number)?);
         let counted_to = if open_number == watermark.segment { watermark.offset } else { 0 };
@@ -89,7 +89,7 @@ impl Ledger {
             if at >= counted_to {
                 rollup.count(&line);
             }
-            known.open.insert(line.id(), at);
+            index.open.insert(line.id(), at);
         })?;
         if open_number == watermark.segment && end < watermark.offset {
             let why = format!("segment {open_number} ends at {end}, but lines up to {} were counted", watermark.offset);
@@ -98,25 +98,25 @@ impl Ledger {
         file.set_len(end)?;
         file.sync_all()?;
         crate::store::files::sync_folder(&folder)?;
-        known.open_file = Some(Arc::clone(&file));
+        index.open_file = Some(Arc::clone(&file));
         let mut by_day = store.usage_by_day()?;
         for (key, sums) in rollup.rows() {
             by_day.entry((key.day, key.tenant.clone())).or_default().add(sums);
         }
         let (to_disk, inbox) = channel();
         let ledger = Arc::new(Self {
-            known: Arc::new(Mutex::new(known)),
+            index: Arc::new(Mutex::new(index)),
             rollup: Arc::new(RwLock::new(rollup)),
-            settled: Arc::default(),
+            settle_count: Arc::default(),
             waiting: Arc::default(),
             failing: Arc::default(),
             to_disk,
             store: Arc::clone(&store),
         });
         let writer = Writer {
-            known: Arc::clone(&ledger.known),
+            index: Arc::clone(&ledger.index),
             rollup: Arc::clone(&ledger.rollup),
-            settled: Arc::clone(&ledger.settled),
+            settle_count: Arc::clone(&ledger.settle_count),
             waiting: Arc::clone(&ledger.waiting),
             failing: Arc::clone(&ledger.failing),
             store,
@@ -131,8 +131,8 @@ impl Ledger {
         Ok((ledger, by_day))
     }
 
-    fn known(&self) -> MutexGuard<'_, LedgerIndex> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn index(&self) -> MutexGuard<'_, LedgerIndex> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Checks whether usage can be recorded. If not, returns why; nothing may be admitted then.
@@ -150,19 +150,19 @@ impl Ledger {
     pub fn write(&self, line: LedgerLine) {
         let line = Arc::new(line);
         {
-            let mut known = self.known();
+            let mut index = self.index();
             if let LedgerLine::Request(receipt) = &*line {
                 tracing::debug!(request = %receipt.request, status = receipt.status, error = receipt.error, "tab closed");
-                known.totals.requests += 1;
-                known.totals.errors += u64::from(receipt.error.is_some());
-                known.totals.gpu_ns = known.totals.gpu_ns.saturating_add(receipt.gpu_ns);
+                index.totals.requests += 1;
+                index.totals.errors += u64::from(receipt.error.is_some());
+                index.totals.gpu_ns = index.totals.gpu_ns.saturating_add(receipt.gpu_ns);
                 if let Some(kind) = receipt.start
-                    && let Some(count) = known.totals.starts.get_mut(kind as usize)
+                    && let Some(count) = index.totals.starts.get_mut(kind as usize)
                 {
                     *count += 1;
                 }
             }
-            known.waiting.insert(line.id(), Arc::clone(&line));
+            index.waiting.insert(line.id(), Arc::clone(&line));
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
         if self.to_disk.send(line).is_err() {
@@ -178,12 +178,12 @@ impl Ledger {
             LedgerLine::Resident(_) => None,
         };
         let (open, sealed) = {
-            let known = self.known();
-            if let Some(line) = known.waiting.get(&id) {
+            let index = self.index();
+            if let Some(line) = index.waiting.get(&id) {
                 return receipt(line).map(|receipt| (receipt, false));
             }
-            let open = known.open.get(&id).copied().zip(known.open_file.clone());
-            (open, known.sealed.values().rev().map(Arc::clone).collect::<Vec<_>>())
+            let open = index.open.get(&id).copied().zip(index.open_file.clone());
+            (open, index.sealed.values().rev().map(Arc::clone).collect::<Vec<_>>())
         };
         let found = match open {
             Some((at, file)) => segment::line_at(&file, at).map(Some),
@@ -207,10 +207,10 @@ impl Ledger {
         loop {
             // The store is read without the lock, which the writing thread needs. If sums have moved into the store
             // meanwhile, both are read again.
-            let settled = self.settled.load(Ordering::Acquire);
+            let settle_count = self.settle_count.load(Ordering::Acquire);
             let mut rows = self.store.usage(tenant, days.clone())?;
             let rollup = self.rollup.read().unwrap_or_else(PoisonError::into_inner);
-            if self.settled.load(Ordering::Acquire) != settled {
+            if self.settle_count.load(Ordering::Acquire) != settle_count {
                 continue;
             }
             for (key, sums) in rollup.rows_of(tenant, days.clone()) {
@@ -222,7 +222,7 @@ impl Ledger {
 
     /// Returns the totals since the start.
     pub fn totals(&self) -> Totals {
-        self.known().totals
+        self.index().totals
     }
 
     /// Waits until every line is on disk, at most `longest`. Blocks.
@@ -279,7 +279,7 @@ mod tests {
                         &rollup,
                         Watermark {
                             segment: 1,
-                            offset: ledger.known().open_file.as_ref().unwrap().metadata().unwrap().len(),
+                            offset: ledger.index().open_file.as_ref().unwrap().metadata().unwrap().len(),
                         },
                     )
                     .unwrap();

@@ -29,9 +29,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// State of the writing thread. It shares the `Arc`s with [`super::Ledger`].
 pub(super) struct Writer {
-    pub(super) known: Arc<Mutex<LedgerIndex>>,
+    pub(super) index: Arc<Mutex<LedgerIndex>>,
     pub(super) rollup: Arc<RwLock<Rollup>>,
-    pub(super) settled: Arc<AtomicUsize>,
+    pub(super) settle_count: Arc<AtomicUsize>,
     pub(super) waiting: Arc<AtomicUsize>,
     pub(super) failing: Arc<AtomicBool>,
     pub(super) store: Arc<Store>,
@@ -82,16 +82,16 @@ impl Writer {
         let mut rollup = self.rollup.write().unwrap_or_else(PoisonError::into_inner);
         lines.iter().for_each(|line| rollup.count(line));
         drop(rollup);
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         for (line, at) in lines.iter().zip(ats) {
-            known.waiting.remove(&line.id());
-            known.open.insert(line.id(), at);
+            index.waiting.remove(&line.id());
+            index.open.insert(line.id(), at);
         }
     }
 
     /// When it is time, moves sums into the store, begins a new segment and removes expired ones.
     fn roll(&mut self) {
-        let full = self.known.lock().unwrap_or_else(PoisonError::into_inner).open.len() >= SEGMENT_LINES;
+        let full = self.index.lock().unwrap_or_else(PoisonError::into_inner).open.len() >= SEGMENT_LINES;
         let mut rollup = self.rollup.write().unwrap_or_else(PoisonError::into_inner);
         let due = rollup.lines() >= SETTLE_LINES || (rollup.lines() > 0 && self.settled_at.elapsed() >= SETTLE_EVERY);
         if !due && !full {
@@ -104,7 +104,7 @@ impl Writer {
             return;
         }
         *rollup = Rollup::default();
-        self.settled.fetch_add(1, Ordering::Release);
+        self.settle_count.fetch_add(1, Ordering::Release);
         drop(rollup);
         self.settled_at = Instant::now();
         if full && let Err(error) = self.seal() {
@@ -116,15 +116,15 @@ impl Writer {
     fn seal(&mut self) -> io::Result<()> {
         let next = Arc::new(segment::open(&self.folder, self.number + 1)?);
         let entries = {
-            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            known.open.iter().map(|(id, at)| (*id, *at)).collect()
+            let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+            index.open.iter().map(|(id, at)| (*id, *at)).collect()
         };
         segment::write_index(&self.folder, self.number, entries)?;
         let sealed = SealedSegment::open(&self.folder, self.number)?;
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.sealed.extend(sealed.map(|sealed| (self.number, Arc::new(sealed))));
-        known.open.clear();
-        known.open_file = Some(Arc::clone(&next));
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        index.sealed.extend(sealed.map(|sealed| (self.number, Arc::new(sealed))));
+        index.open.clear();
+        index.open_file = Some(Arc::clone(&next));
         (self.number, self.file, self.end) = (self.number + 1, next, 0);
         Ok(())
     }
@@ -136,13 +136,13 @@ impl Writer {
             modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > self.kept))
         };
         let numbers: Vec<u64> =
-            self.known.lock().unwrap_or_else(PoisonError::into_inner).sealed.keys().copied().collect();
+            self.index.lock().unwrap_or_else(PoisonError::into_inner).sealed.keys().copied().collect();
         for number in numbers {
             let lines = segment::path(&self.folder, number, "jsonl");
             if !too_old(&lines) {
                 break;
             }
-            self.known.lock().unwrap_or_else(PoisonError::into_inner).sealed.remove(&number);
+            self.index.lock().unwrap_or_else(PoisonError::into_inner).sealed.remove(&number);
             for path in [lines, segment::path(&self.folder, number, "idx")] {
                 if let Err(error) = std::fs::remove_file(&path) {
                     tracing::warn!(%error, "an old segment of the ledger could not be removed");

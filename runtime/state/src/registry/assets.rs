@@ -97,7 +97,7 @@ impl Registry {
             let sweeping = Arc::clone(&registry);
             let swept = tokio::task::spawn_blocking(move || {
                 let files = sweeping.store.files();
-                let unneeded = |digest: &String| !owner.needs_asset(digest) && !sweeping.is_arriving(&tenant, digest);
+                let unneeded = |digest: &String| !owner.needs_asset(digest) && !sweeping.is_protected(&tenant, digest);
                 files.assets(&tenant).iter().filter(|digest| unneeded(digest)).for_each(|digest| {
                     files.remove_asset(&tenant, digest);
                 });

@@ -33,7 +33,7 @@ pub struct Function {
     /// Versions by tag.
     pub tags: BTreeMap<String, Arc<Version>>,
     /// Numbers of the versions that were current before, oldest first. A rollback goes back to the last one.
-    pub before: Vec<u32>,
+    pub previous: Vec<u32>,
 }
 
 /// How a new version is deployed.
@@ -109,7 +109,11 @@ impl Version {
 
 impl Function {
     /// Makes a function from its stored record. Returns None if the current version is missing.
-    pub(super) fn of(name: FunctionName, record: &FunctionRecord, versions: Vec<Arc<Version>>) -> Option<Self> {
+    pub(super) fn from_record(
+        name: FunctionName,
+        record: &FunctionRecord,
+        versions: Vec<Arc<Version>>,
+    ) -> Option<Self> {
         let find = |number: u32| versions.iter().find(|version| version.record.number == number).cloned();
         let current = find(record.current)?;
         let mut traffic: Vec<_> =
@@ -118,8 +122,8 @@ impl Function {
             traffic = vec![(Arc::clone(&current), 100)];
         }
         let tags = record.tags.iter().filter_map(|(tag, number)| Some((tag.clone(), find(*number)?))).collect();
-        let (sticky, before) = (record.sticky.clone(), record.before.clone());
-        Some(Self { name, current, traffic, sticky, tags, before, versions })
+        let (sticky, previous) = (record.sticky.clone(), record.before.clone());
+        Some(Self { name, current, traffic, sticky, tags, previous, versions })
     }
 
     /// Returns the record to store.
@@ -129,7 +133,7 @@ impl Function {
             traffic: self.traffic.iter().map(|(version, weight)| (version.record.number, *weight)).collect(),
             sticky: self.sticky.clone(),
             tags: self.tags.iter().map(|(tag, version)| (tag.clone(), version.record.number)).collect(),
-            before: self.before.clone(),
+            before: self.previous.clone(),
         }
     }
 

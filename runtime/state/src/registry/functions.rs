@@ -16,7 +16,7 @@ const QUARANTINE_MAX: usize = 256;
 /// Maximum number of tags of one function.
 const TAGS_MAX: usize = 32;
 /// Number of formerly current versions that are remembered for rollbacks.
-const BEFORE_MAX: usize = 16;
+const PREVIOUS_MAX: usize = 16;
 
 /// Returns whether a text is a valid tag: a DNS label of at most 32 characters that begins with a letter and does not
 /// look like a version's number, as in `v3`.
@@ -48,9 +48,9 @@ impl Function {
     fn give_all_traffic(&mut self, version: &Arc<Version>) {
         let old = self.current.record.number;
         if old != version.record.number {
-            self.before.retain(|number| *number != old);
-            self.before.push(old);
-            self.before.drain(..self.before.len().saturating_sub(BEFORE_MAX));
+            self.previous.retain(|number| *number != old);
+            self.previous.push(old);
+            self.previous.drain(..self.previous.len().saturating_sub(PREVIOUS_MAX));
         }
         self.current = Arc::clone(version);
         self.traffic = vec![(Arc::clone(version), 100)];
@@ -60,9 +60,9 @@ impl Function {
     /// and were not the last current one.
     fn prune(&mut self, kept: usize) -> Vec<Arc<Version>> {
         let spare = self.versions.len().saturating_sub(kept);
-        let last_before = self.before.last().copied();
+        let last_previous = self.previous.last().copied();
         let (gone, stay) = self.versions.iter().cloned().enumerate().partition::<Vec<_>, _>(|(index, version)| {
-            *index < spare && !self.serves(version) && last_before != Some(version.record.number)
+            *index < spare && !self.serves(version) && last_previous != Some(version.record.number)
         });
         self.versions = stay.into_iter().map(|(_, version)| version).collect();
         gone.into_iter().map(|(_, version)| version).collect()
@@ -145,7 +145,7 @@ impl Registry {
                 traffic: vec![(Arc::clone(&version), 100)],
                 sticky: None,
                 tags: BTreeMap::new(),
-                before: Vec::new(),
+                previous: Vec::new(),
             },
         };
         if !how.no_traffic {
@@ -222,11 +222,11 @@ impl Registry {
             let _changing = registry.changing.lock().await;
             let snapshot = registry.snapshot();
             let needed = |name: &String| snapshot.tenants.get(&tenant).is_some_and(|tenant| tenant.needs(name));
-            let arriving = |name: &String| {
+            let protected = |name: &String| {
                 let digest = name.split_once('.').map_or(name.as_str(), |(digest, _)| digest);
-                registry.is_arriving(&tenant, digest)
+                registry.is_protected(&tenant, digest)
             };
-            let names: Vec<String> = names.into_iter().filter(|name| !needed(name) && !arriving(name)).collect();
+            let names: Vec<String> = names.into_iter().filter(|name| !needed(name) && !protected(name)).collect();
             let removing = tokio::task::spawn_blocking(move || {
                 names.iter().for_each(|name| store.files().remove_component(&tenant, name));
             });
@@ -270,17 +270,18 @@ impl Registry {
         to: Option<u32>,
     ) -> Result<Arc<Function>, RegistryError> {
         self.change_function(tenant, name, move |function| {
-            let before = || function.before.iter().rev().copied().find(|number| function.find(*number).is_some());
+            let last_previous =
+                || function.previous.iter().rev().copied().find(|number| function.find(*number).is_some());
             let number = to
-                .or_else(before)
+                .or_else(last_previous)
                 .ok_or_else(|| RegistryError::Conflict("no other version has been current before".into()))?;
             let version = function.find(number).cloned();
             let version = version.ok_or_else(|| RegistryError::Conflict(format!("there is no version v{number}")))?;
-            // The version that was rolled back is not added to `before`, so that a second rollback goes further back.
-            let before = function.before.clone();
+            // The version that was rolled back is not added to `previous`, so that a second rollback goes further back.
+            let previous = function.previous.clone();
             function.give_all_traffic(&version);
-            function.before = before;
-            function.before.retain(|before| *before != number);
+            function.previous = previous;
+            function.previous.retain(|previous| *previous != number);
             Ok(())
         })
         .await
@@ -387,7 +388,7 @@ impl Registry {
                 self.version(tenant, &version.function, Arc::clone(&version.record), &limits)
             };
             let versions = function.versions.iter().map(renewed).collect();
-            if let Some(function_now) = Function::of(function.name.clone(), &function.record(), versions) {
+            if let Some(function_now) = Function::from_record(function.name.clone(), &function.record(), versions) {
                 *function = Arc::new(function_now);
             }
         }

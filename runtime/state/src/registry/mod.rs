@@ -64,7 +64,7 @@ impl Tenant {
     }
 
     /// Returns an empty tenant, which stands for a deleted one.
-    pub fn gone() -> Self {
+    pub fn deleted_placeholder() -> Self {
         Self::new(TenantRecord::new(jiff::Timestamp::UNIX_EPOCH), &TenantLimits::default())
     }
 
@@ -128,7 +128,7 @@ pub struct Snapshot {
     /// All tenants, by name.
     pub tenants: BTreeMap<TenantName, Arc<Tenant>>,
     /// Names of deleted tenants. They may not be reused.
-    gone: Arc<BTreeSet<TenantName>>,
+    deleted: Arc<BTreeSet<TenantName>>,
 }
 
 impl Snapshot {
@@ -139,7 +139,7 @@ impl Snapshot {
 
     /// Returns whether a tenant of this name was deleted. Its usage and its audit log can still be read.
     pub fn is_deleted(&self, tenant: &TenantName) -> bool {
-        self.gone.contains(tenant)
+        self.deleted.contains(tenant)
     }
 
     /// Returns a tenant's keys.
@@ -184,7 +184,7 @@ pub struct Registry {
     versions_kept: AtomicU64,
     store: Arc<Store>,
     /// Components and assets whose version or name is not committed yet. Sweeping must not remove their files.
-    arriving: Mutex<Vec<(TenantName, String)>>,
+    protected_files: Mutex<Vec<(TenantName, String)>>,
     /// Held during a change, and while unused files are removed.
     changing: tokio::sync::Mutex<()>,
     next_version_key: AtomicU64,
@@ -223,12 +223,12 @@ impl Registry {
                 operator,
                 keys,
                 tenants: BTreeMap::new(),
-                gone: Arc::new(contents.gone.into_keys().collect()),
+                deleted: Arc::new(contents.deleted.into_keys().collect()),
             }),
             defaults: ArcSwap::from_pointee(defaults),
             versions_kept: AtomicU64::new(versions_kept),
             store,
-            arriving: Mutex::default(),
+            protected_files: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
             next_version_key: AtomicU64::new(1),
         };
@@ -239,7 +239,7 @@ impl Registry {
                 .into_iter()
                 .map(|version| registry.version(&owner, &name, Arc::new(version), &limits))
                 .collect();
-            if let Some(function) = Function::of(name.clone(), &record, versions) {
+            if let Some(function) = Function::from_record(name.clone(), &record, versions) {
                 tenant.functions.insert(name, Arc::new(function));
             }
         }
@@ -269,15 +269,15 @@ impl Registry {
     }
 
     /// Keeps the files of a component or an asset from being removed, until the guard is dropped.
-    pub fn arriving(self: &Arc<Self>, tenant: &TenantName, digest: &str) -> UploadGuard {
+    pub fn protect_files(self: &Arc<Self>, tenant: &TenantName, digest: &str) -> UploadGuard {
         let component = (tenant.clone(), digest.to_owned());
-        self.arriving.lock().unwrap_or_else(PoisonError::into_inner).push(component.clone());
+        self.protected_files.lock().unwrap_or_else(PoisonError::into_inner).push(component.clone());
         UploadGuard { registry: Arc::clone(self), component }
     }
 
-    fn is_arriving(&self, tenant: &TenantName, digest: &str) -> bool {
-        let arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
-        arriving.iter().any(|(owner, known)| owner == tenant && known == digest)
+    fn is_protected(&self, tenant: &TenantName, digest: &str) -> bool {
+        let protected = self.protected_files.lock().unwrap_or_else(PoisonError::into_inner);
+        protected.iter().any(|(owner, known)| owner == tenant && known == digest)
     }
 
     /// Returns the store.
@@ -315,7 +315,7 @@ impl Registry {
     }
 }
 
-/// Keeps the files of a component or an asset from being removed until it is dropped; see [`Registry::arriving`].
+/// Keeps the files of a component or an asset from being removed until it is dropped; see [`Registry::protect_files`].
 #[derive(Debug)]
 pub struct UploadGuard {
     registry: Arc<Registry>,
@@ -324,9 +324,9 @@ pub struct UploadGuard {
 
 impl Drop for UploadGuard {
     fn drop(&mut self) {
-        let mut arriving = self.registry.arriving.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = arriving.iter().position(|component| *component == self.component) {
-            arriving.swap_remove(at);
+        let mut protected = self.registry.protected_files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = protected.iter().position(|component| *component == self.component) {
+            protected.swap_remove(at);
         }
     }
 }

@@ -73,7 +73,7 @@ impl Registry {
             if next.tenants.contains_key(&name) {
                 return Err(RegistryError::Conflict(format!("tenant {name} exists already")));
             }
-            if next.gone.contains(&name) {
+            if next.deleted.contains(&name) {
                 return Err(RegistryError::Conflict(format!(
                     "a tenant {name} was deleted; its name is not given again, because bills go by it"
                 )));
@@ -177,8 +177,8 @@ impl Registry {
                 change = change.without_key(&hash);
                 next.keys.remove(&hash);
             }
-            let gone: BTreeSet<_> = next.gone.iter().cloned().chain([name]).collect();
-            next.gone = Arc::new(gone);
+            let deleted: BTreeSet<_> = next.deleted.iter().cloned().chain([name]).collect();
+            next.deleted = Arc::new(deleted);
             Ok((change, ()))
         })
         .await

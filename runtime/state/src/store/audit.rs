@@ -21,7 +21,7 @@ fn key(whose: &str, request: RequestId) -> Vec<u8> {
     key
 }
 
-/// Maximum number of entries that [`Store::forget_audit`] removes in one change.
+/// Maximum number of entries that [`Store::expire_audit`] removes in one change.
 pub const FORGOTTEN_AT_ONCE: usize = 10_000;
 
 impl Store {
@@ -32,7 +32,7 @@ impl Store {
 
     /// Returns up to `limit` entries of one tenant, newest first. With `before`, only entries older than that request.
     /// Blocks.
-    pub fn audited(
+    pub fn read_audit(
         &self,
         whose: &str,
         before: Option<RequestId>,
@@ -45,7 +45,7 @@ impl Store {
     }
 
     /// Removes entries older than `before`, at most [`FORGOTTEN_AT_ONCE`], and returns how many. Blocks.
-    pub fn forget_audit(&self, before: jiff::Timestamp) -> Result<usize, StoreError> {
+    pub fn expire_audit(&self, before: jiff::Timestamp) -> Result<usize, StoreError> {
         let mut change = WriteBatch::new();
         let mut count = 0;
         for entry in self.db.scan_prefix("a/") {

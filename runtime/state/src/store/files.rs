@@ -184,7 +184,7 @@ impl Files {
     }
 
     /// Moves a file that is completely written to its final path, durably.
-    pub fn keep(&self, from: &Path, to: &Path) -> io::Result<()> {
+    pub fn move_durably(&self, from: &Path, to: &Path) -> io::Result<()> {
         File::open(from)?.sync_all()?;
         let folder = to.parent().unwrap_or(&self.data);
         make_folder(folder, 0o700)?;

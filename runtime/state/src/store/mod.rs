@@ -191,7 +191,7 @@ pub struct StoredState {
     /// Assets, by tenant and name.
     pub assets: BTreeMap<(TenantName, AssetName), AssetRecord>,
     /// Deleted tenants. Their names may not be reused.
-    pub gone: BTreeMap<TenantName, DeletedTenantRecord>,
+    pub deleted: BTreeMap<TenantName, DeletedTenantRecord>,
 }
 
 type Reply = oneshot::Sender<Result<(), StoreError>>;
@@ -351,7 +351,7 @@ fn read(db: &sled::Db) -> Result<StoredState, StoreError> {
             let function = second.and_then(|name| FunctionName::new(name).ok());
             match (kind, second, function) {
                 ("t", None, _) => drop(contents.tenants.insert(tenant, parse(&key, &value)?)),
-                ("g", None, _) => drop(contents.gone.insert(tenant, parse(&key, &value)?)),
+                ("g", None, _) => drop(contents.deleted.insert(tenant, parse(&key, &value)?)),
                 ("s", Some(name), _) => {
                     contents.secrets.insert((tenant, name.to_owned()), parse(&key, &value)?);
                 }

@@ -149,7 +149,7 @@ impl Files {
             let _ = std::fs::remove_file(&arrived.path);
             return Ok(());
         }
-        Ok(self.keep(&arrived.path, &place)?)
+        Ok(self.move_durably(&arrived.path, &place)?)
     }
 
     /// Removes the file of an asset. A process that has it open can still read it.

@@ -139,7 +139,7 @@ impl World {
             Step::ToArbiter(at, fate) if !self.to_arbiter.is_empty() => {
                 let (id, message) = self.to_arbiter.remove(at % self.to_arbiter.len());
                 for _ in 0..count(*fate) {
-                    let actions = self.turns.asked(id, message, self.now);
+                    let actions = self.turns.on_message(id, message, self.now);
                     self.act(actions);
                 }
             }
@@ -158,7 +158,7 @@ impl World {
             Step::Reap => {
                 if let Some(id) = self.dying.pop() {
                     self.processes[usize::try_from(id).unwrap()].in_flight = false;
-                    let actions = self.turns.left(id, self.now);
+                    let actions = self.turns.on_exit(id, self.now);
                     self.act(actions);
                 }
             }

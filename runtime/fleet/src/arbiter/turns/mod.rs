@@ -1,8 +1,8 @@
 //! Decides whose turn it is on one GPU.
 //!
-//! In: what happened, and when ([`Turns::join`], [`Turns::asked`], [`Turns::left`], [`Turns::lost`], [`Turns::probed`],
-//! [`Turns::tick`]). Out: what the arbiter has to do ([`Action`]), and when to call [`Turns::tick`] next
-//! ([`Turns::deadline`]). All of it is pure: it holds no lock, awaits nothing, and takes the time as an argument.
+//! In: what happened, and when ([`Turns::join`], [`Turns::on_message`], [`Turns::on_exit`], [`Turns::on_device_lost`],
+//! [`Turns::probed`], [`Turns::tick`]). Out: what the arbiter has to do ([`Action`]), and when to call [`Turns::tick`]
+//! next ([`Turns::deadline`]). All of it is pure: it holds no lock, awaits nothing, and takes the time as an argument.
 //!
 //! Members are processes with a GPU device: workers and builders. Each belongs to a tenant. One file holds each part of
 //! the decision, and this file puts them together:
@@ -94,7 +94,7 @@ impl Turns {
     }
 
     /// Handles a message of a member. Messages of processes that are no members are ignored.
-    pub fn asked(&mut self, id: MemberId, message: HolderMessage, now: Instant) -> Vec<Action> {
+    pub fn on_message(&mut self, id: MemberId, message: HolderMessage, now: Instant) -> Vec<Action> {
         self.count_time(now);
         if self.members.tenant(id).is_none() {
             return Vec::new();
@@ -124,7 +124,7 @@ impl Turns {
     }
 
     /// Handles the end of a member's process, which was reaped.
-    pub fn left(&mut self, id: MemberId, now: Instant) -> Vec<Action> {
+    pub fn on_exit(&mut self, id: MemberId, now: Instant) -> Vec<Action> {
         self.count_time(now);
         let Some(tenant) = self.members.leave(id) else { return Vec::new() };
         self.held_time.leave(id);
@@ -136,8 +136,8 @@ impl Turns {
         self.decide(now)
     }
 
-    /// Notes that a member's device was lost. [`Turns::left`] follows.
-    pub fn lost(&mut self, id: MemberId, now: Instant) {
+    /// Notes that a member's device was lost. [`Turns::on_exit`] follows.
+    pub fn on_device_lost(&mut self, id: MemberId, now: Instant) {
         // The GPU cannot be the reason for the loss if the member never held it.
         if let Some(tenant) = self.members.tenant(id).filter(|_| self.members.was_granted(id)) {
             self.losses.record(tenant, now);
@@ -227,7 +227,7 @@ impl Turns {
                     return Vec::new();
                 }
                 self.gpu.ask_back(now);
-                vec![Action::Tell(holder, ArbiterMessage::AskedBack { epoch: self.gpu.epoch() })]
+                vec![Action::Tell(holder, ArbiterMessage::Revoked { epoch: self.gpu.epoch() })]
             }
             Due::Kill(holder) => {
                 self.gpu.start_reaping(now);

@@ -3,7 +3,7 @@
 use gannet_base::hop::{Fault, FaultCode};
 
 /// The fault of a guest that exceeded a time limit. `what` is the predicate of the message: "the function `what`".
-pub(super) fn overtime(what: &str, limit_name: &str, limit_ms: u64) -> Fault {
+pub(super) fn time_limit_fault(what: &str, limit_name: &str, limit_ms: u64) -> Fault {
     let detail = format!("the function {what}: limits.{limit_name} = {limit_ms}");
     Fault { code: FaultCode::DeadlineExceeded, detail }
 }

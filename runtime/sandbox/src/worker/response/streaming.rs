@@ -12,7 +12,7 @@
 //! complete, so it ends with an error.
 
 use crate::worker::response::context::ResponseContext;
-use crate::worker::response::faults::{broken_body, overtime};
+use crate::worker::response::faults::{broken_body, time_limit_fault};
 use crate::worker::response::run_on::run_on;
 use crate::worker::running_guest::{GuestFuture, GuestOutcome};
 use bytes::Bytes;
@@ -132,11 +132,11 @@ impl StreamingBody {
         let limits = self.context.as_ref().map(|context| &context.limits);
         if self.idle_timeout.as_mut().poll(task).is_ready() {
             let limit_ms = limits.map_or(0, |limits| limits.stream_idle_ms);
-            return Some(overtime("sent nothing for too long", "stream_idle_ms", limit_ms));
+            return Some(time_limit_fault("sent nothing for too long", "stream_idle_ms", limit_ms));
         }
         if self.total_timeout.as_mut().poll(task).is_ready() {
             let limit_ms = limits.map_or(0, |limits| limits.stream_ms);
-            return Some(overtime("streamed for too long", "stream_timeout_ms", limit_ms));
+            return Some(time_limit_fault("streamed for too long", "stream_timeout_ms", limit_ms));
         }
         None
     }

@@ -1,4 +1,4 @@
-//! Seats a request in a worker (hot, warm or cold): carries out what the table decides about its claim.
+//! Claims a worker for a request (hot, warm or cold): carries out what the table decides about its claim.
 
 use super::Pool;
 use super::claim::WorkerClaim;
@@ -20,24 +20,24 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 impl Pool {
     /// Claims a worker and a connection to it before `deadline`. A worker that ends before it has the request is
     /// replaced once.
-    pub(super) async fn seat_by(
+    pub(super) async fn claim_before(
         &self,
         version: &Arc<Version>,
         deadline: tokio::time::Instant,
     ) -> Result<(WorkerClaim, Connection), PoolError> {
-        let seating = async {
-            match self.seat(version).await {
-                Err(PoolError::Killed(_)) => self.seat(version).await,
+        let claiming = async {
+            match self.claim_connected(version).await {
+                Err(PoolError::Killed(_)) => self.claim_connected(version).await,
                 other => other,
             }
         };
-        tokio::time::timeout_at(deadline, seating).await.unwrap_or_else(|_| {
+        tokio::time::timeout_at(deadline, claiming).await.unwrap_or_else(|_| {
             let limit = version.limits.timeout_ms;
             Err(PoolError::Deadline(format!("no worker was ready within {limit} ms")))
         })
     }
 
-    async fn seat(&self, version: &Arc<Version>) -> Result<(WorkerClaim, Connection), PoolError> {
+    async fn claim_connected(&self, version: &Arc<Version>) -> Result<(WorkerClaim, Connection), PoolError> {
         let worker_claim = self.claim(version).await?;
         let connection = worker_claim.worker().connection().await?;
         Ok((worker_claim, connection))
@@ -58,7 +58,7 @@ impl Pool {
             if self.registry.snapshot().tenants.get(tenant).is_none_or(|tenant| tenant.record.suspended) {
                 return Err(PoolError::Suspended);
             }
-            let changed = self.changed.notified();
+            let changed = self.table_changed.notified();
             tokio::pin!(changed);
             // Registered before the claim, so that no change is missed.
             changed.as_mut().enable();
@@ -92,7 +92,7 @@ impl Pool {
                 }
             }
         };
-        let shared = (Arc::clone(&self.table), Arc::clone(&self.changed), Arc::clone(&self.registry));
+        let shared = (Arc::clone(&self.table), Arc::clone(&self.table_changed), Arc::clone(&self.registry));
         let mut worker_claim = WorkerClaim::new(Arc::clone(&worker), Arc::clone(version), shared, kind);
         worker_claim.capacity_wait = capacity_wait;
         let snapshot = self.registry.snapshot();
@@ -137,7 +137,7 @@ impl Pool {
                 Err(_) => table.start_failed(&tenant, slot),
             }
             drop(table);
-            pool.changed.notify_waiters();
+            pool.table_changed.notify_waiters();
             started.map(drop)
         });
         starting.await.map_err(|error| PoolError::Internal(error.to_string()))?
