@@ -3,7 +3,7 @@
 //! then generates TOKENS more, always the likeliest, and prints the nanoseconds of both phases, three times.
 //!
 //! It is a typical hand-written program: the weights are one buffer, pipelines and bind groups are created once, and
-//! each token is encoded anew, as wgpu requires, and read back.
+//! each token is encoded again, as wgpu requires, and read back.
 #![expect(clippy::print_stdout, clippy::unwrap_used, clippy::indexing_slicing, reason = "a program for measuring")]
 
 use gannet_sdk::nn::{DType, Gguf, Rope, Value, wgsl};

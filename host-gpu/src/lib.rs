@@ -2,8 +2,8 @@
 //!
 //! It knows nothing of HTTP, tenants or the store, and can be used alone: see
 //! `examples/double.rs`. A process opens one [`Device`] for one tenant; each request gets a
-//! [`Session`] on it, with limits of its own. The modules below stand in the order in which a
-//! request meets them; [`wit`] puts the WIT resources on top, one file each.
+//! [`Session`] on it, with limits of its own. The modules below are in the order in which a
+//! request uses them. [`wit`] adds the WIT resources, one file each.
 //!
 //! Invariants:
 //!

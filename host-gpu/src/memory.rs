@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 /// Drivers allocate memory in multiples of this many bytes. wgpu's allocator does so too on the drivers that we know.
 const GRANULARITY: u64 = 256;
 
-/// Frees memory when so many bytes are wanted. Returns whether it freed any.
+/// Frees memory when this many bytes are needed. Returns whether it freed any.
 type Relief = Box<dyn Fn(u64) -> bool + Send + Sync>;
 
 /// The memory that a quota limits.

@@ -52,7 +52,7 @@ fn a_version_keeps_the_assets_it_was_deployed_with() {
     deploy().is_problem(
         409,
         "conflict",
-        "assets.table is \"t\", which is not there; `gannet asset put t FILE` puts it",
+        "assets.table is \"t\", which does not exist; `gannet asset put t FILE` uploads it",
     );
 
     let (one, two) = (bytes(1, 3 << 20), bytes(2, 5 << 20));

@@ -19,7 +19,7 @@ fn exit_codes_tell_usage_function_and_server_apart() {
     assert_eq!(unreachable.status.code(), Some(3));
     let told = text(&unreachable.stderr);
     assert!(
-        told.starts_with("error: no answer from http://127.0.0.1:1\n  caused by: ") && told.contains("\nhint: "),
+        told.starts_with("error: no response from http://127.0.0.1:1\n  caused by: ") && told.contains("\nhint: "),
         "{told}"
     );
 }

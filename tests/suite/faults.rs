@@ -54,7 +54,7 @@ fn exhausted_memory_names_the_limit() {
 #[test]
 fn a_guest_that_exits_without_an_answer_is_502() {
     let server = Server::shared();
-    server.call("faulty", "/exit", b"").is_problem(502, "function_trapped", "ended without an answer");
+    server.call("faulty", "/exit", b"").is_problem(502, "function_trapped", "ended without a response");
     the_next_request_works(server);
 }
 

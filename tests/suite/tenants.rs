@@ -148,7 +148,7 @@ fn a_deleted_tenant_is_gone_and_its_name_is_not_given_again() {
     server.call_as(&acme, "/f/acme/hello", b"").is_problem(401, "unauthorized", "not valid");
     assert!(!server.data.join("components/acme").exists());
     let again = server.control(&operator, "POST", "tenants", &json!({ "name": "acme" }));
-    again.is_problem(409, "conflict", "bills go by it");
+    again.is_problem(409, "conflict", "bills identify tenants by name");
     // The operator can still read its usage and its audit log.
     let as_acme = |path: &str| {
         let headers = [("x-gannet-key", operator.as_str()), ("x-gannet-tenant", "acme")];

@@ -11,7 +11,7 @@ use tokenizers::{AddedToken, PreTokenizerWrapper};
 
 /// GGUF's kind of control tokens, which are no text.
 const CONTROL: i64 = 3;
-/// GGUF's kind of user-defined tokens: control tokens that were added by whoever trained the model further.
+/// GGUF's kind of user-defined tokens: control tokens that were added when the model was trained further.
 const USER_DEFINED: i64 = 4;
 /// Bytes of a text that are encoded at once. The library uses a hundred times as much memory meanwhile.
 const PART_BYTES: usize = 64 << 10;
@@ -28,7 +28,7 @@ const PART_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    /// The bytes of all tokens, one token behind the other. Special tokens have none.
+    /// The bytes of all tokens, one token after the other. Special tokens have none.
     bytes: Vec<u8>,
     /// End of each token in `bytes`, by its id.
     ends: Vec<u32>,

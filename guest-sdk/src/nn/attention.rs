@@ -98,7 +98,7 @@ impl Pass<'_> {
     /// Records y = softmax(q · Kᵀ / √size) · V, for each token over the cache rows of its span.
     ///
     /// `q` and `y` have `tokens` rows of `heads` × `size` values. The cache, keys and values, has rows of `kv_heads` ×
-    /// `size`. A span is the first row and the row behind the last. A shape outside the limits of [`Attention`] or a
+    /// `size`. A span is the first row and the row after the last. A shape outside the limits of [`Attention`] or a
     /// buffer that is too short is `InvalidArgument`; the length of the cache is not checked.
     ///
     /// ```

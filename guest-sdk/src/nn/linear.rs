@@ -7,7 +7,7 @@ use super::tensor::{DType, Matrix};
 use crate::asset::View;
 use crate::gpu::{Buffer, Error, Result, Uniform, uniform};
 
-/// Up to this many tokens, weights are read anew for each token. With more, they are read once for several.
+/// Up to this many tokens, weights are read again for each token. With more, they are read once for several.
 const FEW_TOKENS: u32 = 3;
 
 /// The parameters of a product with weights. After the product come the bias, GELU, and the addition, in this order.

@@ -10,7 +10,7 @@ pub(super) const ONLY_ENTRY: &str = "";
 
 /// Operations of a model, recorded once and submitted any number of times.
 ///
-/// Activations are rows of `f32`, one row behind the other. A buffer of activations that is too short is
+/// Activations are rows of `f32`, one row after the other. A buffer of activations that is too short is
 /// `InvalidArgument`. An operation that the function did not declare ([`declare!`](crate::nn::declare!)) is `NotFound`.
 ///
 /// ```no_run
@@ -190,7 +190,7 @@ impl Pass<'_> {
 
     /// Records the mean of the rows of each span, divided by its Euclidean length if `normalize`.
     ///
-    /// A span is the first row of `x` and the row behind the last. `x` has rows of `width` values, and its length is
+    /// A span is the first row of `x` and the row after the last. `x` has rows of `width` values, and its length is
     /// not checked. `y` gets a row of `width` values for each span.
     ///
     /// ```

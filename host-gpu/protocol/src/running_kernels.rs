@@ -1,7 +1,7 @@
 //! A file that names the kernels on the GPU.
 //!
-//! The GPU thread writes a note for each slice. The arbiter reads the notes when it kills the process, because a process that
-//! hangs cannot report what it ran.
+//! The GPU thread writes a note for each slice. The arbiter reads the notes when it kills the process, because a
+//! process that hangs cannot report what it ran.
 
 use std::fs::File;
 use std::io;

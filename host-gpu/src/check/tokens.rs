@@ -32,7 +32,7 @@ struct Count {
 }
 
 impl Count {
-    /// Adds a function of so many tokens that begins at `line`.
+    /// Adds a function of this many tokens that begins at `line`.
     fn add(&mut self, tokens: u64, line: u64) {
         self.squares = self.squares.saturating_add(tokens.saturating_mul(tokens));
         if tokens > self.longest {

@@ -51,7 +51,7 @@ impl RunningJob {
         self.in_flight == 0 && (self.submitted_all || self.failed.is_some())
     }
 
-    /// Returns the error with which the job stops now: its session is gone, or its request's GPU time is used up.
+    /// Returns the error with which the job stops now: its session was dropped, or its request's GPU time is used up.
     pub(crate) fn stopped(&self) -> Option<Error> {
         let usage = self.job.usage.as_ref()?;
         if usage.cancelled.load(Ordering::Relaxed) {
@@ -87,7 +87,7 @@ impl RunningJob {
             }
             None => Ok(FinishedJob { gpu_ns: self.gpu_ns, slices: self.slices, clock: self.clock, readback }),
         };
-        // If the receiver is gone, its instance has ended. The work was charged anyway.
+        // If the receiver was dropped, its instance has ended. The work was charged anyway.
         let _ = done.send(result);
     }
 }

@@ -46,7 +46,7 @@ pub(crate) enum StepPart {
     Bytes { from: u64, size: u64 },
 }
 
-/// Returns the expected time for copying so many bytes, in nanoseconds. `mebibyte_ns` is the time for one MiB.
+/// Returns the expected time for copying this many bytes, in nanoseconds. `mebibyte_ns` is the time for one MiB.
 pub(crate) fn copy_ns(bytes: u64, mebibyte_ns: u64) -> u64 {
     u64::try_from((u128::from(bytes) * u128::from(mebibyte_ns)) >> 20).unwrap_or(u64::MAX)
 }

@@ -16,7 +16,7 @@ pub(crate) use {budget::LoopBudgets, catalog::kernel_hash, pace::Pace};
 /// A kernel ready to dispatch.
 #[derive(Debug)]
 pub struct Kernel {
-    /// Hash of source and entry point, regardless of override values. Quarantine goes by it.
+    /// Hash of source and entry point, regardless of override values. Quarantine identifies kernels by it.
     pub(crate) source_hash: [u8; 32],
     pub(crate) pipeline: wgpu::ComputePipeline,
     pub(crate) layouts: Vec<wgpu::BindGroupLayout>,
@@ -39,7 +39,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Limits the parts of its dispatches to so many workgroups, however fast the kernel is. 0 removes the limit.
+    /// Limits the parts of its dispatches to this many workgroups, however fast the kernel is. 0 removes the limit.
     pub fn cut_at(&self, workgroups: u64) {
         self.pace.cap(workgroups);
     }

@@ -15,7 +15,7 @@ pub(crate) struct Pace {
 
 /// Limit of the workgroups in a kernel's first slice.
 pub(crate) const FIRST: u64 = 16;
-/// A slice has at most so many times the workgroups of the largest slice of the kernel before it.
+/// A slice has at most this many times the workgroups of the kernel's largest earlier slice.
 const GROWTH: u64 = 8;
 
 impl Pace {
@@ -24,14 +24,14 @@ impl Pace {
         self.largest.load(Ordering::Relaxed) > 0
     }
 
-    /// Returns the expected time of so many workgroups, in nanoseconds.
+    /// Returns the expected time of this many workgroups, in nanoseconds.
     pub(crate) fn expected_ns(&self, workgroups: u64) -> u64 {
         let ps = u128::from(self.workgroup_ps.load(Ordering::Relaxed)) * u128::from(workgroups);
         u64::try_from(ps / 1000).unwrap_or(u64::MAX)
     }
 
-    /// Returns how many workgroups fit into so many nanoseconds, at least one. While little was measured, few do:
-    /// see [`FIRST`] and [`GROWTH`].
+    /// Returns how many workgroups fit into `ns` nanoseconds, at least one. [`FIRST`] and [`GROWTH`] limit the
+    /// number while only small slices were measured.
     pub(crate) fn fits(&self, ns: u64) -> u64 {
         match self.cap.load(Ordering::Relaxed) {
             0 => self.fits_by_pace(ns),

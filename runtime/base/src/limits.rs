@@ -4,8 +4,8 @@
 //!  the table's default ◀─ the server file's `[limits]` ◀─ the tenant's own  = the limit in force
 //! ```
 //!
-//! The rightmost that is set holds. Invariant: no setting of a function is in force beyond its tenant's limit, even if
-//! the limit was lowered after the function was deployed.
+//! The rightmost value that is set applies. Invariant: no setting of a function is in force beyond its tenant's limit,
+//! even if the limit was lowered after the function was deployed.
 
 use crate::manifest;
 use crate::manifest::Manifest;

@@ -205,7 +205,7 @@ impl Manifest {
         const SETTINGS: [&str; 7] = ["limits", "scale", "gpu", "http", "env", "secrets", "assets"];
         if let Some(other) = patch.keys().find(|key| !SETTINGS.contains(&key.as_str())) {
             let other: String = other.chars().take(64).collect();
-            return Err(ManifestError(format!("{other:?} is none of the settings {}", SETTINGS.join(", "))));
+            return Err(ManifestError(format!("{other:?} is not one of the settings {}", SETTINGS.join(", "))));
         }
         if let Some((section, _)) = patch.iter().find(|(_, value)| !value.is_object() && !value.is_null()) {
             return Err(ManifestError(format!("{section} must be an object or null")));
@@ -398,7 +398,7 @@ mod tests {
         assert_eq!((next.limits.cpu_ms, next.limits.memory_mib), (5, 64));
         assert_eq!(patch(r#"{"limits": null}"#).unwrap().limits, FunctionLimits::default());
         for (bad, part) in [
-            (r#"{"kernels": {}}"#, "none of the settings"),
+            (r#"{"kernels": {}}"#, "not one of the settings"),
             (r#"{"limits": {"cpu": 1}}"#, "unknown field `cpu`"),
             (r#"{"limits": {"cpu_ms": -1}}"#, "invalid value"),
             (r#"{"secrets": {"names": ["B"]}}"#, "both in [env] and"),

@@ -95,7 +95,7 @@ impl Client {
         let request =
             request.body(body).map_err(|error| Failure::usage("the request cannot be sent").because(error))?;
         self.agent.run(request).map_err(|error| {
-            Failure::server(format!("no answer from {}", self.connection.url()))
+            Failure::server(format!("no response from {}", self.connection.url()))
                 .because(error)
                 .hint("is the server running? `gannet serve --dev` starts one")
         })

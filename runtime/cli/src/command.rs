@@ -13,7 +13,7 @@ use clap::Subcommand;
 pub enum ClientCommand {
     /// Deploy a function from a folder with gannet.toml, or from a WebAssembly component file
     Deploy(deploy::DeployArgs),
-    /// Call a function; print the response to stdout, and what the request took to stderr
+    /// Call a function; print the response to stdout, and the ID and the times of the request to stderr
     Invoke(invoke::InvokeArgs),
     /// List the functions of the tenant
     #[command(visible_alias = "ls")]
@@ -22,35 +22,35 @@ pub enum ClientCommand {
     Versions(function::VersionsArgs),
     /// Send all requests of a function to an earlier version
     Rollback(traffic::RollbackArgs),
-    /// Split the requests of a function among its versions by weight, as in v3=90 v4=10
+    /// Split the requests of a function among its versions by weight, or show the weights
     Traffic(traffic::TrafficArgs),
     /// Give a version a tag by which it can be called, or remove a tag
     Tag(traffic::TagArgs),
-    /// Change settings of a function without uploading it again
+    /// Change settings of a function without uploading it again; this makes a new version
     Configure(configure::ConfigureArgs),
     /// Delete a function and all its versions
     #[command(visible_alias = "rm")]
     Delete(function::DeleteArgs),
-    /// Show the lines that a function wrote to stdout and stderr
+    /// Show the latest lines that a function wrote to stdout and stderr
     #[command(visible_alias = "tail")]
     Logs(logs::LogsArgs),
     /// Show the receipt of a request: its timings, GPU time, memory, cost and errors
     Receipt(receipt::ReceiptArgs),
-    /// Show the usage of the tenant and its cost
+    /// Show what the tenant used in a span of days, and what it cost
     Usage(usage::UsageArgs),
     /// Show the prices of GPU time, CPU time and GPU memory
     Prices(ReadArgs),
     /// Show the limits of the tenant, and how much of each is used
     Limits(ReadArgs),
-    /// Show the audit log: what was done through the control API
+    /// Show the audit log: the changes that were made, or tried, through the control API
     Audit(audit::AuditArgs),
     /// Upload, list and delete assets: files such as model weights that functions use on the GPU
     Asset(asset::AssetArgs),
     /// Set, list and delete secrets, which functions read as environment variables
     Secret(secret::SecretArgs),
-    /// Save the URL of a server and a key for later commands
+    /// Save the URL of a server and a key for later commands; without --key, it asks for the key
     Login(login::LoginArgs),
-    /// Remove the saved server and key
+    /// Remove the URL and the key that `gannet login` saved
     Logout(login::LogoutArgs),
     /// Show the tenant and the permissions of the key
     Whoami(ReadArgs),

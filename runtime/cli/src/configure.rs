@@ -14,8 +14,8 @@ pub struct ConfigureArgs {
     connection: Connection,
     /// Name of the function
     name: String,
-    /// Settings of gannet.toml, as in limits.cpu_ms=500 env.MODE=fast scale.min=1; an empty value, as in env.MODE=,
-    /// removes the setting
+    /// Settings of gannet.toml, as in limits.cpu_ms=500 env.MODE=fast scale.min=1; an empty value, as in env.MODE=
+    /// or limits.cpu_ms=, removes the setting, so that its default applies
     #[arg(required = true)]
     settings: Vec<String>,
     /// Only check the settings and show what would happen; change nothing

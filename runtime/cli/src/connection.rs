@@ -13,7 +13,7 @@ pub struct Connection {
     /// API key [default: the one saved by `gannet login` for this server]
     #[arg(long, env = "GANNET_KEY", hide_env_values = true)]
     pub key: Option<String>,
-    /// Tenant to act for; only for the operator's key
+    /// Tenant to act for; only with the operator's key, which belongs to no tenant
     #[arg(long)]
     pub tenant: Option<String>,
     /// PEM file with the CA certificates to trust instead of the built-in ones

@@ -27,7 +27,7 @@ pub struct DeployArgs {
     /// Build and check the function, but do not deploy it
     #[arg(long)]
     dry_run: bool,
-    /// Send no requests to the new version yet; with --tag, it can be called by its tag
+    /// Send no requests to the new version yet; it can be called as NAME@v3 (by its number) or, with --tag, NAME@TAG
     #[arg(long)]
     no_traffic: bool,
     /// Tag for the version, by which it can be called, as in NAME@TAG

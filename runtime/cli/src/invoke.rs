@@ -15,9 +15,9 @@ use ureq::http::Response;
 pub struct InvokeArgs {
     #[command(flatten)]
     connection: Connection,
-    /// Name of the function; NAME@TAG calls the version with a tag
+    /// Name of the function; NAME@TAG calls the version with a tag, and NAME@v3 the version with that number
     name: String,
-    /// Path and query of the request, as the function gets them
+    /// Path and query of the request, as the function gets them, such as /?radius=8
     #[arg(long, default_value = "/")]
     path: String,
     /// Method of the request [default: GET, or POST with -d]

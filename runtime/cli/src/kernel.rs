@@ -26,7 +26,8 @@ enum KernelCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Print the WGSL of a kernel as the server runs it: with checks that bound its loops and split its work
+    /// Print the WGSL of a kernel as the server runs it: with code that ends loops that run too long, and that lets
+    /// the kernel run in parts
     Show {
         #[command(flatten)]
         connection: Connection,
@@ -34,7 +35,7 @@ enum KernelCommand {
         function: String,
         /// Name of the kernel, as `gannet kernel list` shows it
         kernel: String,
-        /// Print the WGSL as it was deployed instead
+        /// Print the WGSL as the tenant deployed it instead
         #[arg(long)]
         source: bool,
     },

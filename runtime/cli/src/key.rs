@@ -26,7 +26,7 @@ enum KeyCommand {
         /// What the key allows; can be repeated [default: all of them]
         #[arg(long = "scope")]
         scopes: Vec<ScopeName>,
-        /// Name of the only function that the key is valid for [default: all functions of the tenant]
+        /// Name of the only function that the key is valid for [default: the key is valid for all functions]
         #[arg(long)]
         function: Option<String>,
         /// How long the key is valid, as in 90d, 12h, 30m or 45s [default: forever]

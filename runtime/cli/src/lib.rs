@@ -1,8 +1,9 @@
-//! The commands of `gannet` that talk to a server over HTTP: every command except `serve`, `config check`, `completions`
-//! and `doctor`.
+//! The commands of `gannet` that talk to a server over HTTP: every command except `serve`, `config check`,
+//! `completions` and `doctor`.
 //!
-//! This crate is a client. It must never depend on the server's crates (process, sandbox, state, fleet, door): a change to
-//! the server then compiles none of this again, and what a command does can also be done by anyone else who speaks HTTP.
+//! This crate is a client. It must never depend on the server's crates (process, sandbox, state, fleet, door): a change
+//! to the server then compiles none of this again, and what a command does can also be done by anyone else who speaks
+//! HTTP.
 //!
 //! Data goes to stdout, everything else to stderr ([`printer`]). Exit codes are in [`failure`].
 

@@ -16,7 +16,7 @@ pub struct SecretArgs {
 
 #[derive(Debug, Subcommand)]
 enum SecretCommand {
-    /// Set a secret, with the value read from standard input
+    /// Set a secret to the text on standard input, as in `gannet secret set API_TOKEN < token.txt`
     Set {
         #[command(flatten)]
         connection: Connection,

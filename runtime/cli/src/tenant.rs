@@ -40,7 +40,7 @@ enum TenantCommand {
         #[command(flatten)]
         of: NamedTenant,
         /// Limits to set, as in functions=10 gpu_weight=2; an empty value, as in functions=, restores the default of
-        /// the server
+        /// the server. Without any, all limits are shown
         limits: Vec<String>,
         /// Print the result as JSON
         #[arg(long)]

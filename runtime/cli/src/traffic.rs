@@ -26,12 +26,15 @@ pub struct TrafficArgs {
     connection: Connection,
     /// Name of the function
     name: String,
-    /// Versions and their weights, as in v3=90 v4=10; without any, the current weights are shown
+    /// Versions and their weights, as in v3=90 v4=10. Each weight is 0 to 10000, and they need not add up to 100.
+    /// Without any, the current weights are shown
     weights: Vec<String>,
-    /// Name of a header; requests with the same value of it go to the same version
+    /// Name of a header: requests with the same value of it go to the same version [default: the version is chosen
+    /// anew for each request]
     #[arg(long, conflicts_with = "sticky_cookie")]
     sticky_header: Option<String>,
-    /// Name of a cookie; requests with the same value of it go to the same version
+    /// Name of a cookie: requests with the same value of it go to the same version [default: the version is chosen
+    /// anew for each request]
     #[arg(long)]
     sticky_cookie: Option<String>,
     /// Print the server's response as JSON

@@ -8,10 +8,10 @@ pub enum AccessError {
     /// The caller sent no key, and what it asked for is not public or does not exist.
     #[error("a key is needed")]
     KeyNeeded,
-    /// It does not exist, or belongs to another tenant.
+    /// The function or path does not exist, or belongs to another tenant.
     #[error("there is no such function or path")]
     NotFound,
-    /// The key lacks the scope that this needs.
+    /// The key lacks the scope that the request needs.
     #[error("the key lacks the scope {scope:?}")]
     ScopeMissing {
         /// The missing scope.

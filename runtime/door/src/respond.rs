@@ -161,7 +161,7 @@ pub fn stamp<B>(response: &mut Response<B>, request: RequestId) {
     }
 }
 
-/// The outcome of a request that the server itself answers. It decides the status.
+/// The outcome of a request that the server handles without a function. It decides the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplyStatus {
     /// The operation succeeded.

@@ -6,7 +6,7 @@ use gannet_cli::command::ClientCommand;
 use gannet_cli::failure::{Outcome, exit_code};
 use std::process::ExitCode;
 
-/// A self-hosted serverless GPU: WebAssembly components over HTTP, sharing a GPU.
+/// A self-hosted serverless GPU: runs WebAssembly functions over HTTP that share the GPUs of a server.
 #[derive(Debug, Parser)]
 #[command(name = "gannet", version, max_term_width = 100)]
 struct CommandLine {
@@ -27,7 +27,7 @@ enum Command {
         /// Shell to print the script for
         shell: clap_complete::Shell,
     },
-    /// Check this machine: GPU drivers, confinement, data folder
+    /// Check whether this machine can run the server: its GPU drivers, and the confinement of workers
     Doctor(doctor::DoctorArgs),
 }
 

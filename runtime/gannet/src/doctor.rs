@@ -11,7 +11,7 @@ use serde_json::json;
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// Print as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }

@@ -10,19 +10,21 @@ use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Address to listen on; port 0 picks one [default: 127.0.0.1:7070]
+    /// Address and port to listen on; port 0 picks a free one [default: `listen` of the configuration file, or
+    /// 127.0.0.1:7070]
     #[arg(long)]
     listen: Option<SocketAddr>,
     /// Folder for all data of the server; it is created if missing
     #[arg(long, default_value = "./gannet-data")]
     data: PathBuf,
-    /// Configuration file
+    /// Configuration file of the server; without this option, no file is read and all settings have their defaults
     #[arg(long)]
     config: Option<PathBuf>,
-    /// Run a development server: tenant `dev` with the key `gnt_dev_local`, on loopback only
+    /// Run a development server: reached from this machine only, with the tenant `dev` and its key `gnt_dev_local`
     #[arg(long)]
     dev: bool,
-    /// Serve even if this machine lacks a layer of confinement for children
+    /// Serve even if this machine cannot confine workers completely (`gannet doctor` shows what is missing); --dev
+    /// implies this
     #[arg(long)]
     allow_unconfined: bool,
 }

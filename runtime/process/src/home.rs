@@ -87,7 +87,7 @@ pub fn remove_tree(root: &Path) -> io::Result<()> {
     }
 }
 
-/// Gives the owner access to a folder, because the child may have removed it. A failure shows in the caller's next
+/// Gives the owner access to a folder, because the child may have taken it away. A failure shows in the caller's next
 /// step.
 fn open_up(folder: &Path) {
     let _ = std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700));

@@ -78,8 +78,8 @@ impl Spawner {
     /// Starts a child.
     pub async fn spawn(&self, spec: ChildSpec) -> io::Result<Process> {
         let (answer, receiver) = oneshot::channel();
-        let gone = |_| io::Error::other("the spawning thread is gone");
-        self.requests.send((spec, answer)).await.map_err(|_| io::Error::other("the spawning thread is gone"))?;
+        let gone = |_| io::Error::other("the spawning thread has ended");
+        self.requests.send((spec, answer)).await.map_err(|_| io::Error::other("the spawning thread has ended"))?;
         receiver.await.map_err(gone)?
     }
 }

@@ -4,7 +4,7 @@
 //! store, the registry, keys or other tenants. Everything it may use is inherited as a descriptor or comes over its
 //! control socket.
 //!
-//! The modules stand in the order of their use: the GPUs are probed, an upload is built, a worker serves requests.
+//! The modules are in the order of their use: the GPUs are probed, an upload is built, a worker serves requests.
 
 pub mod probe;
 pub mod build;

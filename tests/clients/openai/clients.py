@@ -180,7 +180,7 @@ def wrong():
     # With max_tokens = 0 the prompt need not be run through the model.
     found, answer, _ = post("/completions", {"model": "chat", "prompt": "word", "max_tokens": 0})
     assert found == 200 and answer["usage"]["completion_tokens"] == 0, answer
-    # Text behind the last token that is read does not matter, however long it is.
+    # Text after the last token that is read does not matter, however long it is.
     head = "a bird and a fish " * 100
     [first, second] = [post("/embeddings", {"model": "embed", "input": head + "zebra " * more})[1] for more in (0, 150_000)]
     assert first["data"] == second["data"] and first["usage"]["prompt_tokens"] == 256

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! One thread owns all of this for two reasons: mapping and unmapping from several threads has raced in wgpu, and a
-//! lock around bounded polls starves whoever waits for a readback. All other code awaits a oneshot.
+//! lock around bounded polls starves callers that wait for a readback. All other code awaits a oneshot.
 //! wgpu panics when a device is lost during a poll. This thread catches the panic: jobs in flight fail with
 //! `DeviceLost`, and so do all later ones.
 //!
@@ -18,7 +18,7 @@
 //! revoked, the thread submits no more, and releases it when all slices on the GPU have ended.
 //!
 //! A job runs in slices ([`super::slice`]). Between slices it ends early when a loop budget ran out, when the
-//! request's GPU time is used up, or when its session is gone. Slices that ran are charged anyway.
+//! request's GPU time is used up, or when its session was dropped. Slices that ran are charged anyway.
 
 mod submit;
 mod finish;

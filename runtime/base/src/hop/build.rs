@@ -84,7 +84,7 @@ pub struct BuildReport {
     pub snapshot_size: Option<u64>,
 }
 
-/// What the builder is doing. If it crashes or takes too long, the stage tells what caused it.
+/// What the builder is doing. If it crashes or takes too long, the stage shows what caused it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "at", rename_all = "snake_case")]
 pub enum BuildStage {

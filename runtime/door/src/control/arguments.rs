@@ -146,7 +146,7 @@ pub(super) async fn json<T: DeserializeOwned>(
     serde_json::from_value(whole_numbers(value)).map(Some).map_err(body_error)
 }
 
-/// Converts numbers like 3.0 to integers, because JSON does not tell the two apart.
+/// Converts numbers like 3.0 to integers, because JSON does not distinguish the two.
 fn whole_numbers(mut value: Value) -> Value {
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
     let mut left = vec![&mut value];

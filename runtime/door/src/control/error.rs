@@ -15,10 +15,10 @@ pub enum ControlError {
     /// The operator did not say for which tenant it acts.
     #[error("this operation needs a tenant")]
     TenantNeeded,
-    /// It does not exist, or belongs to another tenant.
-    #[error("there is nothing of that name")]
+    /// The resource does not exist, or belongs to another tenant.
+    #[error("there is no resource of that name")]
     NotFound,
-    /// It conflicts with what exists or with another request.
+    /// The request conflicts with the current state or with another request.
     #[error("{0}")]
     Conflict(String),
     /// The body has a media type that the operation does not read.

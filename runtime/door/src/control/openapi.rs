@@ -207,20 +207,20 @@ fn responses(operation: &Operation) -> Map<String, Value> {
         refusals.extend([
             (401, "The key is missing or not valid."),
             (403, "The key may not do this."),
-            (404, "It does not exist."),
+            (404, "The resource does not exist."),
             (429, "A limit or a rate is used up; see Retry-After."),
         ]);
     }
     if operation.takes != RequestBody::Nothing {
         refusals.extend([
-            (408, "The body came too slowly."),
+            (408, "The body arrived too slowly."),
             (413, "The body is too large."),
             (415, "The media type of the body is not supported."),
-            (422, "It cannot be built or served, or is above a limit of the tenant."),
+            (422, "The component cannot be built or served, or a value exceeds a limit of the tenant."),
         ]);
     }
     if operation.method != http::Method::GET {
-        refusals.extend([(409, "It conflicts with what exists or another request."), (507, "The disk is full.")]);
+        refusals.extend([(409, "It conflicts with the current state or another request."), (507, "The disk is full.")]);
     }
     for (status, description) in refusals {
         all.insert(status.to_string(), json!({ "description": description, "headers": id, "content": problem }));

@@ -45,7 +45,7 @@ impl Control {
         for (version, weight) in asked.traffic {
             let number = version.strip_prefix('v').unwrap_or(&version).parse::<u32>();
             let shown: String = version.chars().take(32).collect();
-            let number = number.map_err(|_| ControlError::Invalid(format!("{shown:?} is no version, as in v3")))?;
+            let number = number.map_err(|_| ControlError::Invalid(format!("{shown:?} is not a version, as in v3")))?;
             if weight > WEIGHT_MAX {
                 let message = format!("the weight of {shown:?} is {weight}; it may be 0 to {WEIGHT_MAX}");
                 return Err(ControlError::Invalid(message).into());

@@ -1,5 +1,5 @@
-//! Cross-origin requests (the Fetch standard, "CORS protocol"). Answers preflights before the key is checked, and adds
-//! CORS headers to responses for the origins that a function's manifest lists.
+//! Cross-origin requests (the Fetch standard, "CORS protocol"). Responds to preflights before the key is checked, and
+//! adds CORS headers to responses for the origins that a function's manifest lists.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,

@@ -13,7 +13,7 @@ const STALL_MAX: Duration = Duration::from_secs(60);
 
 /// How long a client may take to begin its first request.
 const SILENT_MAX: Duration = Duration::from_secs(10);
-/// Length of the HTTP/2 preface, by which HTTP/2 is told from HTTP/1.
+/// Length of the HTTP/2 preface, which distinguishes HTTP/2 from HTTP/1.
 const PREFACE_BYTES: usize = 24;
 
 /// A client's stream with both timeouts.

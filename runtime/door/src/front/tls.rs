@@ -72,7 +72,7 @@ impl Tls {
                 self.config.store(Arc::new(config));
                 tracing::info!(cert = %self.files.cert.display(), "the certificate was read");
             }
-            Err(error) => tracing::error!(%error, "the certificate cannot be read; the old one stays"),
+            Err(error) => tracing::error!(%error, "the certificate cannot be read; the old one stays in use"),
         }
     }
 

@@ -35,7 +35,7 @@ use std::sync::Arc;
 
 /// Where an OpenAI client's request goes.
 pub enum OpenAiDestination {
-    /// Nowhere further: this response lists the models, or describes one of them.
+    /// To the client, without a function: the response lists the models, or describes one of them.
     Models(Response<ResponseBody>),
     /// To a function.
     Function {

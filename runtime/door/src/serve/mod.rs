@@ -56,7 +56,7 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         (Arc::clone(&recovered.store), Arc::clone(&recovered.registry), Arc::clone(&recovered.ledger));
     let spawner = Spawner::start(file.worker_memory_mib << 20).map_err(failed)?;
     if !spawner.has_cgroups() {
-        tracing::info!("no control groups can be made: children are bounded by resource limits and watched");
+        tracing::info!("no control groups can be made: children are bounded by resource limits and a watchdog");
     }
     confinement::check(&spawner, &store, &options).await?;
     let slots = Arc::new(slots(&gpus::find_gpus(&spawner, &store).await, &file)?);

@@ -21,7 +21,7 @@ pub(super) enum ArbiterEvent {
         link: MemberLink,
         process: Process,
         tenant: TenantName,
-        /// To be set when the process is killed because it kept the GPU.
+        /// To be set when the process is killed because it did not release the GPU.
         overstayed: Arc<AtomicBool>,
     },
     /// A member's process has ended and was reaped.
@@ -53,7 +53,7 @@ impl EventSender {
     /// Sends an event; logs an error if the thread has ended.
     pub(super) fn send(&self, event: ArbiterEvent) {
         if self.sender.send(event).is_err() {
-            tracing::error!("the arbiter's thread is gone");
+            tracing::error!("the arbiter's thread has ended");
         }
     }
 }

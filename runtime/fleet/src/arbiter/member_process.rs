@@ -1,8 +1,8 @@
 //! A process that shares a GPU, as the arbiter's thread handles it.
 //!
 //! In: the parent's ends of what the process was given ([`MemberLink`]). Out: the messages that the process sends. The
-//! thread sends messages to it, and kills it when it keeps the GPU. A process that sends anything but a valid message,
-//! or does not read its messages, is killed.
+//! thread sends messages to it, and kills it when it keeps the GPU too long. A process that sends anything but a valid
+//! message, or does not read its messages, is killed.
 //!
 //! Invariant: a message concerns the membership whose socket it arrived on, whatever is in it.
 
@@ -29,7 +29,7 @@ pub struct MemberLink {
     pub notes: File,
 }
 
-/// A report that a process kept the GPU and was killed for it.
+/// A report that a process was killed because it did not release the GPU.
 #[derive(Debug)]
 pub struct Overstayed {
     /// The process's tenant.
@@ -54,7 +54,7 @@ pub(super) struct MemberProcess {
     notes: File,
     process: Process,
     tenant: TenantName,
-    /// Tells the owner of the membership that the process was killed because it kept the GPU.
+    /// Set when the process is killed because it did not release the GPU. The owner of the membership reads it.
     overstayed: Arc<AtomicBool>,
 }
 
@@ -103,7 +103,7 @@ impl MemberProcess {
         }
     }
 
-    /// Kills the process because it kept the GPU, and reports which kernels it ran.
+    /// Kills the process because it did not release the GPU, and reports which kernels it ran.
     pub(super) fn kill_for_overstaying(&self, gpu: SlotId) -> Overstayed {
         let kernels = longest_running(&self.notes);
         tracing::warn!(gpu, process = self.process.id(), tenant = %self.tenant, kernels = kernels.len(),

@@ -2,7 +2,7 @@
 //! for builders.
 //!
 //! In: reported GPU time to be billed, and the end of the process. Out: how much of that time is billed, and whether
-//! the process was killed because it kept the GPU.
+//! the process was killed because it did not release the GPU.
 //!
 //! Invariant: the owner calls [`Membership::left`] once, when the process has ended and was reaped. Until then the
 //! process may hold the GPU.
@@ -43,7 +43,7 @@ impl Membership {
         self.events.send(ArbiterEvent::Left { id: self.id, gpu: self.gpu, device_lost });
     }
 
-    /// Whether the process was killed because it kept the GPU.
+    /// Whether the process was killed because it did not release the GPU.
     pub fn overstayed(&self) -> bool {
         self.overstayed.load(Ordering::Relaxed)
     }

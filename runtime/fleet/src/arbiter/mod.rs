@@ -40,8 +40,8 @@ use tokio::sync::mpsc;
 use turns::Health;
 use turns_by_gpu::TurnsByGpu;
 
-/// Capacity of the channel for reports of processes that kept the GPU. There are few of them, because each such process
-/// is killed.
+/// Capacity of the channel for reports of processes that did not release the GPU. There are few of them, because each
+/// such process is killed.
 const REPORTS_MAX: usize = 64;
 
 /// The arbiter of all GPUs of this server.
@@ -53,7 +53,8 @@ pub struct Arbiter {
 }
 
 impl Arbiter {
-    /// Starts the arbiter's thread. The receiver gets a report of each process that is killed because it kept the GPU.
+    /// Starts the arbiter's thread. The receiver gets a report of each process that is killed because it did not
+    /// release the GPU.
     pub fn start(gpus: &[SharedGpu], probe: Probe) -> io::Result<(Arc<Self>, mpsc::Receiver<Overstayed>)> {
         let turns = Arc::new(TurnsByGpu::new(gpus, Instant::now()));
         let (events, inbox) = EventSender::new();

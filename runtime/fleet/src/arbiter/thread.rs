@@ -1,7 +1,7 @@
 //! The arbiter's thread: it passes events to the [`Turns`] of their GPU, and carries out what those decide.
 //!
-//! In: events, messages of members, and time. Out: messages to members, kills, reports of processes that kept the GPU,
-//! and probes, whose results come back as events.
+//! In: events, messages of members, and time. Out: messages to members, kills, reports of processes that did not
+//! release the GPU, and probes, whose results come back as events.
 //!
 //! Invariant: nothing here waits for a process. A slow one is killed, and probes run in tasks of their own.
 

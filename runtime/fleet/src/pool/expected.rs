@@ -81,7 +81,7 @@ pub(super) struct ClientGoneGuard {
 impl Drop for ClientGoneGuard {
     fn drop(&mut self) {
         let Some((mut admitted, worker_claim, expected, sending)) = self.held.take() else { return };
-        tracing::debug!(request = %self.id, "the client left before its answer");
+        tracing::debug!(request = %self.id, "the client left before its response");
         let claim_us = self.claim_us;
         tokio::spawn(async move {
             // If the guest is done, its report is in the head. If not, the guest is ended when the connection closes,

@@ -1,7 +1,7 @@
 //! The request that the worker gets, rebuilt from the client's request.
 //!
 //! Hop-by-hop headers, including those that `Connection` names, are removed. Framing is derived from the body.
-//! Forwarding headers are written anew, and headers that start with `x-gannet-` are removed. The body is counted, and
+//! Forwarding headers are replaced, and headers that start with `x-gannet-` are removed. The body is counted, and
 //! has a size limit and an idle timeout.
 
 use crate::inbound::{BODY_IDLE_MAX, InboundRequest, RequestError};

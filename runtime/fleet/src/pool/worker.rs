@@ -280,7 +280,7 @@ impl Worker {
         self.why.get().cloned().unwrap_or_else(|| "it closed the connection".to_owned())
     }
 
-    /// Whether it was killed because it kept the GPU.
+    /// Whether it was killed because it did not release the GPU.
     pub(crate) fn kept_gpu(&self) -> bool {
         self.membership.get().is_some_and(Membership::overstayed)
     }

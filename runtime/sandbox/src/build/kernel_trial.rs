@@ -51,7 +51,7 @@ pub(super) fn try_kernels(
             code: RejectCode::KernelRejected,
             detail: format!("kernel {name:?}: {error}"),
         };
-        // A function may bring several kinds of a kernel and open the one that the device can run.
+        // A function may contain several variants of a kernel and open the one that the device can run.
         if let Some(feature) = missing_feature(&kernel.wgsl, device) {
             warnings.push(format!("kernel {name:?} was not tried: it enables {feature}, which this gpu lacks"));
             continue;

@@ -1,4 +1,4 @@
-//! The builder: checks one upload, compiles it, tries its kernels, and exits. The modules stand in the order of its
+//! The builder: checks one upload, compiles it, tries its kernels, and exits. The modules are in the order of its
 //! steps.
 
 pub mod child;

@@ -1,4 +1,4 @@
-//! Tells the front door which stage a build is at, so that it can blame a crash or a timeout on that stage.
+//! Reports to the front door which stage a build is at, so that it can blame a crash or a timeout on that stage.
 
 use crate::build::component::invalid;
 use gannet_base::hop::build::{BuildStage, Rejected};
@@ -23,6 +23,6 @@ impl Progress {
 
     /// Like [`Self::report`], for build steps: their error type is a rejection.
     pub(super) fn enter(&self, stage: BuildStage) -> Result<(), Rejected> {
-        self.report(stage).map_err(|error| invalid(format!("the front door is gone: {error}")))
+        self.report(stage).map_err(|error| invalid(format!("the front door has exited: {error}")))
     }
 }

@@ -4,9 +4,10 @@
 //!  instrument ▶ compile ▶ instantiate ▶ init ▶ no handles left? ▶ read memories and globals ▶ rewrite
 //! ```
 //!
-//! The method, and the code that instruments and rewrites, is Wizer's. `init` sees the component's assets and environment, but
-//! no secrets and no GPU. A snapshot holds only memory: a handle that `init` keeps (of a stream it printed to, say) would refer
-//! to something else, or to nothing, in an instance. So a component that keeps one is refused.
+//! The method, and the code that instruments and rewrites, is Wizer's. `init` sees the component's assets and
+//! environment, but no secrets and no GPU. A snapshot holds only memory: a handle that `init` keeps (of a stream it
+//! printed to, say) would refer to something else, or to nothing, in an instance. So a component that keeps one is
+//! refused.
 
 use crate::guest::{GuestState, linker};
 use gannet_base::hop::build::{InitSpec, RejectCode, Rejected};
@@ -63,7 +64,7 @@ pub(super) fn snapshot(
         }
         if store.data().has_handles() {
             return Err(rejected(
-                "init left a handle open, which would be gone in an instance: it must not print, and must drop what it opens",
+                "init left a handle open, which does not exist in an instance: it must not print, and must drop what it opens",
             ));
         }
         let mut state = SnapshotInstance { store: &mut store, instance, failure: None };

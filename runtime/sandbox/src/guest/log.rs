@@ -1,7 +1,7 @@
 //! The log of a request: sends lines to the front door.
 //!
-//! It must never wait for the front door: if the socket is full, lines are dropped and counted. Secrets are masked here.
-//! The log text of a request is limited; one last line says that the limit was reached.
+//! It must never wait for the front door: if the socket is full, lines are dropped and counted. Secrets are masked
+//! here. The log text of a request is limited; one last line says that the limit was reached.
 
 use gannet_base::hop::{LogFrame, LogStream, VersionKey};
 use gannet_base::names::RequestId;

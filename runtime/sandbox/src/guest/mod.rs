@@ -1,7 +1,7 @@
 //! The host's side of a guest: the data of its store (WASI, HTTP, GPU and limits, a field each), and the linker.
 //!
-//! A guest reaches nothing but these fields: no network, no files, no other guest. The builder checks imports against the
-//! same linker that the worker uses, and runs `init` with it.
+//! A guest reaches nothing but these fields: no network, no files, no other guest. The builder checks imports against
+//! the same linker that the worker uses, and runs `init` with it.
 
 pub(crate) mod memory_limit;
 pub(crate) mod log;

@@ -1,7 +1,7 @@
 //! The worker's side of outbound HTTP: sends a guest's request to the front door over HTTP/2 and returns the response.
 //!
-//! The worker has no network and decides nothing: the front door checks each request and makes it. A refusal is written to
-//! the function's log, with the line of the manifest that would allow the request.
+//! The worker has no network and decides nothing: the front door checks each request and makes it. A refusal is written
+//! to the function's log, with the line of the manifest that would allow the request.
 
 use crate::guest::log::RequestLog;
 use bytes::Bytes;

@@ -1,6 +1,6 @@
 //! Carries out what the front door sends over the control socket: load and unload versions, serve connections.
 //!
-//! It returns when the front door is gone or has sent something invalid. The process must then exit.
+//! It returns when the front door has exited or has sent something invalid. The process must then exit.
 
 use crate::worker::context::WorkerContext;
 use crate::worker::request;

@@ -1,5 +1,5 @@
-//! Advances the engine's epoch, but only while guests compute. An idle worker must cost nothing: 200 wakes a second in each
-//! idle worker take time from the busy ones.
+//! Advances the engine's epoch, but only while guests compute. An idle worker must cost nothing: 200 wakes a second in
+//! each idle worker take time from the busy ones.
 //!
 //! Invariant: while a poll of a guest is under way, the epoch advances at least every two ticks.
 
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::Thread;
 use wasmtime::Engine;
 
-/// After so many ticks without a guest, the thread sleeps until there is one.
+/// After this many ticks without a guest, the thread sleeps until there is one.
 const QUIET_TICKS: u32 = 4;
 
 /// A handle to the thread that advances the epoch.

@@ -94,7 +94,8 @@ impl IdleInstances {
         drop(evicted);
     }
 
-    /// Acquires a permit for an instance. If none is free, an idle instance is evicted: now, or as soon as there is one.
+    /// Acquires a permit for an instance. If none is free, an idle instance is evicted: now, or as soon as there is
+    /// one.
     pub(crate) async fn acquire_permit(&self, permits: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
         if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
             return Some(permit);

@@ -12,7 +12,7 @@
 //! file but its own folder. It ends by `exit`, never by dropping the device, because that would wait for the GPU
 //! without a limit.
 //!
-//! The modules stand in the order in which a version and then a request meet them.
+//! The modules are in the order in which a version and then a request use them.
 
 mod warm_up;
 mod context;
@@ -92,7 +92,7 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
         let gpu = worker.device.as_ref().ok().map(|device| device.gpu().name.clone());
         worker.control.send(&FromWorker::Ready { confinement, gpu }, &[]).await.map_err(io::Error::other)?;
         control::serve(&worker).await;
-        // The front door is gone, or has sent something invalid. Nothing here needs to be saved.
+        // The front door has exited, or has sent something invalid. Nothing here needs to be saved.
         gannet_process::child::exit_now(0);
     })
 }

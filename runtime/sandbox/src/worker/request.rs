@@ -1,4 +1,5 @@
-//! Serves one request of the front door: reads its headers, starts an instance of its version, and returns the response.
+//! Serves one request of the front door: reads its headers, starts an instance of its version, and returns the
+//! response.
 //!
 //! The connection's own task polls the guest, first here until there is a response, then in the response's body
 //! ([`crate::worker::response`]). No other task is woken, and dropping the body is all it takes to cancel.

@@ -1,7 +1,7 @@
 //! A guest that is running: a future that ends when the guest does, and a channel for its response.
 //!
-//! Nothing but polls of the future advances the guest, and dropping the future cancels it. So whoever waits for the response
-//! must poll the guest meanwhile.
+//! Nothing but polls of the future advances the guest, and dropping the future cancels it. So code that waits for the
+//! response must poll the guest meanwhile.
 
 use gannet_base::hop::Fault;
 use http::Response;

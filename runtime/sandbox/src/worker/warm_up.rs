@@ -1,7 +1,7 @@
 //! Loads and runs a tiny component before the worker is ready.
 //!
 //! The first load of a process takes milliseconds more than later ones (signal handlers, code registries, pages of the
-//! binary and of the pool). A spare worker has time for that; a tenant's first request has not. The component is our
+//! binary and of the pool). A spare worker has time for that; a tenant's first request does not. The component is our
 //! own: no tenant's code may run here.
 
 use wasmtime::component::{Component, Linker};

@@ -28,7 +28,7 @@ pub(super) async fn handle(
     let responded_in_callback = Arc::clone(&responded);
     let outparam = store.data_mut().http().new_response_outparam_from_callback(move |response| {
         responded_in_callback.store(response.is_ok(), Ordering::Relaxed);
-        // The receiver is gone when the deadline has passed.
+        // The receiver was dropped if the deadline has passed.
         let _ = response_sender.send(response.map_err(|code| format!("{code:?}")));
     })?;
     let instance = match instance {

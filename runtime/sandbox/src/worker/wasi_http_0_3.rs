@@ -1,7 +1,8 @@
 //! Calls a guest through `wasi:http/service` 0.3, where the operator has enabled it. wasmtime calls its own support
 //! experimental, so it is off by default.
 //!
-//! This is the whole adapter: the response that it hands over has the same type as in 0.2. Such a guest is never reused.
+//! This is the whole adapter: the response that it hands over has the same type as in 0.2. Such a guest is never
+//! reused.
 
 use crate::guest::GuestState;
 use crate::worker::request_body::RequestBody;
@@ -37,7 +38,7 @@ pub(super) async fn handle(
             let response = match service.handle(accessor, request).await? {
                 Ok(response) => response,
                 Err(code) => {
-                    // The receiver is gone when the deadline has passed.
+                    // The receiver was dropped if the deadline has passed.
                     let _ = response_sender.send(Err(format!("{code:?}")));
                     return Ok(());
                 }

@@ -33,7 +33,7 @@ pub struct ServerConfig {
     pub domain: Option<String>,
     /// Base URL under which clients reach this server, for the URLs in responses of the control API.
     pub public_url: Option<String>,
-    /// Proxies whose `x-forwarded-for` is believed.
+    /// Proxies whose `x-forwarded-for` header is trusted.
     pub trusted_proxies: Vec<IpNet>,
     /// Certificate for HTTPS. If it is not set, the server speaks plain HTTP.
     pub tls: Option<TlsConfig>,

@@ -166,7 +166,7 @@ impl Ledger {
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
         if self.to_disk.send(line).is_err() {
-            tracing::error!("the ledger's thread is gone");
+            tracing::error!("the ledger's thread has ended");
             self.failing.store(true, Ordering::Relaxed);
         }
     }

@@ -32,7 +32,7 @@ impl Tenant {
         let pin = |(name, asset): (&String, &AssetName)| {
             let missing = || {
                 RegistryError::Conflict(format!(
-                    "assets.{name} is {:?}, which is not there; `gannet asset put {asset} FILE` puts it",
+                    "assets.{name} is {:?}, which does not exist; `gannet asset put {asset} FILE` uploads it",
                     asset.as_str()
                 ))
             };

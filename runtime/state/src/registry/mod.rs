@@ -37,7 +37,7 @@ pub struct Tenant {
     pub record: TenantRecord,
     /// The limits in force: the tenant's own, and the server's where it has none.
     pub limits: Arc<TenantLimits>,
-    /// Counters of requests in flight and of usage. All snapshots share them.
+    /// Counters of requests in flight and of usage. All published snapshots share them.
     pub account: Arc<TenantCounters>,
     /// Its functions, by name.
     pub functions: BTreeMap<FunctionName, Arc<Function>>,

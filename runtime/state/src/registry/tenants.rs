@@ -75,7 +75,7 @@ impl Registry {
             }
             if next.deleted.contains(&name) {
                 return Err(RegistryError::Conflict(format!(
-                    "a tenant {name} was deleted; its name is not given again, because bills go by it"
+                    "a tenant {name} was deleted; its name cannot be reused, because bills identify tenants by name"
                 )));
             }
             let record = TenantRecord { limits, ..TenantRecord::new(jiff::Timestamp::now()) };

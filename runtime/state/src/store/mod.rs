@@ -230,7 +230,7 @@ impl Store {
 
     /// Makes a change durable. When this returns `Ok`, it is on disk.
     pub async fn commit(&self, change: WriteBatch) -> Result<(), StoreError> {
-        let gone = || StoreError::Io("the commit thread is gone".into());
+        let gone = || StoreError::Io("the commit thread has ended".into());
         let (answer, receiver) = oneshot::channel();
         self.commits.send((change, answer)).await.map_err(|_| gone())?;
         receiver.await.map_err(|_| gone())?
@@ -238,7 +238,7 @@ impl Store {
 
     /// Does the same as [`Store::commit`], for a thread that may block.
     pub fn commit_blocking(&self, change: WriteBatch) -> Result<(), StoreError> {
-        let gone = || StoreError::Io("the commit thread is gone".into());
+        let gone = || StoreError::Io("the commit thread has ended".into());
         let (answer, receiver) = oneshot::channel();
         self.commits.blocking_send((change, answer)).map_err(|_| gone())?;
         receiver.blocking_recv().map_err(|_| gone())?
@@ -292,7 +292,7 @@ fn commit_thread(db: &sled::Db, folder: &Path, mut inbox: mpsc::Receiver<(WriteB
                 Err(StoreError::Full) => Err(StoreError::Full),
                 Err(error) => Err(StoreError::Io(error.to_string())),
             };
-            // The caller may have stopped waiting. The change is durable all the same.
+            // The caller may have stopped waiting. The change is durable anyway.
             let _ = answer.send(told);
         }
     }
@@ -311,7 +311,7 @@ fn sync_folder(folder: &Path) -> Result<(), StoreError> {
         } else {
             match File::open(entry.path()) {
                 Ok(file) => file.sync_all()?,
-                // sled may remove an old snapshot between `read_dir` and `open`.
+                // sled may remove an old snapshot file of its own between `read_dir` and `open`.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error.into()),
             }

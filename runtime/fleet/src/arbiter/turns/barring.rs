@@ -40,7 +40,7 @@ impl Deaths {
 }
 
 impl Barring {
-    /// A process of this tenant died while it held the GPU, or was killed because it kept it.
+    /// Notes that a process of this tenant died while it held the GPU, or was killed because it did not release it.
     pub(super) fn died_with_gpu(&mut self, tenant: &TenantName, now: Instant) {
         let earlier = self.deaths.get(tenant).filter(|deaths| deaths.still_count(now)).map_or(0, |deaths| deaths.count);
         self.deaths.insert(tenant.clone(), Deaths { count: earlier.saturating_add(1), latest: now });

@@ -1,7 +1,8 @@
-//! Tells a broken GPU from a tenant that breaks its own devices.
+//! Distinguishes a broken GPU from a tenant that breaks its own devices.
 //!
 //! In: the tenants whose devices were lost, with the times. Out: whether the GPU has to be probed before it is granted
-//! again. Lost devices of one tenant may be its own doing. Those of two tenants within [`LOSSES_WITHIN`] are the GPU's.
+//! again. A tenant may have caused the loss of its own devices. Losses of two tenants within [`LOSSES_WITHIN`] mean
+//! that the GPU is suspect.
 //!
 //! Invariant: one tenant alone never makes the GPU suspect, and suspicion leads to one probe per [`SUSPICION_EVERY`].
 
@@ -25,7 +26,7 @@ pub(super) struct DeviceLosses {
 }
 
 impl DeviceLosses {
-    /// A device of this tenant was lost.
+    /// Notes that a device of this tenant was lost.
     pub(super) fn record(&mut self, tenant: &TenantName, now: Instant) {
         self.recent.retain(|(_, when)| now.saturating_duration_since(*when) < LOSSES_WITHIN);
         let just_probed = self.probed.is_some_and(|when| now.saturating_duration_since(when) < SUSPICION_EVERY);

@@ -53,7 +53,7 @@ pub enum Health {
 /// What has to be done about a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
-    /// Grant it to whoever is next.
+    /// Grant it to the member that is next.
     Grant,
     /// Ask this holder to give it back.
     AskBack(MemberId),
@@ -85,7 +85,7 @@ enum Phase {
         quantum_start: Instant,
         asked_back: Option<Instant>,
     },
-    /// The holder was killed, and its process is not gone yet.
+    /// The holder was killed, and its process has not ended yet.
     Reaping {
         member: MemberId,
         since: Instant,

@@ -29,7 +29,7 @@ impl HeldTime {
         self.unbilled.insert(id, Duration::ZERO);
     }
 
-    /// A member has left. Its unbilled time is kept for a while.
+    /// Removes a member that has left. Its unbilled time is kept for a while.
     pub(super) fn leave(&mut self, id: MemberId) {
         if let Some(unbilled) = self.unbilled.remove(&id) {
             self.left.truncate(LEFT_MAX - 1);
@@ -37,7 +37,7 @@ impl HeldTime {
         }
     }
 
-    /// A member has held the GPU for so long.
+    /// Adds time for which a member held the GPU.
     pub(super) fn add(&mut self, id: MemberId, held: Duration) {
         if let Some(unbilled) = self.unbilled.get_mut(&id) {
             *unbilled += held;

@@ -45,7 +45,7 @@ enum Step {
     ToArbiter(usize, Fate),
     /// The same for a message to a process.
     ToProcess(usize, Fate),
-    /// So many milliseconds pass.
+    /// This many milliseconds pass.
     Pass(u64),
     /// The process dies.
     Die(usize),

@@ -17,7 +17,7 @@
 //!
 //! Invariants: at most one member holds the GPU. While a member waits whose tenant is not barred, the GPU is held, or
 //! is on its way back, or is not trusted. After a member died while it held the GPU or kept it too long, the GPU is
-//! granted again only when the process is gone and a probe has passed.
+//! granted again only when the process has ended and a probe has passed.
 
 mod members;
 mod held_time;
@@ -48,7 +48,7 @@ use std::time::{Duration, Instant};
 pub enum Action {
     /// Send a message to a member.
     Tell(MemberId, ArbiterMessage),
-    /// Kill a member that kept the GPU.
+    /// Kill a member that did not release the GPU.
     Kill(MemberId),
     /// Probe the GPU, and pass the result to [`Turns::probed`].
     Probe,

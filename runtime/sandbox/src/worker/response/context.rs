@@ -1,7 +1,7 @@
 //! What a response needs of its request. It also sends the request's receipt.
 //!
-//! Invariant: the front door gets a receipt for every request. It is in the head of the response, or in a frame on the control
-//! socket. If the client leaves and everything is dropped, dropping the [`ResponseContext`] sends the frame.
+//! Invariant: the front door gets a receipt for every request. It is in the head of the response, or in a frame on the
+//! control socket. If the client leaves and everything is dropped, dropping the [`ResponseContext`] sends the frame.
 
 use crate::worker::context::WorkerContext;
 use crate::worker::request_body::BodyComplete;
@@ -24,8 +24,9 @@ pub(crate) struct ResponseContext {
 }
 
 impl ResponseContext {
-    /// Returns the receipt for the head of the response. If the request's body was not received completely, the connection may
-    /// be closed before the head arrives, so the receipt is sent as a frame too; the front door takes the first.
+    /// Returns the receipt for the head of the response. If the request's body was not received completely, the
+    /// connection may be closed before the head arrives, so the receipt is sent as a frame too; the front door takes
+    /// the first.
     pub(super) fn receipt(mut self, fault: Option<Fault>) -> WorkReport {
         self.receipt_owed = false;
         let work = self.usage.work(fault);

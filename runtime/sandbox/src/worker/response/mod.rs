@@ -59,7 +59,7 @@ pub(super) async fn respond(
             let detail = format!("the function responded with an error: {code}");
             cancel(context, guest, FaultCode::FunctionTrapped, &detail).await
         }
-        (None, Some(Ok(()))) => fail(context, FaultCode::FunctionTrapped, "the function ended without an answer"),
+        (None, Some(Ok(()))) => fail(context, FaultCode::FunctionTrapped, "the function ended without a response"),
         // The guest dropped its outparam without responding, and still runs.
         (None, None) => cancel(context, guest, FaultCode::FunctionTrapped, "the function dropped its response").await,
     }
