@@ -88,7 +88,7 @@ fn a_version_keeps_the_assets_it_was_deployed_with() {
     // Deleting the name does not change it either.
     assert!(server.cli(&["asset", "delete", "t"]).status.success());
     check_sum(&server, "/", &one, &one);
-    deploy().is_problem(409, "conflict", "not there");
+    deploy().is_problem(409, "conflict", "does not exist");
     assert_eq!(stored(&server), 2);
     assert!(server.cli(&["delete", "lookup"]).status.success());
     wait_until("files that no name and no version refers to are removed", || stored(&server) == 0);
@@ -182,7 +182,7 @@ fn assets_are_held_to_limits_and_counted_once() {
     assert_eq!(put("a", &[], &one).status, 201);
     let known = put(&format!("b?digest={}", hex(&one)), &[], b"");
     assert_eq!(known.status, 201, "the same bytes need not be uploaded again: {}", known.text());
-    put(&format!("c?digest={}", "0".repeat(64)), &[], b"").is_problem(404, "not_found", "nothing of that name");
+    put(&format!("c?digest={}", "0".repeat(64)), &[], b"").is_problem(404, "not_found", "no resource of that name");
     let used = server.control(&key, "GET", "limits", &Value::Null).json()["used"]["assets_mib"].clone();
     assert_eq!(used, 2, "counted once");
     put("c", &[], &bytes(2, 2 << 20)).is_problem(429, "tenant_limit", "assets_mib = 3; in use: 2");

@@ -23,7 +23,7 @@ fn what_is_no_component_is_refused_with_the_reason() {
     ] {
         put(server, "bad", "application/wasm", bytes).is_problem(422, "component_invalid", part);
     }
-    server.send("GET", "/api/v1/functions/bad", &[], b"").is_problem(404, "not_found", "nothing of that name");
+    server.send("GET", "/api/v1/functions/bad", &[], b"").is_problem(404, "not_found", "no resource of that name");
 }
 
 #[test]
