@@ -202,7 +202,7 @@ fn assets_are_held_to_limits_and_counted_once() {
     let other = server.tenant("zoo", &json!({}));
     let known =
         server.send_bare("PUT", &format!("/api/v1/assets/a?digest={}", hex(&one)), &[("x-gannet-key", &other)], b"");
-    known.is_problem(404, "not_found", "nothing of that name");
+    known.is_problem(404, "not_found", "no resource of that name");
     assert_eq!(server.control(&other, "GET", "assets", &Value::Null).json()["assets"], json!([]));
     let names = server.control(&key, "GET", "assets?limit=1", &Value::Null).json();
     assert_eq!((names["assets"][0]["name"].clone(), names["cursor"].clone()), (json!("a"), json!("a")));
