@@ -26,7 +26,7 @@ enum MemoryKind {
 pub struct MemoryQuota {
     /// The owner of the limit, for messages: `request` or `tenant`, for instance.
     owner: &'static str,
-    /// What is limited, for messages.
+    /// The kind of memory, named in errors.
     kind: MemoryKind,
     limit: u64,
     used: AtomicU64,

@@ -119,7 +119,7 @@ struct Planner<M> {
     mebibyte_ns: u64,
     /// Returns whether a slice with a kernel is on the GPU.
     measuring: M,
-    /// What is left of the slice's target time.
+    /// The rest of the slice's target time.
     room_ns: u64,
     /// Whether the slice has a dispatch.
     dispatched: bool,

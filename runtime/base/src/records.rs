@@ -19,7 +19,7 @@ pub struct TenantRecord {
     /// Kernels that are not run, because they kept the GPU too long.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quarantine: Vec<QuarantineRecord>,
-    /// Whether none of its functions may run.
+    /// Whether the tenant is suspended. None of its functions runs then.
     #[serde(default)]
     pub suspended: bool,
     /// The limits that the operator has set for this tenant.

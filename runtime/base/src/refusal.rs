@@ -86,7 +86,7 @@ pub struct Refusal {
     pub code: &'static str,
     /// Who is at fault.
     pub blame: Blame,
-    /// What is wrong, with the value and the limit. It is sent to the client.
+    /// Description of the error for the client, with the value and the limit.
     pub public: String,
     /// What the caller can do about it. It is sent to the client.
     pub hint: Option<&'static str>,

@@ -50,7 +50,7 @@ pub enum AdmitError {
     SpendLimit {
         /// The limit, in micro-units.
         limit: u64,
-        /// What was spent this month, in micro-units.
+        /// The amount spent this month, in micro-units.
         spent: u64,
     },
     /// No permit became free in time.

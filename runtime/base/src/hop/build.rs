@@ -44,7 +44,7 @@ impl RejectCode {
 pub struct Rejected {
     /// The kind of error.
     pub code: RejectCode,
-    /// What is wrong, and where.
+    /// Description of the error, with its place.
     pub detail: String,
 }
 

@@ -213,7 +213,7 @@ pub struct WorkReport {
 pub struct Fault {
     /// The kind of failure.
     pub code: FaultCode,
-    /// What is wrong, for people: the value and the limit.
+    /// Description for people, with the value and the limit.
     pub detail: String,
 }
 

@@ -30,7 +30,7 @@ pub enum ControlError {
     /// The body is over its limit.
     #[error("the {what} is larger than the limit of {limit} bytes")]
     TooLarge {
-        /// What is too large.
+        /// The thing that is too large, as the error names it.
         what: &'static str,
         /// The limit in bytes.
         limit: u64,

@@ -121,7 +121,7 @@ pub struct Operation {
     pub path: &'static str,
     /// Who may call it.
     pub access: RequiredAccess,
-    /// What it does, for the OpenAPI document.
+    /// Summary of the operation in the OpenAPI document.
     pub summary: &'static str,
     /// Its query parameters.
     pub arguments: &'static [QueryParameter],

@@ -31,7 +31,7 @@ pub struct Problem {
     pub code: String,
     /// Whose fault the error is.
     pub fault: gannet_base::refusal::Blame,
-    /// What is wrong, with the value and the limit.
+    /// Description of the error, with the value and the limit.
     pub detail: String,
     /// What the caller can do about it.
     pub hint: Option<String>,
