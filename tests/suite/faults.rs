@@ -40,7 +40,7 @@ fn a_guest_that_waits_too_long_is_504_and_was_charged_no_cpu_for_it() {
     let answer = server.call("faulty", "/sleep", b"");
     answer.is_problem(504, "deadline_exceeded", "limits.timeout_ms = 3000");
     assert!(server.receipt(&answer)["guest_us"].as_u64().unwrap() < 100_000);
-    // 400 ms of waiting are longer than the CPU limit and use none of it.
+    // The guest waits 400 ms, longer than its CPU limit. Waiting uses no CPU time.
     assert_eq!(server.call("faulty", "/nap?ms=400", b"").text(), "napped");
 }
 

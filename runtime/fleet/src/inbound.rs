@@ -1,5 +1,5 @@
-//! A request as it arrives, and why it can be refused before its caller is known. What it holds once it is admitted is
-//! in [`admitted`](crate::admitted).
+//! An arriving request, and the reasons to refuse it before its caller is known. After admission,
+//! [`admitted`](crate::admitted) has what the request holds.
 
 use gannet_base::names::{FunctionName, RequestId, TenantName};
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// A request, and the state of its body.
 pub(super) type ResendableRequest = (Request<RequestBody>, Arc<BodyState>);
 
-/// What is needed to send a request once more.
+/// State of the retry of one request: its head, and whether the retry was used.
 #[derive(Debug)]
 pub(super) struct RetryOnce {
     /// The head of the request, if it may be sent again after parts of it were sent.

@@ -254,7 +254,7 @@ pub enum ConfigError {
     Key {
         /// Full path of the key, as in `limits.keys`, or the line if the file is not TOML.
         key: String,
-        /// What is wrong with it.
+        /// The error in the setting.
         cause: String,
     },
     /// A value is out of its range.

@@ -69,7 +69,7 @@ pub enum StoreError {
     Corrupt {
         /// The record's key in the database.
         key: String,
-        /// What is wrong with the record.
+        /// Why the record is invalid.
         cause: String,
     },
 }
