@@ -175,7 +175,14 @@ impl Control {
     pub(super) async fn put_asset(&self, call: ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.asset()?;
         let digest = call.query.get("digest").map(ToOwned::to_owned);
-        let adding = self.uploading.begin(&grant.tenant, &name)?;
+        let adding = match self.uploading.begin(&grant.tenant, &name) {
+            Ok(adding) => adding,
+            // Without this a client that is still sending would see its connection break instead of the response.
+            Err(refused) => {
+                gannet_fleet::inbound::discard(call.inbound.body).await;
+                return Err(refused.into());
+            }
+        };
         if let Some(digest) = &digest
             && let Some(response) = self.put_known(&name, grant, digest).await?
         {
