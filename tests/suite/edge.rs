@@ -166,6 +166,7 @@ fn bodies_and_heads_over_their_limits_are_refused() {
     assert!(server.raw(long.as_bytes()).starts_with("HTTP/1.1 431 "));
     let many = format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "x: y\r\n".repeat(200));
     assert!(server.raw(many.as_bytes()).starts_with("HTTP/1.1 431 "));
+    assert_eq!(send_over_http_2(server, "/healthz", 200).0, 431);
 }
 
 #[test]
@@ -289,6 +290,13 @@ fn a_client_that_does_not_take_its_answer_gives_its_place_back() {
 
 /// Sends a request over HTTP/2 with prior knowledge. Returns the response's body and its trailer `server-timing`.
 fn over_http_2(server: &Server, path: &str) -> (String, String) {
+    let (status, body, timing) = send_over_http_2(server, path, 0);
+    assert_eq!(status, 200);
+    (body, timing)
+}
+
+/// Sends a request with so many more headers over HTTP/2. Returns status, body and the trailer `server-timing`.
+fn send_over_http_2(server: &Server, path: &str, headers: usize) -> (u16, String, String) {
     use http_body_util::BodyExt;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -297,14 +305,16 @@ fn over_http_2(server: &Server, path: &str) -> (String, String) {
         let io = hyper_util::rt::TokioIo::new(stream);
         let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
         tokio::spawn(connection);
-        let request = hyper::Request::get(format!("{}{path}", server.url))
-            .header("x-gannet-key", KEY)
-            .body(http_body_util::Empty::<bytes::Bytes>::new())
-            .unwrap();
-        let response = sender.send_request(request).await.unwrap();
-        assert_eq!((response.status().as_u16(), response.version()), (200, hyper::Version::HTTP_2));
+        let mut request = hyper::Request::get(format!("{}{path}", server.url)).header("x-gannet-key", KEY);
+        for _ in 0..headers {
+            request = request.header("x", "y");
+        }
+        let response = sender.send_request(request.body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap());
+        let response = response.await.unwrap();
+        assert_eq!(response.version(), hyper::Version::HTTP_2);
+        let status = response.status().as_u16();
         let collected = response.into_body().collect().await.unwrap();
         let timing = collected.trailers().and_then(|t| t.get("server-timing")).map(|v| v.to_str().unwrap().to_owned());
-        (text(&collected.to_bytes()), timing.unwrap_or_default())
+        (status, text(&collected.to_bytes()), timing.unwrap_or_default())
     })
 }

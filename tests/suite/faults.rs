@@ -85,6 +85,39 @@ fn wire(server: &Server, path: &str) -> String {
 }
 
 #[test]
+fn a_guest_cannot_make_a_client_misread_where_its_response_ends() {
+    let server = Server::shared();
+    for (length, sent) in [(5, 100), (1000, 5), (0, 7), (7, 0), (7, 7)] {
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        let key = crate::support::KEY;
+        let first = format!("GET /f/dev/faulty/announce?length={length}&sent={sent} HTTP/1.1\r\n");
+        let headers = format!("host: localhost\r\nx-gannet-key: {key}\r\n");
+        // Both requests use one connection, as those of two clients of a proxy do.
+        let both = format!("{first}{headers}\r\nGET /healthz HTTP/1.1\r\n{headers}connection: close\r\n\r\n");
+        stream.write_all(both.as_bytes()).unwrap();
+        let mut all = Vec::new();
+        let _ = stream.read_to_end(&mut all);
+        let all = text(&all);
+        let (head, rest) = all.split_once("\r\n\r\n").unwrap();
+        let announced = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map(|n| n.parse().unwrap());
+        assert!(head.starts_with("HTTP/1.1 200 ") || head.starts_with("HTTP/1.1 502 "), "{length} {sent}: {all}");
+        assert!(
+            length == sent || head.starts_with("HTTP/1.1 502 ") || announced != Some(sent),
+            "{length} {sent}: {all}"
+        );
+        match announced {
+            // What follows the announced bytes is the next response, or the connection was closed before them.
+            Some(announced) if rest.len() >= announced => {
+                let next = &rest[announced..];
+                assert!(next.is_empty() || next.starts_with("HTTP/1.1 200 "), "{length} {sent}: {all}");
+            }
+            Some(_) => {}
+            None => assert!(!rest.contains("\r\n0\r\n\r\n") || length == sent, "{length} {sent}: {all}"),
+        }
+    }
+}
+
+#[test]
 fn a_body_that_stops_in_the_middle_is_seen_as_cut() {
     let server = Server::shared();
     for path in ["/half", "/silent"] {

@@ -2,6 +2,8 @@
 //! do.
 
 use crate::support::{Options, Server, binary, text, wait_until};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::process::Command;
 
 #[test]
@@ -54,5 +56,32 @@ fn a_worker_has_an_empty_environment_and_its_own_user() {
         users.sort();
         users.dedup();
         assert_eq!(users.len(), count, "each child has its own user");
+    }
+}
+
+/// Returns the files in a folder and in those below it.
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn compiled_code_is_mapped_from_a_file_that_no_worker_can_change() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: only root may look at a worker's mappings");
+    }
+    let server = Server::start();
+    server.deploy("hello");
+    server.call("hello", "/", b"");
+    let workers = server.children("__worker");
+    let maps: String =
+        workers.iter().filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/maps")).ok()).collect();
+    let code: Vec<&str> = maps.lines().filter(|line| line.contains("/component-") && line.contains("r-xp")).collect();
+    assert!(!code.is_empty(), "no worker has mapped its code:\n{maps}");
+    for line in code {
+        let inode: u64 = line.split_whitespace().nth(4).unwrap().parse().unwrap();
+        let file = files(&server.data).into_iter().find(|path| path.metadata().is_ok_and(|data| data.ino() == inode));
+        let data = file.expect("it is a file of the server").metadata().unwrap();
+        assert_eq!((data.uid(), data.permissions().mode() & 0o777, data.nlink()), (0, 0o444, 1), "{line}");
     }
 }

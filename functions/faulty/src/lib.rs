@@ -103,6 +103,16 @@ fn faulty(request: Request) -> Result<Response> {
             std::thread::sleep(Duration::from_millis(50));
             panic!("stopped in the middle")
         })),
+        "/announce" => {
+            let number = |name: &str| request.query(name).and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
+            let (length, sent) = (number("length"), number("sent"));
+            // It exits without an error and without ending its body, so nobody compares the lengths.
+            let response = Response::stream("text/plain", move |body| {
+                let _ = body.write(&vec![b'a'; sent]);
+                std::process::exit(0)
+            });
+            Ok(response.with_header("content-length", &length.to_string()))
+        }
         "/silent" => Ok(Response::stream("text/plain", |body| {
             body.write(b"first")?;
             std::thread::sleep(Duration::from_secs(60));

@@ -40,6 +40,8 @@ pub enum RefusalKind {
     ClientTimeout,
     /// The request conflicts with the current state.
     Conflict,
+    /// The head is too large.
+    HeadTooLarge,
     /// The body is too large.
     BodyTooLarge,
     /// The media type of the body is not supported.

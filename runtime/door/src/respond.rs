@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use gannet_base::body::{self, ResponseBody};
-use gannet_base::headers::{ERROR, REQUEST_ID};
+use gannet_base::headers::{ERROR, REQUEST_ID, header_value};
 use gannet_base::names::RequestId;
 use gannet_base::quota::rate::{Rate, RateState};
 use gannet_base::refusal::{Blame, Refusal, RefusalKind, Retry};
@@ -26,6 +26,7 @@ pub fn status_of(refusal: &Refusal) -> StatusCode {
         RefusalKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         RefusalKind::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
         RefusalKind::Conflict => StatusCode::CONFLICT,
+        RefusalKind::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         RefusalKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         RefusalKind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         RefusalKind::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
@@ -145,10 +146,11 @@ pub fn refuse_openai(refusal: &Refusal, request: RequestId) -> Response<Response
 /// the seconds in which it refills; `ratelimit` has what is left of it and the seconds until it is full again.
 pub fn rate_headers(headers: &mut HeaderMap, rate: Rate, rate_state: RateState) {
     let window = rate.burst.div_ceil(rate.per_s.max(1)).max(1);
-    let policy = format!("\"requests\";q={};w={window}", rate.burst);
-    let state = format!("\"requests\";r={};t={}", rate_state.left, seconds(rate_state.full_in));
-    for (name, text) in [("ratelimit-policy", policy), ("ratelimit", state)] {
-        if let Ok(value) = HeaderValue::from_str(&text) {
+    let policy = header_value(format_args!("\"requests\";q={};w={window}", rate.burst));
+    let (left, full_s) = (rate_state.left, seconds(rate_state.full_in));
+    let state = header_value(format_args!("\"requests\";r={left};t={full_s}"));
+    for (name, value) in [("ratelimit-policy", policy), ("ratelimit", state)] {
+        if let Some(value) = value {
             headers.insert(HeaderName::from_static(name), value);
         }
     }
@@ -156,7 +158,7 @@ pub fn rate_headers(headers: &mut HeaderMap, rate: Rate, rate_state: RateState) 
 
 /// Sets the request's id in the headers of a response, replacing any other.
 pub fn stamp<B>(response: &mut Response<B>, request: RequestId) {
-    if let Ok(value) = HeaderValue::from_str(&request.to_string()) {
+    if let Some(value) = header_value(format_args!("{request}")) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
 }

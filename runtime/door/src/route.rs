@@ -18,6 +18,7 @@ use gannet_fleet::admitted::{AddressingStyle, Target};
 use gannet_fleet::inbound::{InboundRequest, ListenerRole};
 use gannet_state::config::ServerConfig;
 use gannet_state::registry::{Function, Snapshot, Version};
+use http::uri::PathAndQuery;
 use std::sync::Arc;
 
 /// Why a request could not be routed.
@@ -201,12 +202,16 @@ fn target(
     {
         check_key(key, &function.name)?;
     }
-    let mut text = format!("/{}", named.path.unwrap_or_default());
-    if let Some(query) = inbound.parts.uri.query() {
+    let (path, query) = (named.path.unwrap_or_default(), inbound.parts.uri.query());
+    let mut text = String::with_capacity(path.len() + query.map_or(0, str::len) + 2);
+    text.push('/');
+    text.push_str(path);
+    if let Some(query) = query {
         text.push('?');
         text.push_str(query);
     }
-    let path = text.parse().map_err(|_| RouteError::PathInvalid("cannot be parsed".into()))?;
+    let path = PathAndQuery::try_from(text);
+    let path = path.map_err(|_| RouteError::PathInvalid("cannot be parsed".into()))?;
     let (tenant, function, version) = (Arc::clone(tenant), Arc::clone(function), Arc::clone(version));
     Ok(Target { tenant, function, version, path, style: named.style })
 }
@@ -250,6 +255,10 @@ fn check_segments(path: &str) -> Result<(), RouteError> {
     while let Some(segment) = segments.next() {
         if segment.is_empty() && segments.peek().is_some() {
             return invalid("has an empty segment");
+        }
+        // Almost no segment has one of these, and the checks below copy it.
+        if !segment.bytes().any(|byte| matches!(byte, b'.' | b'%' | b'\\')) {
+            continue;
         }
         let lower = segment.to_ascii_lowercase();
         let dots = lower.replace("%2e", ".");

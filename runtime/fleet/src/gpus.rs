@@ -74,11 +74,22 @@ fn room(gpu: &Gpu) -> usize {
     usize::try_from(gpu.memory_bytes / CONTEXTS_PART / context).unwrap_or(usize::MAX).max(1)
 }
 
+/// Whether a slot is of a class that a function names.
+fn fits(gpu_slot: &GpuSlot, class: &str) -> bool {
+    class == ANY_CLASS || gpu_slot.class == class
+}
+
+/// Returns the slots that a function may run in, in its order of preference. A slot of several classes comes
+/// repeatedly.
+pub fn in_order<'a>(slots: &'a [GpuSlot], classes: &'a [String]) -> impl Iterator<Item = SlotId> + 'a {
+    classes.iter().flat_map(|class| slots.iter().filter(|slot| fits(slot, class)).map(|gpu_slot| gpu_slot.slot))
+}
+
 /// Returns the slots that a function may run in, as groups in its order of preference. The slots of a group are equally
 /// good.
 pub fn candidates(slots: &[GpuSlot], classes: &[String]) -> Vec<Vec<SlotId>> {
     let of = |class: &String| {
-        let fit = slots.iter().filter(|gpu_slot| class == ANY_CLASS || gpu_slot.class == *class);
+        let fit = slots.iter().filter(|gpu_slot| fits(gpu_slot, class));
         fit.map(|gpu_slot| gpu_slot.slot).collect::<Vec<_>>()
     };
     classes.iter().map(of).filter(|group| !group.is_empty()).collect()

@@ -6,6 +6,7 @@ use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 use http::request::Parts;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -31,6 +32,14 @@ pub enum RequestError {
     /// A request to switch to another protocol.
     #[error("Upgrade and CONNECT are not supported")]
     UpgradeUnsupported,
+    /// A head with too many fields.
+    #[error("the request has {count} header fields; at most {limit} are accepted")]
+    HeadTooLarge {
+        /// Their number.
+        count: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// A body larger than its limit.
     #[error("the body is larger than the limit of {limit} bytes")]
     BodyTooLarge {
@@ -58,6 +67,7 @@ impl From<RequestError> for Refusal {
             E::Malformed(_) => (RefusalKind::Malformed, "malformed_request"),
             E::BadHost { .. } => (RefusalKind::Malformed, "bad_host"),
             E::UpgradeUnsupported => (RefusalKind::NotImplemented, "upgrade_unsupported"),
+            E::HeadTooLarge { .. } => (RefusalKind::HeadTooLarge, "head_too_large"),
             E::BodyTooLarge { .. } => (RefusalKind::BodyTooLarge, "body_too_large"),
             E::BodiesFull { .. } => (RefusalKind::Unavailable, "no_capacity"),
             E::BodyTooSlow { .. } => (RefusalKind::ClientTimeout, "body_timeout"),
@@ -70,7 +80,7 @@ impl From<RequestError> for Refusal {
             }
             E::BodyTooLarge { .. } => refusal.hint("raise [limits] body_mib in gannet.toml"),
             E::BodiesFull { .. } => Self { blame: Blame::Platform, ..refusal.retry_after(1) },
-            E::Malformed(_) | E::BodyTooSlow { .. } => refusal,
+            E::Malformed(_) | E::HeadTooLarge { .. } | E::BodyTooSlow { .. } => refusal,
         }
     }
 }
@@ -114,7 +124,7 @@ pub struct InboundRequest {
 
 impl InboundRequest {
     /// Returns the host that it names, without a port, in lower case. Empty if it names none.
-    pub fn host(&self) -> String {
+    pub fn host(&self) -> Cow<'_, str> {
         let authority = self.parts.uri.authority().map(http::uri::Authority::as_str);
         let header = || self.parts.headers.get(http::header::HOST)?.to_str().ok();
         host_of(authority.or_else(header).unwrap_or_default())
@@ -150,10 +160,15 @@ pub async fn discard_rest(body: &mut Incoming) {
 }
 
 /// Returns the host name in a host header, without port, brackets or a final dot, in lower case.
-pub fn host_of(text: &str) -> String {
+pub fn host_of(text: &str) -> Cow<'_, str> {
     let name = match text.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => text.split(':').next().unwrap_or_default(),
     };
-    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    }
 }

@@ -22,7 +22,13 @@ fn main() -> ExitCode {
 
 /// Runs a child process. Nothing may start a thread before [`Child::enter`] returns.
 fn run_child(role: Role, arguments: &[String]) -> ! {
-    let result = Child::enter(role).map_err(std::io::Error::other).and_then(|child| {
+    let result = Child::enter(role, || {
+        if role == Role::Worker {
+            worker::open_own_files()
+        }
+    })
+    .map_err(std::io::Error::other)
+    .and_then(|child| {
         logging::log_to_stderr();
         match role {
             Role::Worker => worker::run(child, arguments),

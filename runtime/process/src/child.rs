@@ -15,6 +15,9 @@ pub const DESCRIPTORS_VARIABLE: &str = "GANNET_CHILD_DESCRIPTORS";
 /// They are in addition to the driver's own cache.
 pub const PIPELINE_CACHE_PREFIX: &str = "pipelines-";
 
+/// Name prefix of the files in a child's folder that are compiled components. The number of the version follows.
+pub const COMPONENT_PREFIX: &str = "component-";
+
 /// Exit code of a process whose GPU device was lost. Such a process cannot continue.
 pub const EXIT_DEVICE_LOST: i32 = 75;
 /// Argument that makes a probe measure how much memory a device takes by itself on each GPU.
@@ -53,7 +56,7 @@ impl Role {
     /// addition.
     pub fn descriptors(self) -> usize {
         match self {
-            // Control, logs, leases, notes of running kernels. HTTP connections arrive over the control socket.
+            // Control, logs, leases, notes of running kernels. Hops arrive over the control socket.
             Self::Worker => 4,
             // Control, build specification, component, output, report, leases, notes of running kernels.
             Self::Builder => 7,
@@ -75,8 +78,9 @@ pub struct Child {
 
 impl Child {
     /// Takes the descriptors and confines the process. Call it first in `main`, while there is only one
-    /// thread: Landlock does not restrict threads that already exist.
-    pub fn enter(role: Role) -> Result<Self, ConfineError> {
+    /// thread: Landlock does not restrict threads that already exist. `open_own_files` runs as the child's own user
+    /// in the only moment at which that user may open the process's files in `/proc`.
+    pub fn enter(role: Role, open_own_files: impl FnOnce()) -> Result<Self, ConfineError> {
         // If the parent has ended already, this process has another parent now, and must end too.
         let parent = rustix::process::getppid();
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(ConfineError::system("prctl"))?;
@@ -90,7 +94,7 @@ impl Child {
         let descriptors = (3..3 + count).map(own).collect();
         let home = std::env::var_os("GANNET_CHILD_HOME").map(PathBuf::from).unwrap_or_default();
         let user = std::env::var("GANNET_CHILD_USER").ok().and_then(|text| text.parse().ok());
-        let confinement = confine::before_drivers(&home, user)?;
+        let confinement = confine::before_drivers(&home, user, open_own_files)?;
         Ok(Self { descriptors, home, confinement })
     }
 }

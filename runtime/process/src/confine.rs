@@ -77,8 +77,14 @@ pub(crate) fn close_from(first: i32) -> Result<(), ConfineError> {
     if result == 0 { Ok(()) } else { Err(ConfineError::system("close_range")(std::io::Error::last_os_error())) }
 }
 
-/// Applies layers 1 to 4, except `close_range`. Call it while the process has one thread.
-pub(crate) fn before_drivers(home: &Path, user: Option<u32>) -> Result<Confinement, ConfineError> {
+/// Applies layers 1 to 4, except `close_range`. Call it while the process has one thread. Between 3 and 4 the process
+/// is dumpable while `open_own_files` runs, because the files in `/proc` of a process that is not dumpable belong to
+/// root. What it opens is opened with the rights of the child's own user.
+pub(crate) fn before_drivers(
+    home: &Path,
+    user: Option<u32>,
+    open_own_files: impl FnOnce(),
+) -> Result<Confinement, ConfineError> {
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(ConfineError::system("not dumpable"))?;
     rustix::thread::set_no_new_privs(true).map_err(ConfineError::system("no new privileges"))?;
@@ -96,10 +102,12 @@ pub(crate) fn before_drivers(home: &Path, user: Option<u32>) -> Result<Confineme
         Some(user) => become_user(user)?,
         None => false,
     };
-    let landlock = landlock(home).map_err(ConfineError::system("landlock"))?;
-    // After setuid, a sysctl decides whether a process is dumpable. It must not be.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)
+        .map_err(ConfineError::system("dumpable"))?;
+    open_own_files();
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(ConfineError::system("not dumpable"))?;
+    let landlock = landlock(home).map_err(ConfineError::system("landlock"))?;
     if own_user {
         // Changing users clears the parent-death signal.
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))

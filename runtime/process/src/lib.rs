@@ -7,6 +7,7 @@
 //! socket closes.
 
 pub mod channel;
+pub mod hop_socket;
 mod cgroup;
 pub mod child;
 pub mod confine;

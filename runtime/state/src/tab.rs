@@ -9,10 +9,12 @@ use crate::ledger::Ledger;
 use gannet_base::bill::outbound::OutboundUse;
 use gannet_base::bill::price::Price;
 use gannet_base::bill::{GpuClock, LedgerLine, Receipt, StartKind};
+use gannet_base::headers::header_value;
 use gannet_base::hop::WorkReport;
 use gannet_base::names::{FunctionName, RequestId, TenantName};
 use gannet_base::quota::account::TenantCounters;
 use gannet_base::refusal::Blame;
+use http::HeaderValue;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,7 +29,7 @@ struct OpenTab {
     /// Time that the worker had held the GPU without any request being billed for it, at the moment it got this
     /// request.
     unbilled: Duration,
-    receipt: Receipt,
+    receipt: Box<Receipt>,
     outbound: Option<Arc<OutboundUse>>,
 }
 
@@ -35,7 +37,7 @@ struct OpenTab {
 #[derive(Debug)]
 pub struct Tab {
     /// None once the tab is closed.
-    open: Option<Box<OpenTab>>,
+    open: Option<OpenTab>,
     account: Arc<TenantCounters>,
     ledger: Arc<Ledger>,
 }
@@ -50,9 +52,9 @@ impl Tab {
         function: FunctionName,
         version: u32,
     ) -> Self {
-        let receipt = Receipt::open(request, tenant, function, version, Price::default());
+        let receipt = Box::new(Receipt::open(request, tenant, function, version, Price::default()));
         let open = OpenTab { opened: Instant::now(), ended: None, unbilled: Duration::ZERO, receipt, outbound: None };
-        Self { open: Some(Box::new(open)), account: Arc::clone(account), ledger: Arc::clone(ledger) }
+        Self { open: Some(open), account: Arc::clone(account), ledger: Arc::clone(ledger) }
     }
 
     /// Changes the receipt that will be written.
@@ -113,24 +115,24 @@ impl Tab {
     }
 
     /// Returns the value of the `server-timing` header (W3C Server Timing) for what is known so far, in milliseconds.
-    pub fn server_timing(&self) -> String {
-        self.open.as_ref().map(|open| server_timing(&open.receipt)).unwrap_or_default()
+    pub fn server_timing(&self) -> Option<HeaderValue> {
+        server_timing(&self.open.as_ref()?.receipt)
     }
 }
 
-fn server_timing(receipt: &Receipt) -> String {
+fn server_timing(receipt: &Receipt) -> Option<HeaderValue> {
     #[expect(clippy::cast_precision_loss, reason = "a header for people")]
     let ms = |us: u64| us as f64 / 1000.0;
     #[expect(clippy::cast_precision_loss, reason = "a header for people")]
     let gpu = receipt.gpu_ns as f64 / 1e6;
-    format!(
+    header_value(format_args!(
         "admit;dur={:.3}, start;desc=\"{}\";dur={:.3}, kernels;dur={:.3}, guest;dur={:.3}, gpu;dur={gpu:.3}",
         ms(receipt.admit_us),
         receipt.start.map_or("none", StartKind::as_str),
         ms(receipt.start_us),
         ms(receipt.kernels_us),
         ms(receipt.guest_us),
-    )
+    ))
 }
 
 fn microseconds(since: Instant) -> u64 {
@@ -141,7 +143,7 @@ impl Drop for Tab {
     fn drop(&mut self) {
         self.count_outbound(None);
         if let Some(open) = self.open.take() {
-            let OpenTab { opened, ended, mut receipt, .. } = *open;
+            let OpenTab { opened, ended, mut receipt, .. } = open;
             receipt.wall_us = receipt.admit_us.saturating_add(microseconds(opened));
             receipt.respond_us = ended.map_or(0, microseconds);
             if receipt.status == 0 && receipt.error.is_none() {
@@ -156,7 +158,7 @@ impl Drop for Tab {
             receipt.charge();
             // 0 outbound bytes: those were added to the account while they were transferred.
             self.account.add(receipt.time, receipt.gpu_ns, 0, receipt.micro_units());
-            self.ledger.write(LedgerLine::Request(Box::new(receipt)));
+            self.ledger.write(LedgerLine::Request(receipt));
         }
     }
 }

@@ -83,8 +83,13 @@ const OWNED: &[dependencies::Owned<'_>] = &[
     ("naga", &["gannet-host-gpu"]),
 ];
 
-/// The only files that name HTTP statuses: one for clients, and one for a worker's responses to the front door.
-const STATUSES: &[&str] = &["runtime/door/src/respond.rs", "runtime/sandbox/src/worker/response/error_response.rs"];
+/// The only files that name HTTP statuses: one passes those of guests on, one chooses those for clients, and one those of
+/// a worker's own responses to the front door.
+const STATUSES: &[&str] = &[
+    "runtime/base/src/hop/heads.rs",
+    "runtime/door/src/respond.rs",
+    "runtime/sandbox/src/worker/response/error_response.rs",
+];
 
 /// The library in which every public item must have an example.
 const WITH_EXAMPLES: &str = "gannet-sdk";

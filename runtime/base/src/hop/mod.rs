@@ -1,30 +1,30 @@
 //! The messages between the front door and its children.
 //!
-//! Requests go to a worker as HTTP/1.1 over socketpairs (the hop). The front door hands the worker a socket when it
-//! needs one more, and each socket carries one request at a time, so that back-pressure and cancelling are those of the
-//! socket. Everything else goes in frames over the control socket ([`ToWorker`], [`FromWorker`]). What a request used
-//! ([`WorkReport`]) is a header of the response if the guest has finished by then, and a frame if the response is
-//! streamed.
+//! Requests go to a worker over socketpairs (the hop), encoded as [`frames`] and [`heads`] say. The front door hands
+//! the worker a socket when it needs one more, and each socket carries one request at a time, so that back-pressure and
+//! cancelling are those of the socket. Everything else goes in messages over the control socket ([`ToWorker`],
+//! [`FromWorker`]). What a request used ([`WorkReport`]) is in the head of the response if the guest has finished by
+//! then, and a message on the control socket if the response is streamed.
 
 pub mod build;
+pub mod frames;
+pub mod heads;
 pub mod outbound;
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 
-/// Headers that are used only between the front door and a worker. Any `x-gannet-` header that a client or a guest
-/// sends is removed first.
+/// Headers of outbound requests between a worker and the front door. Any `x-gannet-` header that a guest sends is
+/// removed first.
 pub mod header {
     use http::HeaderName;
-    /// The version to run, or the version of the guest that calls out.
+    /// The version of the guest that calls out.
     pub const VERSION: HeaderName = HeaderName::from_static("x-gannet-hop-version");
-    /// The request's id, or the id of the request that calls out.
+    /// The id of the request that calls out.
     pub const REQUEST: HeaderName = HeaderName::from_static("x-gannet-hop-request");
     /// Milliseconds within which the first byte of the response must come.
     pub const DEADLINE: HeaderName = HeaderName::from_static("x-gannet-hop-deadline-ms");
-    /// The [`WorkReport`](super::WorkReport) as JSON, if it is known before the head of the response is sent.
-    pub const WORK: HeaderName = HeaderName::from_static("x-gannet-hop-work");
-    /// Marks a response of the worker itself, which says that the guest failed.
+    /// In a response: the request was refused, and this is the error.
     pub const FAULT: HeaderName = HeaderName::from_static("x-gannet-hop-fault");
 }
 
@@ -142,7 +142,7 @@ pub enum ToWorker {
         /// Its number.
         version: VersionKey,
     },
-    /// Serve HTTP requests on the socket in the frame.
+    /// Serve requests on the socket that comes with this message.
     Connect,
     /// Send outbound requests over the socket in the frame.
     Egress,

@@ -6,10 +6,17 @@ use http::Method;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 
+/// Most headers of a request.
+pub(super) const HEADERS_MAX: usize = 128;
+
 /// Refuses a head that is ambiguous or asks for another protocol. With `loopback_only`, also one that names another
 /// host.
 pub(super) fn check(parts: &Parts, loopback_only: bool) -> Result<(), RequestError> {
     let headers = &parts.headers;
+    // hyper checks this for HTTP/1.1 only.
+    if headers.len() > HEADERS_MAX {
+        return Err(RequestError::HeadTooLarge { count: headers.len(), limit: HEADERS_MAX });
+    }
     if parts.method == Method::CONNECT || headers.contains_key(UPGRADE) {
         return Err(RequestError::UpgradeUnsupported);
     }

@@ -48,8 +48,6 @@ use tokio_util::task::TaskTracker;
 const HEADERS_MAX_WAIT: Duration = Duration::from_secs(10);
 /// Largest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Most headers of a request.
-const HEADERS_MAX: usize = 128;
 /// Most open connections of one listener.
 const CONNECTIONS_MAX: usize = 4096;
 /// Most concurrent requests on one HTTP/2 connection.
@@ -159,7 +157,7 @@ impl Front {
             .timer(TokioTimer::new())
             .header_read_timeout(HEADERS_MAX_WAIT)
             .max_buf_size(HEAD_BYTES_MAX)
-            .max_headers(HEADERS_MAX)
+            .max_headers(check::HEADERS_MAX)
             .half_close(false);
         builder
             .http2()

@@ -2,10 +2,10 @@
 
 use super::Pool;
 use super::claim::WorkerClaim;
+use super::connection::Connection;
 use super::error::PoolError;
 use super::services::SecretReader;
 use super::table::ClaimDecision;
-use super::worker::Connection;
 use crate::gpus;
 use crate::gpus::SlotId;
 use gannet_base::bill::StartKind;
@@ -57,6 +57,10 @@ impl Pool {
             }
             if self.registry.snapshot().tenants.get(tenant).is_none_or(|tenant| tenant.record.suspended) {
                 return Err(PoolError::Suspended);
+            }
+            // Almost every request ends the loop here.
+            if let Some(worker) = self.claim_own(version).filter(|worker| !worker.dead().is_cancelled()) {
+                break worker;
             }
             let changed = self.table_changed.notified();
             tokio::pin!(changed);

@@ -11,18 +11,18 @@
 use crate::admitted::{AddressingStyle, Admitted, Target};
 use crate::inbound::InboundRequest;
 use crate::pool::claim::WorkerClaim;
+use crate::pool::connection::Connection;
 use crate::pool::expected::{CUT_REPORT_WAIT_MAX, ClientGoneGuard, ExpectedReport};
 use crate::pool::relay::ReportSource;
-use crate::pool::request::{BodyState, RequestBody};
-use crate::pool::retry::{ResendableRequest, RetryOnce};
-use crate::pool::worker::Connection;
+use crate::pool::request::{BodyState, HopRequest};
+use crate::pool::retry::RetryOnce;
 use crate::pool::{Pool, PoolError, head, relay, report, request};
 use gannet_base::body::ResponseBody;
-use gannet_base::hop::{WorkReport, header};
+use gannet_base::headers::announced_length;
+use gannet_base::hop::heads::ResponseHead;
 use gannet_base::manifest::FunctionLimits;
 use gannet_base::refusal::Refusal;
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::{Method, Response};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -83,11 +83,11 @@ impl Pool {
             Ok(claimed) => claimed,
             Err(error) => return Err(CallFailure::new(error, admitted)),
         };
-        let id = inbound.id;
+        let (id, is_head) = (inbound.id, inbound.parts.method == Method::HEAD);
         let body_max = limits.body_mib.saturating_mul(1 << 20);
         let (mut request, mut request_body) = request::rebuild(inbound, target.path, version.key, body_max);
         let style = target.style;
-        let mut retry = RetryOnce::of(&request);
+        let mut retry = RetryOnce::default();
         loop {
             let (kind, capacity_us) =
                 (worker_claim.kind, u64::try_from(worker_claim.capacity_wait.as_micros()).unwrap_or(u64::MAX));
@@ -114,9 +114,9 @@ impl Pool {
                 tab_open_max: tab_open_max(limits),
             };
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-            request::set_deadline(&mut request, left);
+            request.set_deadline(left);
             let mut unanswered = match self.send(exchange, request, id, left + DEADLINE_GRACE).await {
-                Ok((response, exchange)) => return relayed(response, exchange, id, style),
+                Ok((response, exchange)) => return self.relayed(response, exchange, style, is_head),
                 Err(SendError::Refused(failed)) => return Err(failed),
                 Err(SendError::WorkerEnded(unanswered)) => unanswered,
             };
@@ -124,7 +124,10 @@ impl Pool {
             report::record_lost(&mut unanswered.admitted.tab, unanswered.worker_claim.worker());
             let affected = outbound.is_some_and(|counter| counter.has_called());
             let must_not_resend = unanswered.hung || affected || unanswered.worker_claim.worker().kept_gpu();
-            let resendable = if must_not_resend { None } else { retry.take(unanswered.unsent) };
+            let resendable = match unanswered.request {
+                Some((request, begun)) if !must_not_resend => retry.take((request, unanswered.request_body), begun),
+                _ => None,
+            };
             admitted = unanswered.admitted;
             drop(unanswered.worker_claim);
             let Some(resendable) = resendable else { return Err(CallFailure::new(PoolError::Killed(why), admitted)) };
@@ -143,15 +146,16 @@ impl Pool {
     async fn send(
         &self,
         exchange: InExchange,
-        request: Request<RequestBody>,
+        mut request: HopRequest,
         id: gannet_base::names::RequestId,
         longest: Duration,
-    ) -> Result<(Response<Incoming>, InExchange), SendError> {
+    ) -> Result<(ResponseHead, InExchange), SendError> {
         let InExchange { admitted, worker_claim, expected, mut connection, claim_us, request_body, tab_open_max } =
             exchange;
+        let exchanges = Arc::clone(&self.exchanges);
         let sending = Box::pin(async move {
-            let sent = connection.send(request).await;
-            (connection, sent)
+            let sent = connection.send(&mut request, &exchanges).await;
+            (connection, request, sent)
         });
         let mut abandoned = ClientGoneGuard { id, claim_us, held: Some((admitted, worker_claim, expected, sending)) };
         let sent = match &mut abandoned.held {
@@ -161,24 +165,25 @@ impl Pool {
         let Some((mut admitted, worker_claim, expected, sending)) = abandoned.held.take() else {
             unreachable!("only a dropped future takes it")
         };
-        let (hung, unsent) = match sent {
-            Ok((connection, Ok(response))) => {
+        let (hung, request) = match sent {
+            Ok((connection, _, Ok(response))) => {
                 return Ok((
                     response,
                     InExchange { admitted, worker_claim, expected, connection, claim_us, request_body, tab_open_max },
                 ));
             }
             // Closing the connection also ends a guest that has already started.
-            Ok((connection, Err(unsent))) => {
-                connection.cut();
-                (false, unsent)
+            Ok((connection, request, Err(failed))) => {
+                drop(connection);
+                (false, Some((request, failed.begun)))
             }
             Err(_) => (true, None),
         };
         drop(sending);
         if let Some(refused) = request_body.refused() {
-            // The guest's work until then is charged.
-            match expected.wait(CUT_REPORT_WAIT_MAX).await {
+            // The guest's work until then is charged. If nothing was sent, there is none.
+            let longest = if matches!(request, Some((_, false))) { Duration::ZERO } else { CUT_REPORT_WAIT_MAX };
+            match expected.wait(longest).await {
                 Some(work) => report::record(&mut admitted.tab, work, worker_claim.worker(), claim_us),
                 None => report::record_lost(&mut admitted.tab, worker_claim.worker()),
             }
@@ -191,8 +196,8 @@ impl Pool {
             // The worker missed the deadline by a second, so it hangs. Its tenant's other requests there fail with it.
             self.end(worker_claim.worker(), "it missed a request's deadline by a second");
         }
-        let unsent = unsent.map(|request| (*request, request_body));
-        Err(SendError::WorkerEnded(Box::new(UnansweredRequest { admitted, worker_claim, hung, unsent })))
+        let unanswered = UnansweredRequest { admitted, worker_claim, hung, request, request_body };
+        Err(SendError::WorkerEnded(Box::new(unanswered)))
     }
 }
 
@@ -210,40 +215,55 @@ struct UnansweredRequest {
     worker_claim: WorkerClaim,
     /// Whether the worker was killed because it did not respond in time.
     hung: bool,
-    /// The request, if nothing of it was sent.
-    unsent: Option<ResendableRequest>,
+    /// The request, and whether a part of it was sent. `None` if it was still being sent.
+    request: Option<(HopRequest, bool)>,
+    request_body: Arc<BodyState>,
 }
 
-/// Turns the worker's response into the client's.
-fn relayed(
-    response: Response<Incoming>,
-    exchange: InExchange,
-    id: gannet_base::names::RequestId,
-    style: AddressingStyle,
-) -> Result<Response<ResponseBody>, Box<CallFailure>> {
-    let InExchange { mut admitted, worker_claim, mut expected, connection, claim_us, request_body, tab_open_max } =
-        exchange;
-    let (mut parts, body) = response.into_parts();
-    let known: Option<WorkReport> =
-        parts.headers.remove(header::WORK).and_then(|value| serde_json::from_slice(value.as_bytes()).ok());
-    let source = match known {
-        Some(work) => {
-            let fault = work.fault.clone();
-            report::record(&mut admitted.tab, work, worker_claim.worker(), claim_us);
-            if let Some(fault) = fault.filter(|_| head::is_fault(&parts.headers)) {
-                // This response has no body, so the connection is free once the request's body was sent.
-                if request_body.is_done() {
-                    worker_claim.worker().give_back(connection);
+impl Pool {
+    /// Turns the worker's response into the client's.
+    fn relayed(
+        &self,
+        response: ResponseHead,
+        exchange: InExchange,
+        style: AddressingStyle,
+        is_head: bool,
+    ) -> Result<Response<ResponseBody>, Box<CallFailure>> {
+        let InExchange { mut admitted, worker_claim, mut expected, connection, claim_us, request_body, tab_open_max } =
+            exchange;
+        let has_body = !is_head && response.may_have_body();
+        let ResponseHead { status, failed, report, mut headers } = response;
+        let source = match report {
+            Some(work) => {
+                let fault = work.fault.clone();
+                report::record(&mut admitted.tab, work, worker_claim.worker(), claim_us);
+                if let Some(fault) = fault.filter(|_| failed) {
+                    // This response has no body, so the connection is free once the request's body was sent.
+                    if request_body.is_done() {
+                        worker_claim.worker().give_back(connection);
+                    }
+                    return Err(CallFailure::new(fault.into(), admitted));
                 }
-                return Err(CallFailure::new(fault.into(), admitted));
+                ReportSource::Known
             }
-            ReportSource::Known
-        }
-        None => ReportSource::Frame(expected.take()),
-    };
-    admitted.tab.update_receipt(|receipt| receipt.status = parts.status.as_u16());
-    head::finish(&mut parts.headers, &source, &admitted.tab, worker_claim.kind, (id, style));
-    let relayed =
-        relay::RelayParts { body, admitted, worker_claim, connection, source, claim_us, request_body, tab_open_max };
-    Ok(Response::from_parts(parts, relay::body(relayed)))
+            None => ReportSource::Frame(expected.take()),
+        };
+        admitted.tab.update_receipt(|receipt| receipt.status = status.as_u16());
+        let data_left = connection.data_left().map(|left| left as u64);
+        let framing = relay::framing(has_body, data_left, announced_length(&headers).ok().flatten());
+        head::finish(&mut headers, &source, &admitted.tab, worker_claim.kind, (framing.announced, style));
+        let relayed = relay::RelayParts {
+            length: framing.length,
+            admitted,
+            worker_claim,
+            connection,
+            source,
+            claim_us,
+            request_body,
+            tab_open_max,
+        };
+        let mut response = Response::new(relay::body(relayed, &self.slow_clients));
+        (*response.status_mut(), *response.headers_mut()) = (status, headers);
+        Ok(response)
+    }
 }

@@ -2,14 +2,14 @@
 
 use crate::admitted::Admitted;
 use crate::pool::claim::WorkerClaim;
+use crate::pool::connection::{Connection, NoResponse};
 use crate::pool::report;
-use crate::pool::request::RequestBody;
-use crate::pool::worker::{Connection, Worker};
-use gannet_base::hop::{WorkReport, header};
+use crate::pool::request::HopRequest;
+use crate::pool::worker::Worker;
+use gannet_base::hop::WorkReport;
+use gannet_base::hop::heads::ResponseHead;
 use gannet_base::names::RequestId;
 use gannet_base::refusal::Blame;
-use http::{Request, Response};
-use hyper::body::Incoming;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -65,8 +65,8 @@ const CLIENT_GONE_GRACE: Duration = Duration::from_millis(50);
 /// How long the report of a guest that was ended may take. It waits until the guest's work on the GPU is done.
 pub(super) const CUT_REPORT_WAIT_MAX: Duration = Duration::from_secs(12);
 
-/// The connection, and the head of the response that came over it. On an error, the request if nothing of it was sent.
-type Sent = (Connection, Result<Response<Incoming>, Option<Box<Request<RequestBody>>>>);
+/// The connection, the request that was sent over it, and the head of its response.
+type Sent = (Connection, HopRequest, Result<ResponseHead, NoResponse>);
 /// Sends a request and waits for the head of its response.
 pub(super) type Sending = Pin<Box<dyn Future<Output = Sent> + Send>>;
 
@@ -87,10 +87,7 @@ impl Drop for ClientGoneGuard {
             // If the guest is done, its report is in the head. If not, the guest is ended when the connection closes,
             // and its report arrives as a frame. A request that was never sent has no report.
             let known: Option<WorkReport> = match tokio::time::timeout(CLIENT_GONE_GRACE, sending).await {
-                Ok((_, Ok(answer))) => {
-                    let value = answer.headers().get(header::WORK);
-                    value.and_then(|value| serde_json::from_slice(value.as_bytes()).ok())
-                }
+                Ok((_, _, Ok(response))) => response.report,
                 _ => None,
             };
             let work = match known {

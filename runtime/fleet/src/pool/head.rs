@@ -5,16 +5,8 @@ use crate::admitted::AddressingStyle;
 use crate::pool::relay::ReportSource;
 use gannet_base::bill::StartKind;
 use gannet_base::headers::{self as gannet, strip_hop_by_hop};
-use gannet_base::hop::header;
-use gannet_base::names::RequestId;
 use gannet_state::tab::Tab;
 use http::{HeaderMap, HeaderName, HeaderValue, header as names};
-
-/// Whether a response is the worker's report that the guest failed. A guest cannot forge it, because the
-/// worker removes the guest's own `x-gannet-` headers.
-pub(super) fn is_fault(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::FAULT)
-}
 
 /// Removes the `Domain` attribute from cookies.
 fn own_cookies(headers: &mut HeaderMap) {
@@ -45,13 +37,11 @@ pub(super) fn finish(
     source: &ReportSource,
     tab: &Tab,
     kind: StartKind,
-    (id, style): (RequestId, AddressingStyle),
+    (length, style): (Option<u64>, AddressingStyle),
 ) {
-    let length = headers.get(names::CONTENT_LENGTH).cloned();
     strip_hop_by_hop(headers);
-    // Kept for responses to HEAD, which have no body that shows the length.
     if let Some(length) = length {
-        headers.insert(names::CONTENT_LENGTH, length);
+        headers.insert(names::CONTENT_LENGTH, HeaderValue::from(length));
     }
     let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("x-gannet-")).cloned().collect();
     for name in ours {
@@ -72,10 +62,7 @@ pub(super) fn finish(
         headers.insert(names::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     }
     headers.insert(gannet::START, HeaderValue::from_static(kind.as_str()));
-    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
-        headers.insert(gannet::REQUEST_ID, value);
-    }
-    if let Ok(value) = HeaderValue::from_str(&tab.server_timing()) {
+    if let Some(value) = tab.server_timing() {
         headers.insert(gannet::SERVER_TIMING, value);
     }
     // A body of known length has no trailer.

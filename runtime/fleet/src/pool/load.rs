@@ -8,8 +8,9 @@ use crate::pool::worker::{GONE, Worker};
 use gannet_base::hop::{Bundle, RunLimits, ToWorker, VersionKey};
 use gannet_base::names::RequestId;
 use gannet_process::channel::stream_pair;
+use gannet_process::child::COMPONENT_PREFIX;
 use gannet_state::registry::{Version, kernels};
-use gannet_state::store::files::install_driver_cache;
+use gannet_state::store::files::{install_component, install_driver_cache};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write;
@@ -135,14 +136,21 @@ impl Worker {
         self.open_egress(version).await?;
         let failed = |error: std::io::Error| PoolError::Internal(format!("a version could not be opened: {error}"));
         let began = Instant::now();
-        let (cache, process) = (version.driver_cache.clone(), self.process.clone());
-        let placed = tokio::task::spawn_blocking(move || install_driver_cache(&cache, process.home())).await;
-        if let Err(error) = placed.map_err(std::io::Error::other).flatten() {
+        let (cache, compiled, process) = (version.driver_cache.clone(), version.compiled.clone(), self.process.clone());
+        let name = format!("{COMPONENT_PREFIX}{}", version.key);
+        let placed = tokio::task::spawn_blocking(move || {
+            if let Err(error) = install_component(&compiled, process.home(), &name) {
+                tracing::debug!(%error, "a worker gets no link to compiled code, and copies it");
+            }
+            (File::open(&compiled), install_driver_cache(&cache, process.home()))
+        });
+        let (component, placed) = placed.await.map_err(|error| PoolError::Internal(error.to_string()))?;
+        let component = component.map_err(failed)?;
+        if let Err(error) = placed {
             // Without the cache only the first dispatch is slower.
             tracing::warn!(%error, "a driver cache could not be installed");
         }
         tracing::debug!(cache_us = began.elapsed().as_micros(), "a driver cache was installed");
-        let component = File::open(&version.compiled).map_err(failed)?;
         let bundle = bundle(version, vault.open(version)?).map_err(failed)?;
         let name = (version.tenant.clone(), version.function.clone());
         self.owners.lock().unwrap_or_else(PoisonError::into_inner).insert(version.key, name);

@@ -17,10 +17,12 @@ mod services;
 
 // The path of a request, in order.
 mod claim;
+mod connection;
 mod claim_worker;
 mod exchange;
 mod request;
 mod head;
+mod slow_clients;
 mod relay;
 mod expected;
 mod report;
@@ -45,8 +47,11 @@ use crate::gpus::{GpuSlot, SlotId};
 use backoff::Backoff;
 use claim::SharedWorkerTable;
 use gannet_base::names::TenantName;
+use gannet_process::hop_socket::Exchanges;
 use gannet_process::spawn::Spawner;
 use gannet_state::registry::{Registry, Version};
+use relay::SharedResponse;
+use slow_clients::SlowClients;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -71,6 +76,8 @@ pub struct Pool {
     settings: Arc<WorkerSettings>,
     slots: Arc<Vec<GpuSlot>>,
     services: Arc<PoolServices>,
+    slow_clients: Arc<SlowClients<SharedResponse>>,
+    exchanges: Arc<Exchanges>,
     draining: CancellationToken,
 }
 
@@ -97,6 +104,8 @@ impl Pool {
             settings: Arc::new(settings),
             slots,
             services: Arc::new(services),
+            slow_clients: SlowClients::start(),
+            exchanges: Arc::default(),
             draining: CancellationToken::new(),
         };
         pool.refill();
@@ -130,9 +139,19 @@ impl Pool {
     fn candidates(&self, version: &Version) -> Vec<Vec<SlotId>> {
         let mut groups = gpus::candidates(&self.slots, &version.manifest().gpu.class);
         for group in &mut groups {
-            group.retain(|slot| self.arbiter.health(*slot) != Some(Health::Cordoned));
+            group.retain(|slot| self.works(*slot));
         }
         groups
+    }
+
+    fn works(&self, slot: SlotId) -> bool {
+        self.arbiter.health(slot) != Some(Health::Cordoned)
+    }
+
+    /// Claims the worker that the version's tenant has already, if it has one.
+    fn claim_own(&self, version: &Version) -> Option<Arc<Worker>> {
+        let mut slots = gpus::in_order(&self.slots, &version.manifest().gpu.class).filter(|slot| self.works(*slot));
+        slots.find_map(|slot| self.lock().claim_own(&version.tenant, slot))
     }
 
     /// Makes a tenant's workers unload the versions that no longer get requests.

@@ -3,23 +3,22 @@
 
 use crate::admitted::Admitted;
 use crate::pool::claim::WorkerClaim;
+use crate::pool::connection::Connection;
 use crate::pool::expected::{CUT_REPORT_WAIT_MAX, ExpectedReport};
 use crate::pool::report;
 use crate::pool::request::BodyState;
-use crate::pool::worker::Connection;
+use crate::pool::slow_clients::{Overdue, SlowClients, WatchGuard};
 use bytes::Bytes;
 use gannet_base::body::{BrokenOff, ResponseBody};
 use gannet_base::headers;
 use gannet_base::refusal::Blame;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
 /// How long the end of a streamed response waits for the worker's report.
@@ -37,20 +36,44 @@ pub(crate) enum ReportSource {
 /// The body that the client gets.
 #[derive(Debug)]
 pub struct Relay {
-    body: Incoming,
-    open: SharedResponse,
+    /// Bytes that are still to be passed on, if the length is known.
+    left: Option<u64>,
+    open: Arc<SharedResponse>,
     /// Timeout of the wait for the report frame. Set when the worker's body has ended and the frame has not arrived.
     ending: Option<Pin<Box<Sleep>>>,
     /// Whether a trailer is still to be sent.
     trailers: bool,
     /// Whether the whole body was passed on.
     finished: bool,
-    watchdog: AbortHandle,
+    /// Ends the response if its client does not read it in time. `None` once the tab is closed.
+    watched: Option<WatchGuard<SharedResponse>>,
 }
 
-/// `None` once the tab is closed. Shared with the watchdog task, because the body of a client that stops reading is not
-/// polled and cannot notice a timeout.
-type SharedResponse = Arc<Mutex<Option<OpenResponse>>>;
+/// `None` once the tab is closed. Shared with the task that ends responses which their clients do not read.
+#[derive(Debug)]
+pub(crate) struct SharedResponse(Mutex<Option<OpenResponse>>);
+
+impl SharedResponse {
+    fn lock(&self) -> MutexGuard<'_, Option<OpenResponse>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Overdue for SharedResponse {
+    fn end(&self, longest: Duration) {
+        let taken = self.lock().take();
+        if let Some(mut open) = taken {
+            let detail = format!("the client had not read the whole response after {} ms", longest.as_millis());
+            let reader = open.reader.take();
+            open.cut("client_too_slow", Some(detail), Blame::Caller);
+            open.close();
+            // It waits for a connection that is closed now.
+            if let Some(reader) = reader {
+                reader.wake();
+            }
+        }
+    }
+}
 
 #[derive(Debug)]
 struct OpenResponse {
@@ -64,11 +87,14 @@ struct OpenResponse {
     tab_open_max: Duration,
     /// Whether the guest was ended before its response was complete.
     was_cut: bool,
+    /// Wakes the task that waits for more of the response.
+    reader: Option<Waker>,
 }
 
 /// The parts of a [`Relay`].
 pub(crate) struct RelayParts {
-    pub(crate) body: Incoming,
+    /// The length of the body, if it is known.
+    pub(crate) length: Option<u64>,
     pub(crate) admitted: Admitted,
     pub(crate) worker_claim: WorkerClaim,
     pub(crate) connection: Connection,
@@ -78,15 +104,11 @@ pub(crate) struct RelayParts {
     pub(crate) tab_open_max: Duration,
 }
 
-fn take(open: &SharedResponse) -> Option<OpenResponse> {
-    open.lock().unwrap_or_else(PoisonError::into_inner).take()
-}
-
 impl OpenResponse {
     /// Records why the response is incomplete, and closes the connection to the worker, which ends the guest.
     fn cut(&mut self, error: &str, detail: Option<String>, blame: Blame) {
         if let Some(connection) = self.connection.take() {
-            connection.cut();
+            drop(connection);
         }
         self.was_cut = true;
         self.admitted.tab.update_receipt(|receipt| {
@@ -123,23 +145,12 @@ impl OpenResponse {
     }
 }
 
-/// Ends a response that its client does not read, because others want its permits, its instance and the instance's
-/// memory.
-async fn watch(open: SharedResponse, longest: Duration) {
-    tokio::time::sleep(longest).await;
-    if let Some(mut open) = take(&open) {
-        let detail = format!("the client had not read the whole response after {} ms", longest.as_millis());
-        open.cut("client_too_slow", Some(detail), Blame::Caller);
-        open.close();
-    }
-}
-
 impl Relay {
-    pub(crate) fn new(parts: RelayParts) -> Self {
-        let RelayParts { body, admitted, worker_claim, connection, source, claim_us, request_body, tab_open_max } =
+    pub(crate) fn new(parts: RelayParts, clients: &Arc<SlowClients<SharedResponse>>) -> Self {
+        let RelayParts { length, admitted, worker_claim, connection, source, claim_us, request_body, tab_open_max } =
             parts;
         // A body of known length ends with its last byte and has no trailer.
-        let trailers = matches!(source, ReportSource::Frame(_)) && body.size_hint().exact().is_none();
+        let trailers = matches!(source, ReportSource::Frame(_)) && length.is_none();
         let connection = Some(connection);
         let open = OpenResponse {
             admitted,
@@ -151,16 +162,17 @@ impl Relay {
             request_body,
             tab_open_max,
             was_cut: false,
+            reader: None,
         };
-        let open = Arc::new(Mutex::new(Some(open)));
-        let watchdog = tokio::spawn(watch(Arc::clone(&open), tab_open_max)).abort_handle();
-        Self { body, open, ending: None, trailers, finished: false, watchdog }
+        let open = Arc::new(SharedResponse(Mutex::new(Some(open))));
+        let watched = Some(clients.watch(&open, tab_open_max));
+        Self { left: length, open, ending: None, trailers, finished: false, watched }
     }
 
     /// Handles the end of the worker's body: waits for the report if it has not arrived yet, then closes the tab.
     fn end(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let timing = {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut open = self.open.lock();
             let Some(open) = &mut *open else { return Poll::Ready(None) };
             if let ReportSource::Frame(expected) = &mut open.source {
                 match expected.poll(context) {
@@ -188,7 +200,7 @@ impl Relay {
             return Poll::Ready(None);
         }
         let mut trailers = HeaderMap::new();
-        if let Ok(value) = HeaderValue::from_str(&timing) {
+        if let Some(value) = timing {
             trailers.insert(headers::SERVER_TIMING, value);
         }
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
@@ -196,22 +208,20 @@ impl Relay {
 
     fn close(&mut self) {
         self.finished = true;
-        self.watchdog.abort();
-        if let Some(open) = take(&self.open) {
+        self.watched = None;
+        let open = self.open.lock().take();
+        if let Some(open) = open {
             open.close();
         }
     }
 
     fn cut(&mut self, error: &str, detail: Option<String>, blame: Blame) {
-        self.watchdog.abort();
-        if let Some(mut open) = take(&self.open) {
+        self.watched = None;
+        let open = self.open.lock().take();
+        if let Some(mut open) = open {
             open.cut(error, detail, blame);
             open.close();
         }
-    }
-
-    fn is_open(&self) -> bool {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 }
 
@@ -233,52 +243,96 @@ impl Body for Relay {
         if self.ending.is_some() {
             return self.end(context);
         }
-        loop {
-            if self.finished {
-                return Poll::Ready(None);
-            }
-            if !self.is_open() {
+        if self.finished {
+            return Poll::Ready(None);
+        }
+        let polled = {
+            let mut open = self.open.lock();
+            let Some(OpenResponse { connection: Some(connection), sent, reader, .. }) = &mut *open else {
                 return Poll::Ready(Some(Err(BrokenOff("the response was ended".into()))));
+            };
+            let Poll::Ready(polled) = connection.poll_data(context) else {
+                *reader = Some(context.waker().clone());
+                return Poll::Pending;
+            };
+            if let Ok(Some(data)) = &polled {
+                *sent += data.len() as u64;
             }
-            match Pin::new(&mut self.body).poll_frame(context) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    let Some(data) = frame.data_ref() else { continue };
-                    let length = data.len() as u64;
-                    if let Some(open) = &mut *self.open.lock().unwrap_or_else(PoisonError::into_inner) {
-                        open.sent += length;
-                    }
-                    // hyper drops a body of known length without polling for its end.
-                    if !self.trailers && self.body.is_end_stream() {
-                        self.close();
-                    }
-                    return Poll::Ready(Some(Ok(frame)));
+            polled
+        };
+        match polled {
+            Ok(Some(data)) => {
+                self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+                // hyper drops a body of known length without polling for its end.
+                if self.left == Some(0) {
+                    self.close();
                 }
-                Poll::Ready(Some(Err(error))) => {
-                    let detail = error.to_string();
-                    self.cut("response_broken_off", Some(detail.clone()), Blame::Function);
-                    return Poll::Ready(Some(Err(BrokenOff(detail))));
-                }
-                Poll::Ready(None) => return self.end(context),
-                Poll::Pending => return Poll::Pending,
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+            Ok(None) => return self.end(context),
+            Err(error) => {
+                let detail = error.to_string();
+                self.cut("response_broken_off", Some(detail.clone()), Blame::Function);
+                return Poll::Ready(Some(Err(BrokenOff(detail))));
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        !self.trailers && self.body.is_end_stream()
+        self.finished || self.left == Some(0)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
+/// How the client learns where a response ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Framing {
+    /// Number of bytes that the client gets, if it is known.
+    pub(crate) length: Option<u64>,
+    /// The value of `content-length`.
+    pub(crate) announced: Option<u64>,
+}
+
+/// Decides how a response is framed. `has_body` is false for a response that cannot have a body, such as one to HEAD.
+/// `data_left` is the number of bytes that the worker still sends, if that is known.
+///
+/// The guest's own `content-length` counts only if nothing else is known. If the client saw another length than the one
+/// that is sent, it would take a part of this response for the beginning of the next, which may be another caller's.
+pub(crate) fn framing(has_body: bool, data_left: Option<u64>, announced: Option<u64>) -> Framing {
+    let length = data_left.or(announced);
+    Framing { length, announced: if has_body { length } else { announced } }
+}
+
 /// Returns the body of the client's response.
-pub(crate) fn body(parts: RelayParts) -> ResponseBody {
-    let mut relay = Relay::new(parts);
+pub(crate) fn body(parts: RelayParts, clients: &Arc<SlowClients<SharedResponse>>) -> ResponseBody {
+    let mut relay = Relay::new(parts, clients);
     if relay.is_end_stream() {
         // An empty body is never polled.
         relay.close();
     }
     relay.boxed_unsync()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_client_gets_as_many_bytes_as_its_head_says(
+            has_body: bool, data_left: Option<u64>, announced: Option<u64>
+        ) {
+            let framing = framing(has_body, data_left, announced);
+            if has_body {
+                prop_assert_eq!(framing.announced, framing.length);
+            }
+            if let Some(data_left) = data_left {
+                prop_assert_eq!(framing.length, Some(data_left));
+            }
+        }
+    }
 }

@@ -5,12 +5,14 @@
 //! has a size limit and an idle timeout.
 
 use crate::inbound::{BODY_IDLE_MAX, InboundRequest, RequestError};
-use bytes::Bytes;
-use gannet_base::headers::strip_hop_by_hop;
-use gannet_base::hop::{VersionKey, header};
-use http::header::{EXPECT, FORWARDED, HOST};
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
+use bytes::{Bytes, BytesMut};
+use gannet_base::headers::{REQUEST_ID, header_value, strip_hop_by_hop};
+use gannet_base::hop::VersionKey;
+use gannet_base::hop::heads::{self, RequestHead};
+use http::header::{CONTENT_LENGTH, EXPECT, FORWARDED, HOST};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::net::IpAddr;
@@ -56,6 +58,8 @@ impl BodyState {
 /// A request's body on its way to the worker.
 #[derive(Debug)]
 pub struct RequestBody {
+    /// Data that were taken out and put back.
+    put_back: Option<Bytes>,
     /// The whole body, if it was read before admission. `body` is then at its end.
     collected: Option<Bytes>,
     body: Option<Incoming>,
@@ -74,14 +78,19 @@ impl RequestBody {
         let state = Arc::new(BodyState::default());
         let collected = collected.filter(|bytes| !bytes.is_empty());
         state.done.store(collected.is_none() && body.is_end_stream(), Ordering::Relaxed);
-        (Self { collected, body: Some(body), limit, state: Arc::clone(&state), idle: None }, state)
+        (Self { put_back: None, collected, body: Some(body), limit, state: Arc::clone(&state), idle: None }, state)
     }
 
     /// Returns an empty body.
     pub(crate) fn empty() -> (Self, Arc<BodyState>) {
         let state = Arc::new(BodyState::default());
         state.done.store(true, Ordering::Relaxed);
-        (Self { collected: None, body: None, limit: 0, state: Arc::clone(&state), idle: None }, state)
+        (Self { put_back: None, collected: None, body: None, limit: 0, state: Arc::clone(&state), idle: None }, state)
+    }
+
+    /// Puts back the data that were taken out first, because they were not sent.
+    pub(crate) fn put_back(&mut self, data: Bytes) {
+        self.put_back = Some(data).filter(|data| !data.is_empty());
     }
 
     /// Ends the body with an error, and keeps the reason and the unread rest in the state.
@@ -97,6 +106,9 @@ impl Body for RequestBody {
     type Error = BodyCut;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyCut>>> {
+        if let Some(data) = self.put_back.take() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
         if let Some(collected) = self.collected.take() {
             self.state.bytes.store(collected.len() as u64, Ordering::Relaxed);
             self.state.done.store(true, Ordering::Relaxed);
@@ -133,7 +145,7 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.collected.is_none() && self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.put_back.is_none() && self.collected.is_none() && self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -144,6 +156,8 @@ impl Body for RequestBody {
     }
 }
 
+/// Methods whose requests have a length even when their body is empty (RFC 9110, 8.6).
+const HAVE_BODIES: [Method; 3] = [Method::POST, Method::PUT, Method::PATCH];
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -172,10 +186,28 @@ fn rebuild_headers(headers: &mut HeaderMap, client: IpAddr, https: bool, authori
     if let Some(host) = headers.get(HOST).cloned() {
         headers.insert(FORWARDED_HOST, host);
     }
-    if let Ok(value) = HeaderValue::from_str(&client.to_string()) {
+    if let Some(value) = header_value(format_args!("{client}")) {
         headers.insert(FORWARDED_FOR, value);
     }
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if https { "https" } else { "http" }));
+}
+
+/// A request for the hop.
+#[derive(Debug)]
+pub(crate) struct HopRequest {
+    /// Its head, encoded.
+    pub(crate) frame: BytesMut,
+    /// Its body.
+    pub(crate) body: RequestBody,
+    /// Whether it may be sent again after a part of it was sent: its method is idempotent and it has no body.
+    pub(crate) repeatable: bool,
+}
+
+impl HopRequest {
+    /// Sets the time that the worker has left. A request that is sent again has less.
+    pub(crate) fn set_deadline(&mut self, left: Duration) {
+        heads::set_deadline(&mut self.frame, u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+    }
 }
 
 /// Rebuilds a request for the hop. `limit` is the size limit of its body in bytes.
@@ -184,29 +216,21 @@ pub(crate) fn rebuild(
     path: PathAndQuery,
     version: VersionKey,
     limit: u64,
-) -> (Request<RequestBody>, Arc<BodyState>) {
-    let InboundRequest { id, client, https, mut parts, body, collected, .. } = inbound;
-    let authority = parts.uri.authority().map(|authority| authority.as_str().to_owned());
-    rebuild_headers(&mut parts.headers, client, https, authority.as_deref());
+) -> (HopRequest, Arc<BodyState>) {
+    let InboundRequest { id, client, https, parts, body, collected, .. } = inbound;
+    let Parts { method, uri, mut headers, .. } = parts;
+    rebuild_headers(&mut headers, client, https, uri.authority().map(Authority::as_str));
     let (body, state) = RequestBody::new(body, collected, limit);
-    let mut request = Request::new(body);
-    *request.method_mut() = parts.method;
-    *request.uri_mut() = Uri::from(path);
-    *request.version_mut() = Version::HTTP_11;
-    let mut headers = parts.headers;
-    headers.insert(header::VERSION, HeaderValue::from(version));
-    if let Ok(text) = HeaderValue::from_str(&id.to_string()) {
-        headers.insert(gannet_base::headers::REQUEST_ID, text.clone());
-        headers.insert(header::REQUEST, text);
+    let length = body.size_hint().exact();
+    if let Some(length) = length.filter(|length| *length > 0 || HAVE_BODIES.contains(&method)) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    *request.headers_mut() = headers;
-    (request, state)
-}
-
-/// Sets the header with the time that the worker has left. A request that is sent again has less.
-pub(crate) fn set_deadline(request: &mut Request<RequestBody>, left: Duration) {
-    let ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-    request.headers_mut().insert(header::DEADLINE, HeaderValue::from(ms));
+    if let Some(value) = header_value(format_args!("{id}")) {
+        headers.insert(REQUEST_ID, value);
+    }
+    let repeatable = method.is_idempotent() && body.is_end_stream();
+    let head = RequestHead { version, request: id, deadline_ms: 0, method, uri: Uri::from(path), headers };
+    (HopRequest { frame: heads::encode_request(&head), body, repeatable }, state)
 }
 
 #[cfg(test)]

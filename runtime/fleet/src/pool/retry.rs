@@ -4,44 +4,32 @@
 //! no body, so it is still complete. A guest that has sent outbound HTTP may have changed something elsewhere, so
 //! `exchange` does not ask for such a request.
 
-use crate::pool::request::{BodyState, RequestBody};
-use http::Request;
+use crate::pool::request::{BodyState, HopRequest, RequestBody};
 use std::sync::Arc;
 
 /// A request, and the state of its body.
-pub(super) type ResendableRequest = (Request<RequestBody>, Arc<BodyState>);
+pub(super) type ResendableRequest = (HopRequest, Arc<BodyState>);
 
-/// State of the retry of one request: its head, and whether the retry was used.
-#[derive(Debug)]
+/// State of the retry of one request: whether it was used.
+#[derive(Debug, Default)]
 pub(super) struct RetryOnce {
-    /// The head of the request, if it may be sent again after parts of it were sent.
-    head: Option<Request<()>>,
     used: bool,
 }
 
 impl RetryOnce {
-    pub(super) fn of(request: &Request<RequestBody>) -> Self {
-        let repeatable = request.method().is_idempotent() && http_body::Body::is_end_stream(request.body());
-        let head = repeatable.then(|| {
-            let mut head = Request::new(());
-            request.method().clone_into(head.method_mut());
-            request.uri().clone_into(head.uri_mut());
-            *head.version_mut() = request.version();
-            request.headers().clone_into(head.headers_mut());
-            head
-        });
-        Self { head, used: false }
-    }
-
-    /// Returns what to send to the next worker; `None` if the request may not be sent again. `unsent` is the request
-    /// itself, if nothing of it was sent.
-    pub(super) fn take(&mut self, unsent: Option<ResendableRequest>) -> Option<ResendableRequest> {
+    /// Returns what to send to the next worker; `None` if the request may not be sent again. `begun` says whether a
+    /// part of it was sent.
+    pub(super) fn take(&mut self, (request, state): ResendableRequest, begun: bool) -> Option<ResendableRequest> {
         if std::mem::replace(&mut self.used, true) {
             return None;
         }
-        unsent.or_else(|| {
+        if !begun {
+            return Some((request, state));
+        }
+        let HopRequest { frame, repeatable, .. } = request;
+        repeatable.then(|| {
             let (body, state) = RequestBody::empty();
-            Some((self.head.take()?.map(|()| body), state))
+            (HopRequest { frame, body, repeatable }, state)
         })
     }
 }

@@ -103,15 +103,23 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         self.slots.get(slot).is_some_and(|state| self.total(slot) < state.limits.workers_max)
     }
 
+    /// Counts the tenant's worker in a slot as busy with one more request, if it has started.
+    pub fn claim_own(&mut self, tenant: &TenantName, slot: SlotId) -> Option<W> {
+        match self.tenant_workers.get_mut(&(tenant.clone(), slot)) {
+            Some(TenantWorker::Up { worker, busy, .. }) => {
+                *busy += 1;
+                Some(worker.clone())
+            }
+            _ => None,
+        }
+    }
+
     /// Decides which worker serves a request of `tenant`. `candidates` are groups of slots in order of preference.
     /// `Use` and `Spare` count the worker as busy with this request until `release`.
     pub fn claim(&mut self, tenant: &TenantName, candidates: &[Vec<SlotId>], now: Instant) -> ClaimDecision<W> {
         let all: Vec<SlotId> = candidates.iter().flatten().copied().collect();
-        for slot in &all {
-            if let Some(TenantWorker::Up { worker, busy, .. }) = self.tenant_workers.get_mut(&(tenant.clone(), *slot)) {
-                *busy += 1;
-                return ClaimDecision::Use(worker.clone());
-            }
+        if let Some(worker) = all.iter().find_map(|slot| self.claim_own(tenant, *slot)) {
+            return ClaimDecision::Use(worker);
         }
         if all.iter().any(|slot| self.tenant_workers.contains_key(&(tenant.clone(), *slot))) {
             return ClaimDecision::Wait;

@@ -12,7 +12,7 @@ use crate::arbiter::{Arbiter, MemberLink, Membership};
 use crate::egress::{Egress, WorkerEgress};
 use crate::gpus::{GpuSlot, SlotId};
 use crate::logs::{Logs, VersionOwners};
-use crate::pool::request::RequestBody;
+use crate::pool::connection::Connection;
 use crate::pool::{PoolError, error};
 use gannet_base::hop::{Confinement, FromWorker, ToWorker, VersionKey, WorkReport};
 use gannet_base::names::{RequestId, TenantName};
@@ -20,16 +20,12 @@ use gannet_process::channel::{Channel, frame_pair, stream_pair};
 use gannet_process::child::{EXIT_DEVICE_LOST, Role};
 use gannet_process::spawn::{ChildSpec, KillOnDrop, Process, Spawner};
 use gannet_state::store::files::Files;
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper_util::rt::TokioIo;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
-use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Time limit from the spawn to the Ready message. Loading a GPU driver takes a third of a second on a good day.
@@ -60,29 +56,6 @@ pub struct WorkerSettings {
 
 /// `None` until the worker has loaded the version or failed to.
 type LoadResult = Option<Result<(), String>>;
-
-/// A connection to a worker (the hop). It carries one request at a time.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    sender: SendRequest<RequestBody>,
-    task: AbortHandle,
-}
-
-impl Connection {
-    /// Sends a request and waits for the head of the response. On an error, returns the request if nothing of it
-    /// was sent.
-    pub(crate) async fn send(
-        &mut self,
-        request: http::Request<RequestBody>,
-    ) -> Result<http::Response<Incoming>, Option<Box<http::Request<RequestBody>>>> {
-        self.sender.try_send_request(request).await.map_err(|mut error| error.take_message().map(Box::new))
-    }
-
-    /// Closes the socket, even while a request is in flight on it.
-    pub(crate) fn cut(self) {
-        self.task.abort();
-    }
-}
 
 /// A running worker.
 #[derive(Debug)]
@@ -362,7 +335,7 @@ impl Worker {
             let idle = self.connections.lock().unwrap_or_else(PoisonError::into_inner).pop();
             match idle {
                 Some(mut connection) => {
-                    if connection.sender.ready().await.is_ok() {
+                    if connection.ready().await {
                         return Ok(connection);
                     }
                 }
@@ -373,26 +346,13 @@ impl Worker {
         let (ours, theirs) = stream_pair().map_err(failed)?;
         self.control.send(&ToWorker::Connect, &[theirs.as_fd()]).await.map_err(|_| PoolError::Killed(GONE.into()))?;
         drop(theirs);
-        let stream = std::os::unix::net::UnixStream::from(ours);
-        let stream = tokio::net::UnixStream::from_std(stream).map_err(failed)?;
-        let (sender, connection) = Builder::new()
-            // A guest may return many headers. The limits for clients are set at the front door.
-            .max_headers(512)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|_| PoolError::Killed(GONE.into()))?;
-        let task = tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to a worker ended");
-            }
-        });
-        Ok(Connection { sender, task: task.abort_handle() })
+        Connection::new(ours).map_err(failed)
     }
 
     /// Takes back a connection whose response has been read to its end, for the next request.
-    pub(crate) fn give_back(&self, connection: Connection) {
+    pub(crate) fn give_back(&self, mut connection: Connection) {
         let mut idle = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < CONNECTIONS_MAX && !self.dead.is_cancelled() && !connection.sender.is_closed() {
+        if idle.len() < CONNECTIONS_MAX && !self.dead.is_cancelled() && connection.take_end() {
             idle.push(connection);
         }
     }

@@ -16,6 +16,7 @@ use gannet_base::hop::VersionKey;
 use gannet_base::names::RequestId;
 use gannet_host_gpu::Device;
 use gannet_process::channel::Channel;
+use gannet_process::hop_socket::Exchanges;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Semaphore;
@@ -29,6 +30,8 @@ pub(super) struct WorkerContext {
     pub(super) linker: Linker<GuestState>,
     /// The device, or why there is none.
     pub(super) device: Result<Arc<Device>, gannet_host_gpu::Error>,
+    /// The requests that are being served.
+    pub(super) exchanges: Exchanges,
     pub(super) versions: Mutex<HashMap<VersionKey, Arc<LoadedVersion>>>,
     /// One permit for each instance that may exist at once. wasmtime's pool has room for all of them, so it never runs
     /// out.

@@ -2,11 +2,12 @@
 //!
 //! It returns when the front door has exited or has sent something invalid. The process must then exit.
 
+use crate::worker::connection;
 use crate::worker::context::WorkerContext;
-use crate::worker::request;
 use crate::worker::version::{self, LoadedVersion};
 use gannet_base::hop::{FromWorker, ToWorker, VersionKey};
 use gannet_host_gpu::Device;
+use gannet_process::child::COMPONENT_PREFIX;
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
@@ -37,7 +38,7 @@ pub(super) async fn serve(worker: &Arc<WorkerContext>) {
             }
             ToWorker::Connect => {
                 let Some(socket) = descriptors.into_iter().next() else { return };
-                tokio::spawn(serve_connection(Arc::clone(worker), socket));
+                tokio::spawn(connection::serve(Arc::clone(worker), socket));
             }
         }
     }
@@ -51,7 +52,9 @@ fn load(worker: &WorkerContext, key: VersionKey, descriptors: Vec<OwnedFd>) -> R
     if let Ok(device) = &worker.device {
         worker.driver_cache.load_new(device);
     }
-    let version = version::load(&worker.engine, &worker.linker, key, component.as_fd(), bundle, descriptors)?;
+    let linked = worker.driver_cache.folder().join(format!("{COMPONENT_PREFIX}{key}"));
+    let version =
+        version::load(&worker.engine, &worker.linker, key, (&linked, component.as_fd()), bundle, descriptors)?;
     let version = Arc::new(version);
     worker.versions().insert(key, Arc::clone(&version));
     if let Some(device) = worker.device.as_ref().ok().filter(|_| version.keeps_assets) {
@@ -86,20 +89,4 @@ fn forget_unused_assets(worker: &WorkerContext) {
     let used: HashSet<&str> =
         versions.values().flat_map(|version| version.inputs.assets.values()).map(|asset| asset.digest()).collect();
     device.forget_assets(|digest| used.contains(digest));
-}
-
-/// Serves HTTP/1.1 on a socket of the front door.
-async fn serve_connection(worker: Arc<WorkerContext>, socket: OwnedFd) {
-    let stream = std::os::unix::net::UnixStream::from(socket);
-    let Ok(stream) = tokio::net::UnixStream::from_std(stream) else { return };
-    let service = hyper::service::service_fn(move |request| request::serve(Arc::clone(&worker), request));
-    let served = hyper::server::conn::http1::Builder::new()
-        .keep_alive(true)
-        // The front door has already checked what it sends against smaller limits.
-        .max_buf_size(512 * 1024)
-        .max_headers(256)
-        .serve_connection(hyper_util::rt::TokioIo::new(stream), service);
-    if let Err(error) = served.await {
-        tracing::debug!(%error, "a connection from the front door ended");
-    }
 }

@@ -7,7 +7,7 @@ use gannet_host_gpu::Device;
 use gannet_process::child::PIPELINE_CACHE_PREFIX;
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 /// A larger file is ignored.
@@ -23,6 +23,11 @@ pub(super) struct DriverCacheFiles {
 impl DriverCacheFiles {
     pub(super) fn new(folder: PathBuf) -> Self {
         Self { folder, read: Mutex::default() }
+    }
+
+    /// Returns the worker's folder.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Gives the device the files that are new. Errors are ignored: without a file only first dispatches are slower.

@@ -3,12 +3,12 @@
 //! ```text
 //!  confine ▶ open device ▶ engine ▶ threads ▶ seccomp ▶ Ready
 //!                                                     │ Load(version)  ▶ version ▶ Loaded
-//!  control socket ────────────────────────────────────┤ Connect(socket) ▶ serve HTTP/1.1 on it
+//!  control socket ────────────────────────────────────┤ Connect(socket) ▶ serve requests on it
 //!                                                     └ closed          ▶ exit at once
 //!  each request: a fresh instance ▶ guest runs, metered ▶ response, receipt
 //! ```
 //!
-//! In: frames and HTTP from the front door. Out: responses, receipts, log lines. It has no network, no store and no
+//! In: frames from the front door. Out: responses, receipts, log lines. It has no network, no store and no
 //! file but its own folder. It ends by `exit`, never by dropping the device, because that would wait for the GPU
 //! without a limit.
 //!
@@ -19,8 +19,8 @@ mod context;
 mod control;
 mod driver_cache;
 mod version;
+mod connection;
 mod request;
-mod hop_headers;
 mod request_body;
 mod usage;
 mod instance;
@@ -47,10 +47,16 @@ use gannet_host_gpu::{ArbiterLink, Device};
 use gannet_process::channel::Channel;
 use gannet_process::child::Child;
 use gannet_process::confine;
+use gannet_process::hop_socket::Exchanges;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
+
+/// Opens what a worker must open before it is confined.
+pub fn open_own_files() {
+    engine::open_page_map();
+}
 
 /// Runs a worker. Arguments: the GPU's index or `none`, the memory its tenant may take on it, whether components for
 /// `wasi:http` 0.3 run, the class of the GPU, and whether assets may be mapped.
@@ -76,6 +82,7 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
             engine,
             epoch_ticker,
             linker,
+            exchanges: Exchanges::default(),
             versions: Mutex::default(),
             instance_permits: Arc::new(Semaphore::new(INSTANCES_MAX as usize)),
             idle_instances: Arc::default(),

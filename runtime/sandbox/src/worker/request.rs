@@ -1,50 +1,42 @@
-//! Serves one request of the front door: reads its headers, starts an instance of its version, and returns the
-//! response.
-//!
-//! The connection's own task polls the guest, first here until there is a response, then in the response's body
-//! ([`crate::worker::response`]). No other task is woken, and dropping the body is all it takes to cancel.
+//! Serves one request of the front door: starts an instance of its version, and returns the response.
 
 use crate::worker::context::{RequestContext, WorkerContext};
-use crate::worker::hop_headers::HopHeaders;
-use crate::worker::response::{self, ResponseBody, ResponseContext};
+use crate::worker::instance;
+use crate::worker::request_body::{BodyComplete, RequestBody};
+use crate::worker::response::{self, HopResponse, ResponseContext};
 use crate::worker::usage::RequestUsage;
-use crate::worker::{instance, request_body};
+use gannet_base::hop::heads::RequestHead;
 use gannet_base::hop::{FaultCode, WorkReport};
-use http::{Request, Response};
-use hyper::body::Incoming;
-use std::convert::Infallible;
+use http::{Method, Request};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Serves a request. Every failure becomes a response.
+/// Longest deadline. It keeps the sum with the current time in range.
+const DEADLINE_MS_MAX: u64 = 24 * 3600 * 1000;
+
+/// Serves a request. What goes wrong is a response too.
 pub(super) async fn serve(
     worker: Arc<WorkerContext>,
-    mut request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
+    head: RequestHead,
+    body: RequestBody,
+    body_complete: BodyComplete,
+) -> HopResponse {
     let arrived = Instant::now();
-    let Some(headers) = HopHeaders::take(request.headers_mut()) else {
-        return Ok(response::error_response(
-            WorkReport::default(),
-            FaultCode::Unavailable,
-            "the hop's headers are missing",
-        ));
-    };
-    let version = worker.versions().get(&headers.version).cloned();
+    let RequestHead { version, request: id, deadline_ms, method, uri, headers } = head;
+    let version = worker.versions().get(&version).cloned();
     let Some(version) = version else {
-        return Ok(response::error_response(
-            WorkReport::default(),
-            FaultCode::Unavailable,
-            "the version is not loaded",
-        ));
+        return response::error_response(WorkReport::default(), FaultCode::Unavailable, "the version is not loaded");
     };
+    let wants_body = method != Method::HEAD;
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
     let usage = Arc::new(RequestUsage::new(arrived));
-    let deadline = tokio::time::Instant::now() + headers.deadline;
-    let (request, body_complete) = request_body::track(request);
+    let deadline = tokio::time::Instant::from_std(arrived) + Duration::from_millis(deadline_ms.min(DEADLINE_MS_MAX));
     let limits = version.limits.clone();
-    let context =
-        RequestContext { worker: Arc::clone(&worker), version, request: headers.request, usage: Arc::clone(&usage) };
+    let context = RequestContext { worker: Arc::clone(&worker), version, request: id, usage: Arc::clone(&usage) };
     let guest = instance::start(context, request);
-    let context =
-        ResponseContext { worker, usage, request: headers.request, limits, body_complete, receipt_owed: true };
-    Ok(response::respond(context, guest, deadline).await)
+    let context = ResponseContext { worker, usage, request: id, limits, wants_body, body_complete, receipt_owed: true };
+    response::respond(context, guest, deadline).await
 }

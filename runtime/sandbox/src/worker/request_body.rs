@@ -1,54 +1,68 @@
-//! The body of a request on its way to the guest. It records whether it was received completely.
+//! The body of a request on its way to the guest.
 //!
-//! If it was not, the front door closes the connection. Then the head of the response may not arrive there, so the
-//! receipt in it must also be sent as a frame on the control socket.
+//! If it was not received completely, the front door closes the connection. Then the head of a response may not arrive
+//! there, so the receipt in it must be sent in another way too.
 
 use bytes::Bytes;
-use http::Request;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use tokio::sync::mpsc;
+use wasmtime_wasi_http::Error;
 
 /// Whether the body was received completely.
 pub(crate) type BodyComplete = Arc<AtomicBool>;
 
-/// A body that records its end.
+/// A body as the guest gets it.
 #[derive(Debug)]
 pub(crate) struct RequestBody {
-    body: Incoming,
+    whole: Option<Bytes>,
+    /// The parts of a body that is still being received.
+    parts: Option<mpsc::Receiver<Bytes>>,
     complete: BodyComplete,
 }
 
-/// Starts to record whether the body of a request comes to its end.
-pub(crate) fn track(request: Request<Incoming>) -> (Request<RequestBody>, BodyComplete) {
-    let complete = BodyComplete::new(AtomicBool::new(request.body().is_end_stream()));
-    let request = request.map(|body| RequestBody { body, complete: Arc::clone(&complete) });
-    (request, complete)
+impl RequestBody {
+    /// A body that was received completely.
+    pub(crate) fn whole(bytes: Bytes, complete: BodyComplete) -> Self {
+        Self { whole: Some(bytes).filter(|bytes| !bytes.is_empty()), parts: None, complete }
+    }
+
+    /// A body that is still being received. When `parts` ends, `complete` says whether that was its end.
+    pub(crate) fn streamed(parts: mpsc::Receiver<Bytes>, complete: BodyComplete) -> Self {
+        Self { whole: None, parts: Some(parts), complete }
+    }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
-            self.complete.store(true, Ordering::Relaxed);
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if let Some(bytes) = self.whole.take() {
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
-        polled
+        let Some(parts) = &mut self.parts else { return Poll::Ready(None) };
+        match ready!(parts.poll_recv(context)) {
+            Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            None => {
+                self.parts = None;
+                let cut = !self.complete.load(Ordering::Relaxed);
+                Poll::Ready(cut.then_some(Err(Error::ConnectionTerminated)))
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.whole.is_none() && self.parts.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match (&self.whole, &self.parts) {
+            (_, Some(_)) => SizeHint::default(),
+            (whole, None) => SizeHint::with_exact(whole.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+        }
     }
 }

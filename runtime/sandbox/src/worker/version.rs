@@ -1,6 +1,6 @@
 //! A loaded version. Its compiled component is read and linked once, so that a request only has to instantiate it.
 //!
-//! In: descriptors that the front door sends. Only the builder writes the compiled component. A file that a tenant can
+//! In: descriptors that the front door sends, and a link in the worker's folder to the same compiled component. Only the builder writes the compiled component. A file that a tenant can
 //! write must never be loaded as one, because compiled code is trusted.
 
 use crate::guest::{GuestInputs, GuestState};
@@ -8,9 +8,9 @@ use gannet_base::hop::{Bundle, BundleKernel, RunLimits, VersionKey};
 use gannet_host_gpu::asset::AssetPin;
 use gannet_host_gpu::kernel::DeclaredKernel;
 use gannet_host_gpu::{AssetCatalog, AssetFile, KernelCatalog};
-use rustix::mm::{MapFlags, ProtFlags};
 use std::io::Read;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use wasmtime::Engine;
@@ -54,7 +54,7 @@ pub(crate) fn load(
     engine: &Engine,
     linker: &Linker<GuestState>,
     key: VersionKey,
-    component: BorrowedFd<'_>,
+    (linked, component): (&Path, BorrowedFd<'_>),
     bundle: OwnedFd,
     assets: impl Iterator<Item = OwnedFd>,
 ) -> Result<LoadedVersion, String> {
@@ -63,7 +63,7 @@ pub(crate) fn load(
     file.take(BUNDLE_BYTES_MAX).read_to_string(&mut text).map_err(|error| format!("the bundle: {error}"))?;
     let bundle: Bundle = serde_json::from_str(&text).map_err(|error| format!("the bundle: {error}"))?;
     let began = Instant::now();
-    let component = deserialize(engine, component)?;
+    let component = deserialize(engine, linked, component)?;
     let read_us = began.elapsed().as_micros();
     let instance = linker.instantiate_pre(&component).map_err(|error| format!("linking: {error:#}"))?;
     let handler = match ServicePre::new(instance.clone()) {
@@ -97,21 +97,38 @@ pub(crate) fn load(
     })
 }
 
-/// Loads a compiled component. Its bytes are copied once: `deserialize_raw`, which would run from the mapping itself,
-/// exists only for targets without virtual memory, and a confined process cannot open a path.
-fn deserialize(engine: &Engine, file: BorrowedFd<'_>) -> Result<Component, String> {
-    let failed = |error: rustix::io::Errno| format!("mapping the component: {error}");
-    let size = usize::try_from(rustix::fs::fstat(file).map_err(failed)?.st_size).map_err(|error| error.to_string())?;
-    // SAFETY: a fresh private mapping of a descriptor we hold; nothing else knows its address.
-    let memory = unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, ProtFlags::READ, MapFlags::PRIVATE, file, 0) }
-        .map_err(failed)?;
-    // SAFETY: the mapping is `size` bytes long, readable, and unmapped only below; the file is never
-    // changed once it has its name.
-    let bytes = unsafe { std::slice::from_raw_parts(memory.cast::<u8>(), size) };
-    // SAFETY: the front door passes only files that its builder wrote with this same binary and
-    // these same settings, from a folder that no tenant can write.
+/// Loads a compiled component. It is mapped, not copied, if the front door has linked its file into the worker's folder:
+/// the pages are those of the file, and are read when they are first used.
+fn deserialize(engine: &Engine, linked: &Path, file: BorrowedFd<'_>) -> Result<Component, String> {
+    let is_linked = is_same_file(linked, file);
+    // SAFETY: the front door sends only files that its builder wrote with this same binary and these same settings, in a
+    // folder that no tenant can write. The linked file is the sent one, and this process cannot change it: it belongs to
+    // another user.
+    let mapped = is_linked.then(|| unsafe { Component::deserialize_file(engine, linked) });
+    // The mapping stays.
+    let _ = std::fs::remove_file(linked);
+    match mapped {
+        Some(Ok(component)) => Ok(component),
+        Some(Err(error)) => {
+            tracing::warn!(error = format!("{error:#}"), "compiled code could not be mapped, and is copied");
+            copy(engine, file)
+        }
+        None => copy(engine, file),
+    }
+}
+
+/// Whether a path leads to the file that a descriptor was sent for.
+fn is_same_file(path: &Path, file: BorrowedFd<'_>) -> bool {
+    let (found, sent) = (rustix::fs::lstat(path), rustix::fs::fstat(file));
+    matches!((found, sent), (Ok(found), Ok(sent)) if (found.st_dev, found.st_ino) == (sent.st_dev, sent.st_ino))
+}
+
+/// Loads a compiled component by copying it.
+fn copy(engine: &Engine, file: BorrowedFd<'_>) -> Result<Component, String> {
+    let failed = |error: std::io::Error| format!("reading the component: {error}");
+    let mut bytes = Vec::new();
+    std::fs::File::from(file.try_clone_to_owned().map_err(failed)?).read_to_end(&mut bytes).map_err(failed)?;
+    // SAFETY: as in `deserialize`.
     let component = unsafe { Component::deserialize(engine, bytes) };
-    // SAFETY: `bytes` is not used any more; the component has its own copy.
-    unsafe { rustix::mm::munmap(memory, size) }.map_err(failed)?;
     component.map_err(|error| format!("loading the component: {error:#}"))
 }

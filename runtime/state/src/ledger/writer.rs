@@ -18,7 +18,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// How long lines are gathered before they are synced together.
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER: Duration = Duration::from_millis(25);
+/// Size of the buffer that is kept between batches.
+const BUFFER_BYTES_KEPT: usize = 4 << 20;
 /// A segment with this many lines is sealed.
 const SEGMENT_LINES: usize = 200_000;
 /// Sums move into the store after this many lines or this much time.
@@ -45,7 +47,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn run(mut self, inbox: &Receiver<Arc<LedgerLine>>) {
-        let mut lines = Vec::new();
+        let (mut lines, mut bytes) = (Vec::new(), Vec::new());
         loop {
             match inbox.recv_timeout(SETTLE_EVERY) {
                 Ok(line) => lines.push(line),
@@ -55,7 +57,7 @@ impl Writer {
             if !lines.is_empty() {
                 std::thread::sleep(GATHER);
                 lines.extend(inbox.try_iter());
-                self.append(&lines);
+                self.append(&lines, &mut bytes);
                 self.waiting.fetch_sub(lines.len(), Ordering::Relaxed);
                 lines.clear();
             }
@@ -64,15 +66,18 @@ impl Writer {
     }
 
     /// Appends and syncs lines. Retries until it succeeds, so that no admitted request is dropped.
-    fn append(&mut self, lines: &[Arc<LedgerLine>]) {
-        let (mut bytes, mut ats) = (Vec::with_capacity(lines.len() * 800), Vec::with_capacity(lines.len()));
+    fn append(&mut self, lines: &[Arc<LedgerLine>], bytes: &mut Vec<u8>) {
+        // The buffer is kept: fresh pages for every batch cost more than writing the lines into them.
+        bytes.clear();
+        bytes.shrink_to(BUFFER_BYTES_KEPT);
+        let mut ats = Vec::with_capacity(lines.len());
         for line in lines {
             ats.push(self.end + bytes.len() as u64);
-            if let Err(error) = segment::encode(line, &mut bytes) {
+            if let Err(error) = segment::encode(line, bytes) {
                 tracing::error!(%error, "a line of the ledger cannot be encoded");
             }
         }
-        while let Err(error) = self.file.write_all_at(&bytes, self.end).and_then(|()| self.file.sync_data()) {
+        while let Err(error) = self.file.write_all_at(bytes, self.end).and_then(|()| self.file.sync_data()) {
             self.failing.store(true, Ordering::Relaxed);
             tracing::error!(%error, lines = lines.len(), "the ledger cannot be written; nothing is admitted until it can");
             std::thread::sleep(RETRY);

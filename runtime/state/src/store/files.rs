@@ -122,7 +122,8 @@ impl Files {
     /// Makes a folder of its own for a child process.
     pub fn child_home(&self, role: &str) -> io::Result<PathBuf> {
         let path = self.run().join(format!("{role}-{}", self.counter.fetch_add(1, Ordering::Relaxed)));
-        make_folder(&path, 0o700)?;
+        // A folder that is left from an earlier run is an error: a child trusts what the server put into its folder.
+        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
         Ok(path)
     }
 
@@ -273,6 +274,18 @@ pub fn install_driver_cache(from: &Path, home: &Path) -> io::Result<()> {
     place_level(from, home.as_fd(), (owner.st_uid, owner.st_gid))
 }
 
+/// Links a compiled component into the folder of a child, which can then map it instead of copying it. Fails if the
+/// child runs as the server's own user: it could change the file, and with it what later workers of its tenant load.
+pub fn install_component(compiled: &Path, home: &Path, name: &str) -> io::Result<()> {
+    let home = open_folder(rustix::fs::CWD, home.as_os_str())?;
+    if fstat(&home)?.st_uid == rustix::process::geteuid().as_raw() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    // The folder above keeps everybody else out.
+    std::fs::set_permissions(compiled, std::fs::Permissions::from_mode(0o444))?;
+    Ok(linkat(rustix::fs::CWD, compiled, home.as_fd(), name, AtFlags::empty())?)
+}
+
 fn place_level(from: &Path, into: BorrowedFd<'_>, owner: (u32, u32)) -> io::Result<()> {
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
@@ -301,4 +314,27 @@ fn place_level(from: &Path, into: BorrowedFd<'_>, owner: (u32, u32)) -> io::Resu
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_component_is_linked_read_only_and_only_for_another_user() {
+        let folder = tempfile::tempdir().unwrap();
+        let (compiled, home) = (folder.path().join("compiled"), folder.path().join("home"));
+        std::fs::write(&compiled, "code").unwrap();
+        std::fs::create_dir(&home).unwrap();
+        // The child would own the file, and could change it.
+        assert!(install_component(&compiled, &home, "component-1").is_err());
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&home, Some(12_345), Some(12_345)).unwrap();
+            install_component(&compiled, &home, "component-1").unwrap();
+            let linked = home.join("component-1").metadata().unwrap();
+            assert_eq!((linked.uid(), linked.mode() & 0o777), (rustix::process::geteuid().as_raw(), 0o444));
+        }
+    }
 }

@@ -17,6 +17,8 @@ pub(crate) struct ResponseContext {
     pub(crate) usage: Arc<RequestUsage>,
     pub(crate) request: RequestId,
     pub(crate) limits: RunLimits,
+    /// Whether the request's method lets its response have a body.
+    pub(crate) wants_body: bool,
     /// Whether the request's body was received completely.
     pub(crate) body_complete: BodyComplete,
     /// Whether the front door still waits for the receipt.
@@ -32,7 +34,7 @@ impl ResponseContext {
         let work = self.usage.work(fault);
         if !self.body_complete.load(Ordering::Relaxed) {
             let (worker, request, work) = (Arc::clone(&self.worker), self.request, work.clone());
-            tokio::spawn(async move { send(&worker, request, work).await });
+            tokio::spawn(async move { send_work(&worker, request, work).await });
         }
         work
     }
@@ -42,7 +44,7 @@ impl ResponseContext {
         self.usage.drain().await;
         let (worker, request) = (Arc::clone(&self.worker), self.request);
         let work = self.receipt(fault);
-        send(&worker, request, work).await;
+        send_work(&worker, request, work).await;
     }
 }
 
@@ -52,13 +54,14 @@ impl Drop for ResponseContext {
             let (worker, usage, request) = (Arc::clone(&self.worker), Arc::clone(&self.usage), self.request);
             tokio::spawn(async move {
                 usage.drain().await;
-                send(&worker, request, usage.work(None)).await;
+                send_work(&worker, request, usage.work(None)).await;
             });
         }
     }
 }
 
-async fn send(worker: &WorkerContext, request: RequestId, work: WorkReport) {
+/// Sends a receipt as a frame.
+pub(crate) async fn send_work(worker: &WorkerContext, request: RequestId, work: WorkReport) {
     if let Err(error) = worker.control.send(&FromWorker::Work { request, work }, &[]).await {
         tracing::debug!(%error, "a receipt could not be sent");
     }

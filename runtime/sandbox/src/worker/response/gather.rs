@@ -3,16 +3,18 @@
 //! In: the guest's response. Out: one message with its receipt in the head, or the beginning of a stream. Nothing is
 //! sent before that, so a guest that fails while its body is gathered gets an error response.
 
-use crate::worker::response::body::ResponseBody;
+use crate::worker::response::body::{HopResponse, ResponseBody};
 use crate::worker::response::context::ResponseContext;
 use crate::worker::response::error_response::{cancel, fail};
-use crate::worker::response::faults::broken_body;
-use crate::worker::response::receipt_header::add_receipt;
+use crate::worker::response::faults::{broken_body, wrong_length};
 use crate::worker::response::run_on::run_on;
 use crate::worker::response::streaming::StreamingBody;
 use crate::worker::running_guest::{GuestFuture, GuestOutcome};
 use bytes::{Bytes, BytesMut};
-use gannet_base::hop::FaultCode;
+use gannet_base::headers::announced_length;
+use gannet_base::hop::heads::{ResponseHead, may_have_body};
+use gannet_base::hop::{FaultCode, WorkReport};
+use http::response::Parts;
 use http::{HeaderMap, Response};
 use http_body_util::BodyExt;
 use std::time::Duration;
@@ -59,7 +61,7 @@ pub(super) async fn gather(
     mut guest: GuestFuture,
     mut outcome: Option<GuestOutcome>,
     response: Response<HyperOutgoingBody>,
-) -> Response<ResponseBody> {
+) -> HopResponse {
     let (mut head, mut body) = response.into_parts();
     // The front door could not read such a head, and the receipt in it would be lost.
     if head.status.is_informational() || head.headers.len() > HEADERS_MAX {
@@ -71,6 +73,13 @@ pub(super) async fn gather(
         return cancel(context, guest, FaultCode::FunctionTrapped, &detail).await;
     }
     remove_platform_headers(&mut head.headers);
+    let announced = match announced_length(&head.headers) {
+        Ok(length) => length.filter(|_| context.wants_body && may_have_body(head.status)),
+        Err(error) => {
+            drop(body);
+            return cancel(context, guest, FaultCode::FunctionTrapped, &format!("the function's {error}")).await;
+        }
+    };
     let mut gathered = GatheredBody::default();
     let mut body_ended = false;
     let timeout = tokio::time::sleep(GATHER_MAX);
@@ -93,22 +102,33 @@ pub(super) async fn gather(
         }
     }
     let gathered = gathered.into_bytes();
+    let length = gathered.len() as u64;
+    let differs = announced.is_some_and(|announced| if body_ended { length != announced } else { length > announced });
+    if let Some(announced) = announced.filter(|_| differs && !matches!(outcome, Some(Err(_)))) {
+        drop(body);
+        return cancel(context, guest, FaultCode::FunctionTrapped, &wrong_length(announced, length)).await;
+    }
     match (body_ended, outcome) {
         (true, Some(Ok(()))) => {
-            add_receipt(&mut head.headers, &context.receipt(None));
-            Response::from_parts(head, ResponseBody::Complete(gathered))
+            let report = context.receipt(None);
+            respond(head, Some(report), ResponseBody::Complete(gathered))
         }
         (true, None) => {
             tokio::spawn(run_on(context, guest));
-            Response::from_parts(head, ResponseBody::Complete(gathered))
+            respond(head, None, ResponseBody::Complete(gathered))
         }
         // A trap ends the guest's body too, so a body that ended with a trap may be incomplete.
         (_, Some(Err(failure))) => fail(context, failure.code, &failure.detail),
         (false, outcome) => {
-            let streaming = StreamingBody::new(context, guest, outcome, gathered, body);
-            Response::from_parts(head, ResponseBody::Streaming(Box::new(streaming)))
+            let streaming = StreamingBody::new(context, guest, outcome, (gathered, body, announced));
+            respond(head, None, ResponseBody::Streaming(Box::new(streaming)))
         }
     }
+}
+
+fn respond(head: Parts, report: Option<WorkReport>, body: ResponseBody) -> HopResponse {
+    let head = ResponseHead { status: head.status, failed: false, report, headers: head.headers };
+    HopResponse { head, body }
 }
 
 /// Removes the headers that only the platform may set.

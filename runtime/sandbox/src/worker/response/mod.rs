@@ -12,7 +12,6 @@
 
 mod context;
 mod gather;
-mod receipt_header;
 mod streaming;
 mod run_on;
 mod body;
@@ -23,19 +22,14 @@ use crate::worker::running_guest::{GuestOutcome, RunningGuest};
 use error_response::{cancel, fail};
 use gannet_base::hop::FaultCode;
 use gather::gather;
-use http::Response;
 use tokio::time::Instant;
 
-pub(super) use body::ResponseBody;
-pub(super) use context::ResponseContext;
+pub(super) use body::{HopResponse, ResponseBody};
+pub(super) use context::{ResponseContext, send_work};
 pub(super) use error_response::error_response;
 
 /// Polls the guest until it hands over its response, and returns that. `deadline` is for the head of the response.
-pub(super) async fn respond(
-    context: ResponseContext,
-    guest: RunningGuest,
-    deadline: Instant,
-) -> Response<ResponseBody> {
+pub(super) async fn respond(context: ResponseContext, guest: RunningGuest, deadline: Instant) -> HopResponse {
     let RunningGuest { future: mut guest, response: mut receiver } = guest;
     let mut outcome: Option<GuestOutcome> = None;
     let response = tokio::select! {

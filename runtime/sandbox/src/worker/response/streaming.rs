@@ -12,7 +12,7 @@
 //! complete, so it ends with an error.
 
 use crate::worker::response::context::ResponseContext;
-use crate::worker::response::faults::{broken_body, time_limit_fault};
+use crate::worker::response::faults::{broken_body, length_fault, time_limit_fault};
 use crate::worker::response::run_on::run_on;
 use crate::worker::running_guest::{GuestFuture, GuestOutcome};
 use bytes::Bytes;
@@ -40,8 +40,8 @@ pub(crate) struct StreamingBody {
     /// What was gathered before the stream began.
     gathered: Option<Bytes>,
     body: HyperOutgoingBody,
-    /// Bytes that are still to be sent, if the guest announced a length. After the last byte hyper does not poll the
-    /// body again, so its end is not seen.
+    /// Bytes that are still to be sent, if the guest announced a length. After the last byte the body is not polled
+    /// again, so its end is not seen.
     bytes_left: Option<u64>,
     body_ended: bool,
     idle_timeout: Pin<Box<Sleep>>,
@@ -53,10 +53,9 @@ impl StreamingBody {
         context: ResponseContext,
         guest: GuestFuture,
         outcome: Option<GuestOutcome>,
-        gathered: Bytes,
-        body: HyperOutgoingBody,
+        (gathered, body, announced): (Bytes, HyperOutgoingBody, Option<u64>),
     ) -> Self {
-        let bytes_left = body.size_hint().exact().map(|rest| rest + gathered.len() as u64);
+        let bytes_left = announced.or_else(|| body.size_hint().exact().map(|rest| rest + gathered.len() as u64));
         Self {
             idle_timeout: Box::pin(tokio::time::sleep(Duration::from_millis(context.limits.stream_idle_ms))),
             total_timeout: Box::pin(tokio::time::sleep(Duration::from_millis(context.limits.stream_ms))),
@@ -70,9 +69,14 @@ impl StreamingBody {
         }
     }
 
-    pub(super) fn poll(&mut self, task: &mut Context<'_>) -> PolledFrame {
+    /// Returns how many bytes are still to be sent, if the guest announced a length.
+    pub(crate) fn bytes_left(&self) -> Option<u64> {
+        self.bytes_left
+    }
+
+    fn poll(&mut self, task: &mut Context<'_>) -> PolledFrame {
         if let Some(data) = self.gathered.take() {
-            self.count_sent(&data);
+            self.count_sent(data.len() as u64);
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         if let Some(guest) = &mut self.guest
@@ -84,9 +88,11 @@ impl StreamingBody {
         if !self.body_ended {
             match Pin::new(&mut self.body).poll_frame(task) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    if let Some(data) = frame.data_ref() {
-                        self.count_sent(data);
+                    let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+                    if let Some(left) = self.bytes_left.filter(|left| length > *left) {
+                        return self.break_off(length_fault(left, length));
                     }
+                    self.count_sent(length);
                     self.restart_idle_timeout();
                     return Poll::Ready(Some(Ok(frame)));
                 }
@@ -105,6 +111,9 @@ impl StreamingBody {
                 let fault = fault.clone();
                 self.break_off(fault)
             }
+            Some(Ok(())) if self.body_ended && self.bytes_left.is_some_and(|left| left > 0) => {
+                self.break_off(length_fault(self.bytes_left.unwrap_or(0), 0))
+            }
             Some(outcome) if self.body_ended => {
                 let fault = outcome.clone().err();
                 self.close(fault);
@@ -117,8 +126,8 @@ impl StreamingBody {
         }
     }
 
-    fn count_sent(&mut self, data: &Bytes) {
-        self.bytes_left = self.bytes_left.map(|left| left.saturating_sub(data.len() as u64));
+    fn count_sent(&mut self, length: u64) {
+        self.bytes_left = self.bytes_left.map(|left| left.saturating_sub(length));
     }
 
     fn restart_idle_timeout(&mut self) {
@@ -154,6 +163,15 @@ impl StreamingBody {
         if let Some(context) = self.context.take() {
             tokio::spawn(context.send_receipt(fault));
         }
+    }
+}
+
+impl Body for StreamingBody {
+    type Data = Bytes;
+    type Error = StreamError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> PolledFrame {
+        self.poll(task)
     }
 }
 
