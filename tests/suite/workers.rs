@@ -94,6 +94,9 @@ fn a_hanging_worker_is_killed_at_the_deadline_and_only_its_tenant_notices() {
     wait_until("the next spare is there", || server.metric("spares") == 1);
     assert_eq!(call("zoo", &keys[1]).status, 200);
     kill_process(Pid::from_raw(acme).unwrap(), Signal::STOP).unwrap();
+    // One of its threads must run to carry out the signal, and until then the others serve requests.
+    let is_stopped = || std::fs::read_to_string(format!("/proc/{acme}/stat")).unwrap().contains(") T ");
+    wait_until("it has stopped", is_stopped);
     let stopped = call("acme", &keys[0]);
     stopped.is_problem(502, "function_killed", "worker ended");
     assert_eq!(call("zoo", &keys[1]).status, 200);

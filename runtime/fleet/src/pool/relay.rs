@@ -267,13 +267,13 @@ impl Body for Relay {
                 if self.left == Some(0) {
                     self.close();
                 }
-                return Poll::Ready(Some(Ok(Frame::data(data))));
+                Poll::Ready(Some(Ok(Frame::data(data))))
             }
-            Ok(None) => return self.end(context),
+            Ok(None) => self.end(context),
             Err(error) => {
                 let detail = error.to_string();
                 self.cut("response_broken_off", Some(detail.clone()), Blame::Function);
-                return Poll::Ready(Some(Err(BrokenOff(detail))));
+                Poll::Ready(Some(Err(BrokenOff(detail))))
             }
         }
     }
