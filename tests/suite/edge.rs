@@ -295,7 +295,7 @@ fn over_http_2(server: &Server, path: &str) -> (String, String) {
     (body, timing)
 }
 
-/// Sends a request with so many more headers over HTTP/2. Returns status, body and the trailer `server-timing`.
+/// Sends a request over HTTP/2, with `headers` headers beside the key. Returns status, body and the trailer `server-timing`.
 fn send_over_http_2(server: &Server, path: &str, headers: usize) -> (u16, String, String) {
     use http_body_util::BodyExt;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -79,7 +79,7 @@ pub(crate) fn close_from(first: i32) -> Result<(), ConfineError> {
 
 /// Applies layers 1 to 4, except `close_range`. Call it while the process has one thread. Between 3 and 4 the process
 /// is dumpable while `open_own_files` runs, because the files in `/proc` of a process that is not dumpable belong to
-/// root. What it opens is opened with the rights of the child's own user.
+/// root. The files are opened with the rights of the child's own user.
 pub(crate) fn before_drivers(
     home: &Path,
     user: Option<u32>,

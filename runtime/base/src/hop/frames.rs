@@ -1,4 +1,4 @@
-//! The frames in which requests and responses cross the hop, without I/O. What is in a head is decided in
+//! The frames in which requests and responses cross the hop, without I/O. The content of a head is defined in
 //! [`heads`](super::heads).
 //!
 //! ```text
@@ -27,7 +27,7 @@ pub enum FrameError {
     /// A length is over its limit.
     #[error("{what} is {length}, limit is {limit}")]
     TooLong {
-        /// What is too long.
+        /// The part that is too long.
         what: &'static str,
         /// Its length.
         length: usize,

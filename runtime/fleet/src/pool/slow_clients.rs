@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// How often open responses are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What is ended when its time is over.
+/// A response that can be ended when its time is over.
 pub(crate) trait Overdue: Send + Sync {
     /// Ends it. `longest` is the time that it had.
     fn end(&self, longest: Duration);
