@@ -13,15 +13,8 @@ pub(super) fn broken_body(error: &impl std::fmt::Display) -> Fault {
     Fault { code: FaultCode::FunctionTrapped, detail: format!("the function's body broke off: {error}") }
 }
 
-/// Describes a body whose length is not the one that `content-length` announced.
-pub(super) fn wrong_length(announced: u64, length: u64) -> String {
-    format!("the function announced a body of {announced} bytes and sent {length}")
-}
-
-/// The fault of a guest that sent `length` more bytes, of the `left` that it had announced, when its body ended or went
-/// on.
-pub(super) fn length_fault(left: u64, length: u64) -> Fault {
-    let detail =
-        format!("the function's body has another length than it announced: {left} bytes were left, {length} came");
+/// The fault of a guest whose body has `sent` bytes so far, or as a whole, where it had announced another number.
+pub(super) fn wrong_length(announced: u64, sent: u64) -> Fault {
+    let detail = format!("the function announced a body of {announced} bytes and sent {sent}");
     Fault { code: FaultCode::FunctionTrapped, detail }
 }

@@ -106,7 +106,8 @@ pub(super) async fn gather(
     let differs = announced.is_some_and(|announced| if body_ended { length != announced } else { length > announced });
     if let Some(announced) = announced.filter(|_| differs && !matches!(outcome, Some(Err(_)))) {
         drop(body);
-        return cancel(context, guest, FaultCode::FunctionTrapped, &wrong_length(announced, length)).await;
+        let fault = wrong_length(announced, length);
+        return cancel(context, guest, fault.code, &fault.detail).await;
     }
     match (body_ended, outcome) {
         (true, Some(Ok(()))) => {

@@ -12,7 +12,7 @@
 //! complete, so it ends with an error.
 
 use crate::worker::response::context::ResponseContext;
-use crate::worker::response::faults::{broken_body, length_fault, time_limit_fault};
+use crate::worker::response::faults::{broken_body, time_limit_fault, wrong_length};
 use crate::worker::response::run_on::run_on;
 use crate::worker::running_guest::{GuestFuture, GuestOutcome};
 use bytes::Bytes;
@@ -40,9 +40,11 @@ pub(crate) struct StreamingBody {
     /// What was gathered before the stream began.
     gathered: Option<Bytes>,
     body: HyperOutgoingBody,
-    /// Bytes that are still to be sent, if the guest announced a length. After the last byte the body is not polled
-    /// again, so its end is not seen.
-    bytes_left: Option<u64>,
+    /// The length of the body, if the guest announced it. After the last byte the body is not polled again, so its end is
+    /// not seen.
+    announced: Option<u64>,
+    /// Bytes that were passed on.
+    sent: u64,
     body_ended: bool,
     idle_timeout: Pin<Box<Sleep>>,
     total_timeout: Pin<Box<Sleep>>,
@@ -55,7 +57,7 @@ impl StreamingBody {
         outcome: Option<GuestOutcome>,
         (gathered, body, announced): (Bytes, HyperOutgoingBody, Option<u64>),
     ) -> Self {
-        let bytes_left = announced.or_else(|| body.size_hint().exact().map(|rest| rest + gathered.len() as u64));
+        let announced = announced.or_else(|| body.size_hint().exact().map(|rest| rest + gathered.len() as u64));
         Self {
             idle_timeout: Box::pin(tokio::time::sleep(Duration::from_millis(context.limits.stream_idle_ms))),
             total_timeout: Box::pin(tokio::time::sleep(Duration::from_millis(context.limits.stream_ms))),
@@ -64,19 +66,20 @@ impl StreamingBody {
             outcome,
             gathered: (!gathered.is_empty()).then_some(gathered),
             body,
-            bytes_left,
+            announced,
+            sent: 0,
             body_ended: false,
         }
     }
 
     /// Returns how many bytes are still to be sent, if the guest announced a length.
     pub(crate) fn bytes_left(&self) -> Option<u64> {
-        self.bytes_left
+        self.announced.map(|announced| announced.saturating_sub(self.sent))
     }
 
     fn poll(&mut self, task: &mut Context<'_>) -> PolledFrame {
         if let Some(data) = self.gathered.take() {
-            self.count_sent(data.len() as u64);
+            self.sent += data.len() as u64;
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         if let Some(guest) = &mut self.guest
@@ -89,10 +92,10 @@ impl StreamingBody {
             match Pin::new(&mut self.body).poll_frame(task) {
                 Poll::Ready(Some(Ok(frame))) => {
                     let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-                    if let Some(left) = self.bytes_left.filter(|left| length > *left) {
-                        return self.break_off(length_fault(left, length));
+                    self.sent += length;
+                    if let Some(announced) = self.announced.filter(|announced| self.sent > *announced) {
+                        return self.break_off(wrong_length(announced, self.sent));
                     }
-                    self.count_sent(length);
                     self.restart_idle_timeout();
                     return Poll::Ready(Some(Ok(frame)));
                 }
@@ -111,23 +114,22 @@ impl StreamingBody {
                 let fault = fault.clone();
                 self.break_off(fault)
             }
-            Some(Ok(())) if self.body_ended && self.bytes_left.is_some_and(|left| left > 0) => {
-                self.break_off(length_fault(self.bytes_left.unwrap_or(0), 0))
-            }
             Some(outcome) if self.body_ended => {
-                let fault = outcome.clone().err();
-                self.close(fault);
-                Poll::Ready(None)
+                let short = self.announced.filter(|announced| self.sent < *announced);
+                match (outcome, short) {
+                    (Ok(()), Some(announced)) => self.break_off(wrong_length(announced, self.sent)),
+                    _ => {
+                        let fault = outcome.clone().err();
+                        self.close(fault);
+                        Poll::Ready(None)
+                    }
+                }
             }
             _ => match self.poll_timeouts(task) {
                 Some(fault) => self.break_off(fault),
                 None => Poll::Pending,
             },
         }
-    }
-
-    fn count_sent(&mut self, length: u64) {
-        self.bytes_left = self.bytes_left.map(|left| left.saturating_sub(length));
     }
 
     fn restart_idle_timeout(&mut self) {
@@ -177,7 +179,7 @@ impl Body for StreamingBody {
 
 impl Drop for StreamingBody {
     fn drop(&mut self) {
-        match (self.bytes_left, self.guest.take(), self.context.take()) {
+        match (self.bytes_left(), self.guest.take(), self.context.take()) {
             // Everything was sent, so the guest may run on.
             (Some(0), Some(guest), Some(context)) => drop(tokio::spawn(run_on(context, guest))),
             // Otherwise the client has disconnected.
