@@ -94,6 +94,21 @@ fn a_function_reaches_what_its_manifest_lists_and_nothing_else() {
 }
 
 #[test]
+fn a_call_that_a_guest_makes_when_it_is_made_is_its_requests_call() {
+    let server = server(OPEN);
+    let (port, asked) = elsewhere(FINE);
+    let target = format!("http://127.0.0.1:{port}");
+    let env = format!("[env]\nSTART = \"call\"\nTARGET = \"{target}/\"\n");
+    assert_eq!(server.put(KEY, "faulty", "f", &(env + &manifest(&[target])), "").status, 201);
+    for _ in 0..20 {
+        let answer = server.call("f", "/started", b"");
+        assert!(answer.text().starts_with("1 true "), "{}", answer.text());
+        assert_eq!(server.receipt(&answer)["fault"], serde_json::Value::Null);
+    }
+    assert_eq!(asked.try_iter().count(), 20, "one call for each request");
+}
+
+#[test]
 fn private_addresses_are_out_of_reach_even_when_listed() {
     let server = server("");
     let (port, asked) = elsewhere(FINE);

@@ -22,6 +22,7 @@ mod egress;
 mod faults;
 mod front;
 mod gpu;
+mod instances;
 mod ledger;
 mod limits;
 mod openai;

@@ -1,4 +1,4 @@
-//! The memory with which instances begin: what `init` left, or what the last request left.
+//! The memory with which instances begin: what `init` left.
 
 use crate::support::{KEY, Options, Response, Server, wait_until};
 use serde_json::json;
@@ -72,42 +72,4 @@ fn an_init_that_fails_is_a_deploy_error_that_says_why() {
     // Without `snapshot = true`, `init` does not run.
     assert_eq!(server.put(KEY, "faulty", "faulty", "[env]\nINIT = \"fail\"\n", "").status, 201);
     check_found(&server, " 1 16");
-}
-
-#[test]
-fn an_instance_serves_as_many_requests_as_its_manifest_says() {
-    let server = server();
-    let made = server.put(KEY, "faulty", "faulty", "[scale]\ninstance_reuse = 3\n[limits]\nmemory_mib = 64\n", "");
-    assert_eq!(made.status, 201, "{}", made.text());
-    let count = || {
-        let answer = server.call("faulty", "/found", b"");
-        let count: u32 = answer.text().split_whitespace().next().unwrap().parse().unwrap();
-        let receipt = server.receipt(&answer);
-        // Each request has its own receipt, whichever instance served it.
-        assert_eq!((&receipt["slices"], &receipt["fault"]), (&json!(1), &json!(null)), "{receipt}");
-        assert_eq!(receipt["gpu_memory_peak_bytes"], 8704, "{receipt}");
-        (count, answer.header("x-request-id").to_owned())
-    };
-    let counts: Vec<_> = std::iter::repeat_with(count).take(7).collect();
-    assert_eq!(counts.iter().map(|(count, _)| *count).collect::<Vec<_>>(), [1, 2, 3, 1, 2, 3, 1]);
-    // Each request has its own log too.
-    for (count, request) in &counts {
-        wait_until("its log line is there", || {
-            let output = server.cli(&["logs", "faulty", "--request", request]);
-            String::from_utf8_lossy(&output.stdout).contains(&format!("found by request {count}"))
-        });
-    }
-    // After a fault the next request gets a fresh instance.
-    assert_eq!(server.call("faulty", "/trap", b"").status, 502);
-    assert_eq!(count().0, 1);
-    assert_eq!(count().0, 2);
-    // Two requests at once get two instances.
-    std::thread::scope(|scope| {
-        let slow = scope.spawn(|| server.call("faulty", "/nap?ms=700", b"").status);
-        wait_until("the slow request runs", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 1);
-        assert_eq!(count().0, 1, "the instance that has served two requests is busy");
-        assert_eq!(slow.join().unwrap(), 200);
-    });
-    let settings = server.control(KEY, "PATCH", "functions/faulty", &json!({ "scale": { "instance_reuse": 0 } }));
-    settings.is_problem(400, "invalid", "scale.instance_reuse = 0; it may be 1 to 1000000");
 }

@@ -6,7 +6,7 @@ use gannet_sdk::http::{Request, Response};
 use gannet_sdk::outbound::Call;
 use gannet_sdk::{Error, Result};
 use std::cell::{Cell, RefCell};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Bindings of `wasi:config`. The SDK has none, because its values are in the environment too.
 mod config {
@@ -38,6 +38,33 @@ thread_local! {
     static FOUND: RefCell<String> = const { RefCell::new(String::new()) };
     /// Number of `/found` requests that this instance has served.
     static COUNTED: Cell<u32> = const { Cell::new(0) };
+    /// What [`start`] did, and when.
+    static STARTED: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Runs while an instance is made. Computes for some milliseconds, and then does what the environment variable `START`
+/// says. Without it nothing happens.
+#[unsafe(export_name = "_initialize")]
+extern "C" fn start() {
+    let Ok(asked) = std::env::var("START") else { return };
+    for step in 0..5_000_000 {
+        std::hint::black_box(step);
+    }
+    let done = match asked.as_str() {
+        "print" => {
+            println!("printed at start");
+            true
+        }
+        "gpu" => Buffer::<u32>::zeroed(1).is_ok(),
+        "call" => Call::get(&std::env::var("TARGET").unwrap_or_default()).send().is_ok(),
+        "trap" => panic!("trapped at start"),
+        "loop" => loop {
+            std::hint::black_box(());
+        },
+        _ => true,
+    };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    STARTED.set(format!("{done} {}", now.as_micros()));
 }
 
 /// Fails in the way that the environment variable `INIT` names, or records what it sees: `INIT`, the secret, the asset.
@@ -73,6 +100,10 @@ fn faulty(request: Request) -> Result<Response> {
             target.write(&[7; 16])?;
             let read = target.read()?.len();
             Ok(Response::text(format!("{} {} {read}", FOUND.with_borrow(String::clone), COUNTED.get())))
+        }
+        "/started" => {
+            COUNTED.set(COUNTED.get() + 1);
+            Ok(Response::text(format!("{} {}", COUNTED.get(), STARTED.with_borrow(String::clone))))
         }
         "/trap" => panic!("trapped as asked"),
         "/loop" => loop {

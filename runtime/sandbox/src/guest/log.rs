@@ -3,6 +3,7 @@
 //! It must never wait for the front door: if the socket is full, lines are dropped and counted. Secrets are masked
 //! here. The log text of a request is limited; one last line says that the limit was reached.
 
+use crate::guest::early_use::EarlyUse;
 use gannet_base::hop::{LogFrame, LogStream, VersionKey};
 use gannet_base::names::RequestId;
 use gannet_process::channel::send_now;
@@ -40,12 +41,14 @@ impl LogSink {
     }
 }
 
-/// The log of one request, or of one request after another if they share an instance.
+/// The log of one request, or of one request after another if they share an instance. It belongs to no request while its
+/// instance is prepared: lines are dropped then, and their guest must not be used.
 #[derive(Debug)]
 pub(crate) struct RequestLog {
     sink: Arc<LogSink>,
     version: VersionKey,
-    request: Mutex<RequestId>,
+    request: Mutex<Option<RequestId>>,
+    early_use: EarlyUse,
     bytes_max: u64,
     written: AtomicU64,
     /// Values that must not appear in a log.
@@ -56,14 +59,15 @@ impl RequestLog {
     pub(crate) fn new(
         sink: &Arc<LogSink>,
         version: VersionKey,
-        request: RequestId,
         bytes_max: u64,
         secrets: &Arc<[String]>,
+        early_use: EarlyUse,
     ) -> Arc<Self> {
         Arc::new(Self {
             sink: Arc::clone(sink),
             version,
-            request: Mutex::new(request),
+            request: Mutex::default(),
+            early_use,
             bytes_max,
             written: AtomicU64::new(0),
             secrets: Arc::clone(secrets),
@@ -71,8 +75,8 @@ impl RequestLog {
     }
 
     /// Attributes all further lines to `request`, and starts to count its log text from zero.
-    pub(crate) fn start_next_request(&self, request: RequestId) {
-        *self.request.lock().unwrap_or_else(PoisonError::into_inner) = request;
+    pub(crate) fn begin_request(&self, request: RequestId) {
+        *self.request.lock().unwrap_or_else(PoisonError::into_inner) = Some(request);
         self.written.store(0, Ordering::Relaxed);
     }
 
@@ -95,6 +99,10 @@ impl RequestLog {
 
     /// Writes one line of the guest.
     pub(super) fn write_line(&self, stream: LogStream, line: &[u8]) {
+        let Some(request) = *self.request.lock().unwrap_or_else(PoisonError::into_inner) else {
+            self.early_use.record();
+            return;
+        };
         let before = self.written.fetch_add(line.len() as u64 + 1, Ordering::Relaxed);
         if before > self.bytes_max {
             return;
@@ -106,7 +114,6 @@ impl RequestLog {
         } else {
             self.mask_secrets(String::from_utf8_lossy(line).into_owned())
         };
-        let request = *self.request.lock().unwrap_or_else(PoisonError::into_inner);
         self.sink.send(LogFrame { version: self.version, request, stream, text, lost: 0 });
     }
 }

@@ -3,11 +3,14 @@
 //! A guest reaches nothing but these fields: no network, no files, no other guest. The builder checks imports against
 //! the same linker that the worker uses, and runs `init` with it.
 
+pub(crate) mod early_use;
 pub(crate) mod memory_limit;
 pub(crate) mod log;
 pub(crate) mod stdio;
 pub(crate) mod outbound;
 
+use early_use::EarlyUse;
+use gannet_base::hop::LogStream;
 use gannet_host_gpu::AssetCatalog;
 use gannet_host_gpu::wit::{GpuCtxView, GpuView, LazySession};
 use log::RequestLog;
@@ -52,27 +55,31 @@ pub(crate) struct GuestState {
     table: ResourceTable,
     pub(crate) gpu: LazySession,
     pub(crate) memory: MemoryLimit,
+    /// None in a builder.
+    log: Option<Arc<RequestLog>>,
 }
 
 impl GuestState {
-    /// Makes the data of a guest that serves requests in a worker.
-    pub(crate) fn new(
-        inputs: &GuestInputs,
-        out: LogPipe,
-        err: LogPipe,
-        gpu: LazySession,
-        outbound: OutboundClient,
-    ) -> Self {
+    /// Makes the data of a guest in a worker. It has no request yet: [`GuestState::begin_request`] gives it one.
+    pub(crate) fn new(inputs: &GuestInputs, log: Arc<RequestLog>, early_use: EarlyUse) -> Self {
+        let early_session = early_use.clone();
+        let no_session = move || {
+            early_session.record();
+            Err(gannet_host_gpu::Error::Unsupported("there is no request yet".into()))
+        };
+        let out = LogPipe { log: Arc::clone(&log), stream: LogStream::Stdout };
+        let err = LogPipe { log: Arc::clone(&log), stream: LogStream::Stderr };
         Self {
-            _drop_signal: DropSignal(Arc::clone(&outbound.guest_dropped)),
+            _drop_signal: DropSignal(Arc::default()),
             config: Arc::clone(&inputs.config),
             assets: Arc::clone(&inputs.assets),
             wasi: wasi(&inputs.env, out, err),
             http: WasiHttpCtx::new(),
-            hooks: HttpHooks { outbound: Some(outbound) },
+            hooks: HttpHooks { outbound: None, early_use },
             table: table(),
-            gpu,
+            gpu: LazySession::new(no_session),
             memory: MemoryLimit::new(inputs.memory_bytes),
+            log: Some(log),
         }
     }
 
@@ -91,23 +98,29 @@ impl GuestState {
             assets: Arc::new(assets),
             wasi: wasi(env, out.clone(), out),
             http: WasiHttpCtx::new(),
-            hooks: HttpHooks { outbound: None },
+            hooks: HttpHooks { outbound: None, early_use: EarlyUse::default() },
             table: table(),
             gpu: LazySession::new(no_gpu),
             memory: MemoryLimit::new(memory_bytes),
+            log: None,
         }
     }
 
-    /// Prepares a reused guest for its next request. What the last request left in it stays.
-    pub(crate) fn start_next_request(&mut self, outbound: OutboundClient) {
+    /// Gives the guest its next request: its log and its outbound HTTP. What an earlier request left in it stays.
+    pub(crate) fn begin_request(&mut self, outbound: OutboundClient) {
         self._drop_signal = DropSignal(Arc::clone(&outbound.guest_dropped));
-        outbound.log.start_next_request(outbound.request);
-        self.hooks = HttpHooks { outbound: Some(outbound) };
+        outbound.log.begin_request(outbound.request);
+        self.hooks.outbound = Some(outbound);
     }
 
     /// The log of its requests. None in a builder.
     pub(crate) fn log(&self) -> Option<&Arc<RequestLog>> {
-        self.hooks.outbound.as_ref().map(|outbound| &outbound.log)
+        self.log.as_ref()
+    }
+
+    /// Whether it has used what belongs to a request before it had one.
+    pub(crate) fn needed_a_request(&self) -> bool {
+        self.hooks.early_use.happened()
     }
 
     /// Whether it holds handles of any kind.
@@ -169,6 +182,7 @@ pub(crate) fn linker(engine: &Engine, wasi_http_0_3: bool) -> wasmtime::Result<L
 /// Sends the guest's outbound requests through the front door, or refuses them if there is no client.
 struct HttpHooks {
     outbound: Option<OutboundClient>,
+    early_use: EarlyUse,
 }
 
 type SendResult = Result<
@@ -184,6 +198,9 @@ impl WasiHttpHooks for HttpHooks {
         _errors: Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send>,
     ) -> Box<dyn Future<Output = SendResult> + Send> {
         let outbound = self.outbound.clone();
+        if outbound.is_none() {
+            self.early_use.record();
+        }
         Box::new(async move {
             let outbound = outbound.ok_or(wasmtime_wasi_http::Error::HttpRequestDenied)?;
             let response = outbound.send(request, options).await?;

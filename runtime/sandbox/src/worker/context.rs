@@ -9,7 +9,7 @@ use crate::guest::log::LogSink;
 use crate::guest::outbound::OutboundConnection;
 use crate::worker::driver_cache::DriverCacheFiles;
 use crate::worker::epoch_ticker::EpochTicker;
-use crate::worker::idle_instances::IdleInstances;
+use crate::worker::idle_instances::{IdleInstance, IdleInstances};
 use crate::worker::usage::RequestUsage;
 use crate::worker::version::LoadedVersion;
 use gannet_base::hop::VersionKey;
@@ -47,6 +47,15 @@ impl WorkerContext {
     /// Locks the map of loaded versions.
     pub(super) fn versions(&self) -> MutexGuard<'_, HashMap<VersionKey, Arc<LoadedVersion>>> {
         self.versions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps an instance for a request of its version.
+    pub(super) fn keep_idle(&self, version: VersionKey, instance: IdleInstance) {
+        self.idle_instances.keep(version, instance);
+        // Checked after it was added: an unload after this check finds the instance itself.
+        if !self.versions().contains_key(&version) {
+            self.idle_instances.evict_version(version);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The CPU time of one request. The epoch callback reads it too, to enforce the limit.
 #[derive(Debug, Default)]
@@ -33,6 +33,11 @@ impl CpuMeter {
         let began = self.poll_began_ns.load(Ordering::Relaxed);
         let current = if began == 0 { 0 } else { thread_ns().saturating_sub(began) };
         self.used_ns() + current
+    }
+
+    /// Adds CPU time that was used outside the guest's future.
+    pub(crate) fn add(&self, time: Duration) {
+        self.used_ns.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Wall-clock time that the guest waited, for whatever reason.

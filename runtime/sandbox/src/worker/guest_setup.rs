@@ -1,13 +1,13 @@
 //! What a request gives its guest: a log, a session on the GPU, and a client for outbound HTTP.
 //!
-//! A fresh guest gets all of them. A reused guest keeps its log's streams and its session, whose counters start again.
+//! A guest keeps its log's streams over several requests, and its session, whose counters start again.
 
 use crate::guest::GuestState;
+use crate::guest::early_use::EarlyUse;
 use crate::guest::log::RequestLog;
 use crate::guest::outbound::OutboundClient;
-use crate::guest::stdio::LogPipe;
-use crate::worker::context::RequestContext;
-use gannet_base::hop::LogStream;
+use crate::worker::context::{RequestContext, WorkerContext};
+use crate::worker::version::LoadedVersion;
 use gannet_host_gpu::wit::LazySession;
 use gannet_host_gpu::{Session, SessionLimits};
 use std::sync::Arc;
@@ -16,32 +16,23 @@ use std::sync::Arc;
 /// takes little time.
 const PREFETCHED_BYTES_MIN: u64 = 1 << 20;
 
-/// Makes a guest for a request.
-pub(super) fn new_guest(context: &RequestContext) -> GuestState {
-    let version = &context.version;
-    let log = RequestLog::new(
-        &context.worker.log_sink,
-        version.key,
-        context.request,
-        version.limits.log_bytes,
-        &version.secrets,
-    );
-    let out = LogPipe { log: Arc::clone(&log), stream: LogStream::Stdout };
-    let err = LogPipe { log: Arc::clone(&log), stream: LogStream::Stderr };
-    let mut session = LazySession::new(session_maker(context));
-    prefetch_assets(context, &mut session);
-    GuestState::new(&version.inputs, out, err, session, outbound_client(context, log))
+/// Makes a guest that has no request yet.
+pub(super) fn new_guest(worker: &WorkerContext, version: &LoadedVersion) -> GuestState {
+    let early_use = EarlyUse::default();
+    let log =
+        RequestLog::new(&worker.log_sink, version.key, version.limits.log_bytes, &version.secrets, early_use.clone());
+    GuestState::new(&version.inputs, log, early_use)
 }
 
-/// Prepares a guest that has served before for another request.
-pub(super) fn reuse_guest(context: &RequestContext, guest: &mut GuestState) {
+/// Gives a guest its next request. It may be new, or have served before.
+pub(super) fn begin_request(context: &RequestContext, guest: &mut GuestState) {
     if let Some(session) = guest.gpu.begin_again(session_maker(context)) {
         context.usage.set_session(session);
     }
-    prefetch_assets(context, &mut guest.gpu);
     if let Some(log) = guest.log().cloned() {
-        guest.start_next_request(outbound_client(context, log));
+        guest.begin_request(outbound_client(context, log));
     }
+    prefetch_assets(context, &mut guest.gpu);
 }
 
 /// Returns the function that makes the guest's session. It is called when the guest first uses the GPU.

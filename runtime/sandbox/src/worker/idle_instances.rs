@@ -1,28 +1,32 @@
-//! Instances that wait for their next request, of versions with `instance_reuse`.
+//! Instances that wait for a request: those that have served one, of versions with `instance_reuse`, and those that were
+//! prepared ([`crate::worker::preparation`]).
 //!
 //! Each keeps its memory, its GPU resources and its instance permit. The longest idle instance is evicted when a
 //! request waits for a permit, when GPU memory is wanted, or when together they exceed a limit of this file. Instances
 //! of an unloaded version are evicted too. An idle instance must never make a request wait.
 
 use crate::guest::GuestState;
+use crate::worker::version::Handler;
 use gannet_base::hop::VersionKey;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::Store;
-use wasmtime_wasi_http::p2::bindings::Proxy;
 
 /// The most idle instances of a worker.
 const INSTANCES_MAX: usize = 64;
 /// The most linear memory that they may have together.
 const MEMORY_BYTES_MAX: usize = 1 << 30;
 
-/// An instance between two requests. The order of the fields frees its memory before its permit.
+/// An instance that waits for a request. The order of the fields frees its memory before its permit.
 pub(crate) struct IdleInstance {
     pub(crate) store: Store<GuestState>,
-    pub(crate) proxy: Proxy,
+    pub(crate) handler: Handler,
     pub(crate) requests_served: u64,
+    /// CPU time that no request has paid for yet: that of its preparation.
+    pub(crate) unpaid_cpu: Duration,
     pub(crate) permit: OwnedSemaphorePermit,
 }
 
@@ -49,14 +53,19 @@ impl IdleInstances {
         self.instances.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the most recently used instance of a version, if there is one.
+    /// Whether a version has an idle instance.
+    pub(crate) fn has(&self, version: VersionKey) -> bool {
+        self.lock().iter().any(|(of, _)| *of == version)
+    }
+
+    /// Takes the instance of a version that became idle last, if there is one.
     pub(crate) fn take(&self, version: VersionKey) -> Option<IdleInstance> {
         let mut instances = self.lock();
         let index = instances.iter().rposition(|(of, _)| *of == version)?;
         instances.remove(index).map(|(_, instance)| instance)
     }
 
-    /// Keeps an instance for its next request.
+    /// Keeps an instance for a request.
     pub(crate) fn keep(&self, version: VersionKey, instance: IdleInstance) {
         let mut instances = self.lock();
         instances.push_back((version, instance));
@@ -78,9 +87,18 @@ impl IdleInstances {
         }
     }
 
-    /// Drops the instance that has been idle longest. Returns whether there was one.
-    pub(crate) fn evict_oldest(&self) -> bool {
+    /// Drops the instance that has been idle longest.
+    fn evict_oldest(&self) {
         let evicted = self.lock().pop_front();
+        drop(evicted);
+    }
+
+    /// Drops the instance that has been idle longest of those with GPU memory. Returns whether there was one.
+    pub(crate) fn evict_oldest_on_gpu(&self) -> bool {
+        let mut instances = self.lock();
+        let index = instances.iter().position(|(_, instance)| instance.store.data().gpu.get().is_some());
+        let evicted = index.and_then(|index| instances.remove(index));
+        drop(instances);
         evicted.is_some()
     }
 

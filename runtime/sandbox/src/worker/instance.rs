@@ -1,5 +1,6 @@
-//! Runs the instance of one request. The instance is fresh, metered and limited, and it is dropped when it is done.
-//! Where the manifest allows reuse, an instance that has served before is used instead, and kept for the next request.
+//! Runs the instance of one request. The instance is fresh, metered and limited, and it is dropped when it is done. It
+//! may have been prepared. Where the manifest allows reuse, an instance that has served before is used instead, and kept
+//! for the next request.
 //!
 //! An instance holds a permit for as long as it has memory, so wasmtime's pool never runs out.
 
@@ -10,43 +11,46 @@ use crate::worker::idle_instances::IdleInstance;
 use crate::worker::request_body::RequestBody;
 use crate::worker::running_guest::{GuestOutcome, GuestResponse, RunningGuest};
 use crate::worker::trap::CpuLimitReached;
-use crate::worker::version::HandlerPre;
-use crate::worker::{guest_setup, trap, wasi_http_0_2, wasi_http_0_3};
+use crate::worker::version::Handler;
+use crate::worker::{guest_setup, preparation, trap, wasi_http_0_2, wasi_http_0_3};
 use gannet_base::hop::{Fault, LogStream};
 use http::Request;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use wasmtime::{Store, UpdateDeadline};
-use wasmtime_wasi_http::p2::bindings::Proxy;
 
-/// The parts of a reused instance, without its store.
-struct ReusedInstance {
-    proxy: Proxy,
+/// The parts of an instance that was idle, without its store.
+struct ReadyInstance {
+    handler: Handler,
     requests_served: u64,
+    unpaid_cpu: Duration,
     permit: OwnedSemaphorePermit,
 }
 
 /// Starts a guest on a request. It runs while its future is polled.
 pub(super) fn start(context: RequestContext, request: Request<RequestBody>) -> RunningGuest {
-    let (mut store, reused) = store(&context);
+    let (mut store, ready) = store(&context);
+    guest_setup::begin_request(&context, store.data_mut());
     limit_cpu_time(&context, &mut store);
     let (cpu, ticker) = (Arc::clone(&context.usage.cpu), Arc::clone(&context.worker.epoch_ticker));
     let (response_sender, response) = oneshot::channel();
-    let future = run(context, store, reused, request, response_sender);
+    let future = run(context, store, ready, request, response_sender);
     RunningGuest { future: Box::pin(MeteredFuture::new(future, cpu, ticker)), response }
 }
 
 /// Takes the store of an idle instance, or makes a new one.
-fn store(context: &RequestContext) -> (Store<GuestState>, Option<ReusedInstance>) {
+fn store(context: &RequestContext) -> (Store<GuestState>, Option<ReadyInstance>) {
     let (worker, version) = (&context.worker, &context.version);
-    let idle = (version.limits.instance_reuse > 1).then(|| worker.idle_instances.take(version.key)).flatten();
-    match idle {
-        Some(IdleInstance { mut store, proxy, requests_served, permit }) => {
-            guest_setup::reuse_guest(context, store.data_mut());
-            (store, Some(ReusedInstance { proxy, requests_served, permit }))
+    match worker.idle_instances.take(version.key) {
+        Some(IdleInstance { store, handler, requests_served, unpaid_cpu, permit }) => {
+            if requests_served == 0 {
+                version.preparation.was_used();
+            }
+            (store, Some(ReadyInstance { handler, requests_served, unpaid_cpu, permit }))
         }
         None => {
-            let mut store = Store::new(&worker.engine, guest_setup::new_guest(context));
+            let mut store = Store::new(&worker.engine, guest_setup::new_guest(worker, version));
             store.limiter(|guest| &mut guest.memory);
             (store, None)
         }
@@ -68,37 +72,31 @@ fn limit_cpu_time(context: &RequestContext, store: &mut Store<GuestState>) {
 async fn run(
     context: RequestContext,
     store: Store<GuestState>,
-    reused: Option<ReusedInstance>,
+    ready: Option<ReadyInstance>,
     request: Request<RequestBody>,
     response_sender: oneshot::Sender<GuestResponse>,
 ) -> GuestOutcome {
     let RequestContext { worker, version, usage, .. } = &context;
-    let (proxy, requests_served, permit) = match reused {
-        Some(ReusedInstance { proxy, requests_served, permit }) => (Some(proxy), requests_served, Some(permit)),
+    let (ready, requests_served, permit) = match ready {
+        Some(ReadyInstance { handler, requests_served, unpaid_cpu, permit }) => {
+            usage.cpu.add(unpaid_cpu);
+            (Some((handler, unpaid_cpu)), requests_served, Some(permit))
+        }
         None => (None, 0, worker.idle_instances.acquire_permit(&worker.instance_permits).await),
     };
     // Declared after the permit, so that a cancelled guest's memory is freed before the permit too.
     let mut store = store;
-    let result = match &version.handler {
-        HandlerPre::Proxy(pre) => {
-            wasi_http_0_2::handle(pre, proxy, &mut store, request, response_sender, usage).await.map(Some)
-        }
-        HandlerPre::Service(pre) => {
-            wasi_http_0_3::handle(pre, &mut store, request, response_sender, usage).await.map(|()| None)
-        }
-    };
+    let result = serve(&context, ready, &mut store, request, response_sender).await;
     let drained = usage.drain().await;
     let requests_served = requests_served + 1;
     let outcome = match result {
         // A guest that leaves work on the GPU, does not respond or was refused memory does not serve again.
-        Ok(Some((proxy, responded)))
-            if requests_served < version.limits.instance_reuse
-                && drained
-                && responded
-                && !store.data().memory.growth_refused =>
+        Ok((handler @ Handler::Proxy(_), true))
+            if requests_served < version.limits.instance_reuse && drained && !store.data().memory.growth_refused =>
         {
             if let Some(permit) = permit {
-                worker.idle_instances.keep(version.key, IdleInstance { store, proxy, requests_served, permit });
+                let unpaid_cpu = Duration::ZERO;
+                worker.keep_idle(version.key, IdleInstance { store, handler, requests_served, unpaid_cpu, permit });
             }
             return Ok(());
         }
@@ -109,6 +107,36 @@ async fn run(
     drop(store);
     drop(permit);
     outcome
+}
+
+/// Calls the guest, in a new instance unless one is `ready` (with the time that it took to prepare it). Returns the
+/// instance, and whether the guest has responded.
+async fn serve(
+    context: &RequestContext,
+    ready: Option<(Handler, Duration)>,
+    store: &mut Store<GuestState>,
+    request: Request<RequestBody>,
+    response_sender: oneshot::Sender<GuestResponse>,
+) -> wasmtime::Result<(Handler, bool)> {
+    let RequestContext { worker, version, usage, .. } = context;
+    let (handler, took) = match ready {
+        Some(ready) => ready,
+        None => {
+            let began = Instant::now();
+            let handler = version.handler.instantiate(store).await?;
+            (handler, began.elapsed())
+        }
+    };
+    usage.guest_starts();
+    preparation::prepare_next(worker, version, took);
+    let responded = match &handler {
+        Handler::Proxy(proxy) => wasi_http_0_2::handle(proxy, store, request, response_sender).await?,
+        Handler::Service(service) => {
+            wasi_http_0_3::handle(service, store, request, response_sender).await?;
+            true
+        }
+    };
+    Ok((handler, responded))
 }
 
 /// Logs a trap and returns its fault. The log has the backtrace, which is for the function's author.

@@ -27,6 +27,8 @@ mod instance;
 mod running_guest;
 mod guest_setup;
 mod idle_instances;
+mod preparation_limit;
+mod preparation;
 mod cpu_time;
 mod epoch_ticker;
 mod wasi_http_0_2;
@@ -94,7 +96,7 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
         });
         if let Ok(device) = &worker.device {
             let idle_instances = Arc::downgrade(&worker.idle_instances);
-            device.on_memory_pressure(move || idle_instances.upgrade().is_some_and(|idle| idle.evict_oldest()));
+            device.on_memory_pressure(move || idle_instances.upgrade().is_some_and(|idle| idle.evict_oldest_on_gpu()));
         }
         let gpu = worker.device.as_ref().ok().map(|device| device.gpu().name.clone());
         worker.control.send(&FromWorker::Ready { confinement, gpu }, &[]).await.map_err(io::Error::other)?;

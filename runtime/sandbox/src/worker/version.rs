@@ -1,9 +1,11 @@
 //! A loaded version. Its compiled component is read and linked once, so that a request only has to instantiate it.
 //!
-//! In: descriptors that the front door sends, and a link in the worker's folder to the same compiled component. Only the builder writes the compiled component. A file that a tenant can
-//! write must never be loaded as one, because compiled code is trusted.
+//! In: descriptors that the front door sends, and a link in the worker's folder to the same compiled component. Only the
+//! builder writes the compiled component. A file that a tenant can write must never be loaded as one, because compiled
+//! code is trusted.
 
 use crate::guest::{GuestInputs, GuestState};
+use crate::worker::preparation_limit::PreparationLimit;
 use gannet_base::hop::{Bundle, BundleKernel, RunLimits, VersionKey};
 use gannet_host_gpu::asset::AssetPin;
 use gannet_host_gpu::kernel::DeclaredKernel;
@@ -13,10 +15,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
-use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
-use wasmtime_wasi_http::p3::bindings::ServicePre;
+use wasmtime::{Engine, Store};
+use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
+use wasmtime_wasi_http::p3::bindings::{Service, ServicePre};
 
 /// A larger bundle is cut off and fails. It holds many kernels of up to 256 KiB.
 const BUNDLE_BYTES_MAX: u64 = 64 << 20;
@@ -33,6 +35,22 @@ pub(crate) enum HandlerPre {
     Service(ServicePre<GuestState>),
 }
 
+/// An instance of a component, through the handler that it exports.
+pub(crate) enum Handler {
+    Proxy(Proxy),
+    Service(Service),
+}
+
+impl HandlerPre {
+    /// Makes an instance. Its store limits what the code may use that runs meanwhile.
+    pub(crate) async fn instantiate(&self, store: &mut Store<GuestState>) -> wasmtime::Result<Handler> {
+        Ok(match self {
+            Self::Proxy(pre) => Handler::Proxy(pre.instantiate_async(store).await?),
+            Self::Service(pre) => Handler::Service(pre.instantiate_async(store).await?),
+        })
+    }
+}
+
 /// A version that is ready to be instantiated.
 pub(crate) struct LoadedVersion {
     pub(crate) key: VersionKey,
@@ -47,6 +65,7 @@ pub(crate) struct LoadedVersion {
     /// Values that must not appear in a log, the longest first.
     pub(crate) secrets: Arc<[String]>,
     pub(crate) limits: RunLimits,
+    pub(crate) preparation: PreparationLimit,
 }
 
 /// Loads a version from its descriptors. Errors are for the operator's log.
@@ -94,6 +113,7 @@ pub(crate) fn load(
         pinned_assets: Mutex::default(),
         secrets,
         limits: bundle.limits,
+        preparation: PreparationLimit::default(),
     })
 }
 

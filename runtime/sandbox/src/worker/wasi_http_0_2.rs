@@ -1,28 +1,24 @@
-//! Calls a guest through `wasi:http/incoming-handler` 0.2, in a fresh instance or in one that has served before.
+//! Calls a guest through `wasi:http/incoming-handler` 0.2.
 
 use crate::guest::GuestState;
 use crate::worker::request_body::RequestBody;
 use crate::worker::running_guest::GuestResponse;
-use crate::worker::usage::RequestUsage;
 use http::Request;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::oneshot;
 use wasmtime::Store;
 use wasmtime_wasi_http::WasiHttpView;
+use wasmtime_wasi_http::p2::bindings::Proxy;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
-use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 
-/// Instantiates the component, unless `instance` is given, and calls it. Returns the instance, and whether the guest
-/// has responded.
+/// Calls the guest. Returns whether it has responded.
 pub(super) async fn handle(
-    pre: &ProxyPre<GuestState>,
-    instance: Option<Proxy>,
+    instance: &Proxy,
     store: &mut Store<GuestState>,
     request: Request<RequestBody>,
     response_sender: oneshot::Sender<GuestResponse>,
-    usage: &RequestUsage,
-) -> wasmtime::Result<(Proxy, bool)> {
+) -> wasmtime::Result<bool> {
     let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
     let responded = Arc::new(AtomicBool::new(false));
     let responded_in_callback = Arc::clone(&responded);
@@ -31,11 +27,6 @@ pub(super) async fn handle(
         // The receiver was dropped if the deadline has passed.
         let _ = response_sender.send(response.map_err(|code| format!("{code:?}")));
     })?;
-    let instance = match instance {
-        Some(instance) => instance,
-        None => pre.instantiate_async(&mut *store).await?,
-    };
-    usage.guest_starts();
     instance.wasi_http_incoming_handler().call_handle(&mut *store, request, outparam).await?;
-    Ok((instance, responded.load(Ordering::Relaxed)))
+    Ok(responded.load(Ordering::Relaxed))
 }

@@ -7,7 +7,6 @@
 use crate::guest::GuestState;
 use crate::worker::request_body::RequestBody;
 use crate::worker::running_guest::GuestResponse;
-use crate::worker::usage::RequestUsage;
 use bytes::Bytes;
 use http::Request;
 use http_body::{Body, Frame, SizeHint};
@@ -17,19 +16,16 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 use wasmtime::Store;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use wasmtime_wasi_http::p3::bindings::ServicePre;
+use wasmtime_wasi_http::p3::bindings::Service;
 use wasmtime_wasi_http::{Error, WasiHttpView, p3};
 
-/// Instantiates and calls the guest, and runs its tasks until the body of its response has been read to its end.
+/// Calls the guest, and runs its tasks until the body of its response has been read to its end.
 pub(super) async fn handle(
-    pre: &ServicePre<GuestState>,
+    service: &Service,
     store: &mut Store<GuestState>,
     request: Request<RequestBody>,
     response_sender: oneshot::Sender<GuestResponse>,
-    usage: &RequestUsage,
 ) -> wasmtime::Result<()> {
-    let service = pre.instantiate_async(&mut *store).await?;
-    usage.guest_starts();
     // The second value reports how the transfer of the request's body ends. It is not needed: the guest has its own
     // future for that.
     let (request, _transferred) = p3::Request::from_http(store.data_mut().http().hooks, request);
