@@ -109,7 +109,7 @@ async fn run(
     outcome
 }
 
-/// Calls the guest, in a new instance unless one is `ready` (with the time that it took to prepare it). Returns the
+/// Calls the guest, in a new instance unless one is `ready` (with the CPU time of its preparation). Returns the
 /// instance, and whether the guest has responded.
 async fn serve(
     context: &RequestContext,
@@ -119,16 +119,18 @@ async fn serve(
     response_sender: oneshot::Sender<GuestResponse>,
 ) -> wasmtime::Result<(Handler, bool)> {
     let RequestContext { worker, version, usage, .. } = context;
-    let (handler, took) = match ready {
-        Some(ready) => ready,
+    let (handler, worthwhile) = match ready {
+        Some((handler, took)) => (handler, preparation::is_worthwhile(|| took, took)),
         None => {
             let began = Instant::now();
             let handler = version.handler.instantiate(store).await?;
-            (handler, began.elapsed())
+            (handler, preparation::is_worthwhile(|| Duration::from_nanos(usage.cpu.used_now_ns()), began.elapsed()))
         }
     };
     usage.guest_starts();
-    preparation::prepare_next(worker, version, took);
+    if worthwhile {
+        preparation::prepare_next(worker, version);
+    }
     let responded = match &handler {
         Handler::Proxy(proxy) => wasi_http_0_2::handle(proxy, store, request, response_sender).await?,
         Handler::Service(service) => {

@@ -29,11 +29,16 @@ const TIME_MAX: Duration = Duration::from_secs(1);
 /// With fewer permits free, the worker is busy, and requests need them.
 const PERMITS_LEFT_MIN: usize = INSTANCES_MAX as usize / 4;
 
-/// Begins to prepare the next instance of a version, if the last one took long enough.
-pub(super) fn prepare_next(worker: &Arc<WorkerContext>, version: &Arc<LoadedVersion>, last_took: Duration) {
+/// Whether an instance took so long to make that the next one should be prepared. Its CPU time decides, because on a busy
+/// machine every instance takes long. It is read only if the time on the clock was long too: reading it is slower.
+pub(super) fn is_worthwhile(cpu: impl FnOnce() -> Duration, elapsed: Duration) -> bool {
+    elapsed >= WORTHWHILE && cpu() >= WORTHWHILE
+}
+
+/// Begins to prepare the next instance of a version, unless it has one.
+pub(super) fn prepare_next(worker: &Arc<WorkerContext>, version: &Arc<LoadedVersion>) {
     // Where instances are reused, few are made.
-    let is_wanted = last_took >= WORTHWHILE && version.limits.instance_reuse <= 1;
-    if !is_wanted || worker.idle_instances.has(version.key) {
+    if version.limits.instance_reuse > 1 || worker.idle_instances.has(version.key) {
         return;
     }
     let permits = &worker.instance_permits;
