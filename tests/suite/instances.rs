@@ -11,9 +11,10 @@ fn server() -> Server {
 /// Requests of one version that make sure that every kind of instance has served: more than may be prepared in vain.
 const REQUESTS: usize = 20;
 
-/// Deploys a guest that computes for some milliseconds while it is instantiated, and then does what `start` says.
+/// Deploys a guest that computes for a millisecond or more while it is instantiated, and then does what `start` says.
 fn deploy(server: &Server, name: &str, start: &str) {
-    let manifest = format!("[env]\nSTART = \"{start}\"\n[limits]\ncpu_ms = 300\n");
+    let cpu_ms = if start == "loop" { 300 } else { 10_000 };
+    let manifest = format!("[env]\nSTART = \"{start}\"\n[limits]\ncpu_ms = {cpu_ms}\nmemory_mib = 512\n");
     let made = server.put(KEY, "faulty", name, &manifest, "");
     assert_eq!(made.status, 201, "{}", made.text());
 }
@@ -28,17 +29,12 @@ fn an_instance_may_be_made_before_its_request_which_pays_for_it() {
     deploy(&server, "ready", "");
     let mut prepared = 0;
     wait_until("instances were made before their requests came", || {
-        let before = now_us();
-        let answer = server.call("ready", "/started", b"");
-        let text = answer.text();
-        let words: Vec<&str> = text.split(' ').collect();
-        assert_eq!(words[..2], ["1", "true"], "each request has a fresh instance: {text}");
-        prepared += usize::from(words[2].parse::<u128>().unwrap() < before);
-        // Its code needs more CPU time than this on any machine.
-        let receipt = server.receipt(&answer);
-        assert!(receipt["guest_us"].as_u64().unwrap() > 1000, "{receipt}");
+        prepared += usize::from(was_prepared(&server, "ready"));
         prepared >= REQUESTS
     });
+    // A new version of the same name has instances of its own.
+    deploy(&server, "ready", "gpu");
+    assert!(!was_prepared(&server, "ready"));
 }
 
 #[test]
@@ -57,6 +53,30 @@ fn what_a_guest_does_when_it_is_made_belongs_to_its_request() {
         assert!(answer.text().starts_with("1 true "), "the GPU refused it: {}", answer.text());
         let receipt = server.receipt(&answer);
         assert!(receipt["gpu_memory_peak_bytes"].as_u64().unwrap() > 0, "{receipt}");
+    }
+}
+
+/// Calls a guest that was deployed with [`deploy`]. Returns whether its instance was made before the request.
+fn was_prepared(server: &Server, name: &str) -> bool {
+    let before = now_us();
+    let answer = server.call(name, "/started", b"");
+    let text = answer.text();
+    let words: Vec<&str> = text.split(' ').collect();
+    assert_eq!(words[..2], ["1", "true"], "each request has a fresh instance: {text}");
+    // Making the instance needs more CPU time than this on any machine, and it is on the bill of its request.
+    let receipt = server.receipt(&answer);
+    assert!(receipt["guest_us"].as_u64().unwrap() > 200, "{receipt}");
+    words[2].parse::<u128>().unwrap() < before
+}
+
+#[test]
+fn an_instance_that_takes_too_much_is_not_prepared() {
+    let server = server();
+    for start in ["long", "wait", "hoard"] {
+        deploy(&server, start, start);
+        for _ in 0..4 {
+            assert!(!was_prepared(&server, start), "{start}");
+        }
     }
 }
 

@@ -42,14 +42,20 @@ thread_local! {
     static STARTED: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Runs while an instance is made. Computes for some milliseconds, and then does what the environment variable `START`
+/// Runs this many times 300,000 dependent divisions.
+fn compute(times: u64) {
+    let mut value = u64::MAX;
+    for step in 1..=times * 300_000 {
+        value = std::hint::black_box(value / std::hint::black_box(step) + u64::MAX / 2);
+    }
+}
+
+/// Runs while an instance is made. Computes for a millisecond or more, and then does what the environment variable `START`
 /// says. Without it nothing happens.
 #[unsafe(export_name = "_initialize")]
 extern "C" fn start() {
     let Ok(asked) = std::env::var("START") else { return };
-    for step in 0..5_000_000 {
-        std::hint::black_box(step);
-    }
+    compute(1);
     let done = match asked.as_str() {
         "print" => {
             println!("printed at start");
@@ -61,6 +67,18 @@ extern "C" fn start() {
         "loop" => loop {
             std::hint::black_box(());
         },
+        "long" => {
+            compute(300);
+            true
+        }
+        "wait" => {
+            std::thread::sleep(Duration::from_millis(500));
+            true
+        }
+        "hoard" => {
+            std::hint::black_box(vec![1u8; 200 << 20]);
+            true
+        }
         _ => true,
     };
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

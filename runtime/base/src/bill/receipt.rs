@@ -40,8 +40,9 @@ pub enum GpuClock {
 
 /// What a request was, used and cost. Times are in microseconds, GPU time in nanoseconds.
 ///
-/// `admit_us + start_us + guest_us + gpu_wait_us + io_us + respond_us` is `wall_us`, except for time in which the
-/// processor was busy with something else.
+/// `admit_us + start_us + guest_us + gpu_wait_us + io_us + respond_us` is `wall_us`, with two exceptions: time in which
+/// the processor was busy with something else, and the CPU time of making the instance, which is in `guest_us` and may
+/// have passed before the request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Receipt {
     /// The request's id.

@@ -20,6 +20,16 @@ impl MemoryLimit {
         Self { limit: usize::try_from(bytes).unwrap_or(usize::MAX), used: 0, growth_refused: false }
     }
 
+    /// Lowers the limit, where it is higher.
+    pub(crate) fn lower_limit(&mut self, bytes: usize) {
+        self.limit = self.limit.min(bytes);
+    }
+
+    /// Sets the limit again.
+    pub(crate) fn set_limit(&mut self, bytes: u64) {
+        self.limit = usize::try_from(bytes).unwrap_or(usize::MAX);
+    }
+
     /// The limit, in bytes.
     pub(crate) fn limit(&self) -> usize {
         self.limit

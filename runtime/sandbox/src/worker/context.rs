@@ -50,11 +50,12 @@ impl WorkerContext {
     }
 
     /// Keeps an instance for a request of its version.
-    pub(super) fn keep_idle(&self, version: VersionKey, instance: IdleInstance) {
-        self.idle_instances.keep(version, instance);
+    pub(super) fn keep_idle(&self, version: &Arc<LoadedVersion>, instance: IdleInstance) {
+        self.idle_instances.keep(version.key, instance);
         // Checked after it was added: an unload after this check finds the instance itself.
-        if !self.versions().contains_key(&version) {
-            self.idle_instances.evict_version(version);
+        let is_loaded = self.versions().get(&version.key).is_some_and(|loaded| Arc::ptr_eq(loaded, version));
+        if !is_loaded {
+            self.idle_instances.evict_version(version.key);
         }
     }
 }

@@ -29,6 +29,7 @@ pub(super) fn begin_request(context: &RequestContext, guest: &mut GuestState) {
     if let Some(session) = guest.gpu.begin_again(session_maker(context)) {
         context.usage.set_session(session);
     }
+    guest.memory.set_limit(context.version.inputs.memory_bytes);
     if let Some(log) = guest.log().cloned() {
         guest.begin_request(outbound_client(context, log));
     }

@@ -44,9 +44,7 @@ fn store(context: &RequestContext) -> (Store<GuestState>, Option<ReadyInstance>)
     let (worker, version) = (&context.worker, &context.version);
     match worker.idle_instances.take(version.key) {
         Some(IdleInstance { store, handler, requests_served, unpaid_cpu, permit }) => {
-            if requests_served == 0 {
-                version.preparation.was_used();
-            }
+            version.preparation.paid(unpaid_cpu);
             (store, Some(ReadyInstance { handler, requests_served, unpaid_cpu, permit }))
         }
         None => {
@@ -96,7 +94,7 @@ async fn run(
         {
             if let Some(permit) = permit {
                 let unpaid_cpu = Duration::ZERO;
-                worker.keep_idle(version.key, IdleInstance { store, handler, requests_served, unpaid_cpu, permit });
+                worker.keep_idle(version, IdleInstance { store, handler, requests_served, unpaid_cpu, permit });
             }
             return Ok(());
         }
@@ -120,11 +118,17 @@ async fn serve(
 ) -> wasmtime::Result<(Handler, bool)> {
     let RequestContext { worker, version, usage, .. } = context;
     let (handler, worthwhile) = match ready {
-        Some((handler, took)) => (handler, preparation::is_worthwhile(|| took, took)),
+        Some((handler, took)) => (handler, preparation::is_worthwhile(took)),
         None => {
             let began = Instant::now();
             let handler = version.handler.instantiate(store).await?;
-            (handler, preparation::is_worthwhile(|| Duration::from_nanos(usage.cpu.used_now_ns()), began.elapsed()))
+            // On a busy machine every instance takes long, so the CPU time decides. Reading it is slower.
+            let worthwhile = preparation::is_worthwhile(began.elapsed()) && {
+                let took = Duration::from_nanos(usage.cpu.used_now_ns());
+                version.preparation.made_by_request(took);
+                preparation::is_worthwhile(took)
+            };
+            (handler, worthwhile)
         }
     };
     usage.guest_starts();

@@ -65,7 +65,14 @@ pub(crate) struct LoadedVersion {
     /// Values that must not appear in a log, the longest first.
     pub(crate) secrets: Arc<[String]>,
     pub(crate) limits: RunLimits,
-    pub(crate) preparation: PreparationLimit,
+    pub(crate) preparation: Arc<PreparationLimit>,
+}
+
+impl LoadedVersion {
+    /// Whether an instance may serve several requests. Those of `wasi:http` 0.3 never do.
+    pub(crate) fn reuses_instances(&self) -> bool {
+        self.limits.instance_reuse > 1 && matches!(self.handler, HandlerPre::Proxy(_))
+    }
 }
 
 /// Loads a version from its descriptors. Errors are for the operator's log.
@@ -113,7 +120,7 @@ pub(crate) fn load(
         pinned_assets: Mutex::default(),
         secrets,
         limits: bundle.limits,
-        preparation: PreparationLimit::default(),
+        preparation: Arc::default(),
     })
 }
 
