@@ -15,7 +15,7 @@ fn bytes(seed: u8, length: usize) -> Vec<u8> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(bytes))
 }
 
 fn sum(bytes: &[u8]) -> u32 {

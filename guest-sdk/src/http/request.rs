@@ -77,10 +77,7 @@ impl Request {
     /// ```
     pub fn query(&self, name: &str) -> Option<String> {
         let (_, query) = self.target.split_once('?')?;
-        query.split('&').find_map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (percent_decode(key) == name).then(|| percent_decode(value))
-        })
+        form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
     }
 
     /// The value of the first header with this name, regardless of case; `None` if there is none or it is not UTF-8.
@@ -139,31 +136,4 @@ fn read_whole(body: &IncomingBody) -> io::Result<Vec<u8>> {
             Err(StreamError::LastOperationFailed(error)) => return Err(io::Error::other(error.to_debug_string())),
         }
     }
-}
-
-/// Decodes the percent-encoding of a query; `+` is a space. Invalid escapes stay as they are.
-fn percent_decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut rest = bytes;
-    while let Some((first, after)) = rest.split_first() {
-        let escaped = match after {
-            [high, low, ..] if *first == b'%' => char::from(*high)
-                .to_digit(16)
-                .zip(char::from(*low).to_digit(16))
-                .and_then(|(h, l)| u8::try_from(h * 16 + l).ok()),
-            _ => None,
-        };
-        match escaped {
-            Some(byte) => {
-                out.push(byte);
-                rest = after.get(2..).unwrap_or_default();
-            }
-            None => {
-                out.push(if *first == b'+' { b' ' } else { *first });
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }

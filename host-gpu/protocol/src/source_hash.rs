@@ -18,8 +18,7 @@ mod tests {
 
     #[test]
     fn the_hash_stays_as_it_is_because_quarantine_records_are_kept_on_disk() {
-        let hex: String =
-            source_hash("@compute fn main() {}", "main").iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hex::encode(source_hash("@compute fn main() {}", "main"));
         assert_eq!(hex, "ea761953e824b11b31647422f13a020f219fbbbc372a884e8ee23fe7b4c97b9c");
     }
 }

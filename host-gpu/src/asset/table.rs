@@ -11,8 +11,8 @@ use crate::error::Error;
 use crate::executor::Executor;
 use crate::memory::MemoryQuota;
 use crate::usage::Usage;
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use lru::LruCache;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use tokio::sync::watch;
 
@@ -22,17 +22,16 @@ type UploadState = Option<Result<Arc<ResidentAsset>, Error>>;
 #[derive(Debug)]
 enum Residency {
     Uploading(watch::Receiver<UploadState>),
-    /// The asset on the GPU, and when it was last used, in ticks of the table's clock.
-    Resident(Arc<ResidentAsset>, u64),
+    /// The asset is on the GPU.
+    Resident(Arc<ResidentAsset>),
 }
 
 /// The assets of one device by digest.
 #[derive(Debug)]
 pub(crate) struct AssetTable {
     uploader: Uploader,
-    entries: Mutex<HashMap<String, Residency>>,
-    /// Counts uses of assets, to find the least recently used.
-    clock: AtomicU64,
+    /// In the order of their last use. Memory limits them, not their number.
+    entries: Mutex<LruCache<String, Residency>>,
     /// Called when memory is short and no asset can be evicted.
     last_resort: LastResort,
 }
@@ -61,8 +60,7 @@ impl AssetTable {
     pub(crate) fn new(executor: Arc<Executor>, memory: &Arc<MemoryQuota>) -> Arc<Self> {
         let table = Arc::new(Self {
             uploader: Uploader::new(executor, Arc::clone(memory)),
-            entries: Mutex::default(),
-            clock: AtomicU64::new(0),
+            entries: Mutex::new(LruCache::unbounded()),
             last_resort: LastResort::default(),
         });
         let weak: Weak<Self> = Arc::downgrade(&table);
@@ -85,7 +83,7 @@ impl AssetTable {
         &self.uploader
     }
 
-    fn entries(&self) -> MutexGuard<'_, HashMap<String, Residency>> {
+    fn entries(&self) -> MutexGuard<'_, LruCache<String, Residency>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -115,11 +113,14 @@ impl AssetTable {
 
     /// Evicts unused assets for whose digest `wanted` returns false.
     pub(crate) fn forget(&self, wanted: impl Fn(&str) -> bool) {
-        let unwanted = |digest: &String, slot: &mut Residency| match slot {
-            Residency::Resident(resident, _) => resident.is_unused() && !wanted(digest),
-            Residency::Uploading(_) => false,
+        let unwanted = |(digest, slot): (&String, &Residency)| match slot {
+            Residency::Resident(resident) if resident.is_unused() && !wanted(digest) => Some(digest.clone()),
+            _ => None,
         };
-        let gone: Vec<_> = self.entries().extract_if(unwanted).collect();
+        let mut entries = self.entries();
+        let digests: Vec<String> = entries.iter().filter_map(unwanted).collect();
+        let gone: Vec<_> = digests.iter().filter_map(|digest| entries.pop(digest)).collect();
+        drop(entries);
         drop(gone);
     }
 
@@ -131,12 +132,11 @@ impl AssetTable {
         {
             let mut entries = self.entries();
             while freed < wanted {
-                let unused = entries.iter().filter_map(|(digest, slot)| match slot {
-                    Residency::Resident(resident, used) if resident.is_unused() => Some((*used, digest)),
-                    _ => None,
-                });
-                let Some(digest) = unused.min().map(|(_, digest)| digest.clone()) else { break };
-                let Some(Residency::Resident(resident, _)) = entries.remove(&digest) else { break };
+                let unused = |slot: &Residency| matches!(slot, Residency::Resident(asset) if asset.is_unused());
+                // The least recently used is the last.
+                let Some((digest, _)) = entries.iter().rev().find(|(_, slot)| unused(slot)) else { break };
+                let digest = digest.clone();
+                let Some(Residency::Resident(resident)) = entries.pop(&digest) else { break };
                 freed += resident.bytes();
                 gone.push(resident);
             }
@@ -148,8 +148,8 @@ impl AssetTable {
     /// Returns the number of assets on the GPU, and their size.
     pub(crate) fn totals(&self) -> ResidentTotals {
         let entries = self.entries();
-        let there = entries.values().filter_map(|slot| match slot {
-            Residency::Resident(resident, _) => Some(resident.bytes()),
+        let there = entries.iter().filter_map(|(_, slot)| match slot {
+            Residency::Resident(resident) => Some(resident.bytes()),
             Residency::Uploading(_) => None,
         });
         there.fold(ResidentTotals::default(), |sum, bytes| ResidentTotals {
@@ -165,18 +165,14 @@ impl AssetTable {
         asset: &Arc<AssetFile>,
         payer: Option<&Arc<Usage>>,
     ) -> Result<Arc<ResidentAsset>, watch::Receiver<UploadState>> {
-        let now = self.clock.fetch_add(1, Ordering::Relaxed);
         let mut entries = self.entries();
-        match entries.get_mut(asset.digest()) {
-            Some(Residency::Resident(resident, used)) => {
-                *used = now;
-                return Ok(Arc::clone(resident));
-            }
+        match entries.get(asset.digest()) {
+            Some(Residency::Resident(resident)) => return Ok(Arc::clone(resident)),
             Some(Residency::Uploading(receiver)) => return Err(receiver.clone()),
             None => {}
         }
         let (sender, receiver) = watch::channel(None);
-        entries.insert(asset.digest().to_owned(), Residency::Uploading(receiver.clone()));
+        entries.put(asset.digest().to_owned(), Residency::Uploading(receiver.clone()));
         drop(entries);
         let (table, asset, payer) = (Arc::clone(self), Arc::clone(asset), payer.cloned());
         let paid = payer.as_ref().and_then(|payer| payer.uploads.begin());
@@ -193,7 +189,7 @@ impl AssetTable {
                 if sender.receiver_count() > 1 {
                     return true;
                 }
-                entries.remove(asset.digest());
+                entries.pop(asset.digest());
                 given_up.store(true, Ordering::Relaxed);
                 false
             };
@@ -201,11 +197,9 @@ impl AssetTable {
             if !given_up.into_inner() {
                 let mut entries = table.entries();
                 match &result {
-                    Ok(resident) => {
-                        entries.insert(asset.digest().to_owned(), Residency::Resident(Arc::clone(resident), now))
-                    }
+                    Ok(resident) => entries.put(asset.digest().to_owned(), Residency::Resident(Arc::clone(resident))),
                     // The next request for the asset tries again.
-                    Err(_) => entries.remove(asset.digest()),
+                    Err(_) => entries.pop(asset.digest()),
                 };
             }
             sender.send_replace(Some(result));

@@ -22,6 +22,7 @@ pub mod quota;
 pub mod hop;
 pub mod records;
 pub mod bill;
+pub mod log_line;
 
 // Responses to clients.
 pub mod headers;

@@ -10,6 +10,7 @@
 use crate::manifest;
 use crate::manifest::Manifest;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// An entry of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +66,20 @@ macro_rules! limits {
             )*
         }
 
+        impl TenantLimits {
+            /// Returns all limits by their names.
+            pub fn by_name(&self) -> BTreeMap<String, u64> {
+                [$( (stringify!($name).to_owned(), self.$name), )*].into()
+            }
+        }
+
         impl LimitsChoice {
+            /// Returns the limits that are set here, by their names.
+            pub fn by_name(&self) -> BTreeMap<String, u64> {
+                let pairs = [$( (stringify!($name), self.$name), )*];
+                pairs.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+            }
+
             /// Returns the limits that are out of range.
             pub fn check(&self) -> Vec<OutOfRange> {
                 let mut wrong = Vec::new();

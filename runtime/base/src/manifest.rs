@@ -211,7 +211,7 @@ impl Manifest {
             return Err(ManifestError(format!("{section} must be an object or null")));
         }
         let mut value = serde_json::to_value(self).map_err(|error| ManifestError(error.to_string()))?;
-        merge(&mut value, &serde_json::Value::Object(patch.clone()), 0)?;
+        json_patch::merge(&mut value, &serde_json::Value::Object(patch.clone()));
         let next: Self = serde_json::from_value(value).map_err(|error| ManifestError(error.to_string()))?;
         next.check()?;
         Ok(next)
@@ -317,30 +317,6 @@ pub fn is_secret_name(name: &str) -> bool {
 
 /// The rule that [`is_secret_name`] checks, for error texts.
 pub const SECRET_NAME_RULE: &str = "a secret's name has 1 to 64 letters, digits and _, no digit first";
-
-/// Applies a JSON merge patch (RFC 7396).
-fn merge(target: &mut serde_json::Value, patch: &serde_json::Value, depth: u32) -> Result<(), ManifestError> {
-    use serde_json::Value;
-    if depth > 8 {
-        return Err(ManifestError("the patch is nested too deeply".into()));
-    }
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return Ok(());
-    };
-    if !target.is_object() {
-        *target = Value::Object(serde_json::Map::new());
-    }
-    let Value::Object(fields) = target else { return Ok(()) };
-    for (key, value) in patch {
-        if value.is_null() {
-            fields.remove(key);
-        } else {
-            merge(fields.entry(key.clone()).or_insert(Value::Null), value, depth + 1)?;
-        }
-    }
-    Ok(())
-}
 
 /// Describes an error of the parser. If it is about an unknown key, the text names the nearest known key.
 fn explain(error: &toml::de::Error) -> String {

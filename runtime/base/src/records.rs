@@ -186,7 +186,7 @@ impl VersionRecord {
                 hash.update(part);
             }
         }
-        let seen: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let seen = hex::encode(hash.finalize().get(..16).unwrap_or_default());
         format!("{}.{seen}", self.digest)
     }
 

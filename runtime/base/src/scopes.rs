@@ -1,6 +1,7 @@
 //! Scopes: what a key allows.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use utoipa::ToSchema;
 
 /// The scopes of a caller.
@@ -64,4 +65,15 @@ pub enum ScopeName {
     Deploy,
     /// Everything else in the tenant: keys, secrets, the audit log.
     Admin,
+}
+
+impl fmt::Display for ScopeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Invoke => "invoke",
+            Self::Read => "read",
+            Self::Deploy => "deploy",
+            Self::Admin => "admin",
+        })
+    }
 }

@@ -1,49 +1,68 @@
-//! Prints the server's JSON: a list as a table, an object as one line for each field, or either as JSON.
+//! A response of the control API: the server's JSON, and the type with which a command reads it.
+//!
+//! `--json` prints what the server sent, with fields that this version of the command does not know.
 
+use crate::failure::{Failure, Outcome};
 use crate::printer;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::fmt::Display;
+use std::marker::PhantomData;
 
-/// Returns a field that is text, empty if there is none.
-pub fn text<'a>(object: &'a Value, name: &str) -> &'a str {
-    object.get(name).and_then(Value::as_str).unwrap_or_default()
+/// A successful response whose body is a `T`.
+#[derive(Debug)]
+pub struct Answer<T> {
+    json: Value,
+    view: PhantomData<fn() -> T>,
 }
 
-/// Returns a field as a table shows it, `-` if it is missing or null. A list becomes its items, joined by commas.
-pub fn field(object: &Value, name: &str) -> String {
-    match object.get(name) {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Null) | None => "-".into(),
-        Some(Value::Array(items)) => {
-            let items = items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), ToOwned::to_owned));
-            items.collect::<Vec<_>>().join(",")
+impl<T: DeserializeOwned> Answer<T> {
+    pub fn new(json: Value) -> Self {
+        Self { json, view: PhantomData }
+    }
+
+    /// Reads the response.
+    ///
+    /// # Errors
+    /// The server is of another version, and its response has other fields.
+    pub fn view(&self) -> Result<T, Failure> {
+        T::deserialize(&self.json)
+            .map_err(|error| Failure::server("the server's response has an unknown form").because(error))
+    }
+
+    /// Prints the response as JSON, or shows what it says.
+    pub fn print(&self, as_json: bool, show: impl FnOnce(T)) -> Outcome {
+        if as_json {
+            printer::json(&self.json);
+        } else {
+            show(self.view().map_err(|failure| failure.hint("--json prints the response as it is"))?);
         }
-        Some(other) => other.to_string(),
+        Ok(())
+    }
+
+    /// Prints the response as JSON, or as one line for each of its fields.
+    pub fn print_fields(&self, as_json: bool) {
+        if as_json {
+            printer::json(&self.json);
+            return;
+        }
+        for (name, value) in self.json.as_object().into_iter().flatten() {
+            let value = match value {
+                Value::String(text) => text.clone(),
+                Value::Null => optional::<&str>(None),
+                other => other.to_string(),
+            };
+            printer::line(&format!("{name:22} {value}"));
+        }
     }
 }
 
-/// Returns the objects in the list `list` of a response.
-pub fn items<'a>(answer: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> {
-    answer.get(list).and_then(Value::as_array).into_iter().flatten()
+/// Formats a value for a table, `-` if there is none.
+pub fn optional<T: Display>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".into(), |value| value.to_string())
 }
 
-/// Prints the response as JSON, or its list `list` as a table with the fields `columns` under `head`.
-pub fn print_list(answer: &Value, json: bool, list: &str, head: &[&str], columns: &[&str]) {
-    if json {
-        printer::json(answer);
-        return;
-    }
-    let row = |item: &Value| columns.iter().map(|column| field(item, column)).collect();
-    let rows: Vec<Vec<String>> = items(answer, list).map(row).collect();
-    printer::table(head, &rows);
-}
-
-/// Prints an object as JSON, or as one line for each field.
-pub fn print_fields(answer: &Value, json: bool) {
-    if json {
-        printer::json(answer);
-        return;
-    }
-    for (name, _) in answer.as_object().into_iter().flatten() {
-        printer::line(&format!("{name:22} {}", field(answer, name)));
-    }
+/// Formats a list for a table.
+pub fn joined<T: Display>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }

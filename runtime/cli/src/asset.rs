@@ -1,12 +1,12 @@
 //! `gannet asset`: uploads, lists and deletes assets.
 
-use crate::answer::{items, text};
+use crate::answer::{Answer, joined};
 use crate::client::Client;
 use crate::connection::Connection;
 use crate::failure::Outcome;
 use crate::{printer, upload};
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use gannet_api::{AssetView, Assets};
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -51,8 +51,7 @@ enum AssetCommand {
 pub fn run(arguments: &AssetArgs) -> Outcome {
     match &arguments.command {
         AssetCommand::Put { connection, name, file, json } => {
-            let answer = upload::put(&Client::new(connection)?, name, file)?;
-            print_asset(&answer, *json);
+            print_asset(&upload::put(&Client::new(connection)?, name, file)?, *json)?;
         }
         AssetCommand::List { connection, json } => list(&Client::new(connection)?, *json)?,
         AssetCommand::Delete { connection, name } => {
@@ -63,31 +62,22 @@ pub fn run(arguments: &AssetArgs) -> Outcome {
     Ok(())
 }
 
-fn print_asset(answer: &Value, json: bool) {
-    if json {
-        return printer::json(answer);
-    }
-    printer::line(text(answer, "digest"));
-    printer::note(&format!("to use it, add to gannet.toml:\n[assets]\nweights = {:?}", text(answer, "name")));
+fn print_asset(answer: &Answer<AssetView>, json: bool) -> Outcome {
+    answer.print(json, |asset| {
+        printer::line(&asset.digest.unwrap_or_default());
+        printer::note(&format!("to use it, add to gannet.toml:\n[assets]\nweights = {:?}", asset.name));
+    })
 }
 
 fn list(client: &Client, json: bool) -> Outcome {
-    let answer = client.get_all_pages("assets", "assets")?;
-    if json {
-        printer::json(&answer);
-        return Ok(());
-    }
-    let row = |asset: &Value| {
-        let size = asset.get("size").and_then(Value::as_u64).map(|size| size.to_string()).unwrap_or_default();
-        let functions: Vec<&str> = items(asset, "functions").filter_map(Value::as_str).collect();
-        let upload = asset.get("upload").filter(|upload| !upload.is_null()).map(|upload| {
-            let number = |name| upload.get(name).and_then(Value::as_u64).unwrap_or_default();
-            format!("{} of {}", number("received"), number("size"))
-        });
-        let digest: String = text(asset, "digest").chars().take(12).collect();
-        vec![text(asset, "name").to_owned(), size, digest, functions.join(","), upload.unwrap_or_default()]
-    };
-    let rows: Vec<Vec<String>> = items(&answer, "assets").map(row).collect();
-    printer::table(&["NAME", "BYTES", "DIGEST", "FUNCTIONS", "UPLOADING"], &rows);
-    Ok(())
+    client.get_all_pages("assets", "assets")?.print(json, |list: Assets| {
+        let row = |asset: AssetView| {
+            let size = asset.size.map(|size| size.to_string()).unwrap_or_default();
+            let digest = asset.digest.unwrap_or_default().chars().take(12).collect();
+            let upload = asset.upload.map(|upload| format!("{} of {}", upload.received, upload.size));
+            vec![asset.name, size, digest, joined(&asset.functions), upload.unwrap_or_default()]
+        };
+        let rows: Vec<_> = list.assets.into_iter().map(row).collect();
+        printer::table(&["NAME", "BYTES", "DIGEST", "FUNCTIONS", "UPLOADING"], &rows);
+    })
 }

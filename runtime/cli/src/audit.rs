@@ -1,10 +1,13 @@
 //! `gannet audit`: shows the audit log.
 
-use crate::answer::print_list;
+use crate::answer::optional;
 use crate::client::Client;
 use crate::connection::Connection;
 use crate::failure::Outcome;
+use crate::printer;
 use clap::Args;
+use gannet_api::Audit;
+use gannet_base::records::AuditRecord;
 
 #[derive(Debug, Args)]
 pub struct AuditArgs {
@@ -19,8 +22,13 @@ pub struct AuditArgs {
 }
 
 pub fn run(arguments: &AuditArgs) -> Outcome {
-    let answer = Client::new(&arguments.connection)?.get(&format!("audit?limit={}", arguments.limit))?;
-    let columns = ["time", "actor", "address", "action", "path", "status"];
-    print_list(&answer, arguments.json, "entries", &["TIME", "ACTOR", "ADDRESS", "ACTION", "PATH", "STATUS"], &columns);
-    Ok(())
+    let client = Client::new(&arguments.connection)?;
+    client.get(&format!("audit?limit={}", arguments.limit))?.print(arguments.json, |audit: Audit| {
+        let row = |entry: AuditRecord| {
+            let AuditRecord { time, actor, address, action, path, status, .. } = entry;
+            vec![time.to_string(), actor, address, action, path, optional(status)]
+        };
+        let rows: Vec<_> = audit.entries.into_iter().map(row).collect();
+        printer::table(&["TIME", "ACTOR", "ADDRESS", "ACTION", "PATH", "STATUS"], &rows);
+    })
 }

@@ -1,10 +1,14 @@
 //! HTTP as the commands need it: sends one request and returns the response. A refusal becomes a failure with the
 //! server's own text.
 
+use crate::answer::Answer;
 use crate::connection::Connection;
 use crate::failure::Failure;
+use gannet_api::{Problem, Whoami};
 use gannet_base::headers;
-use serde::Deserialize;
+use gannet_base::refusal::Blame;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
@@ -14,16 +18,6 @@ use ureq::{Agent, AsSendBody, Body};
 
 /// Maximum size of a response body of the control API.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
-
-/// A refusal, as the server sends it: `application/problem+json`.
-#[derive(Debug, Deserialize)]
-struct Problem {
-    code: String,
-    fault: String,
-    detail: String,
-    hint: Option<String>,
-    request_id: Option<String>,
-}
 
 /// An HTTP client for one server, with a key and a tenant.
 pub struct Client {
@@ -46,17 +40,19 @@ impl Client {
         Ok(Self { agent: config.build().into(), connection })
     }
 
-    /// Fetches all pages of a list and returns them as one.
-    pub fn get_all_pages(&self, path: &str, list: &str) -> Result<Value, Failure> {
+    /// Fetches all pages of a list and returns them as one. Each page has a list of the name `list`, and a `cursor` that
+    /// is null on the last one.
+    pub fn get_all_pages<T: DeserializeOwned>(&self, path: &str, list: &str) -> Result<Answer<T>, Failure> {
         let (mut items, mut cursor) = (Vec::new(), String::new());
         loop {
-            let mut page = self.get(&format!("{path}?limit=1000&cursor={cursor}"))?;
+            let path = with_query(&format!("/api/v1/{path}"), &[("limit", "1000"), ("cursor", &cursor)]);
+            let mut page = read_json(&mut self.successful("GET", &path, &[], ())?)?;
             if let Some(Value::Array(more)) = page.get_mut(list).map(Value::take) {
                 items.extend(more);
             }
             match page.get("cursor").and_then(Value::as_str) {
                 Some(next) => next.clone_into(&mut cursor),
-                None => return Ok(serde_json::json!({ list: items })),
+                None => return Ok(Answer::new(serde_json::json!({ list: items }))),
             }
         }
     }
@@ -66,11 +62,8 @@ impl Client {
         if let Some(tenant) = &self.connection.tenant {
             return Ok(tenant.clone());
         }
-        let whoami = self.get("whoami")?;
-        match whoami.get("tenant").and_then(Value::as_str) {
-            Some(tenant) => Ok(tenant.to_owned()),
-            None => Err(Failure::usage("the operator key needs --tenant")),
-        }
+        let whoami = self.get::<Whoami>("whoami")?.view()?;
+        whoami.tenant.ok_or_else(|| Failure::usage("the operator key needs --tenant"))
     }
 
     /// Sends a request to a path of the server. Returns the response, whatever its status.
@@ -101,49 +94,70 @@ impl Client {
         })
     }
 
-    /// Sends a request to a path of the control API. Returns the JSON of a successful response.
+    /// Sends a request to a path of the server. Returns the response if it is a success.
+    pub fn successful(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(String, String)],
+        body: impl AsSendBody,
+    ) -> Result<Response<Body>, Failure> {
+        let mut response = self.send(method, path, headers, body)?;
+        if response.status().is_success() { Ok(response) } else { Err(problem(&mut response)) }
+    }
+
+    /// Sends a request to a path of the control API.
     fn call(
         &self,
         method: &str,
         path: &str,
         headers: &[(String, String)],
         body: impl AsSendBody,
-    ) -> Result<Value, Failure> {
-        let mut response = self.send(method, &format!("/api/v1/{path}"), headers, body)?;
-        if !response.status().is_success() {
-            return Err(problem(&mut response));
-        }
-        read_json(&mut response)
+    ) -> Result<Response<Body>, Failure> {
+        self.successful(method, &format!("/api/v1/{path}"), headers, body)
     }
 
-    /// Fetches JSON from the control API.
-    pub fn get(&self, path: &str) -> Result<Value, Failure> {
-        self.call("GET", path, &[], ())
+    /// Reads a resource of the control API.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Failure> {
+        read_answer(&mut self.call("GET", path, &[], ())?)
     }
 
     /// Sends a POST without a body to the control API.
-    pub fn post_empty(&self, path: &str) -> Result<Value, Failure> {
-        self.call("POST", path, &[], ())
+    pub fn post_empty(&self, path: &str) -> Result<(), Failure> {
+        self.call("POST", path, &[], ()).map(drop)
     }
 
     /// Sends a DELETE to the control API.
-    pub fn delete(&self, path: &str) -> Result<Value, Failure> {
-        self.call("DELETE", path, &[], ())
+    pub fn delete(&self, path: &str) -> Result<(), Failure> {
+        self.call("DELETE", path, &[], ()).map(drop)
     }
 
     /// Sends JSON to the control API.
-    pub fn send_json(&self, method: &str, path: &str, body: &Value) -> Result<Value, Failure> {
-        self.send_typed(method, path, "application/json", &body.to_string())
+    pub fn send_json<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Answer<T>, Failure> {
+        let body = serde_json::to_string(body)
+            .map_err(|error| Failure::usage("the request cannot be written as JSON").because(error))?;
+        read_answer(&mut self.send_typed(method, path, "application/json", &body)?)
     }
 
     /// Sends plain text to the control API.
-    pub fn send_text(&self, method: &str, path: &str, body: &str) -> Result<Value, Failure> {
-        self.send_typed(method, path, "text/plain", body)
+    pub fn send_text(&self, method: &str, path: &str, body: &str) -> Result<(), Failure> {
+        self.send_typed(method, path, "text/plain", body).map(drop)
     }
 
-    fn send_typed(&self, method: &str, path: &str, media_type: &str, body: &str) -> Result<Value, Failure> {
+    fn send_typed(&self, method: &str, path: &str, media_type: &str, body: &str) -> Result<Response<Body>, Failure> {
         self.call(method, path, &[("content-type".to_owned(), media_type.to_owned())], body)
     }
+}
+
+/// Adds a query to a path.
+pub fn with_query(path: &str, pairs: &[(&str, &str)]) -> String {
+    let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+    format!("{path}?{query}")
 }
 
 /// Reads the certificates in a file.
@@ -171,9 +185,14 @@ pub fn read_body(response: &mut Response<Body>) -> Result<Vec<u8>, Failure> {
 }
 
 /// Reads a whole body as JSON.
-pub fn read_json(response: &mut Response<Body>) -> Result<Value, Failure> {
+fn read_json(response: &mut Response<Body>) -> Result<Value, Failure> {
     let bytes = read_body(response)?;
     serde_json::from_slice(&bytes).map_err(|error| Failure::server("the response is not JSON").because(error))
+}
+
+/// Reads a whole body as a response of the control API.
+pub fn read_answer<T: DeserializeOwned>(response: &mut Response<Body>) -> Result<Answer<T>, Failure> {
+    read_json(response).map(Answer::new)
 }
 
 /// Reads the body of a refusal and returns it as a failure.
@@ -183,14 +202,12 @@ pub fn problem(response: &mut Response<Body>) -> Failure {
     match serde_json::from_slice::<Problem>(&body) {
         Ok(problem) => {
             let what = format!("{} ({})", problem.detail, problem.code);
-            let mut failure = if problem.fault == "platform" { Failure::server(what) } else { Failure::failed(what) };
+            let is_platform = problem.fault == Blame::Platform;
+            let mut failure = if is_platform { Failure::server(what) } else { Failure::failed(what) };
             if let Some(hint) = problem.hint {
                 failure = failure.hint(hint);
             }
-            if let Some(id) = problem.request_id {
-                failure = failure.because(format!("status {status}, request {id}"));
-            }
-            failure
+            failure.because(format!("status {status}, request {}", problem.request_id))
         }
         Err(_) => {
             let what = format!("the server responded with status {status}");

@@ -1,11 +1,11 @@
 //! `gannet configure`: changes settings of a function without an upload.
 
-use crate::answer::field;
 use crate::client::Client;
 use crate::connection::Connection;
 use crate::failure::{Failure, Outcome};
 use crate::printer;
 use clap::Args;
+use gannet_api::Deployed;
 use serde_json::{Map, Value, json};
 
 #[derive(Debug, Args)]
@@ -51,11 +51,7 @@ pub fn run(arguments: &ConfigureArgs) -> Outcome {
     }
     let query = if arguments.dry_run { "?dry_run=true" } else { "" };
     let (client, path) = (Client::new(&arguments.connection)?, format!("functions/{}{query}", arguments.name));
-    let answer = client.send_json("PATCH", &path, &Value::Object(patch))?;
-    if arguments.json {
-        printer::json(&answer);
-    } else {
-        printer::line(&format!("{} version {}", field(&answer, "name"), field(&answer, "version")));
-    }
-    Ok(())
+    client.send_json("PATCH", &path, &patch)?.print(arguments.json, |deployed: Deployed| {
+        printer::line(&format!("{} version {}", deployed.name, deployed.version));
+    })
 }

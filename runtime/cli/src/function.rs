@@ -1,11 +1,12 @@
 //! `gannet list`, `versions` and `delete`: list functions and versions, and delete a function.
 
-use crate::answer::print_list;
+use crate::answer::joined;
 use crate::client::Client;
 use crate::connection::{Connection, ReadArgs};
 use crate::failure::Outcome;
 use crate::printer;
 use clap::Args;
+use gannet_api::{FunctionView, Functions, VersionView, Versions};
 
 #[derive(Debug, Args)]
 pub struct VersionsArgs {
@@ -28,27 +29,26 @@ pub struct DeleteArgs {
 
 pub fn list(arguments: &ReadArgs) -> Outcome {
     let client = Client::new(&arguments.connection)?;
-    let answer = client.get_all_pages("functions", "functions")?;
-    print_list(
-        &answer,
-        arguments.json,
-        "functions",
-        &["NAME", "VERSION", "DEPLOYED", "PUBLIC", "URL"],
-        &["name", "version", "deployed", "public", "url"],
-    );
-    Ok(())
+    client.get_all_pages("functions", "functions")?.print(arguments.json, |list: Functions| {
+        let row = |function: FunctionView| {
+            let FunctionView { name, version, deployed, public, url, .. } = function;
+            vec![name, version.to_string(), deployed, public.to_string(), url]
+        };
+        let rows: Vec<_> = list.functions.into_iter().map(row).collect();
+        printer::table(&["NAME", "VERSION", "DEPLOYED", "PUBLIC", "URL"], &rows);
+    })
 }
 
 pub fn versions(arguments: &VersionsArgs) -> Outcome {
-    let answer = Client::new(&arguments.connection)?.get(&format!("functions/{}/versions", arguments.name))?;
-    print_list(
-        &answer,
-        arguments.json,
-        "versions",
-        &["VERSION", "WEIGHT", "TAGS", "DEPLOYED", "SIZE", "DIGEST"],
-        &["version", "weight", "tags", "deployed", "size", "digest"],
-    );
-    Ok(())
+    let client = Client::new(&arguments.connection)?;
+    client.get(&format!("functions/{}/versions", arguments.name))?.print(arguments.json, |list: Versions| {
+        let row = |version: VersionView| {
+            let VersionView { version, weight, tags, deployed, size, digest, .. } = version;
+            vec![version.to_string(), weight.to_string(), joined(&tags), deployed, size.to_string(), digest]
+        };
+        let rows: Vec<_> = list.versions.into_iter().map(row).collect();
+        printer::table(&["VERSION", "WEIGHT", "TAGS", "DEPLOYED", "SIZE", "DIGEST"], &rows);
+    })
 }
 
 pub fn delete(arguments: &DeleteArgs) -> Outcome {

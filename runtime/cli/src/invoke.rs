@@ -5,6 +5,8 @@ use crate::connection::Connection;
 use crate::failure::{Failure, Outcome};
 use crate::printer;
 use clap::Args;
+use gannet_api::ReceiptView;
+use gannet_base::bill::Receipt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -131,8 +133,9 @@ fn print_cost(client: &Client, response: &Response<Body>) {
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (id, start) = (header("x-request-id"), header("x-gannet-start"));
     let streamed = response.headers().contains_key("trailer");
-    let times = match client.get(&format!("requests/{id}")).ok().filter(|_| streamed) {
-        Some(receipt) => from_receipt(&receipt),
+    let receipt = streamed.then(|| client.get::<ReceiptView>(&format!("requests/{id}")).ok()?.view().ok()).flatten();
+    let times = match receipt {
+        Some(view) => from_receipt(&view.receipt),
         None => from_header(header("server-timing")),
     };
     printer::note(&format!("request {id} ({start}): {times}"));
@@ -147,19 +150,19 @@ fn from_header(timing: &str) -> String {
     times.collect::<Vec<_>>().join(", ")
 }
 
-fn from_receipt(receipt: &serde_json::Value) -> String {
+fn from_receipt(receipt: &Receipt) -> String {
     #[expect(clippy::cast_precision_loss, reason = "for people")]
-    let ms = |name: &str, unit: f64| receipt.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0) as f64 / unit;
-    let assets = match ms("assets_us", 1e3) {
+    let ms = |value: u64, unit: f64| value as f64 / unit;
+    let assets = match ms(receipt.assets_us, 1e3) {
         0.0 => String::new(),
         took => format!("assets {took:.3} ms, "),
     };
     format!(
         "admit {:.3} ms, start {:.3} ms, kernels {:.3} ms, {assets}guest {:.3} ms, gpu {:.3} ms",
-        ms("admit_us", 1e3),
-        ms("start_us", 1e3),
-        ms("kernels_us", 1e3),
-        ms("guest_us", 1e3),
-        ms("gpu_ns", 1e6)
+        ms(receipt.admit_us, 1e3),
+        ms(receipt.start_us, 1e3),
+        ms(receipt.kernels_us, 1e3),
+        ms(receipt.guest_us, 1e3),
+        ms(receipt.gpu_ns, 1e6)
     )
 }

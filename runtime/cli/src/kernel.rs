@@ -1,12 +1,11 @@
 //! `gannet kernel`: shows a function's kernels, as they were deployed and as they run.
 
-use crate::answer::{items, print_list};
 use crate::client::Client;
 use crate::connection::Connection;
 use crate::failure::{Failure, Outcome};
 use crate::printer;
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use gannet_api::{KernelView, Kernels};
 
 #[derive(Debug, Args)]
 pub struct KernelArgs {
@@ -45,19 +44,21 @@ pub fn run(arguments: &KernelArgs) -> Outcome {
     match &arguments.command {
         KernelCommand::List { connection, function, json } => {
             let answer = Client::new(connection)?.get(&format!("functions/{function}/kernels"))?;
-            print_list(&answer, *json, "kernels", &["NAME", "ENTRY"], &["name", "entry"]);
-            Ok(())
+            answer.print(*json, |list: Kernels| {
+                let row = |kernel: KernelView| vec![kernel.name, kernel.entry];
+                let rows: Vec<_> = list.kernels.into_iter().map(row).collect();
+                printer::table(&["NAME", "ENTRY"], &rows);
+            })
         }
         KernelCommand::Show { connection, function, kernel, source } => {
-            let answer = Client::new(connection)?.get(&format!("functions/{function}/kernels"))?;
-            let found =
-                items(&answer, "kernels").find(|known| known.get("name").and_then(Value::as_str) == Some(kernel));
+            let list: Kernels = Client::new(connection)?.get(&format!("functions/{function}/kernels"))?.view()?;
+            let found = list.kernels.into_iter().find(|known| known.name == *kernel);
             let found = found.ok_or_else(|| {
                 Failure::failed(format!("function {function} has no kernel {kernel:?}"))
                     .hint(format!("gannet kernel list {function}"))
             })?;
-            let wanted = if *source { "wgsl" } else { "hardened" };
-            let printed = found.get(wanted).and_then(Value::as_str).ok_or_else(|| {
+            let wanted = if *source { Some(found.wgsl) } else { found.hardened };
+            let printed = wanted.ok_or_else(|| {
                 Failure::failed(format!("kernel {kernel:?} was not hardened at deploy"))
                     .hint("an override has no default, or the server had no gpu; try --source".to_owned())
             })?;

@@ -1,13 +1,13 @@
 //! `gannet key`: creates, lists, revokes and rotates keys.
 
-use crate::answer::{field, print_list};
+use crate::answer::{joined, optional};
 use crate::client::Client;
 use crate::connection::Connection;
 use crate::failure::{Failure, Outcome};
 use crate::printer;
 use clap::{Args, Subcommand};
+use gannet_api::{KeyMade, KeyView, Keys, NewKey, Rotate};
 use gannet_base::scopes::ScopeName;
-use serde_json::{Value, json};
 
 #[derive(Debug, Args)]
 pub struct KeyArgs {
@@ -91,46 +91,45 @@ fn parse_duration(text: &str) -> Result<u64, Failure> {
 }
 
 /// Prints a new key. The server does not show it again.
-pub fn print_key(answer: &Value, what: &str, as_json: bool) {
-    if as_json {
-        printer::json(answer);
-    } else {
-        printer::line(&field(answer, "key"));
-        printer::note(&format!("{what}; the key above is not shown again"));
-    }
+pub fn print_key(key: &str, what: &str) {
+    printer::line(key);
+    printer::note(&format!("{what}; the key above is not shown again"));
 }
 
 pub fn run(arguments: &KeyArgs) -> Outcome {
     match &arguments.command {
         KeyCommand::Create { connection, tenant_name, scopes, function, expires, requests_per_s, json: as_json } => {
-            let expires = expires.as_deref().map(parse_duration).transpose()?;
-            let body = json!({
-                "scopes": scopes, "function": function, "expires_in_s": expires, "requests_per_s": requests_per_s,
-            });
+            let body = NewKey {
+                scopes: scopes.clone(),
+                function: function.clone(),
+                expires_in_s: expires.as_deref().map(parse_duration).transpose()?,
+                requests_per_s: *requests_per_s,
+            };
             let path = format!("tenants/{tenant_name}/keys");
             let answer = Client::new(connection)?.send_json("POST", &path, &body)?;
-            print_key(&answer, &format!("key {} of {tenant_name} was made", field(&answer, "id")), *as_json);
+            answer.print(*as_json, |KeyMade { id, key }| {
+                print_key(&key, &format!("key {id} of {tenant_name} was made"));
+            })?;
         }
         KeyCommand::List { connection, tenant_name, json: as_json } => {
-            let answer = Client::new(connection)?.get(&format!("tenants/{tenant_name}/keys"))?;
-            let columns = ["id", "scopes", "function", "created", "expires", "last_used"];
-            print_list(
-                &answer,
-                *as_json,
-                "keys",
-                &["ID", "SCOPES", "FUNCTION", "CREATED", "EXPIRES", "LAST USED"],
-                &columns,
-            );
+            Client::new(connection)?.get(&format!("tenants/{tenant_name}/keys"))?.print(*as_json, |list: Keys| {
+                let row = |key: KeyView| {
+                    let KeyView { id, scopes, function, created, expires, last_used, .. } = key;
+                    vec![id, joined(&scopes), optional(function), created, optional(expires), optional(last_used)]
+                };
+                let rows: Vec<_> = list.keys.into_iter().map(row).collect();
+                printer::table(&["ID", "SCOPES", "FUNCTION", "CREATED", "EXPIRES", "LAST USED"], &rows);
+            })?;
         }
         KeyCommand::Revoke { connection, tenant_name, id } => {
             Client::new(connection)?.delete(&format!("tenants/{tenant_name}/keys/{id}"))?;
             printer::note(&format!("key {id} was revoked"));
         }
         KeyCommand::Rotate { connection, tenant_name, id, overlap, json: as_json } => {
-            let body = json!({ "overlap_s": parse_duration(overlap)? });
+            let body = Rotate { overlap_s: parse_duration(overlap)? };
             let path = format!("tenants/{tenant_name}/keys/{id}/rotate");
             let answer = Client::new(connection)?.send_json("POST", &path, &body)?;
-            print_key(&answer, &format!("key {} replaces {id}", field(&answer, "id")), *as_json);
+            answer.print(*as_json, |made: KeyMade| print_key(&made.key, &format!("key {} replaces {id}", made.id)))?;
         }
     }
     Ok(())

@@ -1,7 +1,6 @@
 //! `gannet login`, `logout` and `whoami`: the server and the key that are used when neither an option nor an
 //! environment variable sets them.
 
-use crate::answer::print_fields;
 use crate::client::Client;
 use crate::connection::{Connection, ReadArgs};
 use crate::failure::Outcome;
@@ -9,6 +8,7 @@ use crate::printer;
 use crate::stored_login::StoredLogin;
 use crate::terminal::read_secret;
 use clap::Args;
+use gannet_api::Whoami;
 
 #[derive(Debug, Args)]
 pub struct LoginArgs {
@@ -24,10 +24,10 @@ pub fn login(arguments: &LoginArgs) -> Outcome {
     if connection.key.is_none() {
         connection.key = Some(read_secret("paste the key")?.trim().to_owned());
     }
-    let whoami = Client::new(&connection)?.get("whoami")?;
+    let whoami = Client::new(&connection)?.get::<Whoami>("whoami")?.view()?;
     let url = connection.url();
     StoredLogin { server: Some(url.clone()), key: connection.key, tenant: connection.tenant }.save()?;
-    let who = whoami.get("tenant").and_then(serde_json::Value::as_str).unwrap_or("the operator");
+    let who = whoami.tenant.as_deref().unwrap_or("the operator");
     printer::note(&format!("logged in to {url} as {who}"));
     Ok(())
 }
@@ -38,7 +38,6 @@ pub fn logout(_: &LogoutArgs) -> Outcome {
 }
 
 pub fn whoami(arguments: &ReadArgs) -> Outcome {
-    let answer = Client::new(&arguments.connection)?.get("whoami")?;
-    print_fields(&answer, arguments.json);
+    Client::new(&arguments.connection)?.get::<Whoami>("whoami")?.print_fields(arguments.json);
     Ok(())
 }

@@ -1,11 +1,13 @@
 //! `gannet logs`: prints what a function wrote to stdout and stderr, so far or continuously.
 
-use crate::answer::{field, items};
-use crate::client::{Client, problem};
+use crate::client::{Client, with_query};
 use crate::connection::Connection;
 use crate::failure::{Failure, Outcome};
 use crate::printer;
 use clap::Args;
+use gannet_base::hop::LogStream;
+use gannet_base::log_line::LogLine;
+use serde::Deserialize;
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 
@@ -26,44 +28,53 @@ pub struct LogsArgs {
     json: bool,
 }
 
-fn log_line(line: &Value, json: bool) {
+/// The lines of a log, as the server sent them.
+#[derive(Debug, Deserialize)]
+struct Lines {
+    lines: Vec<Value>,
+}
+
+fn print_line(line: &Value, json: bool) -> Outcome {
     if json {
         printer::line(&line.to_string());
-        return;
+        return Ok(());
     }
-    if let Some(lost) = line.get("lost").and_then(Value::as_u64) {
+    let line = LogLine::deserialize(line).map_err(|error| {
+        let failure = Failure::server("a log line has an unknown form").because(error);
+        failure.hint("--json prints the lines as they are")
+    })?;
+    if let Some(lost) = line.lost {
         printer::note(&format!("({lost} lines were lost here)"));
     }
-    printer::line(&format!("{} {} {}", field(line, "time"), field(line, "stream"), field(line, "text")));
+    let stream = match line.stream {
+        LogStream::Stdout => "stdout",
+        LogStream::Stderr => "stderr",
+    };
+    printer::line(&format!("{} {stream} {}", line.time, line.text));
+    Ok(())
 }
 
 pub fn run(arguments: &LogsArgs) -> Outcome {
     let client = Client::new(&arguments.connection)?;
     let mut query = Vec::new();
     if arguments.follow {
-        query.push("follow=true".to_owned());
+        query.push(("follow", "true"));
     }
     if let Some(request) = &arguments.request {
-        query.push(format!("request={request}"));
+        query.push(("request", request));
     }
-    let path = format!("functions/{}/logs?{}", arguments.name, query.join("&"));
+    let path = with_query(&format!("functions/{}/logs", arguments.name), &query);
     if !arguments.follow {
-        let answer = client.get(&path)?;
-        for line in items(&answer, "lines") {
-            log_line(line, arguments.json);
-        }
-        return Ok(());
+        let log: Lines = client.get(&path)?.view()?;
+        return log.lines.iter().try_for_each(|line| print_line(line, arguments.json));
     }
-    let mut response = client.send("GET", &format!("/api/v1/{path}"), &[], ())?;
-    if !response.status().is_success() {
-        return Err(problem(&mut response));
-    }
+    let mut response = client.successful("GET", &format!("/api/v1/{path}"), &[], ())?;
     for event in BufReader::new(response.body_mut().as_reader()).lines() {
         let event = event.map_err(|error| Failure::server("the log broke off").because(error))?;
         if let Some(data) = event.strip_prefix("data: ") {
             let line =
                 serde_json::from_str(data).map_err(|error| Failure::server("a log line is not JSON").because(error))?;
-            log_line(&line, arguments.json);
+            print_line(&line, arguments.json)?;
         } else if let Some(comment) = event.strip_prefix(": ").filter(|comment| *comment != "still here") {
             printer::note(comment);
         }

@@ -1,10 +1,10 @@
 //! `gannet receipt`: shows the receipt of a request.
 
-use crate::answer::print_fields;
 use crate::client::Client;
 use crate::connection::Connection;
 use crate::failure::Outcome;
 use clap::Args;
+use gannet_api::ReceiptView;
 
 #[derive(Debug, Args)]
 pub struct ReceiptArgs {
@@ -18,7 +18,7 @@ pub struct ReceiptArgs {
 }
 
 pub fn run(arguments: &ReceiptArgs) -> Outcome {
-    let answer = Client::new(&arguments.connection)?.get(&format!("requests/{}", arguments.id))?;
-    print_fields(&answer, arguments.json);
+    let client = Client::new(&arguments.connection)?;
+    client.get::<ReceiptView>(&format!("requests/{}", arguments.id))?.print_fields(arguments.json);
     Ok(())
 }

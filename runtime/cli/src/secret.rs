@@ -1,12 +1,13 @@
 //! `gannet secret`: sets, lists and deletes secrets. A value is read from standard input and never shown.
 
-use crate::answer::print_list;
+use crate::answer::joined;
 use crate::client::Client;
 use crate::connection::{Connection, ReadArgs};
 use crate::failure::Outcome;
 use crate::printer;
 use crate::terminal::read_secret;
 use clap::{Args, Subcommand};
+use gannet_api::{SecretView, Secrets};
 
 #[derive(Debug, Args)]
 pub struct SecretArgs {
@@ -43,8 +44,11 @@ pub fn run(arguments: &SecretArgs) -> Outcome {
             printer::note(&format!("the secret {name} was set"));
         }
         SecretCommand::List(list) => {
-            let answer = Client::new(&list.connection)?.get("secrets")?;
-            print_list(&answer, list.json, "secrets", &["NAME", "SET", "FUNCTIONS"], &["name", "set", "functions"]);
+            Client::new(&list.connection)?.get("secrets")?.print(list.json, |secrets: Secrets| {
+                let row = |secret: SecretView| vec![secret.name, secret.set, joined(&secret.functions)];
+                let rows: Vec<_> = secrets.secrets.into_iter().map(row).collect();
+                printer::table(&["NAME", "SET", "FUNCTIONS"], &rows);
+            })?;
         }
         SecretCommand::Delete { connection, name } => {
             Client::new(connection)?.delete(&format!("secrets/{name}"))?;

@@ -1,13 +1,15 @@
 //! `gannet tenant`, for the operator, and `gannet limits`, for the tenant itself.
 
-use crate::answer::print_list;
+use crate::answer::Answer;
 use crate::client::Client;
 use crate::connection::{Connection, ReadArgs};
 use crate::failure::{Failure, Outcome};
 use crate::key::print_key;
 use crate::printer;
 use clap::{Args, Subcommand};
-use serde_json::{Map, Value, json};
+use gannet_api::{Limits, NewTenant, TenantMade, TenantView, Tenants};
+use gannet_base::limits::LimitsChoice;
+use serde_json::{Map, Value};
 
 #[derive(Debug, Args)]
 pub struct TenantArgs {
@@ -63,28 +65,28 @@ enum TenantCommand {
 pub fn run(arguments: &TenantArgs) -> Outcome {
     match &arguments.command {
         TenantCommand::Create { of: NamedTenant { connection, name }, json: as_json } => {
-            let answer = Client::new(connection)?.send_json("POST", "tenants", &json!({ "name": name }))?;
-            print_key(&answer, &format!("tenant {name} was made"), *as_json);
+            let body = NewTenant { name: name.clone(), limits: LimitsChoice::default() };
+            let answer = Client::new(connection)?.send_json("POST", "tenants", &body)?;
+            answer.print(*as_json, |made: TenantMade| print_key(&made.key, &format!("tenant {name} was made")))?;
         }
         TenantCommand::List(list) => {
-            let answer = Client::new(&list.connection)?.get_all_pages("tenants", "tenants")?;
-            let columns = ["name", "created", "functions", "suspended", "in_flight"];
-            print_list(
-                &answer,
-                list.json,
-                "tenants",
-                &["NAME", "CREATED", "FUNCTIONS", "SUSPENDED", "IN FLIGHT"],
-                &columns,
-            );
+            Client::new(&list.connection)?.get_all_pages("tenants", "tenants")?.print(list.json, |list: Tenants| {
+                let row = |tenant: TenantView| {
+                    let TenantView { name, created, functions, suspended, in_flight } = tenant;
+                    vec![name, created, functions.to_string(), suspended.to_string(), in_flight.to_string()]
+                };
+                let rows: Vec<_> = list.tenants.into_iter().map(row).collect();
+                printer::table(&["NAME", "CREATED", "FUNCTIONS", "SUSPENDED", "IN FLIGHT"], &rows);
+            })?;
         }
         TenantCommand::Limits { of: NamedTenant { connection, name }, limits, json: as_json } => {
             let (client, path) = (Client::new(connection)?, format!("tenants/{name}/limits"));
             let answer = if limits.is_empty() {
                 client.get(&path)?
             } else {
-                client.send_json("PATCH", &path, &Value::Object(parse_limits(limits)?))?
+                client.send_json("PATCH", &path, &parse_limits(limits)?)?
             };
-            print_limits(&answer, *as_json);
+            print_limits(&answer, *as_json)?;
         }
         TenantCommand::Suspend(of) => change_state(of, "suspend")?,
         TenantCommand::Resume(of) => change_state(of, "resume")?,
@@ -117,26 +119,18 @@ fn parse_limits(limits: &[String]) -> Result<Map<String, Value>, Failure> {
     limits.iter().map(parse).collect()
 }
 
-fn print_limits(answer: &Value, as_json: bool) {
-    if as_json {
-        printer::json(answer);
-        return;
-    }
-    let of = |part: &str, name: &str| match answer.get(part).and_then(|part| part.get(name)) {
-        Some(Value::Null) | None => String::new(),
-        Some(value) => value.to_string(),
-    };
-    let names = answer.get("limits").and_then(Value::as_object).into_iter().flatten().map(|(name, _)| name);
-    let rows: Vec<Vec<String>> = names
-        .map(|name| {
-            let own = if of("own", name).is_empty() { "server" } else { "tenant" };
-            vec![name.clone(), of("limits", name), of("used", name), own.to_owned()]
-        })
-        .collect();
-    printer::table(&["LIMIT", "VALUE", "USED", "SET BY"], &rows);
+fn print_limits(answer: &Answer<Limits>, as_json: bool) -> Outcome {
+    answer.print(as_json, |Limits { limits, own, used, .. }| {
+        let row = |(name, value): (String, u64)| {
+            let used = used.get(&name).map(|used| used.to_string()).unwrap_or_default();
+            let set_by = if own.contains_key(&name) { "tenant" } else { "server" };
+            vec![name, value.to_string(), used, set_by.to_owned()]
+        };
+        let rows: Vec<_> = limits.into_iter().map(row).collect();
+        printer::table(&["LIMIT", "VALUE", "USED", "SET BY"], &rows);
+    })
 }
 
 pub fn limits(arguments: &ReadArgs) -> Outcome {
-    print_limits(&Client::new(&arguments.connection)?.get("limits")?, arguments.json);
-    Ok(())
+    print_limits(&Client::new(&arguments.connection)?.get("limits")?, arguments.json)
 }

@@ -1,11 +1,15 @@
 //! `gannet rollback`, `traffic` and `tag`: choose the versions that requests go to.
 
+use crate::answer::Answer;
 use crate::client::Client;
 use crate::connection::Connection;
 use crate::failure::{Failure, Outcome};
 use crate::printer;
 use clap::Args;
-use serde_json::{Map, Value, json};
+use gannet_api::{RollBack, TagChoice, Traffic, TrafficChoice};
+use gannet_base::records::Sticky;
+use serde_json::Value;
+use std::collections::BTreeMap;
 
 #[derive(Debug, Args)]
 pub struct RollbackArgs {
@@ -60,50 +64,42 @@ fn version_number(text: &str) -> Result<u32, Failure> {
     digits.parse().map_err(|_| Failure::usage(format!("{text:?} is not a version, as in v3")))
 }
 
-fn print_traffic(answer: &Value, name: &str, as_json: bool) {
-    if as_json {
-        printer::json(answer);
-        return;
-    }
-    for (version, weight) in answer.get("traffic").and_then(Value::as_object).into_iter().flatten() {
-        printer::line(&format!("{name} {version}={weight}"));
-    }
+fn print_traffic(answer: &Answer<Traffic>, name: &str, as_json: bool) -> Outcome {
+    answer.print(as_json, |traffic| {
+        for (version, weight) in traffic.traffic {
+            printer::line(&format!("{name} {version}={weight}"));
+        }
+    })
 }
 
 pub fn rollback(arguments: &RollbackArgs) -> Outcome {
     let RollbackArgs { connection, name, version, json: as_json } = arguments;
-    let body = match version {
-        Some(version) => json!({ "version": version_number(version)? }),
-        None => json!({}),
-    };
+    let body = RollBack { version: version.as_deref().map(version_number).transpose()? };
     let path = format!("functions/{name}/rollback");
     let answer = Client::new(connection)?.send_json("POST", &path, &body)?;
-    print_traffic(&answer, name, *as_json);
-    Ok(())
+    print_traffic(&answer, name, *as_json)
 }
 
 pub fn traffic(arguments: &TrafficArgs) -> Outcome {
     let TrafficArgs { connection, name, weights, sticky_header, sticky_cookie, json: as_json } = arguments;
     let (client, path) = (Client::new(connection)?, format!("functions/{name}/traffic"));
     if weights.is_empty() {
-        print_traffic(&client.get(&path)?, name, *as_json);
-        return Ok(());
+        return print_traffic(&client.get(&path)?, name, *as_json);
     }
-    let mut traffic = Map::new();
+    let mut traffic = BTreeMap::new();
     for pair in weights {
         let parsed = pair.split_once('=').and_then(|(version, weight)| Some((version, weight.parse::<u32>().ok()?)));
         let (version, weight) =
             parsed.ok_or_else(|| Failure::usage(format!("{pair:?} is not a version and a weight, as in v3=90")))?;
-        traffic.insert(format!("v{}", version_number(version)?), weight.into());
+        traffic.insert(format!("v{}", version_number(version)?), weight);
     }
     let sticky = match (sticky_header, sticky_cookie) {
-        (Some(header), _) => json!({ "header": header.to_ascii_lowercase() }),
-        (None, Some(cookie)) => json!({ "cookie": cookie }),
-        (None, None) => Value::Null,
+        (Some(header), _) => Some(Sticky::Header(header.to_ascii_lowercase())),
+        (None, Some(cookie)) => Some(Sticky::Cookie(cookie.clone())),
+        (None, None) => None,
     };
-    let body = json!({ "traffic": traffic, "sticky": sticky });
-    print_traffic(&client.send_json("PUT", &path, &body)?, name, *as_json);
-    Ok(())
+    let body = TrafficChoice { traffic, sticky };
+    print_traffic(&client.send_json("PUT", &path, &body)?, name, *as_json)
 }
 
 pub fn tag(arguments: &TagArgs) -> Outcome {
@@ -111,9 +107,9 @@ pub fn tag(arguments: &TagArgs) -> Outcome {
     let (client, path) = (Client::new(connection)?, format!("functions/{name}/tags/{tag}"));
     match version {
         Some(version) => {
-            let body = json!({ "version": version_number(version)? });
-            client.send_json("PUT", &path, &body)?;
-            printer::note(&format!("{name}@{tag} is version {}", version_number(version)?));
+            let version = version_number(version)?;
+            client.send_json::<Value>("PUT", &path, &TagChoice { version })?;
+            printer::note(&format!("{name}@{tag} is version {version}"));
         }
         None => {
             client.delete(&path)?;

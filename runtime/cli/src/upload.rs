@@ -1,15 +1,17 @@
 //! Uploads a file as an asset, in ranges. An upload that breaks off continues after the last range that the server has
 //! acknowledged, even in a later run of the same command.
 
-use crate::answer::text;
-use crate::client::{Client, problem, read_json};
+use crate::answer::Answer;
+use crate::client::{Client, problem, read_answer};
 use crate::failure::Failure;
 use crate::printer;
+use gannet_api::{AssetUpload, AssetView};
+use headers::{ContentRange, Header, HeaderValue};
 use indicatif::ProgressBar;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 use ureq::Body;
@@ -21,7 +23,7 @@ const RANGE: u64 = 32 << 20;
 const ATTEMPTS: u32 = 6;
 
 /// Uploads the file, unless the server has its bytes already. Returns the server's description of the asset.
-pub fn put(client: &Client, name: &str, path: &Path) -> Result<Value, Failure> {
+pub fn put(client: &Client, name: &str, path: &Path) -> Result<Answer<AssetView>, Failure> {
     let failed = |error: std::io::Error| Failure::usage(format!("cannot read {}", path.display())).because(error);
     let mut file = File::open(path).map_err(failed)?;
     let size = file.metadata().map_err(failed)?.len();
@@ -34,7 +36,7 @@ pub fn put(client: &Client, name: &str, path: &Path) -> Result<Value, Failure> {
     let mut known = client.send("PUT", &target, &[("content-length".into(), "0".into())], ())?;
     match known.status().as_u16() {
         404 => {}
-        status if status < 300 => return read_json(&mut known),
+        status if status < 300 => return read_answer(&mut known),
         _ => return Err(problem(&mut known)),
     }
     let bar = printer::progress(size, &format!("uploading {name}"));
@@ -55,7 +57,7 @@ fn digest(file: &mut File, size: u64) -> std::io::Result<String> {
         bar.inc(read as u64);
     }
     bar.finish_and_clear();
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(hash.finalize()))
 }
 
 struct Upload<'a> {
@@ -73,7 +75,7 @@ struct Upload<'a> {
 
 impl Upload<'_> {
     /// Sends range after range, from where an earlier upload of the same bytes stopped.
-    fn run(&self, file: &mut File) -> Result<Value, Failure> {
+    fn run(&self, file: &mut File) -> Result<Answer<AssetView>, Failure> {
         let mut from = self.received()?;
         let mut attempt = 0;
         loop {
@@ -81,12 +83,12 @@ impl Upload<'_> {
             let length = RANGE.min(self.size - from);
             let failure = match self.send_range(file, from, length) {
                 Ok(mut response) if response.status().as_u16() == 202 => {
-                    read_json(&mut response)?;
+                    read_answer::<AssetUpload>(&mut response)?;
                     from += length;
                     attempt = 0;
                     continue;
                 }
-                Ok(mut response) if response.status().is_success() => return read_json(&mut response),
+                Ok(mut response) if response.status().is_success() => return read_answer(&mut response),
                 Ok(mut response) => {
                     let may_pass = may_pass(&response);
                     let failure = problem(&mut response);
@@ -116,12 +118,9 @@ impl Upload<'_> {
         if !response.status().is_success() {
             return Err(problem(&mut response));
         }
-        let answer = read_json(&mut response)?;
-        let is_ours = |upload: &&Value| {
-            upload.get("size").and_then(Value::as_u64) == Some(self.size) && text(upload, "digest") == self.digest
-        };
-        let upload = answer.get("upload").filter(is_ours);
-        let received = upload.and_then(|upload| upload.get("received")?.as_u64()).unwrap_or(0);
+        let asset: AssetView = read_answer(&mut response)?.view()?;
+        let is_ours = |upload: &AssetUpload| upload.size == self.size && upload.digest.as_ref() == Some(&self.digest);
+        let received = asset.upload.filter(is_ours).map_or(0, |upload| upload.received);
         // If all bytes arrived but the asset was not stored, the upload starts again.
         Ok(if received < self.size { received } else { 0 })
     }
@@ -131,12 +130,22 @@ impl Upload<'_> {
         file.seek(SeekFrom::Start(from)).map_err(failed)?;
         let headers = [
             ("content-length".to_owned(), length.to_string()),
-            ("content-range".to_owned(), format!("bytes {from}-{}/{}", from + length - 1, self.size)),
+            ("content-range".to_owned(), content_range(from..from + length, self.size)?),
             ("content-type".to_owned(), "application/octet-stream".to_owned()),
         ];
         let mut source = self.bar.wrap_read(file.take(length));
         self.client.send("PUT", &self.target, &headers, ureq::SendBody::from_reader(&mut source))
     }
+}
+
+/// Formats a `content-range` header.
+fn content_range(range: Range<u64>, size: u64) -> Result<String, Failure> {
+    let failed = || Failure::usage(format!("bytes {} to {} of {size} are no range", range.start, range.end));
+    let header = ContentRange::bytes(range.clone(), size).map_err(|_| failed())?;
+    let mut values = Vec::new();
+    header.encode(&mut values);
+    let text = values.first().and_then(|value: &HeaderValue| value.to_str().ok());
+    text.map(ToOwned::to_owned).ok_or_else(failed)
 }
 
 /// Whether the same range may be accepted later. A limit of the tenant is not lifted by waiting.

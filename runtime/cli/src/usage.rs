@@ -1,12 +1,11 @@
 //! `gannet usage` and `prices`: show usage, cost and prices.
 
-use crate::answer::items;
-use crate::client::{Client, problem, read_body};
+use crate::client::{Client, read_body, with_query};
 use crate::connection::{Connection, ReadArgs};
 use crate::failure::Outcome;
 use crate::printer;
 use clap::{Args, ValueEnum};
-use serde_json::Value;
+use gannet_api::{ClassPrice, Prices, Usage, UsageRow};
 
 /// What the rows of the table are.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -38,71 +37,56 @@ pub struct UsageArgs {
 }
 
 /// Formats micro-units as a decimal number.
-fn decimal(value: Option<&Value>) -> String {
-    let micro = value.and_then(Value::as_u64).unwrap_or(0);
+fn decimal(micro: u64) -> String {
     format!("{}.{:06}", micro / 1_000_000, micro % 1_000_000)
 }
 
-fn row(value: &Value, name: String) -> Vec<String> {
-    let number = |field: &str| value.get(field).and_then(Value::as_u64).unwrap_or(0).to_string();
-    let numbers = ["requests", "errors", "gpu_ms", "cpu_ms"].into_iter().map(number);
-    std::iter::once(name).chain(numbers).chain([decimal(value.get("micro_units"))]).collect()
+/// The name of a row: its day, its version, or its function.
+fn row_name(row: &UsageRow) -> String {
+    let function = row.function.as_deref().unwrap_or_default();
+    match (&row.day, row.version) {
+        (Some(day), _) => day.clone(),
+        (None, Some(version)) => format!("{function} v{version}"),
+        (None, None) => function.to_owned(),
+    }
+}
+
+fn cells(name: String, row: &UsageRow) -> Vec<String> {
+    let numbers = [row.sums.requests, row.sums.errors, row.sums.gpu_ms, row.sums.cpu_ms];
+    let numbers = numbers.iter().map(ToString::to_string);
+    std::iter::once(name).chain(numbers).chain([decimal(row.micro_units)]).collect()
 }
 
 pub fn usage(arguments: &UsageArgs) -> Outcome {
     let by = arguments.by.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-    let mut path = format!("usage?by={by}");
-    for (name, day) in [("from", &arguments.from), ("to", &arguments.to)] {
-        if let Some(day) = day {
-            path.push_str(&format!("&{name}={day}"));
-        }
-    }
+    let mut query = vec![("by", by.as_str())];
+    query.extend(arguments.from.iter().map(|day| ("from", day.as_str())));
+    query.extend(arguments.to.iter().map(|day| ("to", day.as_str())));
+    let path = with_query("usage", &query);
     let client = Client::new(&arguments.connection)?;
     if arguments.csv {
         let headers = [("accept".to_owned(), "text/csv".to_owned())];
-        let mut response = client.send("GET", &format!("/api/v1/{path}"), &headers, ())?;
-        if !response.status().is_success() {
-            return Err(problem(&mut response));
-        }
+        let mut response = client.successful("GET", &format!("/api/v1/{path}"), &headers, ())?;
         // The reader may have closed the pipe. That is not a failure.
         let _ = printer::bytes(&read_body(&mut response)?);
         return Ok(());
     }
-    let answer = client.get(&path)?;
-    if arguments.json {
-        printer::json(&answer);
-        return Ok(());
-    }
-    let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let name = |value: &Value| match (value.get("day"), value.get("version").and_then(Value::as_u64)) {
-        (Some(Value::String(day)), _) => day.clone(),
-        (_, Some(version)) => format!("{} v{version}", text(value, "function")),
-        _ => text(value, "function"),
-    };
-    let mut rows: Vec<Vec<String>> = items(&answer, "rows").map(|value| row(value, name(value))).collect();
-    rows.extend(answer.get("total").map(|total| row(total, "total".into())));
-    let currency = text(&answer, "currency");
-    printer::table(&[&by.to_ascii_uppercase(), "REQUESTS", "ERRORS", "GPU MS", "CPU MS", &currency], &rows);
-    Ok(())
+    client.get(&path)?.print(arguments.json, |usage: Usage| {
+        let mut rows: Vec<_> = usage.rows.iter().map(|row| cells(row_name(row), row)).collect();
+        rows.push(cells("total".into(), &usage.total));
+        let head = [&by.to_ascii_uppercase(), "REQUESTS", "ERRORS", "GPU MS", "CPU MS", &usage.currency];
+        printer::table(&head, &rows);
+    })
 }
 
 pub fn prices(arguments: &ReadArgs) -> Outcome {
-    let answer = Client::new(&arguments.connection)?.get("prices")?;
-    if arguments.json {
-        printer::json(&answer);
-        return Ok(());
-    }
-    let price = |value: &Value, name: &str| decimal(value.get("price").and_then(|price| price.get(name)));
-    let rows: Vec<Vec<String>> = items(&answer, "prices")
-        .map(|value| {
-            let class = value.get("class").and_then(Value::as_str).unwrap_or_default().to_owned();
-            let names =
-                ["gpu_micro_units_per_s", "cpu_micro_units_per_s", "resident_micro_units_per_gib_s"].into_iter();
-            std::iter::once(class).chain(names.map(|name| price(value, name))).collect()
-        })
-        .collect();
-    let currency = answer.get("currency").and_then(Value::as_str).unwrap_or_default();
-    printer::table(&["CLASS", "GPU SECOND", "CPU SECOND", "GIB SECOND KEPT"], &rows);
-    printer::note(&format!("in {currency}; each started millisecond of work is charged"));
-    Ok(())
+    Client::new(&arguments.connection)?.get("prices")?.print(arguments.json, |prices: Prices| {
+        let row = |ClassPrice { class, price }: ClassPrice| {
+            let (gpu, cpu) = (decimal(price.gpu_micro_units_per_s), decimal(price.cpu_micro_units_per_s));
+            vec![class, gpu, cpu, decimal(price.resident_micro_units_per_gib_s)]
+        };
+        let rows: Vec<_> = prices.prices.into_iter().map(row).collect();
+        printer::table(&["CLASS", "GPU SECOND", "CPU SECOND", "GIB SECOND KEPT"], &rows);
+        printer::note(&format!("in {}; each started millisecond of work is charged", prices.currency));
+    })
 }

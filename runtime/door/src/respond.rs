@@ -5,11 +5,12 @@
 //! header, so callers can tell the two apart.
 
 use bytes::Bytes;
+use gannet_api::Problem;
 use gannet_base::body::{self, ResponseBody};
 use gannet_base::headers::{ERROR, REQUEST_ID, header_value};
 use gannet_base::names::RequestId;
 use gannet_base::quota::rate::{Rate, RateState};
-use gannet_base::refusal::{Blame, Refusal, RefusalKind, Retry};
+use gannet_base::refusal::{Refusal, RefusalKind, Retry};
 use gannet_fleet::pool::CallFailure;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
@@ -58,31 +59,17 @@ fn seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
-/// The JSON body of a refusal (RFC 9457).
-#[derive(Serialize)]
-struct Problem<'a> {
-    r#type: &'static str,
-    title: &'a str,
-    status: u16,
-    code: &'a str,
-    fault: Blame,
-    detail: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hint: Option<&'a str>,
-    request_id: String,
-}
-
 /// Turns a refusal into a response.
 pub fn refuse(refusal: &Refusal, request: RequestId) -> Response<ResponseBody> {
     let status = status_of(refusal);
     let problem = Problem {
-        r#type: "about:blank",
-        title: status.canonical_reason().unwrap_or("error"),
+        r#type: "about:blank".into(),
+        title: status.canonical_reason().unwrap_or("error").into(),
         status: status.as_u16(),
-        code: refusal.code,
+        code: refusal.code.into(),
         fault: refusal.blame,
-        detail: &refusal.public,
-        hint: refusal.hint,
+        detail: refusal.public.clone(),
+        hint: refusal.hint.map(Into::into),
         request_id: request.to_string(),
     };
     let text = serde_json::to_vec_pretty(&problem).unwrap_or_default();
@@ -218,6 +205,7 @@ fn finish(response: &mut Response<ResponseBody>, done: ReplyStatus, media_type: 
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use gannet_base::refusal::Blame;
     use http_body_util::BodyExt;
 
     #[tokio::test]

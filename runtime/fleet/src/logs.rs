@@ -3,10 +3,10 @@
 //! Lines arrive in frames from untrusted workers. The version in a frame decides which function its line belongs to,
 //! and a worker can only name versions that were loaded into it ([`VersionOwners`]).
 
-use gannet_base::hop::{LogFrame, LogStream, VersionKey};
-use gannet_base::names::{FunctionName, RequestId, TenantName};
+use gannet_base::hop::{LogFrame, VersionKey};
+use gannet_base::log_line::LogLine;
+use gannet_base::names::{FunctionName, TenantName};
 use gannet_process::channel::Channel;
-use serde::Serialize;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::broadcast;
@@ -15,24 +15,6 @@ use tokio::sync::broadcast;
 const KEPT_BYTES_MAX: usize = 1024 * 1024;
 /// Lines a follower may lag behind before it loses some.
 const FOLLOW_CAPACITY: usize = 1024;
-
-/// One line of a function's log.
-#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
-pub struct LogLine {
-    /// When the front door received it, RFC 3339.
-    #[schema(value_type = String, format = DateTime)]
-    pub time: jiff::Timestamp,
-    /// The request it was written in.
-    #[schema(value_type = String, format = "uuid")]
-    pub request: RequestId,
-    /// The stream it was written to.
-    pub stream: LogStream,
-    /// The line, without its end.
-    pub text: String,
-    /// Number of lines lost just before it; absent if there were none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lost: Option<u64>,
-}
 
 #[derive(Debug)]
 struct Ring {

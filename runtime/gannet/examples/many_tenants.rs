@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let count: usize = count.to_string_lossy().parse()?;
     let bytes = std::fs::read(PathBuf::from(component))?;
-    let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex::encode(Sha256::digest(&bytes));
     let (store, _) = Store::open(&PathBuf::from(data), "none")?;
     let mut change = WriteBatch::new();
     for number in 0..count {

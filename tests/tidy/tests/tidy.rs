@@ -20,6 +20,21 @@ use std::sync::OnceLock;
 const UNREACHABLE: &[dependencies::Unreachable<'_>] = &[
     ("gannet-base", &["gannet-*", "wasmtime*", "sled", "hyper*", "wgpu", "naga"]),
     (
+        "gannet-api",
+        &[
+            "gannet-process",
+            "gannet-sandbox",
+            "gannet-state",
+            "gannet-fleet",
+            "gannet-door",
+            "gannet-cli",
+            "gannet-host-gpu",
+            "wasmtime*",
+            "hyper*",
+            "sled",
+        ],
+    ),
+    (
         "gannet-process",
         &[
             "gannet-host-gpu",
@@ -76,6 +91,7 @@ const UNREACHABLE: &[dependencies::Unreachable<'_>] = &[
 /// Dependencies, each with the only packages that may depend on it directly.
 const OWNED: &[dependencies::Owned<'_>] = &[
     ("gannet-host-gpu", &["gannet-sandbox"]),
+    ("gannet-api", &["gannet-door", "gannet-cli"]),
     ("gannet-sandbox", &["gannet"]),
     ("wasmtime*", &["gannet-sandbox", "gannet-host-gpu"]),
     ("sled", &["gannet-state"]),

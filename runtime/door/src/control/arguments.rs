@@ -9,7 +9,6 @@ use gannet_fleet::inbound::InboundRequest;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -165,12 +164,6 @@ fn whole_numbers(mut value: Value) -> Value {
         }
     }
     value
-}
-
-/// Reads a field that must be an object. Without this, serde would accept a list too.
-pub(crate) fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<T, D::Error> {
-    let fields = serde_json::Map::deserialize(deserializer)?;
-    serde_json::from_value(Value::Object(fields)).map_err(serde::de::Error::custom)
 }
 
 /// Reads a JSON object from the body, and refuses an empty body.

@@ -12,15 +12,16 @@
 use crate::control::authorize::TenantGrant;
 use crate::control::call::{ApiCall, CallResult};
 use crate::control::error::ControlError;
-use crate::control::views::{AssetUpload, AssetView, Assets, Deleted, time};
 use crate::control::{Control, upload};
 use crate::respond::{ReplyStatus, json};
+use gannet_api::{AssetUpload, AssetView, Assets, Deleted};
 use gannet_base::names::{AssetName, TenantName};
 use gannet_base::records::AssetRecord;
 use gannet_fleet::inbound::BODY_IDLE_MAX;
 use gannet_state::registry::Tenant;
 use gannet_state::store::StoreError;
 use gannet_state::store::uploads::{Upload, UploadWriter};
+use headers::{ContentRange, HeaderMapExt};
 use http::HeaderMap;
 use http::header::CONTENT_RANGE;
 use http_body_util::BodyExt;
@@ -78,9 +79,8 @@ fn range(headers: &HeaderMap, body: &Incoming) -> Result<Range, ControlError> {
         let length = body.size_hint().exact().ok_or_else(none)?;
         return Ok(Range { from: 0, length, size: length });
     };
-    let text = value.to_str().unwrap_or_default();
-    let parsed = parse_range(text).ok_or_else(|| {
-        let text: String = text.chars().take(64).collect();
+    let parsed = headers.typed_get().and_then(checked_range).ok_or_else(|| {
+        let text: String = String::from_utf8_lossy(value.as_bytes()).chars().take(64).collect();
         ControlError::Invalid(format!("content-range is {text:?}; it must be like \"bytes 0-8388607/98304000\""))
     })?;
     if body.size_hint().exact().is_some_and(|length| length != parsed.length) {
@@ -90,10 +90,9 @@ fn range(headers: &HeaderMap, body: &Incoming) -> Result<Range, ControlError> {
     Ok(parsed)
 }
 
-fn parse_range(text: &str) -> Option<Range> {
-    let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
-    let (first, last) = range.split_once('-')?;
-    let (from, last, size): (u64, u64, u64) = (first.parse().ok()?, last.parse().ok()?, size.parse().ok()?);
+/// Returns a range that has both its bytes and the whole size, and is within it.
+fn checked_range(header: ContentRange) -> Option<Range> {
+    let ((from, last), size) = (header.bytes_range()?, header.bytes_len()?);
     let length = last.checked_sub(from)?.checked_add(1)?;
     (last < size).then_some(Range { from, length, size })
 }
@@ -115,7 +114,7 @@ fn view(owner: &Tenant, name: &AssetName, record: Option<&AssetRecord>, upload: 
         name: name.to_string(),
         digest: record.map(|record| record.digest.clone()),
         size: record.map(|record| record.size),
-        put: record.map(|record| time(record.put)),
+        put: record.map(|record| record.put.to_string()),
         functions: record.map(|record| uses(&record.digest)).unwrap_or_default(),
         upload: upload.map(upload_view),
     }
@@ -361,10 +360,16 @@ async fn append(mut upload: UploadWriter, mut body: Incoming, range: Range) -> (
 mod tests {
     use super::*;
 
+    fn read_range(text: &str) -> Option<Range> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_RANGE, text.parse().unwrap());
+        headers.typed_get().and_then(checked_range)
+    }
+
     #[test]
     fn ranges_are_read_as_they_are_written() {
-        assert_eq!(parse_range("bytes 0-9/100"), Some(Range { from: 0, length: 10, size: 100 }));
-        assert_eq!(parse_range("bytes 90-99/100"), Some(Range { from: 90, length: 10, size: 100 }));
+        assert_eq!(read_range("bytes 0-9/100"), Some(Range { from: 0, length: 10, size: 100 }));
+        assert_eq!(read_range("bytes 90-99/100"), Some(Range { from: 90, length: 10, size: 100 }));
         for bad in [
             "bytes 0-100/100",
             "bytes 5-4/100",
@@ -374,7 +379,7 @@ mod tests {
             "bytes -9/100",
             "bytes 0-18446744073709551615/18446744073709551615",
         ] {
-            assert_eq!(parse_range(bad), None, "{bad}");
+            assert_eq!(read_range(bad), None, "{bad}");
         }
     }
 }

@@ -1,9 +1,9 @@
 //! `/api/v1/audit`: the audit log of a tenant, or the operator's.
 
+use super::Control;
 use super::authorize::TenantGrant;
 use super::call::{ApiCall, CallResult};
 use super::error::ControlError;
-use super::{Control, views};
 use crate::respond::{ReplyStatus, json};
 use gannet_base::names::RequestId;
 use gannet_state::store::audit::OPERATOR;
@@ -22,6 +22,6 @@ impl Control {
         let entries =
             entries.map_err(|error| ControlError::Internal(error.to_string()))?.map_err(ControlError::from)?;
         let cursor = (entries.len() == limit).then(|| entries.last().map(|entry| entry.request.clone())).flatten();
-        Ok(json(ReplyStatus::Ok, &views::Audit { entries, cursor }))
+        Ok(json(ReplyStatus::Ok, &gannet_api::Audit { entries, cursor }))
     }
 }

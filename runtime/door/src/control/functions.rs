@@ -4,11 +4,10 @@ use crate::control::Control;
 use crate::control::authorize::TenantGrant;
 use crate::control::call::{ApiCall, CallResult};
 use crate::control::error::ControlError;
-use crate::control::views::{
-    Deleted, FunctionDetail, FunctionView, Functions, HealthView, KernelView, Kernels, KillsView, VersionView,
-    Versions, time,
-};
 use crate::respond::{ReplyStatus, json};
+use gannet_api::{
+    Deleted, FunctionDetail, FunctionView, Functions, HealthView, KernelView, Kernels, KillsView, VersionView, Versions,
+};
 use gannet_base::hop::BundleKernel;
 use gannet_base::names::FunctionName;
 use gannet_base::records::VersionRecord;
@@ -48,7 +47,7 @@ impl Control {
             name: function.name.to_string(),
             version: current.record.number,
             digest: current.record.digest.clone(),
-            deployed: time(current.record.created),
+            deployed: current.record.created.to_string(),
             public: current.manifest().http.public,
             url: self.url(current, None),
             kernels: current.record.kernels.keys().cloned().collect(),
@@ -73,7 +72,7 @@ impl Control {
         let quarantined = kernels.filter(|(_, kernel)| grant.owner.is_quarantined(kernel));
         let kills = self.pool.kills(&grant.tenant, &function.name).map(|(kills, wait)| KillsView {
             count: kills.count,
-            last: time(kills.time),
+            last: kills.time.to_string(),
             why: kills.why,
             backing_off_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
         });
@@ -116,7 +115,7 @@ impl Control {
                 .collect(),
             digest: version.record.digest.clone(),
             size: version.record.size,
-            deployed: time(version.record.created),
+            deployed: version.record.created.to_string(),
             cause: version.record.cause.clone(),
         };
         let versions = function.versions.iter().rev().map(view).collect();

@@ -1,20 +1,20 @@
 //! `/api/v1/gpus`: describes the GPUs of this server. Only the operator sees who uses them.
 
-use super::{Control, views};
+use super::Control;
 use gannet_base::identity::Caller;
 use gannet_fleet::gpus::GpuSlot;
 
 impl Control {
     /// Returns the GPUs and their health. Only the operator sees who uses them, because a tenant must not learn
     /// that there are others.
-    pub(super) fn gpus(&self, caller: &Caller) -> views::Gpus {
+    pub(super) fn gpus(&self, caller: &Caller) -> gannet_api::Gpus {
         let counts = self.pool.counts();
         let operator = *caller == Caller::Operator;
         let view = |gpu_slot: &GpuSlot| {
             let gpu = gpu_slot.gpu.clone()?;
             let counts = counts.get(gpu_slot.slot).filter(|_| operator);
             let health = serde_json::to_value(self.arbiter.health(gpu_slot.slot)).unwrap_or_default();
-            Some(views::GpuView {
+            Some(gannet_api::GpuView {
                 place: gpu_slot.slot,
                 index: gpu.index,
                 name: gpu.name,
@@ -32,6 +32,6 @@ impl Control {
                 workers_max: operator.then_some(gpu_slot.workers_max),
             })
         };
-        views::Gpus { gpus: self.slots.iter().filter_map(view).collect() }
+        gannet_api::Gpus { gpus: self.slots.iter().filter_map(view).collect() }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::access::AccessError;
 use crate::control::Control;
+use crate::control::error::ControlError;
 use crate::respond::{ReplyStatus, raw};
 use bytes::Bytes;
 use gannet_base::bill::StartKind;
@@ -10,7 +11,17 @@ use gannet_base::identity::Caller;
 use gannet_base::refusal::Refusal;
 use gannet_fleet::inbound::{InboundRequest, ListenerRole};
 use http::{Method, Response};
-use std::fmt::Write;
+use prometheus_client::encoding::prometheus_text::{CONTENT_TYPE, encode};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+fn unreported(error: std::fmt::Error) -> Refusal {
+    ControlError::Internal(format!("the metrics: {error}")).into()
+}
 
 impl Control {
     /// Serves these paths. Returns None for any other path.
@@ -20,14 +31,14 @@ impl Control {
         caller: &Caller,
         path: &str,
     ) -> Result<Option<Response<ResponseBody>>, Refusal> {
-        let (done, text) = match path {
-            "/healthz" => (ReplyStatus::Ok, "ok\n".to_owned()),
+        let (done, media_type, text) = match path {
+            "/healthz" => (ReplyStatus::Ok, TEXT, "ok\n".to_owned()),
             "/readyz" => {
                 // Ready means that requests start fast: a worker or a spare exists.
                 if self.pool.counts().iter().any(|counts| counts.workers + counts.spares > 0) {
-                    (ReplyStatus::Ok, "ready\n".to_owned())
+                    (ReplyStatus::Ok, TEXT, "ready\n".to_owned())
                 } else {
-                    (ReplyStatus::NotReady, "no worker yet\n".to_owned())
+                    (ReplyStatus::NotReady, TEXT, "no worker yet\n".to_owned())
                 }
             }
             // The metrics are sums over all tenants, so only the operator may read them. On the admin listener no key
@@ -39,41 +50,40 @@ impl Control {
                 }
                 .into());
             }
-            "/metrics" => (ReplyStatus::Ok, self.metrics()),
+            "/metrics" => (ReplyStatus::Ok, CONTENT_TYPE, self.metrics().map_err(unreported)?),
             _ => return Ok(None),
         };
         if !matches!(inbound.parts.method, Method::GET | Method::HEAD) {
             let method = inbound.parts.method.to_string();
             return Err(AccessError::MethodNotAllowed { method, allowed: "GET, HEAD".into() }.into());
         }
-        Ok(Some(raw(done, "text/plain; charset=utf-8", Bytes::from(text))))
+        Ok(Some(raw(done, media_type, Bytes::from(text))))
     }
 
-    /// Returns Prometheus text for the whole server. Nothing in it names a tenant.
-    fn metrics(&self) -> String {
+    /// Returns the metrics of the whole server in the text format of Prometheus. Nothing in them names a tenant.
+    fn metrics(&self) -> Result<String, std::fmt::Error> {
         let totals = self.ledger.totals();
         let counts = self.pool.counts();
         let workers: usize = counts.iter().map(|counts| counts.workers).sum();
         let spares: usize = counts.iter().map(|counts| counts.spares).sum();
-        let mut text = String::new();
-        let mut metric = |name: &str, kind: &str, help: &str, values: &[(&str, u64)]| {
-            let _ = writeln!(text, "# HELP gannet_{name} {help}\n# TYPE gannet_{name} {kind}");
-            for (labels, value) in values {
-                let _ = writeln!(text, "gannet_{name}{labels} {value}");
-            }
-        };
-        metric("requests_total", "counter", "Requests admitted and ended.", &[("", totals.requests)]);
-        metric("request_errors_total", "counter", "Admitted requests that ended in an error.", &[("", totals.errors)]);
-        metric("gpu_nanoseconds_total", "counter", "GPU time charged.", &[("", totals.gpu_ns)]);
         let held = u64::try_from(self.arbiter.held().as_nanos()).unwrap_or(u64::MAX);
-        metric("gpu_lease_nanoseconds_total", "counter", "Time for which GPUs were held.", &[("", held)]);
+        let starts = Family::<[(&str, &str); 1], Counter>::default();
         let [hot, warm, cold] = totals.starts;
-        let label = |kind: StartKind| format!("{{kind=\"{}\"}}", kind.as_str());
-        let labels = [label(StartKind::Hot), label(StartKind::Warm), label(StartKind::Cold)];
-        let [a, b, c] = &labels;
-        metric("starts_total", "counter", "Requests by how they started.", &[(a, hot), (b, warm), (c, cold)]);
-        metric("workers", "gauge", "Tenants with a worker.", &[("", workers as u64)]);
-        metric("spares", "gauge", "Workers ready for any tenant.", &[("", spares as u64)]);
-        text
+        for (kind, count) in [(StartKind::Hot, hot), (StartKind::Warm, warm), (StartKind::Cold, cold)] {
+            starts.get_or_create(&[("kind", kind.as_str())]).inc_by(count);
+        }
+        let mut registry = Registry::with_prefix("gannet");
+        let mut counter = |name, help, value| registry.register(name, help, ConstCounter::new(value));
+        counter("requests", "Requests admitted and ended", totals.requests);
+        counter("request_errors", "Admitted requests that ended in an error", totals.errors);
+        counter("gpu_nanoseconds", "GPU time charged", totals.gpu_ns);
+        counter("gpu_lease_nanoseconds", "Time for which GPUs were held", held);
+        registry.register("starts", "Requests by how they started", starts);
+        let mut gauge = |name, help, value| registry.register(name, help, ConstGauge::new(value as u64));
+        gauge("workers", "Tenants with a worker", workers);
+        gauge("spares", "Workers ready for any tenant", spares);
+        let mut text = String::new();
+        encode(&mut text, &registry)?;
+        Ok(text)
     }
 }

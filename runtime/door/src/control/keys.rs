@@ -8,8 +8,8 @@ use crate::control::audit_entry::AuditSubject;
 use crate::control::authorize::TenantGrant;
 use crate::control::call::{ApiCall, CallResult};
 use crate::control::error::ControlError;
-use crate::control::views::{Deleted, KeyMade, KeyView, Keys, NewKey, Rotate, Whoami, time};
 use crate::respond::{ReplyStatus, json};
+use gannet_api::{Deleted, KeyMade, KeyView, Keys, NewKey, Rotate, Whoami};
 use gannet_base::body::ResponseBody;
 use gannet_base::identity::{Caller, hash};
 use gannet_base::names::FunctionName;
@@ -30,8 +30,7 @@ const OVERLAP_MAX_S: u64 = 31_536_000;
 pub fn new_key(tenant: &str) -> Result<String, ControlError> {
     let mut secret = [0u8; 24];
     getrandom::fill(&mut secret).map_err(|error| ControlError::Internal(error.to_string()))?;
-    let text: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("gnt_{tenant}_{text}"))
+    Ok(format!("gnt_{tenant}_{}", hex::encode(secret)))
 }
 
 fn in_range(name: &str, value: u64, least: u64, most: u64) -> Result<u64, ControlError> {
@@ -41,17 +40,16 @@ fn in_range(name: &str, value: u64, least: u64, most: u64) -> Result<u64, Contro
     Err(ControlError::Invalid(format!("{name} = {value}; it may be {least} to {most}")))
 }
 
-impl NewKey {
-    fn checked(self, hash: [u8; 32]) -> Result<registry::KeySpec, ControlError> {
-        let scopes = if self.scopes.is_empty() { Scopes::FULL } else { Scopes::of(&self.scopes) };
-        let function = self.function.as_deref().map(FunctionName::new).transpose();
-        let function = function.map_err(|error| ControlError::Invalid(error.to_string()))?;
-        let after = self.expires_in_s.map(|after| in_range("expires_in_s", after, 1, EXPIRES_MAX_S)).transpose()?;
-        let after = after.map(|after| SignedDuration::from_secs(i64::try_from(after).unwrap_or(i64::MAX)));
-        let expires = after.map(|after| Timestamp::now().checked_add(after).unwrap_or(Timestamp::MAX));
-        let rate = self.requests_per_s.map(|rate| in_range("requests_per_s", rate, 1, 1_000_000)).transpose()?;
-        Ok(registry::KeySpec { hash, scopes, function, expires, requests_per_s: rate })
-    }
+/// Checks the values of a request to create a key.
+fn checked(asked: &NewKey, hash: [u8; 32]) -> Result<registry::KeySpec, ControlError> {
+    let scopes = if asked.scopes.is_empty() { Scopes::FULL } else { Scopes::of(&asked.scopes) };
+    let function = asked.function.as_deref().map(FunctionName::new).transpose();
+    let function = function.map_err(|error| ControlError::Invalid(error.to_string()))?;
+    let after = asked.expires_in_s.map(|after| in_range("expires_in_s", after, 1, EXPIRES_MAX_S)).transpose()?;
+    let after = after.map(|after| SignedDuration::from_secs(i64::try_from(after).unwrap_or(i64::MAX)));
+    let expires = after.map(|after| Timestamp::now().checked_add(after).unwrap_or(Timestamp::MAX));
+    let rate = asked.requests_per_s.map(|rate| in_range("requests_per_s", rate, 1, 1_000_000)).transpose()?;
+    Ok(registry::KeySpec { hash, scopes, function, expires, requests_per_s: rate })
 }
 
 /// Refuses a caller that would give a key more scopes than its own key has.
@@ -79,9 +77,12 @@ impl Control {
                 scopes: key.record.scopes.names(),
                 function: key.record.function.as_ref().map(ToString::to_string),
                 requests_per_s: key.record.requests_per_s,
-                created: time(key.record.created),
-                expires: key.record.expires.map(time),
-                last_used: (used_s > 0).then(|| Timestamp::from_second(used_s).ok()).flatten().map(time),
+                created: key.record.created.to_string(),
+                expires: key.record.expires.map(|time| time.to_string()),
+                last_used: (used_s > 0)
+                    .then(|| Timestamp::from_second(used_s).ok())
+                    .flatten()
+                    .map(|time| time.to_string()),
             }
         };
         Ok(json(ReplyStatus::Ok, &Keys { keys: keys.into_iter().map(view).collect() }))
@@ -91,7 +92,7 @@ impl Control {
         let (tenant, maker) = (call.tenant()?, call.caller.clone());
         let asked: NewKey = read_json(call.inbound, false).await?.unwrap_or_default();
         let key = new_key(tenant.as_str())?;
-        let mut new = asked.checked(hash(&key))?;
+        let mut new = checked(&asked, hash(&key))?;
         let (ends, per_s) = bounds(&maker);
         new.expires = stricter_of(new.expires, ends);
         new.requests_per_s = stricter_of(new.requests_per_s, per_s);
@@ -124,7 +125,7 @@ impl Control {
 /// Describes a key for the audit log.
 fn described(key: &KeyRecord) -> String {
     let function = key.function.as_ref().map(|function| format!(", function {function}")).unwrap_or_default();
-    let ends = key.expires.map(|ends| format!(", until {}", time(ends))).unwrap_or_default();
+    let ends = key.expires.map(|ends| format!(", until {ends}")).unwrap_or_default();
     let scopes = serde_json::to_string(&key.scopes.names()).unwrap_or_default();
     format!("key {}: {scopes}{function}{ends}", key.id)
 }
@@ -146,7 +147,7 @@ pub(super) fn whoami(caller: &Caller) -> Response<ResponseBody> {
             scopes: Some(key.record.scopes),
             function: key.record.function.as_ref().map(ToString::to_string),
             key: Some(key.record.id.clone()),
-            expires: key.record.expires.map(time),
+            expires: key.record.expires.map(|time| time.to_string()),
         },
         _ => Whoami { operator: true, tenant: None, scopes: None, function: None, key: None, expires: None },
     };

@@ -4,12 +4,12 @@ use crate::control::Control;
 use crate::control::authorize::TenantGrant;
 use crate::control::call::{ApiCall, CallResult};
 use crate::control::error::ControlError;
-use crate::control::views::LogLines;
 use crate::respond::{ReplyStatus, json, stream};
 use bytes::Bytes;
+use gannet_api::LogLines;
 use gannet_base::body;
+use gannet_base::log_line::LogLine;
 use gannet_base::names::RequestId;
-use gannet_fleet::logs::LogLine;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
 

@@ -33,7 +33,6 @@ mod gpus;
 mod health;
 
 // The types of bodies, and the OpenAPI document.
-mod views;
 mod openapi;
 
 pub use openapi::document;
@@ -202,6 +201,6 @@ impl Control {
         };
         let (receipt, billed) = found.filter(|(receipt, _)| own(receipt)).ok_or(ControlError::NotFound)?;
         let cost_micro_units = receipt.micro_units();
-        Ok(json(ReplyStatus::Ok, &views::ReceiptView { receipt, cost_micro_units, billed }))
+        Ok(json(ReplyStatus::Ok, &gannet_api::ReceiptView { receipt, cost_micro_units, billed }))
     }
 }

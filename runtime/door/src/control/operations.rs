@@ -172,7 +172,7 @@ table! {
         "Lists the versions of a function." [], Nothing, [(200, "Versions")];
     GetTraffic "getTraffic" GET "functions/{name}/traffic" Read
         "Returns how requests are split among versions." [], Nothing, [(200, "Traffic")];
-    SetTraffic "setTraffic" PUT "functions/{name}/traffic" Deploy "Splits requests among versions." [], Json("Traffic"),
+    SetTraffic "setTraffic" PUT "functions/{name}/traffic" Deploy "Splits requests among versions." [], Json("TrafficChoice"),
         [(200, "Traffic")];
     RollBack "rollBack" POST "functions/{name}/rollback" Deploy "Sends all requests to an earlier version." [],
         MaybeJson("RollBack"), [(200, "Traffic")];

@@ -3,9 +3,9 @@
 use crate::control::authorize::TenantGrant;
 use crate::control::call::{ApiCall, CallResult};
 use crate::control::error::ControlError;
-use crate::control::views::{Deleted, SecretView, Secrets, time};
 use crate::control::{Control, upload};
 use crate::respond::{ReplyStatus, json};
+use gannet_api::{Deleted, SecretView, Secrets};
 use gannet_base::body::ResponseBody;
 use gannet_base::manifest::{SECRET_NAME_RULE, is_secret_name};
 use gannet_base::records::SecretRecord;
@@ -18,7 +18,7 @@ fn view(grant: &TenantGrant, name: &str, record: &SecretRecord) -> SecretView {
         served.any(|version| version.manifest().secrets.names.iter().any(|known| known == name))
     });
     let functions = named.map(|function| function.name.to_string()).collect();
-    SecretView { name: name.to_owned(), set: time(record.set), functions }
+    SecretView { name: name.to_owned(), set: record.set.to_string(), functions }
 }
 
 fn check_name(name: &str) -> Result<(), ControlError> {

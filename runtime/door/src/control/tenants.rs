@@ -6,8 +6,8 @@ use crate::control::audit_entry::AuditSubject;
 use crate::control::call::{ApiCall, CallResult};
 use crate::control::error::ControlError;
 use crate::control::keys::new_key;
-use crate::control::views::{Deleted, Limits, NewTenant, TenantMade, TenantView, Tenants, Used, time};
 use crate::respond::{ReplyStatus, json};
+use gannet_api::{Deleted, Limits, NewTenant, TenantMade, TenantView, Tenants, Used};
 use gannet_base::identity::hash;
 use gannet_base::names::TenantName;
 use gannet_state::registry::{KeySpec, Snapshot, Tenant};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 fn view(name: &TenantName, tenant: &Tenant) -> TenantView {
     TenantView {
         name: name.to_string(),
-        created: time(tenant.record.created),
+        created: tenant.record.created.to_string(),
         suspended: tenant.record.suspended,
         functions: tenant.functions.len(),
         in_flight: tenant.account.in_flight(),
@@ -100,7 +100,7 @@ impl Control {
             egress_mib_per_day: spent.egress_bytes >> 20,
             spend_micro_units_per_month: spent.micro_units,
         };
-        let (limits, own) = (tenant.limits.as_ref().clone(), tenant.record.limits.clone());
+        let (limits, own, used) = (tenant.limits.by_name(), tenant.record.limits.by_name(), used.by_name());
         Ok(json(ReplyStatus::Ok, &Limits { tenant: name.to_string(), limits, own, used }))
     }
 

@@ -6,8 +6,8 @@ use crate::control::arguments::{json as read_json, json_needed};
 use crate::control::authorize::TenantGrant;
 use crate::control::call::{ApiCall, CallResult};
 use crate::control::error::ControlError;
-use crate::control::views::{Deleted, RollBack, TagChoice, Traffic};
 use crate::respond::{ReplyStatus, json};
+use gannet_api::{Deleted, RollBack, TagChoice, Traffic, TrafficChoice};
 use gannet_base::records::Sticky;
 use gannet_state::registry::Function;
 use std::collections::BTreeMap;
@@ -40,7 +40,7 @@ impl Control {
     pub(super) async fn set_traffic(&self, call: ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.function()?;
         find(grant, &name)?;
-        let asked: Traffic = json_needed(call.inbound).await?;
+        let asked: TrafficChoice = json_needed(call.inbound).await?;
         let mut weights = BTreeMap::new();
         for (version, weight) in asked.traffic {
             let number = version.strip_prefix('v').unwrap_or(&version).parse::<u32>();

@@ -93,7 +93,7 @@ impl ComponentFile {
     }
 
     fn finish(self, manifest: Option<Manifest>) -> ReceivedComponent {
-        let digest = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex::encode(self.hash.finalize());
         ReceivedComponent { path: self.path, already_stored: false, digest, size: self.size, manifest }
     }
 }

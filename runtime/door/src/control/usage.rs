@@ -4,9 +4,9 @@
 use crate::control::authorize::TenantGrant;
 use crate::control::call::{ApiCall, CallResult};
 use crate::control::error::ControlError;
-use crate::control::views::{ClassPrice, Prices, Usage, UsageRow};
 use crate::control::{Control, focus};
 use crate::respond::{ReplyStatus, json, raw};
+use gannet_api::{ClassPrice, Prices, Usage, UsageRow};
 use gannet_base::bill::price::Price;
 use gannet_base::bill::usage::{Sums, UsageKey};
 use gannet_base::time::{Day, day_of, day_text, month_start};

@@ -34,7 +34,7 @@ impl KeySpec {
 
     fn record(self, tenant: &TenantName) -> KeyRecord {
         let Self { hash, scopes, function, expires, requests_per_s } = self;
-        let id: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let id = hex::encode(hash.get(..8).unwrap_or_default());
         let (tenant, created) = (tenant.clone(), jiff::Timestamp::now());
         KeyRecord { id, tenant, scopes, created, function, expires, requests_per_s, used_s: 0 }
     }

@@ -61,7 +61,7 @@ fn run_folder(data: &Path) -> io::Result<PathBuf> {
         return Ok(run);
     }
     let digest = Sha256::digest(data.as_os_str().as_bytes());
-    let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let name = hex::encode(digest.get(..8).unwrap_or_default());
     let run = std::env::temp_dir().join(format!("gannet-run-{name}"));
     match std::fs::DirBuilder::new().mode(0o711).create(&run) {
         Ok(()) => Ok(run),

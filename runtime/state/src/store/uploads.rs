@@ -201,7 +201,7 @@ impl UploadWriter {
             }
             hash.update(part.get(..read).unwrap_or_default());
         }
-        let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex::encode(hash.finalize());
         let path = self.folder.join(self.upload.file_name());
         if self.upload.digest.as_ref().is_some_and(|expected| *expected != digest) {
             std::fs::remove_file(path)?;

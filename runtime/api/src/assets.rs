@@ -1,10 +1,10 @@
 //! Types of the operations on assets.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// The progress of an upload.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct AssetUpload {
     /// Size of the whole asset in bytes.
     pub size: u64,
@@ -15,7 +15,7 @@ pub struct AssetUpload {
 }
 
 /// An asset.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct AssetView {
     /// Name of the asset, unique in its tenant.
     pub name: String,
@@ -33,7 +33,7 @@ pub struct AssetView {
 }
 
 /// A page of assets, sorted by name.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Assets {
     /// The assets of this page.
     pub assets: Vec<AssetView>,

@@ -1,5 +1,8 @@
-//! Types of the bodies that the control API reads and returns. The schemas of its OpenAPI document are made from them,
-//! and their doc comments are its descriptions.
+//! The bodies of the control API. The server writes what the commands read, and the other way round, both with these
+//! types. The schemas of the OpenAPI document are made from them, and their doc comments are its descriptions.
+//!
+//! A change here changes the API. Fields may be added; none may change its name or its meaning. Only bodies of requests
+//! refuse unknown fields. Those of responses ignore them, because the commands may be older than the server.
 
 mod assets;
 mod functions;
@@ -9,39 +12,48 @@ pub use assets::*;
 pub use functions::*;
 pub use tenants::*;
 
+use gannet_base::refusal::Blame;
 use gannet_base::scopes::Scopes;
-use serde::Serialize;
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::borrow::Cow;
 use utoipa::ToSchema;
 
-/// Writes a time as RFC 3339.
-pub(super) fn time(time: jiff::Timestamp) -> String {
-    time.to_string()
+/// Reads a field that must be an object. Without this, serde would accept a list too.
+fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<T, D::Error> {
+    let fields = serde_json::Map::deserialize(deserializer)?;
+    serde_json::from_value(fields.into()).map_err(D::Error::custom)
 }
 
 /// An error (RFC 9457).
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// Always `about:blank`.
-    pub r#type: String,
+    #[serde(default)]
+    pub r#type: Cow<'static, str>,
     /// The HTTP status in words.
-    pub title: String,
+    #[serde(default)]
+    pub title: Cow<'static, str>,
     /// The HTTP status.
+    #[serde(default)]
     pub status: u16,
     /// A stable code that clients can test for.
-    pub code: String,
+    pub code: Cow<'static, str>,
     /// Whose fault the error is.
-    pub fault: gannet_base::refusal::Blame,
+    pub fault: Blame,
     /// Description of the error, with the value and the limit.
     pub detail: String,
     /// What the caller can do about it.
-    pub hint: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<Cow<'static, str>>,
     /// Id of the request.
+    #[serde(default)]
     #[schema(format = "uuid")]
     pub request_id: String,
 }
 
 /// The key of the request.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Whoami {
     /// Whether it is the operator's key.
     pub operator: bool,
@@ -58,7 +70,7 @@ pub struct Whoami {
 }
 
 /// A GPU of this server.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct GpuView {
     /// Number of its slot, from 0.
     pub place: usize,
@@ -97,14 +109,14 @@ pub struct GpuView {
 }
 
 /// The GPUs of this server.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Gpus {
     /// The GPUs, one for each slot.
     pub gpus: Vec<GpuView>,
 }
 
 /// The result of a deletion.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Deleted {
     /// Name or id of what was deleted.
     pub deleted: String,

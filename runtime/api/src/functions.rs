@@ -1,5 +1,6 @@
 //! Types of the operations on functions, their versions, kernels and logs.
 
+use gannet_base::log_line::LogLine;
 use gannet_base::manifest::Manifest;
 use gannet_base::records::Sticky;
 use serde::{Deserialize, Serialize};
@@ -7,7 +8,7 @@ use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// A function in a list.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct FunctionView {
     /// Name of the function, unique in its tenant.
     pub name: String,
@@ -27,7 +28,7 @@ pub struct FunctionView {
 }
 
 /// A page of functions, sorted by name.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Functions {
     /// The functions of this page.
     pub functions: Vec<FunctionView>,
@@ -36,7 +37,7 @@ pub struct Functions {
 }
 
 /// Recent kills of workers while they ran a function's requests.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct KillsView {
     /// Number of kills in a row.
     pub count: u32,
@@ -50,7 +51,7 @@ pub struct KillsView {
 }
 
 /// The health of a function.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct HealthView {
     /// Names of the current version's kernels that are in quarantine: they may not run until they are deployed again.
     pub quarantined_kernels: Vec<String>,
@@ -59,7 +60,7 @@ pub struct HealthView {
 }
 
 /// A function with its settings, traffic, tags and health.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct FunctionDetail {
     /// The fields that a list has too.
     #[serde(flatten)]
@@ -79,7 +80,7 @@ pub struct FunctionDetail {
 }
 
 /// The result of a deploy.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Deployed {
     /// The tenant that owns the function.
     pub tenant: String,
@@ -102,7 +103,7 @@ pub struct Deployed {
 }
 
 /// A version in a list.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct VersionView {
     /// Number of the version.
     pub version: u32,
@@ -124,7 +125,7 @@ pub struct VersionView {
 }
 
 /// The versions of a function, newest first.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Versions {
     /// Name of the function.
     pub name: String,
@@ -134,8 +135,17 @@ pub struct Versions {
 
 /// How requests are split among versions.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Traffic {
+    /// Weights by version, as in `{"v3": 90, "v4": 10}`.
+    pub traffic: BTreeMap<String, u32>,
+    /// Header or cookie that pins a client to a version.
+    pub sticky: Option<Sticky>,
+}
+
+/// A request to split requests among versions.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrafficChoice {
     /// Weights by version, as in `{"v3": 90, "v4": 10}`.
     pub traffic: BTreeMap<String, u32>,
     /// Header or cookie that pins a client to a version.
@@ -144,7 +154,7 @@ pub struct Traffic {
 }
 
 /// A request to roll back.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RollBack {
     /// Number of the version to go back to. Without it, the version that was current before.
@@ -153,7 +163,7 @@ pub struct RollBack {
 }
 
 /// A request to set a tag.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TagChoice {
     /// Number of the version that the tag leads to.
@@ -162,7 +172,7 @@ pub struct TagChoice {
 }
 
 /// A kernel of a version.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct KernelView {
     /// Name that the function gives it.
     pub name: String,
@@ -175,7 +185,7 @@ pub struct KernelView {
 }
 
 /// The kernels of a version.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Kernels {
     /// Name of the function.
     pub name: String,
@@ -186,8 +196,8 @@ pub struct Kernels {
 }
 
 /// Log lines of a function.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct LogLines {
     /// The lines, oldest first.
-    pub lines: Vec<gannet_fleet::logs::LogLine>,
+    pub lines: Vec<LogLine>,
 }

@@ -7,10 +7,11 @@ use gannet_base::limits::{LimitsChoice, TenantLimits};
 use gannet_base::records::AuditRecord;
 use gannet_base::scopes::ScopeName;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// The receipt of a request, its cost, and whether it is billable.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct ReceiptView {
     /// The fields of the receipt.
     #[serde(flatten)]
@@ -22,7 +23,7 @@ pub struct ReceiptView {
 }
 
 /// A secret, without its value, which is never returned.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct SecretView {
     /// Name of the secret.
     pub name: String,
@@ -34,26 +35,26 @@ pub struct SecretView {
 }
 
 /// The secrets of a tenant, sorted by name.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Secrets {
     /// The secrets, without their values.
     pub secrets: Vec<SecretView>,
 }
 
 /// A request to create a tenant.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewTenant {
     /// Name of the tenant.
     #[schema(pattern = "^[a-z0-9]+(-[a-z0-9]+)*$", max_length = 24)]
     pub name: String,
     /// Limits of this tenant. The server's limits hold for those that are left out.
-    #[serde(default, deserialize_with = "crate::control::arguments::object")]
+    #[serde(default, deserialize_with = "crate::object")]
     pub limits: LimitsChoice,
 }
 
 /// A tenant that was created, and its first key.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct TenantMade {
     /// Name of the tenant.
     pub tenant: String,
@@ -64,7 +65,7 @@ pub struct TenantMade {
 }
 
 /// A tenant.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct TenantView {
     /// Name of the tenant.
     pub name: String,
@@ -80,7 +81,7 @@ pub struct TenantView {
 }
 
 /// A page of tenants, sorted by name.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Tenants {
     /// The tenants of this page.
     pub tenants: Vec<TenantView>,
@@ -89,20 +90,23 @@ pub struct Tenants {
 }
 
 /// A tenant's limits, and how much of them it uses.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Limits {
     /// Name of the tenant.
     pub tenant: String,
     /// The limits in force.
-    pub limits: TenantLimits,
+    #[schema(value_type = TenantLimits)]
+    pub limits: BTreeMap<String, u64>,
     /// The limits that the operator has set for this tenant.
-    pub own: LimitsChoice,
+    #[schema(value_type = LimitsChoice)]
+    pub own: BTreeMap<String, u64>,
     /// How much of the limits is used.
-    pub used: Used,
+    #[schema(value_type = Used)]
+    pub used: BTreeMap<String, u64>,
 }
 
 /// How much a tenant uses of its limits.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Used {
     /// Number of requests in flight, waiting or running.
     pub concurrency: u64,
@@ -122,8 +126,25 @@ pub struct Used {
     pub spend_micro_units_per_month: u64,
 }
 
+impl Used {
+    /// Returns these numbers by the names of the limits.
+    pub fn by_name(&self) -> BTreeMap<String, u64> {
+        let pairs = [
+            ("concurrency", self.concurrency),
+            ("functions", self.functions),
+            ("secrets", self.secrets),
+            ("assets_mib", self.assets_mib),
+            ("keys", self.keys),
+            ("gpu_ms_per_day", self.gpu_ms_per_day),
+            ("egress_mib_per_day", self.egress_mib_per_day),
+            ("spend_micro_units_per_month", self.spend_micro_units_per_month),
+        ];
+        pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
 /// A request to create a key.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct NewKey {
     /// What the key may do. An empty list means all scopes.
@@ -140,7 +161,7 @@ pub struct NewKey {
 }
 
 /// A request to replace a key.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rotate {
     /// Seconds for which the old key stays valid.
@@ -149,7 +170,7 @@ pub struct Rotate {
 }
 
 /// A key that was created.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct KeyMade {
     /// Id of the key.
     pub id: String,
@@ -158,7 +179,7 @@ pub struct KeyMade {
 }
 
 /// A key in a list, without its text, which is stored nowhere.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct KeyView {
     /// Id of the key.
     pub id: String,
@@ -178,14 +199,14 @@ pub struct KeyView {
 }
 
 /// A tenant's keys.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Keys {
     /// The keys, oldest first.
     pub keys: Vec<KeyView>,
 }
 
 /// A page of the audit log, newest entries first.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Audit {
     /// The entries of this page.
     pub entries: Vec<AuditRecord>,
@@ -194,7 +215,7 @@ pub struct Audit {
 }
 
 /// The prices of a class of GPU.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct ClassPrice {
     /// Name of the class.
     pub class: String,
@@ -203,7 +224,7 @@ pub struct ClassPrice {
 }
 
 /// The prices of work.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Prices {
     /// The currency (ISO 4217). A micro-unit is a millionth of it.
     pub currency: String,
@@ -212,7 +233,7 @@ pub struct Prices {
 }
 
 /// The usage of a day, a function or a version.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct UsageRow {
     /// The day (UTC), if rows are grouped by day.
     pub day: Option<String>,
@@ -228,7 +249,7 @@ pub struct UsageRow {
 }
 
 /// The usage of a tenant. The total is the sum of the rows, and of the ledger's lines.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Usage {
     /// Name of the tenant.
     pub tenant: String,
