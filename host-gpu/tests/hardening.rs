@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test that fails panics")]
 #![allow(clippy::print_stdout, reason = "figures, for --nocapture")]
 
+mod loop_nests;
 mod shaders;
 
 use gannet_host_gpu::check::Access;
@@ -313,6 +314,60 @@ async fn trips_of(kernel: &Arc<Kernel>, ends: &[(i64, i64, u32)]) -> Result<Vec<
     let mut batch = Batch::default();
     batch.dispatch(&session, kernel, bindings.collect(), [count, 1, 1])?;
     batch.read(&buffers[1], 0, u64::from(count) * 4)?;
+    let mut submission = batch.encode(&mut session)?.submit().await?;
+    submission.wait().await?;
+    let reads = submission.take_reads().await;
+    Ok(reads[0].chunks(4).map(|bytes| u32::from_le_bytes(bytes.try_into().unwrap())).collect())
+}
+
+/// Nests of loops near the number of iterations after which the software driver ends loops without an error: each gives
+/// the right result, or its budget runs out. `GANNET_NESTS` of them, with seeds from `GANNET_NESTS_SEED`.
+#[tokio::test]
+async fn loops_count_right_or_run_out_of_budget() {
+    let number = |name: &str, usual: u64| std::env::var(name).ok().map_or(usual, |text| text.parse().unwrap());
+    let (count, first) = (number("GANNET_NESTS", 150), number("GANNET_NESTS_SEED", 1));
+    let (mut right, mut long, mut exhausted) = (0, 0, 0);
+    for seed in first..first + count {
+        let nest = loop_nests::nest(seed);
+        let wgsl = nest.wgsl();
+        let kernel = match compile(&wgsl, "main", passes(true, true)).await {
+            Ok(kernel) => kernel,
+            Err(error) => panic!("seed {seed}: {error}\n{wgsl}"),
+        };
+        match (counted_by(&kernel, &nest.bounds).await, nest.counted()) {
+            (Ok(found), Some(expected)) => {
+                assert_eq!(found, expected, "seed {seed} {:?}\n{wgsl}", nest.bounds);
+                right += 1;
+                long += u32::from(expected.iter().any(|count| *count > 5000));
+            }
+            (Ok(_), None) => panic!("seed {seed}: more iterations than can be\n{:?}\n{wgsl}", nest.bounds),
+            (Err(Error::BudgetExhausted(_)), expected) => {
+                let most = expected.and_then(|counts| counts.into_iter().max()).unwrap_or(u32::MAX);
+                assert!(nest.bounds.iter().any(|bound| *bound >= 40) || most > 100, "seed {seed}: {most}\n{wgsl}");
+                exhausted += 1;
+            }
+            (Err(error), _) => panic!("seed {seed}: {error}\n{wgsl}"),
+        }
+    }
+    println!("{count} nests: {right} right, {long} of them long, {exhausted} out of budget");
+    assert!(right * 4 > count && exhausted * 10 > count && long > 0, "{right}, {exhausted} and {long} of {count}");
+}
+
+/// Runs a kernel of [`loop_nests`].
+async fn counted_by(kernel: &Arc<Kernel>, bounds: &[u32]) -> Result<Vec<u32>, Error> {
+    let mut session = session();
+    let words: Vec<u8> = bounds.iter().flat_map(|bound| bound.to_le_bytes()).collect();
+    let size = u64::from(loop_nests::LANES) * 4;
+    let buffers = [session.create_buffer(words.len() as u64)?, session.create_buffer(size)?];
+    session.write_buffer(&buffers[0], 0, words)?;
+    let bindings = kernel.variables.iter().map(|variable| Binding {
+        group: variable.group,
+        index: variable.index,
+        source: BindingSource::Buffer(Arc::clone(&buffers[variable.index as usize]), 0, None),
+    });
+    let mut batch = Batch::default();
+    batch.dispatch(&session, kernel, bindings.collect(), [1, 1, 1])?;
+    batch.read(&buffers[1], 0, size)?;
     let mut submission = batch.encode(&mut session)?.submit().await?;
     submission.wait().await?;
     let reads = submission.take_reads().await;

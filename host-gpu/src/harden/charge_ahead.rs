@@ -21,7 +21,11 @@
 //!
 //! A loop with no trips costs nothing. A charge leaves at least the cost of one iteration, because `trips` is less than
 //! `left / cost`. So a counter at zero still means that a loop was ended or skipped.
+//!
+//! Where budgets count iterations ([`BudgetUnit::Iterations`]), a loop is charged for one trip more, because the driver
+//! also counts the time that the condition fails.
 
+use super::cost::BudgetUnit;
 use super::short_loop::{self, InductionLoop};
 use naga::{
     AddressSpace, BinaryOperator, Block, Expression, Function, GlobalVariable, Handle, Literal, MathFunction, Module,
@@ -34,7 +38,7 @@ pub(super) fn charge(
     module: &Module,
     function: &mut Function,
     counter: Handle<GlobalVariable>,
-    cost: u32,
+    (cost, unit): (u32, BudgetUnit),
     looped: (Block, Block, Span),
 ) -> Result<Block, (Block, Block)> {
     let (body, continuing, span) = looped;
@@ -47,13 +51,20 @@ pub(super) fn charge(
             let (zero, one) = (writer.literal(0), writer.literal(1));
             let left = writer.emit(Expression::Load { pointer: counter });
             let fits = writer.binary(BinaryOperator::Divide, left, cost);
-            let fits = writer.math(MathFunction::Max, fits, one);
+            let mut fits = writer.math(MathFunction::Max, fits, one);
+            if unit == BudgetUnit::Iterations {
+                // The driver also counts the time that the condition fails.
+                fits = writer.binary(BinaryOperator::Subtract, fits, one);
+            }
             let condition = writer.binary(BinaryOperator::GreaterEqual, trips, fits);
             let mut accept = Block::new();
             accept.push(Statement::Store { pointer: counter, value: zero }, Span::UNDEFINED);
             let mut reject = Block::new();
             let mut writer = TripWriter { function, block: &mut reject };
-            let price = writer.binary(BinaryOperator::Multiply, trips, cost);
+            let mut price = writer.binary(BinaryOperator::Multiply, trips, cost);
+            if unit == BudgetUnit::Iterations {
+                price = writer.binary(BinaryOperator::Add, price, cost);
+            }
             let value = writer.binary(BinaryOperator::Subtract, left, price);
             reject.push(Statement::Store { pointer: counter, value }, Span::UNDEFINED);
             reject.push(Statement::Loop { body, continuing, break_if: None }, span);

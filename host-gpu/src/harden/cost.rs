@@ -23,7 +23,9 @@ use std::collections::HashMap;
 pub enum BudgetUnit {
     /// Weighted operations, as a measure of GPU time.
     Work,
-    /// Loop iterations, because software drivers silently end loops after 65,535 of them.
+    /// Loop iterations as a software driver counts them, because it silently ends all loops after 65,535 of them. It
+    /// counts each time that it has come to the end of a loop's body: also when the loop's condition fails, and also if
+    /// no invocation runs the loop, because it skips no code.
     Iterations,
 }
 
@@ -65,8 +67,11 @@ pub(super) struct Costs {
 struct Cost {
     /// Weighted operations at run time, without those in nested counted loops.
     work: u64,
-    /// Iterations of loops that are not counted.
+    /// What a software driver counts: the iterations of loops that are not counted here, and one pass through each loop
+    /// that is.
     iterations: u64,
+    /// What a software driver counts if no invocation runs this code: one pass through each loop.
+    passes: u64,
     /// Expressions and statements after inlining.
     size: u64,
     calls: u64,
@@ -76,6 +81,7 @@ impl Cost {
     fn add(&mut self, other: Self) {
         self.work = self.work.saturating_add(other.work);
         self.iterations = self.iterations.saturating_add(other.iterations);
+        self.passes = self.passes.saturating_add(other.passes);
         self.size = self.size.saturating_add(other.size);
         self.calls = self.calls.saturating_add(other.calls);
     }
@@ -185,7 +191,7 @@ impl Weigher<'_> {
             && work <= SHORT_COST_MAX
             && iterations <= SHORT_ITERATIONS_MAX
         {
-            return Cost { work, iterations, ..once };
+            return Cost { work, iterations, passes: once.passes.saturating_add(1), ..once };
         }
         // Counting costs work too, so that an empty loop is not free.
         let cost = match self.unit {
@@ -195,7 +201,9 @@ impl Weigher<'_> {
         if let Some(entry) = self.loops.get_mut(index) {
             *entry = LoopCost::Counted(u32::try_from(cost).unwrap_or(u32::MAX));
         }
-        Cost { work: 1, iterations: 0, ..once }
+        // If it is run, it is charged for more than this one pass.
+        let passes = once.passes.saturating_add(1);
+        Cost { work: 1, iterations: passes, passes, ..once }
     }
 
     /// Returns the size of a value in four-byte words.

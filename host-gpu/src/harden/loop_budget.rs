@@ -26,7 +26,7 @@
 //!   the flag in the loop cost the software driver 40 % of a blur.)
 
 use super::charge_ahead;
-use super::cost::{Costs, LoopCost};
+use super::cost::{BudgetUnit, Costs, LoopCost};
 use super::globals::Globals;
 use super::uniformity::UniformLoops;
 use naga::{BinaryOperator, Block, Expression, Function, GlobalVariable, Handle, Literal, Module, Span, Statement};
@@ -38,12 +38,18 @@ pub(super) struct CountedLoops {
     pub uniform: u32,
     /// Loops that each invocation runs for itself.
     pub divergent: u32,
-    /// Whether a divergent loop is inside another counted loop, or in a function, which may be called from such a loop.
+    /// Whether a divergent loop is inside another loop, or in a function, which may be called from such a loop.
     pub divergent_nested: bool,
 }
 
 /// Inserts the counting code into all functions and entry points of a module.
-pub(super) fn insert(module: &mut Module, globals: &Globals, uniform: &UniformLoops, costs: &Costs) -> CountedLoops {
+pub(super) fn insert(
+    module: &mut Module,
+    globals: &Globals,
+    uniform: &UniformLoops,
+    costs: &Costs,
+    unit: BudgetUnit,
+) -> CountedLoops {
     let mut counted = CountedLoops::default();
     let none = Vec::new();
     let handles: Vec<_> = module.functions.iter().map(|(handle, _)| handle).collect();
@@ -51,14 +57,14 @@ pub(super) fn insert(module: &mut Module, globals: &Globals, uniform: &UniformLo
         let loops = costs.functions.get(&handle).unwrap_or(&none);
         let uniform = uniform.functions.get(&handle).map_or(&[][..], Vec::as_slice);
         let mut function = std::mem::take(module.functions.get_mut(handle));
-        Inserter { module, globals, loops, uniform, next: 0, counted: &mut counted, depth: 1 }.run(&mut function);
+        Inserter { module, globals, unit, loops, uniform, next: 0, counted: &mut counted, depth: 1 }.run(&mut function);
         *module.functions.get_mut(handle) = function;
     }
     for index in 0..module.entry_points.len() {
         let Some(entry) = module.entry_points.get_mut(index) else { continue };
         let mut function = std::mem::take(&mut entry.function);
         let (loops, uniform) = (costs.entry.as_slice(), uniform.entry.as_slice());
-        Inserter { module, globals, loops, uniform, next: 0, counted: &mut counted, depth: 0 }.run(&mut function);
+        Inserter { module, globals, unit, loops, uniform, next: 0, counted: &mut counted, depth: 0 }.run(&mut function);
         if let Some(entry) = module.entry_points.get_mut(index) {
             entry.function = function;
         }
@@ -74,12 +80,13 @@ fn add(function: &mut Function, expression: Expression) -> Handle<Expression> {
 struct Inserter<'a> {
     module: &'a Module,
     globals: &'a Globals,
+    unit: BudgetUnit,
     loops: &'a [LoopCost],
     uniform: &'a [bool],
     /// Index of the next loop, in the order in which they begin in the source.
     next: usize,
     counted: &'a mut CountedLoops,
-    /// Number of counted loops around the current statement. Functions begin at 1, since they may be called in a loop.
+    /// Number of loops around the current statement. Functions begin at 1, since they may be called in a loop.
     depth: u32,
 }
 
@@ -135,18 +142,23 @@ impl Inserter<'_> {
             self.counted.divergent += 1;
             self.counted.divergent_nested |= self.depth > 0;
         }
-        self.depth += u32::from(cost.is_some());
+        // A short loop counts too: a loop in it may run often in one invocation and then often in another.
+        self.depth += 1;
         let mut body = self.block(function, body);
         let mut continuing = self.block(function, continuing);
-        self.depth -= u32::from(cost.is_some());
+        self.depth -= 1;
         let mut out = Block::new();
         if let Some(cost) = cost {
             let counter = if uniform { self.globals.uniform_left } else { self.globals.left };
             if break_if.is_none() {
-                match charge_ahead::charge(self.module, function, counter, cost, (body, continuing, span)) {
+                let looped = (body, continuing, span);
+                match charge_ahead::charge(self.module, function, counter, (cost, self.unit), looped) {
                     Ok(charged) => return charged,
                     Err(looped) => (body, continuing) = looped,
                 }
+            } else if self.unit == BudgetUnit::Iterations {
+                // Drivers run the `continuing` block at the beginning of the next iteration, so they make one more.
+                out = take(function, counter, cost);
             }
             body.splice(0..0, count_down(function, counter, cost));
         }
@@ -155,25 +167,56 @@ impl Inserter<'_> {
     }
 }
 
+/// Returns code that leaves the loop if the budget does not cover another iteration, and else takes its cost.
 fn count_down(function: &mut Function, counter: Handle<GlobalVariable>, cost: u32) -> Block {
-    let counter = add(function, Expression::GlobalVariable(counter));
-    let mut literal = |value| add(function, Expression::Literal(Literal::U32(value)));
-    let (cost, zero) = (literal(cost), literal(0));
-    let mut block = Block::new();
-
-    let from = function.expressions.len();
-    let left = add(function, Expression::Load { pointer: counter });
-    let condition = add(function, Expression::Binary { op: BinaryOperator::LessEqual, left, right: cost });
-    block.push(Statement::Emit(function.expressions.range_from(from)), Span::UNDEFINED);
-
-    let mut leave = Block::new();
-    leave.push(Statement::Store { pointer: counter, value: zero }, Span::UNDEFINED);
+    let (mut block, left, condition) = compare(function, counter, cost);
+    let mut leave = store_zero(function, counter);
     leave.push(Statement::Break, Span::UNDEFINED);
     block.push(Statement::If { condition, accept: leave, reject: Block::new() }, Span::UNDEFINED);
+    block.append(&mut subtract(function, counter, left, cost));
+    block
+}
 
+/// Returns code that takes a cost from the budget, or all that is left of it.
+fn take(function: &mut Function, counter: Handle<GlobalVariable>, cost: u32) -> Block {
+    let (mut block, left, condition) = compare(function, counter, cost);
+    let accept = store_zero(function, counter);
+    let reject = subtract(function, counter, left, cost);
+    block.push(Statement::If { condition, accept, reject }, Span::UNDEFINED);
+    block
+}
+
+/// Returns code that compares the budget with a cost, the budget, and whether it is at most the cost.
+fn compare(
+    function: &mut Function,
+    counter: Handle<GlobalVariable>,
+    cost: u32,
+) -> (Block, Handle<Expression>, Handle<Expression>) {
+    let pointer = add(function, Expression::GlobalVariable(counter));
+    let right = add(function, Expression::Literal(Literal::U32(cost)));
     let from = function.expressions.len();
-    let value = add(function, Expression::Binary { op: BinaryOperator::Subtract, left, right: cost });
+    let left = add(function, Expression::Load { pointer });
+    let condition = add(function, Expression::Binary { op: BinaryOperator::LessEqual, left, right });
+    let mut block = Block::new();
     block.push(Statement::Emit(function.expressions.range_from(from)), Span::UNDEFINED);
-    block.push(Statement::Store { pointer: counter, value }, Span::UNDEFINED);
+    (block, left, condition)
+}
+
+fn store_zero(function: &mut Function, counter: Handle<GlobalVariable>) -> Block {
+    let pointer = add(function, Expression::GlobalVariable(counter));
+    let value = add(function, Expression::Literal(Literal::U32(0)));
+    let mut block = Block::new();
+    block.push(Statement::Store { pointer, value }, Span::UNDEFINED);
+    block
+}
+
+fn subtract(function: &mut Function, counter: Handle<GlobalVariable>, left: Handle<Expression>, cost: u32) -> Block {
+    let pointer = add(function, Expression::GlobalVariable(counter));
+    let right = add(function, Expression::Literal(Literal::U32(cost)));
+    let from = function.expressions.len();
+    let value = add(function, Expression::Binary { op: BinaryOperator::Subtract, left, right });
+    let mut block = Block::new();
+    block.push(Statement::Emit(function.expressions.range_from(from)), Span::UNDEFINED);
+    block.push(Statement::Store { pointer, value }, Span::UNDEFINED);
     block
 }

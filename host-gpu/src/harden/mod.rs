@@ -68,7 +68,7 @@ pub struct HardeningReport {
     pub uniform: bool,
     /// Whether some counted loops are divergent: each invocation runs them for itself.
     pub divergent: bool,
-    /// Whether there is more than one divergent loop, or one inside another counted loop. Invocations that a processor
+    /// Whether there is more than one divergent loop, or one inside another loop. Invocations that a processor
     /// runs in step may then make their iterations one after the other, so that their numbers add up.
     pub divergent_repeatedly: bool,
 }
@@ -86,7 +86,7 @@ pub fn harden(
     let immediates = (passes.budget || passes.sliceable).then(|| Globals::add(module));
     let Some(globals) = immediates else { return Ok(report) };
     if passes.budget {
-        let counted = loop_budget::insert(module, &globals, &uniform, &costs);
+        let counted = loop_budget::insert(module, &globals, &uniform, &costs, passes.unit);
         report.uniform = counted.uniform > 0;
         report.divergent = counted.divergent > 0;
         report.divergent_repeatedly = counted.divergent > 1 || counted.divergent_nested;
