@@ -27,25 +27,45 @@
 
 use super::cost::BudgetUnit;
 use super::short_loop::{self, InductionLoop};
+use super::unroll;
 use naga::{
     AddressSpace, BinaryOperator, Block, Expression, Function, GlobalVariable, Handle, Literal, MathFunction, Module,
     ScalarKind, Span, Statement, StorageAccess,
 };
 use std::collections::HashSet;
 
+/// What a loop is charged.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Price {
+    /// The budget.
+    pub counter: Handle<GlobalVariable>,
+    /// The cost of an iteration.
+    pub cost: u32,
+    pub unit: BudgetUnit,
+    /// Whether the loop is unrolled: then an iteration is [`unroll::COPIES`] of the original loop.
+    pub unrolled: bool,
+}
+
 /// Returns the loop with its charge before it, or as the error the unchanged loop, if it cannot be charged there.
 pub(super) fn charge(
     module: &Module,
     function: &mut Function,
-    counter: Handle<GlobalVariable>,
-    (cost, unit): (u32, BudgetUnit),
+    price: Price,
     looped: (Block, Block, Span),
 ) -> Result<Block, (Block, Block)> {
     let (body, continuing, span) = looped;
+    let Price { counter, cost, unit, unrolled } = price;
     // If `trips` returns None, the expressions that it appended are never emitted, and compaction removes them.
     match trips(module, function, &body, &continuing) {
-        Some((mut before, trips)) => {
+        Some((mut before, mut trips)) => {
+            let copies = if unrolled { unroll::unrolled(function, &body, &continuing) } else { None };
+            let is_unrolled = copies.is_some();
+            let body = copies.unwrap_or(body);
             let mut writer = TripWriter { function, block: &mut before };
+            if is_unrolled {
+                let copies = writer.literal(unroll::COPIES);
+                trips = writer.binary(BinaryOperator::Divide, trips, copies);
+            }
             let counter = writer.add(Expression::GlobalVariable(counter));
             let cost = writer.literal(cost);
             let (zero, one) = (writer.literal(0), writer.literal(1));

@@ -13,6 +13,7 @@
 
 use super::message::rejected;
 use super::short_loop;
+use super::unroll;
 use crate::error::Error;
 use naga::valid::{FunctionInfo, ModuleInfo};
 use naga::{AddressSpace, Block, Expression, Function, Handle, MathFunction, Module, Statement};
@@ -52,6 +53,8 @@ pub(super) enum LoopCost {
     Uncounted,
     /// Counted: each iteration takes this much from the budget.
     Counted(u32),
+    /// Counted, and each iteration costs 1. Several may be made in one ([`super::unroll`]).
+    Unrolled,
 }
 
 /// The costs of each function's loops, in the order in which they begin in the source.
@@ -157,7 +160,7 @@ impl Weigher<'_> {
                     cost.add(self.block(&case.body));
                 }
             }
-            Statement::Loop { body, continuing, .. } => cost.add(self.looped(body, continuing)),
+            Statement::Loop { body, continuing, break_if } => cost.add(self.looped(body, continuing, *break_if)),
             Statement::Call { function, .. } => {
                 cost.calls = 1;
                 cost.add(self.known.get(function).copied().unwrap_or_default());
@@ -175,7 +178,7 @@ impl Weigher<'_> {
         cost
     }
 
-    fn looped(&mut self, body: &Block, continuing: &Block) -> Cost {
+    fn looped(&mut self, body: &Block, continuing: &Block, break_if: Option<Handle<Expression>>) -> Cost {
         let index = self.loops.len();
         self.loops.push(LoopCost::Uncounted);
         let mut once = self.block(body);
@@ -198,8 +201,17 @@ impl Weigher<'_> {
             BudgetUnit::Work => once.work.saturating_add(COUNTING_COST),
             BudgetUnit::Iterations => once.iterations.saturating_add(1),
         };
+        let is_short = once.passes == 0 && once.size <= unroll::SIZE_MAX && break_if.is_none();
+        let unrolled = self.unit == BudgetUnit::Iterations
+            && is_short
+            && unroll::is_possible(body)
+            && unroll::is_possible(continuing);
         if let Some(entry) = self.loops.get_mut(index) {
-            *entry = LoopCost::Counted(u32::try_from(cost).unwrap_or(u32::MAX));
+            let counted = LoopCost::Counted(u32::try_from(cost).unwrap_or(u32::MAX));
+            *entry = if unrolled { LoopCost::Unrolled } else { counted };
+        }
+        if unrolled {
+            once.size = once.size.saturating_mul(u64::from(unroll::COPIES));
         }
         // If it is run, it is charged for more than this one pass.
         let passes = once.passes.saturating_add(1);

@@ -29,6 +29,7 @@ use super::charge_ahead;
 use super::cost::{BudgetUnit, Costs, LoopCost};
 use super::globals::Globals;
 use super::uniformity::UniformLoops;
+use super::unroll;
 use naga::{BinaryOperator, Block, Expression, Function, GlobalVariable, Handle, Literal, Module, Span, Statement};
 
 /// Numbers of the counted loops of a module.
@@ -134,7 +135,9 @@ impl Inserter<'_> {
         let cost = match self.loops.get(index).copied().unwrap_or(LoopCost::Counted(u32::MAX)) {
             LoopCost::Uncounted => None,
             LoopCost::Counted(cost) => Some(cost),
+            LoopCost::Unrolled => Some(1),
         };
+        let unrolled = self.loops.get(index) == Some(&LoopCost::Unrolled);
         let uniform = self.uniform.get(index).copied().unwrap_or(false);
         if cost.is_some() && uniform {
             self.counted.uniform += 1;
@@ -151,14 +154,17 @@ impl Inserter<'_> {
         if let Some(cost) = cost {
             let counter = if uniform { self.globals.uniform_left } else { self.globals.left };
             if break_if.is_none() {
-                let looped = (body, continuing, span);
-                match charge_ahead::charge(self.module, function, counter, (cost, self.unit), looped) {
+                let price = charge_ahead::Price { counter, cost, unit: self.unit, unrolled };
+                match charge_ahead::charge(self.module, function, price, (body, continuing, span)) {
                     Ok(charged) => return charged,
                     Err(looped) => (body, continuing) = looped,
                 }
             } else if self.unit == BudgetUnit::Iterations {
                 // Drivers run the `continuing` block at the beginning of the next iteration, so they make one more.
                 out = take(function, counter, cost);
+            }
+            if unrolled && let Some(copies) = unroll::unrolled(function, &body, &continuing) {
+                body = copies;
             }
             body.splice(0..0, count_down(function, counter, cost));
         }

@@ -23,6 +23,7 @@ mod uniformity;
 mod cost;
 mod short_loop;
 mod loop_budget;
+mod unroll;
 mod charge_ahead;
 mod entry_point;
 mod globals;
