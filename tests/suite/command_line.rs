@@ -1,6 +1,6 @@
 //! The command line: what it prints to stdout and stderr, and its exit codes.
 
-use crate::support::{Options, Server, binary, prebuilt, text};
+use crate::support::{KEY, Options, Server, binary, prebuilt, text};
 use std::process::Command;
 
 #[test]
@@ -22,6 +22,17 @@ fn exit_codes_tell_usage_function_and_server_apart() {
         told.starts_with("error: no response from http://127.0.0.1:1\n  caused by: ") && told.contains("\nhint: "),
         "{told}"
     );
+}
+
+#[test]
+fn a_name_is_one_segment_of_a_path_whatever_it_contains() {
+    let server = Server::start();
+    assert_eq!(server.put(KEY, "hello", "kept", "", "").status, 201);
+    for name in ["kept#x", "kept?x", "kept/", "./kept", "../functions/kept", "kept%23", "x/../kept"] {
+        let deleted = server.cli(&["delete", name]);
+        assert_eq!(deleted.status.code(), Some(1), "{name}: {}", text(&deleted.stderr));
+    }
+    assert_eq!(server.cli(&["invoke", "kept"]).status.code(), Some(0));
 }
 
 #[test]

@@ -221,3 +221,26 @@ fn wrong_keys_from_one_address_are_slowed_down_and_right_ones_are_not() {
         answer.status == 429 && answer.header("ratelimit-policy") == "\"requests\";q=2;w=1"
     });
 }
+
+#[test]
+fn an_operator_key_that_could_be_guessed_stops_the_start() {
+    let data = tempfile::TempDir::new().unwrap();
+    let folder = data.path().display().to_string();
+    let serve = |key: &str| {
+        let mut command = std::process::Command::new(crate::support::binary());
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data", &folder]).env("GANNET_OPERATOR_KEY", key);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(3), "{}", crate::support::text(&output.stderr));
+        crate::support::text(&output.stderr)
+    };
+    let long = format!("gnt_operator_{}", "a".repeat(300));
+    for key in ["", "\n", "x", "gnt_operator_short", "operator_0123456789012345678901234567", &long] {
+        std::fs::write(data.path().join("operator.key"), key).unwrap();
+        let told = serve("");
+        assert!(told.contains("operator.key has") && told.contains("32 to 256 printable characters"), "{told}");
+        if !key.trim().is_empty() {
+            let told = serve(key);
+            assert!(told.contains("GANNET_OPERATOR_KEY has"), "{told}");
+        }
+    }
+}

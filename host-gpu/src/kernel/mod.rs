@@ -48,7 +48,7 @@ impl Kernel {
     pub(crate) fn budget_unit(&self) -> &'static str {
         match self.unit {
             BudgetUnit::Work => "operations",
-            BudgetUnit::Iterations => "iterations",
+            BudgetUnit::Iterations => "iterations, as the software driver counts them",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `gannet asset`: uploads, lists and deletes assets.
 
 use crate::answer::{Answer, joined};
-use crate::client::Client;
+use crate::client::{Client, segment};
 use crate::connection::Connection;
 use crate::failure::Outcome;
 use crate::{printer, upload};
@@ -55,7 +55,7 @@ pub fn run(arguments: &AssetArgs) -> Outcome {
         }
         AssetCommand::List { connection, json } => list(&Client::new(connection)?, *json)?,
         AssetCommand::Delete { connection, name } => {
-            Client::new(connection)?.delete(&format!("assets/{name}"))?;
+            Client::new(connection)?.delete(&format!("assets/{}", segment(name)))?;
             printer::note(&format!("asset {name} was deleted"));
         }
     }

@@ -7,6 +7,7 @@ use crate::failure::Failure;
 use gannet_api::{Problem, Whoami};
 use gannet_base::headers;
 use gannet_base::refusal::Blame;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -152,6 +153,16 @@ impl Client {
     fn send_typed(&self, method: &str, path: &str, media_type: &str, body: &str) -> Result<Response<Body>, Failure> {
         self.call(method, path, &[("content-type".to_owned(), media_type.to_owned())], body)
     }
+}
+
+/// Escapes a name, so that it is one segment of a path whatever it contains.
+pub fn segment(name: &str) -> String {
+    // The rest of what RFC 3986 allows unescaped, and `@`, which separates a function from a tag.
+    const ESCAPED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'@');
+    if matches!(name, "." | "..") {
+        return name.replace('.', "%2E");
+    }
+    utf8_percent_encode(name, &ESCAPED).to_string()
 }
 
 /// Adds a query to a path.

@@ -1,6 +1,6 @@
 //! `gannet configure`: changes settings of a function without an upload.
 
-use crate::client::Client;
+use crate::client::{Client, segment};
 use crate::connection::Connection;
 use crate::failure::{Failure, Outcome};
 use crate::printer;
@@ -50,7 +50,8 @@ pub fn run(arguments: &ConfigureArgs) -> Outcome {
         }
     }
     let query = if arguments.dry_run { "?dry_run=true" } else { "" };
-    let (client, path) = (Client::new(&arguments.connection)?, format!("functions/{}{query}", arguments.name));
+    let (client, path) =
+        (Client::new(&arguments.connection)?, format!("functions/{}{query}", segment(&arguments.name)));
     client.send_json("PATCH", &path, &patch)?.print(arguments.json, |deployed: Deployed| {
         printer::line(&format!("{} version {}", deployed.name, deployed.version));
     })

@@ -1,7 +1,7 @@
 //! `gannet deploy`: uploads a component and its manifest, and prints the resulting version.
 
 use crate::answer::Answer;
-use crate::client::{Client, problem, read_answer, with_query};
+use crate::client::{Client, problem, read_answer, segment, with_query};
 use crate::connection::Connection;
 use crate::failure::{Failure, Outcome};
 use crate::package::Package;
@@ -48,7 +48,7 @@ pub fn run(arguments: &DeployArgs) -> Outcome {
     let (dry_run, no_traffic) = (arguments.dry_run.to_string(), arguments.no_traffic.to_string());
     let mut query = vec![("dry_run", dry_run.as_str()), ("no_traffic", &no_traffic)];
     query.extend(arguments.tag.iter().map(|tag| ("tag", tag.as_str())));
-    let path = with_query(&format!("/api/v1/functions/{}", package.name), &query);
+    let path = with_query(&format!("/api/v1/functions/{}", segment(&package.name)), &query);
     // Sends only the digest first: the server may have the bytes already.
     let mut response = send(&client, &path, &package, true)?;
     if response.status() == 404 {

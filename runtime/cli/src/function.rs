@@ -1,7 +1,7 @@
 //! `gannet list`, `versions` and `delete`: list functions and versions, and delete a function.
 
 use crate::answer::joined;
-use crate::client::Client;
+use crate::client::{Client, segment};
 use crate::connection::{Connection, ReadArgs};
 use crate::failure::Outcome;
 use crate::printer;
@@ -41,7 +41,7 @@ pub fn list(arguments: &ReadArgs) -> Outcome {
 
 pub fn versions(arguments: &VersionsArgs) -> Outcome {
     let client = Client::new(&arguments.connection)?;
-    client.get(&format!("functions/{}/versions", arguments.name))?.print(arguments.json, |list: Versions| {
+    client.get(&format!("functions/{}/versions", segment(&arguments.name)))?.print(arguments.json, |list: Versions| {
         let row = |version: VersionView| {
             let VersionView { version, weight, tags, deployed, size, digest, .. } = version;
             vec![version.to_string(), weight.to_string(), joined(&tags), deployed, size.to_string(), digest]
@@ -52,7 +52,7 @@ pub fn versions(arguments: &VersionsArgs) -> Outcome {
 }
 
 pub fn delete(arguments: &DeleteArgs) -> Outcome {
-    Client::new(&arguments.connection)?.delete(&format!("functions/{}", arguments.name))?;
+    Client::new(&arguments.connection)?.delete(&format!("functions/{}", segment(&arguments.name)))?;
     printer::note(&format!("deleted {}", arguments.name));
     Ok(())
 }

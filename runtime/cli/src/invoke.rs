@@ -1,6 +1,6 @@
 //! `gannet invoke`: calls a function. Bodies are sent and printed unchanged.
 
-use crate::client::{Client, problem};
+use crate::client::{Client, problem, segment};
 use crate::connection::Connection;
 use crate::failure::{Failure, Outcome};
 use crate::printer;
@@ -73,7 +73,8 @@ pub fn run(arguments: &InvokeArgs) -> Outcome {
     let bytes = read_data(arguments.data.as_deref())?;
     let default = if arguments.data.is_some() { "POST" } else { "GET" };
     let method = arguments.method.as_deref().unwrap_or(default);
-    let path = format!("/f/{tenant}/{}/{}", arguments.name, arguments.path.trim_start_matches('/'));
+    let path =
+        format!("/f/{}/{}/{}", segment(&tenant), segment(&arguments.name), arguments.path.trim_start_matches('/'));
     let mut response = if bytes.is_empty() && arguments.data.is_none() {
         client.send(method, &path, &headers, ())?
     } else {

@@ -1,6 +1,6 @@
 //! `gannet kernel`: shows a function's kernels, as they were deployed and as they run.
 
-use crate::client::Client;
+use crate::client::{Client, segment};
 use crate::connection::Connection;
 use crate::failure::{Failure, Outcome};
 use crate::printer;
@@ -43,7 +43,7 @@ enum KernelCommand {
 pub fn run(arguments: &KernelArgs) -> Outcome {
     match &arguments.command {
         KernelCommand::List { connection, function, json } => {
-            let answer = Client::new(connection)?.get(&format!("functions/{function}/kernels"))?;
+            let answer = Client::new(connection)?.get(&format!("functions/{}/kernels", segment(function)))?;
             answer.print(*json, |list: Kernels| {
                 let row = |kernel: KernelView| vec![kernel.name, kernel.entry];
                 let rows: Vec<_> = list.kernels.into_iter().map(row).collect();
@@ -51,7 +51,8 @@ pub fn run(arguments: &KernelArgs) -> Outcome {
             })
         }
         KernelCommand::Show { connection, function, kernel, source } => {
-            let list: Kernels = Client::new(connection)?.get(&format!("functions/{function}/kernels"))?.view()?;
+            let list: Kernels =
+                Client::new(connection)?.get(&format!("functions/{}/kernels", segment(function)))?.view()?;
             let found = list.kernels.into_iter().find(|known| known.name == *kernel);
             let found = found.ok_or_else(|| {
                 Failure::failed(format!("function {function} has no kernel {kernel:?}"))

@@ -1,7 +1,7 @@
 //! `gannet key`: creates, lists, revokes and rotates keys.
 
 use crate::answer::{joined, optional};
-use crate::client::Client;
+use crate::client::{Client, segment};
 use crate::connection::Connection;
 use crate::failure::{Failure, Outcome};
 use crate::printer;
@@ -105,29 +105,32 @@ pub fn run(arguments: &KeyArgs) -> Outcome {
                 expires_in_s: expires.as_deref().map(parse_duration).transpose()?,
                 requests_per_s: *requests_per_s,
             };
-            let path = format!("tenants/{tenant_name}/keys");
+            let path = format!("tenants/{}/keys", segment(tenant_name));
             let answer = Client::new(connection)?.send_json("POST", &path, &body)?;
             answer.print(*as_json, |KeyMade { id, key }| {
                 print_key(&key, &format!("key {id} of {tenant_name} was made"));
             })?;
         }
         KeyCommand::List { connection, tenant_name, json: as_json } => {
-            Client::new(connection)?.get(&format!("tenants/{tenant_name}/keys"))?.print(*as_json, |list: Keys| {
-                let row = |key: KeyView| {
-                    let KeyView { id, scopes, function, created, expires, last_used, .. } = key;
-                    vec![id, joined(&scopes), optional(function), created, optional(expires), optional(last_used)]
-                };
-                let rows: Vec<_> = list.keys.into_iter().map(row).collect();
-                printer::table(&["ID", "SCOPES", "FUNCTION", "CREATED", "EXPIRES", "LAST USED"], &rows);
-            })?;
+            Client::new(connection)?.get(&format!("tenants/{}/keys", segment(tenant_name)))?.print(
+                *as_json,
+                |list: Keys| {
+                    let row = |key: KeyView| {
+                        let KeyView { id, scopes, function, created, expires, last_used, .. } = key;
+                        vec![id, joined(&scopes), optional(function), created, optional(expires), optional(last_used)]
+                    };
+                    let rows: Vec<_> = list.keys.into_iter().map(row).collect();
+                    printer::table(&["ID", "SCOPES", "FUNCTION", "CREATED", "EXPIRES", "LAST USED"], &rows);
+                },
+            )?;
         }
         KeyCommand::Revoke { connection, tenant_name, id } => {
-            Client::new(connection)?.delete(&format!("tenants/{tenant_name}/keys/{id}"))?;
+            Client::new(connection)?.delete(&format!("tenants/{}/keys/{}", segment(tenant_name), segment(id)))?;
             printer::note(&format!("key {id} was revoked"));
         }
         KeyCommand::Rotate { connection, tenant_name, id, overlap, json: as_json } => {
             let body = Rotate { overlap_s: parse_duration(overlap)? };
-            let path = format!("tenants/{tenant_name}/keys/{id}/rotate");
+            let path = format!("tenants/{}/keys/{}/rotate", segment(tenant_name), segment(id));
             let answer = Client::new(connection)?.send_json("POST", &path, &body)?;
             answer.print(*as_json, |made: KeyMade| print_key(&made.key, &format!("key {} replaces {id}", made.id)))?;
         }

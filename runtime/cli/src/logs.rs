@@ -1,6 +1,6 @@
 //! `gannet logs`: prints what a function wrote to stdout and stderr, so far or continuously.
 
-use crate::client::{Client, with_query};
+use crate::client::{Client, segment, with_query};
 use crate::connection::Connection;
 use crate::failure::{Failure, Outcome};
 use crate::printer;
@@ -63,7 +63,7 @@ pub fn run(arguments: &LogsArgs) -> Outcome {
     if let Some(request) = &arguments.request {
         query.push(("request", request));
     }
-    let path = with_query(&format!("functions/{}/logs", arguments.name), &query);
+    let path = with_query(&format!("functions/{}/logs", segment(&arguments.name)), &query);
     if !arguments.follow {
         let log: Lines = client.get(&path)?.view()?;
         return log.lines.iter().try_for_each(|line| print_line(line, arguments.json));

@@ -1,6 +1,6 @@
 //! `gannet receipt`: shows the receipt of a request.
 
-use crate::client::Client;
+use crate::client::{Client, segment};
 use crate::connection::Connection;
 use crate::failure::Outcome;
 use clap::Args;
@@ -19,6 +19,6 @@ pub struct ReceiptArgs {
 
 pub fn run(arguments: &ReceiptArgs) -> Outcome {
     let client = Client::new(&arguments.connection)?;
-    client.get::<ReceiptView>(&format!("requests/{}", arguments.id))?.print_fields(arguments.json);
+    client.get::<ReceiptView>(&format!("requests/{}", segment(&arguments.id)))?.print_fields(arguments.json);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `gannet secret`: sets, lists and deletes secrets. A value is read from standard input and never shown.
 
 use crate::answer::joined;
-use crate::client::Client;
+use crate::client::{Client, segment};
 use crate::connection::{Connection, ReadArgs};
 use crate::failure::Outcome;
 use crate::printer;
@@ -40,7 +40,7 @@ pub fn run(arguments: &SecretArgs) -> Outcome {
         SecretCommand::Set { connection, name } => {
             let client = Client::new(connection)?;
             let value = read_secret("the secret's value")?;
-            client.send_text("PUT", &format!("secrets/{name}"), &value)?;
+            client.send_text("PUT", &format!("secrets/{}", segment(name)), &value)?;
             printer::note(&format!("the secret {name} was set"));
         }
         SecretCommand::List(list) => {
@@ -51,7 +51,7 @@ pub fn run(arguments: &SecretArgs) -> Outcome {
             })?;
         }
         SecretCommand::Delete { connection, name } => {
-            Client::new(connection)?.delete(&format!("secrets/{name}"))?;
+            Client::new(connection)?.delete(&format!("secrets/{}", segment(name)))?;
             printer::note(&format!("the secret {name} was deleted"));
         }
     }

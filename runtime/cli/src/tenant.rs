@@ -1,7 +1,7 @@
 //! `gannet tenant`, for the operator, and `gannet limits`, for the tenant itself.
 
 use crate::answer::Answer;
-use crate::client::Client;
+use crate::client::{Client, segment};
 use crate::connection::{Connection, ReadArgs};
 use crate::failure::{Failure, Outcome};
 use crate::key::print_key;
@@ -80,7 +80,7 @@ pub fn run(arguments: &TenantArgs) -> Outcome {
             })?;
         }
         TenantCommand::Limits { of: NamedTenant { connection, name }, limits, json: as_json } => {
-            let (client, path) = (Client::new(connection)?, format!("tenants/{name}/limits"));
+            let (client, path) = (Client::new(connection)?, format!("tenants/{}/limits", segment(name)));
             let answer = if limits.is_empty() {
                 client.get(&path)?
             } else {
@@ -95,7 +95,7 @@ pub fn run(arguments: &TenantArgs) -> Outcome {
                 return Err(Failure::usage(format!("this deletes every function, key and secret of {name}"))
                     .hint("add --yes to confirm"));
             }
-            Client::new(connection)?.delete(&format!("tenants/{name}"))?;
+            Client::new(connection)?.delete(&format!("tenants/{}", segment(name)))?;
             printer::note(&format!("tenant {name} was deleted"));
         }
     }
@@ -104,7 +104,7 @@ pub fn run(arguments: &TenantArgs) -> Outcome {
 
 fn change_state(of: &NamedTenant, what: &str) -> Outcome {
     let NamedTenant { connection, name } = of;
-    Client::new(connection)?.post_empty(&format!("tenants/{name}/{what}"))?;
+    Client::new(connection)?.post_empty(&format!("tenants/{}/{what}", segment(name)))?;
     printer::note(&format!("tenant {name}: {what}"));
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `gannet rollback`, `traffic` and `tag`: choose the versions that requests go to.
 
 use crate::answer::Answer;
-use crate::client::Client;
+use crate::client::{Client, segment};
 use crate::connection::Connection;
 use crate::failure::{Failure, Outcome};
 use crate::printer;
@@ -75,14 +75,14 @@ fn print_traffic(answer: &Answer<Traffic>, name: &str, as_json: bool) -> Outcome
 pub fn rollback(arguments: &RollbackArgs) -> Outcome {
     let RollbackArgs { connection, name, version, json: as_json } = arguments;
     let body = RollBack { version: version.as_deref().map(version_number).transpose()? };
-    let path = format!("functions/{name}/rollback");
+    let path = format!("functions/{}/rollback", segment(name));
     let answer = Client::new(connection)?.send_json("POST", &path, &body)?;
     print_traffic(&answer, name, *as_json)
 }
 
 pub fn traffic(arguments: &TrafficArgs) -> Outcome {
     let TrafficArgs { connection, name, weights, sticky_header, sticky_cookie, json: as_json } = arguments;
-    let (client, path) = (Client::new(connection)?, format!("functions/{name}/traffic"));
+    let (client, path) = (Client::new(connection)?, format!("functions/{}/traffic", segment(name)));
     if weights.is_empty() {
         return print_traffic(&client.get(&path)?, name, *as_json);
     }
@@ -104,7 +104,7 @@ pub fn traffic(arguments: &TrafficArgs) -> Outcome {
 
 pub fn tag(arguments: &TagArgs) -> Outcome {
     let TagArgs { connection, name, tag, version } = arguments;
-    let (client, path) = (Client::new(connection)?, format!("functions/{name}/tags/{tag}"));
+    let (client, path) = (Client::new(connection)?, format!("functions/{}/tags/{}", segment(name), segment(tag)));
     match version {
         Some(version) => {
             let version = version_number(version)?;

@@ -2,7 +2,7 @@
 //! acknowledged, even in a later run of the same command.
 
 use crate::answer::Answer;
-use crate::client::{Client, problem, read_answer};
+use crate::client::{Client, problem, read_answer, segment, with_query};
 use crate::failure::Failure;
 use crate::printer;
 use gannet_api::{AssetUpload, AssetView};
@@ -31,7 +31,7 @@ pub fn put(client: &Client, name: &str, path: &Path) -> Result<Answer<AssetView>
         return Err(Failure::usage(format!("{} is empty", path.display())));
     }
     let digest = digest(&mut file, size).map_err(failed)?;
-    let target = format!("/api/v1/assets/{name}?digest={digest}");
+    let target = with_query(&format!("/api/v1/assets/{}", segment(name)), &[("digest", &digest)]);
     // A PUT without a body gives the name to bytes that the server already has, found by their digest.
     let mut known = client.send("PUT", &target, &[("content-length".into(), "0".into())], ())?;
     match known.status().as_u16() {
@@ -111,7 +111,7 @@ impl Upload<'_> {
 
     /// Asks how many bytes of this file the server has.
     fn received(&self) -> Result<u64, Failure> {
-        let mut response = self.client.send("GET", &format!("/api/v1/assets/{}", self.name), &[], ())?;
+        let mut response = self.client.send("GET", &format!("/api/v1/assets/{}", segment(self.name)), &[], ())?;
         if response.status().as_u16() == 404 {
             return Ok(0);
         }

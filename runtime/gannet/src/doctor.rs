@@ -93,7 +93,8 @@ fn print_findings(findings: &confine_check::Findings, gpus: &std::io::Result<Vec
         printer::table(&["GPU", "CLASS", "NAME", "DRIVER"], &rows);
         if gpus.first().is_some_and(|gpu| gpu.software) {
             printer::note(
-                "only a software driver was found: it computes on the CPU, and silently ends loops after 65,535 iterations",
+                "only a software driver was found: it computes on the CPU, and a kernel that makes more than some 100,000 \
+                 iterations fails there",
             );
         }
     }

@@ -10,6 +10,7 @@ use gannet_state::ledger::Ledger;
 use gannet_state::registry::{KeySpec, Registry};
 use gannet_state::secrets::Vault;
 use gannet_state::store::{Store, files};
+use std::fmt::Display;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,25 +19,35 @@ use std::sync::Arc;
 pub const DEV_TENANT: &str = "dev";
 /// The key of [`DEV_TENANT`]. Everybody knows it, so a development server listens on loopback only.
 pub const DEV_KEY: &str = "gnt_dev_local";
-/// The least length of a key in `GANNET_OPERATOR_KEY`: a shorter one could be guessed. It must also have the prefix of
-/// our keys, so that it is not taken for a function's own authorization.
+/// The least length of the operator's key: a shorter one could be guessed.
 const OPERATOR_KEY_BYTES_MIN: usize = 32;
+/// Its greatest length: longer keys of callers are refused unread.
+const OPERATOR_KEY_BYTES_MAX: usize = 256;
+
+/// Checks the form of the operator's key. It must have the prefix of our keys, so that it is not taken for a function's
+/// own authorization.
+fn checked_operator_key(source: &dyn Display, key: &str) -> Result<String, ServeError> {
+    let is_long_enough = (OPERATOR_KEY_BYTES_MIN..=OPERATOR_KEY_BYTES_MAX).contains(&key.len());
+    if key.starts_with(KEY_PREFIX) && is_long_enough && key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(key.to_owned());
+    }
+    Err(failed(format!(
+        "{source} has {} characters; the operator's key must start with {KEY_PREFIX} and have \
+         {OPERATOR_KEY_BYTES_MIN} to {OPERATOR_KEY_BYTES_MAX} printable characters",
+        key.chars().count()
+    )))
+}
 
 /// Returns the operator's key: the one in the environment, or the one in `operator.key`, which the first start creates.
 fn operator_key(data: &Path) -> Result<String, ServeError> {
     if let Ok(key) = std::env::var("GANNET_OPERATOR_KEY")
         && !key.is_empty()
     {
-        if !key.starts_with(KEY_PREFIX) || key.len() < OPERATOR_KEY_BYTES_MIN {
-            return Err(failed(format!(
-                "GANNET_OPERATOR_KEY must start with {KEY_PREFIX} and have at least {OPERATOR_KEY_BYTES_MIN} characters"
-            )));
-        }
-        return Ok(key);
+        return checked_operator_key(&"GANNET_OPERATOR_KEY", &key);
     }
     let path = data.join("operator.key");
     match std::fs::read_to_string(&path) {
-        Ok(key) => Ok(key.trim().to_owned()),
+        Ok(key) => checked_operator_key(&path.display(), key.trim()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let key = new_key("operator").map_err(failed)?;
             files::write_durably(&path, format!("{key}\n").as_bytes(), 0o600).map_err(failed)?;
