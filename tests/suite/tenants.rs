@@ -2,6 +2,7 @@
 
 use crate::support::{Options, Response, Server, wait_until};
 use serde_json::{Value, json};
+use std::io::{Read, Write};
 
 fn server() -> Server {
     Server::start_with(&Options { not_dev: true, config: Some("spares = 0"), ..Options::default() })
@@ -243,4 +244,53 @@ fn an_operator_key_that_could_be_guessed_stops_the_start() {
             assert!(told.contains("GANNET_OPERATOR_KEY has"), "{told}");
         }
     }
+}
+
+/// Opens a stream of a function's log. Returns when its head has arrived.
+fn follow(server: &Server, tenant: &str, key: &str) -> std::net::TcpStream {
+    let mut stream = std::net::TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let head = format!(
+        "GET /api/v1/functions/hello/logs?follow=true HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+         x-gannet-key: {key}\r\nx-gannet-tenant: {tenant}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        seen.push(byte[0]);
+    }
+    assert!(seen.starts_with(b"HTTP/1.1 200 "), "{}", crate::support::text(&seen));
+    stream
+}
+
+#[test]
+fn a_key_that_no_longer_counts_ends_the_log_that_it_reads() {
+    let server = server();
+    let operator = server.operator();
+    let own = server.tenant("reader", &json!({}));
+    assert_eq!(server.put(&own, "hello", "hello", "", "").status, 201);
+    let new_key = |expires: serde_json::Value| {
+        let made = server.control(&own, "POST", "tenants/reader/keys", &json!({ "expires_in_s": expires }));
+        let made = made.json();
+        (made["id"].as_str().unwrap().to_owned(), made["key"].as_str().unwrap().to_owned())
+    };
+    let ends = |mut stream: std::net::TcpStream, why: &str| {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap_or_else(|error| panic!("{why}: {error}"));
+        assert!(rest.ends_with(b"0\r\n\r\n"), "{why}: {}", crate::support::text(&rest));
+    };
+    let (id, key) = new_key(json!(null));
+    let (revoked, by_operator) = (follow(&server, "reader", &key), follow(&server, "reader", &operator));
+    server.control(&own, "DELETE", &format!("tenants/reader/keys/{id}"), &Value::Null);
+    ends(revoked, "revoked");
+    let (_, key) = new_key(json!(2));
+    ends(follow(&server, "reader", &key), "expired");
+    let suspended = follow(&server, "reader", &own);
+    server.control(&operator, "POST", "tenants/reader/suspend", &Value::Null);
+    ends(suspended, "suspended");
+    server.control(&operator, "POST", "tenants/reader/resume", &Value::Null);
+    server.control(&own, "DELETE", "functions/hello", &Value::Null);
+    ends(by_operator, "deleted");
 }

@@ -41,6 +41,27 @@ impl TenantGrant {
     }
 }
 
+/// Returns whether a caller may still read about a function, for an answer that goes on after its request. The key may
+/// have been revoked or have expired, the tenant suspended, or the function deleted.
+pub(super) fn may_still_read(
+    snapshot: &Snapshot,
+    caller: &Caller,
+    tenant: &TenantName,
+    function: &FunctionName,
+) -> bool {
+    let Some(owner) = snapshot.tenants.get(tenant).filter(|owner| owner.functions.contains_key(function)) else {
+        return false;
+    };
+    match caller {
+        Caller::Operator => true,
+        Caller::Tenant(key) => {
+            let is_valid = |found: &Arc<Key>| !found.is_expired(jiff::Timestamp::now());
+            !owner.record.suspended && snapshot.keys.get(&key.hash).is_some_and(is_valid)
+        }
+        Caller::Anonymous => false,
+    }
+}
+
 /// Returns the tenant that an operation is for, or None if it is for none. Refuses a caller without access.
 pub(super) fn authorize(
     operation: &Operation,

@@ -1,7 +1,7 @@
 //! `/api/v1/functions/{name}/logs`: lines as JSON, or as Server-Sent Events with `follow=1`.
 
 use crate::control::Control;
-use crate::control::authorize::TenantGrant;
+use crate::control::authorize::{TenantGrant, may_still_read};
 use crate::control::call::{ApiCall, CallResult};
 use crate::control::error::ControlError;
 use crate::respond::{ReplyStatus, json, stream};
@@ -10,6 +10,7 @@ use gannet_api::LogLines;
 use gannet_base::body;
 use gannet_base::log_line::LogLine;
 use gannet_base::names::RequestId;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
 
@@ -17,6 +18,9 @@ use tokio::sync::{broadcast, mpsc};
 const EVENTS_CAPACITY: usize = 256;
 /// A comment line at this interval keeps proxies from closing a quiet stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// How often a quiet stream checks whether its reader may still read.
+const CHECK: Duration = Duration::from_secs(1);
 
 impl Control {
     pub(super) fn read_logs(&self, call: &ApiCall, grant: &TenantGrant) -> CallResult {
@@ -35,7 +39,9 @@ impl Control {
             return Ok(json(ReplyStatus::Ok, &LogLines { lines }));
         }
         let (sender, receiver) = mpsc::channel(EVENTS_CAPACITY);
-        tokio::spawn(send(lines, followed, sender, wanted));
+        let (registry, caller, tenant) = (Arc::clone(&self.registry), call.caller.clone(), grant.tenant.clone());
+        let is_allowed = move || may_still_read(&registry.snapshot(), &caller, &tenant, &name);
+        tokio::spawn(send(lines, followed, sender, wanted, is_allowed));
         Ok(stream("text/event-stream", body::events(receiver)))
     }
 }
@@ -49,13 +55,17 @@ async fn send(
     mut followed: broadcast::Receiver<LogLine>,
     events: mpsc::Sender<Bytes>,
     wanted: impl Fn(&LogLine) -> bool,
+    is_allowed: impl Fn() -> bool,
 ) {
     for line in &lines {
-        if events.send(event(line)).await.is_err() {
+        if !is_allowed() || events.send(event(line)).await.is_err() {
             return;
         }
     }
-    loop {
+    let mut keep_alive = tokio::time::interval(KEEP_ALIVE);
+    keep_alive.reset();
+    let mut check = tokio::time::interval(CHECK);
+    while is_allowed() {
         let part = tokio::select! {
             line = followed.recv() => match line {
                 Ok(line) if wanted(&line) => event(&line),
@@ -63,8 +73,10 @@ async fn send(
                 Err(broadcast::error::RecvError::Lagged(lost)) => Bytes::from(format!(": {lost} lines were lost\n\n")),
                 Err(broadcast::error::RecvError::Closed) => return,
             },
-            () = tokio::time::sleep(KEEP_ALIVE) => Bytes::from_static(b": still here\n\n"),
+            _ = check.tick() => continue,
+            _ = keep_alive.tick() => Bytes::from_static(b": still here\n\n"),
         };
+        keep_alive.reset();
         if events.send(part).await.is_err() {
             return;
         }
