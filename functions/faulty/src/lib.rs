@@ -192,6 +192,19 @@ fn faulty(request: Request) -> Result<Response> {
             .with_header("service-worker-allowed", "/")
             .with_header("clear-site-data", "*")
             .with_header("strict-transport-security", "max-age=1")
+            .with_header("nel", "{}")
+            .with_header("report-to", "{}")
+            .with_header("reporting-endpoints", "a=\"https://example.org\"")
+            .with_header("alt-svc", "h2=\":1\"")
+            .with_header("speculation-rules", "\"/x\"")
+            .with_header("use-as-dictionary", "match=\"/\"")
+            .with_header("accept-ch", "dpr")
+            .with_header("origin-agent-cluster", "?1")
+            .with_header("www-authenticate", "Basic realm=\"x\"")
+            .with_header("what-comes-next-year", "1")
+            .with_header("x-accel-redirect", "/secret")
+            .with_header("x-sendfile", "/etc/passwd")
+            .with_header("etag", "\"1\"")
             .with_header("x-own", "kept")),
         "/echo" => {
             let names = [

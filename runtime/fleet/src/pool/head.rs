@@ -29,7 +29,47 @@ fn own_cookies(headers: &mut HeaderMap) {
 }
 
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
-const SERVICE_WORKER_ALLOWED: HeaderName = HeaderName::from_static("service-worker-allowed");
+
+/// Whether a proxy in front of the server would act on the header: send a file, or another page of the server.
+fn is_for_proxies(name: &str) -> bool {
+    name.starts_with("x-accel-") || matches!(name, "x-sendfile" | "x-lighttpd-send-file" | "x-reproxy-url")
+}
+
+/// Whether the header is only about its own response. Browsers and proxies act on others for the whole origin, which
+/// functions that are addressed by path share with those of other tenants, and new ones appear every year. So only
+/// headers that are known to be harmless pass, and names for private use, which begin with `x-`.
+fn is_about_one_response(name: &str) -> bool {
+    name.starts_with("x-")
+        || name.starts_with("access-control-")
+        || name.starts_with("content-")
+        || name.starts_with("grpc-")
+        || matches!(
+            name,
+            "accept-patch"
+                | "accept-post"
+                | "accept-ranges"
+                | "age"
+                | "allow"
+                | "cache-control"
+                | "cross-origin-resource-policy"
+                | "date"
+                | "deprecation"
+                | "etag"
+                | "expires"
+                | "last-modified"
+                | "link"
+                | "location"
+                | "preference-applied"
+                | "ratelimit"
+                | "ratelimit-policy"
+                | "referrer-policy"
+                | "repr-digest"
+                | "retry-after"
+                | "sunset"
+                | "timing-allow-origin"
+                | "vary"
+        )
+}
 
 /// Rebuilds a guest's headers for the client.
 pub(super) fn finish(
@@ -43,8 +83,13 @@ pub(super) fn finish(
     if let Some(length) = length {
         headers.insert(names::CONTENT_LENGTH, HeaderValue::from(length));
     }
-    let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("x-gannet-")).cloned().collect();
-    for name in ours {
+    let removed = |name: &&HeaderName| {
+        let name = name.as_str();
+        let is_shared = style == AddressingStyle::Path && !is_about_one_response(name);
+        is_shared || is_for_proxies(name) || name.starts_with("x-gannet-")
+    };
+    let removed: Vec<HeaderName> = headers.keys().filter(removed).cloned().collect();
+    for name in removed {
         headers.remove(name);
     }
     headers.remove(gannet::ERROR);
@@ -54,10 +99,6 @@ pub(super) fn finish(
     own_cookies(headers);
     // Functions that are addressed by path share an origin with those of other tenants. A host belongs to one function.
     if style == AddressingStyle::Path {
-        let shared = [names::SET_COOKIE, SERVICE_WORKER_ALLOWED, CLEAR_SITE_DATA, names::STRICT_TRANSPORT_SECURITY];
-        for name in shared {
-            headers.remove(name);
-        }
         headers.insert(names::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
         headers.insert(names::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     }
