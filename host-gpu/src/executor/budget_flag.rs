@@ -1,7 +1,10 @@
-//! The flag that a kernel sets when a loop budget runs out: four bytes on the device, in a bind group of their own.
+//! The flag that a kernel sets when a loop budget runs out: four bytes on the device, in a bind group of their own. Beside
+//! it is a word that is always 1 (see [`crate::harden`], `entry_point`).
 //!
 //! Slices run one after the other, so a device needs only one flag. A kernel sets it to the slice's number. Each slice
 //! that can set the flag copies it into its header at its end.
+
+use crate::harden::FLAG_BUFFER;
 
 /// The flag's buffer, with the bind group through which kernels write it.
 #[derive(Debug)]
@@ -18,10 +21,15 @@ impl BudgetFlag {
     pub(crate) fn new(device: &wgpu::Device) -> Self {
         let buffer = device.create_buffer(&wgpu::BufferDescriptor {
             label: None,
-            size: FLAG_SIZE,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
+            size: FLAG_BUFFER.len() as u64,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: true,
         });
+        // If the device was lost, every budget is zero.
+        if let Ok(mut bytes) = buffer.slice(..).get_mapped_range_mut() {
+            bytes.copy_from_slice(&FLAG_BUFFER);
+        }
+        buffer.unmap();
         let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
             label: None,
             entries: &[wgpu::BindGroupLayoutEntry {
@@ -30,7 +38,7 @@ impl BudgetFlag {
                 ty: wgpu::BindingType::Buffer {
                     ty: wgpu::BufferBindingType::Storage { read_only: false },
                     has_dynamic_offset: false,
-                    min_binding_size: std::num::NonZeroU64::new(FLAG_SIZE),
+                    min_binding_size: std::num::NonZeroU64::new(FLAG_BUFFER.len() as u64),
                 },
                 count: None,
             }],

@@ -43,6 +43,10 @@ const SHORT_ITERATIONS_MAX: u64 = 1024;
 /// Limit of the iterations of an entry point outside of counted loops, if budgets count iterations.
 const ITERATIONS_MAX: u64 = 32 << 10;
 
+/// Limit of nested branches and loops if budgets count iterations: a software driver ignores those beyond 80 levels. Some
+/// are left for the code that hardening and the driver add.
+const SOFTWARE_DEPTH_MAX: u64 = 68;
+
 /// Cost of the code that counts one iteration.
 const COUNTING_COST: u64 = 12;
 
@@ -78,6 +82,10 @@ struct Cost {
     /// Expressions and statements after inlining.
     size: u64,
     calls: u64,
+    /// Levels of nested branches and loops after inlining, as a software driver nests them.
+    depth: u64,
+    /// Whether invocations may leave the function here. What follows is then nested one level deeper.
+    leaves: bool,
 }
 
 impl Cost {
@@ -87,6 +95,13 @@ impl Cost {
         self.passes = self.passes.saturating_add(other.passes);
         self.size = self.size.saturating_add(other.size);
         self.calls = self.calls.saturating_add(other.calls);
+        self.depth = self.depth.max(other.depth);
+        self.leaves |= other.leaves;
+    }
+
+    /// Returns the cost of code that is nested some levels deeper.
+    fn nested(self, levels: u64) -> Self {
+        Self { depth: self.depth.saturating_add(levels), ..self }
     }
 }
 
@@ -105,12 +120,16 @@ pub(super) fn weigh(module: &Module, info: &ModuleInfo, wgsl: &str, unit: Budget
         let cost = weigher.block(&entry.function.body);
         costs.entry = weigher.loops;
         costs.iterations = cost.iterations;
-        let iterations_max = if unit == BudgetUnit::Iterations { ITERATIONS_MAX } else { u64::MAX };
+        let (iterations_max, depth_max) = match unit {
+            BudgetUnit::Iterations => (ITERATIONS_MAX, SOFTWARE_DEPTH_MAX),
+            BudgetUnit::Work => (u64::MAX, u64::MAX),
+        };
         for (what, value, limit) in [
             ("calls, once inlined", cost.calls, CALLS_MAX),
             ("expressions and statements, once inlined", cost.size, INLINED_MAX),
             ("operations outside of counted loops", cost.work, COST_MAX),
             ("iterations of loops of constant length", cost.iterations, iterations_max),
+            ("levels of nested branches and loops, once inlined", cost.depth, depth_max),
         ] {
             if value > limit {
                 let place = entry.function.body.span_iter().next().map_or(naga::Span::UNDEFINED, |(_, span)| *span);
@@ -120,6 +139,18 @@ pub(super) fn weigh(module: &Module, info: &ModuleInfo, wgsl: &str, unit: Budget
         }
     }
     Ok(costs)
+}
+
+/// Whether code returns from its function.
+fn returns(block: &Block) -> bool {
+    block.iter().any(|statement| match statement {
+        Statement::Return { .. } => true,
+        Statement::Block(inner) => returns(inner),
+        Statement::If { accept, reject, .. } => returns(accept) || returns(reject),
+        Statement::Switch { cases, .. } => cases.iter().any(|case| returns(&case.body)),
+        Statement::Loop { body, continuing, .. } => returns(body) || returns(continuing),
+        _ => false,
+    })
 }
 
 struct Weigher<'a> {
@@ -133,9 +164,11 @@ struct Weigher<'a> {
 
 impl Weigher<'_> {
     fn block(&mut self, block: &Block) -> Cost {
-        let mut sum = Cost::default();
+        let (mut sum, mut left) = (Cost::default(), 0);
         for statement in block.iter() {
-            sum.add(self.statement(statement));
+            let cost = self.statement(statement);
+            sum.add(cost.nested(left));
+            left += u64::from(cost.leaves);
         }
         sum
     }
@@ -152,18 +185,22 @@ impl Weigher<'_> {
             Statement::Block(inner) => cost.add(self.block(inner)),
             // The cost of both branches: invocations that run in step execute both.
             Statement::If { accept, reject, .. } => {
-                cost.add(self.block(accept));
-                cost.add(self.block(reject));
+                cost.add(self.block(accept).nested(1));
+                cost.add(self.block(reject).nested(1));
             }
+            Statement::Return { .. } | Statement::Break => cost.leaves = true,
             Statement::Switch { cases, .. } => {
                 for case in cases {
-                    cost.add(self.block(&case.body));
+                    let case = self.block(&case.body);
+                    cost.add(Cost { leaves: cost.leaves, ..case.nested(1) });
                 }
+                cost.leaves = cases.iter().any(|case| returns(&case.body));
             }
             Statement::Loop { body, continuing, break_if } => cost.add(self.looped(body, continuing, *break_if)),
             Statement::Call { function, .. } => {
                 cost.calls = 1;
-                cost.add(self.known.get(function).copied().unwrap_or_default());
+                let callee = self.known.get(function).copied().unwrap_or_default();
+                cost.add(Cost { leaves: false, ..callee.nested(1) });
             }
             Statement::Store { pointer, value } => {
                 let words = self.words(*value);
@@ -183,6 +220,9 @@ impl Weigher<'_> {
         self.loops.push(LoopCost::Uncounted);
         let mut once = self.block(body);
         once.add(self.block(continuing));
+        // The loop, the branch around it that a charge adds, and its guard.
+        once = once.nested(2);
+        once.leaves = returns(body);
         let proven = short_loop::trips(self.module, self.function, body, continuing);
         let whole = proven.map(|trips| {
             // The condition is evaluated once more than the body runs.
@@ -201,7 +241,8 @@ impl Weigher<'_> {
             BudgetUnit::Work => once.work.saturating_add(COUNTING_COST),
             BudgetUnit::Iterations => once.iterations.saturating_add(1),
         };
-        let is_short = once.passes == 0 && once.size <= unroll::SIZE_MAX && break_if.is_none();
+        let is_short =
+            once.passes == 0 && once.size <= unroll::SIZE_MAX && once.calls <= unroll::CALLS_MAX && break_if.is_none();
         let unrolled = self.unit == BudgetUnit::Iterations
             && is_short
             && unroll::is_possible(body)
@@ -212,6 +253,7 @@ impl Weigher<'_> {
         }
         if unrolled {
             once.size = once.size.saturating_mul(u64::from(unroll::COPIES));
+            once.calls = once.calls.saturating_mul(u64::from(unroll::COPIES));
         }
         // If it is run, it is charged for more than this one pass.
         let passes = once.passes.saturating_add(1);

@@ -15,8 +15,14 @@
 //! Budgets: the counters are set from immediates before the call and checked after it, so an early `return` in the
 //! tenant's function skips neither. If a counter is zero, the flag is set to the slice's number. The results of the
 //! submission are then void, and the host reports that to the guest.
+//!
+//! A software driver runs eight invocations in step. If a workgroup has fewer left, it runs the missing ones too, hides
+//! what they write, and counts their loops. They must not have a budget. The driver gives them zeros when they read a
+//! storage buffer in a branch, so the budgets are multiplied there by a word that is always 1. The branch depends on the
+//! grid, which is never empty, because a compiler must not remove it.
 
-use super::globals::{BASE, BUDGET, GRID, Globals, SLICE, UNIFORM_BUDGET};
+use super::cost::BudgetUnit;
+use super::globals::{BASE, BUDGET, FLAG, GRID, Globals, ONE, SLICE, UNIFORM_BUDGET};
 use crate::error::Error;
 use naga::{
     BinaryOperator, Binding, Block, BuiltIn, Expression, Function, FunctionArgument, GlobalVariable, Handle, Literal,
@@ -28,6 +34,7 @@ use naga::{
 pub(super) struct UsedCounters {
     pub(super) divergent: bool,
     pub(super) uniform: bool,
+    pub(super) unit: BudgetUnit,
 }
 
 /// Wraps the only entry point of the module. `shift`: whether to shift its ids; `used`: the counters to set and check.
@@ -155,9 +162,36 @@ impl EntryWriter<'_> {
     }
 
     fn fill_counters(&mut self, used: UsedCounters) {
-        for (member, counter) in self.counters(used) {
-            let value = self.immediate(member);
-            let pointer = self.add(Expression::GlobalVariable(counter));
+        let counters = self.counters(used);
+        if used.unit == BudgetUnit::Work {
+            self.store_budgets(&counters, None);
+            return;
+        }
+        let zero = self.add(Expression::Literal(Literal::U32(0)));
+        for (_, counter) in &counters {
+            let pointer = self.add(Expression::GlobalVariable(*counter));
+            self.body.push(Statement::Store { pointer, value: zero }, Span::UNDEFINED);
+        }
+        let grid = self.immediate(GRID);
+        let width = self.emit(Expression::AccessIndex { base: grid, index: 0 });
+        let condition = self.emit(Expression::Binary { op: BinaryOperator::Greater, left: width, right: zero });
+        let before = std::mem::take(&mut self.body);
+        let base = self.add(Expression::GlobalVariable(self.globals.flag));
+        let pointer = self.emit(Expression::AccessIndex { base, index: ONE });
+        let one = self.emit(Expression::Load { pointer });
+        self.store_budgets(&counters, Some(one));
+        let accept = std::mem::replace(&mut self.body, before);
+        self.body.push(Statement::If { condition, accept, reject: Block::new() }, Span::UNDEFINED);
+    }
+
+    fn store_budgets(&mut self, counters: &[(u32, Handle<GlobalVariable>)], factor: Option<Handle<Expression>>) {
+        for (member, counter) in counters {
+            let budget = self.immediate(*member);
+            let value = match factor {
+                Some(right) => self.emit(Expression::Binary { op: BinaryOperator::Multiply, left: budget, right }),
+                None => budget,
+            };
+            let pointer = self.add(Expression::GlobalVariable(*counter));
             self.body.push(Statement::Store { pointer, value }, Span::UNDEFINED);
         }
     }
@@ -182,8 +216,9 @@ impl EntryWriter<'_> {
         let Some(least) = least else { return };
         let zero = self.add(Expression::Literal(Literal::U32(0)));
         let condition = self.emit(Expression::Binary { op: BinaryOperator::Equal, left: least, right: zero });
-        let pointer = self.add(Expression::GlobalVariable(self.globals.flag));
         let value = self.immediate(SLICE);
+        let base = self.add(Expression::GlobalVariable(self.globals.flag));
+        let pointer = self.emit(Expression::AccessIndex { base, index: FLAG });
         let mut accept = Block::new();
         accept.push(Statement::Store { pointer, value }, Span::UNDEFINED);
         self.body.push(Statement::If { condition, accept, reject: Block::new() }, Span::UNDEFINED);

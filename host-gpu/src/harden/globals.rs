@@ -40,6 +40,12 @@ pub(super) const GRID: u32 = 2;
 pub(super) const UNIFORM_BUDGET: u32 = 3;
 pub(super) const SLICE: u32 = 4;
 
+/// Bytes of the flag's buffer: the flag, and a word that is always 1.
+pub const FLAG_BUFFER: [u8; 8] = [0, 0, 0, 0, 1, 0, 0, 0];
+// Indices of its members.
+pub(super) const FLAG: u32 = 0;
+pub(super) const ONE: u32 = 1;
+
 /// Handles of what the passes add to a module. Unused variables are removed by compaction.
 pub(super) struct Globals {
     pub(super) immediates: Handle<GlobalVariable>,
@@ -47,6 +53,7 @@ pub(super) struct Globals {
     pub(super) left: Handle<GlobalVariable>,
     /// Counter of the budget that is left for uniform loops.
     pub(super) uniform_left: Handle<GlobalVariable>,
+    /// The flag, and a word that is always 1.
     pub(super) flag: Handle<GlobalVariable>,
     pub(super) uint3: Handle<Type>,
 }
@@ -67,6 +74,9 @@ impl Globals {
         ];
         let inner = TypeInner::Struct { members, span: IMMEDIATES_SIZE };
         let block = module.types.insert(Type { name: Some("GannetImmediates".into()), inner }, Span::UNDEFINED);
+        let members = vec![member("exhausted", atomic, 0), member("one", uint, 4)];
+        let inner = TypeInner::Struct { members, span: FLAG_BUFFER.len() as u32 };
+        let flag = module.types.insert(Type { name: Some("GannetFlag".into()), inner }, Span::UNDEFINED);
         let mut global = |name: &str, space, binding, ty| {
             let variable = GlobalVariable {
                 name: Some(name.into()),
@@ -84,7 +94,7 @@ impl Globals {
             immediates: global("gannet", AddressSpace::Immediate, None, block),
             left: global("gannet_left", AddressSpace::Private, None, uint),
             uniform_left: global("gannet_uniform_left", AddressSpace::Private, None, uint),
-            flag: global("gannet_exhausted", storage, flag_at, atomic),
+            flag: global("gannet_exhausted", storage, flag_at, flag),
             uint3,
         }
     }

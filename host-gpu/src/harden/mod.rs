@@ -33,7 +33,7 @@ use crate::error::Error;
 use naga::{AddressSpace, Module};
 
 pub use cost::{BudgetUnit, CALLS_MAX, COST_MAX, INLINED_MAX};
-pub use globals::{FLAG_GROUP, GROUPS_MAX, IMMEDIATES_SIZE, Immediates};
+pub use globals::{FLAG_BUFFER, FLAG_GROUP, GROUPS_MAX, IMMEDIATES_SIZE, Immediates};
 pub(crate) use message::rejected_at;
 
 use globals::Globals;
@@ -92,7 +92,7 @@ pub fn harden(
         report.divergent = counted.divergent > 0;
         report.divergent_repeatedly = counted.divergent > 1 || counted.divergent_nested;
     }
-    let used = entry_point::UsedCounters { divergent: report.divergent, uniform: report.uniform };
+    let used = entry_point::UsedCounters { divergent: report.divergent, uniform: report.uniform, unit: passes.unit };
     entry_point::wrap(module, &globals, passes.sliceable, used)?;
     naga::compact::compact(module, naga::compact::KeepUnused::No);
     let flag = Some(FLAG_GROUP);
@@ -243,6 +243,29 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         let long = (0..200).map(|_| "for (var i = 0u; i < 300u; i++) { }").collect::<String>();
         let refused = checked(&kernel(&long), BudgetUnit::Iterations).map(|_| ()).unwrap_err().to_string();
         assert!(refused.contains("iterations of loops of constant length; the limit is 32768"), "{refused}");
+    }
+
+    #[test]
+    fn what_a_software_driver_nests_too_deeply_is_refused_there() {
+        let nested =
+            |levels: usize| format!("{}data[0] = 1u;{}", "if fixed[0] > 1u {".repeat(levels), "}".repeat(levels));
+        let chain = |levels: usize| {
+            let branches: String = (0..levels).map(|n| format!("if fixed[0] == {n}u {{ return 1u; }}\n")).collect();
+            format!("data[0] = chain();}}\nfn chain() -> u32 {{ {branches} return 0u;")
+        };
+        let switch = |levels: usize| {
+            let breaks: String = (0..levels).map(|n| format!("if fixed[0] == {n}u {{ break; }}\n")).collect();
+            format!("switch fixed[1] {{ case 1u: {{ {breaks} data[0] = 1u; }} default: {{ }} }}")
+        };
+        for body in [&nested as &dyn Fn(usize) -> String, &chain, &switch] {
+            assert!(checked(&kernel(&body(60)), BudgetUnit::Iterations).is_ok());
+            assert!(checked(&kernel(&body(80)), BudgetUnit::Work).is_ok());
+            let refused = checked(&kernel(&body(80)), BudgetUnit::Iterations).map(|_| ()).unwrap_err().to_string();
+            assert!(
+                refused.contains("levels of nested branches and loops, once inlined; the limit is 68"),
+                "{refused}"
+            );
+        }
     }
 
     #[test]

@@ -23,6 +23,8 @@ use std::collections::HashMap;
 pub(super) const COPIES: u32 = 4;
 /// Limit on the statements and expressions of a loop.
 pub(super) const SIZE_MAX: u64 = 400;
+/// Limit on the calls in a loop: a driver inlines them, which takes long.
+pub(super) const CALLS_MAX: u64 = 4;
 
 /// Returns a body for the loop that makes [`COPIES`] iterations. None if it cannot be copied.
 pub(super) fn unrolled(function: &mut Function, body: &Block, continuing: &Block) -> Option<Block> {

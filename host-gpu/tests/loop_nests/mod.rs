@@ -5,8 +5,10 @@
 
 use std::fmt::Write;
 
-/// Invocations of the workgroup. The software driver runs eight of them in step.
+/// Most invocations of a workgroup.
 pub const LANES: u32 = 16;
+/// Sizes of workgroups. The software driver runs eight invocations in step, and the missing ones too.
+const SIZES: [[u32; 2]; 6] = [[16, 1], [1, 1], [5, 1], [12, 1], [4, 4], [3, 3]];
 /// Bounds of loops that are the same for all invocations.
 const SHARED: u32 = 8;
 /// Bounds of loops for each invocation.
@@ -40,6 +42,7 @@ enum Node {
 pub struct Nest {
     functions: Vec<Vec<Node>>,
     main: Vec<Node>,
+    size: [u32; 2],
     pub bounds: Vec<u32>,
 }
 
@@ -63,13 +66,13 @@ pub fn nest(seed: u64) -> Nest {
     let mut dice = Dice { state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), only_shared: !seed.is_multiple_of(3) };
     let functions = vec![block(&mut dice, 1, 0), block(&mut dice, 1, 1)];
     let main = block(&mut dice, 3, 2);
-    let mut nest = Nest { functions, main, bounds: Vec::new() };
+    let mut nest = Nest { functions, main, size: SIZES[dice.below(6) as usize], bounds: Vec::new() };
     // Three of four have about as many iterations as the driver allows.
     for _ in 0..if seed.is_multiple_of(4) { 1 } else { 60 } {
         let choices = [0, 0, 1, 1, 2, 3, 7, 40, 200, 1000, 5000, 11_000, 22_000, 33_000, 66_000, 150_000];
         let largest = 6 + dice.below(11);
         nest.bounds = (0..BOUNDS).map(|_| choices[dice.below(largest) as usize]).collect();
-        if (0..LANES).any(|lane| (15_000..250_000).contains(&nest.run(lane).steps)) {
+        if (0..nest.lanes()).any(|lane| (15_000..250_000).contains(&nest.run(lane).steps)) {
             break;
         }
     }
@@ -124,15 +127,22 @@ impl Nest {
         let body = write(&self.main, &mut 0);
         let _ = writeln!(
             text,
-            "@compute @workgroup_size({LANES}) fn main(@builtin(local_invocation_index) lane: u32) {{\n\
-             var n = 0u;\n{body}counted[lane] = n; }}"
+            "@compute @workgroup_size({}, {}) fn main(@builtin(local_invocation_index) lane: u32) {{\n\
+             var n = 0u;\n{body}counted[lane] = n; }}",
+            self.size[0], self.size[1]
         );
         text
     }
 
     /// Returns what each invocation counts. None if one would make too many iterations.
     pub fn counted(&self) -> Option<Vec<u32>> {
-        (0..LANES).map(|lane| Some(self.run(lane)).filter(|run| run.steps < STEPS_MAX).map(|run| run.counted)).collect()
+        (0..self.lanes())
+            .map(|lane| Some(self.run(lane)).filter(|run| run.steps < STEPS_MAX).map(|run| run.counted))
+            .collect()
+    }
+
+    fn lanes(&self) -> u32 {
+        self.size[0] * self.size[1]
     }
 
     fn run(&self, lane: u32) -> Run<'_> {

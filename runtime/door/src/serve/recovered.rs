@@ -40,10 +40,10 @@ fn checked_operator_key(source: &dyn Display, key: &str) -> Result<String, Serve
 
 /// Returns the operator's key: the one in the environment, or the one in `operator.key`, which the first start creates.
 fn operator_key(data: &Path) -> Result<String, ServeError> {
-    if let Ok(key) = std::env::var("GANNET_OPERATOR_KEY")
-        && !key.is_empty()
-    {
-        return checked_operator_key(&"GANNET_OPERATOR_KEY", &key);
+    // A key that is not text has no valid form either.
+    let configured = std::env::var_os("GANNET_OPERATOR_KEY").unwrap_or_default();
+    if !configured.is_empty() {
+        return checked_operator_key(&"GANNET_OPERATOR_KEY", &configured.to_string_lossy());
     }
     let path = data.join("operator.key");
     match std::fs::read_to_string(&path) {
