@@ -1,8 +1,10 @@
 //! Instances: one for each request, made before it or when it arrives, and instances that serve several requests.
 
-use crate::support::{KEY, Options, Server, wait_until};
+use crate::support::{KEY, Options, Server, text, wait_until};
 use serde_json::json;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 fn server() -> Server {
     Server::start_with(&Options { config: Some("spares = 0"), ..Options::default() })
@@ -120,13 +122,18 @@ fn an_instance_serves_as_many_requests_as_its_manifest_says() {
     assert_eq!(server.call("faulty", "/trap", b"").status, 502);
     assert_eq!(count().0, 1);
     assert_eq!(count().0, 2);
-    // Two requests at once get two instances.
-    std::thread::scope(|scope| {
-        let slow = scope.spawn(|| server.call("faulty", "/nap?ms=700", b"").status);
-        wait_until("the slow request runs", || server.get_json("/api/v1/limits")["used"]["concurrency"] == 1);
-        assert_eq!(count().0, 1, "the instance that has served two requests is busy");
-        assert_eq!(slow.join().unwrap(), 200);
-    });
+    // Two requests at once get two instances. When the head of a streamed response is there, its instance is busy.
+    let mut slow = TcpStream::connect(server.address).unwrap();
+    slow.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let request = "GET /f/dev/faulty/late?ms=700 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
+    write!(slow, "{request}x-gannet-key: {KEY}\r\n\r\n").unwrap();
+    let mut head = [0; 12];
+    slow.read_exact(&mut head).unwrap();
+    assert_eq!(text(&head), "HTTP/1.1 200");
+    assert_eq!(count().0, 1, "the instance that has served two requests is busy");
+    let mut rest = Vec::new();
+    slow.read_to_end(&mut rest).unwrap();
+    assert!(text(&rest).contains("data: late"), "{}", text(&rest));
     let settings = server.control(KEY, "PATCH", "functions/faulty", &json!({ "scale": { "instance_reuse": 0 } }));
     settings.is_problem(400, "invalid", "scale.instance_reuse = 0; it may be 1 to 1000000");
 }
