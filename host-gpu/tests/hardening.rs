@@ -109,6 +109,7 @@ async fn hardened_kernels_compute_the_same_to_the_bit() {
         }
         for entry in gannet_host_gpu::check::entry_points(&wgsl).unwrap_or_else(|e| panic!("{name}: {e}")) {
             kernels += 1;
+            println!("{name}/{entry}");
             let plain = compile(&wgsl, &entry, passes(false, false)).await.unwrap_or_else(|e| panic!("{name}: {e}"));
             let expected = run(&plain, GRID, small).await.unwrap();
             assert!(!expected.is_empty(), "{name} writes nothing");

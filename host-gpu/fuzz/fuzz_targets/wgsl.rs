@@ -30,8 +30,8 @@ fuzz_target!(|bytes: &[u8]| {
             unit,
         };
         let Ok(entries) = entry_points(text) else { return };
-        let _ = needs_constants(text, abilities);
         for entry in entries {
+            let _ = needs_constants(text, &entry);
             let Ok(checked) = check(text, &entry, &[("scale".to_owned(), 3.0)], abilities) else { continue };
             let Ok(printed) = checked.to_wgsl() else { continue };
             assert!(!printed.is_empty());

@@ -1,15 +1,19 @@
-//! Reads WGSL before any driver sees it: parse, validate, resolve overrides, reflect, harden.
+//! Reads WGSL before any driver sees it: parse, validate, resolve overrides, keep what the entry point reaches, reflect,
+//! harden.
 //!
 //! In: WGSL, an entry point, the values of its overrides, the [`Abilities`] of the device. Out: a [`CheckedKernel`].
 //! [`crate::Device::kernel`] compiles nothing else, so no source of a tenant reaches the driver unchecked.
-//! [`crate::harden`] is the last step; the hardened module is validated again.
+//! [`crate::harden`] is the last step; the hardened module is validated again. A module is valid WGSL as a whole, but
+//! only what the entry point reaches is judged by what kernels and the device may do.
 //!
 //! Invariant: pure. It allocates no GPU memory, and no input makes it panic.
 
 mod abilities;
 mod big_stack;
+mod directives;
 mod tokens;
 mod parse;
+mod reached;
 mod validate;
 mod reflect;
 
@@ -20,13 +24,14 @@ use naga::{Module, ShaderStage};
 
 pub use abilities::Abilities;
 pub(crate) use big_stack::on_big_stack;
+pub use directives::Directives;
 pub use parse::SOURCE_BYTES_MAX;
 pub use reflect::{Access, EXPRESSIONS_MAX, NESTING_MAX, PRIVATE_BYTES_MAX, Variable};
 pub use tokens::TOKENS_MAX;
 
 use parse::parse;
 use reflect::reflect;
-use validate::{capabilities, validate, validator, with_causes};
+use validate::{capabilities, validate, validate_wgsl, validator, with_causes};
 
 /// A kernel that passed all checks and was hardened.
 #[derive(Debug)]
@@ -59,17 +64,19 @@ impl CheckedKernel {
 /// Returns the names of a module's compute entry points: each is a kernel.
 pub fn entry_points(wgsl: &str) -> Result<Vec<String>, Error> {
     on_big_stack(|| {
-        let module = parse(wgsl)?;
+        let (module, _) = parse(wgsl)?;
         Ok(module.entry_points.iter().filter(|e| e.stage == ShaderStage::Compute).map(|e| e.name.clone()).collect())
     })
 }
 
-/// Returns whether a module has overrides without a default. Such a module can only be compiled when their values are
-/// known. Fails if the module is invalid.
-pub fn needs_constants(wgsl: &str, can: Abilities) -> Result<bool, Error> {
+/// Returns whether an entry point uses overrides without a default. It can only be compiled when their values are known.
+/// Fails if the module is invalid.
+pub fn needs_constants(wgsl: &str, entry: &str) -> Result<bool, Error> {
     on_big_stack(|| {
-        let module = parse(wgsl)?;
-        validate(&module, wgsl, can)?;
+        let (mut module, directives) = parse(wgsl)?;
+        validate_wgsl(&module, wgsl, &directives)?;
+        reached::check_entry(&module, entry)?;
+        reached::keep(&mut module, entry);
         Ok(module.overrides.iter().any(|(_, value)| value.init.is_none()))
     })
 }
@@ -97,24 +104,19 @@ fn check_here(
     can: Abilities,
     passes: Passes,
 ) -> Result<CheckedKernel, Error> {
-    let module = parse(wgsl)?;
-    let info = validate(&module, wgsl, can)?;
-    let known = module.entry_points.iter().any(|e| e.name == entry && e.stage == ShaderStage::Compute);
-    if !known {
-        let names: Vec<&str> = module.entry_points.iter().map(|e| e.name.as_str()).collect();
-        return Err(Error::KernelRejected(format!(
-            "there is no compute entry point {entry:?}; the module has {names:?}"
-        )));
-    }
+    let (module, directives) = parse(wgsl)?;
+    let info = validate_wgsl(&module, wgsl, &directives)?;
+    reached::check_entry(&module, entry)?;
     let values = constants.iter().cloned().collect();
     let stage = Some((ShaderStage::Compute, entry));
-    let (module, info) = naga::back::pipeline_constants::process_overrides(&module, &info, stage, &values)
+    // Before anything is removed, because a constant may be meant for an override that only another entry point uses.
+    let (module, _) = naga::back::pipeline_constants::process_overrides(&module, &info, stage, &values)
         .map_err(|error| Error::KernelRejected(with_causes(&error)))?;
-    // `process_overrides` leaves the module as it is when it has one entry point and no overrides.
-    let index = module.entry_points.iter().position(|e| e.name == entry && e.stage == ShaderStage::Compute);
-    let index = index.ok_or_else(|| Error::KernelRejected(format!("entry point {entry:?} was lost")))?;
-    let (variables, workgroup_size) = reflect(&module, &info, index, can)?;
     let mut module = module.into_owned();
+    reached::keep(&mut module, entry);
+    harden::copy_pointed_to(&mut module);
+    let info = validate(&module, wgsl, can)?;
+    let (variables, workgroup_size) = reflect(&module, &info, wgsl, can)?;
     let report = harden::harden(&mut module, &info, wgsl, passes)?;
     let mut capabilities = capabilities(can);
     capabilities.insert(Capabilities::IMMEDIATES);
@@ -170,8 +172,11 @@ mod tests {
     #[test]
     fn an_override_without_default_needs_a_constant() {
         let wgsl = |init: &str| format!("override N: u32{init}; @compute @workgroup_size(N) fn main() {{}}");
-        assert!(needs_constants(&wgsl(""), CAN).unwrap());
-        assert!(!needs_constants(&wgsl(" = 4"), CAN).unwrap());
+        assert!(needs_constants(&wgsl(""), "main").unwrap());
+        assert!(!needs_constants(&wgsl(" = 4"), "main").unwrap());
+        let other = wgsl("") + "@compute @workgroup_size(1) fn other() {}";
+        assert!(!needs_constants(&other, "other").unwrap(), "an entry point that does not use it");
+        assert!(check(&other, "other", &[("N".into(), 4.0)], CAN).is_ok(), "a value that it does not need");
         assert!(check(&wgsl(""), "main", &[], CAN).is_err());
         assert_eq!(check(&wgsl(""), "main", &[("N".into(), 4.0)], CAN).unwrap().workgroup_size, [4, 1, 1]);
     }
@@ -209,8 +214,8 @@ mod tests {
                 "groups go up to 3",
             ),
             (
-                "@group(0) @binding(0) var t: texture_2d<f32>; @compute @workgroup_size(1) fn main() { }",
-                "address space",
+                "@group(0) @binding(0) var t: texture_2d<f32>;\n@compute @workgroup_size(1) fn main() { _ = textureLoad(t, vec2(0), 0); }",
+                "1:23: variable \"t\" is a texture, which kernels cannot use",
             ),
             ("@vertex fn main() -> @builtin(position) vec4<f32> { return vec4<f32>(); }", "no compute entry point"),
         ] {
@@ -233,6 +238,44 @@ mod tests {
             @compute @workgroup_size(32) fn main() { o[0] = subgroupAdd(1u); }";
         assert!(check(wgsl, "main", &[], Abilities { subgroups: true, ..CAN }).is_ok());
         assert!(check(wgsl, "main", &[], Abilities { subgroups: false, ..CAN }).is_err());
+        let without = wgsl.replace("enable subgroups;", "");
+        let refused = check(&without, "main", &[], Abilities { subgroups: true, ..CAN }).unwrap_err().to_string();
+        assert!(refused.starts_with("3:49: subgroup operations"), "{refused}");
+        let built_in = "@compute @workgroup_size(32) fn main(@builtin(subgroup_size) n: u32) { _ = n; }";
+        let refused = check(built_in, "main", &[], Abilities { subgroups: true, ..CAN }).unwrap_err().to_string();
+        assert!(refused.starts_with("1:47: subgroup operations"), "{refused}");
+    }
+
+    #[test]
+    fn what_an_entry_point_does_not_reach_is_not_judged() {
+        let other = "
+            @group(8) @binding(0) var picture: texture_2d<f32>;
+            var<workgroup> enormous: array<u32, 1000000>;
+            fn misplaced(go: bool) { if go { workgroupBarrier(); } enormous[0] = 1u; }
+            @fragment fn color(@builtin(position) at: vec4<f32>) -> @location(0) vec4<f32> {
+                return textureLoad(picture, vec2<i32>(at.xy), 0);
+            }";
+        let wgsl = format!("@compute @workgroup_size(64) fn main() {{ }}{other}");
+        assert!(check(&wgsl, "main", &[], CAN).is_ok());
+        let second = "@compute @workgroup_size(64) fn second(@builtin(local_invocation_index) lane: u32) { misplaced(lane == 0u); }";
+        assert!(check(&format!("{wgsl}{second}"), "main", &[], CAN).is_ok(), "beside a kernel that is refused");
+        assert!(check(&format!("{wgsl}{second}"), "second", &[], CAN).is_err());
+        assert!(check(&format!("{wgsl} fn broken() -> u32 {{ return 1.5; }}"), "main", &[], CAN).is_err());
+    }
+
+    #[test]
+    fn honest_long_functions_are_accepted() {
+        // The size of the largest tiled matrix products that compilers of models generate.
+        let body: String = (0..2200).map(|n| format!("acc{} += tile[{}u] * f32(lane);\n", n % 8, n % 64)).collect();
+        let vars: String = (0..8).map(|n| format!("var acc{n} = 0.0;")).collect();
+        let wgsl = format!(
+            "var<workgroup> tile: array<f32, 64>;
+            @group(0) @binding(0) var<storage, read_write> o: array<f32>;
+            @compute @workgroup_size(64) fn main(@builtin(local_invocation_index) lane: u32) {{
+            {vars} {body} o[lane] = acc0 + acc1 + acc2 + acc3 + acc4 + acc5 + acc6 + acc7; }}"
+        );
+        assert!(wgsl.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).count() > 11_000);
+        check(&wgsl, "main", &[], CAN).unwrap();
     }
 
     #[test]

@@ -3,9 +3,9 @@
 
 use super::abilities::Abilities;
 use crate::error::Error;
-use crate::harden::GROUPS_MAX;
+use crate::harden::{GROUPS_MAX, rejected};
 use naga::valid::ModuleInfo;
-use naga::{AddressSpace, Module, StorageAccess, TypeInner};
+use naga::{AddressSpace, ImageClass, Module, Span, StorageAccess, TypeInner};
 
 /// Limit of private memory (one invocation's own variables) in bytes. Drivers crash on pipelines with hundreds of
 /// megabytes of it and take minutes to compile ones with hundreds of kilobytes.
@@ -41,16 +41,16 @@ pub struct Variable {
     pub size_min: u64,
 }
 
-/// Returns the variables that a dispatch of the entry point must bind, and its workgroup size.
+/// Returns the variables that a dispatch of the module's only entry point must bind, and its workgroup size.
 pub(super) fn reflect(
     module: &Module,
     info: &ModuleInfo,
-    index: usize,
+    wgsl: &str,
     can: Abilities,
 ) -> Result<(Vec<Variable>, [u32; 3]), Error> {
-    let entry =
-        module.entry_points.get(index).ok_or_else(|| Error::KernelRejected("the entry point was lost".into()))?;
-    let used = info.get_entry_point(index);
+    let entry = module.entry_points.first().ok_or_else(|| Error::KernelRejected("the entry point was lost".into()))?;
+    let used = info.get_entry_point(0);
+    let entry_span = entry.function.body.span_iter().next().map_or(Span::UNDEFINED, |(_, span)| *span);
     let mut variables = Vec::new();
     let (mut workgroup, mut private) = (0u32, locals(module, &entry.function));
     for (handle, global) in module.global_variables.iter() {
@@ -68,44 +68,48 @@ pub(super) fn reflect(
             }
             _ => {
                 let name = global.name.as_deref().unwrap_or("?");
-                return Err(Error::KernelRejected(format!(
-                    "variable {name:?} is in an address space kernels cannot use: {:?}",
-                    global.space
-                )));
+                let message = format!("variable {name:?} is {}, which kernels cannot use", kind(module, global));
+                return Err(rejected(module.global_variables.get_span(handle), wgsl, &message));
             }
         };
         if used[handle].is_empty() {
             continue;
         }
-        variables.push(variable(module, global, access)?);
+        let span = module.global_variables.get_span(handle);
+        variables.push(variable(module, global, access).map_err(|message| rejected(span, wgsl, &message))?);
     }
     for (_, function) in module.functions.iter() {
         private = private.saturating_add(locals(module, function));
     }
     for (handle, function) in module.functions.iter() {
-        check_values(module, function, &info[handle])?;
+        check_values(module, function, &info[handle], wgsl)?;
     }
-    check_values(module, &entry.function, used)?;
-    limits(entry.workgroup_size, workgroup, private, can)?;
+    check_values(module, &entry.function, used, wgsl)?;
+    limits(entry.workgroup_size, workgroup, private, can).map_err(|message| rejected(entry_span, wgsl, &message))?;
     variables.sort_by_key(|v| (v.group, v.index));
     Ok((variables, entry.workgroup_size))
 }
 
-fn variable(module: &Module, global: &naga::GlobalVariable, access: Access) -> Result<Variable, Error> {
+/// Names a variable that is neither memory nor a buffer, as WGSL does.
+fn kind(module: &Module, global: &naga::GlobalVariable) -> &'static str {
+    match (&module.types[global.ty].inner, global.space) {
+        (TypeInner::Image { class: ImageClass::Storage { .. }, .. }, _) => "a storage texture",
+        (TypeInner::Image { .. }, _) => "a texture",
+        (TypeInner::Sampler { .. }, _) => "a sampler",
+        (TypeInner::BindingArray { .. }, _) => "a binding array",
+        (_, AddressSpace::Immediate) => "in the address space `immediate`",
+        _ => "of a kind",
+    }
+}
+
+fn variable(module: &Module, global: &naga::GlobalVariable, access: Access) -> Result<Variable, String> {
     let name = global.name.clone().unwrap_or_default();
-    let binding = global
-        .binding
-        .as_ref()
-        .ok_or_else(|| Error::KernelRejected(format!("variable {name:?} has no @group and @binding")))?;
+    let binding = global.binding.as_ref().ok_or_else(|| format!("variable {name:?} has no @group and @binding"))?;
     if binding.group >= GROUPS_MAX {
-        return Err(Error::KernelRejected(format!(
-            "variable {name:?} is in group {}; groups go up to {}",
-            binding.group,
-            GROUPS_MAX - 1
-        )));
+        return Err(format!("variable {name:?} is in group {}; groups go up to {}", binding.group, GROUPS_MAX - 1));
     }
     if matches!(module.types[global.ty].inner, TypeInner::BindingArray { .. }) {
-        return Err(Error::KernelRejected(format!("variable {name:?} is a binding array, which kernels cannot use")));
+        return Err(format!("variable {name:?} is a binding array, which kernels cannot use"));
     }
     let size_min = u64::from(size_of(module, global.ty)).max(4);
     Ok(Variable { group: binding.group, index: binding.binding, name, access, size_min })
@@ -121,12 +125,17 @@ fn locals(module: &Module, function: &naga::Function) -> u32 {
 
 /// Limits the size of values, because they take memory too: a back end spills a value that is indexed to a variable of
 /// its own. Also limits the number of expressions and the nesting of blocks.
-fn check_values(module: &Module, function: &naga::Function, info: &naga::valid::FunctionInfo) -> Result<(), Error> {
+fn check_values(
+    module: &Module,
+    function: &naga::Function,
+    info: &naga::valid::FunctionInfo,
+    wgsl: &str,
+) -> Result<(), Error> {
     let count = function.expressions.len();
     if count > EXPRESSIONS_MAX {
-        return Err(Error::KernelRejected(format!(
-            "a function has {count} expressions; the limit is {EXPRESSIONS_MAX}"
-        )));
+        let span = function.body.span_iter().next().map_or(Span::UNDEFINED, |(_, span)| *span);
+        let message = format!("the function has {count} expressions; the limit is {EXPRESSIONS_MAX}");
+        return Err(rejected(span, wgsl, &message));
     }
     for (handle, _) in function.expressions.iter() {
         let inner = info[handle].ty.inner_with(&module.types);
@@ -135,33 +144,34 @@ fn check_values(module: &Module, function: &naga::Function, info: &naga::valid::
         }
         let size = inner.try_size(module.to_ctx());
         if size.is_none_or(|size| size > PRIVATE_BYTES_MAX) {
-            return Err(Error::KernelRejected(format!(
+            let message = format!(
                 "a value has {} bytes; the limit for values and private memory is {PRIVATE_BYTES_MAX}",
                 size.map_or_else(|| "too many".to_owned(), |size| size.to_string())
-            )));
+            );
+            return Err(rejected(function.expressions.get_span(handle), wgsl, &message));
         }
     }
-    check_nesting(&function.body)
+    check_nesting(&function.body, wgsl)
 }
 
 /// Limits the depth of nested blocks. It does not recurse, because an `else if` chain is as deep as it is long.
-fn check_nesting(body: &naga::Block) -> Result<(), Error> {
-    let mut blocks = vec![(body, 1usize)];
-    while let Some((block, depth)) = blocks.pop() {
+fn check_nesting(body: &naga::Block, wgsl: &str) -> Result<(), Error> {
+    let mut blocks = vec![(body, 1usize, Span::UNDEFINED)];
+    while let Some((block, depth, place)) = blocks.pop() {
         if depth > NESTING_MAX {
-            return Err(Error::KernelRejected(format!("blocks are nested more than {NESTING_MAX} deep")));
+            return Err(rejected(place, wgsl, &format!("blocks are nested more than {NESTING_MAX} deep")));
         }
-        for statement in block.iter() {
+        for (statement, span) in block.span_iter() {
             match statement {
-                naga::Statement::Block(inner) => blocks.push((inner, depth + 1)),
+                naga::Statement::Block(inner) => blocks.push((inner, depth + 1, *span)),
                 naga::Statement::If { accept, reject, .. } => {
-                    blocks.extend([(accept, depth + 1), (reject, depth + 1)]);
+                    blocks.extend([(accept, depth + 1, *span), (reject, depth + 1, *span)]);
                 }
                 naga::Statement::Switch { cases, .. } => {
-                    blocks.extend(cases.iter().map(|case| (&case.body, depth + 1)));
+                    blocks.extend(cases.iter().map(|case| (&case.body, depth + 1, *span)));
                 }
                 naga::Statement::Loop { body, continuing, .. } => {
-                    blocks.extend([(body, depth + 1), (continuing, depth + 1)]);
+                    blocks.extend([(body, depth + 1, *span), (continuing, depth + 1, *span)]);
                 }
                 _ => {}
             }
@@ -170,7 +180,7 @@ fn check_nesting(body: &naga::Block) -> Result<(), Error> {
     Ok(())
 }
 
-fn limits(size: [u32; 3], workgroup: u32, private: u32, can: Abilities) -> Result<(), Error> {
+fn limits(size: [u32; 3], workgroup: u32, private: u32, can: Abilities) -> Result<(), String> {
     let invocations = size.iter().fold(1u64, |product, n| product.saturating_mul(u64::from(*n)));
     let bounds = [
         ("workgroup invocations", invocations, u64::from(can.workgroup_invocations_max)),
@@ -179,7 +189,7 @@ fn limits(size: [u32; 3], workgroup: u32, private: u32, can: Abilities) -> Resul
     ];
     for (what, value, limit) in bounds {
         if value > limit {
-            return Err(Error::KernelRejected(format!("the kernel has {value} {what}; the limit is {limit}")));
+            return Err(format!("the kernel has {value} {what}; the limit is {limit}"));
         }
     }
     Ok(())

@@ -14,10 +14,13 @@
 use super::message::rejected;
 use super::short_loop;
 use super::unroll;
+use super::written_arguments;
 use crate::error::Error;
 use naga::valid::{FunctionInfo, ModuleInfo};
-use naga::{AddressSpace, Block, Expression, Function, Handle, MathFunction, Module, Statement};
-use std::collections::HashMap;
+use naga::{
+    AddressSpace, Block, Expression, Function, GlobalVariable, Handle, MathFunction, Module, Statement, TypeInner,
+};
+use std::collections::{HashMap, HashSet};
 
 /// What a loop budget counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +36,7 @@ pub enum BudgetUnit {
 /// Limit of expressions and statements of an entry point with all calls inlined.
 pub const INLINED_MAX: u64 = 100_000;
 /// Limit of calls of an entry point with all calls inlined. A driver took 7 s to compile 4,096 of them.
-pub const CALLS_MAX: u64 = 1024;
+pub const CALLS_MAX: u64 = 2048;
 /// Limit of the cost of an entry point outside of counted loops, in weighted operations.
 pub const COST_MAX: u64 = 4 << 20;
 /// A loop whose iterations cost more than this in total is counted, however short it is.
@@ -46,6 +49,10 @@ const ITERATIONS_MAX: u64 = 32 << 10;
 /// Limit of nested branches and loops if budgets count iterations: a software driver ignores those beyond 80 levels. Some
 /// are left for the code that hardening and the driver add.
 const SOFTWARE_DEPTH_MAX: u64 = 68;
+
+/// Limit of an invocation's own memory that is indexed by a value that is not a constant, in four-byte words, if budgets
+/// count iterations. A software driver makes branches of it: it took 0.5 s to compile 256 words, 10 s to compile 1,024.
+const SOFTWARE_INDEXED_MAX: u64 = 1024;
 
 /// Cost of the code that counts one iteration.
 const COUNTING_COST: u64 = 12;
@@ -82,6 +89,8 @@ struct Cost {
     /// Expressions and statements after inlining.
     size: u64,
     calls: u64,
+    /// Words of own memory that is indexed by a value that is not a constant, after inlining.
+    indexed: u64,
     /// Levels of nested branches and loops after inlining, as a software driver nests them.
     depth: u64,
     /// Whether invocations may leave the function here. What follows is then nested one level deeper.
@@ -95,6 +104,7 @@ impl Cost {
         self.passes = self.passes.saturating_add(other.passes);
         self.size = self.size.saturating_add(other.size);
         self.calls = self.calls.saturating_add(other.calls);
+        self.indexed = self.indexed.saturating_add(other.indexed);
         self.depth = self.depth.max(other.depth);
         self.leaves |= other.leaves;
     }
@@ -108,21 +118,28 @@ impl Cost {
 pub(super) fn weigh(module: &Module, info: &ModuleInfo, wgsl: &str, unit: BudgetUnit) -> Result<Costs, Error> {
     let mut known: HashMap<Handle<Function>, Cost> = HashMap::new();
     let mut costs = Costs::default();
+    let mut indexed_globals = HashSet::new();
     for (handle, function) in module.functions.iter() {
         let mut weigher = Weigher { module, function, info: &info[handle], known: &known, unit, loops: Vec::new() };
-        let cost = weigher.block(&function.body);
+        let mut cost = weigher.block(&function.body);
+        cost.indexed = cost.indexed.saturating_add(weigher.indexed(&mut indexed_globals));
         costs.functions.insert(handle, weigher.loops);
         known.insert(handle, cost);
     }
     for (index, entry) in module.entry_points.iter().enumerate() {
         let info = info.get_entry_point(index);
         let mut weigher = Weigher { module, function: &entry.function, info, known: &known, unit, loops: Vec::new() };
-        let cost = weigher.block(&entry.function.body);
+        let mut cost = weigher.block(&entry.function.body);
+        cost.indexed = cost.indexed.saturating_add(weigher.indexed(&mut indexed_globals));
+        for global in &indexed_globals {
+            let ty = &module.types[module.global_variables[*global].ty].inner;
+            cost.indexed = cost.indexed.saturating_add(words(ty.try_size(module.to_ctx())));
+        }
         costs.entry = weigher.loops;
         costs.iterations = cost.iterations;
-        let (iterations_max, depth_max) = match unit {
-            BudgetUnit::Iterations => (ITERATIONS_MAX, SOFTWARE_DEPTH_MAX),
-            BudgetUnit::Work => (u64::MAX, u64::MAX),
+        let (iterations_max, depth_max, indexed_max) = match unit {
+            BudgetUnit::Iterations => (ITERATIONS_MAX, SOFTWARE_DEPTH_MAX, SOFTWARE_INDEXED_MAX),
+            BudgetUnit::Work => (u64::MAX, u64::MAX, u64::MAX),
         };
         for (what, value, limit) in [
             ("calls, once inlined", cost.calls, CALLS_MAX),
@@ -130,6 +147,11 @@ pub(super) fn weigh(module: &Module, info: &ModuleInfo, wgsl: &str, unit: Budget
             ("operations outside of counted loops", cost.work, COST_MAX),
             ("iterations of loops of constant length", cost.iterations, iterations_max),
             ("levels of nested branches and loops, once inlined", cost.depth, depth_max),
+            (
+                "words of arrays that are indexed by a variable, once inlined, for a software driver",
+                cost.indexed,
+                indexed_max,
+            ),
         ] {
             if value > limit {
                 let place = entry.function.body.span_iter().next().map_or(naga::Span::UNDEFINED, |(_, span)| *span);
@@ -139,6 +161,11 @@ pub(super) fn weigh(module: &Module, info: &ModuleInfo, wgsl: &str, unit: Budget
         }
     }
     Ok(costs)
+}
+
+/// Converts a size in bytes to four-byte words.
+fn words(bytes: Option<u32>) -> u64 {
+    u64::from(bytes.unwrap_or(u32::MAX)).div_ceil(4).max(1)
 }
 
 /// Whether code returns from its function.
@@ -210,7 +237,8 @@ impl Weigher<'_> {
             Statement::ControlBarrier(_) | Statement::MemoryBarrier(_) | Statement::WorkGroupUniformLoad { .. } => {
                 cost.work += 16;
             }
-            _ => cost.work += 8,
+            // Subgroup operations, with the code that `inactive_lanes` adds.
+            _ => cost.work += 24,
         }
         cost
     }
@@ -254,10 +282,47 @@ impl Weigher<'_> {
         if unrolled {
             once.size = once.size.saturating_mul(u64::from(unroll::COPIES));
             once.calls = once.calls.saturating_mul(u64::from(unroll::COPIES));
+            once.indexed = once.indexed.saturating_mul(u64::from(unroll::COPIES));
         }
         // If it is run, it is charged for more than this one pass.
         let passes = once.passes.saturating_add(1);
         Cost { work: 1, iterations: passes, passes, ..once }
+    }
+
+    /// Returns the words of the function's own variables and values that it indexes by a value that is not a constant, and
+    /// collects the private variables of the module that it indexes so.
+    fn indexed(&self, globals: &mut HashSet<Handle<GlobalVariable>>) -> u64 {
+        let mut indexed = HashSet::new();
+        for (_, expression) in self.function.expressions.iter() {
+            let Expression::Access { base, .. } = *expression else { continue };
+            let inner = self.info[base].ty.inner_with(&self.module.types);
+            match (inner.pointer_space(), written_arguments::root(self.function, base)) {
+                (Some(AddressSpace::Private), Expression::GlobalVariable(global)) => {
+                    globals.insert(*global);
+                }
+                (Some(AddressSpace::Function), Expression::LocalVariable(local)) => {
+                    indexed.insert((self.function.local_variables[*local].ty, local.index(), true));
+                }
+                (None, _) if !matches!(inner, TypeInner::Vector { .. } | TypeInner::Matrix { .. }) => {
+                    if let Some(ty) = self.info[base].ty.handle() {
+                        indexed.insert((ty, base.index(), false));
+                    }
+                }
+                // The variable of a caller. It counts in each function that indexes it.
+                (Some(AddressSpace::Function | AddressSpace::Private), Expression::FunctionArgument(index)) => {
+                    let pointer = self.function.arguments.get(*index as usize).map(|argument| argument.ty);
+                    if let Some(pointer) = pointer
+                        && let TypeInner::Pointer { base: ty, .. } = self.module.types[pointer].inner
+                    {
+                        indexed.insert((ty, base.index(), false));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let sizes =
+            indexed.into_iter().map(|(ty, ..)| words(self.module.types[ty].inner.try_size(self.module.to_ctx())));
+        sizes.fold(0, u64::saturating_add)
     }
 
     /// Returns the size of a value in four-byte words.
@@ -266,7 +331,7 @@ impl Weigher<'_> {
         if inner.pointer_space().is_some() {
             return 1;
         }
-        u64::from(inner.try_size(self.module.to_ctx()).unwrap_or(u32::MAX)).div_ceil(4).max(1)
+        words(inner.try_size(self.module.to_ctx()))
     }
 
     /// Returns the cost of accessing one word in the address space that a pointer points to.

@@ -12,6 +12,9 @@
 //! - Kernels cannot have immediates of their own: `check/reflect.rs` refuses that address space.
 //! - The other entry points of the source are already removed.
 //!
+//! Subgroups: if the module needs the number of the invocation in its subgroup ([`super::inactive_lanes`]), the new entry
+//! point keeps it in a private variable.
+//!
 //! Budgets: the counters are set from immediates before the call and checked after it, so an early `return` in the
 //! tenant's function skips neither. If a counter is zero, the flag is set to the slice's number. The results of the
 //! submission are then void, and the host reports that to the guest.
@@ -29,27 +32,31 @@ use naga::{
     Module, Span, Statement, Type, TypeInner,
 };
 
-/// Which counters the module's loops use. Nothing is added for an unused counter.
+/// Which of the added variables the module uses. Nothing is added for an unused one.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct UsedCounters {
+pub(super) struct UsedVariables {
+    /// The counter of divergent loops.
     pub(super) divergent: bool,
+    /// The counter of uniform loops.
     pub(super) uniform: bool,
+    /// The number of the invocation in its subgroup.
+    pub(super) lane: bool,
     pub(super) unit: BudgetUnit,
 }
 
-/// Wraps the only entry point of the module. `shift`: whether to shift its ids; `used`: the counters to set and check.
-pub(super) fn wrap(module: &mut Module, globals: &Globals, shift: bool, used: UsedCounters) -> Result<(), Error> {
+/// Wraps the only entry point of the module. `shift`: whether to shift its ids; `used`: the variables to set and check.
+pub(super) fn wrap(module: &mut Module, globals: &Globals, shift: bool, used: UsedVariables) -> Result<(), Error> {
     let count = used.divergent || used.uniform;
     for index in 0..module.entry_points.len() {
         let Some(entry) = module.entry_points.get_mut(index) else { continue };
         let size = entry.workgroup_size;
         let mut inner = std::mem::take(&mut entry.function);
         let shift = shift && inner.arguments.iter().any(|argument| shifts(&module.types, argument));
-        if !shift && !count {
+        if !shift && !count && !used.lane {
             entry.function = inner;
             continue;
         }
-        let arguments = inner.arguments.clone();
+        let mut arguments = inner.arguments.clone();
         for argument in &mut inner.arguments {
             argument.binding = None;
         }
@@ -63,6 +70,9 @@ pub(super) fn wrap(module: &mut Module, globals: &Globals, shift: bool, used: Us
         for (index, argument) in (0u32..).zip(&arguments) {
             let value = outer.add(Expression::FunctionArgument(index));
             values.push(if shift { outer.argument(&module.types, argument, value) } else { value });
+        }
+        if used.lane {
+            outer.store_lane(&module.types, &mut arguments);
         }
         if count {
             outer.fill_counters(used);
@@ -154,14 +164,38 @@ impl EntryWriter<'_> {
         }
     }
 
+    /// Keeps the number of the invocation in its subgroup. If no argument holds it, one is added.
+    fn store_lane(&mut self, types: &naga::UniqueArena<Type>, arguments: &mut Vec<FunctionArgument>) {
+        let is_lane =
+            |binding: &Option<Binding>| matches!(binding, Some(Binding::BuiltIn(BuiltIn::SubgroupInvocationId)));
+        let found = (0u32..).zip(arguments.iter()).find_map(|(index, argument)| match &types[argument.ty].inner {
+            TypeInner::Struct { members, .. } => {
+                let member = (0u32..).zip(members).find(|(_, member)| is_lane(&member.binding))?.0;
+                Some((index, Some(member)))
+            }
+            _ => is_lane(&argument.binding).then_some((index, None)),
+        });
+        let (index, member) = found.unwrap_or_else(|| {
+            let binding = Some(Binding::BuiltIn(BuiltIn::SubgroupInvocationId));
+            arguments.push(FunctionArgument { name: None, ty: self.globals.uint, binding });
+            (u32::try_from(arguments.len() - 1).unwrap_or(u32::MAX), None)
+        });
+        let mut value = self.add(Expression::FunctionArgument(index));
+        if let Some(index) = member {
+            value = self.emit(Expression::AccessIndex { base: value, index });
+        }
+        let pointer = self.add(Expression::GlobalVariable(self.globals.lane));
+        self.body.push(Statement::Store { pointer, value }, Span::UNDEFINED);
+    }
+
     /// Returns the used counters, each with the index of the immediate that holds its budget.
-    fn counters(&self, used: UsedCounters) -> Vec<(u32, Handle<GlobalVariable>)> {
+    fn counters(&self, used: UsedVariables) -> Vec<(u32, Handle<GlobalVariable>)> {
         let both =
             [(used.divergent, BUDGET, self.globals.left), (used.uniform, UNIFORM_BUDGET, self.globals.uniform_left)];
         both.into_iter().filter(|(used, ..)| *used).map(|(_, member, counter)| (member, counter)).collect()
     }
 
-    fn fill_counters(&mut self, used: UsedCounters) {
+    fn fill_counters(&mut self, used: UsedVariables) {
         let counters = self.counters(used);
         if used.unit == BudgetUnit::Work {
             self.store_budgets(&counters, None);
@@ -197,7 +231,7 @@ impl EntryWriter<'_> {
     }
 
     /// Adds code that sets the flag if a counter is zero.
-    fn set_flag(&mut self, used: UsedCounters) {
+    fn set_flag(&mut self, used: UsedVariables) {
         let mut least = None;
         for (_, counter) in self.counters(used) {
             let pointer = self.add(Expression::GlobalVariable(counter));

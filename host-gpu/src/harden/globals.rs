@@ -55,6 +55,9 @@ pub(super) struct Globals {
     pub(super) uniform_left: Handle<GlobalVariable>,
     /// The flag, and a word that is always 1.
     pub(super) flag: Handle<GlobalVariable>,
+    /// The number of the invocation in its subgroup.
+    pub(super) lane: Handle<GlobalVariable>,
+    pub(super) uint: Handle<Type>,
     pub(super) uint3: Handle<Type>,
 }
 
@@ -95,6 +98,8 @@ impl Globals {
             left: global("gannet_left", AddressSpace::Private, None, uint),
             uniform_left: global("gannet_uniform_left", AddressSpace::Private, None, uint),
             flag: global("gannet_exhausted", storage, flag_at, flag),
+            lane: global("gannet_lane", AddressSpace::Private, None, uint),
+            uint,
             uint3,
         }
     }

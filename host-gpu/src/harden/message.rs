@@ -12,7 +12,7 @@ pub(crate) fn rejected_at(at: Option<SourceLocation>, message: &str) -> Error {
 }
 
 /// Like [`rejected_at`], for a span of the source.
-pub(super) fn rejected(span: Span, wgsl: &str, message: &str) -> Error {
+pub(crate) fn rejected(span: Span, wgsl: &str, message: &str) -> Error {
     rejected_at(span.is_defined().then(|| span.location(wgsl)), message)
 }
 

@@ -2,8 +2,11 @@
 //!
 //! ```text
 //!  module, overrides resolved
-//!    │ uniformity   refuse barriers and subgroup operations that only some invocations reach
+//!    │ pointed_to   pass pointers to whole variables only
+//!    │ uniformity   refuse barriers that only some invocations of a workgroup reach, and subgroup operations that only
+//!    │              some of a subgroup reach
 //!    │ cost         compute the cost of each loop and call; refuse code that grows too large when inlined
+//!    │ inactive_lanes  let subgroup operations read only what active invocations gave
 //!    │ loop_budget  charge every loop that is not provably short to a budget, and leave it when the budget is used up
 //!    │ entry_point  add a base to the workgroup ids, so that a dispatch can be cut into slices; set the budgets
 //!    │              before the tenant's code, and set a flag after it if one ran out
@@ -19,9 +22,13 @@
 //! Invariant: pure. Whatever a pass does not know it refuses or treats as the worst case: `uniformity` refuses unknown
 //! statements and takes unknown expressions for non-uniform, and a loop of unknown form is charged in each iteration.
 
+mod written_arguments;
+mod pointed_to;
 mod uniformity;
 mod cost;
 mod short_loop;
+mod copy_code;
+mod inactive_lanes;
 mod loop_budget;
 mod unroll;
 mod charge_ahead;
@@ -34,7 +41,8 @@ use naga::{AddressSpace, Module};
 
 pub use cost::{BudgetUnit, CALLS_MAX, COST_MAX, INLINED_MAX};
 pub use globals::{FLAG_BUFFER, FLAG_GROUP, GROUPS_MAX, IMMEDIATES_SIZE, Immediates};
-pub(crate) use message::rejected_at;
+pub(crate) use message::{rejected, rejected_at};
+pub(crate) use pointed_to::copy_pointed_to;
 
 use globals::Globals;
 
@@ -86,13 +94,16 @@ pub fn harden(
     let mut report = HardeningReport { iterations: costs.iterations, ..HardeningReport::default() };
     let immediates = (passes.budget || passes.sliceable).then(|| Globals::add(module));
     let Some(globals) = immediates else { return Ok(report) };
+    let lane = inactive_lanes::clear(module, &globals)
+        .ok_or_else(|| Error::KernelRejected("a kernel cannot use this code".into()))?;
     if passes.budget {
         let counted = loop_budget::insert(module, &globals, &uniform, &costs, passes.unit);
         report.uniform = counted.uniform > 0;
         report.divergent = counted.divergent > 0;
         report.divergent_repeatedly = counted.divergent > 1 || counted.divergent_nested;
     }
-    let used = entry_point::UsedCounters { divergent: report.divergent, uniform: report.uniform, unit: passes.unit };
+    let (divergent, uniform, unit) = (report.divergent, report.uniform, passes.unit);
+    let used = entry_point::UsedVariables { divergent, uniform, lane, unit };
     entry_point::wrap(module, &globals, passes.sliceable, used)?;
     naga::compact::compact(module, naga::compact::KeepUnused::No);
     let flag = Some(FLAG_GROUP);
@@ -109,20 +120,15 @@ mod tests {
     use crate::check::{Abilities, CheckedKernel, check};
 
     fn checked(wgsl: &str, unit: BudgetUnit) -> Result<CheckedKernel, Error> {
-        let can = Abilities {
-            f16: false,
-            subgroups: true,
-            workgroup_memory_max: 16384,
-            workgroup_invocations_max: 256,
-            unit,
-        };
+        let can =
+            Abilities { f16: true, subgroups: true, workgroup_memory_max: 16384, workgroup_invocations_max: 256, unit };
         check(wgsl, "main", &[], can)
     }
 
     /// Puts `body` into a kernel of 64 invocations, with the variables and functions that the cases use.
     fn kernel(body: &str) -> String {
         format!(
-            "@group(0) @binding(0) var<storage, read_write> data: array<u32>;
+            "enable f16, subgroups; @group(0) @binding(0) var<storage, read_write> data: array<u32>;
 @group(0) @binding(1) var<storage, read> fixed: array<u32>;
 var<workgroup> tile: array<u32, 64>;
 fn wait() {{ workgroupBarrier(); }}
@@ -130,8 +136,11 @@ fn maybe(go: bool) {{ if go {{ workgroupBarrier(); }} }}
 fn differs(lane: u32) -> u32 {{ if lane > 3u {{ return 1u; }} return 2u; }}
 fn same(n: u32) -> u32 {{ return n * 2u; }}
 fn touch(p: ptr<function, u32>, lane: u32) {{ *p = lane; }}
+fn through(p: ptr<function, u32>, lane: u32) {{ touch(p, lane); }}
+fn peek(p: ptr<function, u32>) -> u32 {{ return *p; }}
 @compute @workgroup_size(64)
-fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>) {{
+fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32>,
+@builtin(subgroup_id) sub: u32, @builtin(subgroup_size) width: u32, @builtin(num_subgroups) subs: u32) {{
 {body}
 }}"
         )
@@ -166,6 +175,15 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
             "if lane < 8u { let sum = subgroupAdd(lane); data[0] = sum; }",
             "for (var i = 0u; i < lane; i++) { data[i] = subgroupBroadcastFirst(i); }",
             "let x = subgroupAdd(lane); if x > 3u { workgroupBarrier(); }",
+            "if sub == 0u { workgroupBarrier(); }",
+            "if sub == 0u { if lane == 1u { data[0] = subgroupAdd(lane); } }",
+            "for (var row = sub; row < 9u; row += subs) { if row == lane { break; } data[row] = subgroupMax(lane); }",
+            "let x = subgroupShuffle(lane, 1u); if x > 3u { data[0] = subgroupAdd(1u); }",
+            "let x = subgroupInclusiveAdd(1u); if x > 3u { data[0] = subgroupAdd(1u); }",
+            "var n = 0u; through(&n, lane); if n == 0u { workgroupBarrier(); }",
+            "var n = lane; if peek(&n) == 0u { workgroupBarrier(); }",
+            "var n = 0u; let m = peek(&n); n = lane; if peek(&n) + m == 0u { workgroupBarrier(); }",
+            "var a = array<u32, 4>(); if peek(&a[lane & 3u]) == 0u { workgroupBarrier(); }",
         ] {
             let source = kernel(body) + "\nfn atomicish() -> bool { return data[1] > 2u; }";
             match checked(&source, BudgetUnit::Work) {
@@ -178,8 +196,8 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
             }
         }
         let refused = checked(&kernel("\n\nif lane == 0u {\n  workgroupBarrier();\n}"), BudgetUnit::Work).unwrap_err();
-        assert!(refused.to_string().starts_with("14:3: a barrier"), "{refused}");
-        assert!(refused.to_string().contains("from line 13 on"), "{refused}");
+        assert!(refused.to_string().starts_with("17:3: a barrier"), "{refused}");
+        assert!(refused.to_string().contains("from line 16 on"), "{refused}");
     }
 
     #[test]
@@ -196,9 +214,64 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
             "let n = differs(lane); workgroupBarrier(); data[lane] = n;",
             "for (var s = 32u; s > 0u; s /= 2u) { if lane < s { tile[lane] += tile[lane + s]; } workgroupBarrier(); }",
             "let total = subgroupAdd(lane); data[lane] = total;",
+            "if width == 0u || subs == 0u { return; } workgroupBarrier();",
+            "if sub == 0u { data[0] = subgroupAdd(lane); }",
+            "for (var row = sub; row < 9u; row += subs) { data[row] = subgroupMax(lane); }",
+            "let x = subgroupAdd(lane); if x > 3u { data[0] = subgroupMin(lane); }",
+            "let x = subgroupBroadcast(lane, 1u); if x > 3u { data[0] = subgroupMin(lane); }",
+            "if subgroupAny(lane > 7u) { data[0] = subgroupMin(lane); }",
+            "var n = fixed[0]; if peek(&n) == 0u { workgroupBarrier(); }",
+            "var a = array<u32, 4>(); if peek(&a[group.x & 3u]) == 0u { workgroupBarrier(); }",
         ] {
             let result = checked(&kernel(body), BudgetUnit::Work);
             assert!(result.is_ok(), "{body}: {}", result.unwrap_err());
+        }
+    }
+
+    #[test]
+    fn a_source_may_allow_subgroup_operations_in_any_place() {
+        let body = "if lane < 8u { data[0] = subgroupAdd(lane); }";
+        let allowed = |directive: &str| {
+            let source = kernel(body).replacen("subgroups;", &format!("subgroups; {directive}"), 1);
+            checked(&source, BudgetUnit::Work).map(|_| ())
+        };
+        assert_eq!(allowed("diagnostic(off, subgroup_uniformity);"), Ok(()));
+        assert_eq!(allowed("diagnostic(warning, subgroup_uniformity);"), Ok(()));
+        assert!(allowed("diagnostic(error, subgroup_uniformity);").is_err());
+        assert!(allowed("diagnostic(off, derivative_uniformity);").is_err());
+        let of_function = |severity: &str| {
+            let attribute = format!("@diagnostic({severity}, subgroup_uniformity)\n@compute");
+            checked(&kernel(body).replacen("@compute", &attribute, 1), BudgetUnit::Work).map(|_| ())
+        };
+        assert_eq!(of_function("off"), Ok(()));
+        assert!(of_function("error").is_err());
+        // Never a barrier.
+        let barrier = kernel("if lane < 8u { workgroupBarrier(); }");
+        let source = barrier.replacen("subgroups;", "subgroups; diagnostic(off, subgroup_uniformity);", 1);
+        assert!(checked(&source, BudgetUnit::Work).is_err());
+    }
+
+    #[test]
+    fn values_of_inactive_invocations_are_hidden() {
+        for (gather, reads_lane) in [
+            ("subgroupShuffle(lane, 3u)", false),
+            ("subgroupShuffleUp(lane, 3u)", true),
+            ("subgroupShuffleDown(lane, 3u)", true),
+            ("subgroupShuffleXor(lane, 3u)", true),
+            ("subgroupBroadcast(lane, 3u)", false),
+            ("quadBroadcast(lane, 3u)", true),
+            ("quadSwapDiagonal(lane)", true),
+        ] {
+            let source = kernel(&format!("let x = {gather}; data[lane] = x;"));
+            let printed = checked(&source, BudgetUnit::Work).unwrap().to_wgsl().unwrap();
+            assert!(printed.contains("subgroupBallot()"), "{gather}:\n{printed}");
+            assert!(printed.contains("select("), "{gather}:\n{printed}");
+            assert_eq!(printed.contains("gannet_lane = "), reads_lane, "{gather}:\n{printed}");
+        }
+        for harmless in ["subgroupAdd(lane)", "subgroupBroadcastFirst(lane)", "subgroupExclusiveMul(lane)"] {
+            let source = kernel(&format!("let x = {harmless}; data[lane] = x;"));
+            let printed = checked(&source, BudgetUnit::Work).unwrap().to_wgsl().unwrap();
+            assert!(!printed.contains("subgroupBallot()"), "{harmless}:\n{printed}");
         }
     }
 
@@ -239,7 +312,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
         source += "@group(0) @binding(0) var<storage, read_write> data: array<u32>;
             @compute @workgroup_size(1) fn main() { data[0] = f17(1u); }";
         let refused = checked(&source, BudgetUnit::Work).unwrap_err().to_string();
-        assert!(refused.contains("calls, once inlined; the limit is 1024"), "{refused}");
+        assert!(refused.contains("calls, once inlined; the limit is 2048"), "{refused}");
         let long = (0..200).map(|_| "for (var i = 0u; i < 300u; i++) { }").collect::<String>();
         let refused = checked(&kernel(&long), BudgetUnit::Iterations).map(|_| ()).unwrap_err().to_string();
         assert!(refused.contains("iterations of loops of constant length; the limit is 32768"), "{refused}");
@@ -266,6 +339,30 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
                 "{refused}"
             );
         }
+    }
+
+    #[test]
+    fn tables_too_long_for_a_software_driver_are_refused_there() {
+        let table = |rows: usize| {
+            let body = "data[lane] = TABLE[data[0] % 16u];";
+            let rows = "1u, 2u, 3u, 4u, 5u, 6u, 7u, 8u, 9u, 10u, 11u, 12u, 13u, 14u, 15u, 16u,\n".repeat(rows);
+            kernel(body) + &format!("const TABLE = array<u32, {}>({rows});", rows.lines().count() * 16)
+        };
+        assert!(checked(&table(256), BudgetUnit::Work).is_ok());
+        assert!(checked(&table(64), BudgetUnit::Iterations).is_ok());
+        let own = "var a = array<u32, 2000>(); a[lane] = 1u; data[0] = a[data[1] % 99u];";
+        let inlined = "for (var i = 0u; i < data[9]; i++) { data[lane] = inner(lane) + inner(i); }}\n\
+            fn inner(n: u32) -> u32 { var a = array<u32, 300>(); a[n % 9u] = 1u; return a[n & 3u]; ";
+        let private =
+            "scratch[lane] = 1u; data[0] = scratch[data[1] % 99u]; } var<private> scratch: array<u32, 1500>; fn x() {";
+        for source in [table(256), kernel(own), kernel(inlined), kernel(private)] {
+            assert!(checked(&source, BudgetUnit::Work).is_ok());
+            let refused = checked(&source, BudgetUnit::Iterations).map(|_| ()).unwrap_err().to_string();
+            assert!(refused.contains("words of arrays that are indexed by a variable"), "{refused}");
+            assert!(refused.contains("the limit is 1024"), "{refused}");
+        }
+        let constant = "var a = array<u32, 2000>(); a[7] = lane; data[0] = a[7] + a[8];";
+        assert!(checked(&kernel(constant), BudgetUnit::Iterations).is_ok(), "indexed by constants");
     }
 
     #[test]

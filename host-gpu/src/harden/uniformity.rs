@@ -1,34 +1,46 @@
-//! Refuses barriers and subgroup operations that only some invocations of a workgroup may reach, and finds the uniform
-//! loops: those that all invocations of a workgroup run together.
+//! Refuses barriers that only some invocations of a workgroup may reach, and subgroup operations that only some invocations
+//! of a subgroup may reach. Finds the uniform loops: those that all invocations of a workgroup run together.
 //!
 //! naga accepts a barrier in non-uniform control flow, but its behavior on a GPU is undefined. The
 //! analysis is coarser than WGSL's own and errs on the safe side:
 //!
-//! - *Sources.* These values are uniform: constants, `workgroup_id`, `num_workgroups`, values that are read from
-//!   uniform and read-only storage variables at a uniform index, and the result of `workgroupUniformLoad`. All other
-//!   values from memory or the hardware are non-uniform.
+//! - *Scope.* It runs once for the invocations of a workgroup and, if the module has subgroup operations, once for those of
+//!   a subgroup. "Uniform" means: the same in all invocations of the scope.
+//! - *Sources.* These values are uniform: constants, `workgroup_id`, `num_workgroups`, `subgroup_size`, `num_subgroups`,
+//!   values that are read from uniform and read-only storage variables at a uniform index, and the result of
+//!   `workgroupUniformLoad`. In a subgroup, also `subgroup_id` and the results of votes, ballots, broadcasts and
+//!   reductions. All other values from memory or the hardware are non-uniform.
 //! - *Variables.* A local variable is uniform if every store to it has a uniform value and a uniform index and is in
-//!   uniform control flow. A variable that a callee may write through a pointer is non-uniform.
+//!   uniform control flow. A variable that a callee may write through a pointer is non-uniform. What a pointer argument
+//!   points to is uniform if it is uniform at every call and the function does not write through it.
 //! - *Branches.* The branches of an `if` or `switch` on a non-uniform value are non-uniform. Control flow joins after
 //!   them.
 //! - *Loops.* A loop that some invocations may leave or continue earlier than others is non-uniform in its whole body.
 //! - *Returns.* After a `return` that only some invocations take, the rest of that function is non-uniform.
 //! - *Calls.* A function's control flow and arguments are uniform only if they are uniform at every call.
 //!
+//! A misplaced subgroup operation is a mistake, but no danger: SPIR-V defines these operations for the active invocations,
+//! and [`super::inactive_lanes`] hides the values of others. So an author may allow it, as in WGSL, with
+//! `diagnostic(off, subgroup_uniformity)` for the module or a function.
+//!
 //! The analysis runs to a fixpoint, because variables carry values around loops. Values only change from uniform to
-//! non-uniform, so it ends. After [`ROUNDS_MAX`] rounds it stops and treats all local variables, results of calls and
+//! non-uniform, so it ends. After [`ROUNDS_MAX`] rounds it stops and treats all local variables, results and
 //! loops of the function as non-uniform.
 
 use super::message::{line, rejected};
+use super::written_arguments::{self, WrittenArguments, root};
 use crate::error::Error;
+use naga::diagnostic_filter::{FilterableTriggeringRule, Severity};
 use naga::{
-    AddressSpace, Binding, Block, BuiltIn, Expression, Function, Handle, LocalVariable, Module, Span, Statement,
-    StorageAccess, TypeInner,
+    AddressSpace, Binding, Block, BuiltIn, CollectiveOperation, Expression, Function, GatherMode, Handle,
+    LocalVariable, Module, Span, Statement, StorageAccess, TypeInner,
 };
 use std::collections::{HashMap, HashSet};
 
 /// Rounds before the analysis gives up on a fixpoint. Real kernels need two or three.
 const ROUNDS_MAX: usize = 24;
+/// WGSL's name of the rule that a source may turn off.
+const RULE: &str = "subgroup_uniformity";
 
 /// Which loops are uniform, in the order in which they begin in the source.
 #[derive(Debug, Default)]
@@ -37,6 +49,32 @@ pub(super) struct UniformLoops {
     pub entry: Vec<bool>,
     /// Loops of each function.
     pub functions: HashMap<Handle<Function>, Vec<bool>>,
+}
+
+/// The invocations among which the analysis looks for differences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    Workgroup,
+    Subgroup,
+}
+
+impl Scope {
+    fn is_uniform(self, built_in: BuiltIn) -> bool {
+        match built_in {
+            BuiltIn::WorkGroupId | BuiltIn::NumWorkGroups | BuiltIn::SubgroupSize | BuiltIn::NumSubgroups => true,
+            BuiltIn::SubgroupId => self == Self::Subgroup,
+            _ => false,
+        }
+    }
+}
+
+/// What the analysis of every function reads.
+#[derive(Clone, Copy)]
+struct Given<'a> {
+    module: &'a Module,
+    wgsl: &'a str,
+    scope: Scope,
+    written: &'a WrittenArguments,
 }
 
 /// The uniformity of all calls of a function together.
@@ -49,11 +87,30 @@ struct CallContext {
 }
 
 pub(super) fn analyse(module: &Module, wgsl: &str) -> Result<UniformLoops, Error> {
+    let written = written_arguments::find(module);
+    let given = Given { module, wgsl, scope: Scope::Workgroup, written: &written };
+    let loops = analyse_scope(given)?;
+    let mut functions =
+        module.functions.iter().map(|(_, f)| f).chain(module.entry_points.iter().map(|entry| &entry.function));
+    let has_subgroup_operations = functions.any(|function| {
+        let is_result = |expression: &Expression| {
+            matches!(expression, Expression::SubgroupBallotResult | Expression::SubgroupOperationResult { .. })
+        };
+        function.expressions.iter().any(|(_, expression)| is_result(expression))
+    });
+    if has_subgroup_operations {
+        analyse_scope(Given { scope: Scope::Subgroup, ..given })?;
+    }
+    Ok(loops)
+}
+
+fn analyse_scope(given: Given<'_>) -> Result<UniformLoops, Error> {
+    let module = given.module;
     let mut results: HashMap<Handle<Function>, bool> = HashMap::new();
     let mut contexts = HashMap::new();
     for (handle, function) in module.functions.iter() {
         let context = CallContext { diverged: None, arguments: vec![true; function.arguments.len()] };
-        let mut walk = FunctionWalk::new(module, wgsl, function, &context, &results);
+        let mut walk = FunctionWalk::new(given, function, Some(handle), &context, &results);
         walk.settle()?;
         let uniform = walk.result;
         results.insert(handle, uniform);
@@ -61,17 +118,18 @@ pub(super) fn analyse(module: &Module, wgsl: &str) -> Result<UniformLoops, Error
     }
     let mut uniform = UniformLoops::default();
     for entry in &module.entry_points {
-        let arguments = entry.function.arguments.iter().map(|argument| {
-            matches!(argument.binding, Some(Binding::BuiltIn(BuiltIn::WorkGroupId | BuiltIn::NumWorkGroups)))
+        let arguments = entry.function.arguments.iter().map(|argument| match argument.binding {
+            Some(Binding::BuiltIn(built_in)) => given.scope.is_uniform(built_in),
+            _ => false,
         });
         let context = CallContext { diverged: None, arguments: arguments.collect() };
-        uniform.entry = visit(module, wgsl, &entry.function, &context, &results, &mut contexts)?;
+        uniform.entry = visit(given, &entry.function, None, &context, &results, &mut contexts)?;
     }
     // A function is only called by later functions and by the entry point, so callers are visited before callees.
     let handles: Vec<_> = module.functions.iter().map(|(handle, _)| handle).collect();
     for handle in handles.into_iter().rev() {
         let Some(context) = contexts.get(&handle).cloned() else { continue };
-        let loops = visit(module, wgsl, &module.functions[handle], &context, &results, &mut contexts)?;
+        let loops = visit(given, &module.functions[handle], Some(handle), &context, &results, &mut contexts)?;
         uniform.functions.insert(handle, loops);
     }
     Ok(uniform)
@@ -80,14 +138,14 @@ pub(super) fn analyse(module: &Module, wgsl: &str) -> Result<UniformLoops, Error
 /// Analyses one function in its context, refuses its misplaced barriers, and adds its calls to its callees' contexts.
 /// Returns whether each of its loops is uniform.
 fn visit(
-    module: &Module,
-    wgsl: &str,
+    given: Given<'_>,
     function: &Function,
+    handle: Option<Handle<Function>>,
     context: &CallContext,
     results: &HashMap<Handle<Function>, bool>,
     contexts: &mut HashMap<Handle<Function>, CallContext>,
 ) -> Result<Vec<bool>, Error> {
-    let mut walk = FunctionWalk::new(module, wgsl, function, context, results);
+    let mut walk = FunctionWalk::new(given, function, handle, context, results);
     walk.settle()?;
     walk.checking = true;
     walk.round()?;
@@ -125,14 +183,15 @@ impl PartialExits {
 }
 
 struct FunctionWalk<'a> {
-    module: &'a Module,
-    wgsl: &'a str,
+    given: Given<'a>,
     function: &'a Function,
+    /// The arguments through which the function writes.
+    written: &'a [bool],
     context: &'a CallContext,
     results: &'a HashMap<Handle<Function>, bool>,
     /// Whether each expression, by index, is uniform, as of the latest round.
     values: Vec<bool>,
-    /// Non-uniform results of calls.
+    /// Non-uniform results of calls and subgroup operations.
     varying_results: HashSet<Handle<Expression>>,
     varying_locals: HashSet<Handle<LocalVariable>>,
     loops: Vec<bool>,
@@ -146,16 +205,17 @@ struct FunctionWalk<'a> {
 
 impl<'a> FunctionWalk<'a> {
     fn new(
-        module: &'a Module,
-        wgsl: &'a str,
+        given: Given<'a>,
         function: &'a Function,
+        handle: Option<Handle<Function>>,
         context: &'a CallContext,
         results: &'a HashMap<Handle<Function>, bool>,
     ) -> Self {
+        let written = handle.and_then(|handle| given.written.get(&handle)).map(Vec::as_slice).unwrap_or_default();
         Self {
-            module,
-            wgsl,
+            given,
             function,
+            written,
             context,
             results,
             values: Vec::new(),
@@ -239,6 +299,9 @@ impl<'a> FunctionWalk<'a> {
             }
             Expression::Load { pointer } => value(pointer) && self.holds_uniform(*pointer),
             Expression::CallResult(_) => !self.varying_results.contains(&handle),
+            Expression::SubgroupBallotResult | Expression::SubgroupOperationResult { .. } => {
+                self.given.scope == Scope::Subgroup && !self.varying_results.contains(&handle)
+            }
             _ => false,
         }
     }
@@ -248,36 +311,30 @@ impl<'a> FunctionWalk<'a> {
     fn member(&self, base: Handle<Expression>, index: u32) -> Option<bool> {
         let Expression::FunctionArgument(argument) = self.function.expressions[base] else { return None };
         let argument = self.function.arguments.get(argument as usize)?;
-        let TypeInner::Struct { members, .. } = &self.module.types[argument.ty].inner else { return None };
+        let TypeInner::Struct { members, .. } = &self.given.module.types[argument.ty].inner else { return None };
         let Some(Binding::BuiltIn(built_in)) = &members.get(index as usize)?.binding else { return None };
-        Some(matches!(built_in, BuiltIn::WorkGroupId | BuiltIn::NumWorkGroups))
-    }
-
-    /// Returns the variable or argument that a pointer points into.
-    fn root(&self, mut pointer: Handle<Expression>) -> &Expression {
-        loop {
-            match &self.function.expressions[pointer] {
-                Expression::Access { base, .. } | Expression::AccessIndex { base, .. } => pointer = *base,
-                other => return other,
-            }
-        }
+        Some(self.given.scope.is_uniform(*built_in))
     }
 
     /// Returns whether the variable that a pointer points into has the same value in all invocations.
     fn holds_uniform(&self, pointer: Handle<Expression>) -> bool {
-        match self.root(pointer) {
+        match root(self.function, pointer) {
             Expression::LocalVariable(local) => !self.varying_locals.contains(local),
-            Expression::GlobalVariable(global) => match self.module.global_variables[*global].space {
+            Expression::GlobalVariable(global) => match self.given.module.global_variables[*global].space {
                 AddressSpace::Uniform => true,
                 AddressSpace::Storage { access } => !access.contains(StorageAccess::STORE),
                 _ => false,
             },
+            Expression::FunctionArgument(index) => {
+                let is_written = self.written.get(*index as usize).copied().unwrap_or(true);
+                !is_written && self.context.arguments.get(*index as usize).copied().unwrap_or(false)
+            }
             _ => false,
         }
     }
 
     fn vary(&mut self, pointer: Handle<Expression>) {
-        if let Expression::LocalVariable(local) = *self.root(pointer) {
+        if let Expression::LocalVariable(local) = *root(self.function, pointer) {
             self.changed |= self.varying_locals.insert(local);
         }
     }
@@ -323,17 +380,20 @@ impl<'a> FunctionWalk<'a> {
                 }
             }
             Statement::ControlBarrier(_) | Statement::WorkGroupUniformLoad { .. } => {
-                self.collective("a barrier", span, diverged)?;
+                self.barrier(span, diverged)?;
             }
-            Statement::SubgroupBallot { .. }
-            | Statement::SubgroupGather { .. }
-            | Statement::SubgroupCollectiveOperation { .. } => {
-                self.collective("a subgroup operation", span, diverged)?;
+            Statement::SubgroupBallot { result, .. } => self.subgroup_operation(*result, true, span, diverged)?,
+            Statement::SubgroupCollectiveOperation { collective_op, result, .. } => {
+                self.subgroup_operation(*result, *collective_op == CollectiveOperation::Reduce, span, diverged)?;
+            }
+            Statement::SubgroupGather { mode, result, .. } => {
+                let same = matches!(mode, GatherMode::BroadcastFirst | GatherMode::Broadcast(_));
+                self.subgroup_operation(*result, same, span, diverged)?;
             }
             Statement::Call { function, arguments, result } => {
                 self.call(*function, arguments, *result, span, diverged);
             }
-            _ => return Err(rejected(span, self.wgsl, "kernels cannot use this statement")),
+            _ => return Err(rejected(span, self.given.wgsl, "kernels cannot use this statement")),
         }
         Ok(left)
     }
@@ -377,13 +437,15 @@ impl<'a> FunctionWalk<'a> {
         span: Span,
         diverged: Option<Span>,
     ) {
-        let uniform: Vec<bool> = arguments.iter().map(|argument| self.value(*argument)).collect();
-        for argument in arguments {
-            let pointer = matches!(
-                self.root(*argument),
-                Expression::LocalVariable(_) | Expression::GlobalVariable(_) | Expression::FunctionArgument(_)
-            );
-            if pointer {
+        let module = self.given.module;
+        let declared = &module.functions[callee].arguments;
+        let written = self.given.written.get(&callee).map(Vec::as_slice).unwrap_or_default();
+        let mut uniform = Vec::with_capacity(arguments.len());
+        for (index, argument) in arguments.iter().enumerate() {
+            let is_pointer =
+                declared.get(index).is_some_and(|declared| module.types[declared.ty].inner.pointer_space().is_some());
+            uniform.push(self.value(*argument) && (!is_pointer || self.holds_uniform(*argument)));
+            if is_pointer && written.get(index).copied().unwrap_or(true) {
                 self.vary(*argument);
             }
         }
@@ -396,15 +458,51 @@ impl<'a> FunctionWalk<'a> {
         self.calls.push((callee, diverged.map(|_| span), uniform));
     }
 
-    fn collective(&self, what: &str, span: Span, diverged: Option<Span>) -> Result<(), Error> {
+    fn subgroup_operation(
+        &mut self,
+        result: Handle<Expression>,
+        same_for_all: bool,
+        span: Span,
+        diverged: Option<Span>,
+    ) -> Result<(), Error> {
+        if !same_for_all || diverged.is_some() {
+            self.changed |= self.varying_results.insert(result);
+        }
+        if self.given.scope == Scope::Workgroup || self.allows_divergence() {
+            return Ok(());
+        }
+        self.check_place("a subgroup operation", "a subgroup", span, diverged)
+    }
+
+    fn barrier(&self, span: Span, diverged: Option<Span>) -> Result<(), Error> {
+        match self.given.scope {
+            Scope::Workgroup => self.check_place("a barrier", "a workgroup", span, diverged),
+            Scope::Subgroup => Ok(()),
+        }
+    }
+
+    /// Returns whether the source allows subgroup operations that only some invocations reach.
+    fn allows_divergence(&self) -> bool {
+        let mut next = self.function.diagnostic_filter_leaf;
+        while let Some(node) = next {
+            let node = &self.given.module.diagnostic_filters[node];
+            if matches!(&node.inner.triggering_rule, FilterableTriggeringRule::Unknown(rule) if &**rule == RULE) {
+                return node.inner.new_severity != Severity::Error;
+            }
+            next = node.parent;
+        }
+        false
+    }
+
+    fn check_place(&self, what: &str, scope: &str, span: Span, diverged: Option<Span>) -> Result<(), Error> {
         match diverged {
             Some(cause) if self.checking => {
-                let cause = line(cause, self.wgsl);
+                let cause = line(cause, self.given.wgsl);
                 let message = format!(
-                    "{what} must be reached by all invocations of a workgroup or by none: the control flow that \
+                    "{what} must be reached by all invocations of {scope} or by none: the control flow that \
                      leads here may differ between them from {cause} on"
                 );
-                Err(rejected(span, self.wgsl, &message))
+                Err(rejected(span, self.given.wgsl, &message))
             }
             _ => Ok(()),
         }

@@ -1,3 +1,4 @@
+enable subgroups;
 @group(0) @binding(0) var<storage, read_write> output: array<u32>;
 @group(0) @binding(1) var<storage, read> input: array<u32>;
 @compute @workgroup_size(64)

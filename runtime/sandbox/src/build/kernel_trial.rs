@@ -7,7 +7,7 @@ use crate::build::kernels::Kernels;
 use crate::build::progress::Progress;
 use gannet_base::hop::build::{BuildReport, BuildStage, RejectCode, Rejected};
 use gannet_host_gpu::Device;
-use gannet_host_gpu::check::{check, needs_constants};
+use gannet_host_gpu::check::{Directives, check, needs_constants};
 use gannet_host_gpu::memory::MemoryQuota;
 use gannet_host_gpu::usage::Payer;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ pub(super) const TRIAL_BYTES_MAX: u64 = 64 << 20;
 
 /// Returns a feature that the source enables and the device lacks.
 fn missing_feature(wgsl: &str, device: &Device) -> Option<&'static str> {
-    let features = [("subgroups", device.has_subgroups()), ("f16", device.has_f16())];
-    let enables = |feature: &str| wgsl.contains(&format!("enable {feature};"));
-    features.into_iter().find(|(feature, has)| !has && enables(feature)).map(|(feature, _)| feature)
+    let wants = Directives::of(wgsl);
+    let features = [("subgroups", wants.subgroups, device.has_subgroups()), ("f16", wants.f16, device.has_f16())];
+    features.into_iter().find(|(_, wanted, has)| *wanted && !has).map(|(feature, ..)| feature)
 }
 
 /// Compiles each kernel and dispatches it once. Without a device the kernels are only reported, with a warning.
@@ -56,7 +56,7 @@ pub(super) fn try_kernels(
             warnings.push(format!("kernel {name:?} was not tried: it enables {feature}, which this gpu lacks"));
             continue;
         }
-        if needs_constants(&kernel.wgsl, device.abilities()).map_err(rejected)? {
+        if needs_constants(&kernel.wgsl, &kernel.entry).map_err(rejected)? {
             warnings.push(format!(
                 "kernel {name:?} has an override without default: it is compiled when it is first opened"
             ));
