@@ -18,7 +18,7 @@ async fn main() -> Result<(), gannet_host_gpu::Error> {
     let gpu = adapter::preferred(&gpus)?;
     println!("{} ({}, {})", gpu.name, gpu.backend, gpu.driver);
     let device = Device::open(gpu.index, 1 << 30)?;
-    let limits = SessionLimits { memory_bytes: 1 << 20, gpu_ns: 1_000_000_000 };
+    let limits = SessionLimits { memory_bytes: 1 << 20, gpu_ns: 1_000_000_000, loop_work: gannet_host_gpu::LOOP_WORK };
     let mut session = Session::new(device, Arc::new(KernelCatalog::new()), limits);
 
     let kernel = session.compile_kernel(WGSL, "main", &[]).run().await?;

@@ -48,7 +48,7 @@ fn cases() -> Vec<Case> {
 }
 
 async fn time(device: &Arc<Device>, kernel: &Arc<Kernel>, case: &Case) -> Result<u64, Error> {
-    let limits = SessionLimits { memory_bytes: 1 << 30, gpu_ns: u64::MAX };
+    let limits = SessionLimits { memory_bytes: 1 << 30, gpu_ns: u64::MAX, loop_work: gannet_host_gpu::LOOP_WORK };
     let mut session = Session::new(Arc::clone(device), Arc::new(KernelCatalog::new()), limits);
     let mut batch = Batch::default();
     let mut bindings = Vec::new();
@@ -70,7 +70,7 @@ fn main() -> Result<(), Error> {
     let device = Device::open(gannet_host_gpu::adapter::preferred(&gpus)?.index, 1 << 31)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().build().map_err(|e| Error::Unsupported(e.to_string()))?;
-    let limits = SessionLimits { memory_bytes: 1 << 20, gpu_ns: u64::MAX };
+    let limits = SessionLimits { memory_bytes: 1 << 20, gpu_ns: u64::MAX, loop_work: gannet_host_gpu::LOOP_WORK };
     let session = Session::new(Arc::clone(&device), Arc::new(KernelCatalog::new()), limits);
     for case in cases() {
         let mut variants = Vec::new();

@@ -48,6 +48,6 @@ pub use device::{Device, DeviceOptions};
 pub use error::Error;
 pub use executor::DeviceCounters;
 pub use gannet_gpu_protocol::Gpu;
-pub use kernel::{Kernel, KernelCatalog};
+pub use kernel::{Kernel, KernelCatalog, LOOP_WORK};
 pub use session::{Session, SessionLimits};
 pub use submission::{EncodedBatch, Receipt, Submission};

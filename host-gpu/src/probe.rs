@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// Opens the adapter at `index` and runs a small kernel on it. Fails if the GPU fails or computes wrong results.
 pub async fn probe(index: u32) -> Result<(), Error> {
     let device = Device::open(index, 1 << 20)?;
-    let limits = SessionLimits { memory_bytes: 1 << 20, gpu_ns: u64::MAX };
+    let limits = SessionLimits { memory_bytes: 1 << 20, gpu_ns: u64::MAX, loop_work: crate::kernel::LOOP_WORK };
     let mut session = Session::new(device, Arc::new(KernelCatalog::new()), limits);
     let kernel = session.compile_kernel(SAMPLE_WGSL, "main", &[]).run().await?;
     let data = session.create_buffer(1024)?;

@@ -82,7 +82,7 @@ async fn sums(
 }
 
 fn session(device: &Arc<Device>) -> Session {
-    let limits = SessionLimits { memory_bytes: 1 << 28, gpu_ns: 60_000_000_000 };
+    let limits = SessionLimits { memory_bytes: 1 << 28, gpu_ns: 60_000_000_000, loop_work: gannet_host_gpu::LOOP_WORK };
     Session::new(Arc::clone(device), Arc::new(KernelCatalog::new()), limits)
 }
 

@@ -25,7 +25,8 @@ fn device() -> &'static Arc<Device> {
 }
 
 fn session() -> Session {
-    let limits = SessionLimits { memory_bytes: 1 << 30, gpu_ns: 120_000_000_000 };
+    let limits =
+        SessionLimits { memory_bytes: 1 << 30, gpu_ns: 120_000_000_000, loop_work: gannet_host_gpu::LOOP_WORK };
     Session::new(Arc::clone(device()), Arc::new(KernelCatalog::new()), limits)
 }
 

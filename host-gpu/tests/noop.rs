@@ -18,7 +18,7 @@ const COPY: &str = "
 @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3<u32>) { b[id.x] = a[id.x] + n; }";
 
 fn session(device: &Arc<Device>, memory_bytes: u64) -> Session {
-    let limits = SessionLimits { memory_bytes, gpu_ns: 1_000_000_000 };
+    let limits = SessionLimits { memory_bytes, gpu_ns: 1_000_000_000, loop_work: gannet_host_gpu::LOOP_WORK };
     Session::new(Arc::clone(device), Arc::new(KernelCatalog::new()), limits)
 }
 
@@ -127,7 +127,7 @@ async fn a_dispatch_is_checked_against_its_kernel() {
 #[tokio::test]
 async fn used_up_gpu_time_refuses_more_work() {
     let device = Device::noop(1 << 30);
-    let limits = SessionLimits { memory_bytes: 1 << 20, gpu_ns: 0 };
+    let limits = SessionLimits { memory_bytes: 1 << 20, gpu_ns: 0, loop_work: gannet_host_gpu::LOOP_WORK };
     let mut session = Session::new(device, Arc::new(KernelCatalog::new()), limits);
     let buffer = session.create_buffer(4).unwrap();
     let refused = Batch::encode_read(&mut session, &buffer, 0, 4).unwrap_err();
@@ -189,7 +189,7 @@ impl Shared {
     }
 
     async fn submit(&self) -> (Session, gannet_host_gpu::Submission) {
-        let limits = SessionLimits { memory_bytes: 1 << 20, gpu_ns: u64::MAX };
+        let limits = SessionLimits { memory_bytes: 1 << 20, gpu_ns: u64::MAX, loop_work: gannet_host_gpu::LOOP_WORK };
         let mut session = Session::new(Arc::clone(&self.device), Arc::new(KernelCatalog::new()), limits);
         let buffer = session.create_buffer(1024).unwrap();
         let mut batch = Batch::default();

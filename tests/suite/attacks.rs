@@ -95,6 +95,9 @@ fn no_kernel_runs_for_ever() {
             let (status, answer) = attack_server.attack(&wgsl, [4, 1, 1]);
             assert_eq!((status, &answer["code"]), (502, &"loop_budget_exhausted".into()), "{wgsl}: {answer}");
             assert!(answer.get("buffers").is_none(), "the results are void: {answer}");
+            let told = answer.to_string();
+            assert!(told.contains(r#"in kernel \"main\" a loop ran out of the budget of "#), "{told}");
+            assert!(told.contains("the loops that begin on lines 2;"), "{told}");
         }
         // The worker and its device still work.
         let (status, answer) = attack_server.attack(&kernel("atomicAdd(&data[0], 1u);"), [2, 1, 1]);

@@ -54,6 +54,68 @@ fn a_kernel_is_shown_as_it_runs() {
 }
 
 #[test]
+fn kernels_are_checked_without_a_server() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let write = |name: &str, wgsl: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, wgsl).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let good = write("good.wgsl", "@compute @workgroup_size(8, 2) fn main() { for (var i = 0u; i < 70000u; i++) { } }");
+    let bad = write(
+        "bad.wgsl",
+        "@compute @workgroup_size(64)\nfn first(@builtin(local_invocation_index) lane: u32) {\n\tif lane == 0u { \
+         workgroupBarrier(); }\n}\n@compute @workgroup_size(64) fn second() {}",
+    );
+    let half = write("half.wgsl", "enable f16;\n@compute @workgroup_size(1) fn main() { var x: f16; x += 1.0h; }");
+    let check = |arguments: &[&str]| {
+        let output = Command::new(binary()).args(["kernel", "check"]).args(arguments).output().unwrap();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, told, _) = check(&[&good, &half]);
+    assert_eq!(code, Some(0), "{told}");
+    let valid = "good.wgsl: kernel main: valid; workgroups of 8 × 2 × 1, 0 bindings, loops with a budget on lines 1";
+    assert!(told.contains(valid), "{told}");
+    let (code, told, errors) = check(&[&bad, &good]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("bad.wgsl:3:18: kernel first: a barrier must be reached"), "{told}");
+    assert!(told.contains("    3 | \tif lane == 0u { workgroupBarrier(); }\n      | \t                ^\n"), "{told}");
+    assert!(told.contains("kernel second: valid") && told.contains("good.wgsl: kernel main: valid"), "{told}");
+    assert!(errors.contains("1 of 3 kernels would be refused"), "{errors}");
+    let (code, told, _) = check(&["--software", &half]);
+    assert_eq!(code, Some(1), "the software driver has no f16: {told}");
+    let (_, told, _) = check(&["--json", &bad]);
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["kernels"][0]["line"], &told["kernels"][1]["valid"]), (&3.into(), &true.into()), "{told}");
+    assert_eq!(check(&["/nowhere.wgsl"]).0, Some(2));
+    let (_, printed, _) = check(&["--print", &good]);
+    assert!(printed.contains("gannet_exhausted"), "{printed}");
+}
+
+#[test]
+fn a_failed_write_is_an_error_and_a_closed_pipe_is_not() {
+    let kernel = crate::support::root().join("host-gpu/tests/corpus/scan.wgsl");
+    let server = Server::shared();
+    let commands: [&[&str]; 4] =
+        [&["kernel", "check", kernel.to_str().unwrap()], &["completions", "bash"], &["list"], &["invoke", "hello"]];
+    for arguments in commands {
+        let run = |stdout: std::process::Stdio| {
+            let mut command = Command::new(binary());
+            command.args(arguments).env("GANNET_KEY", KEY).env("GANNET_SERVER", &server.url).stdout(stdout);
+            command.stderr(std::process::Stdio::piped()).spawn().unwrap()
+        };
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = run(full.into()).wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("No space left"), "{}", text(&output.stderr));
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = run(writer.into()).wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
 fn invoke_keeps_bytes_as_they_are_and_the_receipt_apart() {
     let server = Server::shared();
     let folder = tempfile::TempDir::new().unwrap();

@@ -204,6 +204,22 @@ fn what_is_done_stands_in_the_audit_log() {
 }
 
 #[test]
+fn work_of_loops_is_bounded_by_the_grace() {
+    let server = Server::start_with(&Options { not_dev: true, config: Some("spares = 0"), ..Options::default() });
+    let operator = server.operator();
+    let acme = server.tenant("acme", &json!({ "loop_mi_ops": 11 }));
+    let set = |value: u64| server.control(&operator, "PATCH", "tenants/acme/limits", &json!({ "loop_mi_ops": value }));
+    set(12).is_problem(400, "invalid", "loop_mi_ops = 12; it may be 1 to 11");
+    let refused = json!({ "name": "other", "limits": { "loop_mi_ops": 40 } });
+    server.control(&operator, "POST", "tenants", &refused).is_problem(400, "invalid", "it may be 1 to 11");
+    assert_eq!(server.put(&acme, "hello", "hello", "[limits]\nloop_mi_ops = 11", "").status, 201);
+    assert_eq!(set(5).status, 200);
+    let beyond = server.put(&acme, "hello", "hello", "[limits]\nloop_mi_ops = 6", "");
+    assert!(beyond.text().contains("loop_mi_ops"), "{}", beyond.text());
+    assert!(beyond.status >= 400);
+}
+
+#[test]
 fn wrong_keys_from_one_address_are_slowed_down_and_right_ones_are_not() {
     let server = Server::start_with(&Options {
         not_dev: true,

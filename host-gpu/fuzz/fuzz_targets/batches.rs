@@ -42,7 +42,7 @@ fn device() -> &'static (Arc<Device>, Vec<Arc<Kernel>>) {
     static DEVICE: OnceLock<(Arc<Device>, Vec<Arc<Kernel>>)> = OnceLock::new();
     DEVICE.get_or_init(|| {
         let device = Device::noop(64 << 20);
-        let limits = SessionLimits { memory_bytes: MEMORY_MAX, gpu_ns: u64::MAX };
+        let limits = SessionLimits { memory_bytes: MEMORY_MAX, gpu_ns: u64::MAX, loop_work: gannet_host_gpu::LOOP_WORK };
         // The session must live until the kernels are compiled: dropping it would cancel their trial dispatches.
         let session = Session::new(Arc::clone(&device), Arc::new(KernelCatalog::new()), limits);
         let payer = session.payer();
@@ -54,7 +54,7 @@ fn device() -> &'static (Arc<Device>, Vec<Arc<Kernel>>) {
 fuzz_target!(|calls: Vec<Call>| {
     let (device, kernels) = device();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let limits = SessionLimits { memory_bytes: MEMORY_MAX, gpu_ns: u64::MAX };
+    let limits = SessionLimits { memory_bytes: MEMORY_MAX, gpu_ns: u64::MAX, loop_work: gannet_host_gpu::LOOP_WORK };
     let mut session = Session::new(Arc::clone(device), Arc::new(KernelCatalog::new()), limits);
     let memory = Arc::clone(session.memory());
     let drainer = session.drainer();

@@ -91,6 +91,7 @@ impl Batch {
         job.keep_alive.push(Box::new(self.resources()));
         job.usage = Some(Arc::clone(session.usage()));
         job.gpu_ns_max = session.limits().gpu_ns;
+        job.loop_work = session.limits().loop_work;
         Ok((job, receiver, reads))
     }
 

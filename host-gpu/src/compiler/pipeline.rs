@@ -3,8 +3,8 @@
 use crate::check::{Access, CheckedKernel, Variable};
 use crate::error::Error;
 use crate::executor::Executor;
-use crate::harden::{BudgetUnit, FLAG_GROUP, HardeningReport, IMMEDIATES_SIZE};
-use crate::kernel::{Kernel, LoopBudgets, Pace};
+use crate::harden::{BudgetUnit, FLAG_GROUP, IMMEDIATES_SIZE};
+use crate::kernel::{Kernel, Pace};
 
 /// The parameters of [`make`] besides the kernel.
 pub(super) struct Options<'a> {
@@ -56,16 +56,14 @@ pub(super) fn make(executor: &Executor, checked: CheckedKernel, options: &Option
         Error::InvalidArgument(text) => Error::KernelRejected(text),
         other => other,
     })?;
-    let HardeningReport { has_counted_loops, immediates, .. } = report;
     Ok(Kernel {
         source_hash: options.source_hash,
         pipeline,
         layouts,
         variables,
         workgroup_size,
-        has_counted_loops,
-        immediates,
-        budgets: LoopBudgets::of(report, options.unit),
+        entry,
+        report,
         unit: options.unit,
         sliceable: options.sliceable,
         pace: Pace::default(),

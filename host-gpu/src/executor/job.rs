@@ -3,7 +3,7 @@
 use super::staging::StagingBuffer;
 use crate::error::Error;
 use crate::grid::Grid;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, LOOP_WORK};
 use crate::usage::{Clock, Usage};
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -30,6 +30,8 @@ pub(crate) struct Job {
     pub(crate) usage: Option<Arc<Usage>>,
     /// The request's limit of GPU time in nanoseconds. When it is used up, the job gets no further slice.
     pub(crate) gpu_ns_max: u64,
+    /// The request's limit of work of one invocation's loops.
+    pub(crate) loop_work: u32,
     /// Whether the job only makes a software driver compile a kernel: its one dispatch has no workgroups. That is no
     /// work for the GPU, so it needs no lease and costs no GPU time.
     pub(crate) compiles: bool,
@@ -65,6 +67,7 @@ impl Job {
             keep_alive: Vec::new(),
             usage: None,
             gpu_ns_max: u64::MAX,
+            loop_work: LOOP_WORK,
             compiles: false,
             done,
         };

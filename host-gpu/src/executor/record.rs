@@ -3,7 +3,7 @@
 //! is charged.
 
 use super::budget_flag::{BudgetFlag, FLAG_SIZE};
-use super::job::Step;
+use super::job::{Job, Step};
 use super::slice::{SlicePlan, StepPart};
 use super::slice_meter::{FLAG_OFFSET, HEADER_SIZE, SliceMeter, TIMESTAMPS_SIZE};
 use crate::harden::{FLAG_GROUP, Immediates};
@@ -15,18 +15,19 @@ use std::sync::Arc;
 pub(crate) fn slice(
     device: &wgpu::Device,
     flag: &BudgetFlag,
-    steps: &[Step],
+    job: &Job,
     plan: &SlicePlan,
     meter: &SliceMeter,
     header: &wgpu::Buffer,
     number: u32,
 ) -> wgpu::CommandBuffer {
+    let steps = &job.steps;
     let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     if let Some((set, _)) = &meter.timestamps {
         encoder.write_timestamp(set, 0);
     }
     let has_counted_loops = plan.parts.iter().any(|(step, _)| match steps.get(*step) {
-        Some(Step::Dispatch { kernel, .. }) => kernel.has_counted_loops,
+        Some(Step::Dispatch { kernel, .. }) => kernel.report.has_counted_loops,
         _ => false,
     });
     let mut rest = plan.parts.as_slice();
@@ -34,7 +35,7 @@ pub(crate) fn slice(
         let run = rest.iter().take_while(|(_, part)| matches!(part, StepPart::Grid(_))).count();
         let (now, after) = rest.split_at(run.max(1));
         match part {
-            StepPart::Grid(_) => dispatches(flag, &mut encoder, steps, now, number),
+            StepPart::Grid(_) => dispatches(flag, &mut encoder, job, now, number),
             StepPart::Bytes { from, size } => bytes(&mut encoder, steps.get(*step), *from, *size),
         }
         rest = after;
@@ -65,7 +66,7 @@ fn bytes(encoder: &mut wgpu::CommandEncoder, step: Option<&Step>, from: u64, siz
 fn dispatches(
     flag: &BudgetFlag,
     encoder: &mut wgpu::CommandEncoder,
-    steps: &[Step],
+    job: &Job,
     parts: &[(usize, StepPart)],
     number: u32,
 ) {
@@ -73,14 +74,14 @@ fn dispatches(
     let mut pipeline: Option<*const Kernel> = None;
     let mut bound: Option<*const wgpu::BindGroup> = None;
     for (step, step_part) in parts {
-        let (Some(Step::Dispatch { kernel, groups, grid }), StepPart::Grid(part)) = (steps.get(*step), step_part)
+        let (Some(Step::Dispatch { kernel, groups, grid }), StepPart::Grid(part)) = (job.steps.get(*step), step_part)
         else {
             continue;
         };
         let this = Arc::as_ptr(kernel);
         if pipeline != Some(this) {
             pass.set_pipeline(&kernel.pipeline);
-            if kernel.has_counted_loops {
+            if kernel.report.has_counted_loops {
                 pass.set_bind_group(FLAG_GROUP, &flag.group, &[]);
             }
             (pipeline, bound) = (Some(this), None);
@@ -91,12 +92,13 @@ fn dispatches(
             }
             bound = Some(groups.as_ptr());
         }
-        if kernel.immediates {
+        if kernel.report.immediates {
+            let budgets = kernel.budgets(job.loop_work);
             let immediates = Immediates {
                 base: part.base,
-                budget: kernel.budgets.divergent,
+                budget: budgets.divergent,
                 grid: *grid,
-                uniform_budget: kernel.budgets.uniform,
+                uniform_budget: budgets.uniform,
                 slice: number,
                 unused: [0; 3],
             };

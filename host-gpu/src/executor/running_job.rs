@@ -8,6 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
+/// Limit of the kernels that an error names.
+const KERNELS_NAMED_MAX: usize = 3;
+
 /// A job that the GPU thread has received and that is not over.
 pub(crate) struct RunningJob {
     pub(crate) job: Job,
@@ -93,12 +96,11 @@ impl RunningJob {
 }
 
 /// Returns the error of a job in which a loop budget ran out, in a slice with these kernels.
-pub(crate) fn exhausted(kernels: &[(Arc<Kernel>, u64)]) -> Error {
-    let budget =
-        kernels.iter().filter(|(kernel, _)| kernel.has_counted_loops).map(|(kernel, _)| kernel.budgets.divergent).min();
-    Error::BudgetExhausted(format!(
-        "a loop ran out of its budget of {} {}; the results of this submission are void",
-        budget.unwrap_or_default(),
-        kernels.first().map_or("operations", |(kernel, _)| kernel.budget_unit())
-    ))
+pub(crate) fn exhausted(kernels: &[(Arc<Kernel>, u64)], loop_work: u32) -> Error {
+    let counted = kernels.iter().filter(|(kernel, _)| kernel.report.has_counted_loops);
+    let mut reasons: Vec<String> = counted.map(|(kernel, _)| kernel.exhausted(loop_work)).collect();
+    reasons.dedup();
+    // A slice with many kernels: the flag does not say which one set it.
+    reasons.truncate(KERNELS_NAMED_MAX);
+    Error::BudgetExhausted(format!("{}; the results of this submission are void", reasons.join("; or ")))
 }

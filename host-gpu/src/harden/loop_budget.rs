@@ -33,7 +33,7 @@ use super::unroll;
 use naga::{BinaryOperator, Block, Expression, Function, GlobalVariable, Handle, Literal, Module, Span, Statement};
 
 /// Numbers of the counted loops of a module.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct CountedLoops {
     /// Loops that all invocations of a workgroup run together.
     pub uniform: u32,
@@ -41,6 +41,8 @@ pub(super) struct CountedLoops {
     pub divergent: u32,
     /// Whether a divergent loop is inside another loop, or in a function, which may be called from such a loop.
     pub divergent_nested: bool,
+    /// Where they are in the source.
+    pub spans: Vec<Span>,
 }
 
 /// Inserts the counting code into all functions and entry points of a module.
@@ -137,6 +139,9 @@ impl Inserter<'_> {
             LoopCost::Counted(cost) => Some(cost),
             LoopCost::Unrolled => Some(1),
         };
+        if cost.is_some() {
+            self.counted.spans.push(span);
+        }
         let unrolled = self.loops.get(index) == Some(&LoopCost::Unrolled);
         let uniform = self.uniform.get(index).copied().unwrap_or(false);
         if cost.is_some() && uniform {

@@ -20,3 +20,13 @@ pub(crate) fn rejected(span: Span, wgsl: &str, message: &str) -> Error {
 pub(super) fn line(span: Span, wgsl: &str) -> String {
     if span.is_defined() { format!("line {}", span.location(wgsl).line_number) } else { "another line".into() }
 }
+
+/// Limit of the lines that are kept.
+const LINES_MAX: usize = 6;
+
+/// Returns the lines on which spans start, in ascending order.
+pub(super) fn lines(spans: &[Span], wgsl: &str) -> Vec<u32> {
+    let defined = spans.iter().filter(|span| span.is_defined());
+    let lines: std::collections::BTreeSet<u32> = defined.map(|span| span.location(wgsl).line_number).collect();
+    lines.into_iter().take(LINES_MAX).collect()
+}

@@ -24,6 +24,7 @@
 
 mod written_arguments;
 mod pointed_to;
+mod scope;
 mod uniformity;
 mod cost;
 mod short_loop;
@@ -65,10 +66,12 @@ impl Passes {
 }
 
 /// What the passes changed, and what [`crate::kernel`] must know to choose the budgets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HardeningReport {
     /// Whether the module has loops that are charged to a budget. Then it writes the flag, which must be bound.
     pub has_counted_loops: bool,
+    /// The lines on which the first of those loops begin.
+    pub counted_lines: Vec<u32>,
     /// Whether the module reads immediates.
     pub immediates: bool,
     /// Iterations of the provably short loops outside of counted loops.
@@ -100,6 +103,7 @@ pub fn harden(
         let counted = loop_budget::insert(module, &globals, &uniform, &costs, passes.unit);
         report.uniform = counted.uniform > 0;
         report.divergent = counted.divergent > 0;
+        report.counted_lines = message::lines(&counted.spans, wgsl);
         report.divergent_repeatedly = counted.divergent > 1 || counted.divergent_nested;
     }
     let (divergent, uniform, unit) = (report.divergent, report.uniform, passes.unit);

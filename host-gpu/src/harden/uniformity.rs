@@ -28,19 +28,17 @@
 //! loops of the function as non-uniform.
 
 use super::message::{line, rejected};
-use super::written_arguments::{self, WrittenArguments, root};
+use super::scope::{Given, Scope};
+use super::written_arguments::{self, root};
 use crate::error::Error;
-use naga::diagnostic_filter::{FilterableTriggeringRule, Severity};
 use naga::{
-    AddressSpace, Binding, Block, BuiltIn, CollectiveOperation, Expression, Function, GatherMode, Handle,
-    LocalVariable, Module, Span, Statement, StorageAccess, TypeInner,
+    AddressSpace, Binding, Block, CollectiveOperation, Expression, Function, GatherMode, Handle, LocalVariable, Module,
+    Span, Statement, StorageAccess, TypeInner,
 };
 use std::collections::{HashMap, HashSet};
 
 /// Rounds before the analysis gives up on a fixpoint. Real kernels need two or three.
 const ROUNDS_MAX: usize = 24;
-/// WGSL's name of the rule that a source may turn off.
-const RULE: &str = "subgroup_uniformity";
 
 /// Which loops are uniform, in the order in which they begin in the source.
 #[derive(Debug, Default)]
@@ -49,32 +47,6 @@ pub(super) struct UniformLoops {
     pub entry: Vec<bool>,
     /// Loops of each function.
     pub functions: HashMap<Handle<Function>, Vec<bool>>,
-}
-
-/// The invocations among which the analysis looks for differences.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scope {
-    Workgroup,
-    Subgroup,
-}
-
-impl Scope {
-    fn is_uniform(self, built_in: BuiltIn) -> bool {
-        match built_in {
-            BuiltIn::WorkGroupId | BuiltIn::NumWorkGroups | BuiltIn::SubgroupSize | BuiltIn::NumSubgroups => true,
-            BuiltIn::SubgroupId => self == Self::Subgroup,
-            _ => false,
-        }
-    }
-}
-
-/// What the analysis of every function reads.
-#[derive(Clone, Copy)]
-struct Given<'a> {
-    module: &'a Module,
-    wgsl: &'a str,
-    scope: Scope,
-    written: &'a WrittenArguments,
 }
 
 /// The uniformity of all calls of a function together.
@@ -468,7 +440,7 @@ impl<'a> FunctionWalk<'a> {
         if !same_for_all || diverged.is_some() {
             self.changed |= self.varying_results.insert(result);
         }
-        if self.given.scope == Scope::Workgroup || self.allows_divergence() {
+        if self.given.scope == Scope::Workgroup || self.given.allows_divergence(self.function) {
             return Ok(());
         }
         self.check_place("a subgroup operation", "a subgroup", span, diverged)
@@ -479,19 +451,6 @@ impl<'a> FunctionWalk<'a> {
             Scope::Workgroup => self.check_place("a barrier", "a workgroup", span, diverged),
             Scope::Subgroup => Ok(()),
         }
-    }
-
-    /// Returns whether the source allows subgroup operations that only some invocations reach.
-    fn allows_divergence(&self) -> bool {
-        let mut next = self.function.diagnostic_filter_leaf;
-        while let Some(node) = next {
-            let node = &self.given.module.diagnostic_filters[node];
-            if matches!(&node.inner.triggering_rule, FilterableTriggeringRule::Unknown(rule) if &**rule == RULE) {
-                return node.inner.new_severity != Severity::Error;
-            }
-            next = node.parent;
-        }
-        false
     }
 
     fn check_place(&self, what: &str, scope: &str, span: Span, diverged: Option<Span>) -> Result<(), Error> {

@@ -36,6 +36,8 @@ pub struct SessionLimits {
     pub memory_bytes: u64,
     /// GPU time in nanoseconds. Once it is used up, submissions are refused and running jobs get no further slice.
     pub gpu_ns: u64,
+    /// Work of the loops of one invocation, in weighted operations. Software drivers have a limit of their own.
+    pub loop_work: u32,
 }
 
 /// One request's use of a device. Dropping it cancels all slices that are not on the GPU yet.

@@ -30,7 +30,8 @@ enum Bound<'a> {
 fn run(source: &str, entry: &str, bound: Vec<Bound<'_>>, grid: [u32; 3]) -> Vec<Vec<f32>> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
-        let limits = SessionLimits { memory_bytes: 1 << 28, gpu_ns: 60_000_000_000 };
+        let limits =
+            SessionLimits { memory_bytes: 1 << 28, gpu_ns: 60_000_000_000, loop_work: gannet_host_gpu::LOOP_WORK };
         let mut session = Session::new(Arc::clone(device()), Arc::new(KernelCatalog::new()), limits);
         let kernel = session.compile_kernel(source, entry, &[]).run().await.unwrap_or_else(|error| panic!("{error}"));
         let (mut batch, mut bindings, mut outs) = (Batch::default(), Vec::new(), Vec::new());

@@ -147,6 +147,8 @@ limits! {
     gpu_memory_mib: 4_096, 1, 1_048_576;
     /// The most that a manifest may set `limits.gpu_time_ms` to.
     gpu_time_ms: 600_000, 1, 600_000;
+    /// The most that a manifest may set `limits.loop_mi_ops` to.
+    loop_mi_ops: 4, 1, 64;
     /// The most that a manifest may set `limits.concurrency` to.
     function_concurrency: 512, 1, 1_000;
     /// The most that a manifest may set `limits.body_mib` to.
@@ -179,6 +181,23 @@ limits! {
     gpu_weight: 1, 1, 1_000;
 }
 
+/// Time that an endless kernel took on an H100 for 2^20 operations of its budget, rounded up (measured: 35 ms for four
+/// times as many).
+const LOOP_MS_PER_MI_OPS: u64 = 9;
+
+/// Returns the most that `loop_mi_ops` may be where a worker has this long to release a GPU. With more, a workgroup that
+/// runs to the end of its budget would get its worker killed.
+pub fn loop_mi_ops_most(lease_grace_ms: u64) -> u64 {
+    lease_grace_ms / LOOP_MS_PER_MI_OPS
+}
+
+/// Returns the limits of `choice` that are too high for a server with this grace.
+pub fn check_grace(choice: &LimitsChoice, lease_grace_ms: u64) -> Option<OutOfRange> {
+    let most = loop_mi_ops_most(lease_grace_ms);
+    let value = choice.loop_mi_ops.filter(|value| *value > most)?;
+    Some(OutOfRange { name: "loop_mi_ops", value, least: 1, most })
+}
+
 fn unknown(key: &str) -> String {
     let nearest = LIMITS
         .iter()
@@ -190,7 +209,7 @@ fn unknown(key: &str) -> String {
 
 impl TenantLimits {
     /// Returns a function's settings, each with the tenant's limit for it.
-    fn pairs(&self, manifest: &Manifest) -> [(&'static str, u64, u64); 12] {
+    fn pairs(&self, manifest: &Manifest) -> [(&'static str, u64, u64); 13] {
         let l = &manifest.limits;
         let resident = if manifest.scale.min == 0 { 0 } else { 1 };
         [
@@ -202,6 +221,7 @@ impl TenantLimits {
             ("memory_mib", l.memory_mib, self.memory_mib),
             ("gpu_memory_mib", l.gpu_memory_mib, self.gpu_memory_mib),
             ("gpu_time_ms", l.gpu_time_ms, self.gpu_time_ms),
+            ("loop_mi_ops", l.loop_mi_ops, self.loop_mi_ops),
             ("concurrency", l.concurrency, self.function_concurrency),
             ("body_mib", l.body_mib, self.body_mib),
             ("log_kib", l.log_kib, self.log_kib),
@@ -225,6 +245,7 @@ impl TenantLimits {
             memory_mib: asked.memory_mib.min(self.memory_mib),
             gpu_memory_mib: asked.gpu_memory_mib.min(self.gpu_memory_mib),
             gpu_time_ms: asked.gpu_time_ms.min(self.gpu_time_ms),
+            loop_mi_ops: asked.loop_mi_ops.min(self.loop_mi_ops),
             concurrency: asked.concurrency.min(self.function_concurrency),
             body_mib: asked.body_mib.min(self.body_mib),
             log_kib: asked.log_kib.min(self.log_kib),
@@ -273,6 +294,9 @@ mod tests {
         assert_eq!(tight.exceeded_by(&manifest), None);
         manifest.scale.min = 1;
         assert_eq!(tight.exceeded_by(&manifest).unwrap().2, 0, "nobody keeps a gpu for free");
+        let long = LimitsChoice { loop_mi_ops: Some(12), ..LimitsChoice::default() };
+        assert_eq!(check_grace(&long, 100).map(|wrong| wrong.most), Some(11));
+        assert_eq!(check_grace(&long, 108), None);
         for limit in LIMITS {
             assert!((limit.least..=limit.most).contains(&limit.default), "{limit:?}");
         }

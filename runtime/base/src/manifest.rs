@@ -60,6 +60,10 @@ pub struct FunctionLimits {
     /// GPU time of a request.
     #[schema(minimum = 1, maximum = 600000)]
     pub gpu_time_ms: u64,
+    /// Work of the loops of one invocation of a kernel, in 2^20 weighted operations. A software driver has a limit of its
+    /// own.
+    #[schema(minimum = 1, maximum = 64)]
+    pub loop_mi_ops: u64,
     /// Requests of one version that run at once.
     #[schema(minimum = 1, maximum = 512)]
     pub concurrency: u64,
@@ -82,6 +86,7 @@ impl Default for FunctionLimits {
             memory_mib: 128,
             gpu_memory_mib: 256,
             gpu_time_ms: 10_000,
+            loop_mi_ops: 4,
             concurrency: 16,
             body_mib: 10,
             log_kib: 256,
@@ -229,6 +234,7 @@ impl Manifest {
             ("limits.memory_mib", l.memory_mib, 1, (MEMORY_BYTES_MAX >> 20) as u64),
             ("limits.gpu_memory_mib", l.gpu_memory_mib, 1, 64 * 1024),
             ("limits.gpu_time_ms", l.gpu_time_ms, 1, 600_000),
+            ("limits.loop_mi_ops", l.loop_mi_ops, 1, 64),
             ("limits.concurrency", l.concurrency, 1, u64::from(INSTANCES_MAX)),
             ("limits.body_mib", l.body_mib, 0, 1024),
             ("limits.log_kib", l.log_kib, 0, 16 * 1024),

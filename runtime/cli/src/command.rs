@@ -3,8 +3,7 @@
 use crate::connection::ReadArgs;
 use crate::failure::Outcome;
 use crate::{
-    asset, audit, configure, deploy, function, gpu, invoke, kernel, key, login, logs, receipt, secret, tenant, traffic,
-    usage,
+    asset, audit, configure, deploy, function, gpu, invoke, key, login, logs, receipt, secret, tenant, traffic, usage,
 };
 use clap::Subcommand;
 
@@ -56,8 +55,6 @@ pub enum ClientCommand {
     Whoami(ReadArgs),
     /// Show the GPUs of the server
     Gpu(gpu::GpuArgs),
-    /// Show the GPU kernels of a function
-    Kernel(kernel::KernelArgs),
     /// Create, limit, suspend and delete tenants (needs the operator's key)
     Tenant(tenant::TenantArgs),
     /// Create, list, rotate and revoke API keys
@@ -92,7 +89,6 @@ impl ClientCommand {
             Self::Logout(arguments) => login::logout(arguments),
             Self::Whoami(arguments) => login::whoami(arguments),
             Self::Gpu(arguments) => gpu::run(arguments),
-            Self::Kernel(arguments) => kernel::run(arguments),
             Self::Tenant(arguments) => tenant::run(arguments),
             Self::Key(arguments) => key::run(arguments),
         }

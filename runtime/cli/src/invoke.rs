@@ -120,10 +120,12 @@ fn copy_body(response: &mut Response<Body>, output: Option<&PathBuf>) -> Outcome
             reader.read(&mut buffer).map_err(|error| Failure::failed("the response broke off").because(error))?;
         let Some(part) = buffer.get(..read).filter(|part| !part.is_empty()) else { break };
         // Flush each part, so that the output of a streaming function is shown at once.
-        target
-            .write_all(part)
-            .and_then(|()| target.flush())
-            .map_err(|error| Failure::failed("the output could not be written").because(error))?;
+        match target.write_all(part).and_then(|()| target.flush()) {
+            Ok(()) => {}
+            // The reader of the pipe has read enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+            Err(error) => return Err(Failure::failed("the output could not be written").because(error)),
+        }
     }
     Ok(())
 }

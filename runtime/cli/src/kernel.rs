@@ -4,19 +4,15 @@ use crate::client::{Client, segment};
 use crate::connection::Connection;
 use crate::failure::{Failure, Outcome};
 use crate::printer;
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use gannet_api::{KernelView, Kernels};
 
-#[derive(Debug, Args)]
-pub struct KernelArgs {
-    #[command(subcommand)]
-    command: KernelCommand,
-}
-
+/// The commands about kernels that ask a server.
 #[derive(Debug, Subcommand)]
-enum KernelCommand {
+pub enum KernelOfServer {
     /// List the GPU kernels of a function
     List {
+        /// How to reach the server
         #[command(flatten)]
         connection: Connection,
         /// Name of the function
@@ -28,6 +24,7 @@ enum KernelCommand {
     /// Print the WGSL of a kernel as the server runs it: with code that ends loops that run too long, and that lets
     /// the kernel run in parts
     Show {
+        /// How to reach the server
         #[command(flatten)]
         connection: Connection,
         /// Name of the function
@@ -40,9 +37,19 @@ enum KernelCommand {
     },
 }
 
-pub fn run(arguments: &KernelArgs) -> Outcome {
-    match &arguments.command {
-        KernelCommand::List { connection, function, json } => {
+impl KernelOfServer {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// The failure says what to print and with which code to exit.
+    pub fn run(&self) -> Outcome {
+        run(self)
+    }
+}
+
+fn run(command: &KernelOfServer) -> Outcome {
+    match command {
+        KernelOfServer::List { connection, function, json } => {
             let answer = Client::new(connection)?.get(&format!("functions/{}/kernels", segment(function)))?;
             answer.print(*json, |list: Kernels| {
                 let row = |kernel: KernelView| vec![kernel.name, kernel.entry];
@@ -50,7 +57,7 @@ pub fn run(arguments: &KernelArgs) -> Outcome {
                 printer::table(&["NAME", "ENTRY"], &rows);
             })
         }
-        KernelCommand::Show { connection, function, kernel, source } => {
+        KernelOfServer::Show { connection, function, kernel, source } => {
             let list: Kernels =
                 Client::new(connection)?.get(&format!("functions/{}/kernels", segment(function)))?.view()?;
             let found = list.kernels.into_iter().find(|known| known.name == *kernel);

@@ -23,7 +23,7 @@ mod asset;
 mod secret;
 mod login;
 mod gpu;
-mod kernel;
+pub mod kernel;
 mod tenant;
 mod key;
 

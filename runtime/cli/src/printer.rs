@@ -20,10 +20,21 @@ pub fn note(text: &str) {
     eprintln!("{text}");
 }
 
-/// Prints a line of data.
+/// Prints a line of data. Ends the process if standard output cannot be written.
 pub fn line(text: &str) {
-    // The reader may have closed the pipe. That is no reason to panic.
-    let _ = writeln!(io::stdout(), "{text}");
+    if let Err(error) = writeln!(io::stdout(), "{text}") {
+        stop(&error);
+    }
+}
+
+/// Ends the process because standard output cannot be written. A reader that closed the pipe has read enough: that is no
+/// error. Anything else is, such as a full disk.
+fn stop(cause: &io::Error) -> ! {
+    if cause.kind() == io::ErrorKind::BrokenPipe {
+        std::process::exit(0);
+    }
+    error("standard output cannot be written", &[cause.to_string()], None);
+    std::process::exit(1)
 }
 
 /// Prints data as JSON.
@@ -31,14 +42,12 @@ pub fn json<T: Serialize>(value: &T) {
     line(&serde_json::to_string_pretty(value).unwrap_or_default());
 }
 
-/// Writes bytes as they are.
-///
-/// # Errors
-/// Standard output cannot be written.
-pub fn bytes(bytes: &[u8]) -> io::Result<()> {
+/// Writes bytes as they are. Ends the process if standard output cannot be written.
+pub fn bytes(bytes: &[u8]) {
     let mut out = io::stdout().lock();
-    out.write_all(bytes)?;
-    out.flush()
+    if let Err(error) = out.write_all(bytes).and_then(|()| out.flush()) {
+        stop(&error);
+    }
 }
 
 /// Prints rows in columns, under their titles.

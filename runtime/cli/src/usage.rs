@@ -67,8 +67,7 @@ pub fn usage(arguments: &UsageArgs) -> Outcome {
     if arguments.csv {
         let headers = [("accept".to_owned(), "text/csv".to_owned())];
         let mut response = client.successful("GET", &format!("/api/v1/{path}"), &headers, ())?;
-        // The reader may have closed the pipe. That is not a failure.
-        let _ = printer::bytes(&read_body(&mut response)?);
+        printer::bytes(&read_body(&mut response)?);
         return Ok(());
     }
     client.get(&path)?.print(arguments.json, |usage: Usage| {

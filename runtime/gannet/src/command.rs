@@ -1,9 +1,10 @@
 //! The command line: all commands, in the order of `gannet --help`, and the code that each runs.
 
-use crate::{config_check, doctor, serve};
+use crate::{config_check, doctor, kernel_check, serve};
 use clap::{CommandFactory, Parser, Subcommand};
 use gannet_cli::command::ClientCommand;
 use gannet_cli::failure::{Outcome, exit_code};
+use gannet_cli::printer;
 use std::process::ExitCode;
 
 /// A self-hosted serverless GPU: runs WebAssembly functions over HTTP that share the GPUs of a server.
@@ -20,6 +21,8 @@ enum Command {
     Serve(serve::ServeArgs),
     #[command(flatten)]
     Client(ClientCommand),
+    /// Check WGSL files, or show the GPU kernels of a function
+    Kernel(kernel_check::KernelArgs),
     /// Check a server's configuration file
     Config(config_check::ConfigArgs),
     /// Print a completion script for a shell
@@ -47,9 +50,12 @@ fn run_command(command: Command) -> Outcome {
     match command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Client(command) => command.run(),
+        Command::Kernel(arguments) => kernel_check::run(&arguments),
         Command::Config(arguments) => config_check::run(&arguments),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut CommandLine::command(), "gannet", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut CommandLine::command(), "gannet", &mut script);
+            printer::bytes(&script);
             Ok(())
         }
         Command::Doctor(arguments) => doctor::run(&arguments),

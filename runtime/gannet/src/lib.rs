@@ -8,4 +8,5 @@ pub mod command;
 mod serve;
 mod config_check;
 mod doctor;
+mod kernel_check;
 pub mod logging;

@@ -6,6 +6,7 @@
 //!
 //! The modules are in the order of their use: the GPUs are probed, an upload is built, a worker serves requests.
 
+pub mod kernel_check;
 pub mod probe;
 pub mod build;
 pub mod worker;

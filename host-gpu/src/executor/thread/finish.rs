@@ -75,7 +75,7 @@ impl GpuThread {
             usage.charge(gpu_ns, clock);
         }
         if header.is_some_and(|header| header.exhausted == slice.number) && run.failed.is_none() {
-            run.failed = Some(exhausted(&slice.kernels));
+            run.failed = Some(exhausted(&slice.kernels, run.job.loop_work));
         }
         self.conclude();
     }

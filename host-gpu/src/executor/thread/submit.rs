@@ -74,7 +74,7 @@ impl GpuThread {
         };
         let (kernels, bytes) = contents(&run.job.steps, plan);
         running_kernels.begins(number, kernels.iter().map(|(kernel, _)| &kernel.source_hash));
-        let commands = record::slice(&parts.device, &parts.flag, &run.job.steps, plan, &meter, header, number);
+        let commands = record::slice(&parts.device, &parts.flag, &run.job, plan, &meter, header, number);
         let index = parts.queue.submit([commands]);
         if let Some(error) = error::ready(scope.pop()).flatten() {
             run.failed = Some(error::from_wgpu(error));

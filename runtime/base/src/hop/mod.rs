@@ -42,6 +42,8 @@ pub struct RunLimits {
     pub gpu_memory_bytes: u64,
     /// GPU time of a request.
     pub gpu_time_ms: u64,
+    /// Work of the loops of one invocation of a kernel, in 2^20 weighted operations.
+    pub loop_mi_ops: u64,
     /// Log text of a request.
     pub log_bytes: u64,
     /// Time from one part of a streamed response body to the next.

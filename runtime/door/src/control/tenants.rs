@@ -9,6 +9,7 @@ use crate::control::keys::new_key;
 use crate::respond::{ReplyStatus, json};
 use gannet_api::{Deleted, Limits, NewTenant, TenantMade, TenantView, Tenants, Used};
 use gannet_base::identity::hash;
+use gannet_base::limits::{self, LimitsChoice, OutOfRange};
 use gannet_base::names::TenantName;
 use gannet_state::registry::{KeySpec, Snapshot, Tenant};
 use std::sync::Arc;
@@ -36,7 +37,8 @@ impl Control {
     pub(super) async fn create_tenant(&self, call: ApiCall) -> CallResult {
         let new: NewTenant = json_needed(call.inbound).await?;
         let name = TenantName::new(&new.name).map_err(|error| ControlError::Invalid(error.to_string()))?;
-        let wrong: Vec<String> = new.limits.check().iter().map(ToString::to_string).collect();
+        let out_of_range = new.limits.check().into_iter().chain(self.check_grace(&new.limits));
+        let wrong: Vec<String> = out_of_range.map(|wrong| wrong.to_string()).collect();
         if !wrong.is_empty() {
             return Err(ControlError::Invalid(wrong.join("; ")).into());
         }
@@ -49,6 +51,11 @@ impl Control {
             subject,
             json(ReplyStatus::Created, &TenantMade { tenant: name.to_string(), id: made.id, key }),
         ))
+    }
+
+    /// Returns the limit that is too high for the time that a worker has to release a GPU.
+    fn check_grace(&self, limits: &LimitsChoice) -> Option<OutOfRange> {
+        limits::check_grace(limits, self.live.load().grace_ms())
     }
 
     fn tenant_response(&self, name: &TenantName, snapshot: &Snapshot) -> CallResult {
@@ -108,6 +115,13 @@ impl Control {
         let name = call.tenant()?;
         let patch: serde_json::Map<_, _> = json_needed(call.inbound).await?;
         let subject = serde_json::Value::Object(patch.clone()).to_string();
+        let asked = LimitsChoice {
+            loop_mi_ops: patch.get("loop_mi_ops").and_then(serde_json::Value::as_u64),
+            ..Default::default()
+        };
+        if let Some(wrong) = self.check_grace(&asked) {
+            return Err(ControlError::Invalid(wrong.to_string()).into());
+        }
         let limits = self.registry.set_limits(&name, patch).await.map_err(ControlError::from)?;
         self.arbiter.set_weight(&name, u32::try_from(limits.gpu_weight).unwrap_or(u32::MAX));
         self.pool.unload_unserved(&name);

@@ -190,6 +190,7 @@ fn bundle(version: &Version, secrets: BTreeMap<String, String>) -> std::io::Resu
             cpu_ms: limits.cpu_ms,
             gpu_memory_bytes: limits.gpu_memory_mib << 20,
             gpu_time_ms: limits.gpu_time_ms,
+            loop_mi_ops: limits.loop_mi_ops,
             log_bytes: limits.log_kib << 10,
             stream_idle_ms: limits.stream_idle_ms,
             stream_ms: limits.stream_timeout_ms,

@@ -42,6 +42,7 @@ fn session_maker(context: &RequestContext) -> impl Fn() -> Result<Session, ganne
     let limits = SessionLimits {
         memory_bytes: version.limits.gpu_memory_bytes,
         gpu_ns: version.limits.gpu_time_ms.saturating_mul(1_000_000),
+        loop_work: u32::try_from(version.limits.loop_mi_ops << 20).unwrap_or(u32::MAX),
     };
     let (device, kernels) = (context.worker.device.clone(), Arc::clone(&version.kernels));
     let usage = Arc::clone(&context.usage);

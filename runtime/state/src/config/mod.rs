@@ -10,7 +10,7 @@ mod read;
 pub use read::read;
 
 use arc_swap::ArcSwap;
-use gannet_base::limits::{LimitsChoice, TenantLimits};
+use gannet_base::limits::{self, LimitsChoice, TenantLimits};
 use gannet_base::names::{ANY_CLASS, is_class};
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -207,6 +207,8 @@ pub struct LogsConfig {
 
 /// Maximum number of GPUs in one server file.
 const GPUS_MAX: usize = 64;
+/// Default of `lease_grace_ms`, for real GPUs.
+const LEASE_GRACE_MS: u64 = 100;
 
 impl Default for ServerConfig {
     fn default() -> Self {
@@ -354,8 +356,20 @@ impl ServerConfig {
         for gannet_base::limits::OutOfRange { name, value, least, most } in self.limits.check() {
             errors.push(ConfigError::Range { name: format!("limits.{name}"), value, least, most });
         }
+        if let Some(too_high) = limits::check_grace(&self.limits, self.grace_ms()) {
+            let what = format!(
+                "{too_high} with lease_grace_ms = {}: a worker must release the gpu within that time",
+                self.grace_ms()
+            );
+            errors.push(wrong("limits.loop_mi_ops", what));
+        }
         errors.extend(self.out_of_range());
         errors
+    }
+
+    /// The grace of real GPUs, in milliseconds.
+    pub fn grace_ms(&self) -> u64 {
+        self.lease_grace_ms.unwrap_or(LEASE_GRACE_MS)
     }
 
     fn out_of_range(&self) -> Vec<ConfigError> {
@@ -369,7 +383,7 @@ impl ServerConfig {
             ("tenant_gpu_memory_mib".into(), self.tenant_gpu_memory_mib, 1, 1 << 20),
             ("worker_memory_mib".into(), self.worker_memory_mib, 256, 1 << 20),
             ("drain_s".into(), self.drain_s, 0, 3600),
-            ("lease_grace_ms".into(), self.lease_grace_ms.unwrap_or(100), 50, 60_000),
+            ("lease_grace_ms".into(), self.grace_ms(), 50, 60_000),
             ("prices.gpu_micro_units_per_s".into(), prices.gpu_micro_units_per_s, 0, PRICE_MAX),
             ("prices.cpu_micro_units_per_s".into(), prices.cpu_micro_units_per_s, 0, PRICE_MAX),
             ("prices.resident_micro_units_per_gib_s".into(), prices.resident_micro_units_per_gib_s, 0, PRICE_MAX),
