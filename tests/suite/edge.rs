@@ -1,6 +1,6 @@
 //! HTTP at the front door: keys, paths, framing, forged headers, clients that are slow or disconnect.
 
-use crate::support::{KEY, Options, Server, prebuilt, text};
+use crate::support::{KEY, Options, Server, prebuilt, text, wait_until};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -272,9 +272,16 @@ fn http_2_without_tls_works_and_a_streamed_answer_says_its_cost_at_the_end() {
 #[test]
 fn a_client_that_does_not_take_its_answer_gives_its_place_back() {
     let server = Server::start();
+    // The whole time of a response, and the time for which its client takes nothing.
+    for limit in ["stream_timeout_ms = 1000", "stream_idle_ms = 1000"] {
+        untaken(&server, limit);
+    }
+}
+
+fn untaken(server: &Server, limit: &str) {
     let folder = tempfile::TempDir::new().unwrap();
     std::fs::copy(prebuilt("matmul"), folder.path().join("f.wasm")).unwrap();
-    let limits = "[limits]\nconcurrency = 1\nstream_timeout_ms = 1000\nqueue_ms = 60000\ntimeout_ms = 90000\n";
+    let limits = format!("[limits]\nconcurrency = 1\n{limit}\nqueue_ms = 60000\ntimeout_ms = 90000\n");
     let manifest = format!("name = \"large\"\n[build]\nartifact = \"f.wasm\"\n{limits}");
     std::fs::write(folder.path().join("gannet.toml"), manifest).unwrap();
     let output = server.cli(&["deploy", &folder.path().display().to_string()]);
@@ -301,7 +308,40 @@ fn a_client_that_does_not_take_its_answer_gives_its_place_back() {
     // The function's only permit is taken until the server gives up on the response that the client does not read.
     let next = server.send("POST", path.trim_start_matches("http://"), &[], &body);
     assert_eq!((next.status, next.bytes().len()), (200, 4 << 20));
+    let id = held.headers()["x-request-id"].to_str().unwrap();
+    wait_until("its receipt says why", || {
+        let answer = server.send("GET", &format!("/api/v1/requests/{id}"), &[], b"");
+        answer.status == 200 && answer.json()["error"] == "client_too_slow"
+    });
     drop((held, sender));
+}
+
+#[test]
+fn idle_connections_lock_nobody_out() {
+    // More than a listener has seats, with those of its reserve.
+    const CONNECTIONS: usize = 4_400;
+    let files = u64::try_from(CONNECTIONS + 500).unwrap();
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.current.map(|now| now.max(files)), maximum: limit.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    let config = "spares = 0\n[edge]\nconnections_per_address = 1000000";
+    let server = Server::start_with(&Options { config: Some(config), ..Options::default() });
+    // The preface of HTTP/2 and an empty frame of settings: a connection that is established and then idle.
+    let begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let mut idle = Vec::with_capacity(CONNECTIONS);
+    for _ in 0..CONNECTIONS {
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        stream.write_all(begin).unwrap();
+        idle.push(stream);
+    }
+    assert_eq!(server.send("GET", "/api/v1/whoami", &[], b"").status, 200);
+    assert_eq!(server.send("GET", "/healthz", &[], b"").status, 200);
+    // The oldest made room. It reads what the server sent it, and then the end.
+    let oldest = idle.first_mut().unwrap();
+    oldest.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut rest = Vec::new();
+    let ended = oldest.read_to_end(&mut rest);
+    assert!(ended.is_ok() || ended.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset));
 }
 
 /// Sends a request over HTTP/2 with prior knowledge. Returns the response's body and its trailer `server-timing`.

@@ -81,6 +81,25 @@ fn a_key_for_one_function_sees_and_calls_that_model_only() {
 }
 
 #[test]
+fn a_body_that_is_costly_as_a_tree_is_only_skipped() {
+    let server = server();
+    // The most memory that the front door has had so far, in KiB.
+    let peak = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let items = r#"{"":0},"#.repeat((15 << 20) / 7);
+    let body = format!(r#"{{"model":"nothing","stream":[{items} 0],"more":[{}]}}"#, "[".repeat(100) + &"]".repeat(100));
+    let before = peak();
+    let answer =
+        server.send("POST", "/openai/v1/chat/completions", &[("content-type", "application/json")], body.as_bytes());
+    refused(&answer, 404, "model_not_found", "nothing");
+    let grown = peak() - before;
+    assert!(grown < 100 << 10, "{grown} KiB for a body of {} KiB", body.len() >> 10);
+}
+
+#[test]
 fn a_stream_that_must_wait_is_kept_alive_and_its_error_is_an_event() {
     let server = Server::start_with(&Options { config: Some("spares = 0"), ..Options::default() });
     let manifest = "[http]\nopenai = true\n[limits]\nconcurrency = 1\nqueue_ms = 2500\n";

@@ -8,13 +8,15 @@ use gannet_base::log_line::LogLine;
 use gannet_base::names::{FunctionName, TenantName};
 use gannet_process::channel::Channel;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::broadcast;
 
 /// Bytes of log kept for one function.
 const KEPT_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of log kept for all functions of a tenant.
+const TENANT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Lines a follower may lag behind before it loses some.
-const FOLLOW_CAPACITY: usize = 1024;
+const FOLLOW_CAPACITY: usize = 256;
 
 #[derive(Debug)]
 struct Ring {
@@ -29,6 +31,59 @@ impl Default for Ring {
     }
 }
 
+fn size_of_line(line: &LogLine) -> usize {
+    line.text.len() + size_of::<LogLine>()
+}
+
+impl Ring {
+    fn add(&mut self, line: LogLine) {
+        self.bytes += size_of_line(&line);
+        // It fails only if nobody is following.
+        let _ = self.followers.send(line.clone());
+        self.lines.push_back(line);
+    }
+
+    /// Removes the oldest lines until at most `most` bytes are left. Returns how many bytes it removed.
+    fn shrink(&mut self, most: usize) -> usize {
+        let before = self.bytes;
+        while self.bytes > most {
+            let Some(oldest) = self.lines.pop_front() else { break };
+            self.bytes -= size_of_line(&oldest);
+        }
+        before - self.bytes
+    }
+}
+
+/// The logs of one tenant's functions.
+#[derive(Debug, Default)]
+struct TenantLogs {
+    rings: HashMap<FunctionName, Ring>,
+    bytes: usize,
+}
+
+impl TenantLogs {
+    fn add(&mut self, function: &FunctionName, line: LogLine) {
+        let size = size_of_line(&line);
+        let ring = match self.rings.get_mut(function) {
+            Some(ring) => ring,
+            None => self.rings.entry(function.clone()).or_default(),
+        };
+        ring.add(line);
+        self.bytes = (self.bytes + size).saturating_sub(ring.shrink(KEPT_BYTES_MAX));
+        if self.bytes > TENANT_BYTES_MAX {
+            self.make_room();
+        }
+    }
+
+    /// Halves the longest log, so that this is seldom needed.
+    fn make_room(&mut self) {
+        if let Some(longest) = self.rings.values_mut().max_by_key(|ring| ring.bytes) {
+            let most = longest.bytes / 2;
+            self.bytes = self.bytes.saturating_sub(longest.shrink(most));
+        }
+    }
+}
+
 type FunctionId = (TenantName, FunctionName);
 /// The versions that were loaded into one worker, and the function that each belongs to.
 pub type VersionOwners = Mutex<HashMap<VersionKey, FunctionId>>;
@@ -36,13 +91,17 @@ pub type VersionOwners = Mutex<HashMap<VersionKey, FunctionId>>;
 /// The logs of all functions.
 #[derive(Debug, Default)]
 pub struct Logs {
-    rings: Mutex<HashMap<FunctionId, Ring>>,
+    tenants: Mutex<HashMap<TenantName, TenantLogs>>,
 }
 
 impl Logs {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TenantName, TenantLogs>> {
+        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn add(&self, frame: LogFrame, owners: &VersionOwners) {
         let name = owners.lock().unwrap_or_else(PoisonError::into_inner).get(&frame.version).cloned();
-        let Some(name) = name else { return };
+        let Some((tenant, function)) = name else { return };
         let lost = (frame.lost > 0).then_some(frame.lost);
         let line = LogLine {
             time: jiff::Timestamp::now(),
@@ -51,33 +110,28 @@ impl Logs {
             text: frame.text,
             lost,
         };
-        let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
-        let ring = rings.entry(name).or_default();
-        ring.bytes += line.text.len() + size_of::<LogLine>();
-        // It fails only if nobody is following.
-        let _ = ring.followers.send(line.clone());
-        ring.lines.push_back(line);
-        while ring.bytes > KEPT_BYTES_MAX {
-            let Some(oldest) = ring.lines.pop_front() else { break };
-            ring.bytes -= oldest.text.len() + size_of::<LogLine>();
-        }
+        self.lock().entry(tenant).or_default().add(&function, line);
     }
 
     /// Returns the kept lines of a function, and a receiver for new ones.
     pub fn read(&self, tenant: &TenantName, function: &FunctionName) -> (Vec<LogLine>, broadcast::Receiver<LogLine>) {
-        let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
-        let ring = rings.entry((tenant.clone(), function.clone())).or_default();
+        let mut tenants = self.lock();
+        let ring = tenants.entry(tenant.clone()).or_default().rings.entry(function.clone()).or_default();
         (ring.lines.iter().cloned().collect(), ring.followers.subscribe())
     }
 
     /// Deletes the logs of a tenant's functions. Followers see the end of the log.
     pub fn forget_tenant(&self, tenant: &TenantName) {
-        self.rings.lock().unwrap_or_else(PoisonError::into_inner).retain(|(owner, _), _| owner != tenant);
+        self.lock().remove(tenant);
     }
 
     /// Deletes the log of a function. Followers see the end of the log.
     pub fn forget(&self, tenant: &TenantName, function: &FunctionName) {
-        self.rings.lock().unwrap_or_else(PoisonError::into_inner).remove(&(tenant.clone(), function.clone()));
+        if let Some(logs) = self.lock().get_mut(tenant)
+            && let Some(ring) = logs.rings.remove(function)
+        {
+            logs.bytes = logs.bytes.saturating_sub(ring.bytes);
+        }
     }
 }
 
@@ -85,5 +139,38 @@ impl Logs {
 pub async fn collect(logs: Arc<Logs>, socket: Channel, owners: Arc<VersionOwners>) {
     while let Ok((frame, _)) = socket.receive::<LogFrame>().await {
         logs.add(frame, &owners);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use gannet_base::hop::LogStream;
+    use gannet_base::names::RequestId;
+
+    #[test]
+    fn the_logs_of_a_tenant_are_bounded_however_many_functions_it_has() {
+        let mut logs = TenantLogs::default();
+        let line = |text: String| LogLine {
+            time: jiff::Timestamp::now(),
+            request: RequestId::new(),
+            stream: LogStream::Stdout,
+            text,
+            lost: None,
+        };
+        for round in 0..40 {
+            for function in 0..50 {
+                let name = FunctionName::new(&format!("f{function}")).unwrap();
+                logs.add(&name, line(format!("{round}{}", "x".repeat(16 * 1024))));
+            }
+        }
+        let sum: usize = logs.rings.values().map(|ring| ring.bytes).sum();
+        assert_eq!(sum, logs.bytes);
+        assert!(logs.bytes <= TENANT_BYTES_MAX, "{}", logs.bytes);
+        assert!(
+            logs.rings.values().all(|ring| ring.lines.back().unwrap().text.starts_with("39")),
+            "the newest are kept"
+        );
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
 
 /// The most events that wait for a slow follower.
-const EVENTS_CAPACITY: usize = 256;
+const EVENTS_CAPACITY: usize = 32;
 /// A comment line at this interval keeps proxies from closing a quiet stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 

@@ -3,7 +3,7 @@
 //! ```text
 //!  accept ─▶ TLS ─▶ HTTP/1.1 or HTTP/2 ─▶ id, checks ─▶ preflights ─▶ auth ─▶ … ─▶ response ─▶ access log
 //!             │ header timeout and limits                               └ refusal ─▶ respond
-//!             └ a connection whose writes stall is closed
+//!             └ a connection whose writes stall, that is idle for too long, or that must make room, is closed
 //! ```
 //!
 //! Refuses a request here if its head is ambiguous (two lengths, or a length together with chunked encoding), if it
@@ -16,9 +16,12 @@ mod cors;
 mod io;
 mod path;
 mod peers;
+mod seats;
+mod held_body;
 mod tls;
 
 pub use access_log::AccessLog;
+pub use held_body::WaitingAnswers;
 pub use path::Steps;
 pub use tls::{Tls, check as check_tls};
 
@@ -34,13 +37,13 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use seats::{SeatGuard, Seats};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -48,8 +51,16 @@ use tokio_util::task::TaskTracker;
 const HEADERS_MAX_WAIT: Duration = Duration::from_secs(10);
 /// Largest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Most open connections of one listener.
+/// Most open connections of one listener, without the reserve.
 const CONNECTIONS_MAX: usize = 4096;
+/// Seats beyond that for clients with a key, if all others are busy.
+const CONNECTIONS_RESERVED: usize = 256;
+/// How long a connection of the reserve has to show a valid key.
+const KEY_WAIT: Duration = Duration::from_secs(5);
+/// How long a connection may be idle. HTTP/1.1 connections are closed earlier, by [`HEADERS_MAX_WAIT`].
+const IDLE_MAX: Duration = Duration::from_secs(120);
+/// How often it is checked.
+const IDLE_LOOK: Duration = Duration::from_secs(10);
 /// Most concurrent requests on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
 
@@ -60,6 +71,13 @@ pub struct Front {
     live: LiveConfig,
     tls: Option<Arc<Tls>>,
     access: Option<Arc<AccessLog>>,
+}
+
+/// Waits until a connection has been idle for too long.
+async fn idle(seat: &SeatGuard) {
+    while seat.idle() < IDLE_MAX {
+        tokio::time::sleep(IDLE_LOOK).await;
+    }
 }
 
 impl Front {
@@ -78,14 +96,14 @@ impl Front {
         drain: Duration,
     ) {
         let connections = TaskTracker::new();
-        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let seats = Seats::new(CONNECTIONS_MAX, CONNECTIONS_RESERVED, KEY_WAIT);
         let by_address = peers::ConnectionLimiter::default();
         loop {
-            // A connection over the limit waits in the kernel's queue until another ends.
-            let permit = tokio::select! {
-                permit = Arc::clone(&permits).acquire_owned() => permit,
+            // A connection without a seat waits in the kernel's queue.
+            tokio::select! {
+                () = seats.room() => {}
                 () = stop.cancelled() => break,
-            };
+            }
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = stop.cancelled() => break,
@@ -96,11 +114,16 @@ impl Front {
                     let trusted = file.trusted_proxies.iter().any(|range| range.contains(&peer.ip().to_canonical()));
                     let most = if trusted { u64::MAX } else { file.edge.connections_per_address };
                     // If the address has too many connections, this one is closed: one address must not take all
-                    // permits.
+                    // seats.
                     let Some(counted) = by_address.enter(peer.ip().to_canonical(), most) else { continue };
+                    let Some(seat) = seats.enter() else { continue };
+                    let seat = Arc::new(seat);
                     connections.spawn(async move {
-                        front.accepted(stream, peer, role, stop).await;
-                        drop((counted, permit));
+                        tokio::select! {
+                            () = front.accepted(stream, peer, role, Arc::clone(&seat), stop) => {}
+                            () = seat.must_end() => tracing::debug!(%peer, "a connection made room"),
+                        }
+                        drop((counted, seat));
                     });
                 }
                 Err(error) => {
@@ -122,6 +145,7 @@ impl Front {
         stream: TcpStream,
         peer: SocketAddr,
         role: ListenerRole,
+        seat: Arc<SeatGuard>,
         stop: CancellationToken,
     ) {
         if let Err(error) = stream.set_nodelay(true) {
@@ -129,14 +153,14 @@ impl Front {
             return;
         }
         match self.tls.clone() {
-            None => self.connection(stream, peer, role, false, stop).await,
+            None => self.connection(stream, (peer, role, false), seat, stop).await,
             Some(tls) => {
                 let accepted = tokio::select! {
                     accepted = tls.accept(stream) => accepted,
                     () = stop.cancelled() => return,
                 };
                 match accepted {
-                    Ok(stream) => self.connection(stream, peer, role, true, stop).await,
+                    Ok(stream) => self.connection(stream, (peer, role, true), seat, stop).await,
                     Err(error) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
                 }
             }
@@ -146,9 +170,8 @@ impl Front {
     async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         self: Arc<Self>,
         stream: S,
-        peer: SocketAddr,
-        role: ListenerRole,
-        tls: bool,
+        (peer, role, tls): (SocketAddr, ListenerRole, bool),
+        seat: Arc<SeatGuard>,
         stop: CancellationToken,
     ) {
         let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -166,12 +189,19 @@ impl Front {
             .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20));
-        let service = hyper::service::service_fn(move |request| Arc::clone(&self).request(request, peer, role, tls));
+        let of_seat = Arc::clone(&seat);
+        let service = hyper::service::service_fn(move |request| {
+            Arc::clone(&self).request(request, (peer, role, tls), Arc::clone(&of_seat))
+        });
         let connection = builder.serve_connection(TokioIo::new(io::StallGuard::new(stream)), service);
         tokio::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
             () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+            () = idle(&seat) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -184,11 +214,11 @@ impl Front {
     async fn request(
         self: Arc<Self>,
         request: Request<Incoming>,
-        peer: SocketAddr,
-        role: ListenerRole,
-        tls: bool,
+        (peer, role, tls): (SocketAddr, ListenerRole, bool),
+        seat: Arc<SeatGuard>,
     ) -> Result<Response<ResponseBody>, Infallible> {
         let (id, arrived) = (RequestId::new(), Instant::now());
+        let busy = seat.busy();
         let (parts, body) = request.into_parts();
         let (client, https) = client::client_of(peer.ip(), tls, &parts.headers, &self.live.load().trusted_proxies);
         let watched = self
@@ -201,17 +231,18 @@ impl Front {
             InboundRequest { id, arrived, client, https, listener: role, served, parts, body, collected: None };
         let origin = self.origin(&inbound);
         let mut refusal = None;
-        let mut response = match self.steps.serve(inbound, origin.as_ref().and_then(cors::Origin::asks)).await {
-            Ok(mut response) => {
-                stamp(&mut response, id);
-                response
-            }
-            Err(refused) => {
-                tracing::debug!(request = %id, %peer, %refused, internal = refused.internal, "refused");
-                refusal = Some((refused.code, refused.blame));
-                if for_openai { refuse_openai(&refused, id) } else { refuse(&refused, id) }
-            }
-        };
+        let mut response =
+            match self.steps.serve(inbound, origin.as_ref().and_then(cors::Origin::asks), seat.seat()).await {
+                Ok(mut response) => {
+                    stamp(&mut response, id);
+                    response
+                }
+                Err(refused) => {
+                    tracing::debug!(request = %id, %peer, %refused, internal = refused.internal, "refused");
+                    refusal = Some((refused.code, refused.blame));
+                    if for_openai { refuse_openai(&refused, id) } else { refuse(&refused, id) }
+                }
+            };
         if let Some(origin) = origin.as_ref().and_then(|origin| origin.reads(refusal.is_some())) {
             cors::mark(response.headers_mut(), origin);
         }
@@ -220,7 +251,7 @@ impl Front {
             let watched = LoggedRequest::new(log, id, (method, served, arrived), status, refusal);
             response = response.map(|body| watched.watch(body));
         }
-        Ok(response)
+        Ok(response.map(|body| held_body::keep_busy(body, busy)))
     }
 
     /// Returns the request's origin and what the called function allows it. None if the request has no `Origin` header

@@ -12,6 +12,8 @@
 
 use super::check::check;
 use super::cors;
+use super::held_body::WaitingAnswers;
+use super::seats::Seat;
 use crate::admit::Admit;
 use crate::auth::Auth;
 use crate::control::Control;
@@ -19,6 +21,7 @@ use crate::openai::{self, BodyBudget, OpenAiDestination, keep_alive};
 use crate::respond::{ReplyStatus, close_failed, rate_headers, raw};
 use crate::route::{self, Destination};
 use gannet_base::body::ResponseBody;
+use gannet_base::identity::Caller;
 use gannet_base::refusal::Refusal;
 use gannet_fleet::inbound::InboundRequest;
 use gannet_fleet::pool::Pool;
@@ -37,6 +40,8 @@ pub struct Steps {
     pub pool: Pool,
     /// Handles requests to the control API.
     pub control: Control,
+    /// Bounds the memory for answers of the control API that their clients do not take.
+    pub answers: Arc<WaitingAnswers>,
     /// Bounds the memory for bodies that are read before their function is known.
     pub bodies: BodyBudget,
     /// The server's configuration; SIGHUP replaces it.
@@ -48,11 +53,12 @@ pub struct Steps {
 
 impl Steps {
     /// Takes a request through all steps and returns the response. `origin` is the request's origin if its preflights
-    /// are allowed.
+    /// are allowed; `seat` is its connection's.
     pub(super) async fn serve(
         self: &Arc<Self>,
         mut inbound: InboundRequest,
         origin: Option<&HeaderValue>,
+        seat: &Seat,
     ) -> Result<Response<ResponseBody>, Refusal> {
         // 1. Refuse an ambiguous head. Preflights end here.
         check(&inbound.parts, self.loopback_only)?;
@@ -64,6 +70,9 @@ impl Steps {
         // 2. Who sends it? This takes the key out of the request.
         let client = inbound.client;
         let (caller, snapshot) = self.auth.caller(&mut inbound.parts.headers, client)?;
+        if !matches!(caller, Caller::Anonymous) {
+            seat.prove();
+        }
         // 3. What is it for?
         let destination = route::destination(&inbound, &caller, &snapshot, &self.live.load())?;
         let (target, stream) = match destination {
@@ -72,7 +81,10 @@ impl Steps {
                 OpenAiDestination::Models(response) => return Ok(response),
                 OpenAiDestination::Function { target, stream } => (target, stream),
             },
-            Destination::Control => return self.control.call(inbound, caller, snapshot).await,
+            Destination::Control => {
+                let answer = self.control.call(inbound, caller, snapshot).await?;
+                return self.answers.hold(answer, client);
+            }
         };
         if let Some(served) = &inbound.served {
             // It is set only here, so this cannot fail.

@@ -13,6 +13,7 @@
 
 mod bodies;
 mod error;
+mod fields;
 pub mod keep_alive;
 
 pub use bodies::BodyBudget;
@@ -30,7 +31,7 @@ use gannet_fleet::admitted::Target;
 use gannet_fleet::inbound::InboundRequest;
 use gannet_state::registry::{Function, Snapshot, Tenant};
 use http::{Method, Response};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::sync::Arc;
 
 /// Where an OpenAI client's request goes.
@@ -74,15 +75,6 @@ pub async fn find(
         other => Refusal::from(other),
     })?;
     Ok(OpenAiDestination::Function { target, stream: called.stream })
-}
-
-/// The fields of a body that the front door needs.
-#[derive(Debug, Default, Deserialize)]
-#[serde(expecting = "an object")]
-struct RequestFields {
-    model: Option<String>,
-    #[serde(default)]
-    stream: serde_json::Value,
 }
 
 /// A request whose function is known.
@@ -138,16 +130,15 @@ async fn read(
         return Err(AccessError::MethodNotAllowed { method, allowed: "POST".into() }.into());
     }
     let body = bodies::collect(inbound, tenant.clone(), bodies).await?;
-    let wanted = serde_json::from_slice::<RequestFields>(&body);
+    let wanted = fields::read(&body).await;
     inbound.collected = Some(body);
     let (model, listed_only, wanted) = match (asked.function, wanted) {
         // If the path names the function, a body that is not JSON is left to the function to refuse.
         (Some(function), wanted) => (function.to_owned(), false, wanted.unwrap_or_default()),
         (None, Ok(mut wanted)) => (wanted.model.take().ok_or(OpenAiError::ModelNeeded)?, true, wanted),
-        (None, Err(error)) => return Err(OpenAiError::BodyInvalid(error.to_string()).into()),
+        (None, Err(error)) => return Err(OpenAiError::BodyInvalid(error).into()),
     };
-    let stream = wanted.stream == serde_json::Value::Bool(true);
-    Ok(ModelCall { tenant, model, listed_only, stream })
+    Ok(ModelCall { tenant, model, listed_only, stream: wanted.stream.0 })
 }
 
 #[derive(Debug, Serialize)]

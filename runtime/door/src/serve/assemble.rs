@@ -7,7 +7,7 @@ use super::recovered::RecoveredState;
 use crate::admit::Admit;
 use crate::auth::Auth;
 use crate::control::{Control, functions};
-use crate::front::Steps;
+use crate::front::{Steps, WaitingAnswers};
 use crate::openai::BodyBudget;
 use arc_swap::ArcSwap;
 use gannet_base::quota::address::AnonymousCallers;
@@ -94,5 +94,14 @@ pub(super) fn assemble(
     let server = ServerPermits::new(file.requests_max, file.requests_max.max(WAITING_MIN));
     let admit = Admit::new(server, ledger, Arc::clone(&live), Arc::clone(&anonymous));
     let auth = Auth::new(registry, anonymous, Arc::clone(&live));
-    Ok(Steps { auth, admit, pool, control, bodies: BodyBudget::default(), live, loopback_only: dev })
+    Ok(Steps {
+        auth,
+        admit,
+        pool,
+        control,
+        answers: WaitingAnswers::start(),
+        bodies: BodyBudget::default(),
+        live,
+        loopback_only: dev,
+    })
 }

@@ -13,7 +13,7 @@ use crate::inbound::InboundRequest;
 use crate::pool::claim::WorkerClaim;
 use crate::pool::connection::Connection;
 use crate::pool::expected::{CUT_REPORT_WAIT_MAX, ClientGoneGuard, ExpectedReport};
-use crate::pool::relay::ReportSource;
+use crate::pool::relay::{ReportSource, ResponseTimes};
 use crate::pool::request::{BodyState, HopRequest};
 use crate::pool::retry::RetryOnce;
 use crate::pool::{Pool, PoolError, head, relay, report, request};
@@ -52,12 +52,15 @@ struct InExchange {
     connection: Connection,
     claim_us: u64,
     request_body: Arc<BodyState>,
-    tab_open_max: Duration,
+    times: ResponseTimes,
 }
 
-/// How long a tab stays open after the head of the response: for the body, and for a guest that runs on after it.
-fn tab_open_max(limits: &FunctionLimits) -> Duration {
-    Duration::from_millis(limits.stream_timeout_ms) + Duration::from_secs(15)
+/// How long the response of a function may take.
+fn times(limits: &FunctionLimits) -> ResponseTimes {
+    ResponseTimes {
+        open: Duration::from_millis(limits.stream_timeout_ms) + Duration::from_secs(15),
+        idle: Duration::from_millis(limits.stream_idle_ms),
+    }
 }
 
 fn microseconds(since: Instant) -> u64 {
@@ -111,7 +114,7 @@ impl Pool {
                 connection,
                 claim_us,
                 request_body,
-                tab_open_max: tab_open_max(limits),
+                times: times(limits),
             };
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             request.set_deadline(left);
@@ -150,8 +153,7 @@ impl Pool {
         id: gannet_base::names::RequestId,
         longest: Duration,
     ) -> Result<(ResponseHead, InExchange), SendError> {
-        let InExchange { admitted, worker_claim, expected, mut connection, claim_us, request_body, tab_open_max } =
-            exchange;
+        let InExchange { admitted, worker_claim, expected, mut connection, claim_us, request_body, times } = exchange;
         let exchanges = Arc::clone(&self.exchanges);
         let sending = Box::pin(async move {
             let sent = connection.send(&mut request, &exchanges).await;
@@ -169,7 +171,7 @@ impl Pool {
             Ok((connection, _, Ok(response))) => {
                 return Ok((
                     response,
-                    InExchange { admitted, worker_claim, expected, connection, claim_us, request_body, tab_open_max },
+                    InExchange { admitted, worker_claim, expected, connection, claim_us, request_body, times },
                 ));
             }
             // Closing the connection also ends a guest that has already started.
@@ -229,7 +231,7 @@ impl Pool {
         style: AddressingStyle,
         is_head: bool,
     ) -> Result<Response<ResponseBody>, Box<CallFailure>> {
-        let InExchange { mut admitted, worker_claim, mut expected, connection, claim_us, request_body, tab_open_max } =
+        let InExchange { mut admitted, worker_claim, mut expected, connection, claim_us, request_body, times } =
             exchange;
         let has_body = !is_head && response.may_have_body();
         let ResponseHead { status, failed, report, mut headers } = response;
@@ -260,7 +262,7 @@ impl Pool {
             source,
             claim_us,
             request_body,
-            tab_open_max,
+            times,
         };
         let mut response = Response::new(relay::body(relayed, &self.slow_clients));
         (*response.status_mut(), *response.headers_mut()) = (status, headers);

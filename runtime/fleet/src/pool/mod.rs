@@ -37,6 +37,7 @@ pub use backoff::KillHistory;
 pub use error::PoolError;
 pub use exchange::CallFailure;
 pub use services::PoolServices;
+pub use slow_clients::{Overdue, SlowClients, WatchGuard};
 pub use table::WorkerCounts;
 
 use crate::arbiter::Arbiter;
@@ -51,7 +52,6 @@ use gannet_process::hop_socket::Exchanges;
 use gannet_process::spawn::Spawner;
 use gannet_state::registry::{Registry, Version};
 use relay::SharedResponse;
-use slow_clients::SlowClients;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

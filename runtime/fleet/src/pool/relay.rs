@@ -18,7 +18,7 @@ use http_body_util::BodyExt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 
 /// How long the end of a streamed response waits for the worker's report.
@@ -60,10 +60,20 @@ impl SharedResponse {
 }
 
 impl Overdue for SharedResponse {
+    fn untaken_since(&self) -> Option<Instant> {
+        let open = self.lock();
+        let open = open.as_ref()?;
+        open.reader.is_none().then_some(open.taken)
+    }
+
     fn end(&self, longest: Duration) {
         let taken = self.lock().take();
         if let Some(mut open) = taken {
-            let detail = format!("the client had not read the whole response after {} ms", longest.as_millis());
+            let detail = if open.reader.is_none() && open.taken.elapsed() >= open.times.idle {
+                format!("the client took nothing of the response for {} ms", open.times.idle.as_millis())
+            } else {
+                format!("the client had not read the whole response after {} ms", longest.as_millis())
+            };
             let reader = open.reader.take();
             open.cut("client_too_slow", Some(detail), Blame::Caller);
             open.close();
@@ -84,11 +94,22 @@ struct OpenResponse {
     claim_us: u64,
     sent: u64,
     request_body: Arc<BodyState>,
-    tab_open_max: Duration,
+    times: ResponseTimes,
     /// Whether the guest was ended before its response was complete.
     was_cut: bool,
-    /// Wakes the task that waits for more of the response.
+    /// Wakes the task that waits for more of the response. None while the client has not asked for more.
     reader: Option<Waker>,
+    /// When the client last took something.
+    taken: Instant,
+}
+
+/// How long a response may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ResponseTimes {
+    /// How long the tab stays open after the head: for the body, and for a guest that runs on after it.
+    pub(crate) open: Duration,
+    /// How long the client may take nothing.
+    pub(crate) idle: Duration,
 }
 
 /// The parts of a [`Relay`].
@@ -101,7 +122,7 @@ pub(crate) struct RelayParts {
     pub(crate) source: ReportSource,
     pub(crate) claim_us: u64,
     pub(crate) request_body: Arc<BodyState>,
-    pub(crate) tab_open_max: Duration,
+    pub(crate) times: ResponseTimes,
 }
 
 impl OpenResponse {
@@ -132,10 +153,10 @@ impl OpenResponse {
         }
         if let ReportSource::Frame(expected) = self.source {
             // The guest runs on or is being ended, so its report comes later.
-            let tab_open_max = if self.was_cut { CUT_REPORT_WAIT_MAX } else { self.tab_open_max };
+            let longest = if self.was_cut { CUT_REPORT_WAIT_MAX } else { self.times.open };
             let Self { mut admitted, worker_claim, claim_us, .. } = Self { source: ReportSource::Known, ..self };
             tokio::spawn(async move {
-                match expected.wait(tab_open_max).await {
+                match expected.wait(longest).await {
                     Some(work) => report::record(&mut admitted.tab, work, worker_claim.worker(), claim_us),
                     None => report::record_lost(&mut admitted.tab, worker_claim.worker()),
                 }
@@ -147,8 +168,8 @@ impl OpenResponse {
 
 impl Relay {
     pub(crate) fn new(parts: RelayParts, clients: &Arc<SlowClients<SharedResponse>>) -> Self {
-        let RelayParts { length, admitted, worker_claim, connection, source, claim_us, request_body, tab_open_max } =
-            parts;
+        let RelayParts { length, admitted, worker_claim, connection, source, claim_us, request_body, .. } = parts;
+        let times = parts.times;
         // A body of known length ends with its last byte and has no trailer.
         let trailers = matches!(source, ReportSource::Frame(_)) && length.is_none();
         let connection = Some(connection);
@@ -160,12 +181,13 @@ impl Relay {
             claim_us,
             sent: 0,
             request_body,
-            tab_open_max,
+            times,
             was_cut: false,
             reader: None,
+            taken: Instant::now(),
         };
         let open = Arc::new(SharedResponse(Mutex::new(Some(open))));
-        let watched = Some(clients.watch(&open, tab_open_max));
+        let watched = Some(clients.watch(&open, times.open, times.idle));
         Self { left: length, open, ending: None, trailers, finished: false, watched }
     }
 
@@ -248,13 +270,14 @@ impl Body for Relay {
         }
         let polled = {
             let mut open = self.open.lock();
-            let Some(OpenResponse { connection: Some(connection), sent, reader, .. }) = &mut *open else {
+            let Some(OpenResponse { connection: Some(connection), sent, reader, taken, .. }) = &mut *open else {
                 return Poll::Ready(Some(Err(BrokenOff("the response was ended".into()))));
             };
             let Poll::Ready(polled) = connection.poll_data(context) else {
                 *reader = Some(context.waker().clone());
                 return Poll::Pending;
             };
+            (*reader, *taken) = (None, Instant::now());
             if let Ok(Some(data)) = &polled {
                 *sent += data.len() as u64;
             }

@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A response that can be ended when its time is over.
-pub(crate) trait Overdue: Send + Sync {
+pub trait Overdue: Send + Sync {
+    /// Returns since when the client could have taken more and did not. None while it waits for the function.
+    fn untaken_since(&self) -> Option<Instant>;
+
     /// Ends it. `longest` is the time that it had.
     fn end(&self, longest: Duration);
 }
@@ -21,18 +24,20 @@ pub(crate) trait Overdue: Send + Sync {
 struct Watched<T> {
     until: Instant,
     longest: Duration,
+    /// How long the client may take nothing.
+    idle: Duration,
     response: Weak<T>,
 }
 
 /// All responses that are being sent.
 #[derive(Debug)]
-pub(crate) struct SlowClients<T> {
+pub struct SlowClients<T> {
     watched: Mutex<Slab<Watched<T>>>,
 }
 
 impl<T: Overdue + 'static> SlowClients<T> {
     /// Starts the task that looks at them.
-    pub(crate) fn start() -> Arc<Self> {
+    pub fn start() -> Arc<Self> {
         let clients = Arc::new(Self { watched: Mutex::default() });
         let looked_at = Arc::downgrade(&clients);
         tokio::spawn(async move {
@@ -45,17 +50,26 @@ impl<T: Overdue + 'static> SlowClients<T> {
         clients
     }
 
-    /// Watches a response until the guard is dropped.
-    pub(crate) fn watch(self: &Arc<Self>, response: &Arc<T>, longest: Duration) -> WatchGuard<T> {
-        let watched = Watched { until: Instant::now() + longest, longest, response: Arc::downgrade(response) };
+    /// Watches a response until the guard is dropped. It is ended after `longest`, and if its client takes nothing for
+    /// `idle`.
+    pub fn watch(self: &Arc<Self>, response: &Arc<T>, longest: Duration, idle: Duration) -> WatchGuard<T> {
+        let watched = Watched { until: Instant::now() + longest, longest, idle, response: Arc::downgrade(response) };
         WatchGuard { key: self.lock().insert(watched), clients: Arc::clone(self) }
     }
 
-    fn end_overdue(&self, now: Instant) {
+    /// Ends the responses whose time is over at `now`.
+    pub fn end_overdue(&self, now: Instant) {
         let overdue: Vec<_> = {
             let watched = self.lock();
-            let overdue = watched.iter().filter(|(_, watched)| watched.until <= now);
-            overdue.filter_map(|(_, watched)| Some((watched.response.upgrade()?, watched.longest))).collect()
+            let overdue = |watched: &Watched<T>| {
+                let response = watched.response.upgrade()?;
+                if watched.until <= now {
+                    return Some((response, watched.longest));
+                }
+                let since = response.untaken_since()?;
+                (now.saturating_duration_since(since) >= watched.idle).then_some((response, watched.idle))
+            };
+            watched.iter().filter_map(|(_, watched)| overdue(watched)).collect()
         };
         // Without the lock, because ending one may drop its guard.
         for (response, longest) in overdue {
@@ -70,7 +84,7 @@ impl<T: Overdue + 'static> SlowClients<T> {
 
 /// Ends the watching when it is dropped.
 #[derive(Debug)]
-pub(crate) struct WatchGuard<T: Overdue + 'static> {
+pub struct WatchGuard<T: Overdue + 'static> {
     key: usize,
     clients: Arc<SlowClients<T>>,
 }
@@ -87,9 +101,13 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     #[derive(Debug, Default)]
-    struct Ended(AtomicU64);
+    struct Ended(AtomicU64, Option<Instant>);
 
     impl Overdue for Ended {
+        fn untaken_since(&self) -> Option<Instant> {
+            self.1
+        }
+
         fn end(&self, longest: Duration) {
             self.0.fetch_add(longest.as_secs(), Ordering::Relaxed);
         }
@@ -99,12 +117,15 @@ mod tests {
     async fn what_is_overdue_is_ended_and_what_has_gone_is_forgotten() {
         let clients = SlowClients::start();
         let (slow, quick, late) = (Arc::new(Ended::default()), Arc::new(Ended::default()), Arc::new(Ended::default()));
-        let _slow = clients.watch(&slow, Duration::from_secs(10));
-        drop(clients.watch(&quick, Duration::from_secs(10)));
-        let _late = clients.watch(&late, Duration::from_secs(30));
+        let untaken = Arc::new(Ended(AtomicU64::new(0), Some(Instant::now())));
+        let (short, long) = (Duration::from_secs(10), Duration::from_secs(30));
+        let _slow = clients.watch(&slow, short, short);
+        drop(clients.watch(&quick, short, short));
+        let _late = clients.watch(&late, long, short);
+        let _untaken = (clients.watch(&untaken, long, Duration::from_secs(9)), clients.watch(&untaken, long, long));
         clients.end_overdue(Instant::now() + Duration::from_secs(20));
-        let ended = [&slow, &quick, &late].map(|response| response.0.load(Ordering::Relaxed));
-        assert_eq!(ended, [10, 0, 0]);
-        assert_eq!(clients.lock().len(), 2);
+        let ended = [&slow, &quick, &late, &untaken].map(|response| response.0.load(Ordering::Relaxed));
+        assert_eq!(ended, [10, 0, 0, 9]);
+        assert_eq!(clients.lock().len(), 4);
     }
 }

@@ -1,0 +1,250 @@
+//! The bodies of responses on their way to a client, as the front door holds them.
+//!
+//! - A long or streamed body keeps its connection busy until it is dropped ([`super::seats`]). A short one is handed over
+//!   at once; whether its client takes it is the connection's affair.
+//! - A long or streamed answer of the control API counts against the bytes that may wait for its client's address, and
+//!   ends if its client takes nothing for [`UNTAKEN_MAX`]. The responses of functions have time limits of their own.
+
+use super::seats::Busy;
+use bytes::Bytes;
+use gannet_base::body::{BrokenOff, ResponseBody};
+use gannet_base::quota::address::client_network;
+use gannet_base::refusal::{Blame, Refusal, RefusalKind};
+use gannet_fleet::pool::{Overdue, SlowClients, WatchGuard};
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// A body of up to so many bytes is short.
+const SHORT_BYTES: u64 = 64 * 1024;
+/// How long a client may take nothing of an answer of the control API.
+const UNTAKEN_MAX: Duration = Duration::from_secs(60);
+/// How long a client may take for all of it.
+const ANSWER_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The bytes that a stream counts for: what its channel may hold.
+const STREAM_BYTES: u64 = 256 * 1024;
+/// The most bytes that may wait for the clients of one address.
+const ADDRESS_BYTES_MAX: u64 = 64 << 20;
+/// The most bytes that may wait for all clients together.
+const ALL_BYTES_MAX: u64 = 256 << 20;
+
+fn is_short(body: &ResponseBody) -> bool {
+    body.size_hint().exact().is_some_and(|bytes| bytes <= SHORT_BYTES)
+}
+
+/// Keeps the connection busy until the body is dropped, if it is long.
+pub(super) fn keep_busy(body: ResponseBody, busy: Busy) -> ResponseBody {
+    if is_short(&body) {
+        return body;
+    }
+    BusyBody { body, _busy: busy }.boxed_unsync()
+}
+
+struct BusyBody {
+    body: ResponseBody,
+    _busy: Busy,
+}
+
+impl Body for BusyBody {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The answers of the control API that wait for their clients.
+#[derive(Debug)]
+pub struct WaitingAnswers {
+    bytes: Mutex<HashMap<IpAddr, u64>>,
+    clients: Arc<SlowClients<SharedAnswer>>,
+}
+
+/// Too many bytes wait for the clients of an address, or for all.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "answers of {waiting} bytes wait to be taken {whose}; the limit is {limit} bytes: read them, or ask for fewer items"
+)]
+struct TooMuchWaits {
+    waiting: u64,
+    whose: &'static str,
+    limit: u64,
+}
+
+impl WaitingAnswers {
+    /// Starts the task that ends answers which nobody takes.
+    pub fn start() -> Arc<Self> {
+        Arc::new(Self { bytes: Mutex::default(), clients: SlowClients::start() })
+    }
+
+    /// Holds an answer, or refuses it if too many bytes wait already.
+    pub fn hold(
+        self: &Arc<Self>,
+        response: Response<ResponseBody>,
+        client: IpAddr,
+    ) -> Result<Response<ResponseBody>, Refusal> {
+        if is_short(response.body()) {
+            return Ok(response);
+        }
+        let bytes = response.body().size_hint().exact().unwrap_or(STREAM_BYTES);
+        let reservation = self
+            .reserve(client_network(client), bytes)
+            .map_err(|full| Refusal::new(RefusalKind::TooManyRequests, "answers_waiting", Blame::Caller, &full))?;
+        Ok(response.map(|body| {
+            let answer = Answer { body, waker: None, taken: Instant::now(), _reservation: reservation };
+            let answer = Arc::new(SharedAnswer(Mutex::new(Some(answer))));
+            let watched = self.clients.watch(&answer, ANSWER_MAX, UNTAKEN_MAX);
+            AnswerBody { answer, _watched: watched }.boxed_unsync()
+        }))
+    }
+
+    fn reserve(self: &Arc<Self>, address: IpAddr, bytes: u64) -> Result<Reservation, TooMuchWaits> {
+        let mut waiting = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: u64 = waiting.values().sum();
+        let own = waiting.get(&address).copied().unwrap_or(0);
+        // One answer is always possible, however long it is.
+        if own > 0 && own + bytes > ADDRESS_BYTES_MAX {
+            return Err(TooMuchWaits { waiting: own, whose: "for this address", limit: ADDRESS_BYTES_MAX });
+        }
+        if own > 0 && all + bytes > ALL_BYTES_MAX {
+            return Err(TooMuchWaits { waiting: all, whose: "for all clients", limit: ALL_BYTES_MAX });
+        }
+        *waiting.entry(address).or_default() += bytes;
+        Ok(Reservation { answers: Arc::clone(self), address, bytes })
+    }
+}
+
+/// Bytes that wait for an address. Dropping it takes them off.
+#[derive(Debug)]
+struct Reservation {
+    answers: Arc<WaitingAnswers>,
+    address: IpAddr,
+    bytes: u64,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut waiting = self.answers.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = waiting.get_mut(&self.address) {
+            *own = own.saturating_sub(self.bytes);
+            if *own == 0 {
+                waiting.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// An answer that can be dropped while its client takes nothing. `None` once that happened.
+#[derive(Debug)]
+struct SharedAnswer(Mutex<Option<Answer>>);
+
+struct Answer {
+    body: ResponseBody,
+    /// Wakes the task that waits for more of the answer. None while the client has not asked for more.
+    waker: Option<Waker>,
+    taken: Instant,
+    _reservation: Reservation,
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answer").field("taken", &self.taken).finish_non_exhaustive()
+    }
+}
+
+impl Overdue for SharedAnswer {
+    fn untaken_since(&self) -> Option<Instant> {
+        let answer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        answer.as_ref().and_then(|answer| answer.waker.is_none().then_some(answer.taken))
+    }
+
+    fn end(&self, _: Duration) {
+        let answer = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waker) = answer.and_then(|answer| answer.waker) {
+            waker.wake();
+        }
+    }
+}
+
+struct AnswerBody {
+    answer: Arc<SharedAnswer>,
+    _watched: WatchGuard<SharedAnswer>,
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let mut answer = self.answer.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Answer { body, waker, taken, .. }) = &mut *answer else {
+            return Poll::Ready(Some(Err(BrokenOff("the client took nothing for too long".into()))));
+        };
+        let polled = Pin::new(body).poll_frame(context);
+        if polled.is_ready() {
+            (*waker, *taken) = (None, Instant::now());
+        } else {
+            *waker = Some(context.waker().clone());
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let answer = self.answer.0.lock().unwrap_or_else(PoisonError::into_inner);
+        answer.as_ref().is_some_and(|answer| answer.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let answer = self.answer.0.lock().unwrap_or_else(PoisonError::into_inner);
+        answer.as_ref().map_or_else(SizeHint::default, |answer| answer.body.size_hint())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use gannet_base::body::full;
+
+    #[tokio::test]
+    async fn bytes_that_wait_are_bounded_and_given_back() {
+        let answers = WaitingAnswers::start();
+        let client = IpAddr::from([127, 0, 0, 1]);
+        let long = || Response::new(full(Bytes::from(vec![0; 20 << 20])));
+        let held: Vec<_> = (0..3).map(|_| answers.hold(long(), client).unwrap()).collect();
+        let refused = answers.hold(long(), client).map(|_| ()).unwrap_err();
+        assert_eq!((refused.code, refused.blame), ("answers_waiting", Blame::Caller));
+        assert!(answers.hold(long(), IpAddr::from([127, 0, 0, 2])).is_ok(), "another address has its own");
+        assert!(answers.hold(Response::new(full(Bytes::from_static(b"short"))), client).is_ok());
+        drop(held);
+        assert!(answers.bytes.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_takes_ends_and_frees_its_bytes() {
+        let answers = WaitingAnswers::start();
+        let long = Response::new(full(Bytes::from(vec![7; 1 << 20])));
+        let mut held = answers.hold(long, IpAddr::from([127, 0, 0, 1])).unwrap();
+        answers.clients.end_overdue(Instant::now() + UNTAKEN_MAX * 2);
+        assert!(answers.bytes.lock().unwrap().is_empty());
+        assert!(held.body_mut().frame().await.unwrap().is_err());
+    }
+}
