@@ -36,8 +36,11 @@ impl Directives {
                 match rest.next() {
                     Some(",") => {}
                     Some(";") => break true,
-                    Some(name) => names.push((name, rest.at - name.len())),
-                    None => break false,
+                    Some(name) if name.starts_with(|c: char| c.is_alphabetic() || c == '_') => {
+                        names.push((name, rest.at - name.len()));
+                    }
+                    // Not a list of names, so naga will refuse it.
+                    _ => break false,
                 }
             };
             if ended {
@@ -55,21 +58,28 @@ impl Directives {
         }
         self.subgroups = true;
         // From one name that stays to the next, without what is between them; or all of it, if none stays.
-        let mut kept = names.iter().filter(|(name, _)| *name != "subgroups").peekable();
-        let Some((_, first)) = kept.peek() else {
+        let Some((_, first)) = names.iter().find(|(name, _)| *name != "subgroups") else {
             self.blanks.push(begin..end);
             return;
         };
         self.blanks.push(begin + "enable".len()..*first);
-        while let Some((name, at)) = kept.next() {
-            let after = at + name.len();
-            match kept.peek() {
-                // Leaves one byte between two names for a comma, which is there already.
-                Some((_, next))
-                    if names.windows(2).any(|pair| matches!(pair, [a, b] if a.1 == *at && b.1 == *next)) => {}
-                Some((_, next)) => self.blanks.push(after + 1..*next),
-                None => self.blanks.push(after..end - 1),
+        let mut last = "";
+        // Between two names that stay, one byte is left for the comma, unless nothing between them must go.
+        let mut stays_before: Option<(usize, bool)> = None;
+        for (name, at) in names {
+            let stays = *name != "subgroups";
+            if stays {
+                if let Some((after, false)) = stays_before {
+                    self.blanks.push(after + 1..*at);
+                }
+                last = name;
+                stays_before = Some((at + name.len(), true));
+            } else if let Some((_, is_adjacent)) = &mut stays_before {
+                *is_adjacent = false;
             }
+        }
+        if let Some((after, _)) = stays_before.filter(|_| !last.is_empty()) {
+            self.blanks.push(after..end - 1);
         }
     }
 
@@ -82,6 +92,11 @@ impl Directives {
         }
         String::from_utf8(bytes).unwrap_or_else(|_| wgsl.to_owned())
     }
+}
+
+/// Whether a character ends a line, and so a comment, in WGSL.
+pub(super) fn is_line_break(c: char) -> bool {
+    matches!(c, '\n' | '\u{b}' | '\u{c}' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }
 
 /// The words and other single characters of a text, without spaces and comments.
@@ -100,7 +115,7 @@ impl<'a> Iterator for Words<'a> {
             let trimmed = rest.trim_start();
             self.at += rest.len() - trimmed.len();
             if trimmed.starts_with("//") {
-                self.at += trimmed.find('\n').unwrap_or(trimmed.len());
+                self.at += trimmed.find(is_line_break).unwrap_or(trimmed.len());
             } else if trimmed.starts_with("/*") {
                 self.at += comment(trimmed);
             } else {
@@ -154,6 +169,8 @@ mod tests {
             ),
             ("const a = 1; enable subgroups;", false, false, "const a = 1; enable subgroups;"),
             ("enable subgroups", false, false, "enable subgroups"),
+            ("// a\renable subgroups;", false, true, "// a\r"),
+            ("enable subgroups[;", false, false, "enable subgroups[;"),
             ("requires enable subgroups", false, false, "requires enable subgroups"),
         ] {
             let (is_f16, is_subgroups, blanked) = read(wgsl);

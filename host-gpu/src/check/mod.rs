@@ -33,6 +33,9 @@ use parse::parse;
 use reflect::reflect;
 use validate::{capabilities, validate, validate_wgsl, validator, with_causes};
 
+/// Limit of the compute entry points of a module.
+pub const ENTRY_POINTS_MAX: usize = 64;
+
 /// A kernel that passed all checks and was hardened.
 #[derive(Debug)]
 pub struct CheckedKernel {
@@ -65,7 +68,16 @@ impl CheckedKernel {
 pub fn entry_points(wgsl: &str) -> Result<Vec<String>, Error> {
     on_big_stack(|| {
         let (module, _) = parse(wgsl)?;
-        Ok(module.entry_points.iter().filter(|e| e.stage == ShaderStage::Compute).map(|e| e.name.clone()).collect())
+        let compute = module.entry_points.iter().filter(|entry| entry.stage == ShaderStage::Compute);
+        let names: Vec<String> = compute.map(|entry| entry.name.clone()).collect();
+        // Each is checked and compiled by itself.
+        if names.len() > ENTRY_POINTS_MAX {
+            return Err(Error::KernelRejected(format!(
+                "the module has {} compute entry points; the limit is {ENTRY_POINTS_MAX}",
+                names.len()
+            )));
+        }
+        Ok(names)
     })
 }
 
@@ -275,6 +287,31 @@ mod tests {
             {vars} {body} o[lane] = acc0 + acc1 + acc2 + acc3 + acc4 + acc5 + acc6 + acc7; }}"
         );
         assert!(wgsl.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).count() > 11_000);
+        check(&wgsl, "main", &[], CAN).unwrap();
+    }
+
+    #[test]
+    fn a_comment_ends_at_every_line_break_so_nothing_hides_behind_one() {
+        let long = format!("var a = 0u; a = a{};", "+a".repeat(130_000));
+        for end in ["\r", "\u{b}", "\u{c}", "\u{85}", "\u{2028}", "\u{2029}"] {
+            let refused = refused(&format!("//{end}@compute @workgroup_size(1) fn main() {{ {long} }}"));
+            assert!(refused.contains("tokens"), "{end:?}: {refused}");
+        }
+        let members =
+            format!("@compute @workgroup_size(1) fn main() {{ var v = vec2(0u); v = v{}; }}", ".xy".repeat(80_000));
+        assert!(refused(&members).contains("tokens"));
+        let entries: String = (0..65).map(|n| format!("@compute @workgroup_size(1) fn e{n}() {{}}\n")).collect();
+        assert!(entry_points(&entries).unwrap_err().to_string().contains("65 compute entry points; the limit is 64"));
+    }
+
+    #[test]
+    fn many_calls_with_pointers_to_parts_share_their_copies() {
+        let calls = "f(&s.a, 1u);".repeat(100);
+        let wgsl = format!(
+            "struct S {{ a: array<u32, 256>, b: u32 }} fn f(p: ptr<function, array<u32, 256>>, i: u32) {{ (*p)[i] += 1u; }}
+            @group(0) @binding(0) var<storage, read_write> o: array<u32>;
+            @compute @workgroup_size(1) fn main() {{ var s = S(); {calls} o[0] = s.a[1]; }}"
+        );
         check(&wgsl, "main", &[], CAN).unwrap();
     }
 

@@ -5,6 +5,7 @@
 //! Counts tokens (words, numbers and operators) for each function, without parsing. All code outside of functions
 //! counts as one function. Invariant: takes time linear in the length of the source, and never panics.
 
+use super::directives::is_line_break;
 use crate::error::Error;
 
 /// Limit of tokens in a source with a single function: about 5,000 statements. With several functions, the sum of
@@ -53,35 +54,32 @@ fn count(wgsl: &str) -> Count {
     let mut count = Count::default();
     let (mut outside, mut inside, mut depth) = (0u64, 0u64, 0u64);
     let (mut line, mut began) = (1, 1);
-    let mut in_word = false;
-    let mut bytes = wgsl.bytes().peekable();
-    while let Some(byte) = bytes.next() {
-        let word = byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.' || byte >= 0x80;
-        let starts_word = word && !in_word;
-        in_word = word;
-        let mut token = starts_word;
-        match (byte, bytes.peek()) {
-            (b'\n', _) => line += 1,
-            (b'/', Some(b'/')) => {
+    let mut word = Word::None;
+    let mut chars = wgsl.chars().peekable();
+    while let Some(c) = chars.next() {
+        let before = word;
+        word = before.then(c);
+        let mut token = word.begins_after(before);
+        match (c, chars.peek()) {
+            ('\n', _) => line += 1,
+            ('/', Some('/')) => {
                 // Skips to the end of the line; the loop above counts the line break next.
-                while bytes.next_if(|next| *next != b'\n').is_some() {}
+                while chars.next_if(|next| !is_line_break(*next)).is_some() {}
             }
-            (b'/', Some(b'*')) => line += skip_comment(&mut bytes),
-            (b'{', _) => {
+            ('/', Some('*')) => line += skip_comment(&mut chars),
+            ('{', _) => {
                 if depth == 0 {
                     began = line;
                 }
                 depth += 1;
             }
-            (b'}', _) => {
+            ('}', _) => {
                 depth = depth.saturating_sub(1);
                 if depth == 0 {
                     count.add(std::mem::take(&mut inside), Some(began));
                 }
             }
-            (b'+' | b'-' | b'*' | b'/' | b'%' | b'&' | b'|' | b'^' | b'!' | b'~' | b'<' | b'>' | b'=', _) => {
-                token = true
-            }
+            ('+' | '-' | '*' | '/' | '%' | '&' | '|' | '^' | '!' | '~' | '<' | '>' | '=', _) => token = true,
             _ => {}
         }
         if token {
@@ -94,29 +92,65 @@ fn count(wgsl: &str) -> Count {
     count
 }
 
+/// The word that the latest character belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    None,
+    Number,
+    Name,
+    /// The first member after a name: with it, one token.
+    Member,
+    /// Further members: a token each, because a chain of them can be long. The flag alternates from one to the next.
+    Further(bool),
+}
+
+impl Word {
+    /// Returns the word of the next character.
+    fn then(self, c: char) -> Self {
+        let is_part = (c.is_alphanumeric() || c == '_') && !is_line_break(c);
+        match (self, c) {
+            (Self::Number, '.') => Self::Number,
+            (Self::Name, '.') => Self::Member,
+            (Self::Member, '.') => Self::Further(true),
+            (Self::Further(odd), '.') => Self::Further(!odd),
+            // After a bracket, as in `a[i].b`.
+            (Self::None, '.') => Self::Name,
+            (Self::None, _) if is_part && c.is_ascii_digit() => Self::Number,
+            (Self::None, _) if is_part => Self::Name,
+            (word, _) if is_part => word,
+            _ => Self::None,
+        }
+    }
+
+    /// Whether the character with this word begins a token, after a character with the word `before`.
+    fn begins_after(self, before: Self) -> bool {
+        self != Self::None && self != before && !(self == Self::Member && before == Self::Name)
+    }
+}
+
 /// Skips a block comment, which may contain others. Returns its number of line breaks.
-fn skip_comment(bytes: &mut std::iter::Peekable<std::str::Bytes<'_>>) -> u64 {
+fn skip_comment(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> u64 {
     let (mut depth, mut lines) = (0u64, 0);
-    let mut before = b'/';
-    for byte in bytes.by_ref() {
-        match (before, byte) {
-            (b'/', b'*') => {
+    let mut before = '/';
+    for c in chars.by_ref() {
+        match (before, c) {
+            ('/', '*') => {
                 depth += 1;
-                before = 0;
+                before = ' ';
                 continue;
             }
-            (b'*', b'/') => {
+            ('*', '/') => {
                 depth -= 1;
-                before = 0;
+                before = ' ';
                 if depth == 0 {
                     return lines;
                 }
                 continue;
             }
-            (_, b'\n') => lines += 1,
+            (_, '\n') => lines += 1,
             _ => {}
         }
-        before = byte;
+        before = c;
     }
     lines
 }
@@ -132,6 +166,9 @@ mod tests {
         // x = y + 1.5e3 · if ! z w · const a = 1u fn f fn g
         assert_eq!((count.all, count.squares), (5 + 4 + 8, 25 + 16 + 64));
         assert_eq!((count.longest, count.longest_line), (8, None));
+        let tokens = |source: &str| super::count(source).all;
+        assert_eq!([tokens("a.b"), tokens("a1.b.c.d"), tokens("1.5.x"), tokens("a[1].b")], [1, 3, 1, 3]);
+        assert_eq!([tokens("// a b\rc d"), tokens("// a b\u{2028}c"), tokens("a\u{85}b\u{200e}c")], [2, 1, 3]);
     }
 
     #[test]

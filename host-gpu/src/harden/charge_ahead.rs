@@ -32,7 +32,7 @@ use naga::{
     AddressSpace, BinaryOperator, Block, Expression, Function, GlobalVariable, Handle, Literal, MathFunction, Module,
     ScalarKind, Span, Statement, StorageAccess,
 };
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// What a loop is charged.
 #[derive(Debug, Clone, Copy)]
@@ -110,7 +110,8 @@ fn trips(
     defined(body, &mut inside);
     defined(continuing, &mut inside);
     let mut block = Block::new();
-    let mut copier = Copier { module, function, inside: &inside, loops: [body, continuing], block: &mut block };
+    let loops = [body, continuing];
+    let mut copier = Copier { module, function, inside: &inside, loops, block: &mut block, copies: HashMap::new() };
     let bound = copier.copy(form.bound)?;
     let mut writer = TripWriter { function, block: &mut block };
     let pointer = writer.add(Expression::LocalVariable(form.local));
@@ -166,6 +167,8 @@ struct Copier<'a> {
     inside: &'a HashSet<Handle<Expression>>,
     loops: [&'a Block; 2],
     block: &'a mut Block,
+    /// The copies so far. A value that is used twice must not be copied twice: the copies could double with each use.
+    copies: HashMap<Handle<Expression>, Handle<Expression>>,
 }
 
 impl Copier<'_> {
@@ -173,6 +176,9 @@ impl Copier<'_> {
     fn copy(&mut self, value: Handle<Expression>) -> Option<Handle<Expression>> {
         if !self.inside.contains(&value) {
             return Some(value);
+        }
+        if let Some(copy) = self.copies.get(&value) {
+            return Some(*copy);
         }
         let copied = match self.function.expressions[value].clone() {
             Expression::Load { pointer } => {
@@ -198,7 +204,9 @@ impl Copier<'_> {
             Expression::ArrayLength(array) => Expression::ArrayLength(self.copy(array)?),
             _ => return None,
         };
-        Some(TripWriter { function: self.function, block: self.block }.emit(copied))
+        let copy = TripWriter { function: self.function, block: self.block }.emit(copied);
+        self.copies.insert(value, copy);
+        Some(copy)
     }
 
     /// Returns whether the memory that a pointer points to keeps its value while the loop runs.

@@ -53,6 +53,8 @@ const SOFTWARE_DEPTH_MAX: u64 = 68;
 /// Limit of an invocation's own memory that is indexed by a value that is not a constant, in four-byte words, if budgets
 /// count iterations. A software driver makes branches of it: it took 0.5 s to compile 256 words, 10 s to compile 1,024.
 const SOFTWARE_INDEXED_MAX: u64 = 1024;
+/// Limit of those words, counted once for each place that indexes them: each place took 40 ms to compile with 256 words.
+const SOFTWARE_ACCESSED_MAX: u64 = 16 << 10;
 
 /// Cost of the code that counts one iteration.
 const COUNTING_COST: u64 = 12;
@@ -66,6 +68,25 @@ pub(super) enum LoopCost {
     Counted(u32),
     /// Counted, and each iteration costs 1. Several may be made in one ([`super::unroll`]).
     Unrolled,
+}
+
+/// Memory of an invocation that is indexed by a value that is not a constant.
+#[derive(Debug, Clone, Copy, Default)]
+struct Indexed {
+    /// Words of it.
+    words: u64,
+    /// Words of it, counted once for each place that indexes it.
+    accessed: u64,
+}
+
+impl Indexed {
+    fn plus(self, other: Self) -> Self {
+        Self { words: self.words.saturating_add(other.words), accessed: self.accessed.saturating_add(other.accessed) }
+    }
+
+    fn times(self, times: u64) -> Self {
+        Self { words: self.words.saturating_mul(times), accessed: self.accessed.saturating_mul(times) }
+    }
 }
 
 /// The costs of each function's loops, in the order in which they begin in the source.
@@ -89,8 +110,8 @@ struct Cost {
     /// Expressions and statements after inlining.
     size: u64,
     calls: u64,
-    /// Words of own memory that is indexed by a value that is not a constant, after inlining.
-    indexed: u64,
+    /// Own memory that is indexed by a value that is not a constant, after inlining.
+    indexed: Indexed,
     /// Levels of nested branches and loops after inlining, as a software driver nests them.
     depth: u64,
     /// Whether invocations may leave the function here. What follows is then nested one level deeper.
@@ -104,7 +125,7 @@ impl Cost {
         self.passes = self.passes.saturating_add(other.passes);
         self.size = self.size.saturating_add(other.size);
         self.calls = self.calls.saturating_add(other.calls);
-        self.indexed = self.indexed.saturating_add(other.indexed);
+        self.indexed = self.indexed.plus(other.indexed);
         self.depth = self.depth.max(other.depth);
         self.leaves |= other.leaves;
     }
@@ -122,7 +143,7 @@ pub(super) fn weigh(module: &Module, info: &ModuleInfo, wgsl: &str, unit: Budget
     for (handle, function) in module.functions.iter() {
         let mut weigher = Weigher { module, function, info: &info[handle], known: &known, unit, loops: Vec::new() };
         let mut cost = weigher.block(&function.body);
-        cost.indexed = cost.indexed.saturating_add(weigher.indexed(&mut indexed_globals));
+        cost.indexed = cost.indexed.plus(weigher.indexed(&mut indexed_globals));
         costs.functions.insert(handle, weigher.loops);
         known.insert(handle, cost);
     }
@@ -130,16 +151,16 @@ pub(super) fn weigh(module: &Module, info: &ModuleInfo, wgsl: &str, unit: Budget
         let info = info.get_entry_point(index);
         let mut weigher = Weigher { module, function: &entry.function, info, known: &known, unit, loops: Vec::new() };
         let mut cost = weigher.block(&entry.function.body);
-        cost.indexed = cost.indexed.saturating_add(weigher.indexed(&mut indexed_globals));
+        cost.indexed = cost.indexed.plus(weigher.indexed(&mut indexed_globals));
         for global in &indexed_globals {
             let ty = &module.types[module.global_variables[*global].ty].inner;
-            cost.indexed = cost.indexed.saturating_add(words(ty.try_size(module.to_ctx())));
+            cost.indexed.words = cost.indexed.words.saturating_add(words(ty.try_size(module.to_ctx())));
         }
         costs.entry = weigher.loops;
         costs.iterations = cost.iterations;
-        let (iterations_max, depth_max, indexed_max) = match unit {
-            BudgetUnit::Iterations => (ITERATIONS_MAX, SOFTWARE_DEPTH_MAX, SOFTWARE_INDEXED_MAX),
-            BudgetUnit::Work => (u64::MAX, u64::MAX, u64::MAX),
+        let [iterations_max, depth_max, indexed_max, accessed_max] = match unit {
+            BudgetUnit::Iterations => [ITERATIONS_MAX, SOFTWARE_DEPTH_MAX, SOFTWARE_INDEXED_MAX, SOFTWARE_ACCESSED_MAX],
+            BudgetUnit::Work => [u64::MAX; 4],
         };
         for (what, value, limit) in [
             ("calls, once inlined", cost.calls, CALLS_MAX),
@@ -149,9 +170,10 @@ pub(super) fn weigh(module: &Module, info: &ModuleInfo, wgsl: &str, unit: Budget
             ("levels of nested branches and loops, once inlined", cost.depth, depth_max),
             (
                 "words of arrays that are indexed by a variable, once inlined, for a software driver",
-                cost.indexed,
+                cost.indexed.words,
                 indexed_max,
             ),
+            ("words of such arrays, counted for each place that indexes them", cost.indexed.accessed, accessed_max),
         ] {
             if value > limit {
                 let place = entry.function.body.span_iter().next().map_or(naga::Span::UNDEFINED, |(_, span)| *span);
@@ -237,8 +259,12 @@ impl Weigher<'_> {
             Statement::ControlBarrier(_) | Statement::MemoryBarrier(_) | Statement::WorkGroupUniformLoad { .. } => {
                 cost.work += 16;
             }
-            // Subgroup operations, with the code that `inactive_lanes` adds.
-            _ => cost.work += 24,
+            // With the code that `inactive_lanes` adds.
+            Statement::SubgroupGather { .. } => {
+                cost.work += 32;
+                cost.size += 24;
+            }
+            _ => cost.work += 8,
         }
         cost
     }
@@ -282,7 +308,7 @@ impl Weigher<'_> {
         if unrolled {
             once.size = once.size.saturating_mul(u64::from(unroll::COPIES));
             once.calls = once.calls.saturating_mul(u64::from(unroll::COPIES));
-            once.indexed = once.indexed.saturating_mul(u64::from(unroll::COPIES));
+            once.indexed = once.indexed.times(u64::from(unroll::COPIES));
         }
         // If it is run, it is charged for more than this one pass.
         let passes = once.passes.saturating_add(1);
@@ -291,38 +317,41 @@ impl Weigher<'_> {
 
     /// Returns the words of the function's own variables and values that it indexes by a value that is not a constant, and
     /// collects the private variables of the module that it indexes so.
-    fn indexed(&self, globals: &mut HashSet<Handle<GlobalVariable>>) -> u64 {
-        let mut indexed = HashSet::new();
+    fn indexed(&self, globals: &mut HashSet<Handle<GlobalVariable>>) -> Indexed {
+        let mut seen = HashSet::new();
+        let mut sum = Indexed::default();
         for (_, expression) in self.function.expressions.iter() {
             let Expression::Access { base, .. } = *expression else { continue };
             let inner = self.info[base].ty.inner_with(&self.module.types);
-            match (inner.pointer_space(), written_arguments::root(self.function, base)) {
+            let root = written_arguments::root(self.function, base);
+            let (ty, number) = match (inner.pointer_space(), root) {
                 (Some(AddressSpace::Private), Expression::GlobalVariable(global)) => {
                     globals.insert(*global);
+                    (self.module.global_variables[*global].ty, None)
                 }
                 (Some(AddressSpace::Function), Expression::LocalVariable(local)) => {
-                    indexed.insert((self.function.local_variables[*local].ty, local.index(), true));
+                    (self.function.local_variables[*local].ty, Some((local.index(), true)))
                 }
                 (None, _) if !matches!(inner, TypeInner::Vector { .. } | TypeInner::Matrix { .. }) => {
-                    if let Some(ty) = self.info[base].ty.handle() {
-                        indexed.insert((ty, base.index(), false));
-                    }
+                    let Some(ty) = self.info[base].ty.handle() else { continue };
+                    (ty, Some((base.index(), false)))
                 }
                 // The variable of a caller. It counts in each function that indexes it.
                 (Some(AddressSpace::Function | AddressSpace::Private), Expression::FunctionArgument(index)) => {
-                    let pointer = self.function.arguments.get(*index as usize).map(|argument| argument.ty);
-                    if let Some(pointer) = pointer
-                        && let TypeInner::Pointer { base: ty, .. } = self.module.types[pointer].inner
-                    {
-                        indexed.insert((ty, base.index(), false));
-                    }
+                    let declared = self.function.arguments.get(*index as usize).map(|argument| argument.ty);
+                    let Some(TypeInner::Pointer { base: ty, .. }) = declared.map(|ty| &self.module.types[ty].inner)
+                    else {
+                        continue;
+                    };
+                    (*ty, Some((*index as usize, false)))
                 }
-                _ => {}
-            }
+                _ => continue,
+            };
+            let size = words(self.module.types[ty].inner.try_size(self.module.to_ctx()));
+            let is_new = number.is_some_and(|number| seen.insert((ty, number)));
+            sum = sum.plus(Indexed { words: if is_new { size } else { 0 }, accessed: size });
         }
-        let sizes =
-            indexed.into_iter().map(|(ty, ..)| words(self.module.types[ty].inner.try_size(self.module.to_ctx())));
-        sizes.fold(0, u64::saturating_add)
+        sum
     }
 
     /// Returns the size of a value in four-byte words.

@@ -180,6 +180,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
             "for (var i = 0u; i < lane; i++) { data[i] = subgroupBroadcastFirst(i); }",
             "let x = subgroupAdd(lane); if x > 3u { workgroupBarrier(); }",
             "if sub == 0u { workgroupBarrier(); }",
+            "let x = workgroupUniformLoad(&tile[lane]); if x == 3u { workgroupBarrier(); }",
             "if sub == 0u { if lane == 1u { data[0] = subgroupAdd(lane); } }",
             "for (var row = sub; row < 9u; row += subs) { if row == lane { break; } data[row] = subgroupMax(lane); }",
             "let x = subgroupShuffle(lane, 1u); if x > 3u { data[0] = subgroupAdd(1u); }",
@@ -219,6 +220,7 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
             "for (var s = 32u; s > 0u; s /= 2u) { if lane < s { tile[lane] += tile[lane + s]; } workgroupBarrier(); }",
             "let total = subgroupAdd(lane); data[lane] = total;",
             "if width == 0u || subs == 0u { return; } workgroupBarrier();",
+            "let x = workgroupUniformLoad(&tile[3]); if x == 3u { workgroupBarrier(); }",
             "if sub == 0u { data[0] = subgroupAdd(lane); }",
             "for (var row = sub; row < 9u; row += subs) { data[row] = subgroupMax(lane); }",
             "let x = subgroupAdd(lane); if x > 3u { data[0] = subgroupMin(lane); }",
@@ -277,6 +279,31 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
             let printed = checked(&source, BudgetUnit::Work).unwrap().to_wgsl().unwrap();
             assert!(!printed.contains("subgroupBallot()"), "{harmless}:\n{printed}");
         }
+    }
+
+    #[test]
+    fn the_members_of_ids_are_the_hardwares_only_in_the_entry_point() {
+        let ids = "struct Ids { @builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3<u32> }
+            fn inner(ids: Ids) { if ids.group.x == 0u { workgroupBarrier(); } }
+            @compute @workgroup_size(64) fn main(ids: Ids) {";
+        assert!(checked(&format!("{ids} if ids.group.x == 0u {{ workgroupBarrier(); }} }}"), BudgetUnit::Work).is_ok());
+        for call in ["inner(Ids(ids.lane, vec3<u32>(ids.lane)));", "var own = ids; own.group.x = own.lane; inner(own);"]
+        {
+            let refused = checked(&format!("{ids} {call} }}"), BudgetUnit::Work).map(|_| ()).unwrap_err().to_string();
+            assert!(refused.contains("must be reached by all invocations of a workgroup"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn hardening_does_not_multiply_code() {
+        let lets: String = (1..30).map(|n| format!("let a{n} = a{0} + a{0};", n - 1)).collect();
+        let body = format!(
+            "var i = 0u; loop {{ let a0 = fixed[0]; {lets} if i < a29 {{ }} else {{ break; }} data[i] = 1u; \
+             continuing {{ i += 1u; }} }}"
+        );
+        let kernel = checked(&kernel(&body), BudgetUnit::Work).unwrap();
+        let functions = kernel.module.functions.iter().map(|(_, function)| function.expressions.len());
+        assert!(functions.max().unwrap() < 500);
     }
 
     #[test]
@@ -365,6 +392,10 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
             assert!(refused.contains("words of arrays that are indexed by a variable"), "{refused}");
             assert!(refused.contains("the limit is 1024"), "{refused}");
         }
+        let places = "a[data[lane] & 15u] += 1u; ".repeat(200);
+        let many = kernel(&format!("var a = array<u32, 256>(); {places} data[0] = a[1];"));
+        let refused = checked(&many, BudgetUnit::Iterations).map(|_| ()).unwrap_err().to_string();
+        assert!(refused.contains("counted for each place that indexes them; the limit is 16384"), "{refused}");
         let constant = "var a = array<u32, 2000>(); a[7] = lane; data[0] = a[7] + a[8];";
         assert!(checked(&kernel(constant), BudgetUnit::Iterations).is_ok(), "indexed by constants");
     }

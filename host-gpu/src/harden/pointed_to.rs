@@ -14,6 +14,7 @@ use naga::{
     AddressSpace, Block, Expression, Function, GlobalVariable, Handle, LocalVariable, Module, Span, Statement, Type,
     TypeInner,
 };
+use std::collections::HashMap;
 
 /// Changes all functions of a module.
 pub(crate) fn copy_pointed_to(module: &mut Module) {
@@ -34,30 +35,41 @@ pub(crate) fn copy_pointed_to(module: &mut Module) {
     }
 }
 
+/// The copies of one function, by what they are for. A call is over before the next one uses the same copy.
+type Copies = HashMap<(Handle<Type>, bool, usize), Handle<Expression>>;
+
 fn change(module: &mut Module, written: &WrittenArguments, function: &mut Function) {
     let body = std::mem::take(&mut function.body);
-    function.body = block(module, written, function, body);
+    function.body = block(module, written, function, &mut Copies::new(), body);
 }
 
-fn block(module: &mut Module, written: &WrittenArguments, function: &mut Function, old: Block) -> Block {
+fn block(
+    module: &mut Module,
+    written: &WrittenArguments,
+    function: &mut Function,
+    copies: &mut Copies,
+    old: Block,
+) -> Block {
     let mut out = Block::with_capacity(old.len());
     for (statement, span) in old.span_into_iter() {
         match statement {
-            Statement::Block(inner) => out.push(Statement::Block(block(module, written, function, inner)), span),
+            Statement::Block(inner) => {
+                out.push(Statement::Block(block(module, written, function, copies, inner)), span)
+            }
             Statement::If { condition, accept, reject } => {
-                let accept = block(module, written, function, accept);
-                let reject = block(module, written, function, reject);
+                let accept = block(module, written, function, copies, accept);
+                let reject = block(module, written, function, copies, reject);
                 out.push(Statement::If { condition, accept, reject }, span);
             }
             Statement::Switch { selector, mut cases } => {
                 for case in &mut cases {
-                    case.body = block(module, written, function, std::mem::take(&mut case.body));
+                    case.body = block(module, written, function, copies, std::mem::take(&mut case.body));
                 }
                 out.push(Statement::Switch { selector, cases }, span);
             }
             Statement::Loop { body, continuing, break_if } => {
-                let body = block(module, written, function, body);
-                let continuing = block(module, written, function, continuing);
+                let body = block(module, written, function, copies, body);
+                let continuing = block(module, written, function, copies, continuing);
                 out.push(Statement::Loop { body, continuing, break_if }, span);
             }
             Statement::Call { function: callee, mut arguments, result } => {
@@ -75,8 +87,12 @@ fn block(module: &mut Module, written: &WrittenArguments, function: &mut Functio
                         continue;
                     }
                     let is_written = written.get(&callee).and_then(|all| all.get(index)).copied().unwrap_or(true);
-                    let copy = variable(module, function, ty, space, span);
-                    let copy = function.expressions.append(copy, span);
+                    let key = (ty, space == AddressSpace::Function, index);
+                    let copy = copies.get(&key).copied().unwrap_or_else(|| {
+                        let copy = variable(module, function, ty, space, span);
+                        function.expressions.append(copy, span)
+                    });
+                    copies.insert(key, copy);
                     copy_value(function, &mut out, *argument, copy, span);
                     if is_written {
                         copy_value(function, &mut after, copy, *argument, span);

@@ -157,6 +157,8 @@ impl PartialExits {
 struct FunctionWalk<'a> {
     given: Given<'a>,
     function: &'a Function,
+    /// Whether it is the entry point.
+    is_entry: bool,
     /// The arguments through which the function writes.
     written: &'a [bool],
     context: &'a CallContext,
@@ -187,6 +189,7 @@ impl<'a> FunctionWalk<'a> {
         Self {
             given,
             function,
+            is_entry: handle.is_none(),
             written,
             context,
             results,
@@ -252,8 +255,9 @@ impl<'a> FunctionWalk<'a> {
             | Expression::ZeroValue(_)
             // A pointer is uniform if its indices are. The uniformity of the memory it points to counts at the load.
             | Expression::GlobalVariable(_)
-            | Expression::LocalVariable(_)
-            | Expression::WorkGroupUniformLoadResult { .. } => true,
+            | Expression::LocalVariable(_) => true,
+            // The same for all if they load from the same place; see the statement.
+            Expression::WorkGroupUniformLoadResult { .. } => !self.varying_results.contains(&handle),
             Expression::ArrayLength(base) => value(base),
             Expression::Compose { components, .. } => components.iter().all(value),
             Expression::Access { base, index } => value(base) && value(index),
@@ -281,6 +285,10 @@ impl<'a> FunctionWalk<'a> {
     /// Returns the uniformity of a member, if `base` is an entry point's argument that is a structure of built-in
     /// values.
     fn member(&self, base: Handle<Expression>, index: u32) -> Option<bool> {
+        // In other functions, the members of such a structure may have any value.
+        if !self.is_entry {
+            return None;
+        }
         let Expression::FunctionArgument(argument) = self.function.expressions[base] else { return None };
         let argument = self.function.arguments.get(argument as usize)?;
         let TypeInner::Struct { members, .. } = &self.given.module.types[argument.ty].inner else { return None };
@@ -351,7 +359,11 @@ impl<'a> FunctionWalk<'a> {
                     self.vary(*pointer);
                 }
             }
-            Statement::ControlBarrier(_) | Statement::WorkGroupUniformLoad { .. } => {
+            Statement::ControlBarrier(_) => self.barrier(span, diverged)?,
+            Statement::WorkGroupUniformLoad { pointer, result } => {
+                if !self.value(*pointer) {
+                    self.changed |= self.varying_results.insert(*result);
+                }
                 self.barrier(span, diverged)?;
             }
             Statement::SubgroupBallot { result, .. } => self.subgroup_operation(*result, true, span, diverged)?,
