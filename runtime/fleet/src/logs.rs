@@ -18,17 +18,12 @@ const TENANT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Lines a follower may lag behind before it loses some.
 const FOLLOW_CAPACITY: usize = 256;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Ring {
     lines: VecDeque<LogLine>,
     bytes: usize,
-    followers: broadcast::Sender<LogLine>,
-}
-
-impl Default for Ring {
-    fn default() -> Self {
-        Self { lines: VecDeque::new(), bytes: 0, followers: broadcast::channel(FOLLOW_CAPACITY).0 }
-    }
+    /// None until somebody follows the log, because a channel has room for all lines from the start.
+    followers: Option<broadcast::Sender<LogLine>>,
 }
 
 fn size_of_line(line: &LogLine) -> usize {
@@ -38,15 +33,19 @@ fn size_of_line(line: &LogLine) -> usize {
 impl Ring {
     fn add(&mut self, line: LogLine) {
         self.bytes += size_of_line(&line);
-        // It fails only if nobody is following.
-        let _ = self.followers.send(line.clone());
+        if let Some(followers) = &self.followers
+            && followers.send(line.clone()).is_err()
+        {
+            // Nobody follows any more.
+            self.followers = None;
+        }
         self.lines.push_back(line);
     }
 
-    /// Removes the oldest lines until at most `most` bytes are left. Returns how many bytes it removed.
-    fn shrink(&mut self, most: usize) -> usize {
+    /// Removes the oldest lines until at most `most` bytes or `keep` lines are left. Returns how many bytes it removed.
+    fn shrink(&mut self, most: usize, keep: usize) -> usize {
         let before = self.bytes;
-        while self.bytes > most {
+        while self.bytes > most && self.lines.len() > keep {
             let Some(oldest) = self.lines.pop_front() else { break };
             self.bytes -= size_of_line(&oldest);
         }
@@ -69,17 +68,21 @@ impl TenantLogs {
             None => self.rings.entry(function.clone()).or_default(),
         };
         ring.add(line);
-        self.bytes = (self.bytes + size).saturating_sub(ring.shrink(KEPT_BYTES_MAX));
+        self.bytes = (self.bytes + size).saturating_sub(ring.shrink(KEPT_BYTES_MAX, 1));
         if self.bytes > TENANT_BYTES_MAX {
             self.make_room();
         }
     }
 
-    /// Halves the longest log, so that this is seldom needed.
+    /// Removes the oldest quarter of each log, so that this is seldom needed. If the logs have but one line each, there
+    /// are too many: then all lines go.
     fn make_room(&mut self) {
-        if let Some(longest) = self.rings.values_mut().max_by_key(|ring| ring.bytes) {
-            let most = longest.bytes / 2;
-            self.bytes = self.bytes.saturating_sub(longest.shrink(most));
+        for keep in [1, 0] {
+            if self.bytes > TENANT_BYTES_MAX {
+                let shrink = |ring: &mut Ring| ring.shrink(ring.bytes / 4 * 3 * keep, keep);
+                let removed: usize = self.rings.values_mut().map(shrink).sum();
+                self.bytes = self.bytes.saturating_sub(removed);
+            }
         }
     }
 }
@@ -113,11 +116,19 @@ impl Logs {
         self.lock().entry(tenant).or_default().add(&function, line);
     }
 
+    /// Returns the kept lines of a function.
+    pub fn read(&self, tenant: &TenantName, function: &FunctionName) -> Vec<LogLine> {
+        let tenants = self.lock();
+        let ring = tenants.get(tenant).and_then(|logs| logs.rings.get(function));
+        ring.map(|ring| ring.lines.iter().cloned().collect()).unwrap_or_default()
+    }
+
     /// Returns the kept lines of a function, and a receiver for new ones.
-    pub fn read(&self, tenant: &TenantName, function: &FunctionName) -> (Vec<LogLine>, broadcast::Receiver<LogLine>) {
+    pub fn follow(&self, tenant: &TenantName, function: &FunctionName) -> (Vec<LogLine>, broadcast::Receiver<LogLine>) {
         let mut tenants = self.lock();
         let ring = tenants.entry(tenant.clone()).or_default().rings.entry(function.clone()).or_default();
-        (ring.lines.iter().cloned().collect(), ring.followers.subscribe())
+        let followers = ring.followers.get_or_insert_with(|| broadcast::channel(FOLLOW_CAPACITY).0);
+        (ring.lines.iter().cloned().collect(), followers.subscribe())
     }
 
     /// Deletes the logs of a tenant's functions. Followers see the end of the log.

@@ -33,11 +33,13 @@ impl Control {
         });
         let request = request.transpose()?;
         let wanted = move |line: &LogLine| request.is_none_or(|id| id == line.request);
-        let (mut lines, followed) = self.logs.read(&grant.tenant, &name);
-        lines.retain(wanted);
         if !call.query.flag("follow")? {
+            let mut lines = self.logs.read(&grant.tenant, &name);
+            lines.retain(wanted);
             return Ok(json(ReplyStatus::Ok, &LogLines { lines }));
         }
+        let (mut lines, followed) = self.logs.follow(&grant.tenant, &name);
+        lines.retain(wanted);
         let (sender, receiver) = mpsc::channel(EVENTS_CAPACITY);
         let (registry, caller, tenant) = (Arc::clone(&self.registry), call.caller.clone(), grant.tenant.clone());
         let is_allowed = move || may_still_read(&registry.snapshot(), &caller, &tenant, &name);

@@ -1,9 +1,10 @@
 //! The bodies of responses on their way to a client, as the front door holds them.
 //!
-//! - A long or streamed body keeps its connection busy until it is dropped ([`super::seats`]). A short one is handed over
-//!   at once; whether its client takes it is the connection's affair.
-//! - A long or streamed answer of the control API counts against the bytes that may wait for its client's address, and
-//!   ends if its client takes nothing for [`UNTAKEN_MAX`]. The responses of functions have time limits of their own.
+//! - A body keeps its connection busy until it is dropped, and tells whether it waits for a function or for the client
+//!   ([`super::seats`]).
+//! - An answer of the control API counts against the bytes that may wait for its client's address, until its memory is
+//!   free. It is handed over in pieces, and the rest is dropped if the client takes nothing for [`UNTAKEN_MAX`]. The
+//!   responses of functions have time limits of their own.
 
 use super::seats::Busy;
 use bytes::Bytes;
@@ -21,14 +22,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// A body of up to so many bytes is short.
-const SHORT_BYTES: u64 = 64 * 1024;
+/// An answer of up to so many bytes is not counted.
+const SHORT_BYTES: u64 = 4 * 1024;
+/// A longer part of an answer is handed over in copied pieces of this size, so that the rest can be dropped.
+const PIECE_BYTES: usize = 16 * 1024;
 /// How long a client may take nothing of an answer of the control API.
 const UNTAKEN_MAX: Duration = Duration::from_secs(60);
 /// How long a client may take for all of it.
 const ANSWER_MAX: Duration = Duration::from_secs(24 * 3600);
-/// The bytes that a stream counts for: what its channel may hold.
-const STREAM_BYTES: u64 = 256 * 1024;
+/// The bytes that a stream counts for: the latest lines of a log, and what its channel may hold.
+const STREAM_BYTES: u64 = 1536 * 1024;
 /// The most bytes that may wait for the clients of one address.
 const ADDRESS_BYTES_MAX: u64 = 64 << 20;
 /// The most bytes that may wait for all clients together.
@@ -38,17 +41,18 @@ fn is_short(body: &ResponseBody) -> bool {
     body.size_hint().exact().is_some_and(|bytes| bytes <= SHORT_BYTES)
 }
 
-/// Keeps the connection busy until the body is dropped, if it is long.
-pub(super) fn keep_busy(body: ResponseBody, busy: Busy) -> ResponseBody {
-    if is_short(&body) {
+/// Keeps the connection busy until the body is dropped.
+pub(super) fn keep_busy(body: ResponseBody, mut busy: Busy) -> ResponseBody {
+    if body.is_end_stream() {
         return body;
     }
-    BusyBody { body, _busy: busy }.boxed_unsync()
+    busy.awaits(false);
+    BusyBody { body, busy }.boxed_unsync()
 }
 
 struct BusyBody {
     body: ResponseBody,
-    _busy: Busy,
+    busy: Busy,
 }
 
 impl Body for BusyBody {
@@ -59,7 +63,9 @@ impl Body for BusyBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        self.busy.awaits(polled.is_pending());
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -109,10 +115,11 @@ impl WaitingAnswers {
             .reserve(client_network(client), bytes)
             .map_err(|full| Refusal::new(RefusalKind::TooManyRequests, "answers_waiting", Blame::Caller, &full))?;
         Ok(response.map(|body| {
-            let answer = Answer { body, waker: None, taken: Instant::now(), _reservation: reservation };
+            let rest = Bytes::new();
+            let answer = Answer { body, rest, waker: None, taken: Instant::now(), _reservation: reservation };
             let answer = Arc::new(SharedAnswer(Mutex::new(Some(answer))));
             let watched = self.clients.watch(&answer, ANSWER_MAX, UNTAKEN_MAX);
-            AnswerBody { answer, _watched: watched }.boxed_unsync()
+            AnswerBody { _watched: watched, answer }.boxed_unsync()
         }))
     }
 
@@ -124,8 +131,9 @@ impl WaitingAnswers {
         if own > 0 && own + bytes > ADDRESS_BYTES_MAX {
             return Err(TooMuchWaits { waiting: own, whose: "for this address", limit: ADDRESS_BYTES_MAX });
         }
-        if own > 0 && all + bytes > ALL_BYTES_MAX {
-            return Err(TooMuchWaits { waiting: all, whose: "for all clients", limit: ALL_BYTES_MAX });
+        let all_max = if own > 0 { ALL_BYTES_MAX } else { 2 * ALL_BYTES_MAX };
+        if all + bytes > all_max {
+            return Err(TooMuchWaits { waiting: all, whose: "for all clients", limit: all_max });
         }
         *waiting.entry(address).or_default() += bytes;
         Ok(Reservation { answers: Arc::clone(self), address, bytes })
@@ -158,6 +166,8 @@ struct SharedAnswer(Mutex<Option<Answer>>);
 
 struct Answer {
     body: ResponseBody,
+    /// What is left of the latest part of the body.
+    rest: Bytes,
     /// Wakes the task that waits for more of the answer. None while the client has not asked for more.
     waker: Option<Waker>,
     taken: Instant,
@@ -185,8 +195,9 @@ impl Overdue for SharedAnswer {
 }
 
 struct AnswerBody {
-    answer: Arc<SharedAnswer>,
+    /// Dropped first, so that the answer is not dropped while all watched ones are locked.
     _watched: WatchGuard<SharedAnswer>,
+    answer: Arc<SharedAnswer>,
 }
 
 impl Body for AnswerBody {
@@ -195,26 +206,37 @@ impl Body for AnswerBody {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let mut answer = self.answer.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Answer { body, waker, taken, .. }) = &mut *answer else {
+        let Some(Answer { body, rest, waker, taken, .. }) = &mut *answer else {
             return Poll::Ready(Some(Err(BrokenOff("the client took nothing for too long".into()))));
         };
-        let polled = Pin::new(body).poll_frame(context);
-        if polled.is_ready() {
-            (*waker, *taken) = (None, Instant::now());
-        } else {
-            *waker = Some(context.waker().clone());
+        if rest.is_empty() {
+            match Pin::new(body).poll_frame(context) {
+                Poll::Pending => {
+                    *waker = Some(context.waker().clone());
+                    return Poll::Pending;
+                }
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => *rest = data,
+                    Err(other) => return Poll::Ready(Some(Ok(other))),
+                },
+                ended => return ended,
+            }
         }
-        polled
+        (*waker, *taken) = (None, Instant::now());
+        let piece = rest.split_to(rest.len().min(PIECE_BYTES));
+        Poll::Ready(Some(Ok(Frame::data(Bytes::copy_from_slice(&piece)))))
     }
 
     fn is_end_stream(&self) -> bool {
         let answer = self.answer.0.lock().unwrap_or_else(PoisonError::into_inner);
-        answer.as_ref().is_some_and(|answer| answer.body.is_end_stream())
+        answer.as_ref().is_some_and(|answer| answer.rest.is_empty() && answer.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         let answer = self.answer.0.lock().unwrap_or_else(PoisonError::into_inner);
-        answer.as_ref().map_or_else(SizeHint::default, |answer| answer.body.size_hint())
+        let Some(answer) = answer.as_ref() else { return SizeHint::default() };
+        let (rest, body) = (answer.rest.len() as u64, answer.body.size_hint());
+        body.exact().map_or_else(SizeHint::default, |left| SizeHint::with_exact(left + rest))
     }
 }
 
@@ -236,6 +258,22 @@ mod tests {
         assert!(answers.hold(Response::new(full(Bytes::from_static(b"short"))), client).is_ok());
         drop(held);
         assert!(answers.bytes.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_answer_arrives_whole_in_pieces() {
+        let answers = WaitingAnswers::start();
+        let bytes: Vec<u8> = (0..100_000u32).map(|n| n.to_le_bytes()[0]).collect();
+        let held = answers.hold(Response::new(full(Bytes::from(bytes.clone()))), IpAddr::from([127, 0, 0, 1])).unwrap();
+        let mut body = held.into_body();
+        let mut got = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let data = frame.unwrap().into_data().unwrap();
+            assert!(data.len() <= PIECE_BYTES);
+            got.extend_from_slice(&data);
+            assert_eq!(body.size_hint().exact(), Some((bytes.len() - got.len()) as u64));
+        }
+        assert_eq!(got, bytes);
     }
 
     #[tokio::test]

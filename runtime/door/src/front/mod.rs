@@ -30,6 +30,7 @@ use crate::route::{self, CorsPolicy, openai_path};
 use access_log::LoggedRequest;
 use gannet_base::body::ResponseBody;
 use gannet_base::names::RequestId;
+use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 use gannet_fleet::inbound::{InboundRequest, ListenerRole, ServedFunction};
 use gannet_state::config::LiveConfig;
 use gannet_state::registry::Version;
@@ -37,7 +38,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use seats::{SeatGuard, Seats};
+use seats::{SeatGuard, SeatLimits, Seats};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -59,10 +60,16 @@ const CONNECTIONS_RESERVED: usize = 256;
 const KEY_WAIT: Duration = Duration::from_secs(5);
 /// How long a connection may be idle. HTTP/1.1 connections are closed earlier, by [`HEADERS_MAX_WAIT`].
 const IDLE_MAX: Duration = Duration::from_secs(120);
+/// How long a client may take nothing of any response of its connection.
+const STUCK_MAX: Duration = Duration::from_secs(60);
+/// How long a connection may take to close in good order.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
 /// How often it is checked.
 const IDLE_LOOK: Duration = Duration::from_secs(10);
 /// Most concurrent requests on one HTTP/2 connection.
-const STREAMS_MAX: u32 = 256;
+const STREAMS_MAX: u32 = 128;
+/// Bytes of a response that an HTTP/2 stream may buffer.
+const STREAM_BUFFER_BYTES: usize = 128 * 1024;
 
 /// The first step: accepts connections and passes each request to `Steps::serve`.
 #[derive(Debug)]
@@ -73,10 +80,16 @@ pub struct Front {
     access: Option<Arc<AccessLog>>,
 }
 
-/// Waits until a connection has been idle for too long.
-async fn idle(seat: &SeatGuard) {
-    while seat.idle() < IDLE_MAX {
-        tokio::time::sleep(IDLE_LOOK).await;
+/// Waits until a connection has been idle for too long, its client has taken nothing for too long, or it must make room.
+async fn must_close(seat: &SeatGuard) {
+    let quiet = async {
+        while seat.idle() < IDLE_MAX && seat.stuck() < STUCK_MAX {
+            tokio::time::sleep(IDLE_LOOK).await;
+        }
+    };
+    tokio::select! {
+        () = quiet => {}
+        () = seat.must_end() => {}
     }
 }
 
@@ -96,14 +109,10 @@ impl Front {
         drain: Duration,
     ) {
         let connections = TaskTracker::new();
-        let seats = Seats::new(CONNECTIONS_MAX, CONNECTIONS_RESERVED, KEY_WAIT);
+        let limits = SeatLimits { most: CONNECTIONS_MAX, reserve: CONNECTIONS_RESERVED, key_wait: KEY_WAIT };
+        let seats = Seats::new(limits);
         let by_address = peers::ConnectionLimiter::default();
         loop {
-            // A connection without a seat waits in the kernel's queue.
-            tokio::select! {
-                () = seats.room() => {}
-                () = stop.cancelled() => break,
-            }
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = stop.cancelled() => break,
@@ -116,13 +125,13 @@ impl Front {
                     // If the address has too many connections, this one is closed: one address must not take all
                     // seats.
                     let Some(counted) = by_address.enter(peer.ip().to_canonical(), most) else { continue };
-                    let Some(seat) = seats.enter() else { continue };
-                    let seat = Arc::new(seat);
+                    // While it waits for a seat, others wait in the kernel's queue.
+                    let seat = tokio::select! {
+                        seat = seats.enter(peer.ip()) => Arc::new(seat),
+                        () = stop.cancelled() => break,
+                    };
                     connections.spawn(async move {
-                        tokio::select! {
-                            () = front.accepted(stream, peer, role, Arc::clone(&seat), stop) => {}
-                            () = seat.must_end() => tracing::debug!(%peer, "a connection made room"),
-                        }
+                        front.accepted(stream, peer, role, Arc::clone(&seat), stop).await;
                         drop((counted, seat));
                     });
                 }
@@ -158,6 +167,7 @@ impl Front {
                 let accepted = tokio::select! {
                     accepted = tls.accept(stream) => accepted,
                     () = stop.cancelled() => return,
+                    () = seat.must_end() => return,
                 };
                 match accepted {
                     Ok(stream) => self.connection(stream, (peer, role, true), seat, stop).await,
@@ -186,6 +196,7 @@ impl Front {
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_MAX)
+            .max_send_buf_size(STREAM_BUFFER_BYTES)
             .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20));
@@ -201,9 +212,10 @@ impl Front {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
-            () = idle(&seat) => {
+            () = must_close(&seat) => {
+                tracing::debug!(%peer, "a connection was closed: it was idle, its client took nothing, or it made room");
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                tokio::time::timeout(CLOSE_MAX, connection).await.unwrap_or(Ok(()))
             }
         };
         if let Err(error) = result {
@@ -218,7 +230,11 @@ impl Front {
         seat: Arc<SeatGuard>,
     ) -> Result<Response<ResponseBody>, Infallible> {
         let (id, arrived) = (RequestId::new(), Instant::now());
-        let busy = seat.busy();
+        let Some(busy) = seat.busy() else {
+            let made_room =
+                Refusal::new(RefusalKind::Unavailable, "no_capacity", Blame::Platform, "the connection made room");
+            return Ok(refuse(&made_room.retry_after(1), id));
+        };
         let (parts, body) = request.into_parts();
         let (client, https) = client::client_of(peer.ip(), tls, &parts.headers, &self.live.load().trusted_proxies);
         let watched = self

@@ -26,7 +26,7 @@ use gannet_base::refusal::Refusal;
 use gannet_fleet::inbound::InboundRequest;
 use gannet_fleet::pool::Pool;
 use gannet_state::config::LiveConfig;
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Method, Response};
 use std::sync::Arc;
 
 /// The steps of a request's path, and the state that they share.
@@ -70,8 +70,10 @@ impl Steps {
         // 2. Who sends it? This takes the key out of the request.
         let client = inbound.client;
         let (caller, snapshot) = self.auth.caller(&mut inbound.parts.headers, client)?;
-        if !matches!(caller, Caller::Anonymous) {
-            seat.prove();
+        match &caller {
+            Caller::Anonymous => {}
+            Caller::Tenant(key) => seat.prove(Some(key.record.tenant.as_str())),
+            Caller::Operator => seat.prove(None),
         }
         // 3. What is it for?
         let destination = route::destination(&inbound, &caller, &snapshot, &self.live.load())?;
@@ -82,8 +84,10 @@ impl Steps {
                 OpenAiDestination::Function { target, stream } => (target, stream),
             },
             Destination::Control => {
+                // What anybody may read is small or shared, and what was changed must be told.
+                let is_held = inbound.parts.method == Method::GET && !matches!(caller, Caller::Anonymous);
                 let answer = self.control.call(inbound, caller, snapshot).await?;
-                return self.answers.hold(answer, client);
+                return if is_held { self.answers.hold(answer, client) } else { Ok(answer) };
             }
         };
         if let Some(served) = &inbound.served {

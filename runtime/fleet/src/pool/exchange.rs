@@ -59,7 +59,8 @@ struct InExchange {
 fn times(limits: &FunctionLimits) -> ResponseTimes {
     ResponseTimes {
         open: Duration::from_millis(limits.stream_timeout_ms) + Duration::from_secs(15),
-        idle: Duration::from_millis(limits.stream_idle_ms),
+        // A client is not ended for a hiccup of the network.
+        idle: Duration::from_millis(limits.stream_idle_ms.max(1_000)),
     }
 }
 

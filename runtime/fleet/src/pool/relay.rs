@@ -196,6 +196,8 @@ impl Relay {
         let timing = {
             let mut open = self.open.lock();
             let Some(open) = &mut *open else { return Poll::Ready(None) };
+            // The client has taken everything; the report is awaited.
+            open.reader = Some(context.waker().clone());
             if let ReportSource::Frame(expected) = &mut open.source {
                 match expected.poll(context) {
                     Poll::Ready(work) => {
