@@ -34,7 +34,7 @@ fn kernels() -> Vec<(&'static str, String)> {
         ("parentheses 10,000 deep", main(&format!("data[0] = {}1u{};", "(".repeat(10_000), ")".repeat(10_000)))),
         ("a source of 250 KiB, then a barrier", main(&format!("{long} if lane == 0u {{ workgroupBarrier(); }}"))),
         ("as many statements as may be, then a barrier", {
-            let most = "data[lane] += 1u;\n".repeat(980);
+            let most = "data[lane] += 1u;\n".repeat(4700);
             main(&format!("{most} if lane == 0u {{ workgroupBarrier(); }}"))
         }),
         ("a source of 1 MiB", main(&long.repeat(4))),

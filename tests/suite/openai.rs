@@ -81,6 +81,18 @@ fn a_key_for_one_function_sees_and_calls_that_model_only() {
 }
 
 #[test]
+fn a_key_of_another_service_is_told_as_wrong() {
+    let server = server();
+    for path in ["/openai/v1/chat/completions", "/openai/v1/models"] {
+        let method = if path.ends_with("models") { "GET" } else { "POST" };
+        let headers = [("authorization", "Bearer sk-proj-1234"), ("content-type", "application/json")];
+        let answer = server.send_bare(method, path, &headers, br#"{"model":"chat"}"#);
+        refused(&answer, 401, "unauthorized", "not one of this server's");
+        refused(&server.send_bare(method, path, &headers[1..], b"{}"), 401, "unauthorized", "a key is needed");
+    }
+}
+
+#[test]
 fn a_body_that_is_costly_as_a_tree_is_only_skipped() {
     let server = server();
     // The most memory that the front door has had so far, in KiB.

@@ -2,7 +2,7 @@
 
 use crate::support::{Options, Response, Server, wait_until};
 use serde_json::{Value, json};
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 
 fn server() -> Server {
     Server::start_with(&Options { not_dev: true, config: Some("spares = 0"), ..Options::default() })
@@ -161,6 +161,82 @@ fn a_deleted_tenant_is_gone_and_its_name_is_not_given_again() {
 }
 
 #[test]
+fn a_key_for_one_function_deploys_only_what_it_may_read() {
+    let server = server();
+    let full = server.tenant("acme", &json!({}));
+    assert_eq!(server.put(&full, "hello", "hello", "", "").status, 201);
+    let other = server.put(&full, "faulty", "other", "", "").json()["digest"].as_str().unwrap().to_owned();
+    let bytes = [("x-gannet-key", full.as_str()), ("content-type", "application/octet-stream")];
+    assert_eq!(server.send_bare("PUT", "/api/v1/assets/weights", &bytes, b"secret weights").status, 201);
+    let made = server.control(&full, "POST", "tenants/acme/keys", &json!({ "function": "hello" })).json();
+    let bound = made["key"].as_str().unwrap();
+    let with_asset = "[assets]\nw = \"weights\"";
+    server.put(bound, "hello", "hello", with_asset, "").is_problem(
+        409,
+        "conflict",
+        "a key for one function cannot add",
+    );
+    let by_digest = |digest: &str| {
+        let part = format!("--x\r\ncontent-disposition: form-data; name=\"digest\"\r\n\r\n{digest}\r\n--x--\r\n");
+        let headers = [("x-gannet-key", bound), ("content-type", "multipart/form-data; boundary=x")];
+        server.send_bare("PUT", "/api/v1/functions/hello", &headers, part.as_bytes())
+    };
+    by_digest(&other).is_problem(404, "not_found", "");
+    // What somebody with a whole key gave the function may stay, and its own component may be named.
+    let given = server.put(&full, "hello", "hello", with_asset, "");
+    assert_eq!(given.status, 201, "{}", given.text());
+    let again = server.put(bound, "hello", "hello", &format!("{with_asset}\n[limits]\ncpu_ms = 77"), "");
+    assert_eq!(again.status, 201, "{}", again.text());
+    let own = by_digest(given.json()["digest"].as_str().unwrap());
+    assert!(own.status < 300, "{}", own.text());
+}
+
+#[test]
+fn a_revoked_key_ends_the_stream_that_it_reads() {
+    let server = server();
+    let full = server.tenant("acme", &json!({}));
+    assert_eq!(server.put(&full, "stream", "stream", "", "").status, 201);
+    let made = server.control(&full, "POST", "tenants/acme/keys", &json!({})).json();
+    let mut stream = std::net::TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let key = made["key"].as_str().unwrap();
+    let path = "/f/acme/stream/?count=9000&every_ms=50";
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {key}\r\n\r\n").unwrap();
+    let mut reader = std::io::BufReader::new(stream);
+    let mut id = String::new();
+    let mut line = String::new();
+    while !line.contains("chunk 2 of") {
+        line.clear();
+        assert!(reader.read_line(&mut line).unwrap() > 0);
+        if let Some(value) = line.strip_prefix("x-request-id: ") {
+            id = value.trim().to_owned();
+        }
+    }
+    let revoked =
+        server.control(&full, "DELETE", &format!("tenants/acme/keys/{}", made["id"].as_str().unwrap()), &Value::Null);
+    assert_eq!(revoked.status, 200);
+    let mut rest = String::new();
+    let _ = reader.read_to_string(&mut rest);
+    assert!(!rest.ends_with("0\r\n\r\n"), "it is cut, not complete");
+    wait_until("its receipt says why", || {
+        server.control(&full, "GET", &format!("requests/{id}"), &Value::Null).json()["error"] == "key_revoked"
+    });
+}
+
+#[test]
+fn the_cause_of_a_failure_of_the_server_is_for_its_log_only() {
+    let server = server();
+    let acme = server.tenant("acme", &json!({}));
+    assert_eq!(server.put(&acme, "hello", "hello", "", "").status, 201);
+    for folder in ["components", "compiled"] {
+        let _ = std::fs::remove_dir_all(server.data.join(folder).join("acme"));
+    }
+    let failed = server.call_as(&acme, "/f/acme/hello", b"");
+    failed.is_problem(500, "internal", "the server failed; its log has the cause");
+    assert!(!failed.text().contains(server.data.to_str().unwrap()), "{}", failed.text());
+}
+
+#[test]
 fn what_is_done_stands_in_the_audit_log() {
     let server = server();
     let (operator, acme) = (server.operator(), server.tenant("acme", &json!({})));
@@ -184,7 +260,7 @@ fn what_is_done_stands_in_the_audit_log() {
         [
             ("deleteFunction".into(), key.clone(), 404),
             ("listFunctions".into(), "operator".into(), 200),
-            ("deployFunction".into(), key, 201)
+            ("deployFunction".into(), key.clone(), 201)
         ]
     );
     assert_eq!(entries[2]["request"], deployed.header("x-request-id"));
@@ -200,6 +276,11 @@ fn what_is_done_stands_in_the_audit_log() {
     server.control(&operator, "PATCH", "tenants/acme/limits", &json!({ "functions": 7 }));
     let own = server.control(&operator, "GET", "audit?limit=1", &Value::Null).json();
     assert_eq!(own["entries"][0]["subject"], "{\"functions\":7}");
+    // What the operator does to a tenant is in that tenant's log too, and so is a look at its keys.
+    assert_eq!(server.control(&acme, "GET", "tenants/acme/keys", &Value::Null).status, 200);
+    let entries = server.control(&acme, "GET", "audit?limit=2", &Value::Null).json()["entries"].clone();
+    assert_eq!((entries[0]["action"].as_str(), entries[0]["actor"].as_str()), (Some("listKeys"), Some(key.as_str())));
+    assert_eq!((&entries[1]["subject"], &entries[1]["actor"]), (&own["entries"][0]["subject"], &json!("operator")));
     server.control(&acme, "GET", "audit?since=1", &Value::Null).is_problem(400, "invalid", "unknown argument");
 }
 

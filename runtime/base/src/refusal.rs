@@ -118,6 +118,13 @@ impl Refusal {
         }
     }
 
+    /// Returns the refusal of a request for which the server failed. The cause is for the server's log only: it may name
+    /// files, processes or other tenants.
+    pub fn server_failed(cause: impl fmt::Display) -> Self {
+        let public = "the server failed; its log has the cause, under the id of this request";
+        Self::new(RefusalKind::Internal, "internal", Blame::Platform, public).internal(cause)
+    }
+
     /// Sets what the caller can do about it.
     pub fn hint(mut self, hint: &'static str) -> Self {
         self.hint = Some(hint);

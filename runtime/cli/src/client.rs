@@ -4,6 +4,7 @@
 use crate::answer::Answer;
 use crate::connection::Connection;
 use crate::failure::Failure;
+use crate::proxy;
 use gannet_api::{Problem, Whoami};
 use gannet_base::headers;
 use gannet_base::refusal::Blame;
@@ -33,6 +34,7 @@ impl Client {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(5)))
+            .proxy(proxy::for_server(&connection.url()))
             .max_redirects(0);
         let config = match &connection.ca_file {
             Some(path) => config.tls_config(TlsConfig::builder().root_certs(roots(path)?).build()),
@@ -89,9 +91,18 @@ impl Client {
         let request =
             request.body(body).map_err(|error| Failure::usage("the request cannot be sent").because(error))?;
         self.agent.run(request).map_err(|error| {
-            Failure::server(format!("no response from {}", self.connection.url()))
-                .because(error)
-                .hint("is the server running? `gannet serve --dev` starts one")
+            let nobody_answers = match &error {
+                ureq::Error::ConnectionFailed | ureq::Error::HostNotFound => true,
+                ureq::Error::Timeout(which) => matches!(which, ureq::Timeout::Connect | ureq::Timeout::Resolve),
+                ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+                _ => false,
+            };
+            let failure = Failure::server(format!("no response from {}", self.connection.url())).because(error);
+            if nobody_answers {
+                failure.hint("is the server running? `gannet serve --dev` starts one")
+            } else {
+                failure
+            }
         })
     }
 

@@ -30,6 +30,7 @@ mod key;
 // What they share, highest first: each file imports only those below it.
 mod package;
 mod upload;
+mod proxy;
 mod client;
 mod connection;
 mod stored_login;

@@ -1,5 +1,6 @@
 //! Errors of callers without access. What does not exist and what belongs to another tenant give the same error.
 
+use gannet_base::identity::KEY_PREFIX;
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 
 /// Why a caller has no access to a function or an operation.
@@ -8,6 +9,9 @@ pub enum AccessError {
     /// The caller sent no key, and what it asked for is not public or does not exist.
     #[error("a key is needed")]
     KeyNeeded,
+    /// The key is not one of this server's.
+    #[error("the key in `Authorization` is not one of this server's: they begin with {KEY_PREFIX:?}")]
+    KeyOfElsewhere,
     /// The function or path does not exist, or belongs to another tenant.
     #[error("there is no such function or path")]
     NotFound,
@@ -43,7 +47,7 @@ impl From<AccessError> for Refusal {
     fn from(error: AccessError) -> Self {
         use AccessError as E;
         let (kind, code) = match &error {
-            E::KeyNeeded => (RefusalKind::Unauthenticated, "unauthorized"),
+            E::KeyNeeded | E::KeyOfElsewhere => (RefusalKind::Unauthenticated, "unauthorized"),
             E::NotFound => (RefusalKind::NotFound, "not_found"),
             E::ScopeMissing { .. } | E::KeyOfOther { .. } => (RefusalKind::Forbidden, "forbidden"),
             E::Suspended => (RefusalKind::Forbidden, "tenant_suspended"),
@@ -51,7 +55,7 @@ impl From<AccessError> for Refusal {
         };
         let refusal = Self::new(kind, code, Blame::Caller, &error);
         match error {
-            E::KeyNeeded => refusal.hint(KEY_HINT),
+            E::KeyNeeded | E::KeyOfElsewhere => refusal.hint(KEY_HINT),
             E::NotFound => {
                 refusal.hint("`gannet list` shows your functions; a function of another tenant gives this error too")
             }

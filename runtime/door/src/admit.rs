@@ -132,7 +132,11 @@ impl Admit {
         let account = &target.tenant.account;
         let mut tab = Tab::open(&self.ledger, account, inbound.id, tenant, function, version.record.number);
         tab.update_receipt(|receipt| receipt.admit_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
-        Ok((Admitted { tab, outbound: None, permits }, rate, rate_state))
+        let key = match caller {
+            Caller::Tenant(key) if !version.manifest().http.public => Some(Arc::clone(key)),
+            _ => None,
+        };
+        Ok((Admitted { tab, outbound: None, key, permits }, rate, rate_state))
     }
 
     /// Counts the request against every rate that applies. Returns the caller's narrowest rate and its state.

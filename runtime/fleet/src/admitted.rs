@@ -1,6 +1,7 @@
 //! An admitted request on its way to a worker: its target version, its open tab and its permits.
 
 use crate::egress::EgressGrant;
+use gannet_base::identity::Key;
 use gannet_base::quota::account::CountGuard;
 use gannet_base::quota::permits::ServerPermit;
 use gannet_state::registry::{Function, Tenant, Version};
@@ -53,6 +54,8 @@ pub struct Admitted {
     /// Lets the guest send outbound HTTP; `None` before a worker is claimed, and if the version lists no hosts.
     /// Declared after the tab, so that it is dropped later: the tab reads its counter when it closes.
     pub outbound: Option<EgressGrant>,
+    /// The key without which the request would have been refused.
+    pub key: Option<Arc<Key>>,
     /// Returned when the request is done.
     pub permits: Permits,
 }

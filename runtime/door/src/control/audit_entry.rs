@@ -2,9 +2,10 @@
 
 use super::authorize::TenantGrant;
 use super::call::ApiCall;
-use super::operations::Operation;
+use super::operations::{Operation, OperationId};
 use gannet_base::body::ResponseBody;
 use gannet_base::identity::Caller;
+use gannet_base::names::TenantName;
 use gannet_base::records::AuditRecord;
 use gannet_state::store::audit::OPERATOR;
 use http::Response;
@@ -23,23 +24,33 @@ impl AuditSubject {
     }
 }
 
-/// Returns the audit entry of a call, and whose log it belongs to. A call that only reads has none, unless the operator
-/// reads a tenant's data.
+/// Returns the audit entry of a call, and the logs that it belongs to. A call that only reads has none, unless the
+/// operator reads a tenant's data, or somebody reads a list of keys. What the operator does to a tenant is in the logs of
+/// both.
 pub(super) fn audit_entry(
     operation: &Operation,
     call: &ApiCall,
     grant: Option<&TenantGrant>,
-) -> Option<(String, AuditRecord)> {
+) -> Option<(Vec<String>, AuditRecord)> {
     let operator = call.caller == Caller::Operator;
     let reads = operation.method == http::Method::GET;
-    if reads && !(operator && grant.is_some()) {
+    let reads_keys = operation.op == OperationId::ListKeys;
+    if reads && !reads_keys && !(operator && grant.is_some()) {
         return None;
+    }
+    let named = operation.path.starts_with("tenants/{tenant}").then(|| call.names.first()).flatten();
+    // A name that no tenant has must not begin a log.
+    let named =
+        named.and_then(|name| TenantName::new(name).ok()).filter(|name| call.snapshot.tenants.contains_key(name));
+    let tenant = grant.map(|grant| grant.tenant.clone()).or(named);
+    let mut whose: Vec<String> = tenant.iter().map(ToString::to_string).collect();
+    if whose.is_empty() || (operator && grant.is_none()) {
+        whose.push(OPERATOR.to_owned());
     }
     let actor = match &call.caller {
         Caller::Tenant(key) => key.record.id.clone(),
         _ => OPERATOR.to_owned(),
     };
-    let whose = grant.map_or_else(|| OPERATOR.to_owned(), |grant| grant.tenant.to_string());
     let entry = AuditRecord {
         request: call.inbound.id.to_string(),
         time: jiff::Timestamp::now(),

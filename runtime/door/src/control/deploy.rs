@@ -9,7 +9,7 @@ use crate::control::{Control, upload};
 use crate::respond::{ReplyStatus, json};
 use gannet_api::Deployed;
 use gannet_base::manifest::Manifest;
-use gannet_base::names::FunctionName;
+use gannet_base::names::{AssetName, FunctionName};
 use gannet_base::records::{PinnedAsset, VersionRecord};
 use gannet_fleet::build;
 use gannet_fleet::build::BuildRequest;
@@ -35,18 +35,22 @@ impl Control {
         name: &FunctionName,
         manifest: &Manifest,
     ) -> Result<BTreeMap<String, PinnedAsset>, ControlError> {
-        let assets = grant.owner.pin_assets(manifest)?;
-        // Otherwise a key for one function could read any secret by naming it.
+        // Otherwise a key for one function could read any secret and any asset by naming it.
         if grant.only.is_some() {
-            let named = |secret: &&String| {
-                let function = grant.owner.functions.get(name);
-                !function.is_some_and(|function| function.current.manifest().secrets.names.contains(secret))
-            };
-            if let Some(new) = manifest.secrets.names.iter().find(named) {
+            let current = grant.owner.functions.get(name).map(|function| function.current.manifest());
+            let is_new = |secret: &&String| !current.is_some_and(|current| current.secrets.names.contains(secret));
+            if let Some(new) = manifest.secrets.names.iter().find(is_new) {
                 let message = format!("secrets.names contains {new:?}, which a key for one function cannot add");
                 return Err(ControlError::Conflict(message));
             }
+            let has =
+                |asset: &AssetName| current.is_some_and(|current| current.assets.values().any(|own| own == asset));
+            if let Some((name, asset)) = manifest.assets.iter().find(|(_, asset)| !has(asset)) {
+                let message = format!("assets.{name} is {:?}, which a key for one function cannot add", asset.as_str());
+                return Err(ControlError::Conflict(message));
+            }
         }
+        let assets = grant.owner.pin_assets(manifest)?;
         let limits = &grant.owner.limits;
         if let Some((name, value, limit)) = limits.exceeded_by(manifest) {
             return Err(ControlError::AboveLimit { name, value, limit });
@@ -79,7 +83,16 @@ impl Control {
         let _receiving = self.builder.receiving(&grant.tenant).map_err(ControlError::from)?;
         let mut upload = upload::receive(call.inbound, store.files(), &grant.tenant, limit).await?;
         let protected_files = self.registry.protect_files(&grant.tenant, &upload.digest);
-        if upload.already_stored && !upload.path.exists() {
+        // A key for one function may name what that function has had, and else must send the bytes: a component contains
+        // kernels, which it could then read.
+        let is_own = || {
+            let function = grant.owner.functions.get(&name);
+            function.is_some_and(|function| {
+                let mut all = function.versions.iter().chain(std::iter::once(&function.current));
+                all.any(|version| version.record.digest == upload.digest)
+            })
+        };
+        if upload.already_stored && (!upload.path.exists() || (grant.only.is_some() && !is_own())) {
             return Err(ControlError::NotFound.into());
         }
         let manifest = upload.manifest.take().unwrap_or_default();

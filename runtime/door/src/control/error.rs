@@ -131,7 +131,10 @@ impl From<ControlError> for Refusal {
             E::StorageFull => (K::StorageFull, "storage_full", B::Platform),
             E::Internal(_) => (K::Internal, "internal", B::Platform),
         };
-        let refusal = Self::new(kind, code, blame, &error);
+        let refusal = match &error {
+            E::Internal(cause) => Self::server_failed(cause),
+            _ => Self::new(kind, code, blame, &error),
+        };
         let limits = "`gannet limits` shows the tenant's limits; the operator sets them";
         match error {
             E::TenantNeeded => {

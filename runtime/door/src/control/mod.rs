@@ -16,6 +16,7 @@ pub(crate) mod arguments;
 mod authorize;
 mod call;
 mod audit_entry;
+mod refused_calls;
 
 // The operations.
 pub mod functions;
@@ -47,6 +48,7 @@ use error::ControlError;
 use gannet_base::identity::Caller;
 use gannet_base::names::RequestId;
 use gannet_base::quota::rate::{Rate, RateExceeded};
+use gannet_base::refusal::Blame;
 use gannet_fleet::arbiter::Arbiter;
 use gannet_fleet::build::BuildService;
 use gannet_fleet::gpus::GpuSlot;
@@ -58,6 +60,7 @@ use gannet_state::ledger::Ledger;
 use gannet_state::registry::{Registry, Snapshot};
 use gannet_state::secrets::Vault;
 use operations::{OperationId, RequiredAccess, RouteMatch};
+pub use refused_calls::RefusedCalls;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -82,6 +85,8 @@ pub struct Control {
     pub vault: Arc<Vault>,
     /// The server's configuration; SIGHUP replaces it.
     pub live: LiveConfig,
+    /// The refused calls that are in audit logs.
+    pub refused: RefusedCalls,
     /// Uploads of assets that a request is adding to.
     pub uploading: assets::ActiveUploads,
     /// The server's URL, used if the configuration has no `public_url`.
@@ -125,7 +130,7 @@ impl Control {
         }
         let id = call.inbound.id;
         let store = Arc::clone(self.registry.store());
-        store.audit(&whose, id, &entry).await.map_err(ControlError::from)?;
+        store.audit(&whose, id, &entry, None).await.map_err(ControlError::from)?;
         let mut result = self.run(operation.op, call, grant).await;
         let subject = result.as_mut().ok().and_then(|response| response.extensions_mut().remove::<AuditSubject>());
         entry.subject = subject.map(|AuditSubject(text)| text);
@@ -133,7 +138,12 @@ impl Control {
             Ok(response) => response.status().as_u16(),
             Err(refused) => status_of(refused).as_u16(),
         });
-        store.audit(&whose, id, &entry).await.map_err(ControlError::from)?;
+        // The latest refused calls are kept, but not all of them.
+        let forgotten = result
+            .as_ref()
+            .is_err_and(|refused| refused.blame == Blame::Caller)
+            .then(|| whose.first().and_then(|whose| self.refused.add(whose, id)));
+        store.audit(&whose, id, &entry, forgotten.flatten()).await.map_err(ControlError::from)?;
         result
     }
 

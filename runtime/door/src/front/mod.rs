@@ -254,7 +254,15 @@ impl Front {
                     response
                 }
                 Err(refused) => {
-                    tracing::debug!(request = %id, %peer, %refused, internal = refused.internal, "refused");
+                    let cause = refused.internal.as_deref();
+                    match (refused.kind, refused.blame) {
+                        (RefusalKind::Internal, _) => {
+                            tracing::error!(request = %id, %peer, %refused, cause, "the server failed");
+                        }
+                        // Not errors: they are so many under load that they would fill a log.
+                        (_, Blame::Platform) => tracing::info!(request = %id, %peer, %refused, cause, "refused"),
+                        _ => tracing::debug!(request = %id, %peer, %refused, cause, "refused"),
+                    }
                     refusal = Some((refused.code, refused.blame));
                     if for_openai { refuse_openai(&refused, id) } else { refuse(&refused, id) }
                 }

@@ -93,6 +93,10 @@ struct ModelCall {
 /// Returns the tenant whose functions a caller asks for.
 fn tenant_of(inbound: &InboundRequest, caller: &Caller) -> Result<TenantName, AccessError> {
     match caller {
+        // Here it can be meant for nobody else.
+        Caller::Anonymous if inbound.parts.headers.contains_key(http::header::AUTHORIZATION) => {
+            Err(AccessError::KeyOfElsewhere)
+        }
         Caller::Anonymous => Err(AccessError::KeyNeeded),
         Caller::Tenant(key) => Ok(key.record.tenant.clone()),
         Caller::Operator => {

@@ -86,6 +86,7 @@ pub(super) fn assemble(
         arbiter,
         vault,
         live: Arc::clone(&live),
+        refused: Default::default(),
         uploading: Default::default(),
         own_url: url.to_owned(),
         dev,

@@ -84,7 +84,10 @@ impl From<PoolError> for Refusal {
             // being sent.
             E::Request(error) => return Self { blame: B::Caller, ..error.clone().into() },
         };
-        let refusal = Self::new(kind, code, blame, &error);
+        let refusal = match &error {
+            E::Internal(cause) => Self::server_failed(cause),
+            _ => Self::new(kind, code, blame, &error),
+        };
         match error {
             E::NoCapacity(_) => refusal.retry_after(1),
             E::StartFailed(_) | E::Draining => refusal.retry_after(5),

@@ -258,6 +258,7 @@ impl Pool {
         let relayed = relay::RelayParts {
             length: framing.length,
             admitted,
+            registry: Arc::clone(&self.registry),
             worker_claim,
             connection,
             source,

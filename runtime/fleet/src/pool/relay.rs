@@ -11,7 +11,9 @@ use crate::pool::slow_clients::{Overdue, SlowClients, WatchGuard};
 use bytes::Bytes;
 use gannet_base::body::{BrokenOff, ResponseBody};
 use gannet_base::headers;
+use gannet_base::identity::Key;
 use gannet_base::refusal::Blame;
+use gannet_state::registry::Registry;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -66,16 +68,38 @@ impl Overdue for SharedResponse {
         open.reader.is_none().then_some(open.taken)
     }
 
+    fn lost_access(&self) -> bool {
+        let open = self.lock();
+        let Some(open) = open.as_ref() else { return false };
+        open.admitted.key.as_ref().is_some_and(|key| {
+            let is_valid = |found: &Arc<Key>| !found.is_expired(jiff::Timestamp::now());
+            !open.registry.snapshot().keys.get(&key.hash).is_some_and(is_valid)
+        })
+    }
+
+    fn end_access(&self) {
+        self.end_with("key_revoked", |_| "the key was revoked or expired while the response was sent".to_owned());
+    }
+
     fn end(&self, longest: Duration) {
-        let taken = self.lock().take();
-        if let Some(mut open) = taken {
-            let detail = if open.reader.is_none() && open.taken.elapsed() >= open.times.idle {
+        self.end_with("client_too_slow", |open| {
+            if open.reader.is_none() && open.taken.elapsed() >= open.times.idle {
                 format!("the client took nothing of the response for {} ms", open.times.idle.as_millis())
             } else {
                 format!("the client had not read the whole response after {} ms", longest.as_millis())
-            };
+            }
+        });
+    }
+}
+
+impl SharedResponse {
+    /// Ends the response by the caller's fault, with an error and its details.
+    fn end_with(&self, error: &str, detail: impl Fn(&OpenResponse) -> String) {
+        let taken = self.lock().take();
+        if let Some(mut open) = taken {
+            let detail = detail(&open);
             let reader = open.reader.take();
-            open.cut("client_too_slow", Some(detail), Blame::Caller);
+            open.cut(error, Some(detail), Blame::Caller);
             open.close();
             // It waits for a connection that is closed now.
             if let Some(reader) = reader {
@@ -88,6 +112,8 @@ impl Overdue for SharedResponse {
 #[derive(Debug)]
 struct OpenResponse {
     admitted: Admitted,
+    /// Knows which keys are valid.
+    registry: Arc<Registry>,
     worker_claim: WorkerClaim,
     connection: Option<Connection>,
     source: ReportSource,
@@ -117,6 +143,7 @@ pub(crate) struct RelayParts {
     /// The length of the body, if it is known.
     pub(crate) length: Option<u64>,
     pub(crate) admitted: Admitted,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) worker_claim: WorkerClaim,
     pub(crate) connection: Connection,
     pub(crate) source: ReportSource,
@@ -168,13 +195,14 @@ impl OpenResponse {
 
 impl Relay {
     pub(crate) fn new(parts: RelayParts, clients: &Arc<SlowClients<SharedResponse>>) -> Self {
-        let RelayParts { length, admitted, worker_claim, connection, source, claim_us, request_body, .. } = parts;
-        let times = parts.times;
+        let RelayParts { length, admitted, registry, worker_claim, connection, source, .. } = parts;
+        let RelayParts { claim_us, request_body, times, .. } = parts;
         // A body of known length ends with its last byte and has no trailer.
         let trailers = matches!(source, ReportSource::Frame(_)) && length.is_none();
         let connection = Some(connection);
         let open = OpenResponse {
             admitted,
+            registry,
             worker_claim,
             connection,
             source,

@@ -1,4 +1,5 @@
-//! Ends responses that their clients do not read in time, because others want their permits and their instances.
+//! Ends responses that their clients do not read in time, because others want their permits and their instances. Also
+//! ends those whose client may have no more of them, because its key was revoked.
 //!
 //! The body of a client that stops reading is not polled and cannot notice a timeout. One task looks at all open
 //! responses once a second; a task for each would cost more than most responses do.
@@ -14,6 +15,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub trait Overdue: Send + Sync {
     /// Returns since when the client could have taken more and did not. None while it waits for the function.
     fn untaken_since(&self) -> Option<Instant>;
+
+    /// Returns whether its client may have no more of it.
+    fn lost_access(&self) -> bool;
+
+    /// Ends it because its client may have no more of it.
+    fn end_access(&self);
 
     /// Ends it. `longest` is the time that it had.
     fn end(&self, longest: Duration);
@@ -59,6 +66,9 @@ impl<T: Overdue + 'static> SlowClients<T> {
 
     /// Ends the responses whose time is over at `now`.
     pub fn end_overdue(&self, now: Instant) {
+        let all: Vec<_> = self.lock().iter().filter_map(|(_, watched)| watched.response.upgrade()).collect();
+        all.iter().filter(|response| response.lost_access()).for_each(|response| response.end_access());
+        drop(all);
         let overdue: Vec<_> = {
             let watched = self.lock();
             let overdue = |watched: &Watched<T>| {
@@ -107,6 +117,12 @@ mod tests {
         fn untaken_since(&self) -> Option<Instant> {
             self.1
         }
+
+        fn lost_access(&self) -> bool {
+            false
+        }
+
+        fn end_access(&self) {}
 
         fn end(&self, longest: Duration) {
             self.0.fetch_add(longest.as_secs(), Ordering::Relaxed);

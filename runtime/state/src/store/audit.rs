@@ -25,9 +25,23 @@ fn key(whose: &str, request: RequestId) -> Vec<u8> {
 pub const FORGOTTEN_AT_ONCE: usize = 10_000;
 
 impl Store {
-    /// Writes an entry. When this returns `Ok`, it is on disk.
-    pub async fn audit(&self, whose: &str, request: RequestId, record: &AuditRecord) -> Result<(), StoreError> {
-        self.commit(WriteBatch::new().put(key(whose, request), record)?).await
+    /// Writes an entry to some logs, and removes from them that of the request `forgotten`. When this returns `Ok`, it is
+    /// on disk.
+    pub async fn audit(
+        &self,
+        whose: &[String],
+        request: RequestId,
+        record: &AuditRecord,
+        forgotten: Option<RequestId>,
+    ) -> Result<(), StoreError> {
+        let mut change = WriteBatch::new();
+        for whose in whose {
+            change = change.put(key(whose, request), record)?;
+            if let Some(forgotten) = forgotten {
+                change.0.remove(key(whose, forgotten));
+            }
+        }
+        self.commit(change).await
     }
 
     /// Returns up to `limit` entries of one tenant, newest first. With `before`, only entries older than that request.
