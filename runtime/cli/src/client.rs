@@ -34,7 +34,7 @@ impl Client {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(5)))
-            .proxy(proxy::for_server(&connection.url()))
+            .proxy(proxy::for_server(&connection.url())?)
             .max_redirects(0);
         let config = match &connection.ca_file {
             Some(path) => config.tls_config(TlsConfig::builder().root_certs(roots(path)?).build()),

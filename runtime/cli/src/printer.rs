@@ -1,23 +1,23 @@
 //! The one place that prints: data goes to stdout, everything else to stderr.
-#![expect(clippy::print_stderr, reason = "this is where printing happens")]
 
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
 
 /// Prints an error, its causes and a hint.
 pub fn error(what: &str, causes: &[String], hint: Option<&str>) {
-    eprintln!("error: {what}");
+    note(&format!("error: {what}"));
     for cause in causes {
-        eprintln!("  caused by: {cause}");
+        note(&format!("  caused by: {cause}"));
     }
     if let Some(hint) = hint {
-        eprintln!("hint: {hint}");
+        note(&format!("hint: {hint}"));
     }
 }
 
 /// Prints a line that is not data, on stderr.
 pub fn note(text: &str) {
-    eprintln!("{text}");
+    // If nobody reads it, it is lost. That is no reason to panic.
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Prints a line of data. Ends the process if standard output cannot be written.

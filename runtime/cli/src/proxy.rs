@@ -1,14 +1,19 @@
 //! Chooses the proxy for a server, as curl does: by the scheme of the server's URL. A server on this machine has none.
 
+use crate::failure::Failure;
 use std::net::IpAddr;
 use ureq::Proxy;
 use ureq::http::Uri;
 
 /// Returns the proxy for a server, from the environment.
-pub(crate) fn for_server(url: &str) -> Option<Proxy> {
-    let url: Uri = url.parse().ok()?;
-    let text = choose(&url, |name| std::env::var(name).ok().filter(|value| !value.is_empty()))?;
-    Proxy::new(&text).ok()
+pub(crate) fn for_server(url: &str) -> Result<Option<Proxy>, Failure> {
+    let Ok(url) = url.parse::<Uri>() else { return Ok(None) };
+    let text = choose(&url, |name| std::env::var(name).ok().filter(|value| !value.is_empty()));
+    let proxy = text.map(|text| {
+        let wrong = |error| Failure::usage(format!("the proxy {text:?} cannot be used")).because(error);
+        Proxy::new(&text).map_err(wrong)
+    });
+    proxy.transpose()
 }
 
 /// Returns the proxy's URL. `variable` looks an environment variable up.
@@ -17,10 +22,11 @@ fn choose(url: &Uri, variable: impl Fn(&str) -> Option<String>) -> Option<String
     let is_loopback =
         host == "localhost" || host.ends_with(".localhost") || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
     let excluded = variable("no_proxy").or_else(|| variable("NO_PROXY")).unwrap_or_default();
-    let is_excluded = excluded.split(',').map(|entry| entry.trim().trim_start_matches('.')).any(|entry| {
-        let entry = entry.to_ascii_lowercase();
-        entry == "*" || entry == host || (!entry.is_empty() && host.ends_with(&format!(".{entry}")))
-    });
+    let is_excluded = excluded.trim() == "*"
+        || excluded.split(',').map(|entry| entry.trim().trim_start_matches('*').trim_start_matches('.')).any(|entry| {
+            let entry = entry.to_ascii_lowercase();
+            entry == host || (!entry.is_empty() && host.ends_with(&format!(".{entry}")))
+        });
     if is_loopback || is_excluded {
         return None;
     }
@@ -41,7 +47,7 @@ mod tests {
         let environment = [
             ("http_proxy", "http://plain:1"),
             ("HTTPS_PROXY", "http://secure:2"),
-            ("no_proxy", "internal.example, .corp ,10.0.0.7"),
+            ("no_proxy", "internal.example, .corp ,10.0.0.7,*.wild.example"),
         ];
         let of = |url: &str| {
             let value = |name: &str| Some(environment.iter().find(|(known, _)| *known == name)?.1.to_owned());
@@ -52,8 +58,13 @@ mod tests {
         for own in ["http://127.0.0.1:7070", "https://localhost", "http://[::1]:7070", "http://fn.localhost"] {
             assert_eq!(of(own), None, "{own}");
         }
-        for excluded in ["https://internal.example", "https://a.internal.example", "http://gpu.corp", "http://10.0.0.7"]
-        {
+        for excluded in [
+            "https://internal.example",
+            "https://a.internal.example",
+            "http://gpu.corp",
+            "http://10.0.0.7",
+            "http://x.wild.example",
+        ] {
             assert_eq!(of(excluded), None, "{excluded}");
         }
         assert_eq!(of("https://notinternal.example").as_deref(), Some("http://secure:2"));

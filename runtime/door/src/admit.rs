@@ -133,8 +133,8 @@ impl Admit {
         let mut tab = Tab::open(&self.ledger, account, inbound.id, tenant, function, version.record.number);
         tab.update_receipt(|receipt| receipt.admit_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
         let key = match caller {
-            Caller::Tenant(key) if !version.manifest().http.public => Some(Arc::clone(key)),
-            _ => None,
+            Caller::Tenant(key) => Some(Arc::clone(key)),
+            Caller::Operator | Caller::Anonymous => None,
         };
         Ok((Admitted { tab, outbound: None, key, permits }, rate, rate_state))
     }

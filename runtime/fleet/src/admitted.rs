@@ -54,7 +54,7 @@ pub struct Admitted {
     /// Lets the guest send outbound HTTP; `None` before a worker is claimed, and if the version lists no hosts.
     /// Declared after the tab, so that it is dropped later: the tab reads its counter when it closes.
     pub outbound: Option<EgressGrant>,
-    /// The key without which the request would have been refused.
+    /// The key with which the request was sent.
     pub key: Option<Arc<Key>>,
     /// Returned when the request is done.
     pub permits: Permits,

@@ -35,14 +35,14 @@ pub(super) fn audit_entry(
     let operator = call.caller == Caller::Operator;
     let reads = operation.method == http::Method::GET;
     let reads_keys = operation.op == OperationId::ListKeys;
-    if reads && !reads_keys && !(operator && grant.is_some()) {
-        return None;
-    }
     let named = operation.path.starts_with("tenants/{tenant}").then(|| call.names.first()).flatten();
     // A name that no tenant has must not begin a log.
     let named =
         named.and_then(|name| TenantName::new(name).ok()).filter(|name| call.snapshot.tenants.contains_key(name));
     let tenant = grant.map(|grant| grant.tenant.clone()).or(named);
+    if reads && !reads_keys && !(operator && tenant.is_some()) {
+        return None;
+    }
     let mut whose: Vec<String> = tenant.iter().map(ToString::to_string).collect();
     if whose.is_empty() || (operator && grant.is_none()) {
         whose.push(OPERATOR.to_owned());

@@ -83,7 +83,7 @@ pub struct Front {
 /// Waits until a connection has been idle for too long, its client has taken nothing for too long, or it must make room.
 async fn must_close(seat: &SeatGuard) {
     let quiet = async {
-        while seat.idle() < IDLE_MAX && seat.stuck() < STUCK_MAX {
+        while !seat.end_idle(IDLE_MAX) && seat.stuck() < STUCK_MAX {
             tokio::time::sleep(IDLE_LOOK).await;
         }
     };

@@ -214,20 +214,26 @@ fn of_the_greediest_network(taken: &HashMap<u64, Arc<Seat>>, age: Age) -> Option
     let mut of_network: HashMap<IpAddr, usize> = HashMap::new();
     new().for_each(|(_, seat)| *of_network.entry(seat.network).or_default() += 1);
     let greediest = of_network.into_iter().max_by_key(|(_, count)| *count)?.0;
-    let (number, seat) = new().filter(|(_, seat)| seat.network == greediest).min_by_key(|(number, _)| **number)?;
-    seat.evict().then_some(*number)
+    let mut of_it: Vec<_> = new().filter(|(_, seat)| seat.network == greediest).collect();
+    of_it.sort_by_key(|(number, _)| **number);
+    of_it.into_iter().find(|(_, seat)| seat.evict()).map(|(number, _)| *number)
 }
 
 impl Seat {
     fn is_idle(&self) -> bool {
-        self.busy.load(Ordering::Acquire) == 0
+        self.busy.load(Ordering::SeqCst) == 0
     }
 
     fn is_new(&self, age: Age) -> bool {
         !self.had_request.load(Ordering::Relaxed) && self.began_ms.saturating_add(age.new_ms) > age.now_ms
     }
 
-    /// Marks an idle connection, so that it can become busy no more.
+    /// Refuses further requests of the connection, which is about to be closed.
+    fn close(&self) {
+        self.busy.fetch_or(EVICTED, Ordering::SeqCst);
+    }
+
+    /// Marks an idle connection, so that it can become busy no more. Returns whether it was idle.
     fn evict(&self) -> bool {
         self.busy.compare_exchange(0, EVICTED, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
@@ -267,9 +273,9 @@ impl SeatGuard {
         Duration::from_millis(self.seats.now_ms().saturating_sub(since))
     }
 
-    /// Returns how long the connection has been idle. Zero if it is busy.
-    pub(super) fn idle(&self) -> Duration {
-        if self.seat.is_idle() { self.quiet() } else { Duration::ZERO }
+    /// Ends the connection if it has been idle for this long: then it can become busy no more.
+    pub(super) fn end_idle(&self, longest: Duration) -> bool {
+        self.seat.is_idle() && self.quiet() >= longest && self.seat.evict()
     }
 
     /// Returns for how long the client has taken nothing of any response. Zero if something is awaited from a function.
@@ -287,6 +293,7 @@ impl SeatGuard {
             }
             let is_over_full = self.seats.lock().len() > self.seats.limits.most;
             if is_over_full && self.seat.owner.load(Ordering::Relaxed) == NOBODY {
+                self.seat.close();
                 return;
             }
         }
@@ -317,7 +324,7 @@ impl Drop for SeatGuard {
 impl Drop for Busy {
     fn drop(&mut self) {
         self.awaits(false);
-        if self.seat.busy.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.seat.busy.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.seats.free();
         }
     }
@@ -432,8 +439,13 @@ mod tests {
         later();
         assert_eq!(guard.stuck(), guard.quiet());
         response.awaits(true);
-        assert_eq!((guard.stuck(), guard.idle()), (Duration::ZERO, Duration::ZERO));
+        assert!(guard.stuck() == Duration::ZERO && !guard.end_idle(Duration::ZERO));
         drop(response);
         assert!(guard.seat.is_idle() && guard.seat.waiting.load(Ordering::Relaxed) == 0);
+        assert!(!guard.end_idle(Duration::from_secs(9)) && guard.busy().is_some());
+        assert!(
+            guard.end_idle(Duration::ZERO) && guard.busy().is_none(),
+            "no request begins on a connection that ends"
+        );
     }
 }

@@ -46,7 +46,7 @@ impl Pool {
     /// Claims a worker of the tenant, and loads the version into it.
     async fn claim(&self, version: &Arc<Version>) -> Result<WorkerClaim, PoolError> {
         let tenant = &version.tenant;
-        self.builder.ensure(version).await.map_err(|error| PoolError::Internal(error.to_string()))?;
+        self.builder.ensure(version).await.map_err(PoolError::from)?;
         let mut kind = StartKind::Hot;
         let began = Instant::now();
         let patience = Duration::from_millis(version.limits.queue_ms);

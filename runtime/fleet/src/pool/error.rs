@@ -1,5 +1,6 @@
 //! Why a request got no response from a worker, and the refusal that its client gets.
 
+use crate::build::BuildError;
 use crate::inbound::RequestError;
 use gannet_base::hop::{Fault, FaultCode};
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};
@@ -46,12 +47,31 @@ pub enum PoolError {
     /// The guest exceeded a time limit, or no worker was ready before the deadline.
     #[error("{0}")]
     Deadline(String),
+    /// A secret that the version names was deleted. It cannot have been served then, but it can be called by its number.
+    #[error("the secret {name:?} is not set any more")]
+    SecretMissing {
+        /// The secret.
+        name: String,
+    },
+    /// The component was compiled again, and is refused now.
+    #[error("the component is refused by this version of the server: {0}")]
+    Refused(String),
     /// The server failed, and the function is not to blame.
     #[error("{0}")]
     Internal(String),
     /// The request's body was cut while it was being sent.
     #[error(transparent)]
     Request(RequestError),
+}
+
+impl From<BuildError> for PoolError {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Rejected(rejected) => Self::Refused(rejected.detail),
+            busy @ (BuildError::Busy | BuildError::TenantBusy) => Self::NoCapacity(busy.to_string()),
+            BuildError::Failed(cause) => Self::Internal(cause),
+        }
+    }
 }
 
 impl From<Fault> for PoolError {
@@ -77,6 +97,8 @@ impl From<PoolError> for Refusal {
             E::Suspended => (K::Forbidden, "tenant_suspended", B::Caller),
             E::Killed(_) => (K::FunctionFailed, "function_killed", B::Function),
             E::BackingOff { .. } => (K::Unavailable, "function_backing_off", B::Function),
+            E::SecretMissing { .. } => (K::FunctionFailed, "secret_missing", B::Function),
+            E::Refused(_) => (K::FunctionFailed, "component_refused", B::Function),
             E::Trapped(_) | E::MemoryLimit(_) => (K::FunctionFailed, "function_trapped", B::Function),
             E::Deadline(_) => (K::FunctionTimeout, "deadline_exceeded", B::Function),
             E::Internal(_) => (K::Internal, "internal", B::Platform),
@@ -86,6 +108,7 @@ impl From<PoolError> for Refusal {
         };
         let refusal = match &error {
             E::Internal(cause) => Self::server_failed(cause),
+            E::StartFailed(cause) => Self::new(kind, code, blame, "no worker could be started").internal(cause),
             _ => Self::new(kind, code, blame, &error),
         };
         match error {
@@ -97,10 +120,37 @@ impl From<PoolError> for Refusal {
             E::BackingOff { left_s, .. } => {
                 refusal.retry_after(left_s).hint("deploy a fixed version; it is tried at once")
             }
-            E::Trapped(_) => refusal.permanent(),
+            E::SecretMissing { .. } => refusal.hint("`gannet secret set` sets it").permanent(),
+            E::Trapped(_) | E::Refused(_) => refusal.permanent(),
             E::MemoryLimit(_) => refusal.hint("raise [limits] memory_mib in gannet.toml").permanent(),
             E::Deadline(_) => refusal.hint("raise [limits] timeout_ms or cpu_ms in gannet.toml"),
             E::Suspended | E::Internal(_) | E::Request(_) => refusal,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_their_own_mistakes_and_not_the_servers() {
+        let told = |error: PoolError| {
+            let refusal = Refusal::from(error);
+            (
+                refusal.public.contains("cause"),
+                refusal.internal.is_some_and(|text| text.contains("cause")),
+                refusal.blame,
+            )
+        };
+        let cause = || "cause".to_owned();
+        assert_eq!(told(PoolError::SecretMissing { name: cause() }), (true, false, Blame::Function));
+        assert_eq!(told(PoolError::Refused(cause())), (true, false, Blame::Function));
+        assert_eq!(told(PoolError::Trapped(cause())), (true, false, Blame::Function));
+        for error in [PoolError::Internal("/data/x".into()), PoolError::StartFailed("/data/x".into())] {
+            let refusal = Refusal::from(error);
+            assert!(!refusal.public.contains("/data/x"), "{}", refusal.public);
+            assert_eq!((refusal.internal.as_deref(), refusal.blame), (Some("/data/x"), Blame::Platform));
         }
     }
 }

@@ -38,8 +38,7 @@ impl SecretReader<'_> {
         let tenant = self.snapshot.tenants.get(&version.tenant);
         let open = |name: &String| {
             let record = tenant.and_then(|tenant| tenant.secrets.get(name));
-            let record =
-                record.ok_or_else(|| PoolError::Internal(format!("the secret {name:?} is not set any more")))?;
+            let record = record.ok_or_else(|| PoolError::SecretMissing { name: name.clone() })?;
             let value = self.vault.unseal(&version.tenant, name, &record.sealed);
             Ok((name.clone(), value.map_err(|error| PoolError::Internal(error.to_string()))?))
         };
