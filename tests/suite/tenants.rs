@@ -290,9 +290,10 @@ fn work_of_loops_is_bounded_by_the_grace() {
     let operator = server.operator();
     let acme = server.tenant("acme", &json!({ "loop_mi_ops": 11 }));
     let set = |value: u64| server.control(&operator, "PATCH", "tenants/acme/limits", &json!({ "loop_mi_ops": value }));
-    set(12).is_problem(400, "invalid", "loop_mi_ops = 12; it may be 1 to 11");
+    set(12).is_problem(409, "conflict", "loop_mi_ops = 12; it may be 1 to 11 with the server's lease_grace_ms = 100");
+    set(65).is_problem(400, "invalid", "it may be 1 to 64");
     let refused = json!({ "name": "other", "limits": { "loop_mi_ops": 40 } });
-    server.control(&operator, "POST", "tenants", &refused).is_problem(400, "invalid", "it may be 1 to 11");
+    server.control(&operator, "POST", "tenants", &refused).is_problem(409, "conflict", "it may be 1 to 11");
     assert_eq!(server.put(&acme, "hello", "hello", "[limits]\nloop_mi_ops = 11", "").status, 201);
     assert_eq!(set(5).status, 200);
     let beyond = server.put(&acme, "hello", "hello", "[limits]\nloop_mi_ops = 6", "");

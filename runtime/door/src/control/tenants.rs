@@ -9,7 +9,7 @@ use crate::control::keys::new_key;
 use crate::respond::{ReplyStatus, json};
 use gannet_api::{Deleted, Limits, NewTenant, TenantMade, TenantView, Tenants, Used};
 use gannet_base::identity::hash;
-use gannet_base::limits::{self, LimitsChoice, OutOfRange};
+use gannet_base::limits::{self, LimitsChoice};
 use gannet_base::names::TenantName;
 use gannet_state::registry::{KeySpec, Snapshot, Tenant};
 use std::sync::Arc;
@@ -37,11 +37,11 @@ impl Control {
     pub(super) async fn create_tenant(&self, call: ApiCall) -> CallResult {
         let new: NewTenant = json_needed(call.inbound).await?;
         let name = TenantName::new(&new.name).map_err(|error| ControlError::Invalid(error.to_string()))?;
-        let out_of_range = new.limits.check().into_iter().chain(self.check_grace(&new.limits));
-        let wrong: Vec<String> = out_of_range.map(|wrong| wrong.to_string()).collect();
+        let wrong: Vec<String> = new.limits.check().iter().map(ToString::to_string).collect();
         if !wrong.is_empty() {
             return Err(ControlError::Invalid(wrong.join("; ")).into());
         }
+        self.check_grace(&new.limits)?;
         let key = new_key(name.as_str())?;
         let made = self.registry.create_tenant(&name, KeySpec::full(hash(&key)), new.limits).await;
         let made = made.map_err(ControlError::from)?;
@@ -53,9 +53,11 @@ impl Control {
         ))
     }
 
-    /// Returns the limit that is too high for the time that a worker has to release a GPU.
-    fn check_grace(&self, limits: &LimitsChoice) -> Option<OutOfRange> {
-        limits::check_grace(limits, self.live.load().grace_ms())
+    /// Refuses a limit that is too high for the time that a worker has to release a GPU here.
+    fn check_grace(&self, limits: &LimitsChoice) -> Result<(), ControlError> {
+        let grace_ms = self.live.load().grace_ms();
+        let Some(too_high) = limits::check_grace(limits, grace_ms) else { return Ok(()) };
+        Err(ControlError::Conflict(format!("{too_high} with the server's lease_grace_ms = {grace_ms}")))
     }
 
     fn tenant_response(&self, name: &TenantName, snapshot: &Snapshot) -> CallResult {
@@ -119,8 +121,9 @@ impl Control {
             loop_mi_ops: patch.get("loop_mi_ops").and_then(serde_json::Value::as_u64),
             ..Default::default()
         };
-        if let Some(wrong) = self.check_grace(&asked) {
-            return Err(ControlError::Invalid(wrong.to_string()).into());
+        // What is out of the table's range is refused below, with the rest.
+        if asked.check().is_empty() {
+            self.check_grace(&asked)?;
         }
         let limits = self.registry.set_limits(&name, patch).await.map_err(ControlError::from)?;
         self.arbiter.set_weight(&name, u32::try_from(limits.gpu_weight).unwrap_or(u32::MAX));
