@@ -25,11 +25,12 @@
 //! Where budgets count iterations ([`BudgetUnit::Iterations`]), a loop is charged for one trip more, because the driver
 //! also counts the time that the condition fails.
 
+use super::code_writer::CodeWriter;
 use super::cost::BudgetUnit;
 use super::short_loop::{self, InductionLoop};
 use super::unroll;
 use naga::{
-    AddressSpace, BinaryOperator, Block, Expression, Function, GlobalVariable, Handle, Literal, MathFunction, Module,
+    AddressSpace, BinaryOperator, Block, Expression, Function, GlobalVariable, Handle, MathFunction, Module,
     ScalarKind, Span, Statement, StorageAccess,
 };
 use std::collections::{HashMap, HashSet};
@@ -61,7 +62,7 @@ pub(super) fn charge(
             let copies = if unrolled { unroll::unrolled(function, &body, &continuing) } else { None };
             let is_unrolled = copies.is_some();
             let body = copies.unwrap_or(body);
-            let mut writer = TripWriter { function, block: &mut before };
+            let mut writer = CodeWriter { function, block: &mut before };
             if is_unrolled {
                 let copies = writer.literal(unroll::COPIES);
                 trips = writer.binary(BinaryOperator::Divide, trips, copies);
@@ -80,7 +81,7 @@ pub(super) fn charge(
             let mut accept = Block::new();
             accept.push(Statement::Store { pointer: counter, value: zero }, Span::UNDEFINED);
             let mut reject = Block::new();
-            let mut writer = TripWriter { function, block: &mut reject };
+            let mut writer = CodeWriter { function, block: &mut reject };
             let mut price = writer.binary(BinaryOperator::Multiply, trips, cost);
             if unit == BudgetUnit::Iterations {
                 price = writer.binary(BinaryOperator::Add, price, cost);
@@ -113,7 +114,7 @@ fn trips(
     let loops = [body, continuing];
     let mut copier = Copier { module, function, inside: &inside, loops, block: &mut block, copies: HashMap::new() };
     let bound = copier.copy(form.bound)?;
-    let mut writer = TripWriter { function, block: &mut block };
+    let mut writer = CodeWriter { function, block: &mut block };
     let pointer = writer.add(Expression::LocalVariable(form.local));
     let start = writer.emit(Expression::Load { pointer });
     let trips = writer.trips(&form, start, bound)?;
@@ -204,7 +205,7 @@ impl Copier<'_> {
             Expression::ArrayLength(array) => Expression::ArrayLength(self.copy(array)?),
             _ => return None,
         };
-        let copy = TripWriter { function: self.function, block: self.block }.emit(copied);
+        let copy = CodeWriter { function: self.function, block: self.block }.emit(copied);
         self.copies.insert(value, copy);
         Some(copy)
     }
@@ -228,50 +229,7 @@ impl Copier<'_> {
     }
 }
 
-/// Appends expressions to a function and emits them in a block.
-struct TripWriter<'a> {
-    function: &'a mut Function,
-    block: &'a mut Block,
-}
-
-impl TripWriter<'_> {
-    fn add(&mut self, expression: Expression) -> Handle<Expression> {
-        self.function.expressions.append(expression, Span::UNDEFINED)
-    }
-
-    fn emit(&mut self, expression: Expression) -> Handle<Expression> {
-        let from = self.function.expressions.len();
-        let handle = self.add(expression);
-        self.block.push(Statement::Emit(self.function.expressions.range_from(from)), Span::UNDEFINED);
-        handle
-    }
-
-    fn literal(&mut self, value: u32) -> Handle<Expression> {
-        self.add(Expression::Literal(Literal::U32(value)))
-    }
-
-    fn binary(
-        &mut self,
-        op: BinaryOperator,
-        left: Handle<Expression>,
-        right: Handle<Expression>,
-    ) -> Handle<Expression> {
-        self.emit(Expression::Binary { op, left, right })
-    }
-
-    fn math(&mut self, fun: MathFunction, arg: Handle<Expression>, arg1: Handle<Expression>) -> Handle<Expression> {
-        self.emit(Expression::Math { fun, arg, arg1: Some(arg1), arg2: None, arg3: None })
-    }
-
-    fn select(
-        &mut self,
-        condition: Handle<Expression>,
-        accept: Handle<Expression>,
-        reject: Handle<Expression>,
-    ) -> Handle<Expression> {
-        self.emit(Expression::Select { condition, accept, reject })
-    }
-
+impl CodeWriter<'_> {
     /// Writes code that computes the number of iterations as a `u32`: `u32::MAX` if a step might wrap around. None if
     /// the step is larger than 2^30.
     fn trips(

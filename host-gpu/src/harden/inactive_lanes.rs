@@ -14,10 +14,11 @@
 //! `subgroupBroadcastFirst` needs nothing: the first active invocation is active. The number of the own invocation, from
 //! which some operations count, is kept in a private variable by [`super::entry_point`].
 
+use super::code_writer::CodeWriter;
 use super::copy_code::{CodeCopier, ReplaceGather};
 use super::globals::Globals;
 use naga::{
-    BinaryOperator, Block, Direction, Expression, Function, GatherMode, GlobalVariable, Handle, Literal, Module, Span,
+    BinaryOperator, Block, Direction, Expression, Function, GatherMode, GlobalVariable, Handle, Module, Span,
     Statement, Type,
 };
 use std::cell::Cell;
@@ -69,48 +70,23 @@ impl ReplaceGather for Masks {
         raw: Handle<Expression>,
     ) -> Handle<Expression> {
         let Expression::SubgroupOperationResult { ty } = function.expressions[raw] else { return raw };
-        let mut code = LaneWriter { function, block, masks: self };
-        let Some((lane, in_range)) = code.lane(mode) else { return raw };
-        code.masked(ty, raw, lane, in_range)
+        let mut writer = LaneWriter { code: CodeWriter { function, block }, masks: self };
+        let Some((lane, in_range)) = writer.lane(mode) else { return raw };
+        writer.masked(ty, raw, lane, in_range)
     }
 }
 
-/// Appends expressions to a function and emits them in a block.
+/// Writes the code that finds out which invocation is read, and whether it is active.
 struct LaneWriter<'a> {
-    function: &'a mut Function,
-    block: &'a mut Block,
+    code: CodeWriter<'a>,
     masks: &'a Masks,
 }
 
 impl LaneWriter<'_> {
-    fn add(&mut self, expression: Expression) -> Handle<Expression> {
-        self.function.expressions.append(expression, Span::UNDEFINED)
-    }
-
-    fn emit(&mut self, expression: Expression) -> Handle<Expression> {
-        let from = self.function.expressions.len();
-        let handle = self.add(expression);
-        self.block.push(Statement::Emit(self.function.expressions.range_from(from)), Span::UNDEFINED);
-        handle
-    }
-
-    fn literal(&mut self, value: u32) -> Handle<Expression> {
-        self.add(Expression::Literal(Literal::U32(value)))
-    }
-
-    fn binary(
-        &mut self,
-        op: BinaryOperator,
-        left: Handle<Expression>,
-        right: Handle<Expression>,
-    ) -> Handle<Expression> {
-        self.emit(Expression::Binary { op, left, right })
-    }
-
     fn own_lane(&mut self) -> Handle<Expression> {
         self.masks.reads_lane.set(true);
-        let pointer = self.add(Expression::GlobalVariable(self.masks.lane));
-        self.emit(Expression::Load { pointer })
+        let pointer = self.code.add(Expression::GlobalVariable(self.masks.lane));
+        self.code.emit(Expression::Load { pointer })
     }
 
     /// Returns the number of the invocation whose value is read, and a condition beyond being less than [`LANES_MAX`].
@@ -121,35 +97,35 @@ impl LaneWriter<'_> {
             GatherMode::Broadcast(index) | GatherMode::Shuffle(index) => (index, None),
             GatherMode::ShuffleDown(delta) => {
                 let own = self.own_lane();
-                let most = self.literal(LANES_MAX);
+                let most = self.code.literal(LANES_MAX);
                 // The sum may not wrap around.
-                let is_short = self.binary(BinaryOperator::Less, delta, most);
-                (self.binary(BinaryOperator::Add, own, delta), Some(is_short))
+                let is_short = self.code.binary(BinaryOperator::Less, delta, most);
+                (self.code.binary(BinaryOperator::Add, own, delta), Some(is_short))
             }
             GatherMode::ShuffleUp(delta) => {
                 let own = self.own_lane();
-                let is_short = self.binary(BinaryOperator::LessEqual, delta, own);
-                (self.binary(BinaryOperator::Subtract, own, delta), Some(is_short))
+                let is_short = self.code.binary(BinaryOperator::LessEqual, delta, own);
+                (self.code.binary(BinaryOperator::Subtract, own, delta), Some(is_short))
             }
             GatherMode::ShuffleXor(mask) => {
                 let own = self.own_lane();
-                (self.binary(BinaryOperator::ExclusiveOr, own, mask), None)
+                (self.code.binary(BinaryOperator::ExclusiveOr, own, mask), None)
             }
             GatherMode::QuadBroadcast(index) => {
                 let own = self.own_lane();
-                let (others, last) = (self.literal(!3), self.literal(3));
-                let quad = self.binary(BinaryOperator::And, own, others);
-                let index = self.binary(BinaryOperator::And, index, last);
-                (self.binary(BinaryOperator::InclusiveOr, quad, index), None)
+                let (others, last) = (self.code.literal(!3), self.code.literal(3));
+                let quad = self.code.binary(BinaryOperator::And, own, others);
+                let index = self.code.binary(BinaryOperator::And, index, last);
+                (self.code.binary(BinaryOperator::InclusiveOr, quad, index), None)
             }
             GatherMode::QuadSwap(direction) => {
                 let own = self.own_lane();
-                let mask = self.literal(match direction {
+                let mask = self.code.literal(match direction {
                     Direction::X => 1,
                     Direction::Y => 2,
                     Direction::Diagonal => 3,
                 });
-                (self.binary(BinaryOperator::ExclusiveOr, own, mask), None)
+                (self.code.binary(BinaryOperator::ExclusiveOr, own, mask), None)
             }
         })
     }
@@ -161,24 +137,25 @@ impl LaneWriter<'_> {
         lane: Handle<Expression>,
         in_range: Option<Handle<Expression>>,
     ) -> Handle<Expression> {
-        let ballot = self.add(Expression::SubgroupBallotResult);
-        self.block.push(Statement::SubgroupBallot { result: ballot, predicate: None }, Span::UNDEFINED);
-        let (five, three, last, one) = (self.literal(5), self.literal(3), self.literal(31), self.literal(1));
-        let zero = self.literal(0);
-        let word = self.binary(BinaryOperator::ShiftRight, lane, five);
-        let word = self.binary(BinaryOperator::And, word, three);
-        let word = self.emit(Expression::Access { base: ballot, index: word });
-        let bit = self.binary(BinaryOperator::And, lane, last);
-        let bit = self.binary(BinaryOperator::ShiftRight, word, bit);
-        let bit = self.binary(BinaryOperator::And, bit, one);
-        let is_set = self.binary(BinaryOperator::NotEqual, bit, zero);
-        let most = self.literal(LANES_MAX);
-        let is_low = self.binary(BinaryOperator::Less, lane, most);
-        let mut is_active = self.binary(BinaryOperator::LogicalAnd, is_set, is_low);
+        let ballot = self.code.add(Expression::SubgroupBallotResult);
+        self.code.block.push(Statement::SubgroupBallot { result: ballot, predicate: None }, Span::UNDEFINED);
+        let (five, three, last, one) =
+            (self.code.literal(5), self.code.literal(3), self.code.literal(31), self.code.literal(1));
+        let zero = self.code.literal(0);
+        let word = self.code.binary(BinaryOperator::ShiftRight, lane, five);
+        let word = self.code.binary(BinaryOperator::And, word, three);
+        let word = self.code.emit(Expression::Access { base: ballot, index: word });
+        let bit = self.code.binary(BinaryOperator::And, lane, last);
+        let bit = self.code.binary(BinaryOperator::ShiftRight, word, bit);
+        let bit = self.code.binary(BinaryOperator::And, bit, one);
+        let is_set = self.code.binary(BinaryOperator::NotEqual, bit, zero);
+        let most = self.code.literal(LANES_MAX);
+        let is_low = self.code.binary(BinaryOperator::Less, lane, most);
+        let mut is_active = self.code.binary(BinaryOperator::LogicalAnd, is_set, is_low);
         if let Some(in_range) = in_range {
-            is_active = self.binary(BinaryOperator::LogicalAnd, is_active, in_range);
+            is_active = self.code.binary(BinaryOperator::LogicalAnd, is_active, in_range);
         }
-        let zero = self.add(Expression::ZeroValue(ty));
-        self.emit(Expression::Select { condition: is_active, accept: raw, reject: zero })
+        let zero = self.code.add(Expression::ZeroValue(ty));
+        self.code.emit(Expression::Select { condition: is_active, accept: raw, reject: zero })
     }
 }

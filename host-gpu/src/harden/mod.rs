@@ -28,6 +28,7 @@ mod scope;
 mod uniformity;
 mod cost;
 mod short_loop;
+mod code_writer;
 mod copy_code;
 mod inactive_lanes;
 mod loop_budget;

@@ -43,35 +43,31 @@ impl KernelOfServer {
     /// # Errors
     /// The failure says what to print and with which code to exit.
     pub fn run(&self) -> Outcome {
-        run(self)
-    }
-}
-
-fn run(command: &KernelOfServer) -> Outcome {
-    match command {
-        KernelOfServer::List { connection, function, json } => {
-            let answer = Client::new(connection)?.get(&format!("functions/{}/kernels", segment(function)))?;
-            answer.print(*json, |list: Kernels| {
-                let row = |kernel: KernelView| vec![kernel.name, kernel.entry];
-                let rows: Vec<_> = list.kernels.into_iter().map(row).collect();
-                printer::table(&["NAME", "ENTRY"], &rows);
-            })
-        }
-        KernelOfServer::Show { connection, function, kernel, source } => {
-            let list: Kernels =
-                Client::new(connection)?.get(&format!("functions/{}/kernels", segment(function)))?.view()?;
-            let found = list.kernels.into_iter().find(|known| known.name == *kernel);
-            let found = found.ok_or_else(|| {
-                Failure::failed(format!("function {function} has no kernel {kernel:?}"))
-                    .hint(format!("gannet kernel list {function}"))
-            })?;
-            let wanted = if *source { Some(found.wgsl) } else { found.hardened };
-            let printed = wanted.ok_or_else(|| {
-                Failure::failed(format!("kernel {kernel:?} was not hardened at deploy"))
-                    .hint("an override has no default, or the server had no gpu; try --source".to_owned())
-            })?;
-            printer::line(printed.trim_end());
-            Ok(())
+        match self {
+            Self::List { connection, function, json } => {
+                let answer = Client::new(connection)?.get(&format!("functions/{}/kernels", segment(function)))?;
+                answer.print(*json, |list: Kernels| {
+                    let row = |kernel: KernelView| vec![kernel.name, kernel.entry];
+                    let rows: Vec<_> = list.kernels.into_iter().map(row).collect();
+                    printer::table(&["NAME", "ENTRY"], &rows);
+                })
+            }
+            Self::Show { connection, function, kernel, source } => {
+                let list: Kernels =
+                    Client::new(connection)?.get(&format!("functions/{}/kernels", segment(function)))?.view()?;
+                let found = list.kernels.into_iter().find(|known| known.name == *kernel);
+                let found = found.ok_or_else(|| {
+                    Failure::failed(format!("function {function} has no kernel {kernel:?}"))
+                        .hint(format!("gannet kernel list {function}"))
+                })?;
+                let wanted = if *source { Some(found.wgsl) } else { found.hardened };
+                let printed = wanted.ok_or_else(|| {
+                    Failure::failed(format!("kernel {kernel:?} was not hardened at deploy"))
+                        .hint("an override has no default, or the server had no gpu; try --source".to_owned())
+                })?;
+                printer::line(printed.trim_end());
+                Ok(())
+            }
         }
     }
 }

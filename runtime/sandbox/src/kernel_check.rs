@@ -54,7 +54,7 @@ pub struct Binding {
 pub struct Refusal {
     /// Line and column in the source, if they are known.
     pub place: Option<(usize, usize)>,
-    /// What is wrong.
+    /// The reason of the refusal, in the words of WGSL.
     pub message: String,
     /// The line of the source, and a mark below the column.
     pub excerpt: Option<String>,

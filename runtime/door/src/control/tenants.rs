@@ -121,7 +121,7 @@ impl Control {
             loop_mi_ops: patch.get("loop_mi_ops").and_then(serde_json::Value::as_u64),
             ..Default::default()
         };
-        // What is out of the table's range is refused below, with the rest.
+        // A value outside the range of the table of limits is refused by `set_limits` below.
         if asked.check().is_empty() {
             self.check_grace(&asked)?;
         }

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// An answer of up to so many bytes is not counted.
+/// The largest answer that does not count against the limits, in bytes.
 const SHORT_BYTES: u64 = 4 * 1024;
 /// A longer part of an answer is handed over in copied pieces of this size, so that the rest can be dropped.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -166,7 +166,7 @@ struct SharedAnswer(Mutex<Option<Answer>>);
 
 struct Answer {
     body: ResponseBody,
-    /// What is left of the latest part of the body.
+    /// The bytes of the latest frame of the body that were not handed over yet.
     rest: Bytes,
     /// Wakes the task that waits for more of the answer. None while the client has not asked for more.
     waker: Option<Waker>,

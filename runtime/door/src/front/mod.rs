@@ -259,7 +259,7 @@ impl Front {
                         (RefusalKind::Internal, _) => {
                             tracing::error!(request = %id, %peer, %refused, cause, "the server failed");
                         }
-                        // Not errors: they are so many under load that they would fill a log.
+                        // A server under load refuses many requests. As errors, they would fill the log.
                         (_, Blame::Platform) => tracing::info!(request = %id, %peer, %refused, cause, "refused"),
                         _ => tracing::debug!(request = %id, %peer, %refused, cause, "refused"),
                     }

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
-/// A longer body is read on a thread of its own: a serving thread reads so many bytes in about 100 µs.
+/// The largest body that a serving thread reads itself, in bytes; it takes about 100 µs. A longer one is read on a blocking
+/// thread.
 const SHORT_BYTES: usize = 64 * 1024;
 
 /// The fields of a body that the front door needs.
