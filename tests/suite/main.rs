@@ -15,6 +15,7 @@ mod assets;
 mod attacks;
 mod clients;
 mod command_line;
+mod damage;
 mod deploying;
 mod durability;
 mod edge;

@@ -81,7 +81,8 @@ impl Upload<'_> {
         loop {
             self.bar.set_position(from);
             let length = RANGE.min(self.size - from);
-            let failure = match self.send_range(file, from, length) {
+            let sent = if length == 0 { self.finish() } else { self.send_range(file, from, length) };
+            let failure = match sent {
                 Ok(mut response) if response.status().as_u16() == 202 => {
                     read_answer::<AssetUpload>(&mut response)?;
                     from += length;
@@ -120,9 +121,21 @@ impl Upload<'_> {
         }
         let asset: AssetView = read_answer(&mut response)?.view()?;
         let is_ours = |upload: &AssetUpload| upload.size == self.size && upload.digest.as_ref() == Some(&self.digest);
-        let received = asset.upload.filter(is_ours).map_or(0, |upload| upload.received);
-        // If all bytes arrived but the asset was not stored, the upload starts again.
-        Ok(if received < self.size { received } else { 0 })
+        Ok(asset.upload.filter(is_ours).map_or(0, |upload| upload.received))
+    }
+
+    /// Asks the server to store the asset, after all bytes have arrived but an earlier request broke off.
+    fn finish(&self) -> Result<Response<Body>, Failure> {
+        let headers = [
+            ("content-length".to_owned(), "0".to_owned()),
+            ("content-range".to_owned(), format!("bytes */{}", self.size)),
+        ];
+        let response = self.client.send("PUT", &self.target, &headers, ())?;
+        if response.status().as_u16() == 404 {
+            // The server has finished it by itself: it may now be found by its digest.
+            return self.client.send("PUT", &self.target, &[("content-length".into(), "0".into())], ());
+        }
+        Ok(response)
     }
 
     fn send_range(&self, file: &mut File, from: u64, length: u64) -> Result<Response<Body>, Failure> {

@@ -6,6 +6,7 @@
 //! to its final path only after the child has exited successfully. The output is keyed by tenant and digest and never
 //! shared between tenants, so that the time a deploy takes says nothing about others' uploads.
 
+use crate::arbiter::turns::Health;
 use crate::arbiter::{Arbiter, MemberLink};
 use crate::gpus::{GpuSlot, SlotId, candidates};
 use gannet_base::hop::build::{BuildReport, BuildSpec, BuildStage, InitSpec, RejectCode, Rejected};
@@ -96,6 +97,9 @@ pub enum BuildError {
     /// The tenant itself has too many builds or uploads.
     #[error("{TENANT_BUILDS_OR_UPLOADS_MAX} uploads of this tenant are under way; that is the limit")]
     TenantBusy,
+    /// All GPUs that the function may run on have failed their probe.
+    #[error("no gpu that this function can run on works now")]
+    NoGpu,
     /// The server or the builder failed, and the upload is not to blame.
     #[error("the builder failed: {0}")]
     Failed(String),
@@ -153,7 +157,11 @@ impl BuildService {
     /// A build that has started continues until it ends or reaches a limit, even if the caller drops this future. Its
     /// cost is bounded, and the next caller gets the finished build.
     pub async fn build(self: &Arc<Self>, tenant: &TenantName, wanted: BuildRequest) -> Result<BuildReport, BuildError> {
-        let slot = candidates(&self.gpus, &wanted.classes).concat().first().copied();
+        let all = candidates(&self.gpus, &wanted.classes).concat();
+        let slot = all.iter().copied().find(|slot| self.arbiter.health(*slot) != Some(Health::Cordoned));
+        if slot.is_none() && !all.is_empty() {
+            return Err(BuildError::NoGpu);
+        }
         let (builder, tenant) = (Arc::clone(self), tenant.clone());
         let building = tokio::spawn(async move { builder.build_here(&tenant, wanted, slot).await });
         building.await.map_err(|error| BuildError::Failed(error.to_string()))?
@@ -263,8 +271,13 @@ impl BuildService {
             membership.left(ending.code == Some(EXIT_DEVICE_LOST));
         }
         if stage != BuildStage::Done || ending.code != Some(0) {
+            let lost_turn = gpu.is_some_and(|(slot, _)| self.arbiter.health(slot) == Some(Health::Cordoned));
             let how = match &membership {
                 Some(membership) if membership.overstayed() => "kept the gpu when it was asked back".to_owned(),
+                // Its kernel waited for a GPU that others have broken.
+                _ if matches!(finished, Ok(false)) && ending.code.is_none() && lost_turn => {
+                    return Err(BuildError::NoGpu);
+                }
                 _ if finished.is_err() => "took too long".to_owned(),
                 _ => format!("ended with {ending}"),
             };

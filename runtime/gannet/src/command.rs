@@ -1,6 +1,6 @@
 //! The command line: all commands, in the order of `gannet --help`, and the code that each runs.
 
-use crate::{config_check, doctor, kernel_check, serve};
+use crate::{config_check, data_check, doctor, kernel_check, serve};
 use clap::{CommandFactory, Parser, Subcommand};
 use gannet_cli::command::ClientCommand;
 use gannet_cli::failure::{Outcome, exit_code};
@@ -25,6 +25,10 @@ enum Command {
     Kernel(kernel_check::KernelArgs),
     /// Check a server's configuration file
     Config(config_check::ConfigArgs),
+    /// Look for damage in a server's data folder
+    Check(data_check::CheckArgs),
+    /// Restore what can be restored in a damaged data folder
+    Repair(data_check::RepairArgs),
     /// Print a completion script for a shell
     Completions {
         /// Shell to print the script for
@@ -52,6 +56,8 @@ fn run_command(command: Command) -> Outcome {
         Command::Client(command) => command.run(),
         Command::Kernel(arguments) => kernel_check::run(&arguments),
         Command::Config(arguments) => config_check::run(&arguments),
+        Command::Check(arguments) => data_check::run_check(&arguments),
+        Command::Repair(arguments) => data_check::run_repair(&arguments),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut CommandLine::command(), "gannet", &mut script);

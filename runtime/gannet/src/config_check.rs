@@ -4,10 +4,8 @@
 use clap::{Args, Subcommand};
 use gannet_cli::failure::{Failure, Outcome};
 use gannet_cli::printer;
-use gannet_door::front::check_tls;
-use gannet_fleet::egress;
-use gannet_state::config::ServerConfig;
-use gannet_state::{config, secrets};
+use gannet_door::serve::errors_of_named_files;
+use gannet_state::config;
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -24,17 +22,6 @@ enum ConfigCommand {
         #[arg(default_value = "gannet-server.toml")]
         path: PathBuf,
     },
-}
-
-/// Returns the errors of the files that a configuration file names.
-fn errors_of_named_files(file: &ServerConfig) -> Vec<String> {
-    let tls = file.tls.as_ref().and_then(|files| check_tls(files).err());
-    let tls = tls.map(|error| format!("tls: {error}"));
-    let key = file.secrets_key_file.as_deref().and_then(|path| secrets::check_key_file(path).err());
-    let key = key.map(|error| format!("secrets_key_file: {error}"));
-    let ca = file.egress.ca_file.as_deref().and_then(|path| egress::check_ca_file(path).err());
-    let ca = ca.map(|error| format!("egress.ca_file: {error}"));
-    [tls, key, ca].into_iter().flatten().collect()
 }
 
 pub fn run(arguments: &ConfigArgs) -> Outcome {

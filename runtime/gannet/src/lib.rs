@@ -7,6 +7,7 @@
 pub mod command;
 mod serve;
 mod config_check;
+mod data_check;
 mod doctor;
 mod kernel_check;
 pub mod logging;

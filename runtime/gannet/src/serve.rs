@@ -5,6 +5,8 @@ use clap::Args;
 use gannet_cli::failure::{Failure, Outcome};
 use gannet_cli::printer;
 use gannet_door::serve::{DEV_KEY, DEV_TENANT, ServeError, ServeOptions, serve};
+use gannet_state::ledger::LedgerError;
+use gannet_state::store::StoreError;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -46,6 +48,7 @@ pub fn run(arguments: ServeArgs) -> Outcome {
         .enable_all()
         .build()
         .map_err(|error| Failure::server("the async runtime could not be started").because(error))?;
+    let folder = data.display().to_string();
     let options = ServeOptions { listen, data, config, dev, allow_unconfined, engine_name };
     let served = runtime.block_on(serve(options, |url| {
         printer::note(&format!("listening on {url}"));
@@ -59,6 +62,10 @@ pub fn run(arguments: ServeArgs) -> Outcome {
         ServeError::Config(_) => Failure::usage(error.to_string()),
         ServeError::Unconfined { .. } => Failure::server(error.to_string())
             .hint("`gannet doctor` says which layers are missing; --allow-unconfined serves without them"),
+        ServeError::Store(StoreError::Damaged { .. } | StoreError::Corrupt { .. })
+        | ServeError::Ledger(LedgerError::Lost { .. }) => Failure::server(error.to_string()).hint(format!(
+            "`gannet check {folder}` lists all that is wrong; `gannet repair {folder}` restores what can be restored"
+        )),
         _ => Failure::server(error.to_string()),
     })
 }

@@ -3,8 +3,10 @@
 //! Nothing here serves requests, starts processes or loads a GPU driver.
 
 pub mod config;
+mod lines;
 pub mod store;
 pub mod ledger;
 pub mod tab;
 pub mod registry;
 pub mod secrets;
+pub mod check;

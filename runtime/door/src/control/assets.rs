@@ -4,6 +4,7 @@
 //!  PUT ?digest=…  no body               names bytes that the tenant has uploaded before     200 201
 //!  PUT            body                  the whole asset                                     200 201
 //!  PUT            Content-Range, body   a range: the first or the next one                  202, at the end 200 201
+//!  PUT            Content-Range: */size all bytes have arrived, but the asset has no name   200 201
 //!  GET                                  the asset, and the progress of an upload
 //! ```
 //!
@@ -20,7 +21,7 @@ use gannet_base::records::AssetRecord;
 use gannet_fleet::inbound::BODY_IDLE_MAX;
 use gannet_state::registry::Tenant;
 use gannet_state::store::StoreError;
-use gannet_state::store::uploads::{Upload, UploadWriter};
+use gannet_state::store::uploads::{ReceivedAsset, Upload, UploadWriter};
 use headers::{ContentRange, HeaderMapExt};
 use http::HeaderMap;
 use http::header::CONTENT_RANGE;
@@ -95,6 +96,12 @@ fn checked_range(header: ContentRange) -> Option<Range> {
     let ((from, last), size) = (header.bytes_range()?, header.bytes_len()?);
     let length = last.checked_sub(from)?.checked_add(1)?;
     (last < size).then_some(Range { from, length, size })
+}
+
+/// Returns the size in `Content-Range: bytes */100`, by which a client says that all bytes have arrived.
+fn finished_size(headers: &HeaderMap) -> Option<u64> {
+    let header: ContentRange = headers.typed_get()?;
+    header.bytes_range().is_none().then(|| header.bytes_len()).flatten()
 }
 
 fn upload_view(upload: &Upload) -> AssetUpload {
@@ -187,6 +194,10 @@ impl Control {
         {
             tokio::spawn(gannet_fleet::inbound::discard(call.inbound.body));
             return Ok(response);
+        }
+        if let Some(size) = finished_size(&call.inbound.parts.headers) {
+            let upload = self.arrived_upload(grant, &name, size, digest.as_ref())?;
+            return self.finish_upload(grant, &name, upload, adding).await;
         }
         let range = match range(&call.inbound.parts.headers, &call.inbound.body) {
             // A body of unknown length is taken for an empty one, and no bytes with this digest are stored.
@@ -303,12 +314,93 @@ impl Control {
         let arrived = finished.map_err(ControlError::from)?.map_err(|digest| {
             ControlError::Conflict(format!("the bytes have the digest {digest}, not the one that was announced"))
         })?;
-        let _protected_files = self.registry.protect_files(&grant.tenant, &arrived.digest);
+        let record = self.name_arrived(&grant.tenant, name, arrived, adding).await?;
+        Ok(self.named(grant, name, &record))
+    }
+
+    /// Stores the bytes of a complete upload, names them, and removes the upload. Returns the record, and whether the
+    /// name is new.
+    async fn name_arrived(
+        &self,
+        tenant: &TenantName,
+        name: &AssetName,
+        arrived: ReceivedAsset,
+        adding: UploadGuard,
+    ) -> Result<(AssetRecord, bool), ControlError> {
+        let _protected_files = self.registry.protect_files(tenant, &arrived.digest);
         let (digest, size) = (arrived.digest.clone(), arrived.size);
-        let (store, tenant) = (Arc::clone(self.registry.store()), grant.tenant.clone());
-        let (_adding, kept) = blocking(move || (adding, store.files().store_asset(&tenant, &arrived))).await?;
+        let (store, owner) = (Arc::clone(self.registry.store()), tenant.clone());
+        let (_adding, kept) = blocking(move || (adding, store.files().store_asset(&owner, &arrived))).await?;
         kept.map_err(ControlError::from)?;
-        Ok(self.assign_name(grant, name, digest, size).await?)
+        let record = AssetRecord { digest, size, put: jiff::Timestamp::now() };
+        let named = self.registry.put_asset(tenant, name, record.clone()).await.map_err(ControlError::from);
+        // If only the store failed, the upload can still be finished.
+        if !matches!(named, Err(ControlError::StorageFull | ControlError::Internal(_))) {
+            self.registry.store().files().drop_upload(tenant, name);
+        }
+        Ok((record, named?))
+    }
+
+    /// Finishes the uploads whose bytes had all arrived when an earlier run of the server ended.
+    pub async fn finish_uploads(&self) {
+        let snapshot = self.registry.snapshot();
+        for (tenant, _) in snapshot.tenants.iter().filter(|(_, tenant)| !tenant.record.suspended) {
+            let files = self.registry.store().files();
+            for upload in files.uploads(tenant).into_iter().filter(|upload| upload.received == upload.size) {
+                let name = upload.asset.clone();
+                let Ok(adding) = self.uploading.begin(tenant, &name) else { continue };
+                if let Err(error) = self.finish_left_upload(tenant, upload, adding).await {
+                    tracing::warn!(%tenant, asset = %name, %error, "an upload that was complete could not be finished");
+                }
+            }
+        }
+    }
+
+    async fn finish_left_upload(
+        &self,
+        tenant: &TenantName,
+        upload: Upload,
+        adding: UploadGuard,
+    ) -> Result<(), ControlError> {
+        let name = upload.asset.clone();
+        let writer = self.registry.store().files().resume_upload(tenant, upload)?;
+        let (adding, finished) = blocking(move || (adding, writer.finish())).await?;
+        let arrived =
+            finished?.map_err(|digest| ControlError::Conflict(format!("its bytes have the digest {digest}")))?;
+        self.name_arrived(tenant, &name, arrived, adding).await?;
+        tracing::info!(%tenant, asset = %name, "an upload that was complete was finished");
+        Ok(())
+    }
+
+    /// Opens an upload whose bytes have all arrived.
+    fn arrived_upload(
+        &self,
+        grant: &TenantGrant,
+        name: &AssetName,
+        size: u64,
+        digest: Option<&String>,
+    ) -> Result<UploadWriter, ControlError> {
+        let files = self.registry.store().files();
+        let mut uploads = files.uploads(&grant.tenant).into_iter();
+        let known = uploads.find(|upload| upload.asset == *name && upload.size == size);
+        let known = known.filter(|upload| digest.is_none() || upload.digest.as_ref() == digest);
+        let known = known.ok_or(ControlError::NotFound)?;
+        if known.received < size {
+            let received = known.received;
+            return Err(ControlError::Conflict(format!("the upload of {name} has {received} of its {size} bytes")));
+        }
+        Ok(files.resume_upload(&grant.tenant, known)?)
+    }
+
+    fn named(
+        &self,
+        grant: &TenantGrant,
+        name: &AssetName,
+        (record, new): &(AssetRecord, bool),
+    ) -> http::Response<gannet_base::body::ResponseBody> {
+        tracing::info!(tenant = %grant.tenant, asset = %name, digest = record.digest, record.size, "an asset was stored");
+        let done = if *new { ReplyStatus::Created } else { ReplyStatus::Ok };
+        json(done, &view(&grant.owner, name, Some(record), None))
     }
 
     /// Gives a name to stored bytes.
@@ -321,9 +413,7 @@ impl Control {
     ) -> Result<http::Response<gannet_base::body::ResponseBody>, ControlError> {
         let record = AssetRecord { digest, size, put: jiff::Timestamp::now() };
         let new = self.registry.put_asset(&grant.tenant, name, record.clone()).await?;
-        tracing::info!(tenant = %grant.tenant, asset = %name, digest = record.digest, size, "an asset was stored");
-        let done = if new { ReplyStatus::Created } else { ReplyStatus::Ok };
-        Ok(json(done, &view(&grant.owner, name, Some(&record), None)))
+        Ok(self.named(grant, name, &(record, new)))
     }
 }
 

@@ -5,6 +5,7 @@ use crate::control::arguments::json_needed;
 use crate::control::authorize::TenantGrant;
 use crate::control::call::{ApiCall, CallResult};
 use crate::control::error::ControlError;
+use crate::control::upload::ReceivedComponent;
 use crate::control::{Control, upload};
 use crate::respond::{ReplyStatus, json};
 use gannet_api::Deployed;
@@ -14,6 +15,7 @@ use gannet_base::records::{PinnedAsset, VersionRecord};
 use gannet_fleet::build;
 use gannet_fleet::build::BuildRequest;
 use gannet_state::registry::DeployOptions;
+use gannet_state::store::Store;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +26,17 @@ fn options(call: &ApiCall) -> Result<DeployOptions, ControlError> {
         tag: call.query.get("tag").map(ToOwned::to_owned),
         expected_current: None,
     })
+}
+
+/// Moves an uploaded component to its place.
+async fn store_component(
+    store: Arc<Store>,
+    grant: &TenantGrant,
+    upload: &ReceivedComponent,
+) -> Result<(), ControlError> {
+    let (tenant, digest, path) = (grant.tenant.clone(), upload.digest.clone(), upload.path.clone());
+    let kept = tokio::task::spawn_blocking(move || build::store_component(&store, &tenant, &digest, &path)).await;
+    Ok(kept.map_err(|error| ControlError::Internal(error.to_string()))??)
 }
 
 impl Control {
@@ -119,15 +132,12 @@ impl Control {
             self.registry.sweep_components(&grant.tenant, names(&record));
             return self.dry_run_response(grant, &name, &record, &options);
         }
-        if !upload.already_stored {
-            let (store, tenant) = (Arc::clone(&store), grant.tenant.clone());
-            let (digest, path) = (upload.digest.clone(), upload.path.clone());
-            let kept =
-                tokio::task::spawn_blocking(move || build::store_component(&store, &tenant, &digest, &path)).await;
-            kept.map_err(|error| ControlError::Internal(error.to_string()))?.map_err(ControlError::from)?;
-        }
         let names = names(&record);
-        let put = self.put(grant, &name, record, options).await;
+        let stored = if upload.already_stored { Ok(()) } else { store_component(store, grant, &upload).await };
+        let put = match stored {
+            Ok(()) => self.put(grant, &name, record, options).await,
+            Err(error) => Err(error.into()),
+        };
         drop(protected_files);
         if put.is_err() {
             self.registry.sweep_components(&grant.tenant, names);

@@ -97,7 +97,7 @@ impl From<BuildError> for ControlError {
     fn from(error: BuildError) -> Self {
         match error {
             BuildError::Rejected(rejected) => Self::Build(rejected),
-            busy @ (BuildError::Busy | BuildError::TenantBusy) => Self::Busy(busy.to_string()),
+            busy @ (BuildError::Busy | BuildError::TenantBusy | BuildError::NoGpu) => Self::Busy(busy.to_string()),
             BuildError::Failed(detail) => Self::Internal(detail),
         }
     }

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The operator acts for a tenant with the header `x-gannet-tenant`. Such operations are recorded in that tenant's
-//! audit log. Every change is in the audit log before it is made.
+//! audit log. Every change is in the audit log before it is made. A change that has begun runs to its end, even if its
+//! client leaves: a half one would leave files, workers or an audit entry without an outcome.
 
 // The path of a call.
 pub mod operations;
@@ -48,6 +49,7 @@ use error::ControlError;
 use gannet_base::identity::Caller;
 use gannet_base::names::RequestId;
 use gannet_base::quota::rate::{Rate, RateExceeded};
+use gannet_base::records::AuditRecord;
 use gannet_base::refusal::Blame;
 use gannet_fleet::arbiter::Arbiter;
 use gannet_fleet::build::BuildService;
@@ -97,7 +99,12 @@ pub struct Control {
 
 impl Control {
     /// Serves a request that is not for a function.
-    pub async fn call(&self, inbound: InboundRequest, caller: Caller, snapshot: Arc<Snapshot>) -> CallResult {
+    pub async fn call(
+        self: &Arc<Self>,
+        inbound: InboundRequest,
+        caller: Caller,
+        snapshot: Arc<Snapshot>,
+    ) -> CallResult {
         let path = inbound.parts.uri.path().to_owned();
         if let Some(response) = self.health_endpoints(&inbound, &caller, &path)? {
             return Ok(response);
@@ -119,7 +126,7 @@ impl Control {
         let grant = authorize(operation, &inbound, &caller, &names, &snapshot)?;
         let query = Query::read(&inbound, operation)?;
         let call = ApiCall { inbound, caller, snapshot, names, query };
-        let Some((whose, mut entry)) = audit_entry(operation, &call, grant.as_ref()) else {
+        let Some((whose, entry)) = audit_entry(operation, &call, grant.as_ref()) else {
             return self.run(operation.op, call, grant).await;
         };
         if let Some(grant) = grant.as_ref().filter(|_| call.caller != Caller::Operator) {
@@ -128,10 +135,22 @@ impl Control {
             let taken = grant.owner.account.changes.take(rate, Instant::now());
             taken.map_err(|wait| RateExceeded { whose: "the tenant, through the control API,", rate, wait })?;
         }
+        let running = tokio::spawn(Arc::clone(self).run_audited(operation.op, call, grant, (whose, entry)));
+        running.await.map_err(|error| ControlError::Internal(error.to_string()))?
+    }
+
+    /// Runs an operation between the two writes of its audit entry.
+    async fn run_audited(
+        self: Arc<Self>,
+        op: OperationId,
+        call: ApiCall,
+        grant: Option<TenantGrant>,
+        (whose, mut entry): (Vec<String>, AuditRecord),
+    ) -> CallResult {
         let id = call.inbound.id;
         let store = Arc::clone(self.registry.store());
         store.audit(&whose, id, &entry, None).await.map_err(ControlError::from)?;
-        let mut result = self.run(operation.op, call, grant).await;
+        let mut result = self.run(op, call, grant).await;
         let subject = result.as_mut().ok().and_then(|response| response.extensions_mut().remove::<AuditSubject>());
         entry.subject = subject.map(|AuditSubject(text)| text);
         entry.status = Some(match &result {

@@ -127,7 +127,9 @@ impl Control {
         }
         let limits = self.registry.set_limits(&name, patch).await.map_err(ControlError::from)?;
         self.arbiter.set_weight(&name, u32::try_from(limits.gpu_weight).unwrap_or(u32::MAX));
+        // Limits are part of what a worker loads, so its versions are loaded anew.
         self.pool.unload_unserved(&name);
+        crate::control::functions::warm(&self.registry.snapshot(), &self.pool, Some(&name));
         Ok(AuditSubject::of(subject, self.limits(&name, &self.registry.snapshot())?))
     }
 }

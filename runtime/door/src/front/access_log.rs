@@ -100,7 +100,8 @@ fn write(path: Option<PathBuf>, mut file: Option<BufWriter<File>>, inbox: &Recei
     }
 }
 
-/// A request to be logged. Dropping it, together with the response's body, sends its line.
+/// A request to be logged. Dropping it sends its line: with the response's body, or before there is a response, if the
+/// client leaves.
 #[derive(Debug)]
 pub struct LoggedRequest {
     log: Arc<AccessLog>,
@@ -110,13 +111,11 @@ pub struct LoggedRequest {
 }
 
 impl LoggedRequest {
-    /// Begins the line of a request whose response is about to be sent.
+    /// Begins the line of a request. Until it is answered, the line says that the client has left.
     pub fn new(
         log: &Arc<AccessLog>,
         id: RequestId,
         (method, served, began): (String, ServedFunction, Instant),
-        status: u16,
-        refused: Option<(&'static str, Blame)>,
     ) -> Self {
         let entry = AccessLogEntry {
             time: jiff::Timestamp::now(),
@@ -124,14 +123,23 @@ impl LoggedRequest {
             tenant: None,
             function: None,
             method,
-            status,
+            status: 0,
             bytes: 0,
             ms: 0,
-            code: refused.map(|(code, _)| code.to_owned()),
-            fault: refused.map(|(_, blame)| blame),
+            code: Some("client_closed".into()),
+            fault: Some(Blame::Caller),
             lost: None,
         };
         Self { log: Arc::clone(log), entry: Some(entry), began, served }
+    }
+
+    /// Records the head of the response, which is about to be sent.
+    pub fn answered(&mut self, status: u16, refused: Option<(&'static str, Blame)>) {
+        if let Some(entry) = &mut self.entry {
+            (entry.time, entry.status) = (jiff::Timestamp::now(), status);
+            entry.code = refused.map(|(code, _)| code.to_owned());
+            entry.fault = refused.map(|(_, blame)| blame);
+        }
     }
 
     /// Wraps the response's body, so that the line is sent when the body is dropped.

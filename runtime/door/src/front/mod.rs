@@ -237,11 +237,12 @@ impl Front {
         };
         let (parts, body) = request.into_parts();
         let (client, https) = client::client_of(peer.ip(), tls, &parts.headers, &self.live.load().trusted_proxies);
-        let watched = self
-            .access
-            .as_ref()
-            .map(|log| (log, parts.method.as_str().chars().take(32).collect::<String>(), ServedFunction::default()));
-        let served = watched.as_ref().map(|(_, _, served)| Arc::clone(served));
+        let served = self.access.as_ref().map(|_| ServedFunction::default());
+        // If the client leaves before the head of the response, this is dropped here and says so.
+        let mut logged = self.access.as_ref().zip(served.clone()).map(|(log, served)| {
+            let method = parts.method.as_str().chars().take(32).collect();
+            LoggedRequest::new(log, id, (method, served, arrived))
+        });
         let for_openai = openai_path(parts.uri.path()).is_some();
         let inbound =
             InboundRequest { id, arrived, client, https, listener: role, served, parts, body, collected: None };
@@ -270,10 +271,9 @@ impl Front {
         if let Some(origin) = origin.as_ref().and_then(|origin| origin.reads(refusal.is_some())) {
             cors::mark(response.headers_mut(), origin);
         }
-        if let Some((log, method, served)) = watched {
-            let status = response.status().as_u16();
-            let watched = LoggedRequest::new(log, id, (method, served, arrived), status, refusal);
-            response = response.map(|body| watched.watch(body));
+        if let Some(mut logged) = logged.take() {
+            logged.answered(response.status().as_u16(), refusal);
+            response = response.map(|body| logged.watch(body));
         }
         Ok(response.map(|body| held_body::keep_busy(body, busy)))
     }

@@ -39,7 +39,7 @@ pub struct Steps {
     /// Runs the request on a worker.
     pub pool: Pool,
     /// Handles requests to the control API.
-    pub control: Control,
+    pub control: Arc<Control>,
     /// Bounds the memory for answers of the control API that their clients do not take.
     pub answers: Arc<WaitingAnswers>,
     /// Bounds the memory for bodies that are read before their function is known.

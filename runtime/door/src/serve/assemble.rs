@@ -69,14 +69,9 @@ pub(super) fn assemble(
         services,
     );
     tokio::spawn(quarantine(Arc::clone(&registry), pool.clone(), overstayed));
-    registry
-        .snapshot()
-        .tenants
-        .keys()
-        .filter(|tenant| store.files().has_assets(tenant))
-        .for_each(|tenant| registry.sweep_assets(tenant));
+    registry.sweep_all();
     functions::warm(&registry.snapshot(), &pool, None);
-    let control = Control {
+    let control = Arc::new(Control {
         registry: Arc::clone(&registry),
         builder,
         pool: pool.clone(),
@@ -90,7 +85,9 @@ pub(super) fn assemble(
         uploading: Default::default(),
         own_url: url.to_owned(),
         dev,
-    };
+    });
+    let finishing = Arc::clone(&control);
+    tokio::spawn(async move { finishing.finish_uploads().await });
     let anonymous = Arc::new(AnonymousCallers::default());
     let server = ServerPermits::new(file.requests_max, file.requests_max.max(WAITING_MIN));
     let admit = Admit::new(server, ledger, Arc::clone(&live), Arc::clone(&anonymous));

@@ -7,6 +7,7 @@ mod housekeeping;
 mod options;
 mod recovered;
 
+pub use housekeeping::errors_of_named_files;
 pub use options::{ServeError, ServeOptions};
 pub use recovered::{DEV_KEY, DEV_TENANT};
 
@@ -73,11 +74,12 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         recovered::dev_tenant(&registry).await?;
     }
     let steps = assemble::assemble(recovered, &file, spawner, slots, &url, options.dev)?;
-    let (live, pool) = (Arc::clone(&steps.live), steps.pool.clone());
+    let (live, pool, arbiter) = (Arc::clone(&steps.live), steps.pool.clone(), Arc::clone(&steps.control.arbiter));
     let front = Front::new(steps, tls.clone(), access);
     let stop = CancellationToken::new();
     tokio::spawn(housekeep(Arc::clone(&registry), Arc::clone(&live), stop.clone()));
-    tokio::spawn(reload(options.config.clone(), live, Arc::clone(&registry), tls, stop.clone()));
+    let served = (Arc::clone(&registry), pool.clone(), arbiter);
+    tokio::spawn(reload(options.config.clone(), live, served, tls, stop.clone()));
     let drain = Duration::from_secs(file.drain_s);
     let address = if admin.is_some() { ListenerRole::Functions } else { ListenerRole::Only };
     let mut serving = JoinSet::new();
@@ -98,7 +100,7 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         _ = interrupt.recv() => tracing::warn!("a second signal: leaving now"),
     }
     pool.drain();
-    if let Err(error) = registry.persist_last_used().await {
+    if let Err(error) = registry.persist_last_used(None).await {
         tracing::warn!(%error, "the times at which keys were last used could not be stored");
     }
     // Only the ledger needs this: every other commit was synced before it was acknowledged.

@@ -75,7 +75,8 @@ pub(super) fn open(options: &ServeOptions, file: &ServerConfig) -> Result<Recove
     }
     let store = Arc::new(store);
     let operator = operator_key(store.files().data())?;
-    let vault = Vault::open(store.files().data(), file.secrets_key_file.as_ref())?;
+    let secrets = contents.secrets.iter().map(|((tenant, name), record)| (tenant, name.as_str(), record));
+    let vault = Vault::open(store.files().data(), file.secrets_key_file.as_ref(), secrets)?;
     let (ledger, by_day) = Ledger::open(Arc::clone(&store), file.retention.ledger_days)?;
     let (defaults, kept) = (file.tenant_limits(), file.retention.versions);
     let registry = Arc::new(Registry::new(Arc::clone(&store), contents, hash(&operator), defaults, kept));

@@ -11,6 +11,7 @@
 //! none counts twice, because the sums and the watermark (the position up to which lines are included in them) are
 //! stored in one change.
 
+pub mod check;
 mod segment;
 mod index;
 mod writer;
@@ -44,6 +45,23 @@ pub enum LedgerError {
     /// The store cannot be read or written.
     #[error("the ledger: {0}")]
     Store(#[from] StoreError),
+    /// Lines that were counted are gone.
+    #[error("segment {segment} of the ledger has {length} bytes, but lines up to byte {counted} were counted")]
+    Lost {
+        /// Number of the segment.
+        segment: u64,
+        /// Its length in bytes.
+        length: u64,
+        /// The length up to which lines were counted.
+        counted: u64,
+    },
+}
+
+fn tell_damage(segment: u64, found: &crate::lines::Scan) {
+    for damage in &found.damaged {
+        let (at, bytes) = (damage.at, damage.length);
+        tracing::error!(segment, at, bytes, "the ledger is damaged: the lines in these bytes cannot be read");
+    }
 }
 
 /// The handle of the ledger; see the module.
@@ -79,23 +97,28 @@ impl Ledger {
             if number >= watermark.segment {
                 let from = if number == watermark.segment { watermark.offset } else { 0 };
                 let file = File::open(segment::path(&folder, number, "jsonl"))?;
-                segment::scan(&file, from, |_, line| rollup.count(&line))?;
+                let found = segment::scan(&file, from, |_, line| rollup.count(&line))?;
+                tell_damage(number, &found);
             }
             index.sealed.extend(SealedSegment::open(&folder, number)?.map(|sealed| (number, Arc::new(sealed))));
         }
         let file = Arc::new(segment::open(&folder, open_number)?);
         let counted_to = if open_number == watermark.segment { watermark.offset } else { 0 };
-        let end = segment::scan(&file, 0, |at, line| {
+        let mut take = |at: u64, line: LedgerLine| {
             if at >= counted_to {
                 rollup.count(&line);
             }
             index.open.insert(line.id(), at);
-        })?;
-        if open_number == watermark.segment && end < watermark.offset {
-            let why = format!("segment {open_number} ends at {end}, but lines up to {} were counted", watermark.offset);
-            return Err(io::Error::other(why).into());
+        };
+        let found = segment::scan(&file, 0, &mut take)?;
+        let (length, counted) = (found.end + found.tail, watermark.offset);
+        if open_number == watermark.segment && length < counted {
+            return Err(LedgerError::Lost { segment: open_number, length, counted });
         }
-        file.set_len(end)?;
+        tell_damage(open_number, &found);
+        let end = segment::end_for_appending(&file, &found, counted_to)?;
+        // Its last line may have got its line feed back.
+        segment::scan(&file, found.end, &mut take)?;
         file.sync_all()?;
         crate::store::files::sync_folder(&folder)?;
         index.open_file = Some(Arc::clone(&file));

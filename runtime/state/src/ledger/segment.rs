@@ -6,13 +6,14 @@
 //!  DATA/ledger/0000000008.jsonl    open: the last one
 //! ```
 //!
-//! Invariant: the first line that is incomplete, and everything after it, was never acknowledged. It is cut off when
-//! the ledger is opened.
+//! Damage costs only the lines that it is in. It stays where it is and is told when the segment is read at a start. The
+//! beginning of a line that a crash interrupted was never acknowledged, and is cut off.
 
+use crate::lines;
 use gannet_base::bill::LedgerLine;
 use gannet_base::names::RequestId;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Seek, Write};
+use std::io::{self, BufReader, Seek};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -25,19 +26,11 @@ const LINE_BYTES_MAX: u64 = 1024 * 1024;
 pub(super) fn encode(line: &LedgerLine, out: &mut Vec<u8>) -> io::Result<()> {
     let start = out.len();
     serde_json::to_writer(&mut *out, line)?;
-    let sum = crc32fast::hash(out.get(start..).unwrap_or_default());
-    writeln!(out, "\t{sum:08x}")
-}
-
-/// Returns the JSON of a line, or None if the checksum is wrong or missing. `text` has no line feed.
-fn whole(text: &[u8]) -> Option<&[u8]> {
-    let (json, sum) = text.split_at_checked(text.len().checked_sub(9)?)?;
-    let sum = u32::from_str_radix(std::str::from_utf8(sum.strip_prefix(b"\t")?).ok()?, 16).ok()?;
-    (crc32fast::hash(json) == sum).then_some(json)
+    lines::seal(out, start)
 }
 
 fn decode(text: &[u8]) -> Option<LedgerLine> {
-    serde_json::from_slice(whole(text)?).ok()
+    serde_json::from_slice(lines::unseal(text)?).ok()
 }
 
 /// Returns the path of a segment's file. `ending` is `jsonl` or `idx`.
@@ -68,23 +61,44 @@ pub(super) fn open(folder: &Path, number: u64) -> io::Result<File> {
         .open(path(folder, number, "jsonl"))
 }
 
-/// Calls `each` for every line from offset `from` on, until the end or the first incomplete line. Returns the offset
-/// where it stopped.
-pub(super) fn scan(file: &File, from: u64, mut each: impl FnMut(u64, LedgerLine)) -> io::Result<u64> {
+/// Calls `each` for every line from offset `from` on. Returns where the last one ended, and what cannot be read.
+pub(super) fn scan(file: &File, from: u64, mut each: impl FnMut(u64, LedgerLine)) -> io::Result<lines::Scan> {
     let mut reader = BufReader::with_capacity(1 << 18, file);
     reader.seek(io::SeekFrom::Start(from))?;
-    let (mut at, mut text) = (from, Vec::new());
-    loop {
-        text.clear();
-        let read = io::Read::take(&mut reader, LINE_BYTES_MAX).read_until(b'\n', &mut text)?;
-        let Some(json) = text.strip_suffix(b"\n").and_then(whole) else { return Ok(at) };
-        // A complete line may have been acknowledged, even if this binary cannot parse it, so it is not cut off.
-        match serde_json::from_slice(json) {
-            Ok(line) => each(at, line),
-            Err(error) => tracing::error!(at, %error, "a line of the ledger cannot be parsed"),
-        }
-        at += read as u64;
+    // A line with the right checksum may have been acknowledged, even if this binary cannot parse it, so it is not cut
+    // off.
+    lines::scan(reader, from, |at, text| match serde_json::from_slice(text) {
+        Ok(line) => each(at, line),
+        Err(error) => tracing::error!(at, %error, "a line of the ledger cannot be parsed"),
+    })
+}
+
+/// Prepares a segment for appending, and returns where the next line goes. What follows the last line is cut off if it
+/// can only be the beginning of a line that a crash interrupted. Anything else stays: there may have been lines in it,
+/// and those before `counted` were. A last line of which only the line feed is damaged gets it back.
+pub(super) fn end_for_appending(file: &File, found: &lines::Scan, counted: u64) -> io::Result<u64> {
+    if found.tail == 0 {
+        return Ok(found.end);
     }
+    let mut tail = vec![0; usize::try_from(found.tail).map_err(io::Error::other)?];
+    file.read_exact_at(&mut tail, found.end)?;
+    let end = found.end + found.tail;
+    let is_line = tail.split_last().is_some_and(|(_, line)| lines::unseal(line).is_some());
+    if !is_line && !tail.contains(&b'\n') && found.end >= counted {
+        file.set_len(found.end)?;
+        file.sync_all()?;
+        return Ok(found.end);
+    }
+    tracing::error!(
+        at = found.end,
+        bytes = found.tail,
+        "the end of the ledger is damaged, or a crash interrupted a write"
+    );
+    let ends = tail.last() == Some(&b'\n');
+    let next = if is_line || ends { end } else { end + 1 };
+    file.write_all_at(b"\n", next - 1)?;
+    file.sync_all()?;
+    Ok(next)
 }
 
 /// Reads the line at an offset.
@@ -188,6 +202,7 @@ mod tests {
     use gannet_base::bill::Receipt;
     use gannet_base::bill::price::Price;
     use gannet_base::names::{FunctionName, TenantName};
+    use std::io::Write;
 
     fn line() -> LedgerLine {
         let (tenant, function) = (TenantName::new("acme").unwrap(), FunctionName::new("blur").unwrap());
@@ -209,14 +224,49 @@ mod tests {
             file.set_len(last).unwrap();
             file.write_all_at(torn, last).unwrap();
             let mut seen = Vec::new();
-            assert_eq!(scan(&file, 0, |_, line| seen.push(line)).unwrap(), last);
+            let found = scan(&file, 0, |_, line| seen.push(line)).unwrap();
+            assert_eq!((found.end, found.tail), (last, torn.len() as u64));
             assert_eq!(seen, lines);
+            // What could have been lines is kept.
+            let kept = if torn.contains(&b'\n') { torn.len() as u64 } else { 0 };
+            assert_eq!(end_for_appending(&file, &found, 0).unwrap(), last + kept);
+            assert_eq!(file.metadata().unwrap().len(), last + kept);
         }
+        // Nor is anything cut off that was counted.
+        let found = scan(&file, 0, |_, _| {}).unwrap();
+        assert_eq!(end_for_appending(&file, &found, last + 1).unwrap(), last);
+        file.set_len(last).unwrap();
+        file.write_all_at(b"{", last).unwrap();
+        let found = scan(&file, 0, |_, _| {}).unwrap();
+        assert_eq!(end_for_appending(&file, &found, last + 1).unwrap(), last + 2);
         assert_eq!(list(folder.path()).unwrap(), [3]);
         let sealed = SealedSegment::open(folder.path(), 3).unwrap().unwrap();
         for line in &lines {
             assert_eq!(sealed.get(line.id()).unwrap().as_ref(), Some(line));
         }
         assert!(sealed.get(RequestId::new()).unwrap().is_none());
+    }
+
+    #[test]
+    fn damage_costs_its_own_line_and_a_damaged_line_feed_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let lines: Vec<LedgerLine> = (0..5).map(|_| line()).collect();
+        let mut bytes = Vec::new();
+        for line in &lines {
+            encode(line, &mut bytes).unwrap();
+        }
+        let length = bytes.len();
+        let middle = length / 2;
+        bytes[middle] ^= 4;
+        bytes[length - 1] ^= 4;
+        let mut file = open(folder.path(), 1).unwrap();
+        file.write_all(&bytes).unwrap();
+        let found = scan(&file, 0, |_, _| {}).unwrap();
+        assert_eq!((found.damaged.len(), found.tail > 0), (1, true));
+        assert_eq!(end_for_appending(&file, &found, 0).unwrap(), length as u64);
+        let mut seen = Vec::new();
+        let found = scan(&file, 0, |_, line| seen.push(line)).unwrap();
+        assert_eq!((found.damaged.len(), found.tail, found.end), (1, 0, length as u64));
+        assert_eq!(seen, [&lines[..2], &lines[3..]].concat());
     }
 }

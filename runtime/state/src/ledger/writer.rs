@@ -136,9 +136,10 @@ impl Writer {
 
     /// Removes sealed segments that were last written longer ago than `kept`.
     fn expire(&self) {
+        let trusted = &self.store.files().trusted_time;
         let too_old = |path: &Path| {
             let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
-            modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > self.kept))
+            modified.is_ok_and(|at| trusted.age_of(at).is_some_and(|age| age > self.kept))
         };
         let numbers: Vec<u64> =
             self.index.lock().unwrap_or_else(PoisonError::into_inner).sealed.keys().copied().collect();

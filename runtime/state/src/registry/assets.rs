@@ -23,7 +23,7 @@ impl Tenant {
         self.asset_sizes().values().sum()
     }
 
-    fn needs_asset(&self, digest: &str) -> bool {
+    pub(super) fn needs_asset(&self, digest: &str) -> bool {
         self.asset_sizes().contains_key(digest)
     }
 
@@ -80,29 +80,5 @@ impl Registry {
         deleted.await?;
         self.sweep_assets(&owner);
         Ok(())
-    }
-
-    /// Removes the files of unused assets, in the background.
-    pub fn sweep_assets(self: &Arc<Self>, tenant: &TenantName) {
-        let (registry, tenant) = (Arc::clone(self), tenant.clone());
-        tokio::spawn(async move {
-            let (looking, of) = (Arc::clone(&registry), tenant.clone());
-            let any = tokio::task::spawn_blocking(move || !looking.store.files().assets(&of).is_empty()).await;
-            if !any.unwrap_or(false) {
-                return;
-            }
-            // The lock is held, so that no asset gets a name while its file is removed.
-            let _changing = registry.changing.lock().await;
-            let Some(owner) = registry.snapshot().tenants.get(&tenant).cloned() else { return };
-            let sweeping = Arc::clone(&registry);
-            let swept = tokio::task::spawn_blocking(move || {
-                let files = sweeping.store.files();
-                let unneeded = |digest: &String| !owner.needs_asset(digest) && !sweeping.is_protected(&tenant, digest);
-                files.assets(&tenant).iter().filter(|digest| unneeded(digest)).for_each(|digest| {
-                    files.remove_asset(&tenant, digest);
-                });
-            });
-            let _ = swept.await;
-        });
     }
 }

@@ -80,11 +80,10 @@ impl Registry {
         how: DeployOptions,
     ) -> Result<(Arc<Version>, bool), RegistryError> {
         let (tenant, name) = (tenant.clone(), name.clone());
-        let store = Arc::clone(&self.store);
         let owner = tenant.clone();
         let deployed = self.change(move |registry, next| registry.add_version(next, &tenant, &name, record, how)).await;
         let (version, new, gone) = deployed?;
-        self.remove_components(&owner, gone, &store);
+        self.sweep_components(&owner, gone);
         self.sweep_assets(&owner);
         Ok((version, new))
     }
@@ -189,7 +188,7 @@ impl Registry {
 
     /// Removes a function and all its versions.
     pub async fn delete(self: &Arc<Self>, tenant: &TenantName, name: &FunctionName) -> Result<(), RegistryError> {
-        let (owner, store) = (tenant.clone(), Arc::clone(&self.store));
+        let owner = tenant.clone();
         let (tenant, name) = (tenant.clone(), name.clone());
         let gone = self.change(move |_, next| {
             let tenant_entry = tenant_mut(next, &tenant)?;
@@ -201,38 +200,9 @@ impl Registry {
             Ok((change, unneeded(tenant_entry, &removed.versions)))
         });
         let gone = gone.await?;
-        self.remove_components(&owner, gone, &store);
+        self.sweep_components(&owner, gone);
         self.sweep_assets(&owner);
         Ok(())
-    }
-
-    /// Removes, in the background, the components and builds with these names that no version needs.
-    pub fn sweep_components(self: &Arc<Self>, tenant: &TenantName, names: Vec<String>) {
-        let store = Arc::clone(&self.store);
-        self.remove_components(tenant, names, &store);
-    }
-
-    /// Removes, in the background, the components and builds with these names that no version and no upload needs.
-    fn remove_components(self: &Arc<Self>, tenant: &TenantName, names: Vec<String>, store: &Arc<crate::store::Store>) {
-        if names.is_empty() {
-            return;
-        }
-        let (registry, tenant, store) = (Arc::clone(self), tenant.clone(), Arc::clone(store));
-        tokio::spawn(async move {
-            let _changing = registry.changing.lock().await;
-            let snapshot = registry.snapshot();
-            let needed = |name: &String| snapshot.tenants.get(&tenant).is_some_and(|tenant| tenant.needs(name));
-            let protected = |name: &String| {
-                let digest = name.split_once('.').map_or(name.as_str(), |(digest, _)| digest);
-                registry.is_protected(&tenant, digest)
-            };
-            let names: Vec<String> = names.into_iter().filter(|name| !needed(name) && !protected(name)).collect();
-            let removing = tokio::task::spawn_blocking(move || {
-                names.iter().for_each(|name| store.files().remove_component(&tenant, name));
-            });
-            // The lock is held until the files are removed, so that no deploy of the same bytes is committed meanwhile.
-            let _ = removing.await;
-        });
     }
 
     /// Splits the requests of a function among its versions by weight. The version with the largest weight becomes

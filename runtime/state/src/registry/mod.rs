@@ -10,6 +10,7 @@ mod assets;
 mod function;
 mod functions;
 mod keys;
+mod sweep;
 mod tenants;
 
 pub use function::{DeployOptions, Function, Version};
@@ -72,12 +73,13 @@ impl Tenant {
         TenantRecord { quarantine: self.quarantine.to_vec(), ..self.record.clone() }
     }
 
-    /// Returns whether the tenant may keep GPU memory without requests (`scale.min`): its limits allow it, and it can
-    /// still spend.
+    /// Returns whether the tenant may keep GPU memory without requests (`scale.min`): it is not suspended, its limits
+    /// allow it, and it can still spend.
     pub fn may_stay_resident(&self, now: jiff::Timestamp) -> bool {
         let spent = self.account.spent(now).micro_units;
         let kept = self.resident_gpu_bytes(None, 0).div_ceil(1 << 20);
-        self.limits.resident_gpu_mib > 0
+        !self.record.suspended
+            && self.limits.resident_gpu_mib > 0
             && kept <= self.limits.resident_gpu_mib
             && spent < self.limits.spend_micro_units_per_month
     }
@@ -252,10 +254,7 @@ impl Registry {
     /// Adds usage from before this start to the tenants' counters.
     pub fn count_used(&self, by_day: &crate::ledger::UsageByDay) {
         let snapshot = self.snapshot();
-        let today = gannet_base::time::day_of(jiff::Timestamp::now());
-        // A day in the future comes from a clock that ran ahead. Counters never go back to an earlier day, so counting
-        // it would stop all counting until that day.
-        for ((day, tenant), sums) in by_day.iter().filter(|((day, _), _)| *day <= today + 1) {
+        for ((day, tenant), sums) in by_day {
             let Some(tenant) = snapshot.tenants.get(tenant) else { continue };
             let Ok(time) = jiff::Timestamp::from_second(day.saturating_mul(86_400)) else { continue };
             let Sums { gpu_ns, egress_bytes, .. } = *sums;

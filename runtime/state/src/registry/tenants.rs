@@ -239,14 +239,14 @@ impl Registry {
         .await
     }
 
-    /// Stores when keys were last used, to the minute, and removes expired keys.
-    pub async fn persist_last_used(self: &Arc<Self>) -> Result<(), RegistryError> {
+    /// Stores when keys were last used, to the minute, and removes keys that had expired by the time `past`.
+    pub async fn persist_last_used(self: &Arc<Self>, past: Option<jiff::Timestamp>) -> Result<(), RegistryError> {
         let _changing = self.changing.lock().await;
         let mut next = Snapshot::clone(&self.snapshot());
         let mut change = WriteBatch::new();
         let mut any = false;
-        let now = jiff::Timestamp::now();
-        let ended: Vec<[u8; 32]> = next.keys.values().filter(|key| key.is_expired(now)).map(|key| key.hash).collect();
+        let is_past = |key: &&Arc<Key>| past.is_some_and(|past| key.is_expired(past));
+        let ended: Vec<[u8; 32]> = next.keys.values().filter(is_past).map(|key| key.hash).collect();
         for hash in ended {
             next.keys.remove(&hash);
             change = change.without_key(&hash);

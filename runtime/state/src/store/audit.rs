@@ -8,7 +8,8 @@
 //!  a/{tenant | operator}/{request id}
 //! ```
 
-use crate::store::{Store, StoreError, WriteBatch, parse};
+use crate::store::batch::parse;
+use crate::store::{Store, StoreError, WriteBatch};
 use gannet_base::names::RequestId;
 use gannet_base::records::AuditRecord;
 
@@ -38,7 +39,7 @@ impl Store {
         for whose in whose {
             change = change.put(key(whose, request), record)?;
             if let Some(forgotten) = forgotten {
-                change.0.remove(key(whose, forgotten));
+                change = change.without(key(whose, forgotten));
             }
         }
         self.commit(change).await
@@ -65,7 +66,7 @@ impl Store {
         for entry in self.db.scan_prefix("a/") {
             let (key, value) = entry?;
             if parse::<AuditRecord>(&key, &value)?.time < before {
-                change.0.remove(key.to_vec());
+                change = change.without(key.to_vec());
                 count += 1;
             }
             if count >= FORGOTTEN_AT_ONCE {

@@ -6,8 +6,9 @@
 //! Driver caches are the exception: they are renamed into place as a whole folder but not synced, because losing one
 //! costs only time.
 
-use crate::store::StoreError;
+use crate::store::{FORMAT, StoreError};
 use gannet_base::names::TenantName;
+use gannet_base::time::TrustedTime;
 use rustix::fs::{AtFlags, Dir, FlockOperation, Gid, Mode, OFlags, Uid, fchown, fstat, linkat, mkdirat, openat};
 use sha2::{Digest, Sha256};
 use std::ffi::{OsStr, OsString};
@@ -19,6 +20,15 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// The kinds of files that the registry refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A component, its compiled code and its driver cache.
+    Component,
+    /// An asset.
+    Asset,
+}
+
 /// The data folder; see the module.
 #[derive(Debug)]
 pub struct Files {
@@ -28,6 +38,8 @@ pub struct Files {
     counter: AtomicU64,
     /// Identifies the engine that components are compiled for. Code for another engine cannot be used.
     engine: String,
+    /// The time by which ages are judged: nothing is removed because of its age by another clock.
+    pub trusted_time: TrustedTime,
 }
 
 fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
@@ -87,6 +99,26 @@ pub(super) fn lock(data: &Path) -> Result<File, StoreError> {
     Ok(file)
 }
 
+/// Returns whether a data folder contains anything that a server wrote.
+pub(super) fn is_used(data: &Path) -> bool {
+    let has_entries = |name: &str| std::fs::read_dir(data.join(name)).is_ok_and(|mut entries| entries.next().is_some());
+    data.join("format").exists() || ["db", "journal", "ledger", "components", "assets"].into_iter().any(has_entries)
+}
+
+/// Reads the version of a data folder's format. Returns None if the file is missing or cannot be read.
+pub(super) fn read_format(data: &Path) -> io::Result<Option<u32>> {
+    match std::fs::read_to_string(data.join("format")) {
+        Ok(text) => Ok(text.trim().parse().ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.kind() == io::ErrorKind::InvalidData => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes the version of the format that this binary writes.
+pub(super) fn write_format(data: &Path) -> io::Result<()> {
+    write_durably(&data.join("format"), format!("{FORMAT}\n").as_bytes(), 0o644)
+}
+
 impl Files {
     /// Makes the folders. Only the server's user may enter those in the data folder, except `run`: it holds the
     /// children's own folders, and children run as other users.
@@ -94,11 +126,19 @@ impl Files {
         make_folder(data, 0o711)?;
         let data = data.canonicalize()?;
         std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o711))?;
-        for name in ["db", "components", "compiled", "driver-cache", "incoming", "ledger", "assets", "uploads"] {
+        for name in
+            ["db", "journal", "components", "compiled", "driver-cache", "incoming", "ledger", "assets", "uploads"]
+        {
             make_folder(&data.join(name), 0o700)?;
         }
         let run = run_folder(&data)?;
-        Ok(Self { data, run, counter: AtomicU64::new(0), engine: engine.to_owned() })
+        Ok(Self {
+            data,
+            run,
+            counter: AtomicU64::new(0),
+            engine: engine.to_owned(),
+            trusted_time: TrustedTime::default(),
+        })
     }
 
     /// Removes the children's folders and incoming files that a crash left behind.
@@ -177,11 +217,45 @@ impl Files {
         }
     }
 
-    /// Returns the digests of a tenant's stored components.
-    pub fn components(&self, tenant: &TenantName) -> Vec<String> {
-        let folder = std::fs::read_dir(self.data.join("components").join(tenant.as_str()));
-        let names = folder.into_iter().flatten().flatten().map(|entry| entry.file_name());
-        names.filter_map(|name| Some(name.to_str()?.strip_suffix(".wasm")?.to_owned())).collect()
+    /// Removes the files that nothing needs, and returns how many. `is_needed` is asked for a tenant, without a name, and
+    /// for each of its files.
+    pub fn remove_unneeded(&self, is_needed: impl Fn(FileKind, &str, Option<&str>) -> bool) -> usize {
+        let mut removed = 0;
+        let mut remove = |path: &Path| {
+            let is_folder = path.is_dir();
+            let gone = if is_folder { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+            match gone {
+                Ok(()) => removed += 1,
+                Err(error) => tracing::warn!(path = %path.display(), %error, "an unneeded file could not be removed"),
+            }
+        };
+        let entries = |path: &Path| {
+            let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+            entries.map(|entry| (entry.path(), entry.file_name().to_string_lossy().into_owned())).collect::<Vec<_>>()
+        };
+        let current = format!("-{}.cwasm", self.engine);
+        for folder in ["components", "compiled", "driver-cache", "assets", "uploads"] {
+            let kind = if folder == "assets" { FileKind::Asset } else { FileKind::Component };
+            for (path, tenant) in entries(&self.data.join(folder)) {
+                if !is_needed(kind, &tenant, None) {
+                    remove(&path);
+                    continue;
+                }
+                for (path, name) in entries(&path) {
+                    let name = match folder {
+                        "components" => name.strip_suffix(".wasm"),
+                        // Code for another engine cannot be used.
+                        "compiled" => name.strip_suffix(&current),
+                        "uploads" => continue,
+                        _ => Some(name.as_str()),
+                    };
+                    if !name.is_some_and(|name| is_needed(kind, &tenant, Some(name))) {
+                        remove(&path);
+                    }
+                }
+            }
+        }
+        removed
     }
 
     /// Moves a file that is completely written to its final path, durably.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  DATA/format            version of the format; a server refuses a newer one than it knows
+//!  DATA/journal/          every change of the records, and so a second copy of them; see store/journal.rs
 //!  DATA/lock              locked while a server runs
 //!  DATA/operator.key      the operator's key; mode 0600
 //!  DATA/db/               sled: tenants, keys, secrets, functions, versions, assets, sums of the ledger, audit log
@@ -17,23 +18,33 @@
 //!  DATA/run/              children's folders; emptied at start. In the temporary folder if children cannot enter DATA
 //! ```
 //!
-//! Invariant: nothing is acknowledged before it is on disk. sled 0.34's flush writes but does not
-//! sync, so one commit thread groups changes, applies each as one batch, flushes, syncs every file of
-//! the database and its folder, and only then replies. Files are written under another name,
-//! synced, renamed, and their folder is synced, before a change that names them is committed.
+//! Invariants: nothing is acknowledged before it is on disk. sled 0.34's flush writes but does not sync, so one commit
+//! thread groups changes, writes and syncs them in the journal, applies them as one batch, flushes, syncs every file of
+//! the database and its folder, and only then replies. Files are written under another name, synced, renamed, and their
+//! folder is synced, before a change that names them is committed.
+//!
+//! A start compares the database with the journal. If they differ, it names what is damaged and writes nothing.
 
 pub mod audit;
+mod batch;
+mod commit;
 pub mod files;
+mod journal;
+mod repair;
+pub mod space;
 pub mod uploads;
 pub mod usage;
+mod verify;
 
+pub use batch::WriteBatch;
+use batch::parse;
+use commit::Committer;
 use files::Files;
 use gannet_base::names::{AssetName, FunctionName, TenantName};
 use gannet_base::records::{
     AssetRecord, DeletedTenantRecord, FunctionRecord, KeyRecord, SecretRecord, TenantRecord, VersionRecord,
 };
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+pub use repair::{StoredFile, StoredRecords};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -41,8 +52,10 @@ use std::path::{Path, PathBuf};
 use tokio::sync::{mpsc, oneshot};
 
 /// Version of the format that this binary writes. 2 added traffic, tags, limits, secrets and the ledger. 3 added
-/// assets.
-const FORMAT: u32 = 3;
+/// assets. 4 added checksums of records, their count, and the journal.
+const FORMAT: u32 = 4;
+/// Findings that an error shows. The others are counted.
+const FINDINGS_SHOWN: usize = 8;
 /// Commits that may wait for the commit thread. Each waits a few milliseconds at most.
 const QUEUE_CAPACITY: usize = 256;
 
@@ -65,13 +78,28 @@ pub enum StoreError {
     #[error("storage: {0}")]
     Io(String),
     /// A record cannot be read.
-    #[error("the record {key:?} cannot be read: {cause}")]
+    #[error("{record} cannot be read: {cause}")]
     Corrupt {
-        /// The record's key in the database.
-        key: String,
+        /// The record, in words.
+        record: String,
         /// Why the record is invalid.
         cause: String,
     },
+    /// The records are not those that were written.
+    #[error("the data folder is damaged, and nothing was written: {}", shown(findings))]
+    Damaged {
+        /// What is wrong, in words.
+        findings: Vec<String>,
+    },
+}
+
+fn shown(findings: &[String]) -> String {
+    let mut text = findings.iter().take(FINDINGS_SHOWN).map(String::as_str).collect::<Vec<_>>().join("; ");
+    let more = findings.len().saturating_sub(FINDINGS_SHOWN);
+    if more > 0 {
+        text.push_str(&format!("; and {more} more"));
+    }
+    text
 }
 
 impl From<io::Error> for StoreError {
@@ -86,94 +114,6 @@ impl From<sled::Error> for StoreError {
             sled::Error::Io(error) => error.into(),
             other => Self::Io(other.to_string()),
         }
-    }
-}
-
-/// Changes that become durable together, or not at all.
-#[derive(Debug, Default)]
-pub struct WriteBatch(sled::Batch);
-
-impl WriteBatch {
-    /// Returns an empty batch.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    fn put<T: Serialize>(mut self, key: Vec<u8>, value: &T) -> Result<Self, StoreError> {
-        let bytes = serde_json::to_vec(value).map_err(|error| StoreError::Io(error.to_string()))?;
-        self.0.insert(key, bytes);
-        Ok(self)
-    }
-
-    /// Writes a tenant.
-    pub fn tenant(self, name: &TenantName, record: &TenantRecord) -> Result<Self, StoreError> {
-        self.put(format!("t/{name}").into_bytes(), record)
-    }
-
-    /// Writes a key.
-    pub fn key(self, hash: &[u8; 32], record: &KeyRecord) -> Result<Self, StoreError> {
-        self.put([b"k/", hash.as_slice()].concat(), record)
-    }
-
-    /// Removes a key.
-    pub fn without_key(mut self, hash: &[u8; 32]) -> Self {
-        self.0.remove([b"k/", hash.as_slice()].concat());
-        self
-    }
-
-    /// Removes a tenant's record and reserves its name. The caller removes its keys, secrets, assets and functions.
-    pub fn without_tenant(mut self, name: &TenantName, record: &DeletedTenantRecord) -> Result<Self, StoreError> {
-        self.0.remove(format!("t/{name}").into_bytes());
-        self.put(format!("g/{name}").into_bytes(), record)
-    }
-
-    /// Writes a secret.
-    pub fn secret(self, tenant: &TenantName, name: &str, record: &SecretRecord) -> Result<Self, StoreError> {
-        self.put(format!("s/{tenant}/{name}").into_bytes(), record)
-    }
-
-    /// Removes a secret.
-    pub fn without_secret(mut self, tenant: &TenantName, name: &str) -> Self {
-        self.0.remove(format!("s/{tenant}/{name}").into_bytes());
-        self
-    }
-
-    /// Writes the record of an asset.
-    pub fn asset(self, tenant: &TenantName, name: &AssetName, record: &AssetRecord) -> Result<Self, StoreError> {
-        self.put(format!("asset/{tenant}/{name}").into_bytes(), record)
-    }
-
-    /// Removes the record of an asset.
-    pub fn without_asset(mut self, tenant: &TenantName, name: &AssetName) -> Self {
-        self.0.remove(format!("asset/{tenant}/{name}").into_bytes());
-        self
-    }
-
-    /// Writes a function.
-    pub fn function(
-        self,
-        tenant: &TenantName,
-        name: &FunctionName,
-        record: &FunctionRecord,
-    ) -> Result<Self, StoreError> {
-        self.put(format!("f/{tenant}/{name}").into_bytes(), record)
-    }
-
-    /// Writes a version.
-    pub fn version(self, tenant: &TenantName, name: &FunctionName, record: &VersionRecord) -> Result<Self, StoreError> {
-        self.put(format!("v/{tenant}/{name}/{:010}", record.number).into_bytes(), record)
-    }
-
-    /// Removes a function.
-    pub fn without_function(mut self, tenant: &TenantName, name: &FunctionName) -> Self {
-        self.0.remove(format!("f/{tenant}/{name}").into_bytes());
-        self
-    }
-
-    /// Removes a version.
-    pub fn without_version(mut self, tenant: &TenantName, name: &FunctionName, number: u32) -> Self {
-        self.0.remove(format!("v/{tenant}/{name}/{number:010}").into_bytes());
-        self
     }
 }
 
@@ -211,15 +151,34 @@ impl Store {
     /// Opens the data folder, or makes it, and reads the stored state. `engine` identifies the engine that components
     /// are compiled for.
     pub fn open(data: &Path, engine: &str) -> Result<(Self, StoredState), StoreError> {
+        let is_new = !files::is_used(data);
         let files = Files::open(data, engine)?;
         let lock = files::lock(data)?;
-        check_format(data)?;
+        let (database, journal) = (data.join("db"), data.join("journal"));
+        let format = files::read_format(data)?;
+        match format {
+            Some(found) if found > FORMAT => return Err(StoreError::Newer { found }),
+            None if !is_new => {
+                let findings = vec!["the file `format` is missing or unreadable".into()];
+                return Err(StoreError::Damaged { findings });
+            }
+            _ => {}
+        }
         files.empty_run()?;
-        let db = sled::Config::new().path(data.join("db")).mode(sled::Mode::LowSpace).flush_every_ms(None).open()?;
+        let db = verify::open_database(&database)?;
+        if format.is_none_or(|found| found < FORMAT) {
+            repair::upgrade(&db, &database, &journal)?;
+            // An older binary must not read what is written from now on.
+            files::write_format(data)?;
+        }
+        let replayed = journal::replay(&journal, batch::record_sum)?;
+        let missing = || StoreError::Damaged { findings: vec!["the journal is missing".into()] };
+        let replayed = replayed.ok_or_else(missing)?;
+        let (journal, count) = verify::verify(&db, &database, &journal, &replayed)?;
         let contents = read(&db)?;
         let (commits, inbox) = mpsc::channel(QUEUE_CAPACITY);
-        let (folder, writes) = (data.join("db"), db.clone());
-        std::thread::Builder::new().name("commit".into()).spawn(move || commit_thread(&writes, &folder, inbox))?;
+        let committer = Committer { db: db.clone(), folder: database, journal, count };
+        std::thread::Builder::new().name("commit".into()).spawn(move || committer.run(inbox))?;
         Ok((Self { files, db, commits, _lock: lock }, contents))
     }
 
@@ -245,101 +204,21 @@ impl Store {
     }
 }
 
-fn check_format(data: &Path) -> Result<(), StoreError> {
-    let path = data.join("format");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            let found = text.trim().parse().unwrap_or(u32::MAX);
-            if found > FORMAT {
-                return Err(StoreError::Newer { found });
-            }
-            if found < FORMAT {
-                // Fields that were added have defaults, so older records can be read. An older binary must not read
-                // records written from now on, so the format is raised.
-                files::write_durably(&path, format!("{FORMAT}\n").as_bytes(), 0o644)?;
-            }
-            Ok(())
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            files::write_durably(&path, format!("{FORMAT}\n").as_bytes(), 0o644)?;
-            Ok(())
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Makes all writes to the database, in rounds. All commits that wait when a round begins become durable in that round.
-fn commit_thread(db: &sled::Db, folder: &Path, mut inbox: mpsc::Receiver<(WriteBatch, Reply)>) {
-    let mut round = Vec::new();
-    // After a failure sled may still hold changes that were reported as failed, and the next sync would make them
-    // durable. So nothing is accepted until a restart has read the state on disk.
-    let mut failed = false;
-    while inbox.blocking_recv_many(&mut round, QUEUE_CAPACITY) > 0 {
-        let mut answers = Vec::with_capacity(round.len());
-        let mut result =
-            if failed { Err(StoreError::Io("an earlier write failed; restart the server".into())) } else { Ok(()) };
-        for (WriteBatch(batch), answer) in round.drain(..) {
-            if result.is_ok() {
-                result = db.apply_batch(batch).map_err(StoreError::from);
-            }
-            answers.push(answer);
-        }
-        let result = result.and_then(|()| sync(db, folder));
-        failed |= result.is_err();
-        for answer in answers {
-            let told = match &result {
-                Ok(()) => Ok(()),
-                Err(StoreError::Full) => Err(StoreError::Full),
-                Err(error) => Err(StoreError::Io(error.to_string())),
-            };
-            // The caller may have stopped waiting. The change is durable anyway.
-            let _ = answer.send(told);
-        }
-    }
-}
-
-fn sync(db: &sled::Db, folder: &Path) -> Result<(), StoreError> {
-    db.flush()?;
-    sync_folder(folder)
-}
-
-fn sync_folder(folder: &Path) -> Result<(), StoreError> {
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            sync_folder(&entry.path())?;
-        } else {
-            match File::open(entry.path()) {
-                Ok(file) => file.sync_all()?,
-                // sled may remove an old snapshot file of its own between `read_dir` and `open`.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-    File::open(folder)?.sync_all()?;
-    Ok(())
-}
-
-fn parse<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, StoreError> {
-    serde_json::from_slice(value).map_err(|error| StoreError::Corrupt {
-        key: String::from_utf8_lossy(key).into_owned(),
-        cause: error.to_string(),
-    })
-}
-
 fn read(db: &sled::Db) -> Result<StoredState, StoreError> {
     let mut contents = StoredState::default();
     let mut versions: BTreeMap<(TenantName, FunctionName), Vec<VersionRecord>> = BTreeMap::new();
-    let bad = |key: &[u8]| StoreError::Corrupt {
-        key: String::from_utf8_lossy(key).into_owned(),
-        cause: "the key is malformed".into(),
+    let bad = |key: &[u8]| StoreError::Corrupt { record: batch::describe(key), cause: "its name is malformed".into() };
+    // What belongs to nothing would be dropped in silence.
+    let lost = |key: &[u8], owner: &str| StoreError::Corrupt {
+        record: batch::describe(key),
+        cause: format!("{owner} is not there"),
     };
     for entry in db.scan_prefix(b"k/") {
         let (key, value) = entry?;
         let hash = key.get(2..).unwrap_or_default();
         contents.keys.insert(hash.try_into().map_err(|_| bad(&key))?, parse(&key, &value)?);
     }
+    let mut owned: Vec<(sled::IVec, TenantName)> = Vec::new();
     // The remaining records are sums and audit entries, which are read on demand.
     for kind in ["t", "g", "s", "asset", "f", "v"] {
         for entry in db.scan_prefix(format!("{kind}/")) {
@@ -349,6 +228,9 @@ fn read(db: &sled::Db) -> Result<StoredState, StoreError> {
             let tenant = parts.next().and_then(|name| TenantName::new(name).ok()).ok_or_else(|| bad(&key))?;
             let second = parts.next();
             let function = second.and_then(|name| FunctionName::new(name).ok());
+            if kind != "t" && kind != "g" {
+                owned.push((key.clone(), tenant.clone()));
+            }
             match (kind, second, function) {
                 ("t", None, _) => drop(contents.tenants.insert(tenant, parse(&key, &value)?)),
                 ("g", None, _) => drop(contents.deleted.insert(tenant, parse(&key, &value)?)),
@@ -369,10 +251,13 @@ fn read(db: &sled::Db) -> Result<StoredState, StoreError> {
             }
         }
     }
-    for (name, list) in versions {
-        if let Some(function) = contents.functions.get_mut(&name) {
-            function.1 = list;
-        }
+    for ((tenant, name), list) in versions {
+        let key = || format!("v/{tenant}/{name}/");
+        let first = contents.functions.get_mut(&(tenant.clone(), name.clone()));
+        first.ok_or_else(|| lost(key().as_bytes(), "its function"))?.1 = list;
+    }
+    if let Some((key, _)) = owned.iter().find(|(_, tenant)| !contents.tenants.contains_key(tenant)) {
+        return Err(lost(key, "its tenant"));
     }
     Ok(contents)
 }

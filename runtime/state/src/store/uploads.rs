@@ -3,11 +3,12 @@
 //! ```text
 //!  begin ─▶ DATA/uploads/{tenant}/{asset}~{size}~{received}~{digest or -}
 //!             │ append: write, sync, rename to the new `received`, sync the folder ─▶ acknowledged
-//!             └ received = size: hash, compare, move to DATA/assets/{tenant}/{digest}
+//!             └ received = size: hash, compare, link as DATA/assets/{tenant}/{digest} ─▶ name it ─▶ remove the upload
 //! ```
 //!
-//! Invariant: the first `received` bytes are on disk. Bytes that a crash left beyond them are cut off when the upload
-//! is resumed.
+//! Invariants: the first `received` bytes are on disk. Bytes that a crash left beyond them are cut off when the upload
+//! is resumed. The upload is removed after the asset has its name, so a crash in between loses nothing: a start finishes
+//! uploads whose bytes have all arrived. The space of an upload is taken when it begins.
 
 use crate::store::StoreError;
 use crate::store::files::{Files, sync_folder};
@@ -17,7 +18,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// An upload that nobody continues for this long is removed.
 const UPLOAD_RETENTION: Duration = Duration::from_secs(24 * 3600);
@@ -76,6 +77,16 @@ fn make_folder(path: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Takes the disk space of an upload before its bytes come, so that it does not fail after most of them have.
+fn claim(file: &File, size: u64) -> Result<(), StoreError> {
+    use rustix::fs::FallocateFlags;
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, size) {
+        // Not every file system can do this.
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        Err(error) => Err(io::Error::from(error).into()),
+    }
+}
+
 impl Files {
     fn uploads_folder(&self, tenant: &TenantName) -> PathBuf {
         self.data().join("uploads").join(tenant.as_str())
@@ -92,18 +103,13 @@ impl Files {
         folder.into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
 
-    /// Returns whether a tenant has a folder for assets. If not, it has no assets.
-    pub fn has_assets(&self, tenant: &TenantName) -> bool {
-        self.data().join("assets").join(tenant.as_str()).exists()
-    }
-
     /// Returns the unfinished uploads of a tenant. Removes those that nobody has continued for a day.
     pub fn uploads(&self, tenant: &TenantName) -> Vec<Upload> {
         let folder = std::fs::read_dir(self.uploads_folder(tenant));
         let mut uploads = Vec::new();
         for entry in folder.into_iter().flatten().flatten() {
             let modified = entry.metadata().and_then(|metadata| metadata.modified());
-            let age = modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
+            let age = modified.ok().and_then(|modified| self.trusted_time.age_of(modified));
             if age.is_some_and(|age| age > UPLOAD_RETENTION) {
                 // If this fails, the next call tries again.
                 let _ = std::fs::remove_file(entry.path());
@@ -120,7 +126,8 @@ impl Files {
         let folder = self.uploads_folder(tenant);
         make_folder(&folder)?;
         let path = folder.join(upload.file_name());
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        claim(&file, upload.size).inspect_err(|_| drop(std::fs::remove_file(&path)))?;
         Ok(UploadWriter { upload, folder, file, written: 0 })
     }
 
@@ -129,6 +136,7 @@ impl Files {
         let folder = self.uploads_folder(tenant);
         let mut file = OpenOptions::new().read(true).write(true).open(folder.join(upload.file_name()))?;
         file.set_len(upload.received)?;
+        claim(&file, upload.size)?;
         file.seek(SeekFrom::End(0))?;
         let written = upload.received;
         Ok(UploadWriter { upload, folder, file, written })
@@ -142,14 +150,19 @@ impl Files {
         }
     }
 
-    /// Moves a complete asset to its final path, durably.
+    /// Gives a complete asset its final path, durably. The upload stays, until [`Files::drop_upload`], in case that the
+    /// asset gets no name because of a crash.
     pub fn store_asset(&self, tenant: &TenantName, arrived: &ReceivedAsset) -> Result<(), StoreError> {
         let place = self.asset(tenant, &arrived.digest);
-        if place.exists() {
-            let _ = std::fs::remove_file(&arrived.path);
-            return Ok(());
+        let folder = place.parent().unwrap_or(self.data());
+        make_folder(folder)?;
+        match std::fs::hard_link(&arrived.path, &place) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
+            _ => {}
         }
-        Ok(self.move_durably(&arrived.path, &place)?)
+        sync_folder(folder)?;
+        sync_folder(folder.parent().unwrap_or(self.data()))?;
+        Ok(())
     }
 
     /// Removes the file of an asset. A process that has it open can still read it.
@@ -240,6 +253,7 @@ mod tests {
         appending.sync().unwrap();
         let arrived = appending.finish().unwrap().unwrap();
         files.store_asset(&tenant, &arrived).unwrap();
+        files.drop_upload(&tenant, &AssetName::new("w").unwrap());
         assert_eq!(std::fs::read(files.asset(&tenant, &arrived.digest)).unwrap(), b"abcdefgh");
         assert!(files.uploads(&tenant).is_empty());
     }

@@ -7,7 +7,8 @@
 //!  w                                                                                       the watermark
 //! ```
 
-use crate::store::{Store, StoreError, WriteBatch, parse};
+use crate::store::batch::parse;
+use crate::store::{Store, StoreError, WriteBatch};
 use gannet_base::bill::price::Price;
 use gannet_base::bill::usage::{Rollup, Sums, UsageKey};
 use gannet_base::names::{FunctionName, TenantName};

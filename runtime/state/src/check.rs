@@ -1,0 +1,121 @@
+//! `gannet check` and `gannet repair`: finds what is damaged or missing in a data folder, and restores what can be
+//! restored. No server may use the folder meanwhile.
+
+use crate::ledger::{self, LedgerError};
+use crate::secrets::{SecretsError, Vault};
+use crate::store::files::sync_folder;
+use crate::store::{StoreError, StoredFile, StoredRecords};
+use gannet_base::names::TenantName;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a data folder cannot be checked or repaired.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The records cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The ledger cannot be read or written.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The key of the secrets cannot be read.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
+    /// A file cannot be read or moved.
+    #[error("{path}: {cause}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        cause: io::Error,
+    },
+}
+
+/// What a check found.
+#[derive(Debug)]
+pub struct Checked {
+    records: StoredRecords,
+    ledger: ledger::check::LedgerCheck,
+    /// Files whose bytes are not those that were stored.
+    wrong_files: Vec<PathBuf>,
+    /// What is wrong with files, in words.
+    file_findings: Vec<String>,
+    /// Secrets that cannot be decrypted, and that in words.
+    lost_secrets: Vec<(TenantName, String)>,
+    secret_findings: Vec<String>,
+    files: usize,
+}
+
+fn is_whole(file: &StoredFile) -> Result<bool, CheckError> {
+    let failed = |cause| CheckError::File { path: file.path.clone(), cause };
+    let mut hash = Sha256::new();
+    io::copy(&mut File::open(&file.path).map_err(failed)?, &mut hash).map_err(failed)?;
+    Ok(hex::encode(hash.finalize()) == file.digest)
+}
+
+/// Checks a data folder. `key_file` is the configured file with the key of the secrets.
+pub fn check(data: &Path, key_file: Option<&PathBuf>) -> Result<Checked, CheckError> {
+    let records = StoredRecords::read(data)?;
+    let (mut wrong_files, mut file_findings) = (Vec::new(), Vec::new());
+    let stored = records.files();
+    for file in &stored {
+        let (path, what) = (file.path.display(), &file.what);
+        if !file.path.exists() {
+            file_findings.push(format!("{what}: the file {path} is missing"));
+        } else if !is_whole(file)? {
+            file_findings.push(format!("{what}: the file {path} has other bytes than were stored"));
+            wrong_files.push(file.path.clone());
+        }
+    }
+    let secrets = records.secrets();
+    let vault = if secrets.is_empty() { None } else { Vault::existing(data, key_file)? };
+    let is_lost = |tenant: &TenantName, name: &str, sealed: &str| {
+        vault.as_ref().is_none_or(|vault| vault.unseal(tenant, name, sealed).is_err())
+    };
+    let lost = secrets.into_iter().filter(|(tenant, name, sealed)| is_lost(tenant, name, sealed));
+    let lost_secrets: Vec<_> = lost.map(|(tenant, name, _)| (tenant, name)).collect();
+    let why =
+        if vault.is_some() { "was encrypted with another key" } else { "cannot be decrypted: the key is missing" };
+    let secret_findings =
+        lost_secrets.iter().map(|(tenant, name)| format!("secret {name} of {tenant} {why}")).collect();
+    let counted = records.watermark();
+    let ledger = ledger::check::check(&data.join("ledger"), counted).map_err(LedgerError::from)?;
+    Ok(Checked { files: stored.len(), records, ledger, wrong_files, file_findings, lost_secrets, secret_findings })
+}
+
+impl Checked {
+    /// Returns what was read, in words.
+    pub fn summary(&self) -> String {
+        let (records, files, lines) = (self.records.count(), self.files, self.ledger.lines);
+        format!("{records} records, {files} files and {lines} lines of the ledger can be read")
+    }
+
+    /// Returns what is wrong, in words.
+    pub fn findings(&self) -> impl Iterator<Item = &str> {
+        let all = [self.records.findings(), &self.file_findings, &self.secret_findings, &self.ledger.findings];
+        all.into_iter().flatten().map(String::as_str)
+    }
+
+    /// Restores what can be restored, and returns what was done, in words. Without `forget_secrets`, secrets that
+    /// cannot be decrypted are kept.
+    pub fn repair(self, data: &Path, forget_secrets: bool) -> Result<Vec<String>, CheckError> {
+        let mut done = Vec::new();
+        for path in &self.wrong_files {
+            let aside = path.with_extension("damaged");
+            let moved = std::fs::rename(path, &aside);
+            let moved = moved.and_then(|()| path.parent().map_or(Ok(()), sync_folder));
+            moved.map_err(|cause| CheckError::File { path: path.clone(), cause })?;
+            done.push(format!("{} is now {}; deploy or upload it again", path.display(), aside.display()));
+        }
+        let counted = self.records.watermark();
+        if self.ledger.is_short {
+            ledger::check::go_on(&data.join("ledger"), counted).map_err(LedgerError::from)?;
+            done.push("the ledger goes on in a new segment".into());
+        }
+        let forgotten = if forget_secrets { self.lost_secrets } else { Vec::new() };
+        done.extend(self.records.repair(&forgotten)?);
+        Ok(done)
+    }
+}

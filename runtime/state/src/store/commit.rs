@@ -1,0 +1,162 @@
+//! The commit thread: makes all changes of records. All commits that wait when a round begins become durable in that
+//! round, together.
+//!
+//! ```text
+//!  round: journal: append, sync ─▶ database: one batch with the new count, flush, sync ─▶ replies
+//! ```
+//!
+//! A crash between the two leaves the database one round behind; the next start applies that round.
+
+use crate::store::batch::{WriteBatch, sealed, unsealed};
+use crate::store::journal::{Change, Journal};
+use crate::store::space::{self, COMMIT_BYTES_MIN};
+use crate::store::{QUEUE_CAPACITY, Reply, StoreError};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use tokio::sync::mpsc;
+
+/// Key of the [`Count`].
+pub(super) const COUNT: &[u8] = b"c";
+
+/// What the database must contain. It changes with each round.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Count {
+    /// The last round.
+    pub(super) round: u64,
+    /// Number of records, without this one.
+    pub(super) records: u64,
+}
+
+/// Applies changes to the database as one batch, and returns the new count.
+pub(super) fn apply(db: &sled::Db, count: Count, changes: &[Change]) -> Result<Count, StoreError> {
+    let (mut batch, mut records) = (sled::Batch::default(), count.records);
+    for (key, value) in changes {
+        let is_there = db.contains_key(key)?;
+        match value {
+            Some(value) => {
+                batch.insert(key.as_slice(), sealed(key, value));
+                records += u64::from(!is_there);
+            }
+            None => {
+                batch.remove(key.as_slice());
+                records -= u64::from(is_there);
+            }
+        }
+    }
+    let count = Count { round: count.round + 1, records };
+    let value = serde_json::to_vec(&count).map_err(|error| StoreError::Io(error.to_string()))?;
+    batch.insert(COUNT, sealed(COUNT, &value));
+    db.apply_batch(batch)?;
+    Ok(count)
+}
+
+/// Makes the database durable.
+pub(super) fn sync(db: &sled::Db, folder: &Path) -> Result<(), StoreError> {
+    db.flush()?;
+    sync_folder(folder)
+}
+
+fn sync_folder(folder: &Path) -> Result<(), StoreError> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_folder(&entry.path())?;
+        } else {
+            match File::open(entry.path()) {
+                Ok(file) => file.sync_all()?,
+                // sled may remove an old snapshot file of its own between `read_dir` and `open`.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    File::open(folder)?.sync_all()?;
+    Ok(())
+}
+
+/// The state of the commit thread.
+pub(super) struct Committer {
+    pub(super) db: sled::Db,
+    /// Folder of the database.
+    pub(super) folder: PathBuf,
+    pub(super) journal: Journal,
+    pub(super) count: Count,
+}
+
+impl Committer {
+    pub(super) fn run(mut self, mut inbox: mpsc::Receiver<(WriteBatch, Reply)>) {
+        let mut waiting = Vec::new();
+        // After such a failure the database may hold changes that were reported as failed. So nothing is accepted until
+        // a restart has compared it with the journal. A full disk is no such failure: it is found before.
+        let mut is_broken = false;
+        while inbox.blocking_recv_many(&mut waiting, QUEUE_CAPACITY) > 0 {
+            let (batches, replies): (Vec<_>, Vec<_>) = waiting.drain(..).unzip();
+            let result = if is_broken {
+                Err(StoreError::Io("an earlier write failed; restart the server".into()))
+            } else {
+                self.round(batches).map_err(|(error, breaks)| {
+                    tracing::error!(%error, breaks, "changes could not be made durable");
+                    is_broken |= breaks;
+                    error
+                })
+            };
+            for reply in replies {
+                let told = match &result {
+                    Ok(()) => Ok(()),
+                    Err(StoreError::Full) => Err(StoreError::Full),
+                    Err(error) => Err(StoreError::Io(error.to_string())),
+                };
+                // The caller may have stopped waiting. The change is durable anyway.
+                let _ = reply.send(told);
+            }
+        }
+    }
+
+    /// Makes one round durable. The second value of an error says whether nothing may be written any more.
+    fn round(&mut self, batches: Vec<WriteBatch>) -> Result<(), (StoreError, bool)> {
+        // The last change of a record counts. Together they are one round, so a crash cannot divide them.
+        let changes: BTreeMap<Vec<u8>, Option<Vec<u8>>> = batches.into_iter().flat_map(|batch| batch.0).collect();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let changes: Vec<Change> = changes.into_iter().collect();
+        let bytes: usize = changes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum();
+        // sled cannot go on after a write that found no room, so it gets none to try.
+        let needed = COMMIT_BYTES_MIN.saturating_add((bytes as u64).saturating_mul(4));
+        if space::free(&self.folder).map_err(|error| (error.into(), false))? < needed {
+            return Err((StoreError::Full, false));
+        }
+        self.journal.append(&changes)?;
+        self.count = apply(&self.db, self.count, &changes).map_err(|error| (error, true))?;
+        sync(&self.db, &self.folder).map_err(|error| (error, true))?;
+        if self.journal.is_long() {
+            self.replace_journal().unwrap_or_else(|error| {
+                // The long one goes on; the next round tries again.
+                tracing::warn!(%error, "the journal could not be written anew");
+            });
+        }
+        Ok(())
+    }
+
+    fn replace_journal(&mut self) -> Result<(), StoreError> {
+        let mut records = Vec::new();
+        for entry in self.db.iter() {
+            let (key, stored) = entry?;
+            if key == COUNT {
+                continue;
+            }
+            let corrupt =
+                || StoreError::Corrupt { record: super::batch::describe(&key), cause: "its checksum is wrong".into() };
+            let value = unsealed(&key, &stored).ok_or_else(corrupt)?.to_vec();
+            records.push((key, value));
+        }
+        if records.len() as u64 != self.count.records {
+            let (found, expected) = (records.len(), self.count.records);
+            return Err(StoreError::Io(format!("the database has {found} records; it must have {expected}")));
+        }
+        self.journal.replace(records.iter().map(|(key, value)| (key.as_ref(), value.as_slice())))
+    }
+}
