@@ -31,6 +31,7 @@ mod sandbox;
 mod secrets;
 mod sharing;
 mod snapshots;
+mod spending;
 mod tenants;
 mod versions;
 mod workers;

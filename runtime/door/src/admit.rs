@@ -12,7 +12,7 @@
 //! the response has left.
 
 use gannet_base::identity::Caller;
-use gannet_base::quota::account::CountGuard;
+use gannet_base::quota::account::{CountGuard, Reservation};
 use gannet_base::quota::address::AnonymousCallers;
 use gannet_base::quota::permits::{NoPermit, ServerPermits, until};
 use gannet_base::quota::rate::{Rate, RateExceeded, RateState};
@@ -46,7 +46,7 @@ pub enum AdmitError {
         wait_s: u64,
     },
     /// The tenant may not spend more this month.
-    #[error("spend_micro_units_per_month = {limit}; spent in this month: {spent}")]
+    #[error("spend_micro_units_per_month = {limit}; spent in this month, with requests that still run: {spent}")]
     SpendLimit {
         /// The limit, in micro-units.
         limit: u64,
@@ -124,13 +124,13 @@ impl Admit {
             return Err(error.into());
         }
         let (rate, rate_state) = self.check_rate(caller, inbound.client, target, began)?;
-        self.check_spent(target, Timestamp::now())?;
+        let reservation = self.reserve(target, Timestamp::now())?;
         let deadline = inbound.arrived + Duration::from_millis(limits.timeout_ms);
         let permits = self.permits(target, deadline.into()).await?;
         let version = &target.version;
         let (tenant, function) = (version.tenant.clone(), version.function.clone());
-        let account = &target.tenant.account;
-        let mut tab = Tab::open(&self.ledger, account, inbound.id, tenant, function, version.record.number);
+        let reserved = (reservation, &version.usual);
+        let mut tab = Tab::open(&self.ledger, reserved, inbound.id, tenant, function, version.record.number);
         tab.update_receipt(|receipt| receipt.admit_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
         let key = match caller {
             Caller::Tenant(key) => Some(Arc::clone(key)),
@@ -179,24 +179,24 @@ impl Admit {
         Ok(narrow.or(own_standing).unwrap_or((rate, rate_state)))
     }
 
-    /// Refuses a request whose usage the ledger could not record, or whose tenant has used up its spend or GPU time.
-    fn check_spent(&self, target: &Target, now: Timestamp) -> Result<(), AdmitError> {
+    /// Reserves what the request will use, as far as its version's last requests tell. Refuses it if the ledger could
+    /// not record its usage, or if its tenant has used up its spend or GPU time, with what runs now.
+    fn reserve(&self, target: &Target, now: Timestamp) -> Result<Reservation, AdmitError> {
         self.ledger.check().map_err(AdmitError::LedgerBehind)?;
         let limits = &target.tenant.limits;
-        let spent = target.tenant.account.spent(now);
+        let spent = match target.tenant.account.reserve(now, target.version.usual.get()) {
+            Ok(reservation) => return Ok(reservation),
+            Err(spent) => spent,
+        };
         if spent.micro_units >= limits.spend_micro_units_per_month {
             return Err(AdmitError::SpendLimit { limit: limits.spend_micro_units_per_month, spent: spent.micro_units });
         }
-        let gpu_ms = spent.gpu_ns / 1_000_000;
-        if gpu_ms >= limits.gpu_ms_per_day {
-            return Err(AdmitError::LimitReached {
-                name: "gpu_ms_per_day",
-                limit: limits.gpu_ms_per_day,
-                used: gpu_ms,
-                wait_s: to_midnight(now),
-            });
-        }
-        Ok(())
+        Err(AdmitError::LimitReached {
+            name: "gpu_ms_per_day",
+            limit: limits.gpu_ms_per_day,
+            used: spent.gpu_ns / 1_000_000,
+            wait_s: to_midnight(now),
+        })
     }
 
     /// Counts the request in flight and takes a permit of its version and one of the server. Waits at most `queue_ms`,

@@ -12,7 +12,7 @@ use gannet_base::bill::{GpuClock, LedgerLine, Receipt, StartKind};
 use gannet_base::headers::header_value;
 use gannet_base::hop::WorkReport;
 use gannet_base::names::{FunctionName, RequestId, TenantName};
-use gannet_base::quota::account::TenantCounters;
+use gannet_base::quota::account::{Amount, Reservation, UsualAmount};
 use gannet_base::refusal::Blame;
 use http::HeaderValue;
 use std::sync::Arc;
@@ -38,15 +38,17 @@ struct OpenTab {
 pub struct Tab {
     /// None once the tab is closed.
     open: Option<OpenTab>,
-    account: Arc<TenantCounters>,
+    /// What the request uses, as far as it is known while it runs.
+    reservation: Arc<Reservation>,
+    usual: Arc<UsualAmount>,
     ledger: Arc<Ledger>,
 }
 
 impl Tab {
-    /// Opens the tab of an admitted request.
+    /// Opens the tab of an admitted request. `usual` learns what it used.
     pub fn open(
         ledger: &Arc<Ledger>,
-        account: &Arc<TenantCounters>,
+        (reservation, usual): (Reservation, &Arc<UsualAmount>),
         request: RequestId,
         tenant: TenantName,
         function: FunctionName,
@@ -54,7 +56,13 @@ impl Tab {
     ) -> Self {
         let receipt = Box::new(Receipt::open(request, tenant, function, version, Price::default()));
         let open = OpenTab { opened: Instant::now(), ended: None, unbilled: Duration::ZERO, receipt, outbound: None };
-        Self { open: Some(open), account: Arc::clone(account), ledger: Arc::clone(ledger) }
+        let (reservation, usual) = (Arc::new(reservation), Arc::clone(usual));
+        Self { open: Some(open), reservation, usual, ledger: Arc::clone(ledger) }
+    }
+
+    /// Returns what counts the request's use while it runs.
+    pub fn reservation(&self) -> &Arc<Reservation> {
+        &self.reservation
     }
 
     /// Changes the receipt that will be written.
@@ -70,6 +78,7 @@ impl Tab {
         if let Some(open) = &mut self.open {
             open.unbilled = unbilled;
         }
+        self.reservation.set_price(price);
         self.update_receipt(|receipt| {
             receipt.class = Some(class.to_owned());
             receipt.price = price;
@@ -104,9 +113,15 @@ impl Tab {
         });
     }
 
-    /// Adds GPU time that no report covers, because the worker ended without one.
-    pub fn add_lost_gpu_time(&mut self, gpu_ns: u64) {
-        self.update_receipt(|receipt| receipt.gpu_ns += gpu_ns);
+    /// Adds what no report covers, because the worker ended without one: its GPU time, and the CPU time of the guest as
+    /// far as the worker had told it.
+    pub fn add_lost_work(&mut self, gpu_ns: u64) {
+        let guest_us = self.reservation.guest_ns() / 1000;
+        let longest = self.open.as_ref().map_or(0, |open| microseconds(open.opened));
+        self.update_receipt(|receipt| {
+            receipt.gpu_ns += gpu_ns;
+            receipt.guest_us = receipt.guest_us.max(guest_us.min(longest));
+        });
     }
 
     /// Returns when the request was admitted, and the unbilled GPU time that [`Tab::runs_on`] was given.
@@ -156,8 +171,12 @@ impl Drop for Tab {
                 detail.truncate(cut);
             }
             receipt.charge();
-            // 0 outbound bytes: those were added to the account while they were transferred.
-            self.account.add(receipt.time, receipt.gpu_ns, 0, receipt.micro_units());
+            // Without outbound bytes: those were added to the account while they were transferred.
+            let amount = Amount { gpu_ns: receipt.gpu_ns, micro_units: receipt.micro_units() };
+            self.reservation.settle(receipt.time, amount);
+            if receipt.fault.is_none() {
+                self.usual.count(amount);
+            }
             self.ledger.write(LedgerLine::Request(receipt));
         }
     }
@@ -168,6 +187,7 @@ impl Drop for Tab {
 pub(crate) mod tests {
     use super::*;
     use crate::store::Store;
+    use gannet_base::quota::account::TenantCounters;
 
     pub(crate) fn ledger(folder: &std::path::Path) -> Arc<Ledger> {
         let (store, _) = Store::open(folder, "x").unwrap();
@@ -176,7 +196,8 @@ pub(crate) mod tests {
 
     pub(crate) fn tab(ledger: &Arc<Ledger>, account: &Arc<TenantCounters>) -> Tab {
         let (tenant, function) = (TenantName::new("acme").unwrap(), FunctionName::new("blur").unwrap());
-        Tab::open(ledger, account, RequestId::new(), tenant, function, 1)
+        let reservation = account.reserve(jiff::Timestamp::now(), Amount::default()).unwrap();
+        Tab::open(ledger, (reservation, &Arc::default()), RequestId::new(), tenant, function, 1)
     }
 
     #[test]

@@ -108,6 +108,8 @@ impl GpuThread {
         };
         while self.receive(&runtime, &mut jobs) {
             let healthy = catch_unwind(AssertUnwindSafe(|| {
+                // Also those behind the job whose turn it is: their request's answer waits for them.
+                self.sweep();
                 if !self.submit_next() {
                     self.poll();
                 }

@@ -126,7 +126,7 @@ fn put_report(out: &mut BytesMut, report: &WorkReport) {
     for number in numbers {
         out.put_u64_le(number);
     }
-    out.put_u8(u8::from(report.gpu_wall_clock));
+    out.put_u8(u8::from(report.gpu_wall_clock) | u8::from(report.unsettled) << 1);
     match &report.fault {
         None => out.put_u8(0),
         Some(Fault { code, detail }) => {
@@ -216,7 +216,8 @@ impl Input {
             *number = self.u64("report")?;
         }
         let [start_ns, guest_ns, kernels_ns, gpu_ns, slices, gpu_wait_ns, assets_ns, io_ns, gpu_memory_peak] = numbers;
-        let gpu_wall_clock = self.u8("report")? != 0;
+        let flags = self.u8("report")?;
+        let (gpu_wall_clock, unsettled) = (flags & 1 != 0, flags & 2 != 0);
         let code = match self.u8("report")? {
             0 => None,
             1 => Some(FaultCode::FunctionTrapped),
@@ -243,6 +244,7 @@ impl Input {
             io_ns,
             gpu_memory_peak,
             gpu_wall_clock,
+            unsettled,
             fault,
         })
     }
@@ -311,6 +313,7 @@ mod tests {
             let work = WorkReport {
                 start_ns, guest_ns, kernels_ns, gpu_ns, slices, gpu_wait_ns, assets_ns, io_ns, gpu_memory_peak,
                 gpu_wall_clock: version % 2 == 0,
+                unsettled: version % 5 == 0,
                 fault: fault.map(|detail| Fault { code: FaultCode::MemoryLimit, detail }),
             };
             let answer = ResponseHead {

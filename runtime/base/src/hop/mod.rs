@@ -148,6 +148,11 @@ pub enum ToWorker {
     Connect,
     /// Send outbound requests over the socket in the frame.
     Egress,
+    /// End a request that still runs. Its report follows.
+    Stop {
+        /// The request's id.
+        request: crate::names::RequestId,
+    },
     /// Refuse these kernels from now on. The list replaces the previous one and has a few hundred entries at most.
     Quarantine {
         /// Hashes of the kernels' sources and entry points.
@@ -173,6 +178,11 @@ pub enum FromWorker {
         /// Why the version could not be loaded.
         error: Option<String>,
     },
+    /// What requests that have run for a while have used so far.
+    Progress {
+        /// The requests.
+        requests: Vec<RequestProgress>,
+    },
     /// What a request used, if its response was streamed.
     Work {
         /// The request's id.
@@ -180,6 +190,17 @@ pub enum FromWorker {
         /// What the request used.
         work: WorkReport,
     },
+}
+
+/// What a running request has used so far. Times are in nanoseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestProgress {
+    /// The request's id.
+    pub request: crate::names::RequestId,
+    /// CPU time of the guest.
+    pub guest_ns: u64,
+    /// GPU time.
+    pub gpu_ns: u64,
 }
 
 /// What a request used in its worker. Times are in nanoseconds.
@@ -206,6 +227,10 @@ pub struct WorkReport {
     pub gpu_memory_peak: u64,
     /// Whether `gpu_ns` is wall time, because the device has no timestamps.
     pub gpu_wall_clock: bool,
+    /// Whether work of the request is still on the GPU: the numbers are not final, and another report follows as a
+    /// message.
+    #[serde(default)]
+    pub unsettled: bool,
     /// Why the guest failed, if it did.
     pub fault: Option<Fault>,
 }

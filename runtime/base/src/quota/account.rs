@@ -1,16 +1,20 @@
-//! Counters of a tenant: requests in flight and waiting, and use in the current day and month. They outlive the
+//! Counters of a tenant: requests in flight and waiting, and use in the current day and month, settled and by requests
+//! that still run. They outlive the
 //! registry's snapshots. Decisions take the limits and the time as arguments.
 //!
 //! Invariants: a counted request stops counting exactly when its guard is dropped. What was used on a day counts on that
 //! day and in its month, whatever the clock shows before or after: a clock that is wrong for a minute, ahead or back,
 //! neither gives anything back nor stops the counting.
 
+use crate::bill::price::Price;
+use crate::limits::TenantLimits;
 use crate::quota::rate::Bucket;
 use crate::time::{Day, day_of, month_of, month_start};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
 
 /// Days that are counted for a tenant at most: a month, and some that a wrong clock made.
 const DAYS_MAX: usize = 64;
@@ -53,6 +57,89 @@ impl UsageByDay {
     }
 }
 
+/// What a tenant may use in a day and in a month.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caps {
+    /// GPU time in a day, in nanoseconds.
+    pub gpu_ns_per_day: u64,
+    /// Charges in a month, in micro-units.
+    pub micro_units_per_month: u64,
+}
+
+impl Caps {
+    /// Returns the caps that a tenant's limits set.
+    pub fn of(limits: &TenantLimits) -> Self {
+        let gpu_ns_per_day = limits.gpu_ms_per_day.saturating_mul(1_000_000);
+        Self { gpu_ns_per_day, micro_units_per_month: limits.spend_micro_units_per_month }
+    }
+
+    fn reached(self, gpu_ns: u64, micro_units: u64) -> Option<ReachedCap> {
+        if micro_units >= self.micro_units_per_month {
+            Some(ReachedCap::Spend)
+        } else {
+            (gpu_ns >= self.gpu_ns_per_day).then_some(ReachedCap::GpuTime)
+        }
+    }
+}
+
+/// The cap that is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReachedCap {
+    /// The charges of the month.
+    Spend,
+    /// The GPU time of the day.
+    GpuTime,
+}
+
+/// Settled use, and that of requests that still run. Under one lock, so that no use is counted twice or not at all while
+/// it moves from one to the other.
+#[derive(Debug)]
+struct Used {
+    settled: UsageByDay,
+    /// What running requests have used so far.
+    running: Amount,
+    /// What they are expected to use, or have used so far if that is more.
+    reserved: Amount,
+    caps: Caps,
+}
+
+impl Default for Used {
+    fn default() -> Self {
+        let caps = Caps { gpu_ns_per_day: u64::MAX, micro_units_per_month: u64::MAX };
+        Self { settled: UsageByDay::default(), running: Amount::default(), reserved: Amount::default(), caps }
+    }
+}
+
+/// GPU time and charges of a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// GPU time in nanoseconds.
+    pub gpu_ns: u64,
+    /// Charges in micro-units.
+    pub micro_units: u64,
+}
+
+impl Amount {
+    fn max(self, other: Self) -> Self {
+        Self { gpu_ns: self.gpu_ns.max(other.gpu_ns), micro_units: self.micro_units.max(other.micro_units) }
+    }
+
+    /// Replaces a part of this sum.
+    fn replace(&mut self, before: Self, after: Self) {
+        self.gpu_ns = self.gpu_ns.saturating_sub(before.gpu_ns).saturating_add(after.gpu_ns);
+        self.micro_units = self.micro_units.saturating_sub(before.micro_units).saturating_add(after.micro_units);
+    }
+}
+
+impl Used {
+    /// Returns the cap that is reached by what was used for sure.
+    fn reached(&self, now: Timestamp) -> Option<ReachedCap> {
+        let settled = self.settled.of(day_of(now));
+        let gpu_ns = settled.gpu_ns.saturating_add(self.running.gpu_ns);
+        self.caps.reached(gpu_ns, settled.micro_units.saturating_add(self.running.micro_units))
+    }
+}
+
 /// The counters of one tenant; see the module.
 #[derive(Debug, Default)]
 pub struct TenantCounters {
@@ -62,7 +149,92 @@ pub struct TenantCounters {
     pub changes: Bucket,
     in_flight: AtomicUsize,
     waiting: AtomicUsize,
-    used: Mutex<UsageByDay>,
+    used: Mutex<Used>,
+    /// Wakes running requests when a cap is reached.
+    over: Notify,
+}
+
+/// What one running request has used, and is expected to use. Counts until it is settled or dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    account: Arc<TenantCounters>,
+    /// Changed under the account's lock.
+    part: Mutex<ReservedPart>,
+    /// CPU time of the guest at the last progress, in nanoseconds.
+    guest_ns: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct ReservedPart {
+    expected: Amount,
+    used: Amount,
+    price: Price,
+    is_settled: bool,
+}
+
+impl Reservation {
+    /// Sets the price of the work.
+    pub fn set_price(&self, price: Price) {
+        self.part.lock().unwrap_or_else(PoisonError::into_inner).price = price;
+    }
+
+    /// Records what the request has used so far. If that reaches a cap, the tenant's running requests are woken.
+    pub fn progress(&self, now: Timestamp, gpu_ns: u64, guest_ns: u64) {
+        self.guest_ns.fetch_max(guest_ns, Ordering::Relaxed);
+        let mut used = self.account.lock();
+        let mut part = self.part.lock().unwrap_or_else(PoisonError::into_inner);
+        if part.is_settled {
+            return;
+        }
+        let cost = part.price.of_work(gpu_ns, guest_ns / 1000);
+        let micro_units = cost.gpu_micro_units.saturating_add(cost.cpu_micro_units);
+        let now_used = part.used.max(Amount { gpu_ns, micro_units });
+        used.running.replace(part.used, now_used);
+        used.reserved.replace(part.used.max(part.expected), now_used.max(part.expected));
+        part.used = now_used;
+        if used.reached(now).is_some() {
+            self.account.over.notify_waiters();
+        }
+    }
+
+    /// Waits until a cap of the tenant is reached, and returns it.
+    pub async fn over(&self) -> ReachedCap {
+        self.account.over().await
+    }
+
+    /// Returns the cap of the tenant that is reached.
+    pub fn reached(&self, now: Timestamp) -> Option<ReachedCap> {
+        self.account.reached(now)
+    }
+
+    /// Returns the CPU time of the guest at the last progress, in nanoseconds.
+    pub fn guest_ns(&self) -> u64 {
+        self.guest_ns.load(Ordering::Relaxed)
+    }
+
+    /// Replaces the reservation by what the request has used in the end.
+    pub fn settle(&self, now: Timestamp, amount: Amount) {
+        let mut used = self.account.lock();
+        self.release(&mut used);
+        used.settled.add(day_of(now), PeriodUsage { gpu_ns: amount.gpu_ns, egress_bytes: 0, micro_units: amount.micro_units });
+        if used.reached(now).is_some() {
+            self.account.over.notify_waiters();
+        }
+    }
+
+    fn release(&self, used: &mut Used) {
+        let mut part = self.part.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut part.is_settled, true) {
+            used.running.replace(part.used, Amount::default());
+            used.reserved.replace(part.used.max(part.expected), Amount::default());
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.release(&mut self.account.lock());
+    }
 }
 
 /// Counts one request, in flight or waiting, until the guard is dropped.
@@ -102,15 +274,93 @@ impl TenantCounters {
         self.in_flight.load(Ordering::Acquire)
     }
 
-    /// Returns what was used in the day and month of `now`.
+    fn lock(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns what was used in the day and month of `now`, without requests that still run.
     pub fn spent(&self, now: Timestamp) -> PeriodUsage {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).of(day_of(now))
+        self.lock().settled.of(day_of(now))
+    }
+
+    /// Sets what may be used.
+    pub fn set_caps(&self, caps: Caps) {
+        let mut used = self.lock();
+        used.caps = caps;
+        if used.reached(Timestamp::now()).is_some() {
+            self.over.notify_waiters();
+        }
+    }
+
+    /// Reserves what a request is expected to use. Returns what is used and reserved instead, if that reaches a cap.
+    pub fn reserve(self: &Arc<Self>, now: Timestamp, expected: Amount) -> Result<Reservation, PeriodUsage> {
+        let mut used = self.lock();
+        let mut sum = used.settled.of(day_of(now));
+        sum.gpu_ns = sum.gpu_ns.saturating_add(used.reserved.gpu_ns);
+        sum.micro_units = sum.micro_units.saturating_add(used.reserved.micro_units);
+        if used.caps.reached(sum.gpu_ns, sum.micro_units).is_some() {
+            return Err(sum);
+        }
+        used.reserved.replace(Amount::default(), expected);
+        drop(used);
+        let part = Mutex::new(ReservedPart { expected, ..ReservedPart::default() });
+        Ok(Reservation { account: Arc::clone(self), part, guest_ns: AtomicU64::new(0) })
+    }
+
+    /// Returns the cap that is reached by what was used, by requests that still run too.
+    pub fn reached(&self, now: Timestamp) -> Option<ReachedCap> {
+        self.lock().reached(now)
+    }
+
+    /// Waits until a cap is reached, and returns it.
+    pub async fn over(&self) -> ReachedCap {
+        loop {
+            let notified = self.over.notified();
+            tokio::pin!(notified);
+            // From here on it hears of it, so nothing is missed after the look.
+            notified.as_mut().enable();
+            if let Some(cap) = self.reached(Timestamp::now()) {
+                return cap;
+            }
+            notified.await;
+        }
     }
 
     /// Adds the use of a request, of kept memory, or of outbound HTTP.
     pub fn add(&self, now: Timestamp, gpu_ns: u64, egress_bytes: u64, micro_units: u64) {
         let more = PeriodUsage { gpu_ns, egress_bytes, micro_units };
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).add(day_of(now), more);
+        let mut used = self.lock();
+        used.settled.add(day_of(now), more);
+        if used.reached(now).is_some() {
+            self.over.notify_waiters();
+        }
+    }
+}
+
+/// What the latest requests of a version used: an average in which later ones count more. It is what the next one is
+/// expected to use.
+#[derive(Debug, Default)]
+pub struct UsualAmount {
+    gpu_ns: AtomicU64,
+    micro_units: AtomicU64,
+}
+
+impl UsualAmount {
+    /// Returns the average.
+    pub fn get(&self) -> Amount {
+        Amount {
+            gpu_ns: self.gpu_ns.load(Ordering::Relaxed),
+            micro_units: self.micro_units.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Counts a request. Requests that end at the same time may overwrite each other's count, which changes little.
+    pub fn count(&self, amount: Amount) {
+        for (average, new) in [(&self.gpu_ns, amount.gpu_ns), (&self.micro_units, amount.micro_units)] {
+            let before = average.load(Ordering::Relaxed);
+            let after = if before == 0 { new } else { before - before / 8 + new / 8 };
+            average.store(after, Ordering::Relaxed);
+        }
     }
 }
 
@@ -151,7 +401,31 @@ mod tests {
             account.add(at("2026-11-30T00:00:00Z"), 1, 1, 1);
         }
         assert_eq!(account.spent(at("2026-11-30T00:00:00Z")).gpu_ns, 300);
-        assert!(account.used.lock().unwrap().0.len() <= DAYS_MAX);
+        assert!(account.lock().settled.0.len() <= DAYS_MAX);
+    }
+
+    #[test]
+    fn what_runs_is_reserved_and_those_that_pass_a_cap_are_woken() {
+        let (account, now) = (Arc::new(TenantCounters::default()), at("2026-11-30T12:00:00Z"));
+        account.set_caps(Caps { gpu_ns_per_day: 100, micro_units_per_month: u64::MAX });
+        let expected = Amount { gpu_ns: 40, micro_units: 0 };
+        let held: Vec<_> = (0..3).map(|_| account.reserve(now, expected).unwrap()).collect();
+        assert_eq!(account.reserve(now, expected).unwrap_err().gpu_ns, 120, "three are expected to use it up");
+        assert!(account.reached(now).is_none(), "but they have not yet");
+        held[0].progress(now, 90, 7);
+        assert!(account.reached(now).is_none());
+        held[1].progress(now, 10, 0);
+        assert_eq!(account.reached(now), Some(ReachedCap::GpuTime), "together");
+        held[1].progress(now, 5, 0);
+        assert_eq!(account.reached(now), Some(ReachedCap::GpuTime), "progress goes only up");
+        // Two use less in the end.
+        held[0].settle(now, Amount { gpu_ns: 30, micro_units: 0 });
+        held[0].progress(now, 1_000, 0);
+        drop(held);
+        assert_eq!(account.spent(now).gpu_ns, 30);
+        assert!(account.reserve(now, expected).is_ok());
+        account.add(now, 70, 0, 0);
+        assert!(account.reached(now).is_some() && account.reserve(now, Amount::default()).is_err());
     }
 
     #[test]

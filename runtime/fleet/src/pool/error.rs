@@ -3,6 +3,7 @@
 use crate::build::BuildError;
 use crate::inbound::RequestError;
 use gannet_base::hop::{Fault, FaultCode};
+use gannet_base::quota::account::ReachedCap;
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 
 /// Most characters that are kept of an error text from a worker.
@@ -59,6 +60,18 @@ pub enum PoolError {
     /// The server failed, and the function is not to blame.
     #[error("{0}")]
     Internal(String),
+    /// The tenant reached a cap while the request ran.
+    #[error(
+        "the tenant has used up {} while the request ran",
+        match cap {
+            ReachedCap::Spend => "its spend_micro_units_per_month",
+            ReachedCap::GpuTime => "its gpu_ms_per_day",
+        }
+    )]
+    UsedUp {
+        /// The cap.
+        cap: ReachedCap,
+    },
     /// The request's body was cut while it was being sent.
     #[error(transparent)]
     Request(RequestError),
@@ -103,6 +116,8 @@ impl From<PoolError> for Refusal {
             E::Refused(_) => (K::FunctionFailed, "component_refused", B::Function),
             E::Trapped(_) | E::MemoryLimit(_) => (K::FunctionFailed, "function_trapped", B::Function),
             E::Deadline(_) => (K::FunctionTimeout, "deadline_exceeded", B::Function),
+            E::UsedUp { cap: ReachedCap::Spend } => (K::PaymentRequired, "spend_limit", B::Caller),
+            E::UsedUp { cap: ReachedCap::GpuTime } => (K::TooManyRequests, "tenant_limit", B::Caller),
             E::Internal(_) => (K::Internal, "internal", B::Platform),
             // The caller is to blame even where the error by itself would blame the platform: the body was already
             // being sent.
@@ -126,6 +141,9 @@ impl From<PoolError> for Refusal {
             E::Trapped(_) | E::Refused(_) => refusal.permanent(),
             E::MemoryLimit(_) => refusal.hint("raise [limits] memory_mib in gannet.toml").permanent(),
             E::Deadline(_) => refusal.hint("raise [limits] timeout_ms or cpu_ms in gannet.toml"),
+            E::UsedUp { .. } => {
+                refusal.hint("`gannet limits` shows the tenant's limits; the operator sets them").permanent()
+            }
             E::Suspended | E::Internal(_) | E::Request(_) => refusal,
         }
     }

@@ -12,15 +12,17 @@ use crate::admitted::{AddressingStyle, Admitted, Target};
 use crate::inbound::InboundRequest;
 use crate::pool::claim::WorkerClaim;
 use crate::pool::connection::Connection;
-use crate::pool::expected::{CUT_REPORT_WAIT_MAX, ClientGoneGuard, ExpectedReport};
+use crate::pool::expected::{AwaitedReport, CUT_REPORT_WAIT_MAX, ClientGoneGuard, ExpectedReport};
 use crate::pool::relay::{ReportSource, ResponseTimes};
 use crate::pool::request::{BodyState, HopRequest};
 use crate::pool::retry::RetryOnce;
+use crate::pool::worker::Worker;
 use crate::pool::{Pool, PoolError, head, relay, report, request};
 use gannet_base::body::ResponseBody;
 use gannet_base::headers::announced_length;
 use gannet_base::hop::heads::ResponseHead;
 use gannet_base::manifest::FunctionLimits;
+use gannet_base::quota::account::ReachedCap;
 use gannet_base::refusal::Refusal;
 use http::{Method, Response};
 use std::sync::Arc;
@@ -28,6 +30,8 @@ use std::time::{Duration, Instant};
 
 /// How long after a request's deadline its worker may still report that the deadline has passed.
 const DEADLINE_GRACE: Duration = Duration::from_secs(1);
+/// How much longer a worker may take that tells the progress of its requests: it is slow, but it does not hang.
+const ALIVE_GRACE: Duration = Duration::from_secs(10);
 
 /// A request that got no response from its function. Its tab is still open, so that the refusal can be recorded on it.
 #[derive(Debug)]
@@ -36,11 +40,13 @@ pub struct CallFailure {
     pub refusal: Refusal,
     /// The request's tab and permits.
     pub admitted: Admitted,
+    /// The report that still comes, if the client is answered before the request's work is over.
+    pub awaited: Option<AwaitedReport>,
 }
 
 impl CallFailure {
     fn new(error: PoolError, admitted: Admitted) -> Box<Self> {
-        Box::new(Self { refusal: error.into(), admitted })
+        Box::new(Self { refusal: error.into(), admitted, awaited: None })
     }
 }
 
@@ -106,7 +112,7 @@ impl Pool {
             admitted.outbound = worker_claim.worker().begin_egress(&version, id);
             let outbound = admitted.outbound.as_ref().map(|registration| Arc::clone(registration.counter()));
             admitted.tab.count_outbound(outbound.clone());
-            let expected = ExpectedReport::new(&worker_claim, id);
+            let expected = ExpectedReport::new(&worker_claim, id, admitted.tab.reservation());
             let claim_us = microseconds(claimed_at);
             let exchange = InExchange {
                 admitted,
@@ -156,13 +162,19 @@ impl Pool {
     ) -> Result<(ResponseHead, InExchange), SendError> {
         let InExchange { admitted, worker_claim, expected, mut connection, claim_us, request_body, times } = exchange;
         let exchanges = Arc::clone(&self.exchanges);
+        let (worker, reservation) = (Arc::clone(worker_claim.worker()), Arc::clone(admitted.tab.reservation()));
         let sending = Box::pin(async move {
             let sent = connection.send(&mut request, &exchanges).await;
             (connection, request, sent)
         });
         let mut abandoned = ClientGoneGuard { id, claim_us, held: Some((admitted, worker_claim, expected, sending)) };
         let sent = match &mut abandoned.held {
-            Some((_, _, _, sending)) => tokio::time::timeout(longest, sending.as_mut()).await,
+            Some((_, _, _, sending)) => tokio::select! {
+                biased;
+                sent = sending.as_mut() => Ok(sent),
+                cap = reservation.over() => Err(NoHead::UsedUp(cap)),
+                () = hangs(&worker, longest) => Err(NoHead::Hung),
+            },
             None => unreachable!("only a dropped future takes it"),
         };
         let Some((mut admitted, worker_claim, expected, sending)) = abandoned.held.take() else {
@@ -180,7 +192,14 @@ impl Pool {
                 drop(connection);
                 (false, Some((request, failed.begun)))
             }
-            Err(_) => (true, None),
+            Err(NoHead::Hung) => (true, None),
+            Err(NoHead::UsedUp(cap)) => {
+                // Closing the connection ends the guest.
+                drop(sending);
+                let awaited = Some(AwaitedReport { expected, worker_claim, claim_us });
+                let refusal = PoolError::UsedUp { cap }.into();
+                return Err(SendError::Refused(Box::new(CallFailure { refusal, admitted, awaited })));
+            }
         };
         drop(sending);
         if let Some(refused) = request_body.refused() {
@@ -201,6 +220,29 @@ impl Pool {
         }
         let unanswered = UnansweredRequest { admitted, worker_claim, hung, request, request_body };
         Err(SendError::WorkerEnded(Box::new(unanswered)))
+    }
+}
+
+/// Why there is no head of a response.
+enum NoHead {
+    /// The tenant has reached this cap.
+    UsedUp(ReachedCap),
+    /// The worker does not respond.
+    Hung,
+}
+
+/// Waits until a worker that owes a response after `longest` counts as hanging: it has told nothing for a second, or
+/// has told only other things for too long.
+async fn hangs(worker: &Worker, longest: Duration) {
+    tokio::time::sleep(longest).await;
+    let until = tokio::time::Instant::now() + ALIVE_GRACE;
+    loop {
+        let silent = worker.silent();
+        let now = tokio::time::Instant::now();
+        if silent >= DEADLINE_GRACE || now >= until {
+            return;
+        }
+        tokio::time::sleep_until((now + DEADLINE_GRACE - silent).min(until)).await;
     }
 }
 
@@ -237,6 +279,12 @@ impl Pool {
         let has_body = !is_head && response.may_have_body();
         let ResponseHead { status, failed, report, mut headers } = response;
         let source = match report {
+            Some(work) if failed && work.unsettled => {
+                let error = work.fault.map_or_else(|| PoolError::Internal("a failure without its fault".into()), PoolError::from);
+                let expected = expected.take();
+                let awaited = Some(AwaitedReport { expected, worker_claim, claim_us });
+                return Err(Box::new(CallFailure { refusal: error.into(), admitted, awaited }));
+            }
             Some(work) => {
                 let fault = work.fault.clone();
                 report::record(&mut admitted.tab, work, worker_claim.worker(), claim_us);

@@ -9,6 +9,7 @@ use crate::pool::worker::Worker;
 use gannet_base::hop::WorkReport;
 use gannet_base::hop::heads::ResponseHead;
 use gannet_base::names::RequestId;
+use gannet_base::quota::account::Reservation;
 use gannet_base::refusal::Blame;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,9 +26,9 @@ pub(crate) struct ExpectedReport {
 }
 
 impl ExpectedReport {
-    pub(super) fn new(worker_claim: &WorkerClaim, request: RequestId) -> Self {
+    pub(super) fn new(worker_claim: &WorkerClaim, request: RequestId, reservation: &Arc<Reservation>) -> Self {
         let worker = Arc::clone(worker_claim.worker());
-        let receiver = Some(worker.expect_report(request));
+        let receiver = Some(worker.expect_report(request, Arc::clone(reservation)));
         Self { worker, request, receiver }
     }
 
@@ -44,10 +45,44 @@ impl ExpectedReport {
         }
     }
 
+    /// Waits for the report of a guest that runs on after its response. Ends the guest if its tenant reaches a cap.
+    pub(crate) async fn wait_or_stop(mut self, longest: Duration, reservation: &Reservation) -> Option<WorkReport> {
+        let (worker, request) = (Arc::clone(&self.worker), self.request);
+        let waiting = std::future::poll_fn(|context| self.poll(context));
+        tokio::select! {
+            biased;
+            report = tokio::time::timeout(longest, waiting) => return report.ok().flatten(),
+            _ = reservation.over() => worker.stop(request).await,
+        }
+        self.wait(CUT_REPORT_WAIT_MAX).await
+    }
+
     /// Waits for the report, at most for `longest`.
     pub(crate) async fn wait(mut self, longest: Duration) -> Option<WorkReport> {
         let waiting = std::future::poll_fn(|context| self.poll(context));
         tokio::time::timeout(longest, waiting).await.ok().flatten()
+    }
+}
+
+/// The report of a request that was answered before its work was over.
+#[derive(Debug)]
+pub struct AwaitedReport {
+    pub(super) expected: ExpectedReport,
+    pub(super) worker_claim: WorkerClaim,
+    pub(super) claim_us: u64,
+}
+
+impl AwaitedReport {
+    /// Waits for the report in the background, puts it on the tab and closes that.
+    pub fn settle(self, mut admitted: Admitted) {
+        let Self { expected, worker_claim, claim_us } = self;
+        tokio::spawn(async move {
+            match expected.wait(CUT_REPORT_WAIT_MAX).await {
+                Some(work) => report::record_work(&mut admitted.tab, work, worker_claim.worker(), claim_us),
+                None => report::record_lost(&mut admitted.tab, worker_claim.worker()),
+            }
+            drop((admitted, worker_claim));
+        });
     }
 }
 

@@ -36,6 +36,7 @@ mod resident;
 pub use backoff::KillHistory;
 pub use error::PoolError;
 pub use exchange::CallFailure;
+pub use expected::AwaitedReport;
 pub use services::PoolServices;
 pub use slow_clients::{Overdue, SlowClients, WatchGuard};
 pub use table::WorkerCounts;

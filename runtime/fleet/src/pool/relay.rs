@@ -5,6 +5,7 @@ use crate::admitted::Admitted;
 use crate::pool::claim::WorkerClaim;
 use crate::pool::connection::Connection;
 use crate::pool::expected::{CUT_REPORT_WAIT_MAX, ExpectedReport};
+use crate::pool::error::PoolError;
 use crate::pool::report;
 use crate::pool::request::BodyState;
 use crate::pool::slow_clients::{Overdue, SlowClients, WatchGuard};
@@ -12,7 +13,8 @@ use bytes::Bytes;
 use gannet_base::body::{BrokenOff, ResponseBody};
 use gannet_base::headers;
 use gannet_base::identity::Key;
-use gannet_base::refusal::Blame;
+use gannet_base::quota::account::ReachedCap;
+use gannet_base::refusal::{Blame, Refusal};
 use gannet_state::registry::Registry;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -71,6 +73,9 @@ impl Overdue for SharedResponse {
     fn lost_access(&self) -> bool {
         let open = self.lock();
         let Some(open) = open.as_ref() else { return false };
+        if open.used_up().is_some() {
+            return true;
+        }
         open.admitted.key.as_ref().is_some_and(|key| {
             let is_valid = |found: &Arc<Key>| !found.is_expired(jiff::Timestamp::now());
             !open.registry.snapshot().keys.get(&key.hash).is_some_and(is_valid)
@@ -78,6 +83,11 @@ impl Overdue for SharedResponse {
     }
 
     fn end_access(&self) {
+        let used_up = self.lock().as_ref().and_then(OpenResponse::used_up);
+        if let Some(cap) = used_up {
+            let refusal = Refusal::from(PoolError::UsedUp { cap });
+            return self.end_with(refusal.code, |_| refusal.public.clone());
+        }
         self.end_with("key_revoked", |_| "the key was revoked or expired while the response was sent".to_owned());
     }
 
@@ -153,6 +163,11 @@ pub(crate) struct RelayParts {
 }
 
 impl OpenResponse {
+    /// Returns the cap that the tenant has reached.
+    fn used_up(&self) -> Option<ReachedCap> {
+        self.admitted.tab.reservation().reached(jiff::Timestamp::now())
+    }
+
     /// Records why the response is incomplete, and closes the connection to the worker, which ends the guest.
     fn cut(&mut self, error: &str, detail: Option<String>, blame: Blame) {
         if let Some(connection) = self.connection.take() {
@@ -182,8 +197,9 @@ impl OpenResponse {
             // The guest runs on or is being ended, so its report comes later.
             let longest = if self.was_cut { CUT_REPORT_WAIT_MAX } else { self.times.open };
             let Self { mut admitted, worker_claim, claim_us, .. } = Self { source: ReportSource::Known, ..self };
+            let reservation = Arc::clone(admitted.tab.reservation());
             tokio::spawn(async move {
-                match expected.wait(longest).await {
+                match expected.wait_or_stop(longest, &reservation).await {
                     Some(work) => report::record(&mut admitted.tab, work, worker_claim.worker(), claim_us),
                     None => report::record_lost(&mut admitted.tab, worker_claim.worker()),
                 }

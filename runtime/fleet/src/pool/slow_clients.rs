@@ -1,15 +1,15 @@
 //! Ends responses that their clients do not read in time, because others want their permits and their instances. Also
-//! ends those whose client may have no more of them, because its key was revoked.
+//! ends those whose client may have no more of them, because its key was revoked or its tenant has used up what it may.
 //!
 //! The body of a client that stops reading is not polled and cannot notice a timeout. One task looks at all open
-//! responses once a second; a task for each would cost more than most responses do.
+//! responses a few times a second; a task for each would cost more than most responses do.
 
 use slab::Slab;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// How often open responses are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// A response that can be ended when its time is over.
 pub trait Overdue: Send + Sync {

@@ -14,15 +14,16 @@ use crate::gpus::{GpuSlot, SlotId};
 use crate::logs::{Logs, VersionOwners};
 use crate::pool::connection::Connection;
 use crate::pool::{PoolError, error};
-use gannet_base::hop::{Confinement, FromWorker, ToWorker, VersionKey, WorkReport};
+use gannet_base::hop::{Confinement, FromWorker, RequestProgress, ToWorker, VersionKey, WorkReport};
 use gannet_base::names::{RequestId, TenantName};
+use gannet_base::quota::account::Reservation;
 use gannet_process::channel::{Channel, frame_pair, stream_pair};
 use gannet_process::child::{EXIT_DEVICE_LOST, Role};
 use gannet_process::spawn::{ChildSpec, KillOnDrop, Process, Spawner};
 use gannet_state::store::files::Files;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
@@ -54,6 +55,13 @@ pub struct WorkerSettings {
     pub wasi_http_0_3: bool,
 }
 
+/// A report that is expected, and what counts the request's use until it comes.
+#[derive(Debug)]
+struct Expected {
+    report: oneshot::Sender<WorkReport>,
+    reservation: Arc<Reservation>,
+}
+
 /// `None` until the worker has loaded the version or failed to.
 type LoadResult = Option<Result<(), String>>;
 
@@ -64,7 +72,10 @@ pub struct Worker {
     pub(super) control: Channel,
     pub(super) loads: Mutex<HashMap<VersionKey, watch::Sender<LoadResult>>>,
     connections: Mutex<Vec<Connection>>,
-    expected_reports: Mutex<HashMap<RequestId, oneshot::Sender<WorkReport>>>,
+    expected_reports: Mutex<HashMap<RequestId, Expected>>,
+    /// When it last sent anything, in milliseconds since `started`.
+    heard_ms: AtomicU64,
+    started: Instant,
     pub(super) owners: Arc<VersionOwners>,
     pub(super) dead: CancellationToken,
     confinement: Confinement,
@@ -146,6 +157,8 @@ impl Worker {
             loads: Mutex::default(),
             connections: Mutex::default(),
             expected_reports: Mutex::default(),
+            heard_ms: AtomicU64::new(0),
+            started: Instant::now(),
             owners: Arc::default(),
             dead: CancellationToken::new(),
             confinement,
@@ -268,7 +281,10 @@ impl Worker {
     /// Reads messages from the control socket, and kills the process when the socket ends or a message is invalid.
     async fn listen(self: Arc<Self>) {
         loop {
-            match self.control.receive::<FromWorker>().await {
+            let received = self.control.receive::<FromWorker>().await;
+            self.heard_ms.store(self.age_ms(), Ordering::Relaxed);
+            match received {
+                Ok((FromWorker::Progress { requests }, _)) => self.progress(&requests),
                 Ok((FromWorker::Loaded { version, error }, _)) => {
                     let error = error.map(|text| text.chars().take(error::DETAIL_CHARACTERS_MAX).collect());
                     let loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
@@ -280,7 +296,7 @@ impl Worker {
                     let waiting = self.expected_reports.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);
                     if let Some(waiting) = waiting {
                         // It fails if nobody waits any more, because the tab is closed already.
-                        let _ = waiting.send(work);
+                        let _ = waiting.report.send(work);
                     }
                 }
                 Ok((FromWorker::Ready { .. }, _)) => break,
@@ -357,11 +373,46 @@ impl Worker {
         }
     }
 
-    /// Returns the receiver of a request's report, if it arrives as a frame.
-    pub(crate) fn expect_report(&self, request: RequestId) -> oneshot::Receiver<WorkReport> {
-        let (sender, receiver) = oneshot::channel();
-        self.expected_reports.lock().unwrap_or_else(PoisonError::into_inner).insert(request, sender);
+    /// Returns the receiver of a request's report, if it arrives as a frame. What the worker says about the request until
+    /// then is counted on `reservation`.
+    pub(crate) fn expect_report(
+        &self,
+        request: RequestId,
+        reservation: Arc<Reservation>,
+    ) -> oneshot::Receiver<WorkReport> {
+        let (report, receiver) = oneshot::channel();
+        let expected = Expected { report, reservation };
+        self.expected_reports.lock().unwrap_or_else(PoisonError::into_inner).insert(request, expected);
         receiver
+    }
+
+    fn progress(&self, requests: &[RequestProgress]) {
+        let (now, expected) = (
+            jiff::Timestamp::now(),
+            self.expected_reports.lock().unwrap_or_else(PoisonError::into_inner),
+        );
+        for RequestProgress { request, guest_ns, gpu_ns } in requests {
+            if let Some(expected) = expected.get(request) {
+                expected.reservation.progress(now, *gpu_ns, *guest_ns);
+            }
+        }
+    }
+
+    fn age_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Returns how long it has sent nothing. While a request runs for longer, it tells its progress.
+    pub(crate) fn silent(&self) -> Duration {
+        Duration::from_millis(self.age_ms().saturating_sub(self.heard_ms.load(Ordering::Relaxed)))
+    }
+
+    /// Tells it to end a request. Does nothing if the worker has ended.
+    pub(crate) async fn stop(&self, request: RequestId) {
+        let message = ToWorker::Stop { request };
+        if let Ok(Err(error)) = tokio::time::timeout(END_MAX, self.control.send(&message, &[])).await {
+            tracing::debug!(%error, "a worker could not be told to end a request");
+        }
     }
 
     /// Stops expecting the report of a request.

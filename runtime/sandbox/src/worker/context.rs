@@ -10,6 +10,7 @@ use crate::guest::outbound::OutboundConnection;
 use crate::worker::driver_cache::DriverCacheFiles;
 use crate::worker::epoch_ticker::EpochTicker;
 use crate::worker::idle_instances::{IdleInstance, IdleInstances};
+use crate::worker::running_requests::RunningRequests;
 use crate::worker::usage::RequestUsage;
 use crate::worker::version::LoadedVersion;
 use gannet_base::hop::VersionKey;
@@ -32,6 +33,8 @@ pub(super) struct WorkerContext {
     pub(super) device: Result<Arc<Device>, gannet_host_gpu::Error>,
     /// The requests that are being served.
     pub(super) exchanges: Exchanges,
+    /// The requests that run, for the front door.
+    pub(super) running: RunningRequests,
     pub(super) versions: Mutex<HashMap<VersionKey, Arc<LoadedVersion>>>,
     /// One permit for each instance that may exist at once. wasmtime's pool has room for all of them, so it never runs
     /// out.

@@ -36,6 +36,7 @@ pub(super) async fn serve(worker: &Arc<WorkerContext>) {
                     device.quarantine(sources);
                 }
             }
+            ToWorker::Stop { request } => worker.running.stop(request),
             ToWorker::Connect => {
                 let Some(socket) = descriptors.into_iter().next() else { return };
                 tokio::spawn(connection::serve(Arc::clone(worker), socket));

@@ -85,6 +85,15 @@ async fn run(
     // Declared after the permit, so that a cancelled guest's memory is freed before the permit too.
     let mut store = store;
     let result = serve(&context, ready, &mut store, request, response_sender).await;
+    if let Err(error) = &result
+        && !trap::is_clean_exit(error)
+    {
+        // Dropping the store cancels its work on the GPU, so that nobody waits for that.
+        let fault = report(error, store.data());
+        drop(store);
+        drop(permit);
+        return Err(fault);
+    }
     let drained = usage.drain().await;
     let requests_served = requests_served + 1;
     let outcome = match result {
@@ -98,9 +107,8 @@ async fn run(
             }
             return Ok(());
         }
-        Ok(_) => Ok(()),
-        Err(error) if trap::is_clean_exit(&error) => Ok(()),
-        Err(error) => Err(report(&error, store.data())),
+        // The rest is done, or has ended by itself.
+        Ok(_) | Err(_) => Ok(()),
     };
     drop(store);
     drop(permit);

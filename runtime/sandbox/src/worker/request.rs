@@ -1,7 +1,7 @@
 //! Serves one request of the front door: starts an instance of its version, and returns the response.
 
 use crate::worker::context::{RequestContext, WorkerContext};
-use crate::worker::instance;
+use crate::worker::{instance, running_requests};
 use crate::worker::request_body::{BodyComplete, RequestBody};
 use crate::worker::response::{self, HopResponse, ResponseContext};
 use crate::worker::usage::RequestUsage;
@@ -37,6 +37,8 @@ pub(super) async fn serve(
     let limits = version.limits.clone();
     let context = RequestContext { worker: Arc::clone(&worker), version, request: id, usage: Arc::clone(&usage) };
     let guest = instance::start(context, request);
-    let context = ResponseContext { worker, usage, request: id, limits, wants_body, body_complete, receipt_owed: true };
+    let running = running_requests::begin(&worker, id, &usage);
+    let context =
+        ResponseContext { worker, usage, request: id, running, limits, wants_body, body_complete, receipt_owed: true };
     response::respond(context, guest, deadline).await
 }

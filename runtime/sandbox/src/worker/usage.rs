@@ -59,6 +59,12 @@ impl RequestUsage {
         }
     }
 
+    /// Returns the CPU time of the guest and its GPU time so far, in nanoseconds.
+    pub(crate) fn so_far(&self) -> (u64, u64) {
+        let gpu_ns = self.gpu.get().map_or(0, |gpu| gpu.counters.gpu_ns.load(Ordering::Relaxed));
+        (self.cpu.used_ns(), gpu_ns)
+    }
+
     /// Returns the receipt with the current values.
     pub(crate) fn work(&self, fault: Option<Fault>) -> WorkReport {
         let mut work = WorkReport {

@@ -7,6 +7,7 @@ use gannet_base::hop::VersionKey;
 use gannet_base::limits::TenantLimits;
 use gannet_base::manifest::{FunctionLimits, Manifest};
 use gannet_base::names::{FunctionName, RequestId, TenantName};
+use gannet_base::quota::account::UsualAmount;
 use gannet_base::quota::permits::VersionPermits;
 use gannet_base::records::{FunctionRecord, Sticky, VersionRecord};
 use http::HeaderMap;
@@ -62,6 +63,8 @@ pub struct Version {
     pub limits: FunctionLimits,
     /// Hosts to which the version may send outbound HTTP.
     pub allowed_hosts: Vec<AllowedHost>,
+    /// What its requests use, mostly.
+    pub usual: Arc<UsualAmount>,
     /// The permits of its concurrent requests.
     pub permits: Arc<VersionPermits>,
     /// File with the compiled component.
@@ -94,6 +97,7 @@ impl Version {
             assets: record.assets.values().map(|asset| files.asset(tenant, &asset.digest)).collect(),
             driver_cache: files.driver_cache(tenant, &record.digest),
             built: AtomicBool::new(false),
+            usual: Arc::default(),
             permits: VersionPermits::new(&limits),
             allowed_hosts: hosts.iter().filter_map(|host| AllowedHost::parse(host).ok()).collect(),
             limits,

@@ -24,7 +24,7 @@ use gannet_base::hop::BundleKernel;
 use gannet_base::identity::Key;
 use gannet_base::limits::TenantLimits;
 use gannet_base::names::{AssetName, FunctionName, TenantName};
-use gannet_base::quota::account::TenantCounters;
+use gannet_base::quota::account::{Caps, TenantCounters};
 use gannet_base::records::{AssetRecord, PinnedAsset, QuarantineRecord, SecretRecord, TenantRecord};
 use gannet_gpu_protocol::source_hash;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -53,9 +53,11 @@ pub struct Tenant {
 impl Tenant {
     fn new(mut record: TenantRecord, defaults: &TenantLimits) -> Self {
         let quarantine = Arc::new(std::mem::take(&mut record.quarantine));
+        let (limits, account) = (Arc::new(record.limits.over(defaults)), Arc::<TenantCounters>::default());
+        account.set_caps(Caps::of(&limits));
         Self {
-            limits: Arc::new(record.limits.over(defaults)),
-            account: Arc::default(),
+            limits,
+            account,
             functions: BTreeMap::new(),
             secrets: Arc::default(),
             assets: Arc::default(),

@@ -5,6 +5,7 @@ use crate::store::WriteBatch;
 use gannet_base::identity::Key;
 use gannet_base::limits::{LimitsChoice, TenantLimits};
 use gannet_base::names::{FunctionName, TenantName};
+use gannet_base::quota::account::Caps;
 use gannet_base::records::{DeletedTenantRecord, KeyRecord, SecretRecord, TenantRecord};
 use gannet_base::scopes::Scopes;
 use std::collections::BTreeSet;
@@ -124,6 +125,7 @@ impl Registry {
                 return Err(RegistryError::Invalid(wrong.join("; ")));
             }
             tenant_entry.limits = Arc::new(choice.over(&registry.defaults.load()));
+            tenant_entry.account.set_caps(Caps::of(&tenant_entry.limits));
             tenant_entry.record.limits = choice;
             registry.apply_limits(&tenant, tenant_entry);
             Ok(Arc::clone(&tenant_entry.limits))
@@ -144,6 +146,7 @@ impl Registry {
                 if limits != *tenant_entry.limits {
                     let tenant_entry = Arc::make_mut(tenant_entry);
                     tenant_entry.limits = Arc::new(limits);
+                    tenant_entry.account.set_caps(Caps::of(&tenant_entry.limits));
                     registry.apply_limits(name, tenant_entry);
                 }
             }

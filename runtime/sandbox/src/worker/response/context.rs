@@ -5,6 +5,7 @@
 
 use crate::worker::context::WorkerContext;
 use crate::worker::request_body::BodyComplete;
+use crate::worker::running_requests::RunningGuard;
 use crate::worker::usage::RequestUsage;
 use gannet_base::hop::{Fault, FromWorker, RunLimits, WorkReport};
 use gannet_base::names::RequestId;
@@ -16,6 +17,8 @@ pub(crate) struct ResponseContext {
     pub(crate) worker: Arc<WorkerContext>,
     pub(crate) usage: Arc<RequestUsage>,
     pub(crate) request: RequestId,
+    /// Counts it as running.
+    pub(crate) running: RunningGuard,
     pub(crate) limits: RunLimits,
     /// Whether the request's method lets its response have a body.
     pub(crate) wants_body: bool,

@@ -119,7 +119,7 @@ pub(super) async fn gather(
             respond(head, None, ResponseBody::Complete(gathered))
         }
         // A trap ends the guest's body too, so a body that ended with a trap may be incomplete.
-        (_, Some(Err(failure))) => fail(context, failure.code, &failure.detail),
+        (_, Some(Err(failure))) => fail(context, failure.code, &failure.detail).await,
         (false, outcome) => {
             let streaming = StreamingBody::new(context, guest, outcome, (gathered, body, announced));
             respond(head, None, ResponseBody::Streaming(Box::new(streaming)))

@@ -48,12 +48,14 @@ pub(super) async fn respond(context: ResponseContext, guest: RunningGuest, deadl
     };
     match (response, outcome) {
         (Some(Ok(response)), outcome) => gather(context, guest, outcome, response).await,
-        (_, Some(Err(failure))) => fail(context, failure.code, &failure.detail),
+        (_, Some(Err(failure))) => fail(context, failure.code, &failure.detail).await,
         (Some(Err(code)), _) => {
             let detail = format!("the function responded with an error: {code}");
             cancel(context, guest, FaultCode::FunctionTrapped, &detail).await
         }
-        (None, Some(Ok(()))) => fail(context, FaultCode::FunctionTrapped, "the function ended without a response"),
+        (None, Some(Ok(()))) => {
+            fail(context, FaultCode::FunctionTrapped, "the function ended without a response").await
+        }
         // The guest dropped its outparam without responding, and still runs.
         (None, None) => cancel(context, guest, FaultCode::FunctionTrapped, "the function dropped its response").await,
     }
