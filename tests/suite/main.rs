@@ -22,6 +22,7 @@ mod edge;
 mod egress;
 mod faults;
 mod front;
+mod full_disk;
 mod gpu;
 mod instances;
 mod ledger;

@@ -298,6 +298,7 @@ impl Control {
         if used.saturating_add(range.size) > limit << 20 {
             return Err(ControlError::LimitReached { name: "assets_mib", limit, used: used.div_ceil(1 << 20) });
         }
+        self.check_space(range.size)?;
         let upload = Upload { asset: name.clone(), size: range.size, received: 0, digest };
         Ok(files.begin_upload(&grant.tenant, upload)?)
     }

@@ -16,6 +16,7 @@ use gannet_fleet::build;
 use gannet_fleet::build::BuildRequest;
 use gannet_state::registry::DeployOptions;
 use gannet_state::store::Store;
+use hyper::body::Body;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -94,6 +95,7 @@ impl Control {
         let store = Arc::clone(self.registry.store());
         let limit = grant.owner.limits.component_mib << 20;
         let _receiving = self.builder.receiving(&grant.tenant).map_err(ControlError::from)?;
+        self.check_space(call.inbound.body.size_hint().exact().unwrap_or(limit).min(limit))?;
         let mut upload = upload::receive(call.inbound, store.files(), &grant.tenant, limit).await?;
         let protected_files = self.registry.protect_files(&grant.tenant, &upload.digest);
         // A key for one function may name what that function has had, and else must send the bytes: a component contains

@@ -35,7 +35,9 @@ impl Control {
             "/healthz" => (ReplyStatus::Ok, TEXT, "ok\n".to_owned()),
             "/readyz" => {
                 // Ready means that requests start fast: a worker or a spare exists.
-                if self.pool.counts().iter().any(|counts| counts.workers + counts.spares > 0) {
+                if let Err(why) = self.ledger.check() {
+                    (ReplyStatus::NotReady, TEXT, format!("no request is admitted: {why}\n"))
+                } else if self.pool.counts().iter().any(|counts| counts.workers + counts.spares > 0) {
                     (ReplyStatus::Ok, TEXT, "ready\n".to_owned())
                 } else {
                     (ReplyStatus::NotReady, TEXT, "no worker yet\n".to_owned())

@@ -61,6 +61,8 @@ use gannet_state::config::LiveConfig;
 use gannet_state::ledger::Ledger;
 use gannet_state::registry::{Registry, Snapshot};
 use gannet_state::secrets::Vault;
+use gannet_state::store::space;
+use http::Method;
 use operations::{OperationId, RequiredAccess, RouteMatch};
 pub use refused_calls::RefusedCalls;
 use std::sync::Arc;
@@ -135,8 +137,18 @@ impl Control {
             let taken = grant.owner.account.changes.take(rate, Instant::now());
             taken.map_err(|wait| RateExceeded { whose: "the tenant, through the control API,", rate, wait })?;
         }
+        if call.caller != Caller::Operator && call.inbound.parts.method != Method::DELETE {
+            self.check_space(0)?;
+        }
         let running = tokio::spawn(Arc::clone(self).run_audited(operation.op, call, grant, (whose, entry)));
         running.await.map_err(|error| ControlError::Internal(error.to_string()))?
+    }
+
+    /// Refuses to take `bytes` of the disk's space if that would leave less than the reserve.
+    pub(super) fn check_space(&self, bytes: u64) -> Result<(), ControlError> {
+        let free = space::free(self.registry.store().files().data())?;
+        let reserve = self.live.load().disk_reserve_mib << 20;
+        if free < reserve.saturating_add(bytes) { Err(ControlError::StorageFull) } else { Ok(()) }
     }
 
     /// Runs an operation between the two writes of its audit entry.

@@ -10,7 +10,8 @@ use gannet_fleet::pool::Pool;
 use gannet_state::config::{self, LiveConfig, ServerConfig};
 use gannet_state::registry::Registry;
 use gannet_state::secrets;
-use gannet_state::store::StoreError;
+use gannet_state::ledger::Ledger;
+use gannet_state::store::{Store, StoreError, space};
 use gannet_state::store::audit::FORGOTTEN_AT_ONCE;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 /// Interval of the periodic work.
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(60);
 
+/// How often the free space of the disk is looked at.
+const SPACE_LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often old entries of the audit log are looked for.
 const REMOVE_EVERY: Duration = Duration::from_secs(3600);
 
@@ -56,6 +59,16 @@ pub(super) async fn housekeep(registry: Arc<Registry>, live: LiveConfig, stop: C
         .await;
         if let Ok(Err(error)) = forgotten {
             tracing::warn!(%error, "old entries of the audit log could not be removed");
+        }
+    }
+}
+
+/// Looks whether the disk has room for the bill of more requests, until `stop` is cancelled.
+pub(super) async fn watch_space(ledger: Arc<Ledger>, store: Arc<Store>, live: LiveConfig, stop: CancellationToken) {
+    while tokio::time::timeout(SPACE_LOOK_EVERY, stop.cancelled()).await.is_err() {
+        // On an error nothing is known, and the ledger itself tells if it cannot be written.
+        if let Ok(free) = space::free(store.files().data()) {
+            ledger.set_room(space::has_room_for_requests(free, live.load().disk_reserve_mib << 20));
         }
     }
 }

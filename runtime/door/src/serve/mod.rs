@@ -16,7 +16,7 @@ use gannet_fleet::gpus::slots;
 use gannet_fleet::inbound::ListenerRole;
 use gannet_process::spawn::Spawner;
 use gannet_state::config::{self, ConfigError};
-use housekeeping::{housekeep, reload};
+use housekeeping::{housekeep, reload, watch_space};
 use options::failed;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -78,6 +78,7 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
     let front = Front::new(steps, tls.clone(), access);
     let stop = CancellationToken::new();
     tokio::spawn(housekeep(Arc::clone(&registry), Arc::clone(&live), stop.clone()));
+    tokio::spawn(watch_space(Arc::clone(&ledger), store, Arc::clone(&live), stop.clone()));
     let served = (Arc::clone(&registry), pool.clone(), arbiter);
     tokio::spawn(reload(options.config.clone(), live, served, tls, stop.clone()));
     let drain = Duration::from_secs(file.drain_s);

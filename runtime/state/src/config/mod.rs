@@ -47,6 +47,8 @@ pub struct ServerConfig {
     pub tenant_gpu_memory_mib: u64,
     /// Maximum resident memory of one worker process. A worker that takes more is killed.
     pub worker_memory_mib: u64,
+    /// Free disk space that uploads and tenants' changes must leave, so that the bill and the operator have room.
+    pub disk_reserve_mib: u64,
     /// How long requests in flight may keep running after SIGTERM.
     pub drain_s: u64,
     /// Whether a software driver computes on mapped pages of the assets' files. If false, assets are copied, as to a
@@ -224,6 +226,7 @@ impl Default for ServerConfig {
             requests_max: 4096,
             tenant_gpu_memory_mib: 4096,
             worker_memory_mib: 8192,
+            disk_reserve_mib: 256,
             drain_s: 30,
             map_assets: true,
             wasi_http_0_3: false,
@@ -382,6 +385,7 @@ impl ServerConfig {
             ("requests_max".into(), self.requests_max as u64, 1, 1 << 20),
             ("tenant_gpu_memory_mib".into(), self.tenant_gpu_memory_mib, 1, 1 << 20),
             ("worker_memory_mib".into(), self.worker_memory_mib, 256, 1 << 20),
+            ("disk_reserve_mib".into(), self.disk_reserve_mib, 0, 1 << 30),
             ("drain_s".into(), self.drain_s, 0, 3600),
             ("lease_grace_ms".into(), self.grace_ms(), 50, 60_000),
             ("prices.gpu_micro_units_per_s".into(), prices.gpu_micro_units_per_s, 0, PRICE_MAX),

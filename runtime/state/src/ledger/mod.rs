@@ -77,6 +77,8 @@ pub struct Ledger {
     waiting: Arc<AtomicUsize>,
     /// Whether the last write failed.
     failing: Arc<AtomicBool>,
+    /// Whether the disk is too full for more requests.
+    is_short_of_space: AtomicBool,
     to_disk: Sender<Arc<LedgerLine>>,
     store: Arc<Store>,
 }
@@ -133,6 +135,7 @@ impl Ledger {
             settle_count: Arc::default(),
             waiting: Arc::default(),
             failing: Arc::default(),
+            is_short_of_space: AtomicBool::new(false),
             to_disk,
             store: Arc::clone(&store),
         });
@@ -163,10 +166,25 @@ impl Ledger {
         if self.failing.load(Ordering::Relaxed) {
             return Err("it cannot be written");
         }
+        if self.is_short_of_space.load(Ordering::Relaxed) {
+            return Err("the disk is nearly full");
+        }
         if self.waiting.load(Ordering::Relaxed) >= WAITING_MAX {
             return Err("too many lines wait for the disk");
         }
         Ok(())
+    }
+
+    /// Records whether the disk has room for the bill of more requests.
+    pub fn set_room(&self, has_room: bool) {
+        let was_short = self.is_short_of_space.swap(!has_room, Ordering::Relaxed);
+        if was_short == has_room {
+            if has_room {
+                tracing::info!("the disk has room again: requests are admitted");
+            } else {
+                tracing::error!("the disk is nearly full: no request is admitted until it has room");
+            }
+        }
     }
 
     /// Queues a line for the writing thread. Never waits, because this is on the request's path.

@@ -1,0 +1,104 @@
+//! A disk that fills up: tenants are refused with 507, the operator and the bill go on, and nothing needs a restart.
+
+use crate::support::{Options, Server, prebuilt, wait_until};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tempfile::TempDir;
+
+/// A small file system in memory. It is unmounted when it is dropped.
+struct Disk(TempDir);
+
+impl Disk {
+    fn new(mib: u64) -> Self {
+        let folder = TempDir::new().unwrap();
+        let size = format!("size={mib}m");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path()).status();
+        assert!(mounted.unwrap().success(), "tests run as root, and may mount");
+        Self(folder)
+    }
+
+    fn free_mib(&self) -> u64 {
+        let disk = rustix::fs::statvfs(self.0.path()).unwrap();
+        disk.f_bavail * disk.f_frsize >> 20
+    }
+
+    /// Leaves only so much space.
+    fn fill(&self, left_mib: u64) -> PathBuf {
+        let filler = self.0.path().join("filler");
+        let _ = std::fs::remove_file(&filler);
+        std::fs::write(&filler, vec![1; ((self.free_mib() - left_mib) << 20) as usize]).unwrap();
+        filler
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+fn start(data: &Path) -> Server {
+    let config = "spares = 0\ndisk_reserve_mib = 100";
+    Server::start_with(&Options { data: Some(data), config: Some(config), not_dev: true, ..Options::default() })
+}
+
+#[test]
+fn a_full_disk_refuses_tenants_and_not_the_operator_and_recovers_by_itself() {
+    let disk = Disk::new(300);
+    let data = disk.0.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let server = start(&data);
+    let operator = server.operator();
+    let (key, other) = (server.tenant("acme", &json!({})), server.tenant("zoo", &json!({})));
+    let hello = std::fs::read(prebuilt("hello")).unwrap();
+    assert_eq!(server.put_bytes(&key, &hello, "hello", "", "").status, 201);
+    let begin = |name: &str, size: u64| {
+        let range = format!("bytes 0-0/{size}");
+        let headers = [("x-gannet-key", key.as_str()), ("content-range", range.as_str())];
+        server.send_bare("PUT", &format!("/api/v1/assets/{name}"), &headers, b"a")
+    };
+    let is_full = |answer: crate::support::Response| answer.is_problem(507, "storage_full", "the server's disk is full");
+
+    // The space of an upload is taken when it is announced, not when its bytes come.
+    let before = disk.free_mib();
+    assert_eq!(begin("one", 80 << 20).status, 202);
+    assert!(disk.free_mib() <= before - 80, "{} {before}", disk.free_mib());
+    is_full(begin("two", 150 << 20));
+    assert_eq!(server.control(&key, "DELETE", "assets/one", &Value::Null).status, 200);
+    wait_until("its space is free again", || disk.free_mib() >= before - 2);
+
+    // Below the reserve, tenants change nothing, but can delete; their functions and the operator go on.
+    disk.fill(60);
+    is_full(begin("one", 1 << 20));
+    is_full(server.put_bytes(&key, &hello, "more", "", ""));
+    is_full(server.send_bare("PUT", "/api/v1/secrets/A", &[("x-gannet-key", &key)], b"value"));
+    assert_eq!(server.call_as(&key, "/f/acme/hello/", b"").status, 200);
+    assert_eq!(server.send_bare("GET", "/readyz", &[], b"").text(), "ready\n");
+    assert_eq!(server.control(&operator, "POST", "tenants/zoo/suspend", &Value::Null).status, 200);
+    assert_eq!(server.control(&other, "GET", "functions", &Value::Null).status, 403);
+
+    // Below a quarter of it, the bill has no room, so no request is admitted.
+    let filler = disk.fill(20);
+    wait_until("it is told", || server.send_bare("GET", "/readyz", &[], b"").status == 503);
+    assert!(server.send_bare("GET", "/readyz", &[], b"").text().contains("the disk is nearly full"));
+    server.call_as(&key, "/f/acme/hello/", b"").is_problem(503, "ledger_unavailable", "the disk is nearly full");
+    assert_eq!(server.control(&operator, "DELETE", "tenants/zoo", &Value::Null).status, 200);
+    assert_eq!(server.control(&key, "DELETE", "functions/hello", &Value::Null).status, 200);
+
+    // Nothing is written where sled could fail half-way.
+    disk.fill(5);
+    is_full(server.control(&operator, "POST", "tenants/acme/suspend", &Value::Null));
+    is_full(server.control(&operator, "POST", "tenants/acme/suspend", &Value::Null));
+
+    // With room it goes on, without a restart, and a restart finds all of it.
+    std::fs::remove_file(&filler).unwrap();
+    wait_until("it is ready", || server.send_bare("GET", "/readyz", &[], b"").status == 200);
+    assert_eq!(server.put_bytes(&key, &hello, "again", "", "").status, 201);
+    assert_eq!(server.call_as(&key, "/f/acme/again/", b"").text(), "hello, world\n");
+    server.kill();
+    let server = start(&data);
+    assert_eq!(server.call_as(&key, "/f/acme/again/", b"").text(), "hello, world\n");
+    assert_eq!(server.call_as(&key, "/f/acme/hello/", b"").status, 404);
+    drop(server);
+}
