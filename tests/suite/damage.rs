@@ -104,7 +104,7 @@ fn one_flipped_bit_in_the_database_or_the_journal_is_told_and_repaired() {
         told += 1;
         assert!(!checked.stdout.is_empty());
         let why = refused(data.path());
-        assert!(why.contains("is damaged, and nothing was written"), "{why}");
+        assert!(why.contains("is damaged and is not used"), "{why}");
         assert!(why.contains("gannet repair"), "{why}");
         let repaired = gannet(&["repair", path(data.path())]);
         assert!(repaired.status.success(), "{}", text(&repaired.stderr));
@@ -132,6 +132,33 @@ fn a_missing_part_of_the_data_folder_stops_the_start_and_is_made_again() {
         assert!(repaired.status.success(), "{part}: {}", text(&repaired.stderr));
         check_whole(data.path(), &keys);
     }
+}
+
+#[test]
+fn a_first_start_that_was_killed_is_no_damage_and_an_interrupted_repair_can_be_repeated() {
+    let half = TempDir::new().unwrap();
+    server(half.path()).kill();
+    // As it was before the format was written, and the ledger begun.
+    std::fs::remove_file(half.path().join("format")).unwrap();
+    std::fs::remove_file(only_file(&half.path().join("ledger"))).unwrap();
+    server(half.path()).tenant("one", &json!({}));
+
+    // A repair that ended after it had written the journal, or had moved the database away.
+    let (made, keys) = folder();
+    std::fs::remove_dir_all(made.path().join("db")).unwrap();
+    std::fs::create_dir(made.path().join("db")).unwrap();
+    std::fs::write(made.path().join("journal/next"), "half of a journal").unwrap();
+    assert!(gannet(&["repair", path(made.path())]).status.success());
+    check_whole(made.path(), &keys);
+
+    // Without any record there is nothing to repair from, and nothing may be removed.
+    for part in ["db", "journal"] {
+        std::fs::remove_dir_all(made.path().join(part)).unwrap();
+    }
+    let repaired = gannet(&["repair", path(made.path())]);
+    assert_eq!(repaired.status.code(), Some(3));
+    assert!(text(&repaired.stderr).contains("put a backup"), "{}", text(&repaired.stderr));
+    assert!(made.path().join("components/t0").exists());
 }
 
 #[test]
@@ -204,6 +231,11 @@ fn damage_in_the_ledger_costs_one_line_and_no_folder() {
     let more = server.call("hello", "/", b"");
     crate::support::wait_until("the ledger goes on", || server.receipt(&more)["billed"] == true);
     server.kill();
+
+    // A repair sets the damaged bytes aside, and then nothing is wrong any more.
+    assert!(gannet(&["repair", path(data.path())]).status.success());
+    let checked = gannet(&["check", path(data.path())]);
+    assert!(checked.status.success(), "{}", text(&checked.stdout));
 
     // If lines that were counted are gone, the start says so, and their sums stay.
     let server = Server::start_with(&options);

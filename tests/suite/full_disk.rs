@@ -58,7 +58,8 @@ fn a_full_disk_refuses_tenants_and_not_the_operator_and_recovers_by_itself() {
         let headers = [("x-gannet-key", key.as_str()), ("content-range", range.as_str())];
         server.send_bare("PUT", &format!("/api/v1/assets/{name}"), &headers, b"a")
     };
-    let is_full = |answer: crate::support::Response| answer.is_problem(507, "storage_full", "the server's disk is full");
+    let is_full =
+        |answer: crate::support::Response| answer.is_problem(507, "storage_full", "the server's disk is full");
 
     // The space of an upload is taken when it is announced, not when its bytes come.
     let before = disk.free_mib();

@@ -74,7 +74,11 @@ fn what_may_be_spent_stops_new_requests() {
         let answer = server.call_as(&acme, "/f/acme/hello", b"");
         count += 1;
         if answer.status == 402 {
-            answer.is_problem(402, "spend_limit", "spend_micro_units_per_month = 1500; spent in this month, with requests that still run: ");
+            answer.is_problem(
+                402,
+                "spend_limit",
+                "spend_micro_units_per_month = 1500; spent in this month, with requests that still run: ",
+            );
             assert_eq!(answer.header("x-should-retry"), "false");
         }
         answer.status == 402

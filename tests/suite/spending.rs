@@ -24,8 +24,7 @@ fn spent(server: &Server, key: &str) -> u64 {
 }
 
 /// A millisecond of work costs 1,000 micro-units.
-const PRICES: &str =
-    "spares = 0\n[prices]\ncpu_micro_units_per_s = 1000000\ngpu_micro_units_per_s = 1000000";
+const PRICES: &str = "spares = 0\n[prices]\ncpu_micro_units_per_s = 1000000\ngpu_micro_units_per_s = 1000000";
 
 #[test]
 fn requests_at_once_are_stopped_when_together_they_pass_what_may_be_spent() {
@@ -59,14 +58,20 @@ fn a_stream_is_stopped_when_it_passes_what_may_be_spent() {
     let endless = || server.call_as(&key, "/f/acme/stream/?count=10000&every_ms=20", b"");
     let stopped = std::thread::scope(|scope| {
         let call = scope.spawn(endless);
-        wait_until("it runs", || server.control(&key, "GET", "limits", &Value::Null).json()["used"]["concurrency"] == 1);
+        wait_until("it runs", || {
+            server.control(&key, "GET", "limits", &Value::Null).json()["used"]["concurrency"] == 1
+        });
         let patch = json!({ "spend_micro_units_per_month": 1 });
         assert_eq!(server.control(&server.operator(), "PATCH", "tenants/acme/limits", &patch).status, 200);
         call.join().unwrap()
     });
     assert!(stopped.status == 402 || stopped.body.is_err(), "{}", stopped.status);
     let receipt = receipt(&server, &key, &stopped);
-    assert_eq!((receipt["error"].clone(), receipt["fault"].clone()), (json!("spend_limit"), json!("caller")), "{receipt}");
+    assert_eq!(
+        (receipt["error"].clone(), receipt["fault"].clone()),
+        (json!("spend_limit"), json!("caller")),
+        "{receipt}"
+    );
     assert!(receipt["cost_micro_units"].as_u64().unwrap() > 0, "{receipt}");
 }
 

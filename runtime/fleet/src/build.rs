@@ -48,7 +48,7 @@ const BUILT_MAX: usize = 256;
 /// Size limit of a snapshot: the component with the memory that its `init` left.
 const SNAPSHOT_BYTES_MAX: u64 = 256 << 20;
 /// Size limit of a report, which may contain many kernels of 256 KiB each.
-const REPORT_BYTES_MAX: u64 = 64 << 20;
+const REPORT_BYTES_MAX: u64 = 32 << 20;
 
 /// A component to build, and what its build needs.
 #[derive(Debug)]

@@ -72,7 +72,7 @@ pub fn run_repair(arguments: &RepairArgs) -> Outcome {
     }
     let done = checked.repair(data, arguments.forget_secrets).map_err(|error| failed(&error))?;
     if done.is_empty() {
-        printer::note("nothing of this can be repaired; a server starts with it");
+        printer::note("none of this can be repaired, but a server starts with it");
     }
     for line in done {
         printer::note(&line);

@@ -2,13 +2,14 @@
 //! restored. No server may use the folder meanwhile.
 
 use crate::ledger::{self, LedgerError};
-use crate::secrets::{SecretsError, Vault};
+use crate::secrets::Vault;
 use crate::store::files::sync_folder;
-use crate::store::{StoreError, StoredFile, StoredRecords};
+use crate::store::{SET_ASIDE, StoreError, StoredFile, StoredRecords};
 use gannet_base::names::TenantName;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// Why a data folder cannot be checked or repaired.
@@ -20,9 +21,6 @@ pub enum CheckError {
     /// The ledger cannot be read or written.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// The key of the secrets cannot be read.
-    #[error(transparent)]
-    Secrets(#[from] SecretsError),
     /// A file cannot be read or moved.
     #[error("{path}: {cause}")]
     File {
@@ -48,10 +46,9 @@ pub struct Checked {
     files: usize,
 }
 
-fn is_whole(file: &StoredFile) -> Result<bool, CheckError> {
-    let failed = |cause| CheckError::File { path: file.path.clone(), cause };
+fn is_whole(file: &StoredFile) -> io::Result<bool> {
     let mut hash = Sha256::new();
-    io::copy(&mut File::open(&file.path).map_err(failed)?, &mut hash).map_err(failed)?;
+    io::copy(&mut File::open(&file.path)?, &mut hash)?;
     Ok(hex::encode(hash.finalize()) == file.digest)
 }
 
@@ -62,27 +59,37 @@ pub fn check(data: &Path, key_file: Option<&PathBuf>) -> Result<Checked, CheckEr
     let stored = records.files();
     for file in &stored {
         let (path, what) = (file.path.display(), &file.what);
-        if !file.path.exists() {
-            file_findings.push(format!("{what}: the file {path} is missing"));
-        } else if !is_whole(file)? {
-            file_findings.push(format!("{what}: the file {path} has other bytes than were stored"));
-            wrong_files.push(file.path.clone());
+        match is_whole(file) {
+            Ok(true) => {}
+            Ok(false) => {
+                file_findings.push(format!("{what}: the file {path} has other bytes than were stored"));
+                wrong_files.push(file.path.clone());
+            }
+            Err(error) => file_findings.push(format!("{what}: the file {path} cannot be read: {error}")),
         }
     }
     let secrets = records.secrets();
-    let vault = if secrets.is_empty() { None } else { Vault::existing(data, key_file)? };
+    let vault = if secrets.is_empty() { None } else { Vault::existing(data, key_file).unwrap_or_default() };
     let is_lost = |tenant: &TenantName, name: &str, sealed: &str| {
         vault.as_ref().is_none_or(|vault| vault.unseal(tenant, name, sealed).is_err())
     };
     let lost = secrets.into_iter().filter(|(tenant, name, sealed)| is_lost(tenant, name, sealed));
     let lost_secrets: Vec<_> = lost.map(|(tenant, name, _)| (tenant, name)).collect();
-    let why =
-        if vault.is_some() { "was encrypted with another key" } else { "cannot be decrypted: the key is missing" };
+    let why = if vault.is_some() {
+        "was encrypted with another key"
+    } else {
+        "cannot be decrypted: the key is missing or cannot be read"
+    };
     let secret_findings =
         lost_secrets.iter().map(|(tenant, name)| format!("secret {name} of {tenant} {why}")).collect();
     let counted = records.watermark();
     let ledger = ledger::check::check(&data.join("ledger"), counted).map_err(LedgerError::from)?;
     Ok(Checked { files: stored.len(), records, ledger, wrong_files, file_findings, lost_secrets, secret_findings })
+}
+
+/// Makes a folder that only this user can enter.
+fn make_private(folder: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 impl Checked {
@@ -102,18 +109,18 @@ impl Checked {
     /// cannot be decrypted are kept.
     pub fn repair(self, data: &Path, forget_secrets: bool) -> Result<Vec<String>, CheckError> {
         let mut done = Vec::new();
+        let aside = data.join(SET_ASIDE).join(jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ-files").to_string());
         for path in &self.wrong_files {
-            let aside = path.with_extension("damaged");
-            let moved = std::fs::rename(path, &aside);
-            let moved = moved.and_then(|()| path.parent().map_or(Ok(()), sync_folder));
-            moved.map_err(|cause| CheckError::File { path: path.clone(), cause })?;
-            done.push(format!("{} is now {}; deploy or upload it again", path.display(), aside.display()));
+            let failed = |cause| CheckError::File { path: path.clone(), cause };
+            make_private(&aside).map_err(failed)?;
+            let moved = aside.join(path.file_name().unwrap_or_default());
+            std::fs::rename(path, &moved).map_err(failed)?;
+            path.parent().map_or(Ok(()), sync_folder).map_err(failed)?;
+            done.push(format!("{} is now {}; deploy or upload it again", path.display(), moved.display()));
         }
+        make_private(&aside).map_err(|cause| CheckError::File { path: aside.clone(), cause })?;
         let counted = self.records.watermark();
-        if self.ledger.is_short {
-            ledger::check::go_on(&data.join("ledger"), counted).map_err(LedgerError::from)?;
-            done.push("the ledger goes on in a new segment".into());
-        }
+        done.extend(self.ledger.repair(&data.join("ledger"), &aside, counted).map_err(LedgerError::from)?);
         let forgotten = if forget_secrets { self.lost_secrets } else { Vec::new() };
         done.extend(self.records.repair(&forgotten)?);
         Ok(done)

@@ -252,8 +252,9 @@ impl Control {
         let Ok(metadata) = std::fs::metadata(self.registry.store().files().asset(&grant.tenant, digest)) else {
             return Ok(None);
         };
+        let named = self.assign_name(grant, name, digest.to_owned(), metadata.len()).await?;
         self.registry.store().files().drop_upload(&grant.tenant, name);
-        self.assign_name(grant, name, digest.to_owned(), metadata.len()).await.map(Some)
+        Ok(Some(named))
     }
 
     /// Opens the upload that a range belongs to. Refuses a range that does not follow the bytes received so far, and an

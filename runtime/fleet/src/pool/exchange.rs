@@ -280,7 +280,9 @@ impl Pool {
         let ResponseHead { status, failed, report, mut headers } = response;
         let source = match report {
             Some(work) if failed && work.unsettled => {
-                let error = work.fault.map_or_else(|| PoolError::Internal("a failure without its fault".into()), PoolError::from);
+                let error = work
+                    .fault
+                    .map_or_else(|| PoolError::Internal("a failure without its fault".into()), PoolError::from);
                 let expected = expected.take();
                 let awaited = Some(AwaitedReport { expected, worker_claim, claim_us });
                 return Err(Box::new(CallFailure { refusal: error.into(), admitted, awaited }));

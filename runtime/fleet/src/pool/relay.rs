@@ -4,8 +4,8 @@
 use crate::admitted::Admitted;
 use crate::pool::claim::WorkerClaim;
 use crate::pool::connection::Connection;
-use crate::pool::expected::{CUT_REPORT_WAIT_MAX, ExpectedReport};
 use crate::pool::error::PoolError;
+use crate::pool::expected::{CUT_REPORT_WAIT_MAX, ExpectedReport};
 use crate::pool::report;
 use crate::pool::request::BodyState;
 use crate::pool::slow_clients::{Overdue, SlowClients, WatchGuard};

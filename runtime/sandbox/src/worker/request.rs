@@ -1,10 +1,10 @@
 //! Serves one request of the front door: starts an instance of its version, and returns the response.
 
 use crate::worker::context::{RequestContext, WorkerContext};
-use crate::worker::{instance, running_requests};
 use crate::worker::request_body::{BodyComplete, RequestBody};
 use crate::worker::response::{self, HopResponse, ResponseContext};
 use crate::worker::usage::RequestUsage;
+use crate::worker::{instance, running_requests};
 use gannet_base::hop::heads::RequestHead;
 use gannet_base::hop::{FaultCode, WorkReport};
 use http::{Method, Request};

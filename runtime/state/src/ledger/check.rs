@@ -1,9 +1,11 @@
 //! `gannet check` and `gannet repair`, for the ledger.
 
 use super::segment;
+use crate::lines::Damage;
 use crate::store::usage::Watermark;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// What a check of the ledger found.
@@ -14,7 +16,11 @@ pub struct LedgerCheck {
     /// What is wrong, in words.
     pub findings: Vec<String>,
     /// Whether counted lines at the end are missing, so that a server does not start.
-    pub is_short: bool,
+    is_short: bool,
+    /// Damaged bytes, by segment.
+    damaged: Vec<(u64, Damage)>,
+    /// Segments with a wrong index.
+    wrong_indexes: Vec<u64>,
 }
 
 /// Reads all segments in `folder`. `counted` is the position up to which lines are included in the stored sums.
@@ -34,18 +40,13 @@ pub fn check(folder: &Path, counted: Watermark) -> io::Result<LedgerCheck> {
     }
     let mut counted_length = 0;
     for number in &numbers {
-        let file = File::open(segment::path(folder, *number, "jsonl"))?;
-        let scanned = segment::scan(&file, 0, |_, _| found.lines += 1)?;
-        if *number == counted.segment {
-            counted_length = scanned.end + scanned.tail;
-        }
-        let tail = (scanned.tail > 0).then_some((scanned.end, scanned.tail));
-        for (at, bytes) in scanned.damaged.iter().map(|damage| (damage.at, damage.length)).chain(tail) {
-            found.findings.push(format!("ledger: segment {number}: {bytes} bytes at byte {at} cannot be read"));
+        match found.check_segment(folder, *number) {
+            Ok(length) if *number == counted.segment => counted_length = length,
+            Ok(_) => {}
+            Err(error) => found.findings.push(format!("ledger: segment {number} cannot be read: {error}")),
         }
     }
-    let is_last = numbers.last().is_none_or(|last| *last <= counted.segment);
-    if is_last && counted_length < counted.offset {
+    if counted_length < counted.offset && numbers.last().is_none_or(|last| *last <= counted.segment) {
         found.is_short = true;
         let Watermark { segment, offset } = counted;
         found.findings.push(format!(
@@ -56,8 +57,60 @@ pub fn check(folder: &Path, counted: Watermark) -> io::Result<LedgerCheck> {
     Ok(found)
 }
 
-/// Lets the ledger go on in a new segment, after lines at its end were lost. The stored sums still include them.
-pub fn go_on(folder: &Path, counted: Watermark) -> io::Result<()> {
-    segment::open(folder, counted.segment + 1)?.sync_all()?;
-    crate::store::files::sync_folder(folder)
+impl LedgerCheck {
+    /// Reads one segment, and returns its length.
+    fn check_segment(&mut self, folder: &Path, number: u64) -> io::Result<u64> {
+        let file = File::open(segment::path(folder, number, "jsonl"))?;
+        let scanned = segment::scan(&file, 0, |_, _| self.lines += 1)?;
+        let mut damaged = scanned.damaged;
+        let mut tail = vec![0; usize::try_from(scanned.tail).map_err(io::Error::other)?];
+        file.read_exact_at(&mut tail, scanned.end)?;
+        // Without a line feed it can only be the beginning of a line that a crash interrupted.
+        if tail.contains(&b'\n') {
+            damaged.push(Damage { at: scanned.end, length: scanned.tail });
+        }
+        for damage in damaged {
+            let Damage { at, length } = damage;
+            self.findings.push(format!("ledger: segment {number}: {length} bytes at byte {at} cannot be read"));
+            self.damaged.push((number, damage));
+        }
+        match std::fs::read(segment::path(folder, number, "idx")) {
+            // The open segment has none, and a start makes one that is missing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            index => {
+                let right = segment::index_bytes(&segment::index_entries(&file)?);
+                if !index.is_ok_and(|index| index == right) {
+                    self.findings.push(format!("ledger: the index of segment {number} is wrong"));
+                    self.wrong_indexes.push(number);
+                }
+            }
+        }
+        Ok(scanned.end + scanned.tail)
+    }
+
+    /// Moves damaged bytes to the folder `aside`, removes wrong indexes, which a start makes anew, and lets the ledger go on in a new
+    /// segment if counted lines at its end are lost. The stored sums still include those. Returns what was done.
+    pub fn repair(&self, folder: &Path, aside: &Path, counted: Watermark) -> io::Result<Vec<String>> {
+        let mut done = Vec::new();
+        for (number, damage) in &self.damaged {
+            let file = OpenOptions::new().read(true).write(true).open(segment::path(folder, *number, "jsonl"))?;
+            let mut bytes = vec![0; usize::try_from(damage.length).map_err(io::Error::other)?];
+            file.read_exact_at(&mut bytes, damage.at)?;
+            let kept = aside.join(format!("ledger-{number}-{}", damage.at));
+            std::fs::write(&kept, bytes)?;
+            segment::fill(&file, *damage)?;
+            file.sync_all()?;
+            done.push(format!("{} damaged bytes of the ledger are in {}", damage.length, kept.display()));
+        }
+        for number in &self.wrong_indexes {
+            std::fs::remove_file(segment::path(folder, *number, "idx"))?;
+            done.push(format!("the next start makes the index of segment {number} of the ledger anew"));
+        }
+        if self.is_short {
+            segment::open(folder, counted.segment + 1)?.sync_all()?;
+            done.push("the ledger goes on in a new segment".into());
+        }
+        crate::store::files::sync_folder(folder)?;
+        Ok(done)
+    }
 }

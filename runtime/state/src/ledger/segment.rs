@@ -17,6 +17,8 @@ use std::io::{self, BufReader, Seek};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+/// First byte of a line that replaces damaged bytes after a repair.
+const FILLER: u8 = b'#';
 /// Size of one entry of an index.
 const INDEX_ENTRY_BYTES: u64 = 24;
 /// Maximum length of a line. We write no longer ones, because the texts in a line are truncated.
@@ -69,8 +71,36 @@ pub(super) fn scan(file: &File, from: u64, mut each: impl FnMut(u64, LedgerLine)
     // off.
     lines::scan(reader, from, |at, text| match serde_json::from_slice(text) {
         Ok(line) => each(at, line),
+        Err(_) if text.first() == Some(&FILLER) => {}
         Err(error) => tracing::error!(at, %error, "a line of the ledger cannot be parsed"),
     })
+}
+
+/// Replaces damaged bytes by a line of the same length that says nothing. They must be at least 11 bytes, as every line
+/// is.
+pub(super) fn fill(file: &File, damage: lines::Damage) -> io::Result<()> {
+    let length = usize::try_from(damage.length).map_err(io::Error::other)?;
+    let mut line = vec![FILLER; length.saturating_sub(10)];
+    lines::seal(&mut line, 0)?;
+    if line.len() == length { file.write_all_at(&line, damage.at) } else { Ok(()) }
+}
+
+/// Makes the entries of a segment's index.
+pub(super) fn index_entries(file: &File) -> io::Result<Vec<(RequestId, u64)>> {
+    let mut entries = Vec::new();
+    scan(file, 0, |at, line| entries.push((line.id(), at)))?;
+    entries.sort_unstable();
+    Ok(entries)
+}
+
+/// Returns an index as its file has it.
+pub(super) fn index_bytes(entries: &[(RequestId, u64)]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(entries.len() * 24);
+    for (id, at) in entries {
+        bytes.extend_from_slice(&id.to_bytes());
+        bytes.extend_from_slice(&at.to_le_bytes());
+    }
+    bytes
 }
 
 /// Prepares a segment for appending, and returns where the next line goes. What follows the last line is cut off if it
@@ -139,9 +169,7 @@ impl SealedSegment {
             Ok(index) => index,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let lines = File::open(path(folder, number, "jsonl"))?;
-                let mut entries = Vec::new();
-                scan(&lines, 0, |at, line| entries.push((line.id(), at)))?;
-                write_index(folder, number, entries)?
+                write_index(folder, number, index_entries(&lines)?)?
             }
             Err(error) => return Err(error),
         };
@@ -185,11 +213,7 @@ fn entry(index: &File, at: u64) -> io::Result<(RequestId, u64)> {
 /// Writes the index of a segment durably: after a crash it is complete or missing.
 pub(super) fn write_index(folder: &Path, number: u64, mut entries: Vec<(RequestId, u64)>) -> io::Result<File> {
     entries.sort_unstable();
-    let mut bytes = Vec::with_capacity(entries.len() * 24);
-    for (id, at) in entries {
-        bytes.extend_from_slice(&id.to_bytes());
-        bytes.extend_from_slice(&at.to_le_bytes());
-    }
+    let bytes = index_bytes(&entries);
     let place = path(folder, number, "idx");
     crate::store::files::write_durably(&place, &bytes, 0o600)?;
     File::open(place)

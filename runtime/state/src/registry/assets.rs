@@ -23,10 +23,6 @@ impl Tenant {
         self.asset_sizes().values().sum()
     }
 
-    pub(super) fn needs_asset(&self, digest: &str) -> bool {
-        self.asset_sizes().contains_key(digest)
-    }
-
     /// Resolves the assets that a manifest names to their current digests.
     pub fn pin_assets(&self, manifest: &Manifest) -> Result<BTreeMap<String, PinnedAsset>, RegistryError> {
         let pin = |(name, asset): (&String, &AssetName)| {

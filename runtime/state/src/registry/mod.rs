@@ -276,11 +276,6 @@ impl Registry {
         UploadGuard { registry: Arc::clone(self), component }
     }
 
-    fn is_protected(&self, tenant: &TenantName, digest: &str) -> bool {
-        let protected = self.protected_files.lock().unwrap_or_else(PoisonError::into_inner);
-        protected.iter().any(|(owner, known)| owner == tenant && known == digest)
-    }
-
     /// Returns the store.
     pub fn store(&self) -> &Arc<Store> {
         &self.store

@@ -3,10 +3,11 @@
 //!
 //! Each removal holds the registry's lock, so that nothing refers to a file while it is removed.
 
-use crate::registry::{Registry, Snapshot};
+use crate::registry::{Registry, Snapshot, Tenant};
 use crate::store::files::FileKind;
 use gannet_base::names::TenantName;
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError};
 
 impl Registry {
     /// Removes, in the background, the components and builds with these names that no version and no upload needs.
@@ -16,8 +17,11 @@ impl Registry {
         }
         let tenant = tenant.clone();
         self.sweep(move |registry, snapshot| {
-            let unneeded = |name: &&String| !registry.needs_file(snapshot, FileKind::Component, &tenant, name);
-            names.iter().filter(unneeded).for_each(|name| registry.store.files().remove_component(&tenant, name));
+            let needed = snapshot.tenants.get(&tenant).map(|owner| owner.needed_files()).unwrap_or_default();
+            for name in &names {
+                let remove = || registry.store.files().remove_component(&tenant, name);
+                registry.remove_unneeded(&tenant, name, needed.builds.contains(name), remove);
+            }
         });
     }
 
@@ -26,23 +30,42 @@ impl Registry {
         let tenant = tenant.clone();
         self.sweep(move |registry, snapshot| {
             let files = registry.store.files();
-            let unneeded = |digest: &&String| !registry.needs_file(snapshot, FileKind::Asset, &tenant, digest);
-            files.assets(&tenant).iter().filter(unneeded).for_each(|digest| files.remove_asset(&tenant, digest));
+            let needed = snapshot.tenants.get(&tenant).map(|owner| owner.needed_files()).unwrap_or_default();
+            for digest in &files.assets(&tenant) {
+                let remove = || files.remove_asset(&tenant, digest);
+                registry.remove_unneeded(&tenant, digest, needed.assets.contains(digest), remove);
+            }
         });
     }
 
-    /// Removes all files that nothing refers to, and those of tenants that do not exist, in the background.
+    /// Removes all files that nothing refers to, and those of deleted tenants, in the background. A folder of a tenant
+    /// that is neither there nor deleted stays: its record may have been lost.
     pub fn sweep_all(self: &Arc<Self>) {
+        if self.store.files().must_keep() {
+            tracing::warn!("files that nothing refers to are kept, because a repair has lost records");
+            return;
+        }
         self.sweep(|registry, snapshot| {
-            let removed = registry.store.files().remove_unneeded(|kind, tenant, name| {
-                let Ok(tenant) = TenantName::new(tenant) else { return false };
-                match name {
-                    Some(name) => registry.needs_file(snapshot, kind, &tenant, name),
-                    None => snapshot.tenants.contains_key(&tenant),
+            let files = registry.store.files();
+            for stored in files.stored_tenants() {
+                let known = TenantName::new(&stored).ok();
+                let Some((tenant, owner)) = known.as_ref().and_then(|name| snapshot.tenants.get_key_value(name)) else {
+                    match known.filter(|name| snapshot.is_deleted(name)) {
+                        Some(deleted) => files.remove_tenant(&deleted),
+                        None => tracing::warn!(tenant = stored, "there are files of an unknown tenant; they are kept"),
+                    }
+                    continue;
+                };
+                let needed = owner.needed_files();
+                for (kind, name, path) in files.stored_files(tenant) {
+                    let is_needed = match (&name, kind) {
+                        (None, _) => false,
+                        (Some(name), FileKind::Component) => needed.builds.contains(name),
+                        (Some(name), FileKind::Asset) => needed.assets.contains(name),
+                    };
+                    let remove = || files.remove_path(&path);
+                    registry.remove_unneeded(tenant, name.as_deref().unwrap_or_default(), is_needed, remove);
                 }
-            });
-            if removed > 0 {
-                tracing::info!(removed, "files that nothing refers to were removed");
             }
         });
     }
@@ -58,16 +81,36 @@ impl Registry {
         });
     }
 
-    /// Returns whether a version, a name or an upload needs a file: a component or a build by its name, an asset by its
-    /// digest.
-    fn needs_file(&self, snapshot: &Snapshot, kind: FileKind, tenant: &TenantName, name: &str) -> bool {
-        let digest = name.split_once('.').map_or(name, |(digest, _)| digest);
-        if self.is_protected(tenant, digest) {
-            return true;
+    /// Removes a file of a component, a build or an asset, unless it is needed or a request is about to refer to it.
+    fn remove_unneeded(&self, tenant: &TenantName, name: &str, is_needed: bool, remove: impl FnOnce()) {
+        if is_needed {
+            return;
         }
-        snapshot.tenants.get(tenant).is_some_and(|owner| match kind {
-            FileKind::Component => owner.needs(name),
-            FileKind::Asset => owner.needs_asset(name),
-        })
+        let digest = name.split_once('.').map_or(name, |(digest, _)| digest);
+        // The lock is held while the file is removed: who protects it later finds that it is gone.
+        let protected = self.protected_files.lock().unwrap_or_else(PoisonError::into_inner);
+        if !protected.iter().any(|(owner, known)| owner == tenant && known == digest) {
+            remove();
+        }
+    }
+}
+
+/// The names of the files that a tenant needs.
+#[derive(Debug, Default)]
+struct NeededFiles {
+    /// Components by digest, and builds by name.
+    builds: HashSet<String>,
+    /// Assets by digest.
+    assets: HashSet<String>,
+}
+
+impl Tenant {
+    fn needed_files(&self) -> NeededFiles {
+        let versions = self.functions.values().flat_map(|function| &function.versions);
+        let builds = versions.flat_map(|version| [version.record.digest.clone(), version.record.build_name()]);
+        NeededFiles {
+            builds: builds.collect(),
+            assets: self.asset_sizes().into_keys().map(ToOwned::to_owned).collect(),
+        }
     }
 }

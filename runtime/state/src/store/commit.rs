@@ -30,23 +30,28 @@ pub(super) struct Count {
     pub(super) records: u64,
 }
 
-/// Applies changes to the database as one batch, and returns the new count.
+/// Applies the changes of the next round to the database as one batch, and returns the new count.
 pub(super) fn apply(db: &sled::Db, count: Count, changes: &[Change]) -> Result<Count, StoreError> {
-    let (mut batch, mut records) = (sled::Batch::default(), count.records);
+    let mut records = count.records;
     for (key, value) in changes {
-        let is_there = db.contains_key(key)?;
-        match value {
-            Some(value) => {
-                batch.insert(key.as_slice(), sealed(key, value));
-                records += u64::from(!is_there);
-            }
-            None => {
-                batch.remove(key.as_slice());
-                records -= u64::from(is_there);
-            }
+        match (db.contains_key(key)?, value) {
+            (false, Some(_)) => records += 1,
+            (true, None) => records = records.saturating_sub(1),
+            _ => {}
         }
     }
-    let count = Count { round: count.round + 1, records };
+    apply_as(db, Count { round: count.round + 1, records }, changes)
+}
+
+/// Applies changes to the database as one batch, after which it has this count.
+pub(super) fn apply_as(db: &sled::Db, count: Count, changes: &[Change]) -> Result<Count, StoreError> {
+    let mut batch = sled::Batch::default();
+    for (key, value) in changes {
+        match value {
+            Some(value) => batch.insert(key.as_slice(), sealed(key, value)),
+            None => batch.remove(key.as_slice()),
+        }
+    }
     let value = serde_json::to_vec(&count).map_err(|error| StoreError::Io(error.to_string()))?;
     batch.insert(COUNT, sealed(COUNT, &value));
     db.apply_batch(batch)?;
@@ -90,7 +95,7 @@ impl Committer {
     pub(super) fn run(mut self, mut inbox: mpsc::Receiver<(WriteBatch, Reply)>) {
         let mut waiting = Vec::new();
         // After such a failure the database may hold changes that were reported as failed. So nothing is accepted until
-        // a restart has compared it with the journal. A full disk is no such failure: it is found before.
+        // a restart has compared it with the journal. A full disk is mostly found before, and breaks nothing then.
         let mut is_broken = false;
         while inbox.blocking_recv_many(&mut waiting, QUEUE_CAPACITY) > 0 {
             let (batches, replies): (Vec<_>, Vec<_>) = waiting.drain(..).unzip();
@@ -132,30 +137,34 @@ impl Committer {
         self.journal.append(&changes)?;
         self.count = apply(&self.db, self.count, &changes).map_err(|error| (error, true))?;
         sync(&self.db, &self.folder).map_err(|error| (error, true))?;
-        if self.journal.is_long() {
-            self.replace_journal().unwrap_or_else(|error| {
-                // The long one goes on; the next round tries again.
-                tracing::warn!(%error, "the journal could not be written anew");
-            });
+        if self.journal.is_long()
+            && let Err((error, breaks)) = self.replace_journal()
+        {
+            if breaks {
+                return Err((error, true));
+            }
+            // The long one goes on; a later round tries again.
+            tracing::warn!(%error, "the journal could not be written anew");
         }
         Ok(())
     }
 
-    fn replace_journal(&mut self) -> Result<(), StoreError> {
+    fn replace_journal(&mut self) -> Result<(), (StoreError, bool)> {
         let mut records = Vec::new();
         for entry in self.db.iter() {
-            let (key, stored) = entry?;
+            let (key, stored) = entry.map_err(|error| (error.into(), false))?;
             if key == COUNT {
                 continue;
             }
             let corrupt =
                 || StoreError::Corrupt { record: super::batch::describe(&key), cause: "its checksum is wrong".into() };
-            let value = unsealed(&key, &stored).ok_or_else(corrupt)?.to_vec();
+            let value = unsealed(&key, &stored).ok_or_else(|| (corrupt(), false))?.to_vec();
             records.push((key, value));
         }
         if records.len() as u64 != self.count.records {
             let (found, expected) = (records.len(), self.count.records);
-            return Err(StoreError::Io(format!("the database has {found} records; it must have {expected}")));
+            let what = format!("the database has {found} records; it must have {expected}");
+            return Err((StoreError::Io(what), false));
         }
         self.journal.replace(records.iter().map(|(key, value)| (key.as_ref(), value.as_slice())))
     }

@@ -11,6 +11,7 @@ use gannet_base::names::TenantName;
 use gannet_base::time::TrustedTime;
 use rustix::fs::{AtFlags, Dir, FlockOperation, Gid, Mode, OFlags, Uid, fchown, fstat, linkat, mkdirat, openat};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -19,6 +20,20 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The folders of the data folder in which each tenant has a folder of its own.
+const TENANT_FOLDERS: [&str; 5] = ["components", "compiled", "driver-cache", "assets", "uploads"];
+
+fn entries_of(folder: &Path) -> Vec<(PathBuf, String)> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| (entry.path(), entry.file_name().to_string_lossy().into_owned())).collect()
+}
+
+/// How the names of folders begin that `gannet check` needs while it runs.
+pub(super) const CHECK_PREFIX: &str = "check-";
+
+/// A file of this name in the data folder keeps a start from removing files that nothing refers to.
+pub(super) const KEEP_FILES: &str = "keep-files";
 
 /// The kinds of files that the registry refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +57,7 @@ pub struct Files {
     pub trusted_time: TrustedTime,
 }
 
-fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+pub(super) fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(mode).create(path)
 }
 
@@ -54,9 +69,13 @@ pub fn sync_folder(path: &Path) -> io::Result<()> {
 /// Writes a file durably: after a crash it has either its old or its new content, complete.
 pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let beside = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    // What is left of it would take space on a full disk.
+    write().inspect_err(|_| drop(std::fs::remove_file(&beside)))?;
     std::fs::rename(&beside, path)?;
     sync_folder(path.parent().unwrap_or(Path::new("/")))
 }
@@ -101,8 +120,13 @@ pub(super) fn lock(data: &Path) -> Result<File, StoreError> {
 
 /// Returns whether a data folder contains anything that a server wrote.
 pub(super) fn is_used(data: &Path) -> bool {
-    let has_entries = |name: &str| std::fs::read_dir(data.join(name)).is_ok_and(|mut entries| entries.next().is_some());
-    data.join("format").exists() || ["db", "journal", "ledger", "components", "assets"].into_iter().any(has_entries)
+    data.join("format").exists() || has_entries(data, &["db", "journal", "ledger", "components", "assets"])
+}
+
+/// Returns whether any of these folders of a data folder contains something.
+pub(super) fn has_entries(data: &Path, folders: &[&str]) -> bool {
+    let has = |name: &&str| std::fs::read_dir(data.join(name)).is_ok_and(|mut entries| entries.next().is_some());
+    folders.iter().any(has)
 }
 
 /// Reads the version of a data folder's format. Returns None if the file is missing or cannot be read.
@@ -145,6 +169,12 @@ impl Files {
     pub(super) fn empty_run(&self) -> io::Result<()> {
         for folder in [&self.run, &self.data.join("incoming")] {
             gannet_process::home::empty(folder)?;
+        }
+        // Copies that an interrupted `gannet check` left.
+        for (path, name) in entries_of(&self.data) {
+            if name.starts_with(CHECK_PREFIX) {
+                self.remove_path(&path);
+            }
         }
         Ok(())
     }
@@ -207,7 +237,7 @@ impl Files {
 
     /// Removes all files of a tenant.
     pub fn remove_tenant(&self, tenant: &TenantName) {
-        for name in ["components", "compiled", "driver-cache", "assets", "uploads"] {
+        for name in TENANT_FOLDERS {
             let folder = self.data.join(name).join(tenant.as_str());
             if let Err(error) = std::fs::remove_dir_all(&folder)
                 && error.kind() != io::ErrorKind::NotFound
@@ -217,45 +247,43 @@ impl Files {
         }
     }
 
-    /// Removes the files that nothing needs, and returns how many. `is_needed` is asked for a tenant, without a name, and
-    /// for each of its files.
-    pub fn remove_unneeded(&self, is_needed: impl Fn(FileKind, &str, Option<&str>) -> bool) -> usize {
-        let mut removed = 0;
-        let mut remove = |path: &Path| {
-            let is_folder = path.is_dir();
-            let gone = if is_folder { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
-            match gone {
-                Ok(()) => removed += 1,
-                Err(error) => tracing::warn!(path = %path.display(), %error, "an unneeded file could not be removed"),
-            }
-        };
-        let entries = |path: &Path| {
-            let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-            entries.map(|entry| (entry.path(), entry.file_name().to_string_lossy().into_owned())).collect::<Vec<_>>()
-        };
+    /// Returns whether files that nothing refers to must stay, because a repair has lost records.
+    pub fn must_keep(&self) -> bool {
+        self.data.join(KEEP_FILES).exists()
+    }
+
+    /// Returns the names of the tenants' folders.
+    pub fn stored_tenants(&self) -> BTreeSet<String> {
+        let folders = TENANT_FOLDERS.iter().flat_map(|folder| entries_of(&self.data.join(folder)));
+        folders.map(|(_, name)| name).collect()
+    }
+
+    /// Returns the files of a tenant, without its uploads: the kind, the name of a build, component or asset, and the
+    /// path. A file that this binary cannot use has no name.
+    pub fn stored_files(&self, tenant: &TenantName) -> Vec<(FileKind, Option<String>, PathBuf)> {
         let current = format!("-{}.cwasm", self.engine);
-        for folder in ["components", "compiled", "driver-cache", "assets", "uploads"] {
+        let mut files = Vec::new();
+        for folder in TENANT_FOLDERS.into_iter().filter(|folder| *folder != "uploads") {
             let kind = if folder == "assets" { FileKind::Asset } else { FileKind::Component };
-            for (path, tenant) in entries(&self.data.join(folder)) {
-                if !is_needed(kind, &tenant, None) {
-                    remove(&path);
-                    continue;
-                }
-                for (path, name) in entries(&path) {
-                    let name = match folder {
-                        "components" => name.strip_suffix(".wasm"),
-                        // Code for another engine cannot be used.
-                        "compiled" => name.strip_suffix(&current),
-                        "uploads" => continue,
-                        _ => Some(name.as_str()),
-                    };
-                    if !name.is_some_and(|name| is_needed(kind, &tenant, Some(name))) {
-                        remove(&path);
-                    }
-                }
+            for (path, name) in entries_of(&self.data.join(folder).join(tenant.as_str())) {
+                let name = match folder {
+                    "components" => name.strip_suffix(".wasm").map(ToOwned::to_owned),
+                    // Code for another engine cannot be used.
+                    "compiled" => name.strip_suffix(&current).map(ToOwned::to_owned),
+                    _ => Some(name),
+                };
+                files.push((kind, name, path));
             }
         }
-        removed
+        files
+    }
+
+    /// Removes a file or a folder.
+    pub fn remove_path(&self, path: &Path) {
+        let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        if let Err(error) = removed {
+            tracing::warn!(path = %path.display(), %error, "an unneeded file could not be removed");
+        }
     }
 
     /// Moves a file that is completely written to its final path, durably.

@@ -15,9 +15,10 @@
 //!
 //! A key that is not printable ASCII is written as `%` and its bytes in hex.
 
-use crate::lines::{self, Damage};
+use crate::lines::{self, Damage, LINE_BYTES_MAX};
 use crate::store::StoreError;
-use crate::store::files::{sync_folder, write_durably};
+use crate::store::files::sync_folder;
+use crate::store::space::{self, COMMIT_BYTES_MIN};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::hash::BuildHasher;
@@ -29,6 +30,12 @@ use std::path::{Path, PathBuf};
 const REPLACE_BYTES_MIN: u64 = 16 << 20;
 /// See [`REPLACE_BYTES_MIN`].
 const GROWTH_MAX: u64 = 4;
+
+/// Bytes of a line after its text: a tab, the checksum, and the line feed.
+const LINE_END_BYTES: u64 = 10;
+
+/// Name of a file that is being written.
+const BESIDE: &str = "next";
 
 /// A change of one record: its key, and its new value or None if it is removed.
 pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
@@ -58,6 +65,12 @@ fn encode<'a>(round: u64, changes: impl Iterator<Item = (&'a [u8], Option<&'a [u
         if let Some(value) = value {
             out.push(b'\t');
             out.extend_from_slice(value);
+        }
+        let length = (out.len() - start) as u64 + LINE_END_BYTES;
+        if length > LINE_BYTES_MAX {
+            return Err(io::Error::other(format!(
+                "a record takes {length} bytes; at most {LINE_BYTES_MAX} can be stored"
+            )));
         }
         lines::seal(&mut out, start)?;
         count += 1;
@@ -144,44 +157,15 @@ pub(super) fn replay<V>(folder: &Path, keep: impl Fn(&[u8], &[u8]) -> V) -> io::
         end: 0,
         base: 0,
     };
-    let mut is_first = true;
-    let mut under_way: Option<u64> = None;
-    let mut complete_to = 0;
-    let mut told = Vec::new();
+    let mut reading =
+        Reading { state: &mut state, is_first: true, suspect: None, under_way: None, complete_to: 0, told: Vec::new() };
     let reader = BufReader::with_capacity(1 << 18, File::open(&file)?);
-    let found = lines::scan(reader, 0, |at, text| {
-        let after = at + text.len() as u64 + 10;
-        let Some((round, line)) = decode(text) else {
-            return told.push(format!("the line at byte {at} is not of a known form"));
-        };
-        if under_way.is_some_and(|known| known != round) {
-            // The end of the round before is missing, but a later one follows, so it was complete.
-            let changes = std::mem::take(&mut state.unfinished);
-            told.push(format!("the end of round {} cannot be read", under_way.unwrap_or_default()));
-            apply(&mut state.records, &changes, &keep);
-        }
-        under_way = Some(round);
-        match line {
-            Line::Change(key, value) => state.unfinished.push((key, value.map(<[u8]>::to_vec))),
-            Line::End(count) => {
-                let changes = std::mem::take(&mut state.unfinished);
-                if changes.len() as u64 != count {
-                    told.push(format!("round {round} has {count} changes, but {} can be read", changes.len()));
-                }
-                if !is_first && round != state.round + 1 {
-                    told.push(format!("round {round} follows round {}", state.round));
-                }
-                apply(&mut state.records, &changes, &keep);
-                (state.round, under_way, complete_to) = (round, None, after);
-                // The first round contains all records, which are no change.
-                state.last = if is_first { Vec::new() } else { changes };
-                if is_first {
-                    state.base = after;
-                }
-                is_first = false;
-            }
-        }
-    })?;
+    let found = lines::scan(reader, 0, |at, text| reading.line(at, text, &keep))?;
+    let Reading { is_first, suspect, complete_to, told, .. } = reading;
+    if let Some(suspect) = suspect {
+        // Nothing follows it, so a power cut may have left it incomplete. If it was acknowledged, the database has it.
+        state.unfinished = suspect.changes;
+    }
     let unreadable = |Damage { at, length }: &Damage| format!("{length} bytes at byte {at} cannot be read");
     let within = found.damaged.iter().filter(|damage| damage.at < complete_to);
     state.damage = within.map(unreadable).chain(told).map(|what| format!("{}: {what}", file.display())).collect();
@@ -191,6 +175,72 @@ pub(super) fn replay<V>(folder: &Path, keep: impl Fn(&[u8], &[u8]) -> V) -> io::
     state.end = complete_to;
     state.tail = std::fs::metadata(&file)?.len().saturating_sub(complete_to);
     Ok(Some(state))
+}
+
+/// A round whose end says another number of changes than can be read.
+struct SuspectRound {
+    round: u64,
+    count: u64,
+    end: u64,
+    changes: Vec<Change>,
+}
+
+/// The state of a replay.
+struct Reading<'a, V> {
+    state: &'a mut Replayed<V>,
+    is_first: bool,
+    suspect: Option<SuspectRound>,
+    /// The round whose changes are being read.
+    under_way: Option<u64>,
+    /// Offset after the last complete round.
+    complete_to: u64,
+    told: Vec<String>,
+}
+
+impl<V> Reading<'_, V> {
+    fn line(&mut self, at: u64, text: &[u8], keep: &impl Fn(&[u8], &[u8]) -> V) {
+        let after = at + text.len() as u64 + LINE_END_BYTES;
+        let Some((round, line)) = decode(text) else {
+            return self.told.push(format!("the line at byte {at} is not of a known form"));
+        };
+        if let Some(SuspectRound { round, count, end, changes }) = self.suspect.take() {
+            // A later round follows, so it was complete once.
+            self.told.push(format!("round {round} has {count} changes, but {} can be read", changes.len()));
+            self.complete(round, end, changes, keep);
+        }
+        if let Some(known) = self.under_way.filter(|known| *known != round) {
+            let changes = std::mem::take(&mut self.state.unfinished);
+            self.told.push(format!("the end of round {known} cannot be read"));
+            apply(&mut self.state.records, &changes, keep);
+        }
+        self.under_way = Some(round);
+        match line {
+            Line::Change(key, value) => self.state.unfinished.push((key, value.map(<[u8]>::to_vec))),
+            Line::End(count) => {
+                let changes = std::mem::take(&mut self.state.unfinished);
+                self.under_way = None;
+                if changes.len() as u64 == count {
+                    self.complete(round, after, changes, keep);
+                } else {
+                    self.suspect = Some(SuspectRound { round, count, end: after, changes });
+                }
+            }
+        }
+    }
+
+    fn complete(&mut self, round: u64, end: u64, changes: Vec<Change>, keep: &impl Fn(&[u8], &[u8]) -> V) {
+        if !self.is_first && round != self.state.round + 1 {
+            self.told.push(format!("round {round} follows round {}", self.state.round));
+        }
+        apply(&mut self.state.records, &changes, keep);
+        (self.state.round, self.complete_to) = (round, end);
+        // The first round contains all records, which are no change.
+        self.state.last = if self.is_first { Vec::new() } else { changes };
+        if self.is_first {
+            self.state.base = end;
+        }
+        self.is_first = false;
+    }
 }
 
 fn apply<V, S: BuildHasher>(
@@ -215,28 +265,56 @@ pub(super) struct Journal {
     /// Length of the file, and of its first round.
     end: u64,
     base: u64,
+    /// Length at which the next try to replace it is due, after one failed.
+    next_replacement: u64,
     /// The last round.
     round: u64,
 }
 
+fn write_beside(beside: &Path, bytes: &[u8]) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(beside)?;
+    file.write_all_at(bytes, 0)?;
+    file.sync_all()?;
+    Ok(file)
+}
+
 impl Journal {
-    /// Writes a new journal file with all records, and removes older files. `round` is the round of the records.
+    /// Writes a new journal file with all records, and removes older files. `round` is the round of the records. The
+    /// second value of an error says whether the new file has its name already: then the old one may not be used.
     pub(super) fn write<'a>(
         folder: &Path,
         round: u64,
         records: impl Iterator<Item = (&'a [u8], &'a [u8])>,
-    ) -> Result<Self, StoreError> {
-        let before = numbers(folder)?;
+    ) -> Result<Self, (StoreError, bool)> {
+        let harmless = |error: io::Error| (error.into(), false);
+        let before = numbers(folder).map_err(harmless)?;
         let number = before.last().copied().unwrap_or(0) + 1;
-        let bytes = encode(round, records.map(|(key, value)| (key, Some(value))))?;
-        let file = path(folder, number);
-        write_durably(&file, &bytes, 0o600)?;
-        for old in before {
-            std::fs::remove_file(path(folder, old))?;
+        let bytes = encode(round, records.map(|(key, value)| (key, Some(value)))).map_err(harmless)?;
+        if space::free(folder).map_err(harmless)? < COMMIT_BYTES_MIN.saturating_add(bytes.len() as u64) {
+            return Err((StoreError::Full, false));
         }
-        let opened = OpenOptions::new().read(true).write(true).mode(0o600).open(file)?;
+        let beside = folder.join(BESIDE);
+        let written = write_beside(&beside, &bytes);
+        let file = written.inspect_err(|_| drop(std::fs::remove_file(&beside))).map_err(harmless)?;
+        std::fs::rename(&beside, path(folder, number)).map_err(harmless)?;
+        sync_folder(folder).map_err(|error| (error.into(), true))?;
         let base = bytes.len() as u64;
-        Ok(Self { folder: folder.to_owned(), number, file: opened, end: base, base, round })
+        let journal = Self { folder: folder.to_owned(), number, file, end: base, base, next_replacement: 0, round };
+        journal.remove_others();
+        Ok(journal)
+    }
+
+    /// Removes other files than this one. What stays is removed at the next start.
+    fn remove_others(&self) {
+        let others = numbers(&self.folder).into_iter().flatten().filter(|number| *number != self.number);
+        let files = others.map(|number| path(&self.folder, number)).chain([self.folder.join(BESIDE)]);
+        for file in files {
+            if let Err(error) = std::fs::remove_file(&file)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(file = %file.display(), %error, "an old file of the journal could not be removed");
+            }
+        }
     }
 
     /// Opens the journal that was replayed, cuts off what follows its last complete round, and removes older files.
@@ -245,14 +323,14 @@ impl Journal {
         if replayed.tail > 0 {
             tracing::info!(bytes = replayed.tail, "a change that a crash interrupted was removed from the journal");
             file.set_len(replayed.end)?;
-            file.sync_all()?;
         }
-        for old in numbers(folder)?.into_iter().filter(|number| *number < replayed.number) {
-            std::fs::remove_file(path(folder, old))?;
-        }
+        // An earlier run may have written it and not synced it.
+        file.sync_all()?;
         sync_folder(folder)?;
         let Replayed { number, end, base, round, .. } = *replayed;
-        Ok(Self { folder: folder.to_owned(), number, file, end, base, round })
+        let journal = Self { folder: folder.to_owned(), number, file, end, base, next_replacement: 0, round };
+        journal.remove_others();
+        Ok(journal)
     }
 
     /// Appends a round and syncs it. After a failure the file is as it was before, or the journal cannot be used: then
@@ -271,14 +349,17 @@ impl Journal {
 
     /// Returns whether it is time to write the next file.
     pub(super) fn is_long(&self) -> bool {
-        self.end >= REPLACE_BYTES_MIN.max(self.base.saturating_mul(GROWTH_MAX))
+        self.end >= REPLACE_BYTES_MIN.max(self.base.saturating_mul(GROWTH_MAX)).max(self.next_replacement)
     }
 
-    /// Writes the next file, which begins with these records.
+    /// Writes the next file, which begins with these records. The second value of an error says whether this journal may
+    /// not be used any more.
     pub(super) fn replace<'a>(
         &mut self,
         records: impl Iterator<Item = (&'a [u8], &'a [u8])>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), (StoreError, bool)> {
+        // If it fails, each try would read the whole database, so the next one waits.
+        self.next_replacement = self.end.saturating_add(self.end / 2);
         *self = Self::write(&self.folder, self.round, records)?;
         tracing::debug!(number = self.number, "the journal was written anew");
         Ok(())
@@ -340,6 +421,24 @@ mod tests {
             journal.append(&[(b"new".to_vec(), Some(b"1".to_vec()))]).unwrap();
             let torn = before + (journal.end - before).saturating_sub(cut);
             journal.file.set_len(torn).unwrap();
+            let replayed = read(folder.path());
+            prop_assert!(replayed.damage.is_empty(), "{:?}", replayed.damage);
+            prop_assert_eq!(replayed.round, rounds.len() as u64);
+            prop_assert_eq!(replayed.records.into_iter().collect::<Records>(), records);
+        }
+
+        /// A power cut may lose any part of the last write, also in its middle.
+        #[test]
+        fn a_last_round_with_a_hole_is_none(rounds in changes(), hole in any::<prop::sample::Index>()) {
+            let folder = tempfile::tempdir().unwrap();
+            let records = write_rounds(folder.path(), &rounds);
+            let mut journal = Journal::resume(folder.path(), &read(folder.path())).unwrap();
+            let before = journal.end;
+            let last: Vec<Change> = (0..9).map(|at| (format!("new/{at}").into_bytes(), Some(vec![b'x'; 40]))).collect();
+            journal.append(&last).unwrap();
+            let at = before + hole.index((journal.end - before) as usize) as u64;
+            let zeros = vec![0; 60.min(journal.end - at) as usize];
+            journal.file.write_all_at(&zeros, at).unwrap();
             let replayed = read(folder.path());
             prop_assert!(replayed.damage.is_empty(), "{:?}", replayed.damage);
             prop_assert_eq!(replayed.round, rounds.len() as u64);

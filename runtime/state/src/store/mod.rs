@@ -30,6 +30,7 @@ mod batch;
 mod commit;
 pub mod files;
 mod journal;
+mod read;
 mod repair;
 pub mod space;
 pub mod uploads;
@@ -37,14 +38,13 @@ pub mod usage;
 mod verify;
 
 pub use batch::WriteBatch;
-use batch::parse;
 use commit::Committer;
 use files::Files;
 use gannet_base::names::{AssetName, FunctionName, TenantName};
 use gannet_base::records::{
     AssetRecord, DeletedTenantRecord, FunctionRecord, KeyRecord, SecretRecord, TenantRecord, VersionRecord,
 };
-pub use repair::{StoredFile, StoredRecords};
+pub use repair::{SET_ASIDE, StoredFile, StoredRecords};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -62,8 +62,8 @@ const QUEUE_CAPACITY: usize = 256;
 /// Why the store cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Another server uses the data folder.
-    #[error("{0} is in use by another server")]
+    /// Another process uses the data folder.
+    #[error("{0} is in use by another server, check or repair")]
     InUse(PathBuf),
     /// A newer binary wrote the data folder.
     #[error("the data folder has format {found}; this binary knows up to {FORMAT}")]
@@ -86,7 +86,7 @@ pub enum StoreError {
         cause: String,
     },
     /// The records are not those that were written.
-    #[error("the data folder is damaged, and nothing was written: {}", shown(findings))]
+    #[error("the data folder is damaged and is not used: {}", shown(findings))]
     Damaged {
         /// What is wrong, in words.
         findings: Vec<String>,
@@ -151,31 +151,46 @@ impl Store {
     /// Opens the data folder, or makes it, and reads the stored state. `engine` identifies the engine that components
     /// are compiled for.
     pub fn open(data: &Path, engine: &str) -> Result<(Self, StoredState), StoreError> {
-        let is_new = !files::is_used(data);
+        let is_used = files::is_used(data);
         let files = Files::open(data, engine)?;
         let lock = files::lock(data)?;
         let (database, journal) = (data.join("db"), data.join("journal"));
         let format = files::read_format(data)?;
         match format {
             Some(found) if found > FORMAT => return Err(StoreError::Newer { found }),
-            None if !is_new => {
-                let findings = vec!["the file `format` is missing or unreadable".into()];
-                return Err(StoreError::Damaged { findings });
+            None if is_used => {
+                if !is_half_made(data)? {
+                    let findings = vec!["the file `format` is missing or unreadable".into()];
+                    return Err(StoreError::Damaged { findings });
+                }
+                for folder in [&database, &journal] {
+                    std::fs::remove_dir_all(folder)?;
+                    files::make_folder(folder, 0o700)?;
+                }
             }
             _ => {}
         }
         files.empty_run()?;
+        let mut replayed = journal::replay(&journal, batch::record_sum)?;
+        if let Some(damaged) = replayed.as_ref().filter(|replayed| !replayed.damage.is_empty()) {
+            // sled changes its files when it is opened, and they may be the better copy.
+            return Err(StoreError::Damaged { findings: damaged.damage.clone() });
+        }
         let db = verify::open_database(&database)?;
         if format.is_none_or(|found| found < FORMAT) {
             repair::upgrade(&db, &database, &journal)?;
             // An older binary must not read what is written from now on.
             files::write_format(data)?;
+            replayed = journal::replay(&journal, batch::record_sum)?;
         }
-        let replayed = journal::replay(&journal, batch::record_sum)?;
         let missing = || StoreError::Damaged { findings: vec!["the journal is missing".into()] };
         let replayed = replayed.ok_or_else(missing)?;
         let (journal, count) = verify::verify(&db, &database, &journal, &replayed)?;
-        let contents = read(&db)?;
+        let read_back = verify::read_database(&db);
+        let (contents, unfit) = read::read(read_back.values());
+        if !unfit.is_empty() {
+            return Err(StoreError::Damaged { findings: unfit.iter().map(read::UnfitRecord::told).collect() });
+        }
         let (commits, inbox) = mpsc::channel(QUEUE_CAPACITY);
         let committer = Committer { db: db.clone(), folder: database, journal, count };
         std::thread::Builder::new().name("commit".into()).spawn(move || committer.run(inbox))?;
@@ -204,62 +219,20 @@ impl Store {
     }
 }
 
-fn read(db: &sled::Db) -> Result<StoredState, StoreError> {
-    let mut contents = StoredState::default();
-    let mut versions: BTreeMap<(TenantName, FunctionName), Vec<VersionRecord>> = BTreeMap::new();
-    let bad = |key: &[u8]| StoreError::Corrupt { record: batch::describe(key), cause: "its name is malformed".into() };
-    // What belongs to nothing would be dropped in silence.
-    let lost = |key: &[u8], owner: &str| StoreError::Corrupt {
-        record: batch::describe(key),
-        cause: format!("{owner} is not there"),
-    };
-    for entry in db.scan_prefix(b"k/") {
-        let (key, value) = entry?;
-        let hash = key.get(2..).unwrap_or_default();
-        contents.keys.insert(hash.try_into().map_err(|_| bad(&key))?, parse(&key, &value)?);
+/// Returns whether a folder without a readable format is what a crash during the first start left: nothing in it was
+/// acknowledged.
+fn is_half_made(data: &Path) -> Result<bool, StoreError> {
+    if files::has_entries(data, &["ledger", "components", "assets"]) {
+        return Ok(false);
     }
-    let mut owned: Vec<(sled::IVec, TenantName)> = Vec::new();
-    // The remaining records are sums and audit entries, which are read on demand.
-    for kind in ["t", "g", "s", "asset", "f", "v"] {
-        for entry in db.scan_prefix(format!("{kind}/")) {
-            let (key, value) = entry?;
-            let text = std::str::from_utf8(&key).map_err(|_| bad(&key))?;
-            let mut parts = text.split('/').skip(1);
-            let tenant = parts.next().and_then(|name| TenantName::new(name).ok()).ok_or_else(|| bad(&key))?;
-            let second = parts.next();
-            let function = second.and_then(|name| FunctionName::new(name).ok());
-            if kind != "t" && kind != "g" {
-                owned.push((key.clone(), tenant.clone()));
-            }
-            match (kind, second, function) {
-                ("t", None, _) => drop(contents.tenants.insert(tenant, parse(&key, &value)?)),
-                ("g", None, _) => drop(contents.deleted.insert(tenant, parse(&key, &value)?)),
-                ("s", Some(name), _) => {
-                    contents.secrets.insert((tenant, name.to_owned()), parse(&key, &value)?);
-                }
-                ("asset", Some(name), _) => {
-                    let name = AssetName::new(name).map_err(|_| bad(&key))?;
-                    contents.assets.insert((tenant, name), parse(&key, &value)?);
-                }
-                ("f", _, Some(function)) => {
-                    contents.functions.insert((tenant, function), (parse(&key, &value)?, Vec::new()));
-                }
-                ("v", _, Some(function)) => {
-                    versions.entry((tenant, function)).or_default().push(parse(&key, &value)?);
-                }
-                _ => return Err(bad(&key)),
-            }
-        }
+    let journal = data.join("journal");
+    let replayed = if journal.exists() { journal::replay(&journal, batch::record_sum)? } else { None };
+    if replayed.is_some_and(|replayed| !replayed.records.is_empty() || !replayed.damage.is_empty()) {
+        return Ok(false);
     }
-    for ((tenant, name), list) in versions {
-        let key = || format!("v/{tenant}/{name}/");
-        let first = contents.functions.get_mut(&(tenant.clone(), name.clone()));
-        first.ok_or_else(|| lost(key().as_bytes(), "its function"))?.1 = list;
-    }
-    if let Some((key, _)) = owned.iter().find(|(_, tenant)| !contents.tenants.contains_key(tenant)) {
-        return Err(lost(key, "its tenant"));
-    }
-    Ok(contents)
+    // A database that cannot be read was never synced.
+    let db = verify::open_database(&data.join("db"));
+    Ok(db.map_or(true, |db| verify::read_database(&db).records.is_empty()))
 }
 
 #[cfg(test)]

@@ -4,26 +4,29 @@
 //!  journal whole, database damaged   the records of the journal
 //!  database whole, journal damaged   the records of the database: it has as many as it must have, and all checksums
 //!                                    are right
-//!  both damaged                      those of both, the newer where they differ; keys only from the journal, because
-//!                                    one that only the database has may have been revoked
+//!  both damaged                      those of both, the newer where they differ; only those keys that both have,
+//!                                    because one of them may have been revoked
 //! ```
 //!
-//! What was there before is set aside, not removed.
+//! What was there before is set aside, not removed. A repair that is interrupted can be repeated.
 
 use crate::store::batch::{describe, record_sum, sealed, unsealed};
 use crate::store::commit::{self, COUNT, Count};
 use crate::store::files::{self, sync_folder};
 use crate::store::journal::{self, Change, Journal, Replayed};
+use crate::store::read::{UnfitRecord, read};
 use crate::store::usage::Watermark;
 use crate::store::verify::{Contents, compare, open_database, read_database};
 use crate::store::{FORMAT, StoreError};
 use gannet_base::names::TenantName;
 use gannet_base::records::{AssetRecord, SecretRecord, VersionRecord};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// The folder in which repairs leave what was there before.
+pub const SET_ASIDE: &str = "set-aside";
 /// Records that are written to a new database at once.
 const WRITE_AT_ONCE: usize = 1_000;
 
@@ -49,40 +52,73 @@ pub struct StoredRecords {
     findings: Vec<String>,
 }
 
+/// Reads a copy of the database: sled changes its files when it is opened, and they may be the better copy.
+fn read_copy(data: &Path) -> Result<Contents, StoreError> {
+    let database = data.join("db");
+    if !database.exists() {
+        return Ok(Contents::default());
+    }
+    let beside = tempfile::Builder::new().prefix(files::CHECK_PREFIX).tempdir_in(data)?;
+    let copy = beside.path().join("db");
+    copy_tree(&database, &copy)?;
+    match open_database(&copy) {
+        Ok(db) => Ok(read_database(&db)),
+        Err(StoreError::Damaged { findings }) => Ok(Contents { damage: findings, ..Contents::default() }),
+        Err(error) => Err(error),
+    }
+}
+
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    files::make_folder(to, 0o700)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_tree(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
 impl StoredRecords {
     /// Reads the records of a data folder. Fails if a server uses it.
     pub fn read(data: &Path) -> Result<Self, StoreError> {
-        if !data.join("db").exists() && !data.join("journal").exists() {
+        if !data.join("db").exists() && !data.join("journal").exists() && !data.join("format").exists() {
             return Err(StoreError::Io(format!("{} is not a data folder", data.display())));
         }
         let lock = files::lock(data)?;
-        let journal = match journal::replay(&data.join("journal"), |_, value| value.to_vec()) {
-            Ok(replayed) => replayed,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error.into()),
-        };
-        let contents = match data.join("db").exists().then(|| open_database(&data.join("db"))) {
-            Some(Ok(db)) => read_database(&db),
-            Some(Err(StoreError::Damaged { findings })) => Contents { damage: findings, ..Contents::default() },
-            Some(Err(error)) => return Err(error),
-            None => Contents::default(),
-        };
-        let mut findings = match &journal {
-            Some(replayed) => compare(&contents, &summed(replayed)),
-            None => {
-                let mut findings = contents.damage.clone();
-                findings.push("the journal is missing".into());
-                findings
-            }
-        };
+        let mut findings = Vec::new();
         match files::read_format(data)? {
             Some(found) if found < FORMAT => {
                 return Err(StoreError::Io(format!(
                     "the data folder has format {found}; start the server once to bring it to format {FORMAT}"
                 )));
             }
+            Some(found) if found > FORMAT => return Err(StoreError::Newer { found }),
             Some(_) => {}
             None => findings.push("the file `format` is missing or unreadable".into()),
+        }
+        let journal = match journal::replay(&data.join("journal"), |_, value| value.to_vec()) {
+            Ok(replayed) => replayed,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    findings.push(format!("the journal: {error}"));
+                }
+                None
+            }
+        };
+        let contents = read_copy(data)?;
+        match &journal {
+            Some(replayed) => findings.extend(compare(&contents, &summed(replayed)).findings),
+            None => {
+                findings.extend_from_slice(&contents.damage);
+                findings.push("the journal is missing".into());
+            }
+        }
+        if findings.is_empty() {
+            findings.extend(read(contents.values()).1.iter().map(UnfitRecord::told));
         }
         Ok(Self { data: data.to_owned(), _lock: lock, contents, journal, findings })
     }
@@ -138,8 +174,7 @@ impl StoredRecords {
     }
 
     fn values(&self, prefix: &'static str) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let records = self.contents.records.iter().filter(move |(key, _)| key.starts_with(prefix.as_bytes()));
-        records.filter_map(|(key, stored)| Some((key.as_slice(), unsealed(key, stored)?)))
+        self.contents.values().filter(move |(key, _)| key.starts_with(prefix.as_bytes()))
     }
 
     /// Restores the records from the copy that is whole, or from both, without the secrets in `forgotten`. Returns what
@@ -148,27 +183,44 @@ impl StoredRecords {
         if self.findings.is_empty() && forgotten.is_empty() {
             return Ok(Vec::new());
         }
-        let (mut records, round, mut done) = self.restored();
+        let Restored { mut records, round, mut done, is_lossy } = self.restored();
         for (tenant, name) in forgotten {
             if records.remove(format!("s/{tenant}/{name}").as_bytes()).is_some() {
                 done.push(format!("secret {name} of {tenant} was removed"));
             }
         }
-        let aside = self.data.join("set-aside").join(jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ").to_string());
-        std::fs::create_dir_all(&aside)?;
-        for name in ["db", "journal"] {
-            match std::fs::rename(self.data.join(name), aside.join(name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-                _ => {}
-            }
+        let unfit = read(records.iter().map(|(key, value)| (key.as_slice(), value.as_slice()))).1;
+        for record in &unfit {
+            records.remove(&record.key);
+            done.push(format!("{}; it was not kept", record.told()));
         }
-        for name in ["db", "journal"] {
-            std::fs::create_dir_all(self.data.join(name))?;
+        if records.is_empty() && files::has_entries(&self.data, &["ledger", "components", "assets"]) {
+            let findings = vec!["no record can be read in either copy; put a backup of `db` and `journal` back".into()];
+            return Err(StoreError::Damaged { findings });
         }
-        // The journal first: if this ends here, the next repair finds it whole.
+        let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ").to_string();
+        let aside = self.data.join(SET_ASIDE).join(time);
+        files::make_folder(&aside, 0o700)?;
+        let (database, journal) = (self.data.join("db"), self.data.join("journal"));
+        files::make_folder(&journal, 0o700)?;
+        copy_tree(&journal, &aside.join("journal"))?;
+        if is_lossy || !unfit.is_empty() {
+            // Otherwise the next start would remove the files of records that are lost.
+            files::write_durably(&self.data.join(files::KEEP_FILES), b"", 0o600)?;
+            done.push(format!(
+                "files that no record refers to are kept until {} is removed",
+                self.data.join(files::KEEP_FILES).display()
+            ));
+        }
+        // The journal first, in one step: if this ends anywhere below, the next repair finds it whole.
         let all = records.iter().map(|(key, value)| (key.as_slice(), value.as_slice()));
-        Journal::write(&self.data.join("journal"), round, all)?;
-        write_database(&self.data.join("db"), round, &records)?;
+        Journal::write(&journal, round, all).map_err(|(error, _)| error)?;
+        match std::fs::rename(&database, aside.join("db")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        files::make_folder(&database, 0o700)?;
+        write_database(&database, round, &records)?;
         files::write_format(&self.data)?;
         sync_folder(&self.data)?;
         done.push(format!("{} records were written anew", records.len()));
@@ -176,48 +228,96 @@ impl StoredRecords {
         Ok(done)
     }
 
-    fn restored(&self) -> (BTreeMap<Vec<u8>, Vec<u8>>, u64, Vec<String>) {
-        let from_database = || {
-            let records = self.contents.records.iter();
-            records.filter_map(|(key, stored)| Some((key.clone(), unsealed(key, stored)?.to_vec())))
-        };
-        let (db_round, db_records) = self.contents.count.map_or((0, 0), |count| (count.round, count.records));
+    fn restored(&self) -> Restored {
+        let from_database =
+            || self.contents.values().map(|(key, value)| (key.to_vec(), value.to_vec())).collect::<BTreeMap<_, _>>();
+        let count = self.contents.count;
+        let db_round = count.map_or(0, |count| count.round);
         let journal_round = self.journal.as_ref().map_or(0, |replayed| replayed.round);
-        let next = db_round.max(journal_round) + 1;
+        let round = db_round.max(journal_round) + 1;
         let is_db_whole = self.contents.damage.is_empty()
-            && self.contents.count.is_some()
-            && self.contents.records.len() as u64 == db_records
-            && db_round >= journal_round;
+            && count.is_some_and(|count| count.records == self.contents.records.len() as u64)
+            && db_round + 1 >= journal_round;
         match &self.journal {
-            Some(replayed) if replayed.damage.is_empty() && db_round <= journal_round => {
-                let records = replayed.records.iter().map(|(key, value)| (key.clone(), value.clone()));
-                (records.collect(), next, vec!["the records were restored from the journal".into()])
+            // An unreadable end may have been a round, which only the database's count can tell.
+            Some(replayed)
+                if replayed.damage.is_empty()
+                    && db_round <= journal_round
+                    && (replayed.tail == 0 || count.is_some()) =>
+            {
+                let records = replayed.records.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+                Restored {
+                    records,
+                    round,
+                    done: vec!["the records were restored from the journal".into()],
+                    is_lossy: false,
+                }
             }
-            _ if is_db_whole => {
-                (from_database().collect(), next, vec!["the records were restored from the database".into()])
+            replayed if is_db_whole => {
+                let mut records = from_database();
+                if let Some(replayed) = replayed.as_ref().filter(|_| db_round < journal_round) {
+                    apply(&mut records, &replayed.last);
+                }
+                Restored {
+                    records,
+                    round,
+                    done: vec!["the records were restored from the database".into()],
+                    is_lossy: false,
+                }
             }
             replayed => {
-                let mut done = vec!["both copies are damaged; what can be read of both was kept".to_owned()];
-                let mut records: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-                if let Some(replayed) = replayed {
-                    records.extend(replayed.records.iter().map(|(key, value)| (key.clone(), value.clone())));
-                    for (key, value) in &replayed.unfinished {
-                        if let Some(value) = value {
-                            records.insert(key.clone(), value.clone());
-                        }
-                    }
-                }
-                for (key, value) in from_database() {
-                    if key.starts_with(b"k/") && !records.contains_key(&key) {
-                        done.push(format!("{} was not kept: it may have been revoked", describe(&key)));
-                    } else if db_round >= journal_round || !records.contains_key(&key) {
-                        records.insert(key, value);
-                    }
-                }
-                (records, next, done)
+                let (records, done) = merged(replayed.as_ref(), from_database(), db_round >= journal_round);
+                Restored { records, round, done, is_lossy: true }
             }
         }
     }
+}
+
+/// The records that a repair writes.
+struct Restored {
+    records: BTreeMap<Vec<u8>, Vec<u8>>,
+    round: u64,
+    /// What was done, in words.
+    done: Vec<String>,
+    /// Whether records may be lost.
+    is_lossy: bool,
+}
+
+fn apply(records: &mut BTreeMap<Vec<u8>, Vec<u8>>, changes: &[Change]) {
+    for (key, value) in changes {
+        match value {
+            Some(value) => drop(records.insert(key.clone(), value.clone())),
+            None => drop(records.remove(key)),
+        }
+    }
+}
+
+/// Merges two damaged copies. A key stays only if both have it, because one of them may have been revoked.
+fn merged(
+    replayed: Option<&Replayed<Vec<u8>>>,
+    database: BTreeMap<Vec<u8>, Vec<u8>>,
+    is_database_newer: bool,
+) -> (BTreeMap<Vec<u8>, Vec<u8>>, Vec<String>) {
+    let mut done = vec!["both copies are damaged; what can be read of both was kept".to_owned()];
+    let mut records: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+    if let Some(replayed) = replayed {
+        records.extend(replayed.records.iter().map(|(key, value)| (key.clone(), value.clone())));
+        apply(&mut records, &replayed.unfinished);
+    }
+    let is_key = |key: &[u8]| key.starts_with(b"k/");
+    let in_one = |key: &Vec<u8>| is_key(key) && records.contains_key(key) != database.contains_key(key);
+    let doubtful: BTreeSet<Vec<u8>> =
+        records.keys().chain(database.keys()).filter(|key| in_one(key)).cloned().collect();
+    for (key, value) in database {
+        if is_database_newer || !records.contains_key(&key) {
+            records.insert(key, value);
+        }
+    }
+    for key in doubtful {
+        records.remove(&key);
+        done.push(format!("{} was not kept: it may have been revoked", describe(&key)));
+    }
+    (records, done)
 }
 
 /// Returns the same with checksums in place of values.
@@ -237,9 +337,7 @@ fn write_database(folder: &Path, round: u64, records: &BTreeMap<Vec<u8>, Vec<u8>
         }
         db.apply_batch(batch)?;
     }
-    let before = Count { round: round.saturating_sub(1), records: records.len() as u64 };
-    let none: [Change; 0] = [];
-    commit::apply(&db, before, &none)?;
+    commit::apply_as(&db, Count { round, records: records.len() as u64 }, &[])?;
     commit::sync(&db, folder)
 }
 
@@ -247,19 +345,35 @@ fn write_database(folder: &Path, round: u64, records: &BTreeMap<Vec<u8>, Vec<u8>
 pub(super) fn upgrade(db: &sled::Db, database: &Path, journal: &Path) -> Result<(), StoreError> {
     let mut records = BTreeMap::new();
     let is_sealed = db.contains_key(COUNT)?;
+    if is_sealed && files::has_entries(journal, &[""]) {
+        // Only the format was not written yet. The comparison of both follows.
+        return Ok(());
+    }
     for entry in db.iter() {
         let (key, stored) = entry?;
-        let value = if is_sealed { unsealed(&key, &stored).unwrap_or_default() } else { &stored };
+        let damaged = || StoreError::Damaged { findings: vec![format!("{} has a wrong checksum", describe(&key))] };
+        let value = if is_sealed { unsealed(&key, &stored).ok_or_else(damaged)? } else { &stored };
         if key != COUNT {
             records.insert(key.to_vec(), value.to_vec());
         }
     }
     if !is_sealed {
-        let changes: Vec<Change> = records.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
-        commit::apply(db, Count { round: 0, records: records.len() as u64 }, &changes)?;
+        // Earlier formats dropped them at each start.
+        for record in
+            read(records.iter().map(|(key, value): (&Vec<u8>, &Vec<u8>)| (key.as_slice(), value.as_slice()))).1
+        {
+            tracing::warn!(record = record.told(), "a record was removed");
+            records.remove(&record.key);
+        }
+        let gone = db.iter().keys().filter_map(Result::ok).filter(|key| !records.contains_key(key.as_ref()));
+        let gone = gone.map(|key| (key.to_vec(), None));
+        let kept = records.iter().map(|(key, value)| (key.clone(), Some(value.clone())));
+        let changes: Vec<Change> = kept.chain(gone).collect();
+        commit::apply_as(db, Count { round: 1, records: records.len() as u64 }, &changes)?;
         commit::sync(db, database)?;
     }
     let round = read_database(db).count.map_or(1, |count| count.round);
-    Journal::write(journal, round, records.iter().map(|(key, value)| (key.as_slice(), value.as_slice())))?;
+    let all = records.iter().map(|(key, value)| (key.as_slice(), value.as_slice()));
+    Journal::write(journal, round, all).map_err(|(error, _)| error)?;
     Ok(())
 }

@@ -136,7 +136,7 @@ impl Files {
         let folder = self.uploads_folder(tenant);
         let mut file = OpenOptions::new().read(true).write(true).open(folder.join(upload.file_name()))?;
         file.set_len(upload.received)?;
-        claim(&file, upload.size)?;
+        claim(&file, upload.size).inspect_err(|_| drop(file.set_len(upload.received)))?;
         file.seek(SeekFrom::End(0))?;
         let written = upload.received;
         Ok(UploadWriter { upload, folder, file, written })
@@ -147,19 +147,28 @@ impl Files {
         let folder = self.uploads_folder(tenant);
         for upload in self.uploads(tenant).iter().filter(|upload| upload.asset == *asset) {
             let _ = std::fs::remove_file(folder.join(upload.file_name()));
+            // After a power cut it would come back, and be finished, although the asset has other bytes by then.
+            let _ = sync_folder(&folder);
         }
     }
 
-    /// Gives a complete asset its final path, durably. The upload stays, until [`Files::drop_upload`], in case that the
-    /// asset gets no name because of a crash.
+    /// Gives a complete asset its final path, durably. The upload stays, until [`Files::drop_upload`], in case a
+    /// crash leaves the asset without a name.
     pub fn store_asset(&self, tenant: &TenantName, arrived: &ReceivedAsset) -> Result<(), StoreError> {
         let place = self.asset(tenant, &arrived.digest);
         let folder = place.parent().unwrap_or(self.data());
         make_folder(folder)?;
-        match std::fs::hard_link(&arrived.path, &place) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
-            _ => {}
+        // Over an older file of this name, whose bytes may be damaged by now.
+        let beside = self.data().join("incoming").join(format!("{}-{}", tenant, arrived.digest));
+        let _ = std::fs::remove_file(&beside);
+        if std::fs::hard_link(&arrived.path, &beside).is_err() {
+            // Not every file system has links.
+            std::fs::copy(&arrived.path, &beside)?;
+            File::open(&beside)?.sync_all()?;
         }
+        std::fs::rename(&beside, &place)?;
+        // Renaming a link over another link of the same file does nothing, and leaves it.
+        let _ = std::fs::remove_file(&beside);
         sync_folder(folder)?;
         sync_folder(folder.parent().unwrap_or(self.data()))?;
         Ok(())

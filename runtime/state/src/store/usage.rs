@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-/// Number of days whose sums are read at start: a month.
-const DAYS: usize = 31;
+/// Number of days whose sums are read at start: a month, and some that a wrong clock made.
+const DAYS: usize = 64;
 
 /// Position in the ledger up to which lines are included in the stored sums.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,7 +107,7 @@ impl Store {
         Ok(rows)
     }
 
-    /// Returns the settled sums of the last 31 days on which anything was used.
+    /// Returns the settled sums of the last 64 days on which anything was used.
     pub fn usage_by_day(&self) -> Result<BTreeMap<(Day, TenantName), Sums>, StoreError> {
         let mut sums = BTreeMap::new();
         let mut days = std::collections::BTreeSet::new();

@@ -6,19 +6,27 @@ use crate::store::batch::{describe, record_sum, unsealed};
 use crate::store::commit::{self, COUNT, Count};
 use crate::store::journal::{Journal, Replayed};
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::path::Path;
 
-/// Opens the database. sled may panic on damaged files, which is damage like any other.
+/// Opens the database. What sled makes of damaged files is a panic or one of several errors.
 pub(super) fn open_database(folder: &Path) -> Result<sled::Db, StoreError> {
     let config = sled::Config::new().path(folder).mode(sled::Mode::LowSpace).flush_every_ms(None);
     let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
     let unreadable = |cause: String| StoreError::Damaged { findings: vec![format!("the database: {cause}")] };
     match opened {
         Ok(Ok(db)) => Ok(db),
-        Ok(Err(sled::Error::Corruption { .. })) => Err(unreadable("it is corrupt".into())),
-        Ok(Err(error)) => Err(error.into()),
+        Ok(Err(sled::Error::Io(error))) if is_of_the_system(&error) => Err(error.into()),
+        Ok(Err(error)) => Err(unreadable(error.to_string())),
         Err(_) => Err(unreadable("it cannot be opened".into())),
     }
+}
+
+/// Returns whether an error says something about this machine and nothing about the files.
+fn is_of_the_system(error: &io::Error) -> bool {
+    let kinds = [io::ErrorKind::PermissionDenied, io::ErrorKind::StorageFull, io::ErrorKind::ReadOnlyFilesystem];
+    let too_many_files = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].map(|errno| errno.raw_os_error());
+    kinds.contains(&error.kind()) || error.raw_os_error().is_some_and(|code| too_many_files.contains(&code))
 }
 
 /// The records of the database, each with its checksum, and what is wrong with it by itself.
@@ -30,6 +38,13 @@ pub(super) struct Contents {
     pub(super) records: HashMap<Vec<u8>, sled::IVec>,
     /// What is wrong, in words.
     pub(super) damage: Vec<String>,
+}
+
+impl Contents {
+    /// Returns the keys and values of the records.
+    pub(super) fn values(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.records.iter().filter_map(|(key, stored)| Some((key.as_slice(), unsealed(key, stored)?)))
+    }
 }
 
 /// Reads the whole database.
@@ -59,50 +74,66 @@ pub(super) fn read_database(db: &sled::Db) -> Contents {
     contents
 }
 
-/// Returns what is wrong with the database and the journal together. Records that the last round changed may be as they
-/// were before it, if the database is one round behind.
-pub(super) fn compare(contents: &Contents, replayed: &Replayed<u32>) -> Vec<String> {
+/// How the database differs from the journal.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    /// What is wrong, in words.
+    pub(super) findings: Vec<String>,
+    /// Whether the changes of the journal's last round are missing, wholly or in part. A crash explains that.
+    pub(super) lacks_last: bool,
+}
+
+/// Compares the database with the journal.
+pub(super) fn compare(contents: &Contents, replayed: &Replayed<u32>) -> Comparison {
     let mut findings = replayed.damage.clone();
     findings.extend_from_slice(&contents.damage);
-    let Some(Count { round, records }) = contents.count else {
-        findings.push(match contents.records.len() {
-            0 => "the database is missing or empty".into(),
-            _ => "the database has lost its count of records".into(),
-        });
-        return findings;
+    let is_empty = contents.records.is_empty() && replayed.records.is_empty();
+    let round = match contents.count {
+        Some(count) => count.round,
+        None if is_empty => replayed.round,
+        None => {
+            findings.push(match contents.records.len() {
+                0 => "the database is missing or empty".into(),
+                _ => "the database has lost its count of records".into(),
+            });
+            return Comparison { findings, lacks_last: false };
+        }
     };
-    let found = contents.records.len() as u64;
-    if found != records {
-        findings.push(format!("the database has {found} records; it must have {records}"));
-    }
-    let is_behind = round + 1 == replayed.round;
     if round > replayed.round {
         findings.push(format!("the journal ends at round {}, the database at {round}", replayed.round));
-    } else if round != replayed.round && !is_behind {
+    } else if round + 1 < replayed.round {
         findings.push(format!("the database ends at round {round}, the journal at {}", replayed.round));
     }
-    let last = replayed.last.iter().filter(|_| is_behind);
-    let may_differ: HashSet<&[u8]> = last.map(|(key, _)| key.as_slice()).collect();
+    let of_last: HashSet<&[u8]> = replayed.last.iter().map(|(key, _)| key.as_slice()).collect();
+    let mut lacks_last = round != replayed.round || contents.count.is_none();
     let mut differences: Vec<String> = Vec::new();
     for (key, sum) in &replayed.records {
         let stored = contents.records.get(key).and_then(|stored| unsealed(key, stored));
-        match stored.map(|value| record_sum(key, value)) {
-            _ if may_differ.contains(key.as_slice()) => {}
-            None => differences.push(format!("{} is missing in the database", describe(key))),
-            Some(stored) if stored != *sum => {
-                differences.push(format!("{} differs from the journal's copy", describe(key)));
-            }
-            Some(_) => {}
+        let found = match stored.map(|value| record_sum(key, value)) {
+            Some(stored) if stored == *sum => continue,
+            Some(_) => "differs from the journal's copy",
+            None => "is missing in the database",
+        };
+        if of_last.contains(key.as_slice()) {
+            lacks_last = true;
+        } else {
+            differences.push(format!("{} {found}", describe(key)));
         }
     }
-    for key in contents.records.keys() {
-        if !replayed.records.contains_key(key) && !may_differ.contains(key.as_slice()) {
+    for key in contents.records.keys().filter(|key| !replayed.records.contains_key(*key)) {
+        if of_last.contains(key.as_slice()) {
+            lacks_last = true;
+        } else {
             differences.push(format!("{} is in the database but not in the journal", describe(key)));
         }
     }
+    let (found, expected) = (contents.records.len() as u64, contents.count.map_or(0, |count| count.records));
+    if differences.is_empty() && !lacks_last && found != expected {
+        findings.push(format!("the database has {found} records; it must have {expected}"));
+    }
     differences.sort_unstable();
     findings.extend(differences);
-    findings
+    Comparison { findings, lacks_last }
 }
 
 /// Compares the database with the journal, brings it to the journal's last round, and opens the journal for writing.
@@ -112,15 +143,17 @@ pub(super) fn verify(
     journal: &Path,
     replayed: &Replayed<u32>,
 ) -> Result<(Journal, Count), StoreError> {
-    let contents = read_database(db);
-    let findings = compare(&contents, replayed);
-    let Some(mut count) = contents.count.filter(|_| findings.is_empty()) else {
+    let Comparison { findings, lacks_last } = compare(&read_database(db), replayed);
+    if !findings.is_empty() {
         return Err(StoreError::Damaged { findings });
-    };
-    if count.round < replayed.round {
-        tracing::info!(round = replayed.round, "the last change is completed; a crash interrupted it");
-        count = commit::apply(db, count, &replayed.last)?;
-        commit::sync(db, database)?;
     }
-    Ok((Journal::resume(journal, replayed)?, count))
+    // The journal is made durable first: an earlier run may have written it and not synced it.
+    let resumed = Journal::resume(journal, replayed)?;
+    let count = Count { round: replayed.round, records: replayed.records.len() as u64 };
+    if lacks_last {
+        tracing::info!(round = replayed.round, "the last change is completed; a crash interrupted it");
+        commit::apply_as(db, count, &replayed.last)?;
+    }
+    commit::sync(db, database)?;
+    Ok((resumed, count))
 }

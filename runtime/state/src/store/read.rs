@@ -1,0 +1,121 @@
+//! Reads the registry's records. A record that belongs to nothing, or that cannot be read, is told: dropping it in silence
+//! would be a loss that nobody notices.
+
+use crate::store::StoredState;
+use crate::store::batch::describe;
+use gannet_base::names::{AssetName, FunctionName, TenantName};
+use gannet_base::records::VersionRecord;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+
+/// A record that cannot be used.
+#[derive(Debug)]
+pub(super) struct UnfitRecord {
+    pub(super) key: Vec<u8>,
+    /// Why, in words.
+    why: String,
+}
+
+impl UnfitRecord {
+    fn new(key: &[u8], why: impl Into<String>) -> Self {
+        Self { key: key.to_vec(), why: why.into() }
+    }
+
+    /// Returns the record and what is wrong with it, in words.
+    pub(super) fn told(&self) -> String {
+        format!("{} cannot be used: {}", describe(&self.key), self.why)
+    }
+}
+
+fn parsed<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, UnfitRecord> {
+    serde_json::from_slice(value).map_err(|error| UnfitRecord::new(key, error.to_string()))
+}
+
+/// Reads one record into `state`, or a version into `versions`. Sums and audit entries are read on demand.
+fn read_one(
+    state: &mut StoredState,
+    versions: &mut BTreeMap<(TenantName, FunctionName), Vec<VersionRecord>>,
+    key: &[u8],
+    value: &[u8],
+) -> Result<(), UnfitRecord> {
+    let malformed = || UnfitRecord::new(key, "its name is malformed");
+    if let Some(hash) = key.strip_prefix(b"k/") {
+        state.keys.insert(hash.try_into().map_err(|_| malformed())?, parsed(key, value)?);
+        return Ok(());
+    }
+    let Some(text) = std::str::from_utf8(key).ok() else { return Ok(()) };
+    let mut parts = text.split('/');
+    let kind = parts.next().unwrap_or_default();
+    if !["t", "g", "s", "asset", "f", "v"].contains(&kind) {
+        return Ok(());
+    }
+    let tenant = parts.next().and_then(|name| TenantName::new(name).ok()).ok_or_else(malformed)?;
+    let second = parts.next();
+    let function = second.and_then(|name| FunctionName::new(name).ok());
+    match (kind, second, function) {
+        ("t", None, _) => drop(state.tenants.insert(tenant, parsed(key, value)?)),
+        ("g", None, _) => drop(state.deleted.insert(tenant, parsed(key, value)?)),
+        ("s", Some(name), _) => drop(state.secrets.insert((tenant, name.to_owned()), parsed(key, value)?)),
+        ("asset", Some(name), _) => {
+            let name = AssetName::new(name).map_err(|_| malformed())?;
+            state.assets.insert((tenant, name), parsed(key, value)?);
+        }
+        ("f", _, Some(function)) => {
+            state.functions.insert((tenant, function), (parsed(key, value)?, Vec::new()));
+        }
+        ("v", _, Some(function)) => versions.entry((tenant, function)).or_default().push(parsed(key, value)?),
+        _ => return Err(malformed()),
+    }
+    Ok(())
+}
+
+/// Reads all records of the registry. Returns those that cannot be used beside the others.
+pub(super) fn read<'a>(records: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> (StoredState, Vec<UnfitRecord>) {
+    let (mut state, mut versions, mut unfit) = (StoredState::default(), BTreeMap::new(), Vec::new());
+    for (key, value) in records {
+        if let Err(record) = read_one(&mut state, &mut versions, key, value) {
+            unfit.push(record);
+        }
+    }
+    for ((tenant, name), mut list) in versions {
+        list.sort_by_key(|version| version.number);
+        let Some(function) = state.functions.get_mut(&(tenant.clone(), name.clone())) else {
+            let orphans = list.iter().map(|version| {
+                let key = format!("v/{tenant}/{name}/{:010}", version.number);
+                UnfitRecord::new(key.as_bytes(), "its function is not there")
+            });
+            unfit.extend(orphans);
+            continue;
+        };
+        function.1 = list;
+    }
+    let StoredState { tenants, keys, functions, secrets, assets, .. } = &mut state;
+    let mut orphan = |key: Vec<u8>| unfit.push(UnfitRecord::new(&key, "its tenant is not there"));
+    keys.retain(|hash, record| {
+        let is_owned = tenants.contains_key(&record.tenant);
+        if !is_owned {
+            orphan([b"k/", hash.as_slice()].concat());
+        }
+        is_owned
+    });
+    secrets.keys().filter(|(tenant, _)| !tenants.contains_key(tenant)).for_each(|(tenant, name)| {
+        orphan(format!("s/{tenant}/{name}").into_bytes());
+    });
+    assets.keys().filter(|(tenant, _)| !tenants.contains_key(tenant)).for_each(|(tenant, name)| {
+        orphan(format!("asset/{tenant}/{name}").into_bytes());
+    });
+    for ((tenant, name), (function, versions)) in &*functions {
+        let own = std::iter::once(format!("f/{tenant}/{name}"));
+        let theirs = versions.iter().map(|version| format!("v/{tenant}/{name}/{:010}", version.number));
+        let all = own.chain(theirs).map(String::into_bytes);
+        let why = if !tenants.contains_key(tenant) {
+            "its tenant is not there"
+        } else if !versions.iter().any(|version| version.number == function.current) {
+            "the current version of its function is not there"
+        } else {
+            continue;
+        };
+        unfit.extend(all.map(|key| UnfitRecord::new(&key, why)));
+    }
+    (state, unfit)
+}
