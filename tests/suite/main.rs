@@ -24,6 +24,7 @@ mod faults;
 mod front;
 mod full_disk;
 mod gpu;
+mod http;
 mod instances;
 mod ledger;
 mod limits;

@@ -206,13 +206,20 @@ fn faulty(request: Request) -> Result<Response> {
             .with_header("x-sendfile", "/etc/passwd")
             .with_header("etag", "\"1\"")
             .with_header("x-own", "kept")),
+        "/moved" => {
+            let to = request.query("to").unwrap_or_else(|| "/".into());
+            Ok(Response::text("moved").with_status(302).with_header("location", &to))
+        }
         "/echo" => {
             let names = [
                 "authorization",
                 "x-gannet-key",
                 "x-gannet-tenant",
                 "x-forwarded-for",
+                "x-forwarded-proto",
+                "x-forwarded-prefix",
                 "forwarded",
+                "cookie",
                 "host",
                 "x-own",
                 "x-secret",

@@ -18,7 +18,7 @@ use gannet_base::quota::permits::{NoPermit, ServerPermits, until};
 use gannet_base::quota::rate::{Rate, RateExceeded, RateState};
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 use gannet_fleet::admitted::{Admitted, Permits, Target};
-use gannet_fleet::inbound::{InboundRequest, discard_rest};
+use gannet_fleet::inbound::{InboundRequest, discard_refused};
 use gannet_state::config::LiveConfig;
 use gannet_state::ledger::Ledger;
 use gannet_state::tab::Tab;
@@ -120,7 +120,7 @@ impl Admit {
         let began = Instant::now();
         let limits = &target.version.limits;
         if let Err(error) = inbound.check_length(limits.body_mib.saturating_mul(1 << 20)) {
-            discard_rest(&mut inbound.body).await;
+            discard_refused(&inbound.parts.headers, &mut inbound.body).await;
             return Err(error.into());
         }
         let (rate, rate_state) = self.check_rate(caller, inbound.client, target, began)?;

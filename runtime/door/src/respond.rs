@@ -182,6 +182,15 @@ pub fn raw(done: ReplyStatus, media_type: &'static str, bytes: Bytes) -> Respons
     response
 }
 
+/// Returns the response to HEAD: with the length of the body, if it is known, and without the body.
+pub fn without_body(response: Response<ResponseBody>) -> Response<ResponseBody> {
+    let (mut parts, body) = response.into_parts();
+    if let Some(length) = http_body::Body::size_hint(&body).exact() {
+        parts.headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Response::from_parts(parts, body::full(Bytes::new()))
+}
+
 /// Returns a streamed response.
 pub fn stream(media_type: &'static str, body: ResponseBody) -> Response<ResponseBody> {
     let mut response = Response::new(body);

@@ -58,6 +58,8 @@ struct NamedFunction<'a> {
     function: &'a str,
     tag: Option<&'a str>,
     path: Option<&'a str>,
+    /// The part of the request's path before that.
+    prefix: Option<String>,
     style: AddressingStyle,
 }
 
@@ -66,14 +68,16 @@ fn by_path(rest: &str) -> NamedFunction<'_> {
     let mut parts = rest.splitn(3, '/');
     let (tenant, name, path) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next());
     let (function, tag) = name.split_once('@').map_or((name, None), |(function, tag)| (function, Some(tag)));
-    NamedFunction { tenant, function, tag, path, style: AddressingStyle::Path }
+    let prefix = Some(format!("/f/{tenant}/{name}"));
+    NamedFunction { tenant, function, tag, path, prefix, style: AddressingStyle::Path }
 }
 
 /// Parses a host of the form `{function}--{tenant}.{domain}`. Returns None for other hosts.
 fn by_host<'a>(host: &'a str, domain: &str, path: &'a str) -> Option<NamedFunction<'a>> {
     let label = host.strip_suffix(domain)?.strip_suffix('.')?;
     let (function, tenant) = label.split_once("--")?;
-    Some(NamedFunction { tenant, function, tag: None, path: path.strip_prefix('/'), style: AddressingStyle::Host })
+    let path = path.strip_prefix('/');
+    Some(NamedFunction { tenant, function, tag: None, path, prefix: None, style: AddressingStyle::Host })
 }
 
 fn named<'a>(inbound: &'a InboundRequest, host: &'a str, file: &ServerConfig) -> Option<NamedFunction<'a>> {
@@ -161,7 +165,8 @@ pub fn by_model(
     caller: &Caller,
     snapshot: &Snapshot,
 ) -> Result<Target, RouteError> {
-    let named = NamedFunction { tenant, function, tag, path: Some(path), style: AddressingStyle::Path };
+    let style = AddressingStyle::Path;
+    let named = NamedFunction { tenant, function, tag, path: Some(path), prefix: None, style };
     target(&named, inbound, caller, snapshot)
 }
 
@@ -213,7 +218,7 @@ fn target(
     let path = PathAndQuery::try_from(text);
     let path = path.map_err(|_| RouteError::PathInvalid("cannot be parsed".into()))?;
     let (tenant, function, version) = (Arc::clone(tenant), Arc::clone(function), Arc::clone(version));
-    Ok(Target { tenant, function, version, path, style: named.style })
+    Ok(Target { tenant, function, version, path, prefix: named.prefix.clone(), style: named.style })
 }
 
 fn choose<'a>(function: &'a Function, named: &NamedFunction<'_>, inbound: &InboundRequest) -> Option<&'a Arc<Version>> {

@@ -30,6 +30,8 @@ pub struct Target {
     pub version: Arc<Version>,
     /// Path and query for the guest.
     pub path: PathAndQuery,
+    /// The part of the URL's path that names the function, if the guest does not see it.
+    pub prefix: Option<String>,
     /// How the URL named the function.
     pub style: AddressingStyle,
 }

@@ -32,6 +32,9 @@ pub enum RequestError {
     /// A request to switch to another protocol.
     #[error("Upgrade and CONNECT are not supported")]
     UpgradeUnsupported,
+    /// A transfer encoding other than chunked.
+    #[error("only the transfer encoding \"chunked\" is supported, by itself")]
+    EncodingUnsupported,
     /// A head with too many fields.
     #[error("the request has {count} header fields; at most {limit} are accepted")]
     HeadTooLarge {
@@ -67,6 +70,7 @@ impl From<RequestError> for Refusal {
             E::Malformed(_) => (RefusalKind::Malformed, "malformed_request"),
             E::BadHost { .. } => (RefusalKind::Malformed, "bad_host"),
             E::UpgradeUnsupported => (RefusalKind::NotImplemented, "upgrade_unsupported"),
+            E::EncodingUnsupported => (RefusalKind::NotImplemented, "transfer_encoding_unsupported"),
             E::HeadTooLarge { .. } => (RefusalKind::HeadTooLarge, "head_too_large"),
             E::BodyTooLarge { .. } => (RefusalKind::BodyTooLarge, "body_too_large"),
             E::BodiesFull { .. } => (RefusalKind::Unavailable, "no_capacity"),
@@ -80,7 +84,7 @@ impl From<RequestError> for Refusal {
             }
             E::BodyTooLarge { .. } => refusal.hint("raise [limits] body_mib in gannet.toml"),
             E::BodiesFull { .. } => Self { blame: Blame::Platform, ..refusal.retry_after(1) },
-            E::Malformed(_) | E::HeadTooLarge { .. } | E::BodyTooSlow { .. } => refusal,
+            E::Malformed(_) | E::EncodingUnsupported | E::HeadTooLarge { .. } | E::BodyTooSlow { .. } => refusal,
         }
     }
 }
@@ -134,6 +138,14 @@ impl InboundRequest {
     pub fn check_length(&self, limit: u64) -> Result<(), RequestError> {
         let read = self.collected.as_ref().map_or(0, |bytes| bytes.len() as u64);
         if read.max(self.body.size_hint().lower()) > limit { Err(RequestError::BodyTooLarge { limit }) } else { Ok(()) }
+    }
+}
+
+/// Discards the body of a request that is refused, unless its client waits to hear whether to send it
+/// (`Expect: 100-continue`): reading from it would ask for the body.
+pub async fn discard_refused(headers: &http::HeaderMap, body: &mut Incoming) {
+    if !headers.contains_key(http::header::EXPECT) {
+        discard_rest(body).await;
     }
 }
 

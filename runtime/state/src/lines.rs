@@ -50,6 +50,11 @@ pub struct Scan {
     pub tail: u64,
 }
 
+/// Whether a line has only spaces. A repair leaves such lines in place of damaged bytes.
+fn is_blank(line: &[u8]) -> bool {
+    line.strip_suffix(b"\n").is_some_and(|text| text.iter().all(|byte| *byte == b' '))
+}
+
 /// Calls `each` with the offset and the text of every line from `from` on. `reader` is there already.
 pub fn scan(mut reader: impl BufRead, from: u64, mut each: impl FnMut(u64, &[u8])) -> io::Result<Scan> {
     let (mut at, mut bytes) = (from, Vec::new());
@@ -66,6 +71,8 @@ pub fn scan(mut reader: impl BufRead, from: u64, mut each: impl FnMut(u64, &[u8]
                 found.damaged.push(Damage { at: found.end, length: at - found.end });
             }
             each(at, text);
+            found.end = at + read;
+        } else if is_blank(&bytes) {
             found.end = at + read;
         }
         at += read;

@@ -12,7 +12,7 @@ use gannet_base::bill::{GpuClock, LedgerLine, Receipt, StartKind};
 use gannet_base::headers::header_value;
 use gannet_base::hop::WorkReport;
 use gannet_base::names::{FunctionName, RequestId, TenantName};
-use gannet_base::quota::account::{Amount, Reservation, UsualAmount};
+use gannet_base::quota::account::{Amount, Reservation, UsualAmount, WorkTimes};
 use gannet_base::refusal::Blame;
 use http::HeaderValue;
 use std::sync::Arc;
@@ -102,10 +102,10 @@ impl Tab {
             receipt.start_us = claim_us + work.start_ns / 1000;
             receipt.kernels_us = work.kernels_ns / 1000;
             receipt.assets_us = work.assets_ns / 1000;
-            receipt.guest_us = work.guest_ns / 1000;
             receipt.gpu_wait_us = work.gpu_wait_ns / 1000;
             receipt.io_us = work.io_ns / 1000;
-            // Added, because an earlier worker of this request may have used the GPU too.
+            // Added, because an earlier worker of this request may have worked too.
+            receipt.guest_us += work.guest_ns / 1000;
             receipt.gpu_ns += work.gpu_ns;
             receipt.slices = work.slices;
             receipt.gpu_memory_peak_bytes = work.gpu_memory_peak;
@@ -113,14 +113,12 @@ impl Tab {
         });
     }
 
-    /// Adds what no report covers, because the worker ended without one: its GPU time, and the CPU time of the guest as
-    /// far as the worker had told it.
-    pub fn add_lost_work(&mut self, gpu_ns: u64) {
-        let guest_us = self.reservation.guest_ns() / 1000;
+    /// Adds what no report covers, because the worker ended without one or does not send it.
+    pub fn add_lost_work(&mut self, times: WorkTimes) {
         let longest = self.open.as_ref().map_or(0, |open| microseconds(open.opened));
         self.update_receipt(|receipt| {
-            receipt.gpu_ns += gpu_ns;
-            receipt.guest_us = receipt.guest_us.max(guest_us.min(longest));
+            receipt.gpu_ns += times.gpu_ns;
+            receipt.guest_us = (receipt.guest_us + times.guest_ns / 1000).min(longest);
         });
     }
 
@@ -174,7 +172,7 @@ impl Drop for Tab {
             // Without outbound bytes: those were added to the account while they were transferred.
             let amount = Amount { gpu_ns: receipt.gpu_ns, micro_units: receipt.micro_units() };
             self.reservation.settle(receipt.time, amount);
-            if receipt.fault.is_none() {
+            if receipt.fault != Some(Blame::Platform) {
                 self.usual.count(amount);
             }
             self.ledger.write(LedgerLine::Request(receipt));

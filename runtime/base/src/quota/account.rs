@@ -101,17 +101,17 @@ pub enum ReachedCap {
 #[derive(Debug)]
 struct Used {
     settled: UsageByDay,
-    /// What running requests have used so far.
-    running: Amount,
+    /// What running requests have used so far, by the day of their admission: they are settled on that day.
+    running: AmountByDay,
     /// What they are expected to use, or have used so far if that is more.
-    reserved: Amount,
+    reserved: AmountByDay,
     caps: Caps,
 }
 
 impl Default for Used {
     fn default() -> Self {
         let caps = Caps { gpu_ns_per_day: u64::MAX, micro_units_per_month: u64::MAX };
-        Self { settled: UsageByDay::default(), running: Amount::default(), reserved: Amount::default(), caps }
+        Self { settled: UsageByDay::default(), running: AmountByDay::default(), reserved: AmountByDay::default(), caps }
     }
 }
 
@@ -136,12 +136,39 @@ impl Amount {
     }
 }
 
+/// Amounts of requests that still run.
+#[derive(Debug, Default)]
+struct AmountByDay(BTreeMap<Day, Amount>);
+
+impl AmountByDay {
+    /// Replaces a part of a day's sum.
+    fn replace(&mut self, day: Day, before: Amount, after: Amount) {
+        let sum = self.0.entry(day).or_default();
+        sum.replace(before, after);
+        if *sum == Amount::default() {
+            self.0.remove(&day);
+        }
+    }
+
+    /// Adds the GPU time of a day and the charges of its month to what is settled.
+    fn add_to(&self, day: Day, settled: PeriodUsage) -> PeriodUsage {
+        let gpu_ns = self.0.get(&day).map_or(0, |amount| amount.gpu_ns);
+        let in_month = self.0.iter().filter(|(other, _)| month_of(**other) == month_of(day));
+        let micro_units = in_month.fold(0_u64, |sum, (_, amount)| sum.saturating_add(amount.micro_units));
+        PeriodUsage {
+            gpu_ns: settled.gpu_ns.saturating_add(gpu_ns),
+            micro_units: settled.micro_units.saturating_add(micro_units),
+            ..settled
+        }
+    }
+}
+
 impl Used {
     /// Returns the cap that is reached by what was used for sure.
     fn reached(&self, now: Timestamp) -> Option<ReachedCap> {
-        let settled = self.settled.of(day_of(now));
-        let gpu_ns = settled.gpu_ns.saturating_add(self.running.gpu_ns);
-        self.caps.reached(gpu_ns, settled.micro_units.saturating_add(self.running.micro_units))
+        let day = day_of(now);
+        let sum = self.running.add_to(day, self.settled.of(day));
+        self.caps.reached(sum.gpu_ns, sum.micro_units)
     }
 }
 
@@ -165,16 +192,28 @@ pub struct Reservation {
     account: Arc<TenantCounters>,
     /// Changed under the account's lock.
     part: Mutex<ReservedPart>,
-    /// CPU time of the guest at the last progress, in nanoseconds.
-    guest_ns: AtomicU64,
+    /// The day of its admission.
+    day: Day,
 }
 
 #[derive(Debug, Default)]
 struct ReservedPart {
     expected: Amount,
     used: Amount,
+    /// GPU and CPU time so far in the present worker, and before that in workers that have died, in nanoseconds.
+    times: WorkTimes,
+    before: WorkTimes,
     price: Price,
     is_settled: bool,
+}
+
+/// GPU time, and CPU time of the guest, in nanoseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkTimes {
+    /// GPU time.
+    pub gpu_ns: u64,
+    /// CPU time of the guest.
+    pub guest_ns: u64,
 }
 
 impl Reservation {
@@ -183,23 +222,37 @@ impl Reservation {
         self.part.lock().unwrap_or_else(PoisonError::into_inner).price = price;
     }
 
-    /// Records what the request has used so far. If that reaches a cap, the tenant's running requests are woken.
-    pub fn progress(&self, now: Timestamp, gpu_ns: u64, guest_ns: u64) {
-        self.guest_ns.fetch_max(guest_ns, Ordering::Relaxed);
+    /// Records what the request has used so far in its worker. If that reaches a cap, the tenant's running requests are
+    /// woken.
+    pub fn progress(&self, now: Timestamp, times: WorkTimes) {
         let mut used = self.account.lock();
         let mut part = self.part.lock().unwrap_or_else(PoisonError::into_inner);
         if part.is_settled {
             return;
         }
+        part.times.gpu_ns = part.times.gpu_ns.max(times.gpu_ns);
+        part.times.guest_ns = part.times.guest_ns.max(times.guest_ns);
+        let gpu_ns = part.before.gpu_ns.saturating_add(part.times.gpu_ns);
+        let guest_ns = part.before.guest_ns.saturating_add(part.times.guest_ns);
         let cost = part.price.of_work(gpu_ns, guest_ns / 1000);
         let micro_units = cost.gpu_micro_units.saturating_add(cost.cpu_micro_units);
         let now_used = part.used.max(Amount { gpu_ns, micro_units });
-        used.running.replace(part.used, now_used);
-        used.reserved.replace(part.used.max(part.expected), now_used.max(part.expected));
+        used.running.replace(self.day, part.used, now_used);
+        used.reserved.replace(self.day, part.used.max(part.expected), now_used.max(part.expected));
         part.used = now_used;
         if used.reached(now).is_some() {
             self.account.over.notify_waiters();
         }
+    }
+
+    /// Returns what the request has used in its present worker at the last progress, and begins anew: another worker may
+    /// follow.
+    pub fn take_times(&self) -> WorkTimes {
+        let mut part = self.part.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = std::mem::take(&mut part.times);
+        part.before.gpu_ns = part.before.gpu_ns.saturating_add(times.gpu_ns);
+        part.before.guest_ns = part.before.guest_ns.saturating_add(times.guest_ns);
+        times
     }
 
     /// Waits until a cap of the tenant is reached, and returns it.
@@ -210,11 +263,6 @@ impl Reservation {
     /// Returns the cap of the tenant that is reached.
     pub fn reached(&self, now: Timestamp) -> Option<ReachedCap> {
         self.account.reached(now)
-    }
-
-    /// Returns the CPU time of the guest at the last progress, in nanoseconds.
-    pub fn guest_ns(&self) -> u64 {
-        self.guest_ns.load(Ordering::Relaxed)
     }
 
     /// Replaces the reservation by what the request has used in the end.
@@ -231,8 +279,8 @@ impl Reservation {
     fn release(&self, used: &mut Used) {
         let mut part = self.part.lock().unwrap_or_else(PoisonError::into_inner);
         if !std::mem::replace(&mut part.is_settled, true) {
-            used.running.replace(part.used, Amount::default());
-            used.reserved.replace(part.used.max(part.expected), Amount::default());
+            used.running.replace(self.day, part.used, Amount::default());
+            used.reserved.replace(self.day, part.used.max(part.expected), Amount::default());
         }
     }
 }
@@ -300,17 +348,15 @@ impl TenantCounters {
 
     /// Reserves what a request is expected to use. Returns what is used and reserved instead, if that reaches a cap.
     pub fn reserve(self: &Arc<Self>, now: Timestamp, expected: Amount) -> Result<Reservation, PeriodUsage> {
-        let mut used = self.lock();
-        let mut sum = used.settled.of(day_of(now));
-        sum.gpu_ns = sum.gpu_ns.saturating_add(used.reserved.gpu_ns);
-        sum.micro_units = sum.micro_units.saturating_add(used.reserved.micro_units);
+        let (mut used, day) = (self.lock(), day_of(now));
+        let sum = used.reserved.add_to(day, used.settled.of(day));
         if used.caps.reached(sum.gpu_ns, sum.micro_units).is_some() {
             return Err(sum);
         }
-        used.reserved.replace(Amount::default(), expected);
+        used.reserved.replace(day, Amount::default(), expected);
         drop(used);
         let part = Mutex::new(ReservedPart { expected, ..ReservedPart::default() });
-        Ok(Reservation { account: Arc::clone(self), part, guest_ns: AtomicU64::new(0) })
+        Ok(Reservation { account: Arc::clone(self), part, day })
     }
 
     /// Returns the cap that is reached by what was used, by requests that still run too.
@@ -422,16 +468,26 @@ mod tests {
         let held: Vec<_> = (0..3).map(|_| account.reserve(now, expected).unwrap()).collect();
         assert_eq!(account.reserve(now, expected).unwrap_err().gpu_ns, 120, "three are expected to use it up");
         assert!(account.reached(now).is_none(), "but they have not yet");
-        held[0].progress(now, 90, 7);
+        let times = |gpu_ns| WorkTimes { gpu_ns, guest_ns: 0 };
+        held[0].progress(now, times(90));
         assert!(account.reached(now).is_none());
-        held[1].progress(now, 10, 0);
+        held[1].progress(now, times(10));
         assert_eq!(account.reached(now), Some(ReachedCap::GpuTime), "together");
-        held[1].progress(now, 5, 0);
+        held[1].progress(now, times(5));
         assert_eq!(account.reached(now), Some(ReachedCap::GpuTime), "progress goes only up");
+        // They are settled on this day, so they do not count on the next one.
+        assert_eq!(account.reached(at("2026-12-01T00:00:00Z")), None);
         // Two use less in the end.
         held[0].settle(now, Amount { gpu_ns: 30, micro_units: 0 });
-        held[0].progress(now, 1_000, 0);
+        held[0].progress(now, times(1_000));
         drop(held);
+        // After a worker that died, the times of the next one come on top.
+        let again = account.reserve(now, Amount::default()).unwrap();
+        again.progress(now, times(40));
+        assert_eq!((again.take_times(), again.take_times()), (times(40), times(0)));
+        again.progress(now, times(30));
+        assert_eq!(account.reached(now), Some(ReachedCap::GpuTime), "30 settled, 40 and 30");
+        drop(again);
         assert_eq!(account.spent(now).gpu_ns, 30);
         assert!(account.reserve(now, expected).is_ok());
         account.add(now, 70, 0, 0);

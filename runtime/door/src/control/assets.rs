@@ -18,7 +18,7 @@ use crate::respond::{ReplyStatus, json};
 use gannet_api::{AssetUpload, AssetView, Assets, Deleted};
 use gannet_base::names::{AssetName, TenantName};
 use gannet_base::records::AssetRecord;
-use gannet_fleet::inbound::BODY_IDLE_MAX;
+use gannet_fleet::inbound::{BODY_IDLE_MAX, discard_refused};
 use gannet_state::registry::Tenant;
 use gannet_state::store::StoreError;
 use gannet_state::store::uploads::{ReceivedAsset, Upload, UploadWriter};
@@ -178,14 +178,14 @@ impl Control {
         Ok(json(ReplyStatus::Ok, &Deleted { deleted: name.to_string() }))
     }
 
-    pub(super) async fn put_asset(&self, call: ApiCall, grant: &TenantGrant) -> CallResult {
+    pub(super) async fn put_asset(&self, mut call: ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.asset()?;
         let digest = call.query.get("digest").map(ToOwned::to_owned);
         let adding = match self.uploading.begin(&grant.tenant, &name) {
             Ok(adding) => adding,
             // Without this a client that is still sending would see its connection break instead of the response.
             Err(refused) => {
-                gannet_fleet::inbound::discard(call.inbound.body).await;
+                discard_refused(&call.inbound.parts.headers, &mut call.inbound.body).await;
                 return Err(refused.into());
             }
         };
@@ -217,7 +217,7 @@ impl Control {
         let upload = match self.open_upload(grant, &name, range, digest) {
             Ok(upload) => upload,
             Err(refused) => {
-                gannet_fleet::inbound::discard(call.inbound.body).await;
+                discard_refused(&call.inbound.parts.headers, &mut call.inbound.body).await;
                 return Err(refused.into());
             }
         };

@@ -257,10 +257,14 @@ pub fn find(method: &Method, path: &str) -> RouteMatch {
     let mut others = Vec::new();
     for operation in OPERATIONS {
         if let Some(names) = captures(operation.path, path) {
-            if operation.method == *method {
+            // HEAD is GET without the body of the response (RFC 9110, 9.3.2).
+            if operation.method == *method || (*method == Method::HEAD && operation.method == Method::GET) {
                 return RouteMatch::Operation(operation, names);
             }
             others.push(operation.method.as_str());
+            if operation.method == Method::GET {
+                others.push("HEAD");
+            }
         }
     }
     if others.is_empty() { RouteMatch::Nothing } else { RouteMatch::Methods(others.join(", ")) }
@@ -277,7 +281,7 @@ mod tests {
             matches!(find(&Method::PUT, "functions/blur/tags/next"), RouteMatch::Operation(o, names) if o.op == OperationId::SetTag && names == ["blur", "next"])
         );
         assert!(
-            matches!(find(&Method::POST, "functions/blur"), RouteMatch::Methods(allowed) if allowed == "GET, PUT, PATCH, DELETE")
+            matches!(find(&Method::POST, "functions/blur"), RouteMatch::Methods(allowed) if allowed == "GET, HEAD, PUT, PATCH, DELETE")
         );
         for nothing in ["", "functions/", "functions/blur/", "functions/blur/tags", "function"] {
             assert!(matches!(find(&Method::GET, nothing), RouteMatch::Nothing), "{nothing}");

@@ -116,9 +116,9 @@ pub(super) async fn receive(
     }
 }
 
-async fn plain(inbound: InboundRequest, files: &Files, limit: u64) -> Result<ReceivedComponent, ControlError> {
+async fn plain(mut inbound: InboundRequest, files: &Files, limit: u64) -> Result<ReceivedComponent, ControlError> {
     if inbound.check_length(limit).is_err() {
-        gannet_fleet::inbound::discard(inbound.body).await;
+        gannet_fleet::inbound::discard_refused(&inbound.parts.headers, &mut inbound.body).await;
         return Err(ControlError::TooLarge { what: "component", limit });
     }
     let mut sink = ComponentFile::new(files, limit)?;

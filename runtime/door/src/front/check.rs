@@ -2,9 +2,10 @@
 //! protocols, and with `--dev` the names of other hosts.
 
 use gannet_fleet::inbound::{RequestError, host_of};
-use http::Method;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderMap, Method, Version};
 
 /// Most headers of a request.
 pub(super) const HEADERS_MAX: usize = 128;
@@ -26,9 +27,13 @@ pub(super) fn check(parts: &Parts, loopback_only: bool) -> Result<(), RequestErr
     if headers.contains_key(CONTENT_LENGTH) && headers.contains_key(TRANSFER_ENCODING) {
         return Err(RequestError::Malformed("the request has both content-length and transfer-encoding".into()));
     }
+    if headers.contains_key(TRANSFER_ENCODING) && !is_chunked_only(headers) {
+        return Err(RequestError::EncodingUnsupported);
+    }
     if headers.get_all(HOST).iter().count() > 1 {
         return Err(RequestError::Malformed("the request has more than one host".into()));
     }
+    check_host(parts)?;
     let named = (parts.uri.authority(), headers.get(HOST).and_then(|value| value.to_str().ok()));
     if let (Some(authority), Some(host)) = named
         && !authority.as_str().eq_ignore_ascii_case(host)
@@ -44,6 +49,28 @@ pub(super) fn check(parts: &Parts, loopback_only: bool) -> Result<(), RequestErr
         }
     }
     Ok(())
+}
+
+/// Whether the body is chunked and nothing else (RFC 9112, 6.1).
+fn is_chunked_only(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    codings.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked")) && codings.next().is_none()
+}
+
+/// Refuses a request without a host, or with one that is not a host and a port (RFC 9112, 3.2).
+fn check_host(parts: &Parts) -> Result<(), RequestError> {
+    let host = match (parts.uri.authority(), parts.headers.get(HOST)) {
+        (Some(authority), None) => authority.as_str(),
+        (_, Some(host)) => host.to_str().unwrap_or("\u{fffd}"),
+        (None, None) if parts.version <= Version::HTTP_10 => return Ok(()),
+        (None, None) => return Err(RequestError::Malformed("the request names no host".into())),
+    };
+    let is_authority = host.parse::<Authority>().is_ok_and(|authority| !authority.as_str().contains('@'));
+    if is_authority {
+        return Ok(());
+    }
+    let host: String = host.chars().take(128).collect();
+    Err(RequestError::Malformed(format!("the host {host:?} is not a host name or address with an optional port")))
 }
 
 fn is_loopback_host(host: &str) -> bool {

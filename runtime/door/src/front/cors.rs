@@ -74,7 +74,18 @@ pub(super) fn preflight(origin: &HeaderValue, asked: &HeaderMap) -> HeaderMap {
 pub(super) fn mark(headers: &mut HeaderMap, origin: &HeaderValue) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
-    headers.append(VARY, HeaderValue::from_static("origin"));
+    vary(headers);
+}
+
+/// Says that a response depends on the origin of the page that asks.
+pub(super) fn vary(headers: &mut HeaderMap) {
+    let has = |value: &HeaderValue| {
+        let mut names = value.as_bytes().split(|byte| *byte == b',');
+        names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"origin"))
+    };
+    if !headers.get_all(VARY).iter().any(has) {
+        headers.append(VARY, HeaderValue::from_static("origin"));
+    }
 }
 
 #[cfg(test)]

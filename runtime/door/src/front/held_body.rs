@@ -186,12 +186,12 @@ impl Overdue for SharedAnswer {
         answer.as_ref().and_then(|answer| answer.waker.is_none().then_some(answer.taken))
     }
 
-    fn lost_access(&self) -> bool {
+    fn lost_access(&self) -> Option<(&'static str, String)> {
         // Logs look themselves, and other answers are complete.
-        false
+        None
     }
 
-    fn end_access(&self) {}
+    fn end_access(&self, _: &'static str, _: String) {}
 
     fn end(&self, _: Duration) {
         let answer = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -1,12 +1,14 @@
 //! Closes a connection whose client sends nothing at first, or stops reading in the middle of a response. A client that
-//! stops reading holds permits, an instance and perhaps GPU memory.
+//! stops reading holds permits, an instance and perhaps GPU memory. A connection is not closed while its client still
+//! sends: it would not get the response.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 /// How long a write to a client may make no progress.
 const STALL_MAX: Duration = Duration::from_secs(60);
@@ -16,8 +18,22 @@ const SILENT_MAX: Duration = Duration::from_secs(10);
 /// Length of the HTTP/2 preface, which distinguishes HTTP/2 from HTTP/1.
 const PREFACE_BYTES: usize = 24;
 
+/// How long a closed connection is read from at most, how long without any bytes, and how many bytes. A client that is
+/// still sending would lose the response if the connection were reset.
+const LINGER_MAX: Duration = Duration::from_secs(10);
+const LINGER_QUIET_MAX: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 256 << 20;
+
+/// The end of a connection: our side is closed, and the client's is read until it closes too.
+struct Lingering {
+    longest: Pin<Box<Sleep>>,
+    quiet: Pin<Box<Sleep>>,
+    left: usize,
+}
+
 /// A client's stream with both timeouts.
 pub(super) struct StallGuard<S> {
+    lingering: Option<Lingering>,
     stream: S,
     stalled: Option<Pin<Box<Sleep>>>,
     /// Runs until the first bytes have come. Before that, hyper does not know the protocol and applies no timeout of
@@ -27,7 +43,7 @@ pub(super) struct StallGuard<S> {
 
 impl<S> StallGuard<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, stalled: None, silent: Some(Box::pin(tokio::time::sleep(SILENT_MAX))) }
+        Self { lingering: None, stream, stalled: None, silent: Some(Box::pin(tokio::time::sleep(SILENT_MAX))) }
     }
 
     fn timed<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
@@ -64,7 +80,41 @@ impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
+impl<S: AsyncRead + Unpin> StallGuard<S> {
+    /// Reads and drops what the client still sends, until it closes the connection too or a limit is reached.
+    fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Self { stream, lingering, .. } = self;
+        let lingering = lingering.get_or_insert_with(|| Lingering {
+            longest: Box::pin(tokio::time::sleep(LINGER_MAX)),
+            quiet: Box::pin(tokio::time::sleep(LINGER_QUIET_MAX)),
+            left: LINGER_BYTES_MAX,
+        });
+        let mut bytes = [const { MaybeUninit::uninit() }; 8 * 1024];
+        loop {
+            let mut buffer = ReadBuf::uninit(&mut bytes);
+            match Pin::new(&mut *stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    match lingering.left.checked_sub(buffer.filled().len()) {
+                        Some(left) => lingering.left = left,
+                        None => return Poll::Ready(()),
+                    }
+                    lingering.quiet.as_mut().reset(Instant::now() + LINGER_QUIET_MAX);
+                    if lingering.longest.as_mut().poll(context).is_ready() {
+                        return Poll::Ready(());
+                    }
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        if lingering.longest.as_mut().poll(context).is_ready() || lingering.quiet.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.timed(written, context)
@@ -89,7 +139,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = Pin::new(&mut self.stream).poll_shutdown(context);
-        self.timed(shut, context)
+        if self.lingering.is_none() {
+            let shut = Pin::new(&mut self.stream).poll_shutdown(context);
+            ready!(self.timed(shut, context))?;
+        }
+        self.poll_linger(context).map(Ok)
     }
 }

@@ -34,7 +34,7 @@ use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 use gannet_fleet::inbound::{InboundRequest, ListenerRole, ServedFunction};
 use gannet_state::config::LiveConfig;
 use gannet_state::registry::Version;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -243,6 +243,9 @@ impl Front {
             let method = parts.method.as_str().chars().take(32).collect();
             LoggedRequest::new(log, id, (method, served, arrived))
         });
+        // The refusal of a function depends on the origin too, where CORS may decide.
+        let (is_of_function, has_body) = (parts.uri.path().starts_with("/f/"), !http_body::Body::is_end_stream(&body));
+        let is_http_1 = parts.version <= http::Version::HTTP_11;
         let for_openai = openai_path(parts.uri.path()).is_some();
         let inbound =
             InboundRequest { id, arrived, client, https, listener: role, served, parts, body, collected: None };
@@ -265,7 +268,15 @@ impl Front {
                         _ => tracing::debug!(request = %id, %peer, %refused, cause, "refused"),
                     }
                     refusal = Some((refused.code, refused.blame));
-                    if for_openai { refuse_openai(&refused, id) } else { refuse(&refused, id) }
+                    let mut refused = if for_openai { refuse_openai(&refused, id) } else { refuse(&refused, id) };
+                    if is_of_function {
+                        cors::vary(refused.headers_mut());
+                    }
+                    if has_body && is_http_1 {
+                        // Its body may not have been read, so no other request can follow on this connection.
+                        refused.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    refused
                 }
             };
         if let Some(origin) = origin.as_ref().and_then(|origin| origin.reads(refusal.is_some())) {

@@ -18,7 +18,7 @@ use crate::admit::Admit;
 use crate::auth::Auth;
 use crate::control::Control;
 use crate::openai::{self, BodyBudget, OpenAiDestination, keep_alive};
-use crate::respond::{ReplyStatus, close_failed, rate_headers, raw};
+use crate::respond::{ReplyStatus, close_failed, rate_headers, raw, without_body};
 use crate::route::{self, Destination};
 use gannet_base::body::ResponseBody;
 use gannet_base::identity::Caller;
@@ -85,8 +85,12 @@ impl Steps {
             },
             Destination::Control => {
                 // What anybody may read is small or shared, and what was changed must be told.
-                let is_held = inbound.parts.method == Method::GET && !matches!(caller, Caller::Anonymous);
+                let (is_get, is_head) = (inbound.parts.method == Method::GET, inbound.parts.method == Method::HEAD);
+                let is_held = is_get && !matches!(caller, Caller::Anonymous);
                 let answer = self.control.call(inbound, caller, snapshot).await?;
+                if is_head {
+                    return Ok(without_body(answer));
+                }
                 return if is_held { self.answers.hold(answer, client) } else { Ok(answer) };
             }
         };

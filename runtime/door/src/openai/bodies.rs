@@ -6,7 +6,7 @@
 
 use bytes::{Bytes, BytesMut};
 use gannet_base::names::TenantName;
-use gannet_fleet::inbound::{BODY_IDLE_MAX, InboundRequest, RequestError, discard_rest};
+use gannet_fleet::inbound::{BODY_IDLE_MAX, InboundRequest, RequestError, discard_refused};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 use std::collections::HashMap;
@@ -96,7 +96,7 @@ pub(super) async fn collect(
         Ok(bytes) => Ok(Bytes::from_owner(ReservedBytes { bytes, _room: reservation })),
         Err(error) => {
             // Otherwise a client that is still sending would see its connection closed and not the error.
-            discard_rest(&mut inbound.body).await;
+            discard_refused(&inbound.parts.headers, &mut inbound.body).await;
             Err(error)
         }
     }

@@ -8,11 +8,12 @@
 //!                                      └ client gone: billed later (`expected`)
 //! ```
 
-use crate::admitted::{AddressingStyle, Admitted, Target};
+use crate::admitted::{Admitted, Target};
 use crate::inbound::InboundRequest;
 use crate::pool::claim::WorkerClaim;
 use crate::pool::connection::Connection;
-use crate::pool::expected::{AwaitedReport, CUT_REPORT_WAIT_MAX, ClientGoneGuard, ExpectedReport};
+use crate::pool::expected::{AwaitedReport, CLIENT_GONE_GRACE, CUT_REPORT_WAIT_MAX, ClientGoneGuard, ExpectedReport};
+use crate::pool::head::Place;
 use crate::pool::relay::{ReportSource, ResponseTimes};
 use crate::pool::request::{BodyState, HopRequest};
 use crate::pool::retry::RetryOnce;
@@ -22,14 +23,17 @@ use gannet_base::body::ResponseBody;
 use gannet_base::headers::announced_length;
 use gannet_base::hop::heads::ResponseHead;
 use gannet_base::manifest::FunctionLimits;
-use gannet_base::quota::account::ReachedCap;
+use gannet_base::quota::account::{ReachedCap, WorkTimes};
 use gannet_base::refusal::Refusal;
-use http::{Method, Response};
+use gannet_state::registry::Version;
+use http::{Method, Response, StatusCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long after a request's deadline its worker may still report that the deadline has passed.
 const DEADLINE_GRACE: Duration = Duration::from_secs(1);
+/// How long this process may take to read what a worker has sent.
+const READ_GRACE: Duration = Duration::from_millis(100);
 /// How much longer a worker may take that tells the progress of its requests: it is slow, but it does not hang.
 const ALIVE_GRACE: Duration = Duration::from_secs(10);
 
@@ -70,6 +74,11 @@ fn times(limits: &FunctionLimits) -> ResponseTimes {
     }
 }
 
+/// Whether the function's responses depend on the origin of the page that asks.
+fn varies(version: &Version) -> bool {
+    !version.manifest().http.cors_origins.is_empty()
+}
+
 fn microseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
@@ -95,8 +104,10 @@ impl Pool {
         };
         let (id, is_head) = (inbound.id, inbound.parts.method == Method::HEAD);
         let body_max = limits.body_mib.saturating_mul(1 << 20);
-        let (mut request, mut request_body) = request::rebuild(inbound, target.path, version.key, body_max);
-        let style = target.style;
+        let host = inbound.parts.headers.get(http::header::HOST).cloned();
+        let at = (target.path, target.prefix.as_deref());
+        let (mut request, mut request_body) = request::rebuild(inbound, at, version.key, body_max);
+        let place = Place { style: target.style, prefix: target.prefix, host, varies: varies(&version) };
         let mut retry = RetryOnce::default();
         loop {
             let (kind, capacity_us) =
@@ -126,7 +137,7 @@ impl Pool {
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             request.set_deadline(left);
             let mut unanswered = match self.send(exchange, request, id, left + DEADLINE_GRACE).await {
-                Ok((response, exchange)) => return self.relayed(response, exchange, style, is_head),
+                Ok((response, exchange)) => return self.relayed(response, exchange, &place, is_head),
                 Err(SendError::Refused(failed)) => return Err(failed),
                 Err(SendError::WorkerEnded(unanswered)) => unanswered,
             };
@@ -194,6 +205,15 @@ impl Pool {
             }
             Err(NoHead::Hung) => (true, None),
             Err(NoHead::UsedUp(cap)) => {
+                let mut sending = sending;
+                // A response that is nearly there is paid for already, and so is its report.
+                if let Ok((connection, _, Ok(response))) =
+                    tokio::time::timeout(CLIENT_GONE_GRACE, sending.as_mut()).await
+                {
+                    let exchange =
+                        InExchange { admitted, worker_claim, expected, connection, claim_us, request_body, times };
+                    return Ok((response, exchange));
+                }
                 // Closing the connection ends the guest.
                 drop(sending);
                 let awaited = Some(AwaitedReport { expected, worker_claim, claim_us });
@@ -239,8 +259,16 @@ async fn hangs(worker: &Worker, longest: Duration) {
     loop {
         let silent = worker.silent();
         let now = tokio::time::Instant::now();
-        if silent >= DEADLINE_GRACE || now >= until {
+        if now >= until {
             return;
+        }
+        if silent >= DEADLINE_GRACE {
+            // This process may have been slow itself, with the worker's messages unread.
+            tokio::time::sleep(READ_GRACE).await;
+            if worker.silent() >= DEADLINE_GRACE {
+                return;
+            }
+            continue;
         }
         tokio::time::sleep_until((now + DEADLINE_GRACE - silent).min(until)).await;
     }
@@ -271,7 +299,7 @@ impl Pool {
         &self,
         response: ResponseHead,
         exchange: InExchange,
-        style: AddressingStyle,
+        place: &Place,
         is_head: bool,
     ) -> Result<Response<ResponseBody>, Box<CallFailure>> {
         let InExchange { mut admitted, worker_claim, mut expected, connection, claim_us, request_body, times } =
@@ -280,6 +308,8 @@ impl Pool {
         let ResponseHead { status, failed, report, mut headers } = response;
         let source = match report {
             Some(work) if failed && work.unsettled => {
+                let times = WorkTimes { gpu_ns: work.gpu_ns, guest_ns: work.guest_ns };
+                admitted.tab.reservation().progress(jiff::Timestamp::now(), times);
                 let error = work
                     .fault
                     .map_or_else(|| PoolError::Internal("a failure without its fault".into()), PoolError::from);
@@ -303,8 +333,12 @@ impl Pool {
         };
         admitted.tab.update_receipt(|receipt| receipt.status = status.as_u16());
         let data_left = connection.data_left().map(|left| left as u64);
-        let framing = relay::framing(has_body, data_left, announced_length(&headers).ok().flatten());
-        head::finish(&mut headers, &source, &admitted.tab, worker_claim.kind, (framing.announced, style));
+        let mut framing = relay::framing(has_body, data_left, announced_length(&headers).ok().flatten());
+        if status == StatusCode::NO_CONTENT {
+            // It has no length either (RFC 9110, 8.6).
+            framing.announced = None;
+        }
+        head::finish(&mut headers, &source, &admitted.tab, worker_claim.kind, (framing.announced, place));
         let relayed = relay::RelayParts {
             length: framing.length,
             admitted,

@@ -9,7 +9,7 @@ use crate::pool::worker::Worker;
 use gannet_base::hop::WorkReport;
 use gannet_base::hop::heads::ResponseHead;
 use gannet_base::names::RequestId;
-use gannet_base::quota::account::Reservation;
+use gannet_base::quota::account::{ReachedCap, Reservation};
 use gannet_base::refusal::Blame;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -45,15 +45,28 @@ impl ExpectedReport {
         }
     }
 
-    /// Waits for the report of a guest that runs on after its response. Ends the guest if its tenant reaches a cap.
-    pub(crate) async fn wait_or_stop(mut self, longest: Duration, reservation: &Reservation) -> Option<WorkReport> {
-        let (worker, request) = (Arc::clone(&self.worker), self.request);
+    /// Waits for the report of a guest that runs on after its response. Ends the guest after `longest`, or if its tenant
+    /// reaches a cap, which is returned.
+    pub(crate) async fn wait_or_stop(
+        mut self,
+        longest: Duration,
+        reservation: &Reservation,
+    ) -> (Option<WorkReport>, Option<ReachedCap>) {
         let waiting = std::future::poll_fn(|context| self.poll(context));
-        tokio::select! {
+        let cap = tokio::select! {
             biased;
-            report = tokio::time::timeout(longest, waiting) => return report.ok().flatten(),
-            _ = reservation.over() => worker.stop(request).await,
-        }
+            report = tokio::time::timeout(longest, waiting) => match report {
+                Ok(report) => return (report, None),
+                Err(_) => None,
+            },
+            cap = reservation.over() => Some(cap),
+        };
+        (self.stop().await, cap)
+    }
+
+    /// Ends the guest, which may run on although its connection is closed, and waits for its report.
+    pub(crate) async fn stop(self) -> Option<WorkReport> {
+        self.worker.stop(self.request).await;
         self.wait(CUT_REPORT_WAIT_MAX).await
     }
 
@@ -96,7 +109,7 @@ impl Drop for ExpectedReport {
 
 /// How long a request whose client has left may still take until the head of its response, so that nearly finished work
 /// can finish.
-const CLIENT_GONE_GRACE: Duration = Duration::from_millis(50);
+pub(super) const CLIENT_GONE_GRACE: Duration = Duration::from_millis(50);
 /// How long the report of a guest that was ended may take. It waits until the guest's work on the GPU is done.
 pub(super) const CUT_REPORT_WAIT_MAX: Duration = Duration::from_secs(12);
 
@@ -122,12 +135,12 @@ impl Drop for ClientGoneGuard {
             // If the guest is done, its report is in the head. If not, the guest is ended when the connection closes,
             // and its report arrives as a frame. A request that was never sent has no report.
             let known: Option<WorkReport> = match tokio::time::timeout(CLIENT_GONE_GRACE, sending).await {
-                Ok((_, _, Ok(response))) => response.report,
+                Ok((_, _, Ok(response))) => response.report.filter(|work| !work.unsettled),
                 _ => None,
             };
             let work = match known {
                 Some(work) => Some(work),
-                None => expected.wait(CUT_REPORT_WAIT_MAX).await,
+                None => expected.stop().await,
             };
             match work {
                 Some(work) => report::record(&mut admitted.tab, work, worker_claim.worker(), claim_us),

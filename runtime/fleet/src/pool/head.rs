@@ -13,19 +13,56 @@ fn own_cookies(headers: &mut HeaderMap) {
     if !headers.contains_key(names::SET_COOKIE) {
         return;
     }
-    let own = |text: &str| {
-        let parts = text.split(';').enumerate();
-        let kept = parts.filter(|(at, part)| *at == 0 || !part.trim().to_ascii_lowercase().starts_with("domain"));
-        kept.map(|(_, part)| part).collect::<Vec<_>>().join(";")
+    // Values are bytes: a cookie need not be ASCII.
+    let is_domain = |part: &[u8]| part.trim_ascii().to_ascii_lowercase().starts_with(b"domain");
+    let own = |value: &HeaderValue| {
+        let parts = value.as_bytes().split(|byte| *byte == b';').enumerate();
+        let kept: Vec<&[u8]> = parts.filter(|(at, part)| *at == 0 || !is_domain(part)).map(|(_, part)| part).collect();
+        HeaderValue::from_bytes(&kept.join(&b';')).ok()
     };
-    let cookies = headers.get_all(names::SET_COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let cookies: Vec<String> = cookies.map(own).collect();
+    let cookies: Vec<HeaderValue> = headers.get_all(names::SET_COOKIE).iter().filter_map(own).collect();
     headers.remove(names::SET_COOKIE);
     for cookie in cookies {
-        if let Ok(value) = HeaderValue::from_str(&cookie) {
-            headers.append(names::SET_COOKIE, value);
-        }
+        headers.append(names::SET_COOKIE, cookie);
     }
+}
+
+/// Where the function is, for its clients.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) style: AddressingStyle,
+    /// The part of a URL's path that names the function, and that the guest does not see.
+    pub(super) prefix: Option<String>,
+    /// The host that the client named.
+    pub(super) host: Option<HeaderValue>,
+    /// Whether its responses depend on the origin of the page that asks.
+    pub(super) varies: bool,
+}
+
+/// Keeps a redirect of a function inside the function: its paths begin where the guest sees them begin. Returns None for
+/// a reference that needs no change: a relative one, or one to another host.
+fn inside(location: &HeaderValue, prefix: &str, host: Option<&HeaderValue>) -> Option<HeaderValue> {
+    let text = location.to_str().ok()?;
+    let (origin, path) = match text.strip_prefix('/') {
+        // The name of a host follows.
+        Some(rest) if rest.starts_with('/') => return None,
+        Some(_) => ("", text),
+        None => {
+            let after = text.find("://")? + 3;
+            let length = text.get(after..)?.find('/').map_or(text.len(), |at| after + at);
+            let own = host.and_then(|host| host.to_str().ok())?;
+            if !text.get(after..length)?.eq_ignore_ascii_case(own) {
+                return None;
+            }
+            text.split_at(length)
+        }
+    };
+    let is_inside = path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#']));
+    if is_inside {
+        return None;
+    }
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    HeaderValue::try_from(format!("{origin}{prefix}{slash}{path}")).ok()
 }
 
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
@@ -77,7 +114,7 @@ pub(super) fn finish(
     source: &ReportSource,
     tab: &Tab,
     kind: StartKind,
-    (length, style): (Option<u64>, AddressingStyle),
+    (length, place): (Option<u64>, &Place),
 ) {
     strip_hop_by_hop(headers);
     if let Some(length) = length {
@@ -85,7 +122,7 @@ pub(super) fn finish(
     }
     let removed = |name: &&HeaderName| {
         let name = name.as_str();
-        let is_shared = style == AddressingStyle::Path && !is_about_one_response(name);
+        let is_shared = place.style == AddressingStyle::Path && !is_about_one_response(name);
         is_shared || is_for_proxies(name) || name.starts_with("x-gannet-")
     };
     let removed: Vec<HeaderName> = headers.keys().filter(removed).cloned().collect();
@@ -98,9 +135,20 @@ pub(super) fn finish(
     headers.remove(CLEAR_SITE_DATA);
     own_cookies(headers);
     // Functions that are addressed by path share an origin with those of other tenants. A host belongs to one function.
-    if style == AddressingStyle::Path {
+    if place.style == AddressingStyle::Path {
         headers.insert(names::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
         headers.insert(names::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    }
+    if let Some(prefix) = &place.prefix {
+        for name in [names::LOCATION, names::CONTENT_LOCATION] {
+            let moved = headers.get(&name).and_then(|location| inside(location, prefix, place.host.as_ref()));
+            if let Some(moved) = moved {
+                headers.insert(name, moved);
+            }
+        }
+    }
+    if place.varies {
+        headers.append(names::VARY, HeaderValue::from_static("origin"));
     }
     headers.insert(gannet::START, HeaderValue::from_static(kind.as_str()));
     if let Some(value) = tab.server_timing() {
@@ -109,5 +157,53 @@ pub(super) fn finish(
     // A body of known length has no trailer.
     if matches!(source, ReportSource::Frame(_)) && !headers.contains_key(names::CONTENT_LENGTH) {
         headers.insert(names::TRAILER, HeaderValue::from_static("server-timing"));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_stays_inside_the_function() {
+        let host = HeaderValue::from_static("fn.example.org:8080");
+        let inside = |location: &str| {
+            let value = HeaderValue::from_str(location).unwrap();
+            let moved = super::inside(&value, "/f/acme/shop", Some(&host));
+            moved.map(|value| value.to_str().unwrap().to_owned())
+        };
+        for (from, to) in [
+            ("/", "/f/acme/shop/"),
+            ("/cart?a=/b#c", "/f/acme/shop/cart?a=/b#c"),
+            ("/f/acme/shopping", "/f/acme/shop/f/acme/shopping"),
+            ("http://fn.example.org:8080/cart", "http://fn.example.org:8080/f/acme/shop/cart"),
+            ("https://FN.example.org:8080", "https://FN.example.org:8080/f/acme/shop/"),
+        ] {
+            assert_eq!(inside(from).as_deref(), Some(to), "{from}");
+        }
+        for same in [
+            "cart",
+            "../cart",
+            "?a",
+            "//evil.example/x",
+            "https://other.example/x",
+            "/f/acme/shop",
+            "/f/acme/shop/x",
+            "mailto:a@b",
+        ] {
+            assert_eq!(inside(same), None, "{same}");
+        }
+    }
+
+    #[test]
+    fn cookies_lose_their_domain_and_nothing_else() {
+        let mut headers = HeaderMap::new();
+        for cookie in [&b"a=1; Domain=example.org; Path=/"[..], b"b=\xe4\xf6; HttpOnly", b"c=3;domain=.x"] {
+            headers.append(names::SET_COOKIE, HeaderValue::from_bytes(cookie).unwrap());
+        }
+        own_cookies(&mut headers);
+        let kept: Vec<&[u8]> = headers.get_all(names::SET_COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        assert_eq!(kept, [&b"a=1; Path=/"[..], b"b=\xe4\xf6; HttpOnly", b"c=3"]);
     }
 }

@@ -5,7 +5,7 @@ use crate::admitted::Admitted;
 use crate::pool::claim::WorkerClaim;
 use crate::pool::connection::Connection;
 use crate::pool::error::PoolError;
-use crate::pool::expected::{CUT_REPORT_WAIT_MAX, ExpectedReport};
+use crate::pool::expected::ExpectedReport;
 use crate::pool::report;
 use crate::pool::request::BodyState;
 use crate::pool::slow_clients::{Overdue, SlowClients, WatchGuard};
@@ -70,25 +70,22 @@ impl Overdue for SharedResponse {
         open.reader.is_none().then_some(open.taken)
     }
 
-    fn lost_access(&self) -> bool {
+    fn lost_access(&self) -> Option<(&'static str, String)> {
         let open = self.lock();
-        let Some(open) = open.as_ref() else { return false };
-        if open.used_up().is_some() {
-            return true;
+        let open = open.as_ref()?;
+        // What is already on the tab costs no more when it is sent.
+        if let Some(cap) = open.used_up().filter(|_| matches!(open.source, ReportSource::Frame(_))) {
+            let refusal = Refusal::from(PoolError::UsedUp { cap });
+            return Some((refusal.code, refusal.public));
         }
-        open.admitted.key.as_ref().is_some_and(|key| {
-            let is_valid = |found: &Arc<Key>| !found.is_expired(jiff::Timestamp::now());
-            !open.registry.snapshot().keys.get(&key.hash).is_some_and(is_valid)
-        })
+        let is_valid = |found: &Arc<Key>| !found.is_expired(jiff::Timestamp::now());
+        let key = open.admitted.key.as_ref()?;
+        let lost = !open.registry.snapshot().keys.get(&key.hash).is_some_and(is_valid);
+        lost.then(|| ("key_revoked", "the key was revoked or expired while the response was sent".to_owned()))
     }
 
-    fn end_access(&self) {
-        let used_up = self.lock().as_ref().and_then(OpenResponse::used_up);
-        if let Some(cap) = used_up {
-            let refusal = Refusal::from(PoolError::UsedUp { cap });
-            return self.end_with(refusal.code, |_| refusal.public.clone());
-        }
-        self.end_with("key_revoked", |_| "the key was revoked or expired while the response was sent".to_owned());
+    fn end_access(&self, code: &'static str, detail: String) {
+        self.end_with(code, |_| detail.clone());
     }
 
     fn end(&self, longest: Duration) {
@@ -195,13 +192,26 @@ impl OpenResponse {
         }
         if let ReportSource::Frame(expected) = self.source {
             // The guest runs on or is being ended, so its report comes later.
-            let longest = if self.was_cut { CUT_REPORT_WAIT_MAX } else { self.times.open };
+            let (was_cut, longest) = (self.was_cut, self.times.open);
             let Self { mut admitted, worker_claim, claim_us, .. } = Self { source: ReportSource::Known, ..self };
             let reservation = Arc::clone(admitted.tab.reservation());
             tokio::spawn(async move {
-                match expected.wait_or_stop(longest, &reservation).await {
+                let (work, cap) = match was_cut {
+                    // Closing the connection does not end a guest that has sent its whole response.
+                    true => (expected.stop().await, None),
+                    false => expected.wait_or_stop(longest, &reservation).await,
+                };
+                match work {
                     Some(work) => report::record(&mut admitted.tab, work, worker_claim.worker(), claim_us),
                     None => report::record_lost(&mut admitted.tab, worker_claim.worker()),
+                }
+                if let Some(cap) = cap {
+                    let refusal = Refusal::from(PoolError::UsedUp { cap });
+                    admitted.tab.update_receipt(|receipt| {
+                        receipt.error = Some(refusal.code.to_owned());
+                        receipt.error_detail = Some(refusal.public.clone());
+                        receipt.fault = Some(refusal.blame);
+                    });
                 }
                 drop(worker_claim);
             });

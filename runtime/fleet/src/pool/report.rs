@@ -3,22 +3,27 @@
 use super::error::DETAIL_CHARACTERS_MAX;
 use super::worker::Worker;
 use gannet_base::hop::{FaultCode, WorkReport};
+use gannet_base::quota::account::WorkTimes;
 use gannet_base::refusal::Blame;
 use gannet_state::tab::Tab;
 
-/// Puts what a request has used on its tab, as far as it is known, if its report will not arrive because the worker has
-/// ended. Does nothing while the worker lives.
+/// Puts what a request has used on its tab, as far as it is known, if its report does not arrive: because the worker has
+/// ended, or does not send it.
 pub(super) fn record_lost(tab: &mut Tab, worker: &Worker) {
-    if worker.dead().is_cancelled()
-        && let Some((began, before)) = tab.opening()
-    {
-        tab.add_lost_work(worker.bill_lost_report(began, before));
+    let mut times = tab.reservation().take_times();
+    match tab.opening().filter(|_| worker.dead().is_cancelled()) {
+        // It held the GPU for the request, whatever it had told.
+        Some((began, before)) => times.gpu_ns = worker.bill_lost_report(began, before),
+        None => times.gpu_ns = worker.bill_gpu(times.gpu_ns),
     }
+    tab.add_lost_work(times);
 }
 
 /// Puts the times of the worker's report on the tab. Its GPU time is capped to what the worker held the GPU.
 pub(super) fn record_work(tab: &mut Tab, mut work: WorkReport, worker: &Worker, claim_us: u64) {
-    worker.cap_gpu_time(&mut work);
+    work.gpu_ns = worker.bill_gpu(work.gpu_ns);
+    let times = WorkTimes { gpu_ns: work.gpu_ns, guest_ns: work.guest_ns };
+    tab.reservation().progress(jiff::Timestamp::now(), times);
     tab.work(&work, claim_us);
 }
 

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use gannet_base::headers::{REQUEST_ID, header_value, strip_hop_by_hop};
 use gannet_base::hop::VersionKey;
 use gannet_base::hop::heads::{self, RequestHead};
-use http::header::{CONTENT_LENGTH, EXPECT, FORWARDED, HOST};
+use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
@@ -162,7 +162,32 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-fn rebuild_headers(headers: &mut HeaderMap, client: IpAddr, https: bool, authority: Option<&str>) {
+const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+
+/// Joins the parts of a cookie header, which HTTP/2 clients may send as several headers (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(crumb.as_bytes());
+    }
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        headers.insert(COOKIE, value);
+    }
+}
+
+/// Where the client sent the request, as far as the guest must know it.
+struct SentTo<'a> {
+    https: bool,
+    /// The authority of the URI, in HTTP/2.
+    authority: Option<&'a str>,
+    prefix: Option<&'a str>,
+}
+
+fn rebuild_headers(headers: &mut HeaderMap, client: IpAddr, sent_to: &SentTo<'_>) {
+    let SentTo { https, authority, prefix } = *sent_to;
     strip_hop_by_hop(headers);
     let foreign: Vec<HeaderName> = headers
         .keys()
@@ -173,6 +198,7 @@ fn rebuild_headers(headers: &mut HeaderMap, client: IpAddr, https: bool, authori
         headers.remove(name);
     }
     headers.remove(FORWARDED);
+    join_cookies(headers);
     headers.remove(EXPECT);
     if !headers.contains_key(HOST)
         && let Some(value) = authority.and_then(|text| HeaderValue::from_str(text).ok())
@@ -188,6 +214,9 @@ fn rebuild_headers(headers: &mut HeaderMap, client: IpAddr, https: bool, authori
     }
     if let Some(value) = header_value(format_args!("{client}")) {
         headers.insert(FORWARDED_FOR, value);
+    }
+    if let Some(value) = prefix.and_then(|prefix| HeaderValue::from_str(prefix).ok()) {
+        headers.insert(FORWARDED_PREFIX, value);
     }
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if https { "https" } else { "http" }));
 }
@@ -213,13 +242,14 @@ impl HopRequest {
 /// Rebuilds a request for the hop. `limit` is the size limit of its body in bytes.
 pub(crate) fn rebuild(
     inbound: InboundRequest,
-    path: PathAndQuery,
+    (path, prefix): (PathAndQuery, Option<&str>),
     version: VersionKey,
     limit: u64,
 ) -> (HopRequest, Arc<BodyState>) {
     let InboundRequest { id, client, https, parts, body, collected, .. } = inbound;
     let Parts { method, uri, mut headers, .. } = parts;
-    rebuild_headers(&mut headers, client, https, uri.authority().map(Authority::as_str));
+    let sent_to = SentTo { https, authority: uri.authority().map(Authority::as_str), prefix };
+    rebuild_headers(&mut headers, client, &sent_to);
     let (body, state) = RequestBody::new(body, collected, limit);
     let length = body.size_hint().exact();
     if let Some(length) = length.filter(|length| *length > 0 || HAVE_BODIES.contains(&method)) {
@@ -250,21 +280,27 @@ mod tests {
             ("x-gannet-tenant", "zoo"),
             ("x-gannet-hop-version", "1"),
             ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-prefix", "/admin"),
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
             ("forwarded", "for=1.2.3.4"),
             ("x-kept", "yes"),
         ]
         .into_iter()
         .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
         .collect();
-        rebuild_headers(&mut headers, "10.0.0.9".parse().unwrap(), false, None);
+        let sent_to = SentTo { https: false, authority: None, prefix: Some("/f/acme/blur") };
+        rebuild_headers(&mut headers, "10.0.0.9".parse().unwrap(), &sent_to);
         let mut seen: Vec<_> = headers.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect();
         seen.sort();
         assert_eq!(
             seen,
             [
+                "cookie=a=1; b=2",
                 "host=example.org",
                 "x-forwarded-for=10.0.0.9",
                 "x-forwarded-host=example.org",
+                "x-forwarded-prefix=/f/acme/blur",
                 "x-forwarded-proto=http",
                 "x-kept=yes"
             ]

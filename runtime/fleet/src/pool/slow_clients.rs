@@ -16,11 +16,11 @@ pub trait Overdue: Send + Sync {
     /// Returns since when the client could have taken more and did not. None while it waits for the function.
     fn untaken_since(&self) -> Option<Instant>;
 
-    /// Returns whether its client may have no more of it.
-    fn lost_access(&self) -> bool;
+    /// Returns why its client may have no more of it: the error's code, and the error in words. None if it may.
+    fn lost_access(&self) -> Option<(&'static str, String)>;
 
     /// Ends it because its client may have no more of it.
-    fn end_access(&self);
+    fn end_access(&self, code: &'static str, detail: String);
 
     /// Ends it. `longest` is the time that it had.
     fn end(&self, longest: Duration);
@@ -67,7 +67,11 @@ impl<T: Overdue + 'static> SlowClients<T> {
     /// Ends the responses whose time is over at `now`.
     pub fn end_overdue(&self, now: Instant) {
         let all: Vec<_> = self.lock().iter().filter_map(|(_, watched)| watched.response.upgrade()).collect();
-        all.iter().filter(|response| response.lost_access()).for_each(|response| response.end_access());
+        for response in &all {
+            if let Some((code, detail)) = response.lost_access() {
+                response.end_access(code, detail);
+            }
+        }
         drop(all);
         let overdue: Vec<_> = {
             let watched = self.lock();
@@ -118,11 +122,11 @@ mod tests {
             self.1
         }
 
-        fn lost_access(&self) -> bool {
-            false
+        fn lost_access(&self) -> Option<(&'static str, String)> {
+            None
         }
 
-        fn end_access(&self) {}
+        fn end_access(&self, _: &'static str, _: String) {}
 
         fn end(&self, longest: Duration) {
             self.0.fetch_add(longest.as_secs(), Ordering::Relaxed);

@@ -16,7 +16,7 @@ use crate::pool::connection::Connection;
 use crate::pool::{PoolError, error};
 use gannet_base::hop::{Confinement, FromWorker, RequestProgress, ToWorker, VersionKey, WorkReport};
 use gannet_base::names::{RequestId, TenantName};
-use gannet_base::quota::account::Reservation;
+use gannet_base::quota::account::{Reservation, WorkTimes};
 use gannet_process::channel::{Channel, frame_pair, stream_pair};
 use gannet_process::child::{EXIT_DEVICE_LOST, Role};
 use gannet_process::spawn::{ChildSpec, KillOnDrop, Process, Spawner};
@@ -219,12 +219,10 @@ impl Worker {
         }
     }
 
-    /// Reduces the GPU time in a worker's report to what the worker can have used.
-    pub(crate) fn cap_gpu_time(&self, work: &mut WorkReport) {
-        if let Some(membership) = self.membership.get() {
-            let billed = membership.bill(Duration::from_nanos(work.gpu_ns));
-            work.gpu_ns = u64::try_from(billed.as_nanos()).unwrap_or(u64::MAX);
-        }
+    /// Bills GPU time that the worker reports, and returns it: at most what the worker can have used.
+    pub(crate) fn bill_gpu(&self, gpu_ns: u64) -> u64 {
+        let Some(membership) = self.membership.get() else { return gpu_ns };
+        u64::try_from(membership.bill(Duration::from_nanos(gpu_ns)).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// How long it has held the GPU without that time being billed to a request. Mostly it was idle meanwhile.
@@ -291,6 +289,10 @@ impl Worker {
                     if let Some(waiting) = loads.get(&version) {
                         waiting.send_replace(Some(error.map_or(Ok(()), Err)));
                     }
+                }
+                Ok((FromWorker::Work { request, work }, _)) if work.unsettled => {
+                    let WorkReport { guest_ns, gpu_ns, .. } = work;
+                    self.progress(&[RequestProgress { request, guest_ns, gpu_ns }]);
                 }
                 Ok((FromWorker::Work { request, work }, _)) => {
                     let waiting = self.expected_reports.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);
@@ -391,7 +393,7 @@ impl Worker {
             (jiff::Timestamp::now(), self.expected_reports.lock().unwrap_or_else(PoisonError::into_inner));
         for RequestProgress { request, guest_ns, gpu_ns } in requests {
             if let Some(expected) = expected.get(request) {
-                expected.reservation.progress(now, *gpu_ns, *guest_ns);
+                expected.reservation.progress(now, WorkTimes { gpu_ns: *gpu_ns, guest_ns: *guest_ns });
             }
         }
     }

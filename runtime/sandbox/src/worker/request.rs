@@ -7,12 +7,24 @@ use crate::worker::usage::RequestUsage;
 use crate::worker::{instance, running_requests};
 use gannet_base::hop::heads::RequestHead;
 use gannet_base::hop::{FaultCode, WorkReport};
-use http::{Method, Request};
+use http::uri::{Authority, Scheme};
+use http::{HeaderMap, Method, Request, Uri};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Longest deadline. It keeps the sum with the current time in range.
 const DEADLINE_MS_MAX: u64 = 24 * 3600 * 1000;
+
+/// Adds the scheme and the authority that the client used, which the front door has put into the headers. A guest
+/// compares them, for instance, with the origin of a form. If the host is no valid authority, the URI stays a path.
+fn as_sent(uri: Uri, headers: &HeaderMap) -> Uri {
+    let https = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
+    let authority = headers.get(http::header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut parts = uri.clone().into_parts();
+    parts.scheme = Some(if https { Scheme::HTTPS } else { Scheme::HTTP });
+    parts.authority = authority;
+    Uri::from_parts(parts).unwrap_or(uri)
+}
 
 /// Serves a request. What goes wrong is a response too.
 pub(super) async fn serve(
@@ -30,7 +42,7 @@ pub(super) async fn serve(
     let wants_body = method != Method::HEAD;
     let mut request = Request::new(body);
     *request.method_mut() = method;
-    *request.uri_mut() = uri;
+    *request.uri_mut() = as_sent(uri, &headers);
     *request.headers_mut() = headers;
     let usage = Arc::new(RequestUsage::new(arrived));
     let deadline = tokio::time::Instant::from_std(arrived) + Duration::from_millis(deadline_ms.min(DEADLINE_MS_MAX));

@@ -19,7 +19,9 @@ pub(super) async fn handle(
     request: Request<RequestBody>,
     response_sender: oneshot::Sender<GuestResponse>,
 ) -> wasmtime::Result<bool> {
-    let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
+    let is_https = request.uri().scheme() == Some(&http::uri::Scheme::HTTPS);
+    let scheme = if is_https { Scheme::Https } else { Scheme::Http };
+    let request = store.data_mut().http().new_incoming_request(scheme, request)?;
     let responded = Arc::new(AtomicBool::new(false));
     let responded_in_callback = Arc::clone(&responded);
     let outparam = store.data_mut().http().new_response_outparam_from_callback(move |response| {

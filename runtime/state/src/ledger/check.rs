@@ -97,8 +97,8 @@ impl LedgerCheck {
             let mut bytes = vec![0; usize::try_from(damage.length).map_err(io::Error::other)?];
             file.read_exact_at(&mut bytes, damage.at)?;
             let kept = aside.join(format!("ledger-{number}-{}", damage.at));
-            std::fs::write(&kept, bytes)?;
-            segment::fill(&file, *damage)?;
+            crate::store::files::write_durably(&kept, &bytes, 0o600)?;
+            segment::blank(&file, *damage)?;
             file.sync_all()?;
             done.push(format!("{} damaged bytes of the ledger are in {}", damage.length, kept.display()));
         }

@@ -17,8 +17,6 @@ use std::io::{self, BufReader, Seek};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// First byte of a line that replaces damaged bytes after a repair.
-const FILLER: u8 = b'#';
 /// Size of one entry of an index.
 const INDEX_ENTRY_BYTES: u64 = 24;
 /// Maximum length of a line. We write no longer ones, because the texts in a line are truncated.
@@ -71,18 +69,17 @@ pub(super) fn scan(file: &File, from: u64, mut each: impl FnMut(u64, LedgerLine)
     // off.
     lines::scan(reader, from, |at, text| match serde_json::from_slice(text) {
         Ok(line) => each(at, line),
-        Err(_) if text.first() == Some(&FILLER) => {}
         Err(error) => tracing::error!(at, %error, "a line of the ledger cannot be parsed"),
     })
 }
 
-/// Replaces damaged bytes by a line of the same length that says nothing. They must be at least 11 bytes, as every line
-/// is.
-pub(super) fn fill(file: &File, damage: lines::Damage) -> io::Result<()> {
-    let length = usize::try_from(damage.length).map_err(io::Error::other)?;
-    let mut line = vec![FILLER; length.saturating_sub(10)];
-    lines::seal(&mut line, 0)?;
-    if line.len() == length { file.write_all_at(&line, damage.at) } else { Ok(()) }
+/// Replaces damaged bytes by a blank line of the same length.
+pub(super) fn blank(file: &File, damage: lines::Damage) -> io::Result<()> {
+    let mut line = vec![b' '; usize::try_from(damage.length).map_err(io::Error::other)?];
+    if let Some(last) = line.last_mut() {
+        *last = b'\n';
+    }
+    file.write_all_at(&line, damage.at)
 }
 
 /// Makes the entries of a segment's index.

@@ -184,9 +184,10 @@ fn sticky_point(sticky: &Sticky, headers: &HeaderMap) -> Option<u64> {
     let value = match sticky {
         Sticky::Header(name) => headers.get(name)?.as_bytes().to_vec(),
         Sticky::Cookie(name) => {
-            let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-            let mut pairs = cookies.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
-            pairs.find(|(known, _)| known == name)?.1.as_bytes().to_vec()
+            let cookies = headers.get_all(COOKIE).iter().map(|value| value.as_bytes());
+            let mut pairs = cookies.flat_map(|bytes| bytes.split(|byte| *byte == b';')).map(<[u8]>::trim_ascii);
+            let value = |pair: &[u8]| Some(pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?.to_vec());
+            pairs.find_map(value)?
         }
     };
     let [a, b, c, d, e, f, g, h, ..]: [u8; 32] = Sha256::digest(value).into();

@@ -118,19 +118,20 @@ impl Registry {
         patch: serde_json::Map<String, serde_json::Value>,
     ) -> Result<Arc<TenantLimits>, RegistryError> {
         let tenant = name.clone();
-        self.change_tenant(name, move |registry, tenant_entry| {
+        let changed = self.change_tenant(name, move |registry, tenant_entry| {
             let choice = tenant_entry.record.limits.patched(&patch).map_err(RegistryError::Invalid)?;
             let wrong: Vec<String> = choice.check().iter().map(ToString::to_string).collect();
             if !wrong.is_empty() {
                 return Err(RegistryError::Invalid(wrong.join("; ")));
             }
             tenant_entry.limits = Arc::new(choice.over(&registry.defaults.load()));
-            tenant_entry.account.set_caps(Caps::of(&tenant_entry.limits));
             tenant_entry.record.limits = choice;
             registry.apply_limits(&tenant, tenant_entry);
-            Ok(Arc::clone(&tenant_entry.limits))
-        })
-        .await
+            Ok((Arc::clone(&tenant_entry.limits), Arc::clone(&tenant_entry.account)))
+        });
+        let (limits, account) = changed.await?;
+        account.set_caps(Caps::of(&limits));
+        Ok(limits)
     }
 
     /// Replaces the server's limits. Each applies to the tenants that have no own value for it.
@@ -146,14 +147,17 @@ impl Registry {
                 if limits != *tenant_entry.limits {
                     let tenant_entry = Arc::make_mut(tenant_entry);
                     tenant_entry.limits = Arc::new(limits);
-                    tenant_entry.account.set_caps(Caps::of(&tenant_entry.limits));
                     registry.apply_limits(name, tenant_entry);
                 }
             }
             registry.defaults.store(Arc::new(defaults));
             Ok((WriteBatch::new(), ()))
         })
-        .await
+        .await?;
+        for tenant_entry in self.snapshot().tenants.values() {
+            tenant_entry.account.set_caps(Caps::of(&tenant_entry.limits));
+        }
+        Ok(())
     }
 
     /// Removes a tenant with its functions, secrets, assets and keys. Its usage and its audit log stay.

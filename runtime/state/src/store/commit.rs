@@ -64,7 +64,7 @@ pub(super) fn sync(db: &sled::Db, folder: &Path) -> Result<(), StoreError> {
     sync_folder(folder)
 }
 
-fn sync_folder(folder: &Path) -> Result<(), StoreError> {
+pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {

@@ -142,6 +142,11 @@ fn numbers(folder: &Path) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
+/// Returns whether there is a journal in `folder`.
+pub(super) fn is_there(folder: &Path) -> io::Result<bool> {
+    Ok(!numbers(folder)?.is_empty())
+}
+
 /// Reads the journal in `folder`. `keep` makes of a value what is kept of it. Returns None if there is no journal.
 pub(super) fn replay<V>(folder: &Path, keep: impl Fn(&[u8], &[u8]) -> V) -> io::Result<Option<Replayed<V>>> {
     let Some(number) = numbers(folder)?.pop() else { return Ok(None) };

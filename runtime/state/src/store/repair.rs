@@ -135,7 +135,9 @@ impl StoredRecords {
 
     /// Returns the position up to which lines of the ledger are included in the stored sums.
     pub fn watermark(&self) -> Watermark {
-        self.values("w").next().and_then(|(_, value)| serde_json::from_slice(value).ok()).unwrap_or_default()
+        let restored = (!self.findings.is_empty()).then(|| self.restored().records.remove(&b"w"[..])).flatten();
+        let stored = || self.values("w").next().map(|(_, value)| value.to_vec()).filter(|_| self.findings.is_empty());
+        restored.or_else(stored).and_then(|value| serde_json::from_slice(&value).ok()).unwrap_or_default()
     }
 
     /// Returns the encrypted secrets, each with its tenant and name.
@@ -204,6 +206,8 @@ impl StoredRecords {
         let (database, journal) = (self.data.join("db"), self.data.join("journal"));
         files::make_folder(&journal, 0o700)?;
         copy_tree(&journal, &aside.join("journal"))?;
+        // The originals are replaced below.
+        commit::sync_folder(&aside)?;
         if is_lossy || !unfit.is_empty() {
             // Otherwise the next start would remove the files of records that are lost.
             files::write_durably(&self.data.join(files::KEEP_FILES), b"", 0o600)?;
@@ -308,8 +312,19 @@ fn merged(
     let in_one = |key: &Vec<u8>| is_key(key) && records.contains_key(key) != database.contains_key(key);
     let doubtful: BTreeSet<Vec<u8>> =
         records.keys().chain(database.keys()).filter(|key| in_one(key)).cloned().collect();
+    // The sums count lines of the ledger up to a position. Those of one copy with the position of the other would count
+    // lines twice, so they stay together. Without a position, all lines are counted again.
+    let is_sum = |key: &[u8]| key == b"w" || key.starts_with(b"l/") || key.starts_with(b"y/");
+    let of_database = database.contains_key(&b"w"[..]) && (is_database_newer || !records.contains_key(&b"w"[..]));
+    if of_database || !records.contains_key(&b"w"[..]) {
+        records.retain(|key, _| !is_sum(key));
+    }
     for (key, value) in database {
-        if is_database_newer || !records.contains_key(&key) {
+        if is_sum(&key) {
+            if of_database {
+                records.insert(key, value);
+            }
+        } else if is_database_newer || !records.contains_key(&key) {
             records.insert(key, value);
         }
     }
@@ -345,7 +360,7 @@ fn write_database(folder: &Path, round: u64, records: &BTreeMap<Vec<u8>, Vec<u8>
 pub(super) fn upgrade(db: &sled::Db, database: &Path, journal: &Path) -> Result<(), StoreError> {
     let mut records = BTreeMap::new();
     let is_sealed = db.contains_key(COUNT)?;
-    if is_sealed && files::has_entries(journal, &[""]) {
+    if is_sealed && journal::is_there(journal)? {
         // Only the format was not written yet. The comparison of both follows.
         return Ok(());
     }

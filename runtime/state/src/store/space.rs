@@ -21,7 +21,7 @@ const ADMISSION_PART: u64 = 4;
 
 /// Returns whether there is room for the bill of more requests. `reserve` is the configured reserve in bytes.
 pub fn has_room_for_requests(free: u64, reserve: u64) -> bool {
-    free >= reserve / ADMISSION_PART
+    free >= (reserve / ADMISSION_PART).max(COMMIT_BYTES_MIN)
 }
 
 /// Returns the bytes that this server can still write on the disk of `path`.

@@ -1,0 +1,117 @@
+//! HTTP as the standard says: refusals that arrive, HEAD, expectations, hosts, codings, and what a guest learns of how
+//! it was called.
+
+use crate::support::{KEY, Server, text};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+/// Sends a head and a whole body with blocking writes, and only then reads, as simple clients do.
+fn send_all(server: &Server, head: &str, body: &[u8]) -> String {
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    text(&answer)
+}
+
+#[test]
+fn a_refusal_arrives_although_the_client_is_still_sending() {
+    let server = Server::shared();
+    let body = vec![b'x'; 9 << 20];
+    for (line, status) in [
+        ("PUT /api/v1/functions/new HTTP/1.1\r\nx-gannet-key: gnt_wrong", "401"),
+        ("PUT /api/v1/functions/new HTTP/1.1", "401"),
+        ("POST /f/dev/nothing/ HTTP/1.1", "401"),
+        ("POST /f/dev/hello//x HTTP/1.1", "400"),
+        ("PATCH /api/v1/nothing HTTP/1.1\r\nx-gannet-key: gnt_dev_local", "404"),
+        ("PUT /api/v1/functions/new HTTP/1.1\r\nx-gannet-key: gnt_dev_local\r\ncontent-type: text/plain", "415"),
+    ] {
+        let head = format!("{line}\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
+        let answer = send_all(server, &head, &body);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{line}: {answer}");
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{line}: {answer}");
+    }
+}
+
+#[test]
+fn a_body_that_is_too_long_is_refused_before_it_is_sent() {
+    let server = Server::shared();
+    for (line, limit) in [("POST /f/dev/hello/", 2_u64 << 30), ("PUT /api/v1/functions/new", 2 << 30)] {
+        let answer = server.raw(
+            format!(
+                "{line} HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\ncontent-type: application/wasm\r\n\
+                 content-length: {limit}\r\nexpect: 100-continue\r\n\r\n"
+            )
+            .as_bytes(),
+        );
+        assert!(answer.starts_with("HTTP/1.1 413"), "{line}: {answer}");
+    }
+}
+
+#[test]
+fn head_is_get_without_the_body() {
+    let server = Server::shared();
+    for path in ["/api/v1/functions", "/api/v1/limits", "/healthz", "/api/v1/functions/hello"] {
+        let get = server.send("GET", path, &[], b"");
+        let answer = server.raw(
+            format!("HEAD {path} HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\nconnection: close\r\n\r\n")
+                .as_bytes(),
+        );
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{path}: {head}");
+        assert_eq!(body, "", "{path}");
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        // Limits show what is in use, which may have changed.
+        assert!(length.parse::<usize>().unwrap().abs_diff(get.bytes().len()) < 4, "{path}: {head}");
+    }
+    let none = server.raw(
+        format!("HEAD /api/v1/nothing HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\nconnection: close\r\n\r\n")
+            .as_bytes(),
+    );
+    assert!(none.starts_with("HTTP/1.1 404") && none.ends_with("\r\n\r\n"), "{none}");
+}
+
+#[test]
+fn requests_without_a_valid_host_and_with_other_codings_are_refused() {
+    let server = Server::shared();
+    let answer = |lines: &str| server.raw(format!("{lines}connection: close\r\n\r\n").as_bytes());
+    for bad in ["", "host: \r\n", "host: a b\r\n", "host: user@localhost\r\n", "host: localhost/x\r\n"] {
+        let answer = answer(&format!("GET /healthz HTTP/1.1\r\n{bad}"));
+        assert!(answer.starts_with("HTTP/1.1 400"), "{bad:?}: {answer}");
+        assert!(answer.contains("\"fault\": \"caller\""), "{bad:?}: {answer}");
+    }
+    let good = answer("GET /healthz HTTP/1.1\r\nhost: [::1]:80\r\n");
+    assert!(good.starts_with("HTTP/1.1 200"), "{good}");
+    let coded = answer("POST /f/dev/hello/ HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: gzip, chunked\r\n");
+    assert!(coded.starts_with("HTTP/1.1 501"), "{coded}");
+}
+
+#[test]
+fn a_guest_learns_how_it_was_called_and_its_redirects_stay_inside_it() {
+    let server = Server::shared();
+    let echo = server.raw(
+        format!(
+            "GET /f/dev/faulty/echo HTTP/1.1\r\nhost: localhost:80\r\nx-gannet-key: {KEY}\r\n\
+             x-forwarded-prefix: /admin\r\ncookie: a=1\r\ncookie: b=2\r\nconnection: close\r\n\r\n"
+        )
+        .as_bytes(),
+    );
+    for line in ["GET /echo", "x-forwarded-prefix=/f/dev/faulty", "x-forwarded-proto=http", "cookie=a=1; b=2"] {
+        assert!(echo.lines().any(|seen| seen == line), "{line} in {echo}");
+    }
+    let moved = |to: &str| {
+        let answer = server.call("faulty", &format!("/moved?to={to}"), b"");
+        assert_eq!(answer.status, 302);
+        answer.header("location").to_owned()
+    };
+    assert_eq!(moved("/next"), "/f/dev/faulty/next");
+    assert_eq!(moved("next"), "next");
+    assert_eq!(
+        moved(&format!("http://{}/next", server.address)),
+        format!("http://{}/f/dev/faulty/next", server.address)
+    );
+    assert_eq!(moved("https://elsewhere.example/next"), "https://elsewhere.example/next");
+}
