@@ -26,6 +26,7 @@ mod full_disk;
 mod gpu;
 mod http;
 mod instances;
+mod leaving;
 mod ledger;
 mod limits;
 mod openai;

@@ -58,6 +58,13 @@ impl ResponseHead {
     }
 }
 
+impl ResponseHead {
+    /// Whether it can have a length, judging by its status (RFC 9110, 8.6).
+    pub fn may_have_length(&self) -> bool {
+        self.status != StatusCode::NO_CONTENT
+    }
+}
+
 /// Whether a response with this status can have a body (RFC 9110, 6.4.1).
 pub fn may_have_body(status: StatusCode) -> bool {
     !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)

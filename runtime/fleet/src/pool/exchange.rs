@@ -26,7 +26,7 @@ use gannet_base::manifest::FunctionLimits;
 use gannet_base::quota::account::{ReachedCap, WorkTimes};
 use gannet_base::refusal::Refusal;
 use gannet_state::registry::Version;
-use http::{Method, Response, StatusCode};
+use http::{Method, Response};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -304,7 +304,7 @@ impl Pool {
     ) -> Result<Response<ResponseBody>, Box<CallFailure>> {
         let InExchange { mut admitted, worker_claim, mut expected, connection, claim_us, request_body, times } =
             exchange;
-        let has_body = !is_head && response.may_have_body();
+        let (has_body, may_have_length) = (!is_head && response.may_have_body(), response.may_have_length());
         let ResponseHead { status, failed, report, mut headers } = response;
         let source = match report {
             Some(work) if failed && work.unsettled => {
@@ -334,10 +334,7 @@ impl Pool {
         admitted.tab.update_receipt(|receipt| receipt.status = status.as_u16());
         let data_left = connection.data_left().map(|left| left as u64);
         let mut framing = relay::framing(has_body, data_left, announced_length(&headers).ok().flatten());
-        if status == StatusCode::NO_CONTENT {
-            // It has no length either (RFC 9110, 8.6).
-            framing.announced = None;
-        }
+        framing.announced = framing.announced.filter(|_| may_have_length);
         head::finish(&mut headers, &source, &admitted.tab, worker_claim.kind, (framing.announced, place));
         let relayed = relay::RelayParts {
             length: framing.length,

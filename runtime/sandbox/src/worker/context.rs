@@ -34,7 +34,7 @@ pub(super) struct WorkerContext {
     /// The requests that are being served.
     pub(super) exchanges: Exchanges,
     /// The requests that run, for the front door.
-    pub(super) running: RunningRequests,
+    pub(super) running: Arc<RunningRequests>,
     pub(super) versions: Mutex<HashMap<VersionKey, Arc<LoadedVersion>>>,
     /// One permit for each instance that may exist at once. wasmtime's pool has room for all of them, so it never runs
     /// out.

@@ -4,6 +4,7 @@
 
 use crate::worker::connection;
 use crate::worker::context::WorkerContext;
+use crate::worker::running_requests::PROGRESS_EVERY;
 use crate::worker::version::{self, LoadedVersion};
 use gannet_base::hop::{FromWorker, ToWorker, VersionKey};
 use gannet_host_gpu::Device;
@@ -11,6 +12,9 @@ use gannet_process::child::COMPONENT_PREFIX;
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
+
+/// Requests in one message about their progress, so that it fits a frame.
+const REQUESTS_AT_ONCE: usize = 200;
 
 /// Serves the control socket until it is closed.
 pub(super) async fn serve(worker: &Arc<WorkerContext>) {
@@ -40,6 +44,20 @@ pub(super) async fn serve(worker: &Arc<WorkerContext>) {
             ToWorker::Connect => {
                 let Some(socket) = descriptors.into_iter().next() else { return };
                 tokio::spawn(connection::serve(Arc::clone(worker), socket));
+            }
+        }
+    }
+}
+
+/// Tells the front door the progress of running requests, until it has gone.
+pub(super) async fn tell_progress(worker: Arc<WorkerContext>) {
+    loop {
+        worker.running.any().await;
+        tokio::time::sleep(PROGRESS_EVERY).await;
+        for part in worker.running.progress().chunks(REQUESTS_AT_ONCE) {
+            let message = FromWorker::Progress { requests: part.to_vec() };
+            if worker.control.send(&message, &[]).await.is_err() {
+                return;
             }
         }
     }

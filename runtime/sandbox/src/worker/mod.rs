@@ -51,7 +51,6 @@ use gannet_process::channel::Channel;
 use gannet_process::child::Child;
 use gannet_process::confine;
 use gannet_process::hop_socket::Exchanges;
-use running_requests::RunningRequests;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
@@ -87,7 +86,7 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
             epoch_ticker,
             linker,
             exchanges: Exchanges::default(),
-            running: RunningRequests::default(),
+            running: Arc::default(),
             versions: Mutex::default(),
             instance_permits: Arc::new(Semaphore::new(INSTANCES_MAX as usize)),
             idle_instances: Arc::default(),
@@ -103,7 +102,7 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
         }
         let gpu = worker.device.as_ref().ok().map(|device| device.gpu().name.clone());
         worker.control.send(&FromWorker::Ready { confinement, gpu }, &[]).await.map_err(io::Error::other)?;
-        tokio::spawn(running_requests::tell(Arc::clone(&worker)));
+        tokio::spawn(control::tell_progress(Arc::clone(&worker)));
         control::serve(&worker).await;
         // The front door has exited, or has sent something invalid. Nothing here needs to be saved.
         gannet_process::child::exit_now(0);

@@ -49,7 +49,7 @@ pub(super) async fn serve(
     let limits = version.limits.clone();
     let context = RequestContext { worker: Arc::clone(&worker), version, request: id, usage: Arc::clone(&usage) };
     let guest = instance::start(context, request);
-    let running = running_requests::begin(&worker, id, &usage);
+    let running = running_requests::begin(&worker.running, id, &usage);
     let context =
         ResponseContext { worker, usage, request: id, running, limits, wants_body, body_complete, receipt_owed: true };
     response::respond(context, guest, deadline).await

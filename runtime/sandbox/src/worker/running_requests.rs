@@ -4,9 +4,8 @@
 //!
 //! Only requests that run for longer than [`PROGRESS_EVERY`] are told of. Nothing wakes while no request runs.
 
-use crate::worker::context::WorkerContext;
 use crate::worker::usage::RequestUsage;
-use gannet_base::hop::{FromWorker, RequestProgress};
+use gannet_base::hop::RequestProgress;
 use gannet_base::names::RequestId;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,9 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// How often progress is told.
-const PROGRESS_EVERY: Duration = Duration::from_millis(100);
-/// Requests in one message, so that it fits a frame.
-const REQUESTS_AT_ONCE: usize = 200;
+pub(crate) const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 struct Running {
     usage: Arc<RequestUsage>,
@@ -34,7 +31,7 @@ pub(crate) struct RunningRequests {
 
 /// Counts a request as running until it is dropped.
 pub(crate) struct RunningGuard {
-    worker: Arc<WorkerContext>,
+    all: Arc<RunningRequests>,
     request: RequestId,
     stop: Arc<Notify>,
 }
@@ -49,7 +46,7 @@ impl RunningGuard {
 
 impl Drop for RunningGuard {
     fn drop(&mut self) {
-        self.worker.running.lock().remove(&self.request);
+        self.all.lock().remove(&self.request);
     }
 }
 
@@ -66,8 +63,15 @@ impl RunningRequests {
         }
     }
 
+    /// Waits until a request runs.
+    pub(crate) async fn any(&self) {
+        while self.lock().is_empty() {
+            self.first.notified().await;
+        }
+    }
+
     /// Returns what the requests have used that have run for a while.
-    fn progress(&self) -> Vec<RequestProgress> {
+    pub(crate) fn progress(&self) -> Vec<RequestProgress> {
         let requests = self.lock();
         let long = requests.iter().filter(|(_, running)| running.began.elapsed() >= PROGRESS_EVERY);
         long.map(|(request, running)| {
@@ -79,31 +83,15 @@ impl RunningRequests {
 }
 
 /// Counts a request as running.
-pub(crate) fn begin(worker: &Arc<WorkerContext>, request: RequestId, usage: &Arc<RequestUsage>) -> RunningGuard {
+pub(crate) fn begin(all: &Arc<RunningRequests>, request: RequestId, usage: &Arc<RequestUsage>) -> RunningGuard {
     let stop = Arc::<Notify>::default();
     let running = Running { usage: Arc::clone(usage), began: Instant::now(), stop: Arc::clone(&stop) };
-    let mut requests = worker.running.lock();
+    let mut requests = all.lock();
     let is_first = requests.is_empty();
     requests.insert(request, running);
     drop(requests);
     if is_first {
-        worker.running.first.notify_one();
+        all.first.notify_one();
     }
-    RunningGuard { worker: Arc::clone(worker), request, stop }
-}
-
-/// Tells the progress of running requests, until the front door has gone.
-pub(crate) async fn tell(worker: Arc<WorkerContext>) {
-    loop {
-        if worker.running.lock().is_empty() {
-            worker.running.first.notified().await;
-        }
-        tokio::time::sleep(PROGRESS_EVERY).await;
-        for part in worker.running.progress().chunks(REQUESTS_AT_ONCE) {
-            let message = FromWorker::Progress { requests: part.to_vec() };
-            if worker.control.send(&message, &[]).await.is_err() {
-                return;
-            }
-        }
-    }
+    RunningGuard { all: Arc::clone(all), request, stop }
 }

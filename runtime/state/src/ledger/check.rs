@@ -2,7 +2,7 @@
 
 use super::segment;
 use crate::lines::Damage;
-use crate::store::usage::Watermark;
+use crate::store::watermark::Watermark;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;

@@ -279,7 +279,7 @@ impl Ledger {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::store::usage::Watermark;
+    use crate::store::watermark::Watermark;
     use crate::tab::tests::{ledger, tab};
     use gannet_base::quota::account::TenantCounters;
 

@@ -5,7 +5,7 @@ use super::index::LedgerIndex;
 use super::segment;
 use super::segment::SealedSegment;
 use crate::store::Store;
-use crate::store::usage::Watermark;
+use crate::store::watermark::Watermark;
 use gannet_base::bill::LedgerLine;
 use gannet_base::bill::usage::Rollup;
 use std::fs::File;

@@ -1,7 +1,7 @@
 //! Changes of records, and the form in which the database keeps a record.
 
 use crate::lines::sum_text;
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 use gannet_base::names::{AssetName, FunctionName, TenantName};
 use gannet_base::records::{
     AssetRecord, DeletedTenantRecord, FunctionRecord, KeyRecord, SecretRecord, TenantRecord, VersionRecord,

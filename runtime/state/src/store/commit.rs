@@ -8,15 +8,21 @@
 //! A crash between the two leaves the database one round behind; the next start applies that round.
 
 use crate::store::batch::{WriteBatch, sealed, unsealed};
+use crate::store::error::StoreError;
 use crate::store::journal::{Change, Journal};
 use crate::store::space::{self, COMMIT_BYTES_MIN};
-use crate::store::{QUEUE_CAPACITY, Reply, StoreError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Commits that may wait for the commit thread. Each waits a few milliseconds at most.
+pub(super) const QUEUE_CAPACITY: usize = 256;
+
+/// Where the result of a commit goes.
+pub(super) type Reply = oneshot::Sender<Result<(), StoreError>>;
 
 /// Key of the [`Count`].
 pub(super) const COUNT: &[u8] = b"c";

@@ -6,7 +6,7 @@
 //! Driver caches are the exception: they are renamed into place as a whole folder but not synced, because losing one
 //! costs only time.
 
-use crate::store::{FORMAT, StoreError};
+use crate::store::error::StoreError;
 use gannet_base::names::TenantName;
 use gannet_base::time::TrustedTime;
 use rustix::fs::{AtFlags, Dir, FlockOperation, Gid, Mode, OFlags, Uid, fchown, fstat, linkat, mkdirat, openat};
@@ -21,6 +21,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Version of the format that this binary writes. 2 added traffic, tags, limits, secrets and the ledger. 3 added
+/// assets. 4 added checksums of records, their count, and the journal.
+pub(super) const FORMAT: u32 = 4;
 /// The folders of the data folder in which each tenant has a folder of its own.
 const TENANT_FOLDERS: [&str; 5] = ["components", "compiled", "driver-cache", "assets", "uploads"];
 

@@ -16,7 +16,7 @@
 //! A key that is not printable ASCII is written as `%` and its bytes in hex.
 
 use crate::lines::{self, Damage, LINE_BYTES_MAX};
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 use crate::store::files::sync_folder;
 use crate::store::space::{self, COMMIT_BYTES_MIN};
 use std::collections::HashMap;

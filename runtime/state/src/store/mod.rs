@@ -28,6 +28,7 @@
 pub mod audit;
 mod batch;
 mod commit;
+mod error;
 pub mod files;
 mod journal;
 mod read;
@@ -36,105 +37,17 @@ pub mod space;
 pub mod uploads;
 pub mod usage;
 mod verify;
+pub mod watermark;
 
 pub use batch::WriteBatch;
-use commit::Committer;
-use files::Files;
-use gannet_base::names::{AssetName, FunctionName, TenantName};
-use gannet_base::records::{
-    AssetRecord, DeletedTenantRecord, FunctionRecord, KeyRecord, SecretRecord, TenantRecord, VersionRecord,
-};
+use commit::{Committer, QUEUE_CAPACITY, Reply};
+pub use error::StoreError;
+use files::{FORMAT, Files};
+pub use read::StoredState;
 pub use repair::{SET_ASIDE, StoredFile, StoredRecords};
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tokio::sync::{mpsc, oneshot};
-
-/// Version of the format that this binary writes. 2 added traffic, tags, limits, secrets and the ledger. 3 added
-/// assets. 4 added checksums of records, their count, and the journal.
-const FORMAT: u32 = 4;
-/// Findings that an error shows. The others are counted.
-const FINDINGS_SHOWN: usize = 8;
-/// Commits that may wait for the commit thread. Each waits a few milliseconds at most.
-const QUEUE_CAPACITY: usize = 256;
-
-/// Why the store cannot be opened, read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Another process uses the data folder.
-    #[error("{0} is in use by another server, check or repair")]
-    InUse(PathBuf),
-    /// A newer binary wrote the data folder.
-    #[error("the data folder has format {found}; this binary knows up to {FORMAT}")]
-    Newer {
-        /// Format version of the folder.
-        found: u32,
-    },
-    /// The disk is full.
-    #[error("the disk is full")]
-    Full,
-    /// The operating system or sled failed.
-    #[error("storage: {0}")]
-    Io(String),
-    /// A record cannot be read.
-    #[error("{record} cannot be read: {cause}")]
-    Corrupt {
-        /// The record, in words.
-        record: String,
-        /// Why the record is invalid.
-        cause: String,
-    },
-    /// The records are not those that were written.
-    #[error("the data folder is damaged and is not used: {}", shown(findings))]
-    Damaged {
-        /// What is wrong, in words.
-        findings: Vec<String>,
-    },
-}
-
-fn shown(findings: &[String]) -> String {
-    let mut text = findings.iter().take(FINDINGS_SHOWN).map(String::as_str).collect::<Vec<_>>().join("; ");
-    let more = findings.len().saturating_sub(FINDINGS_SHOWN);
-    if more > 0 {
-        text.push_str(&format!("; and {more} more"));
-    }
-    text
-}
-
-impl From<io::Error> for StoreError {
-    fn from(error: io::Error) -> Self {
-        if error.kind() == io::ErrorKind::StorageFull { Self::Full } else { Self::Io(error.to_string()) }
-    }
-}
-
-impl From<sled::Error> for StoreError {
-    fn from(error: sled::Error) -> Self {
-        match error {
-            sled::Error::Io(error) => error.into(),
-            other => Self::Io(other.to_string()),
-        }
-    }
-}
-
-/// The stored state, as read at start.
-#[derive(Debug, Default)]
-pub struct StoredState {
-    /// Tenants, by name.
-    pub tenants: BTreeMap<TenantName, TenantRecord>,
-    /// Keys, by SHA-256.
-    pub keys: BTreeMap<[u8; 32], KeyRecord>,
-    /// Functions and their versions, oldest first.
-    pub functions: BTreeMap<(TenantName, FunctionName), (FunctionRecord, Vec<VersionRecord>)>,
-    /// Secrets, by tenant and name.
-    pub secrets: BTreeMap<(TenantName, String), SecretRecord>,
-    /// Assets, by tenant and name.
-    pub assets: BTreeMap<(TenantName, AssetName), AssetRecord>,
-    /// Deleted tenants. Their names may not be reused.
-    pub deleted: BTreeMap<TenantName, DeletedTenantRecord>,
-}
-
-type Reply = oneshot::Sender<Result<(), StoreError>>;
 
 /// The durable state; see the module.
 #[derive(Debug)]
@@ -157,7 +70,7 @@ impl Store {
         let (database, journal) = (data.join("db"), data.join("journal"));
         let format = files::read_format(data)?;
         match format {
-            Some(found) if found > FORMAT => return Err(StoreError::Newer { found }),
+            Some(found) if found > FORMAT => return Err(StoreError::Newer { found, known: FORMAT }),
             None if is_used => {
                 if !is_half_made(data)? {
                     let findings = vec!["the file `format` is missing or unreadable".into()];
@@ -239,6 +152,8 @@ fn is_half_made(data: &Path) -> Result<bool, StoreError> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use gannet_base::names::TenantName;
+    use gannet_base::records::TenantRecord;
 
     #[tokio::test]
     async fn what_was_committed_is_read_back_and_the_lock_holds() {
@@ -264,6 +179,6 @@ mod tests {
     fn a_newer_format_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("format"), "99\n").unwrap();
-        assert!(matches!(Store::open(folder.path(), "x"), Err(StoreError::Newer { found: 99 })));
+        assert!(matches!(Store::open(folder.path(), "x"), Err(StoreError::Newer { found: 99, .. })));
     }
 }

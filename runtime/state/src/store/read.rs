@@ -1,12 +1,30 @@
 //! Reads the registry's records. A record that belongs to nothing, or that cannot be read, is told: dropping it in silence
 //! would be a loss that nobody notices.
 
-use crate::store::StoredState;
 use crate::store::batch::describe;
 use gannet_base::names::{AssetName, FunctionName, TenantName};
-use gannet_base::records::VersionRecord;
+use gannet_base::records::{
+    AssetRecord, DeletedTenantRecord, FunctionRecord, KeyRecord, SecretRecord, TenantRecord, VersionRecord,
+};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
+
+/// The stored state, as read at start.
+#[derive(Debug, Default)]
+pub struct StoredState {
+    /// Tenants, by name.
+    pub tenants: BTreeMap<TenantName, TenantRecord>,
+    /// Keys, by SHA-256.
+    pub keys: BTreeMap<[u8; 32], KeyRecord>,
+    /// Functions and their versions, oldest first.
+    pub functions: BTreeMap<(TenantName, FunctionName), (FunctionRecord, Vec<VersionRecord>)>,
+    /// Secrets, by tenant and name.
+    pub secrets: BTreeMap<(TenantName, String), SecretRecord>,
+    /// Assets, by tenant and name.
+    pub assets: BTreeMap<(TenantName, AssetName), AssetRecord>,
+    /// Deleted tenants. Their names may not be reused.
+    pub deleted: BTreeMap<TenantName, DeletedTenantRecord>,
+}
 
 /// A record that cannot be used.
 #[derive(Debug)]

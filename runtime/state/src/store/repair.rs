@@ -12,12 +12,12 @@
 
 use crate::store::batch::{describe, record_sum, sealed, unsealed};
 use crate::store::commit::{self, COUNT, Count};
-use crate::store::files::{self, sync_folder};
+use crate::store::error::StoreError;
+use crate::store::files::{self, FORMAT, sync_folder};
 use crate::store::journal::{self, Change, Journal, Replayed};
 use crate::store::read::{UnfitRecord, read};
-use crate::store::usage::Watermark;
 use crate::store::verify::{Contents, compare, open_database, read_database};
-use crate::store::{FORMAT, StoreError};
+use crate::store::watermark::Watermark;
 use gannet_base::names::TenantName;
 use gannet_base::records::{AssetRecord, SecretRecord, VersionRecord};
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,7 +96,7 @@ impl StoredRecords {
                     "the data folder has format {found}; start the server once to bring it to format {FORMAT}"
                 )));
             }
-            Some(found) if found > FORMAT => return Err(StoreError::Newer { found }),
+            Some(found) if found > FORMAT => return Err(StoreError::Newer { found, known: FORMAT }),
             Some(_) => {}
             None => findings.push("the file `format` is missing or unreadable".into()),
         }

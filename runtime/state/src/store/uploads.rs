@@ -10,7 +10,7 @@
 //! is resumed. The upload is removed after the asset has its name, so a crash in between loses nothing: a start finishes
 //! uploads whose bytes have all arrived. The space of an upload is taken when it begins.
 
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 use crate::store::files::{Files, sync_folder};
 use gannet_base::names::{AssetName, TenantName};
 use sha2::{Digest, Sha256};

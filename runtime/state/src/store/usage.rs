@@ -8,26 +8,17 @@
 //! ```
 
 use crate::store::batch::parse;
+use crate::store::watermark::Watermark;
 use crate::store::{Store, StoreError, WriteBatch};
 use gannet_base::bill::price::Price;
 use gannet_base::bill::usage::{Rollup, Sums, UsageKey};
 use gannet_base::names::{FunctionName, TenantName};
 use gannet_base::time::Day;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 /// Number of days whose sums are read at start: a month, and some that a wrong clock made.
 const DAYS: usize = 64;
-
-/// Position in the ledger up to which lines are included in the stored sums.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Watermark {
-    /// Number of the segment.
-    pub segment: u64,
-    /// Offset in the segment, in bytes.
-    pub offset: u64,
-}
 
 const WATERMARK: &[u8] = b"w";
 

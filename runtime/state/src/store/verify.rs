@@ -1,9 +1,9 @@
 //! Compares the database with the journal at a start. What differs is damage: nothing is written then, and
 //! `gannet repair` restores the records from the copy that is whole.
 
-use crate::store::StoreError;
 use crate::store::batch::{describe, record_sum, unsealed};
 use crate::store::commit::{self, COUNT, Count};
+use crate::store::error::StoreError;
 use crate::store::journal::{Journal, Replayed};
 use std::collections::{HashMap, HashSet};
 use std::io;
