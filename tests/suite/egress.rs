@@ -197,3 +197,20 @@ fn outbound_tls_trusts_the_usual_certificates_and_those_of_the_servers_file() {
         assert!(refused.text().contains("TlsCertificateError"), "{}", refused.text());
     }
 }
+
+#[test]
+fn calls_beyond_the_bound_wait_for_their_turn() {
+    let server = server(&format!("{OPEN}concurrency = 1\n"));
+    let (port, asked) = elsewhere(FINE);
+    let target = format!("http://127.0.0.1:{port}");
+    let manifest = manifest(std::slice::from_ref(&target));
+    assert_eq!(server.put(KEY, "faulty", "f", &manifest, "").status, 201);
+    thread::scope(|scope| {
+        let calls: Vec<_> = (0..12).map(|_| scope.spawn(|| fetch(&server, &format!("{target}/x"), b""))).collect();
+        for call in calls {
+            let answer = call.join().unwrap();
+            assert_eq!(answer.status, 201, "{}", answer.text());
+        }
+    });
+    assert_eq!(asked.try_iter().count(), 12);
+}

@@ -9,6 +9,7 @@
 
 use crate::manifest;
 use crate::manifest::Manifest;
+use crate::names;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -199,12 +200,12 @@ pub fn check_grace(choice: &LimitsChoice, lease_grace_ms: u64) -> Option<OutOfRa
 }
 
 fn unknown(key: &str) -> String {
-    let nearest = LIMITS
-        .iter()
-        .map(|limit| limit.name)
-        .max_by(|a, b| strsim::jaro_winkler(key, a).total_cmp(&strsim::jaro_winkler(key, b)));
+    let nearest = names::similar(key, LIMITS.iter().map(|limit| limit.name));
     let key: String = key.chars().take(64).collect();
-    format!("unknown limit {key:?}; the nearest known one is {:?}", nearest.unwrap_or_default())
+    match nearest {
+        Some(known) => format!("unknown limit {key:?}; the nearest known one is {known:?}"),
+        None => format!("unknown limit {key:?}; `gannet limits` shows the known ones"),
+    }
 }
 
 impl TenantLimits {

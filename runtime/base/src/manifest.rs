@@ -333,9 +333,8 @@ fn explain(error: &toml::de::Error) -> String {
         return format!("{at}{message}");
     }
     let unknown = quoted.next().unwrap_or_default();
-    let nearest = quoted.map(|known| (strsim::jaro_winkler(unknown, known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
-    match nearest {
-        Some((_, known)) => format!("{at}unknown key `{unknown}`; the nearest known one is `{known}`"),
+    match crate::names::similar(unknown, quoted) {
+        Some(known) => format!("{at}unknown key `{unknown}`; the nearest known one is `{known}`"),
         None => format!("{at}unknown key `{unknown}`"),
     }
 }

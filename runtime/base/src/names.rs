@@ -20,6 +20,16 @@ pub fn is_class(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(allowed)
 }
 
+/// How similar a known word must be to an unknown one to be suggested for it (Jaro-Winkler similarity).
+const SIMILAR: f64 = 0.8;
+
+/// Returns the known word that was probably meant. None if no word is similar.
+pub fn similar<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let rated = known.map(|word| (strsim::jaro_winkler(unknown, word), word));
+    let nearest = rated.max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (nearest.0 >= SIMILAR).then_some(nearest.1)
+}
+
 /// Why a text is not a valid name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} name {text:?} {why}")]
@@ -162,6 +172,20 @@ impl fmt::Display for RequestId {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_similar_words_are_suggested() {
+        let known = || ["cpu_ms", "memory_mib", "timeout_ms"].into_iter();
+        for (unknown, suggested) in [
+            ("cpu_m", Some("cpu_ms")),
+            ("memory", Some("memory_mib")),
+            ("timeouts", Some("timeout_ms")),
+            ("xyz", None),
+            ("", None),
+        ] {
+            assert_eq!(similar(unknown, known()), suggested, "{unknown}");
+        }
+    }
 
     #[test]
     fn names_are_dns_labels() {

@@ -16,7 +16,8 @@ pub struct Connection {
     /// Tenant to act for; only with the operator's key, which belongs to no tenant
     #[arg(long)]
     pub tenant: Option<String>,
-    /// PEM file with the CA certificates to trust instead of the built-in ones
+    /// PEM file with the CA certificates to trust instead of the built-in ones [default: the one saved by `gannet login`
+    /// for this server]
     #[arg(long, env = "GANNET_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
 }
@@ -42,7 +43,7 @@ impl Connection {
             server: self.server.clone().or(stored.server),
             key: self.key.clone().or_else(|| stored_if_same(stored.key)),
             tenant: self.tenant.clone().or_else(|| stored_if_same(stored.tenant).filter(|_| self.key.is_none())),
-            ca_file: self.ca_file.clone(),
+            ca_file: self.ca_file.clone().or_else(|| stored.ca_file.filter(|_| same_server)),
         }
     }
 

@@ -26,7 +26,9 @@ pub fn login(arguments: &LoginArgs) -> Outcome {
     }
     let whoami = Client::new(&connection)?.get::<Whoami>("whoami")?.view()?;
     let url = connection.url();
-    StoredLogin { server: Some(url.clone()), key: connection.key, tenant: connection.tenant }.save()?;
+    // Later commands may run in another folder.
+    let ca_file = connection.ca_file.map(|path| path.canonicalize().unwrap_or(path));
+    StoredLogin { server: Some(url.clone()), key: connection.key, tenant: connection.tenant, ca_file }.save()?;
     let who = whoami.tenant.as_deref().unwrap_or("the operator");
     printer::note(&format!("logged in to {url} as {who}"));
     Ok(())

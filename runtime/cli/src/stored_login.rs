@@ -16,6 +16,8 @@ pub struct StoredLogin {
     pub key: Option<String>,
     /// The tenant to act for.
     pub tenant: Option<String>,
+    /// The file with the CA certificates to trust for that server.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl StoredLogin {

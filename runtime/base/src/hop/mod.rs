@@ -24,6 +24,8 @@ pub mod header {
     pub const REQUEST: HeaderName = HeaderName::from_static("x-gannet-hop-request");
     /// Milliseconds within which the first byte of the response must come.
     pub const DEADLINE: HeaderName = HeaderName::from_static("x-gannet-hop-deadline-ms");
+    /// Milliseconds within which the connection must be established.
+    pub const CONNECT: HeaderName = HeaderName::from_static("x-gannet-hop-connect-ms");
     /// In a response: the request was refused, and this is the error.
     pub const FAULT: HeaderName = HeaderName::from_static("x-gannet-hop-fault");
 }

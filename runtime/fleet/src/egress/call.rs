@@ -1,9 +1,10 @@
 //! One outbound call, from the worker's request to the head of the response.
 
+use crate::egress::WorkerEgress;
 use crate::egress::address::may_reach;
 use crate::egress::body::{CallAllowance, CountedBody, EgressBudget};
-use crate::egress::{RESOLVING_OF_WORKER_MAX, WorkerEgress};
 use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt};
 use gannet_base::bill::outbound::OutboundUse;
 use gannet_base::headers::strip_hop_by_hop;
 use gannet_base::hop::header;
@@ -26,6 +27,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
+
+/// How long a connection attempt has before the next address is tried beside it.
+const CONNECT_STAGGER: Duration = Duration::from_millis(250);
 
 /// Body of the response that the worker gets.
 type OutboundBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -85,6 +89,7 @@ async fn call(
     let version = take(headers, &header::VERSION, |text| text.parse().ok()).ok_or(OutboundError::NotListed)?;
     let id = take(headers, &header::REQUEST, RequestId::parse).ok_or(OutboundError::NotListed)?;
     let asked_ms: Option<u64> = take(headers, &header::DEADLINE, |text| text.parse().ok());
+    let connect_ms: Option<u64> = take(headers, &header::CONNECT, |text| text.parse().ok());
     let counter = worker.counter(id).ok_or(OutboundError::NotListed)?;
     let to = destination(request.uri()).ok_or(OutboundError::Protocol)?;
     if !worker.allows(version, to.https, &to.host, to.port)
@@ -93,13 +98,14 @@ async fn call(
     {
         return Err(OutboundError::NotListed);
     }
-    let allowance = enter(worker)?;
     let settings = worker.egress.live.load().egress.clone();
-    let connect_by = Instant::now() + Duration::from_millis(settings.connect_timeout_ms);
+    let first_ms = asked_ms.unwrap_or(u64::MAX).min(settings.first_byte_timeout_ms);
+    let allowance = enter(worker, Instant::now() + Duration::from_millis(first_ms)).await?;
+    let connect_ms = connect_ms.unwrap_or(u64::MAX).min(settings.connect_timeout_ms);
+    let connect_by = Instant::now() + Duration::from_millis(connect_ms);
     let stream = timeout_at(connect_by, connect(worker, &to)).await.map_err(|_| OutboundError::Unreachable)??;
     // From here on the call may have had an effect outside, so the guest's request is not retried.
     counter.add_call();
-    let first_ms = asked_ms.unwrap_or(u64::MAX).min(settings.first_byte_timeout_ms);
     let by = Instant::now() + Duration::from_millis(first_ms);
     let (parts, body) = rebuild(request, &to)?.into_parts();
     allowance.budget.count(&counter, parts.uri.to_string().len() + head_bytes(&parts.headers));
@@ -120,15 +126,17 @@ async fn call(
     relay(response, &counter, settings.response_mib << 20, allowance)
 }
 
-/// Takes a permit of the tenant's concurrent calls, if its daily quota is not used up.
-fn enter(worker: &WorkerEgress) -> Result<CallAllowance, OutboundError> {
+/// Takes a permit of the tenant's concurrent calls, if its daily quota is not used up. Waits for one until `by`: the
+/// worker has a bound on the calls that wait.
+async fn enter(worker: &WorkerEgress, by: Instant) -> Result<CallAllowance, OutboundError> {
     let snapshot = worker.egress.registry.snapshot();
     let tenant = snapshot.tenants.get(&worker.tenant).ok_or(OutboundError::Unreachable)?;
     let budget = EgressBudget { account: Arc::clone(&tenant.account), mib: tenant.limits.egress_mib_per_day };
     if budget.is_spent() {
         return Err(OutboundError::limit("egress_mib_per_day", budget.mib));
     }
-    let permit = worker.egress.permits(&worker.tenant).try_acquire_owned().map_err(|_| {
+    let permit = timeout_at(by, worker.egress.permits(&worker.tenant).acquire_owned()).await;
+    let permit = permit.ok().and_then(Result::ok).ok_or_else(|| {
         OutboundError::limit("concurrent calls of the tenant", worker.egress.live.load().egress.concurrency)
     })?;
     Ok(CallAllowance { permit, budget })
@@ -137,10 +145,10 @@ fn enter(worker: &WorkerEgress) -> Result<CallAllowance, OutboundError> {
 /// Resolves a name on a blocking thread, which may hang as long as the resolver does. A worker, and all workers
 /// together, may only use a few of these threads, because everything that waits for a disk shares them.
 async fn resolve(worker: &WorkerEgress, host: String, port: u16) -> Result<Vec<SocketAddr>, OutboundError> {
-    let busy =
-        |_| OutboundError::limit("concurrent name lookups of the tenant's worker", RESOLVING_OF_WORKER_MAX as u64);
-    let acquire = |permits: &Arc<Semaphore>| Arc::clone(permits).try_acquire_owned().map_err(busy);
-    let held = (acquire(&worker.resolving)?, acquire(&worker.egress.resolving)?);
+    // The caller's timeout for connecting ends the wait.
+    let acquire = |permits: &Arc<Semaphore>| Arc::clone(permits).acquire_owned();
+    let (own, all) = (acquire(&worker.resolving).await, acquire(&worker.egress.resolving).await);
+    let held = (own.map_err(|_| OutboundError::Dns)?, all.map_err(|_| OutboundError::Dns)?);
     let resolving = tokio::task::spawn_blocking(move || {
         let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
         drop(held);
@@ -169,14 +177,46 @@ async fn connect(worker: &WorkerEgress, to: &CallTarget) -> Result<TcpStream, Ou
     if reachable.is_empty() {
         return Err(OutboundError::Prohibited);
     }
-    for address in reachable {
-        if let Ok(stream) = TcpStream::connect(address).await {
-            // An error only costs speed.
-            let _ = stream.set_nodelay(true);
-            return Ok(stream);
+    let stream = connect_to_any(alternating(reachable)).await.ok_or(OutboundError::Unreachable)?;
+    // An error only costs speed.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+/// Orders addresses so that those of both families alternate, each family in the resolver's order (RFC 8305, 4).
+fn alternating(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == first_is_6);
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let mut ordered = Vec::new();
+    loop {
+        let pair = (first.next(), second.next());
+        if pair == (None, None) {
+            return ordered;
+        }
+        ordered.extend(pair.0.into_iter().chain(pair.1));
+    }
+}
+
+/// Connects to the address that answers first. The next one is tried when one has failed, or has not answered for a
+/// moment (RFC 8305, 5).
+async fn connect_to_any(addresses: Vec<SocketAddr>) -> Option<TcpStream> {
+    let mut left = addresses.into_iter();
+    let mut trying = FuturesUnordered::new();
+    trying.push(TcpStream::connect(left.next()?));
+    loop {
+        tokio::select! {
+            Some(connected) = trying.next() => match (connected, left.next()) {
+                (Ok(stream), _) => return Some(stream),
+                (Err(_), Some(next)) => trying.push(TcpStream::connect(next)),
+                (Err(_), None) if trying.is_empty() => return None,
+                (Err(_), None) => {}
+            },
+            () = tokio::time::sleep(CONNECT_STAGGER), if left.len() > 0 => {
+                trying.extend(left.next().map(TcpStream::connect));
+            }
         }
     }
-    Err(OutboundError::Unreachable)
 }
 
 /// Rebuilds the request for the other side: without hop-by-hop headers, without `x-gannet-` headers, and with the host
@@ -253,6 +293,30 @@ fn relay(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_both_families_alternate() {
+        let addresses = |text: &str| text.split(' ').map(|at| at.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let ordered = alternating(addresses("[1::1]:1 [1::2]:1 [1::3]:1 1.0.0.1:1 1.0.0.2:1"));
+        assert_eq!(ordered, addresses("[1::1]:1 1.0.0.1:1 [1::2]:1 1.0.0.2:1 [1::3]:1"));
+        assert_eq!(alternating(Vec::new()), []);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_does_not_keep_the_others_from_being_tried() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = listener.local_addr().unwrap();
+        let refused = {
+            let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            closed.local_addr().unwrap()
+        };
+        // Of the ranges for documentation: packets to it are lost, or it is unreachable.
+        let silent: SocketAddr = "192.0.2.1:9".parse().unwrap();
+        for addresses in [vec![refused, good], vec![silent, good], vec![silent, refused, good]] {
+            assert!(connect_to_any(addresses).await.is_some());
+        }
+        assert!(connect_to_any(vec![refused]).await.is_none() && connect_to_any(Vec::new()).await.is_none());
+    }
 
     #[test]
     fn a_destination_can_be_read_in_one_way_only() {

@@ -18,12 +18,14 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use tokio::time::Sleep;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-/// Timeout for the first byte of a response, unless the guest sets another. The front door limits both.
+/// Timeout for the first byte of a response, and between two parts of its body, unless the guest sets another. The front
+/// door limits all of them.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// The connection to the front door. It is open once the front door has sent the socket.
@@ -86,8 +88,40 @@ impl Drop for DropSignal {
     }
 }
 
-fn with_wasi_body(response: Response<Incoming>) -> Response<WasiBody> {
-    response.map(|body| body.map_err(|_| Error::ConnectionTerminated).boxed_unsync())
+fn with_wasi_body(response: Response<Incoming>, between_bytes_max: Duration) -> Response<WasiBody> {
+    response.map(|body| TimedBody { body, longest: between_bytes_max, timeout: None }.boxed_unsync())
+}
+
+/// The body of a response. It fails if the time between two parts is too long for the guest.
+struct TimedBody {
+    body: Incoming,
+    longest: Duration,
+    /// Runs while the guest waits for a part.
+    timeout: Option<Pin<Box<Sleep>>>,
+}
+
+impl Body for TimedBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            self.timeout = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(|_| Error::ConnectionTerminated)));
+        }
+        let longest = self.longest;
+        let timeout = self.timeout.get_or_insert_with(|| Box::pin(tokio::time::sleep(longest)));
+        ready!(timeout.as_mut().poll(context));
+        Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 impl OutboundClient {
@@ -105,6 +139,8 @@ impl OutboundClient {
         let mut sender = self.connection.sender.get().cloned().ok_or_else(|| self.denied(&target))?;
         let _permit = self.connection.stream_permits.acquire().await.map_err(|_| Error::InternalError(None))?;
         let first_byte_max = options.and_then(|options| options.first_byte_timeout).unwrap_or(IDLE_MAX);
+        let connect_max = options.and_then(|options| options.connect_timeout);
+        let between_bytes_max = options.and_then(|options| options.between_bytes_timeout).unwrap_or(IDLE_MAX);
         let guest_dropped = Arc::clone(&self.guest_dropped);
         let mut request = request.map(|body| OutboundBody { body, guest_dropped }.boxed_unsync());
         let headers = request.headers_mut();
@@ -115,12 +151,16 @@ impl OutboundClient {
         {
             headers.insert(name, HeaderValue::from_str(&text).map_err(|_| Error::InternalError(None))?);
         }
+        if let Some(connect_max) = connect_max {
+            headers
+                .insert(header::CONNECT, HeaderValue::from(u64::try_from(connect_max.as_millis()).unwrap_or(u64::MAX)));
+        }
         let mut response = sender.send_request(request).await.map_err(|error| {
             tracing::debug!(%error, "an outbound call broke off");
             Error::ConnectionTerminated
         })?;
         match response.headers_mut().remove(header::FAULT) {
-            None => Ok(with_wasi_body(response)),
+            None => Ok(with_wasi_body(response, between_bytes_max)),
             Some(value) => Err(self.failed(&value, &target)),
         }
     }

@@ -83,9 +83,8 @@ fn explain(message: &str) -> String {
         return message.trim().to_owned();
     }
     let unknown = quoted.next().unwrap_or_default();
-    let nearest = quoted.map(|known| (strsim::jaro_winkler(unknown, known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
-    match nearest {
-        Some((_, known)) => format!("unknown field `{unknown}`; the nearest known one is `{known}`"),
+    match gannet_base::names::similar(unknown, quoted) {
+        Some(known) => format!("unknown field `{unknown}`; the nearest known one is `{known}`"),
         None => format!("unknown field `{unknown}`"),
     }
 }
