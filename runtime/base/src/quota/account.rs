@@ -9,7 +9,7 @@
 use crate::bill::price::Price;
 use crate::limits::TenantLimits;
 use crate::quota::rate::Bucket;
-use crate::time::{Day, day_of, month_of, month_start};
+use crate::time::{Day, day_of, month_of};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -33,31 +33,42 @@ pub struct PeriodUsage {
 /// What a tenant has used, by day.
 #[derive(Debug, Default)]
 struct UsageByDay {
-    /// The use of each day, and when it last grew, as a number that counts up.
-    days: BTreeMap<Day, (PeriodUsage, u64)>,
+    days: BTreeMap<Day, DayUsage>,
+    /// Counts how often a day has grown.
+    grown: u64,
+}
+
+#[derive(Debug)]
+struct DayUsage {
+    usage: PeriodUsage,
+    /// The month of the day. Finding it out costs more than the rest of a look.
+    month: i64,
+    /// When it last grew, as a number that counts up.
     grown: u64,
 }
 
 impl UsageByDay {
     fn add(&mut self, day: Day, more: PeriodUsage) {
         self.grown += 1;
-        let (usage, grown) = self.days.entry(day).or_default();
+        let month = || DayUsage { usage: PeriodUsage::default(), month: month_of(day), grown: 0 };
+        let DayUsage { usage, grown, .. } = self.days.entry(day).or_insert_with(month);
         *grown = self.grown;
         usage.gpu_ns = usage.gpu_ns.saturating_add(more.gpu_ns);
         usage.egress_bytes = usage.egress_bytes.saturating_add(more.egress_bytes);
         usage.micro_units = usage.micro_units.saturating_add(more.micro_units);
         // Of too many, the one that has not grown for longest goes.
         if self.days.len() > DAYS_MAX {
-            let quiet = self.days.iter().min_by_key(|(_, (_, grown))| *grown).map(|(day, _)| *day);
+            let quiet = self.days.iter().min_by_key(|(_, day)| day.grown).map(|(day, _)| *day);
             quiet.map(|day| self.days.remove(&day));
         }
     }
 
     fn of(&self, day: Day) -> PeriodUsage {
-        let mut usage = self.days.get(&day).map(|(usage, _)| *usage).unwrap_or_default();
-        let month = month_start(day)..month_start(day) + 31;
-        let in_month = self.days.range(month).filter(|(other, _)| month_of(**other) == month_of(day));
-        usage.micro_units = in_month.fold(0, |sum, (_, (usage, _))| sum.saturating_add(usage.micro_units));
+        let known = self.days.get(&day);
+        let (mut usage, month) =
+            known.map_or_else(|| (PeriodUsage::default(), month_of(day)), |day| (day.usage, day.month));
+        let in_month = self.days.values().filter(|day| day.month == month);
+        usage.micro_units = in_month.fold(0, |sum, day| sum.saturating_add(day.usage.micro_units));
         usage
     }
 }
@@ -153,7 +164,7 @@ impl AmountByDay {
     /// Adds the GPU time of a day and the charges of its month to what is settled.
     fn add_to(&self, day: Day, settled: PeriodUsage) -> PeriodUsage {
         let gpu_ns = self.0.get(&day).map_or(0, |amount| amount.gpu_ns);
-        let in_month = self.0.iter().filter(|(other, _)| month_of(**other) == month_of(day));
+        let in_month = self.0.iter().filter(|(other, _)| **other == day || month_of(**other) == month_of(day));
         let micro_units = in_month.fold(0_u64, |sum, (_, amount)| sum.saturating_add(amount.micro_units));
         PeriodUsage {
             gpu_ns: settled.gpu_ns.saturating_add(gpu_ns),

@@ -98,7 +98,7 @@ fn parameters(operation: &Operation) -> Vec<Value> {
         all.push(json!({
             "name": "content-range", "in": "header", "required": false,
             "schema": { "type": "string", "pattern": "^bytes [0-9]{1,6}-[0-9]{1,6}/[0-9]{1,7}$" },
-            "description": "The range of the asset in the body. Without this header the body is the whole asset.",
+            "description": "The range of the asset in the body. Without this header the body is the whole asset. `bytes */SIZE` with an empty body finishes an upload whose bytes have all arrived.",
         }));
     }
     let for_tenant = matches!(operation.access, RequiredAccess::Read | RequiredAccess::Deploy | RequiredAccess::Admin);
