@@ -20,7 +20,7 @@ impl Disk {
 
     fn free_mib(&self) -> u64 {
         let disk = rustix::fs::statvfs(self.0.path()).unwrap();
-        disk.f_bavail * disk.f_frsize >> 20
+        (disk.f_bavail * disk.f_frsize) >> 20
     }
 
     /// Leaves only so much space.

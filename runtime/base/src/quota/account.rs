@@ -176,8 +176,7 @@ impl AmountByDay {
 
 impl Used {
     /// Returns the cap that is reached by what was used for sure.
-    fn reached(&self, now: Timestamp) -> Option<ReachedCap> {
-        let day = day_of(now);
+    fn reached(&self, day: Day) -> Option<ReachedCap> {
         let sum = self.running.add_to(day, self.settled.of(day));
         self.caps.reached(sum.gpu_ns, sum.micro_units)
     }
@@ -235,7 +234,7 @@ impl Reservation {
 
     /// Records what the request has used so far in its worker. If that reaches a cap, the tenant's running requests are
     /// woken.
-    pub fn progress(&self, now: Timestamp, times: WorkTimes) {
+    pub fn progress(&self, times: WorkTimes) {
         let mut used = self.account.lock();
         let mut part = self.part.lock().unwrap_or_else(PoisonError::into_inner);
         if part.is_settled {
@@ -251,7 +250,7 @@ impl Reservation {
         used.running.replace(self.day, part.used, now_used);
         used.reserved.replace(self.day, part.used.max(part.expected), now_used.max(part.expected));
         part.used = now_used;
-        if used.reached(now).is_some() {
+        if used.reached(self.day).is_some() {
             self.account.over.notify_waiters();
         }
     }
@@ -266,14 +265,23 @@ impl Reservation {
         times
     }
 
-    /// Waits until a cap of the tenant is reached, and returns it.
+    /// Waits until a cap of the tenant is reached, on the day of the request, and returns it.
     pub async fn over(&self) -> ReachedCap {
-        self.account.over().await
+        loop {
+            let notified = self.account.over.notified();
+            tokio::pin!(notified);
+            // From here on it hears of it, so nothing is missed after the look.
+            notified.as_mut().enable();
+            if let Some(cap) = self.reached() {
+                return cap;
+            }
+            notified.await;
+        }
     }
 
-    /// Returns the cap of the tenant that is reached.
-    pub fn reached(&self, now: Timestamp) -> Option<ReachedCap> {
-        self.account.reached(now)
+    /// Returns the cap of the tenant that is reached, on the day of the request.
+    pub fn reached(&self) -> Option<ReachedCap> {
+        self.account.lock().reached(self.day)
     }
 
     /// Replaces the reservation by what the request has used in the end.
@@ -282,7 +290,7 @@ impl Reservation {
         self.release(&mut used);
         used.settled
             .add(day_of(now), PeriodUsage { gpu_ns: amount.gpu_ns, egress_bytes: 0, micro_units: amount.micro_units });
-        if used.reached(now).is_some() {
+        if used.reached(self.day).is_some() {
             self.account.over.notify_waiters();
         }
     }
@@ -352,7 +360,7 @@ impl TenantCounters {
     pub fn set_caps(&self, caps: Caps) {
         let mut used = self.lock();
         used.caps = caps;
-        if used.reached(Timestamp::now()).is_some() {
+        if used.reached(day_of(Timestamp::now())).is_some() {
             self.over.notify_waiters();
         }
     }
@@ -370,31 +378,12 @@ impl TenantCounters {
         Ok(Reservation { account: Arc::clone(self), part, day })
     }
 
-    /// Returns the cap that is reached by what was used, by requests that still run too.
-    pub fn reached(&self, now: Timestamp) -> Option<ReachedCap> {
-        self.lock().reached(now)
-    }
-
-    /// Waits until a cap is reached, and returns it.
-    pub async fn over(&self) -> ReachedCap {
-        loop {
-            let notified = self.over.notified();
-            tokio::pin!(notified);
-            // From here on it hears of it, so nothing is missed after the look.
-            notified.as_mut().enable();
-            if let Some(cap) = self.reached(Timestamp::now()) {
-                return cap;
-            }
-            notified.await;
-        }
-    }
-
     /// Adds the use of a request, of kept memory, or of outbound HTTP.
     pub fn add(&self, now: Timestamp, gpu_ns: u64, egress_bytes: u64, micro_units: u64) {
         let more = PeriodUsage { gpu_ns, egress_bytes, micro_units };
         let mut used = self.lock();
         used.settled.add(day_of(now), more);
-        if used.reached(now).is_some() {
+        if used.reached(day_of(now)).is_some() {
             self.over.notify_waiters();
         }
     }
@@ -478,31 +467,31 @@ mod tests {
         let expected = Amount { gpu_ns: 40, micro_units: 0 };
         let held: Vec<_> = (0..3).map(|_| account.reserve(now, expected).unwrap()).collect();
         assert_eq!(account.reserve(now, expected).unwrap_err().gpu_ns, 120, "three are expected to use it up");
-        assert!(account.reached(now).is_none(), "but they have not yet");
+        assert!(account.lock().reached(day_of(now)).is_none(), "but they have not yet");
         let times = |gpu_ns| WorkTimes { gpu_ns, guest_ns: 0 };
-        held[0].progress(now, times(90));
-        assert!(account.reached(now).is_none());
-        held[1].progress(now, times(10));
-        assert_eq!(account.reached(now), Some(ReachedCap::GpuTime), "together");
-        held[1].progress(now, times(5));
-        assert_eq!(account.reached(now), Some(ReachedCap::GpuTime), "progress goes only up");
+        held[0].progress(times(90));
+        assert!(account.lock().reached(day_of(now)).is_none());
+        held[1].progress(times(10));
+        assert_eq!(account.lock().reached(day_of(now)), Some(ReachedCap::GpuTime), "together");
+        held[1].progress(times(5));
+        assert_eq!(account.lock().reached(day_of(now)), Some(ReachedCap::GpuTime), "progress goes only up");
         // They are settled on this day, so they do not count on the next one.
-        assert_eq!(account.reached(at("2026-12-01T00:00:00Z")), None);
+        assert_eq!(account.lock().reached(day_of(at("2026-12-01T00:00:00Z"))), None);
         // Two use less in the end.
         held[0].settle(now, Amount { gpu_ns: 30, micro_units: 0 });
-        held[0].progress(now, times(1_000));
+        held[0].progress(times(1_000));
         drop(held);
         // After a worker that died, the times of the next one come on top.
         let again = account.reserve(now, Amount::default()).unwrap();
-        again.progress(now, times(40));
+        again.progress(times(40));
         assert_eq!((again.take_times(), again.take_times()), (times(40), times(0)));
-        again.progress(now, times(30));
-        assert_eq!(account.reached(now), Some(ReachedCap::GpuTime), "30 settled, 40 and 30");
+        again.progress(times(30));
+        assert_eq!(account.lock().reached(day_of(now)), Some(ReachedCap::GpuTime), "30 settled, 40 and 30");
         drop(again);
         assert_eq!(account.spent(now).gpu_ns, 30);
         assert!(account.reserve(now, expected).is_ok());
         account.add(now, 70, 0, 0);
-        assert!(account.reached(now).is_some() && account.reserve(now, Amount::default()).is_err());
+        assert!(account.lock().reached(day_of(now)).is_some() && account.reserve(now, Amount::default()).is_err());
     }
 
     #[test]

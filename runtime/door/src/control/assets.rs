@@ -192,7 +192,8 @@ impl Control {
         if let Some(digest) = &digest
             && let Some(response) = self.put_known(&name, grant, digest).await?
         {
-            tokio::spawn(gannet_fleet::inbound::discard(call.inbound.body));
+            let (parts, mut body) = (call.inbound.parts, call.inbound.body);
+            tokio::spawn(async move { discard_refused(&parts.headers, &mut body).await });
             return Ok(response);
         }
         if let Some(size) = finished_size(&call.inbound.parts.headers) {

@@ -33,7 +33,8 @@ impl Control {
         });
         let request = request.transpose()?;
         let wanted = move |line: &LogLine| request.is_none_or(|id| id == line.request);
-        if !call.query.flag("follow")? {
+        // HEAD has no body that could be followed.
+        if !call.query.flag("follow")? || call.inbound.parts.method == http::Method::HEAD {
             let mut lines = self.logs.read(&grant.tenant, &name);
             lines.retain(wanted);
             return Ok(json(ReplyStatus::Ok, &LogLines { lines }));

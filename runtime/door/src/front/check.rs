@@ -4,8 +4,8 @@
 use gannet_fleet::inbound::{RequestError, host_of};
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::uri::Authority;
 use http::{HeaderMap, Method, Version};
+use std::net::Ipv6Addr;
 
 /// Most headers of a request.
 pub(super) const HEADERS_MAX: usize = 128;
@@ -65,12 +65,24 @@ fn check_host(parts: &Parts) -> Result<(), RequestError> {
         (None, None) if parts.version <= Version::HTTP_10 => return Ok(()),
         (None, None) => return Err(RequestError::Malformed("the request names no host".into())),
     };
-    let is_authority = host.parse::<Authority>().is_ok_and(|authority| !authority.as_str().contains('@'));
-    if is_authority {
+    if is_host_and_port(host) {
         return Ok(());
     }
     let host: String = host.chars().take(128).collect();
     Err(RequestError::Malformed(format!("the host {host:?} is not a host name or address with an optional port")))
+}
+
+/// Whether a text is a host name or address, with or without a port.
+fn is_host_and_port(text: &str) -> bool {
+    let is_port =
+        |port: &str| port.is_empty() || (port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok());
+    if let Some(rest) = text.strip_prefix('[') {
+        let Some((address, rest)) = rest.split_once(']') else { return false };
+        return address.parse::<Ipv6Addr>().is_ok() && rest.strip_prefix(':').map_or(rest.is_empty(), is_port);
+    }
+    let (host, port) = text.split_once(':').unwrap_or((text, ""));
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%');
+    !host.is_empty() && host.bytes().all(allowed) && is_port(port)
 }
 
 fn is_loopback_host(host: &str) -> bool {
@@ -81,6 +93,34 @@ fn is_loopback_host(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_can_be_read_in_one_way_only() {
+        for good in
+            ["localhost", "a.example:80", "a.example:", "[::1]", "[::1]:8080", "127.0.0.1:1", "blur--acme.fn.example"]
+        {
+            assert!(is_host_and_port(good), "{good}");
+        }
+        for bad in [
+            "",
+            ":80",
+            "a:b",
+            "a:99999",
+            "a:80:80",
+            "user@a",
+            "a[b]",
+            "[localhost]",
+            "[::1]x",
+            "[::1]evil.example",
+            "[::1",
+            "a/b",
+            "a b",
+            "a,b",
+            "\u{fffd}",
+        ] {
+            assert!(!is_host_and_port(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn only_names_of_this_machine_are_loopback() {

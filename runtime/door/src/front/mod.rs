@@ -25,7 +25,7 @@ pub use held_body::WaitingAnswers;
 pub use path::Steps;
 pub use tls::{Tls, check as check_tls};
 
-use crate::respond::{refuse, refuse_openai, stamp};
+use crate::respond::{refuse, refuse_openai, stamp, without_body};
 use crate::route::{self, CorsPolicy, openai_path};
 use access_log::LoggedRequest;
 use gannet_base::body::ResponseBody;
@@ -66,6 +66,8 @@ const STUCK_MAX: Duration = Duration::from_secs(60);
 const CLOSE_MAX: Duration = Duration::from_secs(1);
 /// How often it is checked.
 const IDLE_LOOK: Duration = Duration::from_secs(10);
+/// A body that is longer than this may still be on its way when its request is refused.
+const SHORT_BODY: u64 = 4 * 1024;
 /// Most concurrent requests on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
 /// Bytes of a response that an HTTP/2 stream may buffer.
@@ -244,7 +246,10 @@ impl Front {
             LoggedRequest::new(log, id, (method, served, arrived))
         });
         // The refusal of a function depends on the origin too, where CORS may decide.
-        let (is_of_function, has_body) = (parts.uri.path().starts_with("/f/"), !http_body::Body::is_end_stream(&body));
+        let is_of_function = parts.uri.path().starts_with("/f/");
+        // hyper reads the rest of a short body by itself.
+        let has_body = http_body::Body::size_hint(&body).upper().is_none_or(|most| most > SHORT_BODY);
+        let is_head = parts.method == http::Method::HEAD;
         let is_http_1 = parts.version <= http::Version::HTTP_11;
         let for_openai = openai_path(parts.uri.path()).is_some();
         let inbound =
@@ -269,6 +274,10 @@ impl Front {
                     }
                     refusal = Some((refused.code, refused.blame));
                     let mut refused = if for_openai { refuse_openai(&refused, id) } else { refuse(&refused, id) };
+                    if is_head {
+                        // Over HTTP/2 nothing else removes the body.
+                        refused = without_body(refused);
+                    }
                     if is_of_function {
                         cors::vary(refused.headers_mut());
                     }

@@ -76,17 +76,18 @@ impl Steps {
             Caller::Operator => seat.prove(None),
         }
         // 3. What is it for?
+        let is_head = inbound.parts.method == Method::HEAD;
         let destination = route::destination(&inbound, &caller, &snapshot, &self.live.load())?;
         let (target, stream) = match destination {
             Destination::Function(target) => (target, false),
             Destination::OpenAi => match openai::find(&mut inbound, &caller, &snapshot, &self.bodies).await? {
+                OpenAiDestination::Models(response) if is_head => return Ok(without_body(response)),
                 OpenAiDestination::Models(response) => return Ok(response),
                 OpenAiDestination::Function { target, stream } => (target, stream),
             },
             Destination::Control => {
                 // What anybody may read is small or shared, and what was changed must be told.
-                let (is_get, is_head) = (inbound.parts.method == Method::GET, inbound.parts.method == Method::HEAD);
-                let is_held = is_get && !matches!(caller, Caller::Anonymous);
+                let is_held = inbound.parts.method == Method::GET && !matches!(caller, Caller::Anonymous);
                 let answer = self.control.call(inbound, caller, snapshot).await?;
                 if is_head {
                     return Ok(without_body(answer));

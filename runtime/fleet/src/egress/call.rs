@@ -31,6 +31,10 @@ use tokio::time::{Instant, timeout_at};
 /// How long a connection attempt has before the next address is tried beside it.
 const CONNECT_STAGGER: Duration = Duration::from_millis(250);
 
+/// Addresses of a host that are tried, and how many of them at once.
+const ADDRESSES_MAX: usize = 8;
+const ATTEMPTS_MAX: usize = 3;
+
 /// Body of the response that the worker gets.
 type OutboundBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -100,13 +104,19 @@ async fn call(
     }
     let settings = worker.egress.live.load().egress.clone();
     let first_ms = asked_ms.unwrap_or(u64::MAX).min(settings.first_byte_timeout_ms);
-    let allowance = enter(worker, Instant::now() + Duration::from_millis(first_ms)).await?;
+    let asked_at = Instant::now();
+    let allowance = enter(worker, asked_at + Duration::from_millis(first_ms)).await?;
+    // While it waited, its request may have ended.
+    if worker.counter(id).is_none() {
+        return Err(OutboundError::NotListed);
+    }
+    let first_max = Duration::from_millis(first_ms).saturating_sub(asked_at.elapsed());
     let connect_ms = connect_ms.unwrap_or(u64::MAX).min(settings.connect_timeout_ms);
     let connect_by = Instant::now() + Duration::from_millis(connect_ms);
     let stream = timeout_at(connect_by, connect(worker, &to)).await.map_err(|_| OutboundError::Unreachable)??;
     // From here on the call may have had an effect outside, so the guest's request is not retried.
     counter.add_call();
-    let by = Instant::now() + Duration::from_millis(first_ms);
+    let by = Instant::now() + first_max;
     let (parts, body) = rebuild(request, &to)?.into_parts();
     allowance.budget.count(&counter, parts.uri.to_string().len() + head_bytes(&parts.headers));
     let request =
@@ -139,6 +149,10 @@ async fn enter(worker: &WorkerEgress, by: Instant) -> Result<CallAllowance, Outb
     let permit = permit.ok().and_then(Result::ok).ok_or_else(|| {
         OutboundError::limit("concurrent calls of the tenant", worker.egress.live.load().egress.concurrency)
     })?;
+    // While it waited, others may have used up the quota.
+    if budget.is_spent() {
+        return Err(OutboundError::limit("egress_mib_per_day", budget.mib));
+    }
     Ok(CallAllowance { permit, budget })
 }
 
@@ -177,7 +191,9 @@ async fn connect(worker: &WorkerEgress, to: &CallTarget) -> Result<TcpStream, Ou
     if reachable.is_empty() {
         return Err(OutboundError::Prohibited);
     }
-    let stream = connect_to_any(alternating(reachable)).await.ok_or(OutboundError::Unreachable)?;
+    let mut ordered = alternating(reachable);
+    ordered.truncate(ADDRESSES_MAX);
+    let stream = connect_to_any(ordered).await.ok_or(OutboundError::Unreachable)?;
     // An error only costs speed.
     let _ = stream.set_nodelay(true);
     Ok(stream)
@@ -212,7 +228,7 @@ async fn connect_to_any(addresses: Vec<SocketAddr>) -> Option<TcpStream> {
                 (Err(_), None) if trying.is_empty() => return None,
                 (Err(_), None) => {}
             },
-            () = tokio::time::sleep(CONNECT_STAGGER), if left.len() > 0 => {
+            () = tokio::time::sleep(CONNECT_STAGGER), if left.len() > 0 && trying.len() < ATTEMPTS_MAX => {
                 trying.extend(left.next().map(TcpStream::connect));
             }
         }

@@ -12,7 +12,7 @@ use crate::admitted::{Admitted, Target};
 use crate::inbound::InboundRequest;
 use crate::pool::claim::WorkerClaim;
 use crate::pool::connection::Connection;
-use crate::pool::expected::{AwaitedReport, CLIENT_GONE_GRACE, CUT_REPORT_WAIT_MAX, ClientGoneGuard, ExpectedReport};
+use crate::pool::expected::{AwaitedReport, CLIENT_GONE_GRACE, ClientGoneGuard, ExpectedReport};
 use crate::pool::head::Place;
 use crate::pool::relay::{ReportSource, ResponseTimes};
 use crate::pool::request::{BodyState, HopRequest};
@@ -26,7 +26,7 @@ use gannet_base::manifest::FunctionLimits;
 use gannet_base::quota::account::{ReachedCap, WorkTimes};
 use gannet_base::refusal::Refusal;
 use gannet_state::registry::Version;
-use http::{Method, Response};
+use http::{HeaderValue, Method, Response};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -104,7 +104,9 @@ impl Pool {
         };
         let (id, is_head) = (inbound.id, inbound.parts.method == Method::HEAD);
         let body_max = limits.body_mib.saturating_mul(1 << 20);
-        let host = inbound.parts.headers.get(http::header::HOST).cloned();
+        // HTTP/2 has it in the URI.
+        let authority = inbound.parts.uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok());
+        let host = authority.or_else(|| inbound.parts.headers.get(http::header::HOST).cloned());
         let at = (target.path, target.prefix.as_deref());
         let (mut request, mut request_body) = request::rebuild(inbound, at, version.key, body_max);
         let place = Place { style: target.style, prefix: target.prefix, host, varies: varies(&version) };
@@ -136,13 +138,23 @@ impl Pool {
             };
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             request.set_deadline(left);
-            let mut unanswered = match self.send(exchange, request, id, left + DEADLINE_GRACE).await {
+            let unanswered = match self.send(exchange, request, id, left + DEADLINE_GRACE).await {
                 Ok((response, exchange)) => return self.relayed(response, exchange, &place, is_head),
                 Err(SendError::Refused(failed)) => return Err(failed),
                 Err(SendError::WorkerEnded(unanswered)) => unanswered,
             };
-            let why = self.note_kill(&version, unanswered.worker_claim.worker()).await;
-            report::record_lost(&mut unanswered.admitted.tab, unanswered.worker_claim.worker());
+            // A task of its own: what was lost is billed even if the client leaves meanwhile.
+            let (pool, of) = (self.clone(), Arc::clone(&version));
+            let recording = tokio::spawn(async move {
+                let mut unanswered = unanswered;
+                let why = pool.note_kill(&of, unanswered.worker_claim.worker()).await;
+                report::record_lost(&mut unanswered.admitted.tab, unanswered.worker_claim.worker());
+                (why, unanswered)
+            });
+            let (why, unanswered) = match recording.await {
+                Ok(recorded) => recorded,
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            };
             let affected = outbound.is_some_and(|counter| counter.has_called());
             let must_not_resend = unanswered.hung || affected || unanswered.worker_claim.worker().kept_gpu();
             let resendable = match unanswered.request {
@@ -180,15 +192,24 @@ impl Pool {
         });
         let mut abandoned = ClientGoneGuard { id, claim_us, held: Some((admitted, worker_claim, expected, sending)) };
         let sent = match &mut abandoned.held {
-            Some((_, _, _, sending)) => tokio::select! {
-                biased;
-                sent = sending.as_mut() => Ok(sent),
-                cap = reservation.over() => Err(NoHead::UsedUp(cap)),
-                () = hangs(&worker, longest) => Err(NoHead::Hung),
-            },
+            Some((_, _, _, sending)) => {
+                let cap = tokio::select! {
+                    biased;
+                    sent = sending.as_mut() => Ok(sent),
+                    cap = reservation.over() => Err(NoHead::UsedUp(cap)),
+                    () = hangs(&worker, longest) => Err(NoHead::Hung),
+                };
+                match cap {
+                    // A response that is nearly there is paid for already.
+                    Err(NoHead::UsedUp(cap)) => {
+                        tokio::time::timeout(CLIENT_GONE_GRACE, sending.as_mut()).await.map_err(|_| NoHead::UsedUp(cap))
+                    }
+                    other => other,
+                }
+            }
             None => unreachable!("only a dropped future takes it"),
         };
-        let Some((mut admitted, worker_claim, expected, sending)) = abandoned.held.take() else {
+        let Some((admitted, worker_claim, expected, sending)) = abandoned.held.take() else {
             unreachable!("only a dropped future takes it")
         };
         let (hung, request) = match sent {
@@ -205,15 +226,6 @@ impl Pool {
             }
             Err(NoHead::Hung) => (true, None),
             Err(NoHead::UsedUp(cap)) => {
-                let mut sending = sending;
-                // A response that is nearly there is paid for already, and so is its report.
-                if let Ok((connection, _, Ok(response))) =
-                    tokio::time::timeout(CLIENT_GONE_GRACE, sending.as_mut()).await
-                {
-                    let exchange =
-                        InExchange { admitted, worker_claim, expected, connection, claim_us, request_body, times };
-                    return Ok((response, exchange));
-                }
                 // Closing the connection ends the guest.
                 drop(sending);
                 let awaited = Some(AwaitedReport { expected, worker_claim, claim_us });
@@ -222,17 +234,16 @@ impl Pool {
             }
         };
         drop(sending);
+        // Nothing may be awaited here: if the client leaves, nobody would wait for the report.
         if let Some(refused) = request_body.refused() {
             // The guest's work until then is charged. If nothing was sent, there is none.
-            let longest = if matches!(request, Some((_, false))) { Duration::ZERO } else { CUT_REPORT_WAIT_MAX };
-            match expected.wait(longest).await {
-                Some(work) => report::record(&mut admitted.tab, work, worker_claim.worker(), claim_us),
-                None => report::record_lost(&mut admitted.tab, worker_claim.worker()),
-            }
+            let was_sent = !matches!(request, Some((_, false)));
+            let awaited = was_sent.then_some(AwaitedReport { expected, worker_claim, claim_us });
             if let Some(rest) = request_body.rest() {
-                crate::inbound::discard(rest).await;
+                tokio::spawn(crate::inbound::discard(rest));
             }
-            return Err(SendError::Refused(CallFailure::new(PoolError::Request(refused), admitted)));
+            let refusal = PoolError::Request(refused).into();
+            return Err(SendError::Refused(Box::new(CallFailure { refusal, admitted, awaited })));
         }
         if hung {
             // The worker missed the deadline by a second, so it hangs. Its tenant's other requests there fail with it.
@@ -309,7 +320,7 @@ impl Pool {
         let source = match report {
             Some(work) if failed && work.unsettled => {
                 let times = WorkTimes { gpu_ns: work.gpu_ns, guest_ns: work.guest_ns };
-                admitted.tab.reservation().progress(jiff::Timestamp::now(), times);
+                admitted.tab.reservation().progress(times);
                 let error = work
                     .fault
                     .map_or_else(|| PoolError::Internal("a failure without its fault".into()), PoolError::from);

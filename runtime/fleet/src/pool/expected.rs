@@ -90,7 +90,7 @@ impl AwaitedReport {
     pub fn settle(self, mut admitted: Admitted) {
         let Self { expected, worker_claim, claim_us } = self;
         tokio::spawn(async move {
-            match expected.wait(CUT_REPORT_WAIT_MAX).await {
+            match expected.stop().await {
                 Some(work) => report::record_work(&mut admitted.tab, work, worker_claim.worker(), claim_us),
                 None => report::record_lost(&mut admitted.tab, worker_claim.worker()),
             }
@@ -111,7 +111,7 @@ impl Drop for ExpectedReport {
 /// can finish.
 pub(super) const CLIENT_GONE_GRACE: Duration = Duration::from_millis(50);
 /// How long the report of a guest that was ended may take. It waits until the guest's work on the GPU is done.
-pub(super) const CUT_REPORT_WAIT_MAX: Duration = Duration::from_secs(12);
+const CUT_REPORT_WAIT_MAX: Duration = Duration::from_secs(12);
 
 /// The connection, the request that was sent over it, and the head of its response.
 type Sent = (Connection, HopRequest, Result<ResponseHead, NoResponse>);

@@ -48,8 +48,12 @@ fn inside(location: &HeaderValue, prefix: &str, host: Option<&HeaderValue>) -> O
         Some(rest) if rest.starts_with('/') => return None,
         Some(_) => ("", text),
         None => {
-            let after = text.find("://")? + 3;
-            let length = text.get(after..)?.find('/').map_or(text.len(), |at| after + at);
+            let (scheme, rest) = text.split_once("://")?;
+            if !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')) {
+                return None;
+            }
+            let after = text.len() - rest.len();
+            let length = rest.find(['/', '?', '#']).map_or(text.len(), |at| after + at);
             let own = host.and_then(|host| host.to_str().ok())?;
             if !text.get(after..length)?.eq_ignore_ascii_case(own) {
                 return None;
@@ -179,6 +183,7 @@ mod tests {
             ("/f/acme/shopping", "/f/acme/shop/f/acme/shopping"),
             ("http://fn.example.org:8080/cart", "http://fn.example.org:8080/f/acme/shop/cart"),
             ("https://FN.example.org:8080", "https://FN.example.org:8080/f/acme/shop/"),
+            ("http://fn.example.org:8080?a=/b", "http://fn.example.org:8080/f/acme/shop/?a=/b"),
         ] {
             assert_eq!(inside(from).as_deref(), Some(to), "{from}");
         }
@@ -191,6 +196,7 @@ mod tests {
             "/f/acme/shop",
             "/f/acme/shop/x",
             "mailto:a@b",
+            "login?next=http://fn.example.org:8080/cart",
         ] {
             assert_eq!(inside(same), None, "{same}");
         }

@@ -162,7 +162,7 @@ pub(crate) struct RelayParts {
 impl OpenResponse {
     /// Returns the cap that the tenant has reached.
     fn used_up(&self) -> Option<ReachedCap> {
-        self.admitted.tab.reservation().reached(jiff::Timestamp::now())
+        self.admitted.tab.reservation().reached()
     }
 
     /// Records why the response is incomplete, and closes the connection to the worker, which ends the guest.

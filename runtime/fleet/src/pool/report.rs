@@ -23,7 +23,7 @@ pub(super) fn record_lost(tab: &mut Tab, worker: &Worker) {
 pub(super) fn record_work(tab: &mut Tab, mut work: WorkReport, worker: &Worker, claim_us: u64) {
     work.gpu_ns = worker.bill_gpu(work.gpu_ns);
     let times = WorkTimes { gpu_ns: work.gpu_ns, guest_ns: work.guest_ns };
-    tab.reservation().progress(jiff::Timestamp::now(), times);
+    tab.reservation().progress(times);
     tab.work(&work, claim_us);
 }
 

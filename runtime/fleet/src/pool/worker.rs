@@ -389,11 +389,10 @@ impl Worker {
     }
 
     fn progress(&self, requests: &[RequestProgress]) {
-        let (now, expected) =
-            (jiff::Timestamp::now(), self.expected_reports.lock().unwrap_or_else(PoisonError::into_inner));
+        let expected = self.expected_reports.lock().unwrap_or_else(PoisonError::into_inner);
         for RequestProgress { request, guest_ns, gpu_ns } in requests {
             if let Some(expected) = expected.get(request) {
-                expected.reservation.progress(now, WorkTimes { gpu_ns: *gpu_ns, guest_ns: *guest_ns });
+                expected.reservation.progress(WorkTimes { gpu_ns: *gpu_ns, guest_ns: *guest_ns });
             }
         }
     }
