@@ -142,3 +142,14 @@ fn what_the_driver_compiled_at_deploy_is_kept_for_the_first_request() {
     let whole = files.iter().filter(|path| path.extension().is_none() && !path.ends_with("index")).count();
     assert!(packed || whole >= 2, "{files:?}");
 }
+
+#[test]
+fn the_systems_killer_takes_a_worker_before_the_server() {
+    let server = Server::start_with(&Options { config: Some("spares = 1"), ..Options::default() });
+    wait_until("a spare is there", || server.metric("spares") == 1);
+    let score = |pid: String| -> i32 {
+        std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim().parse().unwrap()
+    };
+    let [worker] = server.children("__worker")[..] else { panic!("one worker") };
+    assert!(score(worker.to_string()) >= score(server.pid().to_string()) + 800);
+}

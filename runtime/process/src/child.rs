@@ -65,6 +65,10 @@ impl Role {
     }
 }
 
+/// How much sooner than the server a child is killed when the machine's memory runs out. Of 1000, so that a child is
+/// chosen even if the server is larger.
+const OOM_SCORE: &str = "800";
+
 /// A child that has applied all layers of confinement except the last one, seccomp.
 #[derive(Debug)]
 pub struct Child {
@@ -86,6 +90,10 @@ impl Child {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(ConfineError::system("prctl"))?;
         if rustix::process::getppid() != parent {
             std::process::exit(1);
+        }
+        if let Err(error) = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE) {
+            // Then the system chooses by size alone when memory runs out, which is mostly a child too.
+            tracing::debug!(%error, "the process could not be put before the server for the system's killer");
         }
         let given = std::env::var(DESCRIPTORS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
         let count = role.descriptors().max(given).min(role.descriptors() + ASSETS_MAX);

@@ -7,180 +7,14 @@
 //! neither gives anything back nor stops the counting.
 
 use crate::bill::price::Price;
-use crate::limits::TenantLimits;
+use crate::quota::periods::Used;
+pub use crate::quota::periods::{Amount, Caps, PeriodUsage, ReachedCap};
 use crate::quota::rate::Bucket;
-use crate::time::{Day, day_of, month_of};
+use crate::time::{Day, day_of};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
-
-/// Days that are counted for a tenant at most: a month, and some that a wrong clock made.
-const DAYS_MAX: usize = 64;
-
-/// What a tenant has used in a day, and has spent in its month (UTC).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PeriodUsage {
-    /// GPU time used in the day.
-    pub gpu_ns: u64,
-    /// Bytes of outbound HTTP in the day, both directions.
-    pub egress_bytes: u64,
-    /// Charges of the month.
-    pub micro_units: u64,
-}
-
-/// What a tenant has used, by day.
-#[derive(Debug, Default)]
-struct UsageByDay {
-    days: BTreeMap<Day, DayUsage>,
-    /// Counts how often a day has grown.
-    grown: u64,
-}
-
-#[derive(Debug)]
-struct DayUsage {
-    usage: PeriodUsage,
-    /// The month of the day. Finding it out costs more than the rest of a look.
-    month: i64,
-    /// When it last grew, as a number that counts up.
-    grown: u64,
-}
-
-impl UsageByDay {
-    fn add(&mut self, day: Day, more: PeriodUsage) {
-        self.grown += 1;
-        let month = || DayUsage { usage: PeriodUsage::default(), month: month_of(day), grown: 0 };
-        let DayUsage { usage, grown, .. } = self.days.entry(day).or_insert_with(month);
-        *grown = self.grown;
-        usage.gpu_ns = usage.gpu_ns.saturating_add(more.gpu_ns);
-        usage.egress_bytes = usage.egress_bytes.saturating_add(more.egress_bytes);
-        usage.micro_units = usage.micro_units.saturating_add(more.micro_units);
-        // Of too many, the one that has not grown for longest goes.
-        if self.days.len() > DAYS_MAX {
-            let quiet = self.days.iter().min_by_key(|(_, day)| day.grown).map(|(day, _)| *day);
-            quiet.map(|day| self.days.remove(&day));
-        }
-    }
-
-    fn of(&self, day: Day) -> PeriodUsage {
-        let known = self.days.get(&day);
-        let (mut usage, month) =
-            known.map_or_else(|| (PeriodUsage::default(), month_of(day)), |day| (day.usage, day.month));
-        let in_month = self.days.values().filter(|day| day.month == month);
-        usage.micro_units = in_month.fold(0, |sum, day| sum.saturating_add(day.usage.micro_units));
-        usage
-    }
-}
-
-/// What a tenant may use in a day and in a month.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Caps {
-    /// GPU time in a day, in nanoseconds.
-    pub gpu_ns_per_day: u64,
-    /// Charges in a month, in micro-units.
-    pub micro_units_per_month: u64,
-}
-
-impl Caps {
-    /// Returns the caps that a tenant's limits set.
-    pub fn of(limits: &TenantLimits) -> Self {
-        let gpu_ns_per_day = limits.gpu_ms_per_day.saturating_mul(1_000_000);
-        Self { gpu_ns_per_day, micro_units_per_month: limits.spend_micro_units_per_month }
-    }
-
-    fn reached(self, gpu_ns: u64, micro_units: u64) -> Option<ReachedCap> {
-        if micro_units >= self.micro_units_per_month {
-            Some(ReachedCap::Spend)
-        } else {
-            (gpu_ns >= self.gpu_ns_per_day).then_some(ReachedCap::GpuTime)
-        }
-    }
-}
-
-/// The cap that is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReachedCap {
-    /// The charges of the month.
-    Spend,
-    /// The GPU time of the day.
-    GpuTime,
-}
-
-/// Settled use, and that of requests that still run. Under one lock, so that no use is counted twice or not at all while
-/// it moves from one to the other.
-#[derive(Debug)]
-struct Used {
-    settled: UsageByDay,
-    /// What running requests have used so far, by the day of their admission: they are settled on that day.
-    running: AmountByDay,
-    /// What they are expected to use, or have used so far if that is more.
-    reserved: AmountByDay,
-    caps: Caps,
-}
-
-impl Default for Used {
-    fn default() -> Self {
-        let caps = Caps { gpu_ns_per_day: u64::MAX, micro_units_per_month: u64::MAX };
-        Self { settled: UsageByDay::default(), running: AmountByDay::default(), reserved: AmountByDay::default(), caps }
-    }
-}
-
-/// GPU time and charges of a request.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Amount {
-    /// GPU time in nanoseconds.
-    pub gpu_ns: u64,
-    /// Charges in micro-units.
-    pub micro_units: u64,
-}
-
-impl Amount {
-    fn max(self, other: Self) -> Self {
-        Self { gpu_ns: self.gpu_ns.max(other.gpu_ns), micro_units: self.micro_units.max(other.micro_units) }
-    }
-
-    /// Replaces a part of this sum.
-    fn replace(&mut self, before: Self, after: Self) {
-        self.gpu_ns = self.gpu_ns.saturating_sub(before.gpu_ns).saturating_add(after.gpu_ns);
-        self.micro_units = self.micro_units.saturating_sub(before.micro_units).saturating_add(after.micro_units);
-    }
-}
-
-/// Amounts of requests that still run.
-#[derive(Debug, Default)]
-struct AmountByDay(BTreeMap<Day, Amount>);
-
-impl AmountByDay {
-    /// Replaces a part of a day's sum.
-    fn replace(&mut self, day: Day, before: Amount, after: Amount) {
-        let sum = self.0.entry(day).or_default();
-        sum.replace(before, after);
-        if *sum == Amount::default() {
-            self.0.remove(&day);
-        }
-    }
-
-    /// Adds the GPU time of a day and the charges of its month to what is settled.
-    fn add_to(&self, day: Day, settled: PeriodUsage) -> PeriodUsage {
-        let gpu_ns = self.0.get(&day).map_or(0, |amount| amount.gpu_ns);
-        let in_month = self.0.iter().filter(|(other, _)| **other == day || month_of(**other) == month_of(day));
-        let micro_units = in_month.fold(0_u64, |sum, (_, amount)| sum.saturating_add(amount.micro_units));
-        PeriodUsage {
-            gpu_ns: settled.gpu_ns.saturating_add(gpu_ns),
-            micro_units: settled.micro_units.saturating_add(micro_units),
-            ..settled
-        }
-    }
-}
-
-impl Used {
-    /// Returns the cap that is reached by what was used for sure.
-    fn reached(&self, day: Day) -> Option<ReachedCap> {
-        let sum = self.running.add_to(day, self.settled.of(day));
-        self.caps.reached(sum.gpu_ns, sum.micro_units)
-    }
-}
 
 /// The counters of one tenant; see the module.
 #[derive(Debug, Default)]
@@ -417,6 +251,7 @@ impl UsualAmount {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::time::month_of;
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
@@ -440,24 +275,6 @@ mod tests {
         assert_eq!(account.spent(at("2026-12-02T00:00:00Z")).micro_units, 100, "a new day of the same month");
         assert_eq!(account.spent(at("2026-12-31T23:59:59Z")).micro_units, 100, "the last day of the same month");
         assert_eq!(month_of(day_of(at("2026-12-02T00:00:00Z"))), 2026 * 12 + 11);
-    }
-
-    #[test]
-    fn the_days_that_are_counted_are_bounded_and_those_of_today_stay() {
-        let account = TenantCounters::default();
-        for day in 0..100 {
-            account.add(Timestamp::from_second(1_760_000_000 + day * 86_400).unwrap(), 1, 1, 1);
-        }
-        let today = Timestamp::from_second(1_760_000_000 + 99 * 86_400).unwrap();
-        // A clock that is wrong for some minutes.
-        for year in 1970..2000 {
-            account.add(at(&format!("{year}-06-01T00:00:00Z")), 1, 1, 1);
-        }
-        assert_eq!(account.spent(today).gpu_ns, 1);
-        let month = account.spent(today).micro_units;
-        account.add(today, 1, 1, 1);
-        assert_eq!((account.spent(today).gpu_ns, account.spent(today).micro_units), (2, month + 1));
-        assert!(account.lock().settled.days.len() <= DAYS_MAX);
     }
 
     #[test]

@@ -4,5 +4,6 @@
 pub mod rate;
 pub mod address;
 pub mod account;
+mod periods;
 pub mod fair;
 pub mod permits;

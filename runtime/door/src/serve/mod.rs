@@ -36,6 +36,14 @@ fn raise_file_limit() {
     }
 }
 
+/// Lets the system's killer choose almost any other process when the machine's memory runs out. Without the privilege it
+/// still chooses a child of this server first, because children ask for that.
+fn lower_oom_score() {
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-900") {
+        tracing::debug!(%error, "the server could not be put behind others for the system's killer");
+    }
+}
+
 /// How long shutdown waits for the ledger.
 const FLUSH_MAX: Duration = Duration::from_secs(10);
 
@@ -45,6 +53,7 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     raise_file_limit();
+    lower_oom_score();
     let file = options.config.as_deref().map(config::read).transpose()?.unwrap_or_default();
     let address = options.listen.or(file.listen).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7070)));
     for address in std::iter::once(address).chain(file.admin_listen) {
