@@ -95,8 +95,9 @@ fn make_private(folder: &Path) -> io::Result<()> {
 impl Checked {
     /// Returns what was read, in words.
     pub fn summary(&self) -> String {
-        let (records, files, lines) = (self.records.count(), self.files, self.ledger.lines);
-        format!("{records} records, {files} files and {lines} lines of the ledger can be read")
+        let counted = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        let (records, files) = (counted(self.records.count() as u64, "record"), counted(self.files as u64, "file"));
+        format!("{records}, {files} and {} of the ledger can be read", counted(self.ledger.lines, "line"))
     }
 
     /// Returns what is wrong, in words.
@@ -118,7 +119,9 @@ impl Checked {
             path.parent().map_or(Ok(()), sync_folder).map_err(failed)?;
             done.push(format!("{} is now {}; deploy or upload it again", path.display(), moved.display()));
         }
-        make_private(&aside).map_err(|cause| CheckError::File { path: aside.clone(), cause })?;
+        if self.ledger.has_damage() {
+            make_private(&aside).map_err(|cause| CheckError::File { path: aside.clone(), cause })?;
+        }
         let counted = self.records.watermark();
         done.extend(self.ledger.repair(&data.join("ledger"), &aside, counted).map_err(LedgerError::from)?);
         let forgotten = if forget_secrets { self.lost_secrets } else { Vec::new() };

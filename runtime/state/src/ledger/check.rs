@@ -58,6 +58,11 @@ pub fn check(folder: &Path, counted: Watermark) -> io::Result<LedgerCheck> {
 }
 
 impl LedgerCheck {
+    /// Whether a repair sets bytes aside.
+    pub fn has_damage(&self) -> bool {
+        !self.damaged.is_empty()
+    }
+
     /// Reads one segment, and returns its length.
     fn check_segment(&mut self, folder: &Path, number: u64) -> io::Result<u64> {
         let file = File::open(segment::path(folder, number, "jsonl"))?;
