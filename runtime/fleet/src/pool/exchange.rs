@@ -262,8 +262,8 @@ enum NoHead {
     Hung,
 }
 
-/// Waits until a worker that owes a response after `longest` counts as hanging: it has told nothing for a second, or
-/// has told only other things for too long.
+/// Waits until a worker that owes a response after `longest` counts as hanging: it has sent nothing for a second, or
+/// has sent only other messages for too long.
 async fn hangs(worker: &Worker, longest: Duration) {
     tokio::time::sleep(longest).await;
     let until = tokio::time::Instant::now() + ALIVE_GRACE;

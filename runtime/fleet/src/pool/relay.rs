@@ -73,7 +73,7 @@ impl Overdue for SharedResponse {
     fn lost_access(&self) -> Option<(&'static str, String)> {
         let open = self.lock();
         let open = open.as_ref()?;
-        // What is already on the tab costs no more when it is sent.
+        // A request whose report is on its tab uses nothing more while its response is sent.
         if let Some(cap) = open.used_up().filter(|_| matches!(open.source, ReportSource::Frame(_))) {
             let refusal = Refusal::from(PoolError::UsedUp { cap });
             return Some((refusal.code, refusal.public));

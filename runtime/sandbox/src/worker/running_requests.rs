@@ -1,8 +1,8 @@
-//! The requests that run in this worker. Tells the front door what they have used so far, so that a tenant's caps hold
-//! while they run, and so that the work is billed if this process ends before they do. Ends a request when it is told
-//! to.
+//! The requests that run in this worker. The front door gets reports of what they have used so far, so that a tenant's
+//! caps hold while they run, and so that the work is billed if this process ends before they do. The front door can also
+//! end a request.
 //!
-//! Only requests that run for longer than [`PROGRESS_EVERY`] are told of. Nothing wakes while no request runs.
+//! Only requests that run for longer than [`PROGRESS_EVERY`] are reported. Nothing wakes while no request runs.
 
 use crate::worker::usage::RequestUsage;
 use gannet_base::hop::RequestProgress;
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// How often progress is told.
+/// How often progress is reported.
 pub(crate) const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 struct Running {
