@@ -119,7 +119,7 @@ mod tests {
         }
         assert_eq!(watch.look(at(60), shown(60, 0)), None);
         assert_eq!(watch.trusted(), Some(shown(60, 0)));
-        // A year ahead, for one look: both jumps are told, and nothing is removed for an hour.
+        // The clock is a year ahead at one look. Both jumps are reported, and nothing may be removed for an hour.
         let year = 365 * 86_400;
         assert_eq!(watch.look(at(61), shown(61, year)).unwrap().as_secs(), year);
         assert_eq!(watch.trusted(), None);

@@ -1,5 +1,5 @@
-//! The parts of the binary that need the server: the list of all commands, and `serve`, `config check`, `completions`
-//! and `doctor`. All other commands are in the crate `gannet-cli`.
+//! The parts of the binary that need the server: the list of all commands, and `serve`, `kernel check`, `config check`,
+//! `check`, `repair`, `completions` and `doctor`. All other commands are in the crate `gannet-cli`.
 //!
 //! This is the only crate that knows both the front door and the sandbox. It must do nothing but put them together.
 //! Only `main.rs` imports it.

@@ -38,9 +38,9 @@ pub struct Checked {
     ledger: ledger::check::LedgerCheck,
     /// Files whose bytes are not those that were stored.
     wrong_files: Vec<PathBuf>,
-    /// What is wrong with files, in words.
+    /// A description of each problem with a file.
     file_findings: Vec<String>,
-    /// Secrets that cannot be decrypted, and that in words.
+    /// Secrets that cannot be decrypted, and a description of each.
     lost_secrets: Vec<(TenantName, String)>,
     secret_findings: Vec<String>,
     files: usize,
@@ -93,20 +93,20 @@ fn make_private(folder: &Path) -> io::Result<()> {
 }
 
 impl Checked {
-    /// Returns what was read, in words.
+    /// Returns a line that says how much was read.
     pub fn summary(&self) -> String {
         let counted = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
         let (records, files) = (counted(self.records.count() as u64, "record"), counted(self.files as u64, "file"));
         format!("{records}, {files} and {} of the ledger can be read", counted(self.ledger.lines, "line"))
     }
 
-    /// Returns what is wrong, in words.
+    /// Returns a description of each problem.
     pub fn findings(&self) -> impl Iterator<Item = &str> {
         let all = [self.records.findings(), &self.file_findings, &self.secret_findings, &self.ledger.findings];
         all.into_iter().flatten().map(String::as_str)
     }
 
-    /// Restores what can be restored, and returns what was done, in words. Without `forget_secrets`, secrets that
+    /// Restores what can be restored, and returns a line for each thing that was done. Without `forget_secrets`, secrets that
     /// cannot be decrypted are kept.
     pub fn repair(self, data: &Path, forget_secrets: bool) -> Result<Vec<String>, CheckError> {
         let mut done = Vec::new();

@@ -121,7 +121,7 @@ mod tests {
             prop_assert_eq!(&some[..], &texts[..some.len()]);
         }
 
-        /// One flipped bit costs the line that it is in, or two where it was the line feed between them, and is told.
+        /// One flipped bit makes one line unreadable, or two if it is in the line feed between them. The scan reports it.
         #[test]
         fn a_flipped_bit_costs_its_line_and_is_told(texts in texts(), bit in any::<prop::sample::Index>()) {
             let mut bytes = written(&texts);

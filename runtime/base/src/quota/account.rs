@@ -2,9 +2,8 @@
 //! that still run. They outlive the
 //! registry's snapshots. Decisions take the limits and the time as arguments.
 //!
-//! Invariants: a counted request stops counting exactly when its guard is dropped. What was used on a day counts on that
-//! day and in its month, whatever the clock shows before or after: a clock that is wrong for a minute, ahead or back,
-//! neither gives anything back nor stops the counting.
+//! Invariants: a request is counted until its guard is dropped. Use is counted on the day and in the month in which the
+//! request was admitted. A clock that is wrong for a minute does not change what was counted before.
 
 use crate::bill::price::Price;
 use crate::quota::periods::Used;

@@ -102,7 +102,7 @@ pub(super) struct Used {
     pub(super) settled: UsageByDay,
     /// What running requests have used so far, by the day of their admission: they are settled on that day.
     pub(super) running: AmountByDay,
-    /// What they are expected to use, or have used so far if that is more.
+    /// For each running request the larger of its expected use and its use so far.
     pub(super) reserved: AmountByDay,
     pub(super) caps: Caps,
 }

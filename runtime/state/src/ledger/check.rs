@@ -13,7 +13,7 @@ use std::path::Path;
 pub struct LedgerCheck {
     /// Lines that can be read.
     pub lines: u64,
-    /// What is wrong, in words.
+    /// A description of each problem.
     pub findings: Vec<String>,
     /// Whether counted lines at the end are missing, so that a server does not start.
     is_short: bool,

@@ -6,7 +6,7 @@
 //!  DATA/ledger/0000000008.jsonl    open: the last one
 //! ```
 //!
-//! Damage costs only the lines that it is in. It stays where it is and is told when the segment is read at a start. The
+//! Damage makes only the lines unreadable that contain it. Damaged bytes stay in the file, and each start logs them. The
 //! beginning of a line that a crash interrupted was never acknowledged, and is cut off.
 
 use crate::lines;

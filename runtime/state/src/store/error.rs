@@ -29,7 +29,7 @@ pub enum StoreError {
     /// A record cannot be read.
     #[error("{record} cannot be read: {cause}")]
     Corrupt {
-        /// The record, in words.
+        /// The name of the record, for people.
         record: String,
         /// Why the record is invalid.
         cause: String,
@@ -37,7 +37,7 @@ pub enum StoreError {
     /// The records are not those that were written.
     #[error("the data folder is damaged and is not used: {}", shown(findings))]
     Damaged {
-        /// What is wrong, in words.
+        /// A description of each problem.
         findings: Vec<String>,
     },
 }

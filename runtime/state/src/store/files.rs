@@ -77,7 +77,7 @@ pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         file.write_all(bytes)?;
         file.sync_all()
     };
-    // What is left of it would take space on a full disk.
+    // After a failure the incomplete file is removed, because it would take space on a full disk.
     write().inspect_err(|_| drop(std::fs::remove_file(&beside)))?;
     std::fs::rename(&beside, path)?;
     sync_folder(path.parent().unwrap_or(Path::new("/")))

@@ -110,7 +110,7 @@ pub(super) struct Replayed<V> {
     pub(super) last: Vec<Change>,
     /// The readable changes of a round after it whose end is missing.
     pub(super) unfinished: Vec<Change>,
-    /// What cannot be read, in words.
+    /// A description of each part that cannot be read.
     pub(super) damage: Vec<String>,
     /// Unreadable bytes at the end.
     pub(super) tail: u64,

@@ -23,7 +23,8 @@
 //! the database and its folder, and only then replies. Files are written under another name, synced, renamed, and their
 //! folder is synced, before a change that names them is committed.
 //!
-//! A start compares the database with the journal. If they differ, it names what is damaged and writes nothing.
+//! A start compares the database with the journal. If the difference cannot come from a crash, the start names what is
+//! damaged and does not use the folder.
 
 pub mod audit;
 mod batch;

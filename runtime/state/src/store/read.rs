@@ -1,5 +1,5 @@
-//! Reads the registry's records. A record that belongs to nothing, or that cannot be read, is told: dropping it in silence
-//! would be a loss that nobody notices.
+//! Reads the registry's records. Returns those that cannot be read, or whose tenant or function is missing, so that they
+//! can be reported: if they were skipped silently, nobody would notice the loss.
 
 use crate::store::batch::describe;
 use gannet_base::names::{AssetName, FunctionName, TenantName};
@@ -30,7 +30,7 @@ pub struct StoredState {
 #[derive(Debug)]
 pub(super) struct UnfitRecord {
     pub(super) key: Vec<u8>,
-    /// Why, in words.
+    /// A description of the problem.
     why: String,
 }
 
@@ -39,7 +39,7 @@ impl UnfitRecord {
         Self { key: key.to_vec(), why: why.into() }
     }
 
-    /// Returns the record and what is wrong with it, in words.
+    /// Returns a description of the record and of the problem.
     pub(super) fn told(&self) -> String {
         format!("{} cannot be used: {}", describe(&self.key), self.why)
     }

@@ -8,7 +8,7 @@
 //!                                    because one of them may have been revoked
 //! ```
 //!
-//! What was there before is set aside, not removed. A repair that is interrupted can be repeated.
+//! The old database and the old journal are moved to `DATA/set-aside`, not removed. An interrupted repair can be repeated.
 
 use crate::store::batch::{describe, record_sum, sealed, unsealed};
 use crate::store::commit::{self, COUNT, Count};
@@ -25,7 +25,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The folder in which repairs leave what was there before.
+/// The folder to which repairs move the old database, the old journal and damaged files.
 pub const SET_ASIDE: &str = "set-aside";
 /// Records that are written to a new database at once.
 const WRITE_AT_ONCE: usize = 1_000;
@@ -37,11 +37,11 @@ pub struct StoredFile {
     pub path: PathBuf,
     /// SHA-256 of its bytes, in hex.
     pub digest: String,
-    /// The record, in words.
+    /// The name of the record, for people.
     pub what: String,
 }
 
-/// The records of a data folder that no server uses, and what is wrong with them.
+/// The records of a data folder that no server uses, and the problems that were found.
 #[derive(Debug)]
 pub struct StoredRecords {
     data: PathBuf,
@@ -123,7 +123,7 @@ impl StoredRecords {
         Ok(Self { data: data.to_owned(), _lock: lock, contents, journal, findings })
     }
 
-    /// Returns what is wrong, in words.
+    /// Returns a description of each problem.
     pub fn findings(&self) -> &[String] {
         &self.findings
     }
@@ -179,8 +179,8 @@ impl StoredRecords {
         self.contents.values().filter(move |(key, _)| key.starts_with(prefix.as_bytes()))
     }
 
-    /// Restores the records from the copy that is whole, or from both, without the secrets in `forgotten`. Returns what
-    /// was done, in words.
+    /// Restores the records from the copy that is whole, or from both, without the secrets in `forgotten`. Returns a
+    /// line for each thing that was done.
     pub fn repair(self, forgotten: &[(TenantName, String)]) -> Result<Vec<String>, StoreError> {
         if self.findings.is_empty() && forgotten.is_empty() {
             return Ok(Vec::new());
@@ -281,7 +281,7 @@ impl StoredRecords {
 struct Restored {
     records: BTreeMap<Vec<u8>, Vec<u8>>,
     round: u64,
-    /// What was done, in words.
+    /// A line for each thing that was done.
     done: Vec<String>,
     /// Whether records may be lost.
     is_lossy: bool,

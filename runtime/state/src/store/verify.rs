@@ -36,7 +36,7 @@ pub(super) struct Contents {
     pub(super) count: Option<Count>,
     /// The records whose checksums are right, as they are stored.
     pub(super) records: HashMap<Vec<u8>, sled::IVec>,
-    /// What is wrong, in words.
+    /// A description of each problem.
     pub(super) damage: Vec<String>,
 }
 
@@ -77,7 +77,7 @@ pub(super) fn read_database(db: &sled::Db) -> Contents {
 /// How the database differs from the journal.
 #[derive(Debug, Default)]
 pub(super) struct Comparison {
-    /// What is wrong, in words.
+    /// A description of each problem.
     pub(super) findings: Vec<String>,
     /// Whether the changes of the journal's last round are missing, wholly or in part. A crash explains that.
     pub(super) lacks_last: bool,
