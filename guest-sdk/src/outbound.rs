@@ -7,7 +7,7 @@ use crate::bindings::wasi::http::types::{
 };
 use crate::bindings::wasi::io::streams::StreamError;
 use crate::error::{Error, Result};
-use crate::http::write_all;
+use crate::http::{receive_trailers, write_all};
 
 /// Most bytes of one read of a response body.
 const READ_BYTES: u64 = 64 * 1024;
@@ -43,6 +43,7 @@ pub struct Answer {
     status: u16,
     headers: Vec<(String, Vec<u8>)>,
     body: Vec<u8>,
+    trailers: Vec<(String, Vec<u8>)>,
 }
 
 impl Call {
@@ -176,10 +177,12 @@ impl Answer {
         loop {
             match stream.blocking_read(READ_BYTES) {
                 Ok(part) => body.extend_from_slice(&part),
-                Err(StreamError::Closed) => return Ok(Self { status, headers, body }),
+                Err(StreamError::Closed) => break,
                 Err(StreamError::LastOperationFailed(error)) => return Err(broken(error.to_debug_string())),
             }
         }
+        drop(stream);
+        Ok(Self { status, headers, body, trailers: receive_trailers(incoming) })
     }
 
     /// The status.
@@ -202,6 +205,18 @@ impl Answer {
     /// ```
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name))?;
+        std::str::from_utf8(value).ok()
+    }
+
+    /// The value of the first trailer with this name, regardless of case; `None` if there is none or it is not UTF-8.
+    ///
+    /// ```no_run
+    /// # fn outcome(answer: gannet_sdk::outbound::Answer) {
+    /// assert_eq!(answer.trailer("grpc-status"), Some("0"));
+    /// # }
+    /// ```
+    pub fn trailer(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.trailers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(value).ok()
     }
 

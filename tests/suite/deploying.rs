@@ -1,6 +1,6 @@
 //! Uploads, valid and invalid.
 
-use crate::support::{Options, Server, prebuilt, text};
+use crate::support::{KEY, Options, Server, prebuilt, text, wait_until};
 use tempfile::TempDir;
 
 fn put(server: &Server, name: &str, media_type: &str, body: &[u8]) -> crate::support::Response {
@@ -10,20 +10,84 @@ fn put(server: &Server, name: &str, media_type: &str, body: &[u8]) -> crate::sup
 #[test]
 fn what_is_no_component_is_refused_with_the_reason() {
     let server = Server::shared();
-    let unknown_import =
-        wat::parse_str(r#"(component (import "acme:secret/thing@1.0.0" (instance (export "f" (func)))))"#).unwrap();
+    // It imports what no server has, a version that is not served, and a call that its interface lacks; another that is
+    // there is not named.
+    let missing = wat::parse_str(
+        r#"(component
+            (import "acme:secret/thing@1.0.0" (instance (export "f" (func))))
+            (import "wasi:http/types@0.9.0" (instance (export "g" (func))))
+            (import "wasi:clocks/monotonic-clock@0.2.0"
+                (instance (export "now" (func (result u64))) (export "no-such-call" (func))))
+            (core module $m (func (export "run") (result i32) (i32.const 0)))
+            (core instance $i (instantiate $m))
+            (func $run (result (result)) (canon lift (core func $i "run")))
+            (instance $command (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.0" (instance $command)))"#,
+    )
+    .unwrap();
     let core = wat::parse_str("(module)").unwrap();
     let no_handler = wat::parse_str("(component)").unwrap();
     for (bytes, part) in [
         (b"<html>this is not it</html>".as_slice(), "not WebAssembly: it starts with [3c 68 74 6d]"),
         (core.as_slice(), "a core module, not a component"),
         (b"\0asm\x0d\0\x01\0 a text with the right magic", "not valid at byte"),
-        (no_handler.as_slice(), "no handler"),
-        (unknown_import.as_slice(), "unknown imports: acme:secret/thing@1.0.0"),
+        (no_handler.as_slice(), "no handler: a function exports wasi:http/incoming-handler 0.2; it exports nothing"),
+        (missing.as_slice(), "missing imports: acme:secret/thing@1.0.0, "),
+        (missing.as_slice(), "wasi:http/types@0.9.0 (served is wasi:http/types@0.2."),
+        (
+            missing.as_slice(),
+            "wasi:clocks/monotonic-clock@0.2.0#no-such-call (served is wasi:clocks/monotonic-clock@0.2.",
+        ),
+        (missing.as_slice(), "it is a command, for the world wasi:cli/command"),
     ] {
         put(server, "bad", "application/wasm", bytes).is_problem(422, "component_invalid", part);
     }
     server.send("GET", "/api/v1/functions/bad", &[], b"").is_problem(404, "not_found", "no resource of that name");
+}
+
+/// A number as WebAssembly encodes it (LEB128).
+fn number(mut value: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while value > 0x7f {
+        bytes.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+    bytes
+}
+
+/// Returns the number of core modules at the top of a component: its sections with the id 1.
+fn core_modules(component: &[u8]) -> usize {
+    let (mut rest, mut count) = (&component[8..], 0);
+    while let Some((id, after)) = rest.split_first() {
+        let bytes = after.iter().position(|byte| byte & 0x80 == 0).unwrap() + 1;
+        let length = after[..bytes].iter().rev().fold(0, |sum, byte| sum << 7 | usize::from(byte & 0x7f));
+        count += usize::from(*id == 1);
+        rest = &after[bytes + length..];
+    }
+    count
+}
+
+#[test]
+fn a_component_may_be_composed_of_parts_with_memories_of_their_own() {
+    let server = Server::start_with(&Options { config: Some("spares = 0"), ..Options::default() });
+    let hello = std::fs::read(prebuilt("hello")).unwrap();
+    let module = wat::parse_str("(module (memory 1) (table 1 funcref))").unwrap();
+    let composed = |parts: usize| {
+        let mut bytes = hello.clone();
+        bytes.extend([&[1][..], &number(module.len()), &module].concat());
+        let index = number(core_modules(&hello));
+        for _ in 0..parts {
+            // One more instance of that module, without arguments.
+            let instance = [&[1, 0][..], &index, &[0]].concat();
+            bytes.extend([&[2][..], &number(instance.len()), &instance].concat());
+        }
+        bytes
+    };
+    assert_eq!(server.put_bytes(KEY, &composed(7), "parts", "", "").status, 201);
+    assert_eq!(server.call("parts", "/", b"").text(), "hello, world\n");
+    let refused = server.put_bytes(KEY, &composed(8), "more", "", "");
+    refused.is_problem(422, "component_invalid", "memories");
 }
 
 #[test]
@@ -150,6 +214,8 @@ fn a_component_for_wasi_http_0_3_runs_where_the_operator_has_enabled_it() {
     let answer = server.call("service", "/here?x=1", b"");
     assert_eq!((answer.status, answer.header("content-type")), (200, "text/plain"), "{}", answer.text());
     assert_eq!(answer.text(), "0.3 was asked for /here?x=1\n");
+    let logs = format!("/api/v1/functions/service/logs?request={}", answer.header("x-request-id"));
+    wait_until("its task has gone on after the answer", || server.get_json(&logs).to_string().contains("went on"));
     // A component for 0.2 still runs beside it.
     server.deploy("hello");
     assert_eq!(server.call("hello", "/", b"").text(), "hello, world\n");

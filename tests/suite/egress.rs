@@ -3,7 +3,8 @@
 use crate::support::{KEY, Options, Server, text, wait_until};
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 /// Starts another server that sends `answer` to each request. Returns its port and a channel with the requests it got.
@@ -158,6 +159,74 @@ fn answers_that_are_too_large_or_never_come_are_errors_and_redirects_are_the_fun
     let (status, said) = told(held);
     assert!(status == 502 && said.contains("Timeout"), "{status} {said}");
     assert_eq!(server.call("f", "/say", b"").text(), "said", "the worker still works");
+}
+
+/// Starts another server that keeps its connections open. It answers each request with `answer`, at most `requests` of
+/// them over one connection. Returns its port and the number of its connections.
+fn keeping(answer: &'static [u8], requests: usize) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, connections) = (listener.local_addr().unwrap().port(), Arc::<AtomicUsize>::default());
+    let counted = Arc::clone(&connections);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            counted.fetch_add(1, Ordering::SeqCst);
+            thread::spawn(move || {
+                for _ in 0..requests {
+                    let mut request = Vec::new();
+                    while !request.ends_with(b"\r\n\r\n") {
+                        let mut byte = [0];
+                        if stream.read(&mut byte).unwrap_or(0) == 0 {
+                            return;
+                        }
+                        request.push(byte[0]);
+                    }
+                    let _ = stream.write_all(answer);
+                }
+            });
+        }
+    });
+    (port, connections)
+}
+
+#[test]
+fn connections_are_used_again_by_the_same_tenant_only() {
+    let server = server(OPEN);
+    let (port, connections) = keeping(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", usize::MAX);
+    let (closing, closed) = keeping(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", 1);
+    let manifest = manifest(&[format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{closing}")]);
+    assert_eq!(server.put(KEY, "faulty", "f", &manifest, "").status, 201);
+    let url = format!("http://127.0.0.1:{port}/x");
+    for _ in 0..4 {
+        assert_eq!(fetch(&server, &url, b"").text(), "ok");
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+    let other = server.tenant("other", &serde_json::json!({}));
+    assert_eq!(server.put(&other, "faulty", "f", &manifest, "").status, 201);
+    assert_eq!(server.call_as(&other, &format!("/f/other/f/fetch?url={url}"), b"").text(), "ok");
+    assert_eq!(connections.load(Ordering::SeqCst), 2, "another tenant has its own");
+    // A server that closes its side after each answer.
+    for count in 1..=4 {
+        assert_eq!(fetch(&server, &format!("http://127.0.0.1:{closing}/x"), b"").text(), "ok");
+        assert_eq!(closed.load(Ordering::SeqCst), count);
+    }
+}
+
+#[test]
+fn answers_without_a_body_keep_what_they_say_of_it() {
+    let server = server(OPEN);
+    let (head, _) = keeping(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\netag: \"a\"\r\n\r\n", 1);
+    let (unchanged, _) = keeping(b"HTTP/1.1 304 Not Modified\r\ncontent-length: 7\r\netag: \"b\"\r\n\r\n", 1);
+    let (nothing, _) = keeping(b"HTTP/1.1 204 No Content\r\netag: \"c\"\r\n\r\n", 1);
+    let all = [head, unchanged, nothing].map(|port| format!("http://127.0.0.1:{port}"));
+    assert_eq!(server.put(KEY, "faulty", "f", &manifest(&all), "").status, 201);
+    for (url, method, status, seen) in
+        [(&all[0], "HEAD", 200, "5 \"a\""), (&all[1], "GET", 304, "7 \"b\""), (&all[2], "GET", 204, "- \"c\"")]
+    {
+        let answer = server.call("f", &format!("/fetch?method={method}&url={url}/x"), b"");
+        assert_eq!((answer.status, answer.text().as_str()), (status, ""), "{method} {url}");
+        assert_eq!(answer.header("x-seen"), seen, "{method} {url}");
+    }
 }
 
 #[test]

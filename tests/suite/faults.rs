@@ -1,6 +1,6 @@
 //! Guests that misbehave: the caller gets a clear error, the next request works, nothing is lost.
 
-use crate::support::{Server, text};
+use crate::support::{KEY, Options, Server, text, wait_until};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
@@ -56,6 +56,49 @@ fn a_guest_that_exits_without_an_answer_is_502() {
     let server = Server::shared();
     server.call("faulty", "/exit", b"").is_problem(502, "function_trapped", "ended without a response");
     the_next_request_works(server);
+}
+
+#[test]
+fn a_guest_that_has_answered_may_exit_and_may_go_on() {
+    let server = Server::shared();
+    for status in [0, 1] {
+        let answer = server.call("faulty", &format!("/answer-and-exit?status={status}"), b"");
+        assert_eq!((answer.status, answer.text().as_str()), (200, "answered"), "status {status}");
+        let mut receipt = serde_json::Value::Null;
+        wait_until("its receipt is there", || {
+            let path = format!("/api/v1/requests/{}", answer.header("x-request-id"));
+            let found = server.send("GET", &path, &[], b"");
+            receipt = if found.status == 200 { found.json() } else { serde_json::Value::Null };
+            found.status == 200
+        });
+        assert_eq!(receipt["error"], serde_json::Value::Null, "status {status}: {receipt}");
+    }
+    // Within a body whose length nobody knows, an exit is a failure.
+    let broken = server.call("faulty", "/exit-within-body", b"");
+    broken.is_problem(502, "function_trapped", "exited with status 0 before the body of its response was finished");
+    let answer = server.call("faulty", "/go-on", b"");
+    assert_eq!(answer.text(), "answered");
+    let logs = format!("/api/v1/functions/faulty/logs?request={}", answer.header("x-request-id"));
+    wait_until("it has gone on after its answer", || server.get_json(&logs).to_string().contains("went on"));
+    the_next_request_works(server);
+}
+
+#[test]
+fn what_a_guest_prints_without_a_line_break_belongs_to_its_request() {
+    let server = Server::start_with(&Options { config: Some("spares = 0"), ..Options::default() });
+    let reuse = "[scale]\ninstance_reuse = 10\n[limits]\nconcurrency = 1\n";
+    assert_eq!(server.put(KEY, "faulty", "f", reuse, "").status, 201);
+    let ids = ["one", "two", "%C3%A4"].map(|said| {
+        let answer = server.call("f", &format!("/partial?text={said}"), b"");
+        assert_eq!(answer.text(), "printed");
+        answer.header("x-request-id").to_owned()
+    });
+    for (id, said) in ids.iter().zip(["one", "two", "ä"]) {
+        let path = format!("/api/v1/functions/f/logs?request={id}");
+        wait_until("its line is there", || !server.get_json(&path)["lines"].as_array().unwrap().is_empty());
+        let lines = server.get_json(&path)["lines"].clone();
+        assert_eq!((lines[0]["text"].as_str().unwrap(), lines.as_array().unwrap().len()), (said, 1));
+    }
 }
 
 #[test]

@@ -90,6 +90,50 @@ fn requests_without_a_valid_host_and_with_other_codings_are_refused() {
 }
 
 #[test]
+fn a_line_feed_alone_ends_no_line() {
+    let server = Server::shared();
+    let good = format!("GET /f/dev/hello/ HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\n\r\n");
+    for bad in [
+        "GET /healthz HTTP/1.1\nhost: localhost\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\nhost: localhost\n\r\n",
+        "GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: y\nsmuggled: 1\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\n",
+    ] {
+        let alone = server.raw(bad.as_bytes());
+        assert!(alone.starts_with("HTTP/1.1 400"), "{bad:?}: {alone}");
+        // Behind another request on the same connection, which has a body with line feeds.
+        let body = format!(
+            "POST /f/dev/faulty/length HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\ncontent-length: 4\r\n\r\n\n\n\n\n"
+        );
+        let both = server.raw(format!("{good}{body}{bad}").as_bytes());
+        let statuses: Vec<&str> = both.split("HTTP/1.1 ").skip(1).map(|rest| &rest[..3]).collect();
+        assert_eq!(statuses, ["200", "200", "400"], "{bad:?}: {both}");
+    }
+    let trailers = "transfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx: y\nsmuggled: 1\r\n\r\n";
+    let answer = server.raw(
+        format!("POST /f/dev/faulty/length HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\n{trailers}")
+            .as_bytes(),
+    );
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+}
+
+#[test]
+fn a_guest_may_announce_the_length_of_what_it_does_not_send() {
+    let server = Server::shared();
+    let head = |method: &str| {
+        let path = "/f/dev/faulty/length-only";
+        server.raw(
+            format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\nconnection: close\r\n\r\n")
+                .as_bytes(),
+        )
+    };
+    let answer = head("HEAD");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\r\ncontent-length: 5\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+    assert!(head("GET").starts_with("HTTP/1.1 502"), "the body is missing");
+}
+
+#[test]
 fn a_guest_learns_how_it_was_called_and_its_redirects_stay_inside_it() {
     let server = Server::shared();
     let echo = server.raw(

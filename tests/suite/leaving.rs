@@ -44,7 +44,7 @@ fn a_change_whose_client_leaves_runs_to_its_end_or_leaves_nothing() {
     wait_until("nothing is left of them", || entries(&server, "incoming").is_empty() && unfinished(&server, KEY) == 0);
     assert_eq!(names(), ["whole"]);
     assert_eq!(entries(&server, "components/dev").len(), 1);
-    assert_eq!(entries(&server, "compiled/dev").len(), 1);
+    assert_eq!(entries(&server, "compiled/dev").len(), 2, "code and report");
 }
 
 #[test]

@@ -13,8 +13,10 @@ mod support;
 
 mod assets;
 mod attacks;
+mod builds;
 mod clients;
 mod command_line;
+mod connecting;
 mod damage;
 mod deploying;
 mod durability;
@@ -36,5 +38,6 @@ mod sharing;
 mod snapshots;
 mod spending;
 mod tenants;
+mod trailers;
 mod versions;
 mod workers;

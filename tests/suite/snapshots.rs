@@ -20,7 +20,8 @@ fn check_found(server: &Server, expected: &str) {
 }
 
 fn compiled(server: &Server) -> usize {
-    std::fs::read_dir(server.data.join("compiled/dev")).map_or(0, Iterator::count)
+    let files = std::fs::read_dir(server.data.join("compiled/dev")).into_iter().flatten().flatten();
+    files.filter(|file| file.path().extension().is_some_and(|kind| kind == "cwasm")).count()
 }
 
 #[test]

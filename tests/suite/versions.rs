@@ -78,7 +78,7 @@ fn settings_make_a_new_version_of_the_same_bytes_without_an_upload() {
     let now = server.get_json("/api/v1/functions/f");
     assert_eq!((&now["digest"], &now["manifest"]["limits"]["cpu_ms"]), (&first.json()["digest"], &json!(77)));
     let bad = server.control(KEY, "PATCH", "functions/f", &json!({ "limits": { "cpu": 1 } }));
-    bad.is_problem(400, "invalid", "unknown field `cpu`");
+    bad.is_problem(400, "invalid", "unknown key `cpu`");
 
     let folder = tempfile::TempDir::new().unwrap();
     std::fs::copy(crate::support::prebuilt("faulty"), folder.path().join("f.wasm")).unwrap();

@@ -6,6 +6,7 @@ use gannet_sdk::http::{Request, Response};
 use gannet_sdk::outbound::Call;
 use gannet_sdk::{Error, Result};
 use std::cell::{Cell, RefCell};
+use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 /// Bindings of `wasi:config`. The SDK has none, because its values are in the environment too.
@@ -93,6 +94,9 @@ fn init() -> std::result::Result<(), String> {
         "fail" => return Err("failed as asked".into()),
         "trap" => panic!("trapped as asked"),
         "print" => println!("printed as asked"),
+        "loop" => loop {
+            std::hint::black_box(());
+        },
         "memory" => {
             let mut hoard: Vec<Vec<u8>> = Vec::new();
             loop {
@@ -110,6 +114,9 @@ fn init() -> std::result::Result<(), String> {
 
 #[gannet_sdk::handler]
 fn faulty(request: Request) -> Result<Response> {
+    if request.header("content-type").is_some_and(|kind| kind.starts_with("application/grpc")) {
+        return grpc(&request);
+    }
     match request.path() {
         "/found" => {
             COUNTED.set(COUNTED.get() + 1);
@@ -134,6 +141,37 @@ fn faulty(request: Request) -> Result<Response> {
             }
         }
         "/exit" => std::process::exit(0),
+        "/answer-and-exit" => {
+            let status = request.query("status").and_then(|text| text.parse().ok()).unwrap_or(0);
+            Ok(Response::text("answered").after(move || std::process::exit(status)))
+        }
+        "/exit-within-body" => Ok(Response::stream("text/plain", |body| {
+            body.write(b"first")?;
+            std::process::exit(0)
+        })),
+        "/go-on" => Ok(Response::text("answered").after(|| {
+            std::thread::sleep(Duration::from_millis(50));
+            println!("went on");
+        })),
+        "/partial" => {
+            print!("{}", request.query("text").unwrap_or_default());
+            let _ = std::io::stdout().flush();
+            Ok(Response::text("printed"))
+        }
+        "/trailers" => {
+            let response = Response::text(format!("x-sum={}", request.trailer("x-sum").unwrap_or("-")));
+            let trailers = [("x-own", "kept"), ("set-cookie", "a=b"), ("content-length", "7"), ("x-gannet-own", "no")];
+            Ok(trailers.into_iter().fold(response, |response, (name, value)| response.with_trailer(name, value)))
+        }
+        "/late-trailers" => Ok(Response::stream("text/plain", |body| {
+            body.write(b"first")?;
+            std::thread::sleep(Duration::from_millis(50));
+            body.write(b"last")?;
+            body.add_trailer("x-own", "kept");
+            Ok(())
+        })
+        .with_header("trailer", "x-own, content-length")),
+        "/length-only" => Ok(Response::new(200).with_header("content-length", "5")),
         "/log" => {
             let line = "x".repeat(1023);
             let mib: u64 = request.query("mib").and_then(|text| text.parse().ok()).unwrap_or(1);
@@ -223,6 +261,7 @@ fn faulty(request: Request) -> Result<Response> {
                 "host",
                 "x-own",
                 "x-secret",
+                "te",
                 "connection",
             ];
             let lines = names.iter().map(|name| format!("{name}={}\n", request.header(name).unwrap_or("-")));
@@ -242,17 +281,55 @@ fn faulty(request: Request) -> Result<Response> {
         }
         "/fetch" => {
             let url = request.query("url").unwrap_or_default();
-            let call = match request.body() {
-                [] => Call::get(&url),
-                body => Call::post(&url, body),
+            let call = match (request.query("method"), request.body()) {
+                (Some(method), _) => Call::new(&method, &url),
+                (None, []) => Call::get(&url),
+                (None, body) => Call::post(&url, body),
             };
             let answer = call.with_header("x-own", "kept").with_header("x-gannet-own", "dropped").send()?;
-            Ok(Response::bytes("text/plain", answer.body()).with_status(answer.status()))
+            let response = Response::bytes("text/plain", answer.body()).with_status(answer.status());
+            let seen = ["content-length", "etag"].map(|name| answer.header(name).unwrap_or("-").to_owned());
+            Ok(response.with_header("x-seen", &seen.join(" ")))
+        }
+        "/grpc-call" => {
+            let url = request.query("url").unwrap_or_default();
+            let call = Call::post(&url, grpc_message(request.body())).with_header("content-type", "application/grpc");
+            let answer = call.with_header("te", "trailers").send()?;
+            let message = answer.body().get(5..).map(String::from_utf8_lossy).unwrap_or_default();
+            let outcome = ["grpc-status", "grpc-message"]
+                .map(|name| answer.trailer(name).or(answer.header(name)).unwrap_or("-").to_owned());
+            Ok(Response::text(format!("{message} {}", outcome.join(" "))))
         }
         "/class" => Ok(Response::text(gannet_sdk::gpu::device().class)),
         "/length" => Ok(Response::text(request.body().len().to_string())),
         path if path.starts_with("/gpu/") => gpu(path),
         _ => Err(Error::new(404, "there is no such fault")),
+    }
+}
+
+/// Returns a message with the prefix of gRPC: one byte that says that it is not compressed, and its length.
+fn grpc_message(message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+    [&[0], &length.to_be_bytes()[..], message].concat()
+}
+
+/// A service of gRPC: `Say` replies once, `Count` three times with pauses, and others fail.
+fn grpc(request: &Request) -> Result<Response> {
+    let message = request.body().get(5..).unwrap_or_default().to_vec();
+    match request.path() {
+        "/test.Echo/Say" => {
+            let reply = [b"echo: ", message.as_slice()].concat();
+            Ok(Response::bytes("application/grpc", grpc_message(&reply)).with_trailer("grpc-status", "0"))
+        }
+        "/test.Echo/Count" => Ok(Response::stream("application/grpc", |body| {
+            for number in ["1", "2", "3"] {
+                body.write(&grpc_message(number.as_bytes()))?;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            body.add_trailer("grpc-status", "0");
+            Ok(())
+        })),
+        _ => Ok(Response::bytes("application/grpc", []).with_trailer("grpc-status", "5").with_trailer("grpc-message", "not here")),
     }
 }
 

@@ -20,6 +20,7 @@ const WRITE_BYTES: usize = 4096;
 #[derive(Debug)]
 pub struct BodyWriter {
     pub(super) stream: Option<OutputStream>,
+    pub(super) trailers: Vec<(String, Vec<u8>)>,
 }
 
 impl BodyWriter {
@@ -35,6 +36,22 @@ impl BodyWriter {
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let Some(stream) = &self.stream else { return Ok(()) };
         write_all(stream, bytes)
+    }
+
+    /// Adds a trailer: a field that follows the body, for what is known only then. HTTP/1.1 clients get it only if they
+    /// ask for trailers (`te: trailers`) and the response's header `trailer` names it.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Response;
+    /// let response = Response::stream("text/plain", |body| {
+    ///     body.write(b"first\n")?;
+    ///     body.add_trailer("x-lines", "1");
+    ///     Ok(())
+    /// });
+    /// let response = response.with_header("trailer", "x-lines");
+    /// ```
+    pub fn add_trailer(&mut self, name: &str, value: &str) {
+        self.trailers.push((name.to_owned(), value.as_bytes().to_vec()));
     }
 }
 

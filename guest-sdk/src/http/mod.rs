@@ -10,5 +10,6 @@ pub use body::BodyWriter;
 pub(crate) use body::write_all;
 pub use into_response::IntoResponse;
 pub use request::Request;
+pub(crate) use request::receive_trailers;
 pub use response::Response;
 pub use run::run;

@@ -22,6 +22,7 @@ pub struct Request {
     target: String,
     headers: Vec<(String, Vec<u8>)>,
     body: Vec<u8>,
+    trailers: Vec<(String, Vec<u8>)>,
 }
 
 impl Request {
@@ -32,7 +33,7 @@ impl Request {
     /// assert_eq!(Request::new("PUT", "/notes/1").method(), "PUT");
     /// ```
     pub fn new(method: &str, target: &str) -> Self {
-        Self { method: method.into(), target: target.into(), headers: Vec::new(), body: Vec::new() }
+        Self { method: method.into(), target: target.into(), ..Self::default() }
     }
 
     /// Sets the body, for tests.
@@ -102,6 +103,18 @@ impl Request {
         &self.body
     }
 
+    /// The value of the first trailer with this name, regardless of case; `None` if there is none or it is not UTF-8.
+    /// Trailers follow the body, and the request's header `trailer` must name them.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Request;
+    /// assert_eq!(Request::new("POST", "/").trailer("x-checksum"), None);
+    /// ```
+    pub fn trailer(&self, name: &str) -> Option<&str> {
+        let found = self.trailers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name))?;
+        std::str::from_utf8(&found.1).ok()
+    }
+
     pub(super) fn receive(request: &IncomingRequest) -> io::Result<Self> {
         let method = match request.method() {
             Method::Get => "GET".into(),
@@ -117,11 +130,24 @@ impl Request {
         };
         let target = request.path_with_query().unwrap_or_else(|| "/".into());
         let headers = request.headers().entries();
-        let body = match request.consume() {
-            Ok(body) => read_whole(&body)?,
-            Err(()) => Vec::new(),
+        let Ok(incoming) = request.consume() else {
+            return Ok(Self { method, target, headers, ..Self::default() });
         };
-        Ok(Self { method, target, headers, body })
+        let body = read_whole(&incoming)?;
+        // Only if they were announced, because most requests have none.
+        let announced = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("trailer"));
+        let trailers = if announced { receive_trailers(incoming) } else { Vec::new() };
+        Ok(Self { method, target, headers, body, trailers })
+    }
+}
+
+/// Waits for the trailers of a body that was read to its end. Returns none if there are none or they broke off.
+pub(crate) fn receive_trailers(body: IncomingBody) -> Vec<(String, Vec<u8>)> {
+    let trailers = IncomingBody::finish(body);
+    trailers.subscribe().block();
+    match trailers.get() {
+        Some(Ok(Ok(Some(fields)))) => fields.entries(),
+        _ => Vec::new(),
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Response {
     status: u16,
     headers: Vec<(String, Vec<u8>)>,
     body: ResponseBody,
+    trailers: Vec<(String, Vec<u8>)>,
+    after: Option<Box<dyn FnOnce()>>,
 }
 
 impl fmt::Debug for Response {
@@ -40,7 +42,8 @@ impl Response {
     /// assert_eq!(Response::new(204).status(), 204);
     /// ```
     pub fn new(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: ResponseBody::Whole(Vec::new()) }
+        let body = ResponseBody::Whole(Vec::new());
+        Self { status, headers: Vec::new(), body, trailers: Vec::new(), after: None }
     }
 
     /// Plain text in UTF-8, with status 200.
@@ -125,6 +128,30 @@ impl Response {
         self
     }
 
+    /// Adds a trailer: a field that follows the body. A streamed body adds its own with
+    /// [`BodyWriter::add_trailer`].
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Response;
+    /// let reply = Response::bytes("application/grpc", [0, 0, 0, 0, 0]).with_trailer("grpc-status", "0");
+    /// ```
+    pub fn with_trailer(mut self, name: &str, value: &str) -> Self {
+        self.trailers.push((name.to_owned(), value.as_bytes().to_vec()));
+        self
+    }
+
+    /// Runs `work` after the whole response was sent, for what the client need not wait for. Its time is on the bill of
+    /// the request, and `limits.stream_timeout_ms` and `limits.cpu_ms` bound it.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Response;
+    /// let response = Response::text("stored").after(|| println!("the client has its response"));
+    /// ```
+    pub fn after(mut self, work: impl FnOnce() + 'static) -> Self {
+        self.after = Some(Box::new(work));
+        self
+    }
+
     /// Sets the status.
     ///
     /// ```
@@ -193,13 +220,24 @@ impl Response {
         let body = response.body().map_err(|()| Error::new(500, "the body is taken"))?;
         ResponseOutparam::set(out, Ok(response));
         let stream = body.write().map_err(|()| Error::new(500, "the body is taken"))?;
-        let mut writer = BodyWriter { stream: Some(stream) };
+        let mut writer = BodyWriter { stream: Some(stream), trailers: self.trailers };
         match self.body {
             ResponseBody::Whole(bytes) => writer.write(&bytes)?,
             ResponseBody::Stream(write) => write(&mut writer)?,
         }
+        let trailers = std::mem::take(&mut writer.trailers);
         drop(writer);
-        OutgoingBody::finish(body, None).map_err(|error| Error::new(500, format!("{error:?}")))
+        let trailers = if trailers.is_empty() {
+            None
+        } else {
+            let fields = Fields::from_list(&trailers);
+            Some(fields.map_err(|error| Error::new(500, format!("trailers: {error:?}")))?)
+        };
+        OutgoingBody::finish(body, trailers).map_err(|error| Error::new(500, format!("{error:?}")))?;
+        if let Some(work) = self.after {
+            work();
+        }
+        Ok(())
     }
 }
 

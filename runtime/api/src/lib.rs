@@ -67,6 +67,9 @@ pub struct Whoami {
     pub key: Option<String>,
     /// When the key expires. Null if it does not expire.
     pub expires: Option<String>,
+    /// URL of the functions, if the control API has another address (`admin_listen`). Null if they have the same.
+    #[serde(default)]
+    pub functions_url: Option<String>,
 }
 
 /// A GPU of this server.

@@ -112,6 +112,10 @@ pub struct Used {
     pub concurrency: u64,
     /// Number of functions.
     pub functions: u64,
+    /// Number of versions of all functions.
+    pub versions: u64,
+    /// Size in MiB of all components, with their compiled code, kernels and records.
+    pub components_mib: u64,
     /// Number of secrets.
     pub secrets: u64,
     /// Size of all assets in MiB. Bytes with several names count once.
@@ -120,6 +124,8 @@ pub struct Used {
     pub keys: u64,
     /// GPU time used today (UTC), in milliseconds.
     pub gpu_ms_per_day: u64,
+    /// CPU time of today's builds (UTC), in milliseconds. A restart of the server sets it to 0.
+    pub build_cpu_ms_per_day: u64,
     /// Outbound HTTP of today (UTC), in MiB.
     pub egress_mib_per_day: u64,
     /// Cost of this month (UTC) so far, in micro-units.
@@ -132,10 +138,13 @@ impl Used {
         let pairs = [
             ("concurrency", self.concurrency),
             ("functions", self.functions),
+            ("versions", self.versions),
+            ("components_mib", self.components_mib),
             ("secrets", self.secrets),
             ("assets_mib", self.assets_mib),
             ("keys", self.keys),
             ("gpu_ms_per_day", self.gpu_ms_per_day),
+            ("build_cpu_ms_per_day", self.build_cpu_ms_per_day),
             ("egress_mib_per_day", self.egress_mib_per_day),
             ("spend_micro_units_per_month", self.spend_micro_units_per_month),
         ];

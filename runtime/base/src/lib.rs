@@ -26,5 +26,6 @@ pub mod log_line;
 
 // Responses to clients.
 pub mod headers;
+pub mod trailers;
 pub mod body;
 pub mod refusal;

@@ -158,8 +158,12 @@ limits! {
     log_kib: 16_384, 0, 16_384;
     /// Size of one component.
     component_mib: 64, 1, 1_024;
-    /// Size of all components together.
+    /// Size of all components together, with their compiled code, kernels and records.
     components_mib: 10_240, 1, 16_777_216;
+    /// Number of versions of all functions together.
+    versions: 10_000, 1, 1_000_000;
+    /// CPU time of builds in a day (UTC). A build that is running when it is reached runs to its end.
+    build_cpu_ms_per_day: 3_600_000, 0, 86_400_000_000_u64;
     /// Changes through the control API per second. Ten times as many may come at once.
     changes_per_s: 100, 1, 1_000_000;
     /// Number of functions.

@@ -13,9 +13,9 @@ pub const INSTANCES_MAX: u32 = 128;
 /// Largest linear memory of an instance, in bytes. No manifest can raise it.
 pub const MEMORY_BYTES_MAX: usize = 1 << 30;
 
-/// Why a manifest is invalid.
+/// Why a manifest is invalid. The caller knows the file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("gannet.toml: {0}")]
+#[error("{0}")]
 pub struct ManifestError(String);
 
 /// How the component is built. The CLI uses the command and the artifact, the server the snapshot.
@@ -200,7 +200,9 @@ const ENV_BYTES_MAX: usize = 32 * 1024;
 impl Manifest {
     /// Parses and checks a manifest.
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
-        let manifest: Self = toml::from_str(text).map_err(|error| ManifestError(explain(&error)))?;
+        let document = toml::Deserializer::parse(text).map_err(|error| ManifestError(explain("", &error, text)))?;
+        let manifest: Self = serde_path_to_error::deserialize(document)
+            .map_err(|error| ManifestError(explain(&error.path().to_string(), error.inner(), text)))?;
         manifest.check()?;
         Ok(manifest)
     }
@@ -217,7 +219,8 @@ impl Manifest {
         }
         let mut value = serde_json::to_value(self).map_err(|error| ManifestError(error.to_string()))?;
         json_patch::merge(&mut value, &serde_json::Value::Object(patch.clone()));
-        let next: Self = serde_json::from_value(value).map_err(|error| ManifestError(error.to_string()))?;
+        let next: Self = serde_path_to_error::deserialize(value)
+            .map_err(|error| ManifestError(format!("{}: {}", error.path(), shortened(&error.inner().to_string()))))?;
         next.check()?;
         Ok(next)
     }
@@ -324,18 +327,27 @@ pub fn is_secret_name(name: &str) -> bool {
 /// The rule that [`is_secret_name`] checks, for error texts.
 pub const SECRET_NAME_RULE: &str = "a secret's name has 1 to 64 letters, digits and _, no digit first";
 
-/// Describes an error of the parser. If it is about an unknown key, the text names the nearest known key.
-fn explain(error: &toml::de::Error) -> String {
-    let message = error.message();
-    let at = error.span().map(|span| format!("byte {}: ", span.start)).unwrap_or_default();
+/// Describes an error of the parser: the line, the key and the cause.
+fn explain(key: &str, error: &toml::de::Error, text: &str) -> String {
+    let line = error.span().map(|span| {
+        let line = text.bytes().take(span.start).filter(|byte| *byte == b'\n').count() + 1;
+        format!("line {line}: ")
+    });
+    // The path of an error that is about no key is a dot.
+    let key = if key.is_empty() || key == "." { String::new() } else { format!("{key}: ") };
+    format!("{}{key}{}", line.unwrap_or_default(), shortened(error.message()))
+}
+
+/// Shortens serde's message about an unknown key: it lists all known keys, this names only the nearest.
+fn shortened(message: &str) -> String {
     let mut quoted = message.split('`').skip(1).step_by(2);
     if !message.starts_with("unknown field") {
-        return format!("{at}{message}");
+        return message.trim().to_owned();
     }
     let unknown = quoted.next().unwrap_or_default();
     match crate::names::similar(unknown, quoted) {
-        Some(known) => format!("{at}unknown key `{unknown}`; the nearest known one is `{known}`"),
-        None => format!("{at}unknown key `{unknown}`"),
+        Some(known) => format!("unknown key `{unknown}`; the nearest known one is `{known}`"),
+        None => format!("unknown key `{unknown}`"),
     }
 }
 

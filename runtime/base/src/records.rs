@@ -1,7 +1,7 @@
 //! The records in the store. They are stored as JSON, because that can be read in an emergency, and a new field with a
 //! default needs no migration.
 
-use crate::hop::{BundleAsset, BundleKernel};
+use crate::hop::BundleAsset;
 use crate::limits::LimitsChoice;
 use crate::manifest::Manifest;
 use crate::names::{AssetName, FunctionName, TenantName};
@@ -156,8 +156,8 @@ pub struct VersionRecord {
     pub created: jiff::Timestamp,
     /// The settings of the version.
     pub manifest: Manifest,
-    /// The declared kernels of the component, by name.
-    pub kernels: Arc<BTreeMap<String, BundleKernel>>,
+    /// The declared kernels of the component, by name. Their sources are in the report of the build.
+    pub kernels: Arc<BTreeMap<String, KernelRecord>>,
     /// Warnings of the builder for the author.
     pub warnings: Vec<String>,
     /// Why the version was made, if not by an upload.
@@ -169,6 +169,18 @@ pub struct VersionRecord {
     /// Size in bytes of the component with the memory that `init` left, if the version has a snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_size: Option<u64>,
+    /// Size in bytes of what its build left: compiled code, report and driver cache.
+    #[serde(default)]
+    pub build_size: u64,
+}
+
+/// A kernel that a component declares. A record holds no source, because a server reads all records when it starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelRecord {
+    /// Name of the entry point.
+    pub entry: String,
+    /// SHA-256 over the source and the entry point, in hex.
+    pub source: String,
 }
 
 impl VersionRecord {
@@ -188,11 +200,6 @@ impl VersionRecord {
         }
         let seen = hex::encode(hash.finalize().get(..16).unwrap_or_default());
         format!("{}.{seen}", self.digest)
-    }
-
-    /// Returns the bytes that count against the tenant's limit: the larger of the component and its snapshot.
-    pub fn counted_size(&self) -> u64 {
-        self.size.max(self.snapshot_size.unwrap_or(0))
     }
 
     /// Returns whether deploying `other` would change nothing: its component, settings and assets are the same.

@@ -4,18 +4,23 @@
 use crate::answer::Answer;
 use crate::connection::Connection;
 use crate::failure::Failure;
+use crate::pinned_tls::PinnedTls;
 use crate::proxy;
 use gannet_api::{Problem, Whoami};
 use gannet_base::headers;
 use gannet_base::refusal::Blame;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
-use ureq::http::{Request, Response};
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::http::{Request, Response, Uri};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
 use ureq::{Agent, AsSendBody, Body};
 
 /// Maximum size of a response body of the control API.
@@ -30,17 +35,49 @@ pub struct Client {
 impl Client {
     /// Makes a client. It connects when the first request is sent.
     pub fn new(connection: &Connection) -> Result<Self, Failure> {
-        let connection = connection.resolved();
+        Self::resolved(connection.resolved()?)
+    }
+
+    /// Makes a client for the address at which the server serves functions. It is this client's own, unless the server
+    /// tells another.
+    pub fn for_functions(&self, whoami: &Whoami) -> Result<Self, Failure> {
+        let own = self.connection.url();
+        let Some(told) = &whoami.functions_url else { return Self::resolved(self.connection.clone()) };
+        let wrong = |why: &str| Failure::failed(format!("the server's functions are at {told}, {why}"));
+        let (own, mut url): (Uri, Uri) = match (own.parse(), told.parse()) {
+            (Ok(own), Ok(url)) => (own, url),
+            _ => return Err(wrong("which is no URL")),
+        };
+        if own.scheme_str() == Some("https") && url.scheme_str() != Some("https") {
+            return Err(wrong("where the key would be sent without encryption"));
+        }
+        let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+        // The server listens on all of its addresses, so also on the one that is known.
+        if host.parse().is_ok_and(|address: IpAddr| address.is_unspecified()) {
+            let port = url.port_u16().map_or_else(String::new, |port| format!(":{port}"));
+            let moved = format!("{}://{}{port}", url.scheme_str().unwrap_or("http"), own.host().unwrap_or_default());
+            url = moved.parse().map_err(|_| wrong("which is no URL"))?;
+        }
+        let server = Some(url.to_string().trim_end_matches('/').to_owned());
+        Self::resolved(Connection { server, ..self.connection.clone() })
+    }
+
+    fn resolved(connection: Connection) -> Result<Self, Failure> {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(5)))
             .proxy(proxy::for_server(&connection.url())?)
             .max_redirects(0);
-        let config = match &connection.ca_file {
-            Some(path) => config.tls_config(TlsConfig::builder().root_certs(roots(path)?).build()),
-            None => config,
+        let config = config.build();
+        let agent = match &connection.ca_file {
+            None => config.into(),
+            Some(path) => {
+                let tls = pinned_tls(path)?;
+                let chain = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(tls);
+                Agent::with_parts(config, chain, DefaultResolver::default())
+            }
         };
-        Ok(Self { agent: config.build().into(), connection })
+        Ok(Self { agent, connection })
     }
 
     /// Fetches all pages of a list and returns them as one. Each page has a list of the name `list`, and a `cursor` that
@@ -61,12 +98,14 @@ impl Client {
     }
 
     /// Returns the tenant that the requests are for: the one of `--tenant`, else the one that the key belongs to.
-    pub fn tenant(&self) -> Result<String, Failure> {
-        if let Some(tenant) = &self.connection.tenant {
-            return Ok(tenant.clone());
-        }
-        let whoami = self.get::<Whoami>("whoami")?.view()?;
-        whoami.tenant.ok_or_else(|| Failure::usage("the operator key needs --tenant"))
+    pub fn tenant_of(&self, whoami: &Whoami) -> Result<String, Failure> {
+        let tenant = self.connection.tenant.as_ref().or(whoami.tenant.as_ref());
+        tenant.cloned().ok_or_else(|| Failure::usage("the operator key needs --tenant"))
+    }
+
+    /// Asks the server about the key.
+    pub fn whoami(&self) -> Result<Whoami, Failure> {
+        self.get::<Whoami>("whoami")?.view()
     }
 
     /// Sends a request to a path of the server. Returns the response, whatever its status.
@@ -182,22 +221,17 @@ pub fn with_query(path: &str, pairs: &[(&str, &str)]) -> String {
     format!("{path}?{query}")
 }
 
-/// Reads the certificates in a file.
-fn roots(path: &Path) -> Result<RootCerts, Failure> {
+/// Returns TLS that trusts the certificates in a file.
+fn pinned_tls(path: &Path) -> Result<PinnedTls, Failure> {
     let failed = |why: &dyn std::fmt::Display| {
         Failure::usage(format!("cannot read certificates from {}", path.display())).because(why)
     };
-    let bytes = std::fs::read(path).map_err(|error| failed(&error))?;
-    let mut certificates: Vec<Certificate<'static>> = Vec::new();
-    for item in parse_pem(&bytes) {
-        if let PemItem::Certificate(certificate) = item.map_err(|error| failed(&error))? {
-            certificates.push(certificate);
-        }
-    }
+    let read = CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))?;
+    let certificates: Vec<CertificateDer<'static>> = read.collect::<Result<_, _>>().map_err(|error| failed(&error))?;
     if certificates.is_empty() {
         return Err(failed(&"the file contains no certificate"));
     }
-    Ok(RootCerts::from(certificates))
+    PinnedTls::new(certificates).map_err(|error| failed(&error))
 }
 
 /// Reads a whole body.

@@ -1,5 +1,6 @@
 //! The options that every command has: the server, and the key and tenant to use.
 
+use crate::failure::Failure;
 use crate::stored_login::StoredLogin;
 use clap::Args;
 use std::path::PathBuf;
@@ -35,16 +36,16 @@ pub struct ReadArgs {
 
 impl Connection {
     /// Fills in missing options from the stored login. A stored key is only sent to the server that it was stored for.
-    pub fn resolved(&self) -> Self {
-        let stored = StoredLogin::load();
+    pub fn resolved(&self) -> Result<Self, Failure> {
+        let stored = StoredLogin::load()?;
         let same_server = self.server.is_none() || self.server == stored.server;
         let stored_if_same = |value: Option<String>| value.filter(|_| same_server);
-        Self {
+        Ok(Self {
             server: self.server.clone().or(stored.server),
             key: self.key.clone().or_else(|| stored_if_same(stored.key)),
             tenant: self.tenant.clone().or_else(|| stored_if_same(stored.tenant).filter(|_| self.key.is_none())),
             ca_file: self.ca_file.clone().or_else(|| stored.ca_file.filter(|_| same_server)),
-        }
+        })
     }
 
     /// Returns the server's URL.

@@ -61,7 +61,8 @@ fn read_data(data: Option<&str>) -> Result<Vec<u8>, Failure> {
 
 pub fn run(arguments: &InvokeArgs) -> Outcome {
     let client = Client::new(&arguments.connection)?;
-    let tenant = client.tenant()?;
+    let whoami = client.whoami()?;
+    let (tenant, functions) = (client.tenant_of(&whoami)?, client.for_functions(&whoami)?);
     let headers = arguments
         .headers
         .iter()
@@ -76,9 +77,9 @@ pub fn run(arguments: &InvokeArgs) -> Outcome {
     let path =
         format!("/f/{}/{}/{}", segment(&tenant), segment(&arguments.name), arguments.path.trim_start_matches('/'));
     let mut response = if bytes.is_empty() && arguments.data.is_none() {
-        client.send(method, &path, &headers, ())?
+        functions.send(method, &path, &headers, ())?
     } else {
-        client.send(method, &path, &headers, bytes.as_slice())?
+        functions.send(method, &path, &headers, bytes.as_slice())?
     };
     if arguments.include {
         print_head(&response);
@@ -135,7 +136,7 @@ fn copy_body(response: &mut Response<Body>, output: Option<&PathBuf>) -> Outcome
 fn print_cost(client: &Client, response: &Response<Body>) {
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (id, start) = (header("x-request-id"), header("x-gannet-start"));
-    let streamed = response.headers().contains_key("trailer");
+    let streamed = header("trailer").split(',').any(|name| name.trim() == "server-timing");
     let receipt = streamed.then(|| client.get::<ReceiptView>(&format!("requests/{id}")).ok()?.view().ok()).flatten();
     let times = match receipt {
         Some(view) => from_receipt(&view.receipt),

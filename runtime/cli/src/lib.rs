@@ -37,4 +37,5 @@ mod stored_login;
 mod answer;
 mod terminal;
 pub mod failure;
+mod pinned_tls;
 pub mod printer;

@@ -42,19 +42,29 @@ impl Package {
                 .because(error)
                 .hint("deploy a folder with gannet.toml, or a component: gannet deploy FILE.wasm")
         })?;
-        let manifest = Manifest::parse(&text).map_err(|error| Failure::usage(error.to_string()))?;
+        let manifest =
+            Manifest::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
         let name = given.map(ToOwned::to_owned).or_else(|| manifest.name.as_ref().map(ToString::to_string));
-        let name = name.ok_or_else(|| Failure::usage("gannet.toml has no name; give one with --name"))?;
+        let lacks = |what: &str| Failure::usage(format!("{} {what}", path.display()));
+        let name = name.ok_or_else(|| lacks("has no name; give one with --name"))?;
         if build && !manifest.build.command.is_empty() {
             run_build(folder, &manifest.build.command)?;
         }
         if manifest.build.artifact.is_empty() {
-            return Err(Failure::usage("gannet.toml has no artifact in [build]"));
+            return Err(lacks("has no artifact in [build]"));
         }
-        let mut component = read_file(&folder.join(&manifest.build.artifact))?;
+        let named = |key: &str, value: &str| {
+            let file = folder.join(value);
+            let wrong = |cause: &dyn std::fmt::Display| {
+                Failure::usage(format!("{}: {key} = {value:?}: {cause}", path.display()))
+            };
+            let bytes = std::fs::read(&file).map_err(|error| wrong(&error))?;
+            Ok::<_, Failure>((bytes, wrong(&"it is not UTF-8")))
+        };
+        let (mut component, _) = named("build.artifact", &manifest.build.artifact)?;
         for (kernel, source) in &manifest.kernels {
-            let wgsl = String::from_utf8(read_file(&folder.join(source))?)
-                .map_err(|_| Failure::usage(format!("{source} is not UTF-8")))?;
+            let (bytes, not_utf_8) = named(&format!("kernels.{kernel}"), source)?;
+            let wgsl = String::from_utf8(bytes).map_err(|_| not_utf_8)?;
             add_kernel(&mut component, kernel, &wgsl);
         }
         // The server requires that the name in the manifest and the name in the path are the same.

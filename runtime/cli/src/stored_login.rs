@@ -3,7 +3,7 @@
 
 use crate::failure::{Failure, Outcome};
 use serde::{Deserialize, Serialize};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
@@ -21,16 +21,24 @@ pub struct StoredLogin {
 }
 
 impl StoredLogin {
-    /// Reads the file. Returns an empty login if there is no valid file.
-    pub fn load() -> Self {
-        let text = path().ok().and_then(|path| std::fs::read_to_string(path).ok());
-        text.and_then(|text| toml::from_str(&text).ok()).unwrap_or_default()
+    /// Reads the file. Returns an empty login if there is none.
+    pub fn load() -> Result<Self, Failure> {
+        let Ok(path) = path() else { return Ok(Self::default()) };
+        let wrong = |cause: String| {
+            Failure::usage(format!("{}: {cause}", path.display())).hint("`gannet logout` removes the file")
+        };
+        match std::fs::read_to_string(&path) {
+            Ok(text) => toml::from_str(&text).map_err(|error| wrong(error.to_string().trim().to_owned())),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Self::default()),
+            Err(error) => Err(wrong(error.to_string())),
+        }
     }
 
     /// Writes the file. Replaces an earlier one.
     pub fn save(&self) -> Outcome {
-        let failed = |error: std::io::Error| Failure::failed("the login could not be saved").because(error);
         let path = path()?;
+        let shown = path.display().to_string();
+        let failed = |error: std::io::Error| Failure::failed(format!("cannot write {shown}")).because(error);
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(failed)?;
         }

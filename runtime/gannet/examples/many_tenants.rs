@@ -31,6 +31,7 @@ fn record(digest: &str, size: u64) -> VersionRecord {
         cause: None,
         assets: std::collections::BTreeMap::new(),
         snapshot_size: None,
+        build_size: 0,
     }
 }
 

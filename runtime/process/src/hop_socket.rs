@@ -6,6 +6,8 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use gannet_base::hop::frames::{DATA_BYTES_MAX, Decoder, FrameError, Part, data_prefix, finish};
+use gannet_base::hop::heads::encode_trailers;
+use http::HeaderMap;
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -192,6 +194,14 @@ impl HopWriter {
         self.send_data(Bytes::new(), true).await
     }
 
+    /// Ends a message all of whose data were sent, with trailers if there are any.
+    pub async fn end_with(&mut self, trailers: Option<&HeaderMap>) -> io::Result<()> {
+        match trailers {
+            Some(trailers) => self.write(&encode_trailers(trailers), &[]).await.map_err(|failed| failed.error),
+            None => self.end().await,
+        }
+    }
+
     async fn write(&mut self, head: &[u8], data: &[u8]) -> Result<(), SendError> {
         let (mut head, mut data, mut begun) = (head, data, false);
         while !head.is_empty() || !data.is_empty() {
@@ -215,7 +225,7 @@ mod tests {
     use super::*;
     use crate::channel::stream_pair;
     use gannet_base::hop::heads::{ResponseHead, decode_response, encode_response};
-    use http::{HeaderMap, StatusCode};
+    use http::StatusCode;
 
     fn head() -> BytesMut {
         let headers = HeaderMap::new();
@@ -238,7 +248,7 @@ mod tests {
             match part {
                 Part::Head(head) => messages.push((decode_response(head).unwrap().status, Vec::new())),
                 Part::Data(data) => messages.last_mut().unwrap().1.extend_from_slice(&data),
-                Part::End => {}
+                Part::Trailers(_) | Part::End => {}
             }
         }
         sending.await.unwrap();

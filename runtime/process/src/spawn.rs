@@ -16,6 +16,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
@@ -158,6 +159,14 @@ impl Process {
         let _ = pidfd_send_signal(self.pidfd.as_fd(), Signal::KILL);
     }
 
+    /// Returns the CPU time that the child has used, all its threads together. It is 0 after the child was reaped.
+    pub fn cpu_time(&self) -> Duration {
+        // Until then the id is the child's own.
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        let ticks = cpu_ticks(&stat).unwrap_or(0);
+        Duration::from_millis(ticks.saturating_mul(1000) / rustix::param::clock_ticks_per_second().max(1))
+    }
+
     /// Waits until the child has ended, and reaps it. Only one task may call this.
     pub async fn ended(&self) -> Ending {
         // SAFETY: the descriptor is owned, through the Arc, for as long as it is registered.
@@ -165,14 +174,24 @@ impl Process {
         if let Ok(readable) = &readable {
             let _ = readable.readable().await;
         }
+        // The system keeps it for a child that has ended and was not reaped.
+        let cpu_time = self.cpu_time();
         match rustix::process::waitid(
             rustix::process::WaitId::PidFd(self.pidfd.as_fd()),
             rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOHANG,
         ) {
-            Ok(Some(status)) => Ending { code: status.exit_status(), signal: status.terminating_signal() },
-            _ => Ending { code: None, signal: None },
+            Ok(Some(status)) => Ending { code: status.exit_status(), signal: status.terminating_signal(), cpu_time },
+            _ => Ending { code: None, signal: None, cpu_time },
         }
     }
+}
+
+/// Reads the ticks of CPU time, in user and in system mode, of the file `/proc/PID/stat`.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    // The second field is the program's name in parentheses, which may contain anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some(user.saturating_add(system))
 }
 
 /// A child that is killed and reaped on drop, unless [`disarm`](Self::disarm) was called.
@@ -208,6 +227,8 @@ pub struct Ending {
     pub code: Option<i32>,
     /// The signal that killed the child, if one did.
     pub signal: Option<i32>,
+    /// The CPU time that it used.
+    pub cpu_time: Duration,
 }
 
 impl std::fmt::Display for Ending {
@@ -224,5 +245,19 @@ impl Spawner {
     /// Returns the path of the binary that children run.
     pub fn binary(&self) -> &Path {
         &self.binary
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_time_is_found_behind_any_name() {
+        let stat = "77 (a) b (c)) R 1 77 77 0 -1 4194304 100 0 0 0 25 17 0 0 20 0 1 0 100 0 0";
+        assert_eq!(cpu_ticks(stat), Some(42));
+        assert_eq!(cpu_ticks("77 (x"), None);
+        let own = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        assert!(cpu_ticks(&own).is_some());
     }
 }

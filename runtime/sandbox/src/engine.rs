@@ -15,6 +15,12 @@ pub(crate) const EPOCH_TICK: Duration = Duration::from_millis(5);
 const _: () = assert!(EPOCH_TICK.as_millis() <= 10);
 /// Stack size of a guest's fiber. Wasm may use half of it.
 const FIBER_STACK_BYTES: usize = 1 << 20;
+/// What one component may be composed of. The pool has room for as many in each of its instances, so it never runs out:
+/// a memory takes 4 GiB of address space, a table is mapped, and a core instance is only counted. A component made from
+/// Python has 14 core instances and 2 tables.
+const MEMORIES_MAX: u32 = 8;
+const TABLES_MAX: u32 = 32;
+const CORE_INSTANCES_MAX: u32 = 256;
 /// Bytes of an instance's memory that stay mapped for the next instance: page faults cost more than clearing.
 const KEEP_RESIDENT_BYTES: usize = 2 << 20;
 
@@ -50,13 +56,15 @@ pub(crate) fn pooling(wasi_http_0_3: bool) -> wasmtime::Result<Engine> {
     let mut config = config(wasi_http_0_3);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(INSTANCES_MAX)
-        .total_core_instances(INSTANCES_MAX * 8)
-        .total_memories(INSTANCES_MAX * 2)
-        .total_tables(INSTANCES_MAX * 8)
+        .total_core_instances(INSTANCES_MAX * CORE_INSTANCES_MAX)
+        .total_memories(INSTANCES_MAX * MEMORIES_MAX)
+        .total_tables(INSTANCES_MAX * TABLES_MAX)
         .total_stacks(INSTANCES_MAX)
-        .max_memories_per_component(2)
-        .max_tables_per_component(64)
-        .max_core_instances_per_component(64)
+        .max_memories_per_component(MEMORIES_MAX)
+        .max_tables_per_component(TABLES_MAX)
+        .max_core_instances_per_component(CORE_INSTANCES_MAX)
+        .max_memories_per_module(MEMORIES_MAX)
+        .max_tables_per_module(TABLES_MAX)
         .max_memory_size(MEMORY_BYTES_MAX)
         .table_elements(100_000)
         .max_component_instance_size(4 << 20)

@@ -55,6 +55,8 @@ pub struct BuildSpec {
     pub gpu: Option<u32>,
     /// Whether components for `wasi:http/service` 0.3 are accepted.
     pub wasi_http_0_3: bool,
+    /// Limit on the size of the compiled code.
+    pub compiled_bytes_max: u64,
     /// What to run the component's `init` with, if its manifest asks for a snapshot.
     pub snapshot: Option<InitSpec>,
 }

@@ -2,7 +2,7 @@
 //! [`heads`](super::heads).
 //!
 //! ```text
-//!  message = HEAD frame, then DATA frames; the last frame of a message has the flag LAST
+//!  message = HEAD frame, then DATA frames, then perhaps a TRAILERS frame; the last frame has the flag LAST
 //!  frame   = kind u8 | flags u8 | 0 u16 | head length u32 | data length u32 | head | data
 //! ```
 //!
@@ -15,6 +15,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 pub(super) const PREFIX_BYTES: usize = 12;
 const HEAD: u8 = 1;
 const DATA: u8 = 2;
+const TRAILERS: u8 = 3;
 const LAST: u8 = 1;
 /// Limit on a head, in bytes.
 const HEAD_BYTES_MAX: usize = 1 << 20;
@@ -58,6 +59,14 @@ pub fn data_prefix(data_bytes: usize, last: bool) -> [u8; PREFIX_BYTES] {
     prefix(DATA, last, 0, data_bytes)
 }
 
+/// Completes encoded trailers. They end their message.
+pub(super) fn finish_trailers(frame: &mut BytesMut) {
+    let head_bytes = frame.len().saturating_sub(PREFIX_BYTES);
+    if let Some(place) = frame.get_mut(..PREFIX_BYTES) {
+        place.copy_from_slice(&prefix(TRAILERS, true, head_bytes, 0));
+    }
+}
+
 fn prefix(kind: u8, last: bool, head_bytes: usize, data_bytes: usize) -> [u8; PREFIX_BYTES] {
     let mut out = [0; PREFIX_BYTES];
     let mut rest = &mut out[..];
@@ -83,6 +92,8 @@ pub enum Part {
     Head(Bytes),
     /// Some of the data. Never empty.
     Data(Bytes),
+    /// The trailers, still encoded. The end follows.
+    Trailers(Bytes),
     /// The end of the message.
     End,
 }
@@ -133,23 +144,31 @@ impl Decoder {
                 self.within = false;
                 return Ok(Some(Part::End));
             }
-            let began = !self.within;
-            let Some(head_bytes) = self.begin_frame(arrived)? else { return Ok(None) };
-            if began {
-                return Ok(Some(Part::Head(arrived.split_to(head_bytes).freeze())));
+            let Some((kind, head_bytes)) = self.begin_frame(arrived)? else { return Ok(None) };
+            match kind {
+                HEAD => return Ok(Some(Part::Head(arrived.split_to(head_bytes).freeze()))),
+                TRAILERS => return Ok(Some(Part::Trailers(arrived.split_to(head_bytes).freeze()))),
+                _ => {}
             }
         }
     }
 
-    /// Takes the prefix of the next frame, once its head has arrived too. Returns the length of the head.
-    fn begin_frame(&mut self, arrived: &mut BytesMut) -> Result<Option<usize>, FrameError> {
+    /// Takes the prefix of the next frame, once its head has arrived too. Returns the kind, and the length of the head.
+    fn begin_frame(&mut self, arrived: &mut BytesMut) -> Result<Option<(u8, usize)>, FrameError> {
         let Some(mut prefix) = arrived.get(..PREFIX_BYTES) else { return Ok(None) };
         let (kind, flags, _) = (prefix.get_u8(), prefix.get_u8(), prefix.get_u16_le());
         let (head_bytes, data_bytes) = (prefix.get_u32_le() as usize, prefix.get_u32_le() as usize);
-        if kind != if self.within { DATA } else { HEAD } {
+        let last = flags & LAST != 0;
+        let is_due = match kind {
+            HEAD => !self.within,
+            DATA => self.within,
+            TRAILERS => self.within && last && data_bytes == 0,
+            _ => false,
+        };
+        if !is_due {
             return Err(FrameError::Unexpected(kind));
         }
-        let head_bytes_max = if self.within { 0 } else { HEAD_BYTES_MAX };
+        let head_bytes_max = if kind == DATA { 0 } else { HEAD_BYTES_MAX };
         if head_bytes > head_bytes_max {
             return Err(FrameError::TooLong { what: "length of a head", length: head_bytes, limit: head_bytes_max });
         }
@@ -161,9 +180,9 @@ impl Decoder {
             return Ok(None);
         }
         arrived.advance(PREFIX_BYTES);
-        (self.data_left, self.last) = (data_bytes, flags & LAST != 0);
+        (self.data_left, self.last) = (data_bytes, last);
         self.within = true;
-        Ok(Some(head_bytes))
+        Ok(Some((kind, head_bytes)))
     }
 }
 
@@ -179,6 +198,7 @@ mod tests {
             Decoder::default().next(&mut arrived)
         };
         assert_eq!(refused(DATA, 0, 0), Err(FrameError::Unexpected(DATA)));
+        assert_eq!(refused(TRAILERS, 0, 0), Err(FrameError::Unexpected(TRAILERS)));
         assert_eq!(
             refused(HEAD, u32::MAX, 0).unwrap_err().to_string(),
             "length of a head is 4294967295, limit is 1048576"
@@ -187,5 +207,13 @@ mod tests {
             refused(HEAD, 0, u32::MAX).unwrap_err().to_string(),
             "length of data is 4294967295, limit is 1048576"
         );
+        let within = |kind, last, head_bytes, data_bytes| {
+            let mut decoder = Decoder { within: true, ..Decoder::default() };
+            decoder.next(&mut BytesMut::from(&prefix(kind, last, head_bytes, data_bytes)[..]))
+        };
+        assert_eq!(within(TRAILERS, false, 0, 0), Err(FrameError::Unexpected(TRAILERS)), "they end the message");
+        assert_eq!(within(TRAILERS, true, 0, 1), Err(FrameError::Unexpected(TRAILERS)));
+        assert!(within(TRAILERS, true, u32::MAX as usize, 0).unwrap_err().to_string().contains("limit is 1048576"));
+        assert_eq!(within(TRAILERS, true, 0, 0), Ok(Some(Part::Trailers(Bytes::new()))));
     }
 }

@@ -3,12 +3,13 @@
 //! ```text
 //!  head of a request  = version u64 | request id 16 bytes | deadline in ms u64 | method | path and query | headers
 //!  head of a response = status u16 | failed u8 | report | headers
+//!  trailers           = headers
 //! ```
 //!
 //! Numbers are little-endian. Texts are preceded by their length in bytes (u32), headers by their number (u16). Names
 //! and values are checked by the `http` crate, because a worker may be hostile.
 
-use crate::hop::frames::{FrameError, PREFIX_BYTES, begin};
+use crate::hop::frames::{FrameError, PREFIX_BYTES, begin, finish_trailers};
 use crate::hop::{Fault, FaultCode, VersionKey, WorkReport};
 use crate::names::RequestId;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -61,8 +62,13 @@ impl ResponseHead {
 impl ResponseHead {
     /// Whether it can have a length, judging by its status (RFC 9110, 8.6).
     pub fn may_have_length(&self) -> bool {
-        self.status != StatusCode::NO_CONTENT
+        may_have_length(self.status)
     }
+}
+
+/// Whether a response with this status can say how long its body is, or would be (RFC 9110, 8.6).
+pub fn may_have_length(status: StatusCode) -> bool {
+    status != StatusCode::NO_CONTENT
 }
 
 /// Whether a response with this status can have a body (RFC 9110, 6.4.1).
@@ -96,6 +102,19 @@ pub fn encode_response(head: &ResponseHead) -> BytesMut {
     }
     put_headers(&mut out, &head.headers);
     out
+}
+
+/// Encodes trailers as a frame, which ends its message.
+pub fn encode_trailers(trailers: &HeaderMap) -> BytesMut {
+    let mut out = begin();
+    put_headers(&mut out, trailers);
+    finish_trailers(&mut out);
+    out
+}
+
+/// Decodes trailers.
+pub fn decode_trailers(trailers: Bytes) -> Result<HeaderMap, FrameError> {
+    Input(trailers).headers()
 }
 
 /// Changes the deadline of an encoded request, for when it is sent to another worker.
@@ -286,6 +305,11 @@ mod tests {
                 match part {
                     Part::Head(head) => open = Some((head, Vec::new())),
                     Part::Data(data) => open.as_mut().unwrap().1.extend_from_slice(&data),
+                    // As data, so that the test sees them.
+                    Part::Trailers(trailers) => {
+                        let trailers = decode_trailers(trailers)?;
+                        open.as_mut().unwrap().1.extend_from_slice(format!("{trailers:?}").as_bytes());
+                    }
                     Part::End => messages.extend(open.take()),
                 }
             }
@@ -348,10 +372,28 @@ mod tests {
         }
 
         #[test]
+        fn trailers_follow_the_data_and_end_the_message(
+            pairs in prop::collection::vec(("[a-z][a-z0-9-]{0,12}", prop::collection::vec(any::<u8>(), 0..20)), 0..8),
+            piece in 1usize..200,
+        ) {
+            let head = ResponseHead { status: StatusCode::OK, failed: false, report: None, headers: HeaderMap::new() };
+            let trailers = headers(&pairs);
+            let mut frame = encode_response(&head);
+            finish(&mut frame, 4, false);
+            let one = [&frame[..], b"data", &encode_trailers(&trailers)].concat();
+            let messages = read(&[one.clone(), one].concat(), piece).unwrap();
+            prop_assert_eq!(messages.len(), 2);
+            for (_, arrived) in messages {
+                prop_assert_eq!(arrived, format!("data{trailers:?}").into_bytes());
+            }
+        }
+
+        #[test]
         fn bytes_of_a_hostile_worker_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), piece in 1usize..50) {
             let _ = read(&bytes, piece);
             let _ = decode_request(bytes.clone().into());
-            let _ = decode_response(bytes.into());
+            let _ = decode_response(bytes.clone().into());
+            let _ = decode_trailers(bytes.into());
         }
 
         #[test]

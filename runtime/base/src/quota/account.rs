@@ -121,8 +121,8 @@ impl Reservation {
     pub fn settle(&self, now: Timestamp, amount: Amount) {
         let mut used = self.account.lock();
         self.release(&mut used);
-        used.settled
-            .add(day_of(now), PeriodUsage { gpu_ns: amount.gpu_ns, egress_bytes: 0, micro_units: amount.micro_units });
+        let Amount { gpu_ns, micro_units } = amount;
+        used.settled.add(day_of(now), PeriodUsage { gpu_ns, micro_units, ..PeriodUsage::default() });
         if used.reached(self.day).is_some() {
             self.account.over.notify_waiters();
         }
@@ -213,12 +213,19 @@ impl TenantCounters {
 
     /// Adds the use of a request, of kept memory, or of outbound HTTP.
     pub fn add(&self, now: Timestamp, gpu_ns: u64, egress_bytes: u64, micro_units: u64) {
-        let more = PeriodUsage { gpu_ns, egress_bytes, micro_units };
+        let more = PeriodUsage { gpu_ns, egress_bytes, micro_units, build_ns: 0 };
         let mut used = self.lock();
         used.settled.add(day_of(now), more);
         if used.reached(day_of(now)).is_some() {
             self.over.notify_waiters();
         }
+    }
+}
+
+impl TenantCounters {
+    /// Adds the CPU time of a build.
+    pub fn add_build(&self, now: Timestamp, cpu_ns: u64) {
+        self.lock().settled.add(day_of(now), PeriodUsage { build_ns: cpu_ns, ..PeriodUsage::default() });
     }
 }
 

@@ -1,8 +1,8 @@
-//! Decides which tenant gets the next permit when the server is full: the one that holds the fewest permits, and among
-//! equals the one that has waited longest. Pure.
+//! Decides which tenant gets the next permit when all are taken: the one that holds the fewest permits, among equals the
+//! one that has used least, and then the one that has waited longest. Pure.
 //!
-//! Invariants: no permit is free while anybody waits. Permits and waiters are counted exactly. A waiting tenant is
-//! served before every tenant that holds more permits.
+//! Invariants: no permit is free while a tenant waits that may have one more. Permits and waiters are counted exactly. A
+//! waiting tenant is served before every tenant that holds more permits.
 
 use crate::names::TenantName;
 use std::collections::{HashMap, VecDeque};
@@ -23,6 +23,10 @@ impl<T> Default for TenantQueue<T> {
 #[derive(Debug)]
 pub struct FairPermits<T> {
     free: usize,
+    /// Most permits that one tenant may hold.
+    tenant_max: usize,
+    /// What tenants have used of late, if they are charged: their latest use counts most.
+    used: HashMap<TenantName, u64>,
     tenants: HashMap<TenantName, TenantQueue<T>>,
     /// Number of waiters, of all tenants.
     waiting: usize,
@@ -40,9 +44,21 @@ pub enum Acquired<T> {
 }
 
 impl<T> FairPermits<T> {
-    /// Makes this many permits, all free.
-    pub fn new(permits: usize) -> Self {
-        Self { free: permits, tenants: HashMap::new(), waiting: 0, next: 0 }
+    /// Makes this many permits, all free. One tenant may hold at most `tenant_max` of them.
+    pub fn new(permits: usize, tenant_max: usize) -> Self {
+        Self { free: permits, tenant_max, used: HashMap::new(), tenants: HashMap::new(), waiting: 0, next: 0 }
+    }
+
+    /// Adds to what a tenant has used, after what all have used is multiplied by `kept`, from 0 to 1. Only comparisons
+    /// between tenants matter, so nothing has to fade between two charges.
+    pub fn charge(&mut self, tenant: &TenantName, amount: u64, kept: f64) {
+        self.used.retain(|_, used| {
+            // Rounded down, so that a tenant without new use is forgotten one day.
+            *used = (*used as f64 * kept.clamp(0.0, 1.0)) as u64;
+            *used > 0
+        });
+        let used = self.used.entry(tenant.clone()).or_default();
+        *used = used.saturating_add(amount);
     }
 
     /// Returns the number of waiters of all tenants.
@@ -52,7 +68,7 @@ impl<T> FairPermits<T> {
 
     /// Takes a permit for a tenant if one is free, and returns whether it did.
     pub fn try_acquire(&mut self, tenant: &TenantName) -> bool {
-        if self.free == 0 {
+        if self.free == 0 || self.tenants.get(tenant).is_some_and(|queue| queue.held >= self.tenant_max) {
             return false;
         }
         self.free -= 1;
@@ -82,8 +98,8 @@ impl<T> FairPermits<T> {
         true
     }
 
-    /// Gives a permit back. If anybody waits, the next waiter gets it at once and is returned, so that the caller can
-    /// notify it.
+    /// Gives a permit back. If a tenant waits that may have one more, its waiter gets it at once and is returned, so that
+    /// the caller can notify it.
     pub fn release(&mut self, tenant: &TenantName) -> Option<T> {
         if let Some(queue) = self.tenants.get_mut(tenant) {
             queue.held = queue.held.saturating_sub(1);
@@ -96,9 +112,13 @@ impl<T> FairPermits<T> {
         let next = self
             .tenants
             .iter()
-            .filter_map(|(name, queue)| Some((queue.held, queue.waiting.front()?.0, name)))
+            .filter(|(_, queue)| queue.held < self.tenant_max)
+            .filter_map(|(name, queue)| {
+                let used = self.used.get(name).copied().unwrap_or(0);
+                Some((queue.held, used, queue.waiting.front()?.0, name))
+            })
             .min()
-            .map(|(_, _, name)| name.clone());
+            .map(|(.., name)| name.clone());
         let told = match next.as_ref().and_then(|name| self.tenants.get_mut(name)) {
             Some(queue) => {
                 queue.held += 1;
@@ -133,7 +153,7 @@ mod tests {
 
     #[test]
     fn whoever_holds_the_fewest_is_next() {
-        let mut permits = FairPermits::new(3);
+        let mut permits = FairPermits::new(3, usize::MAX);
         for _ in 0..3 {
             assert!(matches!(permits.ask(&name(0), 0), Acquired::Now(_)));
         }
@@ -148,10 +168,33 @@ mod tests {
         assert_eq!(permits.release(&name(1)), Some(11), "it holds none now");
     }
 
+    #[test]
+    fn among_equals_the_one_that_has_used_least_is_next_and_nobody_holds_more_than_allowed() {
+        let mut permits = FairPermits::new(2, 1);
+        permits.charge(&name(0), 100, 0.5);
+        permits.charge(&name(1), 60, 0.5);
+        assert!(permits.try_acquire(&name(2)) && !permits.try_acquire(&name(2)), "one permit is free, but not for it");
+        assert!(matches!(permits.ask(&name(2), 20), Acquired::Queued(_)));
+        assert!(permits.try_acquire(&name(3)));
+        for (tenant, waiter) in [(1, 10), (0, 0), (0, 1)] {
+            assert!(matches!(permits.ask(&name(tenant), waiter), Acquired::Queued(_)));
+        }
+        assert_eq!(permits.release(&name(3)), Some(0), "half of 100 is left, which is less than 60");
+        permits.charge(&name(0), 100, 1.0);
+        assert_eq!(permits.release(&name(0)), Some(10), "it has used more now");
+        assert_eq!(permits.release(&name(1)), Some(1));
+        assert_eq!(permits.release(&name(0)), None, "who waits holds one");
+        assert_eq!((permits.waiting(), permits.try_acquire(&name(0))), (1, true));
+        assert_eq!(permits.release(&name(2)), Some(20));
+    }
+
     proptest! {
         #[test]
-        fn no_place_is_lost_or_given_twice(steps in proptest::collection::vec((0_usize..4, 0_u8..3), 1..300)) {
-            let mut permits = FairPermits::new(3);
+        fn no_place_is_lost_or_given_twice(
+            most in 1_usize..4,
+            steps in proptest::collection::vec((0_usize..4, 0_u8..3), 1..300),
+        ) {
+            let mut permits = FairPermits::new(3, most);
             let (mut held, mut waits) = ([0_usize; 4], Vec::<(usize, u64)>::new());
             for (tenant, what) in steps {
                 match what {
@@ -161,7 +204,7 @@ mod tests {
                     },
                     1 if held[tenant] > 0 => {
                         held[tenant] -= 1;
-                        let least = waits.iter().map(|(t, _)| held[*t]).min();
+                        let least = waits.iter().map(|(t, _)| held[*t]).filter(|held| *held < most).min();
                         match permits.release(&name(tenant)) {
                             Some(told) => {
                                 prop_assert_eq!(Some(held[told]), least);
@@ -169,7 +212,7 @@ mod tests {
                                 let first = waits.iter().position(|(t, _)| *t == told).unwrap();
                                 waits.remove(first);
                             }
-                            None => prop_assert!(waits.is_empty()),
+                            None => prop_assert!(waits.iter().all(|(t, _)| held[*t] >= most)),
                         }
                     }
                     2 => if let Some(at) = waits.iter().position(|(t, _)| *t == tenant) {
@@ -180,7 +223,8 @@ mod tests {
                 }
                 prop_assert_eq!(held.iter().sum::<usize>() + permits.free, 3);
                 prop_assert_eq!(permits.waiting(), waits.len());
-                prop_assert!(permits.free == 0 || waits.is_empty());
+                prop_assert!(held.iter().all(|held| *held <= most));
+                prop_assert!(permits.free == 0 || waits.iter().all(|(t, _)| held[*t] >= most));
             }
         }
     }

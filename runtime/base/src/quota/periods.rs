@@ -16,6 +16,8 @@ pub struct PeriodUsage {
     pub egress_bytes: u64,
     /// Charges of the month.
     pub micro_units: u64,
+    /// CPU time of builds in the day, in nanoseconds.
+    pub build_ns: u64,
 }
 
 /// What a tenant has used, by day.
@@ -44,6 +46,7 @@ impl UsageByDay {
         usage.gpu_ns = usage.gpu_ns.saturating_add(more.gpu_ns);
         usage.egress_bytes = usage.egress_bytes.saturating_add(more.egress_bytes);
         usage.micro_units = usage.micro_units.saturating_add(more.micro_units);
+        usage.build_ns = usage.build_ns.saturating_add(more.build_ns);
         // Of too many, the one that has not grown for longest goes.
         if self.days.len() > DAYS_MAX {
             let quiet = self.days.iter().min_by_key(|(_, day)| day.grown).map(|(day, _)| *day);
@@ -177,7 +180,7 @@ mod tests {
     #[test]
     fn the_days_that_are_counted_are_bounded_and_those_of_today_stay() {
         let mut used = UsageByDay::default();
-        let one = PeriodUsage { gpu_ns: 1, egress_bytes: 1, micro_units: 1 };
+        let one = PeriodUsage { gpu_ns: 1, egress_bytes: 1, micro_units: 1, build_ns: 1 };
         let today = 20_500;
         for day in today - 99..=today {
             used.add(day, one);

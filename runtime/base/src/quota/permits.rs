@@ -1,4 +1,5 @@
-//! Permits to run a request: those of one version (its concurrency), and those of the whole server.
+//! Permits to run a request: those of one version (its concurrency), and those of the whole server. Builds have permits
+//! of the same kind.
 //!
 //! There is no deadlock: each request takes a permit of its version first and one of the server second. A request with
 //! both waits for no other permit and runs to its end, so permits of the server become free, and then those of
@@ -82,9 +83,13 @@ type Waiter = (TenantName, oneshot::Sender<ServerPermit>);
 #[derive(Debug)]
 pub struct ServerPermits {
     permits: Mutex<FairPermits<Waiter>>,
-
     waiting_max: usize,
+    /// When a tenant was last charged.
+    charged: Mutex<Instant>,
 }
+
+/// After this time what a tenant has used counts half.
+const USE_HALVES_AFTER: Duration = Duration::from_secs(600);
 
 /// A permit of the server. Dropping it gives it back.
 #[derive(Debug)]
@@ -96,7 +101,23 @@ pub struct ServerPermit {
 impl ServerPermits {
     /// Makes `limit` permits, for which at most `waiting_max` requests may wait.
     pub fn new(limit: usize, waiting_max: usize) -> Arc<Self> {
-        Arc::new(Self { permits: Mutex::new(FairPermits::new(limit)), waiting_max })
+        Self::with_tenant_max(limit, usize::MAX, waiting_max)
+    }
+
+    /// Does the same, and one tenant may hold at most `tenant_max` permits.
+    pub fn with_tenant_max(limit: usize, tenant_max: usize, waiting_max: usize) -> Arc<Self> {
+        let permits = Mutex::new(FairPermits::new(limit, tenant_max));
+        Arc::new(Self { permits, waiting_max, charged: Mutex::new(Instant::now()) })
+    }
+
+    /// Records how long a tenant has held a permit. Tenants that have held permits for less time of late get the next
+    /// ones first.
+    pub fn charge(&self, tenant: &TenantName, held: Duration) {
+        let now = Instant::now();
+        let before = std::mem::replace(&mut *self.charged.lock().unwrap_or_else(PoisonError::into_inner), now);
+        let halves = now.duration_since(before).as_secs_f64() / USE_HALVES_AFTER.as_secs_f64();
+        let held_us = u64::try_from(held.as_micros()).unwrap_or(u64::MAX);
+        self.lock().charge(tenant, held_us, 0.5_f64.powf(halves));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, FairPermits<Waiter>> {

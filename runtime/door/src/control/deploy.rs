@@ -13,13 +13,17 @@ use gannet_base::manifest::Manifest;
 use gannet_base::names::{AssetName, FunctionName};
 use gannet_base::records::{PinnedAsset, VersionRecord};
 use gannet_fleet::build;
-use gannet_fleet::build::BuildRequest;
+use gannet_fleet::build::report::kernel_records;
+use gannet_fleet::build::{BuildBudget, BuildRequest};
 use gannet_state::registry::DeployOptions;
 use gannet_state::store::Store;
 use hyper::body::Body;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+
+/// What a URL of the form `/f/TENANT/NAME/` changes for a function.
+const PATH_STYLE: &str = "its URL shares an origin with other functions, so only harmless headers of its responses pass: no cookies, no headers for the whole origin, and pages are sandboxed; with `domain` in the server's file each function has a host of its own";
 
 fn options(call: &ApiCall) -> Result<DeployOptions, ControlError> {
     Ok(DeployOptions {
@@ -127,7 +131,10 @@ impl Control {
             cause: None,
             assets,
             snapshot_size: None,
+            build_size: 0,
         };
+        // What is refused anyway costs no build.
+        self.check_deploy(grant, &name, &record, &options)?;
         self.build(grant, &mut record, &upload.path).await?;
         if dry_run {
             drop(protected_files);
@@ -147,6 +154,16 @@ impl Control {
         put
     }
 
+    fn check_deploy(
+        &self,
+        grant: &TenantGrant,
+        name: &FunctionName,
+        record: &VersionRecord,
+        options: &DeployOptions,
+    ) -> Result<(), ControlError> {
+        Ok(grant.owner.check_deploy(name, record, options, self.registry.kept())?)
+    }
+
     /// Has a component built, and stores what the builder found in `record`.
     async fn build(
         &self,
@@ -155,10 +172,15 @@ impl Control {
         component: &Path,
     ) -> Result<(), ControlError> {
         let wanted = BuildRequest::of(self.registry.store(), &grant.tenant, record, component);
-        let built = self.builder.build(&grant.tenant, wanted).await?;
-        record.kernels = Arc::new(built.kernels);
-        record.warnings = built.warnings;
-        record.snapshot_size = built.snapshot_size;
+        let budget = BuildBudget {
+            account: Arc::clone(&grant.owner.account),
+            limit_ms: grant.owner.limits.build_cpu_ms_per_day,
+        };
+        let built = self.builder.build(&grant.tenant, wanted, Some(budget)).await?;
+        record.kernels = Arc::new(kernel_records(&built.report.kernels));
+        record.warnings = built.report.warnings;
+        record.snapshot_size = built.report.snapshot_size;
+        record.build_size = built.size;
         Ok(())
     }
 
@@ -200,6 +222,15 @@ impl Control {
         put
     }
 
+    /// Returns the warnings for a deploy: those of the builder, and for a new function what its URL changes.
+    fn warnings(&self, record: &VersionRecord, is_new: bool) -> Vec<String> {
+        let mut warnings = record.warnings.clone();
+        if is_new && self.live.load().domain.is_none() {
+            warnings.push(PATH_STYLE.to_owned());
+        }
+        warnings
+    }
+
     /// Returns what a deploy would create, or why it would be refused.
     fn dry_run_response(
         &self,
@@ -208,22 +239,21 @@ impl Control {
         record: &VersionRecord,
         options: &DeployOptions,
     ) -> CallResult {
-        grant.owner.check_deploy(name, record, options).map_err(ControlError::from)?;
+        self.check_deploy(grant, name, record, options)?;
         let function = grant.owner.functions.get(name);
         let same = function.and_then(|function| {
             let all = std::iter::once(&function.current).chain(function.versions.iter().rev());
             all.into_iter().find(|version| version.record.is_same(record))
         });
-        let base = self.live.load().public_url.clone().unwrap_or_else(|| self.own_url.clone());
         let body = Deployed {
             tenant: grant.tenant.to_string(),
             name: name.to_string(),
             version: same.map_or(0, |version| version.record.number),
             digest: record.digest.clone(),
-            url: format!("{}/f/{}/{name}/", base.trim_end_matches('/'), grant.tenant),
+            url: self.url(&grant.tenant, name, None),
             tag: options.tag.clone(),
             kernels: record.kernels.keys().cloned().collect(),
-            warnings: record.warnings.clone(),
+            warnings: self.warnings(record, function.is_none()),
             dry_run: true,
         };
         Ok(json(ReplyStatus::Ok, &body))
@@ -251,10 +281,10 @@ impl Control {
             name: name.to_string(),
             version: version.record.number,
             digest: version.record.digest.clone(),
-            url: self.url(&version, shown),
+            url: self.url(tenant, name, shown),
             tag,
             kernels: version.record.kernels.keys().cloned().collect(),
-            warnings: version.record.warnings.clone(),
+            warnings: self.warnings(&version.record, new && version.record.number == 1),
             dry_run: false,
         };
         Ok(json(if new { ReplyStatus::Created } else { ReplyStatus::Ok }, &body))

@@ -97,7 +97,13 @@ impl From<BuildError> for ControlError {
     fn from(error: BuildError) -> Self {
         match error {
             BuildError::Rejected(rejected) => Self::Build(rejected),
-            busy @ (BuildError::Busy | BuildError::TenantBusy | BuildError::NoGpu) => Self::Busy(busy.to_string()),
+            busy @ (BuildError::Busy | BuildError::TenantBusy { .. } | BuildError::NoGpu) => {
+                Self::Busy(busy.to_string())
+            }
+            BuildError::BudgetUsedUp { limit_ms, used_ms } => {
+                Self::LimitReached { name: "build_cpu_ms_per_day", limit: limit_ms, used: used_ms }
+            }
+            BuildError::DiskFull => Self::StorageFull,
             BuildError::Failed(detail) => Self::Internal(detail),
         }
     }

@@ -9,7 +9,7 @@ use gannet_api::{
     Deleted, FunctionDetail, FunctionView, Functions, HealthView, KernelView, Kernels, KillsView, VersionView, Versions,
 };
 use gannet_base::hop::BundleKernel;
-use gannet_base::names::FunctionName;
+use gannet_base::names::{FunctionName, TenantName};
 use gannet_base::records::VersionRecord;
 use gannet_fleet::pool::Pool;
 use gannet_state::registry::{Function, Snapshot, Version};
@@ -49,7 +49,7 @@ impl Control {
             digest: current.record.digest.clone(),
             deployed: current.record.created.to_string(),
             public: current.manifest().http.public,
-            url: self.url(current, None),
+            url: self.url(&current.tenant, &current.function, None),
             kernels: current.record.kernels.keys().cloned().collect(),
         }
     }
@@ -80,10 +80,9 @@ impl Control {
     }
 
     /// Returns the URL of a function, or of one of its tags.
-    pub(super) fn url(&self, version: &Version, tag: Option<&str>) -> String {
+    pub(super) fn url(&self, tenant: &TenantName, function: &FunctionName, tag: Option<&str>) -> String {
         let file = self.live.load();
         let base = file.public_url.as_deref().unwrap_or(&self.own_url).trim_end_matches('/');
-        let (tenant, function) = (&version.tenant, &version.function);
         match (&file.domain, tag) {
             (Some(domain), None) => {
                 let scheme = base.split_once("://").map_or("http", |(scheme, _)| scheme);
@@ -123,17 +122,18 @@ impl Control {
     }
 
     /// Returns the current version's kernels: the WGSL as it was deployed, and as it runs.
-    pub(super) fn kernels(&self, call: &ApiCall, grant: &TenantGrant) -> CallResult {
+    pub(super) async fn kernels(&self, call: &ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.function()?;
-        let record = &find(grant, &name)?.current.record;
+        let version = Arc::clone(&find(grant, &name)?.current);
+        let kernels = self.builder.kernels(&version).await.map_err(ControlError::from)?;
         let view = |(name, kernel): (&String, &BundleKernel)| KernelView {
             name: name.clone(),
             entry: kernel.entry.clone(),
             wgsl: kernel.wgsl.clone(),
             hardened: kernel.hardened.clone(),
         };
-        let kernels = record.kernels.iter().map(view).collect();
-        Ok(json(ReplyStatus::Ok, &Kernels { name: name.to_string(), version: record.number, kernels }))
+        let kernels = kernels.iter().map(view).collect();
+        Ok(json(ReplyStatus::Ok, &Kernels { name: name.to_string(), version: version.record.number, kernels }))
     }
 
     pub(super) fn get_function(&self, call: &ApiCall, grant: &TenantGrant) -> CallResult {
@@ -164,7 +164,7 @@ pub(super) fn names(record: &VersionRecord) -> Vec<String> {
 }
 
 /// Warms every function with `min = 1`, of one tenant or of all, in the background.
-pub fn warm(snapshot: &Snapshot, pool: &Pool, only: Option<&gannet_base::names::TenantName>) {
+pub fn warm(snapshot: &Snapshot, pool: &Pool, only: Option<&TenantName>) {
     for (name, tenant) in &snapshot.tenants {
         if only.is_some_and(|only| only != name) || tenant.record.suspended {
             continue;

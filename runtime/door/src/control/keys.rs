@@ -139,7 +139,7 @@ fn bounds(maker: &Caller) -> (Option<Timestamp>, Option<u64>) {
 }
 
 /// Describes the caller's key.
-pub(super) fn whoami(caller: &Caller) -> Response<ResponseBody> {
+pub(super) fn whoami(caller: &Caller, functions_url: Option<String>) -> Response<ResponseBody> {
     let body = match caller {
         Caller::Tenant(key) => Whoami {
             operator: false,
@@ -148,8 +148,17 @@ pub(super) fn whoami(caller: &Caller) -> Response<ResponseBody> {
             function: key.record.function.as_ref().map(ToString::to_string),
             key: Some(key.record.id.clone()),
             expires: key.record.expires.map(|time| time.to_string()),
+            functions_url,
         },
-        _ => Whoami { operator: true, tenant: None, scopes: None, function: None, key: None, expires: None },
+        _ => Whoami {
+            operator: true,
+            tenant: None,
+            scopes: None,
+            function: None,
+            key: None,
+            expires: None,
+            functions_url,
+        },
     };
     json(ReplyStatus::Ok, &body)
 }

@@ -180,7 +180,11 @@ impl Control {
 
     async fn run(&self, op: OperationId, call: ApiCall, grant: Option<TenantGrant>) -> CallResult {
         match (op, grant) {
-            (OperationId::Whoami, _) => Ok(keys::whoami(&call.caller)),
+            (OperationId::Whoami, _) => {
+                let file = self.live.load();
+                let url = || file.public_url.clone().unwrap_or_else(|| self.own_url.clone());
+                Ok(keys::whoami(&call.caller, file.admin_listen.map(|_| url())))
+            }
             (OperationId::OpenApi, _) => Ok(openapi::response()),
             (OperationId::Gpus, _) => Ok(json(ReplyStatus::Ok, &self.gpus(&call.caller))),
             (OperationId::Prices, _) => Ok(json(ReplyStatus::Ok, &self.prices())),
@@ -219,7 +223,7 @@ impl Control {
             OperationId::RollBack => self.roll_back(call, &grant).await,
             OperationId::SetTag => self.set_tag(call, &grant).await,
             OperationId::DeleteTag => self.delete_tag(&call, &grant).await,
-            OperationId::Kernels => self.kernels(&call, &grant),
+            OperationId::Kernels => self.kernels(&call, &grant).await,
             OperationId::Logs => self.read_logs(&call, &grant),
             OperationId::ListAssets => self.list_assets(&call, &grant),
             OperationId::GetAsset => self.get_asset(&call, &grant),

@@ -102,10 +102,13 @@ impl Control {
         let used = Used {
             concurrency: tenant.account.in_flight() as u64,
             functions: tenant.functions.len() as u64,
+            versions: tenant.version_count(),
+            components_mib: tenant.component_bytes(None).div_ceil(1 << 20),
             secrets: tenant.secrets.len() as u64,
             assets_mib: tenant.asset_bytes().div_ceil(1 << 20),
             keys: snapshot.keys_of(name).count() as u64,
             gpu_ms_per_day: spent.gpu_ns / 1_000_000,
+            build_cpu_ms_per_day: spent.build_ns / 1_000_000,
             egress_mib_per_day: spent.egress_bytes >> 20,
             spend_micro_units_per_month: spent.micro_units,
         };

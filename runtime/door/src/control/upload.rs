@@ -185,7 +185,9 @@ async fn multipart(
         match name.as_str() {
             "manifest" if manifest.is_none() => {
                 let text = text(&mut field, "manifest", MANIFEST_BYTES_MAX).await?;
-                manifest = Some(Manifest::parse(&text).map_err(|error| ControlError::Invalid(error.to_string()))?);
+                manifest = Some(
+                    Manifest::parse(&text).map_err(|error| ControlError::Invalid(format!("gannet.toml: {error}")))?,
+                );
             }
             "digest" if digest.is_none() => digest = Some(text(&mut field, "digest", 64).await?),
             "component" if component.is_none() => {

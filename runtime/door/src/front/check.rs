@@ -10,9 +10,17 @@ use std::net::Ipv6Addr;
 /// Most headers of a request.
 pub(super) const HEADERS_MAX: usize = 128;
 
-/// Refuses a head that is ambiguous or asks for another protocol. With `loopback_only`, also one that names another
-/// host.
-pub(super) fn check(parts: &Parts, loopback_only: bool) -> Result<(), RequestError> {
+/// Which hosts a request may name.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum AllowedHosts<'a> {
+    /// Any.
+    All,
+    /// This machine, as with `--dev`, and the hosts of functions in a domain that the file sets.
+    Loopback(Option<&'a str>),
+}
+
+/// Refuses a head that is ambiguous, asks for another protocol, or names a host that is not allowed.
+pub(super) fn check(parts: &Parts, hosts: AllowedHosts<'_>) -> Result<(), RequestError> {
     let headers = &parts.headers;
     // hyper checks this for HTTP/1.1 only.
     if headers.len() > HEADERS_MAX {
@@ -40,11 +48,11 @@ pub(super) fn check(parts: &Parts, loopback_only: bool) -> Result<(), RequestErr
     {
         return Err(RequestError::Malformed("the request names two hosts".into()));
     }
-    if loopback_only {
+    if let AllowedHosts::Loopback(domain) = hosts {
         let host =
             parts.uri.authority().map(|authority| authority.as_str()).or_else(|| headers.get(HOST)?.to_str().ok());
         let host = host.unwrap_or_default();
-        if !is_loopback_host(host) {
+        if !is_loopback_host(host) && !domain.is_some_and(|domain| is_inside(host, domain)) {
             return Err(RequestError::BadHost { host: host.chars().take(128).collect() });
         }
     }
@@ -85,9 +93,17 @@ fn is_host_and_port(text: &str) -> bool {
     !host.is_empty() && host.bytes().all(allowed) && is_port(port)
 }
 
+/// Whether a host is below a domain, as those of functions are.
+fn is_inside(host: &str, domain: &str) -> bool {
+    host_of(host).strip_suffix(domain).is_some_and(|label| label.ends_with('.'))
+}
+
 fn is_loopback_host(host: &str) -> bool {
     let name = host_of(host);
-    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    // The names below localhost are those of this machine too (RFC 6761, 6.3).
+    name == "localhost"
+        || name.ends_with(".localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -124,11 +140,15 @@ mod tests {
 
     #[test]
     fn only_names_of_this_machine_are_loopback() {
-        for good in ["localhost", "localhost:7070", "127.0.0.1:7070", "[::1]:7070", "127.1.2.3"] {
+        for good in
+            ["localhost", "localhost:7070", "f--dev.localhost:7070", "127.0.0.1:7070", "[::1]:7070", "127.1.2.3"]
+        {
             assert!(is_loopback_host(good), "{good}");
         }
         for bad in ["", "example.org", "localhost.example.org", "127.0.0.1.nip.io", "10.0.0.1", "[fe80::1]"] {
             assert!(!is_loopback_host(bad), "{bad}");
         }
+        assert!(is_inside("f--dev.fn.example:80", "fn.example") && !is_inside("evilfn.example", "fn.example"));
+        assert!(!is_inside("fn.example", "fn.example") && !is_inside("fn.example.evil", "fn.example"));
     }
 }

@@ -1,7 +1,8 @@
 //! Closes a connection whose client sends nothing at first, or stops reading in the middle of a response. A client that
 //! stops reading holds permits, an instance and perhaps GPU memory. A connection is not closed while its client still
-//! sends: it would not get the response.
+//! sends: it would not get the response. What it sends passes [`LineEnds`].
 
+use super::line_ends::LineEnds;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -36,6 +37,7 @@ pub(super) struct StallGuard<S> {
     lingering: Option<Lingering>,
     stream: S,
     stalled: Option<Pin<Box<Sleep>>>,
+    line_ends: LineEnds,
     /// Runs until the first bytes have come. Before that, hyper does not know the protocol and applies no timeout of
     /// its own.
     silent: Option<Pin<Box<Sleep>>>,
@@ -43,7 +45,8 @@ pub(super) struct StallGuard<S> {
 
 impl<S> StallGuard<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { lingering: None, stream, stalled: None, silent: Some(Box::pin(tokio::time::sleep(SILENT_MAX))) }
+        let silent = Some(Box::pin(tokio::time::sleep(SILENT_MAX)));
+        Self { lingering: None, stream, stalled: None, line_ends: LineEnds::default(), silent }
     }
 
     fn timed<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
@@ -65,7 +68,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.line_ends.pass(buffer.filled_mut().get_mut(before..).unwrap_or_default());
         if buffer.filled().len() >= PREFACE_BYTES || (read.is_ready() && self.silent.is_none()) {
             self.silent = None;
             return read;

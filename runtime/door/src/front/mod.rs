@@ -14,6 +14,7 @@ mod check;
 mod client;
 mod cors;
 mod io;
+mod line_ends;
 mod path;
 mod peers;
 mod seats;

@@ -10,7 +10,7 @@
 //! No step can be skipped, because each needs the result of the one before: routing needs a caller, admission a target,
 //! the pool an open tab and permits. Each step has its own error type, which is converted into a [`Refusal`].
 
-use super::check::check;
+use super::check::{AllowedHosts, check};
 use super::cors;
 use super::held_body::WaitingAnswers;
 use super::seats::Seat;
@@ -61,7 +61,9 @@ impl Steps {
         seat: &Seat,
     ) -> Result<Response<ResponseBody>, Refusal> {
         // 1. Refuse an ambiguous head. Preflights end here.
-        check(&inbound.parts, self.loopback_only)?;
+        let file = self.live.load();
+        let hosts = if self.loopback_only { AllowedHosts::Loopback(file.domain.as_deref()) } else { AllowedHosts::All };
+        check(&inbound.parts, hosts)?;
         if let Some(origin) = origin.filter(|_| cors::is_preflight(&inbound.parts)) {
             let mut response = raw(ReplyStatus::Empty, "text/plain", bytes::Bytes::new());
             response.headers_mut().extend(cors::preflight(origin, &inbound.parts.headers));

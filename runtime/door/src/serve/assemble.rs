@@ -44,7 +44,7 @@ pub(super) fn assemble(
         Arc::clone(&store),
         Arc::clone(&arbiter),
         Arc::clone(&slots),
-        file.wasi_http_0_3,
+        Arc::clone(&live),
     );
     let settings = WorkerSettings {
         gpu_memory_bytes: file.tenant_gpu_memory_mib << 20,

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use gannet_base::bill::outbound::OutboundUse;
 use gannet_base::quota::account::TenantCounters;
+use gannet_base::trailers;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::pin::Pin;
@@ -28,6 +29,9 @@ pub(super) enum OutboundBodyError {
     /// The tenant's quota for the day, in MiB, is used up.
     #[error("the quota egress_mib_per_day = {0} is used up")]
     Spent(u64),
+    /// More trailers follow the body than are passed on.
+    #[error("more than {} trailers follow the body", trailers::FIELDS_MAX)]
+    TooManyTrailers,
     /// No part of the body arrived for too long.
     #[error("no part of the body arrived for {} s", IDLE_MAX.as_secs())]
     Idle,
@@ -62,7 +66,8 @@ pub(super) struct CallAllowance {
 
 /// The body of an outbound request, or of its response.
 pub(super) struct CountedBody {
-    body: Incoming,
+    /// None for an empty one.
+    body: Option<Incoming>,
     counter: Arc<OutboundUse>,
     budget: EgressBudget,
     left: u64,
@@ -76,7 +81,13 @@ impl CountedBody {
     /// Wraps the body that a function sends. It has no idle timeout, because the time limits of the guest's request
     /// cover it.
     pub(super) fn request(body: Incoming, counter: Arc<OutboundUse>, budget: EgressBudget) -> Self {
+        let body = Some(body);
         Self { body, counter, budget, left: u64::MAX, limit: u64::MAX, idle: None, _permit: None }
+    }
+
+    /// Returns an empty body of a request.
+    pub(super) fn empty(counter: Arc<OutboundUse>, budget: EgressBudget) -> Self {
+        Self { body: None, counter, budget, left: u64::MAX, limit: u64::MAX, idle: None, _permit: None }
     }
 
     /// Wraps the body of the response. `limit` is its size limit in bytes.
@@ -87,6 +98,7 @@ impl CountedBody {
         CallAllowance { permit, budget }: CallAllowance,
     ) -> Self {
         let idle = Some(Box::pin(tokio::time::sleep(IDLE_MAX)));
+        let body = Some(body);
         Self { body, counter, budget, left: limit, limit, idle, _permit: Some(permit) }
     }
 }
@@ -100,8 +112,20 @@ impl Body for CountedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, OutboundBodyError>>> {
         let this = &mut *self;
-        match Pin::new(&mut this.body).poll_frame(context) {
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        match Pin::new(body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
+                let frame = match frame.into_trailers() {
+                    Ok(mut fields) => {
+                        trailers::clean(&mut fields);
+                        if fields.len() > trailers::FIELDS_MAX {
+                            return Poll::Ready(Some(Err(OutboundBodyError::TooManyTrailers)));
+                        }
+                        this.budget.count(&this.counter, trailers::bytes(&fields));
+                        return Poll::Ready(Some(Ok(Frame::trailers(fields))));
+                    }
+                    Err(frame) => frame,
+                };
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 this.budget.count(&this.counter, length);
                 if length > 0 && this.budget.is_spent() {
@@ -126,10 +150,10 @@ impl Body for CountedBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }

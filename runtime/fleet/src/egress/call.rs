@@ -1,49 +1,33 @@
 //! One outbound call, from the worker's request to the head of the response.
 
 use crate::egress::WorkerEgress;
-use crate::egress::address::may_reach;
 use crate::egress::body::{CallAllowance, CountedBody, EgressBudget};
+use crate::egress::connect::may_connect;
+use crate::egress::connection::{Connection, Protocol, Route, SendFailure};
+use crate::egress::idle::IdleKey;
+use crate::egress::target::{CallTarget, destination};
 use bytes::Bytes;
-use futures::stream::{FuturesUnordered, StreamExt};
 use gannet_base::bill::outbound::OutboundUse;
-use gannet_base::headers::strip_hop_by_hop;
+use gannet_base::headers::{announced_length, strip_hop_by_hop};
 use gannet_base::hop::header;
+use gannet_base::hop::heads::may_have_length;
 use gannet_base::hop::outbound::OutboundError;
 use gannet_base::names::RequestId;
-use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, EXPECT, HOST};
+use gannet_base::trailers::{self, TrailerHeaders};
+use http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST};
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
 use std::convert::Infallible;
-use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
-
-/// How long a connection attempt has before the next address is tried beside it.
-const CONNECT_STAGGER: Duration = Duration::from_millis(250);
-
-/// Addresses of a host that are tried, and how many of them at once.
-const ADDRESSES_MAX: usize = 8;
-const ATTEMPTS_MAX: usize = 3;
 
 /// Body of the response that the worker gets.
 type OutboundBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
-
-/// Scheme, host and port of a call.
-struct CallTarget {
-    https: bool,
-    host: String,
-    port: u16,
-}
 
 /// Serves one call of a worker. A refusal is a response with the error in the header [`header::FAULT`].
 pub(super) async fn answer(
@@ -67,22 +51,6 @@ pub(super) async fn answer(
 
 fn take<T>(headers: &mut HeaderMap, name: &HeaderName, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
     headers.remove(name)?.to_str().ok().and_then(parse)
-}
-
-fn destination(uri: &Uri) -> Option<CallTarget> {
-    let https = match uri.scheme_str()? {
-        "https" => true,
-        "http" => false,
-        _ => return None,
-    };
-    let authority = uri.authority()?;
-    // An authority with a user name or an invalid port is ambiguous.
-    let bare = authority.as_str().rsplit_once(']').map_or(authority.as_str(), |(_, rest)| rest);
-    if authority.as_str().contains('@') || (bare.contains(':') && authority.port_u16().is_none()) {
-        return None;
-    }
-    let port = authority.port_u16().unwrap_or(if https { 443 } else { 80 });
-    Some(CallTarget { https, host: authority.host().to_owned(), port })
 }
 
 async fn call(
@@ -113,27 +81,92 @@ async fn call(
     let first_max = Duration::from_millis(first_ms).saturating_sub(asked_at.elapsed());
     let connect_ms = connect_ms.unwrap_or(u64::MAX).min(settings.connect_timeout_ms);
     let connect_by = Instant::now() + Duration::from_millis(connect_ms);
-    let stream = timeout_at(connect_by, connect(worker, &to)).await.map_err(|_| OutboundError::Unreachable)??;
-    // From here on the call may have had an effect outside, so the guest's request is not retried.
-    counter.add_call();
-    let by = Instant::now() + first_max;
-    let (parts, body) = rebuild(request, &to)?.into_parts();
-    allowance.budget.count(&counter, parts.uri.to_string().len() + head_bytes(&parts.headers));
-    let request =
-        Request::from_parts(parts, CountedBody::request(body, Arc::clone(&counter), allowance.budget.clone()));
-    let response = if to.https {
-        let name = ServerName::try_from(to.host.trim_matches(['[', ']']).to_owned()).map_err(|_| OutboundError::Tls)?;
-        let tls = timeout_at(connect_by, worker.egress.connector.connect(name, stream)).await;
-        let tls = tls.map_err(|_| OutboundError::Unreachable)?.map_err(|error| {
-            tracing::debug!(host = to.host, %error, "the TLS handshake of an outbound call failed");
-            OutboundError::Tls
-        })?;
-        timeout_at(by, send(tls, request)).await
-    } else {
-        timeout_at(by, send(stream, request)).await
+    let (parts, body) = request.into_parts();
+    let plain = if is_grpc(&parts.headers) { Protocol::Http2 } else { Protocol::Http1 };
+    let key = IdleKey { target: to, plain };
+    let again = (parts.method.is_idempotent() && body.is_end_stream()).then(|| {
+        // An empty body can be sent twice.
+        CountedBody::empty(Arc::clone(&counter), allowance.budget.clone())
+    });
+    let body = CountedBody::request(body, Arc::clone(&counter), allowance.budget.clone());
+    let mut outgoing =
+        Outgoing { worker, key: &key, parts: &parts, counter: &counter, budget: &allowance.budget, is_counted: false };
+    let by = || Instant::now() + first_max;
+    let response = match outgoing.reused() {
+        Some(connection) => match outgoing.send(connection, body, by()).await {
+            // The other side may close a connection that waits at any time. Then a new one is tried, once.
+            Err(SendFailure { error: OutboundError::Unreachable, unsent }) => {
+                let body = unsent.map(|request| request.into_body()).or(again).ok_or(OutboundError::Unreachable)?;
+                outgoing.send_over_new(body, connect_by, by).await?
+            }
+            sent => sent.map_err(|failed| failed.error)?,
+        },
+        None => outgoing.send_over_new(body, connect_by, by).await?,
     };
-    let response = response.map_err(|_| OutboundError::Timeout)??;
     relay(response, &counter, settings.response_mib << 20, allowance)
+}
+
+/// gRPC, but not its form for browsers, which HTTP/1.1 can carry.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let rest = kind.and_then(|kind| kind.strip_prefix("application/grpc"));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
+}
+
+/// A call on its way out.
+struct Outgoing<'a> {
+    worker: &'a Arc<WorkerEgress>,
+    key: &'a IdleKey,
+    /// The head that the guest sent.
+    parts: &'a Parts,
+    counter: &'a Arc<OutboundUse>,
+    budget: &'a EgressBudget,
+    /// Whether it was counted.
+    is_counted: bool,
+}
+
+impl Outgoing<'_> {
+    /// Returns a connection that an earlier call of the tenant left.
+    fn reused(&self) -> Option<Connection> {
+        let egress = &self.worker.egress;
+        let opened = egress.live.load().egress.allow_ranges.clone();
+        egress.idle.take(&self.worker.tenant, self.key, |peer| may_connect(peer, &opened))
+    }
+
+    async fn send_over_new(
+        &mut self,
+        body: CountedBody,
+        connect_by: Instant,
+        by: impl Fn() -> Instant,
+    ) -> Result<Response<Incoming>, OutboundError> {
+        let egress = &self.worker.egress;
+        let route = Route {
+            lookups: &self.worker.lookups,
+            opened: &egress.live.load().egress.allow_ranges.clone(),
+            tls: &egress.connector,
+        };
+        let connection = Connection::open(&route, &self.key.target, self.key.plain, connect_by).await?;
+        self.send(connection, body, by()).await.map_err(|failed| failed.error)
+    }
+
+    async fn send(
+        &mut self,
+        mut connection: Connection,
+        body: CountedBody,
+        by: Instant,
+    ) -> Result<Response<Incoming>, SendFailure> {
+        let refused = |error| SendFailure { error, unsent: None };
+        let parts = rebuild(self.parts, &self.key.target, connection.protocol()).map_err(refused)?;
+        // From here on the call may have had an effect outside, so the guest's request is not retried.
+        if !std::mem::replace(&mut self.is_counted, true) {
+            self.counter.add_call();
+            self.budget.count(self.counter, parts.uri.to_string().len() + trailers::bytes(&parts.headers));
+        }
+        let sent = timeout_at(by, connection.send(Request::from_parts(parts, body))).await;
+        let response = sent.map_err(|_| refused(OutboundError::Timeout))??;
+        self.worker.egress.idle.keep_when_done(&self.worker.tenant, self.key.clone(), connection);
+        Ok(response)
+    }
 }
 
 /// Takes a permit of the tenant's concurrent calls, if its daily quota is not used up. Waits for one until `by`: the
@@ -156,132 +189,43 @@ async fn enter(worker: &WorkerEgress, by: Instant) -> Result<CallAllowance, Outb
     Ok(CallAllowance { permit, budget })
 }
 
-/// Resolves a name on a blocking thread, which may hang as long as the resolver does. A worker, and all workers
-/// together, may only use a few of these threads, because everything that waits for a disk shares them.
-async fn resolve(worker: &WorkerEgress, host: String, port: u16) -> Result<Vec<SocketAddr>, OutboundError> {
-    // The caller's timeout for connecting ends the wait.
-    let acquire = |permits: &Arc<Semaphore>| Arc::clone(permits).acquire_owned();
-    let (own, all) = (acquire(&worker.resolving).await, acquire(&worker.egress.resolving).await);
-    let held = (own.map_err(|_| OutboundError::Dns)?, all.map_err(|_| OutboundError::Dns)?);
-    let resolving = tokio::task::spawn_blocking(move || {
-        let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
-        drop(held);
-        found
-    });
-    resolving.await.ok().and_then(Result::ok).ok_or(OutboundError::Dns)
-}
-
-/// Connects to the first address that may be reached and accepts the connection.
-async fn connect(worker: &WorkerEgress, to: &CallTarget) -> Result<TcpStream, OutboundError> {
-    let host = to.host.trim_matches(['[', ']']);
-    let found = resolve(worker, host.to_owned(), to.port).await?;
-    if found.is_empty() {
-        return Err(OutboundError::Dns);
-    }
-    let opened = worker.egress.live.load().egress.allow_ranges.clone();
-    let is_opened = |address: &SocketAddr| opened.iter().any(|range| range.contains(&address.ip().to_canonical()));
-    // A public address of this machine may lead to services that only a firewall protects. Only the machine's own
-    // addresses can be bound.
-    let is_own = |address: &SocketAddr| UdpSocket::bind((address.ip(), 0)).is_ok();
-    let reachable: Vec<SocketAddr> = found
-        .into_iter()
-        .filter(|address| may_reach(address.ip(), &opened) && (is_opened(address) || !is_own(address)))
-        .collect();
-
-    if reachable.is_empty() {
-        return Err(OutboundError::Prohibited);
-    }
-    let mut ordered = alternating(reachable);
-    ordered.truncate(ADDRESSES_MAX);
-    let stream = connect_to_any(ordered).await.ok_or(OutboundError::Unreachable)?;
-    // An error only costs speed.
-    let _ = stream.set_nodelay(true);
-    Ok(stream)
-}
-
-/// Orders addresses so that those of both families alternate, each family in the resolver's order (RFC 8305, 4).
-fn alternating(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let first_is_6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
-    let (first, second): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == first_is_6);
-    let (mut first, mut second) = (first.into_iter(), second.into_iter());
-    let mut ordered = Vec::new();
-    loop {
-        let pair = (first.next(), second.next());
-        if pair == (None, None) {
-            return ordered;
-        }
-        ordered.extend(pair.0.into_iter().chain(pair.1));
-    }
-}
-
-/// Connects to the address that answers first. The next one is tried when one has failed, or has not answered for a
-/// moment (RFC 8305, 5).
-async fn connect_to_any(addresses: Vec<SocketAddr>) -> Option<TcpStream> {
-    let mut left = addresses.into_iter();
-    let mut trying = FuturesUnordered::new();
-    trying.push(TcpStream::connect(left.next()?));
-    loop {
-        tokio::select! {
-            Some(connected) = trying.next() => match (connected, left.next()) {
-                (Ok(stream), _) => return Some(stream),
-                (Err(_), Some(next)) => trying.push(TcpStream::connect(next)),
-                (Err(_), None) if trying.is_empty() => return None,
-                (Err(_), None) => {}
-            },
-            () = tokio::time::sleep(CONNECT_STAGGER), if left.len() > 0 && trying.len() < ATTEMPTS_MAX => {
-                trying.extend(left.next().map(TcpStream::connect));
-            }
-        }
-    }
-}
-
-/// Rebuilds the request for the other side: without hop-by-hop headers, without `x-gannet-` headers, and with the host
-/// that was checked.
-fn rebuild(mut request: Request<Incoming>, to: &CallTarget) -> Result<Request<Incoming>, OutboundError> {
-    let path = request.uri().path_and_query().cloned().ok_or(OutboundError::Protocol)?;
-    let length = request.headers().get(CONTENT_LENGTH).cloned();
-    let headers = request.headers_mut();
+/// Rebuilds the head for the other side: without hop-by-hop headers, without `x-gannet-` headers, and with the host that
+/// was checked.
+fn rebuild(parts: &Parts, to: &CallTarget, protocol: Protocol) -> Result<Parts, OutboundError> {
+    let mut parts = parts.clone();
+    let length = parts.headers.get(CONTENT_LENGTH).cloned();
+    let of_trailers = TrailerHeaders::of(&parts.headers);
+    let headers = &mut parts.headers;
     strip_hop_by_hop(headers);
+    of_trailers.put_into_request(headers);
     let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("x-gannet-")).cloned().collect();
     ours.into_iter().for_each(|name| drop(headers.remove(name)));
     headers.remove(EXPECT);
     if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, length);
     }
-    let usual = if to.https { 443 } else { 80 };
-    let host = if to.port == usual { to.host.clone() } else { format!("{}:{}", to.host, to.port) };
-    headers.insert(HOST, HeaderValue::from_str(&host).map_err(|_| OutboundError::Protocol)?);
     if !headers.contains_key(ACCEPT_ENCODING) {
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
-    *request.uri_mut() = Uri::from(path);
-    *request.version_mut() = Version::HTTP_11;
-    Ok(request)
-}
-
-fn head_bytes(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
-}
-
-async fn send<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    stream: S,
-    request: Request<CountedBody>,
-) -> Result<Response<Incoming>, OutboundError> {
-    let (mut sender, connection) = http1::Builder::new()
-        .max_buf_size(gannet_base::hop::outbound::HEAD_BYTES_MAX as usize)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|_| OutboundError::Protocol)?;
-    // The task ends with the response's body, or when that is dropped.
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "an outbound connection ended");
+    let usual = if to.https { 443 } else { 80 };
+    let host = if to.port == usual { to.host.clone() } else { format!("{}:{}", to.host, to.port) };
+    let path = parts.uri.path_and_query().cloned().ok_or(OutboundError::Protocol)?;
+    match protocol {
+        Protocol::Http1 => {
+            headers.insert(HOST, HeaderValue::from_str(&host).map_err(|_| OutboundError::Protocol)?);
+            if of_trailers.wanted {
+                headers.insert(CONNECTION, HeaderValue::from_static("te"));
+            }
+            (parts.uri, parts.version) = (Uri::from(path), Version::HTTP_11);
         }
-    });
-    sender.send_request(request).await.map_err(|error| {
-        tracing::debug!(%error, "no response to an outbound call");
-        if error.is_parse() { OutboundError::Protocol } else { OutboundError::Unreachable }
-    })
+        Protocol::Http2 => {
+            headers.remove(HOST);
+            let scheme = if to.https { "https" } else { "http" };
+            let uri = Uri::builder().scheme(scheme).authority(host).path_and_query(path).build();
+            (parts.uri, parts.version) = (uri.map_err(|_| OutboundError::Protocol)?, Version::HTTP_2);
+        }
+    }
+    Ok(parts)
 }
 
 /// Rebuilds the response for the worker. `limit` is the size limit of its body in bytes.
@@ -291,15 +235,22 @@ fn relay(
     limit: u64,
     allowance: CallAllowance,
 ) -> Result<Response<OutboundBody>, OutboundError> {
-    if response.body().size_hint().lower() > limit {
+    // A response without a body may announce how long it would be.
+    if !response.body().is_end_stream() && response.body().size_hint().lower() > limit {
         return Err(OutboundError::TooLarge);
     }
     let (mut parts, body) = response.into_parts();
+    let length = announced_length(&parts.headers).ok().flatten();
+    let of_trailers = TrailerHeaders::of(&parts.headers);
     strip_hop_by_hop(&mut parts.headers);
+    of_trailers.put_into_response(&mut parts.headers);
+    if let Some(length) = length.filter(|_| may_have_length(parts.status)) {
+        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
     let ours: Vec<HeaderName> =
         parts.headers.keys().filter(|name| name.as_str().starts_with("x-gannet-")).cloned().collect();
     ours.into_iter().for_each(|name| drop(parts.headers.remove(name)));
-    allowance.budget.count(counter, head_bytes(&parts.headers));
+    allowance.budget.count(counter, trailers::bytes(&parts.headers));
     parts.version = Version::HTTP_2;
     let body = CountedBody::answer(body, Arc::clone(counter), limit, allowance);
     Ok(Response::from_parts(parts, body.map_err(Into::into).boxed_unsync()))
@@ -311,36 +262,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_of_both_families_alternate() {
-        let addresses = |text: &str| text.split(' ').map(|at| at.parse().unwrap()).collect::<Vec<SocketAddr>>();
-        let ordered = alternating(addresses("[1::1]:1 [1::2]:1 [1::3]:1 1.0.0.1:1 1.0.0.2:1"));
-        assert_eq!(ordered, addresses("[1::1]:1 1.0.0.1:1 [1::2]:1 1.0.0.2:1 [1::3]:1"));
-        assert_eq!(alternating(Vec::new()), []);
-    }
-
-    #[tokio::test]
-    async fn an_address_that_does_not_answer_does_not_keep_the_others_from_being_tried() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let good = listener.local_addr().unwrap();
-        let refused = {
-            let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            closed.local_addr().unwrap()
-        };
-        // Of the ranges for documentation: packets to it are lost, or it is unreachable.
-        let silent: SocketAddr = "192.0.2.1:9".parse().unwrap();
-        for addresses in [vec![refused, good], vec![silent, good], vec![silent, refused, good]] {
-            assert!(connect_to_any(addresses).await.is_some());
-        }
-        assert!(connect_to_any(vec![refused]).await.is_none() && connect_to_any(Vec::new()).await.is_none());
+    fn only_grpc_itself_begins_http_2_without_asking() {
+        let kind =
+            |text: &'static str| is_grpc(&HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(text))]));
+        assert!(kind("application/grpc") && kind("application/grpc+proto") && kind("application/grpc;charset=x"));
+        assert!(!kind("application/grpc-web") && !kind("application/json") && !is_grpc(&HeaderMap::new()));
     }
 
     #[test]
-    fn a_destination_can_be_read_in_one_way_only() {
-        let to = |text: &str| destination(&text.parse().unwrap()).map(|to| (to.https, to.host, to.port));
-        assert_eq!(to("https://api.example.com/x"), Some((true, "api.example.com".into(), 443)));
-        assert_eq!(to("http://[::1]:8080/x"), Some((false, "[::1]".into(), 8080)));
-        for bad in ["https://user@api.example.com/", "ftp://api.example.com/", "/x"] {
-            assert_eq!(to(bad), None, "{bad}");
+    fn a_head_is_rebuilt_for_each_protocol() {
+        let request = Request::post("http://x.example:81/a?b")
+            .header("host", "forged.example")
+            .header("te", "trailers")
+            .header("connection", "te, x-secret")
+            .header("x-secret", "1")
+            .header("x-gannet-key", "1")
+            .header("content-length", "3");
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let to = CallTarget { https: false, host: "x.example".into(), port: 81 };
+        let first = rebuild(&parts, &to, Protocol::Http1).unwrap();
+        let get = |parts: &Parts, name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!((first.uri.to_string().as_str(), get(&first, "host").as_deref()), ("/a?b", Some("x.example:81")));
+        assert_eq!(
+            (get(&first, "connection").as_deref(), get(&first, "te").as_deref()),
+            (Some("te"), Some("trailers"))
+        );
+        let second = rebuild(&parts, &to, Protocol::Http2).unwrap();
+        assert_eq!((second.uri.to_string().as_str(), get(&second, "host")), ("http://x.example:81/a?b", None));
+        assert_eq!((get(&second, "connection"), get(&second, "te").as_deref()), (None, Some("trailers")));
+        for parts in [first, second] {
+            assert_eq!((get(&parts, "x-secret"), get(&parts, "x-gannet-key")), (None, None));
+            assert_eq!(get(&parts, "content-length").as_deref(), Some("3"));
         }
     }
 }

@@ -3,7 +3,9 @@
 //!
 //! ```text
 //!  guest ─▶ worker ──h2──▶ [`WorkerEgress`] of the worker: is the request in flight, does its version list the host?
-//!     ─▶ the tenant's limits ─▶ resolve ─▶ every address checked ─▶ connect to that address ─▶ TLS ─▶ HTTP/1.1
+//!     ─▶ the tenant's limits ─▶ a connection that an earlier call left, if its address may still be reached
+//!                               else resolve ─▶ every address checked ─▶ connect to that address ─▶ TLS
+//!     ─▶ HTTP/1.1 or HTTP/2
 //!     ◀─ head without hop-by-hop headers ◀─ body, counted, limited in size and time
 //! ```
 //!
@@ -17,7 +19,13 @@
 pub mod address;
 mod body;
 mod call;
+mod connect;
+mod connection;
+mod idle;
+mod target;
 
+use connect::Lookups;
+use connection::{ALPN_HTTP1, ALPN_HTTP2};
 use gannet_base::allowed_hosts::AllowedHost;
 use gannet_base::bill::outbound::OutboundUse;
 use gannet_base::hop::VersionKey;
@@ -27,6 +35,7 @@ use gannet_state::config::LiveConfig;
 use gannet_state::registry::{Registry, Version};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use idle::IdleConnections;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
@@ -65,8 +74,7 @@ impl Drop for EgressGrant {
 pub struct WorkerEgress {
     egress: Arc<Egress>,
     tenant: TenantName,
-    /// Permits for name lookups of this worker.
-    resolving: Arc<Semaphore>,
+    lookups: Lookups,
     versions: Mutex<HashMap<VersionKey, Vec<AllowedHost>>>,
     requests: Mutex<HashMap<RequestId, Arc<OutboundUse>>>,
 }
@@ -117,16 +125,13 @@ impl WorkerEgress {
     }
 }
 
-/// Most concurrent name lookups of all tenants, and of one worker.
-const RESOLVING_MAX: usize = 64;
-const RESOLVING_OF_WORKER_MAX: usize = 8;
 /// Outbound HTTP of the whole server: what all calls share.
 pub struct Egress {
     live: LiveConfig,
     registry: Arc<Registry>,
     connector: TlsConnector,
-    /// Permits for name lookups of all tenants.
-    resolving: Arc<Semaphore>,
+    idle: Arc<IdleConnections>,
+    lookups: Lookups,
     /// Permits for concurrent calls, by tenant. Created when first needed.
     permits: Mutex<HashMap<TenantName, Arc<Semaphore>>>,
 }
@@ -142,15 +147,15 @@ impl Egress {
     /// used.
     pub fn new(live: LiveConfig, registry: Arc<Registry>) -> io::Result<Arc<Self>> {
         let connector = connector(live.load().egress.ca_file.as_deref())?;
-        let resolving = Arc::new(Semaphore::new(RESOLVING_MAX));
-        Ok(Arc::new(Self { live, registry, connector, resolving, permits: Mutex::default() }))
+        let idle = Arc::default();
+        Ok(Arc::new(Self { live, registry, connector, idle, lookups: Lookups::default(), permits: Mutex::default() }))
     }
 
     /// Returns the outbound HTTP of a new worker of a tenant.
     pub fn worker(self: &Arc<Self>, tenant: &TenantName) -> Arc<WorkerEgress> {
         let (egress, tenant) = (Arc::clone(self), tenant.clone());
-        let resolving = Arc::new(Semaphore::new(RESOLVING_OF_WORKER_MAX));
-        Arc::new(WorkerEgress { egress, tenant, resolving, versions: Mutex::default(), requests: Mutex::default() })
+        let lookups = egress.lookups.of_worker();
+        Arc::new(WorkerEgress { egress, tenant, lookups, versions: Mutex::default(), requests: Mutex::default() })
     }
 
     fn permits(&self, tenant: &TenantName) -> Arc<Semaphore> {
@@ -181,6 +186,6 @@ fn connector(ca_file: Option<&Path>) -> io::Result<TlsConnector> {
         .map_err(io::Error::other)?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }

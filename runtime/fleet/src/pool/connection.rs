@@ -11,9 +11,9 @@
 use crate::pool::request::{HopRequest, RequestBody};
 use bytes::Bytes;
 use gannet_base::hop::frames::Part;
-use gannet_base::hop::heads::{ResponseHead, decode_response};
+use gannet_base::hop::heads::{ResponseHead, decode_response, decode_trailers};
 use gannet_process::hop_socket::{Exchanges, HopError, HopReader, HopWriter, split};
-use http_body::Body;
+use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -91,7 +91,7 @@ impl Connection {
         let (first, last) = first_data(&mut request.body).await.ok_or(NoResponse { begun: false })?;
         if let Err(failed) = writer.send_head(&mut request.frame, first.clone(), last).await {
             if !failed.begun {
-                request.body.put_back(first);
+                request.body.put_back(Frame::data(first));
             }
             return Err(NoResponse { begun: failed.begun });
         }
@@ -114,12 +114,13 @@ impl Connection {
         }
     }
 
-    /// Polls for the next data of the response. `None` is the end of the response.
-    pub(crate) fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, HopError>> {
+    /// Polls for the next part of the response's body. `None` is the end of the response.
+    pub(crate) fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, HopError>> {
         self.reader.poll_part(context).map(|part| match part? {
             // A short part is copied, because it would keep the whole buffer of the socket for as long as it waits.
-            Some(Part::Data(data)) if data.len() < COPIED_BYTES => Ok(Some(Bytes::copy_from_slice(&data))),
-            Some(Part::Data(data)) => Ok(Some(data)),
+            Some(Part::Data(data)) if data.len() < COPIED_BYTES => Ok(Some(Frame::data(Bytes::copy_from_slice(&data)))),
+            Some(Part::Data(data)) => Ok(Some(Frame::data(data))),
+            Some(Part::Trailers(trailers)) => Ok(Some(Frame::trailers(decode_trailers(trailers)?))),
             Some(Part::End) => Ok(None),
             Some(Part::Head(_)) | None => Err(HopError::BrokenOff),
         })
@@ -152,24 +153,34 @@ async fn first_data(body: &mut RequestBody) -> Option<(Bytes, bool)> {
     match polled.await {
         None => Some((Bytes::new(), false)),
         Some(None) => Some((Bytes::new(), true)),
-        Some(Some(Ok(frame))) => {
-            let data = frame.into_data().unwrap_or_default();
-            Some((data, body.is_end_stream()))
-        }
+        Some(Some(Ok(frame))) => match frame.into_data() {
+            Ok(data) => Some((data, body.is_end_stream())),
+            Err(trailers) => {
+                body.put_back(trailers);
+                Some((Bytes::new(), false))
+            }
+        },
         Some(Some(Err(_))) => None,
     }
 }
 
 /// Sends the rest of a body. Returns the writer if the whole body was sent; dropping it ends the message in the middle.
 async fn send_rest(mut body: RequestBody, mut writer: HopWriter) -> Option<HopWriter> {
+    let mut trailers = None;
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.ok()?.into_data() else { continue };
+        let data = match frame.ok()?.into_data() {
+            Ok(data) => data,
+            Err(frame) => {
+                trailers = frame.into_trailers().ok();
+                continue;
+            }
+        };
         let last = body.is_end_stream();
         writer.send_data(data, last).await.ok()?;
         if last {
             return Some(writer);
         }
     }
-    writer.end().await.ok()?;
+    writer.end_with(trailers.as_ref()).await.ok()?;
     Some(writer)
 }

@@ -81,9 +81,11 @@ impl From<BuildError> for PoolError {
     fn from(error: BuildError) -> Self {
         match error {
             BuildError::Rejected(rejected) => Self::Refused(rejected.detail),
-            busy @ (BuildError::Busy | BuildError::TenantBusy | BuildError::NoGpu) => {
-                Self::NoCapacity(busy.to_string())
-            }
+            busy @ (BuildError::Busy
+            | BuildError::TenantBusy { .. }
+            | BuildError::BudgetUsedUp { .. }
+            | BuildError::NoGpu
+            | BuildError::DiskFull) => Self::NoCapacity(busy.to_string()),
             BuildError::Failed(cause) => Self::Internal(cause),
         }
     }

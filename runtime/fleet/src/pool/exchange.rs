@@ -357,6 +357,7 @@ impl Pool {
             claim_us,
             request_body,
             times,
+            style: place.style,
         };
         let mut response = Response::new(relay::body(relayed, &self.slow_clients));
         (*response.status_mut(), *response.headers_mut()) = (status, headers);

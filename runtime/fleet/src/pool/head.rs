@@ -2,9 +2,11 @@
 //! platform may set, and headers by which a page could affect its whole origin.
 
 use crate::admitted::AddressingStyle;
+use crate::pool::allowed_headers::may_pass;
 use crate::pool::relay::ReportSource;
 use gannet_base::bill::StartKind;
 use gannet_base::headers::{self as gannet, strip_hop_by_hop};
+use gannet_base::trailers::TrailerHeaders;
 use gannet_state::tab::Tab;
 use http::{HeaderMap, HeaderName, HeaderValue, header as names};
 
@@ -71,47 +73,6 @@ fn inside(location: &HeaderValue, prefix: &str, host: Option<&HeaderValue>) -> O
 
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 
-/// Whether a proxy in front of the server would act on the header: send a file, or another page of the server.
-fn is_for_proxies(name: &str) -> bool {
-    name.starts_with("x-accel-") || matches!(name, "x-sendfile" | "x-lighttpd-send-file" | "x-reproxy-url")
-}
-
-/// Whether the header is only about its own response. Browsers and proxies act on others for the whole origin, which
-/// functions that are addressed by path share with those of other tenants, and new ones appear every year. So only
-/// headers that are known to be harmless pass, and names for private use, which begin with `x-`.
-fn is_about_one_response(name: &str) -> bool {
-    name.starts_with("x-")
-        || name.starts_with("access-control-")
-        || name.starts_with("content-")
-        || name.starts_with("grpc-")
-        || matches!(
-            name,
-            "accept-patch"
-                | "accept-post"
-                | "accept-ranges"
-                | "age"
-                | "allow"
-                | "cache-control"
-                | "cross-origin-resource-policy"
-                | "date"
-                | "deprecation"
-                | "etag"
-                | "expires"
-                | "last-modified"
-                | "link"
-                | "location"
-                | "preference-applied"
-                | "ratelimit"
-                | "ratelimit-policy"
-                | "referrer-policy"
-                | "repr-digest"
-                | "retry-after"
-                | "sunset"
-                | "timing-allow-origin"
-                | "vary"
-        )
-}
-
 /// Rebuilds a guest's headers for the client.
 pub(super) fn finish(
     headers: &mut HeaderMap,
@@ -120,16 +81,12 @@ pub(super) fn finish(
     kind: StartKind,
     (length, place): (Option<u64>, &Place),
 ) {
+    let mut of_trailers = TrailerHeaders::of(headers);
     strip_hop_by_hop(headers);
     if let Some(length) = length {
         headers.insert(names::CONTENT_LENGTH, HeaderValue::from(length));
     }
-    let removed = |name: &&HeaderName| {
-        let name = name.as_str();
-        let is_shared = place.style == AddressingStyle::Path && !is_about_one_response(name);
-        is_shared || is_for_proxies(name) || name.starts_with("x-gannet-")
-    };
-    let removed: Vec<HeaderName> = headers.keys().filter(removed).cloned().collect();
+    let removed: Vec<HeaderName> = headers.keys().filter(|name| !may_pass(name, place.style)).cloned().collect();
     for name in removed {
         headers.remove(name);
     }
@@ -159,8 +116,12 @@ pub(super) fn finish(
         headers.insert(gannet::SERVER_TIMING, value);
     }
     // A body of known length has no trailer.
-    if matches!(source, ReportSource::Frame(_)) && !headers.contains_key(names::CONTENT_LENGTH) {
-        headers.insert(names::TRAILER, HeaderValue::from_static("server-timing"));
+    if !headers.contains_key(names::CONTENT_LENGTH) {
+        of_trailers.declared.retain(|name| may_pass(name, place.style));
+        if matches!(source, ReportSource::Frame(_)) {
+            of_trailers.declared.push(gannet::SERVER_TIMING);
+        }
+        of_trailers.put_into_response(headers);
     }
 }
 

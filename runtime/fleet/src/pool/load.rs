@@ -1,20 +1,22 @@
 //! Loads versions into a worker and unloads them. A worker gets the compiled component of a version, its kernels,
 //! assets, environment and secrets, and a socket for outbound HTTP.
 
+use crate::build::report::StoredReport;
 use crate::egress::EgressGrant;
 use crate::pool::PoolError;
 use crate::pool::services::SecretReader;
 use crate::pool::worker::{GONE, Worker};
-use gannet_base::hop::{Bundle, RunLimits, ToWorker, VersionKey};
+use gannet_base::hop::{Bundle, BundleKernel, RunLimits, ToWorker, VersionKey};
 use gannet_base::names::RequestId;
 use gannet_process::channel::stream_pair;
 use gannet_process::child::COMPONENT_PREFIX;
-use gannet_state::registry::{Version, kernels};
+use gannet_state::registry::Version;
 use gannet_state::store::files::{install_component, install_driver_cache};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -138,20 +140,28 @@ impl Worker {
         let began = Instant::now();
         let (cache, compiled, process) = (version.driver_cache.clone(), version.compiled.clone(), self.process.clone());
         let name = format!("{COMPONENT_PREFIX}{}", version.key);
+        let report = (!version.record.kernels.is_empty()).then(|| version.report.clone());
         let placed = tokio::task::spawn_blocking(move || {
             if let Err(error) = install_component(&compiled, process.home(), &name) {
                 tracing::debug!(%error, "a worker gets no link to compiled code, and copies it");
             }
-            (File::open(&compiled), install_driver_cache(&cache, process.home()))
+            let kernels = report.map_or_else(|| Some(BTreeMap::new()), |report| kernels(&report));
+            (File::open(&compiled), kernels, install_driver_cache(&cache, process.home()))
         });
-        let (component, placed) = placed.await.map_err(|error| PoolError::Internal(error.to_string()))?;
+        let (component, kernels, placed) = placed.await.map_err(|error| PoolError::Internal(error.to_string()))?;
         let component = component.map_err(failed)?;
+        let Some(kernels) = kernels else {
+            // The next request has it built anew.
+            version.built.store(false, Ordering::Relaxed);
+            let _ = std::fs::remove_file(&version.report);
+            return Err(PoolError::Internal("the report of a build is missing or damaged".into()));
+        };
         if let Err(error) = placed {
             // Without the cache only the first dispatch is slower.
             tracing::warn!(%error, "a driver cache could not be installed");
         }
         tracing::debug!(cache_us = began.elapsed().as_micros(), "a driver cache was installed");
-        let bundle = bundle(version, vault.open(version)?).map_err(failed)?;
+        let bundle = bundle(version, kernels, vault.open(version)?).map_err(failed)?;
         let name = (version.tenant.clone(), version.function.clone());
         self.owners.lock().unwrap_or_else(PoisonError::into_inner).insert(version.key, name);
         let assets: Vec<File> = version.assets.iter().map(File::open).collect::<Result<_, _>>().map_err(failed)?;
@@ -176,11 +186,22 @@ impl Drop for ForgetUnsentLoad<'_> {
     }
 }
 
-fn bundle(version: &Version, secrets: BTreeMap<String, String>) -> std::io::Result<OwnedFd> {
+/// Reads the kernels of a version as its worker gets them: without the hardened sources.
+fn kernels(report: &Path) -> Option<BTreeMap<String, BundleKernel>> {
+    let mut kernels = StoredReport::read(report)?.kernels();
+    kernels.values_mut().for_each(|kernel| kernel.hardened = None);
+    Some(kernels)
+}
+
+fn bundle(
+    version: &Version,
+    kernels: BTreeMap<String, BundleKernel>,
+    secrets: BTreeMap<String, String>,
+) -> std::io::Result<OwnedFd> {
     let limits = &version.limits;
     let bundle = Bundle {
         function: version.function.to_string(),
-        kernels: kernels(version),
+        kernels,
         assets: version.record.assets.iter().map(|(name, pinned)| pinned.bundled(name)).collect(),
         keep: version.manifest().scale.min > 0,
         env: version.manifest().env.clone(),

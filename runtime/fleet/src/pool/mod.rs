@@ -6,6 +6,7 @@
 //! idle timeout.
 
 // Pure decisions.
+mod allowed_headers;
 mod table;
 mod backoff;
 mod retry;

@@ -1,7 +1,8 @@
 //! The body of a response on its way to the client: the worker's body, the tab, and everything that is held
 //! until the last byte is sent.
 
-use crate::admitted::Admitted;
+use crate::admitted::{AddressingStyle, Admitted};
+use crate::pool::allowed_headers::may_pass;
 use crate::pool::claim::WorkerClaim;
 use crate::pool::connection::Connection;
 use crate::pool::error::PoolError;
@@ -15,6 +16,7 @@ use gannet_base::headers;
 use gannet_base::identity::Key;
 use gannet_base::quota::account::ReachedCap;
 use gannet_base::refusal::{Blame, Refusal};
+use gannet_base::trailers;
 use gannet_state::registry::Registry;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -45,8 +47,11 @@ pub struct Relay {
     open: Arc<SharedResponse>,
     /// Timeout of the wait for the report frame. Set when the worker's body has ended and the frame has not arrived.
     ending: Option<Pin<Box<Sleep>>>,
-    /// Whether a trailer is still to be sent.
-    trailers: bool,
+    /// Whether the server's own trailer is still to be sent.
+    own_trailer: bool,
+    /// The guest's trailers, once they have arrived. None if the length is known: then nothing follows the body.
+    guest_trailers: Option<HeaderMap>,
+    style: AddressingStyle,
     /// Whether the whole body was passed on.
     finished: bool,
     /// Ends the response if its client does not read it in time. `None` once the tab is closed.
@@ -157,6 +162,7 @@ pub(crate) struct RelayParts {
     pub(crate) claim_us: u64,
     pub(crate) request_body: Arc<BodyState>,
     pub(crate) times: ResponseTimes,
+    pub(crate) style: AddressingStyle,
 }
 
 impl OpenResponse {
@@ -222,9 +228,9 @@ impl OpenResponse {
 impl Relay {
     pub(crate) fn new(parts: RelayParts, clients: &Arc<SlowClients<SharedResponse>>) -> Self {
         let RelayParts { length, admitted, registry, worker_claim, connection, source, .. } = parts;
-        let RelayParts { claim_us, request_body, times, .. } = parts;
+        let RelayParts { claim_us, request_body, times, style, .. } = parts;
         // A body of known length ends with its last byte and has no trailer.
-        let trailers = matches!(source, ReportSource::Frame(_)) && length.is_none();
+        let own_trailer = matches!(source, ReportSource::Frame(_)) && length.is_none();
         let connection = Some(connection);
         let open = OpenResponse {
             admitted,
@@ -242,7 +248,8 @@ impl Relay {
         };
         let open = Arc::new(SharedResponse(Mutex::new(Some(open))));
         let watched = Some(clients.watch(&open, times.open, times.idle));
-        Self { left: length, open, ending: None, trailers, finished: false, watched }
+        let guest_trailers = None;
+        Self { left: length, open, ending: None, own_trailer, guest_trailers, style, finished: false, watched }
     }
 
     /// Handles the end of the worker's body: waits for the report if it has not arrived yet, then closes the tab.
@@ -274,14 +281,23 @@ impl Relay {
             open.admitted.tab.server_timing()
         };
         self.close();
-        if !std::mem::take(&mut self.trailers) {
-            return Poll::Ready(None);
-        }
-        let mut trailers = HeaderMap::new();
-        if let Some(value) = timing {
+        let mut trailers = self.guest_trailers.take().unwrap_or_default();
+        if std::mem::take(&mut self.own_trailer)
+            && let Some(value) = timing
+        {
             trailers.insert(headers::SERVER_TIMING, value);
         }
-        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+        Poll::Ready((!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))))
+    }
+
+    /// Keeps the guest's trailers for the end of the body.
+    fn take_trailers(&mut self, mut trailers: HeaderMap) {
+        trailers::clean(&mut trailers);
+        let refused: Vec<_> = trailers.keys().filter(|name| !may_pass(name, self.style)).cloned().collect();
+        for name in refused {
+            trailers.remove(name);
+        }
+        self.guest_trailers = Some(trailers).filter(|_| self.left.is_none());
     }
 
     fn close(&mut self) {
@@ -329,18 +345,28 @@ impl Body for Relay {
             let Some(OpenResponse { connection: Some(connection), sent, reader, taken, .. }) = &mut *open else {
                 return Poll::Ready(Some(Err(BrokenOff("the response was ended".into()))));
             };
-            let Poll::Ready(polled) = connection.poll_data(context) else {
+            let Poll::Ready(polled) = connection.poll_frame(context) else {
                 *reader = Some(context.waker().clone());
                 return Poll::Pending;
             };
             (*reader, *taken) = (None, Instant::now());
-            if let Ok(Some(data)) = &polled {
-                *sent += data.len() as u64;
+            if let Ok(Some(frame)) = &polled {
+                *sent += frame.data_ref().map_or(0, Bytes::len) as u64;
             }
             polled
         };
         match polled {
-            Ok(Some(data)) => {
+            Ok(Some(frame)) => {
+                let data = match frame.into_data() {
+                    Ok(data) => data,
+                    Err(frame) => {
+                        if let Ok(trailers) = frame.into_trailers() {
+                            self.take_trailers(trailers);
+                        }
+                        // The end of the message follows.
+                        return self.poll_frame(context);
+                    }
+                };
                 self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
                 // hyper drops a body of known length without polling for its end.
                 if self.left == Some(0) {

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use gannet_base::headers::{REQUEST_ID, header_value, strip_hop_by_hop};
 use gannet_base::hop::VersionKey;
 use gannet_base::hop::heads::{self, RequestHead};
+use gannet_base::trailers::{self, TrailerHeaders};
 use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
@@ -58,8 +59,8 @@ impl BodyState {
 /// A request's body on its way to the worker.
 #[derive(Debug)]
 pub struct RequestBody {
-    /// Data that were taken out and put back.
-    put_back: Option<Bytes>,
+    /// A part that was taken out and put back.
+    put_back: Option<Frame<Bytes>>,
     /// The whole body, if it was read before admission. `body` is then at its end.
     collected: Option<Bytes>,
     body: Option<Incoming>,
@@ -88,9 +89,11 @@ impl RequestBody {
         (Self { put_back: None, collected: None, body: None, limit: 0, state: Arc::clone(&state), idle: None }, state)
     }
 
-    /// Puts back the data that were taken out first, because they were not sent.
-    pub(crate) fn put_back(&mut self, data: Bytes) {
-        self.put_back = Some(data).filter(|data| !data.is_empty());
+    /// Puts back the part that was taken out first, because it was not sent.
+    pub(crate) fn put_back(&mut self, frame: Frame<Bytes>) {
+        if frame.data_ref().is_none_or(|data| !data.is_empty()) {
+            self.put_back = Some(frame);
+        }
     }
 
     /// Ends the body with an error, and keeps the reason and the unread rest in the state.
@@ -106,8 +109,8 @@ impl Body for RequestBody {
     type Error = BodyCut;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyCut>>> {
-        if let Some(data) = self.put_back.take() {
-            return Poll::Ready(Some(Ok(Frame::data(data))));
+        if let Some(frame) = self.put_back.take() {
+            return Poll::Ready(Some(Ok(frame)));
         }
         if let Some(collected) = self.collected.take() {
             self.state.bytes.store(collected.len() as u64, Ordering::Relaxed);
@@ -120,6 +123,18 @@ impl Body for RequestBody {
                 let ended = body.is_end_stream();
                 self.state.done.store(ended, Ordering::Relaxed);
                 self.idle = None;
+                let frame = match frame.into_trailers() {
+                    Ok(mut fields) => {
+                        self.state.done.store(true, Ordering::Relaxed);
+                        let (count, limit) = (fields.len(), trailers::FIELDS_MAX);
+                        if count > limit {
+                            return self.cut(RequestError::HeadTooLarge { count, limit });
+                        }
+                        trailers::clean(&mut fields);
+                        return Poll::Ready(Some(Ok(Frame::trailers(fields))));
+                    }
+                    Err(frame) => frame,
+                };
                 let Some(data) = frame.data_ref() else { return Poll::Ready(Some(Ok(frame))) };
                 let total = self.state.bytes.fetch_add(data.len() as u64, Ordering::Relaxed) + data.len() as u64;
                 if total > self.limit {
@@ -188,7 +203,9 @@ struct SentTo<'a> {
 
 fn rebuild_headers(headers: &mut HeaderMap, client: IpAddr, sent_to: &SentTo<'_>) {
     let SentTo { https, authority, prefix } = *sent_to;
+    let of_trailers = TrailerHeaders::of(headers);
     strip_hop_by_hop(headers);
+    of_trailers.put_into_request(headers);
     let foreign: Vec<HeaderName> = headers
         .keys()
         .filter(|name| name.as_str().starts_with("x-gannet-") || name.as_str().starts_with("x-forwarded-"))
@@ -298,6 +315,7 @@ mod tests {
             [
                 "cookie=a=1; b=2",
                 "host=example.org",
+                "te=trailers",
                 "x-forwarded-for=10.0.0.9",
                 "x-forwarded-host=example.org",
                 "x-forwarded-prefix=/f/acme/blur",

@@ -1,7 +1,7 @@
 //! The builder process: validates an upload, compiles it, tries its kernels, writes a report and exits.
 //!
 //! ```text
-//!  confine ▶ read bytes, validate, find kernels ▶ open the GPU if there are any ▶ seccomp
+//!  confine ▶ read bytes, validate, bound the cost, find kernels ▶ open the GPU if there are any ▶ seccomp
 //!          ▶ run init, if it has a snapshot ▶ compile ▶ check imports and exports ▶ each kernel: compile, one dispatch ▶ report
 //! ```
 //!
@@ -9,6 +9,7 @@
 //! is active. Only safe code may read them then. Compilers and drivers must not see them before seccomp is active.
 
 use crate::build::compile::{compile, refuse_0_3};
+use crate::build::complexity;
 use crate::build::component::{self, invalid};
 use crate::build::kernel_trial::{TRIAL_BYTES_MAX, try_kernels};
 use crate::build::kernels::{self, Kernels};
@@ -59,7 +60,7 @@ pub fn run(child: Child) -> io::Result<()> {
             }
             None => None,
         };
-        compile(&engine, initialized.as_ref().unwrap_or(&bytes), output, order.wasi_http_0_3)?;
+        compile(&engine, initialized.as_ref().unwrap_or(&bytes), output, &order)?;
         let opened = device.as_ref().and_then(|device| device.as_ref().ok().cloned());
         if let Some(device) = &opened {
             device.use_driver_cache(None);
@@ -79,5 +80,6 @@ pub fn run(child: Child) -> io::Result<()> {
 /// Validates the component and returns its kernels.
 fn validate(bytes: &[u8]) -> Result<Kernels, Rejected> {
     component::validate(bytes)?;
+    complexity::check(bytes)?;
     kernels::decode(&component::kernel_sections(bytes)?)
 }

@@ -3,8 +3,9 @@
 //! In: a valid component. Out: compiled code, in the output file. It never instantiates or runs the component.
 
 use crate::build::component::{self, invalid};
+use crate::build::imports;
 use crate::guest::linker;
-use gannet_base::hop::build::Rejected;
+use gannet_base::hop::build::{BuildSpec, Rejected};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -24,28 +25,26 @@ pub(super) fn refuse_0_3(bytes: &[u8], wasi_http_0_3: bool) -> Result<(), Reject
 }
 
 /// Compiles the component, checks that it can be served, and writes the compiled code to `output`.
-pub(super) fn compile(engine: &Engine, bytes: &[u8], output: OwnedFd, wasi_http_0_3: bool) -> Result<(), Rejected> {
+pub(super) fn compile(engine: &Engine, bytes: &[u8], output: OwnedFd, order: &BuildSpec) -> Result<(), Rejected> {
     let compiled =
         engine.precompile_component(bytes).map_err(|error| invalid(format!("it does not compile: {error:#}")))?;
-    // SAFETY: compiled a line above, by this process, with this engine.
+    if compiled.len() as u64 > order.compiled_bytes_max {
+        let (size, limit) = (compiled.len(), order.compiled_bytes_max);
+        return Err(invalid(format!("its compiled code has {size} bytes; the limit for its size is {limit}")));
+    }
+    // SAFETY: compiled above, by this process, with this engine.
     let component = unsafe { Component::deserialize(engine, &compiled) }
         .map_err(|error| invalid(format!("it does not load: {error:#}")))?;
-    let linker = linker(engine, wasi_http_0_3).map_err(|error| invalid(format!("{error:#}")))?;
+    let linker = linker(engine, order.wasi_http_0_3).map_err(|error| invalid(format!("{error:#}")))?;
     let instance = linker.instantiate_pre(&component).map_err(|error| {
-        let unknown: Vec<String> = component
-            .component_type()
-            .imports(engine)
-            .map(|(name, _)| name.to_owned())
-            .filter(|name| !name.starts_with("wasi:") && !name.starts_with("gannet:gpu/"))
-            .collect();
-        if unknown.is_empty() {
-            invalid(format!("its imports do not fit: {error:#}"))
-        } else {
-            invalid(format!("unknown imports: {}", unknown.join(", ")))
+        match imports::missing(engine, &linker, &component).as_slice() {
+            [] => invalid(format!("its imports do not fit: {error:#}")),
+            missing => invalid(imports::explain(missing, &imports::world(engine, &component))),
         }
     })?;
     if ServicePre::new(instance.clone()).is_err() && ProxyPre::new(instance).is_err() {
-        return Err(invalid("it has no handler: a function exports wasi:http/incoming-handler 0.2"));
+        let world = imports::world(engine, &component);
+        return Err(invalid(format!("it has no handler: a function exports wasi:http/incoming-handler 0.2; {world}")));
     }
     let mut output = File::from(output);
     let written = output.write_all(&compiled).and_then(|()| output.sync_all());

@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 /// A longer hardened text is left out of the report.
 const HARDENED_BYTES_MAX: usize = 512 * 1024;
+/// Warnings that are reported. The others are counted.
+const WARNINGS_MAX: usize = 32;
 /// Limit on the GPU memory of trial dispatches.
 pub(super) const TRIAL_BYTES_MAX: u64 = 64 << 20;
 
@@ -65,6 +67,11 @@ pub(super) fn try_kernels(
         device.kernel(&kernel.wgsl, &kernel.entry, &[], &payer).map_err(rejected)?;
         let hardened = check(&kernel.wgsl, &kernel.entry, &[], device.abilities()).and_then(|kernel| kernel.to_wgsl());
         kernel.hardened = hardened.ok().filter(|text| text.len() <= HARDENED_BYTES_MAX);
+    }
+    let more = warnings.len().saturating_sub(WARNINGS_MAX);
+    if more > 0 {
+        warnings.truncate(WARNINGS_MAX);
+        warnings.push(format!("and {more} more warnings"));
     }
     Ok(BuildReport { kernels, warnings, snapshot_size: None })
 }

@@ -13,6 +13,10 @@ pub type Kernels = BTreeMap<String, BundleKernel>;
 const WGSL_BYTES_MAX: usize = 4 << 20;
 /// Limit on the number of kernel sources in one component.
 const SOURCES_MAX: usize = 256;
+/// Limit on the number of kernels in one component. Each has a name and a hash in the version's record.
+const KERNELS_MAX: usize = 1024;
+/// Limit on the length of a kernel's full name, with its entry point.
+const NAME_BYTES_MAX: usize = 256;
 
 fn rejected(detail: impl Into<String>) -> Rejected {
     Rejected { code: RejectCode::KernelRejected, detail: detail.into() }
@@ -61,6 +65,14 @@ pub fn decode(sections: &[Vec<u8>]) -> Result<Kernels, Rejected> {
                     "the kernels have more than {WGSL_BYTES_MAX} bytes of source (a module counts once for each entry point)"
                 )));
             }
+            if full.len() > NAME_BYTES_MAX {
+                let shown: String = full.chars().take(64).collect();
+                let size = full.len();
+                return Err(rejected(format!("the name {shown:?}… has {size} bytes; the limit is {NAME_BYTES_MAX}")));
+            }
+            if kernels.len() >= KERNELS_MAX {
+                return Err(rejected(format!("more than {KERNELS_MAX} kernels (each entry point is one)")));
+            }
             kernels.insert(full, BundleKernel { wgsl: kernel.wgsl.to_string(), entry: kernel.entry, hardened: None });
         }
     }
@@ -89,6 +101,16 @@ mod tests {
         let mut cut = encode("x", ONE);
         cut.pop();
         assert!(decode(&[cut]).unwrap_err().detail.contains("malformed"));
+    }
+
+    #[test]
+    fn kernels_are_bounded_in_number_and_in_the_length_of_their_names() {
+        let text: String = (0..100).map(|i| format!("@compute @workgroup_size(1) fn f{i}() {{}}\n")).collect();
+        let sections = |count: usize| (0..count).map(|i| encode(&format!("m{i}"), &text)).collect::<Vec<_>>();
+        assert_eq!(decode(&sections(9)).unwrap().len(), 900);
+        assert!(decode(&sections(11)).unwrap_err().detail.contains("more than 1024 kernels"));
+        let long = format!("@compute @workgroup_size(1) fn {}() {{}} {ONE}", "f".repeat(300));
+        assert!(decode(&[encode("x", &long)]).unwrap_err().detail.contains("has 302 bytes; the limit is 256"));
     }
 
     proptest::proptest! {

@@ -4,8 +4,10 @@
 pub mod child;
 mod progress;
 pub mod component;
+mod complexity;
 pub mod kernels;
 mod snapshot;
 mod compile;
+mod imports;
 mod kernel_trial;
 mod driver_cache;

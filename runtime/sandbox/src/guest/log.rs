@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Replaces a secret in a log.
 const MASK: &str = "***";
+/// A longer line is cut into several.
+const LINE_BYTES_MAX: usize = 8 * 1024;
 
 /// The worker's log socket.
 #[derive(Debug)]
@@ -53,6 +55,8 @@ pub(crate) struct RequestLog {
     written: AtomicU64,
     /// Values that must not appear in a log.
     secrets: Arc<[String]>,
+    /// What was written after the last line break: to stdout, and to stderr. All writers of a stream share it.
+    partial: Mutex<[Vec<u8>; 2]>,
 }
 
 impl RequestLog {
@@ -71,6 +75,7 @@ impl RequestLog {
             bytes_max,
             written: AtomicU64::new(0),
             secrets: Arc::clone(secrets),
+            partial: Mutex::default(),
         })
     }
 
@@ -97,8 +102,43 @@ impl RequestLog {
         text
     }
 
+    /// Writes text of the guest. What follows the last line break waits for its end, or for that of the request.
+    pub(super) fn write(&self, stream: LogStream, bytes: &[u8]) {
+        if !bytes.is_empty() && self.request.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+            self.early_use.record();
+            return;
+        }
+        let mut partial = self.partial.lock().unwrap_or_else(PoisonError::into_inner);
+        let [out, err] = &mut *partial;
+        let partial = if stream == LogStream::Stdout { out } else { err };
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            for part in piece.chunks(LINE_BYTES_MAX) {
+                partial.extend_from_slice(part);
+                while partial.len() > LINE_BYTES_MAX {
+                    let rest = partial.split_off(character_start(partial, LINE_BYTES_MAX));
+                    self.write_line(stream, partial);
+                    *partial = rest;
+                }
+                if let Some(line) = partial.strip_suffix(b"\n") {
+                    self.write_line(stream, line);
+                    partial.clear();
+                }
+            }
+        }
+    }
+
+    /// Writes what waits for the end of its line: it belongs to the request that ends.
+    pub(crate) fn end_request(&self) {
+        let partial = std::mem::take(&mut *self.partial.lock().unwrap_or_else(PoisonError::into_inner));
+        for (stream, line) in [LogStream::Stdout, LogStream::Stderr].into_iter().zip(partial) {
+            if !line.is_empty() {
+                self.write_line(stream, &line);
+            }
+        }
+    }
+
     /// Writes one line of the guest.
-    pub(super) fn write_line(&self, stream: LogStream, line: &[u8]) {
+    fn write_line(&self, stream: LogStream, line: &[u8]) {
         let Some(request) = *self.request.lock().unwrap_or_else(PoisonError::into_inner) else {
             self.early_use.record();
             return;
@@ -115,5 +155,31 @@ impl RequestLog {
             self.mask_secrets(String::from_utf8_lossy(line).into_owned())
         };
         self.sink.send(LogFrame { version: self.version, request, stream, text, lost: 0 });
+    }
+}
+
+impl Drop for RequestLog {
+    fn drop(&mut self) {
+        // The guest was ended in the middle of a line.
+        self.end_request();
+    }
+}
+
+/// Returns the start of the character at `at`, so that a cut there divides none.
+fn character_start(text: &[u8], at: usize) -> usize {
+    let is_start = |at: &usize| text.get(*at).is_none_or(|byte| byte & 0xc0 != 0x80);
+    (at.saturating_sub(3)..=at).rev().find(is_start).unwrap_or(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_divides_no_character() {
+        let text = "aä€😀".as_bytes();
+        let starts: Vec<usize> = (0..=text.len()).map(|at| character_start(text, at)).collect();
+        assert_eq!(starts, [0, 1, 1, 3, 3, 3, 6, 6, 6, 6, 10]);
+        assert_eq!(character_start(&[0x80; 9], 8), 8, "no text at all");
     }
 }

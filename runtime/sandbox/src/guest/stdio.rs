@@ -1,4 +1,4 @@
-//! A guest's stdout and stderr, as WASI streams that cut text into lines for the log.
+//! A guest's stdout and stderr, as WASI streams that write to the log of its request.
 //!
 //! Writing always succeeds at once, so a guest never waits for its log.
 
@@ -11,8 +11,6 @@ use std::task::{Context, Poll};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-/// A longer line is cut into several.
-const LINE_BYTES_MAX: usize = 8 * 1024;
 /// Limit on the bytes that a guest may write in one call.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
 
@@ -31,50 +29,19 @@ impl IsTerminal for LogPipe {
 
 impl StdoutStream for LogPipe {
     fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(self.writer())
+        Box::new(LogWriter(self.clone()))
     }
 
     fn async_stream(&self) -> Box<dyn tokio::io::AsyncWrite + Send + Sync> {
-        Box::new(self.writer())
+        Box::new(LogWriter(self.clone()))
     }
 }
 
-impl LogPipe {
-    fn writer(&self) -> LogWriter {
-        LogWriter { pipe: self.clone(), partial: Vec::new() }
-    }
-}
-
-struct LogWriter {
-    pipe: LogPipe,
-    /// Bytes after the last line break.
-    partial: Vec<u8>,
-}
+struct LogWriter(LogPipe);
 
 impl LogWriter {
-    fn split_lines(&mut self, bytes: &[u8]) {
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            for part in piece.chunks(LINE_BYTES_MAX) {
-                self.partial.extend_from_slice(part);
-                if self.partial.ends_with(b"\n") || self.partial.len() >= LINE_BYTES_MAX {
-                    self.write_partial();
-                }
-            }
-        }
-    }
-
-    fn write_partial(&mut self) {
-        let line = std::mem::take(&mut self.partial);
-        let line = line.strip_suffix(b"\n").unwrap_or(&line);
-        self.pipe.log.write_line(self.pipe.stream, line);
-    }
-}
-
-impl Drop for LogWriter {
-    fn drop(&mut self) {
-        if !self.partial.is_empty() {
-            self.write_partial();
-        }
+    fn write(&self, bytes: &[u8]) {
+        self.0.log.write(self.0.stream, bytes);
     }
 }
 
@@ -85,7 +52,7 @@ impl Pollable for LogWriter {
 
 impl OutputStream for LogWriter {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.split_lines(&bytes);
+        LogWriter::write(self, &bytes);
         Ok(())
     }
 
@@ -99,8 +66,8 @@ impl OutputStream for LogWriter {
 }
 
 impl tokio::io::AsyncWrite for LogWriter {
-    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        self.split_lines(bytes);
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        LogWriter::write(&self, bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 

@@ -15,10 +15,11 @@ use crate::worker::request_body::RequestBody;
 use crate::worker::response::{self, HopResponse, ResponseBody};
 use bytes::{Bytes, BytesMut};
 use gannet_base::hop::frames::{FrameError, Part};
-use gannet_base::hop::heads::{decode_request, encode_response};
+use gannet_base::hop::heads::{decode_request, decode_trailers, encode_response};
 use gannet_process::hop_socket::{HopError, HopReader, HopWriter, SendError, split};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Method};
+use http_body::Frame;
 use http_body_util::BodyExt;
 use std::future;
 use std::os::fd::OwnedFd;
@@ -68,7 +69,7 @@ async fn serve_next(
 ) -> Result<bool, ConnectionError> {
     let head = match reader.message(&worker.exchanges, 0).await? {
         Some(Part::Head(head)) => decode_request(head)?,
-        Some(Part::Data(_) | Part::End) => return Err(ConnectionError::NoHead),
+        Some(Part::Data(_) | Part::Trailers(_) | Part::End) => return Err(ConnectionError::NoHead),
         None => return Ok(false),
     };
     let _under_way = worker.exchanges.begin();
@@ -127,7 +128,7 @@ async fn read_whole(reader: &mut HopReader, length: usize) -> Result<Bytes, Conn
             }
             Some(Part::Data(data)) => joined.extend_from_slice(&data),
             Some(Part::End) => return Ok(joined.freeze()),
-            Some(Part::Head(_)) | None => return Err(HopError::BrokenOff.into()),
+            Some(Part::Head(_) | Part::Trailers(_)) | None => return Err(HopError::BrokenOff.into()),
         }
     }
 }
@@ -135,7 +136,7 @@ async fn read_whole(reader: &mut HopReader, length: usize) -> Result<Bytes, Conn
 /// Passes a body on to the guest as fast as it reads it.
 async fn feed_body(
     reader: &mut HopReader,
-    feed: mpsc::Sender<Bytes>,
+    feed: mpsc::Sender<Frame<Bytes>>,
     complete: &AtomicBool,
 ) -> Result<(), ConnectionError> {
     loop {
@@ -146,7 +147,13 @@ async fn feed_body(
             return Ok(());
         };
         match reader.part().await? {
-            Some(Part::Data(data)) => place.send(data),
+            Some(Part::Data(data)) => place.send(Frame::data(data)),
+            Some(Part::Trailers(trailers)) => {
+                let trailers = decode_trailers(trailers)?;
+                // They end the body.
+                complete.store(true, Ordering::Relaxed);
+                place.send(Frame::trailers(trailers));
+            }
             Some(Part::End) => {
                 complete.store(true, Ordering::Relaxed);
                 return Ok(());
@@ -162,7 +169,7 @@ async fn send(writer: &mut HopWriter, response: HopResponse, wants_body: bool) -
     let HopResponse { mut head, body } = response;
     if !wants_body || !head.may_have_body() {
         // An empty body may only mean that the guest did not make one for HEAD.
-        if let ResponseBody::Complete(data) = &body
+        if let ResponseBody::Complete(data, _) = &body
             && head.may_have_body()
             && !data.is_empty()
             && !head.headers.contains_key(CONTENT_LENGTH)
@@ -173,13 +180,27 @@ async fn send(writer: &mut HopWriter, response: HopResponse, wants_body: bool) -
     }
     let mut encoded = encode_response(&head);
     let mut body = match body {
-        ResponseBody::Complete(data) => return Ok(writer.send_head(&mut encoded, data, true).await?),
+        ResponseBody::Complete(data, trailers) => {
+            writer.send_head(&mut encoded, data, trailers.is_none()).await?;
+            return match trailers {
+                Some(trailers) => Ok(writer.end_with(Some(&trailers)).await?),
+                None => Ok(()),
+            };
+        }
         ResponseBody::Streaming(body) => body,
     };
     writer.send_head(&mut encoded, Bytes::new(), false).await?;
+    // Sent after the end of the body: until then the guest is not done, and dropping the body would end it.
+    let mut trailers = None;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| ConnectionError::BrokenOff(error.to_string()))?;
-        let Ok(data) = frame.into_data() else { continue };
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(frame) => {
+                trailers = frame.into_trailers().ok();
+                continue;
+            }
+        };
         let last = body.bytes_left() == Some(0);
         writer.send_data(data, last).await?;
         if last {
@@ -187,5 +208,5 @@ async fn send(writer: &mut HopWriter, response: HopResponse, wants_body: bool) -
             return Ok(());
         }
     }
-    Ok(writer.end().await?)
+    Ok(writer.end_with(trailers.as_ref()).await?)
 }

@@ -85,9 +85,7 @@ async fn run(
     // Declared after the permit, so that a cancelled guest's memory is freed before the permit too.
     let mut store = store;
     let result = serve(&context, ready, &mut store, request, response_sender).await;
-    if let Err(error) = &result
-        && !trap::is_clean_exit(error)
-    {
+    if let Err(error) = &result {
         // Dropping the store cancels its work on the GPU, so that nobody waits for that.
         let fault = report(error, store.data());
         drop(store);
@@ -95,9 +93,12 @@ async fn run(
         return Err(fault);
     }
     let drained = usage.drain().await;
+    if let Some(log) = store.data().log() {
+        log.end_request();
+    }
     let requests_served = requests_served + 1;
     let outcome = match result {
-        // A guest that leaves work on the GPU, does not respond or was refused memory does not serve again.
+        // A guest that leaves work on the GPU, does not respond, exits or was refused memory does not serve again.
         Ok((handler @ Handler::Proxy(_), true))
             if requests_served < version.limits.instance_reuse && drained && !store.data().memory.growth_refused =>
         {
@@ -107,8 +108,7 @@ async fn run(
             }
             return Ok(());
         }
-        // The rest is done, or has ended by itself.
-        Ok(_) | Err(_) => Ok(()),
+        _ => Ok(()),
     };
     drop(store);
     drop(permit);
@@ -116,7 +116,7 @@ async fn run(
 }
 
 /// Calls the guest, in a new instance unless one is `ready` (with the CPU time of its preparation). Returns the
-/// instance, and whether the guest has responded.
+/// instance, and whether it may serve again.
 async fn serve(
     context: &RequestContext,
     ready: Option<(Handler, Duration)>,
@@ -143,14 +143,14 @@ async fn serve(
     if worthwhile {
         preparation::prepare_next(worker, version);
     }
-    let responded = match &handler {
+    let may_serve_again = match &handler {
         Handler::Proxy(proxy) => wasi_http_0_2::handle(proxy, store, request, response_sender).await?,
         Handler::Service(service) => {
             wasi_http_0_3::handle(service, store, request, response_sender).await?;
             true
         }
     };
-    Ok((handler, responded))
+    Ok((handler, may_serve_again))
 }
 
 /// Logs a trap and returns its fault. The log has the backtrace, which is for the function's author.

@@ -19,6 +19,7 @@ mod context;
 mod control;
 mod driver_cache;
 mod version;
+mod body_end;
 mod connection;
 mod request;
 mod request_body;

@@ -19,8 +19,8 @@ pub(crate) type BodyComplete = Arc<AtomicBool>;
 #[derive(Debug)]
 pub(crate) struct RequestBody {
     whole: Option<Bytes>,
-    /// The parts of a body that is still being received.
-    parts: Option<mpsc::Receiver<Bytes>>,
+    /// The parts of a body that is still being received, and its trailers.
+    parts: Option<mpsc::Receiver<Frame<Bytes>>>,
     complete: BodyComplete,
 }
 
@@ -31,7 +31,7 @@ impl RequestBody {
     }
 
     /// A body that is still being received. When `parts` ends, `complete` says whether that was its end.
-    pub(crate) fn streamed(parts: mpsc::Receiver<Bytes>, complete: BodyComplete) -> Self {
+    pub(crate) fn streamed(parts: mpsc::Receiver<Frame<Bytes>>, complete: BodyComplete) -> Self {
         Self { whole: None, parts: Some(parts), complete }
     }
 }
@@ -46,7 +46,7 @@ impl Body for RequestBody {
         }
         let Some(parts) = &mut self.parts else { return Poll::Ready(None) };
         match ready!(parts.poll_recv(context)) {
-            Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
             None => {
                 self.parts = None;
                 let cut = !self.complete.load(Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! Finds the reason for a guest's trap: its CPU time, its memory limit, an exit, or an error of the guest.
 
 use crate::guest::GuestState;
+use crate::worker::body_end::BodyEnd;
 use gannet_base::hop::{Fault, FaultCode};
 
 /// A longer message of a trap is cut off.
@@ -13,9 +14,25 @@ pub(super) struct CpuLimitReached {
     pub(super) limit_ms: u64,
 }
 
-/// Whether the guest exited with status 0: its way to say that it is done. It may have responded or not.
-pub(super) fn is_clean_exit(error: &wasmtime::Error) -> bool {
-    error.downcast_ref::<wasmtime_wasi::I32Exit>().is_some_and(|exit| exit.0 == 0)
+/// The guest exited before it was done.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Exited {
+    /// It had not responded.
+    #[error("the function ended without a response: it exited with status {0}")]
+    WithoutResponse(i32),
+    /// It had not finished the body of its response.
+    #[error("the function exited with status {0} before the body of its response was finished")]
+    WithinBody(i32),
+}
+
+impl Exited {
+    /// Judges an exit. A guest that has responded and finished its body may exit, with any status.
+    pub(super) async fn check(status: i32, responded: bool, end: &mut BodyEnd) -> wasmtime::Result<()> {
+        if !responded {
+            return Err(Self::WithoutResponse(status).into());
+        }
+        if end.passed_after_exit().await { Ok(()) } else { Err(Self::WithinBody(status).into()) }
+    }
 }
 
 /// Returns the fault to report for a trap.
@@ -29,9 +46,8 @@ pub(super) fn fault_of(error: &wasmtime::Error, guest: &GuestState) -> Fault {
             format!("the function reached its memory limit: limits.memory_mib = {}", guest.memory.limit() >> 20);
         return Fault { code: FaultCode::MemoryLimit, detail };
     }
-    if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
-        let detail = format!("the function exited with status {} instead of responding", exit.0);
-        return Fault { code: FaultCode::FunctionTrapped, detail };
+    if let Some(exited) = error.downcast_ref::<Exited>() {
+        return Fault { code: FaultCode::FunctionTrapped, detail: exited.to_string() };
     }
     // The detail goes into responses and receipts, and it may hold secrets that the guest put into its message.
     let mut detail = error.root_cause().to_string();

@@ -5,21 +5,21 @@
 //! reused.
 
 use crate::guest::GuestState;
+use crate::worker::body_end::body_end;
 use crate::worker::request_body::RequestBody;
 use crate::worker::running_guest::GuestResponse;
-use bytes::Bytes;
+use crate::worker::trap::Exited;
 use http::Request;
-use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::oneshot;
 use wasmtime::Store;
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::p3::bindings::Service;
-use wasmtime_wasi_http::{Error, WasiHttpView, p3};
+use wasmtime_wasi_http::{WasiHttpView, p3};
 
-/// Calls the guest, and runs its tasks until the body of its response has been read to its end.
+/// Calls the guest, and runs its tasks until the body of its response has been read to its end and all of them have
+/// ended.
 pub(super) async fn handle(
     service: &Service,
     store: &mut Store<GuestState>,
@@ -29,8 +29,10 @@ pub(super) async fn handle(
     // The second value reports how the transfer of the request's body ends. It is not needed: the guest has its own
     // future for that.
     let (request, _transferred) = p3::Request::from_http(store.data_mut().http().hooks, request);
-    store
-        .run_concurrent(async move |accessor| -> wasmtime::Result<()> {
+    let responded = AtomicBool::new(false);
+    let (signal, mut end) = body_end();
+    let ran = store
+        .run_concurrent(async |accessor| -> wasmtime::Result<()> {
             let response = match service.handle(accessor, request).await? {
                 Ok(response) => response,
                 Err(code) => {
@@ -40,42 +42,16 @@ pub(super) async fn handle(
                 }
             };
             let response = accessor.with(|mut access| response.into_http(&mut access, async { Ok(()) }))?;
-            let (end, ended) = oneshot::channel();
-            let response = response.map(|body| EndSignalBody { body, end: Some(end) }.boxed_unsync());
+            let response = signal.attach(response.map(BodyExt::boxed_unsync));
+            responded.store(true, Ordering::Relaxed);
             let _ = response_sender.send(Ok(response));
-            // An error means that the body was dropped. That ends the guest too.
-            let _ = ended.await;
+            end.passed().await;
+            // Tasks that it has spawned run on, as a guest of 0.2 does after its response.
+            std::future::poll_fn(|context| accessor.poll_no_interesting_tasks(context)).await;
             Ok(())
         })
-        .await?
-}
-
-/// A body that signals when it was read to its end.
-struct EndSignalBody {
-    body: HyperOutgoingBody,
-    end: Option<oneshot::Sender<()>>,
-}
-
-impl Body for EndSignalBody {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        if let Poll::Ready(None) = polled
-            && let Some(end) = self.end.take()
-        {
-            let _ = end.send(());
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        // The signal needs the poll that returns `None`, so that poll must not be skipped.
-        false
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+        .await;
+    let Err(error) = ran.flatten() else { return Ok(()) };
+    let Some(exit) = error.downcast_ref::<I32Exit>() else { return Err(error) };
+    Exited::check(exit.0, responded.load(Ordering::Relaxed), &mut end).await
 }

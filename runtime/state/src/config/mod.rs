@@ -49,6 +49,8 @@ pub struct ServerConfig {
     pub worker_memory_mib: u64,
     /// Free disk space that uploads and tenants' changes must leave, so that the bill and the operator have room.
     pub disk_reserve_mib: u64,
+    /// CPU time that one build of an uploaded component may use.
+    pub build_cpu_s: u64,
     /// How long requests in flight may keep running after SIGTERM.
     pub drain_s: u64,
     /// Whether a software driver computes on mapped pages of the assets' files. If false, assets are copied, as to a
@@ -227,6 +229,7 @@ impl Default for ServerConfig {
             tenant_gpu_memory_mib: 4096,
             worker_memory_mib: 8192,
             disk_reserve_mib: 256,
+            build_cpu_s: 180,
             drain_s: 30,
             map_assets: true,
             wasi_http_0_3: false,
@@ -285,6 +288,14 @@ pub enum ConfigError {
     /// `--dev` with an address that other machines can reach.
     #[error("--dev serves only a loopback address, not {0}: its key is known to everybody")]
     DevBeyondLoopback(SocketAddr),
+    /// There are errors in a file.
+    #[error("{}", errors.iter().map(|error| format!("{}: {error}", path.display())).collect::<Vec<_>>().join("\n"))]
+    InFile {
+        /// The file's path.
+        path: PathBuf,
+        /// The errors.
+        errors: Vec<ConfigError>,
+    },
     /// There are several errors.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Many(Vec<ConfigError>),
@@ -294,7 +305,7 @@ impl ConfigError {
     /// Returns the single errors that this error consists of.
     pub fn each(&self) -> &[Self] {
         match self {
-            Self::Many(errors) => errors,
+            Self::Many(errors) | Self::InFile { errors, .. } => errors,
             one => std::slice::from_ref(one),
         }
     }
@@ -386,6 +397,7 @@ impl ServerConfig {
             ("tenant_gpu_memory_mib".into(), self.tenant_gpu_memory_mib, 1, 1 << 20),
             ("worker_memory_mib".into(), self.worker_memory_mib, 256, 1 << 20),
             ("disk_reserve_mib".into(), self.disk_reserve_mib, 0, 1 << 30),
+            ("build_cpu_s".into(), self.build_cpu_s, 1, 3600),
             ("drain_s".into(), self.drain_s, 0, 3600),
             ("lease_grace_ms".into(), self.grace_ms(), 50, 60_000),
             ("prices.gpu_micro_units_per_s".into(), prices.gpu_micro_units_per_s, 0, PRICE_MAX),

@@ -13,7 +13,13 @@ const ERRORS_MAX: usize = 100;
 pub fn read(path: &Path) -> Result<ServerConfig, ConfigError> {
     let failed = |cause: String| ConfigError::Read { path: path.to_owned(), cause };
     let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-    parse(&text)
+    parse(&text).map_err(|error| ConfigError::InFile {
+        path: path.to_owned(),
+        errors: match error {
+            ConfigError::Many(errors) => errors,
+            one => vec![one],
+        },
+    })
 }
 
 /// Parses and checks the text of a server file.

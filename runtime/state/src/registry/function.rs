@@ -69,6 +69,10 @@ pub struct Version {
     pub permits: Arc<VersionPermits>,
     /// File with the compiled component.
     pub compiled: PathBuf,
+    /// File with the report of its build, which contains its kernels.
+    pub report: PathBuf,
+    /// Size of its stored record in bytes.
+    pub record_bytes: u64,
     /// Files of its assets, in the order of their names.
     pub assets: Vec<PathBuf>,
     /// Folder with the kernels that the builder's driver compiled, to be copied into a worker's cache.
@@ -94,6 +98,8 @@ impl Version {
             tenant: tenant.clone(),
             function: function.clone(),
             compiled: files.compiled(tenant, &record.build_name()),
+            report: files.build_report(tenant, &record.build_name()),
+            record_bytes: serde_json::to_vec(&record).map_or(0, |bytes| bytes.len() as u64),
             assets: record.assets.values().map(|asset| files.asset(tenant, &asset.digest)).collect(),
             driver_cache: files.driver_cache(tenant, &record.digest),
             built: AtomicBool::new(false),

@@ -6,8 +6,7 @@ use crate::registry::{
 use crate::store::WriteBatch;
 use gannet_base::names::{FunctionName, TenantName};
 use gannet_base::records::{QuarantineRecord, Sticky, VersionRecord};
-use gannet_gpu_protocol::source_hash;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -35,12 +34,35 @@ impl Tenant {
             return Vec::new();
         }
         let others = self.functions.values().filter(|function| function.name != *deployed);
-        let kept: HashSet<[u8; 32]> = others
+        let kept: HashSet<&str> = others
             .flat_map(|function| &function.versions)
             .flat_map(|version| version.record.kernels.values())
-            .map(|kernel| source_hash(&kernel.wgsl, &kernel.entry))
+            .map(|kernel| kernel.source.as_str())
             .collect();
-        self.quarantine.iter().filter(|record| kept.contains(&record.source)).cloned().collect()
+        self.quarantine.iter().filter(|record| kept.contains(hex::encode(record.source).as_str())).cloned().collect()
+    }
+
+    /// Returns the number of versions of all functions.
+    pub fn version_count(&self) -> u64 {
+        self.functions.values().map(|function| function.versions.len() as u64).sum()
+    }
+
+    /// Returns the bytes that components, their builds and the records of versions take. Versions that share a component
+    /// or a build count it once. `other` is a version to count in addition.
+    pub fn component_bytes(&self, other: Option<&VersionRecord>) -> u64 {
+        let (mut components, mut builds, mut records) = (HashMap::new(), HashMap::new(), 0_u64);
+        let versions = self.functions.values().flat_map(|function| &function.versions);
+        for version in versions.clone() {
+            records = records.saturating_add(version.record_bytes);
+        }
+        for record in versions.map(|version| &*version.record).chain(other) {
+            components.insert(record.digest.as_str(), record.size);
+            // A build of an earlier binary left no size, but its snapshot has one.
+            let size = record.build_size.max(record.snapshot_size.unwrap_or(0));
+            let build = builds.entry(record.build_name()).or_insert(size);
+            *build = size.max(*build);
+        }
+        components.values().chain(builds.values()).fold(records, |sum, size| sum.saturating_add(*size))
     }
 }
 
@@ -60,12 +82,25 @@ impl Function {
     /// and were not the last current one.
     fn prune(&mut self, kept: usize) -> Vec<Arc<Version>> {
         let spare = self.versions.len().saturating_sub(kept);
-        let last_previous = self.previous.last().copied();
-        let (gone, stay) = self.versions.iter().cloned().enumerate().partition::<Vec<_>, _>(|(index, version)| {
-            *index < spare && !self.serves(version) && last_previous != Some(version.record.number)
-        });
+        let (gone, stay) = self
+            .versions
+            .iter()
+            .cloned()
+            .enumerate()
+            .partition::<Vec<_>, _>(|(index, version)| *index < spare && self.is_spare(version));
         self.versions = stay.into_iter().map(|(_, version)| version).collect();
         gone.into_iter().map(|(_, version)| version).collect()
+    }
+
+    /// Returns whether a version has neither traffic nor a tag and was not the last current one.
+    fn is_spare(&self, version: &Version) -> bool {
+        !self.serves(version) && self.previous.last().copied() != Some(version.record.number)
+    }
+
+    /// Returns how many old versions one more would remove.
+    fn replaced_by_one_more(&self, kept: usize) -> u64 {
+        let spare = (self.versions.len() + 1).saturating_sub(kept);
+        self.versions.iter().take(spare).filter(|version| self.is_spare(version)).count() as u64
     }
 }
 
@@ -89,7 +124,7 @@ impl Registry {
     }
 
     /// Returns how many of the newest versions of a function are kept.
-    fn kept(&self) -> usize {
+    pub fn kept(&self) -> usize {
         usize::try_from(self.versions_kept.load(Ordering::Relaxed)).unwrap_or(usize::MAX).max(1)
     }
 
@@ -108,7 +143,7 @@ impl Registry {
                 return Err(RegistryError::Conflict("the function was changed meanwhile; try again".into()));
             }
         }
-        check_deploy(tenant_entry, name, &record, &how)?;
+        tenant_entry.check_deploy(name, &record, &how, self.kept())?;
         record.assets = tenant_entry.pin_assets(&record.manifest)?;
         let mut change = WriteBatch::new();
         let quarantine = tenant_entry.quarantine_after(name);
@@ -378,49 +413,43 @@ fn check_tags(tags: Option<&BTreeMap<String, Arc<Version>>>, tag: &str) -> Resul
 }
 
 impl Tenant {
-    /// Checks whether a version may be deployed: limits, tag and secrets.
+    /// Checks whether a version may be deployed: limits, tag and secrets. `kept` of the newest versions of a function
+    /// are kept.
     pub fn check_deploy(
         &self,
         name: &FunctionName,
         record: &VersionRecord,
         how: &DeployOptions,
+        kept: usize,
     ) -> Result<(), RegistryError> {
-        check_deploy(self, name, record, how)
-    }
-}
-
-fn check_deploy(
-    tenant_entry: &Tenant,
-    name: &FunctionName,
-    record: &VersionRecord,
-    how: &DeployOptions,
-) -> Result<(), RegistryError> {
-    let function = tenant_entry.functions.get(name);
-    if function.is_none() {
-        let used = tenant_entry.functions.len() as u64;
-        if used >= tenant_entry.limits.functions {
-            return Err(RegistryError::LimitReached { name: "functions", limit: tenant_entry.limits.functions, used });
+        let function = self.functions.get(name);
+        if function.is_none() {
+            let used = self.functions.len() as u64;
+            if used >= self.limits.functions {
+                return Err(RegistryError::LimitReached { name: "functions", limit: self.limits.functions, used });
+            }
+            if how.no_traffic {
+                return Err(RegistryError::Conflict("the first version of a function must get its requests".into()));
+            }
         }
-        if how.no_traffic {
-            return Err(RegistryError::Conflict("the first version of a function must get its requests".into()));
+        if let Some(tag) = &how.tag {
+            check_tags(function.map(|function| &function.tags), tag)?;
         }
-    }
-    if let Some(tag) = &how.tag {
-        check_tags(function.map(|function| &function.tags), tag)?;
-    }
-    let known: BTreeMap<String, u64> = tenant_entry
-        .functions
-        .values()
-        .flat_map(|function| &function.versions)
-        .map(|version| (version.record.build_name(), version.record.counted_size()))
-        .collect();
-    if !known.contains_key(&record.build_name()) {
-        let (limit, used) = (tenant_entry.limits.components_mib, known.values().sum::<u64>() >> 20);
-        if used + (record.counted_size() >> 20) >= limit {
-            return Err(RegistryError::LimitReached { name: "components_mib", limit, used });
+        // A version that is there already takes nothing.
+        let is_new = |function: &Function| !function.versions.iter().any(|version| version.record.is_same(record));
+        if function.is_none_or(|function| is_new(function)) {
+            let (limit, used) = (self.limits.versions, self.version_count());
+            if used.saturating_sub(function.map_or(0, |function| function.replaced_by_one_more(kept))) >= limit {
+                return Err(RegistryError::LimitReached { name: "versions", limit, used });
+            }
+            let limit = self.limits.components_mib;
+            if self.component_bytes(Some(record)) > limit << 20 {
+                let used = self.component_bytes(None).div_ceil(1 << 20);
+                return Err(RegistryError::LimitReached { name: "components_mib", limit, used });
+            }
         }
+        check_secrets(self, record)
     }
-    check_secrets(tenant_entry, record)
 }
 
 /// Checks that the secrets that a version names are set.

@@ -20,13 +20,11 @@ pub use tenants::{KeySpec, stricter_of};
 use crate::store::{Store, StoreError, StoredState, WriteBatch};
 use arc_swap::ArcSwap;
 use gannet_base::bill::usage::Sums;
-use gannet_base::hop::BundleKernel;
 use gannet_base::identity::Key;
 use gannet_base::limits::TenantLimits;
 use gannet_base::names::{AssetName, FunctionName, TenantName};
 use gannet_base::quota::account::{Caps, TenantCounters};
-use gannet_base::records::{AssetRecord, PinnedAsset, QuarantineRecord, SecretRecord, TenantRecord};
-use gannet_gpu_protocol::source_hash;
+use gannet_base::records::{AssetRecord, KernelRecord, PinnedAsset, QuarantineRecord, SecretRecord, TenantRecord};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -87,9 +85,8 @@ impl Tenant {
     }
 
     /// Returns whether a kernel is quarantined.
-    pub fn is_quarantined(&self, kernel: &BundleKernel) -> bool {
-        let source = source_hash(&kernel.wgsl, &kernel.entry);
-        self.quarantine.iter().any(|record| record.source == source)
+    pub fn is_quarantined(&self, kernel: &KernelRecord) -> bool {
+        self.quarantine.iter().any(|record| hex::encode(record.source) == kernel.source)
     }
 
     /// Returns the GPU memory in bytes that the functions with `scale.min` keep: their assets, each counted once, and
@@ -329,10 +326,4 @@ impl Drop for UploadGuard {
 
 fn tenant_mut<'a>(next: &'a mut Snapshot, name: &TenantName) -> Result<&'a mut Tenant, RegistryError> {
     next.tenants.get_mut(name).map(Arc::make_mut).ok_or(RegistryError::NotFound)
-}
-
-/// Returns the kernels of a version as its worker gets them: without the hardened sources.
-pub fn kernels(version: &Version) -> BTreeMap<String, BundleKernel> {
-    let kernels = version.record.kernels.iter();
-    kernels.map(|(name, kernel)| (name.clone(), BundleKernel { hardened: None, ..kernel.clone() })).collect()
 }

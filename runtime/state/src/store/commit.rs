@@ -127,7 +127,7 @@ impl Committer {
     }
 
     /// Makes one round durable. The second value of an error says whether nothing may be written any more.
-    fn round(&mut self, batches: Vec<WriteBatch>) -> Result<(), (StoreError, bool)> {
+    pub(super) fn round(&mut self, batches: Vec<WriteBatch>) -> Result<(), (StoreError, bool)> {
         // The last change of a record counts. Together they are one round, so a crash cannot divide them.
         let changes: BTreeMap<Vec<u8>, Option<Vec<u8>>> = batches.into_iter().flat_map(|batch| batch.0).collect();
         if changes.is_empty() {

@@ -22,8 +22,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Version of the format that this binary writes. 2 added traffic, tags, limits, secrets and the ledger. 3 added
-/// assets. 4 added checksums of records, their count, and the journal.
-pub(super) const FORMAT: u32 = 4;
+/// assets. 4 added checksums of records, their count, and the journal. 5 took the sources of kernels out of records.
+pub(super) const FORMAT: u32 = 5;
 /// The folders of the data folder in which each tenant has a folder of its own.
 const TENANT_FOLDERS: [&str; 5] = ["components", "compiled", "driver-cache", "assets", "uploads"];
 
@@ -218,9 +218,25 @@ impl Files {
         self.data.join("compiled").join(tenant.as_str()).join(format!("{build}-{}.cwasm", self.engine))
     }
 
+    /// Returns the path of what the builder reported of a build: kernels and warnings. It lies beside the compiled
+    /// component.
+    pub fn build_report(&self, tenant: &TenantName, build: &str) -> PathBuf {
+        self.data.join("compiled").join(tenant.as_str()).join(format!("{build}-{}.report", self.engine))
+    }
+
     /// Returns the folder with the driver's cache of a component's compiled kernels.
     pub fn driver_cache(&self, tenant: &TenantName, digest: &str) -> PathBuf {
         self.data.join("driver-cache").join(tenant.as_str()).join(digest)
+    }
+
+    /// Returns the bytes of files, and of folders with all that is in them. What cannot be read counts as nothing.
+    pub fn size_of(&self, paths: &[&Path]) -> u64 {
+        let size = |path: &&Path| match std::fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.is_dir() => entries_of(path).iter().map(|(path, _)| self.size_of(&[path])).sum(),
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0,
+        };
+        paths.iter().map(size).sum()
     }
 
     /// Removes the tenant's component, compiled component and driver cache with this name, which is a component's
@@ -235,6 +251,7 @@ impl Files {
         }
         // Without the component these are not used; a leftover only takes disk space.
         let _ = std::fs::remove_file(self.compiled(tenant, name));
+        let _ = std::fs::remove_file(self.build_report(tenant, name));
         let _ = std::fs::remove_dir_all(cache);
     }
 
@@ -264,7 +281,7 @@ impl Files {
     /// Returns the files of a tenant, without its uploads: the kind, the name of a build, component or asset, and the
     /// path. A file that this binary cannot use has no name.
     pub fn stored_files(&self, tenant: &TenantName) -> Vec<(FileKind, Option<String>, PathBuf)> {
-        let current = format!("-{}.cwasm", self.engine);
+        let current = [format!("-{}.cwasm", self.engine), format!("-{}.report", self.engine)];
         let mut files = Vec::new();
         for folder in TENANT_FOLDERS.into_iter().filter(|folder| *folder != "uploads") {
             let kind = if folder == "assets" { FileKind::Asset } else { FileKind::Component };
@@ -272,7 +289,7 @@ impl Files {
                 let name = match folder {
                     "components" => name.strip_suffix(".wasm").map(ToOwned::to_owned),
                     // Code for another engine cannot be used.
-                    "compiled" => name.strip_suffix(&current).map(ToOwned::to_owned),
+                    "compiled" => current.iter().find_map(|ending| name.strip_suffix(ending)).map(ToOwned::to_owned),
                     _ => Some(name),
                 };
                 files.push((kind, name, path));

@@ -12,8 +12,8 @@
 //!  DATA/assets/           {tenant}/{sha256}: assets as uploaded
 //!  DATA/uploads/          {tenant}/…: unfinished uploads of assets, see store/uploads.rs
 //!  DATA/incoming/         components being uploaded and builders' outputs; emptied at start
-//!  DATA/compiled/         {tenant}/{build}-{engine}.cwasm, from the builder; {build} is the component's sha256,
-//!                         with a suffix for a build with a snapshot
+//!  DATA/compiled/         {tenant}/{build}-{engine}.cwasm and .report, from the builder; {build} is the component's
+//!                         sha256, with a suffix for a build with a snapshot. The report contains the kernels
 //!  DATA/driver-cache/     {tenant}/{sha256}/…, from the builder's driver
 //!  DATA/run/              children's folders; emptied at start. In the temporary folder if children cannot enter DATA
 //! ```
@@ -101,12 +101,19 @@ impl Store {
         let replayed = replayed.ok_or_else(missing)?;
         let (journal, count) = verify::verify(&db, &database, &journal, &replayed)?;
         let read_back = verify::read_database(&db);
-        let (contents, unfit) = read::read(read_back.values());
+        let (mut contents, unfit) = read::read(read_back.values());
         if !unfit.is_empty() {
             return Err(StoreError::Damaged { findings: unfit.iter().map(read::UnfitRecord::told).collect() });
         }
         let (commits, inbox) = mpsc::channel(QUEUE_CAPACITY);
-        let committer = Committer { db: db.clone(), folder: database, journal, count };
+        let mut committer = Committer { db: db.clone(), folder: database, journal, count };
+        if !contents.outdated.is_empty() {
+            let change =
+                contents.outdated.drain(..).try_fold(WriteBatch::new(), |change, (tenant, function, record)| {
+                    change.version(&tenant, &function, &record)
+                })?;
+            committer.round(vec![change]).map_err(|(error, _)| error)?;
+        }
         std::thread::Builder::new().name("commit".into()).spawn(move || committer.run(inbox))?;
         Ok((Self { files, db, commits, _lock: lock }, contents))
     }

@@ -6,6 +6,7 @@ use gannet_base::names::{AssetName, FunctionName, TenantName};
 use gannet_base::records::{
     AssetRecord, DeletedTenantRecord, FunctionRecord, KeyRecord, SecretRecord, TenantRecord, VersionRecord,
 };
+use gannet_gpu_protocol::source_hash;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 
@@ -24,6 +25,8 @@ pub struct StoredState {
     pub assets: BTreeMap<(TenantName, AssetName), AssetRecord>,
     /// Deleted tenants. Their names may not be reused.
     pub deleted: BTreeMap<TenantName, DeletedTenantRecord>,
+    /// Versions whose record an earlier format wrote, as this one writes them.
+    pub(super) outdated: Vec<(TenantName, FunctionName, VersionRecord)>,
 }
 
 /// A record that cannot be used.
@@ -47,6 +50,16 @@ impl UnfitRecord {
 
 fn parsed<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, UnfitRecord> {
     serde_json::from_slice(value).map_err(|error| UnfitRecord::new(key, error.to_string()))
+}
+
+/// Reads the record of a version as formats up to 4 wrote it: with the sources of its kernels.
+fn parsed_with_sources(value: &[u8]) -> Option<VersionRecord> {
+    let mut record: serde_json::Value = serde_json::from_slice(value).ok()?;
+    for kernel in record.get_mut("kernels")?.as_object_mut()?.values_mut() {
+        let (wgsl, entry) = (kernel.get("wgsl")?.as_str()?, kernel.get("entry")?.as_str()?);
+        *kernel = serde_json::json!({ "entry": entry, "source": hex::encode(source_hash(wgsl, entry)) });
+    }
+    serde_json::from_value(record).ok()
 }
 
 /// Reads one record into `state`, or a version into `versions`. Sums and audit entries are read on demand.
@@ -81,7 +94,14 @@ fn read_one(
         ("f", _, Some(function)) => {
             state.functions.insert((tenant, function), (parsed(key, value)?, Vec::new()));
         }
-        ("v", _, Some(function)) => versions.entry((tenant, function)).or_default().push(parsed(key, value)?),
+        ("v", _, Some(function)) => {
+            let version = parsed(key, value).or_else(|unfit| {
+                let version = parsed_with_sources(value).ok_or(unfit)?;
+                state.outdated.push((tenant.clone(), function.clone(), VersionRecord::clone(&version)));
+                Ok(version)
+            })?;
+            versions.entry((tenant, function)).or_default().push(version);
+        }
         _ => return Err(malformed()),
     }
     Ok(())
@@ -136,4 +156,30 @@ pub(super) fn read<'a>(records: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> (
         unfit.extend(all.map(|key| UnfitRecord::new(&key, why)));
     }
     (state, unfit)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_version_that_an_earlier_format_wrote_is_read_without_its_sources() {
+        let manifest = gannet_base::manifest::Manifest::default();
+        let kernel = json!({ "wgsl": "@compute fn main() {}", "entry": "main", "hardened": "x" });
+        let old = json!({ "number": 3, "digest": "ab", "size": 7, "created": "2026-11-01T00:00:00Z",
+            "manifest": manifest, "kernels": { "k": kernel }, "warnings": [] });
+        let function = json!({ "current": 3 });
+        let tenant = json!({ "created": "2026-11-01T00:00:00Z" });
+        let records = [("t/acme", tenant), ("f/acme/f", function), ("v/acme/f/0000000003", old)];
+        let records: Vec<_> = records.iter().map(|(key, value)| (key.as_bytes(), value.to_string())).collect();
+        let (state, unfit) = read(records.iter().map(|(key, value)| (*key, value.as_bytes())));
+        assert!(unfit.is_empty());
+        let [(tenant, _, version)] = state.outdated.as_slice() else { unreachable!("one is outdated") };
+        let hash = "ea761953e824b11b31647422f13a020f219fbbbc372a884e8ee23fe7b4c97b9c";
+        assert_eq!((tenant.as_str(), version.kernels["k"].source.as_str()), ("acme", hash));
+        assert!(!serde_json::to_string(version).unwrap().contains("@compute"));
+        assert_eq!(state.functions.len(), 1);
+    }
 }

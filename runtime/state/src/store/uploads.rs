@@ -12,6 +12,7 @@
 
 use crate::store::error::StoreError;
 use crate::store::files::{Files, sync_folder};
+use crate::store::space::claim;
 use gannet_base::names::{AssetName, TenantName};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
@@ -75,16 +76,6 @@ pub struct ReceivedAsset {
 
 fn make_folder(path: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-/// Takes the disk space of an upload before its bytes come, so that it does not fail after most of them have.
-fn claim(file: &File, size: u64) -> Result<(), StoreError> {
-    use rustix::fs::FallocateFlags;
-    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, size) {
-        // Not every file system can do this.
-        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
-        Err(error) => Err(io::Error::from(error).into()),
-    }
 }
 
 impl Files {

@@ -3,6 +3,7 @@
 use crate::worker::response::streaming::StreamingBody;
 use bytes::Bytes;
 use gannet_base::hop::heads::ResponseHead;
+use http::HeaderMap;
 
 /// The response to the front door.
 pub(crate) struct HopResponse {
@@ -14,8 +15,8 @@ pub(crate) struct HopResponse {
 
 /// The body of a response to the front door.
 pub(crate) enum ResponseBody {
-    /// All of it.
-    Complete(Bytes),
+    /// All of it, and its trailers. Trailers are for a body without announced length.
+    Complete(Bytes, Option<HeaderMap>),
     /// The beginning, and the guest that makes the rest.
     Streaming(Box<StreamingBody>),
 }

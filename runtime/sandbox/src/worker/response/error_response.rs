@@ -23,7 +23,7 @@ pub(crate) fn error_response(mut work: WorkReport, code: FaultCode, detail: &str
     work.fault = Some(Fault { code, detail });
     let (status, headers) = (StatusCode::BAD_GATEWAY, HeaderMap::new());
     let head = ResponseHead { status, failed: true, report: Some(work), headers };
-    HopResponse { head, body: ResponseBody::Complete(Bytes::new()) }
+    HopResponse { head, body: ResponseBody::Complete(Bytes::new(), None) }
 }
 
 /// Returns the response for a guest that has ended and failed. The client does not wait for work that is still on the

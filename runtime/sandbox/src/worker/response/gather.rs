@@ -14,6 +14,8 @@ use bytes::{Bytes, BytesMut};
 use gannet_base::headers::announced_length;
 use gannet_base::hop::heads::{ResponseHead, may_have_body};
 use gannet_base::hop::{FaultCode, WorkReport};
+use gannet_base::trailers::{FIELDS_MAX, clean, declaration};
+use http::header::TRAILER;
 use http::response::Parts;
 use http::{HeaderMap, Response};
 use http_body_util::BodyExt;
@@ -73,14 +75,16 @@ pub(super) async fn gather(
         return cancel(context, guest, FaultCode::FunctionTrapped, &detail).await;
     }
     remove_platform_headers(&mut head.headers);
+    let sends_body = context.wants_body && may_have_body(head.status);
     let announced = match announced_length(&head.headers) {
-        Ok(length) => length.filter(|_| context.wants_body && may_have_body(head.status)),
+        Ok(length) => length.filter(|_| sends_body),
         Err(error) => {
             drop(body);
             return cancel(context, guest, FaultCode::FunctionTrapped, &format!("the function's {error}")).await;
         }
     };
     let mut gathered = GatheredBody::default();
+    let mut trailers: Option<HeaderMap> = None;
     let mut body_ended = false;
     let timeout = tokio::time::sleep(GATHER_MAX);
     tokio::pin!(timeout);
@@ -88,9 +92,12 @@ pub(super) async fn gather(
         tokio::select! {
             biased;
             frame = body.frame(), if !body_ended => match frame {
-                Some(Ok(frame)) => if let Ok(data) = frame.into_data() {
-                    gathered.push(data);
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => gathered.push(data),
+                    Err(frame) => trailers = frame.into_trailers().ok(),
                 },
+                // Without a body its length says how long it would be, and the guest need not write it.
+                Some(Err(_)) if !sends_body => body_ended = true,
                 Some(Err(error)) => {
                     let failure = outcome.and_then(Result::err).unwrap_or_else(|| broken_body(&error));
                     return cancel(context, guest, failure.code, &failure.detail).await;
@@ -109,19 +116,32 @@ pub(super) async fn gather(
         let fault = wrong_length(announced, length);
         return cancel(context, guest, fault.code, &fault.detail).await;
     }
+    if let Some(fields) = &mut trailers {
+        if fields.len() > FIELDS_MAX {
+            drop(body);
+            let detail = format!("the function sent {} trailers; there must be at most {FIELDS_MAX}", fields.len());
+            return cancel(context, guest, FaultCode::FunctionTrapped, &detail).await;
+        }
+        clean(fields);
+    }
+    let trailers = trailers.filter(|fields| announced.is_none() && !fields.is_empty());
+    if let Some(declared) = trailers.as_ref().and_then(|fields| declaration(fields.keys())) {
+        // HTTP/1.1 passes only those that the head names.
+        head.headers.insert(TRAILER, declared);
+    }
     match (body_ended, outcome) {
         (true, Some(Ok(()))) => {
             let report = context.receipt(None);
-            respond(head, Some(report), ResponseBody::Complete(gathered))
+            respond(head, Some(report), ResponseBody::Complete(gathered, trailers))
         }
         (true, None) => {
             tokio::spawn(run_on(context, guest));
-            respond(head, None, ResponseBody::Complete(gathered))
+            respond(head, None, ResponseBody::Complete(gathered, trailers))
         }
         // A trap ends the guest's body too, so a body that ended with a trap may be incomplete.
         (_, Some(Err(failure))) => fail(context, failure.code, &failure.detail).await,
         (false, outcome) => {
-            let streaming = StreamingBody::new(context, guest, outcome, (gathered, body, announced));
+            let streaming = StreamingBody::new(context, guest, outcome, (gathered, body, announced, trailers));
             respond(head, None, ResponseBody::Streaming(Box::new(streaming)))
         }
     }

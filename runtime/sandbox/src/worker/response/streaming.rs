@@ -17,6 +17,8 @@ use crate::worker::response::run_on::run_on;
 use crate::worker::running_guest::{GuestFuture, GuestOutcome};
 use bytes::Bytes;
 use gannet_base::hop::Fault;
+use gannet_base::trailers::{FIELDS_MAX, clean};
+use http::HeaderMap;
 use http_body::{Body, Frame};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -45,6 +47,8 @@ pub(crate) struct StreamingBody {
     announced: Option<u64>,
     /// Bytes that were passed on.
     sent: u64,
+    /// The trailers, once they are known. They are passed on when the guest has ended.
+    trailers: Option<HeaderMap>,
     body_ended: bool,
     idle_timeout: Pin<Box<Sleep>>,
     total_timeout: Pin<Box<Sleep>>,
@@ -55,7 +59,7 @@ impl StreamingBody {
         context: ResponseContext,
         guest: GuestFuture,
         outcome: Option<GuestOutcome>,
-        (gathered, body, announced): (Bytes, HyperOutgoingBody, Option<u64>),
+        (gathered, body, announced, trailers): (Bytes, HyperOutgoingBody, Option<u64>, Option<HeaderMap>),
     ) -> Self {
         let announced = announced.or_else(|| body.size_hint().exact().map(|rest| rest + gathered.len() as u64));
         Self {
@@ -68,6 +72,7 @@ impl StreamingBody {
             body,
             announced,
             sent: 0,
+            trailers,
             body_ended: false,
         }
     }
@@ -78,6 +83,10 @@ impl StreamingBody {
     }
 
     fn poll(&mut self, task: &mut Context<'_>) -> PolledFrame {
+        if self.context.is_none() {
+            // Closed, and the trailers were taken.
+            return Poll::Ready(None);
+        }
         if let Some(data) = self.gathered.take() {
             self.sent += data.len() as u64;
             return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -91,13 +100,20 @@ impl StreamingBody {
         if !self.body_ended {
             match Pin::new(&mut self.body).poll_frame(task) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-                    self.sent += length;
+                    let data = match frame.into_data() {
+                        Ok(data) => data,
+                        Err(frame) => {
+                            self.trailers = frame.into_trailers().ok();
+                            // What follows is the end of the body.
+                            return self.poll(task);
+                        }
+                    };
+                    self.sent += data.len() as u64;
                     if let Some(announced) = self.announced.filter(|announced| self.sent > *announced) {
                         return self.break_off(wrong_length(announced, self.sent));
                     }
                     self.restart_idle_timeout();
-                    return Poll::Ready(Some(Ok(frame)));
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     // If the guest trapped, the trap is the reason.
@@ -121,7 +137,7 @@ impl StreamingBody {
                     _ => {
                         let fault = outcome.clone().err();
                         self.close(fault);
-                        Poll::Ready(None)
+                        Poll::Ready(self.take_trailers().map(Ok))
                     }
                 }
             }
@@ -130,6 +146,13 @@ impl StreamingBody {
                 None => Poll::Pending,
             },
         }
+    }
+
+    /// Takes the trailers that may pass. Once the stream is closed they are all that is left.
+    fn take_trailers(&mut self) -> Option<Frame<Bytes>> {
+        let mut trailers = self.trailers.take().filter(|fields| fields.len() <= FIELDS_MAX)?;
+        clean(&mut trailers);
+        (self.announced.is_none() && !trailers.is_empty()).then(|| Frame::trailers(trailers))
     }
 
     fn restart_idle_timeout(&mut self) {

@@ -1,0 +1,207 @@
+//! Refuses HTTP/1 heads and trailers in which a line ends with a line feed alone. The parser accepts that, as RFC 9112
+//! (2.2) allows, but a proxy in front of the server may not, and then the two see different requests.
+//!
+//! [`LineEnds`] follows the framing of a connection's requests, and replaces such a line feed by a zero byte, which no
+//! head may contain. So the parser itself refuses the head with 400 and closes the connection. The framing is that of
+//! the parser: a request with `transfer-encoding` is chunked, or the parser refuses it. Within chunks the parser accepts
+//! no line feed alone. Pure.
+
+/// Bytes of a line that are kept, to recognize the headers that frame the body.
+const KEPT_BYTES: usize = 64;
+
+/// What comes next on the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expected {
+    /// A line of a head. `begun`: the request line was seen.
+    Head { begun: bool },
+    /// Bytes of a body or of a chunk.
+    Bytes { left: u64, then: AfterBytes },
+    /// A chunk's length.
+    ChunkSize,
+    /// A line of the trailers.
+    Trailers,
+    /// Another protocol.
+    Anything,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AfterBytes {
+    NextRequest,
+    ChunkSize,
+}
+
+/// Follows the bytes of a connection.
+#[derive(Debug)]
+pub(super) struct LineEnds {
+    expected: Expected,
+    /// The beginning of the current line, and its last byte.
+    line: Vec<u8>,
+    last: u8,
+    /// How the body of the current head is framed.
+    length: u64,
+    is_chunked: bool,
+}
+
+impl Default for LineEnds {
+    fn default() -> Self {
+        Self { expected: Expected::Head { begun: false }, line: Vec::new(), last: 0, length: 0, is_chunked: false }
+    }
+}
+
+impl LineEnds {
+    /// Follows the next bytes of the connection, and changes each line feed that ends a line by itself.
+    pub(super) fn pass(&mut self, mut bytes: &mut [u8]) {
+        while !bytes.is_empty() {
+            match self.expected {
+                Expected::Anything => return,
+                Expected::Bytes { left, then } => {
+                    let passed = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+                    bytes = bytes.get_mut(passed..).unwrap_or_default();
+                    self.expected = match (left - passed as u64, then) {
+                        (0, AfterBytes::NextRequest) => Expected::Head { begun: false },
+                        (0, AfterBytes::ChunkSize) => Expected::ChunkSize,
+                        (left, then) => Expected::Bytes { left, then },
+                    };
+                }
+                Expected::Head { .. } | Expected::ChunkSize | Expected::Trailers => {
+                    let end = bytes.iter().position(|byte| *byte == b'\n');
+                    let (line, rest) = bytes.split_at_mut(end.map_or(bytes.len(), |end| end + 1));
+                    self.pass_line(line, end.is_some());
+                    bytes = rest;
+                }
+            }
+        }
+    }
+
+    /// Follows a part of a line. `ends`: its last byte is the line feed.
+    fn pass_line(&mut self, part: &mut [u8], ends: bool) {
+        let text = part.len() - usize::from(ends);
+        let (kept, room) = (part.get(..text).unwrap_or_default(), KEPT_BYTES.saturating_sub(self.line.len()));
+        self.line.extend_from_slice(kept.get(..room).unwrap_or(kept));
+        self.last = kept.last().copied().unwrap_or(self.last);
+        if !ends {
+            return;
+        }
+        if self.last != b'\r'
+            && let Some(line_feed) = part.last_mut()
+        {
+            *line_feed = 0;
+            // The parser refuses the head, and nothing of the connection is read after that.
+            self.expected = Expected::Anything;
+            return;
+        }
+        let line = std::mem::take(&mut self.line);
+        self.last = 0;
+        self.end_line(line.strip_suffix(b"\r").unwrap_or(&line));
+    }
+
+    /// Decides what follows a line.
+    fn end_line(&mut self, line: &[u8]) {
+        self.expected = match (self.expected, line) {
+            // Empty lines may precede a request.
+            (Expected::Head { begun: false }, b"") => self.expected,
+            (Expected::Head { begun: false }, b"PRI * HTTP/2.0") => Expected::Anything,
+            (Expected::Head { begun: false }, _) => {
+                (self.length, self.is_chunked) = (0, false);
+                Expected::Head { begun: true }
+            }
+            (Expected::Head { begun: true }, b"") => match (self.is_chunked, self.length) {
+                (true, _) => Expected::ChunkSize,
+                (false, 0) => Expected::Head { begun: false },
+                (false, left) => Expected::Bytes { left, then: AfterBytes::NextRequest },
+            },
+            (Expected::Head { begun: true }, header) => {
+                self.read_header(header);
+                self.expected
+            }
+            (Expected::ChunkSize, size) => match chunk_size(size) {
+                Some(0) => Expected::Trailers,
+                // The line break after the chunk belongs to it.
+                Some(size) => Expected::Bytes { left: size.saturating_add(2), then: AfterBytes::ChunkSize },
+                // The parser refuses it.
+                None => Expected::Anything,
+            },
+            (Expected::Trailers, b"") => Expected::Head { begun: false },
+            (other, _) => other,
+        };
+    }
+
+    fn read_header(&mut self, header: &[u8]) {
+        let Some(colon) = header.iter().position(|byte| *byte == b':') else { return };
+        let (name, value) = header.split_at(colon);
+        if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            self.is_chunked = true;
+        } else if name.eq_ignore_ascii_case(b"content-length") {
+            let text = std::str::from_utf8(value.get(1..).unwrap_or_default()).unwrap_or_default();
+            self.length = text.trim().parse().unwrap_or(0);
+        }
+    }
+}
+
+/// Reads the length at the beginning of a chunk, without its extensions.
+fn chunk_size(line: &[u8]) -> Option<u64> {
+    let digits = line.split(|byte| matches!(byte, b';' | b' ' | b'\t')).next()?;
+    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Returns what passes, with the text cut into pieces.
+    fn passed(text: &str, piece: usize) -> String {
+        let (mut ends, mut bytes) = (LineEnds::default(), text.as_bytes().to_vec());
+        bytes.chunks_mut(piece).for_each(|part| ends.pass(part));
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    const GOOD: &str = "\r\nPOST /a HTTP/1.1\r\nhost: x\r\nContent-Length: 4\r\n\r\na\nb\nGET / HTTP/1.1\r\nhost: x\r\n\r\n\
+        POST / HTTP/1.1\r\nTransfer-Encoding:chunked\r\n\r\n5;a=b\r\n\n\n\n\n\n\r\n0\r\nx: y\r\n\r\nGET /b HTTP/1.1\r\n\r\n";
+
+    #[test]
+    fn each_line_feed_that_ends_a_line_alone_is_changed() {
+        for (bad, at) in [
+            ("GET / HTTP/1.1\nhost: x\r\n\r\n", 14),
+            ("GET / HTTP/1.1\r\nhost: x\n\r\n", 23),
+            ("GET / HTTP/1.1\r\nhost: x\r\n\n", 25),
+            ("\nGET / HTTP/1.1\r\n\r\n", 0),
+            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: y\n\r\n", 54),
+            ("POST / HTTP/1.1\r\ncontent-length: 1\r\n\r\n\nGET / HTTP/1.1\n", 54),
+        ] {
+            for piece in [1, 2, 3, 7, 1000] {
+                let mut expected = bad.as_bytes().to_vec();
+                if let Some(line_feed) = expected.get_mut(at) {
+                    assert_eq!(*line_feed, b'\n', "{bad:?}");
+                    *line_feed = 0;
+                }
+                assert_eq!(passed(bad, piece).into_bytes(), expected, "{bad:?} in pieces of {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_protocol_is_left_alone() {
+        let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\n\n";
+        assert_eq!(passed(preface, 5), preface);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_right_passes_in_any_pieces(piece in 1_usize..80) {
+            prop_assert_eq!(passed(GOOD, piece), GOOD);
+        }
+
+        #[test]
+        fn any_bytes_pass_without_a_panic_and_only_line_feeds_change(
+            bytes in prop::collection::vec(prop_oneof![any::<u8>(), Just(b'\n'), Just(b'\r'), Just(b':')], 0..300),
+            piece in 1_usize..50,
+        ) {
+            let (mut ends, mut after) = (LineEnds::default(), bytes.clone());
+            after.chunks_mut(piece).for_each(|part| ends.pass(part));
+            for (before, after) in bytes.iter().zip(&after) {
+                prop_assert!(before == after || (*before, *after) == (b'\n', 0));
+            }
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! The parent's side of the builder: one short-lived, confined child for each upload.
+//!
+//! ```text
+//!  in stock? ─▶ budget of the day ─▶ permit ─▶ disk space ─▶ child: stages, each with its limits ─▶ files ─▶ budget
+//! ```
+//!
+//! Everything that hostile input can make expensive happens in the child, once. Its CPU time is limited and counts for
+//! the tenant's budget, also if the upload is refused. At most [`BUILDS_MAX`] children run at once, one for each tenant;
+//! the next permit goes to the tenant that has held permits for the least time of late. The report is untrusted: it
+//! supplies only kernel sources, warnings and the size of a snapshot. The output is moved to its final path only after
+//! the child has exited successfully. The output is keyed by tenant and digest and never shared between tenants, so that
+//! the time a deploy takes says nothing about others' uploads.
+
+mod child;
+mod error;
+pub mod report;
+mod stage;
+mod uploads;
+
+pub use error::BuildError;
+pub use uploads::TenantCountGuard;
+
+use crate::arbiter::Arbiter;
+use crate::arbiter::turns::Health;
+use crate::gpus::{GpuSlot, SlotId, candidates};
+use child::{BuilderInput, Environment};
+use gannet_base::hop::BundleKernel;
+use gannet_base::hop::build::{BuildReport, BuildSpec, InitSpec};
+use gannet_base::names::TenantName;
+use gannet_base::quota::account::TenantCounters;
+use gannet_base::quota::permits::ServerPermits;
+use gannet_base::records::VersionRecord;
+use gannet_process::spawn::Spawner;
+use gannet_state::config::LiveConfig;
+use gannet_state::registry::Version;
+use gannet_state::store::{Store, space};
+use jiff::Timestamp;
+use report::StoredReport;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use uploads::{TenantCounts, count};
+
+/// Most builders that run at once.
+const BUILDS_MAX: usize = 2;
+/// Most builders of one tenant that run at once, so that one is left for others.
+const TENANT_BUILDERS_MAX: usize = 1;
+/// Most builds that wait for a builder.
+const WAITING_MAX: usize = 64;
+/// How long a build may wait for a builder.
+const WAIT_MAX: Duration = Duration::from_secs(600);
+/// Size limit of a snapshot: the component with the memory that its `init` left.
+const SNAPSHOT_BYTES_MAX: u64 = 256 << 20;
+/// Size limit of compiled code: this many times the size of what is compiled (measured: 2 to 4), and this much more.
+const COMPILED_FACTOR: u64 = 8;
+const COMPILED_BYTES_MORE: u64 = 4 << 20;
+
+/// A component to build, and what its build needs.
+#[derive(Debug)]
+pub struct BuildRequest {
+    /// Name of the build: the component's digest, or a name that also covers the inputs of its snapshot.
+    name: String,
+    digest: String,
+    component: PathBuf,
+    classes: Vec<String>,
+    init: Option<(InitSpec, Vec<PathBuf>)>,
+    /// Most bytes that its compiled code may have.
+    compiled_bytes_max: u64,
+}
+
+impl BuildRequest {
+    /// Returns the build request for a version whose component is the file `component`.
+    pub fn of(store: &Store, tenant: &TenantName, record: &VersionRecord, component: &Path) -> Self {
+        let manifest = &record.manifest;
+        let init = manifest.build.snapshot.then(|| {
+            let assets = record.assets.iter();
+            let spec = InitSpec {
+                env: manifest.env.clone(),
+                assets: assets.clone().map(|(name, pinned)| pinned.bundled(name)).collect(),
+                memory_bytes: manifest.limits.memory_mib << 20,
+                bytes_max: SNAPSHOT_BYTES_MAX,
+            };
+            (spec, assets.map(|(_, pinned)| store.files().asset(tenant, &pinned.digest)).collect())
+        });
+        let more = if manifest.build.snapshot { (manifest.limits.memory_mib << 20).min(SNAPSHOT_BYTES_MAX) } else { 0 };
+        Self {
+            compiled_bytes_max: (record.size + more) * COMPILED_FACTOR + COMPILED_BYTES_MORE,
+            name: record.build_name(),
+            digest: record.digest.clone(),
+            component: component.to_owned(),
+            classes: manifest.gpu.class.clone(),
+            init,
+        }
+    }
+}
+
+/// A build that has ended well.
+#[derive(Debug, Clone)]
+pub struct Built {
+    /// What the builder reported.
+    pub report: BuildReport,
+    /// Bytes of all files of the build.
+    pub size: u64,
+}
+
+/// The CPU time that a tenant's builds may use in a day.
+#[derive(Debug, Clone)]
+pub struct BuildBudget {
+    /// The counters of the tenant.
+    pub account: Arc<TenantCounters>,
+    /// The limit in milliseconds (`build_cpu_ms_per_day`).
+    pub limit_ms: u64,
+}
+
+impl BuildBudget {
+    fn check(&self) -> Result<(), BuildError> {
+        let used_ms = self.account.spent(Timestamp::now()).build_ns / 1_000_000;
+        let limit_ms = self.limit_ms;
+        if used_ms >= limit_ms { Err(BuildError::BudgetUsedUp { limit_ms, used_ms }) } else { Ok(()) }
+    }
+}
+
+/// Starts builders and bounds what they use.
+#[derive(Debug)]
+pub struct BuildService {
+    spawner: Spawner,
+    store: Arc<Store>,
+    arbiter: Arc<Arbiter>,
+    gpus: Arc<Vec<GpuSlot>>,
+    live: LiveConfig,
+    wasi_http_0_3: bool,
+    permits: Arc<ServerPermits>,
+    /// How many builds of each tenant run or wait.
+    builds_by_tenant: TenantCounts,
+    /// How many uploads of each tenant are being received or built.
+    uploads: TenantCounts,
+    /// Held while the disk space of a build is checked and taken.
+    claiming: Mutex<()>,
+}
+
+impl BuildService {
+    /// Returns a service whose builders try kernels on the GPU that the function prefers.
+    pub fn new(
+        spawner: Spawner,
+        store: Arc<Store>,
+        arbiter: Arc<Arbiter>,
+        gpus: Arc<Vec<GpuSlot>>,
+        live: LiveConfig,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            spawner,
+            store,
+            arbiter,
+            gpus,
+            wasi_http_0_3: live.load().wasi_http_0_3,
+            live,
+            permits: ServerPermits::with_tenant_max(BUILDS_MAX, TENANT_BUILDERS_MAX, WAITING_MAX),
+            builds_by_tenant: TenantCounts::default(),
+            uploads: TenantCounts::default(),
+            claiming: Mutex::default(),
+        })
+    }
+
+    /// Builds a component of a tenant, or returns its earlier build. Without a budget the build costs the tenant nothing,
+    /// because not the tenant wants it.
+    ///
+    /// A build that has started continues until it ends or reaches a limit, even if the caller drops this future. Its
+    /// cost is bounded, and the next caller gets the finished build.
+    pub async fn build(
+        self: &Arc<Self>,
+        tenant: &TenantName,
+        wanted: BuildRequest,
+        budget: Option<BuildBudget>,
+    ) -> Result<Built, BuildError> {
+        let all = candidates(&self.gpus, &wanted.classes).concat();
+        let slot = all.iter().copied().find(|slot| self.arbiter.health(*slot) != Some(Health::Cordoned));
+        if slot.is_none() && !all.is_empty() {
+            return Err(BuildError::NoGpu);
+        }
+        let (builder, tenant) = (Arc::clone(self), tenant.clone());
+        let building = tokio::spawn(async move { builder.build_here(&tenant, wanted, slot, budget).await });
+        building.await.map_err(|error| BuildError::Failed(error.to_string()))?
+    }
+
+    async fn build_here(
+        &self,
+        tenant: &TenantName,
+        wanted: BuildRequest,
+        slot: Option<SlotId>,
+        budget: Option<BuildBudget>,
+    ) -> Result<Built, BuildError> {
+        let gpu = slot.and_then(|slot| self.gpus.get(slot)?.gpu.as_ref());
+        let made_by = report::made_by(gpu);
+        if let Some(known) = self.known(tenant, &wanted, &made_by).await? {
+            return Ok(known);
+        }
+        let check_budget = || budget.as_ref().map_or(Ok(()), BuildBudget::check);
+        check_budget()?;
+        // Opened before the wait for a permit, because the upload or an asset may be deleted meanwhile.
+        let component = File::open(&wanted.component)?;
+        let assets = wanted.init.iter().flat_map(|(_, assets)| assets).map(File::open).collect::<io::Result<_>>()?;
+        let _of_tenant = count(&self.builds_by_tenant, tenant)?;
+        let until = tokio::time::Instant::now() + WAIT_MAX;
+        let permit = self.permits.acquire(tenant, until).await.map_err(|_| BuildError::Busy)?;
+        // Another build of the tenant may have ended meanwhile.
+        if let Some(known) = self.known(tenant, &wanted, &made_by).await? {
+            return Ok(known);
+        }
+        check_budget()?;
+        let files = self.store.files();
+        let (output_path, output) = files.incoming()?;
+        let _cleanup = RemoveOnDrop(&output_path);
+        self.claim(&output, wanted.compiled_bytes_max)?;
+        let input = BuilderInput {
+            spec: BuildSpec {
+                gpu: gpu.map(|gpu| gpu.index),
+                wasi_http_0_3: self.wasi_http_0_3,
+                snapshot: wanted.init.as_ref().map(|(init, _)| init.clone()),
+                compiled_bytes_max: wanted.compiled_bytes_max,
+            },
+            component,
+            assets,
+            output,
+        };
+        let cpu_max = Duration::from_secs(self.live.load().build_cpu_s);
+        let environment = Environment { spawner: &self.spawner, arbiter: &self.arbiter, files, cpu_max };
+        let began = Instant::now();
+        let (ended, cpu_time) = child::run(&environment, tenant, slot.filter(|_| gpu.is_some()), input).await;
+        self.permits.charge(tenant, began.elapsed());
+        drop(permit);
+        if let Some(budget) = &budget {
+            budget.account.add_build(Timestamp::now(), u64::try_from(cpu_time.as_nanos()).unwrap_or(u64::MAX));
+        }
+        let (report, process) = ended?;
+        let (compiled, kept) = (files.compiled(tenant, &wanted.name), files.build_report(tenant, &wanted.name));
+        let cache = files.driver_cache(tenant, &wanted.digest);
+        let (store, output, bytes) = (Arc::clone(&self.store), output_path.clone(), report.clone());
+        // Syncing blocks on the disk, and the async runtime has few threads.
+        let stored = tokio::task::spawn_blocking(move || {
+            let files = store.files();
+            let (incoming, mut file) = files.incoming()?;
+            let _cleanup = RemoveOnDrop(&incoming);
+            io::Write::write_all(&mut file, &StoredReport::to_bytes(made_by, &bytes))?;
+            files.move_durably(&incoming, &kept)?;
+            space::release_claim(&OpenOptions::new().write(true).open(&output)?)?;
+            files.move_durably(&output, &compiled)?;
+            if !bytes.kernels.is_empty()
+                && let Err(error) = files.store_driver_cache(process.home(), &cache)
+            {
+                // Without the cache only the first dispatch is slower.
+                tracing::warn!(%error, "a driver cache could not be stored");
+            }
+            Ok::<_, io::Error>(files.size_of(&[&compiled, &kept, &cache]))
+        });
+        let size = stored.await.map_err(|error| BuildError::Failed(error.to_string()))??;
+        Ok(Built { report, size })
+    }
+
+    /// Returns the finished build of the same bytes for this tenant, if there is one.
+    async fn known(
+        &self,
+        tenant: &TenantName,
+        wanted: &BuildRequest,
+        made_by: &str,
+    ) -> Result<Option<Built>, BuildError> {
+        let (store, tenant, made_by) = (Arc::clone(&self.store), tenant.clone(), made_by.to_owned());
+        let (name, digest) = (wanted.name.clone(), wanted.digest.clone());
+        let reading = tokio::task::spawn_blocking(move || {
+            let files = store.files();
+            let (compiled, kept) = (files.compiled(&tenant, &name), files.build_report(&tenant, &name));
+            let report = StoredReport::read(&kept).filter(|_| compiled.exists())?.report_of(&made_by)?;
+            let size = files.size_of(&[&compiled, &kept, &files.driver_cache(&tenant, &digest)]);
+            Some(Built { report, size })
+        });
+        reading.await.map_err(|error| BuildError::Failed(error.to_string()))
+    }
+
+    /// Takes the disk space that a build's output may need.
+    fn claim(&self, output: &File, bytes: u64) -> Result<(), BuildError> {
+        let _claiming = self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
+        let reserve = self.live.load().disk_reserve_mib << 20;
+        if space::free(self.store.files().data())? < reserve.saturating_add(bytes) {
+            return Err(BuildError::DiskFull);
+        }
+        space::claim(output, bytes).map_err(BuildError::from)
+    }
+
+    /// Counts an upload of a tenant until the guard is dropped. A component that is being received takes disk space,
+    /// and no other limit counts it yet.
+    pub fn receiving(&self, tenant: &TenantName) -> Result<TenantCountGuard, BuildError> {
+        count(&self.uploads, tenant)
+    }
+
+    /// Makes sure that a deployed version is compiled for this binary's engine.
+    pub async fn ensure(self: &Arc<Self>, version: &Version) -> Result<(), BuildError> {
+        if version.built.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if !version.compiled.exists() || !version.report.exists() {
+            self.rebuild(version).await?;
+        }
+        version.built.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn rebuild(self: &Arc<Self>, version: &Version) -> Result<Built, BuildError> {
+        let component = self.store.files().component(&version.tenant, &version.record.digest);
+        let wanted = BuildRequest::of(&self.store, &version.tenant, &version.record, &component);
+        self.build(&version.tenant, wanted, None).await
+    }
+
+    /// Returns the kernels of a deployed version, with their sources. Builds the version anew if they are missing or
+    /// damaged.
+    pub async fn kernels(self: &Arc<Self>, version: &Version) -> Result<BTreeMap<String, BundleKernel>, BuildError> {
+        if version.record.kernels.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let path = version.report.clone();
+        let reading = tokio::task::spawn_blocking(move || StoredReport::read(&path));
+        match reading.await.map_err(|error| BuildError::Failed(error.to_string()))? {
+            Some(report) => Ok(report.kernels()),
+            None => Ok(self.rebuild(version).await?.report.kernels),
+        }
+    }
+}
+
+struct RemoveOnDrop<'a>(&'a Path);
+
+impl Drop for RemoveOnDrop<'_> {
+    fn drop(&mut self) {
+        // After a successful build the file has been moved away.
+        let _ = std::fs::remove_file(self.0);
+    }
+}
+
+/// Moves an upload to its final path. The component is kept as it was uploaded, so that later engines can compile it.
+pub fn store_component(store: &Store, tenant: &TenantName, digest: &str, from: &Path) -> io::Result<()> {
+    let to = store.files().component(tenant, digest);
+    if to.exists() {
+        // A concurrent deploy may have stored it and not synced the folder yet.
+        gannet_state::store::files::sync_folder(to.parent().unwrap_or(Path::new("/")))?;
+        return std::fs::remove_file(from);
+    }
+    OpenOptions::new().read(true).open(from)?;
+    store.files().move_durably(from, &to)
+}

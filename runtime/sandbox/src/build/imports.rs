@@ -1,0 +1,106 @@
+//! Explains why a component cannot be linked: which imports are missing, what is served instead, and which world the
+//! component is for.
+//!
+//! The linker says only which import it missed first. Here each one is looked up by itself.
+
+use crate::guest::GuestState;
+use wasmtime::Engine;
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, Linker, LinkerInstance};
+
+/// Versions that are tried to find what is served of an interface.
+const PATCHES: std::ops::Range<u32> = 0..64;
+/// Served interfaces whose versions are no plain numbers.
+const OTHER_VERSIONS: [&str; 1] = ["0.2.0-rc.1"];
+/// More missing imports are counted.
+const SHOWN_MAX: usize = 16;
+/// What a function may import, for the error.
+const SERVED: &str = "served are WASI 0.2 (cli, clocks, config, filesystem without files, http, io, random, sockets without network) and gannet:gpu 0.1";
+
+/// Whether the linker has a definition of exactly this name.
+fn has(at: &mut LinkerInstance<'_, GuestState>, name: &str) -> bool {
+    // A name cannot be defined twice. The linker is a copy, so another definition in it does not matter.
+    at.func_new(name, |_, _, _, _| Ok(())).is_err()
+}
+
+fn is_defined(linker: &Linker<GuestState>, name: &str) -> bool {
+    has(&mut linker.clone().root(), name)
+}
+
+/// An interface's name and its version.
+fn split(import: &str) -> (&str, Option<&str>) {
+    import.split_once('@').map_or((import, None), |(name, version)| (name, Some(version)))
+}
+
+/// Returns the names under which an interface is served, of the compatible versions or of all.
+fn served_as(linker: &Linker<GuestState>, import: &str, all: bool) -> Vec<String> {
+    let (name, version) = split(import);
+    let own = version.and_then(|version| version.rsplit_once('.')).map(|(minor, _)| minor);
+    let minors = ["0.1", "0.2", "0.3", "1.0"].into_iter().filter(|minor| all || own == Some(minor));
+    let plain = minors.flat_map(|minor| PATCHES.map(move |patch| format!("{minor}.{patch}")));
+    let other = OTHER_VERSIONS.into_iter().filter(|_| all).map(str::to_owned);
+    plain.chain(other).map(|version| format!("{name}@{version}")).filter(|name| is_defined(linker, name)).collect()
+}
+
+/// Describes each import that the linker cannot provide. Empty if all are there, and only their types differ.
+pub(super) fn missing(engine: &Engine, linker: &Linker<GuestState>, component: &Component) -> Vec<String> {
+    let mut missing = Vec::new();
+    for (import, item) in component.component_type().imports(engine) {
+        let exact = is_defined(linker, import).then(|| import.to_owned());
+        // Versions that differ in their last number are compatible, but for those before a release.
+        let is_release = split(import).1.is_some_and(|version| !version.contains('-'));
+        let compatible = || served_as(linker, import, false).pop().filter(|_| is_release);
+        let (instance, served) = match item.ty {
+            ComponentItem::Type(_) => continue,
+            ComponentItem::ComponentInstance(instance) => (instance, exact.or_else(compatible)),
+            _ => {
+                missing.extend(exact.is_none().then(|| import.to_owned()));
+                continue;
+            }
+        };
+        let Some(served) = served else {
+            missing.push(match served_as(linker, import, true).as_slice() {
+                [] => import.to_owned(),
+                others => format!("{import} (served is {})", others.join(", ")),
+            });
+            continue;
+        };
+        let mut copy = linker.clone();
+        let Ok(mut interface) = copy.instance(&served) else { continue };
+        for (name, item) in instance.exports(engine) {
+            let is_linked = matches!(item.ty, ComponentItem::ComponentFunc(_) | ComponentItem::Resource(_));
+            if is_linked && !has(&mut interface, name) {
+                missing.push(format!("{import}#{name} (served is {served}, which lacks it)"));
+            }
+        }
+    }
+    let more = missing.len().saturating_sub(SHOWN_MAX);
+    if more > 0 {
+        missing.truncate(SHOWN_MAX);
+        missing.push(format!("and {more} more"));
+    }
+    missing
+}
+
+/// Says which world a component is for, by its exports.
+pub(super) fn world(engine: &Engine, component: &Component) -> String {
+    let exports: Vec<String> = component.component_type().exports(engine).map(|(name, _)| name.to_owned()).collect();
+    let has = |prefix: &str| exports.iter().any(|name| name.starts_with(prefix));
+    if has("wasi:http/incoming-handler@") {
+        "it is for the world wasi:http/proxy".into()
+    } else if has("wasi:http/handler@") {
+        "it is for the world wasi:http/service".into()
+    } else if has("wasi:cli/run@") {
+        "it is a command, for the world wasi:cli/command".into()
+    } else if exports.is_empty() {
+        "it exports nothing".into()
+    } else {
+        let shown: Vec<&str> = exports.iter().take(SHOWN_MAX).map(String::as_str).collect();
+        format!("it is a library, which exports {}", shown.join(", "))
+    }
+}
+
+/// Returns the error for a component that cannot be linked.
+pub(super) fn explain(missing: &[String], world: &str) -> String {
+    format!("missing imports: {}; {SERVED}; {world}", missing.join(", "))
+}
