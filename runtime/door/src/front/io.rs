@@ -2,7 +2,7 @@
 //! stops reading holds permits, an instance and perhaps GPU memory. A connection is not closed while its client still
 //! sends: it would not get the response. What it sends passes [`LineEnds`].
 
-use super::line_ends::LineEnds;
+use super::line_ends::{END_OF_HEAD, LineEnds};
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -38,6 +38,8 @@ pub(super) struct StallGuard<S> {
     stream: S,
     stalled: Option<Pin<Box<Sleep>>>,
     line_ends: LineEnds,
+    /// What is left to add to what the client has sent, because its head was refused.
+    added: &'static [u8],
     /// Runs until the first bytes have come. Before that, hyper does not know the protocol and applies no timeout of
     /// its own.
     silent: Option<Pin<Box<Sleep>>>,
@@ -46,7 +48,7 @@ pub(super) struct StallGuard<S> {
 impl<S> StallGuard<S> {
     pub(super) fn new(stream: S) -> Self {
         let silent = Some(Box::pin(tokio::time::sleep(SILENT_MAX)));
-        Self { lingering: None, stream, stalled: None, line_ends: LineEnds::default(), silent }
+        Self { lingering: None, stream, stalled: None, line_ends: LineEnds::default(), added: &[], silent }
     }
 
     fn timed<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
@@ -68,9 +70,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.added.is_empty() {
+            let (now, later) = self.added.split_at(self.added.len().min(buffer.remaining()));
+            buffer.put_slice(now);
+            self.added = later;
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.line_ends.pass(buffer.filled_mut().get_mut(before..).unwrap_or_default());
+        if self.line_ends.pass(buffer.filled_mut().get_mut(before..).unwrap_or_default()) {
+            self.added = END_OF_HEAD;
+        }
         if buffer.filled().len() >= PREFACE_BYTES || (read.is_ready() && self.silent.is_none()) {
             self.silent = None;
             return read;

@@ -197,10 +197,7 @@ mod tests {
         let nest = |depth: usize| format!("(func {} {})", "loop ".repeat(depth), "end ".repeat(depth));
         assert_eq!(checked(&nest(64)), Ok(()));
         refused(&nest(65), "nested loops in the function at byte");
-        refused(
-            &format!("(func {})", "loop end ".repeat(4_001)),
-            "= 4001; the limit is 4000",
-        );
+        refused(&format!("(func {})", "loop end ".repeat(4_001)), "= 4001; the limit is 4000");
         refused(&format!("(func (param {}))", "i32 ".repeat(201)), "parameters and results of a function = 201");
         // Locals that are set, and read behind each of many branches.
         let across = |locals: usize, branches: usize| {
