@@ -3,11 +3,12 @@
 
 use crate::bindings::wasi::http::outgoing_handler;
 use crate::bindings::wasi::http::types::{
-    ErrorCode, Fields, IncomingResponse, Method, OutgoingBody, OutgoingRequest, Scheme,
+    ErrorCode, Fields, IncomingResponse, Method, OutgoingBody, OutgoingRequest, RequestOptions, Scheme,
 };
 use crate::bindings::wasi::io::streams::StreamError;
 use crate::error::{Error, Result};
 use crate::http::{receive_trailers, write_all};
+use std::time::Duration;
 
 /// Most bytes of one read of a response body.
 const READ_BYTES: u64 = 64 * 1024;
@@ -27,6 +28,7 @@ pub struct Call {
     url: String,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
+    timeout: Option<Duration>,
 }
 
 /// The response of another server, with its whole body.
@@ -55,7 +57,7 @@ impl Call {
     /// let call = Call::new("DELETE", "https://api.example.com/items/7");
     /// ```
     pub fn new(method: &str, url: &str) -> Self {
-        Self { method: method.to_owned(), url: url.to_owned(), headers: Vec::new(), body: Vec::new() }
+        Self { method: method.to_owned(), url: url.to_owned(), headers: Vec::new(), body: Vec::new(), timeout: None }
     }
 
     /// A GET.
@@ -89,6 +91,19 @@ impl Call {
         self
     }
 
+    /// Limits how long the call waits for a connection, for the first byte of the response, and between two parts of its
+    /// body: each as long as this at most. The server's own limits apply too.
+    ///
+    /// ```
+    /// # use gannet_sdk::outbound::Call;
+    /// # use std::time::Duration;
+    /// let call = Call::get("https://api.example.com/").with_timeout(Duration::from_secs(2));
+    /// ```
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
     /// Sends the request and waits for the whole response.
     ///
     /// The error has status 403 and code `outbound_denied` if the manifest does not list the host, and status 502 and
@@ -104,7 +119,8 @@ impl Call {
     pub fn send(self) -> Result<Answer> {
         let request = self.head()?;
         let outgoing = request.body().map_err(|()| Error::new(500, "the body is taken"))?;
-        let answer = outgoing_handler::handle(request, None).map_err(|code| call_error(&self.url, &code))?;
+        let options = self.timeout.map(options).transpose()?;
+        let answer = outgoing_handler::handle(request, options).map_err(|code| call_error(&self.url, &code))?;
         let stream = outgoing.write().map_err(|()| Error::new(500, "the body is taken"))?;
         // A server may respond before it has read the whole body, so a failed write is no error.
         let written = write_all(&stream, &self.body);
@@ -155,6 +171,17 @@ impl Call {
         request.set_path_with_query(Some(&path)).map_err(|()| wrong("the path"))?;
         Ok(request)
     }
+}
+
+fn options(timeout: Duration) -> Result<RequestOptions> {
+    let options = RequestOptions::new();
+    let nanoseconds = Some(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
+    options
+        .set_connect_timeout(nanoseconds)
+        .and_then(|()| options.set_first_byte_timeout(nanoseconds))
+        .and_then(|()| options.set_between_bytes_timeout(nanoseconds))
+        .map_err(|()| Error::new(500, "the timeout cannot be set"))?;
+    Ok(options)
 }
 
 fn call_error(url: &str, code: &ErrorCode) -> Error {

@@ -1,4 +1,4 @@
-//! How the command line finds and trusts a server, and what it says of the files that it reads.
+//! How the command line finds and trusts a server, and its errors for the files that it reads.
 
 use crate::support::{KEY, Options, Server, binary, prebuilt, text};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
@@ -45,7 +45,7 @@ fn errors_of_files_name_the_file_the_place_and_the_cause() {
     refused(
         &serve,
         &[],
-        &[&path("server.toml"), "unknown field `listn`; the nearest known one is `listen`", "spares = 1000"],
+        &[&path("server.toml"), "unknown key `listn`; the nearest known one is `listen`", "spares = 1000"],
     );
 
     std::fs::create_dir(folder.path().join("gannet")).unwrap();

@@ -33,10 +33,10 @@ fn what_is_no_component_is_refused_with_the_reason() {
         (b"\0asm\x0d\0\x01\0 a text with the right magic", "not valid at byte"),
         (no_handler.as_slice(), "no handler: a function exports wasi:http/incoming-handler 0.2; it exports nothing"),
         (missing.as_slice(), "missing imports: acme:secret/thing@1.0.0, "),
-        (missing.as_slice(), "wasi:http/types@0.9.0 (served is wasi:http/types@0.2."),
+        (missing.as_slice(), "wasi:http/types@0.9.0 (the server provides wasi:http/types@0.2."),
         (
             missing.as_slice(),
-            "wasi:clocks/monotonic-clock@0.2.0#no-such-call (served is wasi:clocks/monotonic-clock@0.2.",
+            "wasi:clocks/monotonic-clock@0.2.0#no-such-call (the server provides wasi:clocks/monotonic-clock@0.2.",
         ),
         (missing.as_slice(), "it is a command, for the world wasi:cli/command"),
     ] {

@@ -2,10 +2,11 @@
 
 use crate::support::{KEY, Options, Server, text, wait_until};
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 /// Starts another server that sends `answer` to each request. Returns its port and a channel with the requests it got.
 fn elsewhere(answer: &'static [u8]) -> (u16, mpsc::Receiver<String>) {
@@ -227,6 +228,33 @@ fn answers_without_a_body_keep_what_they_say_of_it() {
         assert_eq!((answer.status, answer.text().as_str()), (status, ""), "{method} {url}");
         assert_eq!(answer.header("x-seen"), seen, "{method} {url}");
     }
+}
+
+#[test]
+fn a_guests_own_timeouts_hold() {
+    let server = server(OPEN);
+    // One accepts no connection, because its queue is full; one never answers; one stops within its body.
+    let full = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (part, _) = keeping(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nfirst", usize::MAX);
+    let (silent, _) = keeping(b"", usize::MAX);
+    let ports = [full.local_addr().unwrap().port(), silent, part];
+    let hosts = ports.map(|port| format!("http://127.0.0.1:{port}"));
+    let limits = manifest(&hosts).replace("cpu_ms = 2000", "cpu_ms = 2000\ntimeout_ms = 20000");
+    assert_eq!(server.put(KEY, "faulty", "f", &limits, "").status, 201);
+    let held: Vec<_> = (0..).map_while(|_| connect_now(ports[0])).take(10_000).collect();
+    for host in hosts {
+        // The server's own limits are 2 s for a connection, and 30 s for the others.
+        let answer = server.call("f", &format!("/fetch?timeout_ms=200&url={host}/x"), b"");
+        assert_eq!(answer.status, 502, "{host}: {}", answer.text());
+        let receipt = server.receipt(&answer);
+        assert_eq!(receipt["error"], serde_json::Value::Null, "the guest itself answered: {receipt}");
+    }
+    drop(held);
+}
+
+/// Connects to a port, unless its queue is full.
+fn connect_now(port: u16) -> Option<TcpStream> {
+    TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), Duration::from_millis(300)).ok()
 }
 
 #[test]

@@ -43,6 +43,18 @@ fn tls_works_and_a_new_certificate_needs_no_restart() {
     assert!(cli.status.success(), "{}", text(&cli.stderr));
     assert!(text(&cli.stdout).contains("https://"));
     assert_eq!(over_tls(&server.url, &old, "/f/dev/hello/").unwrap().text(), "hello, world\n");
+    // A guest learns how its client reached it.
+    let faulty = crate::support::prebuilt("faulty").display().to_string();
+    let deployed = Command::new(binary())
+        .args(["deploy", &faulty])
+        .env("GANNET_SERVER", server.url.replace("127.0.0.1", "localhost"))
+        .env("GANNET_KEY", KEY)
+        .env("GANNET_CA_FILE", folder.path().join("cert.pem"))
+        .output()
+        .unwrap();
+    assert!(deployed.status.success(), "{}", text(&deployed.stderr));
+    let origin = server.url.replace("127.0.0.1", "localhost");
+    assert_eq!(over_tls(&server.url, &old, "/f/dev/faulty/origin").unwrap().text(), origin);
     std::fs::write(folder.path().join("cert.pem"), "nonsense").unwrap();
     assert_eq!(over_tls(&server.url, &old, "/healthz").unwrap().status, 200, "a bad file changes nothing");
     let new = certificate(folder.path());
@@ -127,6 +139,8 @@ fn browsers_are_let_in_by_origin_and_preflights_need_no_key() {
         let answer = server.send("GET", &format!("/f/dev/{function}/"), &[("origin", asked)], b"");
         let marked = if function == "none" { asked } else { "" };
         assert_eq!(answer.header("access-control-allow-origin"), marked, "only listed origins may read its responses");
+        // A cache must not give the response for one origin to another.
+        assert_eq!(answer.header("vary").contains("origin"), function != "closed", "{function}");
     }
     assert_eq!(server.put(KEY, "hello", "public", &format!("{manifest}public = true\n"), "").status, 201);
     let fine = preflight("public", "https://app.example.com");
@@ -220,9 +234,16 @@ fn the_servers_file_is_checked_whole_and_reloaded_all_or_nothing() {
     std::fs::write(&config, "spares = 1\n[limits]\nfunctions = 7\n[prices]\ncpu_micro_units_per_s = 5\n").unwrap();
     server.signal(rustix::process::Signal::HUP);
     wait_until("the new file is in effect", || (limit(), price()) == (7, 5));
-    std::fs::write(&config, "[limits]\nfunctions = 9\nkeys = 0\n").unwrap();
-    server.signal(rustix::process::Signal::HUP);
-    server.call("hello", "/", b"");
+    for bad in
+        ["[limits]\nfunctions = 9\nkeys = 0\n", "[limits]\nfunctions = 9\n[egress]\nca_file = \"/nowhere.pem\"\n"]
+    {
+        std::fs::write(&config, bad).unwrap();
+        server.signal(rustix::process::Signal::HUP);
+        for _ in 0..50 {
+            server.call("hello", "/", b"");
+            assert_eq!(limit(), 7, "{bad}");
+        }
+    }
     std::fs::write(&config, "[limits]\nsecrets = 3\n").unwrap();
     server.signal(rustix::process::Signal::HUP);
     wait_until("the next valid file is in effect", || server.get_json("/api/v1/limits")["limits"]["secrets"] == 3);

@@ -134,6 +134,36 @@ fn a_guest_may_announce_the_length_of_what_it_does_not_send() {
 }
 
 #[test]
+fn an_answer_without_content_has_no_length() {
+    let server = Server::shared();
+    let head = format!("GET /f/dev/faulty/empty HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\n");
+    let answer = server.raw(format!("{head}\r\n{head}connection: close\r\n\r\n").as_bytes());
+    assert_eq!(answer.matches("HTTP/1.1 204").count(), 2, "the connection goes on: {answer}");
+    assert!(answer.contains("x-own: kept") && !answer.contains("content-length"), "{answer}");
+}
+
+#[test]
+fn head_over_http_2_is_get_without_the_body() {
+    let server = Server::shared();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        let builder = hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+        let (mut sender, connection) = builder.handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        for (path, length) in [("/healthz", "3"), ("/f/dev/hello/", "13"), ("/f/dev/faulty/length-only", "5")] {
+            let request = hyper::Request::head(format!("{}{path}", server.url)).header("x-gannet-key", KEY);
+            let request = request.body(http_body_util::Full::new(bytes::Bytes::new())).unwrap();
+            let response = sender.send_request(request).await.unwrap();
+            assert_eq!(response.status().as_u16(), 200, "{path}");
+            assert_eq!(response.headers()["content-length"], length, "{path}");
+            let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap();
+            assert!(body.to_bytes().is_empty(), "{path}");
+        }
+    });
+}
+
+#[test]
 fn a_guest_learns_how_it_was_called_and_its_redirects_stay_inside_it() {
     let server = Server::shared();
     let echo = server.raw(

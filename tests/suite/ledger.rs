@@ -92,6 +92,60 @@ fn memory_kept_by_min_is_charged_and_idleness_is_not() {
 }
 
 #[test]
+fn a_suspended_tenant_does_not_pay_for_kept_memory_and_new_limits_keep_functions_loaded() {
+    let config = "spares = 0\n[prices]\nresident_micro_units_per_gib_s = 1000000\n";
+    let server = Server::start_with(&Options { config: Some(config), ..Options::default() });
+    let acme = server.tenant("acme", &json!({ "resident_gpu_mib": 100_000 }));
+    for key in [KEY, &acme] {
+        assert_eq!(server.put(key, "hello", "kept", "[scale]\nmin = 1\n", "").status, 201);
+    }
+    let paid = |key: &str| -> u64 {
+        let usage = server.control(key, "GET", "usage", &Value::Null).json();
+        usage["rows"].as_array().unwrap().iter().map(|row| row["resident_micro_units"].as_u64().unwrap()).sum()
+    };
+    let spans = |count: usize| {
+        for _ in 0..count {
+            let before = paid(KEY);
+            wait_until("another span was charged", || paid(KEY) > before);
+        }
+    };
+    wait_until("both pay", || paid(KEY) > 0 && paid(&acme) > 0);
+    let suspend =
+        |state: &str| server.control(&server.operator(), "POST", &format!("tenants/acme/{state}"), &Value::Null);
+    assert_eq!(suspend("suspend").status, 200);
+    let of_acme = || {
+        let headers = [("x-gannet-key", server.operator()), ("x-gannet-tenant", "acme".to_owned())];
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let usage = server.send_bare("GET", "/api/v1/usage", &headers, b"").json();
+        usage["rows"].as_array().unwrap().iter().map(|row| row["resident_micro_units"].as_u64().unwrap()).sum::<u64>()
+    };
+    spans(2);
+    let before = of_acme();
+    spans(2);
+    assert_eq!(of_acme(), before);
+    assert_eq!(suspend("resume").status, 200);
+    wait_until("it pays again", || of_acme() > before);
+
+    // Other limits are part of what a worker loads: the function is loaded again without a request.
+    let loaded = || -> BTreeSet<String> {
+        let environments =
+            server.children("__worker").into_iter().map(|pid| std::fs::read(format!("/proc/{pid}/environ")));
+        let homes = environments.flatten().filter_map(|bytes| {
+            let found = text(&bytes).split('\0').find_map(|entry| entry.strip_prefix("HOME=").map(str::to_owned));
+            found.map(std::path::PathBuf::from)
+        });
+        let files = homes.flat_map(|home| std::fs::read_dir(home).into_iter().flatten().flatten());
+        let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with("component-")).collect()
+    };
+    let first = loaded();
+    assert!(!first.is_empty(), "tests run as root, so workers get links to their components");
+    std::fs::write(server.data.with_extension("toml"), format!("{config}[limits]\ncpu_ms = 900\n")).unwrap();
+    server.signal(rustix::process::Signal::HUP);
+    wait_until("it is loaded with its new limits", || !loaded().is_subset(&first));
+}
+
+#[test]
 fn no_acknowledged_line_deploy_key_or_limit_is_lost_when_the_server_is_killed_under_load() {
     // The long suite runs two hundred rounds. A few are enough here to exercise each path.
     let rounds = std::env::var("GANNET_CRASH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4_u32);

@@ -171,6 +171,11 @@ fn faulty(request: Request) -> Result<Response> {
             Ok(())
         })
         .with_header("trailer", "x-own, content-length")),
+        "/empty" => Ok(Response::new(204).with_header("content-length", "5").with_header("x-own", "kept")),
+        "/origin" => {
+            let scheme = if request.is_https() { "https" } else { "http" };
+            Ok(Response::text(format!("{scheme}://{}", request.authority().unwrap_or("-"))))
+        }
         "/length-only" => Ok(Response::new(200).with_header("content-length", "5")),
         "/log" => {
             let line = "x".repeat(1023);
@@ -286,6 +291,8 @@ fn faulty(request: Request) -> Result<Response> {
                 (None, []) => Call::get(&url),
                 (None, body) => Call::post(&url, body),
             };
+            let timeout = request.query("timeout_ms").and_then(|text| text.parse().ok()).map(Duration::from_millis);
+            let call = timeout.map_or(call.clone(), |timeout| call.with_timeout(timeout));
             let answer = call.with_header("x-own", "kept").with_header("x-gannet-own", "dropped").send()?;
             let response = Response::bytes("text/plain", answer.body()).with_status(answer.status());
             let seen = ["content-length", "etag"].map(|name| answer.header(name).unwrap_or("-").to_owned());
@@ -329,7 +336,9 @@ fn grpc(request: &Request) -> Result<Response> {
             body.add_trailer("grpc-status", "0");
             Ok(())
         })),
-        _ => Ok(Response::bytes("application/grpc", []).with_trailer("grpc-status", "5").with_trailer("grpc-message", "not here")),
+        _ => Ok(Response::bytes("application/grpc", [])
+            .with_trailer("grpc-status", "5")
+            .with_trailer("grpc-message", "not here")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The request that a handler gets: method, target, headers and the whole body.
 
-use crate::bindings::wasi::http::types::{IncomingBody, IncomingRequest, Method};
+use crate::bindings::wasi::http::types::{IncomingBody, IncomingRequest, Method, Scheme};
 use crate::bindings::wasi::io::streams::StreamError;
 use std::io;
 
@@ -23,6 +23,8 @@ pub struct Request {
     headers: Vec<(String, Vec<u8>)>,
     body: Vec<u8>,
     trailers: Vec<(String, Vec<u8>)>,
+    is_https: bool,
+    authority: Option<String>,
 }
 
 impl Request {
@@ -65,6 +67,26 @@ impl Request {
     /// ```
     pub fn path(&self) -> &str {
         self.target.split('?').next().unwrap_or("/")
+    }
+
+    /// Whether the client sent the request over TLS.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Request;
+    /// assert!(!Request::new("GET", "/").is_https());
+    /// ```
+    pub fn is_https(&self) -> bool {
+        self.is_https
+    }
+
+    /// The host that the client named, with its port if it named one; `None` if it named none.
+    ///
+    /// ```
+    /// # use gannet_sdk::http::Request;
+    /// assert_eq!(Request::new("GET", "/").authority(), None);
+    /// ```
+    pub fn authority(&self) -> Option<&str> {
+        self.authority.as_deref()
     }
 
     /// The value of the first query parameter with this name, percent-decoded and with `+` as a space.
@@ -128,16 +150,18 @@ impl Request {
             Method::Patch => "PATCH".into(),
             Method::Other(other) => other,
         };
+        let is_https = matches!(request.scheme(), Some(Scheme::Https));
+        let authority = request.authority();
         let target = request.path_with_query().unwrap_or_else(|| "/".into());
         let headers = request.headers().entries();
         let Ok(incoming) = request.consume() else {
-            return Ok(Self { method, target, headers, ..Self::default() });
+            return Ok(Self { method, target, headers, is_https, authority, ..Self::default() });
         };
         let body = read_whole(&incoming)?;
         // Only if they were announced, because most requests have none.
         let announced = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("trailer"));
         let trailers = if announced { receive_trailers(incoming) } else { Vec::new() };
-        Ok(Self { method, target, headers, body, trailers })
+        Ok(Self { method, target, headers, body, trailers, is_https, authority })
     }
 }
 

@@ -140,12 +140,13 @@ impl Response {
         self
     }
 
-    /// Runs `work` after the whole response was sent, for what the client need not wait for. Its time is on the bill of
-    /// the request, and `limits.stream_timeout_ms` and `limits.cpu_ms` bound it.
+    /// Runs `work` after the whole response was handed to the server, for what the client need not wait for. The request
+    /// pays for its time, and `limits.stream_timeout_ms` and `limits.cpu_ms` bound it. It does not run if the response is
+    /// invalid.
     ///
     /// ```
     /// # use gannet_sdk::http::Response;
-    /// let response = Response::text("stored").after(|| println!("the client has its response"));
+    /// let response = Response::text("stored").after(|| println!("stored"));
     /// ```
     pub fn after(mut self, work: impl FnOnce() + 'static) -> Self {
         self.after = Some(Box::new(work));

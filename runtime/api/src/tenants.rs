@@ -114,7 +114,7 @@ pub struct Used {
     pub functions: u64,
     /// Number of versions of all functions.
     pub versions: u64,
-    /// Size in MiB of all components, with their compiled code, kernels and records.
+    /// Size in MiB of all components, with their compiled code, kernels, driver caches and records.
     pub components_mib: u64,
     /// Number of secrets.
     pub secrets: u64,

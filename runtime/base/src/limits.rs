@@ -158,7 +158,7 @@ limits! {
     log_kib: 16_384, 0, 16_384;
     /// Size of one component.
     component_mib: 64, 1, 1_024;
-    /// Size of all components together, with their compiled code, kernels and records.
+    /// Size of all components together, with their compiled code, kernels, driver caches and records.
     components_mib: 10_240, 1, 16_777_216;
     /// Number of versions of all functions together.
     versions: 10_000, 1, 1_000_000;

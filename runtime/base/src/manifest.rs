@@ -13,7 +13,7 @@ pub const INSTANCES_MAX: u32 = 128;
 /// Largest linear memory of an instance, in bytes. No manifest can raise it.
 pub const MEMORY_BYTES_MAX: usize = 1 << 30;
 
-/// Why a manifest is invalid. The caller knows the file.
+/// Why a manifest is invalid. The caller adds the file's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ManifestError(String);
@@ -280,7 +280,7 @@ impl Manifest {
                 && name.bytes().all(|b| b.is_ascii_graphic() && b != b'=' && b != b'/');
             if !fine {
                 return Err(ManifestError(format!(
-                    "the name {name:?}; names have 1 to {NAME_BYTES_MAX} printable characters, not = or /"
+                    "the name {name:?} in [kernels], [env] or [assets]; names have 1 to {NAME_BYTES_MAX} printable characters, not = or /"
                 )));
             }
         }
@@ -372,7 +372,7 @@ mod tests {
             ("[env]\n\"A=B\" = \"x\"", "A=B"),
             ("[gpu]\nclass = []", "gpu.class = []"),
             ("[gpu]\nclass = [\"H100!\"]", "gpu.class = [\"H100!\"]"),
-            ("x = ", "gannet.toml"),
+            ("x = ", "line 1: "),
         ] {
             let error = Manifest::parse(text).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
@@ -392,7 +392,7 @@ mod tests {
         assert_eq!(patch(r#"{"limits": null}"#).unwrap().limits, FunctionLimits::default());
         for (bad, part) in [
             (r#"{"kernels": {}}"#, "not one of the settings"),
-            (r#"{"limits": {"cpu": 1}}"#, "unknown field `cpu`"),
+            (r#"{"limits": {"cpu": 1}}"#, "limits.cpu: unknown key `cpu`"),
             (r#"{"limits": {"cpu_ms": -1}}"#, "invalid value"),
             (r#"{"secrets": {"names": ["B"]}}"#, "both in [env] and"),
             (r#"{"http": {"allowed_outbound_hosts": ["api.example.com"]}}"#, "scheme"),

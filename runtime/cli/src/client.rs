@@ -38,28 +38,34 @@ impl Client {
         Self::resolved(connection.resolved()?)
     }
 
-    /// Makes a client for the address at which the server serves functions. It is this client's own, unless the server
-    /// tells another.
-    pub fn for_functions(&self, whoami: &Whoami) -> Result<Self, Failure> {
+    /// Makes a client for the address at which the server serves functions: the `functions_url` of whoami, or this
+    /// client's own address if there is none.
+    pub fn for_functions(self, functions_url: Option<&str>) -> Result<Self, Failure> {
+        let Some(told) = functions_url else { return Ok(self) };
         let own = self.connection.url();
-        let Some(told) = &whoami.functions_url else { return Self::resolved(self.connection.clone()) };
-        let wrong = |why: &str| Failure::failed(format!("the server's functions are at {told}, {why}"));
+        let wrong = |why: &str| {
+            Failure::failed(format!("the server's functions are at {told}, {why}"))
+                .hint("the operator can set `public_url` in the server's file")
+        };
         let (own, mut url): (Uri, Uri) = match (own.parse(), told.parse()) {
             (Ok(own), Ok(url)) => (own, url),
-            _ => return Err(wrong("which is no URL")),
+            _ => return Err(wrong("which is not a valid URL")),
         };
-        if own.scheme_str() == Some("https") && url.scheme_str() != Some("https") {
-            return Err(wrong("where the key would be sent without encryption"));
-        }
-        let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-        // The server listens on all of its addresses, so also on the one that is known.
-        if host.parse().is_ok_and(|address: IpAddr| address.is_unspecified()) {
+        // An unspecified address means all addresses of the server, so the client uses the host that it already has.
+        if host_of(&url).parse().is_ok_and(|address: IpAddr| address.is_unspecified()) {
             let port = url.port_u16().map_or_else(String::new, |port| format!(":{port}"));
             let moved = format!("{}://{}{port}", url.scheme_str().unwrap_or("http"), own.host().unwrap_or_default());
-            url = moved.parse().map_err(|_| wrong("which is no URL"))?;
+            url = moved.parse().map_err(|_| wrong("which is not a valid URL"))?;
+        }
+        // The same as before: encrypted, or within this machine.
+        let is_private = |url: &Uri| url.scheme_str() == Some("https") || proxy::is_loopback(host_of(url));
+        if is_private(&own) && !is_private(&url)
+            || own.scheme_str() == Some("https") && url.scheme_str() != Some("https")
+        {
+            return Err(wrong("where the key would be sent without encryption"));
         }
         let server = Some(url.to_string().trim_end_matches('/').to_owned());
-        Self::resolved(Connection { server, ..self.connection.clone() })
+        Self::resolved(Connection { server, ..self.connection })
     }
 
     fn resolved(connection: Connection) -> Result<Self, Failure> {
@@ -97,15 +103,22 @@ impl Client {
         }
     }
 
-    /// Returns the tenant that the requests are for: the one of `--tenant`, else the one that the key belongs to.
-    pub fn tenant_of(&self, whoami: &Whoami) -> Result<String, Failure> {
-        let tenant = self.connection.tenant.as_ref().or(whoami.tenant.as_ref());
-        tenant.cloned().ok_or_else(|| Failure::usage("the operator key needs --tenant"))
-    }
-
-    /// Asks the server about the key.
-    pub fn whoami(&self) -> Result<Whoami, Failure> {
-        self.get::<Whoami>("whoami")?.view()
+    /// Returns the tenant that the requests are for (the one of `--tenant`, else the one that the key belongs to), and
+    /// the URL of its functions, if they have another address than this.
+    pub fn tenant_and_functions(&self) -> Result<(String, Option<String>), Failure> {
+        let mut response = self.send("GET", "/api/v1/whoami", &[], ())?;
+        let is_ok = response.status().is_success();
+        match &self.connection.tenant {
+            // A public function needs no key, and where functions are, the control API need not be.
+            Some(tenant) if !is_ok => Ok((tenant.clone(), None)),
+            None if !is_ok => Err(problem(&mut response)),
+            given => {
+                let whoami = read_answer::<Whoami>(&mut response)?.view()?;
+                let tenant = given.clone().or(whoami.tenant);
+                let tenant = tenant.ok_or_else(|| Failure::usage("the operator key needs --tenant"))?;
+                Ok((tenant, whoami.functions_url))
+            }
+        }
     }
 
     /// Sends a request to a path of the server. Returns the response, whatever its status.
@@ -219,6 +232,10 @@ pub fn segment(name: &str) -> String {
 pub fn with_query(path: &str, pairs: &[(&str, &str)]) -> String {
     let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
     format!("{path}?{query}")
+}
+
+fn host_of(url: &Uri) -> &str {
+    url.host().unwrap_or_default().trim_matches(['[', ']'])
 }
 
 /// Returns TLS that trusts the certificates in a file.

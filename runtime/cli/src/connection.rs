@@ -17,8 +17,8 @@ pub struct Connection {
     /// Tenant to act for; only with the operator's key, which belongs to no tenant
     #[arg(long)]
     pub tenant: Option<String>,
-    /// PEM file with the CA certificates to trust instead of the built-in ones [default: the one saved by `gannet login`
-    /// for this server]
+    /// PEM file with certificates to trust instead of the built-in ones: of CAs, or of the server itself [default: the one
+    /// saved by `gannet login` for this server]
     #[arg(long, env = "GANNET_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
 }
@@ -37,7 +37,11 @@ pub struct ReadArgs {
 impl Connection {
     /// Fills in missing options from the stored login. A stored key is only sent to the server that it was stored for.
     pub fn resolved(&self) -> Result<Self, Failure> {
-        let stored = StoredLogin::load()?;
+        // A login that cannot be read matters only where something of it is needed.
+        let stored = match StoredLogin::load() {
+            Err(_) if self.server.is_some() && self.key.is_some() => StoredLogin::default(),
+            stored => stored?,
+        };
         let same_server = self.server.is_none() || self.server == stored.server;
         let stored_if_same = |value: Option<String>| value.filter(|_| same_server);
         Ok(Self {

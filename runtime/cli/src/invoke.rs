@@ -61,8 +61,9 @@ fn read_data(data: Option<&str>) -> Result<Vec<u8>, Failure> {
 
 pub fn run(arguments: &InvokeArgs) -> Outcome {
     let client = Client::new(&arguments.connection)?;
-    let whoami = client.whoami()?;
-    let (tenant, functions) = (client.tenant_of(&whoami)?, client.for_functions(&whoami)?);
+    let (tenant, functions_url) = client.tenant_and_functions()?;
+    // The control API keeps its own address.
+    let functions = Client::new(&arguments.connection)?.for_functions(functions_url.as_deref())?;
     let headers = arguments
         .headers
         .iter()

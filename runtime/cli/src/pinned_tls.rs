@@ -1,8 +1,8 @@
 //! TLS with the certificates of `--ca-file`.
 //!
-//! A usual self-signed certificate, as `openssl req -x509` makes it, says of itself that it is a CA. Verifiers refuse a CA
-//! as the certificate of a server. If exactly that certificate is in the file, it is trusted all the same: its dates and
-//! the server's name must fit.
+//! A usual self-signed certificate, as `openssl req -x509` makes it, is marked as a CA. Verifiers refuse a CA as the
+//! certificate of a server. If exactly that certificate is in the file, it is accepted if its dates are valid and its
+//! subjectAltName contains the server's name.
 //!
 //! ureq takes no configuration of rustls, so this is its own connector for rustls with another verifier.
 
@@ -80,8 +80,9 @@ impl PinnedTls {
     /// Trusts these certificates only.
     pub(crate) fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
-        for certificate in &certificates {
-            roots.add(certificate.clone()).map_err(|error| error.to_string())?;
+        let (added, _) = roots.add_parsable_certificates(certificates.iter().cloned());
+        if added == 0 {
+            return Err("the file contains no certificate that can be used".into());
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();

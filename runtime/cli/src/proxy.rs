@@ -2,8 +2,8 @@
 
 use crate::failure::Failure;
 use std::net::IpAddr;
-use ureq::Proxy;
 use ureq::http::Uri;
+use ureq::{Proxy, ProxyProtocol};
 
 /// Returns the proxy for a server, from the environment.
 pub(crate) fn for_server(url: &str) -> Result<Option<Proxy>, Failure> {
@@ -11,23 +11,31 @@ pub(crate) fn for_server(url: &str) -> Result<Option<Proxy>, Failure> {
     let text = choose(&url, |name| std::env::var(name).ok().filter(|value| !value.is_empty()));
     let proxy = text.map(|text| {
         let wrong = |error| Failure::usage(format!("the proxy {text:?} cannot be used")).because(error);
-        Proxy::new(&text).map_err(wrong)
+        let proxy = Proxy::new(&text).map_err(wrong)?;
+        if !matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https) {
+            return Err(Failure::usage(format!("the proxy {text:?} speaks SOCKS, which is not supported")));
+        }
+        Ok(proxy)
     });
     proxy.transpose()
+}
+
+/// Whether a host is this machine.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let host = host.to_ascii_lowercase();
+    host == "localhost" || host.ends_with(".localhost") || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 /// Returns the proxy's URL. `variable` looks an environment variable up.
 fn choose(url: &Uri, variable: impl Fn(&str) -> Option<String>) -> Option<String> {
     let host = url.host()?.trim_matches(['[', ']']).to_ascii_lowercase();
-    let is_loopback =
-        host == "localhost" || host.ends_with(".localhost") || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
     let excluded = variable("no_proxy").or_else(|| variable("NO_PROXY")).unwrap_or_default();
     let is_excluded = excluded.trim() == "*"
         || excluded.split(',').map(|entry| entry.trim().trim_start_matches('*').trim_start_matches('.')).any(|entry| {
             let entry = entry.to_ascii_lowercase();
             entry == host || (!entry.is_empty() && host.ends_with(&format!(".{entry}")))
         });
-    if is_loopback || is_excluded {
+    if is_loopback(&host) || is_excluded {
         return None;
     }
     let names = match url.scheme_str() {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 /// The contents of the file.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct StoredLogin {
     /// The server's URL.
     pub server: Option<String>,
@@ -28,7 +29,12 @@ impl StoredLogin {
             Failure::usage(format!("{}: {cause}", path.display())).hint("`gannet logout` removes the file")
         };
         match std::fs::read_to_string(&path) {
-            Ok(text) => toml::from_str(&text).map_err(|error| wrong(error.to_string().trim().to_owned())),
+            // Without the line itself, which may contain the key.
+            Ok(text) => toml::from_str(&text).map_err(|error| {
+                let line =
+                    error.span().map_or(1, |span| text.bytes().take(span.start).filter(|b| *b == b'\n').count() + 1);
+                wrong(format!("line {line}: {}", error.message().trim()))
+            }),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Self::default()),
             Err(error) => Err(wrong(error.to_string())),
         }

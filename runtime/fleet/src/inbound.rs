@@ -78,7 +78,7 @@ impl From<RequestError> for Refusal {
         };
         let refusal = Self::new(kind, code, Blame::Caller, &error);
         match error {
-            E::BadHost { .. } => refusal.hint("a server started with --dev accepts only requests to localhost, its subdomains and the configured domain"),
+            E::BadHost { .. } => refusal.hint("a server started with --dev accepts only requests to localhost and to names below the configured domain"),
             E::UpgradeUnsupported => {
                 refusal.hint("stream the response body instead: functions can send chunks over time")
             }

@@ -69,8 +69,8 @@ def call_server(address, port):
         request = urllib.request.Request(url, data=message, headers={"x-gannet-key": KEY})
         return urllib.request.urlopen(request, timeout=60).read().decode()
 
-    assert call(b"me") == "heard: me 0 -", call(b"me")
-    assert call(b"again") == "heard: again 0 -"
+    assert call(b"me") == "heard: me 0 ", call(b"me")
+    assert call(b"again") == "heard: again 0 "
     assert call(b"nobody") == " 5 not here", call(b"nobody")
 
 

@@ -50,10 +50,10 @@ impl<T> FairPermits<T> {
     }
 
     /// Adds to what a tenant has used, after what all have used is multiplied by `kept`, from 0 to 1. Only comparisons
-    /// between tenants matter, so nothing has to fade between two charges.
+    /// between tenants matter, so the values are reduced only at a charge.
     pub fn charge(&mut self, tenant: &TenantName, amount: u64, kept: f64) {
         self.used.retain(|_, used| {
-            // Rounded down, so that a tenant without new use is forgotten one day.
+            // Rounded down, so that a tenant without new use is removed eventually.
             *used = (*used as f64 * kept.clamp(0.0, 1.0)) as u64;
             *used > 0
         });

@@ -23,7 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// What a URL of the form `/f/TENANT/NAME/` changes for a function.
-const PATH_STYLE: &str = "its URL shares an origin with other functions, so only harmless headers of its responses pass: no cookies, no headers for the whole origin, and pages are sandboxed; with `domain` in the server's file each function has a host of its own";
+const PATH_STYLE: &str = "functions called by path share one origin, so cookies and headers that affect an origin are removed and pages are sandboxed; if the operator sets `domain`, each function has its own host";
 
 fn options(call: &ApiCall) -> Result<DeployOptions, ControlError> {
     Ok(DeployOptions {
@@ -133,7 +133,7 @@ impl Control {
             snapshot_size: None,
             build_size: 0,
         };
-        // What is refused anyway costs no build.
+        // Check first, so that a refused deploy starts no build.
         self.check_deploy(grant, &name, &record, &options)?;
         self.build(grant, &mut record, &upload.path).await?;
         if dry_run {
@@ -250,7 +250,7 @@ impl Control {
             name: name.to_string(),
             version: same.map_or(0, |version| version.record.number),
             digest: record.digest.clone(),
-            url: self.url(&grant.tenant, name, None),
+            url: self.url(&grant.tenant, name, options.tag.as_deref()),
             tag: options.tag.clone(),
             kernels: record.kernels.keys().cloned().collect(),
             warnings: self.warnings(record, function.is_none()),

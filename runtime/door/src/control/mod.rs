@@ -95,6 +95,8 @@ pub struct Control {
     pub uploading: assets::ActiveUploads,
     /// The server's URL, used if the configuration has no `public_url`.
     pub own_url: String,
+    /// Whether the control API has a listener of its own (`admin_listen`).
+    pub has_own_listener: bool,
     /// Whether this is a development server, on loopback only.
     pub dev: bool,
 }
@@ -181,9 +183,9 @@ impl Control {
     async fn run(&self, op: OperationId, call: ApiCall, grant: Option<TenantGrant>) -> CallResult {
         match (op, grant) {
             (OperationId::Whoami, _) => {
-                let file = self.live.load();
-                let url = || file.public_url.clone().unwrap_or_else(|| self.own_url.clone());
-                Ok(keys::whoami(&call.caller, file.admin_listen.map(|_| url())))
+                let public_url = self.live.load().public_url.clone();
+                let url = || public_url.unwrap_or_else(|| self.own_url.clone());
+                Ok(keys::whoami(&call.caller, self.has_own_listener.then(url)))
             }
             (OperationId::OpenApi, _) => Ok(openapi::response()),
             (OperationId::Gpus, _) => Ok(json(ReplyStatus::Ok, &self.gpus(&call.caller))),

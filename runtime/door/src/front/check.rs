@@ -15,7 +15,7 @@ pub(super) const HEADERS_MAX: usize = 128;
 pub(super) enum AllowedHosts<'a> {
     /// Any.
     All,
-    /// This machine, as with `--dev`, and the hosts of functions in a domain that the file sets.
+    /// This machine, as with `--dev`, and names below the configured `domain`.
     Loopback(Option<&'a str>),
 }
 
@@ -100,10 +100,7 @@ fn is_inside(host: &str, domain: &str) -> bool {
 
 fn is_loopback_host(host: &str) -> bool {
     let name = host_of(host);
-    // The names below localhost are those of this machine too (RFC 6761, 6.3).
-    name == "localhost"
-        || name.ends_with(".localhost")
-        || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -140,9 +137,7 @@ mod tests {
 
     #[test]
     fn only_names_of_this_machine_are_loopback() {
-        for good in
-            ["localhost", "localhost:7070", "f--dev.localhost:7070", "127.0.0.1:7070", "[::1]:7070", "127.1.2.3"]
-        {
+        for good in ["localhost", "localhost:7070", "127.0.0.1:7070", "[::1]:7070", "127.1.2.3"] {
             assert!(is_loopback_host(good), "{good}");
         }
         for bad in ["", "example.org", "localhost.example.org", "127.0.0.1.nip.io", "10.0.0.1", "[fe80::1]"] {

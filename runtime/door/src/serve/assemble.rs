@@ -84,6 +84,7 @@ pub(super) fn assemble(
         refused: Default::default(),
         uploading: Default::default(),
         own_url: url.to_owned(),
+        has_own_listener: file.admin_listen.is_some(),
         dev,
     });
     let finishing = Arc::clone(&control);

@@ -102,11 +102,12 @@ pub(super) async fn reload(
             tracing::warn!("SIGHUP, but there is no file to read: the server was started without --config");
             continue;
         };
+        let shown = read.display().to_string();
         let next = match tokio::task::spawn_blocking(move || config::read(&read)).await {
             Ok(Ok(next)) => next,
             Ok(Err(error)) => {
                 for error in error.each() {
-                    tracing::error!(%error, "the file cannot be used; nothing was changed");
+                    tracing::error!(file = shown, %error, "the file cannot be used; nothing was changed");
                 }
                 continue;
             }
@@ -115,7 +116,7 @@ pub(super) async fn reload(
         let wrong = errors_of_named_files(&next);
         if !wrong.is_empty() {
             for error in wrong {
-                tracing::error!(error, "the file cannot be used; nothing was changed");
+                tracing::error!(file = shown, error, "the file cannot be used; nothing was changed");
             }
             continue;
         }

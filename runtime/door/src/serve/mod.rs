@@ -69,7 +69,8 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
         tracing::info!("no control groups can be made: children are bounded by resource limits and a watchdog");
     }
     confinement::check(&spawner, &store, &options).await?;
-    let slots = Arc::new(slots(&gpus::find_gpus(&spawner, &store).await, &file)?);
+    let slots = slots(&gpus::find_gpus(&spawner, &store).await, &file);
+    let slots = Arc::new(slots.map_err(|error| error.in_file(options.config.as_deref()))?);
     let tls = file.tls.clone().map(Tls::start).transpose().map_err(failed)?;
     let access = file.logs.access.as_deref().map(AccessLog::open).transpose().map_err(failed)?;
     let listener = listen(address).await?;

@@ -122,7 +122,7 @@ impl Builder {
         let lost_turn = slot.is_some_and(|slot| environment.arbiter.health(slot) == Some(Health::Cordoned));
         let failure = match (&membership, followed) {
             (Some(membership), _) if membership.overstayed() => {
-                Failure::Ended("kept the gpu when it was asked back".to_owned())
+                Failure::Ended("did not release the gpu in time".to_owned())
             }
             // Its kernel waited for a GPU that others have broken.
             (_, Followed::Ended) if ending.code.is_none() && lost_turn => return (Err(BuildError::NoGpu), cpu_time),

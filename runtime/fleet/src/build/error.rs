@@ -82,7 +82,7 @@ mod tests {
         let (waited, most) = (Duration::from_secs(100), Duration::from_secs(180));
         for (failure, how) in [
             (Failure::Ended("ended with signal 11".into()), "ended with signal 11"),
-            (Failure::Ended("kept the gpu when it was asked back".into()), "kept the gpu when it was asked back"),
+            (Failure::Ended("did not release the gpu in time".into()), "did not release the gpu in time"),
             (Failure::Overran(Overrun::CpuTime), "used more CPU time than allowed; it may use 20 s of CPU time"),
             (
                 Failure::Overran(Overrun::WallTime { waited }),

@@ -1,7 +1,7 @@
 //! The parent's side of the builder: one short-lived, confined child for each upload.
 //!
 //! ```text
-//!  in stock? ─▶ budget of the day ─▶ permit ─▶ disk space ─▶ child: stages, each with its limits ─▶ files ─▶ budget
+//!  built already? ─▶ budget of the day ─▶ permit ─▶ disk space ─▶ child: stages, each with its limits ─▶ files ─▶ budget
 //! ```
 //!
 //! Everything that hostile input can make expensive happens in the child, once. Its CPU time is limited and counts for
@@ -166,7 +166,7 @@ impl BuildService {
     }
 
     /// Builds a component of a tenant, or returns its earlier build. Without a budget the build costs the tenant nothing,
-    /// because not the tenant wants it.
+    /// because the server needs the build, not the tenant.
     ///
     /// A build that has started continues until it ends or reaches a limit, even if the caller drops this future. Its
     /// cost is bounded, and the next caller gets the finished build.

@@ -1,4 +1,4 @@
-//! What a builder reported, as it is kept beside the compiled component: the kernels with their sources, and warnings.
+//! What a builder reported, stored next to the compiled component: the kernels with their sources, and warnings.
 //!
 //! The file begins with the SHA-256 of the rest, in hex, and a line feed. A damaged one counts as missing, and the
 //! component is built anew.

@@ -74,7 +74,7 @@ impl IdleConnections {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the connection that began to wait last. `may_connect` judges its address by the rules of now.
+    /// Takes the connection that began to wait last. `may_connect` checks its address against the current rules.
     pub(super) fn take(
         &self,
         tenant: &TenantName,

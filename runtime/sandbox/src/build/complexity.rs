@@ -3,7 +3,7 @@
 //!
 //! Measured: 300 nested loops over 1,000 locals take 11 KB, and more than 39 s of CPU time to compile; usual code of
 //! that size takes 20 ms. Each limit is above what large programs have (CPython, ffmpeg, a 45 MB compiler, unoptimised
-//! Rust). What passes may still be slow: then the limit on CPU time ends the build.
+//! Rust). Accepted code may still be slow: then the limit on CPU time ends the build.
 //!
 //! It must stay safe code, because it runs before the builder's last layer of confinement is active.
 

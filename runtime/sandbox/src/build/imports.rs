@@ -15,7 +15,7 @@ const OTHER_VERSIONS: [&str; 1] = ["0.2.0-rc.1"];
 /// More missing imports are counted.
 const SHOWN_MAX: usize = 16;
 /// What a function may import, for the error.
-const SERVED: &str = "served are WASI 0.2 (cli, clocks, config, filesystem without files, http, io, random, sockets without network) and gannet:gpu 0.1";
+const SERVED: &str = "the server provides WASI 0.2 (cli, clocks, config, filesystem without files, http, io, random, sockets without network) and gannet:gpu 0.1";
 
 /// Whether the linker has a definition of exactly this name.
 fn has(at: &mut LinkerInstance<'_, GuestState>, name: &str) -> bool {
@@ -61,7 +61,7 @@ pub(super) fn missing(engine: &Engine, linker: &Linker<GuestState>, component: &
         let Some(served) = served else {
             missing.push(match served_as(linker, import, true).as_slice() {
                 [] => import.to_owned(),
-                others => format!("{import} (served is {})", others.join(", ")),
+                others => format!("{import} (the server provides {})", others.join(", ")),
             });
             continue;
         };
@@ -70,7 +70,7 @@ pub(super) fn missing(engine: &Engine, linker: &Linker<GuestState>, component: &
         for (name, item) in instance.exports(engine) {
             let is_linked = matches!(item.ty, ComponentItem::ComponentFunc(_) | ComponentItem::Resource(_));
             if is_linked && !has(&mut interface, name) {
-                missing.push(format!("{import}#{name} (served is {served}, which lacks it)"));
+                missing.push(format!("{import}#{name} (the server provides {served}, which lacks it)"));
             }
         }
     }

@@ -26,7 +26,7 @@ pub(super) enum Exited {
 }
 
 impl Exited {
-    /// Judges an exit. A guest that has responded and finished its body may exit, with any status.
+    /// Decides whether an exit is a failure. A guest that has responded and finished its body may exit, with any status.
     pub(super) async fn check(status: i32, responded: bool, end: &mut BodyEnd) -> wasmtime::Result<()> {
         if !responded {
             return Err(Self::WithoutResponse(status).into());

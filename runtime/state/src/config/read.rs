@@ -13,13 +13,7 @@ const ERRORS_MAX: usize = 100;
 pub fn read(path: &Path) -> Result<ServerConfig, ConfigError> {
     let failed = |cause: String| ConfigError::Read { path: path.to_owned(), cause };
     let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-    parse(&text).map_err(|error| ConfigError::InFile {
-        path: path.to_owned(),
-        errors: match error {
-            ConfigError::Many(errors) => errors,
-            one => vec![one],
-        },
-    })
+    parse(&text).map_err(|error| error.in_file(Some(path)))
 }
 
 /// Parses and checks the text of a server file.
@@ -90,7 +84,7 @@ fn explain(message: &str) -> String {
     }
     let unknown = quoted.next().unwrap_or_default();
     match gannet_base::names::similar(unknown, quoted) {
-        Some(known) => format!("unknown field `{unknown}`; the nearest known one is `{known}`"),
-        None => format!("unknown field `{unknown}`"),
+        Some(known) => format!("unknown key `{unknown}`; the nearest known one is `{known}`"),
+        None => format!("unknown key `{unknown}`"),
     }
 }
