@@ -80,6 +80,14 @@ fn a_guest_that_has_answered_may_exit_and_may_go_on() {
     assert_eq!(answer.text(), "answered");
     let logs = format!("/api/v1/functions/faulty/logs?request={}", answer.header("x-request-id"));
     wait_until("it has gone on after its answer", || server.get_json(&logs).to_string().contains("went on"));
+    // A streamed body ends when it ends, and not with its guest, which takes longer than a stream may be silent.
+    let patient = Server::start_with(&Options { config: Some("spares = 0"), ..Options::default() });
+    assert_eq!(patient.put(KEY, "faulty", "f", "[limits]\nstream_idle_ms = 500\n", "").status, 201);
+    let streamed = patient.call("f", "/stream-and-go-on", b"");
+    assert_eq!((streamed.status, streamed.text().as_str()), (200, "firstlast"));
+    let logs = format!("/api/v1/functions/f/logs?request={}", streamed.header("x-request-id"));
+    assert!(!patient.get_json(&logs).to_string().contains("went on"), "it is not waited for");
+    wait_until("it has gone on after its stream", || patient.get_json(&logs).to_string().contains("went on"));
     the_next_request_works(server);
 }
 

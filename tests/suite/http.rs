@@ -109,6 +109,16 @@ fn a_line_feed_alone_ends_no_line() {
         let statuses: Vec<&str> = both.split("HTTP/1.1 ").skip(1).map(|rest| &rest[..3]).collect();
         assert_eq!(statuses, ["200", "200", "400"], "{bad:?}: {both}");
     }
+    // What a filter must not change: the parser refuses this chunk, and reads no request behind it.
+    let smuggled = "GET /f/dev/hello/smuggled HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let chunks = format!("transfer-encoding: chunked\r\n\r\n2;\nxx\r\n2d\r\n0\r\n\r\n{smuggled}");
+    let head = format!("POST /f/dev/faulty/length HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\n");
+    let answer = server.raw(format!("{head}{chunks}").as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.matches("HTTP/1.1 ").count() == 1, "{answer}");
+    // A body with line feeds arrives as it was sent, and a length behind many zeros is refused.
+    let zeros = "0".repeat(70);
+    let answer = server.raw(format!("{head}content-length: {zeros}4\r\n\r\na\nb\n").as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
     let trailers = "transfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx: y\nsmuggled: 1\r\n\r\n";
     let answer = server.raw(
         format!("POST /f/dev/faulty/length HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\n{trailers}")

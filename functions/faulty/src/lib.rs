@@ -153,6 +153,17 @@ fn faulty(request: Request) -> Result<Response> {
             std::thread::sleep(Duration::from_millis(50));
             println!("went on");
         })),
+        "/stream-and-go-on" => {
+            let response = Response::stream("text/plain", |body| {
+                body.write(b"first")?;
+                std::thread::sleep(Duration::from_millis(20));
+                body.write(b"last")
+            });
+            Ok(response.after(|| {
+                std::thread::sleep(Duration::from_millis(1_500));
+                println!("went on");
+            }))
+        }
         "/partial" => {
             print!("{}", request.query("text").unwrap_or_default());
             let _ = std::io::stdout().flush();

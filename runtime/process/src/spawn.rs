@@ -159,12 +159,13 @@ impl Process {
         let _ = pidfd_send_signal(self.pidfd.as_fd(), Signal::KILL);
     }
 
-    /// Returns the CPU time that the child has used, all its threads together. It is 0 after the child was reaped.
-    pub fn cpu_time(&self) -> Duration {
-        // Until then the id is the child's own.
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
-        let ticks = cpu_ticks(&stat).unwrap_or(0);
-        Duration::from_millis(ticks.saturating_mul(1000) / rustix::param::clock_ticks_per_second().max(1))
+    /// Returns the CPU time that the child has used, all its threads together. Returns None if the child was reaped, or
+    /// if the system hides it (`hidepid`).
+    pub fn cpu_time(&self) -> Option<Duration> {
+        // Until it is reaped, the id is the child's own.
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).ok()?;
+        let ticks = cpu_ticks(&stat)?;
+        Some(Duration::from_millis(ticks.saturating_mul(1000) / rustix::param::clock_ticks_per_second().max(1)))
     }
 
     /// Waits until the child has ended, and reaps it. Only one task may call this.
@@ -227,8 +228,8 @@ pub struct Ending {
     pub code: Option<i32>,
     /// The signal that killed the child, if one did.
     pub signal: Option<i32>,
-    /// The CPU time that it used.
-    pub cpu_time: Duration,
+    /// The CPU time that it used, if it is known.
+    pub cpu_time: Option<Duration>,
 }
 
 impl std::fmt::Display for Ending {

@@ -57,6 +57,8 @@ pub struct BuildSpec {
     pub wasi_http_0_3: bool,
     /// Limit on the size of the compiled code.
     pub compiled_bytes_max: u64,
+    /// Whether the component is deployed already. Then it is not refused for what compiling it may cost.
+    pub is_deployed: bool,
     /// What to run the component's `init` with, if its manifest asks for a snapshot.
     pub snapshot: Option<InitSpec>,
 }

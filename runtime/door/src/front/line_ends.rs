@@ -90,7 +90,13 @@ impl LineEnds {
         if !ends {
             return false;
         }
-        if self.last != b'\r'
+        let is_alone = self.last != b'\r';
+        if is_alone && self.expected == Expected::ChunkSize {
+            // The parser itself refuses it, but accepts a zero byte in an extension.
+            self.expected = Expected::Anything;
+            return false;
+        }
+        if (is_alone || self.hides_a_length())
             && let Some(line_feed) = part.last_mut()
         {
             *line_feed = 0;
@@ -102,6 +108,17 @@ impl LineEnds {
         self.last = 0;
         self.end_line(line.strip_suffix(b"\r").unwrap_or(&line));
         false
+    }
+
+    /// Whether the current line may contain a length that was not kept whole, as one with many zeros before it.
+    fn hides_a_length(&self) -> bool {
+        let is_long = self.line.len() >= KEPT_BYTES;
+        is_long
+            && match self.expected {
+                Expected::ChunkSize => !self.line.contains(&b';'),
+                Expected::Head { begun: true } => is_named(&self.line, b"content-length"),
+                _ => false,
+            }
     }
 
     /// Decides what follows a line.
@@ -136,15 +153,19 @@ impl LineEnds {
     }
 
     fn read_header(&mut self, header: &[u8]) {
-        let Some(colon) = header.iter().position(|byte| *byte == b':') else { return };
-        let (name, value) = header.split_at(colon);
-        if name.eq_ignore_ascii_case(b"transfer-encoding") {
+        if is_named(header, b"transfer-encoding") {
             self.is_chunked = true;
-        } else if name.eq_ignore_ascii_case(b"content-length") {
-            let text = std::str::from_utf8(value.get(1..).unwrap_or_default()).unwrap_or_default();
-            self.length = text.trim().parse().unwrap_or(0);
+        } else if is_named(header, b"content-length") {
+            let value = header.splitn(2, |byte| *byte == b':').nth(1).unwrap_or_default();
+            self.length = std::str::from_utf8(value).unwrap_or_default().trim().parse().unwrap_or(0);
         }
     }
+}
+
+/// Whether a header has this name.
+fn is_named(header: &[u8], name: &[u8]) -> bool {
+    let given = header.split(|byte| *byte == b':').next().unwrap_or_default();
+    given.len() < header.len() && given.eq_ignore_ascii_case(name)
 }
 
 /// Reads the length at the beginning of a chunk, without its extensions.
@@ -188,6 +209,24 @@ mod tests {
                 assert_eq!(passed(bad, piece).into_bytes(), expected, "{bad:?} in pieces of {piece}");
             }
         }
+    }
+
+    #[test]
+    fn a_length_behind_many_zeros_is_refused_and_a_chunk_keeps_what_the_parser_refuses() {
+        let zeros = "0".repeat(70);
+        for bad in [
+            format!("POST / HTTP/1.1\r\ncontent-length: {zeros}5\r\n\r\na\nb\nc"),
+            format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{zeros}5\r\na\nb\nc\r\n0\r\n\r\n"),
+        ] {
+            let mut expected = bad.clone().into_bytes();
+            let at = bad.find("5\r\n").map_or(0, |at| at + 2);
+            if let Some(line_feed) = expected.get_mut(at) {
+                *line_feed = 0;
+            }
+            assert_eq!(passed(&bad, 7).into_bytes(), expected, "{bad:?}");
+        }
+        let extension = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2;\nxx\r\n2d\r\n0\r\n\r\n";
+        assert_eq!(passed(extension, 5), extension);
     }
 
     #[test]

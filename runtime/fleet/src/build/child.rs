@@ -98,7 +98,7 @@ impl Builder {
         slot: Option<SlotId>,
         membership: Option<Membership>,
     ) -> (BuilderResult, Duration) {
-        let mut stage = BuildStage::Component;
+        let (mut stage, began) = (BuildStage::Component, Instant::now());
         let followed = self.follow(&mut stage, environment.cpu_max).await;
         if !matches!(followed, Followed::Done) {
             self.process.kill();
@@ -115,7 +115,8 @@ impl Builder {
         if let Some(membership) = &membership {
             membership.left(ending.code == Some(EXIT_DEVICE_LOST));
         }
-        let cpu_time = ending.cpu_time;
+        // Where the system hides the CPU time, the wall time takes its place.
+        let cpu_time = ending.cpu_time.unwrap_or_else(|| began.elapsed());
         if stage == BuildStage::Done && ending.code == Some(0) {
             return (self.read_report(), cpu_time);
         }
@@ -146,7 +147,10 @@ impl Builder {
         let (began, mut clock) = (Instant::now(), StageClock::new(cpu_max));
         let mut looks = tokio::time::interval(LOOK_EVERY);
         loop {
-            let used = || Times { cpu: self.process.cpu_time(), wall: began.elapsed() };
+            let used = || {
+                let wall = began.elapsed();
+                Times { cpu: self.process.cpu_time().unwrap_or(wall), wall }
+            };
             tokio::select! {
                 received = self.control.receive::<BuildStage>() => match received {
                     Ok((BuildStage::Done, _)) => {

@@ -13,7 +13,6 @@
 
 mod child;
 mod error;
-pub mod report;
 mod stage;
 mod uploads;
 
@@ -33,9 +32,9 @@ use gannet_base::records::VersionRecord;
 use gannet_process::spawn::Spawner;
 use gannet_state::config::LiveConfig;
 use gannet_state::registry::Version;
+use gannet_state::store::report::StoredReport;
 use gannet_state::store::{Store, space};
 use jiff::Timestamp;
-use report::StoredReport;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -43,6 +42,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 use uploads::{TenantCounts, count};
 
 /// Most builders that run at once.
@@ -58,6 +58,18 @@ const SNAPSHOT_BYTES_MAX: u64 = 256 << 20;
 /// Size limit of compiled code: this many times the size of what is compiled (measured: 2 to 4), and this much more.
 const COMPILED_FACTOR: u64 = 8;
 const COMPILED_BYTES_MORE: u64 = 4 << 20;
+/// Size limit of any compiled code: that of one file of a child.
+const COMPILED_BYTES_MAX: u64 = 1 << 30;
+/// A builder that waits uses no CPU time, but takes a place. It is charged this part of the wall time at least.
+const WALL_PART: u32 = 5;
+/// Most reports that are read at once. Each may be large.
+const READS_MAX: usize = 4;
+
+/// Returns the text that names this binary and a GPU. Another binary may check kernels differently.
+fn made_by(gpu: Option<&gannet_gpu_protocol::Gpu>) -> String {
+    let gpu = gpu.map_or_else(|| "no gpu".to_owned(), |gpu| format!("{} with {}", gpu.name, gpu.driver));
+    format!("gannet {} on {gpu}", env!("CARGO_PKG_VERSION"))
+}
 
 /// A component to build, and what its build needs.
 #[derive(Debug)]
@@ -86,9 +98,11 @@ impl BuildRequest {
             };
             (spec, assets.map(|(_, pinned)| store.files().asset(tenant, &pinned.digest)).collect())
         });
-        let more = if manifest.build.snapshot { (manifest.limits.memory_mib << 20).min(SNAPSHOT_BYTES_MAX) } else { 0 };
+        // The memory that `init` leaves is stored as it is.
+        let memory =
+            if manifest.build.snapshot { (manifest.limits.memory_mib << 20).min(SNAPSHOT_BYTES_MAX) } else { 0 };
         Self {
-            compiled_bytes_max: (record.size + more) * COMPILED_FACTOR + COMPILED_BYTES_MORE,
+            compiled_bytes_max: (record.size * COMPILED_FACTOR + memory + COMPILED_BYTES_MORE).min(COMPILED_BYTES_MAX),
             name: record.build_name(),
             digest: record.digest.clone(),
             component: component.to_owned(),
@@ -140,6 +154,8 @@ pub struct BuildService {
     uploads: TenantCounts,
     /// Held while the disk space of a build is checked and taken.
     claiming: Mutex<()>,
+    /// Permits to read a report.
+    reads: Semaphore,
 }
 
 impl BuildService {
@@ -162,6 +178,7 @@ impl BuildService {
             builds_by_tenant: TenantCounts::default(),
             uploads: TenantCounts::default(),
             claiming: Mutex::default(),
+            reads: Semaphore::new(READS_MAX),
         })
     }
 
@@ -194,7 +211,7 @@ impl BuildService {
         budget: Option<BuildBudget>,
     ) -> Result<Built, BuildError> {
         let gpu = slot.and_then(|slot| self.gpus.get(slot)?.gpu.as_ref());
-        let made_by = report::made_by(gpu);
+        let made_by = made_by(gpu);
         if let Some(known) = self.known(tenant, &wanted, &made_by).await? {
             return Ok(known);
         }
@@ -205,7 +222,8 @@ impl BuildService {
         let assets = wanted.init.iter().flat_map(|(_, assets)| assets).map(File::open).collect::<io::Result<_>>()?;
         let _of_tenant = count(&self.builds_by_tenant, tenant)?;
         let until = tokio::time::Instant::now() + WAIT_MAX;
-        let permit = self.permits.acquire(tenant, until).await.map_err(|_| BuildError::Busy)?;
+        // Held until the build is stored, so that the next one of the same bytes finds it.
+        let _permit = self.permits.acquire(tenant, until).await.map_err(|_| BuildError::Busy)?;
         // Another build of the tenant may have ended meanwhile.
         if let Some(known) = self.known(tenant, &wanted, &made_by).await? {
             return Ok(known);
@@ -214,13 +232,16 @@ impl BuildService {
         let files = self.store.files();
         let (output_path, output) = files.incoming()?;
         let _cleanup = RemoveOnDrop(&output_path);
-        self.claim(&output, wanted.compiled_bytes_max)?;
+        // What is deployed already must go on, so its new build has fewer bounds.
+        let is_deployed = budget.is_none();
+        self.claim(&output, wanted.compiled_bytes_max, is_deployed)?;
         let input = BuilderInput {
             spec: BuildSpec {
                 gpu: gpu.map(|gpu| gpu.index),
                 wasi_http_0_3: self.wasi_http_0_3,
                 snapshot: wanted.init.as_ref().map(|(init, _)| init.clone()),
-                compiled_bytes_max: wanted.compiled_bytes_max,
+                compiled_bytes_max: if is_deployed { COMPILED_BYTES_MAX } else { wanted.compiled_bytes_max },
+                is_deployed,
             },
             component,
             assets,
@@ -230,10 +251,11 @@ impl BuildService {
         let environment = Environment { spawner: &self.spawner, arbiter: &self.arbiter, files, cpu_max };
         let began = Instant::now();
         let (ended, cpu_time) = child::run(&environment, tenant, slot.filter(|_| gpu.is_some()), input).await;
-        self.permits.charge(tenant, began.elapsed());
-        drop(permit);
+        let held = began.elapsed();
+        self.permits.charge(tenant, held);
         if let Some(budget) = &budget {
-            budget.account.add_build(Timestamp::now(), u64::try_from(cpu_time.as_nanos()).unwrap_or(u64::MAX));
+            let charged = cpu_time.max(held / WALL_PART);
+            budget.account.add_build(Timestamp::now(), u64::try_from(charged.as_nanos()).unwrap_or(u64::MAX));
         }
         let (report, process) = ended?;
         let (compiled, kept) = (files.compiled(tenant, &wanted.name), files.build_report(tenant, &wanted.name));
@@ -245,9 +267,10 @@ impl BuildService {
             let (incoming, mut file) = files.incoming()?;
             let _cleanup = RemoveOnDrop(&incoming);
             io::Write::write_all(&mut file, &StoredReport::to_bytes(made_by, &bytes))?;
-            files.move_durably(&incoming, &kept)?;
             space::release_claim(&OpenOptions::new().write(true).open(&output)?)?;
-            files.move_durably(&output, &compiled)?;
+            files.move_durably(&incoming, &kept)?;
+            // A report without code would stay until the next start.
+            files.move_durably(&output, &compiled).inspect_err(|_| drop(std::fs::remove_file(&kept)))?;
             if !bytes.kernels.is_empty()
                 && let Err(error) = files.store_driver_cache(process.home(), &cache)
             {
@@ -267,6 +290,7 @@ impl BuildService {
         wanted: &BuildRequest,
         made_by: &str,
     ) -> Result<Option<Built>, BuildError> {
+        let _reading = self.reads.acquire().await;
         let (store, tenant, made_by) = (Arc::clone(&self.store), tenant.clone(), made_by.to_owned());
         let (name, digest) = (wanted.name.clone(), wanted.digest.clone());
         let reading = tokio::task::spawn_blocking(move || {
@@ -280,10 +304,14 @@ impl BuildService {
     }
 
     /// Takes the disk space that a build's output may need.
-    fn claim(&self, output: &File, bytes: u64) -> Result<(), BuildError> {
+    fn claim(&self, output: &File, bytes: u64, is_deployed: bool) -> Result<(), BuildError> {
         let _claiming = self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
         let reserve = self.live.load().disk_reserve_mib << 20;
-        if space::free(self.store.files().data())? < reserve.saturating_add(bytes) {
+        let left = space::free(self.store.files().data())?.checked_sub(bytes);
+        let has_room = |left: &u64| {
+            if is_deployed { space::has_room_for_requests(*left, reserve) } else { *left >= reserve }
+        };
+        if !left.is_some_and(|left| has_room(&left)) {
             return Err(BuildError::DiskFull);
         }
         space::claim(output, bytes).map_err(BuildError::from)
@@ -295,14 +323,16 @@ impl BuildService {
         count(&self.uploads, tenant)
     }
 
-    /// Makes sure that a deployed version is compiled for this binary's engine.
+    /// Makes sure that a deployed version is compiled for this binary's engine, and that its kernels can be read.
     pub async fn ensure(self: &Arc<Self>, version: &Version) -> Result<(), BuildError> {
         if version.built.load(Ordering::Relaxed) {
             return Ok(());
         }
-        if !version.compiled.exists() || !version.report.exists() {
+        if !version.compiled.exists() {
             self.rebuild(version).await?;
         }
+        // Builds the version anew if its report is missing or damaged.
+        self.kernels(version).await?;
         version.built.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -319,9 +349,13 @@ impl BuildService {
         if version.record.kernels.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let path = version.report.clone();
-        let reading = tokio::task::spawn_blocking(move || StoredReport::read(&path));
-        match reading.await.map_err(|error| BuildError::Failed(error.to_string()))? {
+        let read = {
+            let _reading = self.reads.acquire().await;
+            let path = version.report.clone();
+            let reading = tokio::task::spawn_blocking(move || StoredReport::read(&path));
+            reading.await.map_err(|error| BuildError::Failed(error.to_string()))?
+        };
+        match read {
             Some(report) => Ok(report.kernels()),
             None => Ok(self.rebuild(version).await?.report.kernels),
         }

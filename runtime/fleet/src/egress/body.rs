@@ -62,6 +62,8 @@ pub(super) struct CallAllowance {
     pub(super) permit: OwnedSemaphorePermit,
     /// The tenant's quota, against which the bytes of the call are counted.
     pub(super) budget: EgressBudget,
+    /// Its place on a connection that several calls share.
+    pub(super) guard: Option<Box<dyn Send>>,
 }
 
 /// The body of an outbound request, or of its response.
@@ -74,7 +76,7 @@ pub(super) struct CountedBody {
     limit: u64,
     idle: Option<Pin<Box<Sleep>>>,
     /// Permit of the call; only the response's body has it.
-    _permit: Option<OwnedSemaphorePermit>,
+    _permit: Option<(OwnedSemaphorePermit, Option<Box<dyn Send>>)>,
 }
 
 impl CountedBody {
@@ -95,11 +97,11 @@ impl CountedBody {
         body: Incoming,
         counter: Arc<OutboundUse>,
         limit: u64,
-        CallAllowance { permit, budget }: CallAllowance,
+        CallAllowance { permit, budget, guard }: CallAllowance,
     ) -> Self {
         let idle = Some(Box::pin(tokio::time::sleep(IDLE_MAX)));
         let body = Some(body);
-        Self { body, counter, budget, left: limit, limit, idle, _permit: Some(permit) }
+        Self { body, counter, budget, left: limit, limit, idle, _permit: Some((permit, guard)) }
     }
 }
 

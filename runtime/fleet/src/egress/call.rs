@@ -3,7 +3,7 @@
 use crate::egress::WorkerEgress;
 use crate::egress::body::{CallAllowance, CountedBody, EgressBudget};
 use crate::egress::connect::may_connect;
-use crate::egress::connection::{Connection, Protocol, Route, SendFailure};
+use crate::egress::connection::{CallGuard, Connection, Protocol, Route, SendFailure};
 use crate::egress::idle::IdleKey;
 use crate::egress::target::{CallTarget, destination};
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use gannet_base::hop::heads::may_have_length;
 use gannet_base::hop::outbound::OutboundError;
 use gannet_base::names::RequestId;
 use gannet_base::trailers::{self, TrailerHeaders};
-use http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST};
+use http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body as _;
@@ -79,8 +79,7 @@ async fn call(
         return Err(OutboundError::NotListed);
     }
     let first_max = Duration::from_millis(first_ms).saturating_sub(asked_at.elapsed());
-    let connect_ms = connect_ms.unwrap_or(u64::MAX).min(settings.connect_timeout_ms);
-    let connect_by = Instant::now() + Duration::from_millis(connect_ms);
+    let connect_max = Duration::from_millis(connect_ms.unwrap_or(u64::MAX).min(settings.connect_timeout_ms));
     let (parts, body) = request.into_parts();
     let plain = if is_grpc(&parts.headers) { Protocol::Http2 } else { Protocol::Http1 };
     let key = IdleKey { target: to, plain };
@@ -91,19 +90,19 @@ async fn call(
     let body = CountedBody::request(body, Arc::clone(&counter), allowance.budget.clone());
     let mut outgoing =
         Outgoing { worker, key: &key, parts: &parts, counter: &counter, budget: &allowance.budget, is_counted: false };
-    let by = || Instant::now() + first_max;
-    let response = match outgoing.reused() {
-        Some(connection) => match outgoing.send(connection, body, by()).await {
+    let began = Instant::now();
+    let (response, guard) = match outgoing.reused() {
+        Some(connection) => match outgoing.send(connection, body, began + first_max).await {
             // The other side may close a connection that waits at any time. Then a new one is tried, once.
             Err(SendFailure { error: OutboundError::Unreachable, unsent }) => {
                 let body = unsent.map(|request| request.into_body()).or(again).ok_or(OutboundError::Unreachable)?;
-                outgoing.send_over_new(body, connect_by, by).await?
+                outgoing.send_over_new(body, connect_max, first_max.saturating_sub(began.elapsed())).await?
             }
             sent => sent.map_err(|failed| failed.error)?,
         },
-        None => outgoing.send_over_new(body, connect_by, by).await?,
+        None => outgoing.send_over_new(body, connect_max, first_max).await?,
     };
-    relay(response, &counter, settings.response_mib << 20, allowance)
+    relay(response, &counter, settings.response_mib << 20, CallAllowance { guard: Some(Box::new(guard)), ..allowance })
 }
 
 /// gRPC, but not its form for browsers, which HTTP/1.1 can carry.
@@ -136,9 +135,10 @@ impl Outgoing<'_> {
     async fn send_over_new(
         &mut self,
         body: CountedBody,
-        connect_by: Instant,
-        by: impl Fn() -> Instant,
-    ) -> Result<Response<Incoming>, OutboundError> {
+        connect_max: Duration,
+        first_max: Duration,
+    ) -> Result<(Response<Incoming>, CallGuard), OutboundError> {
+        let connect_by = Instant::now() + connect_max;
         let egress = &self.worker.egress;
         let route = Route {
             lookups: &self.worker.lookups,
@@ -146,7 +146,7 @@ impl Outgoing<'_> {
             tls: &egress.connector,
         };
         let connection = Connection::open(&route, &self.key.target, self.key.plain, connect_by).await?;
-        self.send(connection, body, by()).await.map_err(|failed| failed.error)
+        self.send(connection, body, Instant::now() + first_max).await.map_err(|failed| failed.error)
     }
 
     async fn send(
@@ -154,7 +154,7 @@ impl Outgoing<'_> {
         mut connection: Connection,
         body: CountedBody,
         by: Instant,
-    ) -> Result<Response<Incoming>, SendFailure> {
+    ) -> Result<(Response<Incoming>, CallGuard), SendFailure> {
         let refused = |error| SendFailure { error, unsent: None };
         let parts = rebuild(self.parts, &self.key.target, connection.protocol()).map_err(refused)?;
         // From here on the call may have had an effect outside, so the guest's request is not retried.
@@ -162,10 +162,15 @@ impl Outgoing<'_> {
             self.counter.add_call();
             self.budget.count(self.counter, parts.uri.to_string().len() + trailers::bytes(&parts.headers));
         }
+        let guard = connection.begin_call();
+        let (idle, tenant) = (&self.worker.egress.idle, &self.worker.tenant);
         let sent = timeout_at(by, connection.send(Request::from_parts(parts, body))).await;
-        let response = sent.map_err(|_| refused(OutboundError::Timeout))??;
-        self.worker.egress.idle.keep_when_done(&self.worker.tenant, self.key.clone(), connection);
-        Ok(response)
+        let response = sent.unwrap_or_else(|_| Err(refused(OutboundError::Timeout))).inspect_err(|_| {
+            // The next call tries another connection.
+            idle.forget(tenant, connection.made);
+        })?;
+        idle.keep_when_done(tenant, self.key.clone(), connection);
+        Ok((response, guard))
     }
 }
 
@@ -186,7 +191,7 @@ async fn enter(worker: &WorkerEgress, by: Instant) -> Result<CallAllowance, Outb
     if budget.is_spent() {
         return Err(OutboundError::limit("egress_mib_per_day", budget.mib));
     }
-    Ok(CallAllowance { permit, budget })
+    Ok(CallAllowance { permit, budget, guard: None })
 }
 
 /// Rebuilds the head for the other side: without hop-by-hop headers, without `x-gannet-` headers, and with the host that
@@ -240,7 +245,9 @@ fn relay(
         return Err(OutboundError::TooLarge);
     }
     let (mut parts, body) = response.into_parts();
-    let length = announced_length(&parts.headers).ok().flatten();
+    // Beside a transfer encoding it says nothing (RFC 9112, 6.3).
+    let is_coded = parts.headers.contains_key(TRANSFER_ENCODING);
+    let length = announced_length(&parts.headers).ok().flatten().filter(|_| !is_coded);
     let of_trailers = TrailerHeaders::of(&parts.headers);
     strip_hop_by_hop(&mut parts.headers);
     of_trailers.put_into_response(&mut parts.headers);

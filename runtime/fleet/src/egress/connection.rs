@@ -14,6 +14,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use ipnet::IpNet;
 use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -23,8 +26,14 @@ pub(super) const ALPN_HTTP2: &[u8] = b"h2";
 /// The name of HTTP/1.1 in the TLS handshake.
 pub(super) const ALPN_HTTP1: &[u8] = b"http/1.1";
 
-/// Flow-control window of a whole HTTP/2 connection, in bytes.
-const CONNECTION_WINDOW: u32 = 16 * WINDOW;
+/// Calls that share an HTTP/2 connection. Servers accept at least 100, mostly.
+pub(super) const SHARED_BY_MAX: usize = 32;
+/// Flow-control window of a whole HTTP/2 connection, in bytes: that of all calls, so that a body which nobody reads does
+/// not block others.
+const CONNECTION_WINDOW: u32 = SHARED_BY_MAX as u32 * WINDOW;
+/// How often an HTTP/2 connection with calls is probed, and how long the answer may take.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_MAX: Duration = Duration::from_secs(10);
 
 /// How connections are made, and by which rules.
 pub(super) struct Route<'a> {
@@ -46,9 +55,20 @@ enum Sender {
     Http2(http2::SendRequest<CountedBody>),
 }
 
+/// A call over a shared connection. Dropping it ends the call.
+pub(super) struct CallGuard(Arc<AtomicUsize>);
+
+impl Drop for CallGuard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// A connection that can send a request.
 pub(super) struct Connection {
     sender: Sender,
+    /// Calls that it carries.
+    calls: Arc<AtomicUsize>,
     /// The other side's address.
     pub(super) peer: SocketAddr,
     /// When it was made.
@@ -92,7 +112,7 @@ impl Connection {
         } else {
             handshake(stream, plain).await?
         };
-        Ok(Self { sender, peer, made: Instant::now() })
+        Ok(Self { sender, calls: Arc::default(), peer, made: Instant::now() })
     }
 
     /// Returns the protocol that it speaks.
@@ -108,9 +128,21 @@ impl Connection {
         match &self.sender {
             Sender::Http1(_) => None,
             Sender::Http2(sender) => {
-                Some(Self { sender: Sender::Http2(sender.clone()), peer: self.peer, made: self.made })
+                let (sender, calls) = (Sender::Http2(sender.clone()), Arc::clone(&self.calls));
+                Some(Self { sender, calls, peer: self.peer, made: self.made })
             }
         }
+    }
+
+    /// Counts a call until the guard is dropped.
+    pub(super) fn begin_call(&self) -> CallGuard {
+        self.calls.fetch_add(1, Ordering::AcqRel);
+        CallGuard(Arc::clone(&self.calls))
+    }
+
+    /// Whether it can carry one more call.
+    pub(super) fn has_room(&self) -> bool {
+        matches!(self.sender, Sender::Http1(_)) || self.calls.load(Ordering::Acquire) < SHARED_BY_MAX
     }
 
     /// Whether a request can be sent now.
@@ -167,6 +199,8 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
                 .initial_stream_window_size(WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_header_list_size(HEAD_BYTES_MAX)
+                .keep_alive_interval(PING_EVERY)
+                .keep_alive_timeout(PING_MAX)
                 .handshake(stream)
                 .await;
             let (sender, connection) = made.map_err(|_| OutboundError::Protocol)?;

@@ -12,12 +12,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a connection waits. Servers close idle ones too, most of them later.
-const IDLE_MAX: Duration = Duration::from_secs(15);
+/// How long a connection waits. Servers close idle ones too, some of them after 5 s, and a call that is sent at that
+/// moment fails.
+const IDLE_MAX: Duration = Duration::from_secs(4);
 /// How long a connection is used at most, because a name may get other addresses.
 const AGE_MAX: Duration = Duration::from_secs(60);
 /// How often connections that have waited long enough are looked for.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
+const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// Most connections of one tenant that wait, and of all tenants.
 const TENANT_MAX: usize = 16;
 const ALL_MAX: usize = 512;
@@ -85,7 +86,7 @@ impl IdleConnections {
         let mut connections = self.lock();
         let waiting = connections.by_tenant.get_mut(tenant)?;
         waiting.retain(|one| one.is_fresh(now));
-        let at = waiting.iter().rposition(|one| one.key == *key)?;
+        let at = waiting.iter().rposition(|one| one.key == *key && one.connection.has_room())?;
         let usable = waiting.get(at).filter(|one| may_connect(&one.connection.peer));
         match usable.map(|one| one.connection.share()) {
             Some(Some(shared)) => Some(shared),
@@ -109,6 +110,13 @@ impl IdleConnections {
                 idle.put(tenant, key, connection);
             }
         });
+    }
+
+    /// Removes the handles of a connection that did not answer.
+    pub(super) fn forget(&self, tenant: &TenantName, made: Instant) {
+        if let Some(waiting) = self.lock().by_tenant.get_mut(tenant) {
+            waiting.retain(|one| one.connection.made != made);
+        }
     }
 
     fn put(self: &Arc<Self>, tenant: TenantName, key: IdleKey, connection: Connection) {

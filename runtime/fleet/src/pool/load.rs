@@ -1,7 +1,6 @@
 //! Loads versions into a worker and unloads them. A worker gets the compiled component of a version, its kernels,
 //! assets, environment and secrets, and a socket for outbound HTTP.
 
-use crate::build::report::StoredReport;
 use crate::egress::EgressGrant;
 use crate::pool::PoolError;
 use crate::pool::services::SecretReader;
@@ -12,6 +11,7 @@ use gannet_process::channel::stream_pair;
 use gannet_process::child::COMPONENT_PREFIX;
 use gannet_state::registry::Version;
 use gannet_state::store::files::{install_component, install_driver_cache};
+use gannet_state::store::report::StoredReport;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write;
@@ -151,9 +151,8 @@ impl Worker {
         let (component, kernels, placed) = placed.await.map_err(|error| PoolError::Internal(error.to_string()))?;
         let component = component.map_err(failed)?;
         let Some(kernels) = kernels else {
-            // The next request has it built anew.
+            // The next request looks at the build again, and has it made anew.
             version.built.store(false, Ordering::Relaxed);
-            let _ = std::fs::remove_file(&version.report);
             return Err(PoolError::Internal("the report of a build is missing or damaged".into()));
         };
         if let Err(error) = placed {

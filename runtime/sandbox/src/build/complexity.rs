@@ -42,11 +42,15 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), Rejected> {
     let (mut types, mut functions, mut modules, mut adapters) = (0, 0, 0, 0);
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(malformed)? {
-            Payload::Version { encoding: Encoding::Module, .. } => modules += 1,
+            Payload::Version { encoding: Encoding::Module, .. } => {
+                modules += 1;
+                within(modules, MODULES_MAX, || "core modules".into())?;
+            }
             Payload::TypeSection(section) => {
                 for group in section {
                     for kind in group.map_err(malformed)?.into_types() {
                         types += 1;
+                        within(types, TYPES_MAX, || "types".into())?;
                         if let CompositeInnerType::Func(function) = &kind.composite_type.inner {
                             let count = function.params().len() + function.results().len();
                             within(count as u64, PARAMETERS_MAX, || "parameters and results of a function".into())?;
@@ -54,16 +58,19 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), Rejected> {
                     }
                 }
             }
-            Payload::FunctionSection(section) => functions += u64::from(section.count()),
-            Payload::ComponentCanonicalSection(section) => adapters += u64::from(section.count()),
+            Payload::FunctionSection(section) => {
+                functions += u64::from(section.count());
+                within(functions, FUNCTIONS_MAX, || "functions".into())?;
+            }
+            Payload::ComponentCanonicalSection(section) => {
+                adapters += u64::from(section.count());
+                within(adapters, ADAPTERS_MAX, || "adapters between the component and its modules".into())?;
+            }
             Payload::CodeSectionEntry(body) => check_function(&body)?,
             _ => {}
         }
     }
-    within(types, TYPES_MAX, || "types".into())?;
-    within(functions, FUNCTIONS_MAX, || "functions".into())?;
-    within(modules, MODULES_MAX, || "core modules".into())?;
-    within(adapters, ADAPTERS_MAX, || "adapters between the component and its modules".into())
+    Ok(())
 }
 
 /// Counts what makes a function slow to compile.
@@ -84,13 +91,9 @@ struct Function {
 }
 
 impl Function {
-    fn with_locals(count: usize) -> Self {
-        Self { set_in: vec![0; count], used: vec![false; count], crosses: vec![false; count], ..Self::default() }
-    }
-
     fn local(&mut self, index: u32) -> usize {
         let index = index as usize;
-        // Parameters are not in the list of locals.
+        // A function may declare many locals and use few.
         if index >= self.used.len() {
             self.set_in.resize(index + 1, 0);
             self.used.resize(index + 1, false);
@@ -133,7 +136,15 @@ impl Function {
                 }
             }
             Operator::Loop { .. } => self.open(true),
-            Operator::Block { .. } | Operator::TryTable { .. } => self.open(false),
+            Operator::Block { .. } => self.open(false),
+            Operator::TryTable { try_table } => {
+                self.open(false);
+                self.branch(try_table.catches.len() as u64);
+            }
+            Operator::BrOnNull { .. }
+            | Operator::BrOnNonNull { .. }
+            | Operator::BrOnCast { .. }
+            | Operator::BrOnCastFail { .. } => self.branch(2),
             Operator::If { .. } => {
                 self.open(false);
                 self.branch(1);
@@ -158,12 +169,7 @@ fn check_function(body: &FunctionBody<'_>) -> Result<(), Rejected> {
     let range = body.range();
     let of = |what: &str| format!("{what} in the function at byte {}", range.start);
     within((range.end - range.start) as u64, BODY_BYTES_MAX, || of("bytes"))?;
-    let locals = body.get_locals_reader().map_err(malformed)?;
-    let mut count = 0_usize;
-    for local in locals {
-        count = count.saturating_add(local.map_err(malformed)?.0 as usize);
-    }
-    let mut function = Function::with_locals(count);
+    let mut function = Function::default();
     for operator in body.get_operators_reader().map_err(malformed)? {
         function.count(&operator.map_err(malformed)?);
     }

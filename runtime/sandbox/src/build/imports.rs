@@ -4,6 +4,7 @@
 //! The linker says only which import it missed first. Here each one is looked up by itself.
 
 use crate::guest::GuestState;
+use std::collections::HashMap;
 use wasmtime::Engine;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker, LinkerInstance};
@@ -23,8 +24,33 @@ fn has(at: &mut LinkerInstance<'_, GuestState>, name: &str) -> bool {
     at.func_new(name, |_, _, _, _| Ok(())).is_err()
 }
 
-fn is_defined(linker: &Linker<GuestState>, name: &str) -> bool {
-    has(&mut linker.clone().root(), name)
+/// Looks names up in a copy of a linker.
+struct Probe {
+    linker: Linker<GuestState>,
+    /// What was looked up. Each look defines the name.
+    known: HashMap<String, bool>,
+}
+
+impl Probe {
+    fn is_defined(&mut self, name: &str) -> bool {
+        if let Some(known) = self.known.get(name) {
+            return *known;
+        }
+        let found = has(&mut self.linker.root(), name);
+        self.known.insert(name.to_owned(), found);
+        found
+    }
+
+    /// Returns the names under which an interface is served, of the compatible versions or of all.
+    fn served_as(&mut self, import: &str, all: bool) -> Vec<String> {
+        let (name, version) = split(import);
+        let own = version.and_then(|version| version.rsplit_once('.')).map(|(minor, _)| minor);
+        let minors = ["0.1", "0.2", "0.3", "1.0"].into_iter().filter(|minor| all || own == Some(minor));
+        let plain = minors.flat_map(|minor| PATCHES.map(move |patch| format!("{minor}.{patch}")));
+        let other = OTHER_VERSIONS.into_iter().filter(|_| all).map(str::to_owned);
+        let names: Vec<String> = plain.chain(other).map(|version| format!("{name}@{version}")).collect();
+        names.into_iter().filter(|name| self.is_defined(name)).collect()
+    }
 }
 
 /// An interface's name and its version.
@@ -32,34 +58,34 @@ fn split(import: &str) -> (&str, Option<&str>) {
     import.split_once('@').map_or((import, None), |(name, version)| (name, Some(version)))
 }
 
-/// Returns the names under which an interface is served, of the compatible versions or of all.
-fn served_as(linker: &Linker<GuestState>, import: &str, all: bool) -> Vec<String> {
-    let (name, version) = split(import);
-    let own = version.and_then(|version| version.rsplit_once('.')).map(|(minor, _)| minor);
-    let minors = ["0.1", "0.2", "0.3", "1.0"].into_iter().filter(|minor| all || own == Some(minor));
-    let plain = minors.flat_map(|minor| PATCHES.map(move |patch| format!("{minor}.{patch}")));
-    let other = OTHER_VERSIONS.into_iter().filter(|_| all).map(str::to_owned);
-    plain.chain(other).map(|version| format!("{name}@{version}")).filter(|name| is_defined(linker, name)).collect()
-}
-
 /// Describes each import that the linker cannot provide. Empty if all are there, and only their types differ.
 pub(super) fn missing(engine: &Engine, linker: &Linker<GuestState>, component: &Component) -> Vec<String> {
     let mut missing = Vec::new();
+    let mut probe = Probe { linker: linker.clone(), known: HashMap::new() };
     for (import, item) in component.component_type().imports(engine) {
-        let exact = is_defined(linker, import).then(|| import.to_owned());
-        // Versions that differ in their last number are compatible, but for those before a release.
+        let exact = probe.is_defined(import).then(|| import.to_owned());
+        // Versions that differ in their last number are compatible, except those before a release.
         let is_release = split(import).1.is_some_and(|version| !version.contains('-'));
-        let compatible = || served_as(linker, import, false).pop().filter(|_| is_release);
         let (instance, served) = match item.ty {
             ComponentItem::Type(_) => continue,
-            ComponentItem::ComponentInstance(instance) => (instance, exact.or_else(compatible)),
+            // What has only types needs no definition.
+            ComponentItem::ComponentInstance(instance)
+                if instance.exports(engine).all(|(_, item)| matches!(item.ty, ComponentItem::Type(_))) =>
+            {
+                continue;
+            }
+            ComponentItem::ComponentInstance(instance) => {
+                let compatible = || probe.served_as(import, false).pop().filter(|_| is_release);
+                (instance, exact.or_else(compatible))
+            }
             _ => {
                 missing.extend(exact.is_none().then(|| import.to_owned()));
                 continue;
             }
         };
         let Some(served) = served else {
-            missing.push(match served_as(linker, import, true).as_slice() {
+            let others = if missing.len() < SHOWN_MAX { probe.served_as(import, true) } else { Vec::new() };
+            missing.push(match others.as_slice() {
                 [] => import.to_owned(),
                 others => format!("{import} (the server provides {})", others.join(", ")),
             });

@@ -31,21 +31,22 @@ fn rejected(detail: impl std::fmt::Display) -> Rejected {
     Rejected { code: RejectCode::InitFailed, detail: format!("snapshot: {detail}") }
 }
 
-/// Returns the component with the memory that its `init` left. The caller makes the runtime, because the last layer of
-/// confinement no longer allows that.
+/// Returns the component with the memory that its `init` left. Calls `begins` when the component is compiled and `init` is
+/// about to run. The caller makes the runtime, because the last layer of confinement no longer allows that.
 pub(super) fn snapshot(
     runtime: &tokio::runtime::Runtime,
     engine: &Engine,
     bytes: &[u8],
-    order: &InitSpec,
-    assets: Vec<OwnedFd>,
+    (order, assets): (&InitSpec, Vec<OwnedFd>),
     wasi_http_0_3: bool,
+    begins: impl FnOnce() -> Result<(), Rejected>,
 ) -> Result<Vec<u8>, Rejected> {
     let wizer = Wizer::new();
     let (context, instrumented) =
         wizer.instrument_component(bytes).map_err(|error| rejected(format!("it cannot be taken: {error:#}")))?;
     let component =
         Component::new(engine, &instrumented).map_err(|error| rejected(format!("it does not compile: {error:#}")))?;
+    begins()?;
     runtime.block_on(async {
         let output = MemoryOutputPipe::new(OUTPUT_BYTES_MAX);
         let env: Vec<(String, String)> = order.env.clone().into_iter().collect();

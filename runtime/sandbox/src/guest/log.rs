@@ -55,6 +55,8 @@ pub(crate) struct RequestLog {
     written: AtomicU64,
     /// Values that must not appear in a log.
     secrets: Arc<[String]>,
+    /// Length of the longest of them.
+    secret_bytes_max: usize,
     /// What was written after the last line break: to stdout, and to stderr. All writers of a stream share it.
     partial: Mutex<[Vec<u8>; 2]>,
 }
@@ -75,6 +77,7 @@ impl RequestLog {
             bytes_max,
             written: AtomicU64::new(0),
             secrets: Arc::clone(secrets),
+            secret_bytes_max: secrets.iter().map(String::len).max().unwrap_or(0),
             partial: Mutex::default(),
         })
     }
@@ -114,8 +117,10 @@ impl RequestLog {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             for part in piece.chunks(LINE_BYTES_MAX) {
                 partial.extend_from_slice(part);
-                while partial.len() > LINE_BYTES_MAX {
-                    let rest = partial.split_off(character_start(partial, LINE_BYTES_MAX));
+                // A secret must not be divided. One that is not complete yet begins in the last bytes.
+                while partial.len() > LINE_BYTES_MAX + self.secret_bytes_max {
+                    *partial = self.mask_bytes(std::mem::take(partial));
+                    let rest = partial.split_off(character_start(partial, LINE_BYTES_MAX.min(partial.len())));
                     self.write_line(stream, partial);
                     *partial = rest;
                 }
@@ -135,6 +140,19 @@ impl RequestLog {
                 self.write_line(stream, &line);
             }
         }
+    }
+
+    /// Replaces the secrets in bytes of a guest.
+    fn mask_bytes(&self, mut text: Vec<u8>) -> Vec<u8> {
+        for secret in self.secrets.iter().map(|secret| secret.as_bytes()).filter(|secret| !secret.is_empty()) {
+            let mut from = 0;
+            while let Some(at) = text.get(from..).and_then(|rest| rest.windows(secret.len()).position(|w| w == secret))
+            {
+                text.splice(from + at..from + at + secret.len(), MASK.bytes());
+                from += at + MASK.len();
+            }
+        }
+        text
     }
 
     /// Writes one line of the guest.
@@ -174,6 +192,27 @@ fn character_start(text: &[u8], at: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_is_masked_wherever_a_long_line_is_cut() {
+        let (ours, theirs) = gannet_process::channel::frame_pair().unwrap();
+        let secrets: Arc<[String]> = vec!["very-secret-value".to_owned()].into();
+        let log = RequestLog::new(&Arc::new(LogSink::new(ours)), 1, 1 << 20, &secrets, EarlyUse::default());
+        log.begin_request(RequestId::new());
+        let mut seen = String::new();
+        for before in 8_160..8_200 {
+            let line = format!("{}very-secret-value{}\n", "x".repeat(before), "y".repeat(100));
+            for piece in line.as_bytes().chunks(7) {
+                log.write(LogStream::Stdout, piece);
+            }
+            // The socket holds a few lines only.
+            while let Ok(Some(frame)) = gannet_process::channel::receive_now(theirs.as_fd()) {
+                seen.push_str(&String::from_utf8_lossy(&frame.0));
+            }
+        }
+        assert_eq!(seen.matches("***").count(), 40);
+        assert!(!seen.contains("secret") && !seen.contains("value"), "in halves");
+    }
 
     #[test]
     fn a_cut_divides_no_character() {

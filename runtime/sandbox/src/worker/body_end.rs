@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use gannet_base::headers::announced_length;
+use gannet_base::hop::heads::may_have_body;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -56,9 +57,10 @@ impl BodyEnd {
 }
 
 impl BodyEndSignal {
-    /// Attaches the signal to the body of a response.
-    pub(super) fn attach(self, response: Response<HyperOutgoingBody>) -> Response<HyperOutgoingBody> {
+    /// Attaches the signal to the body of a response. `wants_body` says whether the request's method lets it have one.
+    pub(super) fn attach(self, response: Response<HyperOutgoingBody>, wants_body: bool) -> Response<HyperOutgoingBody> {
         let announced = announced_length(response.headers()).ok().flatten();
+        let announced = if wants_body && may_have_body(response.status()) { announced } else { Some(0) };
         response.map(|body| SignallingBody { body, signal: self, announced, received: 0 }.boxed_unsync())
     }
 }
@@ -66,7 +68,7 @@ impl BodyEndSignal {
 struct SignallingBody {
     body: HyperOutgoingBody,
     signal: BodyEndSignal,
-    /// The length that the head announces, and the bytes so far.
+    /// The length that the head announces (0 for a response without a body), and the bytes so far.
     announced: Option<u64>,
     received: u64,
 }

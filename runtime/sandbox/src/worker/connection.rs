@@ -183,7 +183,10 @@ async fn send(writer: &mut HopWriter, response: HopResponse, wants_body: bool) -
         ResponseBody::Complete(data, trailers) => {
             writer.send_head(&mut encoded, data, trailers.is_none()).await?;
             return match trailers {
-                Some(trailers) => Ok(writer.end_with(Some(&trailers)).await?),
+                Some(trailers) => {
+                    let ended = writer.end_with(Some(&trailers)).await;
+                    Ok(ended.map_err(|error| SendError { error, begun: true })?)
+                }
                 None => Ok(()),
             };
         }
@@ -208,5 +211,5 @@ async fn send(writer: &mut HopWriter, response: HopResponse, wants_body: bool) -
             return Ok(());
         }
     }
-    Ok(writer.end_with(trailers.as_ref()).await?)
+    Ok(writer.end_with(trailers.as_ref()).await.map_err(|error| SendError { error, begun: true })?)
 }

@@ -5,7 +5,7 @@ use crate::worker::body_end::body_end;
 use crate::worker::request_body::RequestBody;
 use crate::worker::running_guest::GuestResponse;
 use crate::worker::trap::Exited;
-use http::Request;
+use http::{Method, Request};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::oneshot;
@@ -22,6 +22,7 @@ pub(super) async fn handle(
     request: Request<RequestBody>,
     response_sender: oneshot::Sender<GuestResponse>,
 ) -> wasmtime::Result<bool> {
+    let wants_body = request.method() != Method::HEAD;
     let is_https = request.uri().scheme() == Some(&http::uri::Scheme::HTTPS);
     let scheme = if is_https { Scheme::Https } else { Scheme::Http };
     let request = store.data_mut().http().new_incoming_request(scheme, request)?;
@@ -30,7 +31,7 @@ pub(super) async fn handle(
     let (signal, mut end) = body_end();
     let outparam = store.data_mut().http().new_response_outparam_from_callback(move |response| {
         responded_in_callback.store(response.is_ok(), Ordering::Relaxed);
-        let response = response.map(|response| signal.attach(response));
+        let response = response.map(|response| signal.attach(response, wants_body));
         // The receiver was dropped if the deadline has passed.
         let _ = response_sender.send(response.map_err(|code| format!("{code:?}")));
     })?;

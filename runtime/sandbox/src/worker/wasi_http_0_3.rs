@@ -9,7 +9,7 @@ use crate::worker::body_end::body_end;
 use crate::worker::request_body::RequestBody;
 use crate::worker::running_guest::GuestResponse;
 use crate::worker::trap::Exited;
-use http::Request;
+use http::{Method, Request};
 use http_body_util::BodyExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::oneshot;
@@ -26,6 +26,7 @@ pub(super) async fn handle(
     request: Request<RequestBody>,
     response_sender: oneshot::Sender<GuestResponse>,
 ) -> wasmtime::Result<()> {
+    let wants_body = request.method() != Method::HEAD;
     // The second value reports how the transfer of the request's body ends. It is not needed: the guest has its own
     // future for that.
     let (request, _transferred) = p3::Request::from_http(store.data_mut().http().hooks, request);
@@ -42,7 +43,7 @@ pub(super) async fn handle(
                 }
             };
             let response = accessor.with(|mut access| response.into_http(&mut access, async { Ok(()) }))?;
-            let response = signal.attach(response.map(BodyExt::boxed_unsync));
+            let response = signal.attach(response.map(BodyExt::boxed_unsync), wants_body);
             responded.store(true, Ordering::Relaxed);
             let _ = response_sender.send(Ok(response));
             end.passed().await;

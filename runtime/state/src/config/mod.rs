@@ -400,10 +400,10 @@ mod tests {
         for part in [
             "spares = 99; it may be 0 to 64",
             "listen: ",
-            "listn: unknown field `listn`; the nearest known one is `listen`",
+            "listn: unknown key `listn`; the nearest known one is `listen`",
             "domain: ",
             "public_url: ",
-            "limits.function: unknown field `function`; the nearest known one is `functions`",
+            "limits.function: unknown key `function`; the nearest known one is `functions`",
             "limits.keys = 0; it may be 1 to 10000",
             "prices.currency: ",
             "gpus[0].class: ",

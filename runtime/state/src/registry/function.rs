@@ -73,6 +73,8 @@ pub struct Version {
     pub report: PathBuf,
     /// Size of its stored record in bytes.
     pub record_bytes: u64,
+    /// Size of what its build left, in bytes.
+    pub build_size: u64,
     /// Files of its assets, in the order of their names.
     pub assets: Vec<PathBuf>,
     /// Folder with the kernels that the builder's driver compiled, to be copied into a worker's cache.
@@ -93,15 +95,24 @@ impl Version {
     ) -> Self {
         let limits = limits.cap(&record.manifest.limits);
         let hosts = &record.manifest.http.allowed_outbound_hosts;
+        let (compiled, report) =
+            (files.compiled(tenant, &record.build_name()), files.build_report(tenant, &record.build_name()));
+        let driver_cache = files.driver_cache(tenant, &record.digest);
+        // A record of an earlier format has no size.
+        let build_size = match record.build_size {
+            0 => files.size_of(&[&compiled, &report, &driver_cache]),
+            size => size,
+        };
         Self {
             key,
             tenant: tenant.clone(),
             function: function.clone(),
-            compiled: files.compiled(tenant, &record.build_name()),
-            report: files.build_report(tenant, &record.build_name()),
+            compiled,
+            report,
+            build_size,
             record_bytes: serde_json::to_vec(&record).map_or(0, |bytes| bytes.len() as u64),
             assets: record.assets.values().map(|asset| files.asset(tenant, &asset.digest)).collect(),
-            driver_cache: files.driver_cache(tenant, &record.digest),
+            driver_cache,
             built: AtomicBool::new(false),
             usual: Arc::default(),
             permits: VersionPermits::new(&limits),

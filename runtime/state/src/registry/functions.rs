@@ -52,15 +52,13 @@ impl Tenant {
     pub fn component_bytes(&self, other: Option<&VersionRecord>) -> u64 {
         let (mut components, mut builds, mut records) = (HashMap::new(), HashMap::new(), 0_u64);
         let versions = self.functions.values().flat_map(|function| &function.versions);
-        for version in versions.clone() {
-            records = records.saturating_add(version.record_bytes);
-        }
-        for record in versions.map(|version| &*version.record).chain(other) {
+        let other = other.map(|record| (record, record.build_size, 0));
+        let known = versions.map(|version| (&*version.record, version.build_size, version.record_bytes));
+        for (record, build_size, record_bytes) in known.chain(other) {
             components.insert(record.digest.as_str(), record.size);
-            // A build of an earlier binary left no size, but its snapshot has one.
-            let size = record.build_size.max(record.snapshot_size.unwrap_or(0));
-            let build = builds.entry(record.build_name()).or_insert(size);
-            *build = size.max(*build);
+            let build = builds.entry(record.build_name()).or_insert(build_size);
+            *build = build_size.max(*build);
+            records = records.saturating_add(record_bytes);
         }
         components.values().chain(builds.values()).fold(records, |sum, size| sum.saturating_add(*size))
     }
@@ -97,10 +95,15 @@ impl Function {
         !self.serves(version) && self.previous.last().copied() != Some(version.record.number)
     }
 
-    /// Returns how many old versions one more would remove.
-    fn replaced_by_one_more(&self, kept: usize) -> u64 {
+    /// Whether one more version would remove an old one.
+    fn replaces_a_version(&self, kept: usize, how: &DeployOptions) -> bool {
         let spare = (self.versions.len() + 1).saturating_sub(kept);
-        self.versions.iter().take(spare).filter(|version| self.is_spare(version)).count() as u64
+        // With all traffic, the new version makes the current one the last that was current.
+        let is_spare_then = |version: &Version| {
+            let has_tag = self.tags.values().any(|tagged| tagged.key == version.key);
+            if how.no_traffic { self.is_spare(version) } else { !has_tag && version.key != self.current.key }
+        };
+        self.versions.iter().take(spare).any(|version| is_spare_then(version))
     }
 }
 
@@ -439,7 +442,7 @@ impl Tenant {
         let is_new = |function: &Function| !function.versions.iter().any(|version| version.record.is_same(record));
         if function.is_none_or(|function| is_new(function)) {
             let (limit, used) = (self.limits.versions, self.version_count());
-            if used.saturating_sub(function.map_or(0, |function| function.replaced_by_one_more(kept))) >= limit {
+            if used >= limit && !function.is_some_and(|function| function.replaces_a_version(kept, how)) {
                 return Err(RegistryError::LimitReached { name: "versions", limit, used });
             }
             let limit = self.limits.components_mib;

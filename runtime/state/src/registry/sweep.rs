@@ -19,8 +19,11 @@ impl Registry {
         self.sweep(move |registry, snapshot| {
             let needed = snapshot.tenants.get(&tenant).map(|owner| owner.needed_files()).unwrap_or_default();
             for name in &names {
-                let remove = || registry.store.files().remove_component(&tenant, name);
+                let files = registry.store.files();
+                let remove = || files.remove_build(&tenant, name);
                 registry.remove_unneeded(&tenant, name, needed.builds.contains(name), remove);
+                let remove = || files.remove_component(&tenant, name);
+                registry.remove_unneeded(&tenant, name, needed.components.contains(name), remove);
             }
         });
     }
@@ -60,7 +63,8 @@ impl Registry {
                 for (kind, name, path) in files.stored_files(tenant) {
                     let is_needed = match (&name, kind) {
                         (None, _) => false,
-                        (Some(name), FileKind::Component) => needed.builds.contains(name),
+                        (Some(name), FileKind::Component) => needed.components.contains(name),
+                        (Some(name), FileKind::Build) => needed.builds.contains(name),
                         (Some(name), FileKind::Asset) => needed.assets.contains(name),
                     };
                     let remove = || files.remove_path(&path);
@@ -98,7 +102,9 @@ impl Registry {
 /// The names of the files that a tenant needs.
 #[derive(Debug, Default)]
 struct NeededFiles {
-    /// Components by digest, and builds by name.
+    /// Components by digest.
+    components: HashSet<String>,
+    /// Builds by name.
     builds: HashSet<String>,
     /// Assets by digest.
     assets: HashSet<String>,
@@ -107,9 +113,9 @@ struct NeededFiles {
 impl Tenant {
     fn needed_files(&self) -> NeededFiles {
         let versions = self.functions.values().flat_map(|function| &function.versions);
-        let builds = versions.flat_map(|version| [version.record.digest.clone(), version.record.build_name()]);
         NeededFiles {
-            builds: builds.collect(),
+            components: versions.clone().map(|version| version.record.digest.clone()).collect(),
+            builds: versions.map(|version| version.record.build_name()).collect(),
             assets: self.asset_sizes().into_keys().map(ToOwned::to_owned).collect(),
         }
     }

@@ -41,8 +41,10 @@ pub(super) const KEEP_FILES: &str = "keep-files";
 /// The kinds of files that the registry refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
-    /// A component, its compiled code and its driver cache.
+    /// A component, or its driver cache.
     Component,
+    /// Compiled code, or the report of its build.
+    Build,
     /// An asset.
     Asset,
 }
@@ -239,19 +241,22 @@ impl Files {
         paths.iter().map(size).sum()
     }
 
-    /// Removes the tenant's component, compiled component and driver cache with this name, which is a component's
-    /// digest or the name of a build.
-    pub fn remove_component(&self, tenant: &TenantName, name: &str) {
-        let cache = self.driver_cache(tenant, name);
-        let removed = std::fs::remove_file(self.component(tenant, name));
+    /// Removes the tenant's compiled component and report of this build.
+    pub fn remove_build(&self, tenant: &TenantName, name: &str) {
+        // Without a version these are not used; a leftover only takes disk space.
+        let _ = std::fs::remove_file(self.compiled(tenant, name));
+        let _ = std::fs::remove_file(self.build_report(tenant, name));
+    }
+
+    /// Removes the tenant's component with this digest, and its driver cache.
+    pub fn remove_component(&self, tenant: &TenantName, digest: &str) {
+        let cache = self.driver_cache(tenant, digest);
+        let removed = std::fs::remove_file(self.component(tenant, digest));
         if let Err(error) =
             removed.as_ref().err().filter(|error| error.kind() != io::ErrorKind::NotFound).map_or(Ok(()), Err)
         {
             tracing::warn!(%error, "an unused component could not be removed");
         }
-        // Without the component these are not used; a leftover only takes disk space.
-        let _ = std::fs::remove_file(self.compiled(tenant, name));
-        let _ = std::fs::remove_file(self.build_report(tenant, name));
         let _ = std::fs::remove_dir_all(cache);
     }
 
@@ -284,7 +289,11 @@ impl Files {
         let current = [format!("-{}.cwasm", self.engine), format!("-{}.report", self.engine)];
         let mut files = Vec::new();
         for folder in TENANT_FOLDERS.into_iter().filter(|folder| *folder != "uploads") {
-            let kind = if folder == "assets" { FileKind::Asset } else { FileKind::Component };
+            let kind = match folder {
+                "assets" => FileKind::Asset,
+                "compiled" => FileKind::Build,
+                _ => FileKind::Component,
+            };
             for (path, name) in entries_of(&self.data.join(folder).join(tenant.as_str())) {
                 let name = match folder {
                     "components" => name.strip_suffix(".wasm").map(ToOwned::to_owned),

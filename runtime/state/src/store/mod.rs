@@ -34,6 +34,7 @@ pub mod files;
 mod journal;
 mod read;
 mod repair;
+pub mod report;
 pub mod space;
 pub mod uploads;
 pub mod usage;
@@ -44,8 +45,11 @@ pub use batch::WriteBatch;
 use commit::{Committer, QUEUE_CAPACITY, Reply};
 pub use error::StoreError;
 use files::{FORMAT, Files};
+use gannet_base::hop::build::BuildReport;
+use read::OutdatedVersion;
 pub use read::StoredState;
 pub use repair::{SET_ASIDE, StoredFile, StoredRecords};
+use report::StoredReport;
 use std::fs::File;
 use std::path::Path;
 use tokio::sync::{mpsc, oneshot};
@@ -108,11 +112,7 @@ impl Store {
         let (commits, inbox) = mpsc::channel(QUEUE_CAPACITY);
         let mut committer = Committer { db: db.clone(), folder: database, journal, count };
         if !contents.outdated.is_empty() {
-            let change =
-                contents.outdated.drain(..).try_fold(WriteBatch::new(), |change, (tenant, function, record)| {
-                    change.version(&tenant, &function, &record)
-                })?;
-            committer.round(vec![change]).map_err(|(error, _)| error)?;
+            rewrite(&files, &mut committer, std::mem::take(&mut contents.outdated))?;
         }
         std::thread::Builder::new().name("commit".into()).spawn(move || committer.run(inbox))?;
         Ok((Self { files, db, commits, _lock: lock }, contents))
@@ -137,6 +137,31 @@ impl Store {
         let (answer, receiver) = oneshot::channel();
         self.commits.blocking_send((change, answer)).map_err(|_| gone())?;
         receiver.blocking_recv().map_err(|_| gone())?
+    }
+}
+
+/// Writes the records of versions that an earlier format wrote, without the sources of their kernels. These go into
+/// reports, as if the version had been built now.
+fn rewrite(files: &Files, committer: &mut Committer, outdated: Vec<OutdatedVersion>) -> Result<(), StoreError> {
+    let mut change = WriteBatch::new();
+    for OutdatedVersion { tenant, function, record, kernels } in outdated {
+        let path = files.build_report(&tenant, &record.build_name());
+        if !path.exists() {
+            let snapshot_size = record.snapshot_size;
+            let report = BuildReport { kernels, warnings: record.warnings.clone(), snapshot_size };
+            let bytes = StoredReport::to_bytes("an earlier format".into(), &report);
+            files::make_folder(path.parent().unwrap_or(files.data()), 0o700)?;
+            files::write_durably(&path, &bytes, 0o600)?;
+        }
+        change = change.version(&tenant, &function, &record)?;
+    }
+    match committer.round(vec![change]) {
+        // The records can be read as they are.
+        Err((StoreError::Full, _)) => {
+            tracing::warn!("the records of versions could not be rewritten, because the disk is full");
+            Ok(())
+        }
+        other => other.map_err(|(error, _)| error),
     }
 }
 

@@ -2,11 +2,12 @@
 //! can be reported: if they were skipped silently, nobody would notice the loss.
 
 use crate::store::batch::describe;
+use crate::store::report::kernel_records;
+use gannet_base::hop::BundleKernel;
 use gannet_base::names::{AssetName, FunctionName, TenantName};
 use gannet_base::records::{
     AssetRecord, DeletedTenantRecord, FunctionRecord, KeyRecord, SecretRecord, TenantRecord, VersionRecord,
 };
-use gannet_gpu_protocol::source_hash;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 
@@ -25,8 +26,19 @@ pub struct StoredState {
     pub assets: BTreeMap<(TenantName, AssetName), AssetRecord>,
     /// Deleted tenants. Their names may not be reused.
     pub deleted: BTreeMap<TenantName, DeletedTenantRecord>,
-    /// Versions whose record an earlier format wrote, as this one writes them.
-    pub(super) outdated: Vec<(TenantName, FunctionName, VersionRecord)>,
+    /// Versions whose record an earlier format wrote.
+    pub(super) outdated: Vec<OutdatedVersion>,
+}
+
+/// A version whose record an earlier format wrote.
+#[derive(Debug)]
+pub(super) struct OutdatedVersion {
+    pub(super) tenant: TenantName,
+    pub(super) function: FunctionName,
+    /// The record as this format writes it.
+    pub(super) record: VersionRecord,
+    /// The kernels that the record contained, with their sources.
+    pub(super) kernels: BTreeMap<String, BundleKernel>,
 }
 
 /// A record that cannot be used.
@@ -52,14 +64,12 @@ fn parsed<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, UnfitRecor
     serde_json::from_slice(value).map_err(|error| UnfitRecord::new(key, error.to_string()))
 }
 
-/// Reads the record of a version as formats up to 4 wrote it: with the sources of its kernels.
-fn parsed_with_sources(value: &[u8]) -> Option<VersionRecord> {
+/// Reads the record of a version as formats up to 4 wrote it, and the kernels that it contains.
+pub(super) fn parsed_with_sources(value: &[u8]) -> Option<(VersionRecord, BTreeMap<String, BundleKernel>)> {
     let mut record: serde_json::Value = serde_json::from_slice(value).ok()?;
-    for kernel in record.get_mut("kernels")?.as_object_mut()?.values_mut() {
-        let (wgsl, entry) = (kernel.get("wgsl")?.as_str()?, kernel.get("entry")?.as_str()?);
-        *kernel = serde_json::json!({ "entry": entry, "source": hex::encode(source_hash(wgsl, entry)) });
-    }
-    serde_json::from_value(record).ok()
+    let kernels: BTreeMap<String, BundleKernel> = serde_json::from_value(record.get_mut("kernels")?.take()).ok()?;
+    *record.get_mut("kernels")? = serde_json::to_value(kernel_records(&kernels)).ok()?;
+    Some((serde_json::from_value(record).ok()?, kernels))
 }
 
 /// Reads one record into `state`, or a version into `versions`. Sums and audit entries are read on demand.
@@ -96,8 +106,10 @@ fn read_one(
         }
         ("v", _, Some(function)) => {
             let version = parsed(key, value).or_else(|unfit| {
-                let version = parsed_with_sources(value).ok_or(unfit)?;
-                state.outdated.push((tenant.clone(), function.clone(), VersionRecord::clone(&version)));
+                let (version, kernels) = parsed_with_sources(value).ok_or(unfit)?;
+                let record = VersionRecord::clone(&version);
+                let (tenant, function) = (tenant.clone(), function.clone());
+                state.outdated.push(OutdatedVersion { tenant, function, record, kernels });
                 Ok(version)
             })?;
             versions.entry((tenant, function)).or_default().push(version);
@@ -176,10 +188,11 @@ mod tests {
         let records: Vec<_> = records.iter().map(|(key, value)| (key.as_bytes(), value.to_string())).collect();
         let (state, unfit) = read(records.iter().map(|(key, value)| (*key, value.as_bytes())));
         assert!(unfit.is_empty());
-        let [(tenant, _, version)] = state.outdated.as_slice() else { unreachable!("one is outdated") };
+        let [outdated] = state.outdated.as_slice() else { unreachable!("one is outdated") };
+        let OutdatedVersion { tenant, record: version, kernels, .. } = outdated;
         let hash = "ea761953e824b11b31647422f13a020f219fbbbc372a884e8ee23fe7b4c97b9c";
         assert_eq!((tenant.as_str(), version.kernels["k"].source.as_str()), ("acme", hash));
         assert!(!serde_json::to_string(version).unwrap().contains("@compute"));
-        assert_eq!(state.functions.len(), 1);
+        assert_eq!((state.functions.len(), kernels["k"].wgsl.as_str()), (1, "@compute fn main() {}"));
     }
 }

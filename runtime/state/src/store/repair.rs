@@ -15,7 +15,7 @@ use crate::store::commit::{self, COUNT, Count};
 use crate::store::error::StoreError;
 use crate::store::files::{self, FORMAT, sync_folder};
 use crate::store::journal::{self, Change, Journal, Replayed};
-use crate::store::read::{UnfitRecord, read};
+use crate::store::read::{UnfitRecord, parsed_with_sources, read};
 use crate::store::verify::{Contents, compare, open_database, read_database};
 use crate::store::watermark::Watermark;
 use gannet_base::names::TenantName;
@@ -162,7 +162,9 @@ impl StoredRecords {
             self.data.join(kind).join(tenant)
         };
         for (key, value) in self.values("v/") {
-            let Ok(version) = serde_json::from_slice::<VersionRecord>(value) else { continue };
+            let version = serde_json::from_slice::<VersionRecord>(value).ok();
+            let earlier = || parsed_with_sources(value).map(|(version, _)| version);
+            let Some(version) = version.or_else(earlier) else { continue };
             add(folder("components", key).join(format!("{}.wasm", version.digest)), version.digest, key);
             for asset in version.assets.into_values() {
                 add(folder("assets", key).join(&asset.digest), asset.digest, key);

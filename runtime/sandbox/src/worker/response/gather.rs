@@ -6,7 +6,7 @@
 use crate::worker::response::body::{HopResponse, ResponseBody};
 use crate::worker::response::context::ResponseContext;
 use crate::worker::response::error_response::{cancel, fail};
-use crate::worker::response::faults::{broken_body, wrong_length};
+use crate::worker::response::faults::{broken_body, too_many_trailers, wrong_length};
 use crate::worker::response::run_on::run_on;
 use crate::worker::response::streaming::StreamingBody;
 use crate::worker::running_guest::{GuestFuture, GuestOutcome};
@@ -119,8 +119,8 @@ pub(super) async fn gather(
     if let Some(fields) = &mut trailers {
         if fields.len() > FIELDS_MAX {
             drop(body);
-            let detail = format!("the function sent {} trailers; there must be at most {FIELDS_MAX}", fields.len());
-            return cancel(context, guest, FaultCode::FunctionTrapped, &detail).await;
+            let fault = too_many_trailers(fields.len());
+            return cancel(context, guest, fault.code, &fault.detail).await;
         }
         clean(fields);
     }

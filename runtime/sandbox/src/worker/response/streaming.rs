@@ -3,6 +3,7 @@
 //! ```text
 //!  each poll: what was gathered ▶ poll the guest ▶ a frame of its body ▶ the time limits
 //!  it closes once: body ended and guest ended ▶ receipt
+//!                  body ended before the guest ▶ the guest runs on, receipt when it ends
 //!                  guest trapped, body broke or a limit passed ▶ the connection breaks off, receipt with the fault
 //!                  dropped because the client left ▶ receipt
 //!                  dropped after all announced bytes were sent ▶ the guest runs on, receipt when it ends
@@ -12,7 +13,7 @@
 //! complete, so it ends with an error.
 
 use crate::worker::response::context::ResponseContext;
-use crate::worker::response::faults::{broken_body, time_limit_fault, wrong_length};
+use crate::worker::response::faults::{broken_body, time_limit_fault, too_many_trailers, wrong_length};
 use crate::worker::response::run_on::run_on;
 use crate::worker::running_guest::{GuestFuture, GuestOutcome};
 use bytes::Bytes;
@@ -104,6 +105,10 @@ impl StreamingBody {
                         Ok(data) => data,
                         Err(frame) => {
                             self.trailers = frame.into_trailers().ok();
+                            let count = self.trailers.as_ref().map_or(0, HeaderMap::len);
+                            if count > FIELDS_MAX {
+                                return self.break_off(too_many_trailers(count));
+                            }
                             // What follows is the end of the body.
                             return self.poll(task);
                         }
@@ -125,6 +130,15 @@ impl StreamingBody {
                 Poll::Pending => {}
             }
         }
+        if self.body_ended
+            && self.announced.is_none_or(|announced| self.sent == announced)
+            && let Some(guest) = self.guest.take()
+        {
+            if let Some(context) = self.context.take() {
+                tokio::spawn(run_on(context, guest));
+            }
+            return self.end();
+        }
         match &self.outcome {
             Some(Err(fault)) if !self.body_ended => {
                 let fault = fault.clone();
@@ -137,7 +151,7 @@ impl StreamingBody {
                     _ => {
                         let fault = outcome.clone().err();
                         self.close(fault);
-                        Poll::Ready(self.take_trailers().map(Ok))
+                        self.end()
                     }
                 }
             }
@@ -148,11 +162,12 @@ impl StreamingBody {
         }
     }
 
-    /// Takes the trailers that may pass. Once the stream is closed they are all that is left.
-    fn take_trailers(&mut self) -> Option<Frame<Bytes>> {
-        let mut trailers = self.trailers.take().filter(|fields| fields.len() <= FIELDS_MAX)?;
+    /// Returns the trailers that may be forwarded, or the end. The stream is closed.
+    fn end(&mut self) -> PolledFrame {
+        let Some(mut trailers) = self.trailers.take() else { return Poll::Ready(None) };
         clean(&mut trailers);
-        (self.announced.is_none() && !trailers.is_empty()).then(|| Frame::trailers(trailers))
+        let is_wanted = self.announced.is_none() && !trailers.is_empty();
+        Poll::Ready(is_wanted.then(|| Ok(Frame::trailers(trailers))))
     }
 
     fn restart_idle_timeout(&mut self) {

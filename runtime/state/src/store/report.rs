@@ -20,19 +20,13 @@ pub struct StoredReport {
     report: BuildReport,
 }
 
-/// Returns the text that names this binary and a GPU. Another binary may check kernels differently.
-pub(super) fn made_by(gpu: Option<&gannet_gpu_protocol::Gpu>) -> String {
-    let gpu = gpu.map_or_else(|| "no gpu".to_owned(), |gpu| format!("{} with {}", gpu.name, gpu.driver));
-    format!("gannet {} on {gpu}", env!("CARGO_PKG_VERSION"))
-}
-
 fn digest_line(json: &[u8]) -> String {
     format!("{}\n", hex::encode(Sha256::digest(json)))
 }
 
 impl StoredReport {
     /// Returns the file's bytes for a report.
-    pub(super) fn to_bytes(made_by: String, report: &BuildReport) -> Vec<u8> {
+    pub fn to_bytes(made_by: String, report: &BuildReport) -> Vec<u8> {
         let stored = Self { made_by, report: report.clone() };
         let json = serde_json::to_vec(&stored).unwrap_or_default();
         [digest_line(&json).into_bytes(), json].concat()
@@ -46,7 +40,7 @@ impl StoredReport {
     }
 
     /// Returns the report, if it was made by `made_by`.
-    pub(super) fn report_of(self, made_by: &str) -> Option<BuildReport> {
+    pub fn report_of(self, made_by: &str) -> Option<BuildReport> {
         (self.made_by == made_by).then_some(self.report)
     }
 
