@@ -49,9 +49,9 @@ fn errors_of_files_name_the_file_the_place_and_the_cause() {
     );
 
     std::fs::create_dir(folder.path().join("gannet")).unwrap();
-    write("gannet/login.toml", "server = 5\n");
+    write("gannet/login.toml", "server = 5\nkey = \"gnt_secret\"\n");
     let home = [("XDG_CONFIG_HOME", folder.path().to_str().unwrap())];
-    refused(&["list"], &home, &[&path("gannet/login.toml"), "server", "`gannet logout` removes the file"]);
+    refused(&["list"], &home, &[&path("gannet/login.toml"), "line 1: ", "`gannet logout` removes the file"]);
     assert!(run(&["logout"], &home).status.success());
     assert_eq!(run(&["list", "--server", "http://127.0.0.1:1"], &home).status.code(), Some(3), "nobody answers there");
 }
