@@ -38,8 +38,9 @@ enum AfterBytes {
 #[derive(Debug)]
 pub(super) struct LineEnds {
     expected: Expected,
-    /// The beginning of the current line, and its last byte.
-    line: Vec<u8>,
+    /// The beginning of the current line, how many bytes of it are kept, and its last byte.
+    line: [u8; KEPT_BYTES],
+    kept: usize,
     last: u8,
     /// How the body of the current head is framed.
     length: u64,
@@ -48,7 +49,8 @@ pub(super) struct LineEnds {
 
 impl Default for LineEnds {
     fn default() -> Self {
-        Self { expected: Expected::Head { begun: false }, line: Vec::new(), last: 0, length: 0, is_chunked: false }
+        let expected = Expected::Head { begun: false };
+        Self { expected, line: [0; KEPT_BYTES], kept: 0, last: 0, length: 0, is_chunked: false }
     }
 }
 
@@ -84,8 +86,11 @@ impl LineEnds {
     /// Follows a part of a line. `ends`: its last byte is the line feed. Returns whether that was replaced.
     fn pass_line(&mut self, part: &mut [u8], ends: bool) -> bool {
         let text = part.len() - usize::from(ends);
-        let (kept, room) = (part.get(..text).unwrap_or_default(), KEPT_BYTES.saturating_sub(self.line.len()));
-        self.line.extend_from_slice(kept.get(..room).unwrap_or(kept));
+        let kept = part.get(..text).unwrap_or_default();
+        for (place, byte) in self.line.iter_mut().skip(self.kept).zip(kept) {
+            *place = *byte;
+        }
+        self.kept = (self.kept + kept.len()).min(KEPT_BYTES);
         self.last = kept.last().copied().unwrap_or(self.last);
         if !ends {
             return false;
@@ -104,16 +109,16 @@ impl LineEnds {
             self.expected = Expected::Anything;
             return true;
         }
-        let line = std::mem::take(&mut self.line);
+        let (line, kept) = (self.line, std::mem::take(&mut self.kept));
         self.last = 0;
-        self.end_line(line.strip_suffix(b"\r").unwrap_or(&line));
+        let line = line.get(..kept).unwrap_or_default();
+        self.end_line(line.strip_suffix(b"\r").unwrap_or(line));
         false
     }
 
     /// Whether the current line may contain a length that was not kept whole, as one with many zeros before it.
     fn hides_a_length(&self) -> bool {
-        let is_long = self.line.len() >= KEPT_BYTES;
-        is_long
+        self.kept >= KEPT_BYTES
             && match self.expected {
                 Expected::ChunkSize => !self.line.contains(&b';'),
                 Expected::Head { begun: true } => is_named(&self.line, b"content-length"),

@@ -23,7 +23,7 @@ use crate::route::{self, Destination};
 use gannet_base::body::ResponseBody;
 use gannet_base::identity::Caller;
 use gannet_base::refusal::Refusal;
-use gannet_fleet::inbound::InboundRequest;
+use gannet_fleet::inbound::{InboundRequest, RequestError};
 use gannet_fleet::pool::Pool;
 use gannet_state::config::LiveConfig;
 use http::{HeaderValue, Method, Response};
@@ -52,6 +52,16 @@ pub struct Steps {
 }
 
 impl Steps {
+    /// Checks the head of a request.
+    fn check(&self, inbound: &InboundRequest) -> Result<(), RequestError> {
+        if !self.loopback_only {
+            return check(&inbound.parts, AllowedHosts::All);
+        }
+        check(&inbound.parts, AllowedHosts::Loopback(self.live.load().domain.as_deref()))
+    }
+}
+
+impl Steps {
     /// Takes a request through all steps and returns the response. `origin` is the request's origin if its preflights
     /// are allowed; `seat` is its connection's.
     pub(super) async fn serve(
@@ -61,9 +71,7 @@ impl Steps {
         seat: &Seat,
     ) -> Result<Response<ResponseBody>, Refusal> {
         // 1. Refuse an ambiguous head. Preflights end here.
-        let file = self.live.load();
-        let hosts = if self.loopback_only { AllowedHosts::Loopback(file.domain.as_deref()) } else { AllowedHosts::All };
-        check(&inbound.parts, hosts)?;
+        self.check(&inbound)?;
         if let Some(origin) = origin.filter(|_| cors::is_preflight(&inbound.parts)) {
             let mut response = raw(ReplyStatus::Empty, "text/plain", bytes::Bytes::new());
             response.headers_mut().extend(cors::preflight(origin, &inbound.parts.headers));

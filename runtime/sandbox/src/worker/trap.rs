@@ -27,7 +27,7 @@ pub(super) enum Exited {
 
 impl Exited {
     /// Decides whether an exit is a failure. A guest that has responded and finished its body may exit, with any status.
-    pub(super) async fn check(status: i32, responded: bool, end: &mut BodyEnd) -> wasmtime::Result<()> {
+    pub(super) async fn check(status: i32, responded: bool, end: &BodyEnd) -> wasmtime::Result<()> {
         if !responded {
             return Err(Self::WithoutResponse(status).into());
         }

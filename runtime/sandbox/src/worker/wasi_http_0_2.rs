@@ -28,7 +28,7 @@ pub(super) async fn handle(
     let request = store.data_mut().http().new_incoming_request(scheme, request)?;
     let responded = Arc::new(AtomicBool::new(false));
     let responded_in_callback = Arc::clone(&responded);
-    let (signal, mut end) = body_end();
+    let (signal, end) = body_end();
     let outparam = store.data_mut().http().new_response_outparam_from_callback(move |response| {
         responded_in_callback.store(response.is_ok(), Ordering::Relaxed);
         let response = response.map(|response| signal.attach(response, wants_body));
@@ -39,5 +39,5 @@ pub(super) async fn handle(
     let Err(error) = called else { return Ok(responded.load(Ordering::Relaxed)) };
     let Some(exit) = error.downcast_ref::<I32Exit>() else { return Err(error) };
     // An instance that has exited cannot be called again.
-    Exited::check(exit.0, responded.load(Ordering::Relaxed), &mut end).await.map(|()| false)
+    Exited::check(exit.0, responded.load(Ordering::Relaxed), &end).await.map(|()| false)
 }

@@ -31,7 +31,7 @@ pub(super) async fn handle(
     // future for that.
     let (request, _transferred) = p3::Request::from_http(store.data_mut().http().hooks, request);
     let responded = AtomicBool::new(false);
-    let (signal, mut end) = body_end();
+    let (signal, end) = body_end();
     let ran = store
         .run_concurrent(async |accessor| -> wasmtime::Result<()> {
             let response = match service.handle(accessor, request).await? {
@@ -54,5 +54,5 @@ pub(super) async fn handle(
         .await;
     let Err(error) = ran.flatten() else { return Ok(()) };
     let Some(exit) = error.downcast_ref::<I32Exit>() else { return Err(error) };
-    Exited::check(exit.0, responded.load(Ordering::Relaxed), &mut end).await
+    Exited::check(exit.0, responded.load(Ordering::Relaxed), &end).await
 }

@@ -3,6 +3,7 @@
 //! In: the guest's response. Out: one message with its receipt in the head, or the beginning of a stream. Nothing is
 //! sent before that, so a guest that fails while its body is gathered gets an error response.
 
+use crate::worker::body_end::OutgoingBody;
 use crate::worker::response::body::{HopResponse, ResponseBody};
 use crate::worker::response::context::ResponseContext;
 use crate::worker::response::error_response::{cancel, fail};
@@ -20,7 +21,6 @@ use http::response::Parts;
 use http::{HeaderMap, Response};
 use http_body_util::BodyExt;
 use std::time::Duration;
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 /// How long a body is gathered before it is streamed.
 const GATHER_MAX: Duration = Duration::from_millis(2);
@@ -62,7 +62,7 @@ pub(super) async fn gather(
     context: ResponseContext,
     mut guest: GuestFuture,
     mut outcome: Option<GuestOutcome>,
-    response: Response<HyperOutgoingBody>,
+    response: Response<OutgoingBody>,
 ) -> HopResponse {
     let (mut head, mut body) = response.into_parts();
     // The front door could not read such a head, and the receipt in it would be lost.

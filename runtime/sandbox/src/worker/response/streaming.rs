@@ -12,6 +12,7 @@
 //! No other task polls the guest, so a client that reads slowly slows it down. An incomplete body must never look
 //! complete, so it ends with an error.
 
+use crate::worker::body_end::OutgoingBody;
 use crate::worker::response::context::ResponseContext;
 use crate::worker::response::faults::{broken_body, time_limit_fault, too_many_trailers, wrong_length};
 use crate::worker::response::run_on::run_on;
@@ -25,7 +26,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 /// A streamed response that could not be finished. The connection is closed in the middle of it.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +42,7 @@ pub(crate) struct StreamingBody {
     outcome: Option<GuestOutcome>,
     /// What was gathered before the stream began.
     gathered: Option<Bytes>,
-    body: HyperOutgoingBody,
+    body: OutgoingBody,
     /// The length of the body, if the guest announced it. After the last byte the body is not polled again, so its end is
     /// not seen.
     announced: Option<u64>,
@@ -60,7 +60,7 @@ impl StreamingBody {
         context: ResponseContext,
         guest: GuestFuture,
         outcome: Option<GuestOutcome>,
-        (gathered, body, announced, trailers): (Bytes, HyperOutgoingBody, Option<u64>, Option<HeaderMap>),
+        (gathered, body, announced, trailers): (Bytes, OutgoingBody, Option<u64>, Option<HeaderMap>),
     ) -> Self {
         let announced = announced.or_else(|| body.size_hint().exact().map(|rest| rest + gathered.len() as u64));
         Self {
