@@ -82,6 +82,26 @@ fn versions_and_builds_have_quotas_in_number_and_in_bytes() {
         all.iter().flatten().map(|path| path.metadata().unwrap().len()).sum()
     };
     assert!(used(&server, &acme, "components_mib") >= compiled("acme") >> 20, "compiled code counts");
+    set_limits(&server, "acme", &json!({ "records_mib": 1, "versions": null }));
+    let large = |number: usize| format!("[env]\nN = \"{number}\"\nA = \"{}\"\n", "x".repeat(30_000));
+    let full = (0..50).find(|number| server.put(&acme, "hello", "large", &large(*number), "").status != 201);
+    assert!((30..40).contains(&full.unwrap()), "{full:?}");
+    server.put(&acme, "hello", "large", &large(50), "").is_problem(429, "tenant_limit", "records_mib = 1; in use: 1");
+    // A secret renews the versions that use it. Old ones make room for them.
+    let with_secret = "[secrets]\nnames = [\"TOKEN\"]\n";
+    let set = |value: &str| {
+        let headers = [("x-gannet-key", acme.as_str())];
+        server.send_bare("PUT", "/api/v1/secrets/TOKEN", &headers, value.as_bytes()).status
+    };
+    assert!(set("value-1") < 300);
+    set_limits(&server, "acme", &json!({ "records_mib": 2 }));
+    assert_eq!(server.put(&acme, "hello", "large", &format!("{}{with_secret}", large(60)), "").status, 201);
+    set_limits(&server, "acme", &json!({ "records_mib": 1 }));
+    for number in 0..5 {
+        assert!(set(&format!("value-2-{number}")) < 300);
+    }
+    assert!(used(&server, &acme, "versions") < 10, "{}", used(&server, &acme, "versions"));
+    assert_eq!(server.control(&acme, "DELETE", "functions/large", &Value::Null).status, 200);
     set_limits(&server, "acme", &json!({ "components_mib": 1, "versions": null }));
     put("faulty", "f", 1).is_problem(429, "tenant_limit", "components_mib = 1; in use: 1");
     wait_until("nothing is left of it", || files(&server, "compiled/acme", ".cwasm").len() == 1);

@@ -116,6 +116,8 @@ pub struct Used {
     pub versions: u64,
     /// Size in MiB of all components, with their compiled code, kernels, driver caches and records.
     pub components_mib: u64,
+    /// Size in MiB of the records of all versions.
+    pub records_mib: u64,
     /// Number of secrets.
     pub secrets: u64,
     /// Size of all assets in MiB. Bytes with several names count once.
@@ -140,6 +142,7 @@ impl Used {
             ("functions", self.functions),
             ("versions", self.versions),
             ("components_mib", self.components_mib),
+            ("records_mib", self.records_mib),
             ("secrets", self.secrets),
             ("assets_mib", self.assets_mib),
             ("keys", self.keys),

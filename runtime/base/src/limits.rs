@@ -162,6 +162,8 @@ limits! {
     components_mib: 10_240, 1, 16_777_216;
     /// Number of versions of all functions together.
     versions: 10_000, 1, 1_000_000;
+    /// Size of the records of all versions: settings, environment and names of kernels. A server keeps them in memory.
+    records_mib: 64, 1, 16_384;
     /// CPU time of builds in a day (UTC). A build that is running when it is reached runs to its end.
     build_cpu_ms_per_day: 3_600_000, 0, 86_400_000_000_u64;
     /// Changes through the control API per second. Ten times as many may come at once.

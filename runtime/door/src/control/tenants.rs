@@ -104,6 +104,7 @@ impl Control {
             functions: tenant.functions.len() as u64,
             versions: tenant.version_count(),
             components_mib: tenant.component_bytes(None).div_ceil(1 << 20),
+            records_mib: tenant.record_bytes().div_ceil(1 << 20),
             secrets: tenant.secrets.len() as u64,
             assets_mib: tenant.asset_bytes().div_ceil(1 << 20),
             keys: snapshot.keys_of(name).count() as u64,

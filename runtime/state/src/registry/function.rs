@@ -84,6 +84,11 @@ pub struct Version {
     pub built: AtomicBool,
 }
 
+/// Returns the size of a stored record in bytes.
+pub(super) fn record_bytes(record: &VersionRecord) -> u64 {
+    serde_json::to_vec(record).map_or(0, |bytes| bytes.len() as u64)
+}
+
 impl Version {
     pub(super) fn new(
         key: VersionKey,
@@ -110,7 +115,7 @@ impl Version {
             compiled,
             report,
             build_size,
-            record_bytes: serde_json::to_vec(&record).map_or(0, |bytes| bytes.len() as u64),
+            record_bytes: record_bytes(&record),
             assets: record.assets.values().map(|asset| files.asset(tenant, &asset.digest)).collect(),
             driver_cache,
             built: AtomicBool::new(false),

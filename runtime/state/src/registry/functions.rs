@@ -1,5 +1,6 @@
 //! Changes of functions: deploy, settings, traffic, rollback, delete.
 
+use crate::registry::function::record_bytes;
 use crate::registry::{
     ChangeResult, DeployOptions, Function, Registry, RegistryError, Snapshot, Tenant, Version, tenant_mut,
 };
@@ -45,6 +46,17 @@ impl Tenant {
     /// Returns the number of versions of all functions.
     pub fn version_count(&self) -> u64 {
         self.functions.values().map(|function| function.versions.len() as u64).sum()
+    }
+
+    /// Returns the bytes of the records of all versions.
+    pub fn record_bytes(&self) -> u64 {
+        let versions = self.functions.values().flat_map(|function| &function.versions);
+        versions.fold(0, |sum, version| sum.saturating_add(version.record_bytes))
+    }
+
+    /// Whether a quota of versions is used up, so that a change must not add any that could go.
+    fn is_full_of_versions(&self) -> bool {
+        self.version_count() >= self.limits.versions || self.record_bytes() >= self.limits.records_mib << 20
     }
 
     /// Returns the bytes that components, their builds and the records of versions take. Versions that share a component
@@ -349,6 +361,8 @@ impl Registry {
         cause: &str,
         concerns: impl Fn(&Version) -> bool,
     ) -> Result<WriteBatch, RegistryError> {
+        // Renewing must be possible at any time, so old versions make room.
+        let kept = if tenant_entry.is_full_of_versions() { 1 } else { self.kept() };
         for function in tenant_entry.functions.values_mut() {
             let mut renewed = Function::clone(function);
             let served: Vec<_> =
@@ -376,7 +390,7 @@ impl Registry {
                     .filter(|version_ref| version_ref.key == old.key)
                     .for_each(|version_ref| *version_ref = Arc::clone(&version));
             }
-            for version in renewed.prune(self.kept()) {
+            for version in renewed.prune(kept) {
                 change = change.without_version(tenant, &renewed.name, version.record.number);
             }
             change = change.function(tenant, &renewed.name, &renewed.record())?;
@@ -444,6 +458,10 @@ impl Tenant {
             let (limit, used) = (self.limits.versions, self.version_count());
             if used >= limit && !function.is_some_and(|function| function.replaces_a_version(kept, how)) {
                 return Err(RegistryError::LimitReached { name: "versions", limit, used });
+            }
+            let (limit, used) = (self.limits.records_mib, self.record_bytes());
+            if used.saturating_add(record_bytes(record)) > limit << 20 {
+                return Err(RegistryError::LimitReached { name: "records_mib", limit, used: used.div_ceil(1 << 20) });
             }
             let limit = self.limits.components_mib;
             if self.component_bytes(Some(record)) > limit << 20 {
