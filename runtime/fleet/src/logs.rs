@@ -6,7 +6,7 @@
 use gannet_base::hop::{LogFrame, VersionKey};
 use gannet_base::log_line::LogLine;
 use gannet_base::names::{FunctionName, TenantName};
-use gannet_process::channel::Channel;
+use gannet_process::channel::{Channel, ChannelError};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::broadcast;
@@ -148,8 +148,13 @@ impl Logs {
 
 /// Reads a worker's log lines until its socket closes.
 pub async fn collect(logs: Arc<Logs>, socket: Channel, owners: Arc<VersionOwners>) {
-    while let Ok((frame, _)) = socket.receive::<LogFrame>().await {
-        logs.add(frame, &owners);
+    loop {
+        match socket.receive::<LogFrame>().await {
+            Ok((frame, _)) => logs.add(frame, &owners),
+            // One frame that cannot be read does not end the log of the worker.
+            Err(ChannelError::Malformed(_)) => {}
+            Err(_) => return,
+        }
     }
 }
 

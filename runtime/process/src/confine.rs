@@ -25,7 +25,7 @@ use std::path::Path;
 
 /// Limit on a child's data: heap and private mappings. It bounds a runaway driver or compiler until the
 /// resident-set watchdog notices it.
-const DATA_BYTES_MAX: u64 = 16 << 30;
+const DATA_BYTES_MAX: u64 = 20 << 30;
 /// Limit on one file. Compiled components are the largest files. It keeps a child from filling the disk.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 /// Limit on open files. Each connection and each loaded component takes one.

@@ -19,7 +19,7 @@ const FIBER_STACK_BYTES: usize = 1 << 20;
 /// a memory takes 4 GiB of address space, a table is mapped, and a core instance is only counted. A component made from
 /// Python has 14 core instances and 2 tables.
 const MEMORIES_MAX: u32 = 8;
-const TABLES_MAX: u32 = 16;
+const TABLES_MAX: u32 = 32;
 const CORE_INSTANCES_MAX: u32 = 256;
 /// Bytes of an instance's memory that stay mapped for the next instance: page faults cost more than clearing.
 const KEEP_RESIDENT_BYTES: usize = 2 << 20;

@@ -135,7 +135,7 @@ impl Control {
         };
         // Check first, so that a refused deploy starts no build.
         self.check_deploy(grant, &name, &record, &options)?;
-        self.build(grant, &mut record, &upload.path).await?;
+        self.build(grant, &mut record, (&upload.path, false)).await?;
         if dry_run {
             drop(protected_files);
             self.registry.sweep_components(&grant.tenant, names(&record));
@@ -169,9 +169,10 @@ impl Control {
         &self,
         grant: &TenantGrant,
         record: &mut VersionRecord,
-        component: &Path,
+        (component, is_deployed): (&Path, bool),
     ) -> Result<(), ControlError> {
         let wanted = BuildRequest::of(self.registry.store(), &grant.tenant, record, component);
+        let wanted = if is_deployed { wanted.of_deployed() } else { wanted };
         let budget = BuildBudget {
             account: Arc::clone(&grant.owner.account),
             limit_ms: grant.owner.limits.build_cpu_ms_per_day,
@@ -205,7 +206,7 @@ impl Control {
         let protected_files = self.registry.protect_files(&grant.tenant, &record.digest);
         if record.build_name() != current.record.build_name() {
             let component = self.registry.store().files().component(&grant.tenant, &record.digest);
-            self.build(grant, &mut record, &component).await?;
+            self.build(grant, &mut record, (&component, true)).await?;
         }
         if dry_run {
             let response = self.dry_run_response(grant, &name, &record, &options);

@@ -82,6 +82,8 @@ pub struct BuildRequest {
     init: Option<(InitSpec, Vec<PathBuf>)>,
     /// Most bytes that its compiled code may have.
     compiled_bytes_max: u64,
+    /// Whether the component is deployed already. Then it is not refused for what compiling it may cost.
+    is_deployed: bool,
 }
 
 impl BuildRequest {
@@ -103,12 +105,18 @@ impl BuildRequest {
             if manifest.build.snapshot { (manifest.limits.memory_mib << 20).min(SNAPSHOT_BYTES_MAX) } else { 0 };
         Self {
             compiled_bytes_max: (record.size * COMPILED_FACTOR + memory + COMPILED_BYTES_MORE).min(COMPILED_BYTES_MAX),
+            is_deployed: false,
             name: record.build_name(),
             digest: record.digest.clone(),
             component: component.to_owned(),
             classes: manifest.gpu.class.clone(),
             init,
         }
+    }
+
+    /// Says that the component is deployed already.
+    pub fn of_deployed(self) -> Self {
+        Self { is_deployed: true, ..self }
     }
 }
 
@@ -155,7 +163,7 @@ pub struct BuildService {
     /// Held while the disk space of a build is checked and taken.
     claiming: Mutex<()>,
     /// Permits to read a report.
-    reads: Semaphore,
+    reads: Arc<Semaphore>,
 }
 
 impl BuildService {
@@ -178,7 +186,7 @@ impl BuildService {
             builds_by_tenant: TenantCounts::default(),
             uploads: TenantCounts::default(),
             claiming: Mutex::default(),
-            reads: Semaphore::new(READS_MAX),
+            reads: Arc::new(Semaphore::new(READS_MAX)),
         })
     }
 
@@ -232,16 +240,15 @@ impl BuildService {
         let files = self.store.files();
         let (output_path, output) = files.incoming()?;
         let _cleanup = RemoveOnDrop(&output_path);
-        // What is deployed already must go on, so its new build has fewer bounds.
-        let is_deployed = budget.is_none();
-        self.claim(&output, wanted.compiled_bytes_max, is_deployed)?;
+        // What the server wants built must go on, so it may use the reserve.
+        self.claim(&output, wanted.compiled_bytes_max, budget.is_none())?;
         let input = BuilderInput {
             spec: BuildSpec {
                 gpu: gpu.map(|gpu| gpu.index),
                 wasi_http_0_3: self.wasi_http_0_3,
                 snapshot: wanted.init.as_ref().map(|(init, _)| init.clone()),
-                compiled_bytes_max: if is_deployed { COMPILED_BYTES_MAX } else { wanted.compiled_bytes_max },
-                is_deployed,
+                compiled_bytes_max: if wanted.is_deployed { COMPILED_BYTES_MAX } else { wanted.compiled_bytes_max },
+                is_deployed: wanted.is_deployed,
             },
             component,
             assets,
@@ -290,10 +297,11 @@ impl BuildService {
         wanted: &BuildRequest,
         made_by: &str,
     ) -> Result<Option<Built>, BuildError> {
-        let _reading = self.reads.acquire().await;
+        let permit = Arc::clone(&self.reads).acquire_owned().await;
         let (store, tenant, made_by) = (Arc::clone(&self.store), tenant.clone(), made_by.to_owned());
         let (name, digest) = (wanted.name.clone(), wanted.digest.clone());
         let reading = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
             let files = store.files();
             let (compiled, kept) = (files.compiled(&tenant, &name), files.build_report(&tenant, &name));
             let report = StoredReport::read(&kept).filter(|_| compiled.exists())?.report_of(&made_by)?;
@@ -304,12 +312,12 @@ impl BuildService {
     }
 
     /// Takes the disk space that a build's output may need.
-    fn claim(&self, output: &File, bytes: u64, is_deployed: bool) -> Result<(), BuildError> {
+    fn claim(&self, output: &File, bytes: u64, is_needed: bool) -> Result<(), BuildError> {
         let _claiming = self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
         let reserve = self.live.load().disk_reserve_mib << 20;
         let left = space::free(self.store.files().data())?.checked_sub(bytes);
         let has_room = |left: &u64| {
-            if is_deployed { space::has_room_for_requests(*left, reserve) } else { *left >= reserve }
+            if is_needed { space::has_room_for_requests(*left, reserve) } else { *left >= reserve }
         };
         if !left.is_some_and(|left| has_room(&left)) {
             return Err(BuildError::DiskFull);
@@ -328,6 +336,10 @@ impl BuildService {
         if version.built.load(Ordering::Relaxed) {
             return Ok(());
         }
+        let _building = version.building.lock().await;
+        if version.built.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         if !version.compiled.exists() {
             self.rebuild(version).await?;
         }
@@ -339,7 +351,7 @@ impl BuildService {
 
     async fn rebuild(self: &Arc<Self>, version: &Version) -> Result<Built, BuildError> {
         let component = self.store.files().component(&version.tenant, &version.record.digest);
-        let wanted = BuildRequest::of(&self.store, &version.tenant, &version.record, &component);
+        let wanted = BuildRequest::of(&self.store, &version.tenant, &version.record, &component).of_deployed();
         self.build(&version.tenant, wanted, None).await
     }
 
@@ -349,13 +361,13 @@ impl BuildService {
         if version.record.kernels.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let read = {
-            let _reading = self.reads.acquire().await;
-            let path = version.report.clone();
-            let reading = tokio::task::spawn_blocking(move || StoredReport::read(&path));
-            reading.await.map_err(|error| BuildError::Failed(error.to_string()))?
-        };
-        match read {
+        let (permit, path) = (Arc::clone(&self.reads).acquire_owned().await, version.report.clone());
+        let reading = tokio::task::spawn_blocking(move || {
+            let read = StoredReport::read(&path);
+            drop(permit);
+            read
+        });
+        match reading.await.map_err(|error| BuildError::Failed(error.to_string()))? {
             Some(report) => Ok(report.kernels()),
             None => Ok(self.rebuild(version).await?.report.kernels),
         }

@@ -16,7 +16,6 @@ use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -31,10 +30,6 @@ pub(super) const SHARED_BY_MAX: usize = 32;
 /// Flow-control window of a whole HTTP/2 connection, in bytes: that of all calls, so that a body which nobody reads does
 /// not block others.
 const CONNECTION_WINDOW: u32 = SHARED_BY_MAX as u32 * WINDOW;
-/// How often an HTTP/2 connection with calls is probed, and how long the answer may take.
-const PING_EVERY: Duration = Duration::from_secs(10);
-const PING_MAX: Duration = Duration::from_secs(10);
-
 /// How connections are made, and by which rules.
 pub(super) struct Route<'a> {
     pub(super) lookups: &'a Lookups,
@@ -199,8 +194,6 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
                 .initial_stream_window_size(WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_header_list_size(HEAD_BYTES_MAX)
-                .keep_alive_interval(PING_EVERY)
-                .keep_alive_timeout(PING_MAX)
                 .handshake(stream)
                 .await;
             let (sender, connection) = made.map_err(|_| OutboundError::Protocol)?;

@@ -82,6 +82,8 @@ pub struct Version {
     /// Whether the compiled component is known to exist. A newer binary compiles for another
     /// engine, under another name, when the version is first used.
     pub built: AtomicBool,
+    /// Held while that is found out, so that it is found out once.
+    pub building: tokio::sync::Mutex<()>,
 }
 
 /// Returns the size of a stored record in bytes.
@@ -119,6 +121,7 @@ impl Version {
             assets: record.assets.values().map(|asset| files.asset(tenant, &asset.digest)).collect(),
             driver_cache,
             built: AtomicBool::new(false),
+            building: tokio::sync::Mutex::new(()),
             usual: Arc::default(),
             permits: VersionPermits::new(&limits),
             allowed_hosts: hosts.iter().filter_map(|host| AllowedHost::parse(host).ok()).collect(),

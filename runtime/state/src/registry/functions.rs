@@ -212,7 +212,7 @@ impl Registry {
         }
         change = change.function(owner, name, &changed.record())?;
         tenant_entry.functions.insert(name.clone(), Arc::new(changed));
-        let gone = unneeded(tenant_entry, &pruned);
+        let gone = files_of(&pruned);
         Ok((change, (version, new, gone)))
     }
 
@@ -247,7 +247,7 @@ impl Registry {
             for version in &removed.versions {
                 change = change.without_version(&tenant, &name, version.record.number);
             }
-            Ok((change, unneeded(tenant_entry, &removed.versions)))
+            Ok((change, files_of(&removed.versions)))
         });
         let gone = gone.await?;
         self.sweep_components(&owner, gone);
@@ -352,7 +352,7 @@ impl Registry {
     }
 
     /// For each version with traffic or a tag that `concerns` selects, makes a new version of the same component and
-    /// moves the traffic and the tags to it.
+    /// moves the traffic and the tags to it. Also returns the names of the files of versions that were removed.
     pub(super) fn renew(
         &self,
         tenant: &TenantName,
@@ -360,7 +360,8 @@ impl Registry {
         mut change: WriteBatch,
         cause: &str,
         concerns: impl Fn(&Version) -> bool,
-    ) -> Result<WriteBatch, RegistryError> {
+    ) -> ChangeResult<Vec<String>> {
+        let mut gone = Vec::new();
         // Renewing must be possible at any time, so old versions make room.
         let kept = if tenant_entry.is_full_of_versions() { 1 } else { self.kept() };
         for function in tenant_entry.functions.values_mut() {
@@ -390,13 +391,15 @@ impl Registry {
                     .filter(|version_ref| version_ref.key == old.key)
                     .for_each(|version_ref| *version_ref = Arc::clone(&version));
             }
-            for version in renewed.prune(kept) {
+            let pruned = renewed.prune(kept);
+            for version in &pruned {
                 change = change.without_version(tenant, &renewed.name, version.record.number);
             }
+            gone.extend(files_of(&pruned));
             change = change.function(tenant, &renewed.name, &renewed.record())?;
             *function = Arc::new(renewed);
         }
-        Ok(change)
+        Ok((change, gone))
     }
 
     /// Applies the tenant's current limits to all its versions. Those whose limits change get a new [`Version::key`].
@@ -483,9 +486,10 @@ fn check_secrets(tenant_entry: &Tenant, record: &VersionRecord) -> Result<(), Re
     Ok(())
 }
 
-/// Returns the component digests and build names of removed versions that no remaining version uses.
-fn unneeded(tenant_entry: &Tenant, gone: &[Arc<Version>]) -> Vec<String> {
+/// Returns the digests of the components and the names of the builds of removed versions. The sweep finds out which of
+/// them other versions need.
+fn files_of(gone: &[Arc<Version>]) -> Vec<String> {
     let names = gone.iter().flat_map(|version| [version.record.digest.clone(), version.record.build_name()]);
     let names: HashSet<String> = names.collect();
-    names.into_iter().filter(|name| !tenant_entry.needs(name)).collect()
+    names.into_iter().collect()
 }

@@ -111,12 +111,6 @@ impl Tenant {
         }
         if any { context + assets.values().sum::<u64>() } else { 0 }
     }
-
-    /// Returns whether any version of its functions uses the component with this digest, or the build with this name.
-    fn needs(&self, name: &str) -> bool {
-        let mut versions = self.functions.values().flat_map(|function| &function.versions);
-        versions.any(|version| version.record.digest == name || version.record.build_name() == name)
-    }
 }
 
 /// Everything that requests need of the registry, at one moment.

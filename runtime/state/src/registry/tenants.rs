@@ -281,8 +281,9 @@ impl Registry {
         name: &str,
         record: SecretRecord,
     ) -> Result<bool, RegistryError> {
+        let owner = tenant.clone();
         let (tenant, name) = (tenant.clone(), name.to_owned());
-        self.change(move |registry, next| {
+        let set = self.change(move |registry, next| {
             let tenant_entry = tenant_mut(next, &tenant)?;
             let (limit, used) = (tenant_entry.limits.secrets, tenant_entry.secrets.len() as u64);
             let new = !tenant_entry.secrets.contains_key(&name);
@@ -293,9 +294,13 @@ impl Registry {
             Arc::make_mut(&mut tenant_entry.secrets).insert(name.clone(), record);
             let cause = format!("the secret {name} was set");
             let names = |version: &crate::registry::Version| version.manifest().secrets.names.contains(&name);
-            Ok((registry.renew(&tenant, tenant_entry, change, &cause, names)?, new))
-        })
-        .await
+            let (change, gone) = registry.renew(&tenant, tenant_entry, change, &cause, names)?;
+            Ok((change, (new, gone)))
+        });
+        let (new, gone) = set.await?;
+        self.sweep_components(&owner, gone);
+        self.sweep_assets(&owner);
+        Ok(new)
     }
 
     /// Removes a secret. Fails if a version with traffic or a tag names it.

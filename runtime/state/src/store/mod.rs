@@ -143,6 +143,17 @@ impl Store {
 /// Writes the records of versions that an earlier format wrote, without the sources of their kernels. These go into
 /// reports, as if the version had been built now.
 fn rewrite(files: &Files, committer: &mut Committer, outdated: Vec<OutdatedVersion>) -> Result<(), StoreError> {
+    match try_rewrite(files, committer, outdated) {
+        // The records can be read as they are.
+        Err(StoreError::Full) => {
+            tracing::warn!("the records of versions could not be rewritten, because the disk is full");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn try_rewrite(files: &Files, committer: &mut Committer, outdated: Vec<OutdatedVersion>) -> Result<(), StoreError> {
     let mut change = WriteBatch::new();
     for OutdatedVersion { tenant, function, record, kernels } in outdated {
         let path = files.build_report(&tenant, &record.build_name());
@@ -155,14 +166,7 @@ fn rewrite(files: &Files, committer: &mut Committer, outdated: Vec<OutdatedVersi
         }
         change = change.version(&tenant, &function, &record)?;
     }
-    match committer.round(vec![change]) {
-        // The records can be read as they are.
-        Err((StoreError::Full, _)) => {
-            tracing::warn!("the records of versions could not be rewritten, because the disk is full");
-            Ok(())
-        }
-        other => other.map_err(|(error, _)| error),
-    }
+    committer.round(vec![change]).map_err(|(error, _)| error)
 }
 
 /// Returns whether a folder without a readable format is what a crash during the first start left: nothing in it was
