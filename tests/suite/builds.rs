@@ -39,7 +39,7 @@ fn a_build_is_ended_by_its_cpu_time_and_what_it_used_is_counted() {
     refused.is_problem(429, "tenant_limit", "build_cpu_ms_per_day = 3000; in use: ");
     set_limits(&server, "acme", &json!({ "build_cpu_ms_per_day": null }));
     assert_eq!(server.put(&acme, "hello", "hello", "", "").status, 201);
-    // What is built already costs nothing.
+    // A component that is built already uses nothing of the budget.
     set_limits(&server, "acme", &json!({ "build_cpu_ms_per_day": 0 }));
     assert_eq!(server.put(&acme, "hello", "again", "", "").status, 201);
     server.put(&acme, "stream", "stream", "", "").is_problem(429, "tenant_limit", "build_cpu_ms_per_day = 0");

@@ -84,7 +84,7 @@ fn a_usual_self_signed_certificate_is_trusted_and_functions_are_found() {
     let component = prebuilt("hello").display().to_string();
     let deployed = cli(&["deploy", &component], &url, folder.path());
     assert!(deployed.status.success(), "{}", text(&deployed.stderr));
-    // The functions are at another address, which the server tells. Its certificate does not name that address.
+    // The functions have another address, which the server returns. Its certificate does not contain that address.
     let by_address = cli(&["invoke", "hello"], &url, folder.path());
     assert_eq!(by_address.status.code(), Some(3), "{}", text(&by_address.stderr));
     let told = server.url.replace("127.0.0.1", "localhost");

@@ -25,7 +25,7 @@ pub struct FairPermits<T> {
     free: usize,
     /// Most permits that one tenant may hold.
     tenant_max: usize,
-    /// What tenants have used of late, if they are charged: their latest use counts most.
+    /// What tenants have used recently, if they are charged: their latest use counts most.
     used: HashMap<TenantName, u64>,
     tenants: HashMap<TenantName, TenantQueue<T>>,
     /// Number of waiters, of all tenants.

@@ -110,7 +110,7 @@ impl ServerPermits {
         Arc::new(Self { permits, waiting_max, charged: Mutex::new(Instant::now()) })
     }
 
-    /// Records how long a tenant has held a permit. Tenants that have held permits for less time of late get the next
+    /// Records how long a tenant has held a permit. Tenants that have held permits for less time recently get the next
     /// ones first.
     pub fn charge(&self, tenant: &TenantName, held: Duration) {
         let now = Instant::now();

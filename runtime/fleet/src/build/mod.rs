@@ -6,7 +6,7 @@
 //!
 //! Everything that hostile input can make expensive happens in the child, once. Its CPU time is limited and counts for
 //! the tenant's budget, also if the upload is refused. At most [`BUILDS_MAX`] children run at once, one for each tenant;
-//! the next permit goes to the tenant that has held permits for the least time of late. The report is untrusted: it
+//! the next permit goes to the tenant that has held permits for the least time recently. The report is untrusted: it
 //! supplies only kernel sources, warnings and the size of a snapshot. The output is moved to its final path only after
 //! the child has exited successfully. The output is keyed by tenant and digest and never shared between tenants, so that
 //! the time a deploy takes says nothing about others' uploads.
@@ -240,7 +240,7 @@ impl BuildService {
         let files = self.store.files();
         let (output_path, output) = files.incoming()?;
         let _cleanup = RemoveOnDrop(&output_path);
-        // What the server wants built must go on, so it may use the reserve.
+        // Without a budget the server needs the build, so it may use the reserve.
         self.claim(&output, wanted.compiled_bytes_max, budget.is_none())?;
         let input = BuilderInput {
             spec: BuildSpec {

@@ -1,4 +1,4 @@
-//! What a stage of a build may take: CPU time, and wall time only to catch a builder that waits for ever. A large
+//! What a stage of a build may take: CPU time, and five times as much wall time, to end a builder that waits. A large
 //! component on a busy machine takes long, but no more CPU time than on an idle one. Pure.
 
 use gannet_base::hop::build::BuildStage;

@@ -1,7 +1,7 @@
 //! Explains why a component cannot be linked: which imports are missing, what is served instead, and which world the
 //! component is for.
 //!
-//! The linker says only which import it missed first. Here each one is looked up by itself.
+//! The linker reports only the first missing import. Here each import is looked up separately.
 
 use crate::guest::GuestState;
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! Tells a guest's future how the body of its response ends: whether it was read to its end, or whether the guest has
+//! Reports to a guest's future how the body of its response ends: whether it was read to its end, or whether the guest has
 //! exited before it had finished it.
 
 use bytes::Bytes;
@@ -49,7 +49,7 @@ impl BodyEnd {
         .await;
     }
 
-    /// Tells the body that its guest has exited, and waits until what the guest has written was read. Returns whether the
+    /// Notifies the body that its guest has exited, and waits until what the guest has written was read. Returns whether the
     /// body is complete. If it was dropped, all bytes that were announced were sent, or the client left.
     pub(super) async fn passed_after_exit(&self) -> bool {
         self.0.exited.store(true, Ordering::Release);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  free space   what is refused with 507
-//!  < reserve    uploads, and changes by tenants; deleting goes on, and so do builds of what is deployed
+//!  < reserve    uploads, and changes by tenants; deleting, and builds of deployed versions, go on
 //!  < reserve/4  requests to functions, because their bill needs room; `/readyz` says so
 //!  < 16 MiB     every change, also the operator's
 //! ```
