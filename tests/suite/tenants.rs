@@ -224,6 +224,29 @@ fn a_revoked_key_ends_the_stream_that_it_reads() {
 }
 
 #[test]
+fn a_key_that_is_revoked_while_its_request_runs_gets_no_answer() {
+    let server = server();
+    let full = server.tenant("acme", &json!({}));
+    assert_eq!(server.put(&full, "faulty", "faulty", "[limits]\ntimeout_ms = 20000\n", "").status, 201);
+    let made = server.control(&full, "POST", "tenants/acme/keys", &json!({})).json();
+    let key = made["key"].as_str().unwrap();
+    let in_flight = || server.control(&full, "GET", "limits", &Value::Null).json()["used"]["concurrency"].clone();
+    std::thread::scope(|scope| {
+        let called = scope.spawn(|| server.call_as(key, "/f/acme/faulty/nap?ms=3000", b""));
+        wait_until("the request runs", || in_flight() == 1);
+        let path = format!("tenants/acme/keys/{}", made["id"].as_str().unwrap());
+        assert_eq!(server.control(&full, "DELETE", &path, &Value::Null).status, 200);
+        called.join().unwrap().is_problem(
+            401,
+            "key_revoked",
+            "the key was revoked or has expired while the request ran",
+        );
+    });
+    wait_until("its place is free", || in_flight() == 0);
+    assert_eq!(server.call_as(&full, "/f/acme/faulty/nap?ms=1", b"").text(), "napped");
+}
+
+#[test]
 fn the_cause_of_a_failure_of_the_server_is_for_its_log_only() {
     let server = server();
     let acme = server.tenant("acme", &json!({}));

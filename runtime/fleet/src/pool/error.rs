@@ -60,6 +60,9 @@ pub enum PoolError {
     /// The server failed, and the function is not to blame.
     #[error("{0}")]
     Internal(String),
+    /// The key of the request is no longer valid.
+    #[error("the key was revoked or has expired while the request ran")]
+    KeyRevoked,
     /// The tenant reached a cap while the request ran.
     #[error(
         "the tenant has used up {} while the request ran",
@@ -112,6 +115,7 @@ impl From<PoolError> for Refusal {
             E::NoCapacity(_) | E::StartFailed(_) => (K::Unavailable, "no_capacity", B::Platform),
             E::Draining => (K::Unavailable, "draining", B::Platform),
             E::Suspended => (K::Forbidden, "tenant_suspended", B::Caller),
+            E::KeyRevoked => (K::Unauthenticated, "key_revoked", B::Caller),
             E::Killed(_) => (K::FunctionFailed, "function_killed", B::Function),
             E::BackingOff { .. } => (K::Unavailable, "function_backing_off", B::Function),
             E::SecretMissing { .. } => (K::FunctionFailed, "secret_missing", B::Function),
@@ -146,7 +150,7 @@ impl From<PoolError> for Refusal {
             E::UsedUp { .. } => {
                 refusal.hint("`gannet limits` shows the tenant's limits; the operator sets them").permanent()
             }
-            E::Suspended | E::Internal(_) | E::Request(_) => refusal,
+            E::Suspended | E::KeyRevoked | E::Internal(_) | E::Request(_) => refusal,
         }
     }
 }

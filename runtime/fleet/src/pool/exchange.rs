@@ -342,6 +342,17 @@ impl Pool {
             }
             None => ReportSource::Frame(expected.take()),
         };
+        // While the guest worked, the key may have been revoked.
+        if admitted.key.as_ref().is_some_and(|key| !self.registry.snapshot().accepts(key)) {
+            // That ends a guest that still runs.
+            drop(connection);
+            let refusal = PoolError::KeyRevoked.into();
+            let awaited = match source {
+                ReportSource::Frame(expected) => Some(AwaitedReport { expected, worker_claim, claim_us }),
+                ReportSource::Known => None,
+            };
+            return Err(Box::new(CallFailure { refusal, admitted, awaited }));
+        }
         admitted.tab.update_receipt(|receipt| receipt.status = status.as_u16());
         let data_left = connection.data_left().map(|left| left as u64);
         let mut framing = relay::framing(has_body, data_left, announced_length(&headers).ok().flatten());

@@ -13,7 +13,6 @@ use crate::pool::slow_clients::{Overdue, SlowClients, WatchGuard};
 use bytes::Bytes;
 use gannet_base::body::{BrokenOff, ResponseBody};
 use gannet_base::headers;
-use gannet_base::identity::Key;
 use gannet_base::quota::account::ReachedCap;
 use gannet_base::refusal::{Blame, Refusal};
 use gannet_base::trailers;
@@ -83,10 +82,9 @@ impl Overdue for SharedResponse {
             let refusal = Refusal::from(PoolError::UsedUp { cap });
             return Some((refusal.code, refusal.public));
         }
-        let is_valid = |found: &Arc<Key>| !found.is_expired(jiff::Timestamp::now());
         let key = open.admitted.key.as_ref()?;
-        let lost = !open.registry.snapshot().keys.get(&key.hash).is_some_and(is_valid);
-        lost.then(|| ("key_revoked", "the key was revoked or expired while the response was sent".to_owned()))
+        let refusal = Refusal::from(PoolError::KeyRevoked);
+        (!open.registry.snapshot().accepts(key)).then_some((refusal.code, refusal.public))
     }
 
     fn end_access(&self, code: &'static str, detail: String) {

@@ -137,6 +137,11 @@ impl Snapshot {
         self.deleted.contains(tenant)
     }
 
+    /// Whether a key that was valid when its request came is valid still.
+    pub fn accepts(&self, key: &Key) -> bool {
+        self.keys.get(&key.hash).is_some_and(|found| !found.is_expired(jiff::Timestamp::now()))
+    }
+
     /// Returns a tenant's keys.
     pub fn keys_of<'a>(&'a self, tenant: &'a TenantName) -> impl Iterator<Item = &'a Arc<Key>> {
         self.keys.of(tenant)
