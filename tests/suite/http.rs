@@ -154,23 +154,13 @@ fn an_answer_without_content_has_no_length() {
 
 #[test]
 fn head_over_http_2_is_get_without_the_body() {
-    let server = Server::shared();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
-        let builder = hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
-        let (mut sender, connection) = builder.handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        for (path, length) in [("/healthz", "3"), ("/f/dev/hello/", "13"), ("/f/dev/faulty/length-only", "5")] {
-            let request = hyper::Request::head(format!("{}{path}", server.url)).header("x-gannet-key", KEY);
-            let request = request.body(http_body_util::Full::new(bytes::Bytes::new())).unwrap();
-            let response = sender.send_request(request).await.unwrap();
-            assert_eq!(response.status().as_u16(), 200, "{path}");
-            assert_eq!(response.headers()["content-length"], length, "{path}");
-            let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap();
-            assert!(body.to_bytes().is_empty(), "{path}");
-        }
-    });
+    let expected = [("/healthz", "3"), ("/f/dev/hello/", "13"), ("/f/dev/faulty/length-only", "5")];
+    let responses = Server::shared().over_http_2("HEAD", &expected.map(|(path, _)| path));
+    for ((path, length), (head, body, _)) in expected.into_iter().zip(responses) {
+        assert_eq!(head.status.as_u16(), 200, "{path}");
+        assert_eq!(head.headers["content-length"], length, "{path}");
+        assert!(body.is_empty(), "{path}");
+    }
 }
 
 #[test]

@@ -39,6 +39,9 @@ pub struct Server {
     _folder: Option<TempDir>,
 }
 
+/// The head, the body and the trailers of a response.
+pub type Http2Response = (hyper::http::response::Parts, bytes::Bytes, hyper::HeaderMap);
+
 /// How a server is started.
 #[derive(Default)]
 pub struct Options<'a> {
@@ -232,6 +235,29 @@ impl Server {
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
         text(&answer)
+    }
+
+    /// Sends requests without a body over one HTTP/2 connection, with the development key. Returns the head, the body and
+    /// the trailers of each response.
+    pub fn over_http_2(&self, method: &str, paths: &[&str]) -> Vec<Http2Response> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
+            let builder = hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+            let (mut sender, connection) = builder.handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+            tokio::spawn(connection);
+            let mut responses = Vec::new();
+            for path in paths {
+                let request = hyper::Request::builder().method(method).uri(format!("{}{path}", self.url));
+                let request = request.header("x-gannet-key", KEY);
+                let request = request.body(http_body_util::Full::new(bytes::Bytes::new())).unwrap();
+                let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+                let collected = http_body_util::BodyExt::collect(body).await.unwrap();
+                let trailers = collected.trailers().cloned().unwrap_or_default();
+                responses.push((head, collected.to_bytes(), trailers));
+            }
+            responses
+        })
     }
 
     /// Kills the server with SIGKILL, so that it cannot clean up.

@@ -1,6 +1,6 @@
 //! Closes a connection whose client sends nothing at first, or stops reading in the middle of a response. A client that
 //! stops reading holds permits, an instance and perhaps GPU memory. A connection is not closed while its client still
-//! sends: it would not get the response. What it sends passes [`LineEnds`].
+//! sends: it would not get the response. [`LineEnds`] checks the bytes that the client sends.
 
 use super::line_ends::{END_OF_HEAD, LineEnds};
 use std::io;
@@ -38,7 +38,7 @@ pub(super) struct StallGuard<S> {
     stream: S,
     stalled: Option<Pin<Box<Sleep>>>,
     line_ends: LineEnds,
-    /// What is left to add to what the client has sent, because its head was refused.
+    /// Bytes still to be read after those of the client: they complete a head that is refused.
     added: &'static [u8],
     /// Runs until the first bytes have come. Before that, hyper does not know the protocol and applies no timeout of
     /// its own.

@@ -27,7 +27,7 @@ fn has(at: &mut LinkerInstance<'_, GuestState>, name: &str) -> bool {
 /// Looks names up in a copy of a linker.
 struct Probe {
     linker: Linker<GuestState>,
-    /// What was looked up. Each look defines the name.
+    /// The results by name. A lookup defines the name in the copy, so each name is looked up once.
     known: HashMap<String, bool>,
 }
 

@@ -58,7 +58,7 @@ pub(crate) struct RequestLog {
     secrets: Arc<[String]>,
     /// Length of the longest of them.
     secret_bytes_max: usize,
-    /// What was written after the last line break: to stdout, and to stderr. All writers of a stream share it.
+    /// The bytes of stdout and of stderr after the last line break. All writers of a stream share them.
     partial: Mutex<[Vec<u8>; 2]>,
 }
 
