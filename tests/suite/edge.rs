@@ -317,6 +317,74 @@ fn untaken(server: &Server, limit: &str) {
 }
 
 #[test]
+fn responses_that_wait_for_their_clients_take_bounded_memory_and_stop_nobody() {
+    const STREAMS: usize = 15;
+    const RESPONSE_BYTES: usize = 1 << 20;
+    let server = Server::start_with(&Options {
+        config: Some("[edge]\nwaiting_mib_per_address = 1\nwaiting_mib = 4\n"),
+        ..Options::default()
+    });
+    let folder = tempfile::TempDir::new().unwrap();
+    std::fs::copy(prebuilt("matmul"), folder.path().join("f.wasm")).unwrap();
+    let limits = format!("[limits]\nconcurrency = {}\ntimeout_ms = 90000\nqueue_ms = 60000\n", STREAMS + 1);
+    let manifest = format!("name = \"large\"\n[build]\nartifact = \"f.wasm\"\n{limits}");
+    std::fs::write(folder.path().join("gannet.toml"), manifest).unwrap();
+    let output = server.cli(&["deploy", &folder.path().display().to_string()]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let path = "/f/dev/large/?rows=512&inner=1&columns=512";
+    let body = vec![0u8; (512 + 512) * 4];
+    // HTTP/2 by hand: the windows are open, and the client does not read from its socket. The requests fit into the
+    // window of a new connection.
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    let mut requests = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    requests.extend(http_2_frame(4, 0, 0, &[&[0, 4][..], &0x7fff_ffff_u32.to_be_bytes()].concat()));
+    requests.extend(http_2_frame(8, 0, 0, &(0x7fff_ffff_u32 - 65_535).to_be_bytes()));
+    for number in 0..STREAMS {
+        let id = u32::try_from(2 * number + 1).unwrap();
+        let fields = [(":method", "POST"), (":scheme", "http"), (":authority", "localhost"), (":path", path)];
+        let fields = fields.into_iter().chain([("x-gannet-key", KEY)]);
+        let head: Vec<u8> = fields.flat_map(|(name, value)| http_2_field(name, value)).collect();
+        requests.extend(http_2_frame(1, 4, id, &head));
+        requests.extend(http_2_frame(0, 1, id, &body));
+    }
+    stream.write_all(&requests).unwrap();
+    wait_until("the bytes that wait reach the limit", || server.metric("response_bytes_waiting") >= 1 << 20);
+    // Somebody who reads gets the whole response meanwhile, from the same address.
+    let other = server.send("POST", path, &[], &body);
+    assert_eq!((other.status, other.bytes().len()), (200, RESPONSE_BYTES));
+    // Beyond the limit, each response has one part waiting, of at most what one read of the hop takes.
+    let most = (1 << 20) + u64::try_from(STREAMS).unwrap() * (16 << 10);
+    let waiting = server.metric("response_bytes_waiting");
+    assert!(waiting <= most, "{waiting} bytes wait; the limit is {most}");
+    // Once the client reads, it gets all of them.
+    let (mut ended, mut received) = (0, 0);
+    while ended < STREAMS {
+        let mut prefix = [0; 9];
+        stream.read_exact(&mut prefix).unwrap();
+        let [a, b, c, kind, flags, ..] = prefix;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        stream.read_exact(&mut payload).unwrap();
+        assert!(kind != 3 && kind != 7, "a stream or the connection was ended: {prefix:?}");
+        received += if kind == 0 { payload.len() } else { 0 };
+        ended += usize::from(matches!(kind, 0 | 1) && flags & 1 == 1);
+    }
+    assert_eq!(received, STREAMS * RESPONSE_BYTES);
+    wait_until("nothing waits any more", || server.metric("response_bytes_waiting") == 0);
+}
+
+/// A frame of HTTP/2.
+fn http_2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let [_, a, b, c] = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&[a, b, c, kind, flags][..], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A header field of HTTP/2 as HPACK's literal without indexing.
+fn http_2_field(name: &str, value: &str) -> Vec<u8> {
+    let length = |text: &str| u8::try_from(text.len()).ok().filter(|length| *length < 127).unwrap();
+    [&[0, length(name)][..], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
+}
+
+#[test]
 fn idle_connections_lock_nobody_out() {
     // More than a listener has seats, with those of its reserve.
     const CONNECTIONS: usize = 4_400;

@@ -11,5 +11,6 @@ pub mod admit;
 pub mod respond;
 
 // Not steps of the path.
+mod waiting_bytes;
 pub mod control;
 pub mod serve;

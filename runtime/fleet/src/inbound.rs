@@ -89,7 +89,7 @@ impl From<RequestError> for Refusal {
     }
 }
 
-/// The function that a request is for, set once routing knows it. The access log reads it.
+/// The function that a request is for, set once routing knows it. The front reads it after the request was served.
 pub type ServedFunction = Arc<OnceLock<(TenantName, FunctionName)>>;
 
 /// What the listener that accepted a request is for.
@@ -110,14 +110,16 @@ pub struct InboundRequest {
     pub id: RequestId,
     /// When its head was complete.
     pub arrived: Instant,
+    /// A number for its connection.
+    pub connection: u64,
     /// Address of the client, found behind trusted proxies.
     pub client: IpAddr,
     /// Whether the client spoke TLS.
     pub https: bool,
     /// What the listener that accepted it is for.
     pub listener: ListenerRole,
-    /// Where routing notes the function for the access log; `None` without an access log.
-    pub served: Option<ServedFunction>,
+    /// Where routing notes the function.
+    pub served: ServedFunction,
     /// Method, URI and headers.
     pub parts: Parts,
     /// The body, as far as it was not read yet.

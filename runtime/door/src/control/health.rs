@@ -83,6 +83,8 @@ impl Control {
         registry.register("starts", "Requests by how they started", starts);
         let mut gauge = |name, help, value| registry.register(name, help, ConstGauge::new(value as u64));
         gauge("workers", "Tenants with a worker", workers);
+        let waiting = usize::try_from(self.waiting.all()).unwrap_or(usize::MAX);
+        gauge("response_bytes_waiting", "Bytes of responses that wait in memory for clients", waiting);
         gauge("spares", "Workers ready for any tenant", spares);
         let mut text = String::new();
         encode(&mut text, &registry)?;

@@ -41,6 +41,7 @@ pub use openapi::document;
 
 use crate::access::AccessError;
 use crate::respond::{ReplyStatus, json, status_of};
+use crate::waiting_bytes::WaitingBytes;
 use arguments::Query;
 use audit_entry::{AuditSubject, audit_entry};
 use authorize::{TenantGrant, authorize};
@@ -87,6 +88,8 @@ pub struct Control {
     pub arbiter: Arc<Arbiter>,
     /// Encrypts secrets.
     pub vault: Arc<Vault>,
+    /// The bytes of responses that wait for clients.
+    pub waiting: Arc<WaitingBytes>,
     /// The server's configuration; SIGHUP replaces it.
     pub live: LiveConfig,
     /// The refused calls that are in audit logs.

@@ -2,21 +2,19 @@
 //!
 //! - A body keeps its connection busy until it is dropped, and tells whether it waits for a function or for the client
 //!   ([`super::seats`]).
-//! - An answer of the control API counts against the bytes that may wait for its client's address, until its memory is
-//!   free. It is handed over in pieces, and the rest is dropped if the client takes nothing for [`UNTAKEN_MAX`]. The
-//!   responses of functions have time limits of their own.
+//! - An answer of the control API exists as a whole, so it counts as a whole against the bytes that may wait
+//!   ([`crate::waiting_bytes`]) until its memory is free. It is handed over in pieces, and the rest is dropped if the
+//!   client takes nothing for [`UNTAKEN_MAX`]. The responses of functions have time limits of their own.
 
 use super::seats::Busy;
+use crate::waiting_bytes::{CountedBytes, Recipient, WaitingBytes, WaitingLimits};
 use bytes::Bytes;
 use gannet_base::body::{BrokenOff, ResponseBody};
-use gannet_base::quota::address::client_network;
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 use gannet_fleet::pool::{Overdue, SlowClients, WatchGuard};
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use std::collections::HashMap;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -32,10 +30,6 @@ const UNTAKEN_MAX: Duration = Duration::from_secs(60);
 const ANSWER_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The bytes that a stream counts for: the latest lines of a log, and what its channel may hold.
 const STREAM_BYTES: u64 = 1536 * 1024;
-/// The most bytes that may wait for the clients of one address.
-const ADDRESS_BYTES_MAX: u64 = 64 << 20;
-/// The most bytes that may wait for all clients together.
-const ALL_BYTES_MAX: u64 = 256 << 20;
 
 fn is_short(body: &ResponseBody) -> bool {
     body.size_hint().exact().is_some_and(|bytes| bytes <= SHORT_BYTES)
@@ -80,83 +74,43 @@ impl Body for BusyBody {
 /// The answers of the control API that wait for their clients.
 #[derive(Debug)]
 pub struct WaitingAnswers {
-    bytes: Mutex<HashMap<IpAddr, u64>>,
+    waiting: Arc<WaitingBytes>,
     clients: Arc<SlowClients<SharedAnswer>>,
-}
-
-/// Too many bytes wait for the clients of an address, or for all.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "answers of {waiting} bytes wait to be taken {whose}; the limit is {limit} bytes: read them, or ask for fewer items"
-)]
-struct TooMuchWaits {
-    waiting: u64,
-    whose: &'static str,
-    limit: u64,
 }
 
 impl WaitingAnswers {
     /// Starts the task that ends answers which nobody takes.
-    pub fn start() -> Arc<Self> {
-        Arc::new(Self { bytes: Mutex::default(), clients: SlowClients::start() })
+    pub fn start(waiting: Arc<WaitingBytes>) -> Self {
+        Self { waiting, clients: SlowClients::start() }
+    }
+
+    /// Returns the counts of what waits.
+    pub(super) const fn waiting(&self) -> &Arc<WaitingBytes> {
+        &self.waiting
     }
 
     /// Holds an answer, or refuses it if too many bytes wait already.
-    pub fn hold(
-        self: &Arc<Self>,
+    pub(super) fn hold(
+        &self,
         response: Response<ResponseBody>,
-        client: IpAddr,
+        recipient: &Recipient,
+        limits: &WaitingLimits,
     ) -> Result<Response<ResponseBody>, Refusal> {
         if is_short(response.body()) {
             return Ok(response);
         }
         let bytes = response.body().size_hint().exact().unwrap_or(STREAM_BYTES);
-        let reservation = self
-            .reserve(client_network(client), bytes)
-            .map_err(|full| Refusal::new(RefusalKind::TooManyRequests, "answers_waiting", Blame::Caller, &full))?;
+        let counted = self.waiting.reserve(recipient, bytes, limits).map_err(|full| {
+            Refusal::new(RefusalKind::TooManyRequests, "answers_waiting", Blame::Caller, &full)
+                .hint("read the responses that wait, or ask for fewer items")
+        })?;
         Ok(response.map(|body| {
             let rest = Bytes::new();
-            let answer = Answer { body, rest, waker: None, taken: Instant::now(), _reservation: reservation };
+            let answer = Answer { body, rest, waker: None, taken: Instant::now(), _counted: counted };
             let answer = Arc::new(SharedAnswer(Mutex::new(Some(answer))));
             let watched = self.clients.watch(&answer, ANSWER_MAX, UNTAKEN_MAX);
             AnswerBody { _watched: watched, answer }.boxed_unsync()
         }))
-    }
-
-    fn reserve(self: &Arc<Self>, address: IpAddr, bytes: u64) -> Result<Reservation, TooMuchWaits> {
-        let mut waiting = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: u64 = waiting.values().sum();
-        let own = waiting.get(&address).copied().unwrap_or(0);
-        // One answer is always possible, however long it is.
-        if own > 0 && own + bytes > ADDRESS_BYTES_MAX {
-            return Err(TooMuchWaits { waiting: own, whose: "for this address", limit: ADDRESS_BYTES_MAX });
-        }
-        let all_max = if own > 0 { ALL_BYTES_MAX } else { 2 * ALL_BYTES_MAX };
-        if all + bytes > all_max {
-            return Err(TooMuchWaits { waiting: all, whose: "for all clients", limit: all_max });
-        }
-        *waiting.entry(address).or_default() += bytes;
-        Ok(Reservation { answers: Arc::clone(self), address, bytes })
-    }
-}
-
-/// Bytes that wait for an address. Dropping it takes them off.
-#[derive(Debug)]
-struct Reservation {
-    answers: Arc<WaitingAnswers>,
-    address: IpAddr,
-    bytes: u64,
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        let mut waiting = self.answers.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = waiting.get_mut(&self.address) {
-            *own = own.saturating_sub(self.bytes);
-            if *own == 0 {
-                waiting.remove(&self.address);
-            }
-        }
     }
 }
 
@@ -171,7 +125,7 @@ struct Answer {
     /// Wakes the task that waits for more of the answer. None while the client has not asked for more.
     waker: Option<Waker>,
     taken: Instant,
-    _reservation: Reservation,
+    _counted: CountedBytes,
 }
 
 impl std::fmt::Debug for Answer {
@@ -252,26 +206,31 @@ impl Body for AnswerBody {
 mod tests {
     use super::*;
     use gannet_base::body::full;
+    use std::net::IpAddr;
+
+    const LIMITS: WaitingLimits = WaitingLimits { address: 64 << 20, all: 256 << 20 };
+
+    fn recipient() -> Recipient {
+        Recipient::new(1, IpAddr::from([127, 0, 0, 1]), None)
+    }
 
     #[tokio::test]
     async fn bytes_that_wait_are_bounded_and_given_back() {
-        let answers = WaitingAnswers::start();
-        let client = IpAddr::from([127, 0, 0, 1]);
-        let long = || Response::new(full(Bytes::from(vec![0; 20 << 20])));
-        let held: Vec<_> = (0..3).map(|_| answers.hold(long(), client).unwrap()).collect();
-        let refused = answers.hold(long(), client).map(|_| ()).unwrap_err();
+        let answers = WaitingAnswers::start(WaitingBytes::new());
+        let long = || Response::new(full(Bytes::from(vec![0; 10 << 20])));
+        let held = answers.hold(long(), &recipient(), &LIMITS).unwrap();
+        let refused = answers.hold(long(), &recipient(), &LIMITS).map(|_| ()).unwrap_err();
         assert_eq!((refused.code, refused.blame), ("answers_waiting", Blame::Caller));
-        assert!(answers.hold(long(), IpAddr::from([127, 0, 0, 2])).is_ok(), "another address has its own");
-        assert!(answers.hold(Response::new(full(Bytes::from_static(b"short"))), client).is_ok());
+        assert!(answers.hold(Response::new(full(Bytes::from_static(b"short"))), &recipient(), &LIMITS).is_ok());
         drop(held);
-        assert!(answers.bytes.lock().unwrap().is_empty());
+        assert_eq!(answers.waiting.all(), 0);
     }
 
     #[tokio::test]
     async fn an_answer_arrives_whole_in_pieces() {
-        let answers = WaitingAnswers::start();
+        let answers = WaitingAnswers::start(WaitingBytes::new());
         let bytes: Vec<u8> = (0..100_000u32).map(|n| n.to_le_bytes()[0]).collect();
-        let held = answers.hold(Response::new(full(Bytes::from(bytes.clone()))), IpAddr::from([127, 0, 0, 1])).unwrap();
+        let held = answers.hold(Response::new(full(Bytes::from(bytes.clone()))), &recipient(), &LIMITS).unwrap();
         let mut body = held.into_body();
         let mut got = Vec::new();
         while let Some(frame) = body.frame().await {
@@ -285,11 +244,11 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_nobody_takes_ends_and_frees_its_bytes() {
-        let answers = WaitingAnswers::start();
+        let answers = WaitingAnswers::start(WaitingBytes::new());
         let long = Response::new(full(Bytes::from(vec![7; 1 << 20])));
-        let mut held = answers.hold(long, IpAddr::from([127, 0, 0, 1])).unwrap();
+        let mut held = answers.hold(long, &recipient(), &LIMITS).unwrap();
         answers.clients.end_overdue(Instant::now() + UNTAKEN_MAX * 2);
-        assert!(answers.bytes.lock().unwrap().is_empty());
+        assert_eq!(answers.waiting.all(), 0);
         assert!(held.body_mut().frame().await.unwrap().is_err());
     }
 }

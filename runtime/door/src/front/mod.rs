@@ -19,6 +19,7 @@ mod path;
 mod peers;
 mod seats;
 mod held_body;
+mod counted_body;
 mod tls;
 
 pub use access_log::AccessLog;
@@ -28,6 +29,7 @@ pub use tls::{Tls, check as check_tls};
 
 use crate::respond::{refuse, refuse_openai, stamp, without_body};
 use crate::route::{self, CorsPolicy, openai_path};
+use crate::waiting_bytes::Recipient;
 use access_log::LoggedRequest;
 use gannet_base::body::ResponseBody;
 use gannet_base::names::RequestId;
@@ -203,9 +205,9 @@ impl Front {
             .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20));
-        let of_seat = Arc::clone(&seat);
+        let (of_seat, number) = (Arc::clone(&seat), self.steps.answers.waiting().connection());
         let service = hyper::service::service_fn(move |request| {
-            Arc::clone(&self).request(request, (peer, role, tls), Arc::clone(&of_seat))
+            Arc::clone(&self).request(request, (peer, role, tls, number), Arc::clone(&of_seat))
         });
         let connection = builder.serve_connection(TokioIo::new(io::StallGuard::new(stream)), service);
         tokio::pin!(connection);
@@ -229,7 +231,7 @@ impl Front {
     async fn request(
         self: Arc<Self>,
         request: Request<Incoming>,
-        (peer, role, tls): (SocketAddr, ListenerRole, bool),
+        (peer, role, tls, connection): (SocketAddr, ListenerRole, bool, u64),
         seat: Arc<SeatGuard>,
     ) -> Result<Response<ResponseBody>, Infallible> {
         let (id, arrived) = (RequestId::new(), Instant::now());
@@ -240,11 +242,11 @@ impl Front {
         };
         let (parts, body) = request.into_parts();
         let (client, https) = client::client_of(peer.ip(), tls, &parts.headers, &self.live.load().trusted_proxies);
-        let served = self.access.as_ref().map(|_| ServedFunction::default());
+        let served = ServedFunction::default();
         // If the client leaves before the head of the response, this is dropped here and says so.
-        let mut logged = self.access.as_ref().zip(served.clone()).map(|(log, served)| {
+        let mut logged = self.access.as_ref().map(|log| {
             let method = parts.method.as_str().chars().take(32).collect();
-            LoggedRequest::new(log, id, (method, served, arrived))
+            LoggedRequest::new(log, id, (method, Arc::clone(&served), arrived))
         });
         // The refusal of a function depends on the origin too, where CORS may decide.
         let is_of_function = parts.uri.path().starts_with("/f/");
@@ -253,8 +255,19 @@ impl Front {
         let is_head = parts.method == http::Method::HEAD;
         let is_http_1 = parts.version <= http::Version::HTTP_11;
         let for_openai = openai_path(parts.uri.path()).is_some();
-        let inbound =
-            InboundRequest { id, arrived, client, https, listener: role, served, parts, body, collected: None };
+        let served_here = Arc::clone(&served);
+        let inbound = InboundRequest {
+            id,
+            arrived,
+            connection,
+            client,
+            https,
+            listener: role,
+            served,
+            parts,
+            body,
+            collected: None,
+        };
         let origin = self.origin(&inbound);
         let mut refusal = None;
         let mut response =
@@ -296,7 +309,10 @@ impl Front {
             logged.answered(response.status().as_u16(), refusal);
             response = response.map(|body| logged.watch(body));
         }
-        Ok(response.map(|body| held_body::keep_busy(body, busy)))
+        let tenant = served_here.get().map(|(tenant, _)| tenant.clone());
+        let recipient = Recipient::new(connection, client, tenant);
+        let (waiting, limits) = (self.steps.answers.waiting(), self.steps.waiting_limits());
+        Ok(response.map(|body| counted_body::count_parts(held_body::keep_busy(body, busy), waiting, recipient, limits)))
     }
 
     /// Returns the request's origin and what the called function allows it. None if the request has no `Origin` header

@@ -20,6 +20,7 @@ use crate::control::Control;
 use crate::openai::{self, BodyBudget, OpenAiDestination, keep_alive};
 use crate::respond::{ReplyStatus, close_failed, rate_headers, raw, without_body};
 use crate::route::{self, Destination};
+use crate::waiting_bytes::{Recipient, WaitingLimits};
 use gannet_base::body::ResponseBody;
 use gannet_base::identity::Caller;
 use gannet_base::refusal::Refusal;
@@ -41,7 +42,7 @@ pub struct Steps {
     /// Handles requests to the control API.
     pub control: Arc<Control>,
     /// Bounds the memory for answers of the control API that their clients do not take.
-    pub answers: Arc<WaitingAnswers>,
+    pub answers: WaitingAnswers,
     /// Bounds the memory for bodies that are read before their function is known.
     pub bodies: BodyBudget,
     /// The server's configuration; SIGHUP replaces it.
@@ -52,6 +53,12 @@ pub struct Steps {
 }
 
 impl Steps {
+    /// Returns the most bytes that may wait for clients.
+    pub(super) fn waiting_limits(&self) -> WaitingLimits {
+        let edge = &self.live.load().edge;
+        WaitingLimits { address: edge.waiting_mib_per_address << 20, all: edge.waiting_mib << 20 }
+    }
+
     /// Checks the head of a request.
     fn check(&self, inbound: &InboundRequest) -> Result<(), RequestError> {
         if !self.loopback_only {
@@ -78,7 +85,7 @@ impl Steps {
             return Ok(response);
         }
         // 2. Who sends it? This takes the key out of the request.
-        let client = inbound.client;
+        let (client, connection) = (inbound.client, inbound.connection);
         let (caller, snapshot) = self.auth.caller(&mut inbound.parts.headers, client)?;
         match &caller {
             Caller::Anonymous => {}
@@ -98,17 +105,23 @@ impl Steps {
             Destination::Control => {
                 // What anybody may read is small or shared, and what was changed must be told.
                 let is_held = inbound.parts.method == Method::GET && !matches!(caller, Caller::Anonymous);
+                let tenant = match &caller {
+                    Caller::Tenant(key) => Some(key.record.tenant.clone()),
+                    Caller::Anonymous | Caller::Operator => None,
+                };
                 let answer = self.control.call(inbound, caller, snapshot).await?;
                 if is_head {
                     return Ok(without_body(answer));
                 }
-                return if is_held { self.answers.hold(answer, client) } else { Ok(answer) };
+                if !is_held {
+                    return Ok(answer);
+                }
+                let recipient = Recipient::new(connection, client, tenant);
+                return self.answers.hold(answer, &recipient, &self.waiting_limits());
             }
         };
-        if let Some(served) = &inbound.served {
-            // It is set only here, so this cannot fail.
-            let _ = served.set((target.version.tenant.clone(), target.version.function.clone()));
-        }
+        // It is set only here, so this cannot fail.
+        let _ = inbound.served.set((target.version.tenant.clone(), target.version.function.clone()));
         let (steps, id) = (Arc::clone(self), inbound.id);
         let response_future = async move {
             // 4. May it run now? Its tab is open from here on.

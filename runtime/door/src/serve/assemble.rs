@@ -9,6 +9,7 @@ use crate::auth::Auth;
 use crate::control::{Control, functions};
 use crate::front::{Steps, WaitingAnswers};
 use crate::openai::BodyBudget;
+use crate::waiting_bytes::WaitingBytes;
 use arc_swap::ArcSwap;
 use gannet_base::quota::address::AnonymousCallers;
 use gannet_base::quota::permits::ServerPermits;
@@ -71,6 +72,7 @@ pub(super) fn assemble(
     tokio::spawn(quarantine(Arc::clone(&registry), pool.clone(), overstayed));
     registry.sweep_all();
     functions::warm(&registry.snapshot(), &pool, None);
+    let waiting = WaitingBytes::new();
     let control = Arc::new(Control {
         registry: Arc::clone(&registry),
         builder,
@@ -80,6 +82,7 @@ pub(super) fn assemble(
         slots,
         arbiter,
         vault,
+        waiting: Arc::clone(&waiting),
         live: Arc::clone(&live),
         refused: Default::default(),
         uploading: Default::default(),
@@ -98,7 +101,7 @@ pub(super) fn assemble(
         admit,
         pool,
         control,
-        answers: WaitingAnswers::start(),
+        answers: WaitingAnswers::start(waiting),
         bodies: BodyBudget::default(),
         live,
         loopback_only: dev,

@@ -145,11 +145,22 @@ pub struct EdgeConfig {
     pub wrong_keys_per_s: u64,
     /// Open connections from one address. Trusted proxies are exempt.
     pub connections_per_address: u64,
+    /// Bytes of responses that may wait in memory for the clients of one address, in MiB. A connection has a quarter.
+    pub waiting_mib_per_address: u64,
+    /// Bytes of responses that may wait in memory for all clients, in MiB. A tenant has half, and addresses for which
+    /// little waits have as much again.
+    pub waiting_mib: u64,
 }
 
 impl Default for EdgeConfig {
     fn default() -> Self {
-        Self { anonymous_per_s: 1_000, wrong_keys_per_s: 10, connections_per_address: 1_024 }
+        Self {
+            anonymous_per_s: 1_000,
+            wrong_keys_per_s: 10,
+            connections_per_address: 1_024,
+            waiting_mib_per_address: 64,
+            waiting_mib: 256,
+        }
     }
 }
 
@@ -335,6 +346,8 @@ impl ServerConfig {
             ("edge.anonymous_per_s".into(), self.edge.anonymous_per_s, 1, 1_000_000),
             ("edge.wrong_keys_per_s".into(), self.edge.wrong_keys_per_s, 1, 1_000_000),
             ("edge.connections_per_address".into(), self.edge.connections_per_address, 1, 1_000_000),
+            ("edge.waiting_mib_per_address".into(), self.edge.waiting_mib_per_address, 1, 1 << 20),
+            ("edge.waiting_mib".into(), self.edge.waiting_mib, 4, 1 << 20),
             ("egress.connect_timeout_ms".into(), egress.connect_timeout_ms, 1, 60_000),
             ("egress.first_byte_timeout_ms".into(), egress.first_byte_timeout_ms, 1, 600_000),
             ("egress.response_mib".into(), egress.response_mib, 1, 1 << 20),
