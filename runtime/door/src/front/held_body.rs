@@ -101,7 +101,7 @@ impl WaitingAnswers {
         }
         let bytes = response.body().size_hint().exact().unwrap_or(STREAM_BYTES);
         let counted = self.waiting.reserve(recipient, bytes, limits).map_err(|full| {
-            Refusal::new(RefusalKind::TooManyRequests, "answers_waiting", Blame::Caller, &full)
+            Refusal::new(RefusalKind::TooManyRequests, "answers_waiting", Blame::Caller, full)
                 .hint("read the responses that wait, or ask for fewer items")
         })?;
         Ok(response.map(|body| {
