@@ -128,6 +128,41 @@ pub struct InboundRequest {
     pub collected: Option<bytes::Bytes>,
 }
 
+/// The body of a request for a function.
+#[derive(Debug)]
+pub enum FunctionBody {
+    /// It arrives from the client.
+    Incoming(Incoming),
+    /// It is in memory.
+    Whole(bytes::Bytes),
+}
+
+/// A request for a function, as the pool takes it: from a client, or from a job.
+#[derive(Debug)]
+pub struct FunctionRequest {
+    /// Its id.
+    pub id: RequestId,
+    /// When its time began.
+    pub arrived: Instant,
+    /// Address of the client.
+    pub client: IpAddr,
+    /// Whether the client spoke TLS.
+    pub https: bool,
+    /// Method, URI and headers.
+    pub parts: Parts,
+    /// The body.
+    pub body: FunctionBody,
+}
+
+impl From<InboundRequest> for FunctionRequest {
+    fn from(inbound: InboundRequest) -> Self {
+        let InboundRequest { id, arrived, client, https, parts, body, collected, .. } = inbound;
+        // If it was read before admission, nothing is left of what arrives.
+        let body = collected.map_or(FunctionBody::Incoming(body), FunctionBody::Whole);
+        Self { id, arrived, client, https, parts, body }
+    }
+}
+
 impl InboundRequest {
     /// Returns the host that it names, without a port, in lower case. Empty if it names none.
     pub fn host(&self) -> Cow<'_, str> {

@@ -127,7 +127,7 @@ impl Steps {
             // 4. May it run now? Its tab is open from here on.
             let (admitted, rate, rate_state) = steps.admit.admit(&mut inbound, &caller, &target).await?;
             // 5. The pool claims a worker and sends it the request. Steps 6 and 7 run in the worker process.
-            let result = steps.pool.call(inbound, target, admitted).await;
+            let result = steps.pool.call(inbound.into(), target, admitted).await;
             // 8. A failed call closes the tab here. Otherwise the response body holds it until its last byte.
             let mut response = result.map_err(|failed| close_failed(*failed))?;
             rate_headers(response.headers_mut(), rate, rate_state);

@@ -9,7 +9,7 @@
 //! ```
 
 use crate::admitted::{Admitted, Target};
-use crate::inbound::InboundRequest;
+use crate::inbound::FunctionRequest;
 use crate::pool::claim::WorkerClaim;
 use crate::pool::connection::Connection;
 use crate::pool::expected::{AwaitedReport, CLIENT_GONE_GRACE, ClientGoneGuard, ExpectedReport};
@@ -87,7 +87,7 @@ impl Pool {
     /// Sends the request to a worker and returns the worker's response.
     pub async fn call(
         &self,
-        inbound: InboundRequest,
+        inbound: FunctionRequest,
         target: Target,
         mut admitted: Admitted,
     ) -> Result<Response<ResponseBody>, Box<CallFailure>> {

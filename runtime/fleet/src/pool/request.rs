@@ -4,7 +4,7 @@
 //! Forwarding headers are replaced, and headers that start with `x-gannet-` are removed. The body is counted, and
 //! has a size limit and an idle timeout.
 
-use crate::inbound::{BODY_IDLE_MAX, InboundRequest, RequestError};
+use crate::inbound::{BODY_IDLE_MAX, FunctionBody, FunctionRequest, RequestError};
 use bytes::{Bytes, BytesMut};
 use gannet_base::headers::{REQUEST_ID, header_value, strip_hop_by_hop};
 use gannet_base::hop::VersionKey;
@@ -61,7 +61,7 @@ impl BodyState {
 pub struct RequestBody {
     /// A part that was taken out and put back.
     put_back: Option<Frame<Bytes>>,
-    /// The whole body, if it was read before admission. `body` is then at its end.
+    /// The whole body, if it is in memory.
     collected: Option<Bytes>,
     body: Option<Incoming>,
     limit: u64,
@@ -75,11 +75,15 @@ pub struct RequestBody {
 pub struct BodyCut;
 
 impl RequestBody {
-    pub(crate) fn new(body: Incoming, collected: Option<Bytes>, limit: u64) -> (Self, Arc<BodyState>) {
+    pub(crate) fn new(body: FunctionBody, limit: u64) -> (Self, Arc<BodyState>) {
         let state = Arc::new(BodyState::default());
-        let collected = collected.filter(|bytes| !bytes.is_empty());
-        state.done.store(collected.is_none() && body.is_end_stream(), Ordering::Relaxed);
-        (Self { put_back: None, collected, body: Some(body), limit, state: Arc::clone(&state), idle: None }, state)
+        let (collected, body) = match body {
+            FunctionBody::Incoming(body) => (None, Some(body)),
+            FunctionBody::Whole(bytes) => (Some(bytes).filter(|bytes| !bytes.is_empty()), None),
+        };
+        let is_empty = collected.is_none() && body.as_ref().is_none_or(Body::is_end_stream);
+        state.done.store(is_empty, Ordering::Relaxed);
+        (Self { put_back: None, collected, body, limit, state: Arc::clone(&state), idle: None }, state)
     }
 
     /// Returns an empty body.
@@ -167,7 +171,7 @@ impl Body for RequestBody {
         if let Some(collected) = &self.collected {
             return SizeHint::with_exact(collected.len() as u64);
         }
-        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
@@ -258,16 +262,16 @@ impl HopRequest {
 
 /// Rebuilds a request for the hop. `limit` is the size limit of its body in bytes.
 pub(crate) fn rebuild(
-    inbound: InboundRequest,
+    request: FunctionRequest,
     (path, prefix): (PathAndQuery, Option<&str>),
     version: VersionKey,
     limit: u64,
 ) -> (HopRequest, Arc<BodyState>) {
-    let InboundRequest { id, client, https, parts, body, collected, .. } = inbound;
+    let FunctionRequest { id, client, https, parts, body, .. } = request;
     let Parts { method, uri, mut headers, .. } = parts;
     let sent_to = SentTo { https, authority: uri.authority().map(Authority::as_str), prefix };
     rebuild_headers(&mut headers, client, &sent_to);
-    let (body, state) = RequestBody::new(body, collected, limit);
+    let (body, state) = RequestBody::new(body, limit);
     let length = body.size_hint().exact();
     if let Some(length) = length.filter(|length| *length > 0 || HAVE_BODIES.contains(&method)) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
