@@ -6,6 +6,7 @@ pub mod config;
 mod lines;
 pub mod store;
 pub mod ledger;
+pub mod records;
 pub mod tab;
 pub mod registry;
 pub mod secrets;
