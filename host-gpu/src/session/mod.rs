@@ -86,8 +86,10 @@ impl Session {
     }
 
     /// Prepares the session for another request, which keeps buffers and assets of the last one. Usage starts at zero;
-    /// memory that is still held counts from the start.
-    pub fn begin_again(&mut self) {
+    /// memory that is still held counts from the start. Its quota of memory stays: that is the same for all requests of a
+    /// version, but not their time.
+    pub fn begin_again(&mut self, limits: SessionLimits) {
+        self.limits = SessionLimits { memory_bytes: self.limits.memory_bytes, ..limits };
         // Work that is left of the last request is cancelled, because nobody would be charged for it.
         self.usage.cancelled.store(true, Ordering::Relaxed);
         self.usage = Arc::default();

@@ -1,7 +1,7 @@
 //! A session that is made when the guest first uses the GPU.
 
 use crate::error::Error;
-use crate::session::Session;
+use crate::session::{Session, SessionLimits};
 
 /// A session that is made when the guest first uses the GPU: most requests of a function without
 /// kernels never do.
@@ -27,12 +27,16 @@ impl LazySession {
         self.session.as_ref()
     }
 
-    /// Prepares for another request. If there is a session, it begins again ([`Session::begin_again`]) and is returned.
-    /// If there is none, `make` will make it.
-    pub fn begin_again(&mut self, make: impl Fn() -> Result<Session, Error> + Send + 'static) -> Option<&Session> {
+    /// Prepares for another request, which has these limits. If there is a session, it begins again
+    /// ([`Session::begin_again`]) and is returned. If there is none, `make` will make it.
+    pub fn begin_again(
+        &mut self,
+        make: impl Fn() -> Result<Session, Error> + Send + 'static,
+        limits: SessionLimits,
+    ) -> Option<&Session> {
         self.make = Box::new(make);
         let session = self.session.as_mut()?;
-        session.begin_again();
+        session.begin_again(limits);
         Some(session)
     }
 

@@ -13,6 +13,10 @@ pub const TENANT: HeaderName = HeaderName::from_static("x-gannet-tenant");
 pub const TAG: HeaderName = HeaderName::from_static("x-gannet-tag");
 /// Response header: the stable code of a refusal. A function's own response never has it.
 pub const ERROR: HeaderName = HeaderName::from_static("x-gannet-error");
+/// The id of the job that a request is an attempt of.
+pub const JOB_ID: HeaderName = HeaderName::from_static("x-gannet-job-id");
+/// The number of that attempt, from 1.
+pub const JOB_ATTEMPT: HeaderName = HeaderName::from_static("x-gannet-job-attempt");
 /// Response header: the request's id. The request that a function receives has it too.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Response header: how the request started, `hot`, `warm` or `cold`.

@@ -10,6 +10,7 @@ pub mod names;
 pub mod scopes;
 pub mod identity;
 pub mod time;
+pub mod cron;
 
 // What a function asks for, and what its tenant may use.
 pub mod allowed_hosts;

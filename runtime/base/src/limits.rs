@@ -156,6 +156,18 @@ limits! {
     body_mib: 1_024, 0, 1_024;
     /// The most that a manifest may set `limits.log_kib` to.
     log_kib: 16_384, 0, 16_384;
+    /// The most that a manifest may set `jobs.timeout_s` to.
+    job_timeout_s: 86_400, 5, 604_800;
+    /// The most that a manifest may set `jobs.cpu_ms` to.
+    job_cpu_ms: 3_600_000, 1, 604_800_000;
+    /// The most that a manifest may set `jobs.gpu_time_ms` to.
+    job_gpu_time_ms: 3_600_000, 1, 604_800_000;
+    /// Number of jobs that wait or run.
+    jobs_queued: 100_000, 0, 10_000_000;
+    /// Size of the inputs and results of all jobs together.
+    jobs_mib: 1_024, 0, 16_777_216;
+    /// Number of schedules, in manifests and made by API, of all functions together.
+    schedules: 100, 0, 10_000;
     /// Size of one component.
     component_mib: 64, 1, 1_024;
     /// Size of all components together, with their compiled code, kernels, driver caches and records.
@@ -216,8 +228,8 @@ fn unknown(key: &str) -> String {
 
 impl TenantLimits {
     /// Returns a function's settings, each with the tenant's limit for it.
-    fn pairs(&self, manifest: &Manifest) -> [(&'static str, u64, u64); 13] {
-        let l = &manifest.limits;
+    fn pairs(&self, manifest: &Manifest) -> [(&'static str, u64, u64); 16] {
+        let (l, jobs) = (&manifest.limits, &manifest.jobs);
         let resident = if manifest.scale.min == 0 { 0 } else { 1 };
         [
             ("timeout_ms", l.timeout_ms, self.timeout_ms),
@@ -232,6 +244,9 @@ impl TenantLimits {
             ("concurrency", l.concurrency, self.function_concurrency),
             ("body_mib", l.body_mib, self.body_mib),
             ("log_kib", l.log_kib, self.log_kib),
+            ("jobs.timeout_s", jobs.timeout_s, self.job_timeout_s),
+            ("jobs.cpu_ms", jobs.cpu_ms, self.job_cpu_ms),
+            ("jobs.gpu_time_ms", jobs.gpu_time_ms, self.job_gpu_time_ms),
             ("resident_gpu_mib (scale.min > 0)", resident, self.resident_gpu_mib),
         ]
     }
@@ -256,6 +271,16 @@ impl TenantLimits {
             concurrency: asked.concurrency.min(self.function_concurrency),
             body_mib: asked.body_mib.min(self.body_mib),
             log_kib: asked.log_kib.min(self.log_kib),
+        }
+    }
+
+    /// Returns the settings of a function's jobs, lowered to these limits in the same way.
+    pub fn cap_jobs(&self, asked: &manifest::JobSettings) -> manifest::JobSettings {
+        manifest::JobSettings {
+            timeout_s: asked.timeout_s.min(self.job_timeout_s),
+            cpu_ms: asked.cpu_ms.min(self.job_cpu_ms),
+            gpu_time_ms: asked.gpu_time_ms.min(self.job_gpu_time_ms),
+            ..asked.clone()
         }
     }
 }
@@ -298,6 +323,10 @@ mod tests {
         assert_eq!(tight.exceeded_by(&manifest), Some(("memory_mib", 128, 64)));
         assert_eq!(tight.cap(&manifest.limits).memory_mib, 64);
         manifest.limits.memory_mib = 32;
+        assert_eq!(tight.exceeded_by(&manifest), None);
+        manifest.jobs.timeout_s = 604_800;
+        assert_eq!(tight.exceeded_by(&manifest), Some(("jobs.timeout_s", 604_800, 86_400)));
+        manifest.jobs = tight.cap_jobs(&manifest.jobs);
         assert_eq!(tight.exceeded_by(&manifest), None);
         manifest.scale.min = 1;
         assert_eq!(tight.exceeded_by(&manifest).unwrap().2, 0, "nobody keeps a gpu for free");

@@ -11,6 +11,9 @@ pub const FUNCTION_MAX: usize = 32;
 /// The longest asset name.
 pub const ASSET_MAX: usize = 64;
 
+/// The longest schedule name.
+pub const SCHEDULE_MAX: usize = 64;
+
 /// The class name that matches every GPU.
 pub const ANY_CLASS: &str = "any";
 
@@ -128,6 +131,7 @@ macro_rules! name {
 name!(/** The name of a tenant. */ TenantName, "tenant", TENANT_MAX, check);
 name!(/** The name of a function. */ FunctionName, "function", FUNCTION_MAX, check);
 name!(/** The name of an asset. */ AssetName, "asset", ASSET_MAX, check_asset);
+name!(/** The name of a schedule of a function. */ ScheduleName, "schedule", SCHEDULE_MAX, check_asset);
 
 /// The id of a request: a UUIDv7, so that ids sort by time. The server always makes it; it never takes one from a
 /// client.

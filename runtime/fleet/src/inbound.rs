@@ -1,6 +1,8 @@
 //! An arriving request, and the reasons to refuse it before its caller is known. After admission,
 //! [`admitted`](crate::admitted) has what the request holds.
 
+use gannet_base::hop::RequestCaps;
+use gannet_base::manifest::FunctionLimits;
 use gannet_base::names::{FunctionName, RequestId, TenantName};
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 use http::request::Parts;
@@ -152,6 +154,26 @@ pub struct FunctionRequest {
     pub parts: Parts,
     /// The body.
     pub body: FunctionBody,
+    /// What it may use, if not what its version's limits say.
+    pub caps: Option<RequestCaps>,
+    /// The job that it is an attempt of, if it is one.
+    pub job: Option<JobAttempt>,
+}
+
+/// An attempt of a job. The function gets both in headers.
+#[derive(Debug)]
+pub struct JobAttempt {
+    /// The job's id.
+    pub id: String,
+    /// The number of the attempt, from 1.
+    pub number: u32,
+}
+
+impl FunctionRequest {
+    /// Returns how long it may take until the head of its response, in milliseconds.
+    pub fn timeout_ms(&self, limits: &FunctionLimits) -> u64 {
+        self.caps.map_or(limits.timeout_ms, |caps| caps.timeout_ms)
+    }
 }
 
 impl From<InboundRequest> for FunctionRequest {
@@ -159,7 +181,7 @@ impl From<InboundRequest> for FunctionRequest {
         let InboundRequest { id, arrived, client, https, parts, body, collected, .. } = inbound;
         // If it was read before admission, nothing is left of what arrives.
         let body = collected.map_or(FunctionBody::Incoming(body), FunctionBody::Whole);
-        Self { id, arrived, client, https, parts, body }
+        Self { id, arrived, client, https, parts, body, caps: None, job: None }
     }
 }
 

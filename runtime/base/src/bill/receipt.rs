@@ -56,6 +56,18 @@ pub struct Receipt {
     pub function: FunctionName,
     /// Number of the version that served the request.
     pub version: u32,
+    /// The background job that the request is an attempt of, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// Number of the attempt; the first is 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// The batch that the job belongs to, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<String>,
+    /// The schedule that made the job, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
     /// When the request was admitted, RFC 3339.
     #[schema(value_type = String, format = DateTime)]
     pub time: jiff::Timestamp,
@@ -127,6 +139,10 @@ impl Receipt {
             tenant,
             function,
             version,
+            job: None,
+            attempt: None,
+            batch: None,
+            schedule: None,
             time: jiff::Timestamp::now(),
             start: None,
             admit_us: 0,
@@ -172,5 +188,27 @@ impl Receipt {
         let cost = self.price.of_work(self.gpu_ns, self.guest_us);
         (self.gpu_ms, self.cpu_ms) = (cost.gpu_ms, cost.cpu_ms);
         (self.gpu_micro_units, self.cpu_micro_units) = (cost.gpu_micro_units, cost.cpu_micro_units);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_receipts_of_jobs_name_one_and_lines_from_before_jobs_are_read() {
+        let name = |text| TenantName::new(text).unwrap();
+        let mut receipt =
+            Receipt::open(RequestId::new(), name("acme"), FunctionName::new("blur").unwrap(), 1, Price::default());
+        let line = serde_json::to_string(&receipt).unwrap();
+        for field in ["job", "attempt", "batch", "schedule"] {
+            assert!(!line.contains(&format!("\"{field}\"")), "{line}");
+        }
+        assert_eq!(serde_json::from_str::<Receipt>(&line).unwrap(), receipt);
+        (receipt.job, receipt.attempt) = (Some("j".into()), Some(2));
+        (receipt.batch, receipt.schedule) = (Some("b".into()), Some("s".into()));
+        let line = serde_json::to_string(&receipt).unwrap();
+        assert_eq!(serde_json::from_str::<Receipt>(&line).unwrap(), receipt);
     }
 }

@@ -1,7 +1,8 @@
 //! The heads of requests and responses on the hop: encoding and decoding.
 //!
 //! ```text
-//!  head of a request  = version u64 | request id 16 bytes | deadline in ms u64 | method | path and query | headers
+//!  head of a request  = version u64 | request id 16 bytes | deadline in ms u64 | caps | method | path and query | headers
+//!  caps               = 0 u8 (none), or 1 u8 | CPU time, GPU time, time, each in ms u64
 //!  head of a response = status u16 | failed u8 | report | headers
 //!  trailers           = headers
 //! ```
@@ -10,7 +11,7 @@
 //! and values are checked by the `http` crate, because a worker may be hostile.
 
 use crate::hop::frames::{FrameError, PREFIX_BYTES, begin, finish_trailers};
-use crate::hop::{Fault, FaultCode, VersionKey, WorkReport};
+use crate::hop::{Fault, FaultCode, RequestCaps, VersionKey, WorkReport};
 use crate::names::RequestId;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
@@ -31,6 +32,8 @@ pub struct RequestHead {
     pub request: RequestId,
     /// Time until the head of the response must be there, in milliseconds.
     pub deadline_ms: u64,
+    /// What the request may use, if not what its version's limits say.
+    pub caps: Option<RequestCaps>,
     /// The method.
     pub method: Method,
     /// Path and query.
@@ -82,6 +85,15 @@ pub fn encode_request(head: &RequestHead) -> BytesMut {
     out.put_u64_le(head.version);
     out.put_slice(&head.request.to_bytes());
     out.put_u64_le(head.deadline_ms);
+    match head.caps {
+        Some(RequestCaps { cpu_ms, gpu_time_ms, timeout_ms }) => {
+            out.put_u8(1);
+            for number in [cpu_ms, gpu_time_ms, timeout_ms] {
+                out.put_u64_le(number);
+            }
+        }
+        None => out.put_u8(0),
+    }
     put_text(&mut out, head.method.as_str().as_bytes());
     put_text(&mut out, head.uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes());
     put_headers(&mut out, &head.headers);
@@ -174,10 +186,18 @@ pub fn decode_request(head: Bytes) -> Result<RequestHead, FrameError> {
     let id = input.take(16, "request id")?;
     let request = RequestId::from_bytes(id.as_ref().try_into().map_err(|_| FrameError::Invalid("request id"))?);
     let deadline_ms = input.u64("deadline")?;
+    let caps = match input.u8("caps")? {
+        0 => None,
+        1 => {
+            let (cpu_ms, gpu_time_ms) = (input.u64("caps")?, input.u64("caps")?);
+            Some(RequestCaps { cpu_ms, gpu_time_ms, timeout_ms: input.u64("caps")? })
+        }
+        _ => return Err(FrameError::Invalid("caps")),
+    };
     let method = Method::from_bytes(&input.text("method")?).map_err(|_| FrameError::Invalid("method"))?;
     let uri = Uri::from_maybe_shared(input.text("path")?).map_err(|_| FrameError::Invalid("path"))?;
     let headers = input.headers()?;
-    Ok(RequestHead { version, request, deadline_ms, method, uri, headers })
+    Ok(RequestHead { version, request, deadline_ms, caps, method, uri, headers })
 }
 
 /// Decodes the head of a response.
@@ -331,11 +351,13 @@ mod tests {
             data in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 0..4),
             (version, deadline_ms, status) in (any::<u64>(), any::<u64>(), 200u16..600),
             (report, fault, piece) in (any::<[u64; 9]>(), any::<Option<String>>(), 1usize..200),
+            caps in any::<Option<[u64; 3]>>(),
         ) {
             let sent = RequestHead {
                 version,
                 request: RequestId::new(),
                 deadline_ms: 0,
+                caps: caps.map(|[cpu_ms, gpu_time_ms, timeout_ms]| RequestCaps { cpu_ms, gpu_time_ms, timeout_ms }),
                 method: Method::POST,
                 uri: "/a/b?c=d".parse().unwrap(),
                 headers: headers(&pairs),
@@ -365,6 +387,7 @@ mod tests {
             }
             let request = decode_request(messages[0].0.clone()).unwrap();
             prop_assert_eq!((request.version, request.request, request.deadline_ms), (version, sent.request, deadline_ms));
+            prop_assert_eq!(request.caps, sent.caps);
             prop_assert_eq!((request.method, request.uri, request.headers), (sent.method, sent.uri, sent.headers));
             let response = decode_response(messages[1].0.clone()).unwrap();
             prop_assert_eq!((response.status, response.failed), (answer.status, answer.failed));

@@ -58,6 +58,19 @@ pub struct RunLimits {
     pub instance_reuse: u64,
 }
 
+/// What one request may use in place of its version's limits: a background job may use more than a request that a client
+/// waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestCaps {
+    /// CPU time, in place of [`RunLimits::cpu_ms`].
+    pub cpu_ms: u64,
+    /// GPU time, in place of [`RunLimits::gpu_time_ms`].
+    pub gpu_time_ms: u64,
+    /// Time until the head of the response, and again for its body: in place of [`RunLimits::timeout_ms`],
+    /// [`RunLimits::stream_ms`] and [`RunLimits::stream_idle_ms`].
+    pub timeout_ms: u64,
+}
+
 /// What a worker needs to run a version. It is sent as a file, because kernels can be longer than a frame.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Bundle {

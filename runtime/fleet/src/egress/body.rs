@@ -6,6 +6,7 @@ use gannet_base::bill::outbound::OutboundUse;
 use gannet_base::quota::account::TenantCounters;
 use gannet_base::trailers;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -66,10 +67,41 @@ pub(super) struct CallAllowance {
     pub(super) guard: Option<Box<dyn Send>>,
 }
 
+/// Where the bytes of a body come from.
+enum Source {
+    /// The guest, or the other side.
+    Incoming(Incoming),
+    /// Memory.
+    Whole(Full<Bytes>),
+}
+
+impl Source {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        match self {
+            Self::Incoming(body) => Pin::new(body).poll_frame(context),
+            Self::Whole(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Incoming(body) => body.is_end_stream(),
+            Self::Whole(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Incoming(body) => body.size_hint(),
+            Self::Whole(body) => body.size_hint(),
+        }
+    }
+}
+
 /// The body of an outbound request, or of its response.
 pub(super) struct CountedBody {
     /// None for an empty one.
-    body: Option<Incoming>,
+    body: Option<Source>,
     counter: Arc<OutboundUse>,
     budget: EgressBudget,
     left: u64,
@@ -83,7 +115,13 @@ impl CountedBody {
     /// Wraps the body that a function sends. It has no idle timeout, because the time limits of the guest's request
     /// cover it.
     pub(super) fn request(body: Incoming, counter: Arc<OutboundUse>, budget: EgressBudget) -> Self {
-        let body = Some(body);
+        let body = Some(Source::Incoming(body));
+        Self { body, counter, budget, left: u64::MAX, limit: u64::MAX, idle: None, _permit: None }
+    }
+
+    /// Returns a body of a request that is in memory.
+    pub(super) fn whole(body: Bytes, counter: Arc<OutboundUse>, budget: EgressBudget) -> Self {
+        let body = Some(Source::Whole(Full::new(body)));
         Self { body, counter, budget, left: u64::MAX, limit: u64::MAX, idle: None, _permit: None }
     }
 
@@ -100,7 +138,7 @@ impl CountedBody {
         CallAllowance { permit, budget, guard }: CallAllowance,
     ) -> Self {
         let idle = Some(Box::pin(tokio::time::sleep(IDLE_MAX)));
-        let body = Some(body);
+        let body = Some(Source::Incoming(body));
         Self { body, counter, budget, left: limit, limit, idle, _permit: Some((permit, guard)) }
     }
 }
@@ -115,7 +153,7 @@ impl Body for CountedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, OutboundBodyError>>> {
         let this = &mut *self;
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
-        match Pin::new(body).poll_frame(context) {
+        match body.poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 let frame = match frame.into_trailers() {
                     Ok(mut fields) => {
@@ -152,10 +190,10 @@ impl Body for CountedBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.body.as_ref().is_none_or(Source::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Source::size_hint)
     }
 }

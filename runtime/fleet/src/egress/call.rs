@@ -196,7 +196,7 @@ async fn enter(worker: &WorkerEgress, by: Instant) -> Result<CallAllowance, Outb
 
 /// Rebuilds the head for the other side: without hop-by-hop headers, without `x-gannet-` headers, and with the host that
 /// was checked.
-fn rebuild(parts: &Parts, to: &CallTarget, protocol: Protocol) -> Result<Parts, OutboundError> {
+pub(super) fn rebuild(parts: &Parts, to: &CallTarget, protocol: Protocol) -> Result<Parts, OutboundError> {
     let mut parts = parts.clone();
     let length = parts.headers.get(CONTENT_LENGTH).cloned();
     let of_trailers = TrailerHeaders::of(&parts.headers);

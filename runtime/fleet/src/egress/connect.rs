@@ -39,6 +39,11 @@ impl Default for Lookups {
 }
 
 impl Lookups {
+    /// Whether no lookup of this worker is running.
+    pub(super) fn is_idle(&self) -> bool {
+        self.own.available_permits() == RESOLVING_OF_WORKER_MAX
+    }
+
     /// Returns the permits of another worker.
     pub(super) fn of_worker(&self) -> Self {
         Self { own: Arc::new(Semaphore::new(RESOLVING_OF_WORKER_MAX)), all: Arc::clone(&self.all) }

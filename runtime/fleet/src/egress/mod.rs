@@ -9,6 +9,8 @@
 //!     ◀─ head without hop-by-hop headers ◀─ body, counted, limited in size and time
 //! ```
 //!
+//! The server's own messages (`post`) go out by the same rules.
+//!
 //! The socket determines the tenant of a call. The version and the request that the call names must be the worker's
 //! own. Redirects are passed to the function. A refusal is a response with
 //! [`header::FAULT`](gannet_base::hop::header::FAULT) and an
@@ -22,7 +24,10 @@ mod call;
 mod connect;
 mod connection;
 mod idle;
+mod post;
 mod target;
+
+pub use post::{Posted, is_postable};
 
 use connect::Lookups;
 use connection::{ALPN_HTTP1, ALPN_HTTP2};
@@ -134,6 +139,8 @@ pub struct Egress {
     lookups: Lookups,
     /// Permits for concurrent calls, by tenant. Created when first needed.
     permits: Mutex<HashMap<TenantName, Arc<Semaphore>>>,
+    /// Permits for the name lookups of messages that the server sends itself, by tenant.
+    message_lookups: Mutex<HashMap<TenantName, Lookups>>,
 }
 
 impl std::fmt::Debug for Egress {
@@ -147,8 +154,15 @@ impl Egress {
     /// used.
     pub fn new(live: LiveConfig, registry: Arc<Registry>) -> io::Result<Arc<Self>> {
         let connector = connector(live.load().egress.ca_file.as_deref())?;
-        let idle = Arc::default();
-        Ok(Arc::new(Self { live, registry, connector, idle, lookups: Lookups::default(), permits: Mutex::default() }))
+        Ok(Arc::new(Self {
+            live,
+            registry,
+            connector,
+            idle: Arc::default(),
+            lookups: Lookups::default(),
+            permits: Mutex::default(),
+            message_lookups: Mutex::default(),
+        }))
     }
 
     /// Returns the outbound HTTP of a new worker of a tenant.

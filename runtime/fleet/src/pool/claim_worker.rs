@@ -18,12 +18,13 @@ use std::time::{Duration, Instant};
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
 impl Pool {
-    /// Claims a worker and a connection to it before `deadline`. A worker that ends before it has the request is
-    /// replaced once.
+    /// Claims a worker and a connection to it before `deadline`, which is `timeout_ms` after the request's
+    /// arrival. A worker that ends before it has the request is replaced once.
     pub(super) async fn claim_before(
         &self,
         version: &Arc<Version>,
         deadline: tokio::time::Instant,
+        timeout_ms: u64,
     ) -> Result<(WorkerClaim, Connection), PoolError> {
         let claiming = async {
             match self.claim_connected(version).await {
@@ -31,10 +32,9 @@ impl Pool {
                 other => other,
             }
         };
-        tokio::time::timeout_at(deadline, claiming).await.unwrap_or_else(|_| {
-            let limit = version.limits.timeout_ms;
-            Err(PoolError::Deadline(format!("no worker was ready within {limit} ms")))
-        })
+        tokio::time::timeout_at(deadline, claiming)
+            .await
+            .unwrap_or_else(|_| Err(PoolError::Deadline(format!("no worker was ready within {timeout_ms} ms"))))
     }
 
     async fn claim_connected(&self, version: &Arc<Version>) -> Result<(WorkerClaim, Connection), PoolError> {

@@ -146,7 +146,9 @@ impl From<PoolError> for Refusal {
             E::SecretMissing { .. } => refusal.hint("`gannet secret set` sets it").permanent(),
             E::Trapped(_) | E::Refused(_) => refusal.permanent(),
             E::MemoryLimit(_) => refusal.hint("raise [limits] memory_mib in gannet.toml").permanent(),
-            E::Deadline(_) => refusal.hint("raise [limits] timeout_ms or cpu_ms in gannet.toml"),
+            E::Deadline(_) => refusal.hint(
+                "raise [limits] timeout_ms or cpu_ms in gannet.toml; for a background job, [jobs] timeout_s or cpu_ms",
+            ),
             E::UsedUp { .. } => {
                 refusal.hint("`gannet limits` shows the tenant's limits; the operator sets them").permanent()
             }

@@ -21,6 +21,7 @@ use crate::pool::worker::Worker;
 use crate::pool::{Pool, PoolError, head, relay, report, request};
 use gannet_base::body::ResponseBody;
 use gannet_base::headers::announced_length;
+use gannet_base::hop::RequestCaps;
 use gannet_base::hop::heads::ResponseHead;
 use gannet_base::manifest::FunctionLimits;
 use gannet_base::quota::account::{ReachedCap, WorkTimes};
@@ -66,9 +67,14 @@ struct InExchange {
 }
 
 /// How long the response of a function may take.
-fn times(limits: &FunctionLimits) -> ResponseTimes {
+fn times(limits: &FunctionLimits, caps: Option<RequestCaps>) -> ResponseTimes {
+    // Longer than the worker's own limit, so that the worker tells first.
+    let open = |limit_ms| Duration::from_millis(limit_ms) + Duration::from_secs(15);
+    if let Some(caps) = caps {
+        return ResponseTimes { open: open(caps.timeout_ms), idle: open(caps.timeout_ms) };
+    }
     ResponseTimes {
-        open: Duration::from_millis(limits.stream_timeout_ms) + Duration::from_secs(15),
+        open: open(limits.stream_timeout_ms),
         // A client is not ended for a hiccup of the network.
         idle: Duration::from_millis(limits.stream_idle_ms.max(1_000)),
     }
@@ -93,12 +99,13 @@ impl Pool {
     ) -> Result<Response<ResponseBody>, Box<CallFailure>> {
         let version = Arc::clone(&target.version);
         let limits = &version.limits;
-        let deadline = tokio::time::Instant::from_std(inbound.arrived + Duration::from_millis(limits.timeout_ms));
+        let (timeout_ms, times) = (inbound.timeout_ms(limits), times(limits, inbound.caps));
+        let deadline = tokio::time::Instant::from_std(inbound.arrived + Duration::from_millis(timeout_ms));
         if let Err(error) = self.check_kills(&version) {
             return Err(CallFailure::new(error, admitted));
         }
         let mut claimed_at = Instant::now();
-        let (mut worker_claim, mut connection) = match self.claim_before(&version, deadline).await {
+        let (mut worker_claim, mut connection) = match self.claim_before(&version, deadline, timeout_ms).await {
             Ok(claimed) => claimed,
             Err(error) => return Err(CallFailure::new(error, admitted)),
         };
@@ -127,15 +134,7 @@ impl Pool {
             admitted.tab.count_outbound(outbound.clone());
             let expected = ExpectedReport::new(&worker_claim, id, admitted.tab.reservation());
             let claim_us = microseconds(claimed_at);
-            let exchange = InExchange {
-                admitted,
-                worker_claim,
-                expected,
-                connection,
-                claim_us,
-                request_body,
-                times: times(limits),
-            };
+            let exchange = InExchange { admitted, worker_claim, expected, connection, claim_us, request_body, times };
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             request.set_deadline(left);
             let unanswered = match self.send(exchange, request, id, left + DEADLINE_GRACE).await {
@@ -167,7 +166,7 @@ impl Pool {
             tracing::info!(request = %id, why, "a worker ended; the request is sent to another");
             (request, request_body) = resendable;
             claimed_at = Instant::now();
-            (worker_claim, connection) = match self.claim_before(&version, deadline).await {
+            (worker_claim, connection) = match self.claim_before(&version, deadline, timeout_ms).await {
                 Ok(claimed) => claimed,
                 Err(error) => return Err(CallFailure::new(error, admitted)),
             };

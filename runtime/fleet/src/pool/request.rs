@@ -6,7 +6,7 @@
 
 use crate::inbound::{BODY_IDLE_MAX, FunctionBody, FunctionRequest, RequestError};
 use bytes::{Bytes, BytesMut};
-use gannet_base::headers::{REQUEST_ID, header_value, strip_hop_by_hop};
+use gannet_base::headers::{JOB_ATTEMPT, JOB_ID, REQUEST_ID, header_value, strip_hop_by_hop};
 use gannet_base::hop::VersionKey;
 use gannet_base::hop::heads::{self, RequestHead};
 use gannet_base::trailers::{self, TrailerHeaders};
@@ -267,7 +267,7 @@ pub(crate) fn rebuild(
     version: VersionKey,
     limit: u64,
 ) -> (HopRequest, Arc<BodyState>) {
-    let FunctionRequest { id, client, https, parts, body, .. } = request;
+    let FunctionRequest { id, client, https, parts, body, caps, job, .. } = request;
     let Parts { method, uri, mut headers, .. } = parts;
     let sent_to = SentTo { https, authority: uri.authority().map(Authority::as_str), prefix };
     rebuild_headers(&mut headers, client, &sent_to);
@@ -279,8 +279,12 @@ pub(crate) fn rebuild(
     if let Some(value) = header_value(format_args!("{id}")) {
         headers.insert(REQUEST_ID, value);
     }
+    if let Some(job) = job {
+        headers.extend(header_value(format_args!("{}", job.id)).map(|value| (JOB_ID, value)));
+        headers.insert(JOB_ATTEMPT, HeaderValue::from(job.number));
+    }
     let repeatable = method.is_idempotent() && body.is_end_stream();
-    let head = RequestHead { version, request: id, deadline_ms: 0, method, uri: Uri::from(path), headers };
+    let head = RequestHead { version, request: id, deadline_ms: 0, caps, method, uri: Uri::from(path), headers };
     (HopRequest { frame: heads::encode_request(&head), body, repeatable }, state)
 }
 

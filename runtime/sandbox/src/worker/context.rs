@@ -10,6 +10,7 @@ use crate::guest::outbound::OutboundConnection;
 use crate::worker::driver_cache::DriverCacheFiles;
 use crate::worker::epoch_ticker::EpochTicker;
 use crate::worker::idle_instances::{IdleInstance, IdleInstances};
+use crate::worker::request_limits::RequestLimits;
 use crate::worker::running_requests::RunningRequests;
 use crate::worker::usage::RequestUsage;
 use crate::worker::version::LoadedVersion;
@@ -68,5 +69,6 @@ pub(super) struct RequestContext {
     pub(super) worker: Arc<WorkerContext>,
     pub(super) version: Arc<LoadedVersion>,
     pub(super) request: RequestId,
+    pub(super) limits: RequestLimits,
     pub(super) usage: Arc<RequestUsage>,
 }

@@ -26,7 +26,7 @@ pub(super) fn new_guest(worker: &WorkerContext, version: &LoadedVersion) -> Gues
 
 /// Gives a guest its next request. It may be new, or have served before.
 pub(super) fn begin_request(context: &RequestContext, guest: &mut GuestState) {
-    if let Some(session) = guest.gpu.begin_again(session_maker(context)) {
+    if let Some(session) = guest.gpu.begin_again(session_maker(context), session_limits(context)) {
         context.usage.set_session(session);
     }
     guest.memory.set_limit(context.version.inputs.memory_bytes);
@@ -36,15 +36,19 @@ pub(super) fn begin_request(context: &RequestContext, guest: &mut GuestState) {
     prefetch_assets(context, &mut guest.gpu);
 }
 
+fn session_limits(context: &RequestContext) -> SessionLimits {
+    let limits = &context.version.limits;
+    SessionLimits {
+        memory_bytes: limits.gpu_memory_bytes,
+        gpu_ns: context.limits.gpu_time_ms.saturating_mul(1_000_000),
+        loop_work: u32::try_from(limits.loop_mi_ops << 20).unwrap_or(u32::MAX),
+    }
+}
+
 /// Returns the function that makes the guest's session. It is called when the guest first uses the GPU.
 fn session_maker(context: &RequestContext) -> impl Fn() -> Result<Session, gannet_host_gpu::Error> + Send + use<> {
-    let version = &context.version;
-    let limits = SessionLimits {
-        memory_bytes: version.limits.gpu_memory_bytes,
-        gpu_ns: version.limits.gpu_time_ms.saturating_mul(1_000_000),
-        loop_work: u32::try_from(version.limits.loop_mi_ops << 20).unwrap_or(u32::MAX),
-    };
-    let (device, kernels) = (context.worker.device.clone(), Arc::clone(&version.kernels));
+    let limits = session_limits(context);
+    let (device, kernels) = (context.worker.device.clone(), Arc::clone(&context.version.kernels));
     let usage = Arc::clone(&context.usage);
     move || {
         let session = Session::new(device.clone()?, Arc::clone(&kernels), limits);

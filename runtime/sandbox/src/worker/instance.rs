@@ -57,10 +57,10 @@ fn store(context: &RequestContext) -> (Store<GuestState>, Option<ReadyInstance>)
 
 /// At each tick of the epoch, ends the guest if it has used its CPU time; otherwise lets it yield to its neighbours.
 fn limit_cpu_time(context: &RequestContext, store: &mut Store<GuestState>) {
-    let (cpu, limit_ms) = (Arc::clone(&context.usage.cpu), context.version.limits.cpu_ms);
+    let (cpu, limits) = (Arc::clone(&context.usage.cpu), context.limits);
     store.epoch_deadline_callback(move |_| {
-        if cpu.used_now_ns() / 1_000_000 >= limit_ms {
-            return Err(CpuLimitReached { limit_ms }.into());
+        if cpu.used_now_ns() / 1_000_000 >= limits.cpu_ms {
+            return Err(CpuLimitReached { setting: limits.cpu_setting(), limit_ms: limits.cpu_ms }.into());
         }
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
     });

@@ -22,6 +22,7 @@ mod version;
 mod body_end;
 mod connection;
 mod request;
+mod request_limits;
 mod request_body;
 mod usage;
 mod running_requests;

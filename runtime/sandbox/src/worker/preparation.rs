@@ -99,7 +99,7 @@ async fn instantiate(
             return Err(wasmtime::Error::msg("it needs a request"));
         }
         if cpu.used_now_ns() / 1_000_000 >= limit_ms {
-            return Err(CpuLimitReached { limit_ms }.into());
+            return Err(CpuLimitReached { setting: "limits.cpu_ms", limit_ms }.into());
         }
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
     });

@@ -2,6 +2,7 @@
 
 use crate::worker::context::{RequestContext, WorkerContext};
 use crate::worker::request_body::{BodyComplete, RequestBody};
+use crate::worker::request_limits::RequestLimits;
 use crate::worker::response::{self, HopResponse, ResponseContext};
 use crate::worker::usage::RequestUsage;
 use crate::worker::{instance, running_requests};
@@ -12,8 +13,8 @@ use http::{HeaderMap, Method, Request, Uri};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Longest deadline. It keeps the sum with the current time in range.
-const DEADLINE_MS_MAX: u64 = 24 * 3600 * 1000;
+/// Longest deadline, that of a job. It keeps the sum with the current time in range.
+const DEADLINE_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
 
 /// Adds the scheme and the authority that the client used, which the front door has put into the headers. A guest
 /// compares them, for instance, with the origin of a form. If the host is no valid authority, the URI stays a path.
@@ -34,7 +35,7 @@ pub(super) async fn serve(
     body_complete: BodyComplete,
 ) -> HopResponse {
     let arrived = Instant::now();
-    let RequestHead { version, request: id, deadline_ms, method, uri, headers } = head;
+    let RequestHead { version, request: id, deadline_ms, caps, method, uri, headers } = head;
     let version = worker.versions().get(&version).cloned();
     let Some(version) = version else {
         return response::error_response(WorkReport::default(), FaultCode::Unavailable, "the version is not loaded");
@@ -46,8 +47,9 @@ pub(super) async fn serve(
     *request.headers_mut() = headers;
     let usage = Arc::new(RequestUsage::new(arrived));
     let deadline = tokio::time::Instant::from_std(arrived) + Duration::from_millis(deadline_ms.min(DEADLINE_MS_MAX));
-    let limits = version.limits.clone();
-    let context = RequestContext { worker: Arc::clone(&worker), version, request: id, usage: Arc::clone(&usage) };
+    let limits = RequestLimits::new(&version.limits, caps);
+    let context =
+        RequestContext { worker: Arc::clone(&worker), version, request: id, limits, usage: Arc::clone(&usage) };
     let guest = instance::start(context, request);
     let running = running_requests::begin(&worker.running, id, &usage);
     let context =

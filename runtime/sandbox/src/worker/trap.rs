@@ -11,6 +11,8 @@ const DETAIL_CHARACTERS_MAX: usize = 2000;
 #[derive(Debug, thiserror::Error)]
 #[error("the function used its {limit_ms} ms of cpu time")]
 pub(super) struct CpuLimitReached {
+    /// The manifest's setting that limits it.
+    pub(super) setting: &'static str,
     pub(super) limit_ms: u64,
 }
 
@@ -37,8 +39,8 @@ impl Exited {
 
 /// Returns the fault to report for a trap.
 pub(super) fn fault_of(error: &wasmtime::Error, guest: &GuestState) -> Fault {
-    if let Some(CpuLimitReached { limit_ms }) = error.downcast_ref() {
-        let detail = format!("the function used its cpu time: limits.cpu_ms = {limit_ms}");
+    if let Some(CpuLimitReached { setting, limit_ms }) = error.downcast_ref() {
+        let detail = format!("the function used its cpu time: {setting} = {limit_ms}");
         return Fault { code: FaultCode::DeadlineExceeded, detail };
     }
     if guest.memory.growth_refused {

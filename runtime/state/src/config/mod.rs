@@ -75,6 +75,8 @@ pub struct ServerConfig {
     pub edge: EdgeConfig,
     /// Outbound HTTP of functions.
     pub egress: EgressConfig,
+    /// Webhooks of jobs.
+    pub webhooks: WebhooksConfig,
     /// How long records and versions are kept.
     pub retention: RetentionConfig,
     /// The access log.
@@ -195,6 +197,20 @@ impl Default for EgressConfig {
     }
 }
 
+/// Webhooks of jobs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebhooksConfig {
+    /// Longest delay before the second try to deliver. Those before later tries are fixed.
+    pub first_retry_ms: u64,
+}
+
+impl Default for WebhooksConfig {
+    fn default() -> Self {
+        Self { first_retry_ms: 5_000 }
+    }
+}
+
 /// How long records and versions are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -253,6 +269,7 @@ impl Default for ServerConfig {
             prices: PricesConfig::default(),
             edge: EdgeConfig::default(),
             egress: EgressConfig::default(),
+            webhooks: WebhooksConfig::default(),
             retention: RetentionConfig::default(),
             logs: LogsConfig::default(),
         }
@@ -352,6 +369,7 @@ impl ServerConfig {
             ("egress.first_byte_timeout_ms".into(), egress.first_byte_timeout_ms, 1, 600_000),
             ("egress.response_mib".into(), egress.response_mib, 1, 1 << 20),
             ("egress.concurrency".into(), egress.concurrency, 1, 10_000),
+            ("webhooks.first_retry_ms".into(), self.webhooks.first_retry_ms, 10, 3_600_000),
             ("retention.ledger_days".into(), kept.ledger_days, 32, 36_500),
             ("retention.audit_days".into(), kept.audit_days, 1, 36_500),
             ("retention.versions".into(), kept.versions, 1, 10_000),
@@ -391,6 +409,7 @@ impl ServerConfig {
             ("lease_grace_ms", self.lease_grace_ms != next.lease_grace_ms),
             ("secrets_key_file", self.secrets_key_file != next.secrets_key_file),
             ("gpus", without_prices(self) != without_prices(next)),
+            ("webhooks.first_retry_ms", self.webhooks != next.webhooks),
             ("egress.ca_file", self.egress.ca_file != next.egress.ca_file),
             ("logs.access", self.logs.access != next.logs.access),
         ];

@@ -5,7 +5,7 @@ use crate::store::files::Files;
 use gannet_base::allowed_hosts::AllowedHost;
 use gannet_base::hop::VersionKey;
 use gannet_base::limits::TenantLimits;
-use gannet_base::manifest::{FunctionLimits, Manifest};
+use gannet_base::manifest::{FunctionLimits, JobSettings, Manifest};
 use gannet_base::names::{FunctionName, RequestId, TenantName};
 use gannet_base::quota::account::UsualAmount;
 use gannet_base::quota::permits::VersionPermits;
@@ -61,6 +61,8 @@ pub struct Version {
     pub record: Arc<VersionRecord>,
     /// Limits from the manifest, each capped by the tenant's.
     pub limits: FunctionLimits,
+    /// Settings of its jobs from the manifest, capped by the tenant's limits.
+    pub jobs: JobSettings,
     /// Hosts to which the version may send outbound HTTP.
     pub allowed_hosts: Vec<AllowedHost>,
     /// What its requests use, mostly.
@@ -100,8 +102,9 @@ impl Version {
         limits: &TenantLimits,
         files: &Files,
     ) -> Self {
-        let limits = limits.cap(&record.manifest.limits);
-        let hosts = &record.manifest.http.allowed_outbound_hosts;
+        let manifest = &record.manifest;
+        let (limits, jobs) = (limits.cap(&manifest.limits), limits.cap_jobs(&manifest.jobs));
+        let hosts = &manifest.http.allowed_outbound_hosts;
         let (compiled, report) =
             (files.compiled(tenant, &record.build_name()), files.build_report(tenant, &record.build_name()));
         let driver_cache = files.driver_cache(tenant, &record.digest);
@@ -126,6 +129,7 @@ impl Version {
             permits: VersionPermits::new(&limits),
             allowed_hosts: hosts.iter().filter_map(|host| AllowedHost::parse(host).ok()).collect(),
             limits,
+            jobs,
             record,
         }
     }

@@ -407,7 +407,8 @@ impl Registry {
         let limits = Arc::clone(&tenant_entry.limits);
         for function in tenant_entry.functions.values_mut() {
             let renewed = |version: &Arc<Version>| {
-                if limits.cap(&version.record.manifest.limits) == version.limits {
+                let manifest = &version.record.manifest;
+                if limits.cap(&manifest.limits) == version.limits && limits.cap_jobs(&manifest.jobs) == version.jobs {
                     return Arc::clone(version);
                 }
                 self.version(tenant, &version.function, Arc::clone(&version.record), &limits)

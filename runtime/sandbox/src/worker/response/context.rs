@@ -5,9 +5,10 @@
 
 use crate::worker::context::WorkerContext;
 use crate::worker::request_body::BodyComplete;
+use crate::worker::request_limits::RequestLimits;
 use crate::worker::running_requests::RunningGuard;
 use crate::worker::usage::RequestUsage;
-use gannet_base::hop::{Fault, FromWorker, RunLimits, WorkReport};
+use gannet_base::hop::{Fault, FromWorker, WorkReport};
 use gannet_base::names::RequestId;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,7 +20,7 @@ pub(crate) struct ResponseContext {
     pub(crate) request: RequestId,
     /// Counts it as running.
     pub(crate) running: RunningGuard,
-    pub(crate) limits: RunLimits,
+    pub(crate) limits: RequestLimits,
     /// Whether the request's method lets its response have a body.
     pub(crate) wants_body: bool,
     /// Whether the request's body was received completely.

@@ -1,11 +1,13 @@
 //! The faults that a receipt reports for a guest whose response could not be finished.
 
+use crate::worker::request_limits::RequestLimits;
 use gannet_base::hop::{Fault, FaultCode};
 use gannet_base::trailers::FIELDS_MAX;
 
-/// The fault of a guest that exceeded a time limit. `what` is the predicate of the message: "the function `what`".
-pub(super) fn time_limit_fault(what: &str, limit_name: &str, limit_ms: u64) -> Fault {
-    let detail = format!("the function {what}: limits.{limit_name} = {limit_ms}");
+/// The fault of a guest that exceeded a time limit. `what` is the predicate of the message: "the function `what`";
+/// `setting` is the limit's name in `[limits]`.
+pub(super) fn time_limit_fault(limits: &RequestLimits, what: &str, setting: &str, limit_ms: u64) -> Fault {
+    let detail = format!("the function {what}: {}", limits.time_setting(setting, limit_ms));
     Fault { code: FaultCode::DeadlineExceeded, detail }
 }
 

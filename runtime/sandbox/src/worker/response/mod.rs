@@ -41,8 +41,8 @@ pub(super) async fn respond(context: ResponseContext, guest: RunningGuest, deadl
             receiver.try_recv().ok()
         }
         () = tokio::time::sleep_until(deadline) => {
-            let limit = context.limits.timeout_ms;
-            let detail = format!("the function did not respond within limits.timeout_ms = {limit}, waiting included");
+            let limit = context.limits.time_setting("timeout_ms", context.limits.timeout_ms);
+            let detail = format!("the function did not respond within {limit}, waiting included");
             return cancel(context, guest, FaultCode::DeadlineExceeded, &detail).await;
         }
     };

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 /// Runs the guest to its end or to its limit, or until the front door ends it.
 pub(super) async fn run_on(context: ResponseContext, guest: GuestFuture) {
-    let limit_ms = context.limits.stream_ms;
+    let (limits, limit_ms) = (context.limits, context.limits.stream_ms);
     let fault = tokio::select! {
         ended = tokio::time::timeout(Duration::from_millis(limit_ms), guest) => match ended {
             Ok(outcome) => outcome.err(),
-            Err(_) => Some(time_limit_fault("ran on after its response", "stream_timeout_ms", limit_ms)),
+            Err(_) => Some(time_limit_fault(&limits, "ran on after its response", "stream_timeout_ms", limit_ms)),
         },
         () = context.running.stopped() => Some(Fault {
             code: FaultCode::DeadlineExceeded,

@@ -178,14 +178,14 @@ impl StreamingBody {
 
     /// Returns the fault if a time limit has passed.
     fn poll_timeouts(&mut self, task: &mut Context<'_>) -> Option<Fault> {
-        let limits = self.context.as_ref().map(|context| &context.limits);
+        let limits = self.context.as_ref()?.limits;
         if self.idle_timeout.as_mut().poll(task).is_ready() {
-            let limit_ms = limits.map_or(0, |limits| limits.stream_idle_ms);
-            return Some(time_limit_fault("sent nothing for too long", "stream_idle_ms", limit_ms));
+            let limit_ms = limits.stream_idle_ms;
+            return Some(time_limit_fault(&limits, "sent nothing for too long", "stream_idle_ms", limit_ms));
         }
         if self.total_timeout.as_mut().poll(task).is_ready() {
-            let limit_ms = limits.map_or(0, |limits| limits.stream_ms);
-            return Some(time_limit_fault("streamed for too long", "stream_timeout_ms", limit_ms));
+            let limit_ms = limits.stream_ms;
+            return Some(time_limit_fault(&limits, "streamed for too long", "stream_timeout_ms", limit_ms));
         }
         None
     }

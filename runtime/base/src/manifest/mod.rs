@@ -3,10 +3,16 @@
 //! A [`Manifest`] from [`Manifest::parse`] or [`Manifest::patched`] has been checked. Unknown keys are errors that name
 //! the nearest known key. Names of settings end in their unit.
 
+mod jobs;
+pub mod schedule;
+
 use crate::allowed_hosts::AllowedHost;
 use crate::names::{ANY_CLASS, AssetName, FunctionName, is_class};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+pub use jobs::{JobSettings, RETRY_CONDITIONS};
+pub use schedule::{Missed, Overlap, Schedule};
 
 /// Largest number of instances in one worker at the same time.
 pub const INSTANCES_MAX: u32 = 128;
@@ -169,6 +175,12 @@ pub struct Manifest {
     pub kernels: BTreeMap<String, String>,
     /// What its requests may use.
     pub limits: FunctionLimits,
+    /// How its background jobs run.
+    pub jobs: JobSettings,
+    /// When it gets jobs by itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 32)]
+    pub schedule: Vec<Schedule>,
     /// How the function scales.
     pub scale: Scale,
     /// Which GPUs the function runs on.
@@ -209,7 +221,7 @@ impl Manifest {
 
     /// Returns this manifest with a JSON merge patch (RFC 7396) applied to its settings, and checks it.
     pub fn patched(&self, patch: &serde_json::Map<String, serde_json::Value>) -> Result<Self, ManifestError> {
-        const SETTINGS: [&str; 7] = ["limits", "scale", "gpu", "http", "env", "secrets", "assets"];
+        const SETTINGS: [&str; 8] = ["limits", "jobs", "scale", "gpu", "http", "env", "secrets", "assets"];
         if let Some(other) = patch.keys().find(|key| !SETTINGS.contains(&key.as_str())) {
             let other: String = other.chars().take(64).collect();
             return Err(ManifestError(format!("{other:?} is not one of the settings {}", SETTINGS.join(", "))));
@@ -246,7 +258,7 @@ impl Manifest {
             ("scale.idle_timeout_s", self.scale.idle_timeout_s, 1, 24 * 3600),
             ("scale.instance_reuse", self.scale.instance_reuse, 1, 1_000_000),
         ];
-        for (name, value, least, most) in bounds {
+        for (name, value, least, most) in bounds.into_iter().chain(self.jobs.bounds()) {
             if !(least..=most).contains(&value) {
                 return Err(ManifestError(format!("{name} = {value}; it may be {least} to {most}")));
             }
@@ -258,6 +270,8 @@ impl Manifest {
             )));
         }
         self.check_http()?;
+        self.jobs.check()?;
+        schedule::check(&self.schedule, jiff::Timestamp::now())?;
         if self.secrets.names.len() > SECRETS_MAX {
             let count = self.secrets.names.len();
             return Err(ManifestError(format!("secrets.names has {count} names; the limit is {SECRETS_MAX}")));
@@ -390,10 +404,12 @@ mod tests {
         assert_eq!(next.env.keys().collect::<Vec<_>>(), ["B", "C"]);
         assert_eq!((next.limits.cpu_ms, next.limits.memory_mib), (5, 64));
         assert_eq!(patch(r#"{"limits": null}"#).unwrap().limits, FunctionLimits::default());
+        assert_eq!(patch(r#"{"jobs": {"retry_on": [], "key": "/user"}}"#).unwrap().jobs.key, "/user");
         for (bad, part) in [
             (r#"{"kernels": {}}"#, "not one of the settings"),
             (r#"{"limits": {"cpu": 1}}"#, "limits.cpu: unknown key `cpu`"),
             (r#"{"limits": {"cpu_ms": -1}}"#, "invalid value"),
+            (r#"{"jobs": {"retries": 101}}"#, "jobs.retries = 101"),
             (r#"{"secrets": {"names": ["B"]}}"#, "both in [env] and"),
             (r#"{"http": {"allowed_outbound_hosts": ["api.example.com"]}}"#, "scheme"),
         ] {
