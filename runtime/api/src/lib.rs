@@ -7,10 +7,12 @@
 mod assets;
 mod functions;
 mod tenants;
+mod webhooks;
 
 pub use assets::*;
 pub use functions::*;
 pub use tenants::*;
+pub use webhooks::*;
 
 use gannet_base::refusal::Blame;
 use gannet_base::scopes::Scopes;

@@ -118,6 +118,10 @@ pub struct Used {
     pub components_mib: u64,
     /// Size in MiB of the records of all versions.
     pub records_mib: u64,
+    /// Number of jobs that wait or run.
+    pub jobs_queued: u64,
+    /// Size of the inputs and results of all jobs in MiB.
+    pub jobs_mib: u64,
     /// Number of secrets.
     pub secrets: u64,
     /// Size of all assets in MiB. Bytes with several names count once.
@@ -143,6 +147,8 @@ impl Used {
             ("versions", self.versions),
             ("components_mib", self.components_mib),
             ("records_mib", self.records_mib),
+            ("jobs_queued", self.jobs_queued),
+            ("jobs_mib", self.jobs_mib),
             ("secrets", self.secrets),
             ("assets_mib", self.assets_mib),
             ("keys", self.keys),

@@ -12,8 +12,8 @@ use gannet_base::refusal::Blame;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::net::IpAddr;
 use std::path::Path;
@@ -268,11 +268,40 @@ pub fn read_answer<T: DeserializeOwned>(response: &mut Response<Body>) -> Result
     read_json(response).map(Answer::new)
 }
 
+/// A refusal of the job API, which has the names that its clients read.
+#[derive(Debug, Deserialize)]
+struct JobProblem {
+    error: String,
+    code: String,
+    fault: Blame,
+    hint: Option<String>,
+    #[serde(default)]
+    request_id: String,
+}
+
+impl From<JobProblem> for Problem {
+    fn from(problem: JobProblem) -> Self {
+        let JobProblem { error, code, fault, hint, request_id } = problem;
+        Self {
+            r#type: "about:blank".into(),
+            title: "".into(),
+            status: 0,
+            code: code.into(),
+            fault,
+            detail: error,
+            hint: hint.map(Into::into),
+            request_id,
+        }
+    }
+}
+
 /// Reads the body of a refusal and returns it as a failure.
 pub fn problem(response: &mut Response<Body>) -> Failure {
     let status = response.status();
     let body = read_body(response).unwrap_or_default();
-    match serde_json::from_slice::<Problem>(&body) {
+    let problem = serde_json::from_slice::<Problem>(&body)
+        .or_else(|_| serde_json::from_slice::<JobProblem>(&body).map(Problem::from));
+    match problem {
         Ok(problem) => {
             let what = format!("{} ({})", problem.detail, problem.code);
             let is_platform = problem.fault == Blame::Platform;

@@ -3,7 +3,8 @@
 use crate::connection::ReadArgs;
 use crate::failure::Outcome;
 use crate::{
-    asset, audit, configure, deploy, function, gpu, invoke, key, login, logs, receipt, secret, tenant, traffic, usage,
+    asset, audit, configure, deploy, function, gpu, invoke, job, key, login, logs, queue, receipt, schedule, secret,
+    tenant, traffic, usage,
 };
 use clap::Subcommand;
 
@@ -35,6 +36,14 @@ pub enum ClientCommand {
     Logs(logs::LogsArgs),
     /// Show the receipt of a request: its timings, GPU time, memory, cost and errors
     Receipt(receipt::ReceiptArgs),
+    /// Submit background jobs of a function, wait for them, list, cancel and retry them
+    #[command(visible_alias = "jobs")]
+    Job(job::JobArgs),
+    /// Pause, resume, count and cancel the jobs of a function that wait
+    Queue(queue::QueueArgs),
+    /// Add, list, run and delete the schedules of a function, which make its jobs at certain times
+    #[command(visible_alias = "schedules")]
+    Schedule(schedule::ScheduleArgs),
     /// Show what the tenant used in a span of days, and what it cost
     Usage(usage::UsageArgs),
     /// Show the prices of GPU time, CPU time and GPU memory
@@ -79,6 +88,9 @@ impl ClientCommand {
             Self::Delete(arguments) => function::delete(arguments),
             Self::Logs(arguments) => logs::run(arguments),
             Self::Receipt(arguments) => receipt::run(arguments),
+            Self::Job(arguments) => job::run(arguments),
+            Self::Queue(arguments) => queue::run(arguments),
+            Self::Schedule(arguments) => schedule::run(arguments),
             Self::Usage(arguments) => usage::usage(arguments),
             Self::Prices(arguments) => usage::prices(arguments),
             Self::Limits(arguments) => tenant::limits(arguments),

@@ -2,6 +2,7 @@
 
 use crate::client::{Client, problem, segment};
 use crate::connection::Connection;
+use crate::data::read_data;
 use crate::failure::{Failure, Outcome};
 use crate::printer;
 use clap::Args;
@@ -39,26 +40,6 @@ pub struct InvokeArgs {
     output: Option<PathBuf>,
 }
 
-/// Reads the request body from the value of `-d`.
-fn read_data(data: Option<&str>) -> Result<Vec<u8>, Failure> {
-    match data {
-        None => Ok(Vec::new()),
-        Some("@-") => {
-            let mut bytes = Vec::new();
-            io::stdin()
-                .read_to_end(&mut bytes)
-                .map_err(|error| Failure::usage("cannot read standard input").because(error))?;
-            Ok(bytes)
-        }
-        Some(text) => match text.strip_prefix('@') {
-            Some(path) => {
-                std::fs::read(path).map_err(|error| Failure::usage(format!("cannot read {path}")).because(error))
-            }
-            None => Ok(text.as_bytes().to_vec()),
-        },
-    }
-}
-
 pub fn run(arguments: &InvokeArgs) -> Outcome {
     let client = Client::new(&arguments.connection)?;
     let (tenant, functions_url) = client.tenant_and_functions()?;
@@ -72,7 +53,7 @@ pub fn run(arguments: &InvokeArgs) -> Outcome {
             None => Err(Failure::usage(format!("the header {header:?} is not `name: value`"))),
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let bytes = read_data(arguments.data.as_deref())?;
+    let bytes = arguments.data.as_deref().map_or_else(|| Ok(Vec::new()), read_data)?;
     let default = if arguments.data.is_some() { "POST" } else { "GET" };
     let method = arguments.method.as_deref().unwrap_or(default);
     let path =

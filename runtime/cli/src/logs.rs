@@ -54,6 +54,17 @@ fn print_line(line: &Value, json: bool) -> Outcome {
     Ok(())
 }
 
+/// Prints the lines that a function wrote in one request.
+pub fn print_of_request(client: &Client, name: &str, request: &str, json: bool) -> Outcome {
+    print_so_far(client, &with_query(&format!("functions/{}/logs", segment(name)), &[("request", request)]), json)
+}
+
+/// Prints the lines at a path of the control API.
+fn print_so_far(client: &Client, path: &str, json: bool) -> Outcome {
+    let log: Lines = client.get(path)?.view()?;
+    log.lines.iter().try_for_each(|line| print_line(line, json))
+}
+
 pub fn run(arguments: &LogsArgs) -> Outcome {
     let client = Client::new(&arguments.connection)?;
     let mut query = Vec::new();
@@ -65,8 +76,7 @@ pub fn run(arguments: &LogsArgs) -> Outcome {
     }
     let path = with_query(&format!("functions/{}/logs", segment(&arguments.name)), &query);
     if !arguments.follow {
-        let log: Lines = client.get(&path)?.view()?;
-        return log.lines.iter().try_for_each(|line| print_line(line, arguments.json));
+        return print_so_far(&client, &path, arguments.json);
     }
     let mut response = client.successful("GET", &format!("/api/v1/{path}"), &[], ())?;
     for event in BufReader::new(response.body_mut().as_reader()).lines() {

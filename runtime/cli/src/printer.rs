@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 /// Prints an error, its causes and a hint.
 pub fn error(what: &str, causes: &[String], hint: Option<&str>) {
@@ -80,4 +81,18 @@ pub fn progress(length: u64, what: &str) -> indicatif::ProgressBar {
     }
     bar.set_message(what.to_owned());
     bar
+}
+
+/// Makes a line on stderr that says what is waited for, and for how long already. It is hidden where stderr is not a
+/// terminal.
+pub fn spinner() -> indicatif::ProgressBar {
+    if !io::stderr().is_terminal() {
+        return indicatif::ProgressBar::hidden();
+    }
+    let line = indicatif::ProgressBar::new_spinner();
+    if let Ok(style) = indicatif::ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}") {
+        line.set_style(style);
+    }
+    line.enable_steady_tick(Duration::from_millis(100));
+    line
 }

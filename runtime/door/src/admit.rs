@@ -12,6 +12,7 @@
 //! the response has left.
 
 use gannet_base::identity::Caller;
+use gannet_base::names::RequestId;
 use gannet_base::quota::account::{CountGuard, Reservation};
 use gannet_base::quota::address::AnonymousCallers;
 use gannet_base::quota::permits::{NoPermit, ServerPermits, until};
@@ -126,12 +127,8 @@ impl Admit {
         let (rate, rate_state) = self.check_rate(caller, inbound.client, target, began)?;
         let reservation = self.reserve(target, Timestamp::now())?;
         let deadline = inbound.arrived + Duration::from_millis(limits.timeout_ms);
-        let permits = self.permits(target, deadline.into()).await?;
-        let version = &target.version;
-        let (tenant, function) = (version.tenant.clone(), version.function.clone());
-        let reserved = (reservation, &version.usual);
-        let mut tab = Tab::open(&self.ledger, reserved, inbound.id, tenant, function, version.record.number);
-        tab.update_receipt(|receipt| receipt.admit_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let permits = self.permits(target, until(limits.queue_ms, deadline.into())).await?;
+        let tab = self.tab(target, reservation, inbound.id, began);
         let key = match caller {
             Caller::Tenant(key) => Some(Arc::clone(key)),
             Caller::Operator | Caller::Anonymous => None,
@@ -139,8 +136,34 @@ impl Admit {
         Ok((Admitted { tab, outbound: None, key, permits }, rate, rate_state))
     }
 
+    /// Opens the tab of a request that began to be admitted at `began`.
+    fn tab(&self, target: &Target, reservation: Reservation, id: RequestId, began: Instant) -> Tab {
+        let version = &target.version;
+        let (tenant, function) = (version.tenant.clone(), version.function.clone());
+        let reserved = (reservation, &version.usual);
+        let mut tab = Tab::open(&self.ledger, reserved, id, tenant, function, version.record.number);
+        tab.update_receipt(|receipt| receipt.admit_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+        tab
+    }
+
+    /// Admits an attempt of a job: waits for its permits until a time, among the requests that wait for them too, and
+    /// opens its tab. Rates were counted when the job was submitted.
+    pub async fn admit_job(
+        &self,
+        target: &Target,
+        id: RequestId,
+        until: tokio::time::Instant,
+    ) -> Result<Admitted, Refusal> {
+        let began = Instant::now();
+        // Before the wait, because it is free; and after it, because the wait may be long.
+        drop(self.reserve(target, Timestamp::now())?);
+        let permits = self.permits(target, until).await?;
+        let reservation = self.reserve(target, Timestamp::now())?;
+        Ok(Admitted { tab: self.tab(target, reservation, id, began), outbound: None, key: None, permits })
+    }
+
     /// Counts the request against every rate that applies. Returns the caller's narrowest rate and its state.
-    fn check_rate(
+    pub fn check_rate(
         &self,
         caller: &Caller,
         client: IpAddr,
@@ -199,15 +222,13 @@ impl Admit {
         })
     }
 
-    /// Counts the request in flight and takes a permit of its version and one of the server. Waits at most `queue_ms`,
-    /// and not beyond `deadline`.
-    async fn permits(&self, target: &Target, deadline: tokio::time::Instant) -> Result<Permits, AdmitError> {
+    /// Counts the request in flight and takes a permit of its version and one of the server. Waits until a time.
+    async fn permits(&self, target: &Target, until: tokio::time::Instant) -> Result<Permits, AdmitError> {
         let (tenant, version) = (&target.tenant, &target.version);
         let reached = |name, limit| move |used| AdmitError::LimitReached { name, limit, used: used as u64, wait_s: 1 };
         let concurrency = tenant.limits.concurrency;
         let in_flight = tenant.account.acquire(concurrency).map_err(reached("concurrency", concurrency))?;
         let queue_ms = version.limits.queue_ms;
-        let until = until(queue_ms, deadline);
         let depth = tenant.limits.queue_depth;
         let waiting =
             || -> Result<CountGuard, AdmitError> { tenant.account.wait(depth).map_err(reached("queue_depth", depth)) };

@@ -7,10 +7,12 @@ pub mod auth;
 pub mod access;
 pub mod route;
 pub mod openai;
+pub mod jobs;
 pub mod admit;
 pub mod respond;
 
 // Not steps of the path.
 mod waiting_bytes;
+mod whole_body;
 pub mod control;
 pub mod serve;

@@ -133,6 +133,17 @@ pub fn refuse_openai(refusal: &Refusal, request: RequestId) -> Response<Response
     response
 }
 
+/// Turns a refusal into a response for a client of the job API. It has no key `status`, which such clients would take
+/// for the state of a job.
+pub fn refuse_job(refusal: &Refusal, request: RequestId) -> Response<ResponseBody> {
+    let mut response = refuse(refusal, request);
+    let body = serde_json::json!({ "error": refusal.public, "code": refusal.code, "fault": refusal.blame,
+        "hint": refusal.hint, "request_id": request.to_string() });
+    *response.body_mut() = body::full(Bytes::from(serde_json::to_vec(&body).unwrap_or_default()));
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
 /// Adds the headers that report a rate (draft-ietf-httpapi-ratelimit-headers-10). `ratelimit-policy` has the burst and
 /// the seconds in which it refills; `ratelimit` has what is left of it and the seconds until it is full again.
 pub fn rate_headers(headers: &mut HeaderMap, rate: Rate, rate_state: RateState) {

@@ -4,6 +4,7 @@
 //!  /f/{tenant}/{function}/…           by path; /f/{tenant}/{function}@{tag}/… for a version under a tag
 //!  {function}--{tenant}.{domain}/…    by host, where a domain is set; the header x-gannet-tag for a tag
 //!  /openai/…, /v2/{function}/openai/… by the model that a body names, or by path, for OpenAI's clients: see `openai`
+//!  /v2/{function}/…                   by path, of the caller's tenant: see `jobs`
 //!  everything else                    the control API
 //! ```
 //!
@@ -12,7 +13,7 @@
 use crate::access::AccessError;
 use gannet_base::headers;
 use gannet_base::identity::{Caller, Key};
-use gannet_base::names::FunctionName;
+use gannet_base::names::{FunctionName, TenantName};
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 use gannet_fleet::admitted::{AddressingStyle, Target};
 use gannet_fleet::inbound::{InboundRequest, ListenerRole};
@@ -48,6 +49,8 @@ pub enum Destination {
     Function(Target),
     /// To a function that the body of an OpenAI client's request names.
     OpenAi,
+    /// To the job API.
+    Jobs,
     /// To the control API.
     Control,
 }
@@ -128,6 +131,40 @@ pub fn openai_path(path: &str) -> Option<OpenAiPath<'_>> {
     (!function.contains('/')).then_some(OpenAiPath { function: Some(function), path })
 }
 
+/// A path of the job API.
+#[derive(Debug, PartialEq, Eq)]
+pub struct JobPath<'a> {
+    /// The function.
+    pub function: &'a str,
+    /// The call, such as `run` or `status`.
+    pub call: &'a str,
+    /// What follows the call: the id of a job, or nothing.
+    pub rest: &'a str,
+}
+
+/// Parses a path of the job API. Returns None for other paths.
+pub fn job_path(path: &str) -> Option<JobPath<'_>> {
+    let (function, rest) = path.strip_prefix("/v2/")?.split_once('/')?;
+    let (call, rest) = rest.split_once('/').unwrap_or((rest, ""));
+    (call != "openai" && !function.is_empty()).then_some(JobPath { function, call, rest })
+}
+
+/// Returns the tenant whose functions a caller asks for, where the path does not name it.
+pub fn calling_tenant(inbound: &InboundRequest, caller: &Caller) -> Result<TenantName, AccessError> {
+    match caller {
+        // Here it can be meant for nobody else.
+        Caller::Anonymous if inbound.parts.headers.contains_key(http::header::AUTHORIZATION) => {
+            Err(AccessError::KeyOfElsewhere)
+        }
+        Caller::Anonymous => Err(AccessError::KeyNeeded),
+        Caller::Tenant(key) => Ok(key.record.tenant.clone()),
+        Caller::Operator => {
+            let named = inbound.parts.headers.get(headers::TENANT).and_then(|value| value.to_str().ok());
+            named.and_then(|name| TenantName::new(name).ok()).ok_or(AccessError::NotFound)
+        }
+    }
+}
+
 /// Whether a path is a health check. Health checks are served on every listener.
 fn is_health(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz")
@@ -148,6 +185,10 @@ pub fn destination(
     if inbound.listener != ListenerRole::Admin && openai_path(path).is_some() {
         check_segments(path.trim_start_matches('/'))?;
         return Ok(Destination::OpenAi);
+    }
+    if inbound.listener != ListenerRole::Admin && job_path(path).is_some() {
+        check_segments(path.trim_start_matches('/'))?;
+        return Ok(Destination::Jobs);
     }
     let of_functions = file.domain.as_deref().is_some_and(|domain| host.ends_with(&format!(".{domain}")));
     if of_functions || inbound.listener == ListenerRole::Functions && !is_health(path) {

@@ -1,4 +1,5 @@
-//! Reads request bodies whose function is not known before they are read, and bounds the memory that they take.
+//! Reads request bodies whole, and bounds the memory that they take: of OpenAI's clients, whose body names the function,
+//! and of jobs, whose input is stored.
 //!
 //! Invariant: the bodies of one tenant take at most half of what those of the others leave, so that no number of
 //! requests of one tenant keeps another out. A byte counts from when it is received (not when it is announced) until it
@@ -13,8 +14,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// The largest body in bytes, whatever the function's own limit is.
-const BODY_BYTES_MAX: u64 = 16 << 20;
 /// The most bytes that all bodies may take together.
 const BODIES_BYTES_MAX: u64 = 256 << 20;
 /// How long a client may take to send a body, however steadily it sends.
@@ -82,14 +81,15 @@ impl AsRef<[u8]> for ReservedBytes {
     }
 }
 
-/// Reads the body of a tenant's request. It counts for the tenant until the returned bytes are dropped.
-pub(super) async fn collect(
+/// Reads the body of a tenant's request, of at most `limit` bytes. It counts for the tenant until the returned bytes are dropped.
+pub(crate) async fn collect(
     inbound: &mut InboundRequest,
     tenant: TenantName,
     bodies: &BodyBudget,
+    limit: u64,
 ) -> Result<Bytes, RequestError> {
     let mut reservation = bodies.reservation(tenant);
-    let reading = tokio::time::timeout(BODY_MAX, read(inbound, &mut reservation)).await;
+    let reading = tokio::time::timeout(BODY_MAX, read(inbound, &mut reservation, limit)).await;
     let seconds = BODY_MAX.as_secs();
     match reading.unwrap_or(Err(RequestError::BodyTooSlow { seconds })) {
         // The bytes own the reservation, so the body counts until it has been sent on, however long it waits for that.
@@ -102,8 +102,7 @@ pub(super) async fn collect(
     }
 }
 
-async fn read(inbound: &mut InboundRequest, reservation: &mut Reservation) -> Result<Bytes, RequestError> {
-    let limit = BODY_BYTES_MAX;
+async fn read(inbound: &mut InboundRequest, reservation: &mut Reservation, limit: u64) -> Result<Bytes, RequestError> {
     if inbound.body.size_hint().lower() > limit {
         return Err(RequestError::BodyTooLarge { limit });
     }
@@ -129,6 +128,8 @@ async fn read(inbound: &mut InboundRequest, reservation: &mut Reservation) -> Re
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    const BODY_BYTES_MAX: u64 = 16 << 20;
 
     #[test]
     fn bodies_of_a_tenant_leave_room_for_those_of_others() {

@@ -25,7 +25,7 @@ impl AuditSubject {
 }
 
 /// Returns the audit entry of a call, and the logs that it belongs to. A call that only reads has none, unless the
-/// operator reads a tenant's data, or somebody reads a list of keys. What the operator does to a tenant is in the logs of
+/// operator reads a tenant's data, or somebody reads a list of keys or a secret. What the operator does to a tenant is in the logs of
 /// both.
 pub(super) fn audit_entry(
     operation: &Operation,
@@ -34,7 +34,7 @@ pub(super) fn audit_entry(
 ) -> Option<(Vec<String>, AuditRecord)> {
     let operator = call.caller == Caller::Operator;
     let reads = operation.method == http::Method::GET;
-    let reads_keys = operation.op == OperationId::ListKeys;
+    let reads_keys = matches!(operation.op, OperationId::ListKeys | OperationId::GetWebhookSecret);
     let named = operation.path.starts_with("tenants/{tenant}").then(|| call.names.first()).flatten();
     // A name that no tenant has must not begin a log.
     let named =

@@ -73,6 +73,14 @@ impl Control {
         if let Some((name, value, limit)) = limits.exceeded_by(manifest) {
             return Err(ControlError::AboveLimit { name, value, limit });
         }
+        if !manifest.schedule.is_empty() {
+            let others = grant.owner.functions.values().filter(|function| function.name != *name);
+            let others: usize = others.map(|function| function.current.manifest().schedule.len()).sum();
+            let value = (others + manifest.schedule.len()) as u64;
+            if value > limits.schedules {
+                return Err(ControlError::AboveLimit { name: "schedules", value, limit: limits.schedules });
+            }
+        }
         let classes = &manifest.gpu.class;
         let candidates = gannet_fleet::gpus::candidates(&self.slots, classes).concat();
         if candidates.is_empty() {

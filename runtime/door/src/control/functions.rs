@@ -153,6 +153,7 @@ impl Control {
     /// unloads versions that get no requests any more.
     pub(super) fn after_change(&self, grant: &TenantGrant) {
         self.pool.clear_always_on(&grant.tenant);
+        self.jobs.look_again(&grant.tenant);
         self.pool.unload_unserved(&grant.tenant);
         warm(&self.registry.snapshot(), &self.pool, Some(&grant.tenant));
     }

@@ -30,6 +30,7 @@ mod usage;
 mod focus;
 pub mod keys;
 mod tenants;
+mod webhooks;
 mod audit_log;
 mod gpus;
 mod health;
@@ -40,6 +41,7 @@ mod openapi;
 pub use openapi::document;
 
 use crate::access::AccessError;
+use crate::jobs::ServerJobs;
 use crate::respond::{ReplyStatus, json, status_of};
 use crate::waiting_bytes::WaitingBytes;
 use arguments::Query;
@@ -88,6 +90,8 @@ pub struct Control {
     pub arbiter: Arc<Arbiter>,
     /// Encrypts secrets.
     pub vault: Arc<Vault>,
+    /// Background jobs.
+    pub jobs: ServerJobs,
     /// The bytes of responses that wait for clients.
     pub waiting: Arc<WaitingBytes>,
     /// The server's configuration; SIGHUP replaces it.
@@ -237,6 +241,8 @@ impl Control {
             OperationId::ListSecrets => Ok(self.list_secrets(&grant)),
             OperationId::SetSecret => self.set_secret(call, &grant).await,
             OperationId::DeleteSecret => self.delete_secret(&call, &grant).await,
+            OperationId::GetWebhookSecret => self.webhook_secret(&grant).await,
+            OperationId::RotateWebhookSecret => self.rotate_webhook_secret(&grant).await,
             _ => Err(AccessError::NotFound.into()),
         }
     }

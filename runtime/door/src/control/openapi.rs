@@ -37,6 +37,7 @@ use utoipa::OpenApi;
         gannet_api::AssetView,
         gannet_api::Secrets,
         gannet_api::SecretView,
+        gannet_api::WebhookSecret,
         gannet_api::Tenants,
         gannet_api::NewTenant,
         gannet_api::TenantMade,
@@ -112,8 +113,9 @@ fn parameters(operation: &Operation) -> Vec<Value> {
 }
 
 /// The settings of a manifest that a patch may change, and their schemas.
-const SETTINGS: [(&str, &str); 5] = [
+const SETTINGS: [(&str, &str); 6] = [
     ("limits", "FunctionLimits"),
+    ("jobs", "JobSettings"),
     ("scale", "Scale"),
     ("gpu", "GpuChoice"),
     ("http", "Http"),

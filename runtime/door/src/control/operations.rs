@@ -35,6 +35,8 @@ pub enum OperationId {
     ListSecrets,
     SetSecret,
     DeleteSecret,
+    GetWebhookSecret,
+    RotateWebhookSecret,
     ListTenants,
     CreateTenant,
     GetTenant,
@@ -198,6 +200,12 @@ table! {
         [(200, "SecretView"), (201, "SecretView")];
     DeleteSecret "deleteSecret" DELETE "secrets/{secret}" Admin
         "Deletes a secret, unless a function names it." [], Nothing, [(200, "Deleted")];
+    GetWebhookSecret "getWebhookSecret" GET "webhooks/secret" Admin
+        "Returns the secret that webhooks are signed with; makes it if there is none." [], Nothing,
+        [(200, "WebhookSecret")];
+    RotateWebhookSecret "rotateWebhookSecret" POST "webhooks/secret/rotate" Admin
+        "Replaces the secret that webhooks are signed with; the one before signs too for a day." [], Nothing,
+        [(200, "WebhookSecret")];
     ListTenants "listTenants" GET "tenants" Operator "Lists the tenants." [Limit, Cursor], Nothing, [(200, "Tenants")];
     CreateTenant "createTenant" POST "tenants" Operator
         "Creates a tenant, with a key that has all scopes." [], Json("NewTenant"), [(201, "TenantMade")];

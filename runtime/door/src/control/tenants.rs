@@ -86,6 +86,7 @@ impl Control {
     pub(super) async fn delete_tenant(&self, call: &ApiCall) -> CallResult {
         let name = call.tenant()?;
         self.registry.delete_tenant(&name).await.map_err(ControlError::from)?;
+        self.jobs.remove_tenant(&name).await.map_err(|error| ControlError::Internal(error.to_string()))?;
         self.pool.end_all(&name, "the tenant was deleted");
         self.logs.forget_tenant(&name);
         let (store, gone) = (Arc::clone(self.registry.store()), name.clone());
@@ -99,12 +100,15 @@ impl Control {
     pub(super) fn limits(&self, name: &TenantName, snapshot: &Snapshot) -> CallResult {
         let tenant = snapshot.tenants.get(name).ok_or(ControlError::NotFound)?;
         let spent = tenant.account.spent(jiff::Timestamp::now());
+        let (jobs_queued, job_bytes) = self.jobs.used(name);
         let used = Used {
             concurrency: tenant.account.in_flight() as u64,
             functions: tenant.functions.len() as u64,
             versions: tenant.version_count(),
             components_mib: tenant.component_bytes(None).div_ceil(1 << 20),
             records_mib: tenant.record_bytes().div_ceil(1 << 20),
+            jobs_queued,
+            jobs_mib: job_bytes.div_ceil(1 << 20),
             secrets: tenant.secrets.len() as u64,
             assets_mib: tenant.asset_bytes().div_ceil(1 << 20),
             keys: snapshot.keys_of(name).count() as u64,

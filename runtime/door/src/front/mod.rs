@@ -27,8 +27,8 @@ pub use held_body::WaitingAnswers;
 pub use path::Steps;
 pub use tls::{Tls, check as check_tls};
 
-use crate::respond::{refuse, refuse_openai, stamp, without_body};
-use crate::route::{self, CorsPolicy, openai_path};
+use crate::respond::{refuse, refuse_job, refuse_openai, stamp, without_body};
+use crate::route::{self, CorsPolicy, job_path, openai_path};
 use crate::waiting_bytes::Recipient;
 use access_log::LoggedRequest;
 use gannet_base::body::ResponseBody;
@@ -255,6 +255,7 @@ impl Front {
         let is_head = parts.method == http::Method::HEAD;
         let is_http_1 = parts.version <= http::Version::HTTP_11;
         let for_openai = openai_path(parts.uri.path()).is_some();
+        let for_jobs = job_path(parts.uri.path()).is_some();
         let served_here = Arc::clone(&served);
         let inbound = InboundRequest {
             id,
@@ -287,7 +288,11 @@ impl Front {
                         _ => tracing::debug!(request = %id, %peer, %refused, cause, "refused"),
                     }
                     refusal = Some((refused.code, refused.blame));
-                    let mut refused = if for_openai { refuse_openai(&refused, id) } else { refuse(&refused, id) };
+                    let mut refused = match (for_openai, for_jobs) {
+                        (true, _) => refuse_openai(&refused, id),
+                        (_, true) => refuse_job(&refused, id),
+                        _ => refuse(&refused, id),
+                    };
                     if is_head {
                         // Over HTTP/2 nothing else removes the body.
                         refused = without_body(refused);

@@ -17,10 +17,12 @@ use super::seats::Seat;
 use crate::admit::Admit;
 use crate::auth::Auth;
 use crate::control::Control;
-use crate::openai::{self, BodyBudget, OpenAiDestination, keep_alive};
+use crate::jobs::{self, ServerJobs};
+use crate::openai::{self, OpenAiDestination, keep_alive};
 use crate::respond::{ReplyStatus, close_failed, rate_headers, raw, without_body};
 use crate::route::{self, Destination};
 use crate::waiting_bytes::{Recipient, WaitingLimits};
+use crate::whole_body::BodyBudget;
 use gannet_base::body::ResponseBody;
 use gannet_base::identity::Caller;
 use gannet_base::refusal::Refusal;
@@ -36,9 +38,11 @@ pub struct Steps {
     /// Identifies the caller.
     pub auth: Auth,
     /// Decides whether the request may run now.
-    pub admit: Admit,
+    pub admit: Arc<Admit>,
     /// Runs the request on a worker.
     pub pool: Pool,
+    /// Background jobs.
+    pub jobs: ServerJobs,
     /// Handles requests to the control API.
     pub control: Arc<Control>,
     /// Bounds the memory for answers of the control API that their clients do not take.
@@ -102,6 +106,16 @@ impl Steps {
                 OpenAiDestination::Models(response) => return Ok(response),
                 OpenAiDestination::Function { target, stream } => (target, stream),
             },
+            Destination::Jobs => {
+                let of = (&*self.admit, &self.bodies);
+                let answer = jobs::answer(&self.jobs, of, &mut inbound, &caller, &snapshot).await?;
+                if is_head {
+                    return Ok(without_body(answer));
+                }
+                let tenant = inbound.served.get().map(|(tenant, _)| tenant.clone());
+                let recipient = Recipient::new(connection, client, tenant);
+                return self.answers.hold(answer, &recipient, &self.waiting_limits());
+            }
             Destination::Control => {
                 // What anybody may read is small or shared, and what was changed must be told.
                 let is_held = inbound.parts.method == Method::GET && !matches!(caller, Caller::Anonymous);

@@ -11,19 +11,17 @@
 //! function starts ([`keep_alive`]). The memory for such bodies is bounded. Refusals on these paths have the form of
 //! OpenAI's errors.
 
-mod bodies;
 mod error;
 mod fields;
 pub mod keep_alive;
 
-pub use bodies::BodyBudget;
 pub use error::OpenAiError;
 
 use crate::access::AccessError;
 use crate::respond::{ReplyStatus, json};
-use crate::route::{self, OpenAiPath, RouteError, openai_path};
+use crate::route::{self, OpenAiPath, RouteError, calling_tenant, openai_path};
+use crate::whole_body::{self, BodyBudget};
 use gannet_base::body::ResponseBody;
-use gannet_base::headers;
 use gannet_base::identity::{Caller, Key};
 use gannet_base::names::TenantName;
 use gannet_base::refusal::Refusal;
@@ -33,6 +31,9 @@ use gannet_state::registry::{Function, Snapshot, Tenant};
 use http::{Method, Response};
 use serde::Serialize;
 use std::sync::Arc;
+
+/// The largest body in bytes, whatever the function's own limit is.
+const BODY_BYTES_MAX: u64 = 16 << 20;
 
 /// Where an OpenAI client's request goes.
 pub enum OpenAiDestination {
@@ -90,22 +91,6 @@ struct ModelCall {
     stream: bool,
 }
 
-/// Returns the tenant whose functions a caller asks for.
-fn tenant_of(inbound: &InboundRequest, caller: &Caller) -> Result<TenantName, AccessError> {
-    match caller {
-        // Here it can be meant for nobody else.
-        Caller::Anonymous if inbound.parts.headers.contains_key(http::header::AUTHORIZATION) => {
-            Err(AccessError::KeyOfElsewhere)
-        }
-        Caller::Anonymous => Err(AccessError::KeyNeeded),
-        Caller::Tenant(key) => Ok(key.record.tenant.clone()),
-        Caller::Operator => {
-            let named = inbound.parts.headers.get(headers::TENANT).and_then(|value| value.to_str().ok());
-            named.and_then(|name| TenantName::new(name).ok()).ok_or(AccessError::NotFound)
-        }
-    }
-}
-
 /// Returns the tenant if the caller may call its functions.
 fn callable<'a>(name: &TenantName, caller: &Caller, snapshot: &'a Snapshot) -> Result<&'a Arc<Tenant>, AccessError> {
     let tenant = snapshot.tenants.get(name).ok_or(AccessError::NotFound)?;
@@ -127,13 +112,13 @@ async fn read(
     bodies: &BodyBudget,
 ) -> Result<ModelCall, Refusal> {
     // Checked before any of the body is kept in memory.
-    let tenant = tenant_of(inbound, caller)?;
+    let tenant = calling_tenant(inbound, caller)?;
     callable(&tenant, caller, snapshot)?;
     if asked.function.is_none() && inbound.parts.method != Method::POST {
         let method = inbound.parts.method.to_string();
         return Err(AccessError::MethodNotAllowed { method, allowed: "POST".into() }.into());
     }
-    let body = bodies::collect(inbound, tenant.clone(), bodies).await?;
+    let body = whole_body::collect(inbound, tenant.clone(), bodies, BODY_BYTES_MAX).await?;
     let wanted = fields::read(&body).await;
     inbound.collected = Some(body);
     let (model, listed_only, wanted) = match (asked.function, wanted) {
@@ -185,7 +170,7 @@ fn models(
         let method = inbound.parts.method.to_string();
         return Err(AccessError::MethodNotAllowed { method, allowed: "GET, HEAD".into() }.into());
     }
-    let name = tenant_of(inbound, caller)?;
+    let name = calling_tenant(inbound, caller)?;
     let tenant = callable(&name, caller, snapshot)?;
     let key: Option<&Key> = if let Caller::Tenant(key) = caller { Some(key) } else { None };
     let covers = |function: &&Arc<Function>| {

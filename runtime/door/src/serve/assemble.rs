@@ -8,8 +8,9 @@ use crate::admit::Admit;
 use crate::auth::Auth;
 use crate::control::{Control, functions};
 use crate::front::{Steps, WaitingAnswers};
-use crate::openai::BodyBudget;
+use crate::jobs::{DoorRunner, WebhookSender};
 use crate::waiting_bytes::WaitingBytes;
+use crate::whole_body::BodyBudget;
 use arc_swap::ArcSwap;
 use gannet_base::quota::address::AnonymousCallers;
 use gannet_base::quota::permits::ServerPermits;
@@ -19,15 +20,19 @@ use gannet_fleet::gpus::GpuSlot;
 use gannet_fleet::logs::Logs;
 use gannet_fleet::pool::worker::WorkerSettings;
 use gannet_fleet::pool::{Pool, PoolServices};
+use gannet_jobs::delivery::sender::Webhooks;
+use gannet_jobs::service::Jobs;
 use gannet_process::spawn::Spawner;
 use gannet_state::config::{LiveConfig, ServerConfig};
+use gannet_state::records::local::LocalStore;
+use gannet_state::records::local::blobs::LocalBlobs;
 use std::sync::Arc;
 
 /// The least number of requests that may wait for a permit of the server.
 const WAITING_MIN: usize = 1024;
 
 /// Starts the background services and returns the steps that requests take.
-pub(super) fn assemble(
+pub(super) async fn assemble(
     recovered: RecoveredState,
     file: &ServerConfig,
     spawner: Spawner,
@@ -53,9 +58,10 @@ pub(super) fn assemble(
         wasi_http_0_3: file.wasi_http_0_3,
         map_assets: file.map_assets,
     };
+    let egress = Egress::new(Arc::clone(&live), Arc::clone(&registry)).map_err(failed)?;
     let services = PoolServices {
         vault: Arc::clone(&vault),
-        egress: Egress::new(Arc::clone(&live), Arc::clone(&registry)).map_err(failed)?,
+        egress: Arc::clone(&egress),
         logs: Arc::clone(&logs),
         ledger: Arc::clone(&ledger),
         live: Arc::clone(&live),
@@ -72,6 +78,26 @@ pub(super) fn assemble(
     tokio::spawn(quarantine(Arc::clone(&registry), pool.clone(), overstayed));
     registry.sweep_all();
     functions::warm(&registry.snapshot(), &pool, None);
+    let anonymous = Arc::new(AnonymousCallers::default());
+    let server = ServerPermits::new(file.requests_max, file.requests_max.max(WAITING_MIN));
+    let admit = Admit::new(server, Arc::clone(&ledger), Arc::clone(&live), Arc::clone(&anonymous));
+    let admit = Arc::new(admit);
+    let runner = DoorRunner::new(
+        Arc::clone(&admit),
+        pool.clone(),
+        Arc::clone(&registry),
+        Arc::clone(&ledger),
+        Arc::clone(&live),
+    );
+    let folder = store.files().data().join("jobs");
+    let records = LocalStore::open(&folder.join("records")).map_err(failed)?;
+    let blobs = LocalBlobs::open(&folder.join("blobs")).map_err(failed)?;
+    let webhooks = Webhooks {
+        sender: Arc::new(WebhookSender::new(egress, Arc::clone(&registry))),
+        vault: Arc::clone(&vault),
+        first_retry_ms: i64::try_from(file.webhooks.first_retry_ms).unwrap_or(i64::MAX),
+    };
+    let jobs = Jobs::start(Arc::new(records), Arc::new(blobs), runner, webhooks).await.map_err(failed)?;
     let waiting = WaitingBytes::new();
     let control = Arc::new(Control {
         registry: Arc::clone(&registry),
@@ -83,6 +109,7 @@ pub(super) fn assemble(
         arbiter,
         vault,
         waiting: Arc::clone(&waiting),
+        jobs: jobs.clone(),
         live: Arc::clone(&live),
         refused: Default::default(),
         uploading: Default::default(),
@@ -92,14 +119,12 @@ pub(super) fn assemble(
     });
     let finishing = Arc::clone(&control);
     tokio::spawn(async move { finishing.finish_uploads().await });
-    let anonymous = Arc::new(AnonymousCallers::default());
-    let server = ServerPermits::new(file.requests_max, file.requests_max.max(WAITING_MIN));
-    let admit = Admit::new(server, ledger, Arc::clone(&live), Arc::clone(&anonymous));
     let auth = Auth::new(registry, anonymous, Arc::clone(&live));
     Ok(Steps {
         auth,
         admit,
         pool,
+        jobs,
         control,
         answers: WaitingAnswers::start(waiting),
         bodies: BodyBudget::default(),

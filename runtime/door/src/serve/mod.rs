@@ -83,8 +83,9 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
     if options.dev {
         recovered::dev_tenant(&registry).await?;
     }
-    let steps = assemble::assemble(recovered, &file, spawner, slots, &url, options.dev)?;
+    let steps = assemble::assemble(recovered, &file, spawner, slots, &url, options.dev).await?;
     let (live, pool, arbiter) = (Arc::clone(&steps.live), steps.pool.clone(), Arc::clone(&steps.control.arbiter));
+    let jobs = steps.jobs.clone();
     let front = Front::new(steps, tls.clone(), access);
     let stop = CancellationToken::new();
     tokio::spawn(housekeep(Arc::clone(&registry), Arc::clone(&live), stop.clone()));
@@ -106,7 +107,11 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&str)) -> Result<()
     tracing::info!("draining");
     stop.cancel();
     tokio::select! {
-        _ = async { while serving.join_next().await.is_some() {} } => {}
+        _ = async {
+            // New calls are refused first, so that no job is submitted that nobody starts.
+            let drained = jobs.drain(drain);
+            tokio::join!(drained, async { while serving.join_next().await.is_some() {} });
+        } => {}
         _ = terminate.recv() => tracing::warn!("a second signal: leaving now"),
         _ = interrupt.recv() => tracing::warn!("a second signal: leaving now"),
     }

@@ -1,0 +1,253 @@
+//! Runpod's job API, under `/v2/{function}/`: its clients only change their base URL.
+//!
+//! ```text
+//!  POST run, runsync?wait=ms      a job is accepted; runsync waits for its end
+//!  GET  status/{id}, status-sync/{id}?wait=ms, stream/{id}
+//!  POST cancel/{id}, retry/{id}, purge-queue, pause, resume
+//!  GET  health, jobs?status&cursor&limit
+//!       schedules…                see `schedules`
+//!  GET  webhooks?status&cursor&limit; POST webhooks/{id}/redeliver; DELETE webhooks/{id}
+//! ```
+//!
+//! The tenant is the key's, or for the operator the one in `x-gannet-tenant`. Refusals have the form `{"error": …}`
+//! without a key `status`, because Runpod's clients would take that for the state of a job. The attempts themselves run
+//! in [`runner`].
+
+mod call;
+mod error;
+mod runner;
+mod schedules;
+mod sender;
+mod submission;
+mod webhooks;
+
+pub use runner::DoorRunner;
+pub use sender::WebhookSender;
+
+use crate::access::AccessError;
+use crate::admit::Admit;
+use crate::respond::{ReplyStatus, json};
+use crate::route::{self, calling_tenant, job_path};
+use crate::whole_body::BodyBudget;
+use call::{JobCall, query_number};
+use error::JobApiError;
+use gannet_base::body::ResponseBody;
+use gannet_base::identity::Caller;
+use gannet_base::names::{FunctionName, TenantName};
+use gannet_base::refusal::Refusal;
+use gannet_fleet::admitted::Target;
+use gannet_fleet::inbound::{InboundRequest, RequestError, discard_refused};
+use gannet_jobs::job::{JobId, State};
+use gannet_jobs::service::{Jobs, StreamRead};
+use gannet_jobs::view::{JobCounts, StatusView};
+use gannet_state::registry::Snapshot;
+use http::Response;
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+/// The server's jobs.
+pub type ServerJobs = Jobs<DoorRunner>;
+
+/// How long `stream` waits for the next part. Below the 10 s after which clients give up.
+const STREAM_WAIT: Duration = Duration::from_secs(3);
+/// Jobs that one call for a list returns at most.
+const LIST_MAX: u64 = 1_000;
+
+/// A call of the job API on its way.
+struct Asked<'a> {
+    jobs: &'a ServerJobs,
+    names: (TenantName, FunctionName),
+    call: JobCall,
+    query: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Changed {
+    id: String,
+    status: State,
+}
+
+#[derive(Debug, Serialize)]
+struct Purged {
+    removed: u64,
+    status: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Paused {
+    paused: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Health {
+    jobs: JobCounts,
+    workers: Workers,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wait_reason: Option<gannet_jobs::runner::WaitReason>,
+}
+
+/// Workers as Runpod's clients know them. A worker serves several jobs; each that runs counts as one that is running.
+#[derive(Debug, Serialize)]
+struct Workers {
+    idle: u64,
+    initializing: u64,
+    ready: u64,
+    running: u64,
+    throttled: u64,
+    unhealthy: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Listed {
+    jobs: Vec<StatusView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<String>,
+}
+
+/// Answers a call of the job API.
+pub async fn answer(
+    jobs: &ServerJobs,
+    (admit, bodies): (&Admit, &BodyBudget),
+    inbound: &mut InboundRequest,
+    caller: &Caller,
+    snapshot: &Snapshot,
+) -> Result<Response<ResponseBody>, Refusal> {
+    let path = inbound.parts.uri.path().to_owned();
+    let asked = job_path(&path).ok_or(AccessError::NotFound)?;
+    let tenant = calling_tenant(inbound, caller)?;
+    if asked.call == "schedules" {
+        return schedules::answer(jobs, (admit, bodies), inbound, (caller, &tenant, &asked), snapshot).await;
+    }
+    let target = target_of(&tenant, asked.function, inbound, caller, snapshot).map_err(Refusal::from)?;
+    let call = JobCall::find(&asked, &inbound.parts.method)?;
+    admit.check_rate(caller, inbound.client, &target, Instant::now())?;
+    let names = (target.version.tenant.clone(), target.version.function.clone());
+    // It is set only here, so this cannot fail.
+    let _ = inbound.served.set(names.clone());
+    let query = inbound.parts.uri.query().map(str::to_owned);
+    let asked = Asked { jobs, names, call, query };
+    match call {
+        JobCall::Run | JobCall::RunSync => submit(&asked, inbound, &target, bodies).await,
+        _ => {
+            // No other call needs its body; clients send `{}`, or nothing.
+            if !http_body::Body::is_end_stream(&inbound.body) {
+                discard_refused(&inbound.parts.headers, &mut inbound.body).await;
+            }
+            asked.serve().await
+        }
+    }
+}
+
+fn target_of(
+    tenant: &TenantName,
+    function: &str,
+    inbound: &InboundRequest,
+    caller: &Caller,
+    snapshot: &Snapshot,
+) -> Result<Target, route::RouteError> {
+    route::by_model((tenant.as_str(), function, None), "", inbound, caller, snapshot)
+}
+
+async fn submit(
+    asked: &Asked<'_>,
+    inbound: &mut InboundRequest,
+    target: &Target,
+    bodies: &BodyBudget,
+) -> Result<Response<ResponseBody>, Refusal> {
+    let sync = asked.call == JobCall::RunSync;
+    let wait = if sync { query_number(asked.query.as_deref(), "wait", 1_000, 300_000, 90_000)? } else { 0 };
+    let limit = if sync { submission::SYNC_BODY_BYTES_MAX } else { submission::BODY_BYTES_MAX };
+    let until = tokio::time::Instant::now() + Duration::from_millis(wait);
+    let key = submission::idempotency_key(&inbound.parts.headers)?;
+    let body = crate::whole_body::collect(inbound, asked.names.0.clone(), bodies, limit).await?;
+    let submission = submission::read(&body, asked.names.clone(), &target.tenant.limits, sync, key)?;
+    drop(body);
+    let submitted = asked.jobs.submit(submission).await.map_err(JobApiError::from)?;
+    if !sync {
+        return Ok(json(ReplyStatus::Ok, &Changed { id: submitted.id.to_string(), status: submitted.state }));
+    }
+    let view = asked.jobs.wait(&asked.names, submitted.id, until).await.map_err(JobApiError::from)?;
+    Ok(if view.status.is_terminal() {
+        json(ReplyStatus::Ok, &view)
+    } else {
+        json(ReplyStatus::Ok, &Changed { id: view.id, status: view.status })
+    })
+}
+
+impl Asked<'_> {
+    async fn serve(&self) -> Result<Response<ResponseBody>, Refusal> {
+        let (jobs, names) = (self.jobs, &self.names);
+        let store = JobApiError::from;
+        Ok(match self.call {
+            JobCall::Status(id) => json(ReplyStatus::Ok, &jobs.status(names, id).await.map_err(store)?),
+            JobCall::StatusSync(id) => {
+                let wait = query_number(self.query.as_deref(), "wait", 1_000, 300_000, 90_000)?;
+                let until = tokio::time::Instant::now() + Duration::from_millis(wait);
+                json(ReplyStatus::Ok, &jobs.wait(names, id, until).await.map_err(store)?)
+            }
+            JobCall::Stream(id) => {
+                let until = tokio::time::Instant::now() + STREAM_WAIT;
+                match jobs.stream(names, id, until).await.map_err(store)? {
+                    StreamRead::Parts(parts) => json(ReplyStatus::Ok, &parts),
+                    StreamRead::Over => return Err(JobApiError::StreamOver.into()),
+                }
+            }
+            JobCall::Cancel(id) => {
+                let status = jobs.cancel(names, id).await.map_err(store)?;
+                json(ReplyStatus::Ok, &Changed { id: id.to_string(), status })
+            }
+            JobCall::Retry(id) => {
+                let status = jobs.retry(names, id).await.map_err(store)?;
+                json(ReplyStatus::Ok, &Changed { id: id.to_string(), status })
+            }
+            JobCall::Purge => {
+                let removed = jobs.purge(names).await.map_err(store)?;
+                json(ReplyStatus::Ok, &Purged { removed, status: "completed" })
+            }
+            JobCall::Pause(paused) => {
+                jobs.pause(&names.0, Some(&names.1), paused).await.map_err(store)?;
+                json(ReplyStatus::Ok, &Paused { paused })
+            }
+            JobCall::Health => json(ReplyStatus::Ok, &self.health()),
+            JobCall::List => self.list().await?,
+            JobCall::Webhooks => webhooks::list(jobs, names, self.query.as_deref()).await?,
+            JobCall::Redeliver(id) => webhooks::redeliver(jobs, names, id).await?,
+            JobCall::DropWebhook(id) => webhooks::drop_one(jobs, names, id).await?,
+            JobCall::Run | JobCall::RunSync => return Err(AccessError::NotFound.into()),
+        })
+    }
+
+    fn health(&self) -> Health {
+        let (counts, wait_reason) = self.jobs.counts(&self.names);
+        let is_failing = wait_reason == Some(gannet_jobs::runner::WaitReason::CrashLoop);
+        let is_throttled = counts.in_queue > 0 && !is_failing && wait_reason.is_some();
+        let idle = u64::from(counts.in_progress == 0 && !is_failing && !is_throttled);
+        let workers = Workers {
+            idle,
+            initializing: 0,
+            ready: idle,
+            running: counts.in_progress,
+            throttled: u64::from(is_throttled),
+            unhealthy: u64::from(is_failing),
+        };
+        Health { jobs: counts, workers, wait_reason }
+    }
+
+    async fn list(&self) -> Result<Response<ResponseBody>, Refusal> {
+        let query = self.query.as_deref();
+        let limit = query_number(query, "limit", 1, LIST_MAX, 100)?;
+        let state = call::query_state(query)?;
+        let after = call::query_cursor(query)?;
+        let limit = usize::try_from(limit).unwrap_or(1);
+        let (found, cursor) = self.jobs.list(&self.names, state, after, limit).await.map_err(JobApiError::from)?;
+        let cursor = cursor.map(|id: JobId| id.to_string());
+        Ok(json(ReplyStatus::Ok, &Listed { jobs: found, cursor }))
+    }
+}
+
+impl From<RequestError> for JobApiError {
+    fn from(error: RequestError) -> Self {
+        Self::Request(error)
+    }
+}

@@ -1,0 +1,306 @@
+//! Runs attempts of jobs, on the path that requests take: admission, pool, worker, and a line of the ledger.
+//!
+//! ```text
+//!  a share of all permits ─▶ admission (`Admit::admit_job`) ─▶ POST / with {"id", "input"} ─▶ the answer, whole
+//!    jobs leave the rest       reserve, permits                  pool, worker, GPU              tab closed: receipt
+//!    to requests
+//! ```
+
+use crate::admit::Admit;
+use crate::respond::close_failed;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use gannet_base::bill::price::Price;
+use gannet_base::bill::{LedgerLine, Receipt};
+use gannet_base::hop::RequestCaps;
+use gannet_base::manifest::Schedule;
+use gannet_base::manifest::schedule::named;
+use gannet_base::names::{FunctionName, RequestId, ScheduleName, TenantName};
+use gannet_base::refusal::{Blame, Refusal};
+use gannet_fleet::admitted::{AddressingStyle, Admitted, Target};
+use gannet_fleet::inbound::{FunctionBody, FunctionRequest, JobAttempt};
+use gannet_fleet::pool::Pool;
+use gannet_jobs::job::Job;
+use gannet_jobs::outcome::{Condition, Failure, condition_of};
+use gannet_jobs::parts::OUTPUT_BYTES_MAX;
+use gannet_jobs::runner::{AnswerSink, Attempt, FunctionJobs, NotNow, Runner, WaitReason};
+use gannet_jobs::service::JobLimits;
+use gannet_state::config::LiveConfig;
+use gannet_state::ledger::Ledger;
+use gannet_state::registry::Registry;
+use gannet_state::store::space;
+use http::header::{CONTENT_TYPE, HOST};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request};
+use http_body_util::BodyExt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// How long one call for permits waits.
+const ADMIT_WAIT: Duration = Duration::from_secs(30);
+/// How much longer than its own timeout an attempt may take, so that the worker tells first.
+const TIMEOUT_GRACE: Duration = Duration::from_secs(5);
+
+/// Runs attempts; see the module.
+#[derive(Debug)]
+pub struct DoorRunner {
+    admit: Arc<Admit>,
+    pool: Pool,
+    registry: Arc<Registry>,
+    ledger: Arc<Ledger>,
+    /// What jobs may take of the server's permits.
+    share: Arc<Semaphore>,
+    live: LiveConfig,
+}
+
+/// What an attempt holds.
+#[derive(Debug)]
+pub struct Admission {
+    target: Target,
+    admitted: Admitted,
+    _share: OwnedSemaphorePermit,
+}
+
+impl DoorRunner {
+    /// Creates the runner. Jobs may take three quarters of the server's permits.
+    pub fn new(admit: Arc<Admit>, pool: Pool, registry: Arc<Registry>, ledger: Arc<Ledger>, live: LiveConfig) -> Self {
+        let share = Arc::new(Semaphore::new((live.load().requests_max * 3 / 4).max(1)));
+        Self { admit, pool, registry, ledger, share, live }
+    }
+
+    fn target(&self, tenant: &TenantName, function: &FunctionName, request: RequestId) -> Result<Target, NotNow> {
+        let snapshot = self.registry.snapshot();
+        let tenant = snapshot.tenants.get(tenant).ok_or(NotNow::Gone)?;
+        let function = tenant.functions.get(function).ok_or(NotNow::Gone)?;
+        if tenant.record.suspended {
+            return Err(NotNow::Wait(WaitReason::Paused, ADMIT_WAIT));
+        }
+        let version = Arc::clone(function.choose(&HeaderMap::new(), request));
+        Ok(Target {
+            tenant: Arc::clone(tenant),
+            function: Arc::clone(function),
+            version,
+            path: PathAndQuery::from_static("/"),
+            prefix: None,
+            style: AddressingStyle::Path,
+        })
+    }
+}
+
+/// Returns for how long and why an attempt must wait that was not admitted.
+fn not_now(refusal: &Refusal) -> NotNow {
+    match refusal.code {
+        "spend_limit" => NotNow::Wait(WaitReason::Quota, Duration::from_secs(30)),
+        "tenant_limit" => NotNow::Wait(WaitReason::Quota, Duration::from_millis(500)),
+        _ => NotNow::Wait(WaitReason::Capacity, Duration::from_millis(200)),
+    }
+}
+
+fn failure(refusal: &Refusal) -> Failure {
+    let is_platform = refusal.blame == Blame::Platform;
+    Failure {
+        condition: condition_of(refusal.code, is_platform),
+        code: refusal.code.to_owned(),
+        message: refusal.public.clone(),
+        is_permanent: false,
+    }
+}
+
+/// Returns the failure of an answer that broke off, as its receipt tells it.
+fn broken_off(receipt: Option<Receipt>, error: &dyn std::fmt::Display) -> Failure {
+    let code = receipt.as_ref().and_then(|receipt| receipt.error.clone());
+    let is_platform = receipt.as_ref().is_some_and(|receipt| receipt.fault == Some(Blame::Platform));
+    let code = code.unwrap_or_else(|| "response_broken_off".into());
+    let message = receipt.and_then(|receipt| receipt.error_detail).unwrap_or_else(|| error.to_string());
+    Failure { condition: condition_of(&code, is_platform), code, message, is_permanent: false }
+}
+
+/// Returns the request that a function gets for an attempt.
+fn request(attempt: &Attempt, caps: RequestCaps) -> Result<FunctionRequest, http::Error> {
+    let mut body = format!("{{\"id\":\"{}\",\"input\":", attempt.job).into_bytes();
+    body.extend_from_slice(&attempt.input);
+    if let Some((schedule, time)) = attempt.schedule.as_deref().zip(attempt.scheduled) {
+        // The name of a schedule needs no escapes.
+        let time = jiff::Timestamp::from_millisecond(time).unwrap_or_default();
+        body.extend_from_slice(format!(",\"schedule\":\"{schedule}\",\"time\":\"{time}\"").as_bytes());
+    }
+    body.push(b'}');
+    let head = Request::builder()
+        .method(Method::POST)
+        .uri(attempt.path.as_deref().unwrap_or("/"))
+        .header(CONTENT_TYPE, "application/json")
+        .header(HOST, HeaderValue::from_static("localhost"));
+    let (parts, ()) = head.body(())?.into_parts();
+    Ok(FunctionRequest {
+        id: attempt.request,
+        arrived: Instant::now(),
+        client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        https: false,
+        parts,
+        body: FunctionBody::Whole(Bytes::from(body)),
+        caps: Some(caps),
+        job: Some(JobAttempt { id: attempt.job.to_string(), number: attempt.number }),
+    })
+}
+
+impl Runner for DoorRunner {
+    type Admission = Admission;
+
+    fn function(&self, tenant: &TenantName, function: &FunctionName) -> Option<FunctionJobs> {
+        let snapshot = self.registry.snapshot();
+        let tenant = snapshot.tenants.get(tenant)?;
+        let version = &tenant.functions.get(function)?.current;
+        let settings = version.jobs.clone();
+        let concurrency = settings.concurrency(&version.limits);
+        Some(FunctionJobs { settings, concurrency })
+    }
+
+    fn schedules(&self) -> Vec<(TenantName, FunctionName, ScheduleName, Schedule)> {
+        let snapshot = self.registry.snapshot();
+        let active = snapshot.tenants.iter().filter(|(_, tenant)| !tenant.record.suspended);
+        let functions =
+            active.flat_map(|(name, tenant)| tenant.functions.values().map(move |function| (name, function)));
+        let all = functions.flat_map(|(tenant, function)| {
+            let schedules = named(&function.current.manifest().schedule);
+            schedules.map(move |(name, schedule)| (tenant.clone(), function.name.clone(), name, schedule.clone()))
+        });
+        all.collect()
+    }
+
+    fn schedule_limits(&self, tenant: &TenantName) -> Option<JobLimits> {
+        let snapshot = self.registry.snapshot();
+        let tenant = snapshot.tenants.get(tenant).filter(|tenant| !tenant.record.suspended)?;
+        Some(JobLimits { queued: tenant.limits.jobs_queued, bytes: tenant.limits.jobs_mib << 20 })
+    }
+
+    fn has_room(&self, bytes: u64) -> bool {
+        let reserve = self.live.load().disk_reserve_mib << 20;
+        // If it cannot be told, the write tells.
+        space::free(self.registry.store().files().data()).map_or(true, |free| free >= reserve.saturating_add(bytes))
+    }
+
+    fn admit(
+        &self,
+        tenant: TenantName,
+        function: FunctionName,
+        request: RequestId,
+    ) -> BoxFuture<'static, Result<Admission, NotNow>> {
+        let target = self.target(&tenant, &function, request);
+        let (share, admit) = (Arc::clone(&self.share), Arc::clone(&self.admit));
+        async move {
+            let target = target?;
+            let until = tokio::time::Instant::now() + ADMIT_WAIT;
+            let full = NotNow::Wait(WaitReason::Capacity, Duration::from_millis(200));
+            let Ok(Ok(share)) = tokio::time::timeout_at(until, share.acquire_owned()).await else { return Err(full) };
+            let admitted = admit.admit_job(&target, request, until).await.map_err(|refusal| not_now(&refusal))?;
+            Ok(Admission { target, admitted, _share: share })
+        }
+        .boxed()
+    }
+
+    fn run(
+        &self,
+        admission: Admission,
+        attempt: Attempt,
+        sink: Arc<dyn AnswerSink>,
+    ) -> BoxFuture<'static, Result<u16, Failure>> {
+        let (pool, ledger) = (self.pool.clone(), Arc::clone(&self.ledger));
+        async move {
+            let Admission { mut target, mut admitted, _share } = admission;
+            admitted.tab.update_receipt(|receipt| {
+                receipt.job = Some(attempt.job.to_string());
+                receipt.attempt = Some(attempt.number);
+                receipt.schedule.clone_from(&attempt.schedule);
+            });
+            if let Some(path) = &attempt.path {
+                // It was checked with the schedule.
+                target.path = PathAndQuery::try_from(path.as_str()).unwrap_or_else(|_| PathAndQuery::from_static("/"));
+            }
+            let timeout_ms = u64::try_from(attempt.timeout.as_millis()).unwrap_or(u64::MAX);
+            let caps = RequestCaps { timeout_ms, ..target.version.jobs.caps() };
+            let request = request(&attempt, caps).map_err(|error| Failure {
+                condition: Condition::Platform,
+                code: "internal".into(),
+                message: error.to_string(),
+                is_permanent: true,
+            })?;
+            let running = answer(&pool, &ledger, request, (target, admitted), &*sink);
+            tokio::time::timeout(attempt.timeout + TIMEOUT_GRACE, running).await.unwrap_or_else(|_| {
+                Err(Failure {
+                    condition: Condition::Timeout,
+                    code: "deadline_exceeded".into(),
+                    message: format!("the attempt had not ended after {timeout_ms} ms"),
+                    is_permanent: false,
+                })
+            })
+        }
+        .boxed()
+    }
+
+    fn receipt(&self, request: RequestId) -> Option<Receipt> {
+        self.ledger.get(request).map(|(receipt, _)| receipt)
+    }
+
+    fn bill(&self, receipt: Receipt) {
+        if self.ledger.get(receipt.request).is_none() {
+            self.ledger.write(LedgerLine::Request(Box::new(receipt)));
+        }
+    }
+
+    fn bill_lost(&self, job: &Job) {
+        let Some(request) = job.request else { return };
+        if self.ledger.get(request).is_some() {
+            return;
+        }
+        let snapshot = self.registry.snapshot();
+        let function = snapshot.tenants.get(&job.tenant).and_then(|tenant| tenant.functions.get(&job.function));
+        let version = function.map_or(0, |function| function.current.record.number);
+        let mut receipt = Receipt::open(request, job.tenant.clone(), job.function.clone(), version, Price::default());
+        receipt.job = Some(job.id.to_string());
+        receipt.attempt = Some(job.attempt);
+        receipt.schedule.clone_from(&job.schedule);
+        receipt.error = Some("server_restarted".into());
+        receipt.error_detail = Some("the server ended while the attempt ran".into());
+        receipt.fault = Some(Blame::Platform);
+        self.ledger.write(LedgerLine::Request(Box::new(receipt)));
+    }
+}
+
+/// Calls the function and passes its answer to the sink. Returns the answer's status.
+async fn answer(
+    pool: &Pool,
+    ledger: &Ledger,
+    request: FunctionRequest,
+    (target, admitted): (Target, Admitted),
+    sink: &dyn AnswerSink,
+) -> Result<u16, Failure> {
+    let id = request.id;
+    let called = pool.call(request, target, admitted).await;
+    let response = called.map_err(|failed| failure(&close_failed(*failed)))?;
+    let (head, mut body) = response.into_parts();
+    let media_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    sink.begin(media_type);
+    while let Some(frame) = body.frame().await {
+        let data = match frame {
+            Ok(frame) => frame.into_data(),
+            Err(error) => {
+                drop(body);
+                return Err(broken_off(ledger.get(id).map(|(receipt, _)| receipt), &error));
+            }
+        };
+        if let Ok(data) = data
+            && sink.push(&data).is_err()
+        {
+            return Err(Failure {
+                condition: Condition::Error,
+                code: "output_too_large".into(),
+                message: format!("the output is larger than {OUTPUT_BYTES_MAX} bytes"),
+                is_permanent: true,
+            });
+        }
+    }
+    Ok(head.status.as_u16())
+}

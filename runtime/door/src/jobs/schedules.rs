@@ -1,0 +1,350 @@
+//! Schedules of a function, under `/v2/{function}/schedules`.
+//!
+//! ```text
+//!  GET    schedules              those of the manifest and those made here
+//!  POST   schedules              makes one, with the keys of `[[schedule]]` as JSON, or changes one that was made here
+//!  DELETE schedules/{name}       deletes one that was made here
+//!  POST   schedules/{name}/run   makes its job now, once
+//! ```
+//!
+//! To read them takes the scope `read` or `invoke`, to change or run them `deploy`.
+
+use super::ServerJobs;
+use super::error::JobApiError;
+use crate::access::AccessError;
+use crate::admit::Admit;
+use crate::respond::{ReplyStatus, json};
+use crate::route::JobPath;
+use crate::whole_body::{self, BodyBudget};
+use gannet_base::body::ResponseBody;
+use gannet_base::identity::Caller;
+use gannet_base::manifest::{Missed, Overlap, Schedule};
+use gannet_base::names::{FunctionName, ScheduleName, TenantName};
+use gannet_base::quota::rate::{Rate, RateExceeded};
+use gannet_base::refusal::{Blame, Refusal, RefusalKind};
+use gannet_fleet::admitted::{AddressingStyle, Target};
+use gannet_fleet::inbound::{InboundRequest, discard_refused};
+use gannet_jobs::job::{Millis, State};
+use gannet_jobs::service::{ListedSchedule, ScheduleError, ScheduleSource};
+use gannet_state::registry::{Snapshot, Tenant};
+use http::uri::PathAndQuery;
+use http::{Method, Response};
+use serde::Serialize;
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The largest body of a schedule, in bytes: its input may be written with spaces.
+const BODY_BYTES_MAX: u64 = 256 << 10;
+
+/// A call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ScheduleCall<'a> {
+    List,
+    Make,
+    Delete(&'a str),
+    Run(&'a str),
+}
+
+impl<'a> ScheduleCall<'a> {
+    /// Returns the call that the rest of a path and a method make.
+    fn find(rest: &'a str, method: &Method) -> Result<Self, AccessError> {
+        let not_allowed =
+            |allowed: &str| AccessError::MethodNotAllowed { method: method.to_string(), allowed: allowed.into() };
+        let (name, call) = rest.split_once('/').map_or((rest, None), |(name, call)| (name, Some(call)));
+        match (name, call) {
+            ("", None) => match *method {
+                Method::GET | Method::HEAD => Ok(Self::List),
+                Method::POST => Ok(Self::Make),
+                _ => Err(not_allowed("GET, HEAD, POST")),
+            },
+            ("", Some(_)) => Err(AccessError::NotFound),
+            (name, None) if *method == Method::DELETE => Ok(Self::Delete(name)),
+            (_, None) => Err(not_allowed("DELETE")),
+            (name, Some("run")) if *method == Method::POST => Ok(Self::Run(name)),
+            (_, Some("run")) => Err(not_allowed("POST")),
+            _ => Err(AccessError::NotFound),
+        }
+    }
+}
+
+/// A schedule as clients see it.
+#[derive(Debug, Serialize)]
+struct ScheduleView {
+    name: String,
+    source: &'static str,
+    cron: String,
+    timezone: String,
+    path: String,
+    input: Value,
+    missed: Missed,
+    overlap: Overlap,
+    /// When it fires next.
+    next: Option<String>,
+    /// The time for which it made its last job.
+    last_fired: Option<String>,
+    last_job: Option<String>,
+    /// The last time for which it made none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_skipped: Option<SkippedView>,
+}
+
+#[derive(Debug, Serialize)]
+struct SkippedView {
+    time: Option<String>,
+    reason: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Schedules {
+    schedules: Vec<ScheduleView>,
+}
+
+#[derive(Debug, Serialize)]
+struct Deleted {
+    deleted: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Started {
+    id: String,
+    status: State,
+    schedule: String,
+}
+
+fn rfc3339(time: Millis) -> Option<String> {
+    jiff::Timestamp::from_millisecond(time).ok().map(|time| time.to_string())
+}
+
+impl ScheduleView {
+    fn new(listed: ListedSchedule) -> Self {
+        let ListedSchedule { name, source, schedule, next, fired } = listed;
+        let Schedule { cron, timezone, path, input, missed, overlap, .. } = schedule;
+        let (last_fired, last_job, last_skipped) =
+            fired.map_or((None, None, None), |fired| (fired.last_fired, fired.last_job, fired.last_skipped));
+        Self {
+            name: name.to_string(),
+            source: match source {
+                ScheduleSource::Manifest => "manifest",
+                ScheduleSource::Api => "api",
+            },
+            cron,
+            timezone,
+            path,
+            input,
+            missed,
+            overlap,
+            next: next.and_then(rfc3339),
+            last_fired: last_fired.and_then(rfc3339),
+            last_job: last_job.map(|job| job.to_string()),
+            last_skipped: last_skipped
+                .map(|skipped| SkippedView { time: rfc3339(skipped.time), reason: skipped.reason.as_str() }),
+        }
+    }
+}
+
+/// Why a call failed.
+#[derive(Debug)]
+enum CallError {
+    Schedule(ScheduleError),
+    /// A name or the body is invalid.
+    Invalid(String),
+}
+
+impl From<ScheduleError> for CallError {
+    fn from(error: ScheduleError) -> Self {
+        Self::Schedule(error)
+    }
+}
+
+impl From<CallError> for Refusal {
+    fn from(error: CallError) -> Self {
+        let error = match error {
+            CallError::Invalid(why) => return JobApiError::Invalid(why).into(),
+            CallError::Schedule(error) => error,
+        };
+        let caller = |kind, code| Self::new(kind, code, Blame::Caller, &error);
+        match error {
+            ScheduleError::NotFound { .. } => caller(RefusalKind::NotFound, "schedule_not_found")
+                .hint("`gannet schedule list` shows the schedules of a function"),
+            ScheduleError::InManifest { .. } => caller(RefusalKind::Conflict, "schedule_in_manifest").permanent(),
+            ScheduleError::LimitReached { .. } => caller(RefusalKind::TooManyRequests, "tenant_limit")
+                .retry_after(60)
+                .hint("`gannet limits` shows the tenant's limits; the operator sets them")
+                .permanent(),
+            ScheduleError::Submit(error) => JobApiError::from(error).into(),
+        }
+    }
+}
+
+/// Refuses a caller that may not make this call for a function of the tenant.
+fn authorize(caller: &Caller, owner: &Tenant, function: &str, changes: bool) -> Result<(), AccessError> {
+    let key = match caller {
+        Caller::Operator => return Ok(()),
+        Caller::Anonymous => return Err(AccessError::KeyNeeded),
+        Caller::Tenant(key) => key,
+    };
+    if owner.record.suspended {
+        return Err(AccessError::Suspended);
+    }
+    let scopes = key.record.scopes;
+    let (has, scope) = if changes { (scopes.deploy, "deploy") } else { (scopes.read || scopes.invoke, "read") };
+    if !has {
+        return Err(AccessError::ScopeMissing { scope });
+    }
+    match &key.record.function {
+        Some(only) if only.as_str() != function => Err(AccessError::KeyOfOther { function: only.to_string() }),
+        _ => Ok(()),
+    }
+}
+
+/// Counts a call against the rates that apply.
+fn count(
+    admit: &Admit,
+    inbound: &InboundRequest,
+    caller: &Caller,
+    target: &Target,
+    changes: bool,
+) -> Result<(), Refusal> {
+    let now = Instant::now();
+    admit.check_rate(caller, inbound.client, target, now)?;
+    if changes && *caller != Caller::Operator {
+        let per_s = target.tenant.limits.changes_per_s;
+        let rate = Rate { per_s, burst: per_s.saturating_mul(10) };
+        let taken = target.tenant.account.changes.take(rate, now);
+        taken.map_err(|wait| RateExceeded { whose: "the tenant, through the control API,", rate, wait })?;
+    }
+    Ok(())
+}
+
+/// Answers a call about schedules. `tenant` is the one that the caller asks for.
+pub(super) async fn answer(
+    jobs: &ServerJobs,
+    (admit, bodies): (&Admit, &BodyBudget),
+    inbound: &mut InboundRequest,
+    (caller, tenant, path): (&Caller, &TenantName, &JobPath<'_>),
+    snapshot: &Snapshot,
+) -> Result<Response<ResponseBody>, Refusal> {
+    let owner = snapshot.tenants.get(tenant).ok_or(AccessError::NotFound)?;
+    let method = inbound.parts.method.clone();
+    let changes = !matches!(method, Method::GET | Method::HEAD);
+    authorize(caller, owner, path.function, changes)?;
+    let function = owner.functions.get(path.function).ok_or(AccessError::NotFound)?;
+    let call = ScheduleCall::find(path.rest, &method)?;
+    let target = Target {
+        tenant: Arc::clone(owner),
+        function: Arc::clone(function),
+        version: Arc::clone(&function.current),
+        path: PathAndQuery::from_static("/"),
+        prefix: None,
+        style: AddressingStyle::Path,
+    };
+    count(admit, inbound, caller, &target, changes)?;
+    let names = (tenant.clone(), function.name.clone());
+    // It is set only here, so this cannot fail.
+    let _ = inbound.served.set(names.clone());
+    if call == ScheduleCall::Make {
+        let body = whole_body::collect(inbound, tenant.clone(), bodies, BODY_BYTES_MAX).await;
+        let body = body.map_err(JobApiError::from)?;
+        return Ok(make(jobs, &names, &body, owner.limits.schedules).await?);
+    }
+    if !http_body::Body::is_end_stream(&inbound.body) {
+        discard_refused(&inbound.parts.headers, &mut inbound.body).await;
+    }
+    Ok(serve(jobs, &names, call).await?)
+}
+
+async fn make(
+    jobs: &ServerJobs,
+    names: &(TenantName, FunctionName),
+    body: &[u8],
+    limit: u64,
+) -> Result<Response<ResponseBody>, CallError> {
+    let (name, schedule) = read(body)?;
+    let made = jobs.make_schedule(names, &name, schedule, limit).await?;
+    Ok(json(ReplyStatus::Ok, &ScheduleView::new(made)))
+}
+
+/// Reads and checks the body of a schedule.
+fn read(body: &[u8]) -> Result<(ScheduleName, Schedule), CallError> {
+    let schedule: Schedule = serde_json::from_slice(body)
+        .map_err(|error| CallError::Invalid(format!("the body is no JSON object of a schedule: {error}")))?;
+    let name = schedule.name.clone().ok_or_else(|| CallError::Invalid("the body has no `name`".into()))?;
+    schedule.check(jiff::Timestamp::now()).map_err(|error| CallError::Invalid(error.to_string()))?;
+    Ok((name, schedule))
+}
+
+async fn serve(
+    jobs: &ServerJobs,
+    names: &(TenantName, FunctionName),
+    call: ScheduleCall<'_>,
+) -> Result<Response<ResponseBody>, CallError> {
+    // What is no name of a schedule is that of none.
+    let named = |name: &str| {
+        let cut: String = name.chars().take(64).collect();
+        ScheduleName::new(name).map_err(|_| ScheduleError::NotFound { name: cut })
+    };
+    Ok(match call {
+        ScheduleCall::List | ScheduleCall::Make => {
+            let schedules = jobs.schedules(names).await?.into_iter().map(ScheduleView::new).collect();
+            json(ReplyStatus::Ok, &Schedules { schedules })
+        }
+        ScheduleCall::Delete(name) => {
+            let name = named(name)?;
+            jobs.delete_schedule(names, &name).await?;
+            json(ReplyStatus::Ok, &Deleted { deleted: name.to_string() })
+        }
+        ScheduleCall::Run(name) => {
+            let name = named(name)?;
+            let started = jobs.run_schedule(names, &name).await?;
+            let (id, status) = (started.id.to_string(), started.state);
+            json(ReplyStatus::Ok, &Started { id, status, schedule: name.to_string() })
+        }
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_found_by_path_and_method() {
+        let find = |method: Method, rest| {
+            ScheduleCall::find(rest, &method).map_err(|error| Refusal::from(error).code).map(|call| format!("{call:?}"))
+        };
+        for (method, rest, found) in [
+            (Method::GET, "", Ok("List")),
+            (Method::POST, "", Ok("Make")),
+            (Method::DELETE, "nightly", Ok("Delete(\"nightly\")")),
+            (Method::POST, "nightly/run", Ok("Run(\"nightly\")")),
+            (Method::DELETE, "", Err("method_not_allowed")),
+            (Method::GET, "nightly", Err("method_not_allowed")),
+            (Method::GET, "nightly/run", Err("method_not_allowed")),
+            (Method::POST, "nightly/stop", Err("not_found")),
+            (Method::POST, "nightly/run/x", Err("not_found")),
+            (Method::POST, "/run", Err("not_found")),
+        ] {
+            assert_eq!(find(method, rest), found.map(str::to_owned), "{rest}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_a_schedule_with_a_name_and_a_pattern_that_fires() {
+        let told = |body: &str| match read(body.as_bytes()) {
+            Ok((name, _)) => name.to_string(),
+            Err(CallError::Invalid(why)) => why,
+            Err(error) => format!("{error:?}"),
+        };
+        assert_eq!(told(r#"{"name": "nightly", "cron": "@daily", "input": [1]}"#), "nightly");
+        for (body, part) in [
+            ("[]", "the body is no JSON object"),
+            (r#"{"cron": "@daily"}"#, "no `name`"),
+            (r#"{"name": "a", "cron": "0 0 31 2 *"}"#, "\"0 0 31 2 *\" does not fire within 5 years"),
+            (r#"{"name": "a", "cron": "@daily", "zone": "UTC"}"#, "unknown field `zone`"),
+            (r#"{"name": "A", "cron": "@daily"}"#, "schedule name \"A\""),
+        ] {
+            assert!(told(body).contains(part), "{}", told(body));
+        }
+    }
+}

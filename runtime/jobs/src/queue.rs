@@ -1,0 +1,375 @@
+//! The queue of one function's jobs: which one is next. Pure: it takes the time as an argument.
+//!
+//! ```text
+//!  add ─▶ later (its time has not come) ─▶ ready ─▶ take ─▶ running ─▶ done
+//!                                            └ its concurrency key is taken: its group waits
+//! ```
+//!
+//! Jobs are taken in the order of their submission. A job with low priority counts as if it had been submitted
+//! [`LOW_PRIORITY_MS`] later, so it is overtaken but never starves. Jobs with the same concurrency key form a group, of
+//! which at most so many run at once as the function's settings say; a group that may not run holds up no other.
+//!
+//! Invariant: a job is in the queue, or runs, or is not known; never two of them.
+
+use crate::job::{Job, JobId, Millis};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// By how much a job with low priority is behind others.
+pub const LOW_PRIORITY_MS: Millis = 600_000;
+
+/// What the concurrency keys of jobs begin with that run one at a time.
+const SERIAL: &str = "\u{1f}schedule/";
+
+/// Returns the concurrency key of a schedule's jobs that run one after the other, whatever the function's settings are.
+pub fn serial_key(schedule: &str) -> String {
+    format!("{SERIAL}{schedule}")
+}
+
+/// The concurrency key of a group. None: jobs without one, which do not limit each other.
+type GroupKey = Option<Arc<str>>;
+
+/// Where a job stands: its time of submission, later for a low priority, and its id.
+type Rank = (Millis, JobId);
+
+/// Jobs with the same concurrency key.
+#[derive(Debug, Default)]
+struct Group {
+    ready: BTreeSet<Rank>,
+    running: u64,
+}
+
+impl Group {
+    fn head(&self, key: &GroupKey, at_once: u64) -> Option<(Rank, GroupKey)> {
+        let may_run = match key.as_deref() {
+            None => true,
+            Some(key) if key.starts_with(SERIAL) => self.running == 0,
+            Some(_) => self.running < at_once,
+        };
+        self.ready.first().filter(|_| may_run).map(|rank| (*rank, key.clone()))
+    }
+}
+
+/// What the queue knows about a waiting job.
+#[derive(Debug, Clone)]
+struct Waiting {
+    rank: Rank,
+    expires: Millis,
+    not_before: Option<Millis>,
+    group: GroupKey,
+}
+
+/// The queue of one function.
+#[derive(Debug, Default)]
+pub struct FunctionQueue {
+    waiting: HashMap<JobId, Waiting>,
+    /// The first job of each group that may run.
+    heads: BTreeSet<(Rank, GroupKey)>,
+    groups: HashMap<GroupKey, Group>,
+    /// Jobs whose time has not come.
+    later: BTreeSet<(Millis, JobId)>,
+    /// When waiting jobs expire.
+    expiries: BTreeSet<(Millis, JobId)>,
+    /// The group of each running job.
+    running: HashMap<JobId, GroupKey>,
+    /// Jobs with the same concurrency key that may run at once.
+    key_concurrency: u64,
+}
+
+impl FunctionQueue {
+    /// Sets how many jobs with the same concurrency key may run at once.
+    pub fn set_key_concurrency(&mut self, at_once: u64) {
+        if self.key_concurrency != at_once {
+            self.key_concurrency = at_once;
+            self.heads = self.groups.iter().filter_map(|(key, group)| group.head(key, at_once)).collect();
+        }
+    }
+
+    /// Adds a queued job, unless it is known.
+    pub fn add(&mut self, job: &Job, now: Millis) {
+        if self.knows(job.id) {
+            return;
+        }
+        let behind = if job.low { LOW_PRIORITY_MS } else { 0 };
+        let waiting = Waiting {
+            rank: (job.submitted.saturating_add(behind), job.id),
+            expires: job.expires,
+            not_before: job.not_before.filter(|at| *at > now),
+            group: job.key.as_deref().map(Arc::from),
+        };
+        self.expiries.insert((waiting.expires, job.id));
+        match waiting.not_before {
+            Some(at) => {
+                self.later.insert((at, job.id));
+            }
+            None => self.make_ready(&waiting),
+        }
+        self.waiting.insert(job.id, waiting);
+    }
+
+    fn make_ready(&mut self, waiting: &Waiting) {
+        let at_once = self.key_concurrency;
+        let group = self.groups.entry(waiting.group.clone()).or_default();
+        if let Some(head) = group.head(&waiting.group, at_once) {
+            self.heads.remove(&head);
+        }
+        group.ready.insert(waiting.rank);
+        self.heads.extend(group.head(&waiting.group, at_once));
+    }
+
+    /// Changes a group, and keeps the heads and the groups right.
+    fn with_group(&mut self, key: &GroupKey, change: impl FnOnce(&mut Group)) {
+        let at_once = self.key_concurrency;
+        let Entry::Occupied(mut entry) = self.groups.entry(key.clone()) else { return };
+        if let Some(head) = entry.get().head(key, at_once) {
+            self.heads.remove(&head);
+        }
+        change(entry.get_mut());
+        self.heads.extend(entry.get().head(key, at_once));
+        if entry.get().ready.is_empty() && entry.get().running == 0 {
+            entry.remove();
+        }
+    }
+
+    /// Moves jobs whose time has come to those that are ready.
+    fn promote(&mut self, now: Millis) {
+        while let Some((at, id)) = self.later.first().copied().filter(|(at, _)| *at <= now) {
+            self.later.remove(&(at, id));
+            if let Some(waiting) = self.waiting.get_mut(&id) {
+                waiting.not_before = None;
+                let waiting = waiting.clone();
+                self.make_ready(&waiting);
+            }
+        }
+    }
+
+    /// Returns the job that is next, without taking it.
+    pub fn next(&mut self, now: Millis) -> Option<JobId> {
+        self.promote(now);
+        self.heads.first().map(|((_, id), _)| *id)
+    }
+
+    /// Takes the job that is next: it runs until [`FunctionQueue::done`].
+    pub fn take(&mut self, now: Millis) -> Option<JobId> {
+        let id = self.next(now)?;
+        let waiting = self.forget(id)?;
+        self.groups.entry(waiting.group.clone()).or_default();
+        self.with_group(&waiting.group, |group| group.running += 1);
+        self.running.insert(id, waiting.group);
+        Some(id)
+    }
+
+    /// Notes that an attempt has ended.
+    pub fn done(&mut self, id: JobId) {
+        if let Some(group) = self.running.remove(&id) {
+            self.with_group(&group, |group| group.running = group.running.saturating_sub(1));
+        }
+    }
+
+    /// Removes a waiting job. Returns whether it was there.
+    pub fn remove(&mut self, id: JobId) -> bool {
+        self.forget(id).is_some()
+    }
+
+    fn forget(&mut self, id: JobId) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&id)?;
+        self.expiries.remove(&(waiting.expires, id));
+        match waiting.not_before {
+            Some(at) => {
+                self.later.remove(&(at, id));
+            }
+            None => self.with_group(&waiting.group, |group| {
+                group.ready.remove(&waiting.rank);
+            }),
+        }
+        Some(waiting)
+    }
+
+    /// Returns the waiting jobs that have expired.
+    pub fn expired(&self, now: Millis) -> Vec<JobId> {
+        self.expiries.iter().take_while(|(at, _)| *at <= now).map(|(_, id)| *id).collect()
+    }
+
+    /// Returns when something happens by itself: a job's time comes, or one expires.
+    pub fn next_event(&self) -> Option<Millis> {
+        let later = self.later.first().map(|(at, _)| *at);
+        let expiry = self.expiries.first().map(|(at, _)| *at);
+        later.into_iter().chain(expiry).min()
+    }
+
+    /// Returns when the next job's time comes, if none is ready.
+    pub fn next_ready(&self) -> Option<Millis> {
+        self.later.first().map(|(at, _)| *at)
+    }
+
+    /// Returns the ids of all waiting jobs.
+    pub fn waiting(&self) -> impl Iterator<Item = JobId> + '_ {
+        self.waiting.keys().copied()
+    }
+
+    /// Whether a job waits or runs.
+    pub fn knows(&self, id: JobId) -> bool {
+        self.waiting.contains_key(&id) || self.running.contains_key(&id)
+    }
+
+    /// Returns how many jobs wait.
+    pub fn waiting_count(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Returns how many jobs run.
+    pub fn running_count(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Whether nothing waits and nothing runs.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::job::{Payload, Policy};
+    use gannet_base::manifest::JobSettings;
+    use gannet_base::names::{FunctionName, TenantName};
+    use proptest::prelude::*;
+
+    fn job(submitted: Millis, key: Option<&str>) -> Job {
+        let names = (TenantName::new("acme").unwrap(), FunctionName::new("blur").unwrap());
+        let mut job = Job::submitted(
+            names,
+            &Policy::default(),
+            &JobSettings::default(),
+            Payload { bytes: 2, blob: None },
+            submitted,
+        );
+        job.key = key.map(Into::into);
+        job
+    }
+
+    fn queue(at_once: u64) -> FunctionQueue {
+        let mut queue = FunctionQueue::default();
+        queue.set_key_concurrency(at_once);
+        queue
+    }
+
+    #[test]
+    fn low_priority_is_overtaken_but_never_starves() {
+        let mut queue = queue(1);
+        let mut low = job(1_000, None);
+        low.low = true;
+        let (soon, late) = (job(2_000, None), job(1_000 + LOW_PRIORITY_MS + 1, None));
+        for job in [&late, &low, &soon] {
+            queue.add(job, 2_000);
+        }
+        let order: Vec<_> = std::iter::from_fn(|| queue.take(2_000)).collect();
+        assert_eq!(order, [soon.id, low.id, late.id]);
+    }
+
+    #[test]
+    fn a_concurrency_key_holds_up_only_its_own_jobs() {
+        let mut queue = queue(1);
+        let jobs = [job(1, Some("a")), job(2, Some("a")), job(3, Some("b")), job(4, None), job(5, None)];
+        jobs.iter().for_each(|job| queue.add(job, 10));
+        let first: Vec<_> = std::iter::from_fn(|| queue.take(10)).collect();
+        assert_eq!(first, [jobs[0].id, jobs[2].id, jobs[3].id, jobs[4].id]);
+        queue.done(jobs[2].id);
+        assert_eq!(queue.next(10), None);
+        queue.done(jobs[0].id);
+        assert_eq!(queue.take(10), Some(jobs[1].id));
+    }
+
+    #[test]
+    fn the_jobs_of_a_schedule_run_in_turn_whatever_the_settings_are() {
+        let mut queue = queue(9);
+        let key = serial_key("nightly");
+        let jobs = [job(1, Some(&key)), job(2, Some(&key)), job(3, Some("a")), job(4, Some("a"))];
+        jobs.iter().for_each(|job| queue.add(job, 10));
+        let first: Vec<_> = std::iter::from_fn(|| queue.take(10)).collect();
+        assert_eq!(first, [jobs[0].id, jobs[2].id, jobs[3].id]);
+        queue.done(jobs[0].id);
+        assert_eq!(queue.take(10), Some(jobs[1].id));
+    }
+
+    #[test]
+    fn a_job_whose_time_has_not_come_waits_for_it() {
+        let mut queue = queue(1);
+        let mut later = job(1, None);
+        later.not_before = Some(500);
+        queue.add(&later, 100);
+        assert_eq!((queue.next(499), queue.next_event()), (None, Some(500)));
+        assert_eq!(queue.take(500), Some(later.id));
+        queue.done(later.id);
+        assert!(queue.is_empty() && queue.groups.is_empty() && queue.heads.is_empty());
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Add { key: u8, delay: i64, low: bool },
+        Take,
+        Done(usize),
+        Remove(usize),
+        Wait(i64),
+        AtOnce(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0u8..4, 0i64..50, any::<bool>()).prop_map(|(key, delay, low)| Step::Add { key, delay, low }),
+            Just(Step::Take),
+            any::<usize>().prop_map(Step::Done),
+            any::<usize>().prop_map(Step::Remove),
+            (1i64..40).prop_map(Step::Wait),
+            (1u64..3).prop_map(Step::AtOnce),
+        ]
+    }
+
+    proptest! {
+        /// Against a list that is searched from the front.
+        #[test]
+        fn the_next_job_is_the_first_that_may_run(steps in proptest::collection::vec(step(), 0..120)) {
+            let (mut queue, mut now, mut at_once) = (queue(1), 1_000, 1);
+            let mut waiting: Vec<Job> = Vec::new();
+            let mut running: Vec<Job> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Add { key, delay, low } => {
+                        let name = format!("k{key}");
+                        let mut job = job(now, (key > 0).then_some(name.as_str()));
+                        job.low = low;
+                        job.not_before = (delay > 0).then_some(now + delay);
+                        queue.add(&job, now);
+                        waiting.push(job);
+                    }
+                    Step::Take => {
+                        let free = |job: &&Job| {
+                            let same = running.iter().filter(|other| other.key == job.key).count() as u64;
+                            job.not_before.is_none_or(|at| at <= now) && (job.key.is_none() || same < at_once)
+                        };
+                        let rank = |job: &&Job| (job.submitted + if job.low { LOW_PRIORITY_MS } else { 0 }, job.id);
+                        let expected = waiting.iter().filter(free).min_by_key(rank).map(|job| job.id);
+                        prop_assert_eq!(queue.take(now), expected);
+                        if let Some(at) = waiting.iter().position(|job| Some(job.id) == expected) {
+                            running.push(waiting.remove(at));
+                        }
+                    }
+                    Step::Done(at) if !running.is_empty() => queue.done(running.remove(at % running.len()).id),
+                    Step::Remove(at) if !waiting.is_empty() => {
+                        prop_assert!(queue.remove(waiting.remove(at % waiting.len()).id));
+                    }
+                    Step::Wait(ms) => now += ms,
+                    Step::AtOnce(most) => {
+                        at_once = most;
+                        queue.set_key_concurrency(most);
+                    }
+                    Step::Done(_) | Step::Remove(_) => {}
+                }
+                prop_assert_eq!((queue.waiting_count(), queue.running_count()), (waiting.len(), running.len()));
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The task that serves one function: it waits until an attempt may begin, and only then takes the job that is next. So
+//! a job that is cancelled while it waits takes nothing, and one with a higher priority that comes meanwhile goes first.
+
+use super::state::Names;
+use super::{Shared, attempt};
+use crate::job::Millis;
+use crate::outcome::{Condition, Failure, Outcome};
+use crate::runner::{NotNow, Runner, WaitReason};
+use gannet_base::names::RequestId;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How often a task that cannot begin an attempt looks again, at least.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// Makes sure that a function's queue is served.
+pub(super) fn serve<R: Runner>(shared: &Arc<Shared<R>>, names: &Names) {
+    let mut state = shared.state();
+    let served = state.served(names);
+    if served.is_served || served.queue.waiting_count() == 0 || shared.stopping.is_cancelled() {
+        return;
+    }
+    served.is_served = true;
+    let changed = Arc::clone(&served.changed);
+    drop(state);
+    shared.tasks.spawn(run(Arc::clone(shared), names.clone(), changed));
+}
+
+/// Serves all functions that have waiting jobs.
+pub(super) fn start_all<R: Runner>(shared: &Arc<Shared<R>>) {
+    let all: Vec<Names> = shared.state().functions.keys().cloned().collect();
+    for names in &all {
+        serve(shared, names);
+    }
+}
+
+/// What the task does next.
+enum Step {
+    /// Nothing is left to serve.
+    End,
+    /// It waits for a change, or for this long.
+    Wait(Duration),
+    /// It asks to begin an attempt.
+    Ask,
+    /// The function is gone: its jobs fail.
+    Fail,
+}
+
+async fn run<R: Runner>(shared: Arc<Shared<R>>, names: Names, changed: Arc<Notify>) {
+    loop {
+        let step = next_step(&shared, &names);
+        let wait = match step {
+            Step::End => return,
+            Step::Fail => {
+                fail_all(&shared, &names).await;
+                continue;
+            }
+            Step::Wait(wait) => wait,
+            Step::Ask => match begin(&shared, &names).await {
+                None => continue,
+                Some(wait) => wait,
+            },
+        };
+        tokio::select! {
+            () = changed.notified() => {}
+            () = tokio::time::sleep(wait.min(LOOK_AGAIN)) => {}
+            () = shared.stopping.cancelled() => {}
+        }
+    }
+}
+
+fn next_step<R: Runner>(shared: &Arc<Shared<R>>, names: &Names) -> Step {
+    let function = shared.runner.function(&names.0, &names.1);
+    let now = shared.clock.now();
+    let mut state = shared.state();
+    let is_paused = state.is_paused(names);
+    let served = state.served(names);
+    if served.queue.waiting_count() == 0 || shared.stopping.is_cancelled() {
+        served.is_served = false;
+        served.reason = None;
+        state.forget_idle(names);
+        return Step::End;
+    }
+    let Some(function) = function else { return Step::Fail };
+    served.queue.set_key_concurrency(function.settings.key_concurrency);
+    if is_paused {
+        served.reason = Some(WaitReason::Paused);
+        return Step::Wait(LOOK_AGAIN);
+    }
+    if served.queue.running_count() as u64 >= function.concurrency {
+        served.reason = Some(WaitReason::Capacity);
+        return Step::Wait(LOOK_AGAIN);
+    }
+    if served.queue.next(now).is_some() {
+        return Step::Ask;
+    }
+    served.reason = None;
+    let next: Option<Millis> = served.queue.next_ready();
+    Step::Wait(next.map_or(LOOK_AGAIN, |at| shared.clock.until(at)))
+}
+
+/// Waits until an attempt may begin, and begins it. Returns how long to wait if none may.
+async fn begin<R: Runner>(shared: &Arc<Shared<R>>, names: &Names) -> Option<Duration> {
+    let request = RequestId::new();
+    shared.state().served(names).reason = Some(WaitReason::Capacity);
+    let admitted = tokio::select! {
+        admitted = shared.runner.admit(names.0.clone(), names.1.clone(), request) => admitted,
+        () = shared.stopping.cancelled() => return Some(Duration::ZERO),
+    };
+    let now = shared.clock.now();
+    let mut state = shared.state();
+    let served = state.served(names);
+    served.reason = None;
+    let admission = match admitted {
+        Ok(admission) => admission,
+        Err(NotNow::Wait(reason, wait)) => {
+            served.reason = Some(reason);
+            return Some(wait);
+        }
+        // The next step finds that out.
+        Err(NotNow::Gone) => return None,
+    };
+    // It may have been paused, or its last job cancelled.
+    if state.is_paused(names) {
+        return None;
+    }
+    let id = state.served(names).queue.take(now)?;
+    drop(state);
+    let attempting = attempt::attempt(Arc::clone(shared), names.clone(), id, request, admission);
+    shared.tasks.spawn(attempting);
+    None
+}
+
+/// Fails all waiting jobs of a function that does not exist any more.
+async fn fail_all<R: Runner>(shared: &Arc<Shared<R>>, names: &Names) {
+    let waiting: Vec<_> = shared.state().served(names).queue.waiting().collect();
+    for id in waiting {
+        let failure = Failure {
+            condition: Condition::Error,
+            code: "function_deleted".into(),
+            message: "the function was deleted while the job waited".into(),
+            is_permanent: true,
+        };
+        if let Err(error) = shared.end_waiting(id, &Outcome::Failed(failure)).await {
+            tracing::error!(job = %id, %error, "a job of a deleted function could not be ended");
+            tokio::time::sleep(super::COMMIT_RETRY).await;
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The start: makes the index from the records that an earlier run left.
+//!
+//! A job whose attempt was running goes into the queue again at once: the workers of the earlier run ended with it. The
+//! ledger gets the receipts that it lacks, so that it has one line for each attempt.
+
+use super::{Shared, put_job_and_delivery};
+use crate::job::{Job, Next, State};
+use crate::keys;
+use crate::outcome::{Condition, Failure, Outcome};
+use crate::runner::Runner;
+use gannet_base::bill::Receipt;
+use gannet_base::names::{FunctionName, TenantName};
+use gannet_state::records::{Change, Expect, Revision};
+use std::io;
+use std::sync::Arc;
+
+/// Records that are read at once.
+const PAGE: usize = 1_000;
+/// Records that are written at once.
+const WRITE: usize = 200;
+
+pub(super) async fn recover<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()> {
+    pauses(shared).await?;
+    super::webhooks::load::load(shared).await?;
+    let mut after: Option<String> = None;
+    let mut interrupted = Vec::new();
+    loop {
+        let page = shared.records.page(keys::JOBS, after.as_deref(), PAGE).await?;
+        for entry in &page.entries {
+            match serde_json::from_slice::<Job>(&entry.value) {
+                Ok(job) => interrupted.push(take(shared, job, entry.revision)?),
+                Err(error) => tracing::error!(key = entry.key, %error, "the record of a job cannot be read"),
+            }
+        }
+        after = page.entries.last().map(|entry| entry.key.clone());
+        if !page.more || after.is_none() {
+            break;
+        }
+    }
+    interrupted.retain(|changes| !changes.is_empty());
+    for changes in interrupted.chunks(WRITE) {
+        shared.records.commit(changes.concat()).await.map_err(io::Error::other)?;
+    }
+    let unused: Vec<String> = {
+        let digests = shared.blobs.list().await?;
+        let state = shared.state();
+        digests.into_iter().filter(|digest| !state.has_blob(digest)).collect()
+    };
+    for digest in unused {
+        shared.blobs.delete(&digest).await?;
+    }
+    Ok(())
+}
+
+async fn pauses<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()> {
+    let mut after: Option<String> = None;
+    loop {
+        let page = shared.records.page(keys::PAUSED, after.as_deref(), PAGE).await?;
+        for entry in &page.entries {
+            let names = entry.key.strip_prefix(keys::PAUSED).unwrap_or_default();
+            let (tenant, function) = names.split_once('/').map_or((names, None), |(one, two)| (one, Some(two)));
+            let function = function.map(FunctionName::new).transpose();
+            if let (Ok(tenant), Ok(function)) = (TenantName::new(tenant), function) {
+                shared.state().paused.insert((tenant, function));
+            }
+        }
+        after = page.entries.last().map(|entry| entry.key.clone());
+        if !page.more || after.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// Adds a job to the index. Returns the changes of its record, if an attempt was interrupted.
+fn take<R: Runner>(shared: &Arc<Shared<R>>, mut job: Job, revision: Revision) -> io::Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    if let Some(receipt) = &job.receipt {
+        shared.runner.bill(Receipt::clone(receipt));
+    }
+    if job.state == State::InProgress {
+        shared.runner.bill_lost(&job);
+        let settings = shared.settings(&job);
+        let failure = Failure {
+            condition: Condition::Platform,
+            code: "server_restarted".into(),
+            message: "the server ended while the attempt ran".into(),
+            is_permanent: false,
+        };
+        if job.finish(&Outcome::Failed(failure), &settings, shared.clock.now()) == Next::Again {
+            job.not_before = None;
+        }
+        changes = put_job_and_delivery(&job, Expect::Revision(revision))?;
+    }
+    let mut state = shared.state();
+    for blob in job.input.blob.iter().chain(job.output.iter().filter_map(|output| output.blob.as_ref())) {
+        state.hold_blob(blob);
+    }
+    let used = state.tenant(&job.tenant);
+    used.bytes = used.bytes.saturating_add(job.stored_bytes());
+    if job.state.is_terminal() && changes.is_empty() {
+        state.add_kept(&job);
+    } else if job.state.is_terminal() {
+        state.add_ended(&job);
+    } else {
+        used.queued += 1;
+        let now = shared.clock.now();
+        state.add_waiting(&job, now);
+    }
+    Ok(changes)
+}

@@ -1,0 +1,269 @@
+//! Accepting a job: its record and input are durable before the client hears of it.
+
+use super::{Jobs, Shared, dispatch, to_its_end};
+use crate::job::{Job, JobId, Policy, State};
+use crate::keys;
+use crate::runner::{JobLimits, Runner};
+use gannet_base::names::{FunctionName, TenantName};
+use gannet_state::records::{Change, CommitError, Expect};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::io;
+use std::sync::Arc;
+
+/// How long an idempotency key is kept, in milliseconds.
+const IDEMPOTENCY_MS: i64 = 24 * 3_600_000;
+
+/// How long a job is looked for that may have been stored although it was not known, in milliseconds.
+const UNCERTAIN_MS: i64 = 600_000;
+
+/// A job that a client wants to submit.
+#[derive(Debug)]
+pub struct Submission {
+    /// The tenant.
+    pub tenant: TenantName,
+    /// The function.
+    pub function: FunctionName,
+    /// The input, as JSON.
+    pub input: Vec<u8>,
+    /// What the client asks for.
+    pub policy: Policy,
+    /// Whether the client waits for the result.
+    pub sync: bool,
+    /// The address that is told about the end.
+    pub webhook: Option<String>,
+    /// The client's idempotency key.
+    pub idempotency_key: Option<String>,
+    /// What the tenant's jobs may take.
+    pub limits: JobLimits,
+}
+
+/// A job that was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Submitted {
+    /// Its id.
+    pub id: JobId,
+    /// Its state.
+    pub state: State,
+}
+
+/// Why a job was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// The function does not exist.
+    #[error("the function does not exist")]
+    NoFunction,
+    /// The tenant has too many jobs.
+    #[error("{name} = {limit}; in use: {used}")]
+    LimitReached {
+        /// The limit's name.
+        name: &'static str,
+        /// Its value.
+        limit: u64,
+        /// How much of it is used.
+        used: u64,
+    },
+    /// The idempotency key was used for another job.
+    #[error("the idempotency key was used with another body, for the job {job}")]
+    OtherBody {
+        /// That job.
+        job: JobId,
+    },
+    /// The disk is full. Nothing was kept.
+    #[error("the disk is full")]
+    Full,
+    /// The store does not work. The job may have been accepted or not.
+    #[error("the job could not be stored: {0}")]
+    Store(#[from] io::Error),
+}
+
+/// The record of an idempotency key.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct UsedKey {
+    job: JobId,
+    /// The SHA-256 of what was submitted.
+    body: String,
+    pub(super) expires: i64,
+}
+
+/// Returns the digest of what a client submits, by which the same submission is known again.
+fn digest(submission: &Submission) -> String {
+    let mut hash = Sha256::new();
+    hash.update(&submission.input);
+    let policy = &submission.policy;
+    hash.update(format!("\n{policy:?}\n{}\n{:?}", submission.sync, submission.webhook));
+    hex::encode(hash.finalize())
+}
+
+/// Reads the value of the concurrency key from an input: a string, a number or a boolean.
+pub(super) fn concurrency_key(pointer: &str, input: &[u8]) -> Option<String> {
+    if pointer.is_empty() {
+        return None;
+    }
+    let input: serde_json::Value = serde_json::from_slice(input).ok()?;
+    let value = input.pointer(pointer)?;
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    // Long ones are told apart by their digest.
+    Some(if text.len() <= 64 { text } else { hex::encode(Sha256::digest(text.as_bytes())) })
+}
+
+impl<R: Runner> Shared<R> {
+    /// Counts a job against its tenant's limits.
+    pub(super) fn reserve(&self, tenant: &TenantName, length: u64, limits: JobLimits) -> Result<(), SubmitError> {
+        let mut state = self.state();
+        let used = state.tenant(tenant);
+        let JobLimits { queued, bytes } = limits;
+        if used.queued >= queued {
+            return Err(SubmitError::LimitReached { name: "jobs_queued", limit: queued, used: used.queued });
+        }
+        if used.bytes.saturating_add(length) > bytes {
+            return Err(SubmitError::LimitReached { name: "jobs_mib", limit: bytes >> 20, used: used.bytes >> 20 });
+        }
+        used.queued += 1;
+        used.bytes += length;
+        Ok(())
+    }
+
+    pub(super) fn release(&self, tenant: &TenantName, bytes: u64) {
+        let mut state = self.state();
+        let used = state.tenant(tenant);
+        used.queued = used.queued.saturating_sub(1);
+        used.bytes = used.bytes.saturating_sub(bytes);
+    }
+
+    /// Returns the job of an idempotency key that was used before.
+    async fn known(self: &Arc<Self>, key: &str, body: &str) -> Result<Option<Submitted>, SubmitError> {
+        let Some(entry) = self.records.get(key).await? else { return Ok(None) };
+        let used: UsedKey = serde_json::from_slice(&entry.value).map_err(io::Error::other)?;
+        if used.body != body {
+            return Err(SubmitError::OtherBody { job: used.job });
+        }
+        // The record may be gone, if its result was kept for a shorter time than the key.
+        let found = self.read(used.job).await?;
+        if let Some((job, _)) = &found {
+            // Its own submission may not have known that it was stored.
+            self.adopt(job);
+        }
+        Ok(Some(Submitted { id: used.job, state: found.map_or(State::Completed, |(job, _)| job.state) }))
+    }
+
+    /// Adds a job that waits in the store, if the index does not have it.
+    pub(super) fn adopt(self: &Arc<Self>, job: &Job) {
+        if self.state().adopt(job, self.clock.now()) {
+            dispatch::serve(self, &(job.tenant.clone(), job.function.clone()));
+        }
+    }
+}
+
+impl<R: Runner> Jobs<R> {
+    /// Accepts a job. It is durable when this returns. What has begun goes on if the caller leaves.
+    pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
+        let jobs = self.clone();
+        to_its_end(async move { jobs.accept(submission).await }).await?
+    }
+
+    async fn accept(&self, submission: Submission) -> Result<Submitted, SubmitError> {
+        let shared = &self.shared;
+        let names = (submission.tenant.clone(), submission.function.clone());
+        let function = shared.runner.function(&names.0, &names.1).ok_or(SubmitError::NoFunction)?;
+        let body = digest(&submission);
+        let used_key = submission.idempotency_key.as_deref().map(|key| keys::idempotency(&names.0, &names.1, key));
+        if let Some(key) = &used_key
+            && let Some(known) = shared.known(key, &body).await?
+        {
+            return Ok(known);
+        }
+        if !shared.runner.has_room(submission.input.len() as u64) {
+            return Err(SubmitError::Full);
+        }
+        shared.reserve(&names.0, submission.input.len() as u64, submission.limits)?;
+        let bytes = submission.input.len() as u64;
+        let accepted = self.store(submission, &function.settings, used_key.as_deref(), &body).await;
+        match &accepted {
+            Ok(Some(job)) => {
+                let mut state = shared.state();
+                state.add_waiting(job, shared.clock.now());
+                state.submitting.remove(&job.id);
+                drop(state);
+                dispatch::serve(shared, &names);
+            }
+            // If it is stored after all, it is counted when it is found.
+            Ok(None) | Err(_) => shared.release(&names.0, bytes),
+        }
+        match accepted? {
+            Some(job) => Ok(Submitted { id: job.id, state: job.state }),
+            // Another request with the same key was faster.
+            None => match &used_key {
+                Some(key) => shared.known(key, &body).await?.ok_or_else(|| io::Error::other("the key is gone").into()),
+                None => Err(io::Error::other("the new id is in use").into()),
+            },
+        }
+    }
+
+    /// Stores a job. None if its idempotency key was used meanwhile.
+    async fn store(
+        &self,
+        submission: Submission,
+        settings: &gannet_base::manifest::JobSettings,
+        used_key: Option<&str>,
+        body: &str,
+    ) -> Result<Option<Job>, SubmitError> {
+        let shared = &self.shared;
+        let now = shared.clock.now();
+        let Submission { tenant, function, input, policy, sync, webhook, .. } = submission;
+        let key = concurrency_key(&settings.key, &input);
+        let empty = crate::job::Payload { bytes: 0, blob: None };
+        let mut job = Job::submitted((tenant, function), &policy, settings, empty, now);
+        (job.sync, job.webhook, job.key) = (sync, webhook, key);
+        let stored = shared.store_payload(keys::input(job.id), input).await.map_err(full_or_store)?;
+        job.input = stored.payload;
+        let mut changes: Vec<Change> = stored.change.into_iter().collect();
+        if let Some(key) = used_key {
+            let used = UsedKey { job: job.id, body: body.to_owned(), expires: now.saturating_add(IDEMPOTENCY_MS) };
+            let value = serde_json::to_vec(&used).map_err(io::Error::other)?;
+            changes.push(Change::Put { key: key.to_owned(), value, expect: Expect::Absent });
+        }
+        changes.push(super::put_job(&job, Expect::Absent)?);
+        shared.state().submitting.insert(job.id);
+        let refused = match shared.records.commit(changes).await {
+            Ok(_) => return Ok(Some(job)),
+            Err(CommitError::Unknown(why)) => {
+                if let Ok(Some(_)) = shared.read(job.id).await {
+                    return Ok(Some(job));
+                }
+                let mut state = shared.state();
+                state.submitting.remove(&job.id);
+                // It may still be stored, now or later.
+                state.uncertain.push((job.id, now.saturating_add(UNCERTAIN_MS)));
+                return Err(io::Error::other(why).into());
+            }
+            Err(CommitError::Conflict { .. }) => Ok(None),
+            Err(CommitError::Full) => Err(SubmitError::Full),
+            Err(error) => Err(io::Error::other(error).into()),
+        };
+        shared.state().submitting.remove(&job.id);
+        shared.remove_blobs(job.input.blob.into_iter().collect()).await?;
+        refused
+    }
+}
+
+fn full_or_store(error: io::Error) -> SubmitError {
+    if error.kind() == io::ErrorKind::StorageFull { SubmitError::Full } else { error.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_concurrency_key_is_read_from_the_input() {
+        let input = br#"{"user":{"id":7,"name":"ann"},"on":true}"#;
+        for (pointer, key) in
+            [("/user/name", Some("ann")), ("/user/id", Some("7")), ("/on", Some("true")), ("/none", None), ("", None)]
+        {
+            assert_eq!(concurrency_key(pointer, input).as_deref(), key, "{pointer}");
+        }
+        let long = format!("{{\"k\":\"{}\"}}", "x".repeat(65));
+        assert_eq!(concurrency_key("/k", long.as_bytes()).map(|key| key.len()), Some(64));
+    }
+}

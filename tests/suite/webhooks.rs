@@ -1,0 +1,302 @@
+//! Webhooks of jobs: what is delivered, how it is signed, what is tried again, and what may not be reached.
+
+use crate::support::{KEY, Options, Response, Server, WAIT_MAX, text, wait_until};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+const OPEN: &str = "[egress]\nallow_ranges = [\"127.0.0.0/8\"]\n[webhooks]\nfirst_retry_ms = 100\n";
+
+/// A message that a receiver got.
+struct Message {
+    headers: HashMap<String, String>,
+    body: Vec<u8>,
+}
+
+impl Message {
+    fn read(stream: &mut TcpStream) -> Self {
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            bytes.push(byte[0]);
+        }
+        let head = text(&bytes);
+        let fields = head.lines().skip(1).filter_map(|line| line.split_once(": "));
+        let headers: HashMap<String, String> =
+            fields.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
+        let mut body = vec![0; headers["content-length"].parse().unwrap()];
+        stream.read_exact(&mut body).unwrap();
+        Self { headers, body }
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// Checks that one of its signatures was made with a secret.
+    fn is_signed_with(&self, secret: &str) -> bool {
+        let key = BASE64_STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();
+        let mut signed = format!("{}.{}.", self.headers["webhook-id"], self.headers["webhook-timestamp"]).into_bytes();
+        signed.extend_from_slice(&self.body);
+        let expected = format!("v1,{}", BASE64_STANDARD.encode(hmac(&key, &signed)));
+        self.headers["webhook-signature"].split(' ').any(|signature| signature == expected)
+    }
+}
+
+/// HMAC-SHA256 (RFC 2104) for keys of at most one block.
+fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
+    let pad = |with: u8| (0..64).map(|at| key.get(at).copied().unwrap_or(0) ^ with).collect::<Vec<u8>>();
+    let inner = Sha256::digest([pad(0x36), text.to_vec()].concat());
+    Sha256::digest([pad(0x5c), inner.to_vec()].concat()).to_vec()
+}
+
+/// Receives webhooks.
+struct Receiver {
+    address: SocketAddr,
+    messages: mpsc::Receiver<Message>,
+}
+
+impl Receiver {
+    /// Answers the first messages with these heads, such as `500 Error`, and all others with 200.
+    fn start(answers: &[&str]) -> Self {
+        Self::over(TcpListener::bind("127.0.0.1:0").unwrap(), answers, Duration::ZERO)
+    }
+
+    fn over(listener: TcpListener, answers: &[&str], takes: Duration) -> Self {
+        let address = listener.local_addr().unwrap();
+        let (sender, messages) = mpsc::channel();
+        let answers: Vec<String> = answers.iter().map(ToString::to_string).collect();
+        thread::spawn(move || {
+            let mut answers = answers.into_iter();
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let answer = answers.next().unwrap_or_else(|| "200 OK".into());
+                let sender = sender.clone();
+                thread::spawn(move || {
+                    let message = Message::read(&mut stream);
+                    let _ = sender.send(message);
+                    thread::sleep(takes);
+                    let _ = stream.write_all(format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\n\r\n").as_bytes());
+                });
+            }
+        });
+        Self { address, messages }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/hook", self.address)
+    }
+
+    fn next(&self) -> Message {
+        self.messages.recv_timeout(WAIT_MAX).expect("no message came")
+    }
+
+    /// Checks that no message comes for a while.
+    fn stays_silent(&self) {
+        if let Ok(message) = self.messages.recv_timeout(Duration::from_millis(1_500)) {
+            panic!("another message: {}", message.json());
+        }
+    }
+}
+
+fn start(config: &str, data: Option<&Path>) -> Server {
+    Server::start_with(&Options { config: Some(config), data, ..Options::default() })
+}
+
+fn deploy(server: &Server, manifest: &str) {
+    let deployed = server.put(KEY, "task", "task", manifest, "");
+    assert!(deployed.status < 300, "{}", deployed.text());
+}
+
+fn ask(server: &Server, method: &str, path: &str, body: &Value) -> Response {
+    let text = if body.is_null() { String::new() } else { body.to_string() };
+    server.send(method, &format!("/v2/task/{path}"), &[], text.as_bytes())
+}
+
+fn submit(server: &Server, input: &Value, webhook: &str) -> String {
+    let answer = ask(server, "POST", "run", &json!({ "input": input, "webhook": webhook }));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()["id"].as_str().unwrap().to_owned()
+}
+
+fn secret(server: &Server) -> String {
+    let secret = server.get_json("/api/v1/webhooks/secret");
+    secret["secret"].as_str().unwrap().to_owned()
+}
+
+fn listed(server: &Server, status: &str) -> Vec<Value> {
+    let list = server.get_json(&format!("/v2/task/webhooks?status={status}"));
+    list["webhooks"].as_array().unwrap().clone()
+}
+
+/// Waits until a job's webhook was given up, and returns why.
+fn given_up(server: &Server, id: &str) -> String {
+    let find = || listed(server, "dead").into_iter().find(|dead| dead["job"] == id);
+    wait_until("it is given up", || find().is_some());
+    let dead = find().unwrap();
+    assert!(dead["diedAt"].is_string() && dead["nextAt"].is_null(), "{dead}");
+    dead["lastError"].as_str().unwrap().to_owned()
+}
+
+/// Waits until nothing is to be delivered.
+fn all_delivered(server: &Server) {
+    wait_until("all is delivered", || listed(server, "pending").is_empty());
+    assert!(listed(server, "dead").is_empty());
+}
+
+#[test]
+fn each_end_of_a_job_is_delivered_signed_and_once() {
+    let (server, receiver) = (start(OPEN, None), Receiver::start(&[]));
+    deploy(&server, "[jobs]\ntimeout_s = 5\n");
+    let secret = secret(&server);
+    let check = |id: &str, state: &str| {
+        let message = receiver.next();
+        assert!(message.is_signed_with(&secret), "{:?}", message.headers);
+        assert_eq!((&*message.headers["webhook-id"], &*message.headers["content-type"]), (id, "application/json"));
+        let mut body = message.json();
+        assert_eq!(body["status"], state, "{body}");
+        let status = ask(&server, "GET", &format!("status/{id}"), &Value::Null).json();
+        assert_eq!(body.take(), status, "what `status` says");
+    };
+    for (input, state) in [
+        (json!({ "say": "x" }), "COMPLETED"),
+        (json!({ "large": 1 << 20 }), "COMPLETED"),
+        (json!({ "fail": "why" }), "FAILED"),
+        (json!({ "sleep_ms": 30_000 }), "TIMED_OUT"),
+    ] {
+        check(&submit(&server, &input, &receiver.url()), state);
+    }
+    assert_eq!(ask(&server, "POST", "pause", &Value::Null).status, 200);
+    let cancelled = submit(&server, &json!({ "say": 1 }), &receiver.url());
+    assert_eq!(ask(&server, "POST", &format!("cancel/{cancelled}"), &Value::Null).status, 200);
+    check(&cancelled, "CANCELLED");
+    let purged = submit(&server, &json!({ "say": 2 }), &receiver.url());
+    assert_eq!(ask(&server, "POST", "purge-queue", &Value::Null).json()["removed"], 1);
+    check(&purged, "CANCELLED");
+    all_delivered(&server);
+    receiver.stays_silent();
+}
+
+#[test]
+fn a_delivery_is_tried_again_and_what_is_gone_is_given_up() {
+    let redirect = "302 Found\r\nlocation: http://169.254.169.254/latest";
+    let receiver = Receiver::start(&["500 Error", "200 OK", "410 Gone", redirect]);
+    let server = start(OPEN, None);
+    deploy(&server, "");
+    let id = submit(&server, &json!({ "say": "x" }), &receiver.url());
+    let (first, second) = (receiver.next(), receiver.next());
+    assert_eq!((&first.body, &first.headers["webhook-id"]), (&second.body, &second.headers["webhook-id"]));
+    assert!(second.is_signed_with(&secret(&server)) && first.headers["webhook-id"] == id);
+    all_delivered(&server);
+
+    let gone = submit(&server, &json!({ "say": "x" }), &receiver.url());
+    receiver.next();
+    assert!(given_up(&server, &gone).contains("410"));
+    let redirected = submit(&server, &json!({ "say": "x" }), &receiver.url());
+    receiver.next();
+    // The second try is answered with 200.
+    assert_eq!(receiver.next().headers["webhook-id"], redirected);
+    wait_until("it is delivered", || listed(&server, "pending").is_empty());
+    assert_eq!(listed(&server, "dead").len(), 1);
+
+    let again = ask(&server, "POST", &format!("webhooks/{gone}/redeliver"), &Value::Null);
+    assert_eq!((again.status, &again.json()["status"]), (200, &json!("pending")), "{}", again.text());
+    assert_eq!(receiver.next().headers["webhook-id"], gone);
+    all_delivered(&server);
+    let unknown = ask(&server, "POST", "webhooks/01890000-0000-7000-8000-000000000000/redeliver", &Value::Null);
+    assert_eq!((unknown.status, &unknown.json()["code"]), (404, &json!("webhook_not_found")), "{}", unknown.text());
+    receiver.stays_silent();
+}
+
+#[test]
+fn private_addresses_are_never_reached_and_bad_ones_are_refused_at_submission() {
+    let receiver = Receiver::start(&[]);
+    let server = start("", None);
+    deploy(&server, "");
+    let port = receiver.address.port();
+    for host in ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254", "10.0.0.1"] {
+        let id = submit(&server, &json!({ "say": "x" }), &format!("http://{host}:{port}/hook"));
+        let why = given_up(&server, &id);
+        assert!(why.contains("no address that may be reached"), "{host}: {why}");
+        let dropped = ask(&server, "DELETE", &format!("webhooks/{id}"), &Value::Null);
+        assert_eq!(dropped.status, 200, "{}", dropped.text());
+    }
+    assert!(listed(&server, "dead").is_empty());
+    for bad in ["hook", "ftp://example.org/", "http://me:key@example.org/", "http://example.org/#part", "http://"] {
+        let refused = ask(&server, "POST", "run", &json!({ "input": 1, "webhook": bad }));
+        assert_eq!((refused.status, &refused.json()["code"]), (400, &json!("invalid_request")), "{bad}");
+    }
+    receiver.stays_silent();
+}
+
+#[test]
+fn a_slow_receiver_is_called_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let receiver = Receiver::over(listener, &[], Duration::from_secs(29));
+    let server = start(OPEN, None);
+    deploy(&server, "");
+    submit(&server, &json!({ "say": "x" }), &receiver.url());
+    receiver.next();
+    all_delivered(&server);
+    receiver.stays_silent();
+}
+
+#[test]
+fn a_crash_loses_no_delivery_and_repeats_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let config = OPEN.replace("first_retry_ms = 100", "first_retry_ms = 2000");
+    let (closed, open) = (TcpListener::bind("127.0.0.1:0").unwrap(), Receiver::start(&[]));
+    let address = closed.local_addr().unwrap();
+    drop(closed);
+    let server = start(&config, Some(&data));
+    deploy(&server, "");
+    let (secret, url) = (secret(&server), format!("http://{address}/hook"));
+    let delivered = submit(&server, &json!({ "say": "x" }), &open.url());
+    assert_eq!(open.next().headers["webhook-id"], delivered);
+    all_delivered(&server);
+    let lost = submit(&server, &json!({ "say": "y" }), &url);
+    wait_until("its first try has failed", || listed(&server, "pending").iter().any(|one| one["tries"] == 1));
+    server.kill();
+    drop(server);
+    let receiver = Receiver::over(TcpListener::bind(address).unwrap(), &[], Duration::ZERO);
+    let server = start(&config, Some(&data));
+    let message = receiver.next();
+    assert_eq!(message.headers["webhook-id"], lost);
+    assert!(message.is_signed_with(&secret) && message.json()["output"]["said"] == "y", "{}", message.json());
+    all_delivered(&server);
+    receiver.stays_silent();
+    open.stays_silent();
+}
+
+#[test]
+fn a_secret_can_be_replaced_and_the_one_before_signs_too() {
+    let receiver = Receiver::start(&[]);
+    let server = start(OPEN, None);
+    deploy(&server, "");
+    let first = secret(&server);
+    assert_eq!(first, secret(&server), "it stays");
+    let rotated = server.control(KEY, "POST", "webhooks/secret/rotate", &Value::Null);
+    assert_eq!(rotated.status, 200, "{}", rotated.text());
+    let second = secret(&server);
+    assert!(rotated.json()["secret"] == *second && second != first && rotated.json()["previous_until"].is_string());
+    submit(&server, &json!({ "say": "x" }), &receiver.url());
+    let message = receiver.next();
+    assert!(message.is_signed_with(&first) && message.is_signed_with(&second));
+    let audit = server.get_json("/api/v1/audit").to_string();
+    assert!(audit.contains("getWebhookSecret") && audit.contains("rotateWebhookSecret"), "{audit}");
+    assert!(!audit.contains("whsec_"), "{audit}");
+    let weak = server.control(KEY, "POST", "tenants/dev/keys", &json!({ "scopes": ["invoke", "read", "deploy"] }));
+    let weak = weak.json()["key"].as_str().unwrap().to_owned();
+    server.control(&weak, "GET", "webhooks/secret", &Value::Null).is_problem(403, "forbidden", "\"admin\"");
+}
