@@ -1,7 +1,8 @@
 //! What clients ask about jobs that were accepted, and do to them.
 
+use super::dispatch;
+use super::shared::{Jobs, Shared, put_job_and_delivery, to_its_end};
 use super::state::{Cursor, Names};
-use super::{Jobs, Shared, dispatch, put_job_and_delivery, to_its_end};
 use crate::job::{Job, JobId, State};
 use crate::keys;
 use crate::runner::{Runner, WaitReason};

@@ -1,6 +1,6 @@
 //! The task that ends jobs whose time is over, and removes records that are kept long enough.
 
-use super::Shared;
+use super::shared::Shared;
 use crate::job::{Job, JobId, State};
 use crate::keys;
 use crate::runner::Runner;
