@@ -1,9 +1,9 @@
 //! The task that serves one function: it waits until an attempt may begin, and only then takes the job that is next. So
 //! a job that is cancelled while it waits takes nothing, and one with a higher priority that comes meanwhile goes first.
 
-use super::attempt;
 use super::shared::{COMMIT_RETRY, Shared};
 use super::state::Names;
+use super::{attempt, log};
 use crate::job::Millis;
 use crate::outcome::{Condition, Failure, Outcome};
 use crate::runner::{NotNow, Runner, WaitReason};
@@ -132,6 +132,7 @@ async fn begin<R: Runner>(shared: &Arc<Shared<R>>, names: &Names) -> Option<Dura
     shared.tasks.clone().spawn(async move {
         attempt::attempt(&shared, &names, id, request, admission).await;
         serve(&shared, &names);
+        log::keep(&shared, &names, id, request).await;
     });
     None
 }

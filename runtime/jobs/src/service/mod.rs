@@ -18,6 +18,7 @@ mod dispatch;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod model;
+mod log;
 mod payload;
 mod recover;
 mod schedule_calls;
