@@ -275,6 +275,12 @@ fn the_log_of_a_job_outlives_its_worker_and_the_server() {
         (1..=3).all(|attempt| log.contains(&format!("attempt {attempt} traps, as asked")))
     };
     wait_until("the log has all three attempts", || has_all(&server));
+    let is_stored = || {
+        let files = std::fs::read_dir(data.path().join("jobs/records")).unwrap().flatten();
+        let texts = files.filter_map(|file| std::fs::read(file.path()).ok());
+        texts.map(|text| crate::support::text(&text)).any(|text| text.contains("attempt 3 traps, as asked"))
+    };
+    wait_until("and is stored", is_stored);
     server.kill();
     let server = Server::start_with(&options());
     assert!(has_all(&server));

@@ -271,7 +271,8 @@ fn choose<'a>(function: &'a Function, named: &NamedFunction<'_>, inbound: &Inbou
     }
 }
 
-fn check_key(key: &Key, function: &FunctionName) -> Result<(), AccessError> {
+/// Checks that a key of the tenant may call a function.
+pub fn check_key(key: &Key, function: &FunctionName) -> Result<(), AccessError> {
     if let Some(only) = key.record.function.as_ref().filter(|only| *only != function) {
         return Err(AccessError::KeyOfOther { function: only.to_string() });
     }

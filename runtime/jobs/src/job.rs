@@ -23,6 +23,8 @@ use std::fmt;
 
 /// Attempts that failed because of the platform are repeated this often, whatever `jobs.retries` says.
 const PLATFORM_FAULTS_MAX: u32 = 20;
+/// Bytes that a job counts for beside its input and output: its record, and what is kept of it in memory.
+pub const JOB_BYTES: u64 = 1024;
 /// Milliseconds until an attempt that could not begin is made again.
 const NOT_BEGUN_MS: i64 = 1_000;
 /// Milliseconds for which the result of a synchronous job is kept.
@@ -361,7 +363,7 @@ impl Job {
 
     /// Returns the bytes that it takes of its tenant's quota.
     pub fn stored_bytes(&self) -> u64 {
-        self.input.bytes + self.output.as_ref().map_or(0, |output| output.bytes)
+        JOB_BYTES + self.input.bytes + self.output.as_ref().map_or(0, |output| output.bytes)
     }
 }
 
@@ -449,7 +451,10 @@ mod tests {
             job.start(RequestId::new(), 2_000);
             job.finish(&output, &settings, 5_000);
             assert_eq!((job.state, job.kept_until), (State::Completed, Some(5_000 + kept_ms)));
-            assert_eq!((job.delay_ms(), job.execution_ms(), job.stored_bytes()), (Some(1_000), Some(3_000), 5));
+            assert_eq!(
+                (job.delay_ms(), job.execution_ms(), job.stored_bytes()),
+                (Some(1_000), Some(3_000), JOB_BYTES + 5)
+            );
         }
     }
 

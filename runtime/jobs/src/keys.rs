@@ -20,6 +20,8 @@ use sha2::{Digest, Sha256};
 pub const JOBS: &str = "j/";
 /// The prefix of idempotency keys.
 pub const IDEMPOTENCY: &str = "k/";
+/// The prefix of the logs of jobs.
+pub const LOGS: &str = "l/";
 /// The prefix of paused queues.
 pub const PAUSED: &str = "p/";
 
@@ -65,7 +67,7 @@ pub fn output(id: JobId) -> String {
 
 /// Returns the key of a job's log.
 pub fn log(id: JobId) -> String {
-    format!("l/{id}")
+    format!("{LOGS}{id}")
 }
 
 /// Returns the key for an idempotency key of a client, which may have any length and any characters.

@@ -9,6 +9,9 @@ use serde_json::value::RawValue;
 /// The largest output of a job, in bytes.
 pub const OUTPUT_BYTES_MAX: usize = 20 << 20;
 
+/// Bytes that each part of a stream counts for beside its own.
+const PART_BYTES: usize = 64;
+
 /// An answer is larger than [`OUTPUT_BYTES_MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the output is larger than {OUTPUT_BYTES_MAX} bytes")]
@@ -73,6 +76,7 @@ impl ArrivingAnswer {
         }
         self.bytes.extend_from_slice(piece);
         let before = self.parts.len();
+
         if self.is_stream() {
             let mut from = 0;
             while let Some(length) = self.bytes.get(from..).and_then(|rest| rest.iter().position(|byte| *byte == b'\n'))
@@ -84,7 +88,9 @@ impl ArrivingAnswer {
             }
             self.bytes.drain(..from);
         }
-        Ok(self.parts.len() > before)
+        let new = self.parts.len().saturating_sub(before);
+        self.total = self.total.saturating_add(new * PART_BYTES);
+        Ok(new > 0)
     }
 
     /// Takes a line of a stream.

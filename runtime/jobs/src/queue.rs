@@ -71,6 +71,8 @@ pub struct FunctionQueue {
     later: BTreeSet<(Millis, JobId)>,
     /// When waiting jobs expire.
     expiries: BTreeSet<(Millis, JobId)>,
+    /// Running jobs that wait again as soon as their attempt is done.
+    again: HashMap<JobId, Job>,
     /// The group of each running job.
     running: HashMap<JobId, GroupKey>,
     /// Jobs with the same concurrency key that may run at once.
@@ -88,7 +90,12 @@ impl FunctionQueue {
 
     /// Adds a queued job, unless it is known.
     pub fn add(&mut self, job: &Job, now: Millis) {
-        if self.knows(job.id) {
+        if self.waiting.contains_key(&job.id) {
+            return;
+        }
+        if self.running.contains_key(&job.id) {
+            // Its last attempt has ended, but that is not noted yet.
+            self.again.insert(job.id, job.clone());
             return;
         }
         let behind = if job.low { LOW_PRIORITY_MS } else { 0 };
@@ -161,14 +168,18 @@ impl FunctionQueue {
     }
 
     /// Notes that an attempt has ended.
-    pub fn done(&mut self, id: JobId) {
+    pub fn done(&mut self, id: JobId, now: Millis) {
         if let Some(group) = self.running.remove(&id) {
             self.with_group(&group, |group| group.running = group.running.saturating_sub(1));
+        }
+        if let Some(job) = self.again.remove(&id) {
+            self.add(&job, now);
         }
     }
 
     /// Removes a waiting job. Returns whether it was there.
     pub fn remove(&mut self, id: JobId) -> bool {
+        self.again.remove(&id);
         self.forget(id).is_some()
     }
 
@@ -278,9 +289,9 @@ mod tests {
         jobs.iter().for_each(|job| queue.add(job, 10));
         let first: Vec<_> = std::iter::from_fn(|| queue.take(10)).collect();
         assert_eq!(first, [jobs[0].id, jobs[2].id, jobs[3].id, jobs[4].id]);
-        queue.done(jobs[2].id);
+        queue.done(jobs[2].id, 10);
         assert_eq!(queue.next(10), None);
-        queue.done(jobs[0].id);
+        queue.done(jobs[0].id, 10);
         assert_eq!(queue.take(10), Some(jobs[1].id));
     }
 
@@ -292,7 +303,7 @@ mod tests {
         jobs.iter().for_each(|job| queue.add(job, 10));
         let first: Vec<_> = std::iter::from_fn(|| queue.take(10)).collect();
         assert_eq!(first, [jobs[0].id, jobs[2].id, jobs[3].id]);
-        queue.done(jobs[0].id);
+        queue.done(jobs[0].id, 10);
         assert_eq!(queue.take(10), Some(jobs[1].id));
     }
 
@@ -304,7 +315,7 @@ mod tests {
         queue.add(&later, 100);
         assert_eq!((queue.next(499), queue.next_event()), (None, Some(500)));
         assert_eq!(queue.take(500), Some(later.id));
-        queue.done(later.id);
+        queue.done(later.id, 500);
         assert!(queue.is_empty() && queue.groups.is_empty() && queue.heads.is_empty());
     }
 
@@ -358,7 +369,7 @@ mod tests {
                             running.push(waiting.remove(at));
                         }
                     }
-                    Step::Done(at) if !running.is_empty() => queue.done(running.remove(at % running.len()).id),
+                    Step::Done(at) if !running.is_empty() => queue.done(running.remove(at % running.len()).id, now),
                     Step::Remove(at) if !waiting.is_empty() => {
                         prop_assert!(queue.remove(waiting.remove(at % waiting.len()).id));
                     }

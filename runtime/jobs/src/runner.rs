@@ -101,7 +101,7 @@ pub trait Runner: Send + Sync + Debug + 'static {
     }
 
     /// Returns what the jobs of a tenant's schedules may take. None if it is suspended or does not exist.
-    fn schedule_limits(&self, _tenant: &TenantName) -> Option<JobLimits> {
+    fn job_limits(&self, _tenant: &TenantName) -> Option<JobLimits> {
         None
     }
 

@@ -143,6 +143,11 @@ fn cancel(of: &OneJob, as_json: bool) -> Outcome {
 }
 
 fn print_logs(of: &OneJob, as_json: bool) -> Outcome {
+    let job = of.api()?.status(&of.id)?.view()?;
+    if job.request_id.is_none() {
+        let why = format!("job {} is {} and has had no attempt, so it has no log", of.id, job.status);
+        return Err(Failure::failed(why));
+    }
     let log: logs::Lines = of.api()?.get(&format!("{}/logs", of_job("jobs", &of.id)), &[])?.view()?;
     logs::print_lines(&log, as_json)
 }

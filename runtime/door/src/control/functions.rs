@@ -144,6 +144,9 @@ impl Control {
     pub(super) async fn delete_function(&self, call: &ApiCall, grant: &TenantGrant) -> CallResult {
         let name = call.function()?;
         self.registry.delete(&grant.tenant, &name).await.map_err(ControlError::from)?;
+        if let Err(error) = self.jobs.pause(&grant.tenant, Some(&name), false).await {
+            tracing::warn!(function = %name, %error, "the pause of a deleted function is left");
+        }
         self.after_change(grant);
         self.logs.forget(&grant.tenant, &name);
         Ok(json(ReplyStatus::Ok, &Deleted { deleted: name.to_string() }))

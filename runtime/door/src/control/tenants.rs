@@ -77,6 +77,7 @@ impl Control {
         }
         tracing::info!(tenant = %name, suspended, "a tenant was suspended or resumed");
         let snapshot = self.registry.snapshot();
+        self.jobs.look_again(&name);
         if !suspended {
             crate::control::functions::warm(&snapshot, &self.pool, Some(&name));
         }
@@ -86,9 +87,11 @@ impl Control {
     pub(super) async fn delete_tenant(&self, call: &ApiCall) -> CallResult {
         let name = call.tenant()?;
         self.registry.delete_tenant(&name).await.map_err(ControlError::from)?;
-        self.jobs.remove_tenant(&name).await.map_err(|error| ControlError::Internal(error.to_string()))?;
         self.pool.end_all(&name, "the tenant was deleted");
         self.logs.forget_tenant(&name);
+        if let Err(error) = self.jobs.remove_tenant(&name).await {
+            tracing::error!(tenant = %name, %error, "jobs of a deleted tenant are left");
+        }
         let (store, gone) = (Arc::clone(self.registry.store()), name.clone());
         // The name is never used again, so nobody can need these files later.
         let removed = tokio::task::spawn_blocking(move || store.files().remove_tenant(&gone)).await;

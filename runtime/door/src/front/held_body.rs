@@ -7,7 +7,7 @@
 //!   client takes nothing for [`UNTAKEN_MAX`]. The responses of functions have time limits of their own.
 
 use super::seats::Busy;
-use crate::waiting_bytes::{CountedBytes, Recipient, WaitingBytes, WaitingLimits};
+use crate::waiting_bytes::{CountedBytes, FullCount, Recipient, WaitingBytes, WaitingLimits};
 use bytes::Bytes;
 use gannet_base::body::{BrokenOff, ResponseBody};
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};
@@ -89,6 +89,24 @@ impl WaitingAnswers {
         &self.waiting
     }
 
+    /// Holds an answer, however many bytes wait already: what it tells has been done.
+    pub(super) fn hold_anyway(
+        &self,
+        response: Response<ResponseBody>,
+        recipient: &Recipient,
+    ) -> Response<ResponseBody> {
+        if is_short(response.body()) {
+            return response;
+        }
+        let bytes = response.body().size_hint().exact().unwrap_or(STREAM_BYTES);
+        self.held(response, self.waiting.count(recipient, bytes))
+    }
+
+    /// Returns whether an answer of so many bytes may wait.
+    pub(super) fn check_room(&self, bytes: u64, recipient: &Recipient, limits: &WaitingLimits) -> Result<(), Refusal> {
+        self.waiting.reserve(recipient, bytes, limits).map(drop).map_err(refused)
+    }
+
     /// Holds an answer, or refuses it if too many bytes wait already.
     pub(super) fn hold(
         &self,
@@ -100,18 +118,24 @@ impl WaitingAnswers {
             return Ok(response);
         }
         let bytes = response.body().size_hint().exact().unwrap_or(STREAM_BYTES);
-        let counted = self.waiting.reserve(recipient, bytes, limits).map_err(|full| {
-            Refusal::new(RefusalKind::TooManyRequests, "answers_waiting", Blame::Caller, full)
-                .hint("read the responses that wait, or ask for fewer items")
-        })?;
-        Ok(response.map(|body| {
+        let counted = self.waiting.reserve(recipient, bytes, limits).map_err(refused)?;
+        Ok(self.held(response, counted))
+    }
+
+    fn held(&self, response: Response<ResponseBody>, counted: CountedBytes) -> Response<ResponseBody> {
+        response.map(|body| {
             let rest = Bytes::new();
             let answer = Answer { body, rest, waker: None, taken: Instant::now(), _counted: counted };
             let answer = Arc::new(SharedAnswer(Mutex::new(Some(answer))));
             let watched = self.clients.watch(&answer, ANSWER_MAX, UNTAKEN_MAX);
             AnswerBody { _watched: watched, answer }.boxed_unsync()
-        }))
+        })
     }
+}
+
+fn refused(full: FullCount) -> Refusal {
+    Refusal::new(RefusalKind::TooManyRequests, "answers_waiting", Blame::Caller, full)
+        .hint("read the responses that wait, or ask for fewer items")
 }
 
 /// An answer that can be dropped while its client takes nothing. `None` once that happened.

@@ -107,6 +107,9 @@ impl Steps {
                 OpenAiDestination::Function { target, stream } => (target, stream),
             },
             Destination::Jobs => {
+                // Before anything is done: an answer that is refused afterwards would take parts of a stream with it.
+                let recipient = Recipient::new(connection, client, None);
+                self.answers.check_room(jobs::USUAL_ANSWER_BYTES, &recipient, &self.waiting_limits())?;
                 let of = (&*self.admit, &self.bodies);
                 let answer = jobs::answer(&self.jobs, of, &mut inbound, &caller, &snapshot).await?;
                 if is_head {
@@ -114,7 +117,10 @@ impl Steps {
                 }
                 let tenant = inbound.served.get().map(|(tenant, _)| tenant.clone());
                 let recipient = Recipient::new(connection, client, tenant);
-                return self.answers.hold(answer, &recipient, &self.waiting_limits());
+                if jobs::is_repeatable(inbound.parts.uri.path()) {
+                    return self.answers.hold(answer, &recipient, &self.waiting_limits());
+                }
+                return Ok(self.answers.hold_anyway(answer, &recipient));
             }
             Destination::Control => {
                 // What anybody may read is small or shared, and what was changed must be told.

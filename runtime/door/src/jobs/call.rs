@@ -52,7 +52,9 @@ impl JobCall {
         }
         // Runpod's own clients use both methods for what only reads.
         let is_change = !matches!(path.call, "status" | "status-sync" | "stream" | "health" | "jobs");
-        let is_allowed = *method == Method::POST || (!is_change && matches!(*method, Method::GET | Method::HEAD));
+        // HEAD would take parts of a stream that nobody gets.
+        let is_read = *method == Method::GET || (*method == Method::HEAD && path.call != "stream");
+        let is_allowed = *method == Method::POST || (!is_change && is_read);
         if !is_allowed {
             let allowed = if is_change { "POST" } else { "GET, HEAD, POST" };
             return Err(AccessError::MethodNotAllowed { method: method.to_string(), allowed: allowed.into() }.into());

@@ -39,7 +39,8 @@ impl From<JobApiError> for Refusal {
             JobApiError::StreamOver => caller(K::NotFound, "stream_over"),
             JobApiError::Read(ReadError::NotRetryable(_)) => caller(K::Malformed, "job_not_retryable").permanent(),
             JobApiError::Submit(SubmitError::NoFunction) => caller(K::NotFound, "not_found"),
-            JobApiError::Submit(SubmitError::LimitReached { .. }) => caller(K::TooManyRequests, "tenant_limit")
+            JobApiError::Submit(SubmitError::LimitReached { .. })
+            | JobApiError::Read(ReadError::LimitReached { .. }) => caller(K::TooManyRequests, "tenant_limit")
                 .retry_after(5)
                 .hint("`gannet limits` shows the tenant's limits; the operator sets them"),
             JobApiError::Submit(SubmitError::OtherBody { .. }) => {

@@ -106,6 +106,14 @@ struct Listed {
     cursor: Option<String>,
 }
 
+/// The most bytes of an answer that cannot be repeated, but for one of `runsync`: the parts of a stream.
+pub const USUAL_ANSWER_BYTES: u64 = 1 << 20;
+
+/// Whether a call can be made again with the same answer.
+pub fn is_repeatable(path: &str) -> bool {
+    job_path(path).is_some_and(|asked| matches!(asked.call, "status" | "status-sync" | "jobs" | "health" | "webhooks"))
+}
+
 /// Answers a call of the job API.
 pub async fn answer(
     jobs: &ServerJobs,
@@ -122,6 +130,10 @@ pub async fn answer(
     }
     let target = target_of(&tenant, asked.function, inbound, caller, snapshot).map_err(Refusal::from)?;
     let call = JobCall::find(&asked, &inbound.parts.method)?;
+    if let Caller::Tenant(key) = caller {
+        // A function that anybody may call has no jobs that anybody may read.
+        route::check_key(key, &target.version.function)?;
+    }
     if let (JobCall::Log(_), Caller::Tenant(key)) = (call, caller)
         && !key.record.scopes.read
     {
@@ -166,7 +178,9 @@ async fn submit(
     let limit = if sync { submission::SYNC_BODY_BYTES_MAX } else { submission::BODY_BYTES_MAX };
     let until = tokio::time::Instant::now() + Duration::from_millis(wait);
     let key = submission::idempotency_key(&inbound.parts.headers)?;
-    let body = crate::whole_body::collect(inbound, asked.names.0.clone(), bodies, limit).await?;
+    let collected = crate::whole_body::collect(inbound, asked.names.0.clone(), bodies, limit).await;
+    // The limit is not one of the manifest.
+    let body = collected.map_err(|error| Refusal { hint: None, ..error.into() })?;
     let submission = submission::read(&body, asked.names.clone(), &target.tenant.limits, sync, key)?;
     drop(body);
     let submitted = asked.jobs.submit(submission).await.map_err(JobApiError::from)?;

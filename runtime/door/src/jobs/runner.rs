@@ -119,6 +119,18 @@ fn failure(refusal: &Refusal) -> Failure {
     }
 }
 
+fn is_suspended(registry: &Registry, tenant: &TenantName) -> bool {
+    registry.snapshot().tenants.get(tenant).is_some_and(|tenant| tenant.record.suspended)
+}
+
+/// The workers of a suspended tenant are ended. Its jobs wait until it is resumed.
+fn not_begun(failure: Failure) -> Failure {
+    match failure.condition {
+        Condition::Killed => Failure { condition: Condition::NotBegun, code: "tenant_suspended".into(), ..failure },
+        _ => failure,
+    }
+}
+
 /// Returns the failure of an answer that broke off, as its receipt tells it.
 fn broken_off(receipt: Option<Receipt>, error: &dyn std::fmt::Display) -> Failure {
     let code = receipt.as_ref().and_then(|receipt| receipt.error.clone());
@@ -180,7 +192,7 @@ impl Runner for DoorRunner {
         all.collect()
     }
 
-    fn schedule_limits(&self, tenant: &TenantName) -> Option<JobLimits> {
+    fn job_limits(&self, tenant: &TenantName) -> Option<JobLimits> {
         let snapshot = self.registry.snapshot();
         let tenant = snapshot.tenants.get(tenant).filter(|tenant| !tenant.record.suspended)?;
         Some(JobLimits { queued: tenant.limits.jobs_queued, bytes: tenant.limits.jobs_mib << 20 })
@@ -217,7 +229,7 @@ impl Runner for DoorRunner {
         attempt: Attempt,
         sink: Arc<dyn AnswerSink>,
     ) -> BoxFuture<'static, Result<u16, Failure>> {
-        let (pool, ledger) = (self.pool.clone(), Arc::clone(&self.ledger));
+        let (pool, ledger, registry) = (self.pool.clone(), Arc::clone(&self.ledger), Arc::clone(&self.registry));
         async move {
             let Admission { mut target, mut admitted, _share } = admission;
             admitted.tab.update_receipt(|receipt| {
@@ -237,15 +249,17 @@ impl Runner for DoorRunner {
                 message: error.to_string(),
                 is_permanent: true,
             })?;
+            let tenant = target.version.tenant.clone();
             let running = answer(&pool, &ledger, request, (target, admitted), &*sink);
-            tokio::time::timeout(attempt.timeout + TIMEOUT_GRACE, running).await.unwrap_or_else(|_| {
+            let ended = tokio::time::timeout(attempt.timeout + TIMEOUT_GRACE, running).await.unwrap_or_else(|_| {
                 Err(Failure {
                     condition: Condition::Timeout,
                     code: "deadline_exceeded".into(),
                     message: format!("the attempt had not ended after {timeout_ms} ms"),
                     is_permanent: false,
                 })
-            })
+            });
+            ended.map_err(|failure| if is_suspended(&registry, &tenant) { not_begun(failure) } else { failure })
         }
         .boxed()
     }

@@ -112,7 +112,8 @@ impl Deliveries {
 
     /// Whether there is a delivery of this job, pending or dead.
     pub fn holds(&self, id: JobId) -> bool {
-        self.known.contains_key(&id)
+        // One that is forgotten while it is being sent is none any more.
+        self.known.get(&id).is_some_and(|known| !matches!(known.held, Held::Sending(Some(Stage::Gone))))
     }
 
     /// Whether a try of this job's delivery is being made.

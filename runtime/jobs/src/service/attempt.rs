@@ -10,7 +10,7 @@
 //! after the record and expects its revision. So a job that was cancelled or expired meanwhile keeps that state, and a
 //! crash in between only runs the job again.
 
-use super::shared::{COMMIT_RETRY, Shared, put_job};
+use super::shared::{COMMIT_RETRY, Shared, put_job, put_job_and_delivery};
 use super::state::{Names, Running};
 use crate::job::{Job, JobId, Next, State};
 use crate::keys;
@@ -80,7 +80,7 @@ pub(super) async fn attempt<R: Runner>(
     };
     let mut state = shared.state();
     state.running.remove(&id);
-    state.served(names).queue.done(id);
+    state.served(names).queue.done(id, shared.clock.now());
     if let Some(job) = again {
         state.served(names).counts.retried += 1;
         // Another attempt begins its stream anew.
@@ -231,11 +231,23 @@ async fn finish<R: Runner>(
             others.extend(stored.change);
             Outcome::Completed { output: stored.payload }
         }
+        // The workers end with the server. The record stays as it is, and the next start runs the job again.
+        Err(failure) if shared.stopping.is_cancelled() && failure.condition != Condition::Error => {
+            tracing::info!(job = %job.id, code = failure.code, "an attempt was ended by the end of the server");
+            return Ok(Ran::Ended);
+        }
         Err(failure) => Outcome::Failed(failure),
     };
+    let blob = job_blob(&outcome);
     let next = job.finish(&outcome, settings, shared.clock.now());
-    if shared.commit_until_done(&job, revision, others).await?.is_none() {
-        return Ok(Ran::Unclear);
+    let committed = shared.commit_until_done(&job, revision, others).await;
+    if !matches!(committed, Ok(Some(_))) {
+        // Nobody refers to its output, unless the record says so after all.
+        let is_named = shared.read(job.id).await?.is_some_and(|(found, _)| found.output == job.output);
+        if !is_named {
+            shared.remove_blobs(blob).await?;
+        }
+        return committed.map(|_| Ran::Unclear);
     }
     if next == Next::Again {
         return Ok(Ran::Again(Box::new(job)));
@@ -244,7 +256,57 @@ async fn finish<R: Runner>(
     Ok(Ran::Ended)
 }
 
+fn job_blob(outcome: &Outcome) -> Vec<String> {
+    match outcome {
+        Outcome::Completed { output } => output.blob.iter().cloned().collect(),
+        Outcome::Failed(_) => Vec::new(),
+    }
+}
+
 impl<R: Runner> Shared<R> {
+    /// Ends the jobs among these that are in one of the states, in one commit, and returns how many. Those that changed
+    /// meanwhile are ended one by one. There are at most 200.
+    pub(super) async fn end_together(
+        &self,
+        ids: &[JobId],
+        states: &[State],
+        end: impl Fn(&mut Job),
+    ) -> io::Result<u64> {
+        let (mut jobs, mut changes) = (Vec::new(), Vec::new());
+        for id in ids {
+            match self.read(*id).await? {
+                Some((mut job, revision)) if states.contains(&job.state) => {
+                    end(&mut job);
+                    changes.extend(put_job_and_delivery(&job, Expect::Revision(revision))?);
+                    jobs.push(job);
+                }
+                Some((job, _)) if job.state.is_terminal() => self.note_ended(&job),
+                _ => {}
+            }
+        }
+        match self.records.commit(changes).await {
+            Ok(_) => {
+                jobs.iter().for_each(|job| self.note_ended(job));
+                return Ok(jobs.len() as u64);
+            }
+            Err(CommitError::Conflict { .. } | CommitError::Unknown(_)) => {}
+            Err(error) => return Err(io::Error::other(error)),
+        }
+        let mut ended = 0;
+        for job in jobs {
+            while let Some((mut job, revision)) =
+                self.read(job.id).await?.filter(|(job, _)| states.contains(&job.state))
+            {
+                end(&mut job);
+                if self.commit_until_done(&job, revision, Vec::new()).await?.is_some() {
+                    self.note_ended(&job);
+                    ended += 1;
+                }
+            }
+        }
+        Ok(ended)
+    }
+
     /// Looks at the record of a job whose attempt is over or did not run: what is to be done with it?
     async fn put_back(&self, id: JobId) -> io::Result<Ran> {
         let Some((mut job, revision)) = self.read(id).await? else { return Ok(Ran::Ended) };

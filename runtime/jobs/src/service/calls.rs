@@ -1,17 +1,20 @@
 //! What clients ask about jobs that were accepted, and do to them.
 
 use super::dispatch;
-use super::shared::{Jobs, Shared, put_job_and_delivery, to_its_end};
+use super::shared::{Jobs, Shared, to_its_end};
 use super::state::{Cursor, Names};
 use crate::job::{Job, JobId, State};
 use crate::keys;
 use crate::runner::{Runner, WaitReason};
 use crate::view::{JobCounts, StatusView, StreamPart, StreamView, own_wait_reason};
 use gannet_base::names::{FunctionName, TenantName};
-use gannet_state::records::{Change, CommitError, Expect, Revision};
+use gannet_state::records::{Change, Entry, Expect, Revision};
 use serde_json::value::RawValue;
 use std::io;
-use std::sync::Arc;
+use std::ops::Bound;
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, timeout_at};
 
 /// Most bytes of a stream's parts in one answer.
@@ -19,7 +22,7 @@ const STREAM_BYTES_MAX: usize = 1 << 20;
 /// Waiting jobs that are cancelled in one commit.
 const PURGE: usize = 200;
 /// Records that one call for a list looks at.
-const LOOK_MAX: usize = 10_000;
+const LOOK_MAX: usize = 2_000;
 
 /// Why a job cannot be shown or changed.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +33,14 @@ pub enum ReadError {
     /// Its state does not allow this.
     #[error("the job is {}; only FAILED and TIMED_OUT jobs can be retried", .0.as_str())]
     NotRetryable(State),
+    /// The tenant has too many jobs.
+    #[error("jobs_queued = {limit}; in use: {used}")]
+    LimitReached {
+        /// The limit.
+        limit: u64,
+        /// How many wait or run.
+        used: u64,
+    },
     /// The store does not work.
     #[error("the store of jobs: {0}")]
     Store(#[from] io::Error),
@@ -60,6 +71,23 @@ impl<R: Runner> Shared<R> {
         own.ok_or(ReadError::NotFound)
     }
 
+    /// Waits until the index knows of an end that is in the store already. It is noted right after it is stored.
+    async fn until_noted(&self, job: &Job) {
+        for _ in 0..1_000 {
+            if self.state().has_ended(job) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        self.note_ended(job);
+    }
+
+    fn check_queued(&self, tenant: &TenantName) -> Result<(), ReadError> {
+        let Some(limits) = self.runner.job_limits(tenant) else { return Ok(()) };
+        let used = self.state().tenant(tenant).queued;
+        if used >= limits.queued { Err(ReadError::LimitReached { limit: limits.queued, used }) } else { Ok(()) }
+    }
+
     fn wait_reason(&self, job: &Job) -> Option<WaitReason> {
         let names = (job.tenant.clone(), job.function.clone());
         let state = self.state();
@@ -76,9 +104,43 @@ impl<R: Runner> Shared<R> {
                 let running = self.state().running.get(&job.id).cloned();
                 running.and_then(|running| running.progress.lock().ok()?.clone()).map(|json| raw(&json)).transpose()?
             }
-            _ => self.output(job).await?.map(|json| raw(&json)).transpose()?,
+            _ => {
+                let _one_of_few = self.large_read(job).await;
+                self.output(job).await?.map(|json| raw(&json)).transpose()?
+            }
         };
         Ok(StatusView::new(job, output, self.wait_reason(job)))
+    }
+}
+
+/// Waits for a change of a job. Dropping it leaves nothing behind.
+struct Waiting<'a, R: Runner> {
+    shared: &'a Shared<R>,
+    id: JobId,
+    changed: Option<Pin<Box<OwnedNotified>>>,
+}
+
+impl<'a, R: Runner> Waiting<'a, R> {
+    /// Hears of every change from here on.
+    fn begin(shared: &'a Shared<R>, id: JobId) -> Self {
+        let waiter = shared.state().waiter(id);
+        Self { shared, id, changed: Some(Box::pin(waiter.notified_owned())) }
+    }
+
+    /// Waits for a change until a time. Returns whether there was one. The end of the service ends the wait too.
+    async fn changed(mut self, until: Instant) -> bool {
+        let Some(changed) = self.changed.as_mut() else { return false };
+        tokio::select! {
+            changed = timeout_at(until, changed) => changed.is_ok(),
+            () = self.shared.stopping.cancelled() => false,
+        }
+    }
+}
+
+impl<R: Runner> Drop for Waiting<'_, R> {
+    fn drop(&mut self) {
+        self.changed = None;
+        self.shared.state().forget_waiter(self.id);
     }
 }
 
@@ -91,17 +153,16 @@ impl<R: Runner> Jobs<R> {
 
     /// Waits until a job has ended, or until a time, and returns what is known of it.
     pub async fn wait(&self, names: &Names, id: JobId, until: Instant) -> Result<StatusView, ReadError> {
+        // What is not there, or has ended, is not waited for.
+        let (job, _) = self.shared.of(names, id).await?;
+        if job.state.is_terminal() {
+            return self.shared.view(&job).await;
+        }
         loop {
-            let waiter = self.shared.state().waiter(id);
-            let changed = Arc::clone(&waiter).notified_owned();
-            let found = self.shared.of(names, id).await;
-            let done = match &found {
-                Ok((job, _)) => job.state.is_terminal(),
-                Err(_) => true,
-            };
-            if done || timeout_at(until, changed).await.is_err() {
-                self.shared.state().forget_waiter(id, waiter);
-                let (job, _) = if done { found? } else { self.shared.of(names, id).await? };
+            let waiting = Waiting::begin(&self.shared, id);
+            let (job, _) = self.shared.of(names, id).await?;
+            if job.state.is_terminal() || !waiting.changed(until).await {
+                let (job, _) = self.shared.of(names, id).await?;
                 return self.shared.view(&job).await;
             }
         }
@@ -111,32 +172,37 @@ impl<R: Runner> Jobs<R> {
     /// with the last part.
     pub async fn stream(&self, names: &Names, id: JobId, until: Instant) -> Result<StreamRead, ReadError> {
         loop {
-            let waiter = self.shared.state().waiter(id);
-            let changed = Arc::clone(&waiter).notified_owned();
-            let read = self.read_stream(names, id).await;
-            let is_something = match &read {
-                Ok(StreamRead::Parts(view)) => view.status.is_terminal() || !view.stream.is_empty(),
-                _ => true,
-            };
-            if is_something || timeout_at(until, changed).await.is_err() {
-                self.shared.state().forget_waiter(id, waiter);
-                return read;
+            let (job, _) = self.shared.of(names, id).await?;
+            let waiting = (!job.state.is_terminal()).then(|| Waiting::begin(&self.shared, id));
+            let Some(read) = self.read_stream(names, id).await? else { continue };
+            let is_empty = matches!(&read, StreamRead::Parts(view) if view.stream.is_empty());
+            let Some(waiting) = waiting.filter(|_| is_empty) else { return Ok(read) };
+            if !waiting.changed(until).await {
+                return Ok(read);
             }
         }
     }
 
-    async fn read_stream(&self, names: &Names, id: JobId) -> Result<StreamRead, ReadError> {
+    /// Reads what is new of a stream. None if another call has taken it meanwhile.
+    async fn read_stream(&self, names: &Names, id: JobId) -> Result<Option<StreamRead>, ReadError> {
         let (job, _) = self.shared.of(names, id).await?;
         let (cursor, running) = {
             let state = self.shared.state();
             (state.cursors.get(&id).copied().unwrap_or_default(), state.running.get(&id).cloned())
         };
         let mut parts: Vec<Box<RawValue>> = match (job.state, running) {
-            (State::Cancelled, _) if cursor.has_heard_cancel => return Ok(StreamRead::Over),
+            (State::Cancelled, _) if cursor.has_heard_cancel => return Ok(Some(StreamRead::Over)),
             (State::InProgress, Some(running)) => {
-                running.answer().parts_from(cursor.parts).iter().map(|part| raw(part)).collect::<Result<_, _>>()?
+                let mut bytes = 0;
+                let answer = running.answer();
+                let few = answer.parts_from(cursor.parts).iter().take_while(|part| {
+                    bytes += part.len();
+                    bytes <= 2 * STREAM_BYTES_MAX + part.len()
+                });
+                few.map(|part| raw(part)).collect::<Result<_, _>>()?
             }
             (State::Completed, _) => {
+                let _one_of_few = self.shared.large_read(&job).await;
                 let output = self.shared.output(&job).await?.unwrap_or_default();
                 // The output of a stream is the list of its parts; any other is one part.
                 let parts: Vec<Box<RawValue>> = match job.streamed {
@@ -158,9 +224,16 @@ impl<R: Runner> Jobs<R> {
         let status = if taken < parts.len() { State::InProgress } else { job.state };
         parts.truncate(taken);
         let has_heard_cancel = job.state == State::Cancelled;
-        self.shared.state().cursors.insert(id, Cursor { parts: cursor.parts + taken, has_heard_cancel });
+        {
+            let mut state = self.shared.state();
+            let now_at = state.cursors.get(&id).copied().unwrap_or_default();
+            if now_at.parts != cursor.parts || now_at.has_heard_cancel != cursor.has_heard_cancel {
+                return Ok(None);
+            }
+            state.cursors.insert(id, Cursor { parts: cursor.parts + taken, has_heard_cancel });
+        }
         let stream = parts.into_iter().map(|output| StreamPart { output }).collect();
-        Ok(StreamRead::Parts(StreamView { status, stream }))
+        Ok(Some(StreamRead::Parts(StreamView { status, stream })))
     }
 
     /// Cancels a job that has not ended. Returns its state.
@@ -195,16 +268,22 @@ impl<R: Runner> Jobs<R> {
             if !matches!(before.state, State::Failed | State::TimedOut) {
                 return Err(ReadError::NotRetryable(before.state));
             }
+            self.shared.until_noted(&before).await;
+            self.shared.check_queued(&names.0)?;
             let (mut job, now) = (before.clone(), self.shared.clock.now());
             job.retry(now);
+            // Nobody else adds it meanwhile.
+            self.shared.state().submitting.insert(id);
             // The client knows of that end; the next one is told anew.
             let delivery = [keys::delivery(id), keys::dead_letter(id)];
             let forget = delivery.map(|key| Change::Delete { key, expect: Expect::Any }).to_vec();
-            if self.shared.commit_until_done(&job, revision, forget).await?.is_none() {
-                continue;
-            }
+            let committed = self.shared.commit_until_done(&job, revision, forget).await;
             {
                 let mut state = self.shared.state();
+                state.submitting.remove(&id);
+                if committed?.is_none() {
+                    continue;
+                }
                 state.remove_ended(&before);
                 state.deliveries.forget(id);
                 state.cursors.remove(&id);
@@ -229,31 +308,8 @@ impl<R: Runner> Jobs<R> {
             shared.state().functions.get(names).map(|served| served.queue.waiting().collect()).unwrap_or_default();
         let mut removed = 0;
         for ids in waiting.chunks(PURGE) {
-            let (mut jobs, mut changes) = (Vec::new(), Vec::<Change>::new());
-            for id in ids {
-                let Some((mut job, revision)) = shared.read(*id).await? else { continue };
-                if job.state == State::InQueue {
-                    job.cancel(&shared.settings(&job), shared.clock.now());
-                    changes.extend(put_job_and_delivery(&job, Expect::Revision(revision))?);
-                    jobs.push(job);
-                }
-            }
-            match shared.records.commit(changes).await {
-                Ok(_) => {
-                    removed += jobs.len() as u64;
-                    jobs.iter().for_each(|job| shared.note_ended(job));
-                }
-                // One of them has just begun or ended, or it is not known: one by one.
-                Err(CommitError::Conflict { .. } | CommitError::Unknown(_)) => {
-                    for job in jobs {
-                        let is_waiting = shared.read(job.id).await?.is_some_and(|(job, _)| job.state == State::InQueue);
-                        if is_waiting && self.cancel_all_the_way(names, job.id).await? == State::Cancelled {
-                            removed += 1;
-                        }
-                    }
-                }
-                Err(error) => return Err(io::Error::other(error).into()),
-            }
+            let end = |job: &mut Job| job.cancel(&shared.settings(job), shared.clock.now());
+            removed += shared.end_together(ids, &[State::InQueue], end).await?;
         }
         Ok(removed)
     }
@@ -287,29 +343,37 @@ impl<R: Runner> Jobs<R> {
         after: Option<JobId>,
         limit: usize,
     ) -> Result<(Vec<StatusView>, Option<JobId>), ReadError> {
+        let ids: Vec<JobId> = {
+            let state = self.shared.state();
+            let Some(served) = state.functions.get(names) else { return Ok((Vec::new(), None)) };
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            served.all.range((from, Bound::Unbounded)).take(LOOK_MAX + 1).copied().collect()
+        };
         let mut found = Vec::new();
-        let mut after = after.map(keys::job);
-        for _ in 0..LOOK_MAX / 500 {
-            let page = self.shared.records.page(keys::JOBS, after.as_deref(), 500).await?;
-            for entry in &page.entries {
-                let job: Job = serde_json::from_slice(&entry.value).map_err(io::Error::other)?;
-                if job.tenant == names.0 && job.function == names.1 && state.is_none_or(|state| state == job.state) {
-                    found.push(StatusView::new(&job, None, self.shared.wait_reason(&job)));
-                    if found.len() >= limit {
-                        return Ok((found, Some(job.id)));
-                    }
-                }
+        for (at, id) in ids.iter().enumerate() {
+            if found.len() >= limit || at >= LOOK_MAX {
+                return Ok((found, ids.get(at.saturating_sub(1)).copied()));
             }
-            after = page.entries.last().map(|entry| entry.key.clone()).or(after);
-            if !page.more {
-                return Ok((found, None));
+            let Some((job, _)) = self.shared.read(*id).await? else { continue };
+            if state.is_none_or(|state| state == job.state) {
+                found.push(StatusView::new(&job, None, self.shared.wait_reason(&job)));
             }
         }
-        Ok((found, after.as_deref().and_then(keys::job_of)))
+        Ok((found, None))
     }
 
     /// Pauses the queue of a function, or of all functions of a tenant, or lets it go on.
     pub async fn pause(
+        &self,
+        tenant: &TenantName,
+        function: Option<&FunctionName>,
+        is_paused: bool,
+    ) -> Result<(), ReadError> {
+        let (jobs, tenant, function) = (self.clone(), tenant.clone(), function.cloned());
+        to_its_end(async move { jobs.set_paused(&tenant, function.as_ref(), is_paused).await }).await?
+    }
+
+    async fn set_paused(
         &self,
         tenant: &TenantName,
         function: Option<&FunctionName>,
@@ -337,41 +401,50 @@ impl<R: Runner> Jobs<R> {
         Ok(())
     }
 
-    /// Removes everything of a tenant that was deleted.
+    /// Removes everything of a tenant that was deleted, whatever becomes of the caller.
     pub async fn remove_tenant(&self, tenant: &TenantName) -> Result<(), ReadError> {
+        let (jobs, tenant) = (self.clone(), tenant.clone());
+        to_its_end(async move { jobs.remove_all_of(&tenant).await }).await?
+    }
+
+    async fn remove_all_of(&self, tenant: &TenantName) -> Result<(), ReadError> {
         let shared = &self.shared;
-        let mut after: Option<String> = None;
-        loop {
-            let page = shared.records.page(keys::JOBS, after.as_deref(), PURGE).await?;
-            for entry in &page.entries {
-                let job: Job = serde_json::from_slice(&entry.value).map_err(io::Error::other)?;
-                let names = (job.tenant.clone(), job.function.clone());
-                if job.tenant == *tenant && !job.state.is_terminal() {
-                    self.cancel(&names, job.id).await?;
-                }
-                if job.tenant == *tenant
-                    && let Some(found) = shared.read(job.id).await?
-                {
-                    super::sweep::remove(shared, vec![found]).await?;
-                }
+        let ids: Vec<JobId> = {
+            let state = shared.state();
+            let own = state.functions.iter().filter(|(names, _)| names.0 == *tenant);
+            own.flat_map(|(_, served)| served.all.iter().copied()).collect()
+        };
+        for ids in ids.chunks(PURGE) {
+            let end = |job: &mut Job| job.cancel(&shared.settings(job), shared.clock.now());
+            shared.end_together(ids, &[State::InQueue, State::InProgress], end).await?;
+            let mut removed = Vec::new();
+            for id in ids {
+                removed.extend(shared.read(*id).await?);
             }
-            after = page.entries.last().map(|entry| entry.key.clone()).or(after);
-            if !page.more {
-                break;
+            let deliveries = ids.iter().flat_map(|id| [keys::delivery(*id), keys::dead_letter(*id)]);
+            let forget = deliveries.map(|key| Change::Delete { key, expect: Expect::Any }).collect();
+            shared.records.commit(forget).await.map_err(io::Error::other)?;
+            ids.iter().for_each(|id| shared.state().deliveries.forget(*id));
+            super::sweep::remove(shared, removed).await?;
+        }
+        let of_tenant = |prefix: &str| format!("{prefix}{tenant}/");
+        for prefix in [of_tenant(keys::IDEMPOTENCY), of_tenant(keys::PAUSED)] {
+            loop {
+                let page = shared.records.page(&prefix, None, PURGE).await?;
+                let delete = |entry: Entry| Change::Delete { key: entry.key, expect: Expect::Any };
+                shared
+                    .records
+                    .commit(page.entries.into_iter().map(delete).collect())
+                    .await
+                    .map_err(io::Error::other)?;
+                if !page.more {
+                    break;
+                }
             }
         }
-        for prefix in [keys::IDEMPOTENCY, keys::PAUSED] {
-            let prefix = format!("{prefix}{tenant}");
-            let page = shared.records.page(&prefix, None, usize::MAX).await?;
-            let own = page.entries.into_iter().filter(|entry| {
-                entry.key.strip_prefix(&prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            });
-            let changes: Vec<Change> =
-                own.map(|entry| Change::Delete { key: entry.key, expect: Expect::Any }).collect();
-            for changes in changes.chunks(PURGE) {
-                shared.records.commit(changes.to_vec()).await.map_err(io::Error::other)?;
-            }
-        }
+        let alone = [keys::paused(tenant, None), keys::webhook_secret(tenant)];
+        let delete = alone.map(|key| Change::Delete { key, expect: Expect::Any }).to_vec();
+        shared.records.commit(delete).await.map_err(io::Error::other)?;
         let mut state = shared.state();
         state.paused.retain(|(other, _)| other != tenant);
         state.tenants.remove(tenant);

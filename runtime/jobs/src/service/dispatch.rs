@@ -14,6 +14,8 @@ use tokio::sync::Notify;
 
 /// How often a task that cannot begin an attempt looks again, at least.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// How often a task looks whether results have been removed that take too much.
+const FULL: Duration = Duration::from_secs(1);
 
 /// Makes sure that a function's queue is served.
 pub(super) fn serve<R: Runner>(shared: &Arc<Shared<R>>, names: &Names) {
@@ -74,7 +76,11 @@ async fn run<R: Runner>(shared: Arc<Shared<R>>, names: Names, changed: Arc<Notif
 fn next_step<R: Runner>(shared: &Arc<Shared<R>>, names: &Names) -> Step {
     let function = shared.runner.function(&names.0, &names.1);
     let now = shared.clock.now();
+    let limits = shared.runner.job_limits(&names.0);
     let mut state = shared.state();
+    // Inputs have at most the limit, so jobs can run; results that exceed it by more hold up the next ones.
+    let used = state.tenant(&names.0).bytes;
+    let is_full = limits.is_some_and(|limits| used > limits.bytes.saturating_add(limits.bytes / 4));
     let is_paused = state.is_paused(names);
     let served = state.served(names);
     if served.queue.waiting_count() == 0 || shared.stopping.is_cancelled() {
@@ -88,6 +94,10 @@ fn next_step<R: Runner>(shared: &Arc<Shared<R>>, names: &Names) -> Step {
     if is_paused {
         served.reason = Some(WaitReason::Paused);
         return Step::Wait(LOOK_AGAIN);
+    }
+    if is_full {
+        served.reason = Some(WaitReason::Quota);
+        return Step::Wait(FULL);
     }
     if served.queue.running_count() as u64 >= function.concurrency {
         served.reason = Some(WaitReason::Capacity);
@@ -141,6 +151,10 @@ async fn begin<R: Runner>(shared: &Arc<Shared<R>>, names: &Names) -> Option<Dura
 async fn fail_all<R: Runner>(shared: &Arc<Shared<R>>, names: &Names) {
     let waiting: Vec<_> = shared.state().served(names).queue.waiting().collect();
     for id in waiting {
+        // It may have been deployed again meanwhile.
+        if shared.runner.function(&names.0, &names.1).is_some() {
+            return;
+        }
         let failure = Failure {
             condition: Condition::Error,
             code: "function_deleted".into(),

@@ -8,7 +8,7 @@ use crate::job::JobId;
 use crate::keys;
 use crate::runner::Runner;
 use gannet_base::log_line::LogLine;
-use gannet_base::names::RequestId;
+use gannet_base::names::{RequestId, TenantName};
 use gannet_state::records::{Change, Expect};
 use std::collections::VecDeque;
 use std::io;
@@ -26,12 +26,12 @@ pub(super) async fn keep<R: Runner>(shared: &Shared<R>, names: &Names, id: JobId
     if lines.is_empty() {
         return;
     }
-    if let Err(error) = add(shared, id, lines).await {
+    if let Err(error) = add(shared, &names.0, id, lines).await {
         tracing::warn!(job = %id, %error, "the log of a job could not be kept");
     }
 }
 
-async fn add<R: Runner>(shared: &Shared<R>, id: JobId, lines: Vec<LogLine>) -> io::Result<()> {
+async fn add<R: Runner>(shared: &Shared<R>, tenant: &TenantName, id: JobId, lines: Vec<LogLine>) -> io::Result<()> {
     let mut kept: VecDeque<LogLine> = read(shared, id).await?.into();
     kept.extend(lines);
     let mut value = serde_json::to_vec(&kept)?;
@@ -40,13 +40,16 @@ async fn add<R: Runner>(shared: &Shared<R>, id: JobId, lines: Vec<LogLine>) -> i
         kept.drain(..kept.len().div_ceil(8));
         value = serde_json::to_vec(&kept)?;
     }
+    let bytes = value.len() as u64;
     let log = Change::Put { key: keys::log(id), value, expect: Expect::Any };
     shared.records.commit(vec![log]).await.map_err(io::Error::other)?;
+    shared.state().count_log(tenant, id, bytes);
     // If the job was removed meanwhile, nobody else would remove its log.
     let is_gone = shared.read(id).await?.is_none();
     if is_gone {
         let gone = Change::Delete { key: keys::log(id), expect: Expect::Any };
         shared.records.commit(vec![gone]).await.map_err(io::Error::other)?;
+        shared.state().count_log(tenant, id, 0);
     }
     Ok(())
 }

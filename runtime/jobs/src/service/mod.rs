@@ -20,6 +20,7 @@ mod dispatch;
 mod model;
 mod log;
 mod payload;
+mod pointer;
 mod recover;
 mod schedule_calls;
 mod schedules;
@@ -69,6 +70,7 @@ impl<R: Runner> Jobs<R> {
             clock: Clock::new(),
             state: Mutex::default(),
             removing_blobs: tokio::sync::RwLock::default(),
+            large_reads: tokio::sync::Semaphore::new(shared::LARGE_READS),
             schedules: Schedules::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),

@@ -4,7 +4,7 @@
 //! ledger gets the receipts that it lacks, so that it has one line for each attempt.
 
 use super::shared::{Shared, put_job_and_delivery};
-use crate::job::{Job, Next, State};
+use crate::job::{Job, JobId, Next, State};
 use crate::keys;
 use crate::outcome::{Condition, Failure, Outcome};
 use crate::runner::Runner;
@@ -23,13 +23,16 @@ pub(super) async fn recover<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()
     pauses(shared).await?;
     super::webhooks::load::load(shared).await?;
     let mut after: Option<String> = None;
-    let mut interrupted = Vec::new();
+    let (mut interrupted, mut is_whole) = (Vec::new(), true);
     loop {
         let page = shared.records.page(keys::JOBS, after.as_deref(), PAGE).await?;
         for entry in &page.entries {
             match serde_json::from_slice::<Job>(&entry.value) {
                 Ok(job) => interrupted.push(take(shared, job, entry.revision)?),
-                Err(error) => tracing::error!(key = entry.key, %error, "the record of a job cannot be read"),
+                Err(error) => {
+                    is_whole = false;
+                    tracing::error!(key = entry.key, %error, "the record of a job cannot be read");
+                }
             }
         }
         after = page.entries.last().map(|entry| entry.key.clone());
@@ -41,6 +44,11 @@ pub(super) async fn recover<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()
     for changes in interrupted.chunks(WRITE) {
         shared.records.commit(changes.concat()).await.map_err(io::Error::other)?;
     }
+    logs(shared).await?;
+    if !is_whole {
+        // What cannot be read may have blobs.
+        return Ok(());
+    }
     let unused: Vec<String> = {
         let digests = shared.blobs.list().await?;
         let state = shared.state();
@@ -50,6 +58,25 @@ pub(super) async fn recover<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()
         shared.blobs.delete(&digest).await?;
     }
     Ok(())
+}
+
+/// Counts the logs of jobs.
+async fn logs<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()> {
+    let mut after: Option<String> = None;
+    loop {
+        let page = shared.records.page(keys::LOGS, after.as_deref(), WRITE).await?;
+        for entry in &page.entries {
+            let id = entry.key.strip_prefix(keys::LOGS).and_then(JobId::parse);
+            let Some(id) = id else { continue };
+            if let Some((job, _)) = shared.read(id).await? {
+                shared.state().count_log(&job.tenant, id, entry.value.len() as u64);
+            }
+        }
+        after = page.entries.last().map(|entry| entry.key.clone());
+        if !page.more || after.is_none() {
+            return Ok(());
+        }
+    }
 }
 
 async fn pauses<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! What clients ask about schedules, and do to them.
 
 use super::schedules::{Firing, ScheduleKey, ScheduleSource, current, make, wall_clock};
-use super::shared::Jobs;
+use super::shared::{Jobs, to_its_end};
 use super::state::Names;
 use super::submit::{SubmitError, Submitted};
 use crate::job::{JobId, Millis, State};
@@ -140,6 +140,11 @@ impl<R: Runner> Jobs<R> {
 
     /// Makes a job of a schedule now, once, whatever its times and its other jobs are.
     pub async fn run_schedule(&self, names: &Names, name: &ScheduleName) -> Result<Submitted, ScheduleError> {
+        let (jobs, names, name) = (self.clone(), names.clone(), name.clone());
+        to_its_end(async move { jobs.run_schedule_all_the_way(&names, &name).await }).await?
+    }
+
+    async fn run_schedule_all_the_way(&self, names: &Names, name: &ScheduleName) -> Result<Submitted, ScheduleError> {
         let shared = &self.shared;
         let (schedule, _) = self.find(names, name).await?;
         let key = (names.clone(), name.clone());

@@ -47,7 +47,7 @@ impl Runner for Waits {
         named.map(|(name, schedule)| (tenant.clone(), function.clone(), name, schedule.clone())).collect()
     }
 
-    fn schedule_limits(&self, _: &TenantName) -> Option<JobLimits> {
+    fn job_limits(&self, _: &TenantName) -> Option<JobLimits> {
         (!self.is_suspended.load(Ordering::Relaxed)).then_some(JobLimits { queued: 5, bytes: 1 << 20 })
     }
 

@@ -138,7 +138,7 @@ pub(super) async fn current<R: Runner>(
             continue;
         }
         let schedule = serde_json::from_slice(&entry.value).map_err(io::Error::other)?;
-        if shared.runner.schedule_limits(&tenant).is_some() {
+        if shared.runner.job_limits(&tenant).is_some() {
             all.insert(((tenant, function), name), (schedule, ScheduleSource::Api));
         }
     }
@@ -246,7 +246,7 @@ async fn fire<R: Runner>(
         Due::Fire(time) => time,
     };
     // None for suspended tenants, and their times are not missed ones either.
-    if shared.runner.schedule_limits(&key.0.0).is_none() {
+    if shared.runner.job_limits(&key.0.0).is_none() {
         return Ok(false);
     }
     let previous_runs = match fired.last_job {
@@ -313,7 +313,7 @@ pub(super) async fn make<R: Runner>(
 ) -> Result<Option<Revision>, SubmitError> {
     let (names, name) = firing.key;
     let function = shared.runner.function(&names.0, &names.1).ok_or(SubmitError::NoFunction)?;
-    let limits = shared.runner.schedule_limits(&names.0).ok_or(SubmitError::NoFunction)?;
+    let limits = shared.runner.job_limits(&names.0).ok_or(SubmitError::NoFunction)?;
     let settings = &function.settings;
     let input = serde_json::to_vec(&firing.schedule.input).map_err(io::Error::other)?;
     let bytes = input.len() as u64;
@@ -325,6 +325,7 @@ pub(super) async fn make<R: Runner>(
     (job.id, job.schedule, job.scheduled) = (firing.id, Some(name.to_string()), Some(firing.time));
     job.path = Some(firing.schedule.path.clone()).filter(|path| path != "/");
     job.key = if firing.in_turn { Some(serial_key(name.as_str())) } else { concurrency_key(&settings.key, &input) };
+    let bytes = bytes + crate::job::JOB_BYTES;
     shared.reserve(&names.0, bytes, limits)?;
     let made = store(shared, firing.key, &mut job, input, (fired, expect)).await;
     match &made {

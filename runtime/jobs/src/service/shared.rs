@@ -19,6 +19,11 @@ use tokio_util::task::TaskTracker;
 /// Pause before a commit that failed for lack of space or because the store does not work is tried again.
 pub(super) const COMMIT_RETRY: Duration = if cfg!(test) { Duration::from_millis(1) } else { Duration::from_secs(1) };
 
+/// Outputs of more bytes are read by few at once.
+const LARGE_BYTES: u64 = 1 << 20;
+/// How many are.
+pub(super) const LARGE_READS: usize = 8;
+
 /// The service; see the module. Clones share it.
 #[derive(Debug)]
 pub struct Jobs<R: Runner> {
@@ -41,6 +46,8 @@ pub(crate) struct Shared<R: Runner> {
     pub(super) state: Mutex<State>,
     /// Read while a blob is stored, written while one is removed.
     pub(super) removing_blobs: tokio::sync::RwLock<()>,
+    /// Permits to have a large output in memory while an answer is made of it.
+    pub(super) large_reads: tokio::sync::Semaphore,
     pub(crate) schedules: Schedules,
     /// Cancelled when no further attempt may begin.
     pub(crate) stopping: CancellationToken,
@@ -48,6 +55,12 @@ pub(crate) struct Shared<R: Runner> {
 }
 
 impl<R: Runner> Shared<R> {
+    /// Returns a permit to have a large output in memory, if the job has one.
+    pub(super) async fn large_read(&self, job: &Job) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        let bytes = job.output.as_ref().map_or(0, |output| output.bytes);
+        if bytes <= LARGE_BYTES { None } else { self.large_reads.acquire().await.ok() }
+    }
+
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

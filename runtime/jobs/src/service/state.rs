@@ -27,6 +27,8 @@ pub(crate) struct Served {
     /// Why no attempt can begin, while that is so.
     pub(crate) reason: Option<WaitReason>,
     pub(crate) counts: JobCounts,
+    /// All of its jobs, also those that have ended.
+    pub(crate) all: BTreeSet<JobId>,
 }
 
 /// What a tenant's jobs take.
@@ -64,6 +66,8 @@ pub(crate) struct State {
     pub(crate) kept: BTreeSet<(Millis, JobId)>,
     pub(crate) paused: HashSet<(TenantName, Option<FunctionName>)>,
     pub(crate) cursors: HashMap<JobId, Cursor>,
+    /// The bytes of the logs that are kept.
+    pub(crate) logs: HashMap<JobId, u64>,
     /// Webhooks that are to be delivered, or were given up.
     pub(crate) deliveries: Deliveries,
     /// Wakes the task that delivers.
@@ -99,22 +103,22 @@ impl State {
     /// Adds a job that waits, and wakes the task of its function.
     pub(crate) fn add_waiting(&mut self, job: &Job, now: Millis) {
         let served = self.served(&(job.tenant.clone(), job.function.clone()));
+        served.all.insert(job.id);
         served.queue.add(job, now);
         served.changed.notify_one();
     }
 
-    /// Adds a job that waits in the store, if the index does not have it. Returns whether it was added.
-    pub(crate) fn adopt(&mut self, job: &Job, now: Millis) -> bool {
-        let names = (job.tenant.clone(), job.function.clone());
-        let is_known = self.submitting.contains(&job.id) || self.served(&names).queue.knows(job.id);
-        if is_known || job.state != JobState::InQueue {
-            return false;
-        }
+    /// Notes that a job which waits in the store is being added, if the index does not have it. Returns whether it is.
+    pub(crate) fn begin_adopting(&mut self, names: &Names, id: JobId) -> bool {
+        !self.served(names).queue.knows(id) && self.submitting.insert(id)
+    }
+
+    /// Adds a job that waits in the store.
+    pub(crate) fn adopt(&mut self, job: &Job, now: Millis) {
         let used = self.tenant(&job.tenant);
         used.queued += 1;
         used.bytes = used.bytes.saturating_add(job.stored_bytes());
         self.add_waiting(job, now);
-        true
     }
 
     /// Notes that a job has ended, with the delivery of its webhook.
@@ -135,7 +139,9 @@ impl State {
     /// Adds a job that has ended, whose webhook is delivered already or is known in the index.
     pub(crate) fn add_kept(&mut self, job: &Job) {
         let names = (job.tenant.clone(), job.function.clone());
-        let counts = &mut self.served(&names).counts;
+        let served = self.served(&names);
+        served.all.insert(job.id);
+        let counts = &mut served.counts;
         match job.state {
             JobState::Completed => counts.completed += 1,
             JobState::Failed | JobState::TimedOut => counts.failed += 1,
@@ -149,6 +155,11 @@ impl State {
     /// Whether the index knows that a job has ended.
     pub(crate) fn has_ended(&self, job: &Job) -> bool {
         self.kept.contains(&(job.kept_until.unwrap_or(0), job.id)) || self.deliveries.holds(job.id)
+    }
+
+    /// Forgets a job that is removed.
+    pub(crate) fn forget(&mut self, job: &Job) {
+        self.served(&(job.tenant.clone(), job.function.clone())).all.remove(&job.id);
     }
 
     /// Takes back [`State::add_ended`].
@@ -175,11 +186,23 @@ impl State {
     }
 
     /// Forgets a waiter that nobody uses any more.
-    pub(crate) fn forget_waiter(&mut self, id: JobId, waiter: Arc<Notify>) {
-        drop(waiter);
+    pub(crate) fn forget_waiter(&mut self, id: JobId) {
         if self.waiters.get(&id).is_some_and(|waiter| Arc::strong_count(waiter) == 1) {
             self.waiters.remove(&id);
         }
+    }
+
+    /// Counts the log of a job, in place of what it counted for before.
+    pub(crate) fn count_log(&mut self, tenant: &TenantName, id: JobId, bytes: u64) {
+        let before = if bytes > 0 { self.logs.insert(id, bytes) } else { self.logs.remove(&id) };
+        let used = self.tenant(tenant);
+        used.bytes = used.bytes.saturating_add(bytes).saturating_sub(before.unwrap_or(0));
+    }
+
+    /// Whether nobody waits for any job.
+    #[cfg(test)]
+    pub(crate) fn has_no_waiters(&self) -> bool {
+        self.waiters.is_empty()
     }
 
     /// Notes that a payload is this blob.
@@ -208,9 +231,10 @@ impl State {
 
     /// Forgets functions that have nothing.
     pub(crate) fn forget_idle(&mut self, names: &Names) {
-        let is_idle = self.functions.get(names).is_some_and(|served| {
-            served.queue.is_empty() && !served.is_served && served.counts == JobCounts::default()
-        });
+        let is_idle = self
+            .functions
+            .get(names)
+            .is_some_and(|served| served.queue.is_empty() && !served.is_served && served.all.is_empty());
         if is_idle {
             self.functions.remove(names);
         }

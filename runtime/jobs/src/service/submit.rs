@@ -1,8 +1,9 @@
 //! Accepting a job: its record and input are durable before the client hears of it.
 
 use super::dispatch;
+use super::pointer::pointed_at;
 use super::shared::{Jobs, Shared, put_job, to_its_end};
-use crate::job::{Job, JobId, Policy, State};
+use crate::job::{JOB_BYTES, Job, JobId, Policy, State};
 use crate::keys;
 use crate::runner::{JobLimits, Runner};
 use gannet_base::names::{FunctionName, TenantName};
@@ -17,6 +18,9 @@ const IDEMPOTENCY_MS: i64 = 24 * 3_600_000;
 
 /// How long a job is looked for that may have been stored although it was not known, in milliseconds.
 const UNCERTAIN_MS: i64 = 600_000;
+
+/// The concurrency key of inputs in which it cannot be looked for.
+const UNREADABLE: &str = "unreadable";
 
 /// A job that a client wants to submit.
 #[derive(Debug)]
@@ -101,9 +105,10 @@ pub(super) fn concurrency_key(pointer: &str, input: &[u8]) -> Option<String> {
     if pointer.is_empty() {
         return None;
     }
-    let input: serde_json::Value = serde_json::from_slice(input).ok()?;
-    let value = input.pointer(pointer)?;
-    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    // What cannot be read counts as one key, so that no form of an input evades the limit.
+    let Ok(value) = pointed_at(pointer, input) else { return Some(UNREADABLE.into()) };
+    let value = value?;
+    let text = serde_json::from_str::<String>(value).unwrap_or_else(|_| value.to_owned());
     // Long ones are told apart by their digest.
     Some(if text.len() <= 64 { text } else { hex::encode(Sha256::digest(text.as_bytes())) })
 }
@@ -132,27 +137,36 @@ impl<R: Runner> Shared<R> {
         used.bytes = used.bytes.saturating_sub(bytes);
     }
 
-    /// Returns the job of an idempotency key that was used before.
-    async fn known(self: &Arc<Self>, key: &str, body: &str) -> Result<Option<Submitted>, SubmitError> {
-        let Some(entry) = self.records.get(key).await? else { return Ok(None) };
+    /// Returns the job of an idempotency key that was used before, or what must hold of the key's record for it to be
+    /// used. A key is free again once its job is removed.
+    async fn known(self: &Arc<Self>, key: &str, body: &str) -> Result<Result<Submitted, Expect>, SubmitError> {
+        let Some(entry) = self.records.get(key).await? else { return Ok(Err(Expect::Absent)) };
         let used: UsedKey = serde_json::from_slice(&entry.value).map_err(io::Error::other)?;
+        let Some((job, _)) = self.read(used.job).await? else { return Ok(Err(Expect::Revision(entry.revision))) };
         if used.body != body {
             return Err(SubmitError::OtherBody { job: used.job });
         }
-        // The record may be gone, if its result was kept for a shorter time than the key.
-        let found = self.read(used.job).await?;
-        if let Some((job, _)) = &found {
-            // Its own submission may not have known that it was stored.
-            self.adopt(job);
-        }
-        Ok(Some(Submitted { id: used.job, state: found.map_or(State::Completed, |(job, _)| job.state) }))
+        // Its own submission may not have known that it was stored.
+        self.adopt(&job).await?;
+        Ok(Ok(Submitted { id: used.job, state: job.state }))
     }
 
     /// Adds a job that waits in the store, if the index does not have it.
-    pub(super) fn adopt(self: &Arc<Self>, job: &Job) {
-        if self.state().adopt(job, self.clock.now()) {
-            dispatch::serve(self, &(job.tenant.clone(), job.function.clone()));
+    pub(super) async fn adopt(self: &Arc<Self>, job: &Job) -> io::Result<()> {
+        let (id, names) = (job.id, (job.tenant.clone(), job.function.clone()));
+        if job.state != State::InQueue || !self.state().begin_adopting(&names, id) {
+            return Ok(());
         }
+        // Read again, now that nobody else adds it.
+        let found = self.read(id).await;
+        let mut state = self.state();
+        state.submitting.remove(&id);
+        if let Some((job, _)) = found?.filter(|(job, _)| job.state == State::InQueue) {
+            state.adopt(&job, self.clock.now());
+        }
+        drop(state);
+        dispatch::serve(self, &names);
+        Ok(())
     }
 }
 
@@ -167,19 +181,21 @@ impl<R: Runner> Jobs<R> {
         let shared = &self.shared;
         let names = (submission.tenant.clone(), submission.function.clone());
         let function = shared.runner.function(&names.0, &names.1).ok_or(SubmitError::NoFunction)?;
-        let body = digest(&submission);
+        let body = submission.idempotency_key.as_ref().map(|_| digest(&submission)).unwrap_or_default();
         let used_key = submission.idempotency_key.as_deref().map(|key| keys::idempotency(&names.0, &names.1, key));
-        if let Some(key) = &used_key
-            && let Some(known) = shared.known(key, &body).await?
-        {
-            return Ok(known);
+        let mut used_key: Option<(String, Expect)> = used_key.map(|key| (key, Expect::Absent));
+        if let Some((key, expect)) = &mut used_key {
+            match shared.known(key, &body).await? {
+                Ok(known) => return Ok(known),
+                Err(free) => *expect = free,
+            }
         }
         if !shared.runner.has_room(submission.input.len() as u64) {
             return Err(SubmitError::Full);
         }
-        shared.reserve(&names.0, submission.input.len() as u64, submission.limits)?;
-        let bytes = submission.input.len() as u64;
-        let accepted = self.store(submission, &function.settings, used_key.as_deref(), &body).await;
+        shared.reserve(&names.0, submission.input.len() as u64 + JOB_BYTES, submission.limits)?;
+        let bytes = submission.input.len() as u64 + JOB_BYTES;
+        let accepted = self.store(submission, &function.settings, used_key.as_ref(), &body).await;
         match &accepted {
             Ok(Some(job)) => {
                 let mut state = shared.state();
@@ -195,7 +211,9 @@ impl<R: Runner> Jobs<R> {
             Some(job) => Ok(Submitted { id: job.id, state: job.state }),
             // Another request with the same key was faster.
             None => match &used_key {
-                Some(key) => shared.known(key, &body).await?.ok_or_else(|| io::Error::other("the key is gone").into()),
+                Some((key, _)) => {
+                    shared.known(key, &body).await?.map_err(|_| io::Error::other("the key is gone").into())
+                }
                 None => Err(io::Error::other("the new id is in use").into()),
             },
         }
@@ -206,7 +224,7 @@ impl<R: Runner> Jobs<R> {
         &self,
         submission: Submission,
         settings: &gannet_base::manifest::JobSettings,
-        used_key: Option<&str>,
+        used_key: Option<&(String, Expect)>,
         body: &str,
     ) -> Result<Option<Job>, SubmitError> {
         let shared = &self.shared;
@@ -219,10 +237,10 @@ impl<R: Runner> Jobs<R> {
         let stored = shared.store_payload(keys::input(job.id), input).await.map_err(full_or_store)?;
         job.input = stored.payload;
         let mut changes: Vec<Change> = stored.change.into_iter().collect();
-        if let Some(key) = used_key {
+        if let Some((key, expect)) = used_key {
             let used = UsedKey { job: job.id, body: body.to_owned(), expires: now.saturating_add(IDEMPOTENCY_MS) };
             let value = serde_json::to_vec(&used).map_err(io::Error::other)?;
-            changes.push(Change::Put { key: key.to_owned(), value, expect: Expect::Absent });
+            changes.push(Change::Put { key: key.clone(), value, expect: *expect });
         }
         changes.push(put_job(&job, Expect::Absent)?);
         shared.state().submitting.insert(job.id);

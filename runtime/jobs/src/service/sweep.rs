@@ -16,6 +16,8 @@ const EVERY: Duration = Duration::from_millis(500);
 const KEYS_EVERY: u32 = 1_200;
 /// Jobs that are removed in one commit; each has up to four records.
 const AT_ONCE: usize = 200;
+/// Commits for one purpose in one round, so that the others have their turn.
+const ROUNDS: usize = 20;
 
 pub(super) async fn sweep<R: Runner>(shared: Arc<Shared<R>>) {
     let mut round: u32 = 0;
@@ -50,20 +52,13 @@ async fn expire<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()> {
             due.push(id);
         }
     }
-    for id in due {
-        // Read again after a conflict: the attempt may have just begun or ended.
-        while let Some((mut job, revision)) = shared.read(id).await? {
-            if job.state.is_terminal() {
-                shared.note_ended(&job);
-                break;
+    for ids in due.chunks(AT_ONCE).take(ROUNDS) {
+        let end = |job: &mut Job| {
+            if job.expires <= now {
+                job.expire(&shared.settings(job), now);
             }
-            let settings = shared.settings(&job);
-            job.expire(&settings, shared.clock.now());
-            if shared.commit_until_done(&job, revision, Vec::new()).await?.is_some() {
-                shared.note_ended(&job);
-                break;
-            }
-        }
+        };
+        shared.end_together(ids, &[State::InQueue, State::InProgress], end).await?;
     }
     Ok(())
 }
@@ -80,7 +75,7 @@ async fn look_for_uncertain<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()
     let uncertain = shared.state().uncertain.clone();
     for (id, _) in uncertain {
         if let Some((job, _)) = shared.read(id).await? {
-            shared.adopt(&job);
+            shared.adopt(&job).await?;
             shared.state().uncertain.retain(|(other, _)| *other != id);
         }
     }
@@ -91,7 +86,7 @@ async fn look_for_uncertain<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()
 
 /// Removes the records of jobs that ended long enough ago.
 async fn remove_kept<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()> {
-    loop {
+    for _ in 0..ROUNDS {
         let now = shared.clock.now();
         let due: Vec<JobId> =
             shared.state().kept.iter().take_while(|(at, _)| *at <= now).take(AT_ONCE).map(|(_, id)| *id).collect();
@@ -101,13 +96,16 @@ async fn remove_kept<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()> {
         let mut removed = Vec::new();
         for id in &due {
             match shared.read(*id).await? {
-                Some((job, revision)) if job.state.is_terminal() => removed.push((job, revision)),
+                Some((job, revision)) if job.kept_until.is_some_and(|until| until <= now) => {
+                    removed.push((job, revision))
+                }
                 // It was put into the queue again, or is gone.
                 _ => shared.state().kept.retain(|(_, other)| other != id),
             }
         }
         remove(shared, removed).await?;
     }
+    Ok(())
 }
 
 /// Removes the records of jobs, and what belongs to them.
@@ -131,8 +129,10 @@ pub(super) async fn remove<R: Runner>(shared: &Arc<Shared<R>>, jobs: Vec<(Job, R
         for (job, _) in jobs {
             state.remove_ended(&job);
             state.cursors.remove(&job.id);
+            state.forget(&job);
+            let log = state.logs.remove(&job.id).unwrap_or(0);
             let used = state.tenant(&job.tenant);
-            used.bytes = used.bytes.saturating_sub(job.stored_bytes());
+            used.bytes = used.bytes.saturating_sub(job.stored_bytes() + log);
             state.forget_idle(&(job.tenant, job.function));
             blobs.extend(job.input.blob);
             blobs.extend(job.output.and_then(|output| output.blob));

@@ -4,7 +4,7 @@ use crate::delivery::record::{DeadLetter, Pending};
 use crate::job::{JobId, Millis};
 use crate::keys;
 use crate::runner::Runner;
-use crate::service::shared::{Jobs, Shared};
+use crate::service::shared::{Jobs, Shared, to_its_end};
 use crate::service::state::Names;
 use gannet_state::records::{Change, CommitError, Expect};
 use serde::{Deserialize, Serialize};
@@ -115,6 +115,11 @@ impl<R: Runner> Jobs<R> {
 
     /// Delivers now: what is pending or was given up, and what was delivered before, as long as the job's result is kept.
     pub async fn redeliver(&self, names: &Names, id: JobId) -> Result<DeliveryView, DeliveryError> {
+        let (jobs, names) = (self.clone(), names.clone());
+        to_its_end(async move { jobs.redeliver_all_the_way(&names, id).await }).await?
+    }
+
+    async fn redeliver_all_the_way(&self, names: &Names, id: JobId) -> Result<DeliveryView, DeliveryError> {
         let shared = &self.shared;
         for _ in 0..COMMITS_MAX {
             let found = shared.read(id).await?;
@@ -153,6 +158,11 @@ impl<R: Runner> Jobs<R> {
 
     /// Gives up a delivery for good: it is neither tried again nor kept.
     pub async fn drop_delivery(&self, names: &Names, id: JobId) -> Result<(), DeliveryError> {
+        let (jobs, names) = (self.clone(), names.clone());
+        to_its_end(async move { jobs.drop_delivery_all_the_way(&names, id).await }).await?
+    }
+
+    async fn drop_delivery_all_the_way(&self, names: &Names, id: JobId) -> Result<(), DeliveryError> {
         let shared = &self.shared;
         let is_own = |pending: &Pending| pending.tenant == names.0 && pending.function == names.1;
         let pending = shared.pending(id).await?.map(|(pending, _)| pending);

@@ -39,6 +39,7 @@ pub(in crate::service) async fn run<R: Runner>(shared: Arc<Shared<R>>) {
         begin(&shared);
         if let Err(error) = forget_excess(&shared).await {
             tracing::warn!(%error, "dead letters wait to be removed");
+            tokio::time::sleep(COMMIT_RETRY).await;
         }
         let next = shared.state().deliveries.next_event();
         let wait = next.map_or(SLEEP_MAX, |at| shared.clock.until(at).clamp(Duration::from_millis(1), SLEEP_MAX));

@@ -78,11 +78,16 @@ impl Runner for Echo {
 struct Told {
     answers: Mutex<VecDeque<Result<Answer, SendError>>>,
     sent: mpsc::UnboundedSender<Message>,
+    /// The fault that the store's next commit meets once a message was sent.
+    fault: Mutex<Option<(Arc<SimulatedStore>, Fault)>>,
 }
 
 impl Sender for Told {
     fn send(&self, message: Message) -> BoxFuture<'static, Result<Answer, SendError>> {
         let answer = self.answers.lock().unwrap().pop_front().unwrap_or_else(|| status(200));
+        if let Some((store, fault)) = self.fault.lock().unwrap().take() {
+            store.fail_next(fault);
+        }
         let _ = self.sent.send(message);
         async { answer }.boxed()
     }
@@ -115,7 +120,7 @@ impl Service {
         answers: Vec<Result<Answer, SendError>>,
     ) -> Self {
         let (sender, sent) = mpsc::unbounded_channel();
-        let told = Arc::new(Told { answers: Mutex::new(answers.into()), sent: sender });
+        let told = Arc::new(Told { answers: Mutex::new(answers.into()), sent: sender, fault: Mutex::default() });
         let vault = Arc::new(Vault::open(folder.path(), None, std::iter::empty()).unwrap());
         let webhooks = Webhooks { sender: Arc::<Told>::clone(&told), vault, first_retry_ms };
         let blobs = Arc::new(SimulatedBlobs::new());
@@ -309,8 +314,8 @@ async fn whatever_the_store_answers_each_message_is_sent_and_recorded() {
         service.jobs.pause(&service.names.0.clone(), None, true).await.unwrap();
         let id = service.submit("1").await;
         // The commit of the end succeeds, that of the delivery meets the fault.
+        *service.told.fault.lock().unwrap() = Some((Arc::clone(&service.store), fault));
         service.jobs.cancel(&service.names, id).await.unwrap();
-        service.store.fail_next(fault);
         assert_eq!(service.message().await.0, id.to_string());
         service.delivered(id).await;
         assert!(service.sent.try_recv().is_err(), "{fault:?}");
