@@ -1,12 +1,13 @@
 //! What clients ask about jobs that were accepted, and do to them.
 
-use super::dispatch;
 use super::shared::{Jobs, Shared, to_its_end};
 use super::state::{Cursor, Names};
+use super::{dispatch, log};
 use crate::job::{Job, JobId, State};
 use crate::keys;
 use crate::runner::{Runner, WaitReason};
 use crate::view::{JobCounts, StatusView, StreamPart, StreamView, own_wait_reason};
+use gannet_base::log_line::LogLine;
 use gannet_base::names::{FunctionName, TenantName};
 use gannet_state::records::{Change, Entry, Expect, Revision};
 use serde_json::value::RawValue;
@@ -234,6 +235,18 @@ impl<R: Runner> Jobs<R> {
         }
         let stream = parts.into_iter().map(|output| StreamPart { output }).collect();
         Ok(Some(StreamRead::Parts(StreamView { status, stream })))
+    }
+
+    /// Returns the log of a job: the lines of its attempts that have ended, and of the one that runs.
+    pub async fn log(&self, names: &Names, id: JobId) -> Result<Vec<LogLine>, ReadError> {
+        let shared = &self.shared;
+        let (job, _) = shared.of(names, id).await?;
+        let mut lines = log::read(shared, id).await?;
+        // What has not been kept yet.
+        if let Some(request) = job.request.filter(|request| !lines.iter().any(|line| line.request == *request)) {
+            lines.extend(shared.runner.log(&names.0, &names.1, request));
+        }
+        Ok(lines)
     }
 
     /// Cancels a job that has not ended. Returns its state.

@@ -1,8 +1,7 @@
 //! The log of a job: the lines of its attempts, kept as long as its record. The logs of functions are in memory only and
 //! shared by all their requests.
 
-use super::calls::ReadError;
-use super::shared::{Jobs, Shared};
+use super::shared::Shared;
 use super::state::Names;
 use crate::job::JobId;
 use crate::keys;
@@ -54,21 +53,8 @@ async fn add<R: Runner>(shared: &Shared<R>, tenant: &TenantName, id: JobId, line
     Ok(())
 }
 
-async fn read<R: Runner>(shared: &Shared<R>, id: JobId) -> io::Result<Vec<LogLine>> {
+/// Reads the lines that are kept of a job.
+pub(super) async fn read<R: Runner>(shared: &Shared<R>, id: JobId) -> io::Result<Vec<LogLine>> {
     let Some(entry) = shared.records.get(&keys::log(id)).await? else { return Ok(Vec::new()) };
     serde_json::from_slice(&entry.value).map_err(io::Error::other)
-}
-
-impl<R: Runner> Jobs<R> {
-    /// Returns the log of a job: the lines of its attempts that have ended, and of the one that runs.
-    pub async fn log(&self, names: &Names, id: JobId) -> Result<Vec<LogLine>, ReadError> {
-        let shared = &self.shared;
-        let (job, _) = shared.of(names, id).await?;
-        let mut lines = read(shared, id).await?;
-        // What has not been kept yet.
-        if let Some(request) = job.request.filter(|request| !lines.iter().any(|line| line.request == *request)) {
-            lines.extend(shared.runner.log(&names.0, &names.1, request));
-        }
-        Ok(lines)
-    }
 }
