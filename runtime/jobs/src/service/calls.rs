@@ -226,7 +226,12 @@ impl<R: Runner> Jobs<R> {
         let shared = &self.shared;
         let waiting: Vec<JobId> =
             shared.state().functions.get(names).map(|served| served.queue.waiting().collect()).unwrap_or_default();
-        let mut removed = 0;
+        self.cancel_waiting(names, &waiting).await
+    }
+
+    /// Cancels those of these jobs that wait. Returns how many.
+    pub(super) async fn cancel_waiting(&self, names: &Names, waiting: &[JobId]) -> Result<u64, ReadError> {
+        let (shared, mut removed) = (&self.shared, 0);
         for ids in waiting.chunks(PURGE) {
             let (mut jobs, mut changes) = (Vec::new(), Vec::<Change>::new());
             for id in ids {
@@ -359,6 +364,7 @@ impl<R: Runner> Jobs<R> {
                 break;
             }
         }
+        super::batch_sweep::forget_tenant(shared, tenant).await?;
         for prefix in [keys::IDEMPOTENCY, keys::PAUSED] {
             let prefix = format!("{prefix}{tenant}");
             let page = shared.records.page(&prefix, None, usize::MAX).await?;

@@ -35,6 +35,9 @@ pub(super) fn start_all<R: Runner>(shared: &Arc<Shared<R>>) {
     }
 }
 
+/// How often a task looks again whether items of batches may take more than half.
+const ITEMS_LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// What the task does next.
 enum Step {
     /// Nothing is left to serve.
@@ -72,6 +75,7 @@ async fn run<R: Runner>(shared: Arc<Shared<R>>, names: Names, changed: Arc<Notif
 
 fn next_step<R: Runner>(shared: &Arc<Shared<R>>, names: &Names) -> Step {
     let function = shared.runner.function(&names.0, &names.1);
+    let do_requests_wait = shared.runner.do_requests_wait(&names.0, &names.1);
     let now = shared.clock.now();
     let mut state = shared.state();
     let is_paused = state.is_paused(names);
@@ -91,6 +95,10 @@ fn next_step<R: Runner>(shared: &Arc<Shared<R>>, names: &Names) -> Step {
     if served.queue.running_count() as u64 >= function.concurrency {
         served.reason = Some(WaitReason::Capacity);
         return Step::Wait(LOOK_AGAIN);
+    }
+    if served.queue.next_must_wait(now, function.concurrency, do_requests_wait) {
+        served.reason = Some(WaitReason::Capacity);
+        return Step::Wait(ITEMS_LOOK_AGAIN);
     }
     if served.queue.next(now).is_some() {
         return Step::Ask;
