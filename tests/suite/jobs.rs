@@ -262,6 +262,25 @@ fn a_killed_server_loses_no_job_and_runs_interrupted_ones_at_once() {
 }
 
 #[test]
+fn the_log_of_a_job_outlives_its_worker_and_the_server() {
+    let data = tempfile::TempDir::new().unwrap();
+    let options = || Options { data: Some(data.path()), ..Options::default() };
+    let server = Server::start_with(&options());
+    deploy_task(&server, TASK);
+    let failed = run(&server, &json!({ "trap_before": 9 }));
+    let path = format!("jobs/{}/logs", failed["id"].as_str().unwrap());
+    // Until the log is kept, it is what the memory has of the latest attempt.
+    let has_all = |server: &Server| {
+        let log = ask(server, "GET", &path, &Value::Null).text();
+        (1..=3).all(|attempt| log.contains(&format!("attempt {attempt} traps, as asked")))
+    };
+    wait_until("the log has all three attempts", || has_all(&server));
+    server.kill();
+    let server = Server::start_with(&options());
+    assert!(has_all(&server));
+}
+
+#[test]
 fn rounds_of_kills_lose_nothing_and_complete_nothing_twice() {
     let data = tempfile::TempDir::new().unwrap();
     let options = || Options { data: Some(data.path()), ..Options::default() };

@@ -30,7 +30,7 @@ pub struct LogsArgs {
 
 /// The lines of a log, as the server sent them.
 #[derive(Debug, Deserialize)]
-struct Lines {
+pub struct Lines {
     lines: Vec<Value>,
 }
 
@@ -54,14 +54,13 @@ fn print_line(line: &Value, json: bool) -> Outcome {
     Ok(())
 }
 
-/// Prints the lines that a function wrote in one request.
-pub fn print_of_request(client: &Client, name: &str, request: &str, json: bool) -> Outcome {
-    print_so_far(client, &with_query(&format!("functions/{}/logs", segment(name)), &[("request", request)]), json)
-}
-
 /// Prints the lines at a path of the control API.
 fn print_so_far(client: &Client, path: &str, json: bool) -> Outcome {
-    let log: Lines = client.get(path)?.view()?;
+    print_lines(&client.get(path)?.view()?, json)
+}
+
+/// Prints the lines of a log.
+pub fn print_lines(log: &Lines, json: bool) -> Outcome {
     log.lines.iter().try_for_each(|line| print_line(line, json))
 }
 

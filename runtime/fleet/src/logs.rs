@@ -5,7 +5,7 @@
 
 use gannet_base::hop::{LogFrame, VersionKey};
 use gannet_base::log_line::LogLine;
-use gannet_base::names::{FunctionName, TenantName};
+use gannet_base::names::{FunctionName, RequestId, TenantName};
 use gannet_process::channel::{Channel, ChannelError};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -121,6 +121,13 @@ impl Logs {
         let tenants = self.lock();
         let ring = tenants.get(tenant).and_then(|logs| logs.rings.get(function));
         ring.map(|ring| ring.lines.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Returns the kept lines of one request to a function.
+    pub fn of_request(&self, tenant: &TenantName, function: &FunctionName, request: RequestId) -> Vec<LogLine> {
+        let tenants = self.lock();
+        let ring = tenants.get(tenant).and_then(|logs| logs.rings.get(function));
+        ring.map(|ring| ring.lines.iter().filter(|line| line.request == request).cloned().collect()).unwrap_or_default()
     }
 
     /// Returns the kept lines of a function, and a receiver for new ones.

@@ -13,7 +13,7 @@
 //! Invariant: a terminal state is final, but for a client's explicit retry of a job that failed. Every change is
 //! committed with the revision of the record that it was made from, so of two changes only one is made.
 
-use crate::outcome::{Condition, Outcome};
+use crate::outcome::{Condition, Outcome, Payload};
 use gannet_base::bill::Receipt;
 use gannet_base::manifest::JobSettings;
 use gannet_base::names::{FunctionName, RequestId, ScheduleName, TenantName};
@@ -142,16 +142,6 @@ impl State {
             Self::TimedOut => "TIMED_OUT",
         }
     }
-}
-
-/// Where an input or output is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Payload {
-    /// Its length in bytes.
-    pub bytes: u64,
-    /// The digest of its blob, if it is too long for a record.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub blob: Option<String>,
 }
 
 /// What a client asks for when it submits a job.

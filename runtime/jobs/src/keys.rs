@@ -3,6 +3,7 @@
 //! ```text
 //!  j/{job}                        the record of a job
 //!  i/{job}, o/{job}               its input and output, if they fit into a record
+//!  l/{job}                        the log lines of its attempts
 //!  k/{tenant}/{function}/{hash}   the job of an idempotency key
 //!  p/{tenant}/{function}          a function whose queue is paused; p/{tenant} for all of a tenant
 //!  a/{tenant}/{function}/{name}   a schedule that was made by API
@@ -69,6 +70,11 @@ pub fn input(id: JobId) -> String {
 /// Returns the key of a job's output.
 pub fn output(id: JobId) -> String {
     format!("o/{id}")
+}
+
+/// Returns the key of a job's log.
+pub fn log(id: JobId) -> String {
+    format!("l/{id}")
 }
 
 /// Returns the key for an idempotency key of a client, which may have any length and any characters.

@@ -1,7 +1,17 @@
 //! How an attempt ended, and what an answer of a function means for its job.
 
-use crate::job::Payload;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+
+/// Where an input or output is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payload {
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// The digest of its blob, if it is too long for a record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blob: Option<String>,
+}
 
 /// Why an attempt failed. `jobs.retry_on` lists the conditions after which a job is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -260,7 +260,8 @@ impl FunctionQueue {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::job::{Payload, Policy};
+    use crate::job::Policy;
+    use crate::outcome::Payload;
     use gannet_base::manifest::JobSettings;
     use gannet_base::names::{FunctionName, TenantName};
     use proptest::prelude::*;

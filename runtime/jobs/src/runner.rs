@@ -6,6 +6,7 @@ use crate::parts::OutputTooLarge;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use gannet_base::bill::Receipt;
+use gannet_base::log_line::LogLine;
 use gannet_base::manifest::{JobSettings, Schedule};
 use gannet_base::names::{FunctionName, RequestId, ScheduleName, TenantName};
 use std::fmt::Debug;
@@ -127,6 +128,11 @@ pub trait Runner: Send + Sync + Debug + 'static {
         attempt: Attempt,
         sink: std::sync::Arc<dyn AnswerSink>,
     ) -> BoxFuture<'static, Result<u16, Failure>>;
+
+    /// Returns the lines that an attempt has logged, as far as they have arrived.
+    fn log(&self, _tenant: &TenantName, _function: &FunctionName, _request: RequestId) -> Vec<LogLine> {
+        Vec::new()
+    }
 
     /// Returns the receipt of an attempt that has ended.
     fn receipt(&self, request: RequestId) -> Option<Receipt>;

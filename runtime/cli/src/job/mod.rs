@@ -7,7 +7,6 @@ mod submit;
 mod show;
 mod watch;
 
-use crate::client::Client;
 use crate::connection::Connection;
 use crate::failure::{Failure, Outcome};
 use crate::job_api::{JobApi, JobView, State, of_job};
@@ -144,11 +143,6 @@ fn cancel(of: &OneJob, as_json: bool) -> Outcome {
 }
 
 fn print_logs(of: &OneJob, as_json: bool) -> Outcome {
-    let OneJob { connection, name, id } = of;
-    let job = of.api()?.status(id)?.view()?;
-    let request = job.request_id.ok_or_else(|| {
-        Failure::failed(format!("job {id} is {} and has had no attempt, so it has no log", job.status))
-    })?;
-    // The control API, which has the logs, may be at another address.
-    logs::print_of_request(&Client::new(connection)?, name, &request, as_json)
+    let log: logs::Lines = of.api()?.get(&format!("{}/logs", of_job("jobs", &of.id)), &[])?.view()?;
+    logs::print_lines(&log, as_json)
 }

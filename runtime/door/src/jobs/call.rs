@@ -23,6 +23,8 @@ pub(super) enum JobCall {
     Pause(bool),
     Health,
     List,
+    /// The log of a job.
+    Log(JobId),
     Webhooks,
     Redeliver(JobId),
     DropWebhook(JobId),
@@ -33,6 +35,15 @@ impl JobCall {
     pub(super) fn find(path: &JobPath<'_>, method: &Method) -> Result<Self, Refusal> {
         if path.call == "webhooks" {
             return Self::of_webhooks(path.rest, method);
+        }
+        if path.call == "jobs"
+            && let Some(id) = path.rest.strip_suffix("/logs")
+        {
+            if !matches!(*method, Method::GET | Method::HEAD) {
+                let allowed = "GET, HEAD".into();
+                return Err(AccessError::MethodNotAllowed { method: method.to_string(), allowed }.into());
+            }
+            return Ok(Self::Log(JobId::parse(id).ok_or(JobApiError::NotFound)?));
         }
         let has_id = matches!(path.call, "status" | "status-sync" | "stream" | "cancel" | "retry");
         let known = matches!(path.call, "run" | "runsync" | "purge-queue" | "pause" | "resume" | "health" | "jobs");

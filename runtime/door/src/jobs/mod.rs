@@ -4,7 +4,7 @@
 //!  POST run, runsync?wait=ms      a job is accepted; runsync waits for its end
 //!  GET  status/{id}, status-sync/{id}?wait=ms, stream/{id}
 //!  POST cancel/{id}, retry/{id}, purge-queue, pause, resume
-//!  GET  health, jobs?status&cursor&limit
+//!  GET  health, jobs?status&cursor&limit, jobs/{id}/logs
 //!       schedules…                see `schedules`
 //!       batches…                  see `batches`
 //!  GET  webhooks?status&cursor&limit; POST webhooks/{id}/redeliver; DELETE webhooks/{id}
@@ -33,6 +33,7 @@ use crate::route::{self, calling_tenant, job_path};
 use crate::whole_body::BodyBudget;
 use call::{JobCall, query_number};
 use error::JobApiError;
+use gannet_api::LogLines;
 use gannet_base::body::ResponseBody;
 use gannet_base::identity::Caller;
 use gannet_base::names::{FunctionName, TenantName};
@@ -128,6 +129,11 @@ pub async fn answer(
         return batches::answer(jobs, bodies, inbound, &target, call).await;
     }
     let call = JobCall::find(&asked, &inbound.parts.method)?;
+    if let (JobCall::Log(_), Caller::Tenant(key)) = (call, caller)
+        && !key.record.scopes.read
+    {
+        return Err(AccessError::ScopeMissing { scope: "read" }.into());
+    }
     admit.check_rate(caller, inbound.client, &target, Instant::now())?;
     let names = (target.version.tenant.clone(), target.version.function.clone());
     // It is set only here, so this cannot fail.
@@ -218,6 +224,10 @@ impl Asked<'_> {
             }
             JobCall::Health => json(ReplyStatus::Ok, &self.health()),
             JobCall::List => self.list().await?,
+            JobCall::Log(id) => {
+                let lines = jobs.log(names, id).await.map_err(store)?;
+                json(ReplyStatus::Ok, &LogLines { lines })
+            }
             JobCall::Webhooks => webhooks::list(jobs, names, self.query.as_deref()).await?,
             JobCall::Redeliver(id) => webhooks::redeliver(jobs, names, id).await?,
             JobCall::DropWebhook(id) => webhooks::drop_one(jobs, names, id).await?,

@@ -14,12 +14,14 @@ use futures::future::BoxFuture;
 use gannet_base::bill::price::Price;
 use gannet_base::bill::{LedgerLine, Receipt};
 use gannet_base::hop::RequestCaps;
+use gannet_base::log_line::LogLine;
 use gannet_base::manifest::Schedule;
 use gannet_base::manifest::schedule::named;
 use gannet_base::names::{FunctionName, RequestId, ScheduleName, TenantName};
 use gannet_base::refusal::{Blame, Refusal};
 use gannet_fleet::admitted::{AddressingStyle, Admitted, Target};
 use gannet_fleet::inbound::{FunctionBody, FunctionRequest, JobAttempt};
+use gannet_fleet::logs::Logs;
 use gannet_fleet::pool::Pool;
 use gannet_jobs::job::Job;
 use gannet_jobs::outcome::{Condition, Failure, condition_of};
@@ -53,6 +55,7 @@ pub struct DoorRunner {
     ledger: Arc<Ledger>,
     /// What jobs may take of the server's permits.
     share: Arc<Semaphore>,
+    logs: Arc<Logs>,
     live: LiveConfig,
 }
 
@@ -66,9 +69,16 @@ pub struct Admission {
 
 impl DoorRunner {
     /// Creates the runner. Jobs may take three quarters of the server's permits.
-    pub fn new(admit: Arc<Admit>, pool: Pool, registry: Arc<Registry>, ledger: Arc<Ledger>, live: LiveConfig) -> Self {
+    pub fn new(
+        admit: Arc<Admit>,
+        pool: Pool,
+        registry: Arc<Registry>,
+        ledger: Arc<Ledger>,
+        logs: Arc<Logs>,
+        live: LiveConfig,
+    ) -> Self {
         let share = Arc::new(Semaphore::new((live.load().requests_max * 3 / 4).max(1)));
-        Self { admit, pool, registry, ledger, share, live }
+        Self { admit, pool, registry, ledger, share, logs, live }
     }
 
     fn target(&self, tenant: &TenantName, function: &FunctionName, request: RequestId) -> Result<Target, NotNow> {
@@ -246,6 +256,10 @@ impl Runner for DoorRunner {
             })
         }
         .boxed()
+    }
+
+    fn log(&self, tenant: &TenantName, function: &FunctionName, request: RequestId) -> Vec<LogLine> {
+        self.logs.of_request(tenant, function, request)
     }
 
     fn receipt(&self, request: RequestId) -> Option<Receipt> {

@@ -87,6 +87,7 @@ pub(super) async fn assemble(
         pool.clone(),
         Arc::clone(&registry),
         Arc::clone(&ledger),
+        Arc::clone(&logs),
         Arc::clone(&live),
     );
     let folder = store.files().data().join("jobs");

@@ -10,8 +10,8 @@
 //! after the record and expects its revision. So a job that was cancelled or expired meanwhile keeps that state, and a
 //! crash in between only runs the job again.
 
+use super::shared::{COMMIT_RETRY, Shared, put_job};
 use super::state::{Names, Running};
-use super::{Shared, dispatch, put_job};
 use crate::job::{Job, JobId, Next, State};
 use crate::keys;
 use crate::outcome::{Answer, Condition, Failure, Outcome, read_answer};
@@ -58,13 +58,13 @@ fn platform(code: &str, message: String) -> Failure {
 
 /// Runs an attempt of a job that was taken from its queue, and records how it ended.
 pub(super) async fn attempt<R: Runner>(
-    shared: Arc<Shared<R>>,
-    names: Names,
+    shared: &Arc<Shared<R>>,
+    names: &Names,
     id: JobId,
     request: RequestId,
     admission: R::Admission,
 ) {
-    let mut ran = begin_and_run(&shared, id, request, admission).await;
+    let mut ran = begin_and_run(shared, id, request, admission).await;
     let again = loop {
         match ran {
             Ok(Ran::Ended) => break None,
@@ -72,7 +72,7 @@ pub(super) async fn attempt<R: Runner>(
             Ok(Ran::Unclear) => {}
             Err(error) => {
                 tracing::error!(job = %id, %error, "an attempt could not be recorded");
-                tokio::time::sleep(super::COMMIT_RETRY).await;
+                tokio::time::sleep(COMMIT_RETRY).await;
             }
         }
         // The record tells.
@@ -80,17 +80,15 @@ pub(super) async fn attempt<R: Runner>(
     };
     let mut state = shared.state();
     state.running.remove(&id);
-    state.served(&names).queue.done(id);
+    state.served(names).queue.done(id);
     if let Some(job) = again {
-        state.served(&names).counts.retried += 1;
+        state.served(names).counts.retried += 1;
         // Another attempt begins its stream anew.
         state.cursors.remove(&id);
         state.add_waiting(&job, shared.clock.now());
     }
     state.tell(id);
-    state.served(&names).changed.notify_one();
-    drop(state);
-    dispatch::serve(&shared, &names);
+    state.served(names).changed.notify_one();
 }
 
 /// What became of a job after an attempt.
@@ -169,7 +167,7 @@ async fn take_and_run<R: Runner>(
             Ok(None) => (None, None),
             Err(error) => {
                 tracing::error!(job = %job.id, %error, "an attempt could not be recorded; the job goes back into the queue");
-                tokio::time::sleep(super::COMMIT_RETRY).await;
+                tokio::time::sleep(COMMIT_RETRY).await;
                 return Ok(Begun::NotRun);
             }
         },
@@ -232,7 +230,7 @@ async fn finish<R: Runner>(
                     Ok(stored) => break stored,
                     Err(error) => {
                         tracing::error!(job = %job.id, %error, "an output waits to be stored");
-                        tokio::time::sleep(super::COMMIT_RETRY).await;
+                        tokio::time::sleep(COMMIT_RETRY).await;
                     }
                 }
             };

@@ -11,12 +11,14 @@
 //! is "unknown" cannot be done after a later one; it is made again until that is known.
 
 use super::batch_read::{BatchError, BatchView};
+use super::dispatch;
+use super::shared::{COMMIT_RETRY, Jobs, Shared, put_job, to_its_end};
 use super::state::Names;
 use super::submit::{IDEMPOTENCY_MS, SubmitError, UsedKey, concurrency_key, full_or_store};
-use super::{Jobs, Shared, dispatch, put_job, to_its_end};
 use crate::batch::{Batch, ITEMS_MAX, commits};
-use crate::job::{BatchId, BatchRef, Job, JobId, Payload, Policy};
+use crate::job::{BatchId, BatchRef, Job, JobId, Policy};
 use crate::keys;
+use crate::outcome::Payload;
 use crate::runner::{JobLimits, Runner};
 use gannet_base::manifest::JobSettings;
 use gannet_state::records::{Change, CommitError, Expect, Revision};
@@ -109,7 +111,7 @@ impl<R: Runner> Shared<R> {
                 Ok(revision) => return Ok(Ok(revision)),
                 Err(error) => tracing::warn!(batch = %batch.id, %error, "a batch waits to be stored"),
             }
-            tokio::time::sleep(super::COMMIT_RETRY).await;
+            tokio::time::sleep(COMMIT_RETRY).await;
             let Ok(found) = self.records.get(&keys::batch(batch.id)).await else { continue };
             let revision = found.as_ref().map(|entry| entry.revision);
             match found {
@@ -225,7 +227,7 @@ impl<R: Runner> Shared<R> {
                     }
                     // Nothing is lost meanwhile, and a start would do the same.
                     Err(_) if self.stopping.is_cancelled() => return Ok(()),
-                    Err(_) => tokio::time::sleep(super::COMMIT_RETRY).await,
+                    Err(_) => tokio::time::sleep(COMMIT_RETRY).await,
                 }
             }
         }

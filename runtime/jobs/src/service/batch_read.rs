@@ -1,7 +1,7 @@
 //! What clients ask about batches.
 
-use super::Jobs;
 use super::batch_index::Known;
+use super::shared::Jobs;
 use super::state::Names;
 use super::submit::SubmitError;
 use crate::batch::{Batch, BatchState, Counts, ITEMS_MAX};

@@ -4,7 +4,8 @@
 //!  ended and kept long enough ─▶ b/{batch}: it leaves ─▶ its items, some at once ─▶ b/{batch} is removed
 //! ```
 
-use super::{Shared, sweep};
+use super::shared::Shared;
+use super::sweep;
 use crate::job::{BatchId, JobId};
 use crate::keys;
 use crate::runner::Runner;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 /// How often the task looks.
 const EVERY: Duration = Duration::from_secs(5);
-/// Items that are removed in one commit; each has up to three records.
+/// Items that are removed in one commit; each has up to four records.
 const AT_ONCE: u32 = 200;
 
 pub(super) async fn sweep<R: Runner>(shared: Arc<Shared<R>>) {

@@ -2,8 +2,9 @@
 
 use super::batch_read::{BatchError, BatchView};
 use super::calls::ReadError;
+use super::shared::{Jobs, to_its_end};
 use super::state::Names;
-use super::{Jobs, SubmitError, to_its_end};
+use super::submit::SubmitError;
 use crate::batch::{Batch, BatchState};
 use crate::job::{BatchId, Job, JobId, State};
 use crate::runner::Runner;

@@ -1,7 +1,8 @@
 //! What clients ask about jobs that were accepted, and do to them.
 
+use super::dispatch;
+use super::shared::{Jobs, Shared, put_job_and_delivery, to_its_end};
 use super::state::{Cursor, Names};
-use super::{Jobs, Shared, dispatch, put_job_and_delivery, to_its_end};
 use crate::job::{Job, JobId, State};
 use crate::keys;
 use crate::runner::{Runner, WaitReason};
@@ -53,7 +54,7 @@ fn raw(json: &[u8]) -> io::Result<Box<RawValue>> {
 
 impl<R: Runner> Shared<R> {
     /// Reads a job of a function.
-    async fn of(&self, names: &Names, id: JobId) -> Result<(Job, Revision), ReadError> {
+    pub(super) async fn of(&self, names: &Names, id: JobId) -> Result<(Job, Revision), ReadError> {
         let found = self.read(id).await?;
         let own = found.filter(|(job, _)| job.tenant == names.0 && job.function == names.1);
         own.ok_or(ReadError::NotFound)

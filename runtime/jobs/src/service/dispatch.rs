@@ -1,8 +1,9 @@
 //! The task that serves one function: it waits until an attempt may begin, and only then takes the job that is next. So
 //! a job that is cancelled while it waits takes nothing, and one with a higher priority that comes meanwhile goes first.
 
+use super::shared::{COMMIT_RETRY, Shared};
 use super::state::Names;
-use super::{Shared, attempt};
+use super::{attempt, log};
 use crate::job::Millis;
 use crate::outcome::{Condition, Failure, Outcome};
 use crate::runner::{NotNow, Runner, WaitReason};
@@ -135,8 +136,12 @@ async fn begin<R: Runner>(shared: &Arc<Shared<R>>, names: &Names) -> Option<Dura
     }
     let id = state.served(names).queue.take(now)?;
     drop(state);
-    let attempting = attempt::attempt(Arc::clone(shared), names.clone(), id, request, admission);
-    shared.tasks.spawn(attempting);
+    let (shared, names) = (Arc::clone(shared), names.clone());
+    shared.tasks.clone().spawn(async move {
+        attempt::attempt(&shared, &names, id, request, admission).await;
+        serve(&shared, &names);
+        log::keep(&shared, &names, id, request).await;
+    });
     None
 }
 
@@ -152,7 +157,7 @@ async fn fail_all<R: Runner>(shared: &Arc<Shared<R>>, names: &Names) {
         };
         if let Err(error) = shared.end_waiting(id, &Outcome::Failed(failure)).await {
             tracing::error!(job = %id, %error, "a job of a deleted function could not be ended");
-            tokio::time::sleep(super::COMMIT_RETRY).await;
+            tokio::time::sleep(COMMIT_RETRY).await;
         }
     }
 }

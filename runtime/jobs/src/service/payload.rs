@@ -1,8 +1,9 @@
 //! Inputs and outputs: short ones are records, long ones are blobs, which are stored before the record that names them.
 
-use super::Shared;
-use crate::job::{Job, Payload};
+use super::shared::Shared;
+use crate::job::Job;
 use crate::keys;
+use crate::outcome::Payload;
 use crate::runner::Runner;
 use bytes::Bytes;
 use gannet_state::records::{Change, Expect};

@@ -3,7 +3,7 @@
 //! A job whose attempt was running goes into the queue again at once: the workers of the earlier run ended with it. The
 //! ledger gets the receipts that it lacks, so that it has one line for each attempt.
 
-use super::{Shared, put_job_and_delivery};
+use super::shared::{Shared, put_job_and_delivery};
 use crate::batch::Batch;
 use crate::job::{Job, Next, State};
 use crate::keys;

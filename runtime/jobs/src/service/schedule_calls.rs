@@ -1,8 +1,9 @@
 //! What clients ask about schedules, and do to them.
 
 use super::schedules::{Firing, ScheduleKey, ScheduleSource, current, make, wall_clock};
+use super::shared::Jobs;
 use super::state::Names;
-use super::{Jobs, SubmitError, Submitted};
+use super::submit::{SubmitError, Submitted};
 use crate::job::{JobId, Millis, State};
 use crate::keys;
 use crate::runner::Runner;

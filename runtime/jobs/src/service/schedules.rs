@@ -13,11 +13,13 @@
 //!
 //! Times are those of the wall's clock, unlike elsewhere in this crate: at three o'clock means at three o'clock.
 
+use super::dispatch;
+use super::shared::{COMMIT_RETRY, Shared, put_job};
 use super::state::Names;
-use super::submit::concurrency_key;
-use super::{Shared, SubmitError, dispatch, put_job};
-use crate::job::{Job, JobId, Millis, Payload, Policy, State};
+use super::submit::{SubmitError, concurrency_key};
+use crate::job::{Job, JobId, Millis, Policy, State};
 use crate::keys;
+use crate::outcome::Payload;
 use crate::queue::serial_key;
 use crate::runner::Runner;
 use crate::schedule::{Decision, Due, Fired, SkipReason, decide, due, next_after};
@@ -30,7 +32,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// How often the task looks which schedules there are, at least.
@@ -43,15 +44,6 @@ const PAGE: usize = 1_000;
 const RETRY_MS: Millis = 1_000;
 /// Schedules that fire at once.
 const AT_ONCE: usize = 64;
-
-/// What the task and the calls of clients share.
-#[derive(Debug, Default)]
-pub(crate) struct Schedules {
-    /// Tells the task to look which schedules there are.
-    pub(super) changed: Notify,
-    /// Held while a schedule is made, so that the tenant's limit holds.
-    pub(super) making: tokio::sync::Mutex<()>,
-}
 
 /// A schedule of a function.
 pub(super) type ScheduleKey = (Names, ScheduleName);
@@ -380,7 +372,7 @@ async fn store<R: Runner>(
             Err(CommitError::Unknown(why)) => {
                 tracing::warn!(job = %job.id, why, "it is not known whether the job of a schedule was stored");
                 is_unknown = true;
-                tokio::time::sleep(super::COMMIT_RETRY).await;
+                tokio::time::sleep(COMMIT_RETRY).await;
             }
             Err(CommitError::Full) => return Err(SubmitError::Full),
             Err(error) => return Err(io::Error::other(error).into()),

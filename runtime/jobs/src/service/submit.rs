@@ -1,6 +1,7 @@
 //! Accepting a job: its record and input are durable before the client hears of it.
 
-use super::{Jobs, Shared, dispatch, to_its_end};
+use super::dispatch;
+use super::shared::{Jobs, Shared, put_job, to_its_end};
 use crate::job::{Job, JobId, Policy, State};
 use crate::keys;
 use crate::runner::{JobLimits, Runner};
@@ -219,7 +220,7 @@ impl<R: Runner> Jobs<R> {
         let now = shared.clock.now();
         let Submission { tenant, function, input, policy, sync, webhook, .. } = submission;
         let key = concurrency_key(&settings.key, &input);
-        let empty = crate::job::Payload { bytes: 0, blob: None };
+        let empty = crate::outcome::Payload { bytes: 0, blob: None };
         let mut job = Job::submitted((tenant, function), &policy, settings, empty, now);
         (job.sync, job.webhook, job.key) = (sync, webhook, key);
         let stored = shared.store_payload(keys::input(job.id), input).await.map_err(full_or_store)?;
@@ -230,7 +231,7 @@ impl<R: Runner> Jobs<R> {
             let value = serde_json::to_vec(&used).map_err(io::Error::other)?;
             changes.push(Change::Put { key: key.to_owned(), value, expect: Expect::Absent });
         }
-        changes.push(super::put_job(&job, Expect::Absent)?);
+        changes.push(put_job(&job, Expect::Absent)?);
         shared.state().submitting.insert(job.id);
         let refused = match shared.records.commit(changes).await {
             Ok(_) => return Ok(Some(job)),

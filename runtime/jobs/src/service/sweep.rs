@@ -1,6 +1,6 @@
 //! The task that ends jobs whose time is over, and removes records that are kept long enough.
 
-use super::Shared;
+use super::shared::Shared;
 use crate::job::{Job, JobId, State};
 use crate::keys;
 use crate::runner::Runner;
@@ -14,7 +14,7 @@ use std::time::Duration;
 const EVERY: Duration = Duration::from_millis(500);
 /// How often it looks for idempotency keys that are old.
 const KEYS_EVERY: u32 = 1_200;
-/// Records that are removed in one commit; each has up to three.
+/// Jobs that are removed in one commit; each has up to four records.
 const AT_ONCE: usize = 200;
 
 pub(super) async fn sweep<R: Runner>(shared: Arc<Shared<R>>) {
@@ -117,6 +117,7 @@ pub(super) async fn remove<R: Runner>(shared: &Arc<Shared<R>>, jobs: Vec<(Job, R
         changes.push(Change::Delete { key: keys::job(job.id), expect: Expect::Revision(*revision) });
         changes.push(Change::Delete { key: keys::input(job.id), expect: Expect::Any });
         changes.push(Change::Delete { key: keys::output(job.id), expect: Expect::Any });
+        changes.push(Change::Delete { key: keys::log(job.id), expect: Expect::Any });
     }
     match shared.records.commit(changes).await {
         Ok(_) => {}

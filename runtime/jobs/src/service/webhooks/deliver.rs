@@ -16,7 +16,7 @@ use crate::delivery::signature::signatures;
 use crate::job::{Job, JobId, Millis};
 use crate::keys;
 use crate::runner::Runner;
-use crate::service::{COMMIT_RETRY, Shared};
+use crate::service::shared::{COMMIT_RETRY, Shared};
 use bytes::Bytes;
 use gannet_state::records::{Change, CommitError, Expect, Revision};
 use std::io;

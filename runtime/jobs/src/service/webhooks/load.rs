@@ -5,7 +5,7 @@ use crate::delivery::record::{DeadLetter, Pending};
 use crate::job::JobId;
 use crate::keys;
 use crate::runner::Runner;
-use crate::service::Shared;
+use crate::service::shared::Shared;
 use std::io;
 
 /// Records that are read at once.

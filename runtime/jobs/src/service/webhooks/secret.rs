@@ -5,7 +5,7 @@ use crate::delivery::signature::Secret;
 use crate::job::Millis;
 use crate::keys;
 use crate::runner::Runner;
-use crate::service::{Jobs, Shared};
+use crate::service::shared::{Jobs, Shared};
 use gannet_base::names::TenantName;
 use gannet_state::records::{Change, CommitError, Expect, Revision};
 use serde::{Deserialize, Serialize};

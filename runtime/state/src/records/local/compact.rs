@@ -13,10 +13,10 @@
 use super::format::{self, Change};
 use super::index::Location;
 use super::segment;
+use super::segment::Compaction;
 use super::writer::Writer;
 use crate::lines;
 use crate::store::files::sync_folder;
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -26,17 +26,6 @@ use std::time::{Duration, Instant};
 const STEP_BYTES: u64 = 1 << 20;
 /// How long compaction pauses after a failure.
 const RETRY: Duration = Duration::from_secs(60);
-
-/// The oldest segment, while it is read.
-#[derive(Debug)]
-pub(super) struct Compaction {
-    number: u32,
-    file: Arc<File>,
-    /// How far its records are copied.
-    at: u64,
-    /// Its length.
-    bytes: u64,
-}
 
 /// A record that was copied.
 struct Copied {

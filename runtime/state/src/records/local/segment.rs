@@ -12,6 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Returns the path of a segment.
 pub(super) fn path(folder: &Path, number: u32) -> PathBuf {
@@ -110,4 +111,15 @@ pub(super) fn tail(file: &File, found: &lines::Scan) -> io::Result<Tail> {
         return Ok(Tail::NoLineFeed(found.end + found.tail - 1));
     }
     Ok(Tail::Torn(found.end + whole as u64))
+}
+
+/// The oldest segment, while it is read.
+#[derive(Debug)]
+pub(super) struct Compaction {
+    pub(super) number: u32,
+    pub(super) file: Arc<File>,
+    /// How far its records are copied.
+    pub(super) at: u64,
+    /// Its length.
+    pub(super) bytes: u64,
 }

@@ -15,10 +15,9 @@
 //! Invariant: nothing is acknowledged or published before it is synced, and nothing is written behind bytes whose fate
 //! is not known.
 
-use super::compact::Compaction;
 use super::format;
 use super::index::{Index, Location, Segment};
-use super::segment::Disk;
+use super::segment::{Compaction, Disk};
 use super::{Options, Shared};
 use crate::lines;
 use crate::records::feed::{Committed, Publisher};
