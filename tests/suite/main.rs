@@ -13,6 +13,7 @@ mod support;
 
 mod assets;
 mod attacks;
+mod batches;
 mod builds;
 mod clients;
 mod command_line;

@@ -3,8 +3,8 @@
 use crate::connection::ReadArgs;
 use crate::failure::Outcome;
 use crate::{
-    asset, audit, configure, deploy, function, gpu, invoke, job, key, login, logs, queue, receipt, schedule, secret,
-    tenant, traffic, usage,
+    asset, audit, batch, configure, deploy, function, gpu, invoke, job, key, login, logs, queue, receipt, schedule,
+    secret, tenant, traffic, usage,
 };
 use clap::Subcommand;
 
@@ -39,6 +39,9 @@ pub enum ClientCommand {
     /// Submit background jobs of a function, wait for them, list, cancel and retry them
     #[command(visible_alias = "jobs")]
     Job(job::JobArgs),
+    /// Submit many background jobs of a function at once, from a file with an input on each line
+    #[command(visible_alias = "batches")]
+    Batch(batch::BatchArgs),
     /// Pause, resume, count and cancel the jobs of a function that wait
     Queue(queue::QueueArgs),
     /// Add, list, run and delete the schedules of a function, which make its jobs at certain times
@@ -89,6 +92,7 @@ impl ClientCommand {
             Self::Logs(arguments) => logs::run(arguments),
             Self::Receipt(arguments) => receipt::run(arguments),
             Self::Job(arguments) => job::run(arguments),
+            Self::Batch(arguments) => batch::run(arguments),
             Self::Queue(arguments) => queue::run(arguments),
             Self::Schedule(arguments) => schedule::run(arguments),
             Self::Usage(arguments) => usage::usage(arguments),

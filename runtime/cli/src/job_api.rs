@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use std::fmt;
+use std::io::Write;
 use std::marker::PhantomData;
 use ureq::http::Response;
 use ureq::{AsSendBody, Body};
@@ -156,9 +157,28 @@ impl JobApi {
         headers: &[(String, String)],
         body: &str,
     ) -> Result<Sent<T>, Failure> {
+        Ok(self.try_post_json(call, query, headers, body)?)
+    }
+
+    /// Calls with POST and a body of JSON. Tells whether the call may be repeated.
+    pub fn try_post_json<T>(
+        &self,
+        call: &str,
+        query: &[(&str, &str)],
+        headers: &[(String, String)],
+        body: &str,
+    ) -> Result<Sent<T>, CallError> {
         let mut all = vec![("content-type".to_owned(), "application/json".to_owned())];
         all.extend_from_slice(headers);
-        Ok(self.call("POST", &call_path(&self.name, call, query), &all, body)?)
+        self.call("POST", &call_path(&self.name, call, query), &all, body)
+    }
+
+    /// Calls with GET, and copies the body to a writer as it arrives.
+    pub fn copy(&self, call: &str, query: &[(&str, &str)], to: &mut dyn Write) -> Outcome {
+        let mut response = self.client.successful("GET", &call_path(&self.name, call, query), &[], ())?;
+        let mut body = response.body_mut().as_reader();
+        let copied = std::io::copy(&mut body, to).and_then(|_| to.flush());
+        copied.map_err(|error| Failure::server("the response was not copied to its end").because(error))
     }
 
     /// Calls with DELETE.

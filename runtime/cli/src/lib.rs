@@ -18,6 +18,7 @@ mod configure;
 mod logs;
 mod receipt;
 mod job;
+mod batch;
 mod queue;
 mod schedule;
 mod usage;

@@ -51,6 +51,20 @@ pub fn bytes(bytes: &[u8]) {
     }
 }
 
+/// Standard output as a writer. Ends the process if it cannot be written.
+pub struct Stdout;
+
+impl Write for Stdout {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        bytes(data);
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Prints rows in columns, under their titles.
 pub fn table(head: &[&str], rows: &[Vec<String>]) {
     let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
@@ -80,6 +94,15 @@ pub fn progress(length: u64, what: &str) -> indicatif::ProgressBar {
         bar.set_style(style.progress_chars("=> "));
     }
     bar.set_message(what.to_owned());
+    bar
+}
+
+/// Makes a progress bar on stderr that counts. It is hidden where stderr is not a terminal.
+pub fn counter(length: u64, what: &str) -> indicatif::ProgressBar {
+    let bar = progress(length, what);
+    if let Ok(style) = indicatif::ProgressStyle::with_template("[{bar:30}] {pos}/{len} {wide_msg}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
     bar
 }
 

@@ -62,6 +62,38 @@ impl JobId {
     }
 }
 
+impl JobId {
+    /// Returns the id of an item of a batch, always the same: a UUIDv8 of the batch's time, the index, and a hash of the
+    /// batch's id. So the items of a batch sort by their index.
+    pub fn item(batch: BatchId, index: u32) -> Self {
+        let of_batch = batch.0.to_bytes();
+        let hash = Sha256::digest(of_batch);
+        let [time @ .., _, _, _, _, _, _, _, _, _, _] = of_batch;
+        let [t0, t1, t2, t3, t4, t5] = time;
+        let [h0, h1, h2, h3, h4, h5, ..] = <[u8; 32]>::from(hash);
+        // The 26 bits of the index surround the version and the variant.
+        let [.., a] = (index >> 22).to_be_bytes();
+        let [.., b] = (index >> 14).to_be_bytes();
+        let [.., c] = (index >> 8).to_be_bytes();
+        let [.., d] = index.to_be_bytes();
+        let (a, c) = (0x80 | a & 0x0f, 0x80 | c & 0x3f);
+        let bytes = [t0, t1, t2, t3, t4, t5, a, b, c, d, h0, h1, h2, h3, h4, h5];
+        Self(RequestId::from_bytes(bytes))
+    }
+}
+
+/// The id of a batch: a UUIDv7, as that of a job.
+pub type BatchId = JobId;
+
+/// Which item of which batch a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchRef {
+    /// The batch.
+    pub id: BatchId,
+    /// The number of the item in it, from 0.
+    pub index: u32,
+}
+
 impl Default for JobId {
     fn default() -> Self {
         Self::new()
@@ -162,6 +194,9 @@ pub struct Job {
     /// The time of the schedule that it was made for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduled: Option<Millis>,
+    /// Which item of which batch it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchRef>,
     /// The path at which its function gets it, if not `/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
@@ -253,6 +288,7 @@ impl Job {
             webhook: None,
             schedule: None,
             scheduled: None,
+            batch: None,
             path: None,
             attempt: 0,
             failures: 0,
@@ -469,6 +505,20 @@ mod tests {
         let text = id(&one, now).to_string();
         assert_eq!((text.get(14..15), JobId::parse(&text)), (Some("8"), Some(id(&one, now))), "{text}");
         assert!(matches!(text.get(19..20), Some("8" | "9" | "a" | "b")), "{text}");
+    }
+
+    #[test]
+    fn the_items_of_a_batch_have_ids_of_their_own_that_sort_by_their_index() {
+        let (one, two) = (BatchId::new(), BatchId::new());
+        let indexes = [0, 1, 15, 16, 255, 256, 4_095, 65_535, 65_536, 262_144, 999_999, (1 << 22) - 1];
+        let ids: Vec<_> = indexes.iter().map(|index| JobId::item(one, *index)).collect();
+        assert!(ids.is_sorted_by(|a, b| a < b));
+        for (index, id) in indexes.iter().zip(&ids) {
+            let text = id.to_string();
+            assert_eq!((text.get(14..15), JobId::parse(&text)), (Some("8"), Some(*id)), "{text}");
+            assert!(matches!(text.get(19..20), Some("8" | "9" | "a" | "b")), "{text}");
+            assert!(*id == JobId::item(one, *index) && *id != JobId::item(two, *index));
+        }
     }
 
     proptest! {

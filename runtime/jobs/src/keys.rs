@@ -9,6 +9,7 @@
 //!  a/{tenant}/{function}/{name}   a schedule that was made by API
 //!  s/{tenant}/{function}/{name}   what became of the times of a schedule
 //!  w/{job}, d/{job}               the delivery of its webhook, if it is pending, or was given up
+//!  b/{batch}                      the record of a batch
 //!  h/{tenant}                     the secret that a tenant's webhooks are signed with
 //! ```
 
@@ -24,6 +25,14 @@ pub const IDEMPOTENCY: &str = "k/";
 pub const LOGS: &str = "l/";
 /// The prefix of paused queues.
 pub const PAUSED: &str = "p/";
+
+/// The prefix of the records of batches.
+pub const BATCHES: &str = "b/";
+
+/// Returns the key of a batch's record.
+pub fn batch(id: JobId) -> String {
+    format!("{BATCHES}{id}")
+}
 
 /// The prefix of deliveries that are pending.
 pub const DELIVERIES: &str = "w/";

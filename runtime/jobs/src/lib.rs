@@ -15,6 +15,7 @@ pub mod job;
 pub mod outcome;
 pub mod parts;
 pub mod queue;
+pub mod batch;
 pub mod schedule;
 pub mod keys;
 pub mod view;

@@ -9,6 +9,9 @@
 //! [`LOW_PRIORITY_MS`] later, so it is overtaken but never starves. Jobs with the same concurrency key form a group, of
 //! which at most so many run at once as the function's settings say; a group that may not run holds up no other.
 //!
+//! Items of batches have low priority, and leave half of the function's concurrency to other jobs and requests as soon
+//! as one of those waits ([`FunctionQueue::next_must_wait`]).
+//!
 //! Invariant: a job is in the queue, or runs, or is not known; never two of them.
 
 use crate::job::{Job, JobId, Millis};
@@ -58,6 +61,14 @@ struct Waiting {
     expires: Millis,
     not_before: Option<Millis>,
     group: GroupKey,
+    is_item: bool,
+}
+
+/// What the queue knows about a job that runs.
+#[derive(Debug)]
+struct Runs {
+    group: GroupKey,
+    is_item: bool,
 }
 
 /// The queue of one function.
@@ -73,8 +84,9 @@ pub struct FunctionQueue {
     expiries: BTreeSet<(Millis, JobId)>,
     /// Running jobs that wait again as soon as their attempt is done.
     again: HashMap<JobId, Job>,
-    /// The group of each running job.
-    running: HashMap<JobId, GroupKey>,
+    running: HashMap<JobId, Runs>,
+    /// How many of those that wait, and that run, are items of batches.
+    items: (usize, usize),
     /// Jobs with the same concurrency key that may run at once.
     key_concurrency: u64,
 }
@@ -104,7 +116,9 @@ impl FunctionQueue {
             expires: job.expires,
             not_before: job.not_before.filter(|at| *at > now),
             group: job.key.as_deref().map(Arc::from),
+            is_item: job.batch.is_some(),
         };
+        self.items.0 += usize::from(waiting.is_item);
         self.expiries.insert((waiting.expires, job.id));
         match waiting.not_before {
             Some(at) => {
@@ -157,19 +171,31 @@ impl FunctionQueue {
         self.heads.first().map(|((_, id), _)| *id)
     }
 
+    /// Whether the job that is next is an item of a batch that must leave room: items take half of the function's
+    /// concurrency already, and another job waits, or a request does.
+    pub fn next_must_wait(&mut self, now: Millis, concurrency: u64, do_requests_wait: bool) -> bool {
+        let next = self.next(now).and_then(|id| self.waiting.get(&id));
+        let has_others = self.waiting.len() > self.items.0;
+        next.is_some_and(|next| next.is_item)
+            && self.items.1 as u64 >= concurrency.div_ceil(2)
+            && (has_others || do_requests_wait)
+    }
+
     /// Takes the job that is next: it runs until [`FunctionQueue::done`].
     pub fn take(&mut self, now: Millis) -> Option<JobId> {
         let id = self.next(now)?;
         let waiting = self.forget(id)?;
         self.groups.entry(waiting.group.clone()).or_default();
         self.with_group(&waiting.group, |group| group.running += 1);
-        self.running.insert(id, waiting.group);
+        self.items.1 += usize::from(waiting.is_item);
+        self.running.insert(id, Runs { group: waiting.group, is_item: waiting.is_item });
         Some(id)
     }
 
     /// Notes that an attempt has ended.
     pub fn done(&mut self, id: JobId, now: Millis) {
-        if let Some(group) = self.running.remove(&id) {
+        if let Some(Runs { group, is_item }) = self.running.remove(&id) {
+            self.items.1 -= usize::from(is_item);
             self.with_group(&group, |group| group.running = group.running.saturating_sub(1));
         }
         if let Some(job) = self.again.remove(&id) {
@@ -185,6 +211,7 @@ impl FunctionQueue {
 
     fn forget(&mut self, id: JobId) -> Option<Waiting> {
         let waiting = self.waiting.remove(&id)?;
+        self.items.0 -= usize::from(waiting.is_item);
         self.expiries.remove(&(waiting.expires, id));
         match waiting.not_before {
             Some(at) => {
@@ -317,6 +344,36 @@ mod tests {
         assert_eq!(queue.take(500), Some(later.id));
         queue.done(later.id, 500);
         assert!(queue.is_empty() && queue.groups.is_empty() && queue.heads.is_empty());
+    }
+
+    #[test]
+    fn items_of_a_batch_take_half_while_others_wait_and_all_while_nobody_does() {
+        let mut queue = queue(1);
+        let items: Vec<Job> = (0..4)
+            .map(|index| {
+                let mut item = job(1, None);
+                (item.low, item.batch) = (true, Some(crate::job::BatchRef { id: JobId::new(), index }));
+                item
+            })
+            .collect();
+        items.iter().for_each(|item| queue.add(item, 10));
+        assert!(!queue.next_must_wait(10, 3, true), "none runs");
+        queue.take(10);
+        queue.take(10);
+        assert_eq!((queue.next_must_wait(10, 3, true), queue.next_must_wait(10, 3, false)), (true, false));
+        let mut later = job(1, None);
+        later.not_before = Some(500);
+        queue.add(&later, 10);
+        assert!(queue.next_must_wait(10, 3, false), "another job waits");
+        assert!(!queue.next_must_wait(500, 3, true), "it is next");
+        queue.remove(later.id);
+        queue.done(items[0].id, 10);
+        assert!(!queue.next_must_wait(10, 3, true), "one has ended");
+        items.iter().for_each(|item| {
+            queue.remove(item.id);
+            queue.done(item.id, 10);
+        });
+        assert_eq!((queue.items, queue.is_empty()), ((0, 0), true));
     }
 
     #[derive(Debug, Clone)]

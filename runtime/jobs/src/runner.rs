@@ -1,6 +1,6 @@
 //! What runs an attempt: the front door in the server, a stand-in in tests.
 
-use crate::job::{Job, JobId, Millis};
+use crate::job::{BatchId, Job, JobId, Millis};
 use crate::outcome::Failure;
 use crate::parts::OutputTooLarge;
 use bytes::Bytes;
@@ -74,6 +74,8 @@ pub struct Attempt {
     pub schedule: Option<String>,
     /// The time of the schedule that it was made for.
     pub scheduled: Option<Millis>,
+    /// The batch that the job is an item of.
+    pub batch: Option<BatchId>,
 }
 
 /// Takes an answer as it arrives.
@@ -91,6 +93,11 @@ pub trait Runner: Send + Sync + Debug + 'static {
 
     /// Returns how a function's jobs run. None if it does not exist.
     fn function(&self, tenant: &TenantName, function: &FunctionName) -> Option<FunctionJobs>;
+
+    /// Whether requests of a function wait for a permit, as far as it can be told.
+    fn do_requests_wait(&self, _tenant: &TenantName, _function: &FunctionName) -> bool {
+        false
+    }
 
     /// Whether the disk has room for so many bytes more.
     fn has_room(&self, bytes: u64) -> bool;

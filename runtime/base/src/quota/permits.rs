@@ -67,6 +67,11 @@ impl VersionPermits {
         Arc::clone(&self.permits).try_acquire_owned().ok()
     }
 
+    /// Whether all permits are taken.
+    pub fn are_all_taken(&self) -> bool {
+        self.permits.available_permits() == 0
+    }
+
     /// Waits for a permit until a time. `queue_ms` is only for the error.
     pub async fn acquire(&self, until: Instant, queue_ms: u64) -> Result<OwnedSemaphorePermit, NoPermit> {
         match timeout_at(until, Arc::clone(&self.permits).acquire_owned()).await {

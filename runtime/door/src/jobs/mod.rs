@@ -6,6 +6,7 @@
 //!  POST cancel/{id}, retry/{id}, purge-queue, pause, resume
 //!  GET  health, jobs?status&cursor&limit, jobs/{id}/logs
 //!       schedules…                see `schedules`
+//!       batches…                  see `batches`
 //!  GET  webhooks?status&cursor&limit; POST webhooks/{id}/redeliver; DELETE webhooks/{id}
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! without a key `status`, because Runpod's clients would take that for the state of a job. The attempts themselves run
 //! in [`runner`].
 
+mod batches;
 mod call;
 mod error;
 mod runner;
@@ -129,6 +131,11 @@ pub async fn answer(
         return schedules::answer(jobs, (admit, bodies), inbound, (caller, &tenant, &asked), snapshot).await;
     }
     let target = target_of(&tenant, asked.function, inbound, caller, snapshot).map_err(Refusal::from)?;
+    if asked.call == "batches" {
+        let call = batches::BatchCall::find(asked.rest, &inbound.parts.method)?;
+        admit.check_rate(caller, inbound.client, &target, Instant::now())?;
+        return batches::answer(jobs, bodies, inbound, &target, call).await;
+    }
     let call = JobCall::find(&asked, &inbound.parts.method)?;
     if let Caller::Tenant(key) = caller {
         // A function that anybody may call has no jobs that anybody may read.

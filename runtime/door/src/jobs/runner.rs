@@ -180,6 +180,13 @@ impl Runner for DoorRunner {
         Some(FunctionJobs { settings, concurrency })
     }
 
+    fn do_requests_wait(&self, tenant: &TenantName, function: &FunctionName) -> bool {
+        let snapshot = self.registry.snapshot();
+        let function = snapshot.tenants.get(tenant).and_then(|tenant| tenant.functions.get(function));
+        // A request comes at any time: one permit stays free for it.
+        function.is_some_and(|function| function.current.permits.are_all_taken())
+    }
+
     fn schedules(&self) -> Vec<(TenantName, FunctionName, ScheduleName, Schedule)> {
         let snapshot = self.registry.snapshot();
         let active = snapshot.tenants.iter().filter(|(_, tenant)| !tenant.record.suspended);
@@ -236,6 +243,7 @@ impl Runner for DoorRunner {
                 receipt.job = Some(attempt.job.to_string());
                 receipt.attempt = Some(attempt.number);
                 receipt.schedule.clone_from(&attempt.schedule);
+                receipt.batch = attempt.batch.map(|batch| batch.to_string());
             });
             if let Some(path) = &attempt.path {
                 // It was checked with the schedule.
@@ -290,6 +298,7 @@ impl Runner for DoorRunner {
         receipt.job = Some(job.id.to_string());
         receipt.attempt = Some(job.attempt);
         receipt.schedule.clone_from(&job.schedule);
+        receipt.batch = job.batch.map(|item| item.id.to_string());
         receipt.error = Some("server_restarted".into());
         receipt.error_detail = Some("the server ended while the attempt ran".into());
         receipt.fault = Some(Blame::Platform);

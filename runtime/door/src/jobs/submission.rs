@@ -30,12 +30,25 @@ struct Body<'a> {
     policy: SentPolicy,
 }
 
+/// The key `policy` as clients send it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct SentPolicy {
+pub(super) struct SentPolicy {
     execution_timeout: Option<u64>,
     ttl: Option<u64>,
     low_priority: Option<bool>,
+}
+
+impl SentPolicy {
+    /// Checks what a client asks for.
+    pub(super) fn check(self, limits: &TenantLimits) -> Result<Policy, JobApiError> {
+        let Self { execution_timeout, ttl, low_priority } = self;
+        let timeout_max = limits.job_timeout_s.saturating_mul(1000).min(WEEK_MS);
+        within("policy.executionTimeout", execution_timeout, 5_000, timeout_max)?;
+        within("policy.ttl", ttl, 10_000, WEEK_MS)?;
+        let low_priority = low_priority.unwrap_or_default();
+        Ok(Policy { execution_timeout_ms: execution_timeout, ttl_ms: ttl, low_priority })
+    }
 }
 
 fn within(name: &str, value: Option<u64>, least: u64, most: u64) -> Result<(), JobApiError> {
@@ -70,25 +83,23 @@ pub(super) fn read(
     let body: Body<'_> = serde_json::from_slice(body)
         .map_err(|error| JobApiError::Invalid(format!("the body is no JSON object of a job: {error}")))?;
     let input = body.input.ok_or_else(|| JobApiError::Invalid("the body has no `input`".into()))?;
-    let SentPolicy { execution_timeout, ttl, low_priority } = body.policy;
-    let timeout_max = limits.job_timeout_s.saturating_mul(1000).min(WEEK_MS);
-    within("policy.executionTimeout", execution_timeout, 5_000, timeout_max)?;
-    within("policy.ttl", ttl, 10_000, WEEK_MS)?;
+    let policy = body.policy.check(limits)?;
     body.webhook.as_deref().map_or(Ok(()), check_webhook)?;
     Ok(Submission {
         tenant,
         function,
         input: input.get().as_bytes().to_vec(),
-        policy: Policy {
-            execution_timeout_ms: execution_timeout,
-            ttl_ms: ttl,
-            low_priority: low_priority.unwrap_or_default(),
-        },
+        policy,
         sync,
         webhook: body.webhook,
         idempotency_key,
-        limits: JobLimits { queued: limits.jobs_queued, bytes: limits.jobs_mib << 20 },
+        limits: job_limits(limits),
     })
+}
+
+/// Returns what a tenant's jobs may take.
+pub(super) fn job_limits(limits: &TenantLimits) -> JobLimits {
+    JobLimits { queued: limits.jobs_queued, bytes: limits.jobs_mib << 20 }
 }
 
 /// Checks the address of a webhook. Whether it is a public one is only known when it is reached.

@@ -115,7 +115,11 @@ async fn begin_and_run<R: Runner>(
     job.start(request, shared.clock.now());
     let running =
         Arc::new(Running { answer: Mutex::default(), progress: Mutex::default(), cancelled: CancellationToken::new() });
-    shared.state().running.insert(id, Arc::clone(&running));
+    {
+        let mut state = shared.state();
+        state.running.insert(id, Arc::clone(&running));
+        state.batches.note(&job);
+    }
     let (revision, ended) = match take_and_run(shared, &job, revision, (request, admission), &running).await? {
         Begun::Ended(revision, ended) => (revision, ended),
         Begun::NotRun => return Ok(Ran::Unclear),
@@ -186,7 +190,9 @@ async fn run<R: Runner>(
     };
     let timeout = Duration::from_millis(job.timeout_ms);
     let (path, schedule, scheduled) = (job.path.clone(), job.schedule.clone(), job.scheduled);
-    let attempt = Attempt { job: job.id, number: job.attempt, request, input, timeout, path, schedule, scheduled };
+    let batch = job.batch.map(|batch| batch.id);
+    let attempt =
+        Attempt { job: job.id, number: job.attempt, request, input, timeout, path, schedule, scheduled, batch };
     let sink = Arc::new(Sink { shared: Arc::clone(shared), id: job.id, running: Arc::clone(running) });
     let ended = tokio::select! {
         biased;

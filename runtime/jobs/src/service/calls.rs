@@ -319,7 +319,12 @@ impl<R: Runner> Jobs<R> {
         let shared = &self.shared;
         let waiting: Vec<JobId> =
             shared.state().functions.get(names).map(|served| served.queue.waiting().collect()).unwrap_or_default();
-        let mut removed = 0;
+        self.cancel_waiting(&waiting).await
+    }
+
+    /// Cancels those of these jobs that wait. Returns how many.
+    pub(super) async fn cancel_waiting(&self, waiting: &[JobId]) -> Result<u64, ReadError> {
+        let (shared, mut removed) = (&self.shared, 0);
         for ids in waiting.chunks(PURGE) {
             let end = |job: &mut Job| job.cancel(&shared.settings(job), shared.clock.now());
             removed += shared.end_together(ids, &[State::InQueue], end).await?;
@@ -440,6 +445,7 @@ impl<R: Runner> Jobs<R> {
             ids.iter().for_each(|id| shared.state().deliveries.forget(*id));
             super::sweep::remove(shared, removed).await?;
         }
+        super::batch_sweep::forget_tenant(shared, tenant).await?;
         let of_tenant = |prefix: &str| format!("{prefix}{tenant}/");
         for prefix in [of_tenant(keys::IDEMPOTENCY), of_tenant(keys::PAUSED)] {
             loop {

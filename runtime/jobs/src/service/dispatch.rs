@@ -38,6 +38,9 @@ pub(super) fn start_all<R: Runner>(shared: &Arc<Shared<R>>) {
     }
 }
 
+/// How often a task looks again whether items of batches may take more than half.
+const ITEMS_LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// What the task does next.
 enum Step {
     /// Nothing is left to serve.
@@ -75,6 +78,7 @@ async fn run<R: Runner>(shared: Arc<Shared<R>>, names: Names, changed: Arc<Notif
 
 fn next_step<R: Runner>(shared: &Arc<Shared<R>>, names: &Names) -> Step {
     let function = shared.runner.function(&names.0, &names.1);
+    let do_requests_wait = shared.runner.do_requests_wait(&names.0, &names.1);
     let now = shared.clock.now();
     let limits = shared.runner.job_limits(&names.0);
     let mut state = shared.state();
@@ -102,6 +106,10 @@ fn next_step<R: Runner>(shared: &Arc<Shared<R>>, names: &Names) -> Step {
     if served.queue.running_count() as u64 >= function.concurrency {
         served.reason = Some(WaitReason::Capacity);
         return Step::Wait(LOOK_AGAIN);
+    }
+    if served.queue.next_must_wait(now, function.concurrency, do_requests_wait) {
+        served.reason = Some(WaitReason::Capacity);
+        return Step::Wait(ITEMS_LOOK_AGAIN);
     }
     if served.queue.next(now).is_some() {
         return Step::Ask;

@@ -5,6 +5,7 @@
 //!  one for each attempt (`attempt`): marks the job, runs it, commits the result
 //!  one for all deliveries of webhooks, and one for each try (`webhooks`)
 //!  one for all (`sweep`): ends jobs whose time is over, removes results that are kept long enough
+//!  one for all (`batch_sweep`): removes batches that are kept long enough, with their items
 //!  one for all (`schedules`): makes the jobs of schedules when their times come
 //! ```
 //!
@@ -12,6 +13,14 @@
 //! change is committed first, expecting the revision that it was made from, and then noted in the index.
 
 mod attempt;
+mod batch_add;
+mod batch_index;
+mod batch_read;
+mod batch_sweep;
+mod batches;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod batch_tests;
 mod calls;
 mod clock;
 mod dispatch;
@@ -33,6 +42,9 @@ mod sweep;
 mod webhooks;
 
 pub use crate::runner::JobLimits;
+pub use batch_add::{NewBatch, NewItems};
+pub use batch_read::{BatchError, BatchView};
+pub use batches::{ResultsPage, RetriedItems};
 pub use calls::{Cancelled, ReadError, Retried, StreamRead};
 pub use schedule_calls::{ListedSchedule, ScheduleError};
 pub use schedules::ScheduleSource;
@@ -78,6 +90,7 @@ impl<R: Runner> Jobs<R> {
         recover::recover(&shared).await?;
         let jobs = Self { shared };
         jobs.shared.tasks.spawn(sweep::sweep(Arc::clone(&jobs.shared)));
+        jobs.shared.tasks.spawn(batch_sweep::sweep(Arc::clone(&jobs.shared)));
         jobs.shared.tasks.spawn(webhooks::deliver::run(Arc::clone(&jobs.shared)));
         jobs.shared.tasks.spawn(schedules::keep(Arc::clone(&jobs.shared)));
         dispatch::start_all(&jobs.shared);

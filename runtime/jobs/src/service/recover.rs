@@ -4,6 +4,7 @@
 //! ledger gets the receipts that it lacks, so that it has one line for each attempt.
 
 use super::shared::{Shared, put_job_and_delivery};
+use crate::batch::Batch;
 use crate::job::{Job, JobId, Next, State};
 use crate::keys;
 use crate::outcome::{Condition, Failure, Outcome};
@@ -22,6 +23,7 @@ const WRITE: usize = 200;
 pub(super) async fn recover<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()> {
     pauses(shared).await?;
     super::webhooks::load::load(shared).await?;
+    let never_accepted = batches(shared).await?;
     let mut after: Option<String> = None;
     let (mut interrupted, mut is_whole) = (Vec::new(), true);
     loop {
@@ -44,6 +46,11 @@ pub(super) async fn recover<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()
     for changes in interrupted.chunks(WRITE) {
         shared.records.commit(changes.concat()).await.map_err(io::Error::other)?;
     }
+    // Last: what was stored of their items is gone.
+    for changes in never_accepted.chunks(WRITE) {
+        shared.records.commit(changes.to_vec()).await.map_err(io::Error::other)?;
+    }
+    shared.state().batches.forget_empty();
     logs(shared).await?;
     if !is_whole {
         // What cannot be read may have blobs.
@@ -79,6 +86,30 @@ async fn logs<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()> {
     }
 }
 
+/// Adds all batches to the index. Returns the changes that remove the records of those that were never accepted.
+async fn batches<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<Vec<Change>> {
+    let (mut after, mut never_accepted) = (None::<String>, Vec::new());
+    loop {
+        let page = shared.records.page(keys::BATCHES, after.as_deref(), PAGE).await?;
+        for entry in &page.entries {
+            match serde_json::from_slice::<Batch>(&entry.value) {
+                Ok(batch) => {
+                    if batch.total == 0 {
+                        never_accepted.push(Change::Delete { key: entry.key.clone(), expect: Expect::Any });
+                    }
+                    shared.state().batches.recover(batch, entry.revision);
+                }
+                // Its items are kept as any other jobs.
+                Err(error) => tracing::error!(key = entry.key, %error, "the record of a batch cannot be read"),
+            }
+        }
+        after = page.entries.last().map(|entry| entry.key.clone());
+        if !page.more || after.is_none() {
+            return Ok(never_accepted);
+        }
+    }
+}
+
 async fn pauses<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()> {
     let mut after: Option<String> = None;
     loop {
@@ -101,6 +132,15 @@ async fn pauses<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()> {
 /// Adds a job to the index. Returns the changes of its record, if an attempt was interrupted.
 fn take<R: Runner>(shared: &Arc<Shared<R>>, mut job: Job, revision: Revision) -> io::Result<Vec<Change>> {
     let mut changes = Vec::new();
+    let of_batch = shared.state().batches.of(&job).map(|batch| (batch.total, batch.cancelled.is_some()));
+    if let (Some(item), Some((total, _))) = (job.batch, of_batch)
+        && item.index >= total
+    {
+        // The server ended before all items of a call were stored: none of them was accepted.
+        return Ok([keys::job(job.id), keys::input(job.id)]
+            .map(|key| Change::Delete { key, expect: Expect::Any })
+            .to_vec());
+    }
     if let Some(receipt) = &job.receipt {
         shared.runner.bill(Receipt::clone(receipt));
     }
@@ -118,7 +158,12 @@ fn take<R: Runner>(shared: &Arc<Shared<R>>, mut job: Job, revision: Revision) ->
         }
         changes = put_job_and_delivery(&job, Expect::Revision(revision))?;
     }
+    if job.state == State::InQueue && of_batch.is_some_and(|(_, is_cancelled)| is_cancelled) {
+        job.cancel(&shared.settings(&job), shared.clock.now());
+        changes = put_job_and_delivery(&job, Expect::Revision(revision))?;
+    }
     let mut state = shared.state();
+    state.batches.set(&job);
     for blob in job.input.blob.iter().chain(job.output.iter().filter_map(|output| output.blob.as_ref())) {
         state.hold_blob(blob);
     }

@@ -326,14 +326,14 @@ pub(super) async fn make<R: Runner>(
     job.path = Some(firing.schedule.path.clone()).filter(|path| path != "/");
     job.key = if firing.in_turn { Some(serial_key(name.as_str())) } else { concurrency_key(&settings.key, &input) };
     let bytes = bytes + crate::job::JOB_BYTES;
-    shared.reserve(&names.0, bytes, limits)?;
+    shared.reserve(&names.0, (1, bytes), limits)?;
     let made = store(shared, firing.key, &mut job, input, (fired, expect)).await;
     match &made {
         Ok(Made::New(_)) => {
             shared.state().add_waiting(&job, shared.clock.now());
             dispatch::serve(shared, names);
         }
-        _ => shared.release(&names.0, bytes),
+        _ => shared.release(&names.0, (1, bytes)),
     }
     Ok(match made? {
         Made::New(revision) | Made::Before(revision) => Some(revision),

@@ -1,6 +1,7 @@
 //! The index of all jobs in memory. It is small: of a waiting job it has its place in the queue, of one that has ended
 //! when it is removed.
 
+use super::batch_index::Batches;
 use crate::delivery::index::{Deliveries, Stage};
 use crate::job::{Job, JobId, Millis, State as JobState};
 use crate::parts::ArrivingAnswer;
@@ -68,6 +69,7 @@ pub(crate) struct State {
     pub(crate) cursors: HashMap<JobId, Cursor>,
     /// The bytes of the logs that are kept.
     pub(crate) logs: HashMap<JobId, u64>,
+    pub(crate) batches: Batches,
     /// Webhooks that are to be delivered, or were given up.
     pub(crate) deliveries: Deliveries,
     /// Wakes the task that delivers.
@@ -102,6 +104,7 @@ impl State {
 
     /// Adds a job that waits, and wakes the task of its function.
     pub(crate) fn add_waiting(&mut self, job: &Job, now: Millis) {
+        self.batches.note(job);
         let served = self.served(&(job.tenant.clone(), job.function.clone()));
         served.all.insert(job.id);
         served.queue.add(job, now);
@@ -147,14 +150,17 @@ impl State {
             JobState::Failed | JobState::TimedOut => counts.failed += 1,
             _ => {}
         }
-        if !self.deliveries.holds(job.id) {
+        // The items of a batch are kept with it.
+        if !self.batches.note(job) && !self.deliveries.holds(job.id) {
             self.kept.insert((job.kept_until.unwrap_or(0), job.id));
         }
     }
 
     /// Whether the index knows that a job has ended.
     pub(crate) fn has_ended(&self, job: &Job) -> bool {
-        self.kept.contains(&(job.kept_until.unwrap_or(0), job.id)) || self.deliveries.holds(job.id)
+        self.batches.has_ended(job).unwrap_or_else(|| {
+            self.kept.contains(&(job.kept_until.unwrap_or(0), job.id)) || self.deliveries.holds(job.id)
+        })
     }
 
     /// Forgets a job that is removed.
@@ -164,6 +170,7 @@ impl State {
 
     /// Takes back [`State::add_ended`].
     pub(crate) fn remove_ended(&mut self, job: &Job) {
+        self.batches.begin_again(job);
         self.kept.remove(&(job.kept_until.unwrap_or(0), job.id));
         let counts = &mut self.served(&(job.tenant.clone(), job.function.clone())).counts;
         match job.state {

@@ -14,7 +14,7 @@ use std::io;
 use std::sync::Arc;
 
 /// How long an idempotency key is kept, in milliseconds.
-const IDEMPOTENCY_MS: i64 = 24 * 3_600_000;
+pub(super) const IDEMPOTENCY_MS: i64 = 24 * 3_600_000;
 
 /// How long a job is looked for that may have been stored although it was not known, in milliseconds.
 const UNCERTAIN_MS: i64 = 600_000;
@@ -85,9 +85,10 @@ pub enum SubmitError {
 /// The record of an idempotency key.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct UsedKey {
-    job: JobId,
+    /// The job, or the batch.
+    pub(super) job: JobId,
     /// The SHA-256 of what was submitted.
-    body: String,
+    pub(super) body: String,
     pub(super) expires: i64,
 }
 
@@ -114,26 +115,32 @@ pub(super) fn concurrency_key(pointer: &str, input: &[u8]) -> Option<String> {
 }
 
 impl<R: Runner> Shared<R> {
-    /// Counts a job against its tenant's limits.
-    pub(super) fn reserve(&self, tenant: &TenantName, length: u64, limits: JobLimits) -> Result<(), SubmitError> {
+    /// Counts jobs, and the bytes of their inputs, against their tenant's limits.
+    pub(super) fn reserve(
+        &self,
+        tenant: &TenantName,
+        (count, length): (u64, u64),
+        limits: JobLimits,
+    ) -> Result<(), SubmitError> {
         let mut state = self.state();
         let used = state.tenant(tenant);
         let JobLimits { queued, bytes } = limits;
-        if used.queued >= queued {
+        if used.queued.saturating_add(count) > queued {
             return Err(SubmitError::LimitReached { name: "jobs_queued", limit: queued, used: used.queued });
         }
         if used.bytes.saturating_add(length) > bytes {
             return Err(SubmitError::LimitReached { name: "jobs_mib", limit: bytes >> 20, used: used.bytes >> 20 });
         }
-        used.queued += 1;
+        used.queued += count;
         used.bytes += length;
         Ok(())
     }
 
-    pub(super) fn release(&self, tenant: &TenantName, bytes: u64) {
+    /// Takes back [`Shared::reserve`].
+    pub(super) fn release(&self, tenant: &TenantName, (count, bytes): (u64, u64)) {
         let mut state = self.state();
         let used = state.tenant(tenant);
-        used.queued = used.queued.saturating_sub(1);
+        used.queued = used.queued.saturating_sub(count);
         used.bytes = used.bytes.saturating_sub(bytes);
     }
 
@@ -193,8 +200,8 @@ impl<R: Runner> Jobs<R> {
         if !shared.runner.has_room(submission.input.len() as u64) {
             return Err(SubmitError::Full);
         }
-        shared.reserve(&names.0, submission.input.len() as u64 + JOB_BYTES, submission.limits)?;
         let bytes = submission.input.len() as u64 + JOB_BYTES;
+        shared.reserve(&names.0, (1, bytes), submission.limits)?;
         let accepted = self.store(submission, &function.settings, used_key.as_ref(), &body).await;
         match &accepted {
             Ok(Some(job)) => {
@@ -205,7 +212,7 @@ impl<R: Runner> Jobs<R> {
                 dispatch::serve(shared, &names);
             }
             // If it is stored after all, it is counted when it is found.
-            Ok(None) | Err(_) => shared.release(&names.0, bytes),
+            Ok(None) | Err(_) => shared.release(&names.0, (1, bytes)),
         }
         match accepted? {
             Some(job) => Ok(Submitted { id: job.id, state: job.state }),
@@ -266,7 +273,7 @@ impl<R: Runner> Jobs<R> {
     }
 }
 
-fn full_or_store(error: io::Error) -> SubmitError {
+pub(super) fn full_or_store(error: io::Error) -> SubmitError {
     if error.kind() == io::ErrorKind::StorageFull { SubmitError::Full } else { error.into() }
 }
 
