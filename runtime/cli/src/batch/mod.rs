@@ -123,7 +123,7 @@ pub fn run(arguments: &BatchArgs) -> Outcome {
         BatchCommand::List { connection, name, limit, json } => {
             let api = JobApi::new(connection, name)?;
             let sent = api.get::<show::Listed>("batches", &[("limit", &limit.to_string())]).map_err(Failure::from)?;
-            sent.print(*json, |listed| show::list(listed))
+            sent.print(*json, show::list)
         }
     }
 }

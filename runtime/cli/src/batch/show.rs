@@ -62,8 +62,8 @@ impl Counts {
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} items", self.total)?;
-        let some = self.named().into_iter().filter(|(_, count)| *count > 0);
-        some.map(|(name, count)| write!(f, ", {count} {name}")).collect()
+        let mut some = self.named().into_iter().filter(|(_, count)| *count > 0);
+        some.try_for_each(|(name, count)| write!(f, ", {count} {name}"))
     }
 }
 

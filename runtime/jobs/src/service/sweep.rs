@@ -30,7 +30,7 @@ pub(super) async fn sweep<R: Runner>(shared: Arc<Shared<R>>) {
         let mut failed = expire(&shared).await.err();
         failed = remove_kept(&shared).await.err().or(failed);
         failed = look_for_uncertain(&shared).await.err().or(failed);
-        if round % KEYS_EVERY == 0 {
+        if round.is_multiple_of(KEYS_EVERY) {
             failed = remove_keys(&shared).await.err().or(failed);
         }
         if let Some(error) = failed {
