@@ -8,7 +8,7 @@
 //! | `{"sleep_ms": 100}` | the output `{"slept_ms": 100}`, later |
 //! | `{"fail": "why"}`, `{"error": "why"}` | a failed job, by a status and by an output with `error` |
 //! | `{"trap_before": 2}` | attempts before the second trap |
-//! | `{"large": 1000}` | an output of so many bytes, and a few more |
+//! | `{"large": 1000}` | an output with a text of 1,000 bytes |
 //! | `{"seen": true}` | the job's id and the attempt, from the body and from the headers |
 //! | `{"spin": true}` | it computes until it is ended |
 

@@ -15,7 +15,7 @@ use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, Timestamp, ZonedDateTime};
 use std::cmp::Ordering;
 
-/// A pattern must fire within so many years.
+/// A pattern that does not fire within this many years is refused.
 pub const YEARS: i64 = 5;
 /// Bytes of a pattern, and of the name of a time zone.
 const TEXT_BYTES_MAX: usize = 128;

@@ -94,7 +94,7 @@ enum Overlap {
     Allow,
 }
 
-/// A schedule to be made. What is left out has the server's default.
+/// The body of a request that creates a schedule. The server has a default for each field that is None.
 #[derive(Debug, Serialize)]
 struct NewSchedule<'a> {
     name: &'a str,

@@ -76,7 +76,7 @@ fn fields(job: &JobView) -> Vec<(&'static str, String)> {
 /// Indents JSON.
 fn indented(json: &str) -> String {
     let read = serde_json::from_str::<Value>(json);
-    // What is nested too deeply to be read is shown as it is.
+    // JSON that is nested too deeply to be parsed is printed as the server sent it.
     read.and_then(|value| serde_json::to_string_pretty(&value)).unwrap_or_else(|_| json.to_owned())
 }
 

@@ -102,7 +102,7 @@ impl WaitingAnswers {
         self.held(response, self.waiting.count(recipient, bytes))
     }
 
-    /// Returns whether an answer of so many bytes may wait.
+    /// Checks that an answer of this many bytes would fit under the limits now. Reserves nothing.
     pub(super) fn check_room(&self, bytes: u64, recipient: &Recipient, limits: &WaitingLimits) -> Result<(), Refusal> {
         self.waiting.reserve(recipient, bytes, limits).map(drop).map_err(refused)
     }

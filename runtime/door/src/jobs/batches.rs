@@ -143,7 +143,7 @@ fn read_object(body: &[u8]) -> Result<Sent, JobApiError> {
     check(Sent { inputs, policy, name, more })
 }
 
-/// Reads a body of lines. What is not an input is in the query.
+/// Reads an NDJSON body: each line is an input. The batch's name and `more` are in the query string.
 fn read_lines(body: &[u8], query: Option<&str>) -> Result<Sent, JobApiError> {
     let mut inputs = Vec::new();
     for (number, line) in (1_u32..).zip(body.split(|byte| *byte == b'\n')) {
@@ -200,7 +200,7 @@ async fn read(
     Ok(NewBatch { name: sent.name, policy, more: sent.more, items })
 }
 
-/// Answers a call about batches.
+/// Serves a request to `/v2/{function}/batches…`.
 pub(super) async fn answer(
     jobs: &ServerJobs,
     bodies: &BodyBudget,

@@ -116,7 +116,7 @@ pub fn is_repeatable(path: &str) -> bool {
     job_path(path).is_some_and(|asked| matches!(asked.call, "status" | "status-sync" | "jobs" | "health" | "webhooks"))
 }
 
-/// Answers a call of the job API.
+/// Serves a request of the job API and returns its response.
 pub async fn answer(
     jobs: &ServerJobs,
     (admit, bodies): (&Admit, &BodyBudget),

@@ -217,7 +217,7 @@ fn count(
     Ok(())
 }
 
-/// Answers a call about schedules. `tenant` is the one that the caller asks for.
+/// Serves a request to `/v2/{function}/schedules…`. `tenant` owns the function.
 pub(super) async fn answer(
     jobs: &ServerJobs,
     (admit, bodies): (&Admit, &BodyBudget),
@@ -279,7 +279,7 @@ async fn serve(
     names: &(TenantName, FunctionName),
     call: ScheduleCall<'_>,
 ) -> Result<Response<ResponseBody>, CallError> {
-    // What is no name of a schedule is that of none.
+    // No schedule can have an invalid name, so such a name is not found.
     let named = |name: &str| {
         let cut: String = name.chars().take(64).collect();
         ScheduleName::new(name).map_err(|_| ScheduleError::NotFound { name: cut })
