@@ -4,9 +4,12 @@
 
 pub mod config;
 mod lines;
+mod segments;
+mod wait;
 pub mod store;
 pub mod ledger;
 pub mod records;
+pub mod streams;
 pub mod tab;
 pub mod registry;
 pub mod secrets;

@@ -1,7 +1,10 @@
 //! `gannet check` and `gannet repair`, for the ledger.
 
-use super::segment;
+use super::line::{FORM, id_of};
 use crate::lines::Damage;
+use crate::segments::disk::Disk;
+use crate::segments::index::{self, ENDING};
+use crate::segments::{SegmentFolder, scan};
 use crate::store::watermark::Watermark;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -23,10 +26,23 @@ pub struct LedgerCheck {
     wrong_indexes: Vec<u64>,
 }
 
+fn segments(folder: &Path) -> SegmentFolder {
+    SegmentFolder::new(folder, FORM.ending)
+}
+
+/// Replaces damaged bytes by a blank line of the same length.
+fn blank(file: &File, damage: Damage) -> io::Result<()> {
+    let mut line = vec![b' '; usize::try_from(damage.length).map_err(io::Error::other)?];
+    if let Some(last) = line.last_mut() {
+        *last = b'\n';
+    }
+    file.write_all_at(&line, damage.at)
+}
+
 /// Reads all segments in `folder`. `counted` is the position up to which lines are included in the stored sums.
 pub fn check(folder: &Path, counted: Watermark) -> io::Result<LedgerCheck> {
     let mut found = LedgerCheck::default();
-    let numbers = match segment::list(folder) {
+    let numbers = match segments(folder).numbers() {
         Ok(numbers) => numbers,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error),
@@ -65,8 +81,8 @@ impl LedgerCheck {
 
     /// Reads one segment, and returns its length.
     fn check_segment(&mut self, folder: &Path, number: u64) -> io::Result<u64> {
-        let file = File::open(segment::path(folder, number, "jsonl"))?;
-        let scanned = segment::scan(&file, 0, |_, _| self.lines += 1)?;
+        let file = File::open(segments(folder).path(number))?;
+        let scanned = scan(&file, 0, |_, text| self.lines += u64::from(id_of(text).is_some()))?;
         let mut damaged = scanned.damaged;
         let mut tail = vec![0; usize::try_from(scanned.tail).map_err(io::Error::other)?];
         file.read_exact_at(&mut tail, scanned.end)?;
@@ -79,11 +95,11 @@ impl LedgerCheck {
             self.findings.push(format!("ledger: segment {number}: {length} bytes at byte {at} cannot be read"));
             self.damaged.push((number, damage));
         }
-        match std::fs::read(segment::path(folder, number, "idx")) {
+        match std::fs::read(segments(folder).with_ending(number, ENDING)) {
             // The open segment has none, and a start makes one that is missing.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             index => {
-                let right = segment::index_bytes(&segment::index_entries(&file)?);
+                let right = index::to_bytes(&index::entries(&file, id_of)?);
                 if !index.is_ok_and(|index| index == right) {
                     self.findings.push(format!("ledger: the index of segment {number} is wrong"));
                     self.wrong_indexes.push(number);
@@ -98,21 +114,21 @@ impl LedgerCheck {
     pub fn repair(&self, folder: &Path, aside: &Path, counted: Watermark) -> io::Result<Vec<String>> {
         let mut done = Vec::new();
         for (number, damage) in &self.damaged {
-            let file = OpenOptions::new().read(true).write(true).open(segment::path(folder, *number, "jsonl"))?;
+            let file = OpenOptions::new().read(true).write(true).open(segments(folder).path(*number))?;
             let mut bytes = vec![0; usize::try_from(damage.length).map_err(io::Error::other)?];
             file.read_exact_at(&mut bytes, damage.at)?;
             let kept = aside.join(format!("ledger-{number}-{}", damage.at));
             crate::store::files::write_durably(&kept, &bytes, 0o600)?;
-            segment::blank(&file, *damage)?;
+            blank(&file, *damage)?;
             file.sync_all()?;
             done.push(format!("{} damaged bytes of the ledger are in {}", damage.length, kept.display()));
         }
         for number in &self.wrong_indexes {
-            std::fs::remove_file(segment::path(folder, *number, "idx"))?;
+            std::fs::remove_file(segments(folder).with_ending(*number, ENDING))?;
             done.push(format!("the next start makes the index of segment {number} of the ledger anew"));
         }
         if self.is_short {
-            segment::open(folder, counted.segment + 1)?.sync_all()?;
+            Disk::default().create(&segments(folder).path(counted.segment + 1), b"")?;
             done.push("the ledger goes on in a new segment".into());
         }
         crate::store::files::sync_folder(folder)?;

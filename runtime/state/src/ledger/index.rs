@@ -1,10 +1,8 @@
-//! The ledger's index in memory: lines that are not on disk yet, positions of lines that are, and totals.
+//! The ledger's index in memory: lines that are not on disk yet, and totals.
 
-use super::segment::SealedSegment;
 use gannet_base::bill::LedgerLine;
 use gannet_base::names::RequestId;
-use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Totals since the front door started.
@@ -24,11 +22,5 @@ pub struct Totals {
 pub(super) struct LedgerIndex {
     /// Lines that are not on disk yet.
     pub(super) waiting: HashMap<RequestId, Arc<LedgerLine>>,
-    /// Offsets of the lines in the open segment.
-    pub(super) open: HashMap<RequestId, u64>,
-    /// File of the open segment.
-    pub(super) open_file: Option<Arc<File>>,
-    /// Sealed segments, by number.
-    pub(super) sealed: BTreeMap<u64, Arc<SealedSegment>>,
     pub(super) totals: Totals,
 }

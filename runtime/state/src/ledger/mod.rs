@@ -6,32 +6,37 @@
 //!                 │ too many, or the disk fails: nothing is admitted     └ a start after a crash continues from it
 //! ```
 //!
+//! The lines are a [stream](crate::streams), so the place where they are kept can change without the ledger.
+//!
 //! The rule: a request is acknowledged as billable when its line is on disk. Its receipt then says `billed`, and usage
 //! includes it. A line lost in a crash was never acknowledged and costs nothing. No acknowledged line is ever lost, and
 //! none counts twice, because the sums and the watermark (the position up to which lines are included in them) are
 //! stored in one change.
 
 pub mod check;
-mod segment;
+mod line;
 mod index;
 mod writer;
 
 use crate::store::{Store, StoreError};
+use crate::streams::LineStream;
+use crate::streams::local::LocalStream;
+use crate::streams::local::OpenError;
+use crate::wait::wait;
 use gannet_base::bill::usage::{Rollup, Sums, UsageKey};
 use gannet_base::bill::{LedgerLine, Receipt};
 use gannet_base::names::{RequestId, TenantName};
 use gannet_base::time::Day;
 use index::LedgerIndex;
 pub use index::Totals;
-use segment::SealedSegment;
+use jiff::SignedDuration;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-use writer::Writer;
+use writer::{RETRY_DEFAULT, Writer};
 
 /// Maximum number of lines that wait for the disk. Beyond it no request is admitted, so that no line is lost.
 const WAITING_MAX: usize = 100_000;
@@ -57,10 +62,12 @@ pub enum LedgerError {
     },
 }
 
-fn tell_damage(segment: u64, found: &crate::lines::Scan) {
-    for damage in &found.damaged {
-        let (at, bytes) = (damage.at, damage.length);
-        tracing::error!(segment, at, bytes, "the ledger is damaged: the lines in these bytes cannot be read");
+impl From<OpenError> for LedgerError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Io(error) => Self::Io(error),
+            OpenError::Lost { segment, length, kept_to } => Self::Lost { segment, length, counted: kept_to },
+        }
     }
 }
 
@@ -80,6 +87,7 @@ pub struct Ledger {
     /// Whether the disk is too full for more requests.
     is_short_of_space: AtomicBool,
     to_disk: Sender<Arc<LedgerLine>>,
+    stream: Arc<dyn LineStream>,
     store: Arc<Store>,
 }
 
@@ -91,54 +99,43 @@ impl Ledger {
     /// thread. Returns the ledger and the sums by day. Sealed segments older than `kept_days` are removed.
     pub fn open(store: Arc<Store>, kept_days: u64) -> Result<(Arc<Self>, UsageByDay), LedgerError> {
         let folder = store.files().data().join("ledger");
-        let watermark = store.watermark()?;
-        let numbers = segment::list(&folder)?;
-        let open_number = numbers.last().copied().unwrap_or(1).max(watermark.segment);
-        let (mut index, mut rollup) = (LedgerIndex::default(), Rollup::default());
-        for number in numbers.iter().copied().filter(|number| *number != open_number) {
-            if number >= watermark.segment {
-                let from = if number == watermark.segment { watermark.offset } else { 0 };
-                let file = File::open(segment::path(&folder, number, "jsonl"))?;
-                let found = segment::scan(&file, from, |_, line| rollup.count(&line))?;
-                tell_damage(number, &found);
+        let stream = LocalStream::open(&folder, line::FORM, store.watermark()?)?;
+        Self::with_stream(store, Arc::new(stream), kept_days, RETRY_DEFAULT)
+    }
+
+    /// Does the same with a stream that is open. A failed append is repeated after `retry`.
+    pub(crate) fn with_stream(
+        store: Arc<Store>,
+        stream: Arc<dyn LineStream>,
+        kept_days: u64,
+        retry: Duration,
+    ) -> Result<(Arc<Self>, UsageByDay), LedgerError> {
+        let (mut counted, mut rollup) = (store.watermark()?, Rollup::default());
+        loop {
+            let part = wait(stream.scan(counted))?;
+            part.lines.iter().filter_map(|(_, line)| line::decode(&line.text)).for_each(|line| rollup.count(&line));
+            counted = part.next;
+            if !part.more {
+                break;
             }
-            index.sealed.extend(SealedSegment::open(&folder, number)?.map(|sealed| (number, Arc::new(sealed))));
         }
-        let file = Arc::new(segment::open(&folder, open_number)?);
-        let counted_to = if open_number == watermark.segment { watermark.offset } else { 0 };
-        let mut take = |at: u64, line: LedgerLine| {
-            if at >= counted_to {
-                rollup.count(&line);
-            }
-            index.open.insert(line.id(), at);
-        };
-        let found = segment::scan(&file, 0, &mut take)?;
-        let (length, counted) = (found.end + found.tail, watermark.offset);
-        if open_number == watermark.segment && length < counted {
-            return Err(LedgerError::Lost { segment: open_number, length, counted });
-        }
-        tell_damage(open_number, &found);
-        let end = segment::end_for_appending(&file, &found, counted_to)?;
-        // Its last line may have got its line feed back.
-        segment::scan(&file, found.end, &mut take)?;
-        file.sync_all()?;
-        crate::store::files::sync_folder(&folder)?;
-        index.open_file = Some(Arc::clone(&file));
         let mut by_day = store.usage_by_day()?;
         for (key, sums) in rollup.rows() {
             by_day.entry((key.day, key.tenant.clone())).or_default().add(sums);
         }
         let (to_disk, inbox) = channel();
         let ledger = Arc::new(Self {
-            index: Arc::new(Mutex::new(index)),
+            index: Arc::default(),
             rollup: Arc::new(RwLock::new(rollup)),
             settle_count: Arc::default(),
             waiting: Arc::default(),
             failing: Arc::default(),
             is_short_of_space: AtomicBool::new(false),
             to_disk,
+            stream: Arc::clone(&stream),
             store: Arc::clone(&store),
         });
+        let kept_s = i64::try_from(kept_days.saturating_mul(86_400)).unwrap_or(i64::MAX);
         let writer = Writer {
             index: Arc::clone(&ledger.index),
             rollup: Arc::clone(&ledger.rollup),
@@ -146,12 +143,11 @@ impl Ledger {
             waiting: Arc::clone(&ledger.waiting),
             failing: Arc::clone(&ledger.failing),
             store,
-            folder,
-            number: open_number,
-            file,
-            end,
-            kept: Duration::from_secs(kept_days.saturating_mul(86_400)),
+            stream,
+            counted,
+            kept: SignedDuration::from_secs(kept_s),
             settled_at: Instant::now(),
+            retry,
         };
         std::thread::Builder::new().name("ledger".into()).spawn(move || writer.run(&inbox))?;
         Ok((ledger, by_day))
@@ -218,20 +214,11 @@ impl Ledger {
             LedgerLine::Request(receipt) => Some(Receipt::clone(receipt)),
             LedgerLine::Resident(_) => None,
         };
-        let (open, sealed) = {
-            let index = self.index();
-            if let Some(line) = index.waiting.get(&id) {
-                return receipt(line).map(|receipt| (receipt, false));
-            }
-            let open = index.open.get(&id).copied().zip(index.open_file.clone());
-            (open, index.sealed.values().rev().map(Arc::clone).collect::<Vec<_>>())
-        };
-        let found = match open {
-            Some((at, file)) => segment::line_at(&file, at).map(Some),
-            None => sealed.iter().find_map(|sealed| sealed.get(id).transpose()).transpose(),
-        };
-        match found {
-            Ok(line) => line.as_ref().and_then(receipt).map(|receipt| (receipt, true)),
+        if let Some(line) = self.index().waiting.get(&id) {
+            return receipt(line).map(|receipt| (receipt, false));
+        }
+        match wait(self.stream.get(id.to_bytes())) {
+            Ok(text) => receipt(&line::decode(&text?)?).map(|receipt| (receipt, true)),
             Err(error) => {
                 tracing::error!(%error, "the ledger cannot be read");
                 None
@@ -280,6 +267,7 @@ impl Ledger {
 mod tests {
     use super::*;
     use crate::store::watermark::Watermark;
+    use crate::streams::simulated::SimulatedStream;
     use crate::tab::tests::{ledger, tab};
     use gannet_base::quota::account::TenantCounters;
 
@@ -314,16 +302,8 @@ mod tests {
             assert_eq!(requests, round * 20);
             if round == 2 {
                 let rollup = ledger.rollup.read().unwrap();
-                ledger
-                    .store
-                    .settle(
-                        &rollup,
-                        Watermark {
-                            segment: 1,
-                            offset: ledger.index().open_file.as_ref().unwrap().metadata().unwrap().len(),
-                        },
-                    )
-                    .unwrap();
+                let offset = folder.path().join("ledger/0000000001.jsonl").metadata().unwrap().len();
+                ledger.store.settle(&rollup, Watermark { segment: 1, offset }).unwrap();
             }
             drop(ledger);
         }
@@ -341,5 +321,35 @@ mod tests {
         assert_eq!(ledger.get(id).unwrap().0.request, id);
         ledger.flush(Duration::from_secs(60));
         assert!(ledger.get(id).unwrap().1);
+    }
+
+    /// Whatever the stream answers and loses: each closed tab is one line, counted once, also after a crash.
+    #[test]
+    fn over_a_stream_that_fails_each_tab_is_one_line_and_counts_once() {
+        for seed in 0..12 {
+            let folder = tempfile::tempdir().unwrap();
+            let store = Arc::new(Store::open(folder.path(), "x").unwrap().0);
+            let mut stream = Arc::new(SimulatedStream::new(seed));
+            let (acme, account) = (TenantName::new("acme").unwrap(), Arc::<TenantCounters>::default());
+            for round in 1..=3_u64 {
+                stream.fail_at_random(500);
+                stream.answer_late(2);
+                let shared = Arc::clone(&stream) as Arc<dyn LineStream>;
+                let (ledger, by_day) = Ledger::with_stream(Arc::clone(&store), shared, 400, Duration::ZERO).unwrap();
+                let before: u64 = by_day.values().map(|sums| sums.requests).sum();
+                assert_eq!(before, (round - 1) * 10);
+                for _ in 0..10 {
+                    drop(tab(&ledger, &account));
+                }
+                ledger.flush(Duration::from_secs(60));
+                // The same line again, as a job's is after a crash that came between its two records.
+                let part = wait(stream.scan(Watermark::default())).unwrap();
+                ledger.write(line::decode(&part.lines[0].1.text).unwrap());
+                ledger.flush(Duration::from_secs(60));
+                let sums = ledger.usage(&acme, 0..=i64::MAX).unwrap();
+                assert_eq!(sums.values().map(|sums| sums.requests).sum::<u64>(), round * 10);
+                stream = Arc::new(stream.crash());
+            }
+        }
     }
 }

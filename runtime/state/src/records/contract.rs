@@ -1,4 +1,5 @@
-//! What every store of records and of blobs must do. One suite, which runs against each of them.
+//! What every store of records and of blobs must do. One suite, which runs against each of them. What follows from it
+//! alone, as leases do, is tested with it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -106,6 +107,8 @@ suite!(
     a_commit_is_done_as_a_whole_or_not_at_all,
     the_limits_hold_at_their_exact_sizes,
     pages_are_in_order_and_continue,
+    pages_go_backwards_too,
+    a_check_changes_nothing_and_must_hold,
     revisions_grow_and_are_never_repeated,
     commits_are_ordered_when_they_are_called,
     a_watch_continues_a_page_without_gap_or_repetition,
@@ -236,6 +239,50 @@ async fn pages_are_in_order_and_continue(rig: impl Rig) {
     assert_eq!(page("a/", Some("z"), 1).await, found("", false));
     assert_eq!(page("a/", None, 0).await, found("", true));
     assert_eq!(page("c", None, 5).await, found("", false));
+}
+
+async fn pages_go_backwards_too(rig: impl Rig) {
+    let store = rig.store();
+    for key in ["a/1", "a/10", "a/2", "a0", "b/1"] {
+        store.commit(vec![put(key, key, Expect::Any)]).await.unwrap();
+    }
+    let page = async |prefix: &str, before: Option<&str>, limit| {
+        let page = store.page_back(prefix, before, limit).await.unwrap();
+        let keys: Vec<String> = page.entries.into_iter().map(|entry| entry.key).collect();
+        (keys.join(" "), page.more)
+    };
+    let found = |keys: &str, more| (keys.to_owned(), more);
+    assert_eq!(page("", None, 10).await, found("b/1 a0 a/2 a/10 a/1", false));
+    assert_eq!(page("a/", None, 2).await, found("a/2 a/10", true));
+    assert_eq!(page("a/", Some("a/10"), 2).await, found("a/1", false));
+    assert_eq!(page("a/", Some("a/15"), 2).await, found("a/10 a/1", false));
+    assert_eq!(page("a/", Some("z"), 1).await, found("a/2", true));
+    assert_eq!(page("a/", Some("A"), 1).await, found("", false));
+    assert_eq!(page("c", None, 5).await, found("", false));
+}
+
+async fn a_check_changes_nothing_and_must_hold(rig: impl Rig) {
+    let store = rig.store();
+    let check = |key: &str, expect| Change::Check { key: key.to_owned(), expect };
+    let conflict = |key: &str| Err(CommitError::Conflict { key: key.to_owned() });
+    let one = store.commit(vec![put("lease", "1", Expect::Absent)]).await.unwrap();
+    let mut watch = store.watch("", one);
+    let two = store.commit(vec![check("lease", Expect::Revision(one)), put("a", "2", Expect::Any)]).await.unwrap();
+    assert_eq!(
+        store.commit(vec![check("lease", Expect::Revision(two)), delete("a", Expect::Any)]).await,
+        conflict("lease")
+    );
+    assert_eq!(store.commit(vec![check("lease", Expect::Absent)]).await, conflict("lease"));
+    store.commit(vec![check("other", Expect::Absent), check("lease", Expect::Any)]).await.unwrap();
+    assert!(matches!(
+        store.commit(vec![check("a", Expect::Any), put("a", "3", Expect::Any)]).await,
+        Err(CommitError::Invalid(_))
+    ));
+    assert_eq!(store.get("lease").await.unwrap(), Some(entry("lease", one, "1")));
+    assert_eq!(store.get("a").await.unwrap(), Some(entry("a", two, "2")));
+    let three = store.commit(vec![put("b", "3", Expect::Any)]).await.unwrap();
+    assert_eq!(next(&mut watch).await, Some(Watched::Put(entry("a", two, "2"))));
+    assert_eq!(next(&mut watch).await, Some(Watched::Put(entry("b", three, "3"))));
 }
 
 async fn revisions_grow_and_are_never_repeated(rig: impl Rig) {

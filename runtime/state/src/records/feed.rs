@@ -18,39 +18,34 @@ const CHANGE_BYTES: usize = 96;
 
 /// A commit as watches see it. Its changes had an effect.
 #[derive(Debug)]
-pub(super) struct Committed {
+pub(crate) struct Committed {
     /// Its number.
-    pub(super) revision: Revision,
+    pub(crate) revision: Revision,
     /// What it did.
-    pub(super) changes: Vec<Change>,
+    pub(crate) changes: Vec<Change>,
 }
 
 impl Committed {
     fn bytes(&self) -> usize {
         let bytes = |change: &Change| match change {
             Change::Put { key, value, .. } => key.len() + value.len() + CHANGE_BYTES,
-            Change::Delete { key, .. } => key.len() + CHANGE_BYTES,
+            Change::Delete { key, .. } | Change::Check { key, .. } => key.len() + CHANGE_BYTES,
         };
         CHANGE_BYTES + self.changes.iter().map(bytes).sum::<usize>()
     }
 
     fn concerns(&self, prefix: &str) -> bool {
-        self.changes.iter().any(|change| key_of(change).starts_with(prefix))
+        self.changes.iter().any(|change| change.key().starts_with(prefix))
     }
-}
-
-fn key_of(change: &Change) -> &str {
-    let (Change::Put { key, .. } | Change::Delete { key, .. }) = change;
-    key
 }
 
 /// How much history is kept. A commit of the largest size must fit.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct HistoryLimits {
+pub(crate) struct HistoryLimits {
     /// Most commits.
-    pub(super) commits_max: usize,
+    pub(crate) commits_max: usize,
     /// Most bytes of their changes.
-    pub(super) bytes_max: usize,
+    pub(crate) bytes_max: usize,
 }
 
 impl Default for HistoryLimits {
@@ -76,20 +71,20 @@ fn locked(history: &Mutex<History>) -> MutexGuard<'_, History> {
 
 /// The end of a feed that the store writes to. Watches end when it is dropped.
 #[derive(Debug)]
-pub(super) struct Publisher {
+pub(crate) struct Publisher {
     history: Arc<Mutex<History>>,
     news: watch::Sender<Revision>,
 }
 
 /// The end of a feed that makes watches.
 #[derive(Debug, Clone)]
-pub(super) struct Subscriptions {
+pub(crate) struct Subscriptions {
     history: Arc<Mutex<History>>,
     news: watch::Receiver<Revision>,
 }
 
 /// Makes a feed whose first commit comes after `position`.
-pub(super) fn feed(position: Revision, limits: HistoryLimits) -> (Publisher, Subscriptions) {
+pub(crate) fn feed(position: Revision, limits: HistoryLimits) -> (Publisher, Subscriptions) {
     let history = History { commits: VecDeque::new(), bytes: 0, limits, floor: position, position };
     let history = Arc::new(Mutex::new(history));
     let (sender, news) = watch::channel(position);
@@ -98,7 +93,7 @@ pub(super) fn feed(position: Revision, limits: HistoryLimits) -> (Publisher, Sub
 
 impl Publisher {
     /// Tells the watches of commits, which come in the order of their revisions.
-    pub(super) fn publish(&self, commits: impl IntoIterator<Item = Committed>) {
+    pub(crate) fn publish(&self, commits: impl IntoIterator<Item = Committed>) {
         let mut history = locked(&self.history);
         for commit in commits {
             history.position = commit.revision;
@@ -118,7 +113,7 @@ impl Publisher {
 
 impl Subscriptions {
     /// Begins a watch; see [`super::RecordStore::watch`].
-    pub(super) fn watch(&self, prefix: &str, position: Revision) -> Box<dyn Watch> {
+    pub(crate) fn watch(&self, prefix: &str, position: Revision) -> Box<dyn Watch> {
         let (history, news) = (Arc::clone(&self.history), self.news.clone());
         Box::new(FeedWatch { history, news, prefix: prefix.to_owned(), position, current: None, ended: false })
     }
@@ -143,11 +138,12 @@ impl FeedWatch {
         let (commit, done) = self.current.as_mut()?;
         for change in commit.changes.get(*done..).unwrap_or_default() {
             *done += 1;
-            if key_of(change).starts_with(&self.prefix) {
+            if change.key().starts_with(&self.prefix) {
                 let revision = commit.revision;
                 return Some(match change.clone() {
                     Change::Put { key, value, .. } => Watched::Put(Entry { key, revision, value }),
                     Change::Delete { key, .. } => Watched::Deleted { key, revision },
+                    Change::Check { .. } => continue,
                 });
             }
         }

@@ -10,11 +10,15 @@
 //! Implementations: [`local`] keeps the records of one machine in files; [`simulated`] is for tests, and loses what was
 //! not synced, answers late or answers "unknown". One suite, `contract.rs`, runs against all of them.
 //!
+//! Beside it: [`claims`] are leases that records hold, [`hints`] wake who waits, [`crate::streams`] keep lines in order.
+//!
 //! A revision is the number of the commit that wrote a record. Revisions grow, and none is ever given twice, also
 //! across restarts. Records are at most [`VALUE_BYTES_MAX`] bytes; what is larger goes into a [`blobs::BlobStore`].
 
 pub mod blobs;
-mod feed;
+pub mod claims;
+pub(crate) mod feed;
+pub mod hints;
 pub mod local;
 pub mod simulated;
 mod simulated_blobs;
@@ -63,7 +67,7 @@ pub enum Expect {
     Revision(Revision),
 }
 
-/// One change of a commit. A commit changes each key at most once.
+/// One change of a commit. A commit names each key at most once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Writes a record.
@@ -82,6 +86,33 @@ pub enum Change {
         /// What must hold.
         expect: Expect,
     },
+    /// Changes nothing: the commit is made only if this holds.
+    Check {
+        /// The key of a record.
+        key: String,
+        /// What must hold.
+        expect: Expect,
+    },
+}
+
+impl Change {
+    /// Returns the key.
+    pub fn key(&self) -> &str {
+        let (Self::Put { key, .. } | Self::Delete { key, .. } | Self::Check { key, .. }) = self;
+        key
+    }
+
+    /// Returns what must hold.
+    pub fn expect(&self) -> Expect {
+        let (Self::Put { expect, .. } | Self::Delete { expect, .. } | Self::Check { expect, .. }) = self;
+        *expect
+    }
+
+    /// Returns the bytes of the key and the value.
+    pub fn bytes(&self) -> usize {
+        let value = if let Self::Put { value, .. } = self { value.len() } else { 0 };
+        self.key().len() + value
+    }
 }
 
 /// Why a commit has no revision.
@@ -93,7 +124,7 @@ pub enum CommitError {
         /// The first such key.
         key: String,
     },
-    /// A key, a value or the commit is too large or malformed, or it changes a key twice. Nothing was changed.
+    /// A key, a value or the commit is too large or malformed, or it names a key twice. Nothing was changed.
     #[error("a commit that no store accepts: {0}")]
     Invalid(String),
     /// There is no space for it. Nothing was changed.
@@ -107,7 +138,7 @@ pub enum CommitError {
     Unknown(String),
 }
 
-/// A page of records, in the order of their keys.
+/// A page of records, in the order of their keys, or in the opposite one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     /// The records.
@@ -149,6 +180,15 @@ pub trait RecordStore: Send + Sync + Debug {
     /// fewer although more follow, so that a page stays small in bytes: only [`Page::more`] tells the end.
     fn page<'a>(&'a self, prefix: &'a str, after: Option<&'a str>, limit: usize) -> StoreFuture<'a, io::Result<Page>>;
 
+    /// Does the same from the end: at most `limit` records whose keys begin with `prefix`, from the last one before
+    /// `before`, in descending order.
+    fn page_back<'a>(
+        &'a self,
+        prefix: &'a str,
+        before: Option<&'a str>,
+        limit: usize,
+    ) -> StoreFuture<'a, io::Result<Page>>;
+
     /// Makes all changes or none. They are durable when it returns a revision. Commits are made in the order in which
     /// this is called, before the returned future is first polled: a later one sees what an earlier one wrote.
     fn commit(&self, changes: Vec<Change>) -> StoreFuture<'static, Result<Revision, CommitError>>;
@@ -166,10 +206,8 @@ pub(crate) fn check_changes(changes: &[Change]) -> Result<(), CommitError> {
     }
     let (mut keys, mut bytes) = (std::collections::HashSet::new(), 0);
     for change in changes {
-        let (key, length) = match change {
-            Change::Put { key, value, .. } => (key, value.len()),
-            Change::Delete { key, .. } => (key, 0),
-        };
+        let key = change.key();
+        let length = change.bytes() - key.len();
         if key.is_empty() || key.len() > KEY_BYTES_MAX || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
             return invalid(format!("a key of {} bytes; keys have 1 to {KEY_BYTES_MAX} printable bytes", key.len()));
         }
@@ -177,7 +215,7 @@ pub(crate) fn check_changes(changes: &[Change]) -> Result<(), CommitError> {
             return invalid(format!("a value of {length} bytes; the limit is {VALUE_BYTES_MAX}"));
         }
         if !keys.insert(key) {
-            return invalid(format!("it changes {key:?} twice"));
+            return invalid(format!("it names {key:?} twice"));
         }
         bytes += key.len() + length;
     }
@@ -193,15 +231,26 @@ pub(crate) fn check_expected(
     revision_of: impl Fn(&str) -> Option<Revision>,
 ) -> Result<(), CommitError> {
     for change in changes {
-        let (Change::Put { key, expect, .. } | Change::Delete { key, expect }) = change;
-        let holds = match expect {
+        let key = change.key();
+        let holds = match change.expect() {
             Expect::Any => true,
             Expect::Absent => revision_of(key).is_none(),
-            Expect::Revision(revision) => revision_of(key) == Some(*revision),
+            Expect::Revision(revision) => revision_of(key) == Some(revision),
         };
         if !holds {
-            return Err(CommitError::Conflict { key: key.clone() });
+            return Err(CommitError::Conflict { key: key.to_owned() });
         }
     }
     Ok(())
+}
+
+/// Returns the last key that begins with `prefix` and comes before `before`, as the upper bound of a range: all keys that
+/// begin with `prefix` are below it.
+pub(crate) fn below<'a>(prefix: &'a str, before: Option<&'a str>) -> std::ops::Bound<String> {
+    // Keys are ASCII, so DEL ends all that begin with the prefix.
+    let end = format!("{prefix}\u{7f}");
+    std::ops::Bound::Excluded(match before {
+        Some(before) if before < end.as_str() => before.to_owned(),
+        _ => end,
+    })
 }

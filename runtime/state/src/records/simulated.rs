@@ -13,7 +13,7 @@
 
 use super::feed::{Committed, HistoryLimits, Publisher, Subscriptions, feed};
 use super::{
-    Change, CommitError, Entry, Page, RecordStore, Revision, StoreFuture, Watch, check_changes, check_expected,
+    Change, CommitError, Entry, Page, RecordStore, Revision, StoreFuture, Watch, below, check_changes, check_expected,
 };
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -39,15 +39,22 @@ pub enum Fault {
     UnknownLater,
 }
 
-const FAULTS: [Fault; 5] =
+/// All faults.
+pub(crate) const FAULTS: [Fault; 5] =
     [Fault::Unavailable, Fault::Full, Fault::UnknownDone, Fault::UnknownNotDone, Fault::UnknownLater];
 
 /// Xorshift64*, as in Vigna, "An experimental exploration of Marsaglia's xorshift generators".
 #[derive(Debug, Clone)]
-struct Chance(u64);
+pub(crate) struct Chance(u64);
 
 impl Chance {
-    fn next(&mut self) -> u64 {
+    /// Begins with a seed.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed ^ 0x9E37_79B9_7F4A_7C15 | 1)
+    }
+
+    /// Returns the next number.
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -55,7 +62,7 @@ impl Chance {
     }
 
     /// Returns a number below `limit`, which is not 0.
-    fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         usize::try_from(self.next() % limit as u64).unwrap_or(0)
     }
 }
@@ -107,11 +114,13 @@ impl State {
         changes.retain(|change| match change {
             Change::Put { .. } => true,
             Change::Delete { key, .. } => self.revision_of(key).is_some(),
+            Change::Check { .. } => false,
         });
         for change in &changes {
             match change {
                 Change::Put { key, .. } => self.ahead.insert(key.clone(), Some(self.last)),
                 Change::Delete { key, .. } => self.ahead.insert(key.clone(), None),
+                Change::Check { .. } => None,
             };
         }
         self.pending.push_back(Committed { revision: self.last, changes });
@@ -129,6 +138,7 @@ impl State {
                     Change::Delete { key, .. } => {
                         self.durable.remove(key);
                     }
+                    Change::Check { .. } => {}
                 }
             }
             self.position = commit.revision;
@@ -209,7 +219,7 @@ impl State {
 impl SimulatedStore {
     /// Makes an empty store without faults, which answers at once. Equal seeds and calls have equal results.
     pub fn new(seed: u64) -> Self {
-        Self::with(Chance(seed ^ 0x9E37_79B9_7F4A_7C15 | 1), BTreeMap::new(), 0)
+        Self::with(Chance::new(seed), BTreeMap::new(), 0)
     }
 
     fn with(mut chance: Chance, durable: BTreeMap<String, (Revision, Vec<u8>)>, last: Revision) -> Self {
@@ -306,6 +316,24 @@ impl Future for Answer {
     }
 }
 
+/// Returns the first records of those with a prefix.
+fn page_of<'a>(
+    records: impl Iterator<Item = (&'a String, &'a (Revision, Vec<u8>))>,
+    prefix: &str,
+    limit: usize,
+    position: Revision,
+) -> Page {
+    let mut found = records.take_while(|(key, _)| key.starts_with(prefix));
+    let entry = |(key, (revision, value)): (&String, &(Revision, Vec<u8>))| Entry {
+        key: key.clone(),
+        revision: *revision,
+        value: value.clone(),
+    };
+    let entries = found.by_ref().take(limit).map(entry).collect();
+    let more = found.next().is_some();
+    Page { entries, position, more }
+}
+
 impl RecordStore for SimulatedStore {
     fn get<'a>(&'a self, key: &'a str) -> StoreFuture<'a, io::Result<Option<Entry>>> {
         Box::pin(async move {
@@ -325,16 +353,21 @@ impl RecordStore for SimulatedStore {
             let mut state = locked(&self.state);
             state.meanwhile()?;
             let start = after.filter(|after| *after >= prefix).map_or(Bound::Included(prefix), Bound::Excluded);
-            let found = state.durable.range::<str, _>((start, Bound::Unbounded));
-            let mut found = found.take_while(|(key, _)| key.starts_with(prefix));
-            let entry = |(key, (revision, value)): (&String, &(Revision, Vec<u8>))| Entry {
-                key: key.clone(),
-                revision: *revision,
-                value: value.clone(),
-            };
-            let entries = found.by_ref().take(limit).map(entry).collect();
-            let more = found.next().is_some();
-            Ok(Page { entries, position: state.position, more })
+            Ok(page_of(state.durable.range::<str, _>((start, Bound::Unbounded)), prefix, limit, state.position))
+        })
+    }
+
+    fn page_back<'a>(
+        &'a self,
+        prefix: &'a str,
+        before: Option<&'a str>,
+        limit: usize,
+    ) -> StoreFuture<'a, io::Result<Page>> {
+        Box::pin(async move {
+            let mut state = locked(&self.state);
+            state.meanwhile()?;
+            let found = state.durable.range((Bound::Unbounded, below(prefix, before))).rev();
+            Ok(page_of(found, prefix, limit, state.position))
         })
     }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Position in the ledger up to which lines are included in the stored sums.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Watermark {
     /// Number of the segment.
     pub segment: u64,

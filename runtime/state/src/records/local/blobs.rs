@@ -3,10 +3,11 @@
 //! Invariant: a file with its final name is complete and on disk. It was written in `FOLDER/incoming`, synced, renamed,
 //! and its folder was synced. What is left in `incoming` at a start is removed.
 
-use super::{blocking, make_folder};
+use super::make_folder;
 use crate::records::StoreFuture;
 use crate::records::blobs::BlobStore;
 use crate::store::files::sync_folder;
+use crate::wait::blocking;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::fs::OpenOptions;

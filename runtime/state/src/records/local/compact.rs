@@ -12,7 +12,6 @@
 
 use super::format::{self, Change};
 use super::index::Location;
-use super::segment;
 use super::segment::Compaction;
 use super::writer::Writer;
 use crate::lines;
@@ -143,11 +142,12 @@ impl Writer {
         escaped: bool,
         buffer: &mut Vec<u8>,
     ) -> io::Result<Copied> {
+        let (number, at) = self.place()?;
         let start = buffer.len();
         format::begin(buffer, "copy", known.revision)?;
         let stored = format::put_stored(buffer, key, stored, escaped)?;
         lines::seal(buffer, start)?;
-        let location = Location::new(known.revision, self.newest.number, self.newest.end, &stored)?;
+        let location = Location::new(known.revision, number, at, &stored)?;
         Ok(Copied { key: key.to_owned(), location })
     }
 
@@ -161,9 +161,10 @@ impl Writer {
             // Their lines were damaged after the store was opened. They must not seem absent.
             return Err(io::Error::other(format!("records of {left_bytes} bytes in segment {number} cannot be read")));
         }
-        let place = segment::path(&self.folder, number);
+        let segments = self.appender.segments();
+        let (folder, place) = (segments.folder(), segments.path(u64::from(number)));
         // The segment before may have been removed without this.
-        sync_folder(&self.folder)?;
+        sync_folder(folder)?;
         if damaged {
             // Somebody may want to look at it.
             std::fs::rename(&place, place.with_extension("damaged"))?;
@@ -171,6 +172,6 @@ impl Writer {
             std::fs::remove_file(&place)?;
         }
         self.shared.write().segments.remove(&number);
-        sync_folder(&self.folder)
+        sync_folder(folder)
     }
 }

@@ -5,7 +5,7 @@
 //! Invariant: it has only what is on disk and synced. Only the writer changes it.
 
 use super::format::{self, Change, Line, Stored};
-use crate::records::Revision;
+use crate::records::{Revision, below};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -115,6 +115,17 @@ impl Index {
         let start = after.filter(|after| *after >= prefix).map_or(Bound::Included(prefix), Bound::Excluded);
         let from = self.records.range::<str, _>((start, Bound::Unbounded));
         from.map(|(key, location)| (&**key, location)).take_while(move |(key, _)| key.starts_with(prefix))
+    }
+
+    /// Returns the records whose keys begin with `prefix` and come before `before`, in descending order.
+    pub(super) fn range_back<'a>(
+        &'a self,
+        prefix: &'a str,
+        before: Option<&'a str>,
+    ) -> impl Iterator<Item = (&'a str, &'a Location)> {
+        let end = below(prefix, before);
+        let to = self.records.range::<str, _>((Bound::Unbounded, end.as_ref().map(String::as_str))).rev();
+        to.map(|(key, location)| (&**key, location)).take_while(move |(key, _)| key.starts_with(prefix))
     }
 
     /// Writes where a record is.

@@ -7,7 +7,7 @@
 //!                                     └─▶ feed ─▶ watches
 //! ```
 //!
-//! `format` is what a line looks like, `segment` the files, `recover` reads them at the start, `writer` owns them from
+//! `format` is what a line looks like, `crate::segments` the files, `recover` reads them at the start, `writer` owns them from
 //! then on, and `compact` gives space back. [`blobs`] keeps large values beside this.
 //!
 //! The caller makes sure that no other process uses the folder.
@@ -28,8 +28,10 @@ pub use recover::Finding;
 
 use super::feed::{HistoryLimits, Subscriptions, feed};
 use super::{Change, CommitError, Entry, Page, RecordStore, Revision, StoreFuture, Watch, check_changes};
+use crate::segments::appender::Appender;
+use crate::segments::disk::Disk;
+use crate::wait::blocking;
 use index::{Index, Location};
-use segment::Disk;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -39,7 +41,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
-use writer::{Newest, Request, Writer};
+use writer::{Request, Writer};
 
 /// A segment that reached this size is sealed.
 const SEGMENT_BYTES: u64 = 64 << 20;
@@ -102,9 +104,8 @@ impl LocalStore {
         let (publisher, subscriptions) = feed(opened.index.position, options.history);
         let shared = Arc::new(Shared { index: RwLock::new(opened.index), waiting_bytes: AtomicUsize::new(0) });
         let (inbox, requests) = sync_channel(WAITING_COMMITS_MAX);
-        let (number, file, end) = opened.newest;
-        let newest = Newest { number, file, end };
-        let writer = Writer::new(Arc::clone(&shared), publisher, folder.to_owned(), options, newest);
+        let appender = Appender::new(segment::segments(folder), options.disk.clone(), opened.newest);
+        let writer = Writer::new(Arc::clone(&shared), publisher, &options, appender);
         let writer = std::thread::Builder::new().name("records".into()).spawn(move || writer.run(&requests))?;
         let (inbox, writer) = (Some(inbox), Some(writer));
         Ok(Self { shared, inbox, writer, subscriptions, findings: opened.findings })
@@ -123,11 +124,7 @@ impl LocalStore {
     /// Puts a commit behind those that wait.
     fn enqueue(&self, changes: Vec<Change>) -> Result<oneshot::Receiver<Result<Revision, CommitError>>, CommitError> {
         check_changes(&changes)?;
-        let bytes_of = |change: &Change| match change {
-            Change::Put { key, value, .. } => key.len() + value.len(),
-            Change::Delete { key, .. } => key.len(),
-        };
-        let bytes = changes.iter().map(bytes_of).sum();
+        let bytes = changes.iter().map(Change::bytes).sum();
         let waiting = &self.shared.waiting_bytes;
         let waiting_bytes = waiting.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let refused = if waiting_bytes > WAITING_BYTES_MAX {
@@ -147,10 +144,13 @@ impl LocalStore {
     }
 
     /// Finds the records of a page. All are of the same moment.
-    fn plan_page(&self, prefix: &str, after: Option<&str>, limit: usize) -> io::Result<PagePlan> {
-        let index = self.shared.read();
+    fn plan_page<'a>(
+        index: &'a Index,
+        records: impl Iterator<Item = (&'a str, &'a Location)>,
+        limit: usize,
+    ) -> io::Result<PagePlan> {
         let mut plan = PagePlan { records: Vec::new(), bytes: 0, position: index.position, more: false };
-        for (key, location) in index.range(prefix, after) {
+        for (key, location) in records {
             if plan.records.len() == limit || plan.bytes >= PAGE_BYTES_MAX {
                 plan.more = true;
                 break;
@@ -171,6 +171,14 @@ struct PagePlan {
 }
 
 impl PagePlan {
+    /// Reads it here, or on another thread if it is large.
+    async fn read_somewhere(self) -> io::Result<Page> {
+        if self.bytes <= PAGE_BYTES_INLINE && self.records.len() <= PAGE_RECORDS_INLINE {
+            return self.read();
+        }
+        blocking(move || self.read()).await
+    }
+
     fn read(self) -> io::Result<Page> {
         let read = |(key, location, file): (String, Location, Arc<File>)| {
             let value = location.read(&file, &key)?;
@@ -188,11 +196,6 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     }
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     crate::store::files::sync_folder(folder.parent().unwrap_or(Path::new("/")))
-}
-
-/// Runs what waits for the disk on a thread for that.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 impl Drop for LocalStore {
@@ -224,11 +227,26 @@ impl RecordStore for LocalStore {
 
     fn page<'a>(&'a self, prefix: &'a str, after: Option<&'a str>, limit: usize) -> StoreFuture<'a, io::Result<Page>> {
         Box::pin(async move {
-            let plan = self.plan_page(prefix, after, limit)?;
-            if plan.bytes <= PAGE_BYTES_INLINE && plan.records.len() <= PAGE_RECORDS_INLINE {
-                return plan.read();
-            }
-            blocking(move || plan.read()).await
+            let plan = {
+                let index = self.shared.read();
+                Self::plan_page(&index, index.range(prefix, after), limit)?
+            };
+            plan.read_somewhere().await
+        })
+    }
+
+    fn page_back<'a>(
+        &'a self,
+        prefix: &'a str,
+        before: Option<&'a str>,
+        limit: usize,
+    ) -> StoreFuture<'a, io::Result<Page>> {
+        Box::pin(async move {
+            let plan = {
+                let index = self.shared.read();
+                Self::plan_page(&index, index.range_back(prefix, before), limit)?
+            };
+            plan.read_somewhere().await
         })
     }
 

@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use super::segment::{self, Disk};
+use super::segment::segments;
 use super::{HistoryLimits, LocalStore, Options};
 use crate::records::{Change, CommitError, Expect, RecordStore, Revision, Watched};
+use crate::segments::disk::Disk;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::io;
@@ -33,6 +34,7 @@ fn apply(model: &mut Model, changes: &[Change], revision: Revision) {
         match change {
             Change::Put { key, value, .. } => drop(model.insert(key.clone(), (revision, value.clone()))),
             Change::Delete { key, .. } => drop(model.remove(key)),
+            Change::Check { .. } => {}
         }
     }
 }
@@ -55,7 +57,7 @@ async fn all(store: &LocalStore) -> Model {
 
 /// Returns the newest segment and its length.
 fn newest(folder: &Path) -> (std::path::PathBuf, u64) {
-    let path = segment::path(folder, *segment::list(folder).unwrap().last().unwrap());
+    let path = segments(folder).path(*segments(folder).numbers().unwrap().last().unwrap());
     let bytes = path.metadata().unwrap().len();
     (path, bytes)
 }
@@ -123,14 +125,14 @@ proptest! {
                         // With segments without a limit, so that the commit is the last thing that is written.
                         let store_before = open(folder.path(), u64::MAX);
                         let (path, before) = newest(folder.path());
-                        let segments = segment::list(folder.path()).unwrap();
+                        let numbers = segments(folder.path()).numbers().unwrap();
                         let revision = store_before.commit(changes.clone()).await.unwrap();
                         drop(store_before);
                         let (same, after) = newest(folder.path());
                         // Compaction may already have acted on the commit, because it is on disk. Then it stays.
                         let text = std::fs::read(&same).unwrap();
                         let line = text[before as usize..].iter().position(|byte| *byte == b'\n').unwrap() as u64 + 1;
-                        if segments == segment::list(folder.path()).unwrap() && before + line == after {
+                        if numbers == segments(folder.path()).numbers().unwrap() && before + line == after {
                             let end = before + at.index(line as usize + 1) as u64;
                             cut(&path, end);
                             // Without its line feed a line is whole, but a crash may have taken that.
@@ -216,10 +218,11 @@ async fn compaction_gives_space_back_and_keeps_revisions() {
         last = store.commit(vec![put("busy", n.to_string().as_bytes())]).await.unwrap();
     }
     drop(store);
-    let bytes: u64 = segment::list(folder.path())
+    let bytes: u64 = segments(folder.path())
+        .numbers()
         .unwrap()
         .iter()
-        .map(|number| segment::path(folder.path(), *number).metadata().unwrap().len())
+        .map(|number| segments(folder.path()).path(*number).metadata().unwrap().len())
         .sum();
     assert!(bytes < 10_000, "{bytes}");
     let store = open(folder.path(), 2_000);
@@ -240,7 +243,7 @@ async fn revisions_are_not_repeated_when_all_segments_that_had_them_are_gone() {
             last = revision;
         }
     }
-    assert!(segment::list(folder.path()).unwrap().len() < 5);
+    assert!(segments(folder.path()).numbers().unwrap().len() < 5);
 }
 
 #[tokio::test]
@@ -249,7 +252,7 @@ async fn a_compacted_segment_with_damage_is_set_aside() {
     let store = open(folder.path(), 200);
     store.commit(vec![put("a", b"{}")]).await.unwrap();
     drop(store);
-    let path = segment::path(folder.path(), 1);
+    let path = segments(folder.path()).path(1);
     let mut bytes = std::fs::read(&path).unwrap();
     let at = bytes.len() - 12;
     bytes[at] ^= 1;
@@ -269,7 +272,7 @@ async fn a_record_that_is_damaged_while_the_store_is_open_is_an_error_and_not_ab
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path(), 200);
     store.commit(vec![put("a", b"{\"x\":1}")]).await.unwrap();
-    let path = segment::path(folder.path(), 1);
+    let path = segments(folder.path()).path(1);
     let mut bytes = std::fs::read(&path).unwrap();
     let at = bytes.len() - 12;
     bytes[at] ^= 1;
@@ -298,7 +301,7 @@ async fn a_full_disk_keeps_nothing_and_the_store_goes_on() {
     let revision = store.commit(vec![put("b", b"2")]).await.unwrap();
     drop(store);
     assert_eq!(all(&open(folder.path(), u64::MAX)).await, Model::from([("b".into(), (revision, b"2".to_vec()))]));
-    assert_eq!(segment::list(folder.path()).unwrap(), [1]);
+    assert_eq!(segments(folder.path()).numbers().unwrap(), [1]);
 }
 
 #[tokio::test]
@@ -312,7 +315,7 @@ async fn after_a_failed_sync_a_new_segment_begins() {
     let store = open(folder.path(), u64::MAX);
     assert_eq!(store.findings(), []);
     assert_eq!(all(&store).await, Model::from([("b".into(), (revision, b"2".to_vec()))]));
-    assert_eq!(segment::list(folder.path()).unwrap().last(), Some(&2));
+    assert_eq!(segments(folder.path()).numbers().unwrap().last(), Some(&2));
 }
 
 #[tokio::test]

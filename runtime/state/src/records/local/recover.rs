@@ -10,12 +10,14 @@
 
 use super::format::{self, Line};
 use super::index::{Index, Segment};
-use super::segment::{self, Disk, Tail};
-use crate::lines::{self, Scan};
+use super::segment::{self, segments, short};
+use crate::lines::Scan;
+use crate::segments::appender::Newest;
+use crate::segments::disk::Disk;
+use crate::segments::tail::{Tail, end_for_appending, tail};
 use std::fmt::{self, Display};
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -47,8 +49,7 @@ const MISSING: &str = "the file is missing; its records are lost";
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) index: Index,
-    /// The number, the file and the end of the newest one.
-    pub(super) newest: (u32, Arc<File>, u64),
+    pub(super) newest: Newest,
     pub(super) findings: Vec<Finding>,
 }
 
@@ -61,10 +62,8 @@ fn read(
     findings: &mut Vec<Finding>,
     mut each: impl FnMut(u64, &Line<'_>) -> io::Result<()>,
 ) -> io::Result<Scan> {
-    let mut reader = BufReader::with_capacity(1 << 18, file);
-    reader.seek(SeekFrom::Start(from))?;
     let (mut failed, mut unknown) = (None, Vec::new());
-    let found = lines::scan(reader, from, |at, text| match format::parse(text) {
+    let found = crate::segments::scan(file, from, |at, text| match format::parse(text) {
         Some(line) => failed = failed.take().or(each(at, &line).err()),
         None => unknown.push((at, text.len() as u64)),
     })?;
@@ -85,7 +84,7 @@ fn judge_tail(
     is_newest: bool,
     findings: &mut Vec<Finding>,
 ) -> io::Result<Tail> {
-    let tail = segment::tail(file, found)?;
+    let tail = tail(file, found)?;
     let length = match tail {
         Tail::Torn(at) if is_newest => at - found.end,
         Tail::NoLineFeed(_) if is_newest => 0,
@@ -98,11 +97,11 @@ fn judge_tail(
 }
 
 /// Reports gaps in the numbers of segments: they are removed from the oldest one on, so there is none.
-fn gaps(folder: &Path, numbers: &[u32]) -> Vec<Finding> {
+fn gaps(folder: &Path, numbers: &[u64]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (number, next) in numbers.iter().zip(numbers.iter().skip(1)) {
         for missing in number + 1..*next {
-            findings.push(Finding { file: segment::path(folder, missing), at: 0, length: 0, what: MISSING });
+            findings.push(Finding { file: segments(folder).path(missing), at: 0, length: 0, what: MISSING });
         }
     }
     findings
@@ -110,38 +109,38 @@ fn gaps(folder: &Path, numbers: &[u32]) -> Vec<Finding> {
 
 /// Opens all segments, repairs the end of the newest one, and makes the first one if there is none.
 pub(super) fn open(folder: &Path, disk: &Disk) -> io::Result<Opened> {
-    let numbers = segment::list(folder)?;
+    let files = segments(folder);
+    let numbers = files.numbers()?;
     let (mut index, mut findings, mut newest) = (Index::default(), gaps(folder, &numbers), None);
     for number in &numbers {
-        let path = segment::path(folder, *number);
+        let (path, short) = (files.path(*number), short(*number)?);
         let is_newest = numbers.last() == Some(number);
         let file = Arc::new(OpenOptions::new().read(true).write(is_newest).open(&path)?);
         let bytes = file.metadata()?.len();
         let found_before = findings.len();
-        index.segments.insert(*number, Segment { file: Arc::clone(&file), bytes, live_bytes: 0, damaged: false });
-        let mut found = read(&path, &file, 0, &mut findings, |at, line| index.replay(*number, at, line))?;
-        let mut tail = judge_tail(&path, &file, &found, is_newest, &mut findings)?;
+        index.segments.insert(short, Segment { file: Arc::clone(&file), bytes, live_bytes: 0, damaged: false });
+        let found = read(&path, &file, 0, &mut findings, |at, line| index.replay(short, at, line))?;
+        let tail = judge_tail(&path, &file, &found, is_newest, &mut findings)?;
         if is_newest {
-            if let Tail::NoLineFeed(at) = tail {
-                file.write_all_at(b"\n", at)?;
-                file.sync_all()?;
-                found = read(&path, &file, found.end, &mut findings, |at, line| index.replay(*number, at, line))?;
-                tail = Tail::Clean;
-            }
-            let mut end = found.end + found.tail;
-            if let Tail::Torn(at) = tail {
-                tracing::info!(file = %path.display(), bytes = end - at, "a write that a crash interrupted is cut off");
-                disk.cut(&file, at)?;
-                end = at;
+            let mut end = end_for_appending(disk, &file, &found, tail, 0)?;
+            match tail {
+                Tail::NoLineFeed(_) => {
+                    read(&path, &file, found.end, &mut findings, |at, line| index.replay(short, at, line))?;
+                }
+                Tail::Torn(at) => {
+                    let bytes = found.end + found.tail - at;
+                    tracing::info!(file = %path.display(), bytes, "a write that a crash interrupted is cut off");
+                }
+                Tail::Clean => {}
             }
             if end == 0 {
                 let line = segment::first_line(index.position)?;
                 disk.append(&file, &line, 0)?;
                 end = line.len() as u64;
             }
-            newest = Some((*number, file, end));
+            newest = Some(Newest { number: *number, file, end });
         }
-        if let Some(segment) = index.segments.get_mut(number) {
+        if let Some(segment) = index.segments.get_mut(&short) {
             segment.damaged = findings.len() > found_before;
             segment.bytes = segment.file.metadata()?.len();
         }
@@ -149,11 +148,11 @@ pub(super) fn open(folder: &Path, disk: &Disk) -> io::Result<Opened> {
     let newest = match newest {
         Some(newest) => newest,
         None => {
-            let (file, end) = disk.create(folder, 1, 0)?;
-            let file = Arc::new(file);
+            let line = segment::first_line(0)?;
+            let (file, end) = (Arc::new(disk.create(&files.path(1), &line)?), line.len() as u64);
             let segment = Segment { file: Arc::clone(&file), bytes: end, live_bytes: 0, damaged: false };
             index.segments.insert(1, segment);
-            (1, file, end)
+            Newest { number: 1, file, end }
         }
     };
     Ok(Opened { index, newest, findings })
@@ -161,10 +160,11 @@ pub(super) fn open(folder: &Path, disk: &Disk) -> io::Result<Opened> {
 
 /// Returns what is damaged, and changes nothing.
 pub(super) fn check(folder: &Path) -> io::Result<Vec<Finding>> {
-    let numbers = segment::list(folder)?;
+    let files = segments(folder);
+    let numbers = files.numbers()?;
     let mut findings = gaps(folder, &numbers);
     for number in &numbers {
-        let path = segment::path(folder, *number);
+        let path = files.path(*number);
         let file = File::open(&path)?;
         let found = read(&path, &file, 0, &mut findings, |_, _| Ok(()))?;
         judge_tail(&path, &file, &found, numbers.last() == Some(number), &mut findings)?;

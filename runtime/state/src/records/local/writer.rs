@@ -3,10 +3,7 @@
 //! ```text
 //!  inbox ─▶ group: all that wait ─▶ plan: check each against those before it, encode ─▶ append + one sync
 //!                                                                                          │ ok ─▶ index, watches, answers
-//!                      cut back to the end before ◀────────────────────────────────────────┘ failed
-//!            worked, no space ─▶ Full                    Working: the next group goes on
-//!            worked           ─▶ Unavailable             NewSegment: a new segment first
-//!            failed too       ─▶ Unknown                 Uncut: the cut again, then a new segment; until then Unavailable
+//!                            the appender cuts it back; see crate::segments ◀─────────────┘ failed
 //! ```
 //!
 //! Groups arise because commits wait while the group before them is synced; nothing waits for more to come. Between
@@ -17,15 +14,14 @@
 
 use super::format;
 use super::index::{Index, Location, Segment};
-use super::segment::{Compaction, Disk};
+use super::segment::{self, Compaction, short};
 use super::{Options, Shared};
 use crate::lines;
 use crate::records::feed::{Committed, Publisher};
 use crate::records::{Change, CommitError, Revision, check_expected};
+use crate::segments::appender::{AppendFailure, Appender, is_full};
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, PoisonError, RwLockReadGuard, RwLockWriteGuard};
@@ -61,52 +57,25 @@ enum Place {
     Delete,
 }
 
-/// Whether the newest segment can be written; see the module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Working,
-    NewSegment,
-    Uncut,
-}
-
-/// The newest segment.
-#[derive(Debug)]
-pub(super) struct Newest {
-    pub(super) number: u32,
-    pub(super) file: Arc<File>,
-    /// Where the next line goes.
-    pub(super) end: u64,
-}
-
 /// State of the thread.
 #[derive(Debug)]
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     publisher: Publisher,
-    pub(super) folder: PathBuf,
-    options: Options,
-    disk: Disk,
-    pub(super) newest: Newest,
+    segment_bytes: u64,
+    pub(super) appender: Appender,
     /// The newest revision that was given to a commit, also to one that failed.
     last: Revision,
-    state: State,
     pub(super) compaction: Option<Compaction>,
     /// No compaction begins before, because one failed.
     pub(super) compact_after: Option<Instant>,
 }
 
 impl Writer {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        publisher: Publisher,
-        folder: PathBuf,
-        options: Options,
-        newest: Newest,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, publisher: Publisher, options: &Options, appender: Appender) -> Self {
         let last = shared.read().position;
-        let disk = options.disk.clone();
-        let (state, compaction, compact_after) = (State::Working, None, None);
-        Self { shared, publisher, folder, options, disk, newest, last, state, compaction, compact_after }
+        let segment_bytes = options.segment_bytes;
+        Self { shared, publisher, segment_bytes, appender, last, compaction: None, compact_after: None }
     }
 
     /// Works until the store is dropped and nothing waits any more.
@@ -164,6 +133,7 @@ impl Writer {
 
     /// Decides which commits of a group are accepted, and encodes those.
     fn plan(&mut self, group: &[Request], buffer: &mut Vec<u8>) -> io::Result<Vec<Result<Planned, CommitError>>> {
+        let (number, at) = self.place()?;
         let shared = Arc::clone(&self.shared);
         let index = shared.read();
         // What the index will be after the commits before.
@@ -186,14 +156,13 @@ impl Writer {
                 places.push(match change {
                     Change::Put { key, value, .. } => {
                         let stored = format::put(buffer, key, value)?;
-                        let location = Location::new(revision, self.newest.number, self.newest.end, &stored)?;
-                        Some(Place::Put(location))
+                        Some(Place::Put(Location::new(revision, number, at, &stored)?))
                     }
                     Change::Delete { key, .. } if revision_of(key).is_some() => {
                         format::delete(buffer, key)?;
                         Some(Place::Delete)
                     }
-                    Change::Delete { .. } => None,
+                    Change::Delete { .. } | Change::Check { .. } => None,
                 });
             }
             lines::seal(buffer, start)?;
@@ -201,6 +170,7 @@ impl Writer {
                 match change {
                     Change::Put { key, .. } => ahead.insert(key, Some(revision)),
                     Change::Delete { key, .. } => ahead.insert(key, None),
+                    Change::Check { .. } => None,
                 };
             }
             // It is never given again, even if the write fails.
@@ -216,7 +186,7 @@ impl Writer {
         for (request, planned) in group.iter().zip(&planned) {
             let Ok(planned) = planned else { continue };
             for (change, place) in request.changes.iter().zip(&planned.places) {
-                let (Change::Put { key, .. } | Change::Delete { key, .. }) = change;
+                let key = change.key();
                 match place {
                     Some(Place::Put(location)) => index.put(key, *location),
                     Some(Place::Delete) => index.delete(key),
@@ -243,63 +213,52 @@ impl Writer {
 
     /// Updates the length of the newest segment in the index.
     pub(super) fn count_newest(&self, index: &mut Index) {
-        if let Some(segment) = index.segments.get_mut(&self.newest.number) {
-            segment.bytes = self.newest.end;
+        let newest = self.appender.newest();
+        if let Some(segment) = short(newest.number).ok().and_then(|number| index.segments.get_mut(&number)) {
+            segment.bytes = newest.end;
         }
+    }
+
+    /// Returns the newest segment, and where its next line goes.
+    pub(super) fn place(&self) -> io::Result<(u32, u64)> {
+        let newest = self.appender.newest();
+        Ok((short(newest.number)?, newest.end))
     }
 
     /// Makes the newest segment ready for a write: repairs what an earlier failure left, and begins a new segment if
     /// this one is full.
     pub(super) fn ready(&mut self) -> io::Result<()> {
-        if self.state == State::Uncut {
-            self.disk.cut(&self.newest.file, self.newest.end)?;
-            self.state = State::NewSegment;
-        }
-        let full = self.newest.end >= self.options.segment_bytes;
-        if self.state == State::Working && !full {
+        let is_needed = self.appender.settle()?;
+        let full = self.appender.newest().end >= self.segment_bytes;
+        if !is_needed && !full {
             return Ok(());
         }
         match self.begin_segment() {
-            Ok(()) => self.state = State::Working,
-            Err(error) if self.state == State::Working && self.newest.end < SEGMENT_BYTES_LONGEST => {
+            Err(error) if !is_needed && self.appender.newest().end < SEGMENT_BYTES_LONGEST => {
                 tracing::warn!(%error, "no new segment of the records could be made; the old one is used on");
+                Ok(())
             }
-            Err(error) => return Err(error),
+            begun => begun,
         }
-        Ok(())
     }
 
     fn begin_segment(&mut self) -> io::Result<()> {
-        let number =
-            self.newest.number.checked_add(1).ok_or_else(|| io::Error::other("no more numbers of segments"))?;
-        let (file, end) = self.disk.create(&self.folder, number, self.last)?;
-        let file = Arc::new(file);
-        let segment = Segment { file: Arc::clone(&file), bytes: end, live_bytes: 0, damaged: false };
+        let next = self.appender.newest().number.saturating_add(1);
+        let number = short(next)?;
+        self.appender.begin(&segment::first_line(self.last)?)?;
+        let newest = self.appender.newest();
+        let segment = Segment { file: Arc::clone(&newest.file), bytes: newest.end, live_bytes: 0, damaged: false };
         self.shared.write().segments.insert(number, segment);
-        self.newest = Newest { number, file, end };
         Ok(())
     }
 
     /// Appends and syncs lines. After an error nothing of them is kept, unless it is `Unknown`.
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), CommitError> {
-        let Err(error) = self.disk.append(&self.newest.file, bytes, self.newest.end) else {
-            self.newest.end += bytes.len() as u64;
-            return Ok(());
-        };
-        tracing::error!(%error, bytes = bytes.len(), "records could not be written");
-        if let Err(cut) = self.disk.cut(&self.newest.file, self.newest.end) {
-            tracing::error!(error = %cut, "what was written of them could not be cut off; no commit is accepted until it can");
-            self.state = State::Uncut;
-            return Err(CommitError::Unknown(error.to_string()));
-        }
-        match unavailable(&error) {
-            CommitError::Full => Err(CommitError::Full),
-            other => {
-                // After a failed sync the system may have dropped what it had of this file.
-                self.state = State::NewSegment;
-                Err(other)
-            }
-        }
+        self.appender.append(bytes).map_err(|failure| match failure {
+            AppendFailure::Full => CommitError::Full,
+            AppendFailure::Failed(why) => CommitError::Unavailable(why),
+            AppendFailure::Unknown(why) => CommitError::Unknown(why),
+        })
     }
 }
 
@@ -323,10 +282,7 @@ fn refuse(group: Vec<Request>, error: &CommitError) {
 
 /// Returns how a failure is answered after which nothing was kept.
 fn unavailable(error: &io::Error) -> CommitError {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => CommitError::Full,
-        _ => CommitError::Unavailable(error.to_string()),
-    }
+    if is_full(error) { CommitError::Full } else { CommitError::Unavailable(error.to_string()) }
 }
 
 impl Shared {
