@@ -36,7 +36,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-use writer::{RETRY_DEFAULT, Writer};
+use writer::{RETRY_DEFAULT, Writer, count_from};
 
 /// Maximum number of lines that wait for the disk. Beyond it no request is admitted, so that no line is lost.
 const WAITING_MAX: usize = 100_000;
@@ -110,15 +110,7 @@ impl Ledger {
         kept_days: u64,
         retry: Duration,
     ) -> Result<(Arc<Self>, UsageByDay), LedgerError> {
-        let (mut counted, mut rollup) = (store.watermark()?, Rollup::default());
-        loop {
-            let part = wait(stream.scan(counted))?;
-            part.lines.iter().filter_map(|(_, line)| line::decode(&line.text)).for_each(|line| rollup.count(&line));
-            counted = part.next;
-            if !part.more {
-                break;
-            }
-        }
+        let (rollup, counted) = count_from(&*stream, store.watermark()?)?;
         let mut by_day = store.usage_by_day()?;
         for (key, sums) in rollup.rows() {
             by_day.entry((key.day, key.tenant.clone())).or_default().add(sums);
@@ -145,6 +137,7 @@ impl Ledger {
             store,
             stream,
             counted,
+            open: None,
             kept: SignedDuration::from_secs(kept_s),
             settled_at: Instant::now(),
             retry,

@@ -5,13 +5,14 @@
 //! once, so repeating one whose end is unknown bills nothing twice.
 
 use super::index::LedgerIndex;
-use super::line::encode;
-use crate::store::Store;
+use super::line::{decode, encode};
+use crate::store::{Store, StoreError, Ticket};
 use crate::streams::{AppendError, LineStream, Position};
 use crate::wait::wait;
 use gannet_base::bill::LedgerLine;
 use gannet_base::bill::usage::Rollup;
 use jiff::SignedDuration;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -38,6 +39,8 @@ pub(super) struct Writer {
     pub(super) stream: Arc<dyn LineStream>,
     /// All lines up to here are counted: their sums are in `rollup` or in the store.
     pub(super) counted: Position,
+    /// Sums up to this position were moved into the store or not: the end of that change is unknown.
+    pub(super) open: Option<(Ticket, Position)>,
     pub(super) kept: SignedDuration,
     pub(super) settled_at: Instant,
     pub(super) retry: Duration,
@@ -45,6 +48,19 @@ pub(super) struct Writer {
 
 /// How long a failed append waits, unless a test says otherwise.
 pub(super) const RETRY_DEFAULT: Duration = RETRY;
+
+/// Returns the sums of the lines behind a position, and the position behind them.
+pub(super) fn count_from(stream: &dyn LineStream, from: Position) -> io::Result<(Rollup, Position)> {
+    let (mut rollup, mut next) = (Rollup::default(), from);
+    loop {
+        let part = wait(stream.scan(next))?;
+        part.lines.iter().filter_map(|(_, line)| decode(&line.text)).for_each(|line| rollup.count(&line));
+        next = part.next;
+        if !part.more {
+            return Ok((rollup, next));
+        }
+    }
+}
 
 impl Writer {
     pub(super) fn run(mut self, inbox: &Receiver<Arc<LedgerLine>>) {
@@ -113,16 +129,38 @@ impl Writer {
         if !due {
             return;
         }
-        if let Err(error) = self.store.settle(&rollup, self.counted) {
-            // The lines are on disk. Their sums stay in `rollup` and are settled later.
-            tracing::error!(%error, "usage could not be settled");
-            return;
+        let settled = match self.open {
+            Some((ticket, to)) => self.find_out(ticket, to),
+            None => self.store.settle(&rollup, self.counted).map(|()| Some(Rollup::default())),
+        };
+        match settled {
+            Ok(rest) => {
+                self.open = None;
+                // None: what was tried before was not done. The next time it is tried again.
+                let Some(rest) = rest else { return };
+                *rollup = rest;
+            }
+            Err(error) => {
+                // The lines are on disk. Their sums stay in `rollup` and are settled later.
+                tracing::error!(%error, "usage could not be settled");
+                if let (StoreError::Unknown { ticket }, None) = (error, self.open) {
+                    self.open = Some((ticket, self.counted));
+                }
+                return;
+            }
         }
-        *rollup = Rollup::default();
         self.settle_count.fetch_add(1, Ordering::Release);
         drop(rollup);
         self.settled_at = Instant::now();
         self.expire();
+    }
+
+    /// Finds out whether sums up to `to` moved into the store. If so, returns the sums of the lines behind it.
+    fn find_out(&self, ticket: Ticket, to: Position) -> Result<Option<Rollup>, StoreError> {
+        if !wait(self.store.outcome(ticket))? {
+            return Ok(None);
+        }
+        Ok(Some(count_from(&*self.stream, to)?.0))
     }
 
     /// Lets the stream forget lines that were stored longer ago than `kept`.

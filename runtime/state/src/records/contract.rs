@@ -10,6 +10,7 @@ use super::{
     CHANGES_MAX, COMMIT_BYTES_MAX, Change, CommitError, Entry, Expect, KEY_BYTES_MAX, RecordStore, Revision,
     VALUE_BYTES_MAX, Watch, Watched,
 };
+use crate::store::Store;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -48,6 +49,37 @@ impl Rig for Local {
     }
     fn reopen(self) -> Self {
         drop(Arc::into_inner(self.store).unwrap());
+        Self::at(self.folder)
+    }
+}
+
+/// The rare records, in sled and its journal.
+struct Sled {
+    folder: TempDir,
+    store: Store,
+    blobs: Arc<LocalBlobs>,
+}
+
+impl Sled {
+    fn at(folder: TempDir) -> Self {
+        let (store, _) = Store::open(&folder.path().join("data"), "x").unwrap();
+        let blobs = Arc::new(LocalBlobs::open(&folder.path().join("blobs")).unwrap());
+        Self { folder, store, blobs }
+    }
+}
+
+impl Rig for Sled {
+    fn new() -> Self {
+        Self::at(tempfile::tempdir().unwrap())
+    }
+    fn store(&self) -> Arc<dyn RecordStore> {
+        self.store.records()
+    }
+    fn blobs(&self) -> Arc<dyn BlobStore> {
+        self.blobs.clone()
+    }
+    fn reopen(self) -> Self {
+        drop(self.store);
         Self::at(self.folder)
     }
 }
@@ -95,6 +127,7 @@ impl Rig for Late {
 macro_rules! suite {
     ($($name:ident),* $(,)?) => {
         mod local { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(<super::Local as super::Rig>::new()).await; })* }
+        mod sled { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(<super::Sled as super::Rig>::new()).await; })* }
         mod simulated { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(<super::Simulated as super::Rig>::new()).await; })* }
         mod late { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(<super::Late as super::Rig>::new()).await; })* }
     };

@@ -3,7 +3,8 @@
 //!
 //! [`Registry`] makes changes one at a time. A change is checked against the newest snapshot, committed to
 //! the store, and only then published, so that nothing is served or acknowledged that a crash could
-//! undo. A change that has begun runs to its end, even if its caller disconnects, because the store
+//! undo. Where it is not known whether a change was committed, the store finds out before the next one, and the snapshot
+//! becomes what is stored. A change that has begun runs to its end, even if its caller disconnects, because the store
 //! and the snapshot must stay consistent.
 
 mod assets;
@@ -17,7 +18,7 @@ pub use function::{DeployOptions, Function, Version};
 pub use keys::KeyIndex;
 pub use tenants::{KeySpec, stricter_of};
 
-use crate::store::{Store, StoreError, StoredState, WriteBatch};
+use crate::store::{Store, StoreError, StoredState, Ticket, WriteBatch};
 use arc_swap::ArcSwap;
 use gannet_base::bill::usage::Sums;
 use gannet_base::identity::Key;
@@ -186,8 +187,15 @@ pub struct Registry {
     /// Components and assets whose version or name is not committed yet. Sweeping must not remove their files.
     protected_files: Mutex<Vec<(TenantName, String)>>,
     /// Held during a change, and while unused files are removed.
-    changing: tokio::sync::Mutex<()>,
+    changing: tokio::sync::Mutex<Changing>,
     next_version_key: AtomicU64,
+}
+
+/// What the next change begins with.
+#[derive(Debug, Default)]
+struct Changing {
+    /// A snapshot whose commit was made or not: it is published if it was.
+    open: Option<(Ticket, Arc<Snapshot>)>,
 }
 
 /// The batch to commit for a change, and the change's result.
@@ -229,7 +237,7 @@ impl Registry {
             versions_kept: AtomicU64::new(versions_kept),
             store,
             protected_files: Mutex::default(),
-            changing: tokio::sync::Mutex::new(()),
+            changing: tokio::sync::Mutex::default(),
             next_version_key: AtomicU64::new(1),
         };
         for ((owner, name), (record, versions)) in contents.functions {
@@ -296,14 +304,47 @@ impl Registry {
     ) -> Result<T, RegistryError> {
         let registry = Arc::clone(self);
         let changing = tokio::spawn(async move {
-            let _changing = registry.changing.lock().await;
+            let mut changing = registry.changing.lock().await;
+            registry.settle(&mut changing).await?;
             let mut next = Snapshot::clone(&registry.snapshot());
             let (change, result) = change(&registry, &mut next)?;
-            registry.store.commit(change).await?;
-            registry.snapshot.store(Arc::new(next));
+            registry.commit(&mut changing, change, next).await?;
             Ok(result)
         });
         changing.await.map_err(|error| StoreError::Io(error.to_string()))?
+    }
+
+    /// Commits a change, and publishes the snapshot after it. If it is not known whether it was made, the next change
+    /// finds out, and publishes it then.
+    async fn commit(&self, changing: &mut Changing, change: WriteBatch, next: Snapshot) -> Result<(), StoreError> {
+        let next = Arc::new(next);
+        match self.store.commit(change).await {
+            Ok(()) => self.snapshot.store(next),
+            Err(error) => {
+                if let StoreError::Unknown { ticket } = error {
+                    changing.open = Some((ticket, next));
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out what became of a change whose end was unknown, and publishes it if it was made. Until then no other
+    /// change is made.
+    async fn settle(&self, changing: &mut Changing) -> Result<(), StoreError> {
+        let Some((ticket, next)) = &changing.open else { return Ok(()) };
+        if self.store.outcome(*ticket).await.map_err(StoreError::of_another)? {
+            self.snapshot.store(Arc::clone(next));
+        }
+        changing.open = None;
+        Ok(())
+    }
+
+    /// Finds out what became of a change whose end was unknown, in the background of what is served.
+    pub async fn settle_changes(&self) -> Result<(), RegistryError> {
+        let mut changing = self.changing.lock().await;
+        Ok(self.settle(&mut changing).await?)
     }
 }
 

@@ -77,7 +77,12 @@ impl Registry {
     fn sweep(self: &Arc<Self>, remove: impl FnOnce(&Self, &Snapshot) + Send + 'static) {
         let registry = Arc::clone(self);
         tokio::spawn(async move {
-            let _changing = registry.changing.lock().await;
+            let mut changing = registry.changing.lock().await;
+            // A change of which it is not known whether it was made may refer to a file.
+            if let Err(error) = registry.settle(&mut changing).await {
+                tracing::warn!(%error, "unused files are not removed now");
+                return;
+            }
             let sweeping = Arc::clone(&registry);
             let swept = tokio::task::spawn_blocking(move || remove(&sweeping, &sweeping.snapshot()));
             // The lock is held until the files are removed.

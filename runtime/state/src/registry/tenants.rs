@@ -12,6 +12,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// Keys whose last use is stored in one commit.
+const KEYS_AT_ONCE: usize = 500;
+
 /// A key to be created. The server stores only the hash of the key; the key itself is shown once, to its creator.
 #[derive(Debug, Clone)]
 pub struct KeySpec {
@@ -248,27 +251,28 @@ impl Registry {
 
     /// Stores when keys were last used, to the minute, and removes keys that had expired by the time `past`.
     pub async fn persist_last_used(self: &Arc<Self>, past: Option<jiff::Timestamp>) -> Result<(), RegistryError> {
-        let _changing = self.changing.lock().await;
+        let mut changing = self.changing.lock().await;
+        self.settle(&mut changing).await?;
         let mut next = Snapshot::clone(&self.snapshot());
-        let mut change = WriteBatch::new();
-        let mut any = false;
         let is_past = |key: &&Arc<Key>| past.is_some_and(|past| key.is_expired(past));
         let ended: Vec<[u8; 32]> = next.keys.values().filter(is_past).map(|key| key.hash).collect();
-        for hash in ended {
-            next.keys.remove(&hash);
-            change = change.without_key(&hash);
-            any = true;
+        for some in ended.chunks(KEYS_AT_ONCE) {
+            some.iter().for_each(|hash| next.keys.remove(hash));
+            let change = some.iter().fold(WriteBatch::new(), WriteBatch::without_key);
+            self.commit(&mut changing, change, next.clone()).await?;
         }
-        for key in next.keys.values() {
+        let is_used = |key: &&Arc<Key>| {
             let used_s = key.used_s.load(Ordering::Relaxed);
-            if used_s / 60 != key.persisted_used_s.swap(used_s, Ordering::Relaxed) / 60 {
+            used_s / 60 != key.persisted_used_s.swap(used_s, Ordering::Relaxed) / 60
+        };
+        let used: Vec<&Arc<Key>> = next.keys.values().filter(is_used).collect();
+        for some in used.chunks(KEYS_AT_ONCE) {
+            let mut change = WriteBatch::new();
+            for key in some {
+                let used_s = key.used_s.load(Ordering::Relaxed);
                 change = change.key(&key.hash, &KeyRecord { used_s, ..key.record.clone() })?;
-                any = true;
             }
-        }
-        if any {
-            self.store.commit(change).await?;
-            self.snapshot.store(Arc::new(next));
+            self.commit(&mut changing, change, next.clone()).await?;
         }
         Ok(())
     }

@@ -5,23 +5,31 @@
 //! without an entry.
 //!
 //! ```text
-//!  a/{tenant | operator}/{request id}
+//!  a/{tenant | operator}/{request id in hex}
 //! ```
 
+use crate::records::{Change, Expect};
 use crate::store::batch::parse;
-use crate::store::{Store, StoreError, WriteBatch};
+use crate::store::{Store, StoreError};
+use crate::wait::wait;
 use gannet_base::names::RequestId;
 use gannet_base::records::AuditRecord;
 
 /// Name under which operations that concern no tenant are logged. No tenant can have it.
 pub const OPERATOR: &str = "operator";
 
-fn key(whose: &str, request: RequestId) -> Vec<u8> {
-    let mut key = format!("a/{whose}/").into_bytes();
-    key.extend_from_slice(&request.to_bytes());
-    key
+fn folder(whose: &str) -> String {
+    format!("a/{whose}/")
 }
 
+fn key(whose: &str, request: RequestId) -> String {
+    format!("{}{}", folder(whose), hex::encode(request.to_bytes()))
+}
+
+/// Entries that are read at once to find those that are too old.
+const READ_AT_ONCE: usize = 1_000;
+/// Most entries that are removed in one commit.
+const REMOVED_AT_ONCE: usize = 900;
 /// Maximum number of entries that [`Store::expire_audit`] removes in one change.
 pub const FORGOTTEN_AT_ONCE: usize = 10_000;
 
@@ -35,14 +43,16 @@ impl Store {
         record: &AuditRecord,
         forgotten: Option<RequestId>,
     ) -> Result<(), StoreError> {
-        let mut change = WriteBatch::new();
+        let value = serde_json::to_vec(record).map_err(|error| StoreError::Io(error.to_string()))?;
+        // The first entry of an operation never takes the place of a later one, also if a store makes it late.
+        let expect = if record.status.is_none() { Expect::Absent } else { Expect::Any };
+        let mut changes = Vec::new();
         for whose in whose {
-            change = change.put(key(whose, request), record)?;
-            if let Some(forgotten) = forgotten {
-                change = change.without(key(whose, forgotten));
-            }
+            changes.push(Change::Put { key: key(whose, request), value: value.clone(), expect });
+            let gone = forgotten.filter(|forgotten| *forgotten != request);
+            changes.extend(gone.map(|gone| Change::Delete { key: key(whose, gone), expect: Expect::Any }));
         }
-        self.commit(change).await
+        self.commit_repeated(changes).await
     }
 
     /// Returns up to `limit` entries of one tenant, newest first. With `before`, only entries older than that request.
@@ -53,29 +63,39 @@ impl Store {
         before: Option<RequestId>,
         limit: usize,
     ) -> Result<Vec<AuditRecord>, StoreError> {
-        let first = key(whose, RequestId::from_bytes([0; 16]));
-        let end = before.map_or_else(|| key(whose, RequestId::from_bytes([0xff; 16])), |before| key(whose, before));
-        let entries = self.db.range(first..end).rev().take(limit);
-        entries.map(|entry| entry.map_err(StoreError::from).and_then(|(key, value)| parse(&key, &value))).collect()
+        let (folder, mut before) = (folder(whose), before.map(|before| key(whose, before)));
+        let mut found: Vec<AuditRecord> = Vec::new();
+        loop {
+            let page = wait(self.records.page_back(&folder, before.as_deref(), limit - found.len()))?;
+            for entry in &page.entries {
+                found.push(parse(&entry.key, &entry.value)?);
+            }
+            before = page.entries.into_iter().last().map(|entry| entry.key);
+            if !page.more || found.len() >= limit || before.is_none() {
+                return Ok(found);
+            }
+        }
     }
 
     /// Removes entries older than `before`, at most [`FORGOTTEN_AT_ONCE`], and returns how many. Blocks.
     pub fn expire_audit(&self, before: jiff::Timestamp) -> Result<usize, StoreError> {
-        let mut change = WriteBatch::new();
-        let mut count = 0;
-        for entry in self.db.scan_prefix("a/") {
-            let (key, value) = entry?;
-            if parse::<AuditRecord>(&key, &value)?.time < before {
-                change = change.without(key.to_vec());
-                count += 1;
+        let (mut old, mut after) = (Vec::new(), None::<String>);
+        loop {
+            let page = wait(self.records.page("a/", after.as_deref(), READ_AT_ONCE))?;
+            for entry in &page.entries {
+                if old.len() < FORGOTTEN_AT_ONCE && parse::<AuditRecord>(&entry.key, &entry.value)?.time < before {
+                    old.push(entry.key.clone());
+                }
             }
-            if count >= FORGOTTEN_AT_ONCE {
+            after = page.entries.into_iter().last().map(|entry| entry.key);
+            if !page.more || old.len() >= FORGOTTEN_AT_ONCE || after.is_none() {
                 break;
             }
         }
-        if count > 0 {
-            self.commit_blocking(change)?;
+        for keys in old.chunks(REMOVED_AT_ONCE) {
+            let gone = keys.iter().map(|key| Change::Delete { key: key.clone(), expect: Expect::Any });
+            wait(self.commit_repeated(gone.collect()))?;
         }
-        Ok(count)
+        Ok(old.len())
     }
 }

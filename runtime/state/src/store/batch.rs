@@ -1,6 +1,6 @@
-//! Changes of records, and the form in which the database keeps a record.
+//! Changes of records that become durable together.
 
-use crate::lines::sum_text;
+use crate::records::{Change, Expect};
 use crate::store::error::StoreError;
 use gannet_base::names::{AssetName, FunctionName, TenantName};
 use gannet_base::records::{
@@ -8,13 +8,11 @@ use gannet_base::records::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-
-/// Length of a value's checksum in the database, with the tab before it.
-const SUM_BYTES: usize = 9;
+use std::collections::BTreeMap;
 
 /// Changes that become durable together, or not at all.
 #[derive(Debug, Default)]
-pub struct WriteBatch(pub(super) Vec<super::journal::Change>);
+pub struct WriteBatch(BTreeMap<String, Option<Vec<u8>>>);
 
 impl WriteBatch {
     /// Returns an empty batch.
@@ -22,55 +20,64 @@ impl WriteBatch {
         Self::default()
     }
 
-    pub(super) fn put<T: Serialize>(mut self, key: Vec<u8>, value: &T) -> Result<Self, StoreError> {
+    /// Returns the changes. Where a record was named more than once, the last one counts.
+    pub(super) fn into_changes(self) -> Vec<Change> {
+        let change = |(key, value): (String, Option<Vec<u8>>)| match value {
+            Some(value) => Change::Put { key, value, expect: Expect::Any },
+            None => Change::Delete { key, expect: Expect::Any },
+        };
+        self.0.into_iter().map(change).collect()
+    }
+
+    pub(super) fn put<T: Serialize>(mut self, key: String, value: &T) -> Result<Self, StoreError> {
         let bytes = serde_json::to_vec(value).map_err(|error| StoreError::Io(error.to_string()))?;
-        self.0.push((key, Some(bytes)));
+        self.0.insert(key, Some(bytes));
         Ok(self)
     }
 
-    pub(super) fn without(mut self, key: Vec<u8>) -> Self {
-        self.0.push((key, None));
+    pub(super) fn without(mut self, key: String) -> Self {
+        self.0.insert(key, None);
         self
     }
 
     /// Writes a tenant.
     pub fn tenant(self, name: &TenantName, record: &TenantRecord) -> Result<Self, StoreError> {
-        self.put(format!("t/{name}").into_bytes(), record)
+        self.put(format!("t/{name}"), record)
     }
 
     /// Writes a key.
     pub fn key(self, hash: &[u8; 32], record: &KeyRecord) -> Result<Self, StoreError> {
-        self.put([b"k/", hash.as_slice()].concat(), record)
+        self.put(key_of(hash), record)
     }
 
     /// Removes a key.
     pub fn without_key(self, hash: &[u8; 32]) -> Self {
-        self.without([b"k/", hash.as_slice()].concat())
+        self.without(key_of(hash))
     }
 
     /// Removes a tenant's record and reserves its name. The caller removes its keys, secrets, assets and functions.
     pub fn without_tenant(self, name: &TenantName, record: &DeletedTenantRecord) -> Result<Self, StoreError> {
-        self.without(format!("t/{name}").into_bytes()).put(format!("g/{name}").into_bytes(), record)
+        self.without(format!("t/{name}")).put(format!("g/{name}"), record)
     }
 
     /// Writes a secret.
     pub fn secret(self, tenant: &TenantName, name: &str, record: &SecretRecord) -> Result<Self, StoreError> {
-        self.put(format!("s/{tenant}/{name}").into_bytes(), record)
+        self.put(format!("s/{tenant}/{name}"), record)
     }
 
     /// Removes a secret.
     pub fn without_secret(self, tenant: &TenantName, name: &str) -> Self {
-        self.without(format!("s/{tenant}/{name}").into_bytes())
+        self.without(format!("s/{tenant}/{name}"))
     }
 
     /// Writes the record of an asset.
     pub fn asset(self, tenant: &TenantName, name: &AssetName, record: &AssetRecord) -> Result<Self, StoreError> {
-        self.put(format!("asset/{tenant}/{name}").into_bytes(), record)
+        self.put(format!("asset/{tenant}/{name}"), record)
     }
 
     /// Removes the record of an asset.
     pub fn without_asset(self, tenant: &TenantName, name: &AssetName) -> Self {
-        self.without(format!("asset/{tenant}/{name}").into_bytes())
+        self.without(format!("asset/{tenant}/{name}"))
     }
 
     /// Writes a function.
@@ -80,54 +87,35 @@ impl WriteBatch {
         name: &FunctionName,
         record: &FunctionRecord,
     ) -> Result<Self, StoreError> {
-        self.put(format!("f/{tenant}/{name}").into_bytes(), record)
+        self.put(format!("f/{tenant}/{name}"), record)
     }
 
     /// Writes a version.
     pub fn version(self, tenant: &TenantName, name: &FunctionName, record: &VersionRecord) -> Result<Self, StoreError> {
-        self.put(format!("v/{tenant}/{name}/{:010}", record.number).into_bytes(), record)
+        self.put(format!("v/{tenant}/{name}/{:010}", record.number), record)
     }
 
     /// Removes a function.
     pub fn without_function(self, tenant: &TenantName, name: &FunctionName) -> Self {
-        self.without(format!("f/{tenant}/{name}").into_bytes())
+        self.without(format!("f/{tenant}/{name}"))
     }
 
     /// Removes a version.
     pub fn without_version(self, tenant: &TenantName, name: &FunctionName, number: u32) -> Self {
-        self.without(format!("v/{tenant}/{name}/{number:010}").into_bytes())
+        self.without(format!("v/{tenant}/{name}/{number:010}"))
     }
 }
 
-/// Returns the checksum of a record: the CRC-32 of its key and its value.
-pub(super) fn record_sum(key: &[u8], value: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(key);
-    hasher.update(b"\t");
-    hasher.update(value);
-    hasher.finalize()
+/// Returns the name of a key's record.
+fn key_of(hash: &[u8; 32]) -> String {
+    format!("k/{}", hex::encode(hash))
 }
 
-/// Returns a value as the database keeps it: followed by a tab and its checksum in hex.
-pub(super) fn sealed(key: &[u8], value: &[u8]) -> Vec<u8> {
-    let mut stored = Vec::with_capacity(value.len() + SUM_BYTES);
-    stored.extend_from_slice(value);
-    stored.push(b'\t');
-    stored.extend_from_slice(&sum_text(record_sum(key, value)));
-    stored
-}
-
-/// Returns the value that the database keeps under `key`, or None if its checksum is wrong or missing.
-pub(super) fn unsealed<'a>(key: &[u8], stored: &'a [u8]) -> Option<&'a [u8]> {
-    let (value, sum) = stored.split_at_checked(stored.len().checked_sub(SUM_BYTES)?)?;
-    (sum.strip_prefix(b"\t")? == sum_text(record_sum(key, value))).then_some(value)
-}
-
-/// Reads a record as the database keeps it.
-pub(super) fn parse<T: DeserializeOwned>(key: &[u8], stored: &[u8]) -> Result<T, StoreError> {
-    let corrupt = |cause: String| StoreError::Corrupt { record: describe(key), cause };
-    let value = unsealed(key, stored).ok_or_else(|| corrupt("its checksum is wrong".into()))?;
-    serde_json::from_slice(value).map_err(|error| corrupt(error.to_string()))
+/// Reads the value of a record.
+pub(super) fn parse<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, StoreError> {
+    let corrupt =
+        |cause: serde_json::Error| StoreError::Corrupt { record: describe(key.as_bytes()), cause: cause.to_string() };
+    serde_json::from_slice(value).map_err(corrupt)
 }
 
 /// Names a record for people.
@@ -147,6 +135,8 @@ pub(super) fn describe(key: &[u8]) -> String {
         ["v", tenant, function, number] => format!("version {} of {tenant}/{function}", number.trim_start_matches('0')),
         ["a", tenant, ..] => format!("an audit entry of {tenant}"),
         ["l", tenant, ..] | ["y", _, tenant] => format!("a sum of the usage of {tenant}"),
+        ["n"] => "the number of the last change".to_owned(),
+        ["\0last"] => "the newest revision".to_owned(),
         ["w"] => "the position up to which the ledger is counted".to_owned(),
         _ => format!("the record {:?}", text.chars().take(64).collect::<String>()),
     }

@@ -1,31 +1,21 @@
-//! The commit thread: makes all changes of records. All commits that wait when a round begins become durable in that
-//! round, together.
+//! Rounds of changes: all commits that wait when a round begins become durable in it, together. [`super::sled`] makes
+//! rounds of commits.
 //!
 //! ```text
-//!  round: journal: append, sync ─▶ database: one batch with the new count, flush, sync ─▶ replies
+//!  round: journal: append, sync ─▶ database: one batch with the new count, flush, sync
 //! ```
 //!
 //! A crash between the two leaves the database one round behind; the next start applies that round.
 
-use crate::store::batch::{WriteBatch, sealed, unsealed};
+use crate::store::batch::describe;
 use crate::store::error::StoreError;
 use crate::store::journal::{Change, Journal};
 use crate::store::space::{self, COMMIT_BYTES_MIN};
+use crate::store::stored::{COUNT, sealed, unsealed};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use tokio::sync::{mpsc, oneshot};
-
-/// Commits that may wait for the commit thread. Each waits a few milliseconds at most.
-pub(super) const QUEUE_CAPACITY: usize = 256;
-
-/// Where the result of a commit goes.
-pub(super) type Reply = oneshot::Sender<Result<(), StoreError>>;
-
-/// Key of the [`Count`].
-pub(super) const COUNT: &[u8] = b"c";
 
 /// What the database must contain. It changes with each round.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,7 +78,8 @@ pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The state of the commit thread.
+/// Makes rounds. The commit thread owns it.
+#[derive(Debug)]
 pub(super) struct Committer {
     pub(super) db: sled::Db,
     /// Folder of the database.
@@ -98,50 +89,22 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    pub(super) fn run(mut self, mut inbox: mpsc::Receiver<(WriteBatch, Reply)>) {
-        let mut waiting = Vec::new();
-        // After such a failure the database may hold changes that were reported as failed. So nothing is accepted until
-        // a restart has compared it with the journal. A full disk is mostly found before, and breaks nothing then.
-        let mut is_broken = false;
-        while inbox.blocking_recv_many(&mut waiting, QUEUE_CAPACITY) > 0 {
-            let (batches, replies): (Vec<_>, Vec<_>) = waiting.drain(..).unzip();
-            let result = if is_broken {
-                Err(StoreError::Io("an earlier write failed; restart the server".into()))
-            } else {
-                self.round(batches).map_err(|(error, breaks)| {
-                    tracing::error!(%error, breaks, "changes could not be made durable");
-                    is_broken |= breaks;
-                    error
-                })
-            };
-            for reply in replies {
-                let told = match &result {
-                    Ok(()) => Ok(()),
-                    Err(StoreError::Full) => Err(StoreError::Full),
-                    Err(error) => Err(StoreError::Io(error.to_string())),
-                };
-                // The caller may have stopped waiting. The change is durable anyway.
-                let _ = reply.send(told);
-            }
-        }
-    }
-
-    /// Makes one round durable. The second value of an error says whether nothing may be written any more.
-    pub(super) fn round(&mut self, batches: Vec<WriteBatch>) -> Result<(), (StoreError, bool)> {
-        // The last change of a record counts. Together they are one round, so a crash cannot divide them.
-        let changes: BTreeMap<Vec<u8>, Option<Vec<u8>>> = batches.into_iter().flat_map(|batch| batch.0).collect();
-        if changes.is_empty() {
-            return Ok(());
-        }
-        let changes: Vec<Change> = changes.into_iter().collect();
+    /// Makes one round durable, which names each key once. `apply_here` calls [`apply`], with what must
+    /// happen at the same time: readers see the round from then on, and the journal has it by then. The second value of an error says whether nothing may be written any more, and
+    /// the round may have been kept.
+    pub(super) fn round(
+        &mut self,
+        changes: &[Change],
+        apply_here: impl FnOnce(&sled::Db, Count, &[Change]) -> Result<Count, StoreError>,
+    ) -> Result<(), (StoreError, bool)> {
         let bytes: usize = changes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum();
         // sled cannot go on after a write that found no room, so it gets none to try.
         let needed = COMMIT_BYTES_MIN.saturating_add((bytes as u64).saturating_mul(4));
         if space::free(&self.folder).map_err(|error| (error.into(), false))? < needed {
             return Err((StoreError::Full, false));
         }
-        self.journal.append(&changes)?;
-        self.count = apply(&self.db, self.count, &changes).map_err(|error| (error, true))?;
+        self.journal.append(changes)?;
+        self.count = apply_here(&self.db, self.count, changes).map_err(|error| (error, true))?;
         sync(&self.db, &self.folder).map_err(|error| (error, true))?;
         if self.journal.is_long()
             && let Err((error, breaks)) = self.replace_journal()
@@ -162,8 +125,7 @@ impl Committer {
             if key == COUNT {
                 continue;
             }
-            let corrupt =
-                || StoreError::Corrupt { record: super::batch::describe(&key), cause: "its checksum is wrong".into() };
+            let corrupt = || StoreError::Corrupt { record: describe(&key), cause: "its checksum is wrong".into() };
             let value = unsealed(&key, &stored).ok_or_else(|| (corrupt(), false))?.to_vec();
             records.push((key, value));
         }

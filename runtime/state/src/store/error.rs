@@ -1,5 +1,6 @@
 //! Why the store cannot be opened, read or written.
 
+use crate::records::CommitError;
 use std::io;
 use std::path::PathBuf;
 
@@ -23,6 +24,12 @@ pub enum StoreError {
     /// The disk is full.
     #[error("the disk is full")]
     Full,
+    /// A change was made or not, and it is found out later which.
+    #[error("it is not known whether the change was stored; it is found out before the next change")]
+    Unknown {
+        /// Identifies the change.
+        ticket: u64,
+    },
     /// The operating system or sled failed.
     #[error("storage: {0}")]
     Io(String),
@@ -42,6 +49,16 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Returns the error of a change that was not begun, because of what is unknown of another one.
+    pub(crate) fn of_another(self) -> Self {
+        match self {
+            Self::Unknown { .. } => Self::Io("it is not known whether an earlier change was stored; try again".into()),
+            other => other,
+        }
+    }
+}
+
 fn shown(findings: &[String]) -> String {
     let mut text = findings.iter().take(FINDINGS_SHOWN).map(String::as_str).collect::<Vec<_>>().join("; ");
     let more = findings.len().saturating_sub(FINDINGS_SHOWN);
@@ -54,6 +71,15 @@ fn shown(findings: &[String]) -> String {
 impl From<io::Error> for StoreError {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::StorageFull { Self::Full } else { Self::Io(error.to_string()) }
+    }
+}
+
+impl From<CommitError> for StoreError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Full => Self::Full,
+            other => Self::Io(other.to_string()),
+        }
     }
 }
 

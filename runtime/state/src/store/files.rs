@@ -22,8 +22,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Version of the format that this binary writes. 2 added traffic, tags, limits, secrets and the ledger. 3 added
-/// assets. 4 added checksums of records, their count, and the journal. 5 took the sources of kernels out of records.
-pub(super) const FORMAT: u32 = 5;
+/// assets. 4 added checksums of records, their count, and the journal. 5 took the sources of kernels out of records. 6
+/// added revisions of records.
+pub(super) const FORMAT: u32 = 6;
 /// The folders of the data folder in which each tenant has a folder of its own.
 const TENANT_FOLDERS: [&str; 5] = ["components", "compiled", "driver-cache", "assets", "uploads"];
 

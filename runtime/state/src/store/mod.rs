@@ -18,6 +18,10 @@
 //!  DATA/run/              children's folders; emptied at start. In the temporary folder if children cannot enter DATA
 //! ```
 //!
+//! What cannot be made again is reached through traits: records through [`RecordStore`], which [`sled`] is here, and
+//! lines through [`crate::streams::LineStream`], which the ledger uses. So another place for them needs no other change.
+//! [`guard`] finds out what became of each commit, and [`staged`] makes those that are too large for one.
+//!
 //! Invariants: nothing is acknowledged before it is on disk. sled 0.34's flush writes but does not sync, so one commit
 //! thread groups changes, writes and syncs them in the journal, applies them as one batch, flushes, syncs every file of
 //! the database and its folder, and only then replies. Files are written under another name, synced, renamed, and their
@@ -31,36 +35,54 @@ mod batch;
 mod commit;
 mod error;
 pub mod files;
+mod guard;
 mod journal;
 mod read;
 mod repair;
 pub mod report;
+mod sled;
 pub mod space;
+mod staged;
+mod stored;
 pub mod uploads;
 pub mod usage;
 mod verify;
 pub mod watermark;
 
+use self::sled::SledRecords;
+use crate::records::{Change, CommitError, RecordStore};
+use crate::wait::wait;
 pub use batch::WriteBatch;
-use commit::{Committer, QUEUE_CAPACITY, Reply};
+use commit::Committer;
 pub use error::StoreError;
 use files::{FORMAT, Files};
 use gannet_base::hop::build::BuildReport;
+use guard::Guard;
+pub use guard::Ticket;
 use read::OutdatedVersion;
 pub use read::StoredState;
 pub use repair::{SET_ASIDE, StoredFile, StoredRecords};
 use report::StoredReport;
 use std::fs::File;
 use std::path::Path;
-use tokio::sync::{mpsc, oneshot};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The records that a start reads, by the beginnings of their names. The others are read on demand.
+const READ_AT_START: [&str; 7] = ["t/", "g/", "k/", "s/", "asset/", "f/", "v/"];
+/// Records that are read at once.
+const PAGE_RECORDS: usize = 1_000;
+/// How often a commit is repeated that changes nothing when it is made twice.
+const REPEATS: usize = 8;
 
 /// The durable state; see the module.
 #[derive(Debug)]
 pub struct Store {
     files: Files,
-    /// Used here only for reads. The commit thread makes all writes.
-    db: sled::Db,
-    commits: mpsc::Sender<(WriteBatch, Reply)>,
+    guard: Guard,
+    records: Arc<dyn RecordStore>,
+    /// Whether changes were decided that are not made yet; see [`staged`].
+    is_unfinished: AtomicBool,
     /// Held while the server runs.
     _lock: File,
 }
@@ -89,7 +111,7 @@ impl Store {
             _ => {}
         }
         files.empty_run()?;
-        let mut replayed = journal::replay(&journal, batch::record_sum)?;
+        let mut replayed = journal::replay(&journal, stored::record_sum)?;
         if let Some(damaged) = replayed.as_ref().filter(|replayed| !replayed.damage.is_empty()) {
             // sled changes its files when it is opened, and they may be the better copy.
             return Err(StoreError::Damaged { findings: damaged.damage.clone() });
@@ -99,23 +121,57 @@ impl Store {
             repair::upgrade(&db, &database, &journal)?;
             // An older binary must not read what is written from now on.
             files::write_format(data)?;
-            replayed = journal::replay(&journal, batch::record_sum)?;
+            replayed = journal::replay(&journal, stored::record_sum)?;
         }
         let missing = || StoreError::Damaged { findings: vec!["the journal is missing".into()] };
         let replayed = replayed.ok_or_else(missing)?;
         let (journal, count) = verify::verify(&db, &database, &journal, &replayed)?;
-        let read_back = verify::read_database(&db);
-        let (mut contents, unfit) = read::read(read_back.values());
+        let committer = Committer { db, folder: database, journal, count };
+        Self::over(files, lock, Arc::new(SledRecords::start(committer)?))
+    }
+
+    /// Returns the records.
+    #[cfg(test)]
+    pub(crate) fn records(&self) -> Arc<dyn RecordStore> {
+        Arc::clone(&self.records)
+    }
+
+    /// Reads the stored state of any store of records.
+    pub(crate) fn over(
+        files: Files,
+        lock: File,
+        records: Arc<dyn RecordStore>,
+    ) -> Result<(Self, StoredState), StoreError> {
+        let guard = wait(Guard::open(Arc::clone(&records)))?;
+        let store = Self { files, guard, records, is_unfinished: AtomicBool::new(true), _lock: lock };
+        wait(store.finish_staged())?;
+        let mut contents = wait(store.read_all())?;
+        if !contents.outdated.is_empty() {
+            store.rewrite(std::mem::take(&mut contents.outdated))?;
+        }
+        Ok((store, contents))
+    }
+
+    async fn read_all(&self) -> Result<StoredState, StoreError> {
+        let mut found: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        for prefix in READ_AT_START {
+            let mut after = None::<String>;
+            loop {
+                let page = self.records.page(prefix, after.as_deref(), PAGE_RECORDS).await?;
+                after = page.entries.last().map(|entry| entry.key.clone());
+                for entry in page.entries {
+                    found.extend(stored::key_of(&entry.key).map(|key| (key, entry.value)));
+                }
+                if !page.more || after.is_none() {
+                    break;
+                }
+            }
+        }
+        let (contents, unfit) = read::read(found.iter().map(|(key, value)| (key.as_slice(), value.as_slice())));
         if !unfit.is_empty() {
             return Err(StoreError::Damaged { findings: unfit.iter().map(read::UnfitRecord::told).collect() });
         }
-        let (commits, inbox) = mpsc::channel(QUEUE_CAPACITY);
-        let mut committer = Committer { db: db.clone(), folder: database, journal, count };
-        if !contents.outdated.is_empty() {
-            rewrite(&files, &mut committer, std::mem::take(&mut contents.outdated))?;
-        }
-        std::thread::Builder::new().name("commit".into()).spawn(move || committer.run(inbox))?;
-        Ok((Self { files, db, commits, _lock: lock }, contents))
+        Ok(contents)
     }
 
     /// Returns the files beside the database.
@@ -123,50 +179,90 @@ impl Store {
         &self.files
     }
 
-    /// Makes a change durable. When this returns `Ok`, it is on disk.
+    /// Makes a change durable, as a whole. When this returns `Ok`, it is on disk. After [`StoreError::Unknown`] the
+    /// caller asks [`Store::outcome`]; after another error nothing was changed, also not later.
     pub async fn commit(&self, change: WriteBatch) -> Result<(), StoreError> {
-        let gone = || StoreError::Io("the commit thread has ended".into());
-        let (answer, receiver) = oneshot::channel();
-        self.commits.send((change, answer)).await.map_err(|_| gone())?;
-        receiver.await.map_err(|_| gone())?
+        self.finish_staged().await.map_err(StoreError::of_another)?;
+        let changes = change.into_changes();
+        if staged::fits(&changes) {
+            return self.guard.commit(changes).await;
+        }
+        staged::decide(&self.guard, changes).await?;
+        self.is_unfinished.store(true, Ordering::Release);
+        if let Err(error) = self.finish_staged().await {
+            // It is decided: the next change or start goes on with it.
+            tracing::warn!(%error, "a large change was decided and is not made yet");
+        }
+        Ok(())
+    }
+
+    /// Finds out whether a change that ended with [`StoreError::Unknown`] was made.
+    pub async fn outcome(&self, ticket: Ticket) -> Result<bool, StoreError> {
+        let made = self.guard.outcome(ticket).await?;
+        if made {
+            // It may have been what decides a large change.
+            self.is_unfinished.store(true, Ordering::Release);
+        }
+        Ok(made)
+    }
+
+    /// Makes what was decided and is not made yet.
+    async fn finish_staged(&self) -> Result<(), StoreError> {
+        if self.is_unfinished.load(Ordering::Acquire) {
+            staged::finish(&self.guard, &*self.records).await?;
+            self.is_unfinished.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Makes changes that are the same when they are made twice, so one whose end is unknown is repeated.
+    async fn commit_repeated(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        let mut last = None;
+        for _ in 0..REPEATS {
+            match self.records.commit(changes.clone()).await {
+                Ok(_) => return Ok(()),
+                // It was made by the time it was repeated.
+                Err(CommitError::Conflict { .. }) if last.is_some() => return Ok(()),
+                Err(CommitError::Unknown(why)) => last = Some(why),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(StoreError::Io(format!("it is not known whether a change was stored: {}", last.unwrap_or_default())))
     }
 
     /// Does the same as [`Store::commit`], for a thread that may block.
     pub fn commit_blocking(&self, change: WriteBatch) -> Result<(), StoreError> {
-        let gone = || StoreError::Io("the commit thread has ended".into());
-        let (answer, receiver) = oneshot::channel();
-        self.commits.blocking_send((change, answer)).map_err(|_| gone())?;
-        receiver.blocking_recv().map_err(|_| gone())?
+        wait(self.commit(change))
     }
-}
 
-/// Writes the records of versions that an earlier format wrote, without the sources of their kernels. These go into
-/// reports, as if the version had been built now.
-fn rewrite(files: &Files, committer: &mut Committer, outdated: Vec<OutdatedVersion>) -> Result<(), StoreError> {
-    match try_rewrite(files, committer, outdated) {
-        // The records can be read as they are.
-        Err(StoreError::Full) => {
-            tracing::warn!("the records of versions could not be rewritten, because the disk is full");
-            Ok(())
+    /// Writes the records of versions that an earlier format wrote, without the sources of their kernels. These go into
+    /// reports, as if the version had been built now.
+    fn rewrite(&self, outdated: Vec<OutdatedVersion>) -> Result<(), StoreError> {
+        match self.try_rewrite(outdated) {
+            // The records can be read as they are.
+            Err(StoreError::Full) => {
+                tracing::warn!("the records of versions could not be rewritten, because the disk is full");
+                Ok(())
+            }
+            other => other,
         }
-        other => other,
     }
-}
 
-fn try_rewrite(files: &Files, committer: &mut Committer, outdated: Vec<OutdatedVersion>) -> Result<(), StoreError> {
-    let mut change = WriteBatch::new();
-    for OutdatedVersion { tenant, function, record, kernels } in outdated {
-        let path = files.build_report(&tenant, &record.build_name());
-        if !path.exists() {
-            let snapshot_size = record.snapshot_size;
-            let report = BuildReport { kernels, warnings: record.warnings.clone(), snapshot_size };
-            let bytes = StoredReport::to_bytes("an earlier format".into(), &report);
-            files::make_folder(path.parent().unwrap_or(files.data()), 0o700)?;
-            files::write_durably(&path, &bytes, 0o600)?;
+    fn try_rewrite(&self, outdated: Vec<OutdatedVersion>) -> Result<(), StoreError> {
+        let mut change = WriteBatch::new();
+        for OutdatedVersion { tenant, function, record, kernels } in outdated {
+            let path = self.files.build_report(&tenant, &record.build_name());
+            if !path.exists() {
+                let snapshot_size = record.snapshot_size;
+                let report = BuildReport { kernels, warnings: record.warnings.clone(), snapshot_size };
+                let bytes = StoredReport::to_bytes("an earlier format".into(), &report);
+                files::make_folder(path.parent().unwrap_or(self.files.data()), 0o700)?;
+                files::write_durably(&path, &bytes, 0o600)?;
+            }
+            change = change.version(&tenant, &function, &record)?;
         }
-        change = change.version(&tenant, &function, &record)?;
+        self.commit_blocking(change)
     }
-    committer.round(vec![change]).map_err(|(error, _)| error)
 }
 
 /// Returns whether a folder without a readable format is what a crash during the first start left: nothing in it was
@@ -176,7 +272,7 @@ fn is_half_made(data: &Path) -> Result<bool, StoreError> {
         return Ok(false);
     }
     let journal = data.join("journal");
-    let replayed = if journal.exists() { journal::replay(&journal, batch::record_sum)? } else { None };
+    let replayed = if journal.exists() { journal::replay(&journal, stored::record_sum)? } else { None };
     if replayed.is_some_and(|replayed| !replayed.records.is_empty() || !replayed.damage.is_empty()) {
         return Ok(false);
     }
@@ -202,13 +298,7 @@ mod tests {
         store.commit(WriteBatch::new().tenant(&name, &record).unwrap()).await.unwrap();
         assert!(matches!(Store::open(folder.path(), "x"), Err(StoreError::InUse(_))));
         drop(store);
-        // The commit thread closes the database a moment after its channel closes.
-        let reopened = loop {
-            match Store::open(folder.path(), "x") {
-                Ok((_, contents)) => break contents,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        };
+        let (_, reopened) = Store::open(folder.path(), "x").unwrap();
         assert!(reopened.tenants.contains_key(&name));
     }
 

@@ -3,6 +3,7 @@
 
 use crate::store::batch::describe;
 use crate::store::report::kernel_records;
+use crate::store::stored::value_of;
 use gannet_base::hop::BundleKernel;
 use gannet_base::names::{AssetName, FunctionName, TenantName};
 use gannet_base::records::{
@@ -119,11 +120,15 @@ fn read_one(
     Ok(())
 }
 
-/// Reads all records of the registry. Returns those that cannot be used beside the others.
+/// Reads all records of the registry, in the form in which they are stored. Returns those that cannot be used beside the others.
 pub(super) fn read<'a>(records: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> (StoredState, Vec<UnfitRecord>) {
     let (mut state, mut versions, mut unfit) = (StoredState::default(), BTreeMap::new(), Vec::new());
-    for (key, value) in records {
-        if let Err(record) = read_one(&mut state, &mut versions, key, value) {
+    for (key, stored) in records {
+        let Some(value) = value_of(stored) else {
+            unfit.push(UnfitRecord::new(key, "its revision cannot be read"));
+            continue;
+        };
+        if let Err(record) = read_one(&mut state, &mut versions, key, &value) {
             unfit.push(record);
         }
     }

@@ -10,16 +10,18 @@
 //!
 //! The old database and the old journal are moved to `DATA/set-aside`, not removed. An interrupted repair can be repeated.
 
-use crate::store::batch::{describe, record_sum, sealed, unsealed};
-use crate::store::commit::{self, COUNT, Count};
+use crate::store::batch::describe;
+use crate::store::commit::{self, Count};
 use crate::store::error::StoreError;
 use crate::store::files::{self, FORMAT, sync_folder};
 use crate::store::journal::{self, Change, Journal, Replayed};
 use crate::store::read::{UnfitRecord, parsed_with_sources, read};
+use crate::store::stored::{COUNT, record_sum, sealed, unsealed, value_of};
 use crate::store::verify::{Contents, compare, open_database, read_database};
 use crate::store::watermark::Watermark;
 use gannet_base::names::TenantName;
 use gannet_base::records::{AssetRecord, SecretRecord, VersionRecord};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
@@ -136,7 +138,9 @@ impl StoredRecords {
     /// Returns the position up to which lines of the ledger are included in the stored sums.
     pub fn watermark(&self) -> Watermark {
         let restored = (!self.findings.is_empty()).then(|| self.restored().records.remove(&b"w"[..])).flatten();
-        let stored = || self.values("w").next().map(|(_, value)| value.to_vec()).filter(|_| self.findings.is_empty());
+        let restored = restored.and_then(|stored| value_of(&stored).map(Cow::into_owned));
+        let stored =
+            || self.values("w").next().map(|(_, value)| value.into_owned()).filter(|_| self.findings.is_empty());
         restored.or_else(stored).and_then(|value| serde_json::from_slice(&value).ok()).unwrap_or_default()
     }
 
@@ -145,7 +149,7 @@ impl StoredRecords {
         let parsed = self.values("s/").filter_map(|(key, value)| {
             let mut parts = std::str::from_utf8(key).ok()?.split('/').skip(1);
             let (tenant, name) = (TenantName::new(parts.next()?).ok()?, parts.next()?.to_owned());
-            Some((tenant, name, serde_json::from_slice::<SecretRecord>(value).ok()?.sealed))
+            Some((tenant, name, serde_json::from_slice::<SecretRecord>(&value).ok()?.sealed))
         });
         parsed.collect()
     }
@@ -162,8 +166,8 @@ impl StoredRecords {
             self.data.join(kind).join(tenant)
         };
         for (key, value) in self.values("v/") {
-            let version = serde_json::from_slice::<VersionRecord>(value).ok();
-            let earlier = || parsed_with_sources(value).map(|(version, _)| version);
+            let version = serde_json::from_slice::<VersionRecord>(&value).ok();
+            let earlier = || parsed_with_sources(&value).map(|(version, _)| version);
             let Some(version) = version.or_else(earlier) else { continue };
             add(folder("components", key).join(format!("{}.wasm", version.digest)), version.digest, key);
             for asset in version.assets.into_values() {
@@ -171,14 +175,15 @@ impl StoredRecords {
             }
         }
         for (key, value) in self.values("asset/") {
-            let Ok(asset) = serde_json::from_slice::<AssetRecord>(value) else { continue };
+            let Ok(asset) = serde_json::from_slice::<AssetRecord>(&value) else { continue };
             add(folder("assets", key).join(&asset.digest), asset.digest, key);
         }
         files.into_values().collect()
     }
 
-    fn values(&self, prefix: &'static str) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.contents.values().filter(move |(key, _)| key.starts_with(prefix.as_bytes()))
+    fn values(&self, prefix: &'static str) -> impl Iterator<Item = (&[u8], Cow<'_, [u8]>)> {
+        let of_prefix = self.contents.values().filter(move |(key, _)| key.starts_with(prefix.as_bytes()));
+        of_prefix.filter_map(|(key, stored)| Some((key, value_of(stored)?)))
     }
 
     /// Restores the records from the copy that is whole, or from both, without the secrets in `forgotten`. Returns a

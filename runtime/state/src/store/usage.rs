@@ -10,17 +10,21 @@
 use crate::store::batch::parse;
 use crate::store::watermark::Watermark;
 use crate::store::{Store, StoreError, WriteBatch};
+use crate::wait::wait;
 use gannet_base::bill::price::Price;
 use gannet_base::bill::usage::{Rollup, Sums, UsageKey};
 use gannet_base::names::{FunctionName, TenantName};
 use gannet_base::time::Day;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 /// Number of days whose sums are read at start: a month, and some that a wrong clock made.
 const DAYS: usize = 64;
 
-const WATERMARK: &[u8] = b"w";
+/// Records that are read at once.
+const READ_AT_ONCE: usize = 1_000;
+const WATERMARK: &str = "w";
 
 fn row_key(key: &UsageKey) -> String {
     let UsageKey { tenant, day, function, version, class, price } = key;
@@ -49,71 +53,87 @@ fn day_key(day: Day, tenant: &TenantName) -> String {
 }
 
 impl Store {
-    fn sums(&self, key: &str) -> Result<Sums, StoreError> {
-        let found = self.db.get(key)?;
-        found.map_or(Ok(Sums::default()), |value| parse(key.as_bytes(), &value))
+    fn stored<T: DeserializeOwned + Default>(&self, key: &str) -> Result<T, StoreError> {
+        let found = wait(self.records.get(key))?;
+        found.map_or(Ok(T::default()), |entry| parse(key, &entry.value))
     }
 
     /// Adds `rollup` to the stored sums and stores the watermark, in one change. Blocks.
     pub fn settle(&self, rollup: &Rollup, watermark: Watermark) -> Result<(), StoreError> {
-        let mut change = WriteBatch::new().put(WATERMARK.to_vec(), &watermark)?;
+        // What an earlier change left to do may be sums.
+        wait(self.finish_staged())?;
+        let mut change = WriteBatch::new().put(WATERMARK.to_owned(), &watermark)?;
         let mut days: BTreeMap<String, Sums> = BTreeMap::new();
         for (key, more) in rollup.rows() {
             let row = row_key(key);
-            let mut sums = self.sums(&row)?;
+            let mut sums: Sums = self.stored(&row)?;
             sums.add(more);
-            change = change.put(row.into_bytes(), &sums)?;
+            change = change.put(row, &sums)?;
             days.entry(day_key(key.day, &key.tenant)).or_default().add(more);
         }
         for (key, more) in days {
-            let mut sums = self.sums(&key)?;
+            let mut sums: Sums = self.stored(&key)?;
             sums.add(&more);
-            change = change.put(key.into_bytes(), &sums)?;
+            change = change.put(key, &sums)?;
         }
         self.commit_blocking(change)
     }
 
     /// Returns the stored watermark.
     pub fn watermark(&self) -> Result<Watermark, StoreError> {
-        let found = self.db.get(WATERMARK)?;
-        found.map_or(Ok(Watermark::default()), |value| parse(WATERMARK, &value))
+        self.stored(WATERMARK)
     }
 
-    /// Returns the settled sums of a tenant, by row.
+    /// Returns the settled sums of a tenant, by row. Blocks.
     pub fn usage(
         &self,
         tenant: &TenantName,
         days: RangeInclusive<Day>,
     ) -> Result<BTreeMap<UsageKey, Sums>, StoreError> {
         let (from, to) = (*days.start(), *days.end());
-        let range = format!("l/{tenant}/{:08}/", from.clamp(0, 99_999_999))
-            ..format!("l/{tenant}/{:08}0", to.clamp(0, 99_999_999));
+        let prefix = format!("l/{tenant}/");
+        let mut after = Some(format!("{prefix}{:08}/", from.clamp(0, 99_999_999)));
+        let end = format!("{prefix}{:08}0", to.clamp(0, 99_999_999));
         let mut rows = BTreeMap::new();
-        for entry in self.db.range(range) {
-            let (key, value) = entry?;
-            if let Some(row) = std::str::from_utf8(&key).ok().and_then(parse_row) {
-                rows.insert(row, parse(&key, &value)?);
+        loop {
+            let page = wait(self.records.page(&prefix, after.as_deref(), READ_AT_ONCE))?;
+            for entry in &page.entries {
+                if entry.key >= end {
+                    return Ok(rows);
+                }
+                if let Some(row) = parse_row(&entry.key) {
+                    rows.insert(row, parse(&entry.key, &entry.value)?);
+                }
+            }
+            after = page.entries.into_iter().last().map(|entry| entry.key);
+            if !page.more || after.is_none() {
+                return Ok(rows);
             }
         }
-        Ok(rows)
     }
 
-    /// Returns the settled sums of the last 64 days on which anything was used.
+    /// Returns the settled sums of the last 64 days on which anything was used. Blocks.
     pub fn usage_by_day(&self) -> Result<BTreeMap<(Day, TenantName), Sums>, StoreError> {
         let mut sums = BTreeMap::new();
         let mut days = std::collections::BTreeSet::new();
-        for entry in self.db.scan_prefix("y/").rev() {
-            let (key, value) = entry?;
-            let mut parts = std::str::from_utf8(&key).unwrap_or_default().split('/').skip(1);
-            let (day, tenant) = (parts.next().and_then(|day| day.parse().ok()), parts.next());
-            let Some((day, tenant)) = day.zip(tenant.and_then(|name| TenantName::new(name).ok())) else { continue };
-            days.insert(day);
-            if days.len() > DAYS {
-                break;
+        let mut before = None::<String>;
+        loop {
+            let page = wait(self.records.page_back("y/", before.as_deref(), READ_AT_ONCE))?;
+            for entry in &page.entries {
+                let mut parts = entry.key.split('/').skip(1);
+                let (day, tenant) = (parts.next().and_then(|day| day.parse().ok()), parts.next());
+                let Some((day, tenant)) = day.zip(tenant.and_then(|name| TenantName::new(name).ok())) else { continue };
+                days.insert(day);
+                if days.len() > DAYS {
+                    return Ok(sums);
+                }
+                sums.insert((day, tenant), parse(&entry.key, &entry.value)?);
             }
-            sums.insert((day, tenant), parse(&key, &value)?);
+            before = page.entries.into_iter().last().map(|entry| entry.key);
+            if !page.more || before.is_none() {
+                return Ok(sums);
+            }
         }
-        Ok(sums)
     }
 }
 
@@ -138,9 +158,7 @@ mod tests {
         for day in [19_999, 20_000, 20_001] {
             store
                 .commit_blocking(
-                    WriteBatch::new()
-                        .put(row_key(&key(day)).into_bytes(), &Sums { requests: 1, ..Sums::default() })
-                        .unwrap(),
+                    WriteBatch::new().put(row_key(&key(day)), &Sums { requests: 1, ..Sums::default() }).unwrap(),
                 )
                 .unwrap();
         }

@@ -1,10 +1,11 @@
 //! Compares the database with the journal at a start. What differs is damage: nothing is written then, and
 //! `gannet repair` restores the records from the copy that is whole.
 
-use crate::store::batch::{describe, record_sum, unsealed};
-use crate::store::commit::{self, COUNT, Count};
+use crate::store::batch::describe;
+use crate::store::commit::{self, Count};
 use crate::store::error::StoreError;
 use crate::store::journal::{Journal, Replayed};
+use crate::store::stored::{COUNT, record_sum, unsealed};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::Path;
@@ -53,14 +54,11 @@ pub(super) fn read_database(db: &sled::Db) -> Contents {
     let scanned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         for entry in db.iter() {
             match entry {
-                Ok((key, stored)) if unsealed(&key, &stored).is_some() => {
-                    if key == COUNT {
-                        contents.count = super::batch::parse(&key, &stored).ok();
-                    } else {
-                        contents.records.insert(key.to_vec(), stored);
-                    }
-                }
-                Ok((key, _)) => contents.damage.push(format!("{} has a wrong checksum", describe(&key))),
+                Ok((key, stored)) => match unsealed(&key, &stored) {
+                    Some(count) if key == COUNT => contents.count = serde_json::from_slice(count).ok(),
+                    Some(_) => drop(contents.records.insert(key.to_vec(), stored)),
+                    None => contents.damage.push(format!("{} has a wrong checksum", describe(&key))),
+                },
                 Err(error) => {
                     contents.damage.push(format!("the database: {error}"));
                     break;

@@ -2,8 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use super::local::{LocalStream, Options, StreamForm};
-use super::local_open::OpenError;
+use super::local::{LocalStream, OpenError, Options, StreamForm};
 use super::simulated::SimulatedStream;
 use super::{AppendError, Line, LineId, LineStream, Position, TEXT_BYTES_MAX};
 use crate::records::simulated::{FAULTS, Fault};
@@ -375,6 +374,29 @@ async fn acknowledged_lines_that_are_gone_stop_the_start() {
     // Without that knowledge it can only be a write that a crash interrupted.
     let stream = LocalStream::open(folder.path(), FORM, Position::default()).unwrap();
     assert_eq!(all(&stream, Position::default()).await.0, lines([1]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_costs_its_own_line_and_a_damaged_line_feed_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let stream = open(folder.path(), &[]).unwrap();
+    let positions = stream.append(lines(0..5)).await.unwrap();
+    drop(stream);
+    let path = SegmentFolder::new(folder.path(), "lines").path(1);
+    let mut bytes = std::fs::read(&path).unwrap();
+    // In the third line, and the last line feed.
+    bytes[positions[1].offset as usize + 20] ^= 4;
+    let last = bytes.len() - 1;
+    bytes[last] ^= 4;
+    std::fs::write(&path, &bytes).unwrap();
+    for _ in 0..2 {
+        let stream = open(folder.path(), &[]).unwrap();
+        let (found, end) = all(&stream, Position::default()).await;
+        assert_eq!((found, end.offset), (lines([0, 1, 3, 4]), bytes.len() as u64));
+        assert_eq!(stream.get(line(2).id).await.unwrap(), None);
+        assert_eq!(stream.get(line(4).id).await.unwrap(), Some(line(4).text));
+        assert_eq!(std::fs::read(&path).unwrap().len(), bytes.len(), "damaged bytes stay");
+    }
 }
 
 #[tokio::test]

@@ -15,8 +15,6 @@
 #[cfg(test)]
 mod contract;
 pub mod local;
-mod local_open;
-mod local_writer;
 pub mod simulated;
 
 pub use crate::records::StoreFuture;

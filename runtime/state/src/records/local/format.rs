@@ -35,6 +35,11 @@ pub(super) fn put(out: &mut Vec<u8>, key: &str, value: &[u8]) -> io::Result<Stor
     if !value.contains(&b'\n') {
         return put_stored(out, key, value, false);
     }
+    put_stored(out, key, &escape(value), true)
+}
+
+/// Returns a value without line feeds: a line feed as `\n`, a backslash as `\\`.
+pub(crate) fn escape(value: &[u8]) -> Vec<u8> {
     let mut escaped = Vec::with_capacity(value.len() + 64);
     for byte in value {
         match byte {
@@ -43,7 +48,7 @@ pub(super) fn put(out: &mut Vec<u8>, key: &str, value: &[u8]) -> io::Result<Stor
             other => escaped.push(*other),
         }
     }
-    put_stored(out, key, &escaped, true)
+    escaped
 }
 
 /// Appends a record whose value has the form in which it is stored.
@@ -59,8 +64,8 @@ pub(super) fn delete(out: &mut Vec<u8>, key: &str) -> io::Result<()> {
     write!(out, " del {key}")
 }
 
-/// Returns the value of bytes that were written with `esc`, or None if they were not.
-pub(super) fn unescape(stored: &[u8]) -> Option<Vec<u8>> {
+/// Returns the value of bytes that [`escape`] returned, or None if it did not.
+pub(crate) fn unescape(stored: &[u8]) -> Option<Vec<u8>> {
     let mut value = Vec::with_capacity(stored.len());
     let mut bytes = stored.iter();
     while let Some(byte) = bytes.next() {

@@ -14,7 +14,7 @@
 
 pub mod blobs;
 mod compact;
-mod format;
+pub(crate) mod format;
 mod index;
 #[cfg(test)]
 mod measure;

@@ -3,11 +3,11 @@
 //!
 //! Invariant: nothing is acknowledged or found before it is synced.
 
-use super::local::Shared;
-use super::{AppendError, Line, LineId, Position};
+use super::Shared;
 use crate::lines;
 use crate::segments::appender::{AppendFailure, Appender, is_full};
 use crate::segments::index::{self, ENDING, SealedSegment};
+use crate::streams::{AppendError, Line, LineId, Position};
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;

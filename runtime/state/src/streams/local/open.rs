@@ -1,7 +1,6 @@
 //! Opens a stream's segments: repairs the end of the newest one, finds its lines, and opens the indexes of the others.
 
-use super::local::{StreamForm, StreamIndex};
-use super::{LineId, Position};
+use super::{StreamForm, StreamIndex};
 use crate::lines::Scan;
 use crate::segments::appender::Newest;
 use crate::segments::disk::Disk;
@@ -9,6 +8,7 @@ use crate::segments::index::{ENDING, SealedSegment};
 use crate::segments::tail::{Tail, end_for_appending, tail};
 use crate::segments::{SegmentFolder, scan};
 use crate::store::files::sync_folder;
+use crate::streams::{LineId, Position};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -7,9 +7,11 @@
 //!
 //! A position is a segment and an offset in it. The caller makes sure that no other process uses the folder.
 
-use super::local_open;
-pub use super::local_open::OpenError;
-use super::local_writer::{Request, Writer};
+mod open;
+mod writer;
+
+pub use open::OpenError;
+
 use super::{AppendError, Line, LineId, LineStream, Part, Position, StoreFuture, TEXT_BYTES_MAX, check_lines};
 use crate::lines;
 use crate::segments::SegmentFolder;
@@ -28,6 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
+use writer::{Request, Writer};
 
 /// A segment with this many lines is sealed.
 const SEGMENT_LINES: usize = 200_000;
@@ -115,7 +118,7 @@ impl LocalStream {
         options: Options,
     ) -> Result<Self, OpenError> {
         let segments = SegmentFolder::new(folder, form.ending);
-        let (index, newest) = local_open::open(&segments, form, &options.disk, kept_to)?;
+        let (index, newest) = open::open(&segments, form, &options.disk, kept_to)?;
         let appender = Appender::new(segments.clone(), options.disk, newest.clone());
         let state = Mutex::new((index, newest));
         let shared = Arc::new(Shared { segments, form, state, waiting_bytes: AtomicUsize::new(0) });
