@@ -11,6 +11,9 @@ mod assets;
 mod function;
 mod functions;
 mod keys;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod simulated_tests;
 mod sweep;
 mod tenants;
 

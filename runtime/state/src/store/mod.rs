@@ -136,12 +136,16 @@ impl Store {
         Arc::clone(&self.records)
     }
 
+    /// Opens a data folder whose records are elsewhere.
+    #[cfg(test)]
+    pub(crate) fn simulated(data: &Path, records: Arc<dyn RecordStore>) -> Result<(Self, StoredState), StoreError> {
+        let files = Files::open(data, "x")?;
+        let lock = files::lock(files.data())?;
+        Self::over(files, lock, records)
+    }
+
     /// Reads the stored state of any store of records.
-    pub(crate) fn over(
-        files: Files,
-        lock: File,
-        records: Arc<dyn RecordStore>,
-    ) -> Result<(Self, StoredState), StoreError> {
+    fn over(files: Files, lock: File, records: Arc<dyn RecordStore>) -> Result<(Self, StoredState), StoreError> {
         let guard = wait(Guard::open(Arc::clone(&records)))?;
         let store = Self { files, guard, records, is_unfinished: AtomicBool::new(true), _lock: lock };
         wait(store.finish_staged())?;
@@ -152,7 +156,7 @@ impl Store {
         Ok((store, contents))
     }
 
-    async fn read_all(&self) -> Result<StoredState, StoreError> {
+    pub(crate) async fn read_all(&self) -> Result<StoredState, StoreError> {
         let mut found: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         for prefix in READ_AT_START {
             let mut after = None::<String>;
@@ -300,6 +304,74 @@ mod tests {
         drop(store);
         let (_, reopened) = Store::open(folder.path(), "x").unwrap();
         assert!(reopened.tenants.contains_key(&name));
+    }
+
+    /// Writes a data folder as format 5 did: values without revisions.
+    fn write_format_5(data: &Path, records: &[(&[u8], serde_json::Value)]) {
+        let records: std::collections::BTreeMap<Vec<u8>, Vec<u8>> =
+            records.iter().map(|(key, value)| (key.to_vec(), value.to_string().into_bytes())).collect();
+        drop(Files::open(data, "x").unwrap());
+        let all = records.iter().map(|(key, value)| (key.as_slice(), value.as_slice()));
+        drop(journal::Journal::write(&data.join("journal"), 7, all).unwrap());
+        repair::write_database(&data.join("db"), 7, &records).unwrap();
+        std::fs::write(data.join("format"), "5\n").unwrap();
+    }
+
+    #[test]
+    fn a_folder_without_revisions_is_opened_and_goes_on() {
+        use gannet_base::names::RequestId;
+        use serde_json::json;
+        let folder = tempfile::tempdir().unwrap();
+        let (time, request) = ("2026-11-01T00:00:00Z", RequestId::new());
+        let (acme, hash) = (TenantName::new("acme").unwrap(), [0x2f; 32]);
+        let scopes = gannet_base::scopes::Scopes::FULL;
+        let key = json!({ "id": "2f", "tenant": "acme", "scopes": scopes, "created": time });
+        let entry = json!({ "request": request.to_string(), "time": time, "actor": "operator", "address": "::1", "action": "x", "path": "/" });
+        let entry_key = [b"a/acme/".as_slice(), &request.to_bytes()].concat();
+        let sums = json!(gannet_base::bill::usage::Sums { requests: 3, ..Default::default() });
+        let row = b"l/acme/00020000/f/0000000001/1-2-3/any".as_slice();
+        write_format_5(
+            folder.path(),
+            &[
+                (b"t/acme", json!({ "created": time })),
+                (&[b"k/".as_slice(), &hash].concat(), key),
+                (&entry_key, entry),
+                (row, sums),
+                (b"w", json!({ "segment": 4, "offset": 17 })),
+            ],
+        );
+        for round in 0..2 {
+            let (store, contents) = Store::open(folder.path(), "x").unwrap();
+            assert!(contents.tenants.contains_key(&acme) && contents.keys.contains_key(&hash), "round {round}");
+            assert_eq!(store.read_audit("acme", None, 10).unwrap().len(), 1);
+            assert_eq!(store.usage(&acme, 0..=i64::MAX).unwrap().into_values().next().unwrap().requests, 3);
+            assert_eq!(store.watermark().unwrap(), watermark::Watermark { segment: 4, offset: 17 });
+            assert_eq!(files::read_format(folder.path()).unwrap(), Some(FORMAT));
+            // What is written now has a revision above that of what was there.
+            let record = TenantRecord::new(jiff::Timestamp::now());
+            let name = TenantName::new("other").unwrap();
+            store.commit_blocking(WriteBatch::new().tenant(&name, &record).unwrap()).unwrap();
+            let revision_of = |name: &str| wait(store.records().get(name)).unwrap().unwrap().revision;
+            assert!(revision_of("t/other") > revision_of("t/acme"));
+            drop(store);
+            assert_eq!(StoredRecords::read(folder.path()).unwrap().findings(), &[] as &[String]);
+        }
+    }
+
+    #[test]
+    fn a_change_of_any_size_is_made_as_a_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path(), "x").unwrap();
+        let mut change = WriteBatch::new();
+        for number in 0..2_500 {
+            let name = TenantName::new(&format!("tenant-{number}")).unwrap();
+            change = change.tenant(&name, &TenantRecord::new(jiff::Timestamp::now())).unwrap();
+        }
+        store.commit_blocking(change).unwrap();
+        drop(store);
+        let (store, contents) = Store::open(folder.path(), "x").unwrap();
+        assert_eq!(contents.tenants.len(), 2_500);
+        assert!(wait(store.records().page(staged::STAGED, None, 1)).unwrap().entries.is_empty());
     }
 
     #[test]

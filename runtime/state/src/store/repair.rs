@@ -349,7 +349,11 @@ fn summed(replayed: &Replayed<Vec<u8>>) -> Replayed<u32> {
 }
 
 /// Writes a new database with all records.
-fn write_database(folder: &Path, round: u64, records: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<(), StoreError> {
+pub(super) fn write_database(
+    folder: &Path,
+    round: u64,
+    records: &BTreeMap<Vec<u8>, Vec<u8>>,
+) -> Result<(), StoreError> {
     let db = open_database(folder)?;
     let all: Vec<_> = records.iter().collect();
     for part in all.chunks(WRITE_AT_ONCE) {

@@ -61,7 +61,7 @@ impl Store {
     /// Adds `rollup` to the stored sums and stores the watermark, in one change. Blocks.
     pub fn settle(&self, rollup: &Rollup, watermark: Watermark) -> Result<(), StoreError> {
         // What an earlier change left to do may be sums.
-        wait(self.finish_staged())?;
+        wait(self.finish_staged()).map_err(StoreError::of_another)?;
         let mut change = WriteBatch::new().put(WATERMARK.to_owned(), &watermark)?;
         let mut days: BTreeMap<String, Sums> = BTreeMap::new();
         for (key, more) in rollup.rows() {
