@@ -11,8 +11,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Maximum number of quarantined kernels of one tenant.
-const QUARANTINE_MAX: usize = 256;
 /// Maximum number of tags of one function.
 const TAGS_MAX: usize = 32;
 /// Number of formerly current versions that are remembered for rollbacks.
@@ -216,24 +214,6 @@ impl Registry {
         Ok((change, (version, new, gone)))
     }
 
-    /// Quarantines kernels of a tenant, by the hashes of their sources: they may not run until they are deployed again.
-    /// This takes effect at once. An error only means that the quarantine may be lost at a restart.
-    pub async fn quarantine(&self, tenant: &TenantName, sources: &[[u8; 32]]) -> Result<(), RegistryError> {
-        let mut changing = self.changing.lock().await;
-        let settled = self.settle(&mut changing).await;
-        let mut next = Snapshot::clone(&self.snapshot());
-        let change = add_quarantine(&mut next, tenant, sources)?;
-        if let Some((_, open)) = &mut changing.open {
-            // It holds in what is published when the end of the change before is known.
-            let mut later = Snapshot::clone(open);
-            add_quarantine(&mut later, tenant, sources).ok();
-            *open = Arc::new(later);
-        }
-        self.snapshot.store(Arc::new(next.clone()));
-        settled?;
-        Ok(self.commit(&mut changing, change, next).await?)
-    }
-
     /// Removes a function and all its versions.
     pub async fn delete(self: &Arc<Self>, tenant: &TenantName, name: &FunctionName) -> Result<(), RegistryError> {
         let owner = tenant.clone();
@@ -417,21 +397,6 @@ impl Registry {
             }
         }
     }
-}
-
-/// Adds kernels to a tenant's quarantine. Returns what to commit.
-fn add_quarantine(next: &mut Snapshot, tenant: &TenantName, sources: &[[u8; 32]]) -> Result<WriteBatch, RegistryError> {
-    let tenant_entry = tenant_mut(next, tenant)?;
-    let mut records = tenant_entry.quarantine.to_vec();
-    for source in sources {
-        if !records.iter().any(|record| record.source == *source) {
-            records.push(QuarantineRecord { source: *source, since: jiff::Timestamp::now() });
-        }
-    }
-    // A tenant could fill the list with kernels made at run time, so the oldest entries are dropped.
-    records.drain(..records.len().saturating_sub(QUARANTINE_MAX));
-    tenant_entry.quarantine = Arc::new(records);
-    Ok(WriteBatch::new().tenant(tenant, &tenant_entry.stored())?)
 }
 
 fn check_tags(tags: Option<&BTreeMap<String, Arc<Version>>>, tag: &str) -> Result<(), RegistryError> {

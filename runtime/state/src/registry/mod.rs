@@ -11,6 +11,7 @@ mod assets;
 mod function;
 mod functions;
 mod keys;
+mod quarantine;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod simulated_tests;
