@@ -124,32 +124,44 @@ impl Rig for Late {
     }
 }
 
-macro_rules! suite {
-    ($($name:ident),* $(,)?) => {
-        mod local { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(<super::Local as super::Rig>::new()).await; })* }
-        mod sled { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(<super::Sled as super::Rig>::new()).await; })* }
-        mod simulated { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(<super::Simulated as super::Rig>::new()).await; })* }
-        mod late { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(<super::Late as super::Rig>::new()).await; })* }
-    };
+/// Runs the suite against one implementation.
+async fn all_hold<R: Rig>() {
+    a_record_is_written_read_and_removed(R::new()).await;
+    values_are_any_bytes(R::new()).await;
+    expectations_are_checked_and_name_the_key(R::new()).await;
+    a_commit_is_done_as_a_whole_or_not_at_all(R::new()).await;
+    the_limits_hold_at_their_exact_sizes(R::new()).await;
+    pages_are_in_order_and_continue(R::new()).await;
+    pages_go_backwards_too(R::new()).await;
+    a_check_changes_nothing_and_must_hold(R::new()).await;
+    revisions_grow_and_are_never_repeated(R::new()).await;
+    commits_are_ordered_when_they_are_called(R::new()).await;
+    a_watch_continues_a_page_without_gap_or_repetition(R::new()).await;
+    a_watch_of_what_is_forgotten_says_so(R::new()).await;
+    a_watch_ends_with_the_store(R::new()).await;
+    concurrent_counters_count_exactly(R::new()).await;
+    blobs_are_kept_by_their_digest(R::new()).await;
 }
 
-suite!(
-    a_record_is_written_read_and_removed,
-    values_are_any_bytes,
-    expectations_are_checked_and_name_the_key,
-    a_commit_is_done_as_a_whole_or_not_at_all,
-    the_limits_hold_at_their_exact_sizes,
-    pages_are_in_order_and_continue,
-    pages_go_backwards_too,
-    a_check_changes_nothing_and_must_hold,
-    revisions_grow_and_are_never_repeated,
-    commits_are_ordered_when_they_are_called,
-    a_watch_continues_a_page_without_gap_or_repetition,
-    a_watch_of_what_is_forgotten_says_so,
-    a_watch_ends_with_the_store,
-    concurrent_counters_count_exactly,
-    blobs_are_kept_by_their_digest,
-);
+#[tokio::test(flavor = "multi_thread")]
+async fn the_records_in_segments_keep_the_contract() {
+    all_hold::<Local>().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_records_in_sled_keep_the_contract() {
+    all_hold::<Sled>().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_simulated_records_keep_the_contract() {
+    all_hold::<Simulated>().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_simulated_records_that_answer_late_keep_the_contract() {
+    all_hold::<Late>().await;
+}
 
 fn put(key: &str, value: impl AsRef<[u8]>, expect: Expect) -> Change {
     Change::Put { key: key.to_owned(), value: value.as_ref().to_vec(), expect }

@@ -92,24 +92,32 @@ impl Rig for Late {
     }
 }
 
-macro_rules! suite {
-    ($($name:ident),* $(,)?) => {
-        mod local { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(<super::Local as super::Rig>::new()).await; })* }
-        mod simulated { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(<super::Simulated as super::Rig>::new()).await; })* }
-        mod late { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(<super::Late as super::Rig>::new()).await; })* }
-    };
+/// Runs the suite against one implementation.
+async fn all_hold<R: Rig>() {
+    lines_are_scanned_in_their_order_and_found_by_id(R::new()).await;
+    a_scan_continues_where_the_last_one_ended(R::new()).await;
+    a_line_that_is_appended_again_is_stored_once(R::new()).await;
+    what_no_stream_accepts_is_refused_as_a_whole(R::new()).await;
+    appends_are_ordered_when_they_are_called(R::new()).await;
+    a_position_that_the_stream_never_reached_is_told(R::new()).await;
+    concurrent_appends_of_the_same_lines_store_each_once(R::new()).await;
+    what_is_trimmed_is_the_oldest_and_the_rest_stays(R::new()).await;
 }
 
-suite!(
-    lines_are_scanned_in_their_order_and_found_by_id,
-    a_scan_continues_where_the_last_one_ended,
-    a_line_that_is_appended_again_is_stored_once,
-    what_no_stream_accepts_is_refused_as_a_whole,
-    appends_are_ordered_when_they_are_called,
-    a_position_that_the_stream_never_reached_is_told,
-    concurrent_appends_of_the_same_lines_store_each_once,
-    what_is_trimmed_is_the_oldest_and_the_rest_stays,
-);
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_in_segments_keeps_the_contract() {
+    all_hold::<Local>().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_simulated_stream_keeps_the_contract() {
+    all_hold::<Simulated>().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_simulated_stream_that_answers_late_keeps_the_contract() {
+    all_hold::<Late>().await;
+}
 
 /// Returns all lines from a position on, and the position behind them.
 async fn all(stream: &dyn LineStream, from: Position) -> (Vec<Line>, Position) {
