@@ -106,6 +106,23 @@ fn failed_items_are_retried_and_a_cancel_leaves_those_that_run() {
 }
 
 #[test]
+fn five_thousand_items_beside_requests_add_up_at_every_moment_and_every_request_is_answered() {
+    let server = start();
+    let made = make(&server, &json!({ "inputs": says(0, 5_000) }));
+    let id = made["id"].as_str().unwrap();
+    let mut seen = Vec::new();
+    // `batch` checks that the counts add up.
+    while seen.last().is_none_or(|last| *last < 5_000) {
+        let answer = server.call("task", "/", br#"{"id":"x","input":{"say":"now"}}"#);
+        assert_eq!((answer.status, &answer.json()["said"]), (200, &json!("now")), "{}", answer.text());
+        seen.push(batch(&server, id)["counts"]["completed"].as_u64().unwrap());
+    }
+    assert!(seen.is_sorted(), "{seen:?}");
+    assert!(seen.iter().any(|count| (1..5_000).contains(count)), "it was looked at while it ran: {seen:?}");
+    assert_eq!(batch(&server, id)["status"], "COMPLETED");
+}
+
+#[test]
 fn a_batch_leaves_half_to_other_jobs_and_a_request_gets_through() {
     let server = start();
     let made = make(&server, &json!({ "inputs": vec![json!({ "sleep_ms": 60_000 }); 20] }));

@@ -23,6 +23,15 @@ impl Disk {
         (disk.f_bavail * disk.f_frsize) >> 20
     }
 
+    /// Takes the last byte.
+    fn fill_up(&self) -> Vec<PathBuf> {
+        let rest = self.0.path().join("rest");
+        // What does not fit is not written.
+        let _ = std::fs::write(&rest, vec![1; 16 << 20]);
+        assert!(self.free_mib() < 1);
+        vec![self.0.path().join("filler"), rest]
+    }
+
     /// Leaves only so much space.
     fn fill(&self, left_mib: u64) -> PathBuf {
         let filler = self.0.path().join("filler");
@@ -101,5 +110,51 @@ fn a_full_disk_refuses_tenants_and_not_the_operator_and_recovers_by_itself() {
     let server = start(&data);
     assert_eq!(server.call_as(&key, "/f/acme/again/", b"").text(), "hello, world\n");
     assert_eq!(server.call_as(&key, "/f/acme/hello/", b"").status, 404);
+    drop(server);
+}
+
+#[test]
+fn a_full_disk_accepts_no_job_and_holds_a_result_until_it_has_room() {
+    let disk = Disk::new(300);
+    let data = disk.0.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let server = start(&data);
+    let key = server.tenant("acme", &json!({}));
+    assert_eq!(server.put(&key, "task", "task", "", "").status, 201);
+    let ask = |method: &str, path: &str, body: &Value| {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        server.send_bare(method, &format!("/v2/task/{path}"), &[("x-gannet-key", key.as_str())], body.as_bytes())
+    };
+    let status = |id: &Value| ask("GET", &format!("status/{}", id.as_str().unwrap()), &Value::Null).json();
+
+    // A result of 36 KB that comes when the disk is full.
+    let ended = server.metric("requests_total");
+    let accepted = ask("POST", "run", &json!({ "input": { "stream": 3_000, "every_ms": 1 } }));
+    assert_eq!(accepted.status, 200, "{}", accepted.text());
+    let id = accepted.json()["id"].clone();
+    wait_until("it runs", || status(&id)["status"] == "IN_PROGRESS");
+    disk.fill(5);
+    let fillers = disk.fill_up();
+    let refused = ask("POST", "run", &json!({ "input": { "say": 1 } }));
+    assert_eq!((refused.status, refused.header("x-gannet-error")), (507, "storage_full"), "{}", refused.text());
+    wait_until("the attempt has ended", || server.metric("requests_total") > ended);
+    assert_eq!(status(&id)["status"], "IN_PROGRESS", "its result cannot be stored");
+    for filler in fillers {
+        std::fs::remove_file(filler).unwrap();
+    }
+    wait_until("the result is stored", || status(&id)["status"] == "COMPLETED");
+    assert_eq!(status(&id)["output"].as_array().unwrap().len(), 3_000);
+    let jobs = ask("GET", "jobs", &Value::Null).json();
+    assert_eq!(jobs["jobs"].as_array().unwrap().len(), 1, "nothing of the refused one was kept: {jobs}");
+    // It is on disk, and so is everything else.
+    server.kill();
+    let server = start(&data);
+    let again = server.send_bare(
+        "GET",
+        &format!("/v2/task/status/{}", id.as_str().unwrap()),
+        &[("x-gannet-key", key.as_str())],
+        b"",
+    );
+    assert_eq!(again.json()["status"], "COMPLETED");
     drop(server);
 }

@@ -491,3 +491,20 @@ fn jobs_leave_permits_to_requests_and_a_key_runs_one_at_a_time() {
     ask(&server, "POST", &format!("cancel/{first}"), &Value::Null);
     running(&server, &second);
 }
+
+#[test]
+fn jobs_with_one_key_begin_at_the_rate_of_the_settings() {
+    let server = Server::start();
+    // One in a minute: the second has not begun while everything else has.
+    deploy_task(&server, "[jobs]\nkey = \"/user\"\nkey_concurrency = 8\nkey_per_minute = 1\n");
+    let of = |user: &str| submit(&server, &json!({ "input": { "say": user, "user": user } }));
+    let (first, second, other) = (of("ann"), of("ann"), of("bob"));
+    for id in [&first, &other] {
+        assert_eq!(ended(&server, id)["status"], "COMPLETED");
+    }
+    assert_eq!(status(&server, &second)["status"], "IN_QUEUE");
+    // With other settings, which the queue sees at its next change, it need not wait.
+    deploy_task(&server, "[jobs]\nkey = \"/user\"\n");
+    of("zoe");
+    assert_eq!(ended(&server, &second)["status"], "COMPLETED");
+}

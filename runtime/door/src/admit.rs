@@ -15,7 +15,7 @@ use gannet_base::identity::Caller;
 use gannet_base::names::RequestId;
 use gannet_base::quota::account::{CountGuard, Reservation};
 use gannet_base::quota::address::AnonymousCallers;
-use gannet_base::quota::permits::{NoPermit, ServerPermits, until};
+use gannet_base::quota::permits::{NoPermit, ServerPermit, ServerPermits, until};
 use gannet_base::quota::rate::{Rate, RateExceeded, RateState};
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 use gannet_fleet::admitted::{Admitted, Permits, Target};
@@ -27,6 +27,7 @@ use jiff::Timestamp;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Why a request was not admitted.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +128,7 @@ impl Admit {
         let (rate, rate_state) = self.check_rate(caller, inbound.client, target, began)?;
         let reservation = self.reserve(target, Timestamp::now())?;
         let deadline = inbound.arrived + Duration::from_millis(limits.timeout_ms);
-        let permits = self.permits(target, until(limits.queue_ms, deadline.into())).await?;
+        let permits = self.permits(target, until(limits.queue_ms, deadline.into()), None).await?;
         let tab = self.tab(target, reservation, inbound.id, began);
         let key = match caller {
             Caller::Tenant(key) => Some(Arc::clone(key)),
@@ -147,19 +148,23 @@ impl Admit {
     }
 
     /// Admits an attempt of a job: waits for its permits until a time, among the requests that wait for them too, and
-    /// opens its tab. Rates were counted when the job was submitted.
+    /// opens its tab. It also takes one of `share`, the permits that all jobs together may hold. Rates were counted when
+    /// the job was submitted.
     pub async fn admit_job(
         &self,
         target: &Target,
         id: RequestId,
         until: tokio::time::Instant,
-    ) -> Result<Admitted, Refusal> {
+        share: &Arc<ServerPermits>,
+    ) -> Result<(Admitted, ServerPermit), Refusal> {
         let began = Instant::now();
         // Before the wait, because it is free; and after it, because the wait may be long.
         drop(self.reserve(target, Timestamp::now())?);
-        let permits = self.permits(target, until).await?;
+        let (of_version, of_share) = shared_permits(target, until, share).await.map_err(AdmitError::from)?;
+        let permits = self.permits(target, until, Some(of_version)).await?;
         let reservation = self.reserve(target, Timestamp::now())?;
-        Ok(Admitted { tab: self.tab(target, reservation, id, began), outbound: None, key: None, permits })
+        let tab = self.tab(target, reservation, id, began);
+        Ok((Admitted { tab, outbound: None, key: None, permits }, of_share))
     }
 
     /// Counts the request against every rate that applies. Returns the caller's narrowest rate and its state.
@@ -223,7 +228,12 @@ impl Admit {
     }
 
     /// Counts the request in flight and takes a permit of its version and one of the server. Waits until a time.
-    async fn permits(&self, target: &Target, until: tokio::time::Instant) -> Result<Permits, AdmitError> {
+    async fn permits(
+        &self,
+        target: &Target,
+        until: tokio::time::Instant,
+        of_version: Option<OwnedSemaphorePermit>,
+    ) -> Result<Permits, AdmitError> {
         let (tenant, version) = (&target.tenant, &target.version);
         let reached = |name, limit| move |used| AdmitError::LimitReached { name, limit, used: used as u64, wait_s: 1 };
         let concurrency = tenant.limits.concurrency;
@@ -232,7 +242,7 @@ impl Admit {
         let depth = tenant.limits.queue_depth;
         let waiting =
             || -> Result<CountGuard, AdmitError> { tenant.account.wait(depth).map_err(reached("queue_depth", depth)) };
-        let of_version = match version.permits.try_acquire() {
+        let of_version = match of_version.or_else(|| version.permits.try_acquire()) {
             Some(permit) => permit,
             None => {
                 let _waiting = waiting()?;
@@ -247,5 +257,26 @@ impl Admit {
             }
         };
         Ok(Permits { in_flight, server: of_server, version: of_version })
+    }
+}
+
+/// Waits for a permit of the version and one of `share`. It holds neither while it waits for the other: a job that waits
+/// for its version must not keep other jobs waiting, nor one that waits for its share the version's requests.
+async fn shared_permits(
+    target: &Target,
+    until: tokio::time::Instant,
+    share: &Arc<ServerPermits>,
+) -> Result<(OwnedSemaphorePermit, ServerPermit), NoPermit> {
+    let version = &target.version;
+    loop {
+        let of_share = share.acquire_for(&version.tenant, &version.function, until).await?;
+        if let Some(of_version) = version.permits.try_acquire() {
+            return Ok((of_version, of_share));
+        }
+        drop(of_share);
+        let of_version = version.permits.acquire(until, version.limits.queue_ms).await?;
+        if let Some(of_share) = share.try_acquire_for(&version.tenant, &version.function) {
+            return Ok((of_version, of_share));
+        }
     }
 }

@@ -50,6 +50,9 @@ pub struct JobSettings {
     /// Jobs with the same concurrency key that run at once.
     #[schema(minimum = 1, maximum = 128)]
     pub key_concurrency: u64,
+    /// Jobs with the same concurrency key that begin in a minute, evenly spaced; 0: as many as can.
+    #[schema(minimum = 0, maximum = 60000)]
+    pub key_per_minute: u64,
     /// Time from a job's submission within which it must end.
     #[schema(minimum = 10, maximum = 604800)]
     pub ttl_s: u64,
@@ -71,6 +74,7 @@ impl Default for JobSettings {
             concurrency: 0,
             key: String::new(),
             key_concurrency: 1,
+            key_per_minute: 0,
             ttl_s: 86_400,
             result_s: 1_800,
         }
@@ -97,7 +101,7 @@ impl JobSettings {
     }
 
     /// Returns the settings that are numbers: name, value, smallest and largest allowed value.
-    pub(super) fn bounds(&self) -> [(&'static str, u64, u64, u64); 10] {
+    pub(super) fn bounds(&self) -> [(&'static str, u64, u64, u64); 11] {
         let (instances, week_ms) = (u64::from(INSTANCES_MAX), WEEK_S * 1000);
         [
             ("jobs.retries", self.retries, 0, 100),
@@ -108,6 +112,7 @@ impl JobSettings {
             ("jobs.gpu_time_ms", self.gpu_time_ms, 1, week_ms),
             ("jobs.concurrency", self.concurrency, 0, instances),
             ("jobs.key_concurrency", self.key_concurrency, 1, instances),
+            ("jobs.key_per_minute", self.key_per_minute, 0, 60_000),
             ("jobs.ttl_s", self.ttl_s, 10, WEEK_S),
             ("jobs.result_s", self.result_s, 60, WEEK_S),
         ]
@@ -166,6 +171,7 @@ mod tests {
             ("timeout_s = 4", "jobs.timeout_s = 4; it may be 5 to 604800"),
             ("cpu_ms = 604800001", "jobs.cpu_ms = 604800001; it may be 1 to 604800000"),
             ("concurrency = 129", "jobs.concurrency = 129; it may be 0 to 128"),
+            ("key_per_minute = 60001", "jobs.key_per_minute = 60001; it may be 0 to 60000"),
             ("ttl_s = 9", "jobs.ttl_s = 9; it may be 10 to 604800"),
             ("result_s = 59", "jobs.result_s = 59; it may be 60 to 604800"),
             ("retrys = 1", "unknown key `retrys`; the nearest known one is `retries`"),

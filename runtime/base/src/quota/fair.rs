@@ -1,21 +1,62 @@
 //! Decides which tenant gets the next permit when all are taken: the one that holds the fewest permits, among equals the
 //! one that has used least, and then the one that has waited longest. Pure.
 //!
+//! Where waiters name their function, a tenant's permit goes to the function that holds the fewest, so that one with long
+//! attempts does not displace the others.
+//!
 //! Invariants: no permit is free while a tenant waits that may have one more. Permits and waiters are counted exactly. A
 //! waiting tenant is served before every tenant that holds more permits.
 
-use crate::names::TenantName;
+use crate::names::{FunctionName, TenantName};
 use std::collections::{HashMap, VecDeque};
+
+#[derive(Debug)]
+struct Waiting<T> {
+    number: u64,
+    function: Option<FunctionName>,
+    waiter: T,
+}
 
 #[derive(Debug)]
 struct TenantQueue<T> {
     held: usize,
-    waiting: VecDeque<(u64, T)>,
+    /// Permits by function, of those that were asked for with one.
+    held_by: HashMap<FunctionName, usize>,
+    waiting: VecDeque<Waiting<T>>,
 }
 
 impl<T> Default for TenantQueue<T> {
     fn default() -> Self {
-        Self { held: 0, waiting: VecDeque::new() }
+        Self { held: 0, held_by: HashMap::new(), waiting: VecDeque::new() }
+    }
+}
+
+impl<T> TenantQueue<T> {
+    fn hold(&mut self, function: Option<FunctionName>) {
+        self.held += 1;
+        if let Some(function) = function {
+            *self.held_by.entry(function).or_default() += 1;
+        }
+    }
+
+    fn give_back(&mut self, function: Option<&FunctionName>) {
+        self.held = self.held.saturating_sub(1);
+        let Some(function) = function else { return };
+        if let Some(held) = self.held_by.get_mut(function) {
+            *held = held.saturating_sub(1);
+            if *held == 0 {
+                self.held_by.remove(function);
+            }
+        }
+    }
+
+    /// Takes the waiter that is next out of the queue.
+    fn take_next(&mut self) -> Option<Waiting<T>> {
+        let held = |waiting: &Waiting<T>| {
+            waiting.function.as_ref().and_then(|function| self.held_by.get(function)).copied().unwrap_or(0)
+        };
+        let (at, _) = self.waiting.iter().enumerate().min_by_key(|(at, waiting)| (held(waiting), *at))?;
+        self.waiting.remove(at)
     }
 }
 
@@ -68,21 +109,27 @@ impl<T> FairPermits<T> {
 
     /// Takes a permit for a tenant if one is free, and returns whether it did.
     pub fn try_acquire(&mut self, tenant: &TenantName) -> bool {
+        self.try_acquire_for(tenant, None)
+    }
+
+    /// Does the same for one of the tenant's functions.
+    pub fn try_acquire_for(&mut self, tenant: &TenantName, function: Option<&FunctionName>) -> bool {
         if self.free == 0 || self.tenants.get(tenant).is_some_and(|queue| queue.held >= self.tenant_max) {
             return false;
         }
         self.free -= 1;
-        self.tenants.entry(tenant.clone()).or_default().held += 1;
+        self.tenants.entry(tenant.clone()).or_default().hold(function.cloned());
         true
     }
 
     /// Takes a permit for a tenant if one is free, or else queues the waiter.
-    pub fn ask(&mut self, tenant: &TenantName, waiter: T) -> Acquired<T> {
-        if self.try_acquire(tenant) {
+    pub fn ask(&mut self, tenant: &TenantName, function: Option<&FunctionName>, waiter: T) -> Acquired<T> {
+        if self.try_acquire_for(tenant, function) {
             return Acquired::Now(waiter);
         }
         self.next += 1;
-        self.tenants.entry(tenant.clone()).or_default().waiting.push_back((self.next, waiter));
+        let waiting = Waiting { number: self.next, function: function.cloned(), waiter };
+        self.tenants.entry(tenant.clone()).or_default().waiting.push_back(waiting);
         self.waiting += 1;
         Acquired::Queued(self.next)
     }
@@ -91,7 +138,7 @@ impl<T> FairPermits<T> {
     /// given a permit, which it must release.
     pub fn leave(&mut self, tenant: &TenantName, number: u64) -> bool {
         let Some(queue) = self.tenants.get_mut(tenant) else { return false };
-        let Some(at) = queue.waiting.iter().position(|(waits, _)| *waits == number) else { return false };
+        let Some(at) = queue.waiting.iter().position(|waiting| waiting.number == number) else { return false };
         queue.waiting.remove(at);
         self.waiting -= 1;
         self.tidy(tenant);
@@ -100,9 +147,9 @@ impl<T> FairPermits<T> {
 
     /// Gives a permit back. If a tenant waits that may have one more, its waiter gets it at once and is returned, so that
     /// the caller can notify it.
-    pub fn release(&mut self, tenant: &TenantName) -> Option<T> {
+    pub fn release(&mut self, tenant: &TenantName, function: Option<&FunctionName>) -> Option<T> {
         if let Some(queue) = self.tenants.get_mut(tenant) {
-            queue.held = queue.held.saturating_sub(1);
+            queue.give_back(function);
         }
         if self.waiting == 0 {
             self.free += 1;
@@ -115,16 +162,16 @@ impl<T> FairPermits<T> {
             .filter(|(_, queue)| queue.held < self.tenant_max)
             .filter_map(|(name, queue)| {
                 let used = self.used.get(name).copied().unwrap_or(0);
-                Some((queue.held, used, queue.waiting.front()?.0, name))
+                Some((queue.held, used, queue.waiting.front()?.number, name))
             })
             .min()
             .map(|(.., name)| name.clone());
         let told = match next.as_ref().and_then(|name| self.tenants.get_mut(name)) {
-            Some(queue) => {
-                queue.held += 1;
+            Some(queue) => queue.take_next().map(|next| {
+                queue.hold(next.function);
                 self.waiting -= 1;
-                queue.waiting.pop_front().map(|(_, waiter)| waiter)
-            }
+                next.waiter
+            }),
             None => {
                 self.free += 1;
                 None
@@ -155,17 +202,17 @@ mod tests {
     fn whoever_holds_the_fewest_is_next() {
         let mut permits = FairPermits::new(3, usize::MAX);
         for _ in 0..3 {
-            assert!(matches!(permits.ask(&name(0), 0), Acquired::Now(_)));
+            assert!(matches!(permits.ask(&name(0), None, 0), Acquired::Now(_)));
         }
         for waiter in 1..4 {
-            assert!(matches!(permits.ask(&name(0), waiter), Acquired::Queued(_)));
+            assert!(matches!(permits.ask(&name(0), None, waiter), Acquired::Queued(_)));
         }
-        assert!(matches!(permits.ask(&name(1), 10), Acquired::Queued(_)));
-        assert!(matches!(permits.ask(&name(1), 11), Acquired::Queued(_)));
-        assert_eq!(permits.release(&name(0)), Some(10), "the other has none");
-        assert_eq!(permits.release(&name(0)), Some(1), "now both hold one, and this one has waited longer");
-        assert_eq!(permits.release(&name(0)), Some(2), "again");
-        assert_eq!(permits.release(&name(1)), Some(11), "it holds none now");
+        assert!(matches!(permits.ask(&name(1), None, 10), Acquired::Queued(_)));
+        assert!(matches!(permits.ask(&name(1), None, 11), Acquired::Queued(_)));
+        assert_eq!(permits.release(&name(0), None), Some(10), "the other has none");
+        assert_eq!(permits.release(&name(0), None), Some(1), "now both hold one, and this one has waited longer");
+        assert_eq!(permits.release(&name(0), None), Some(2), "again");
+        assert_eq!(permits.release(&name(1), None), Some(11), "it holds none now");
     }
 
     #[test]
@@ -174,18 +221,39 @@ mod tests {
         permits.charge(&name(0), 100, 0.5);
         permits.charge(&name(1), 60, 0.5);
         assert!(permits.try_acquire(&name(2)) && !permits.try_acquire(&name(2)), "one permit is free, but not for it");
-        assert!(matches!(permits.ask(&name(2), 20), Acquired::Queued(_)));
+        assert!(matches!(permits.ask(&name(2), None, 20), Acquired::Queued(_)));
         assert!(permits.try_acquire(&name(3)));
         for (tenant, waiter) in [(1, 10), (0, 0), (0, 1)] {
-            assert!(matches!(permits.ask(&name(tenant), waiter), Acquired::Queued(_)));
+            assert!(matches!(permits.ask(&name(tenant), None, waiter), Acquired::Queued(_)));
         }
-        assert_eq!(permits.release(&name(3)), Some(0), "half of 100 is left, which is less than 60");
+        assert_eq!(permits.release(&name(3), None), Some(0), "half of 100 is left, which is less than 60");
         permits.charge(&name(0), 100, 1.0);
-        assert_eq!(permits.release(&name(0)), Some(10), "it has used more now");
-        assert_eq!(permits.release(&name(1)), Some(1));
-        assert_eq!(permits.release(&name(0)), None, "who waits holds one");
+        assert_eq!(permits.release(&name(0), None), Some(10), "it has used more now");
+        assert_eq!(permits.release(&name(1), None), Some(1));
+        assert_eq!(permits.release(&name(0), None), None, "who waits holds one");
         assert_eq!((permits.waiting(), permits.try_acquire(&name(0))), (1, true));
-        assert_eq!(permits.release(&name(2)), Some(20));
+        assert_eq!(permits.release(&name(2), None), Some(20));
+    }
+
+    #[test]
+    fn among_a_tenants_functions_the_one_that_holds_the_fewest_is_next() {
+        let function = |text: &str| FunctionName::new(text).unwrap();
+        let (long, short) = (function("long"), function("short"));
+        let mut permits = FairPermits::new(3, usize::MAX);
+        for _ in 0..3 {
+            assert!(matches!(permits.ask(&name(0), Some(&long), 0), Acquired::Now(_)));
+        }
+        for (waiter, asking) in [(1, &long), (2, &long), (10, &short), (11, &short)] {
+            assert!(matches!(permits.ask(&name(0), Some(asking), waiter), Acquired::Queued(_)));
+        }
+        assert_eq!(permits.release(&name(0), Some(&long)), Some(10));
+        assert_eq!(permits.release(&name(0), Some(&long)), Some(1), "each holds one, and this one has waited longer");
+        assert_eq!(permits.release(&name(0), Some(&short)), Some(11));
+        assert_eq!(permits.release(&name(0), Some(&short)), Some(2), "nobody else waits");
+        for _ in 0..3 {
+            assert_eq!(permits.release(&name(0), Some(&long)), None);
+        }
+        assert!(permits.tenants.is_empty());
     }
 
     proptest! {
@@ -198,14 +266,14 @@ mod tests {
             let (mut held, mut waits) = ([0_usize; 4], Vec::<(usize, u64)>::new());
             for (tenant, what) in steps {
                 match what {
-                    0 => match permits.ask(&name(tenant), tenant) {
+                    0 => match permits.ask(&name(tenant), None, tenant) {
                         Acquired::Now(_) => held[tenant] += 1,
                         Acquired::Queued(number) => waits.push((tenant, number)),
                     },
                     1 if held[tenant] > 0 => {
                         held[tenant] -= 1;
                         let least = waits.iter().map(|(t, _)| held[*t]).filter(|held| *held < most).min();
-                        match permits.release(&name(tenant)) {
+                        match permits.release(&name(tenant), None) {
                             Some(told) => {
                                 prop_assert_eq!(Some(held[told]), least);
                                 held[told] += 1;

@@ -6,7 +6,7 @@
 //! versions.
 
 use crate::manifest::FunctionLimits;
-use crate::names::TenantName;
+use crate::names::{FunctionName, TenantName};
 use crate::quota::fair::{Acquired, FairPermits};
 use crate::refusal::{Blame, Refusal, RefusalKind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -81,8 +81,11 @@ impl VersionPermits {
     }
 }
 
-/// The tenant of a waiter, and the channel by which it gets its permit.
-type Waiter = (TenantName, oneshot::Sender<ServerPermit>);
+/// Who holds a permit: a tenant, and its function if it asked with one.
+type Owner = (TenantName, Option<FunctionName>);
+
+/// Who waits, and the channel by which it gets its permit.
+type Waiter = (Owner, oneshot::Sender<ServerPermit>);
 
 /// The permits of the whole server. They bound its memory, and are shared fairly among tenants when all are taken.
 #[derive(Debug)]
@@ -100,7 +103,7 @@ const USE_HALVES_AFTER: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct ServerPermit {
     server: Arc<ServerPermits>,
-    tenant: Option<TenantName>,
+    owner: Option<Owner>,
 }
 
 impl ServerPermits {
@@ -132,19 +135,41 @@ impl ServerPermits {
     /// Takes a permit, if one is free. It overtakes nobody: a permit is free only while no request waits.
     pub fn try_acquire(self: &Arc<Self>, tenant: &TenantName) -> Option<ServerPermit> {
         let taken = self.lock().try_acquire(tenant);
-        taken.then(|| ServerPermit { server: Arc::clone(self), tenant: Some(tenant.clone()) })
+        taken.then(|| ServerPermit { server: Arc::clone(self), owner: Some((tenant.clone(), None)) })
+    }
+
+    /// Does the same for a function.
+    pub fn try_acquire_for(self: &Arc<Self>, tenant: &TenantName, function: &FunctionName) -> Option<ServerPermit> {
+        let taken = self.lock().try_acquire_for(tenant, Some(function));
+        let owner = || Some((tenant.clone(), Some(function.clone())));
+        taken.then(|| ServerPermit { server: Arc::clone(self), owner: owner() })
     }
 
     /// Takes a permit, or waits for one until a time if all are taken.
     pub async fn acquire(self: &Arc<Self>, tenant: &TenantName, until: Instant) -> Result<ServerPermit, NoPermit> {
+        self.acquire_as((tenant.clone(), None), until).await
+    }
+
+    /// Does the same for a function, which gets one before those functions of its tenant that hold more.
+    pub async fn acquire_for(
+        self: &Arc<Self>,
+        tenant: &TenantName,
+        function: &FunctionName,
+        until: Instant,
+    ) -> Result<ServerPermit, NoPermit> {
+        self.acquire_as((tenant.clone(), Some(function.clone())), until).await
+    }
+
+    async fn acquire_as(self: &Arc<Self>, owner: Owner, until: Instant) -> Result<ServerPermit, NoPermit> {
+        let (tenant, function) = &owner;
         let (sender, receiver) = oneshot::channel();
         let number = {
             let mut permits = self.lock();
             if permits.waiting() >= self.waiting_max {
                 return Err(NoPermit::ServerFull { waiting: permits.waiting() });
             }
-            match permits.ask(tenant, (tenant.clone(), sender)) {
-                Acquired::Now(_) => return Ok(ServerPermit { server: Arc::clone(self), tenant: Some(tenant.clone()) }),
+            match permits.ask(tenant, function.as_ref(), (owner.clone(), sender)) {
+                Acquired::Now(_) => return Ok(ServerPermit { server: Arc::clone(self), owner: Some(owner.clone()) }),
                 Acquired::Queued(number) => number,
             }
         };
@@ -173,14 +198,14 @@ impl Drop for LeaveQueueOnDrop<'_> {
 
 impl Drop for ServerPermit {
     fn drop(&mut self) {
-        let mut owner = self.tenant.take();
+        let mut owner = self.owner.take();
         // A waiter that has just left cannot take the permit. Then the next waiter gets it.
-        while let Some(tenant) = owner.take() {
-            let waiter = self.server.lock().release(&tenant);
+        while let Some((tenant, function)) = owner.take() {
+            let waiter = self.server.lock().release(&tenant, function.as_ref());
             let Some((next, sender)) = waiter else { return };
-            let permit = ServerPermit { server: Arc::clone(&self.server), tenant: Some(next) };
+            let permit = ServerPermit { server: Arc::clone(&self.server), owner: Some(next) };
             if let Err(mut unsent) = sender.send(permit) {
-                owner = unsent.tenant.take();
+                owner = unsent.owner.take();
             }
         }
     }

@@ -1,9 +1,9 @@
 //! Runs attempts of jobs, on the path that requests take: admission, pool, worker, and a line of the ledger.
 //!
 //! ```text
-//!  a share of all permits ─▶ admission (`Admit::admit_job`) ─▶ POST / with {"id", "input"} ─▶ the answer, whole
-//!    jobs leave the rest       reserve, permits                  pool, worker, GPU              tab closed: receipt
-//!    to requests
+//!  admission (`Admit::admit_job`) ─▶ POST / with {"id", "input"} ─▶ the answer, whole
+//!    reserve, permits: the version's,  pool, worker, GPU              tab closed: receipt
+//!    one of the jobs' share, the server's
 //! ```
 
 use crate::admit::Admit;
@@ -18,6 +18,7 @@ use gannet_base::log_line::LogLine;
 use gannet_base::manifest::Schedule;
 use gannet_base::manifest::schedule::named;
 use gannet_base::names::{FunctionName, RequestId, ScheduleName, TenantName};
+use gannet_base::quota::permits::{ServerPermit, ServerPermits};
 use gannet_base::refusal::{Blame, Refusal};
 use gannet_fleet::admitted::{AddressingStyle, Admitted, Target};
 use gannet_fleet::inbound::{FunctionBody, FunctionRequest, JobAttempt};
@@ -39,7 +40,6 @@ use http_body_util::BodyExt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How long one call for permits waits.
 const ADMIT_WAIT: Duration = Duration::from_secs(30);
@@ -54,7 +54,7 @@ pub struct DoorRunner {
     registry: Arc<Registry>,
     ledger: Arc<Ledger>,
     /// What jobs may take of the server's permits.
-    share: Arc<Semaphore>,
+    share: Arc<ServerPermits>,
     logs: Arc<Logs>,
     live: LiveConfig,
 }
@@ -64,7 +64,7 @@ pub struct DoorRunner {
 pub struct Admission {
     target: Target,
     admitted: Admitted,
-    _share: OwnedSemaphorePermit,
+    _share: ServerPermit,
 }
 
 impl DoorRunner {
@@ -77,7 +77,8 @@ impl DoorRunner {
         logs: Arc<Logs>,
         live: LiveConfig,
     ) -> Self {
-        let share = Arc::new(Semaphore::new((live.load().requests_max * 3 / 4).max(1)));
+        // A function has one waiter at most, so their number needs no limit.
+        let share = ServerPermits::new((live.load().requests_max * 3 / 4).max(1), usize::MAX);
         Self { admit, pool, registry, ledger, share, logs, live }
     }
 
@@ -222,10 +223,9 @@ impl Runner for DoorRunner {
         async move {
             let target = target?;
             let until = tokio::time::Instant::now() + ADMIT_WAIT;
-            let full = NotNow::Wait(WaitReason::Capacity, Duration::from_millis(200));
-            let Ok(Ok(share)) = tokio::time::timeout_at(until, share.acquire_owned()).await else { return Err(full) };
-            let admitted = admit.admit_job(&target, request, until).await.map_err(|refusal| not_now(&refusal))?;
-            Ok(Admission { target, admitted, _share: share })
+            let admitted = admit.admit_job(&target, request, until, &share).await;
+            let (admitted, _share) = admitted.map_err(|refusal| not_now(&refusal))?;
+            Ok(Admission { target, admitted, _share })
         }
         .boxed()
     }

@@ -186,7 +186,10 @@ async fn run<R: Runner>(
 ) -> Option<Result<Vec<u8>, Failure>> {
     let input = match shared.input(job).await {
         Ok(input) => input,
-        Err(error) => return Some(Err(platform("input_missing", error.to_string()))),
+        Err(error) => {
+            tracing::error!(job = %job.id, %error, "the input of a job cannot be read");
+            return Some(Err(platform("input_missing", "the input of the job cannot be read now".into())));
+        }
     };
     let timeout = Duration::from_millis(job.timeout_ms);
     let (path, schedule, scheduled) = (job.path.clone(), job.schedule.clone(), job.scheduled);

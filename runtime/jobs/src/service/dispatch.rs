@@ -6,6 +6,7 @@ use super::state::Names;
 use super::{attempt, log};
 use crate::job::Millis;
 use crate::outcome::{Condition, Failure, Outcome};
+use crate::queue::KeyLimits;
 use crate::runner::{NotNow, Runner, WaitReason};
 use gannet_base::names::RequestId;
 use std::sync::Arc;
@@ -94,7 +95,9 @@ fn next_step<R: Runner>(shared: &Arc<Shared<R>>, names: &Names) -> Step {
         return Step::End;
     }
     let Some(function) = function else { return Step::Fail };
-    served.queue.set_key_concurrency(function.settings.key_concurrency);
+    let settings = &function.settings;
+    let limits = KeyLimits { at_once: settings.key_concurrency, per_minute: settings.key_per_minute };
+    served.queue.set_key_limits(limits);
     if is_paused {
         served.reason = Some(WaitReason::Paused);
         return Step::Wait(LOOK_AGAIN);

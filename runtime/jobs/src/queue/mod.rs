@@ -14,7 +14,12 @@
 //!
 //! Invariant: a job is in the queue, or runs, or is not known; never two of them.
 
+mod group;
+
+pub use group::{KeyLimits, serial_key};
+
 use crate::job::{Job, JobId, Millis};
+use group::{Group, GroupKey, Rank};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -22,47 +27,22 @@ use std::sync::Arc;
 /// By how much a job with low priority is behind others.
 pub const LOW_PRIORITY_MS: Millis = 600_000;
 
-/// What the concurrency keys of jobs begin with that run one at a time.
-const SERIAL: &str = "\u{1f}schedule/";
-
-/// Returns the concurrency key of a schedule's jobs that run one after the other, whatever the function's settings are.
-pub fn serial_key(schedule: &str) -> String {
-    format!("{SERIAL}{schedule}")
-}
-
-/// The concurrency key of a group. None: jobs without one, which do not limit each other.
-type GroupKey = Option<Arc<str>>;
-
-/// Where a job stands: its time of submission, later for a low priority, and its id.
-type Rank = (Millis, JobId);
-
-/// Jobs with the same concurrency key.
-#[derive(Debug, Default)]
-struct Group {
-    ready: BTreeSet<Rank>,
-    running: u64,
-}
-
-impl Group {
-    fn head(&self, key: &GroupKey, at_once: u64) -> Option<(Rank, GroupKey)> {
-        let may_run = match key.as_deref() {
-            None => true,
-            Some(key) if key.starts_with(SERIAL) => self.running == 0,
-            Some(_) => self.running < at_once,
-        };
-        self.ready.first().filter(|_| may_run).map(|rank| (*rank, key.clone()))
-    }
-}
-
 /// What the queue knows about a waiting job.
+///
+/// There may be a million of these, so it is small: its id is its key in the map.
 #[derive(Debug, Clone)]
 struct Waiting {
-    rank: Rank,
+    /// The time in its [`Rank`].
+    rank_at: Millis,
     expires: Millis,
-    not_before: Option<Millis>,
+    /// When its time comes; [`READY`] if it has.
+    not_before: Millis,
     group: GroupKey,
     is_item: bool,
 }
+
+/// The time of a job that need not wait for any.
+const READY: Millis = Millis::MIN;
 
 /// What the queue knows about a job that runs.
 #[derive(Debug)]
@@ -87,17 +67,30 @@ pub struct FunctionQueue {
     running: HashMap<JobId, Runs>,
     /// How many of those that wait, and that run, are items of batches.
     items: (usize, usize),
-    /// Jobs with the same concurrency key that may run at once.
-    key_concurrency: u64,
+    /// Groups that rest because of their rate, and until when.
+    resting: BTreeSet<(Millis, GroupKey)>,
+    limits: Option<KeyLimits>,
 }
 
+/// What holds before the function's settings are known.
+const ONE_AT_ONCE: KeyLimits = KeyLimits { at_once: 1, per_minute: 0 };
+
 impl FunctionQueue {
-    /// Sets how many jobs with the same concurrency key may run at once.
-    pub fn set_key_concurrency(&mut self, at_once: u64) {
-        if self.key_concurrency != at_once {
-            self.key_concurrency = at_once;
-            self.heads = self.groups.iter().filter_map(|(key, group)| group.head(key, at_once)).collect();
+    /// Sets what is allowed for the jobs of one concurrency key. With another rate than before, no group rests any more.
+    pub fn set_key_limits(&mut self, limits: KeyLimits) {
+        if self.limits != Some(limits) {
+            if self.limits().per_minute != limits.per_minute {
+                self.resting.clear();
+                self.groups.values_mut().for_each(|group| group.rests_until = None);
+                self.groups.retain(|_, group| !group.is_empty());
+            }
+            self.limits = Some(limits);
+            self.heads = self.groups.iter().filter_map(|(key, group)| group.head(key, limits)).collect();
         }
+    }
+
+    fn limits(&self) -> KeyLimits {
+        self.limits.unwrap_or(ONE_AT_ONCE)
     }
 
     /// Adds a queued job, unless it is known.
@@ -112,56 +105,57 @@ impl FunctionQueue {
         }
         let behind = if job.low { LOW_PRIORITY_MS } else { 0 };
         let waiting = Waiting {
-            rank: (job.submitted.saturating_add(behind), job.id),
+            rank_at: job.submitted.saturating_add(behind),
             expires: job.expires,
-            not_before: job.not_before.filter(|at| *at > now),
+            not_before: job.not_before.filter(|at| *at > now).unwrap_or(READY),
             group: job.key.as_deref().map(Arc::from),
             is_item: job.batch.is_some(),
         };
         self.items.0 += usize::from(waiting.is_item);
         self.expiries.insert((waiting.expires, job.id));
         match waiting.not_before {
-            Some(at) => {
+            READY => self.make_ready(job.id, &waiting),
+            at => {
                 self.later.insert((at, job.id));
             }
-            None => self.make_ready(&waiting),
         }
         self.waiting.insert(job.id, waiting);
     }
 
-    fn make_ready(&mut self, waiting: &Waiting) {
-        let at_once = self.key_concurrency;
-        let group = self.groups.entry(waiting.group.clone()).or_default();
-        if let Some(head) = group.head(&waiting.group, at_once) {
-            self.heads.remove(&head);
-        }
-        group.ready.insert(waiting.rank);
-        self.heads.extend(group.head(&waiting.group, at_once));
+    fn make_ready(&mut self, id: JobId, waiting: &Waiting) {
+        self.groups.entry(waiting.group.clone()).or_default();
+        self.with_group(&waiting.group, |group| {
+            group.ready.insert((waiting.rank_at, id));
+        });
     }
 
     /// Changes a group, and keeps the heads and the groups right.
     fn with_group(&mut self, key: &GroupKey, change: impl FnOnce(&mut Group)) {
-        let at_once = self.key_concurrency;
+        let limits = self.limits();
         let Entry::Occupied(mut entry) = self.groups.entry(key.clone()) else { return };
-        if let Some(head) = entry.get().head(key, at_once) {
+        if let Some(head) = entry.get().head(key, limits) {
             self.heads.remove(&head);
         }
         change(entry.get_mut());
-        self.heads.extend(entry.get().head(key, at_once));
-        if entry.get().ready.is_empty() && entry.get().running == 0 {
+        self.heads.extend(entry.get().head(key, limits));
+        if entry.get().is_empty() {
             entry.remove();
         }
     }
 
-    /// Moves jobs whose time has come to those that are ready.
+    /// Moves jobs whose time has come to those that are ready, and lets groups go on that have rested.
     fn promote(&mut self, now: Millis) {
         while let Some((at, id)) = self.later.first().copied().filter(|(at, _)| *at <= now) {
             self.later.remove(&(at, id));
             if let Some(waiting) = self.waiting.get_mut(&id) {
-                waiting.not_before = None;
+                waiting.not_before = READY;
                 let waiting = waiting.clone();
-                self.make_ready(&waiting);
+                self.make_ready(id, &waiting);
             }
+        }
+        while self.resting.first().is_some_and(|(until, _)| *until <= now) {
+            let Some((until, key)) = self.resting.pop_first() else { return };
+            self.with_group(&key, |group| group.rests_until = group.rests_until.filter(|at| *at > until));
         }
     }
 
@@ -186,7 +180,9 @@ impl FunctionQueue {
         let id = self.next(now)?;
         let waiting = self.forget(id)?;
         self.groups.entry(waiting.group.clone()).or_default();
-        self.with_group(&waiting.group, |group| group.running += 1);
+        let (limits, mut rests) = (self.limits(), None);
+        self.with_group(&waiting.group, |group| rests = group.begin(&waiting.group, limits, now));
+        self.resting.extend(rests.map(|until| (until, waiting.group.clone())));
         self.items.1 += usize::from(waiting.is_item);
         self.running.insert(id, Runs { group: waiting.group, is_item: waiting.is_item });
         Some(id)
@@ -214,12 +210,12 @@ impl FunctionQueue {
         self.items.0 -= usize::from(waiting.is_item);
         self.expiries.remove(&(waiting.expires, id));
         match waiting.not_before {
-            Some(at) => {
+            READY => self.with_group(&waiting.group, |group| {
+                group.ready.remove(&(waiting.rank_at, id));
+            }),
+            at => {
                 self.later.remove(&(at, id));
             }
-            None => self.with_group(&waiting.group, |group| {
-                group.ready.remove(&waiting.rank);
-            }),
         }
         Some(waiting)
     }
@@ -229,16 +225,11 @@ impl FunctionQueue {
         self.expiries.iter().take_while(|(at, _)| *at <= now).map(|(_, id)| *id).collect()
     }
 
-    /// Returns when something happens by itself: a job's time comes, or one expires.
-    pub fn next_event(&self) -> Option<Millis> {
-        let later = self.later.first().map(|(at, _)| *at);
-        let expiry = self.expiries.first().map(|(at, _)| *at);
-        later.into_iter().chain(expiry).min()
-    }
-
-    /// Returns when the next job's time comes, if none is ready.
+    /// Returns when a job's time comes or a group has rested, if no job is ready.
     pub fn next_ready(&self) -> Option<Millis> {
-        self.later.first().map(|(at, _)| *at)
+        let later = self.later.first().map(|(at, _)| *at);
+        let rested = self.resting.first().map(|(until, _)| *until);
+        later.into_iter().chain(rested).min()
     }
 
     /// Returns the ids of all waiting jobs.
@@ -292,7 +283,7 @@ mod tests {
 
     fn queue(at_once: u64) -> FunctionQueue {
         let mut queue = FunctionQueue::default();
-        queue.set_key_concurrency(at_once);
+        queue.set_key_limits(KeyLimits { at_once, per_minute: 0 });
         queue
     }
 
@@ -340,10 +331,27 @@ mod tests {
         let mut later = job(1, None);
         later.not_before = Some(500);
         queue.add(&later, 100);
-        assert_eq!((queue.next(499), queue.next_event()), (None, Some(500)));
+        assert_eq!((queue.next(499), queue.next_ready()), (None, Some(500)));
         assert_eq!(queue.take(500), Some(later.id));
         queue.done(later.id, 500);
         assert!(queue.is_empty() && queue.groups.is_empty() && queue.heads.is_empty());
+    }
+
+    #[test]
+    fn jobs_of_one_key_begin_evenly_spaced_and_no_faster_than_their_rate() {
+        let mut queue = FunctionQueue::default();
+        queue.set_key_limits(KeyLimits { at_once: 9, per_minute: 7 });
+        let jobs = [job(1, Some("a")), job(2, Some("a")), job(3, Some("b")), job(4, None), job(5, None)];
+        jobs.iter().for_each(|job| queue.add(job, 10));
+        let first: Vec<_> = std::iter::from_fn(|| queue.take(10)).collect();
+        assert_eq!(first, [jobs[0].id, jobs[2].id, jobs[3].id, jobs[4].id]);
+        let next = queue.next_ready().unwrap();
+        assert_eq!(next, 10 + 8_572, "a minute has 7 such gaps and not 8");
+        assert_eq!((queue.next(next - 1), queue.take(next)), (None, Some(jobs[1].id)));
+        jobs.iter().for_each(|job| queue.done(job.id, next));
+        assert!(queue.is_empty() && !queue.groups.is_empty(), "the next job with the key waits too");
+        queue.promote(next + 8_572);
+        assert!(queue.groups.is_empty() && queue.resting.is_empty());
     }
 
     #[test]
@@ -383,7 +391,7 @@ mod tests {
         Done(usize),
         Remove(usize),
         Wait(i64),
-        AtOnce(u64),
+        Limits(u64, u64),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -393,7 +401,7 @@ mod tests {
             any::<usize>().prop_map(Step::Done),
             any::<usize>().prop_map(Step::Remove),
             (1i64..40).prop_map(Step::Wait),
-            (1u64..3).prop_map(Step::AtOnce),
+            (1u64..3, prop_oneof![Just(0u64), Just(2_000)]).prop_map(|(at_once, rate)| Step::Limits(at_once, rate)),
         ]
     }
 
@@ -401,7 +409,8 @@ mod tests {
         /// Against a list that is searched from the front.
         #[test]
         fn the_next_job_is_the_first_that_may_run(steps in proptest::collection::vec(step(), 0..120)) {
-            let (mut queue, mut now, mut at_once) = (queue(1), 1_000, 1);
+            let (mut queue, mut now, mut at_once, mut rate) = (queue(1), 1_000, 1, 0);
+            let mut rests: HashMap<String, Millis> = HashMap::new();
             let mut waiting: Vec<Job> = Vec::new();
             let mut running: Vec<Job> = Vec::new();
             for step in steps {
@@ -417,13 +426,18 @@ mod tests {
                     Step::Take => {
                         let free = |job: &&Job| {
                             let same = running.iter().filter(|other| other.key == job.key).count() as u64;
-                            job.not_before.is_none_or(|at| at <= now) && (job.key.is_none() || same < at_once)
+                            let rested = job.key.as_ref().and_then(|key| rests.get(key)).is_none_or(|until| *until <= now);
+                            job.not_before.is_none_or(|at| at <= now) && (job.key.is_none() || same < at_once && rested)
                         };
                         let rank = |job: &&Job| (job.submitted + if job.low { LOW_PRIORITY_MS } else { 0 }, job.id);
                         let expected = waiting.iter().filter(free).min_by_key(rank).map(|job| job.id);
                         prop_assert_eq!(queue.take(now), expected);
                         if let Some(at) = waiting.iter().position(|job| Some(job.id) == expected) {
-                            running.push(waiting.remove(at));
+                            let job = waiting.remove(at);
+                            if let Some(key) = job.key.clone().filter(|_| rate > 0) {
+                                rests.insert(key, now + 60_000 / rate);
+                            }
+                            running.push(job);
                         }
                     }
                     Step::Done(at) if !running.is_empty() => queue.done(running.remove(at % running.len()).id, now),
@@ -431,9 +445,12 @@ mod tests {
                         prop_assert!(queue.remove(waiting.remove(at % waiting.len()).id));
                     }
                     Step::Wait(ms) => now += ms,
-                    Step::AtOnce(most) => {
-                        at_once = most;
-                        queue.set_key_concurrency(most);
+                    Step::Limits(most, per_minute) => {
+                        if rate != per_minute as Millis {
+                            rests.clear();
+                        }
+                        (at_once, rate) = (most, per_minute as Millis);
+                        queue.set_key_limits(KeyLimits { at_once, per_minute });
                     }
                     Step::Done(_) | Step::Remove(_) => {}
                 }
