@@ -6,6 +6,7 @@ pub mod config;
 mod lines;
 mod segments;
 mod wait;
+mod faults;
 pub mod store;
 pub mod ledger;
 pub mod records;

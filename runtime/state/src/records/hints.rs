@@ -4,7 +4,7 @@
 //! Implementations: [`LocalHints`] for one process, and [`SimulatedHints`], which loses what a seed decides.
 
 use super::StoreFuture;
-use super::simulated::Chance;
+use crate::faults::Chance;
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

@@ -15,6 +15,7 @@ use super::feed::{Committed, HistoryLimits, Publisher, Subscriptions, feed};
 use super::{
     Change, CommitError, Entry, Page, RecordStore, Revision, StoreFuture, Watch, below, check_changes, check_expected,
 };
+use crate::faults::{Chance, FaultPlan};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::ops::Bound;
@@ -23,49 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 pub use super::simulated_blobs::SimulatedBlobs;
-
-/// What a commit can meet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// It is refused; nothing is done.
-    Unavailable,
-    /// It is refused; nothing is done.
-    Full,
-    /// It is done, but the answer is `Unknown`.
-    UnknownDone,
-    /// It is not done, and the answer is `Unknown`.
-    UnknownNotDone,
-    /// The answer is `Unknown`, and it is decided at some later call, unless a crash comes before that.
-    UnknownLater,
-}
-
-/// All faults.
-pub(crate) const FAULTS: [Fault; 5] =
-    [Fault::Unavailable, Fault::Full, Fault::UnknownDone, Fault::UnknownNotDone, Fault::UnknownLater];
-
-/// Xorshift64*, as in Vigna, "An experimental exploration of Marsaglia's xorshift generators".
-#[derive(Debug, Clone)]
-pub(crate) struct Chance(u64);
-
-impl Chance {
-    /// Begins with a seed.
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed ^ 0x9E37_79B9_7F4A_7C15 | 1)
-    }
-
-    /// Returns the next number.
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
-    }
-
-    /// Returns a number below `limit`, which is not 0.
-    pub(crate) fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit as u64).unwrap_or(0)
-    }
-}
+pub use crate::faults::Fault;
 
 #[derive(Debug)]
 struct State {
@@ -80,9 +39,7 @@ struct State {
     /// Commits that may be done later.
     limbo: Vec<Vec<Change>>,
     last: Revision,
-    next_faults: VecDeque<Fault>,
-    fault_permille: usize,
-    polls_max: usize,
+    plan: FaultPlan,
     /// None after a crash.
     publisher: Option<Publisher>,
 }
@@ -178,17 +135,6 @@ impl State {
         }
     }
 
-    fn fault(&mut self) -> Option<Fault> {
-        if let Some(fault) = self.next_faults.pop_front() {
-            return Some(fault);
-        }
-        if self.fault_permille == 0 || self.chance.below(1_000) >= self.fault_permille {
-            return None;
-        }
-        let at = self.chance.below(FAULTS.len());
-        FAULTS.get(at).copied()
-    }
-
     fn commit(&mut self, changes: Vec<Change>) -> (usize, Result<Revision, CommitError>) {
         if let Err(error) = check_changes(&changes) {
             return (0, Err(error));
@@ -196,9 +142,9 @@ impl State {
         if let Err(error) = self.meanwhile() {
             return (0, Err(CommitError::Unavailable(error.to_string())));
         }
-        let polls = if self.polls_max == 0 { 0 } else { self.chance.below(self.polls_max + 1) };
+        let polls = self.plan.polls(&mut self.chance);
         let unknown = || Err(CommitError::Unknown("the simulated answer was lost".to_owned()));
-        let result = match self.fault() {
+        let result = match self.plan.fault(&mut self.chance) {
             None => self.decide(changes),
             Some(Fault::Unavailable) => Err(CommitError::Unavailable("a simulated failure".to_owned())),
             Some(Fault::Full) => Err(CommitError::Full),
@@ -209,7 +155,7 @@ impl State {
                 unknown()
             }
         };
-        if self.polls_max == 0 {
+        if self.plan.polls_max == 0 {
             self.settle(self.last);
         }
         (polls, result)
@@ -236,9 +182,7 @@ impl SimulatedStore {
             ahead: HashMap::new(),
             limbo: Vec::new(),
             last,
-            next_faults: VecDeque::new(),
-            fault_permille: 0,
-            polls_max: 0,
+            plan: FaultPlan::default(),
             publisher: Some(publisher),
         };
         Self { state: Arc::new(Mutex::new(state)), subscriptions }
@@ -247,17 +191,17 @@ impl SimulatedStore {
     /// Adds a fault that one of the next commits meets: the first call is for the next commit, the second one for the
     /// commit after it.
     pub fn fail_next(&self, fault: Fault) {
-        locked(&self.state).next_faults.push_back(fault);
+        locked(&self.state).plan.next.push_back(fault);
     }
 
     /// Lets this many of a thousand commits meet some fault.
     pub fn fail_at_random(&self, permille: usize) {
-        locked(&self.state).fault_permille = permille;
+        locked(&self.state).plan.permille = permille;
     }
 
     /// Lets commits be pending at most this many times before they answer. 0 makes them durable at once.
     pub fn answer_late(&self, polls_max: usize) {
-        locked(&self.state).polls_max = polls_max;
+        locked(&self.state).plan.polls_max = polls_max;
     }
 
     /// Decides all commits that were to be done later, and makes all durable.
@@ -385,6 +329,7 @@ impl RecordStore for SimulatedStore {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::faults::FAULTS;
     use crate::records::Expect;
 
     fn put(key: &str, value: u8) -> Vec<Change> {

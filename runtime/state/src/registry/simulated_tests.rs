@@ -136,7 +136,7 @@ impl Step {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// What was acknowledged is there after a crash, what was refused is not, and what is in memory is what is stored.
+    /// After a crash every acknowledged change is stored and no refused one. The snapshot in memory equals the store.
     #[test]
     fn the_registry_loses_nothing_acknowledged_whatever_the_store_answers(seed in any::<u64>(), steps in steps(), crash_every in 3..12_usize, permille in prop_oneof![Just(0), Just(300), Just(700)]) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();

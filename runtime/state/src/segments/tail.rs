@@ -1,4 +1,4 @@
-//! What is behind the last line of a segment: the beginning of a line that a crash interrupted, or damage.
+//! Judges the bytes after the last whole line of a segment: a crash interrupted a write there, or they are damaged.
 //!
 //! ```text
 //!  no line feed behind the last whole line ─▶ a crash interrupted a write: cut off, nothing to report
@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// What is behind the last line of a segment.
+/// The bytes after the last whole line of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tail {
     /// The beginning of a line that a crash interrupted, from here on. It was never acknowledged.

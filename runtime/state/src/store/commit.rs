@@ -89,9 +89,9 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    /// Makes one round durable, which names each key once. `apply_here` calls [`apply`], with what must
-    /// happen at the same time: readers see the round from then on, and the journal has it by then. The second value of an error says whether nothing may be written any more, and
-    /// the round may have been kept.
+    /// Makes one round durable. The round names each key at most once. `apply_here` calls [`apply`], together with what
+    /// must happen when readers begin to see the round; the journal has it by then. If the second value of an error is
+    /// true, the round may have been kept, and nothing may be written any more.
     pub(super) fn round(
         &mut self,
         changes: &[Change],

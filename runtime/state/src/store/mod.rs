@@ -347,7 +347,7 @@ mod tests {
             assert_eq!(store.usage(&acme, 0..=i64::MAX).unwrap().into_values().next().unwrap().requests, 3);
             assert_eq!(store.watermark().unwrap(), watermark::Watermark { segment: 4, offset: 17 });
             assert_eq!(files::read_format(folder.path()).unwrap(), Some(FORMAT));
-            // What is written now has a revision above that of what was there.
+            // A record that is written now gets a higher revision than the old ones have.
             let record = TenantRecord::new(jiff::Timestamp::now());
             let name = TenantName::new("other").unwrap();
             store.commit_blocking(WriteBatch::new().tenant(&name, &record).unwrap()).unwrap();

@@ -84,7 +84,7 @@ pub(super) async fn decide(guard: &Guard, changes: Vec<Change>) -> Result<(), St
     let parts = groups(changes, usize::MAX, PART_BYTES);
     let count = parts.len();
     for (number, part) in parts.into_iter().enumerate() {
-        // Without the decision none of it is made, whatever became of a part.
+        // Parts are only applied after the last commit below. A part that is left without it changes nothing.
         guard.commit(vec![put(part_key(number), encoded(part)?)]).await.map_err(StoreError::of_another)?;
     }
     guard.commit(vec![put(STAGED.to_owned(), count.to_string().into_bytes())]).await

@@ -5,7 +5,7 @@
 use super::local::{LocalStream, OpenError, Options, StreamForm};
 use super::simulated::SimulatedStream;
 use super::{AppendError, Line, LineId, LineStream, Position, TEXT_BYTES_MAX};
-use crate::records::simulated::{FAULTS, Fault};
+use crate::faults::{FAULTS, Fault};
 use crate::segments::SegmentFolder;
 use crate::segments::disk::Disk;
 use proptest::prelude::*;

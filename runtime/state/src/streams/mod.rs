@@ -35,7 +35,7 @@ pub const APPEND_BYTES_MAX: usize = 256 << 20;
 pub struct Line {
     /// Identifies it in its stream.
     pub id: LineId,
-    /// What it says, without line feeds. A store may read the id from it, so it contains the id.
+    /// The text of the line, without line feeds. It contains the id, because a store may read the id back from it.
     pub text: Vec<u8>,
 }
 

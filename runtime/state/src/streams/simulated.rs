@@ -4,8 +4,7 @@
 //! Invariant: what was acknowledged or seen survives every crash, and what survives is a prefix of what was decided.
 
 use super::{AppendError, Line, LineId, LineStream, Part, Position, StoreFuture, check_lines};
-use crate::records::simulated::{Chance, FAULTS, Fault};
-use std::collections::VecDeque;
+use crate::faults::{Chance, Fault, FaultPlan};
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,9 +24,7 @@ struct State {
     durable: usize,
     /// Appends that may be done later.
     limbo: Vec<Vec<Line>>,
-    next_faults: VecDeque<Fault>,
-    fault_permille: usize,
-    polls_max: usize,
+    plan: FaultPlan,
     crashed: bool,
 }
 
@@ -83,17 +80,6 @@ impl State {
         Ok(())
     }
 
-    fn fault(&mut self) -> Option<Fault> {
-        if let Some(fault) = self.next_faults.pop_front() {
-            return Some(fault);
-        }
-        if self.fault_permille == 0 || self.chance.below(1_000) >= self.fault_permille {
-            return None;
-        }
-        let at = self.chance.below(FAULTS.len());
-        FAULTS.get(at).copied()
-    }
-
     fn append(&mut self, mut lines: Vec<Line>) -> (usize, Result<Vec<Position>, AppendError>) {
         if let Err(error) = check_lines(&lines) {
             return (0, Err(error));
@@ -101,9 +87,9 @@ impl State {
         if let Err(error) = self.meanwhile() {
             return (0, Err(AppendError::Unavailable(error.to_string())));
         }
-        let polls = if self.polls_max == 0 { 0 } else { self.chance.below(self.polls_max + 1) };
+        let polls = self.plan.polls(&mut self.chance);
         let unknown = || Err(AppendError::Unknown("the simulated answer was lost".to_owned()));
-        let result = match self.fault() {
+        let result = match self.plan.fault(&mut self.chance) {
             None => Ok(self.decide(lines)),
             Some(Fault::Unavailable) => Err(AppendError::Unavailable("a simulated failure".to_owned())),
             Some(Fault::Full) => Err(AppendError::Full),
@@ -119,7 +105,7 @@ impl State {
                 unknown()
             }
         };
-        if self.polls_max == 0 {
+        if self.plan.polls_max == 0 {
             self.durable = self.lines.len();
         }
         (polls, result)
@@ -134,33 +120,24 @@ impl SimulatedStream {
 
     fn with(chance: Chance, lines: Vec<(Line, jiff::Timestamp)>, trimmed: usize) -> Self {
         let durable = lines.len();
-        let state = State {
-            chance,
-            lines,
-            trimmed,
-            durable,
-            limbo: Vec::new(),
-            next_faults: VecDeque::new(),
-            fault_permille: 0,
-            polls_max: 0,
-            crashed: false,
-        };
+        let state =
+            State { chance, lines, trimmed, durable, limbo: Vec::new(), plan: FaultPlan::default(), crashed: false };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
     /// Adds a fault that one of the next appends meets: the first call is for the next append, and so on.
     pub fn fail_next(&self, fault: Fault) {
-        locked(&self.state).next_faults.push_back(fault);
+        locked(&self.state).plan.next.push_back(fault);
     }
 
     /// Lets this many of a thousand appends meet some fault.
     pub fn fail_at_random(&self, permille: usize) {
-        locked(&self.state).fault_permille = permille;
+        locked(&self.state).plan.permille = permille;
     }
 
     /// Lets appends be pending at most this many times before they answer. 0 makes them durable at once.
     pub fn answer_late(&self, polls_max: usize) {
-        locked(&self.state).polls_max = polls_max;
+        locked(&self.state).plan.polls_max = polls_max;
     }
 
     /// Crashes: returns a stream with what survived. This one refuses all from now on, and appends that were not
