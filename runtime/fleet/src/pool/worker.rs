@@ -269,11 +269,19 @@ impl Worker {
         self.membership.get().is_some_and(Membership::overstayed)
     }
 
-    /// Sends it the hashes of the kernels that it may not run.
+    /// Sends it the hashes of the kernels that it may not run. Kills it if it does not take them.
     pub(crate) async fn quarantine(&self, sources: HashSet<[u8; 32]>) -> Result<(), PoolError> {
         let message = ToWorker::Quarantine { sources };
-        let sent = tokio::time::timeout(END_MAX, self.control.send(&message, &[])).await;
-        sent.ok().and_then(Result::ok).ok_or_else(|| PoolError::Killed(GONE.into()))
+        match tokio::time::timeout(END_MAX, self.control.send(&message, &[])).await {
+            Ok(Ok(())) => return Ok(()),
+            // A socket that is closed mostly means that the process is ending, for a reason that `watch` finds.
+            Ok(Err(error)) => {
+                tracing::debug!(worker = self.id(), %error, "a quarantine could not be sent");
+                self.kill();
+            }
+            Err(_) => self.kill_because("it did not read the list of quarantined kernels"),
+        }
+        Err(PoolError::Killed(GONE.into()))
     }
 
     /// Reads messages from the control socket, and kills the process when the socket ends or a message is invalid.
