@@ -14,9 +14,13 @@ impl Wake for Unpark {
     }
 }
 
-/// Returns what a future returns. The thread waits meanwhile, so a task of a runtime must not call this.
+/// Returns what a future returns. The thread waits meanwhile, so a task of a runtime should call this only for what a read
+/// of the disk would take.
 pub fn wait<F: Future>(future: F) -> F::Output {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    // A task has a budget of steps between two yields, and does not yield while it is here. When the budget is used up,
+    // tokio's futures would say "not yet" for ever.
+    let future = tokio::task::unconstrained(future);
     let (mut future, mut context) = (pin!(future), Context::from_waker(&waker));
     loop {
         match future.as_mut().poll(&mut context) {
@@ -45,5 +49,16 @@ mod tests {
         let other = std::thread::spawn(move || answer.send(7));
         assert_eq!(wait(result).unwrap(), 7);
         other.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_task_may_wait_more_often_than_its_budget_has_steps() {
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+            let task = async { (0..1_000).map(|_| wait(blocking(|| Ok(1))).unwrap()).sum::<u32>() };
+            done.send(runtime.block_on(runtime.spawn(task)).unwrap())
+        });
+        assert_eq!(ended.recv_timeout(std::time::Duration::from_secs(60)), Ok(1_000), "it waits for ever");
     }
 }
