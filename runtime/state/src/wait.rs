@@ -1,10 +1,16 @@
 //! Work that blocks, for futures; and futures, for threads that may block: the ledger's, and those that read for people.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
+
+thread_local! {
+    /// Whether this thread is in [`wait`].
+    static IS_WAITING: Cell<bool> = const { Cell::new(false) };
+}
 
 struct Unpark(Thread);
 
@@ -23,18 +29,21 @@ pub fn wait<F: Future>(future: F) -> F::Output {
     let future = tokio::task::unconstrained(future);
     let (mut future, mut context) = (pin!(future), Context::from_waker(&waker));
     loop {
-        match future.as_mut().poll(&mut context) {
+        let outer = IS_WAITING.replace(true);
+        let polled = future.as_mut().poll(&mut context);
+        IS_WAITING.set(outer);
+        match polled {
             Poll::Ready(output) => return output,
             Poll::Pending => std::thread::park(),
         }
     }
 }
 
-/// Runs what waits for the disk on a thread for that. Without a runtime this thread may wait.
+/// Runs what waits for the disk on a thread for that. Without a runtime, or in [`wait`], this thread may wait.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => runtime.spawn_blocking(work).await.map_err(io::Error::other)?,
-        Err(_) => work(),
+        Ok(runtime) if !IS_WAITING.get() => runtime.spawn_blocking(work).await.map_err(io::Error::other)?,
+        _ => work(),
     }
 }
 
@@ -56,7 +65,8 @@ mod tests {
         let (done, ended) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
-            let task = async { (0..1_000).map(|_| wait(blocking(|| Ok(1))).unwrap()).sum::<u32>() };
+            let elsewhere = || wait(tokio::task::spawn_blocking(|| 1)).unwrap();
+            let task = async move { (0..1_000).map(|_| elsewhere()).sum::<u32>() };
             done.send(runtime.block_on(runtime.spawn(task)).unwrap())
         });
         assert_eq!(ended.recv_timeout(std::time::Duration::from_secs(60)), Ok(1_000), "it waits for ever");

@@ -9,11 +9,25 @@ use crate::store::stored::{COUNT, record_sum, unsealed};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long sled's own lock is waited for. Its threads keep it for a moment after a database was closed.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+/// How often the lock is tried meanwhile.
+const LOCK_TRY: Duration = Duration::from_millis(5);
 
 /// Opens the database. What sled makes of damaged files is a panic or one of several errors.
+///
+/// The caller holds the lock of the data folder, so whoever holds sled's is this process, which has closed it.
 pub(super) fn open_database(folder: &Path) -> Result<sled::Db, StoreError> {
     let config = sled::Config::new().path(folder).mode(sled::Mode::LowSpace).flush_every_ms(None);
-    let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
+    let began = Instant::now();
+    let opened = loop {
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open())) {
+            Ok(Err(error)) if is_locked(&error) && began.elapsed() < LOCK_WAIT => std::thread::sleep(LOCK_TRY),
+            opened => break opened,
+        }
+    };
     let unreadable = |cause: String| StoreError::Damaged { findings: vec![format!("the database: {cause}")] };
     match opened {
         Ok(Ok(db)) => Ok(db),
@@ -21,6 +35,11 @@ pub(super) fn open_database(folder: &Path) -> Result<sled::Db, StoreError> {
         Ok(Err(error)) => Err(unreadable(error.to_string())),
         Err(_) => Err(unreadable("it cannot be opened".into())),
     }
+}
+
+/// Whether another database has sled's lock. sled tells that only by its text.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock"))
 }
 
 /// Returns whether an error says something about this machine and nothing about the files.
