@@ -229,6 +229,39 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_a_call_costs_is_told_to_its_caller_and_charged_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, account) = (ledger(folder.path()), Arc::<TenantCounters>::default());
+        let price = Price { cpu_micro_units_per_s: 1_000_000, ..Price::default() };
+        let mut receipts = Vec::new();
+        let mut open = |guest_us: u64, counter: Option<&Arc<OutboundUse>>| {
+            let (mut open, mut id) = (tab(&ledger, &account), RequestId::new());
+            open.runs_on("any", price, Duration::ZERO);
+            open.update_receipt(|receipt| (receipt.guest_us, receipt.status, id) = (guest_us, 200, receipt.request));
+            if let Some(counter) = counter {
+                counter.add_sibling_call();
+                open.called_by(RequestId::new(), 1, Arc::clone(counter));
+            }
+            receipts.push(id);
+            open
+        };
+        let (first, second) = (Arc::<OutboundUse>::default(), Arc::<OutboundUse>::default());
+        let (mut root, mut call, last) = (open(1_000, None), open(20_000, Some(&first)), open(300_000, Some(&second)));
+        root.count_outbound(Some(first));
+        call.count_outbound(Some(second));
+        drop(last);
+        drop(call);
+        drop(root);
+        let told = receipts.iter().map(|id| {
+            let (receipt, _) = ledger.get(*id).unwrap();
+            (receipt.micro_units(), receipt.sibling_calls, receipt.sibling_micro_units, receipt.depth)
+        });
+        let expected = [(1_000, 1, 320_000, None), (20_000, 1, 300_000, Some(1)), (300_000, 0, 0, Some(1))];
+        assert_eq!(told.collect::<Vec<_>>(), expected);
+        assert_eq!(account.spent(jiff::Timestamp::now()).micro_units, 321_000);
+    }
+
+    #[test]
     fn a_platform_fault_costs_nothing_and_other_work_its_price() {
         let folder = tempfile::tempdir().unwrap();
         let (ledger, account) = (ledger(folder.path()), Arc::<TenantCounters>::default());
