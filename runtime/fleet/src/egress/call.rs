@@ -1,11 +1,12 @@
 //! One outbound call, from the worker's request to the head of the response.
 
+use crate::egress::WorkerEgress;
 use crate::egress::body::{CallAllowance, CountedBody, EgressBudget};
 use crate::egress::connect::may_connect;
 use crate::egress::connection::{CallGuard, Connection, Protocol, Route, SendFailure};
 use crate::egress::idle::IdleKey;
+use crate::egress::siblings::{self, SiblingCall};
 use crate::egress::target::{CallTarget, destination};
-use crate::egress::{WorkerEgress, siblings};
 use bytes::Bytes;
 use gannet_base::bill::outbound::OutboundUse;
 use gannet_base::headers::{announced_length, strip_hop_by_hop};
@@ -66,9 +67,13 @@ async fn call(
     let to = destination(request.uri()).ok_or(OutboundError::Protocol)?;
     if let Some(function) = gannet_base::siblings::named(&to.host) {
         let caller = worker.request(id).ok_or(OutboundError::NotListed)?;
-        let called = (function, !to.https && to.port == 80);
-        let boxed = |body: siblings::EndsWithCaller| body.map_err(Into::into).boxed_unsync();
-        return siblings::answer(worker, caller, called, request, asked_ms, boxed).await;
+        // The first workers may start before the rest of the front door.
+        let serving = worker.egress.siblings.get().ok_or(OutboundError::Unreachable)?;
+        let (tenant, is_plain) = (worker.tenant.clone(), !to.https && to.port == 80);
+        let (parts, body) = request.into_parts();
+        let call = SiblingCall { tenant, function, caller, is_plain, parts, body };
+        let response = siblings::answer(&**serving, call, asked_ms).await?;
+        return Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()));
     }
     if !worker.allows(version, to.https, &to.host, to.port)
         || request.method() == Method::CONNECT

@@ -5,7 +5,6 @@
 //! its depth and its time. No header of the guest does.
 
 use crate::calling::CallingRequest;
-use crate::egress::WorkerEgress;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use gannet_base::body::{BrokenOff, ResponseBody};
@@ -13,7 +12,7 @@ use gannet_base::hop::outbound::OutboundError;
 use gannet_base::names::TenantName;
 use gannet_base::siblings::calls_max;
 use http::request::Parts;
-use http::{Request, Response, Version};
+use http::{Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::future::pending;
@@ -47,22 +46,15 @@ pub struct SiblingCall {
     pub body: Incoming,
 }
 
-/// Serves a call of a function by the request `caller` of a worker. `asked_ms` is how long the guest waits at most.
-pub(super) async fn answer<B>(
-    worker: &WorkerEgress,
-    caller: Arc<CallingRequest>,
-    (function, is_plain): (String, bool),
-    request: Request<Incoming>,
+/// Serves a call. `asked_ms` is how long the guest waits at most for the head of the response.
+pub(super) async fn answer(
+    siblings: &dyn SiblingCalls,
+    call: SiblingCall,
     asked_ms: Option<u64>,
-    body: impl FnOnce(EndsWithCaller) -> B,
-) -> Result<Response<B>, OutboundError> {
-    // The first workers may start before the rest of the front door.
-    let siblings = worker.egress.siblings.get().ok_or(OutboundError::Unreachable)?;
-    caller.used().add_sibling_call();
-    let ended = caller.ended().clone();
-    let (parts, request_body) = request.into_parts();
-    let tenant = worker.tenant.clone();
-    let calling = siblings.call(SiblingCall { tenant, function, caller, is_plain, parts, body: request_body });
+) -> Result<Response<EndsWithCaller>, OutboundError> {
+    call.caller.used().add_sibling_call();
+    let ended = call.caller.ended().clone();
+    let calling = siblings.call(call);
     let patience = async {
         match asked_ms {
             Some(asked_ms) => tokio::time::sleep(Duration::from_millis(asked_ms)).await,
@@ -75,10 +67,9 @@ pub(super) async fn answer<B>(
         response = calling => response,
         () = patience => return Err(OutboundError::Timeout),
     };
-    let (mut head, response_body) = response.into_parts();
+    let (mut head, body) = response.into_parts();
     head.version = Version::HTTP_2;
-    let ends = EndsWithCaller { body: response_body, ended: Box::pin(ended.cancelled_owned()) };
-    Ok(Response::from_parts(head, body(ends)))
+    Ok(Response::from_parts(head, EndsWithCaller { body, ended: Box::pin(ended.cancelled_owned()) }))
 }
 
 /// The body of a call's response. It breaks off when the caller ends.
