@@ -28,8 +28,7 @@ const DOUBLE: &str = "
 }";
 
 /// Headers that `/seen` lists.
-const SEEN: [&str; 12] = [
-    "host",
+const SEEN: [&str; 11] = [
     "authorization",
     "x-gannet-key",
     "x-gannet-caller",
@@ -132,7 +131,8 @@ fn caller(request: Request) -> Result<Response> {
         }
         "/seen" => {
             let line = |name: &&str| format!("{name}={}\n", request.header(name).unwrap_or("-"));
-            Ok(Response::text(SEEN.iter().map(line).collect::<String>()))
+            let host = request.authority().unwrap_or("-");
+            Ok(Response::text(format!("host={host}\n{}", SEEN.iter().map(line).collect::<String>())))
         }
         "/echo" => Ok(Response::bytes("application/octet-stream", request.body())),
         "/parts" => {
