@@ -1,5 +1,14 @@
-//! Outbound HTTP: requests to other servers. A function may send them only to the hosts that its manifest lists in
-//! `[http] allowed_outbound_hosts`.
+//! Outbound HTTP: requests to other servers, and to other functions of the tenant. A function may send them only to the
+//! hosts that its manifest lists in `[http] allowed_outbound_hosts`. Other functions need no such line: `embed`, for
+//! instance, is `http://embed.gannet.internal/`.
+//!
+//! ```no_run
+//! # fn embedded(text: &str) -> gannet_sdk::Result<Vec<u8>> {
+//! use gannet_sdk::outbound::Call;
+//! let answer = Call::post("http://embed.gannet.internal/v1/embeddings", text).send()?;
+//! Ok(answer.body().to_vec())
+//! # }
+//! ```
 
 use crate::bindings::wasi::http::outgoing_handler;
 use crate::bindings::wasi::http::types::{

@@ -39,6 +39,7 @@ mod sandbox;
 mod schedules;
 mod secrets;
 mod sharing;
+mod siblings;
 mod snapshots;
 mod spending;
 mod tenants;

@@ -17,6 +17,8 @@ pub const ERROR: HeaderName = HeaderName::from_static("x-gannet-error");
 pub const JOB_ID: HeaderName = HeaderName::from_static("x-gannet-job-id");
 /// The number of that attempt, from 1.
 pub const JOB_ATTEMPT: HeaderName = HeaderName::from_static("x-gannet-job-attempt");
+/// The function that sent the request, if it is a call by another function of the tenant.
+pub const CALLER: HeaderName = HeaderName::from_static("x-gannet-caller");
 /// Response header: the request's id. The request that a function receives has it too.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Response header: how the request started, `hot`, `warm` or `cold`.

@@ -17,6 +17,7 @@ pub mod allowed_hosts;
 pub mod manifest;
 pub mod kernel_section;
 pub mod limits;
+pub mod siblings;
 pub mod quota;
 
 // Messages between processes, and what is stored.

@@ -62,6 +62,8 @@ pub enum RefusalKind {
     FunctionTimeout,
     /// The server's disk is full.
     StorageFull,
+    /// Functions call each other too deep.
+    CallsTooDeep,
 }
 
 /// When the client may send the same request again.

@@ -8,13 +8,16 @@
 //!     429 503, waits              503, waits, fairly
 //! ```
 //!
-//! Each wait ends with a permit, at `queue_ms`, or at the request's deadline. Permits are held until the last byte of
+//! Calls by other functions are admitted in `call`. Each wait ends with a permit, at `queue_ms`, or at the request's deadline. Permits are held until the last byte of
 //! the response has left.
+
+mod call;
 
 use gannet_base::identity::Caller;
 use gannet_base::names::RequestId;
 use gannet_base::quota::account::{CountGuard, Reservation};
 use gannet_base::quota::address::AnonymousCallers;
+use gannet_base::quota::call_permits::ServerPlace;
 use gannet_base::quota::permits::{NoPermit, ServerPermit, ServerPermits, until};
 use gannet_base::quota::rate::{Rate, RateExceeded, RateState};
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};
@@ -90,6 +93,8 @@ impl From<AdmitError> for Refusal {
 #[derive(Debug)]
 pub struct Admit {
     server: Arc<ServerPermits>,
+    /// For calls by functions that the permits of the first requests do not cover.
+    calls: Arc<ServerPermits>,
     ledger: Arc<Ledger>,
     live: LiveConfig,
     anonymous: Arc<AnonymousCallers>,
@@ -108,7 +113,8 @@ impl Admit {
         live: LiveConfig,
         anonymous: Arc<AnonymousCallers>,
     ) -> Self {
-        Self { server, ledger, live, anonymous }
+        let calls = call::permits(live.load().requests_max);
+        Self { server, calls, ledger, live, anonymous }
     }
 
     /// Admits a request: takes its permits and opens its tab. Also returns the caller's narrowest rate and its state,
@@ -252,11 +258,11 @@ impl Admit {
         let of_server = match self.server.try_acquire(&version.tenant) {
             Some(permit) => permit,
             None => {
-                let _waiting = waiting()?;
+                let _waiting = (waiting()?, version.permits.wait_as_holder());
                 self.server.acquire(&version.tenant, until).await?
             }
         };
-        Ok(Permits { in_flight, server: of_server, version: of_version })
+        Ok(Permits { in_flight, server: ServerPlace::Own(of_server), version: of_version })
     }
 }
 

@@ -90,6 +90,13 @@ impl Auth {
     }
 }
 
+/// Removes the platform's keys from the headers of a request that needs none.
+pub fn remove_keys(headers: &mut HeaderMap) {
+    headers.remove(KEY);
+    // Whether it could be read makes no difference: it is removed.
+    let _ = take_bearer(headers);
+}
+
 fn take_key(headers: &mut HeaderMap) -> Result<Option<String>, AuthError> {
     let read = |value: &http::HeaderValue| match value.to_str() {
         Ok(text) if text.len() <= KEY_BYTES_MAX => Ok(text.trim().to_owned()),
@@ -170,6 +177,10 @@ mod tests {
         let mut bearer = headers(&[("authorization", "bearer gnt_a_b")]);
         assert_eq!(take_key(&mut bearer).unwrap().as_deref(), Some("gnt_a_b"));
         assert!(bearer.is_empty());
+
+        let mut all = headers(&[("x-gannet-key", "gnt_a_b"), ("authorization", "Bearer gnt_a_b"), ("x-own", "1")]);
+        remove_keys(&mut all);
+        assert_eq!(all, headers(&[("x-own", "1")]));
 
         let mut foreign = headers(&[("authorization", "Basic dXNlcjpwdw==")]);
         assert_eq!(take_key(&mut foreign).unwrap(), None);

@@ -10,6 +10,7 @@ pub mod openai;
 pub mod jobs;
 pub mod admit;
 pub mod respond;
+pub mod sibling;
 
 // Not steps of the path.
 mod waiting_bytes;

@@ -38,6 +38,7 @@ pub fn status_of(refusal: &Refusal) -> StatusCode {
         RefusalKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         RefusalKind::FunctionTimeout => StatusCode::GATEWAY_TIMEOUT,
         RefusalKind::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
+        RefusalKind::CallsTooDeep => StatusCode::LOOP_DETECTED,
     }
 }
 

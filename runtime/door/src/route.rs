@@ -8,17 +8,19 @@
 //!  everything else                    the control API
 //! ```
 //!
-//! A function that does not exist and one of another tenant give the same error.
+//! A function that does not exist and one of another tenant give the same error. Functions find others of their own
+//! tenant by name ([`sibling`]).
 
 use crate::access::AccessError;
 use gannet_base::headers;
 use gannet_base::identity::{Caller, Key};
-use gannet_base::names::{FunctionName, TenantName};
+use gannet_base::names::{FunctionName, RequestId, TenantName};
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 use gannet_fleet::admitted::{AddressingStyle, Target};
 use gannet_fleet::inbound::{InboundRequest, ListenerRole};
 use gannet_state::config::ServerConfig;
 use gannet_state::registry::{Function, Snapshot, Version};
+use http::request::Parts;
 use http::uri::PathAndQuery;
 use std::sync::Arc;
 
@@ -269,6 +271,30 @@ fn choose<'a>(function: &'a Function, named: &NamedFunction<'_>, inbound: &Inbou
         Some(tag) => function.tagged(tag),
         None => Some(function.choose(sent, inbound.id)),
     }
+}
+
+/// Returns the target of a call by another function of the tenant. It needs no key, and the function need not be public.
+pub fn sibling(
+    (tenant, function): (&TenantName, &str),
+    parts: &Parts,
+    id: RequestId,
+    snapshot: &Snapshot,
+) -> Result<Target, RouteError> {
+    let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let segments = path.path().strip_prefix('/');
+    check_segments(segments.ok_or_else(|| RouteError::PathInvalid("does not begin with a slash".into()))?)?;
+    let tenant = snapshot.tenants.get(tenant).ok_or(AccessError::NotFound)?;
+    if tenant.record.suspended {
+        return Err(AccessError::Suspended.into());
+    }
+    let function = tenant.functions.get(function).ok_or(AccessError::NotFound)?;
+    let version = match parts.headers.get(headers::TAG) {
+        Some(tag) => tag.to_str().ok().and_then(|tag| function.tagged(tag)).ok_or(AccessError::NotFound)?,
+        None => function.choose(&parts.headers, id),
+    };
+    let (tenant, function, version) = (Arc::clone(tenant), Arc::clone(function), Arc::clone(version));
+    // Nothing else has its origin, and no browser reads the response.
+    Ok(Target { tenant, function, version, path, prefix: None, style: AddressingStyle::Host })
 }
 
 /// Checks that a key of the tenant may call a function.

@@ -3,7 +3,7 @@
 use crate::egress::EgressGrant;
 use gannet_base::identity::Key;
 use gannet_base::quota::account::CountGuard;
-use gannet_base::quota::permits::ServerPermit;
+use gannet_base::quota::call_permits::ServerPlace;
 use gannet_state::registry::{Function, Tenant, Version};
 use gannet_state::tab::Tab;
 use http::uri::PathAndQuery;
@@ -41,8 +41,8 @@ pub struct Target {
 pub struct Permits {
     /// Counts the request among its tenant's requests in flight.
     pub in_flight: CountGuard,
-    /// Permit of the server.
-    pub server: ServerPermit,
+    /// Its place in the server.
+    pub server: ServerPlace,
     /// Permit of the version.
     pub version: OwnedSemaphorePermit,
 }
@@ -53,7 +53,7 @@ pub struct Permits {
 pub struct Admitted {
     /// The open bill of the request.
     pub tab: Tab,
-    /// Lets the guest send outbound HTTP; `None` before a worker is claimed, and if the version lists no hosts.
+    /// Lets the guest send outbound HTTP and call siblings; `None` before a worker is claimed.
     /// Declared after the tab, so that it is dropped later: the tab reads its counter when it closes.
     pub outbound: Option<EgressGrant>,
     /// The key with which the request was sent.

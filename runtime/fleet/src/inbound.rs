@@ -1,6 +1,7 @@
 //! An arriving request, and the reasons to refuse it before its caller is known. After admission,
 //! [`admitted`](crate::admitted) has what the request holds.
 
+use crate::calling::CallingRequest;
 use gannet_base::hop::RequestCaps;
 use gannet_base::manifest::FunctionLimits;
 use gannet_base::names::{FunctionName, RequestId, TenantName};
@@ -139,7 +140,7 @@ pub enum FunctionBody {
     Whole(bytes::Bytes),
 }
 
-/// A request for a function, as the pool takes it: from a client, or from a job.
+/// A request for a function, as the pool takes it: from a client, from a job, or from another function.
 #[derive(Debug)]
 pub struct FunctionRequest {
     /// Its id.
@@ -158,6 +159,8 @@ pub struct FunctionRequest {
     pub caps: Option<RequestCaps>,
     /// The job that it is an attempt of, if it is one.
     pub job: Option<JobAttempt>,
+    /// The request whose function sent it, if one did, and when its time ends at the latest.
+    pub call: Option<(Arc<CallingRequest>, Instant)>,
 }
 
 /// An attempt of a job. The function gets both in headers.
@@ -174,6 +177,12 @@ impl FunctionRequest {
     pub fn timeout_ms(&self, limits: &FunctionLimits) -> u64 {
         self.caps.map_or(limits.timeout_ms, |caps| caps.timeout_ms)
     }
+
+    /// Returns when the head of its response must be there.
+    pub fn deadline(&self, limits: &FunctionLimits) -> Instant {
+        let own = self.arrived + Duration::from_millis(self.timeout_ms(limits));
+        self.call.as_ref().map_or(own, |(_, until)| own.min(*until))
+    }
 }
 
 impl From<InboundRequest> for FunctionRequest {
@@ -181,7 +190,7 @@ impl From<InboundRequest> for FunctionRequest {
         let InboundRequest { id, arrived, client, https, parts, body, collected, .. } = inbound;
         // If it was read before admission, nothing is left of what arrives.
         let body = collected.map_or(FunctionBody::Incoming(body), FunctionBody::Whole);
-        Self { id, arrived, client, https, parts, body, caps: None, job: None }
+        Self { id, arrived, client, https, parts, body, caps: None, job: None, call: None }
     }
 }
 

@@ -3,6 +3,7 @@
 //! In: an admitted request ([`admitted`]). Out: the worker's response, with its cost on the request's tab. Nothing here
 //! runs tenant code or loads a GPU driver. Children do that, which [`pool`], [`build`] and [`probe`] start.
 
+pub mod calling;
 pub mod inbound;
 pub mod admitted;
 pub mod pool;

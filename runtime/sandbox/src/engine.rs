@@ -5,6 +5,7 @@
 //! calls experimental.
 
 use gannet_base::manifest::{INSTANCES_MAX, MEMORY_BYTES_MAX};
+use gannet_base::siblings::CALLS_MAX;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 use wasmtime::{Config, Enabled, Engine, PoolingAllocationConfig};
@@ -55,11 +56,12 @@ pub(crate) fn open_page_map() -> bool {
 pub(crate) fn pooling(wasi_http_0_3: bool) -> wasmtime::Result<Engine> {
     let mut config = config(wasi_http_0_3);
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(INSTANCES_MAX)
-        .total_core_instances(INSTANCES_MAX * CORE_INSTANCES_MAX)
-        .total_memories(INSTANCES_MAX * MEMORIES_MAX)
-        .total_tables(INSTANCES_MAX * TABLES_MAX)
-        .total_stacks(INSTANCES_MAX)
+    let instances = INSTANCES_MAX + CALLS_MAX;
+    pool.total_component_instances(instances)
+        .total_core_instances(instances * CORE_INSTANCES_MAX)
+        .total_memories(instances * MEMORIES_MAX)
+        .total_tables(instances * TABLES_MAX)
+        .total_stacks(instances)
         .max_memories_per_component(MEMORIES_MAX)
         .max_tables_per_component(TABLES_MAX)
         .max_core_instances_per_component(CORE_INSTANCES_MAX)

@@ -31,6 +31,8 @@ struct OpenTab {
     unbilled: Duration,
     receipt: Box<Receipt>,
     outbound: Option<Arc<OutboundUse>>,
+    /// Counts what this request costs for its caller, if it is a call by another function.
+    caller: Option<Arc<OutboundUse>>,
 }
 
 /// The open bill of one request. Dropping it closes it.
@@ -55,7 +57,8 @@ impl Tab {
         version: u32,
     ) -> Self {
         let receipt = Box::new(Receipt::open(request, tenant, function, version, Price::default()));
-        let open = OpenTab { opened: Instant::now(), ended: None, unbilled: Duration::ZERO, receipt, outbound: None };
+        let (opened, unbilled) = (Instant::now(), Duration::ZERO);
+        let open = OpenTab { opened, ended: None, unbilled, receipt, outbound: None, caller: None };
         let (reservation, usual) = (Arc::new(reservation), Arc::clone(usual));
         Self { open: Some(open), reservation, usual, ledger: Arc::clone(ledger) }
     }
@@ -85,11 +88,22 @@ impl Tab {
         });
     }
 
-    /// Sets the counter of the request's outbound HTTP. The bytes of an earlier counter are added to the receipt.
+    /// Sets the counter of the request's outbound HTTP. What an earlier one has counted is added to the receipt.
     pub fn count_outbound(&mut self, counter: Option<Arc<OutboundUse>>) {
         if let Some(open) = &mut self.open {
             let before = std::mem::replace(&mut open.outbound, counter);
-            open.receipt.egress_bytes += before.map_or(0, |counter| counter.bytes());
+            let Some(before) = before else { return };
+            open.receipt.egress_bytes += before.bytes();
+            let (calls, micro_units) = before.siblings();
+            open.receipt.sibling_calls += calls;
+            open.receipt.sibling_micro_units += micro_units;
+        }
+    }
+
+    /// Records that the request is a call by the function that serves the request `parent`, whose counter is `counter`.
+    pub fn called_by(&mut self, parent: RequestId, depth: u8, counter: Arc<OutboundUse>) {
+        if let Some(open) = &mut self.open {
+            (open.receipt.parent, open.receipt.depth, open.caller) = (Some(parent), Some(depth), Some(counter));
         }
     }
 
@@ -156,7 +170,7 @@ impl Drop for Tab {
     fn drop(&mut self) {
         self.count_outbound(None);
         if let Some(open) = self.open.take() {
-            let OpenTab { opened, ended, mut receipt, .. } = open;
+            let OpenTab { opened, ended, mut receipt, caller, .. } = open;
             receipt.wall_us = receipt.admit_us.saturating_add(microseconds(opened));
             receipt.respond_us = ended.map_or(0, microseconds);
             if receipt.status == 0 && receipt.error.is_none() {
@@ -169,6 +183,9 @@ impl Drop for Tab {
                 detail.truncate(cut);
             }
             receipt.charge();
+            if let Some(caller) = caller {
+                caller.add_sibling_cost(receipt.micro_units().saturating_add(receipt.sibling_micro_units));
+            }
             // Without outbound bytes: those were added to the account while they were transferred.
             let amount = Amount { gpu_ns: receipt.gpu_ns, micro_units: receipt.micro_units() };
             self.reservation.settle(receipt.time, amount);
@@ -209,6 +226,39 @@ pub(crate) mod tests {
         let (receipt, _) = ledger.get(id).unwrap();
         assert_eq!((receipt.error.as_deref(), receipt.fault), (Some("client_closed"), Some(Blame::Caller)));
         assert_eq!(ledger.totals().requests, 1);
+    }
+
+    #[test]
+    fn what_a_call_costs_is_told_to_its_caller_and_charged_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, account) = (ledger(folder.path()), Arc::<TenantCounters>::default());
+        let price = Price { cpu_micro_units_per_s: 1_000_000, ..Price::default() };
+        let mut receipts = Vec::new();
+        let mut open = |guest_us: u64, counter: Option<&Arc<OutboundUse>>| {
+            let (mut open, mut id) = (tab(&ledger, &account), RequestId::new());
+            open.runs_on("any", price, Duration::ZERO);
+            open.update_receipt(|receipt| (receipt.guest_us, receipt.status, id) = (guest_us, 200, receipt.request));
+            if let Some(counter) = counter {
+                counter.add_sibling_call();
+                open.called_by(RequestId::new(), 1, Arc::clone(counter));
+            }
+            receipts.push(id);
+            open
+        };
+        let (first, second) = (Arc::<OutboundUse>::default(), Arc::<OutboundUse>::default());
+        let (mut root, mut call, last) = (open(1_000, None), open(20_000, Some(&first)), open(300_000, Some(&second)));
+        root.count_outbound(Some(first));
+        call.count_outbound(Some(second));
+        drop(last);
+        drop(call);
+        drop(root);
+        let told = receipts.iter().map(|id| {
+            let (receipt, _) = ledger.get(*id).unwrap();
+            (receipt.micro_units(), receipt.sibling_calls, receipt.sibling_micro_units, receipt.depth)
+        });
+        let expected = [(1_000, 1, 320_000, None), (20_000, 1, 300_000, Some(1)), (300_000, 0, 0, Some(1))];
+        assert_eq!(told.collect::<Vec<_>>(), expected);
+        assert_eq!(account.spent(jiff::Timestamp::now()).micro_units, 321_000);
     }
 
     #[test]

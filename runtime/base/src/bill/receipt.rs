@@ -68,6 +68,20 @@ pub struct Receipt {
     /// The schedule that made the job, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<String>,
+    /// The request whose function sent this one, if it is a call by another function of the tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "uuid")]
+    pub parent: Option<RequestId>,
+    /// How many calls led to this one, itself included; absent if it is no such call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth: Option<u8>,
+    /// Calls of other functions of the tenant that the request made.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sibling_calls: u64,
+    /// What those of them cost that had ended before the request, with their own calls. It is charged on their receipts,
+    /// not on this one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sibling_micro_units: u64,
     /// When the request was admitted, RFC 3339.
     #[schema(value_type = String, format = DateTime)]
     pub time: jiff::Timestamp,
@@ -143,6 +157,10 @@ impl Receipt {
             attempt: None,
             batch: None,
             schedule: None,
+            parent: None,
+            depth: None,
+            sibling_calls: 0,
+            sibling_micro_units: 0,
             time: jiff::Timestamp::now(),
             start: None,
             admit_us: 0,
@@ -191,6 +209,11 @@ impl Receipt {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -202,12 +225,14 @@ mod tests {
         let mut receipt =
             Receipt::open(RequestId::new(), name("acme"), FunctionName::new("blur").unwrap(), 1, Price::default());
         let line = serde_json::to_string(&receipt).unwrap();
-        for field in ["job", "attempt", "batch", "schedule"] {
+        for field in ["job", "attempt", "batch", "schedule", "parent", "depth", "sibling_calls", "sibling_micro_units"]
+        {
             assert!(!line.contains(&format!("\"{field}\"")), "{line}");
         }
         assert_eq!(serde_json::from_str::<Receipt>(&line).unwrap(), receipt);
         (receipt.job, receipt.attempt) = (Some("j".into()), Some(2));
         (receipt.batch, receipt.schedule) = (Some("b".into()), Some("s".into()));
+        (receipt.parent, receipt.depth, receipt.sibling_calls) = (Some(RequestId::new()), Some(2), 3);
         let line = serde_json::to_string(&receipt).unwrap();
         assert_eq!(serde_json::from_str::<Receipt>(&line).unwrap(), receipt);
     }

@@ -1,7 +1,8 @@
 //! The heads of requests and responses on the hop: encoding and decoding.
 //!
 //! ```text
-//!  head of a request  = version u64 | request id 16 bytes | deadline in ms u64 | caps | method | path and query | headers
+//!  head of a request  = version u64 | request id 16 bytes | deadline in ms u64 | caps | depth u8 | method
+//!                       | path and query | headers
 //!  caps               = 0 u8 (none), or 1 u8 | CPU time, GPU time, time, each in ms u64
 //!  head of a response = status u16 | failed u8 | report | headers
 //!  trailers           = headers
@@ -34,6 +35,8 @@ pub struct RequestHead {
     pub deadline_ms: u64,
     /// What the request may use, if not what its version's limits say.
     pub caps: Option<RequestCaps>,
+    /// How many calls by functions led to it; 0 if a client or a job sent it.
+    pub depth: u8,
     /// The method.
     pub method: Method,
     /// Path and query.
@@ -94,6 +97,7 @@ pub fn encode_request(head: &RequestHead) -> BytesMut {
         }
         None => out.put_u8(0),
     }
+    out.put_u8(head.depth);
     put_text(&mut out, head.method.as_str().as_bytes());
     put_text(&mut out, head.uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes());
     put_headers(&mut out, &head.headers);
@@ -194,10 +198,11 @@ pub fn decode_request(head: Bytes) -> Result<RequestHead, FrameError> {
         }
         _ => return Err(FrameError::Invalid("caps")),
     };
+    let depth = input.u8("depth")?;
     let method = Method::from_bytes(&input.text("method")?).map_err(|_| FrameError::Invalid("method"))?;
     let uri = Uri::from_maybe_shared(input.text("path")?).map_err(|_| FrameError::Invalid("path"))?;
     let headers = input.headers()?;
-    Ok(RequestHead { version, request, deadline_ms, caps, method, uri, headers })
+    Ok(RequestHead { version, request, deadline_ms, caps, depth, method, uri, headers })
 }
 
 /// Decodes the head of a response.
@@ -358,6 +363,7 @@ mod tests {
                 request: RequestId::new(),
                 deadline_ms: 0,
                 caps: caps.map(|[cpu_ms, gpu_time_ms, timeout_ms]| RequestCaps { cpu_ms, gpu_time_ms, timeout_ms }),
+                depth: status.to_le_bytes()[0],
                 method: Method::POST,
                 uri: "/a/b?c=d".parse().unwrap(),
                 headers: headers(&pairs),
@@ -387,7 +393,7 @@ mod tests {
             }
             let request = decode_request(messages[0].0.clone()).unwrap();
             prop_assert_eq!((request.version, request.request, request.deadline_ms), (version, sent.request, deadline_ms));
-            prop_assert_eq!(request.caps, sent.caps);
+            prop_assert_eq!((request.caps, request.depth), (sent.caps, sent.depth));
             prop_assert_eq!((request.method, request.uri, request.headers), (sent.method, sent.uri, sent.headers));
             let response = decode_response(messages[1].0.clone()).unwrap();
             prop_assert_eq!((response.status, response.failed), (answer.status, answer.failed));

@@ -5,7 +5,12 @@ use serde::{Deserialize, Serialize};
 
 /// Calls of one worker at the same time.
 pub const STREAMS_MAX: u32 = 64;
-/// Flow-control window of one call, in bytes. The connection's window is the sum of all calls' windows, so that a call
+/// Calls of sibling functions from one worker at the same time, beside those.
+pub const SIBLING_STREAMS_MAX: u32 = 512;
+/// Flow-control window of one call on the socket between a worker and the front door, in bytes. It is small, because the
+/// socket is fast and the front door keeps what nobody reads.
+pub const SOCKET_WINDOW: u32 = 64 * 1024;
+/// Flow-control window of one call to another server, in bytes. The connection's window is the sum of all calls' windows, so that a call
 /// whose bytes nobody reads does not block the others.
 pub const WINDOW: u32 = 256 * 1024;
 /// Limit on the head of a request or response, in bytes.

@@ -7,3 +7,4 @@ pub mod account;
 mod periods;
 pub mod fair;
 pub mod permits;
+pub mod call_permits;

@@ -3,15 +3,18 @@
 //!
 //! There is no deadlock: each request takes a permit of its version first and one of the server second. A request with
 //! both waits for no other permit and runs to its end, so permits of the server become free, and then those of
-//! versions.
+//! versions. A request whose function calls another one waits for that call, which needs a permit of the other's
+//! version. The call waits for nothing else, and not for long while all who hold such a permit are waiting themselves
+//! ([`VersionPermits::acquire_for_call`]).
 
 use crate::manifest::FunctionLimits;
 use crate::names::{FunctionName, TenantName};
 use crate::quota::fair::{Acquired, FairPermits};
 use crate::refusal::{Blame, Refusal, RefusalKind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 /// Why a request got no permit.
@@ -24,6 +27,14 @@ pub enum NoPermit {
     WaitedTooLong {
         /// The longest wait, in milliseconds (`limits.queue_ms`).
         queue_ms: u64,
+        /// Requests that the version runs at once (`limits.concurrency`).
+        concurrency: u64,
+    },
+    /// All who hold a permit of the version wait for other permits, some perhaps for what the call itself holds up.
+    #[error(
+        "all requests that the called function runs (limits.concurrency = {concurrency}) wait for permits themselves, or for this call"
+    )]
+    HeldByWaiters {
         /// Requests that the version runs at once (`limits.concurrency`).
         concurrency: u64,
     },
@@ -41,6 +52,9 @@ impl From<NoPermit> for Refusal {
         let refusal = |blame| Self::new(RefusalKind::Unavailable, "no_capacity", blame, &error).retry_after(1);
         match &error {
             NoPermit::WaitedTooLong { .. } => refusal(Blame::Caller),
+            NoPermit::HeldByWaiters { .. } => Self { code: "call_deadlock", ..refusal(Blame::Caller) }.hint(
+                "raise [limits] concurrency of the called function, or let functions not call each other in a circle",
+            ),
             NoPermit::ServerFull { waiting } => {
                 refusal(Blame::Platform).internal(format_args!("{waiting} requests wait for a permit of the server"))
             }
@@ -53,13 +67,42 @@ impl From<NoPermit> for Refusal {
 pub struct VersionPermits {
     permits: Arc<Semaphore>,
     concurrency: u64,
+    /// How many of those that hold a permit wait for another one, themselves or through their calls.
+    waiting_holders: AtomicUsize,
+    /// Tells that this has changed.
+    holders_changed: Notify,
+}
+
+/// Counts a holder of a permit of a version as waiting until it is dropped.
+#[derive(Debug)]
+pub struct WaitingHolder(Arc<VersionPermits>);
+
+impl Drop for WaitingHolder {
+    fn drop(&mut self) {
+        self.0.waiting_holders.fetch_sub(1, Ordering::AcqRel);
+        self.0.holders_changed.notify_waiters();
+    }
+}
+
+/// How long a call waits at most while all holders of its version's permits wait themselves. That may pass, for instance
+/// when the server becomes less full.
+const STUCK_MAX: Duration = Duration::from_secs(1);
+
+/// Returns since when all holders have been waiting, if they are.
+fn stuck_since(before: Option<Instant>, all_wait: bool, now: Instant) -> Option<Instant> {
+    all_wait.then(|| before.unwrap_or(now))
 }
 
 impl VersionPermits {
     /// Makes the permits of a version with these limits.
     pub fn new(limits: &FunctionLimits) -> Arc<Self> {
         let permits = usize::try_from(limits.concurrency).unwrap_or(1);
-        Arc::new(Self { permits: Arc::new(Semaphore::new(permits)), concurrency: limits.concurrency })
+        Arc::new(Self {
+            permits: Arc::new(Semaphore::new(permits)),
+            concurrency: limits.concurrency,
+            waiting_holders: AtomicUsize::new(0),
+            holders_changed: Notify::new(),
+        })
     }
 
     /// Takes a permit, if one is free.
@@ -70,6 +113,58 @@ impl VersionPermits {
     /// Whether all permits are taken.
     pub fn are_all_taken(&self) -> bool {
         self.permits.available_permits() == 0
+    }
+
+    /// Counts one holder of a permit as waiting for another permit.
+    pub fn wait_as_holder(self: &Arc<Self>) -> WaitingHolder {
+        self.waiting_holders.fetch_add(1, Ordering::AcqRel);
+        self.holders_changed.notify_waiters();
+        WaitingHolder(Arc::clone(self))
+    }
+
+    fn do_all_holders_wait(&self) -> bool {
+        self.waiting_holders.load(Ordering::Acquire) as u64 >= self.concurrency
+    }
+
+    /// Waits for a permit for a call by another function, until a time. `own_holders` is how many of the requests that
+    /// led to the call hold a permit of this version: if they hold all, the wait could never end, so there is none.
+    ///
+    /// A call waits only while a holder can go on, and [`STUCK_MAX`] longer. Proof that no circle of waits lasts: in a
+    /// circle, each call waits for a version all of whose holders wait, so each of them ends after that time.
+    pub async fn acquire_for_call(
+        &self,
+        own_holders: usize,
+        until: Instant,
+        queue_ms: u64,
+    ) -> Result<OwnedSemaphorePermit, NoPermit> {
+        let concurrency = self.concurrency;
+        if own_holders as u64 >= concurrency {
+            return Err(NoPermit::HeldByWaiters { concurrency });
+        }
+        let acquire = Arc::clone(&self.permits).acquire_owned();
+        tokio::pin!(acquire);
+        let mut stuck = None;
+        loop {
+            let changed = self.holders_changed.notified();
+            tokio::pin!(changed);
+            // Registered before the look, so that no change is missed.
+            changed.as_mut().enable();
+            stuck = stuck_since(stuck, self.do_all_holders_wait(), Instant::now());
+            let end = stuck.map_or(until, |since| until.min(since + STUCK_MAX));
+            tokio::select! {
+                biased;
+                permit = &mut acquire => return permit.map_err(|_| NoPermit::HeldByWaiters { concurrency }),
+                () = changed => {}
+                () = tokio::time::sleep_until(end) => {
+                    let is_late = end == until;
+                    return Err(if is_late {
+                        NoPermit::WaitedTooLong { queue_ms, concurrency }
+                    } else {
+                        NoPermit::HeldByWaiters { concurrency }
+                    });
+                }
+            }
+        }
     }
 
     /// Waits for a permit until a time. `queue_ms` is only for the error.
@@ -233,6 +328,57 @@ mod tests {
         assert!(matches!(permits.acquire(now, 1).await, Err(NoPermit::WaitedTooLong { queue_ms: 1, concurrency: 1 })));
         drop(first);
         assert!(permits.acquire(now + Duration::from_secs(9), 1).await.is_ok());
+    }
+
+    fn version(concurrency: u64) -> Arc<VersionPermits> {
+        VersionPermits::new(&FunctionLimits { concurrency, ..FunctionLimits::default() })
+    }
+
+    #[tokio::test]
+    async fn a_call_waits_while_a_holder_can_go_on_and_not_for_its_own_callers() {
+        let (permits, hour) = (version(2), Instant::now() + Duration::from_secs(3600));
+        let (first, second) = (permits.try_acquire().unwrap(), permits.try_acquire().unwrap());
+        let full = NoPermit::HeldByWaiters { concurrency: 2 };
+        assert_eq!(permits.acquire_for_call(2, hour, 1).await.unwrap_err(), full);
+        let one_waits = permits.wait_as_holder();
+        let late = permits.acquire_for_call(1, Instant::now(), 7).await.unwrap_err();
+        assert_eq!(late, NoPermit::WaitedTooLong { queue_ms: 7, concurrency: 2 });
+        let other_waits = permits.wait_as_holder();
+        assert_eq!(permits.acquire_for_call(1, hour, 7).await.unwrap_err(), full, "both wait");
+        let goes_on = async {
+            tokio::task::yield_now().await;
+            drop(other_waits);
+            drop(first);
+        };
+        let (called, ()) = tokio::join!(permits.acquire_for_call(0, hour, 7), goes_on);
+        assert!(called.is_ok());
+        drop((second, one_waits));
+        assert!(permits.acquire_for_call(0, hour, 7).await.is_ok());
+    }
+
+    #[test]
+    fn a_holder_that_goes_on_gives_the_calls_their_time_again() {
+        let (early, now) = (Instant::now(), Instant::now() + Duration::from_millis(1));
+        assert_eq!(stuck_since(None, true, now), Some(now));
+        assert_eq!(stuck_since(Some(early), true, now), Some(early));
+        assert_eq!(stuck_since(Some(early), false, now), None);
+    }
+
+    /// Two functions that run one request each and call each other.
+    #[tokio::test]
+    async fn calls_in_a_circle_end() {
+        let (a, b) = (version(1), version(1));
+        let hour = Instant::now() + Duration::from_secs(3600);
+        let held = (a.try_acquire().unwrap(), b.try_acquire().unwrap());
+        let call = async |from: &Arc<VersionPermits>, to: &Arc<VersionPermits>, own| {
+            let waiting = from.wait_as_holder();
+            let called = to.acquire_for_call(0, hour, 1).await;
+            drop((own, waiting));
+            called.map(drop)
+        };
+        let ended = tokio::join!(call(&a, &b, held.0), call(&b, &a, held.1));
+        assert!(ended.0.is_err() || ended.1.is_err(), "{ended:?}");
+        assert!(a.try_acquire().is_some() && b.try_acquire().is_some());
     }
 
     #[tokio::test]

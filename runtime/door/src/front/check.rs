@@ -59,6 +59,11 @@ pub(super) fn check(parts: &Parts, hosts: AllowedHosts<'_>) -> Result<(), Reques
     Ok(())
 }
 
+/// Does the same for a request that no client sent, whatever host it names.
+pub(crate) fn check_head(parts: &Parts) -> Result<(), RequestError> {
+    check(parts, AllowedHosts::All)
+}
+
 /// Whether the body is chunked and nothing else (RFC 9112, 6.1).
 fn is_chunked_only(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();

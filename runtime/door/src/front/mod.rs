@@ -23,6 +23,7 @@ mod counted_body;
 mod tls;
 
 pub use access_log::AccessLog;
+pub(crate) use check::check_head;
 pub use held_body::WaitingAnswers;
 pub use path::Steps;
 pub use tls::{Tls, check as check_tls};

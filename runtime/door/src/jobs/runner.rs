@@ -166,6 +166,7 @@ fn request(attempt: &Attempt, caps: RequestCaps) -> Result<FunctionRequest, http
         body: FunctionBody::Whole(Bytes::from(body)),
         caps: Some(caps),
         job: Some(JobAttempt { id: attempt.job.to_string(), number: attempt.number }),
+        call: None,
     })
 }
 

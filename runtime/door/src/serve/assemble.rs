@@ -9,6 +9,7 @@ use crate::auth::Auth;
 use crate::control::{Control, functions};
 use crate::front::{Steps, WaitingAnswers};
 use crate::jobs::{DoorRunner, WebhookSender};
+use crate::sibling::DoorSiblings;
 use crate::waiting_bytes::WaitingBytes;
 use crate::whole_body::BodyBudget;
 use arc_swap::ArcSwap;
@@ -82,6 +83,7 @@ pub(super) async fn assemble(
     let server = ServerPermits::new(file.requests_max, file.requests_max.max(WAITING_MIN));
     let admit = Admit::new(server, Arc::clone(&ledger), Arc::clone(&live), Arc::clone(&anonymous));
     let admit = Arc::new(admit);
+    egress.set_siblings(Arc::new(DoorSiblings::new(Arc::clone(&admit), pool.clone(), Arc::clone(&registry))));
     let runner = DoorRunner::new(
         Arc::clone(&admit),
         pool.clone(),

@@ -5,6 +5,7 @@ use crate::egress::body::{CallAllowance, CountedBody, EgressBudget};
 use crate::egress::connect::may_connect;
 use crate::egress::connection::{CallGuard, Connection, Protocol, Route, SendFailure};
 use crate::egress::idle::IdleKey;
+use crate::egress::siblings::{self, SiblingCall};
 use crate::egress::target::{CallTarget, destination};
 use bytes::Bytes;
 use gannet_base::bill::outbound::OutboundUse;
@@ -64,6 +65,16 @@ async fn call(
     let connect_ms: Option<u64> = take(headers, &header::CONNECT, |text| text.parse().ok());
     let counter = worker.counter(id).ok_or(OutboundError::NotListed)?;
     let to = destination(request.uri()).ok_or(OutboundError::Protocol)?;
+    if let Some(function) = gannet_base::siblings::named(&to.host) {
+        let caller = worker.request(id).ok_or(OutboundError::NotListed)?;
+        // The first workers may start before the rest of the front door.
+        let serving = worker.egress.siblings.get().ok_or(OutboundError::Unreachable)?;
+        let (tenant, is_plain) = (worker.tenant.clone(), !to.https && to.port == 80);
+        let (parts, body) = request.into_parts();
+        let call = SiblingCall { tenant, function, caller, is_plain, parts, body };
+        let response = siblings::answer(&**serving, call, asked_ms).await?;
+        return Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()));
+    }
     if !worker.allows(version, to.https, &to.host, to.port)
         || request.method() == Method::CONNECT
         || request.method() == Method::TRACE

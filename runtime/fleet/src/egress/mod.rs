@@ -9,7 +9,8 @@
 //!     ◀─ head without hop-by-hop headers ◀─ body, counted, limited in size and time
 //! ```
 //!
-//! The server's own messages (`post`) go out by the same rules.
+//! The server's own messages (`post`) go out by the same rules. Calls of other functions of the tenant do not go out:
+//! [`siblings`].
 //!
 //! The socket determines the tenant of a call. The version and the request that the call names must be the worker's
 //! own. Redirects are passed to the function. A refusal is a response with
@@ -25,16 +26,18 @@ mod connect;
 mod connection;
 mod idle;
 mod post;
+pub mod siblings;
 mod target;
 
 pub use post::{Posted, is_postable};
 
+use crate::calling::CallingRequest;
 use connect::Lookups;
 use connection::{ALPN_HTTP1, ALPN_HTTP2};
 use gannet_base::allowed_hosts::AllowedHost;
 use gannet_base::bill::outbound::OutboundUse;
 use gannet_base::hop::VersionKey;
-use gannet_base::hop::outbound::{HEAD_BYTES_MAX, STREAMS_MAX, WINDOW};
+use gannet_base::hop::outbound::{HEAD_BYTES_MAX, SIBLING_STREAMS_MAX, SOCKET_WINDOW, STREAMS_MAX};
 use gannet_base::names::{RequestId, TenantName};
 use gannet_state::config::LiveConfig;
 use gannet_state::registry::{Registry, Version};
@@ -44,33 +47,43 @@ use idle::IdleConnections;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+use siblings::{RunningCall, RunningCalls, SiblingCalls, WorkerFullOfCalls};
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
-/// Lets one request send outbound HTTP until this is dropped.
+/// Calls of one worker at the same time.
+const STREAMS: u32 = STREAMS_MAX + SIBLING_STREAMS_MAX;
+
+/// Lets one request send outbound HTTP and call siblings until this is dropped.
 #[derive(Debug)]
 pub struct EgressGrant {
     worker: Weak<WorkerEgress>,
-    request: RequestId,
-    counter: Arc<OutboundUse>,
+    request: Arc<CallingRequest>,
+    _running: Option<RunningCall>,
 }
 
 impl EgressGrant {
     /// Counts the calls and bytes of the request.
     pub fn counter(&self) -> &Arc<OutboundUse> {
-        &self.counter
+        self.request.used()
+    }
+
+    /// The request, as its calls see it.
+    pub fn request(&self) -> &CallingRequest {
+        &self.request
     }
 }
 
 impl Drop for EgressGrant {
     fn drop(&mut self) {
         if let Some(worker) = self.worker.upgrade() {
-            worker.requests.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.request);
+            worker.requests.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.request.id());
         }
+        self.request.ended().cancel();
     }
 }
 
@@ -81,7 +94,8 @@ pub struct WorkerEgress {
     tenant: TenantName,
     lookups: Lookups,
     versions: Mutex<HashMap<VersionKey, Vec<AllowedHost>>>,
-    requests: Mutex<HashMap<RequestId, Arc<OutboundUse>>>,
+    requests: Mutex<HashMap<RequestId, Arc<CallingRequest>>>,
+    calls: Arc<RunningCalls>,
 }
 
 impl WorkerEgress {
@@ -96,11 +110,13 @@ impl WorkerEgress {
         self.versions.lock().unwrap_or_else(PoisonError::into_inner).remove(&version);
     }
 
-    /// Lets a request call out while the returned grant is held.
-    pub fn register(self: &Arc<Self>, request: RequestId) -> EgressGrant {
-        let counter = Arc::<OutboundUse>::default();
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner).insert(request, Arc::clone(&counter));
-        EgressGrant { worker: Arc::downgrade(self), request, counter }
+    /// Lets a request call out while the returned grant is held. A call by another function counts among the calls that
+    /// run in the worker, and is refused if those are too many.
+    pub fn register(self: &Arc<Self>, request: CallingRequest) -> Result<EgressGrant, WorkerFullOfCalls> {
+        let running = (request.depth() > 0).then(|| self.calls.begin(request.depth())).transpose()?;
+        let request = Arc::new(request);
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).insert(request.id(), Arc::clone(&request));
+        Ok(EgressGrant { worker: Arc::downgrade(self), request, _running: running })
     }
 
     fn allows(&self, version: VersionKey, https: bool, host: &str, port: u16) -> bool {
@@ -108,9 +124,14 @@ impl WorkerEgress {
         versions.get(&version).is_some_and(|hosts| hosts.iter().any(|known| known.allows(https, host, port)))
     }
 
+    /// Returns a request in flight; `None` if the request is not registered.
+    fn request(&self, request: RequestId) -> Option<Arc<CallingRequest>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).get(&request).cloned()
+    }
+
     /// Returns the counter of a request in flight; `None` if the request is not registered.
     fn counter(&self, request: RequestId) -> Option<Arc<OutboundUse>> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner).get(&request).cloned()
+        self.request(request).map(|request| Arc::clone(request.used()))
     }
 
     /// Serves a worker's calls until its socket closes.
@@ -118,9 +139,11 @@ impl WorkerEgress {
         let service = hyper::service::service_fn(move |request| call::answer(Arc::clone(&self), request));
         let served = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_MAX)
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW * STREAMS_MAX)
+            .max_concurrent_streams(STREAMS)
+            // A guest that ends drops all its calls at once.
+            .max_pending_accept_reset_streams(Some(STREAMS as usize))
+            .initial_stream_window_size(SOCKET_WINDOW)
+            .initial_connection_window_size(SOCKET_WINDOW * STREAMS)
             .max_header_list_size(HEAD_BYTES_MAX)
             .auto_date_header(false)
             .serve_connection(TokioIo::new(stream), service);
@@ -141,6 +164,8 @@ pub struct Egress {
     permits: Mutex<HashMap<TenantName, Arc<Semaphore>>>,
     /// Permits for the name lookups of messages that the server sends itself, by tenant.
     message_lookups: Mutex<HashMap<TenantName, Lookups>>,
+    /// Serves calls of siblings. Set once the front door is assembled.
+    siblings: OnceLock<Arc<dyn SiblingCalls>>,
 }
 
 impl std::fmt::Debug for Egress {
@@ -162,14 +187,27 @@ impl Egress {
             lookups: Lookups::default(),
             permits: Mutex::default(),
             message_lookups: Mutex::default(),
+            siblings: OnceLock::new(),
         }))
+    }
+
+    /// Sets what serves calls of siblings. Later calls do nothing.
+    pub fn set_siblings(&self, siblings: Arc<dyn SiblingCalls>) {
+        let _ = self.siblings.set(siblings);
     }
 
     /// Returns the outbound HTTP of a new worker of a tenant.
     pub fn worker(self: &Arc<Self>, tenant: &TenantName) -> Arc<WorkerEgress> {
         let (egress, tenant) = (Arc::clone(self), tenant.clone());
         let lookups = egress.lookups.of_worker();
-        Arc::new(WorkerEgress { egress, tenant, lookups, versions: Mutex::default(), requests: Mutex::default() })
+        Arc::new(WorkerEgress {
+            egress,
+            tenant,
+            lookups,
+            versions: Mutex::default(),
+            requests: Mutex::default(),
+            calls: Arc::default(),
+        })
     }
 
     fn permits(&self, tenant: &TenantName) -> Arc<Semaphore> {

@@ -9,6 +9,7 @@
 //! ```
 
 use crate::admitted::{Admitted, Target};
+use crate::calling::CallingRequest;
 use crate::inbound::FunctionRequest;
 use crate::pool::claim::WorkerClaim;
 use crate::pool::connection::Connection;
@@ -100,7 +101,7 @@ impl Pool {
         let version = Arc::clone(&target.version);
         let limits = &version.limits;
         let (timeout_ms, times) = (inbound.timeout_ms(limits), times(limits, inbound.caps));
-        let deadline = tokio::time::Instant::from_std(inbound.arrived + Duration::from_millis(timeout_ms));
+        let deadline = tokio::time::Instant::from_std(inbound.deadline(limits));
         if let Err(error) = self.check_kills(&version) {
             return Err(CallFailure::new(error, admitted));
         }
@@ -110,6 +111,7 @@ impl Pool {
             Err(error) => return Err(CallFailure::new(error, admitted)),
         };
         let (id, is_head) = (inbound.id, inbound.parts.method == Method::HEAD);
+        let (client, caller) = (inbound.client, inbound.call.as_ref().map(|(caller, _)| Arc::clone(caller)));
         let body_max = limits.body_mib.saturating_mul(1 << 20);
         // HTTP/2 has it in the URI.
         let authority = inbound.parts.uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok());
@@ -129,7 +131,11 @@ impl Pool {
             });
             // The registration with an earlier worker must end before the next one begins.
             admitted.outbound = None;
-            admitted.outbound = worker_claim.worker().begin_egress(&version, id);
+            let calling = CallingRequest::new(id, &version, client, deadline.into_std(), caller.clone());
+            admitted.outbound = match worker_claim.worker().begin_egress(calling) {
+                Ok(outbound) => outbound,
+                Err(error) => return Err(CallFailure::new(error, admitted)),
+            };
             let outbound = admitted.outbound.as_ref().map(|registration| Arc::clone(registration.counter()));
             admitted.tab.count_outbound(outbound.clone());
             let expected = ExpectedReport::new(&worker_claim, id, admitted.tab.reservation());
@@ -351,6 +357,10 @@ impl Pool {
                 ReportSource::Known => None,
             };
             return Err(Box::new(CallFailure { refusal, admitted, awaited }));
+        }
+        if let Some(outbound) = &admitted.outbound {
+            // From now on the worker limits the time of the response, and this only that of its calls.
+            outbound.request().set_until(Instant::now() + times.open);
         }
         admitted.tab.update_receipt(|receipt| receipt.status = status.as_u16());
         let data_left = connection.data_left().map(|left| left as u64);

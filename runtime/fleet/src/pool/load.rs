@@ -1,12 +1,12 @@
 //! Loads versions into a worker and unloads them. A worker gets the compiled component of a version, its kernels,
 //! assets, environment and secrets, and a socket for outbound HTTP.
 
+use crate::calling::CallingRequest;
 use crate::egress::EgressGrant;
 use crate::pool::PoolError;
 use crate::pool::services::SecretReader;
 use crate::pool::worker::{GONE, Worker};
 use gannet_base::hop::{Bundle, BundleKernel, RunLimits, ToWorker, VersionKey};
-use gannet_base::names::RequestId;
 use gannet_process::channel::stream_pair;
 use gannet_process::child::COMPONENT_PREFIX;
 use gannet_state::registry::Version;
@@ -26,11 +26,12 @@ use tokio::sync::watch;
 const LOAD_MAX: Duration = Duration::from_secs(10);
 
 impl Worker {
-    /// Allows the outbound HTTP of a version. Opens the worker's socket for it with the first version that lists hosts.
+    /// Allows the outbound HTTP of a version. Opens the worker's socket for it with the first version: a function may call
+    /// its siblings even if it lists no hosts.
     async fn open_egress(&self, version: &Version) -> Result<(), PoolError> {
         let Some(outbound) = self.outbound.get() else { return Ok(()) };
         outbound.allow_version(version);
-        if version.allowed_hosts.is_empty() || self.egress_open.swap(true, Ordering::AcqRel) {
+        if self.egress_open.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         let failed = |error: std::io::Error| PoolError::Internal(format!("no outbound connection: {error}"));
@@ -42,10 +43,10 @@ impl Worker {
         Ok(())
     }
 
-    /// Registers a request for outbound HTTP; `None` if its version lists no hosts.
-    pub(crate) fn begin_egress(&self, version: &Version, request: RequestId) -> Option<EgressGrant> {
-        let outbound = self.outbound.get().filter(|_| !version.allowed_hosts.is_empty())?;
-        Some(outbound.register(request))
+    /// Registers a request for outbound HTTP and calls of siblings; `None` if the worker has no tenant yet.
+    pub(crate) fn begin_egress(&self, request: CallingRequest) -> Result<Option<EgressGrant>, PoolError> {
+        let registered = self.outbound.get().map(|outbound| outbound.register(request)).transpose();
+        registered.map_err(|full| PoolError::NoCapacity(full.to_string()))
     }
 
     /// Returns the versions that are loaded or being loaded.

@@ -4,9 +4,10 @@
 //! Forwarding headers are replaced, and headers that start with `x-gannet-` are removed. The body is counted, and
 //! has a size limit and an idle timeout.
 
+use crate::calling::depth_below;
 use crate::inbound::{BODY_IDLE_MAX, FunctionBody, FunctionRequest, RequestError};
 use bytes::{Bytes, BytesMut};
-use gannet_base::headers::{JOB_ATTEMPT, JOB_ID, REQUEST_ID, header_value, strip_hop_by_hop};
+use gannet_base::headers::{CALLER, JOB_ATTEMPT, JOB_ID, REQUEST_ID, header_value, strip_hop_by_hop};
 use gannet_base::hop::VersionKey;
 use gannet_base::hop::heads::{self, RequestHead};
 use gannet_base::trailers::{self, TrailerHeaders};
@@ -267,7 +268,8 @@ pub(crate) fn rebuild(
     version: VersionKey,
     limit: u64,
 ) -> (HopRequest, Arc<BodyState>) {
-    let FunctionRequest { id, client, https, parts, body, caps, job, .. } = request;
+    let FunctionRequest { id, client, https, parts, body, caps, job, call, .. } = request;
+    let caller = call.as_ref().map(|(caller, _)| &**caller);
     let Parts { method, uri, mut headers, .. } = parts;
     let sent_to = SentTo { https, authority: uri.authority().map(Authority::as_str), prefix };
     rebuild_headers(&mut headers, client, &sent_to);
@@ -283,8 +285,12 @@ pub(crate) fn rebuild(
         headers.extend(header_value(format_args!("{}", job.id)).map(|value| (JOB_ID, value)));
         headers.insert(JOB_ATTEMPT, HeaderValue::from(job.number));
     }
+    if let Some(caller) = caller {
+        headers.extend(header_value(format_args!("{}", caller.function())).map(|value| (CALLER, value)));
+    }
     let repeatable = method.is_idempotent() && body.is_end_stream();
-    let head = RequestHead { version, request: id, deadline_ms: 0, caps, method, uri: Uri::from(path), headers };
+    let depth = depth_below(caller);
+    let head = RequestHead { version, request: id, deadline_ms: 0, caps, depth, method, uri: Uri::from(path), headers };
     (HopRequest { frame: heads::encode_request(&head), body, repeatable }, state)
 }
 

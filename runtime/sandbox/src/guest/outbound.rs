@@ -1,13 +1,16 @@
 //! The worker's side of outbound HTTP: sends a guest's request to the front door over HTTP/2 and returns the response.
 //!
 //! The worker has no network and decides nothing: the front door checks each request and makes it. A refusal is written
-//! to the function's log, with the line of the manifest that would allow the request.
+//! to the function's log, with the line of the manifest that would allow the request. Calls of other functions of the
+//! tenant go the same way; the front door serves them itself.
 
 use crate::guest::log::RequestLog;
 use bytes::Bytes;
-use gannet_base::hop::outbound::{HEAD_BYTES_MAX, OutboundError, STREAMS_MAX, WINDOW};
+use gannet_base::headers::ERROR;
+use gannet_base::hop::outbound::{HEAD_BYTES_MAX, OutboundError, SIBLING_STREAMS_MAX, SOCKET_WINDOW, STREAMS_MAX};
 use gannet_base::hop::{LogStream, VersionKey, header};
 use gannet_base::names::RequestId;
+use gannet_base::siblings;
 use http::{HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -20,13 +23,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 /// Timeout for the first byte of a response, and between two parts of its body, unless the guest sets another. The front
 /// door limits all of them.
 const IDLE_MAX: Duration = Duration::from_secs(60);
+/// The same between two parts of the body of a sibling's response, which has limits of its own.
+const SIBLING_IDLE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// The connection to the front door. It is open once the front door has sent the socket.
 #[derive(Debug)]
@@ -34,12 +39,18 @@ pub(crate) struct OutboundConnection {
     sender: OnceLock<SendRequest<WasiBody>>,
     /// One permit for each stream that the front door accepts at once. Without permits, further requests would wait in
     /// hyper's unbounded queue.
-    stream_permits: Semaphore,
+    stream_permits: Arc<Semaphore>,
+    /// The same for calls of siblings. Nobody waits for one, because callers hold theirs while their calls need more.
+    sibling_permits: Arc<Semaphore>,
 }
 
 impl Default for OutboundConnection {
     fn default() -> Self {
-        Self { sender: OnceLock::new(), stream_permits: Semaphore::new(STREAMS_MAX as usize) }
+        Self {
+            sender: OnceLock::new(),
+            stream_permits: Arc::new(Semaphore::new(STREAMS_MAX as usize)),
+            sibling_permits: Arc::new(Semaphore::new(SIBLING_STREAMS_MAX as usize)),
+        }
     }
 }
 
@@ -49,8 +60,8 @@ impl OutboundConnection {
         let stream = std::os::unix::net::UnixStream::from(socket);
         let Ok(stream) = tokio::net::UnixStream::from_std(stream) else { return };
         let handshake = Builder::new(TokioExecutor::new())
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW * STREAMS_MAX)
+            .initial_stream_window_size(SOCKET_WINDOW)
+            .initial_connection_window_size(SOCKET_WINDOW * (STREAMS_MAX + SIBLING_STREAMS_MAX))
             .max_header_list_size(HEAD_BYTES_MAX)
             .handshake(TokioIo::new(stream));
         match handshake.await {
@@ -88,8 +99,12 @@ impl Drop for DropSignal {
     }
 }
 
-fn with_wasi_body(response: Response<Incoming>, between_bytes_max: Duration) -> Response<WasiBody> {
-    response.map(|body| TimedBody { body, longest: between_bytes_max, timeout: None }.boxed_unsync())
+fn with_wasi_body(
+    response: Response<Incoming>,
+    between_bytes_max: Duration,
+    permit: OwnedSemaphorePermit,
+) -> Response<WasiBody> {
+    response.map(|body| TimedBody { body, longest: between_bytes_max, timeout: None, _permit: permit }.boxed_unsync())
 }
 
 /// The body of a response. It fails if the time between two parts is too long for the guest.
@@ -98,6 +113,8 @@ struct TimedBody {
     longest: Duration,
     /// Runs while the guest waits for a part.
     timeout: Option<Pin<Box<Sleep>>>,
+    /// The stream is open as long as the body is.
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Body for TimedBody {
@@ -137,32 +154,57 @@ impl OutboundClient {
             request.uri().authority().map_or("", |authority| authority.as_str())
         );
         let mut sender = self.connection.sender.get().cloned().ok_or_else(|| self.denied(&target))?;
-        let _permit = self.connection.stream_permits.acquire().await.map_err(|_| Error::InternalError(None))?;
-        let first_byte_max = options.and_then(|options| options.first_byte_timeout).unwrap_or(IDLE_MAX);
+        let is_sibling = request.uri().host().is_some_and(|host| siblings::named(host).is_some());
+        let permit = self.stream_permit(is_sibling, &target).await?;
+        let first_byte_max = options.and_then(|options| options.first_byte_timeout);
+        let first_byte_max = if is_sibling { first_byte_max } else { first_byte_max.or(Some(IDLE_MAX)) };
         let connect_max = options.and_then(|options| options.connect_timeout);
-        let between_bytes_max = options.and_then(|options| options.between_bytes_timeout).unwrap_or(IDLE_MAX);
+        let idle_max = if is_sibling { SIBLING_IDLE_MAX } else { IDLE_MAX };
+        let between_bytes_max = options.and_then(|options| options.between_bytes_timeout).unwrap_or(idle_max);
         let guest_dropped = Arc::clone(&self.guest_dropped);
         let mut request = request.map(|body| OutboundBody { body, guest_dropped }.boxed_unsync());
         let headers = request.headers_mut();
         headers.remove(http::header::HOST);
         headers.insert(header::VERSION, HeaderValue::from(self.version));
-        for (name, text) in
-            [(header::REQUEST, self.request.to_string()), (header::DEADLINE, first_byte_max.as_millis().to_string())]
-        {
-            headers.insert(name, HeaderValue::from_str(&text).map_err(|_| Error::InternalError(None))?);
-        }
-        if let Some(connect_max) = connect_max {
-            headers
-                .insert(header::CONNECT, HeaderValue::from(u64::try_from(connect_max.as_millis()).unwrap_or(u64::MAX)));
+        let id = HeaderValue::from_str(&self.request.to_string()).map_err(|_| Error::InternalError(None))?;
+        headers.insert(header::REQUEST, id);
+        for (name, longest) in [(header::DEADLINE, first_byte_max), (header::CONNECT, connect_max)] {
+            headers.remove(&name);
+            if let Some(longest) = longest {
+                let ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
+                headers.insert(name, HeaderValue::from(ms));
+            }
         }
         let mut response = sender.send_request(request).await.map_err(|error| {
             tracing::debug!(%error, "an outbound call broke off");
             Error::ConnectionTerminated
         })?;
         match response.headers_mut().remove(header::FAULT) {
-            None => Ok(with_wasi_body(response, between_bytes_max)),
+            None => {
+                // Only of a sibling: the front door removes it from what other servers send.
+                if let Some(code) = response.headers().get(ERROR).and_then(|code| code.to_str().ok()) {
+                    let text = format!("a request to {target} was not served: {code}");
+                    self.log.write_lines(LogStream::Stderr, &text);
+                }
+                Ok(with_wasi_body(response, between_bytes_max, permit))
+            }
             Some(value) => Err(self.failed(&value, &target)),
         }
+    }
+
+    /// Takes a permit for the stream of a request.
+    async fn stream_permit(&self, is_sibling: bool, target: &str) -> Result<OwnedSemaphorePermit, Error> {
+        if !is_sibling {
+            let permit = Arc::clone(&self.connection.stream_permits).acquire_owned().await;
+            return permit.map_err(|_| Error::InternalError(None));
+        }
+        Arc::clone(&self.connection.sibling_permits).try_acquire_owned().map_err(|_| {
+            let text = format!(
+                "a request to {target} was refused: {SIBLING_STREAMS_MAX} calls of functions of the tenant are under way"
+            );
+            self.log.write_lines(LogStream::Stderr, &text);
+            Error::ConnectionLimitReached
+        })
     }
 
     /// Logs that the manifest does not allow the host, and returns the guest's error.

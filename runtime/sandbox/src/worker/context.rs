@@ -37,9 +37,12 @@ pub(super) struct WorkerContext {
     /// The requests that run, for the front door.
     pub(super) running: Arc<RunningRequests>,
     pub(super) versions: Mutex<HashMap<VersionKey, Arc<LoadedVersion>>>,
-    /// One permit for each instance that may exist at once. wasmtime's pool has room for all of them, so it never runs
-    /// out.
+    /// One permit for each instance that may exist at once. wasmtime's pool has room for all of them and for those of
+    /// calls, so it never runs out.
     pub(super) instance_permits: Arc<Semaphore>,
+    /// The same for instances that serve calls by other functions. The callers hold their own meanwhile, so calls must
+    /// not need those.
+    pub(super) call_permits: Arc<Semaphore>,
     pub(super) idle_instances: Arc<IdleInstances>,
     pub(super) control: Channel,
     pub(super) log_sink: Arc<LogSink>,
@@ -69,6 +72,8 @@ pub(super) struct RequestContext {
     pub(super) worker: Arc<WorkerContext>,
     pub(super) version: Arc<LoadedVersion>,
     pub(super) request: RequestId,
+    /// Whether another function sent it.
+    pub(super) is_call: bool,
     pub(super) limits: RequestLimits,
     pub(super) usage: Arc<RequestUsage>,
 }

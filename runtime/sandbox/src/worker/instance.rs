@@ -80,6 +80,8 @@ async fn run(
             usage.cpu.add(unpaid_cpu);
             (Some((handler, unpaid_cpu)), requests_served, Some(permit))
         }
+        // It does not wait: the front door sends no more calls at once than there are permits.
+        None if context.is_call => (None, 0, Arc::clone(&worker.call_permits).acquire_owned().await.ok()),
         None => (None, 0, worker.idle_instances.acquire_permit(&worker.instance_permits).await),
     };
     // Declared after the permit, so that a cancelled guest's memory is freed before the permit too.
@@ -102,6 +104,13 @@ async fn run(
         Ok((handler @ Handler::Proxy(_), true))
             if requests_served < version.limits.instance_reuse && drained && !store.data().memory.growth_refused =>
         {
+            // An idle instance must not take what calls need.
+            let permit = if context.is_call {
+                drop(permit);
+                worker.idle_instances.spare_permit(&worker.instance_permits)
+            } else {
+                permit
+            };
             if let Some(permit) = permit {
                 let unpaid_cpu = Duration::ZERO;
                 worker.keep_idle(version, IdleInstance { store, handler, requests_served, unpaid_cpu, permit });

@@ -47,6 +47,7 @@ use driver_cache::DriverCacheFiles;
 use epoch_ticker::EpochTicker;
 use gannet_base::hop::FromWorker;
 use gannet_base::manifest::INSTANCES_MAX;
+use gannet_base::siblings::CALLS_MAX;
 use gannet_host_gpu::device::DeviceOptions;
 use gannet_host_gpu::{ArbiterLink, Device};
 use gannet_process::channel::Channel;
@@ -91,6 +92,7 @@ pub fn run(child: Child, arguments: &[String]) -> io::Result<()> {
             running: Arc::default(),
             versions: Mutex::default(),
             instance_permits: Arc::new(Semaphore::new(INSTANCES_MAX as usize)),
+            call_permits: Arc::new(Semaphore::new(CALLS_MAX as usize)),
             idle_instances: Arc::default(),
             control: Channel::new(control)?,
             log_sink: Arc::new(LogSink::new(logs)),

@@ -35,7 +35,7 @@ pub(super) async fn serve(
     body_complete: BodyComplete,
 ) -> HopResponse {
     let arrived = Instant::now();
-    let RequestHead { version, request: id, deadline_ms, caps, method, uri, headers } = head;
+    let RequestHead { version, request: id, deadline_ms, caps, depth, method, uri, headers } = head;
     let version = worker.versions().get(&version).cloned();
     let Some(version) = version else {
         return response::error_response(WorkReport::default(), FaultCode::Unavailable, "the version is not loaded");
@@ -48,8 +48,9 @@ pub(super) async fn serve(
     let usage = Arc::new(RequestUsage::new(arrived));
     let deadline = tokio::time::Instant::from_std(arrived) + Duration::from_millis(deadline_ms.min(DEADLINE_MS_MAX));
     let limits = RequestLimits::new(&version.limits, caps);
+    let (worker_of, usage_of) = (Arc::clone(&worker), Arc::clone(&usage));
     let context =
-        RequestContext { worker: Arc::clone(&worker), version, request: id, limits, usage: Arc::clone(&usage) };
+        RequestContext { worker: worker_of, version, request: id, is_call: depth > 0, limits, usage: usage_of };
     let guest = instance::start(context, request);
     let running = running_requests::begin(&worker.running, id, &usage);
     let context =
