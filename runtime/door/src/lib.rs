@@ -12,6 +12,7 @@ pub mod admit;
 pub mod respond;
 
 // Not steps of the path.
+mod platform;
 mod waiting_bytes;
 mod whole_body;
 pub mod control;

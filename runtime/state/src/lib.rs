@@ -7,6 +7,7 @@ mod lines;
 pub mod store;
 pub mod ledger;
 pub mod records;
+pub mod keyvalue;
 pub mod tab;
 pub mod registry;
 pub mod secrets;

@@ -5,6 +5,7 @@ use crate::egress::body::{CallAllowance, CountedBody, EgressBudget};
 use crate::egress::connect::may_connect;
 use crate::egress::connection::{CallGuard, Connection, Protocol, Route, SendFailure};
 use crate::egress::idle::IdleKey;
+use crate::egress::platform;
 use crate::egress::target::{CallTarget, destination};
 use bytes::Bytes;
 use gannet_base::bill::outbound::OutboundUse;
@@ -34,6 +35,10 @@ pub(super) async fn answer(
     worker: Arc<WorkerEgress>,
     request: Request<Incoming>,
 ) -> Result<Response<OutboundBody>, Infallible> {
+    if request.headers().contains_key(header::SERVICE) {
+        let response = platform::answer(&worker, request).await;
+        return Ok(response.map(|body| body.map_err(|never| match never {}).boxed_unsync()));
+    }
     Ok(match call(&worker, request).await {
         Ok(response) => response,
         Err(refusal) => {

@@ -9,7 +9,8 @@
 //!     ◀─ head without hop-by-hop headers ◀─ body, counted, limited in size and time
 //! ```
 //!
-//! The server's own messages (`post`) go out by the same rules.
+//! The server's own messages (`post`) go out by the same rules. Calls of the platform (`platform`) come over the same
+//! socket, and go nowhere else.
 //!
 //! The socket determines the tenant of a call. The version and the request that the call names must be the worker's
 //! own. Redirects are passed to the function. A refusal is a response with
@@ -24,9 +25,11 @@ mod call;
 mod connect;
 mod connection;
 mod idle;
+mod platform;
 mod post;
 mod target;
 
+pub use platform::{Platform, PlatformCaller, Turn};
 pub use post::{Posted, is_postable};
 
 use connect::Lookups;
@@ -35,12 +38,14 @@ use gannet_base::allowed_hosts::AllowedHost;
 use gannet_base::bill::outbound::OutboundUse;
 use gannet_base::hop::VersionKey;
 use gannet_base::hop::outbound::{HEAD_BYTES_MAX, STREAMS_MAX, WINDOW};
+use gannet_base::hop::platform::STREAMS_MAX as PLATFORM_STREAMS_MAX;
 use gannet_base::names::{RequestId, TenantName};
 use gannet_state::config::LiveConfig;
 use gannet_state::registry::{Registry, Version};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use idle::IdleConnections;
+use platform::PlatformCalls;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
@@ -118,9 +123,9 @@ impl WorkerEgress {
         let service = hyper::service::service_fn(move |request| call::answer(Arc::clone(&self), request));
         let served = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_MAX)
+            .max_concurrent_streams(STREAMS_MAX + PLATFORM_STREAMS_MAX)
             .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW * STREAMS_MAX)
+            .initial_connection_window_size(WINDOW * (STREAMS_MAX + PLATFORM_STREAMS_MAX))
             .max_header_list_size(HEAD_BYTES_MAX)
             .auto_date_header(false)
             .serve_connection(TokioIo::new(stream), service);
@@ -141,6 +146,7 @@ pub struct Egress {
     permits: Mutex<HashMap<TenantName, Arc<Semaphore>>>,
     /// Permits for the name lookups of messages that the server sends itself, by tenant.
     message_lookups: Mutex<HashMap<TenantName, Lookups>>,
+    platform: PlatformCalls,
 }
 
 impl std::fmt::Debug for Egress {
@@ -162,7 +168,14 @@ impl Egress {
             lookups: Lookups::default(),
             permits: Mutex::default(),
             message_lookups: Mutex::default(),
+            platform: PlatformCalls::default(),
         }))
+    }
+
+    /// Sets what carries out the calls of guests to the platform. Until then they fail.
+    pub fn serve_platform(&self, platform: Arc<dyn Platform>) {
+        // The server makes one.
+        let _ = self.platform.platform.set(platform);
     }
 
     /// Returns the outbound HTTP of a new worker of a tenant.

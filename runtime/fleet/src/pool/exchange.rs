@@ -129,7 +129,7 @@ impl Pool {
             });
             // The registration with an earlier worker must end before the next one begins.
             admitted.outbound = None;
-            admitted.outbound = worker_claim.worker().begin_egress(&version, id);
+            admitted.outbound = worker_claim.worker().begin_egress(id);
             let outbound = admitted.outbound.as_ref().map(|registration| Arc::clone(registration.counter()));
             admitted.tab.count_outbound(outbound.clone());
             let expected = ExpectedReport::new(&worker_claim, id, admitted.tab.reservation());

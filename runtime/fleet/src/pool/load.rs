@@ -26,11 +26,12 @@ use tokio::sync::watch;
 const LOAD_MAX: Duration = Duration::from_secs(10);
 
 impl Worker {
-    /// Allows the outbound HTTP of a version. Opens the worker's socket for it with the first version that lists hosts.
+    /// Allows the outbound HTTP of a version. Opens the worker's socket for it, and for calls of the platform, with the
+    /// first version.
     async fn open_egress(&self, version: &Version) -> Result<(), PoolError> {
         let Some(outbound) = self.outbound.get() else { return Ok(()) };
         outbound.allow_version(version);
-        if version.allowed_hosts.is_empty() || self.egress_open.swap(true, Ordering::AcqRel) {
+        if self.egress_open.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         let failed = |error: std::io::Error| PoolError::Internal(format!("no outbound connection: {error}"));
@@ -42,10 +43,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Registers a request for outbound HTTP; `None` if its version lists no hosts.
-    pub(crate) fn begin_egress(&self, version: &Version, request: RequestId) -> Option<EgressGrant> {
-        let outbound = self.outbound.get().filter(|_| !version.allowed_hosts.is_empty())?;
-        Some(outbound.register(request))
+    /// Registers a request for outbound HTTP and for calls of the platform.
+    pub(crate) fn begin_egress(&self, request: RequestId) -> Option<EgressGrant> {
+        Some(self.outbound.get()?.register(request))
     }
 
     /// Returns the versions that are loaded or being loaded.

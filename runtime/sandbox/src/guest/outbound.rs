@@ -6,6 +6,7 @@
 use crate::guest::log::RequestLog;
 use bytes::Bytes;
 use gannet_base::hop::outbound::{HEAD_BYTES_MAX, OutboundError, STREAMS_MAX, WINDOW};
+use gannet_base::hop::platform::STREAMS_MAX as PLATFORM_STREAMS_MAX;
 use gannet_base::hop::{LogStream, VersionKey, header};
 use gannet_base::names::RequestId;
 use http::{HeaderValue, Request, Response};
@@ -31,15 +32,19 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 /// The connection to the front door. It is open once the front door has sent the socket.
 #[derive(Debug)]
 pub(crate) struct OutboundConnection {
-    sender: OnceLock<SendRequest<WasiBody>>,
+    pub(super) sender: OnceLock<SendRequest<WasiBody>>,
     /// One permit for each stream that the front door accepts at once. Without permits, further requests would wait in
     /// hyper's unbounded queue.
     stream_permits: Semaphore,
+    /// The same for calls of the platform, so that slow servers elsewhere do not hold them up.
+    pub(super) platform_permits: Semaphore,
 }
 
 impl Default for OutboundConnection {
     fn default() -> Self {
-        Self { sender: OnceLock::new(), stream_permits: Semaphore::new(STREAMS_MAX as usize) }
+        let [stream_permits, platform_permits] =
+            [STREAMS_MAX, PLATFORM_STREAMS_MAX].map(|streams| Semaphore::new(streams as usize));
+        Self { sender: OnceLock::new(), stream_permits, platform_permits }
     }
 }
 
@@ -50,7 +55,7 @@ impl OutboundConnection {
         let Ok(stream) = tokio::net::UnixStream::from_std(stream) else { return };
         let handshake = Builder::new(TokioExecutor::new())
             .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW * STREAMS_MAX)
+            .initial_connection_window_size(WINDOW * (STREAMS_MAX + PLATFORM_STREAMS_MAX))
             .max_header_list_size(HEAD_BYTES_MAX)
             .handshake(TokioIo::new(stream));
         match handshake.await {
@@ -145,6 +150,7 @@ impl OutboundClient {
         let mut request = request.map(|body| OutboundBody { body, guest_dropped }.boxed_unsync());
         let headers = request.headers_mut();
         headers.remove(http::header::HOST);
+        headers.remove(header::SERVICE);
         headers.insert(header::VERSION, HeaderValue::from(self.version));
         for (name, text) in
             [(header::REQUEST, self.request.to_string()), (header::DEADLINE, first_byte_max.as_millis().to_string())]
