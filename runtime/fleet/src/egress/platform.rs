@@ -119,3 +119,26 @@ async fn call(worker: &WorkerEgress, request: Request<Incoming>) -> Result<Platf
     worker.counter(id).ok_or(PlatformError::Over)?.add_call();
     platform.call(PlatformCaller { tenant: worker.tenant.clone(), request: id, turn }, call).await
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    #[test]
+    fn a_tenant_waits_for_its_own_calls_and_not_for_those_of_others() {
+        let (calls, acme, zoo) = (PlatformCalls::default(), TenantName::new("acme"), TenantName::new("zoo"));
+        let turn = |tenant: &TenantName| calls.turn(tenant).now_or_never().flatten();
+        let (acme, zoo) = (acme.unwrap(), zoo.unwrap());
+        let mut held: Vec<Turn> = (0..TENANT_CALLS_MAX).map(|_| turn(&acme).unwrap()).collect();
+        assert!(turn(&acme).is_none(), "{TENANT_CALLS_MAX} at once");
+        held.push(turn(&zoo).unwrap());
+        held.remove(0);
+        held.push(turn(&acme).unwrap());
+        assert!(turn(&acme).is_none());
+        drop(held);
+        assert!(turn(&zoo).is_some());
+        assert_eq!(calls.of_tenants.lock().unwrap().len(), 1, "what nobody holds is forgotten");
+    }
+}

@@ -81,7 +81,7 @@ fn check(data: &str) -> Result<(), Error> {
 }
 
 impl ServicesCtx<'_> {
-    async fn tell(&self, data: String) -> Result<(), PlatformError> {
+    async fn tell(&mut self, data: String) -> Result<(), PlatformError> {
         let client = self.client()?;
         let Some(data) = self.progress.begin(data) else { return Ok(()) };
         if let Err(error) = client.ask(&PlatformCall::Progress(data)).await {

@@ -45,7 +45,7 @@ impl ServicesCtx<'_> {
         })
     }
 
-    async fn ask(&self, call: PlatformCall) -> Result<PlatformAnswer, PlatformError> {
+    async fn ask(&mut self, call: PlatformCall) -> Result<PlatformAnswer, PlatformError> {
         self.client()?.ask(&call).await
     }
 }

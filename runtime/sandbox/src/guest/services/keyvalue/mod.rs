@@ -11,7 +11,7 @@ use wasmtime::component::Resource;
 
 /// A guest's handle of a bucket.
 #[derive(Debug)]
-pub(crate) struct Bucket {
+pub struct Bucket {
     /// The name, as the front door knows it.
     name: String,
 }
@@ -28,7 +28,7 @@ impl ServicesCtx<'_> {
     /// Makes a call in a bucket. `read` takes the answer; None if it is one to another call. Fails if the guest has no such
     /// bucket.
     async fn in_bucket<T>(
-        &self,
+        &mut self,
         bucket: &Resource<Bucket>,
         call: KeyValueCall,
         read: impl FnOnce(PlatformAnswer) -> Option<T>,
