@@ -158,7 +158,9 @@ fn increments_at_once_add_up_and_what_was_acknowledged_survives_a_kill() {
     let path = |query: &str| format!("/f/acme/f/kv?{query}");
     thread::scope(|scope| {
         for _ in 0..8 {
-            scope.spawn(|| (0..25).for_each(|_| assert_eq!(server.call_as(&key, &path("op=add&key=n&by=2"), b"").status, 200)));
+            scope.spawn(|| {
+                (0..25).for_each(|_| assert_eq!(server.call_as(&key, &path("op=add&key=n&by=2"), b"").status, 200))
+            });
         }
     });
     assert_eq!(server.call_as(&key, &path("op=get&key=n"), b"").text(), "400");
@@ -177,7 +179,8 @@ fn increments_at_once_add_up_and_what_was_acknowledged_survives_a_kill() {
                     }
                     added.fetch_add(1, Ordering::Relaxed);
                     let name = format!("{client}-{n}");
-                    let answer = server.try_send("POST", &path(&format!("op=set&key={name}")), headers, name.as_bytes());
+                    let answer =
+                        server.try_send("POST", &path(&format!("op=set&key={name}")), headers, name.as_bytes());
                     if !answer.is_some_and(|answer| answer.status == 200) {
                         return kept;
                     }
@@ -263,6 +266,9 @@ fn documents_are_searchable_when_a_batch_has_put_them_into_storage() {
     let job = ask("POST", "runsync", &shorter).json();
     assert_eq!(job["output"], json!({ "id": "birds", "chunks": 1 }), "{job}");
     let found = search("gannets");
-    assert_eq!(found["nearest"][0], json!({ "key": "doc/birds/0", "score": found["nearest"][0]["score"], "text": "Gannets dive." }));
+    assert_eq!(
+        found["nearest"][0],
+        json!({ "key": "doc/birds/0", "score": found["nearest"][0]["score"], "text": "Gannets dive." })
+    );
     assert!(!found["nearest"][1]["key"].as_str().unwrap().starts_with("doc/birds"), "{found}");
 }

@@ -107,13 +107,16 @@ fn search(query: String, count: usize) -> Result<Response> {
     let mut scores: HashMap<String, (f32, String)> = HashMap::new();
     for some in keys.chunks(100) {
         for (key, value) in some.iter().zip(bucket.get_many(some)?) {
-            let Some(Chunk { text, vector }) = value.map(|value| serde_json::from_slice(&value)).transpose()? else { continue };
+            let Some(Chunk { text, vector }) = value.map(|value| serde_json::from_slice(&value)).transpose()? else {
+                continue;
+            };
             scores.insert(key.clone(), (vector.iter().zip(&wanted).map(|(a, b)| a * b).sum(), text));
         }
     }
     let mut nearest: Vec<_> = scores.into_iter().collect();
     nearest.sort_by(|(_, (a, _)), (_, (b, _))| b.total_cmp(a));
-    let shown = nearest.into_iter().take(count).map(|(key, (score, text))| json!({ "key": key, "score": score, "text": text }));
+    let shown =
+        nearest.into_iter().take(count).map(|(key, (score, text))| json!({ "key": key, "score": score, "text": text }));
     Ok(Response::json(json!({ "nearest": shown.collect::<Vec<_>>() }).to_string()))
 }
 

@@ -216,7 +216,8 @@ mod tests {
         let answer: Result<PlatformAnswer, PlatformError> = Err(PlatformError::Refused("full".into()));
         let text = serde_json::to_vec(&answer).unwrap();
         assert_eq!(serde_json::from_slice::<Result<PlatformAnswer, PlatformError>>(&text).unwrap(), answer);
-        for wrong in ["{}", "{\"no_such\":1}", "{\"key_value\":{\"bucket\":\"b\",\"call\":{\"set\":[[\"k\",\"%\"]]}}}"] {
+        for wrong in ["{}", "{\"no_such\":1}", "{\"key_value\":{\"bucket\":\"b\",\"call\":{\"set\":[[\"k\",\"%\"]]}}}"]
+        {
             assert!(serde_json::from_str::<PlatformCall>(wrong).is_err(), "{wrong}");
         }
     }

@@ -5,7 +5,6 @@ use crate::egress::body::{CallAllowance, CountedBody, EgressBudget};
 use crate::egress::connect::may_connect;
 use crate::egress::connection::{CallGuard, Connection, Protocol, Route, SendFailure};
 use crate::egress::idle::IdleKey;
-use crate::egress::platform;
 use crate::egress::target::{CallTarget, destination};
 use bytes::Bytes;
 use gannet_base::bill::outbound::OutboundUse;
@@ -28,17 +27,13 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 /// Body of the response that the worker gets.
-type OutboundBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+pub(super) type OutboundBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Serves one call of a worker. A refusal is a response with the error in the header [`header::FAULT`].
 pub(super) async fn answer(
     worker: Arc<WorkerEgress>,
     request: Request<Incoming>,
 ) -> Result<Response<OutboundBody>, Infallible> {
-    if request.headers().contains_key(header::SERVICE) {
-        let response = platform::answer(&worker, request).await;
-        return Ok(response.map(|body| body.map_err(|never| match never {}).boxed_unsync()));
-    }
     Ok(match call(&worker, request).await {
         Ok(response) => response,
         Err(refusal) => {

@@ -36,12 +36,15 @@ use connect::Lookups;
 use connection::{ALPN_HTTP1, ALPN_HTTP2};
 use gannet_base::allowed_hosts::AllowedHost;
 use gannet_base::bill::outbound::OutboundUse;
-use gannet_base::hop::VersionKey;
+use gannet_base::hop::{VersionKey, header};
 use gannet_base::hop::outbound::{HEAD_BYTES_MAX, STREAMS_MAX, WINDOW};
 use gannet_base::hop::platform::STREAMS_MAX as PLATFORM_STREAMS_MAX;
 use gannet_base::names::{RequestId, TenantName};
 use gannet_state::config::LiveConfig;
 use gannet_state::registry::{Registry, Version};
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use idle::IdleConnections;
@@ -50,6 +53,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -120,7 +124,7 @@ impl WorkerEgress {
 
     /// Serves a worker's calls until its socket closes.
     pub async fn serve(self: Arc<Self>, stream: tokio::net::UnixStream) {
-        let service = hyper::service::service_fn(move |request| call::answer(Arc::clone(&self), request));
+        let service = hyper::service::service_fn(move |request| answer(Arc::clone(&self), request));
         let served = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_MAX + PLATFORM_STREAMS_MAX)
@@ -133,6 +137,18 @@ impl WorkerEgress {
             tracing::debug!(%error, "a worker's outbound connection ended");
         }
     }
+}
+
+/// Answers what a worker sends: a call of the platform, or outbound HTTP.
+async fn answer(
+    worker: Arc<WorkerEgress>,
+    request: Request<Incoming>,
+) -> Result<Response<call::OutboundBody>, Infallible> {
+    if request.headers().contains_key(header::SERVICE) {
+        let response = platform::answer(&worker, request).await;
+        return Ok(response.map(|body| body.map_err(|never| match never {}).boxed_unsync()));
+    }
+    call::answer(worker, request).await
 }
 
 /// Outbound HTTP of the whole server: what all calls share.

@@ -54,12 +54,7 @@ impl KeyValues {
     }
 
     /// Returns keys of a bucket, from behind a cursor, in no order that has a meaning.
-    pub async fn keys(
-        &self,
-        tenant: &TenantName,
-        bucket: &str,
-        cursor: Option<u64>,
-    ) -> Result<KeyPage, KeyValueError> {
+    pub async fn keys(&self, tenant: &TenantName, bucket: &str, cursor: Option<u64>) -> Result<KeyPage, KeyValueError> {
         let prefix = name::of_bucket(tenant, bucket);
         let after = cursor.map(|cursor| name::behind(&prefix, cursor));
         let page = self.records.page(&prefix, after.as_deref(), PAGE_KEYS).await?;

@@ -78,9 +78,7 @@ impl Record {
     /// Returns what it counts for.
     pub(super) fn used(&self) -> KeyValueUse {
         match &self.value {
-            Some(value) => {
-                KeyValueUse { keys: 1, bytes: KEY_OVERHEAD + self.key.len() as u64 + value.len() as u64 }
-            }
+            Some(value) => KeyValueUse { keys: 1, bytes: KEY_OVERHEAD + self.key.len() as u64 + value.len() as u64 },
             None => KeyValueUse::default(),
         }
     }

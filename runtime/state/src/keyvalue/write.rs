@@ -148,11 +148,7 @@ impl KeyValues {
     }
 
     /// Reads the records and says what is to be committed.
-    async fn plan(
-        &self,
-        tenant: &Tenant,
-        edits: &BTreeMap<String, (String, Edit)>,
-    ) -> Result<Plan, KeyValueError> {
+    async fn plan(&self, tenant: &Tenant, edits: &BTreeMap<String, (String, Edit)>) -> Result<Plan, KeyValueError> {
         let (old, new) = (KeyValueUse::default(), KeyValueUse::default());
         let mut plan = Plan { write: self.ids.next(), changes: Vec::new(), old, new, number: None };
         for (stored, (key, edit)) in edits {

@@ -34,7 +34,11 @@ impl Host for ServicesCtx<'_> {
         self.in_bucket(&bucket, KeyValueCall::Set(pairs), done).await
     }
 
-    async fn delete_many(&mut self, bucket: Resource<Bucket>, keys: Vec<String>) -> wasmtime::Result<Result<(), Error>> {
+    async fn delete_many(
+        &mut self,
+        bucket: Resource<Bucket>,
+        keys: Vec<String>,
+    ) -> wasmtime::Result<Result<(), Error>> {
         self.in_bucket(&bucket, KeyValueCall::Delete(keys), done).await
     }
 }
