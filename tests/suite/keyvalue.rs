@@ -129,7 +129,7 @@ fn limits_of_a_tenant_hold_exactly_also_after_a_restart() {
         refused(&ask(server, "op=set&key=e", b"1"), "keyvalue_keys = 4, and 4 are in use");
         refused(&ask(server, "op=set&key=d", &vec![0; last + 1]), "keyvalue_mib = 1, 1048576 bytes are in use");
         assert_eq!(ask(server, "op=set&key=d", &vec![1; last]).status, 200, "what does not grow is written");
-        let limits = server.control(&key, "GET", "tenants/acme/limits", &Value::Null).json();
+        let limits = server.control(&key, "GET", "limits", &Value::Null).json();
         let of = |part: &str, name: &str| limits[part][name].as_u64();
         assert_eq!((of("used", "keyvalue_keys"), of("limits", "keyvalue_keys")), (Some(4), Some(4)), "{limits}");
         assert_eq!((of("used", "keyvalue_mib"), of("limits", "keyvalue_mib")), (Some(1), Some(1)), "{limits}");
