@@ -13,7 +13,7 @@
 
 wit_bindgen::generate!({
     path: "../wit",
-    world: "gannet:gpu/handler",
+    world: "gannet:gpu/function",
     pub_export_macro: true,
     export_macro_name: "export_handler",
     generate_all,

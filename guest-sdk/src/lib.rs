@@ -32,6 +32,8 @@ mod init;
 mod random;
 pub mod http;
 pub mod outbound;
+pub mod keyvalue;
+pub mod job;
 pub mod asset;
 #[cfg(feature = "nn")]
 pub mod nn;

@@ -2,7 +2,8 @@
 //! If they have not been built, a test prints that and checks nothing, unless `GANNET_TEST_CLIENTS` is set: then it
 //! fails.
 
-use crate::support::{Server, root, text};
+use crate::support::{Server, root, text, wait_until};
+use serde_json::{Value, json};
 
 fn check(language: &str) {
     let built = root().join(format!(".build/clients/{language}.wasm"));
@@ -25,7 +26,29 @@ fn check(language: &str) {
     assert_eq!(answer.status, 200, "{}", answer.text());
     let result = answer.json();
     assert_eq!(result["ok"], true, "{result}");
-    assert!(result["checks"].as_array().unwrap().len() >= 20, "{result}");
+    assert!(result["checks"].as_array().unwrap().len() >= 28, "{result}");
+    check_job(server, language);
+}
+
+/// Checks that a job tells its progress and knows itself.
+fn check_job(server: &Server, language: &str) {
+    let submitted = server.send("POST", &format!("/v2/{language}/run"), &[], br#"{"input": 1}"#).json();
+    let id = submitted["id"].as_str().unwrap();
+    let mut seen = Value::Null;
+    wait_until("the job has ended", || {
+        let now = server.get_json(&format!("/v2/{language}/status/{id}"));
+        if now["status"] == "IN_PROGRESS" && !now["output"].is_null() {
+            seen = now["output"].clone();
+        }
+        match now["status"].as_str().unwrap() {
+            "IN_QUEUE" | "IN_PROGRESS" => false,
+            _ => {
+                assert_eq!(now["output"], json!({ "job": id, "attempt": 1 }), "{now}");
+                true
+            }
+        }
+    });
+    assert_eq!(seen, json!({ "percent": 50 }));
 }
 
 #[test]

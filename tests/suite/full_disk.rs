@@ -158,3 +158,29 @@ fn a_full_disk_accepts_no_job_and_holds_a_result_until_it_has_room() {
     assert_eq!(again.json()["status"], "COMPLETED");
     drop(server);
 }
+
+#[test]
+fn a_full_disk_takes_no_key_values_and_keeps_nothing_of_them_but_lets_them_be_deleted() {
+    let disk = Disk::new(300);
+    let data = disk.0.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let server = start(&data);
+    let key = server.tenant("acme", &json!({}));
+    assert_eq!(server.put(&key, "faulty", "f", "", "").status, 201);
+    let ask = |query: &str, body: &[u8]| server.call_as(&key, &format!("/f/acme/f/kv?{query}"), body);
+    for name in ["a", "b"] {
+        assert_eq!(ask(&format!("op=set&key={name}"), b"before").status, 200);
+    }
+    let filler = disk.fill(60);
+    for query in ["op=set&key=c", "op=set&key=a", "op=add&key=n&by=1", "op=fill&key=x&count=2&bytes=1"] {
+        let refused = ask(query, b"after");
+        assert!(refused.status == 500 && refused.text().contains("the disk is full"), "{}", refused.text());
+    }
+    assert_eq!(ask("op=delete&key=b", b"").status, 200);
+    assert_eq!(ask("op=keys", b"").text(), "a");
+    assert_eq!(ask("op=get&key=a", b"").text(), "before");
+    std::fs::remove_file(&filler).unwrap();
+    assert_eq!(ask("op=set&key=c", b"after").status, 200);
+    assert_eq!(ask("op=keys", b"").text(), "a\nc");
+    drop(server);
+}

@@ -1,8 +1,11 @@
 //! Misbehaves on request, so that tests can check how the platform handles it. Not an example.
 
+mod kv;
+
 use gannet_sdk::asset::Asset;
 use gannet_sdk::gpu::{Batch, Buffer, Kernel, grid_1d};
 use gannet_sdk::http::{Request, Response};
+use gannet_sdk::keyvalue::Bucket;
 use gannet_sdk::outbound::Call;
 use gannet_sdk::{Error, Result};
 use std::cell::{Cell, RefCell};
@@ -63,6 +66,7 @@ extern "C" fn start() {
             true
         }
         "gpu" => Buffer::<u32>::zeroed(1).is_ok(),
+        "kv" => Bucket::open("").and_then(|bucket| bucket.increment("starts", 1)).is_ok(),
         "call" => Call::get(&std::env::var("TARGET").unwrap_or_default()).send().is_ok(),
         "trap" => panic!("trapped at start"),
         "loop" => loop {
@@ -104,6 +108,7 @@ fn init() -> std::result::Result<(), String> {
             }
         }
         "gpu" => drop(Buffer::<u32>::zeroed(1).map_err(|error| error.to_string())?),
+        "kv" => drop(Bucket::open("").map_err(|error| error.to_string())?),
         _ => {}
     }
     let table = Asset::open("table").and_then(|table| table.read(0, table.len())).unwrap_or_default();
@@ -304,7 +309,9 @@ fn faulty(request: Request) -> Result<Response> {
             };
             let timeout = request.query("timeout_ms").and_then(|text| text.parse().ok()).map(Duration::from_millis);
             let call = timeout.map_or(call.clone(), |timeout| call.with_timeout(timeout));
-            let answer = call.with_header("x-own", "kept").with_header("x-gannet-own", "dropped").send()?;
+            let answer = call.with_header("x-own", "kept").with_header("x-gannet-own", "dropped");
+            // Only the worker may say that a request is for the platform.
+            let answer = answer.with_header("x-gannet-hop-service", "1").send()?;
             let response = Response::bytes("text/plain", answer.body()).with_status(answer.status());
             let seen = ["content-length", "etag"].map(|name| answer.header(name).unwrap_or("-").to_owned());
             Ok(response.with_header("x-seen", &seen.join(" ")))
@@ -319,6 +326,7 @@ fn faulty(request: Request) -> Result<Response> {
             Ok(Response::text(format!("{message} {}", outcome.join(" "))))
         }
         "/class" => Ok(Response::text(gannet_sdk::gpu::device().class)),
+        "/kv" => kv::answer(&request),
         "/length" => Ok(Response::text(request.body().len().to_string())),
         path if path.starts_with("/gpu/") => gpu(path),
         _ => Err(Error::new(404, "there is no such fault")),

@@ -11,9 +11,13 @@
 //! | `{"large": 1000}` | an output with a text of 1,000 bytes |
 //! | `{"seen": true}` | the job's id and the attempt, from the body and from the headers |
 //! | `{"spin": true}` | it computes until it is ended |
+//! | `{"progress": [1, "x"], "every_ms": 10}` | each is told as progress, with a pause behind it; the output is the job and the attempt |
+//! | `{"late": "x"}` | the same output; behind it, the log has what came of telling `"x"` |
+//!
+//! A request that is no job can send the same, and sees that there is no job to tell about.
 
 use gannet_sdk::http::{Request, Response};
-use gannet_sdk::{Error, Result};
+use gannet_sdk::{Error, Result, job};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -39,6 +43,13 @@ struct Input {
     large: Option<usize>,
     seen: Option<bool>,
     spin: Option<bool>,
+    progress: Option<Vec<Value>>,
+    late: Option<String>,
+}
+
+fn this_job() -> Result<Response> {
+    let job = job::current()?;
+    Ok(Response::json(json!({ "job": job.id, "attempt": job.attempt }).to_string()))
 }
 
 #[gannet_sdk::handler]
@@ -67,6 +78,19 @@ fn task(request: Request) -> Result<Response> {
         loop {
             n = std::hint::black_box(n.wrapping_add(1));
         }
+    }
+    if let Some(all) = input.progress {
+        for progress in all {
+            job::progress(&progress)?;
+            std::thread::sleep(Duration::from_millis(input.every_ms));
+        }
+        return this_job();
+    }
+    if let Some(late) = input.late {
+        return Ok(this_job()?.after(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            println!("told late: {:?}", job::progress(&late));
+        }));
     }
     if let Some(ms) = input.sleep_ms {
         std::thread::sleep(Duration::from_millis(ms));

@@ -166,6 +166,10 @@ limits! {
     jobs_queued: 100_000, 0, 10_000_000;
     /// Size of the inputs and results of all jobs together.
     jobs_mib: 1_024, 0, 16_777_216;
+    /// Number of keys in key-value storage, of all buckets together.
+    keyvalue_keys: 100_000, 0, 10_000_000;
+    /// Size of key-value storage: of each key its name, its value and 128 bytes.
+    keyvalue_mib: 64, 0, 1_048_576;
     /// Number of schedules, in manifests and made by API, of all functions together.
     schedules: 100, 0, 10_000;
     /// Size of one component.

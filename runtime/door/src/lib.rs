@@ -13,6 +13,7 @@ pub mod respond;
 pub mod sibling;
 
 // Not steps of the path.
+mod platform;
 mod waiting_bytes;
 mod whole_body;
 pub mod control;

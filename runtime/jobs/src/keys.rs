@@ -11,6 +11,7 @@
 //!  w/{job}, d/{job}               the delivery of its webhook, if it is pending, or was given up
 //!  b/{batch}                      the record of a batch
 //!  h/{tenant}                     the secret that a tenant's webhooks are signed with
+//!  v/…                            not of jobs: key-value storage (`gannet_state::keyvalue`)
 //! ```
 
 use crate::job::JobId;

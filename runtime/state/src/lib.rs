@@ -11,6 +11,7 @@ pub mod store;
 pub mod ledger;
 pub mod records;
 pub mod streams;
+pub mod keyvalue;
 pub mod tab;
 pub mod registry;
 pub mod secrets;

@@ -1,8 +1,10 @@
-// A Gannet function in JavaScript that calls everything in `gannet:gpu` and reports what it saw.
+// A Gannet function in JavaScript that calls everything in `gannet:gpu` and reports what it saw, and uses key-value storage.
 //
 // It responds with 200 and `{"ok": true, "doubled": [...], "gpu_ns": ..., "checks": [...]}`, or with 500
 // and the name of the check that failed. Assets and declared kernels are only checked when the query
 // names one from the manifest: `?asset=NAME` (an asset of at least 16 bytes) and `?kernel=NAME`.
+//
+// A background job, which comes as a POST, tells its progress and responds with its id.
 //
 // A u64 parameter takes a number or a BigInt; a u64 result is always a BigInt.
 
@@ -11,6 +13,10 @@ import { Buffer } from 'gannet:gpu/buffer@0.1.0';
 import { Kernel } from 'gannet:gpu/kernel@0.1.0';
 import { Asset } from 'gannet:gpu/asset@0.1.0';
 import { Batch } from 'gannet:gpu/batch@0.1.0';
+import { current, progress } from 'gannet:jobs/job@0.1.0';
+import { open } from 'wasi:keyvalue/store@0.2.0-draft';
+import { increment } from 'wasi:keyvalue/atomics@0.2.0-draft';
+import { subscribeDuration } from 'wasi:clocks/monotonic-clock@0.2.12';
 import { Fields, OutgoingBody, OutgoingResponse, ResponseOutparam } from 'wasi:http/types@0.2.12';
 
 // Two invocations per workgroup, so that four values need a grid of two and a grid update has an effect.
@@ -68,6 +74,17 @@ class Checks {
     }
     this.that(name, error?.tag === tag && typeof error.val === 'string', error ?? 'nothing was thrown');
   }
+
+  // The same for an error case without a text.
+  refusedAs(name, tag, call) {
+    let error;
+    try {
+      call();
+    } catch (thrown) {
+      error = thrown.payload ?? String(thrown);
+    }
+    this.that(name, error?.tag === tag, error ?? 'nothing was thrown');
+  }
 }
 
 // Converts a value to JSON. JSON has no BigInt, so they become numbers.
@@ -117,6 +134,8 @@ function run(checks, query) {
   const batch = new Batch();
   const result = runBatch(checks, kernel, batch, work, out, block);
   release(batch, kernel, out, work);
+
+  runServices(checks);
 
   for (const name of query.getAll('kernel')) {
     const declared = Kernel.open(name, []);
@@ -189,6 +208,31 @@ function runBatch(checks, kernel, batch, work, out, block) {
   return { doubled: first[0], gpu_ns: Number(receipt.gpuNs) };
 }
 
+function runServices(checks) {
+  const bucket = open('javascript');
+  const bytes = Uint8Array.from({ length: 256 }, (_, n) => n);
+  bucket.set('key \u00e4', bytes);
+  checks.same('store.set+get', Array.from(bucket.get('key \u00e4')), Array.from(bytes));
+  const before = increment(bucket, 'number', 0n);
+  checks.same('atomics.increment', increment(bucket, 'number', 2n), before + 2n);
+  checks.same('store.list-keys', bucket.listKeys(undefined).keys.toSorted(), ['key \u00e4', 'number']);
+  bucket.delete('key \u00e4');
+  checks.that('store.delete+exists', !bucket.exists('key \u00e4'));
+  checks.that('store.get-missing', bucket.get('no such') === undefined);
+  release(bucket);
+  checks.refusedAs('store.open-missing', 'no-such-store', () => open('a/b'));
+  checks.refusedAs('job.progress-outside', 'not-a-job', () => progress('1'));
+}
+
+function runJob() {
+  progress(JSON.stringify({ percent: 50 }));
+  const pause = subscribeDuration(2_000_000_000n);
+  pause.block();
+  release(pause);
+  const { id, attempt } = current();
+  return { job: id, attempt };
+}
+
 function runAsset(checks, name) {
   const asset = Asset.open(name);
   const view = asset.view(0, 16);
@@ -236,6 +280,10 @@ export const incomingHandler = {
     let status = 200;
     let answer;
     try {
+      if (request.method().tag === 'post') {
+        respond(responseOut, 200, JSON.stringify(runJob()));
+        return;
+      }
       answer = { ok: true, ...run(checks, url.searchParams), checks: checks.passed };
     } catch (thrown) {
       const failed = thrown instanceof CheckFailed ? thrown.message : show(thrown?.payload) ?? String(thrown);

@@ -1,8 +1,10 @@
-"""A Gannet function in Python that calls everything in `gannet:gpu` and reports what it saw.
+"""A Gannet function in Python that calls everything in `gannet:gpu` and reports what it saw, and uses key-value storage.
 
 It responds with 200 and `{"ok": true, "doubled": [...], "gpu_ns": ..., "checks": [...]}`, or with 500
 and the name of the check that failed. Assets and declared kernels are only checked when the query
 names one from the manifest: `?asset=NAME` (an asset of at least 16 bytes) and `?kernel=NAME`.
+
+A background job, which comes as a POST, tells its progress and responds with its id.
 """
 
 import json
@@ -11,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from componentize_py_types import Err, Ok
 from wit_world import exports
-from wit_world.imports import info
+from wit_world.imports import atomics, info, job, monotonic_clock, store
 
 # `wasi:io` has an interface called `error` too, so componentize-py puts the package in the name.
 from wit_world.imports import errors as error
@@ -42,6 +44,7 @@ from wit_world.imports.submission import Clock
 from wit_world.imports.types import (
     Fields,
     IncomingRequest,
+    Method_Post,
     OutgoingBody,
     OutgoingResponse,
     ResponseOutparam,
@@ -136,6 +139,8 @@ def run(checks: Checks, query: dict[str, list[str]]) -> dict:
             checks.that("kernel.compile", kernel.workgroup_size() == (2, 1, 1), kernel.workgroup_size())
             result = run_batch(checks, kernel, batch, work, out, block)
 
+    run_services(checks)
+
     for name in query.get("kernel", []):
         with Kernel.open(name, []) as declared:
             checks.that("kernel.open", min(declared.workgroup_size()) >= 1)
@@ -203,6 +208,28 @@ def run_batch(checks: Checks, kernel: Kernel, batch: Batch, work: Buffer, out: B
     return {"doubled": first[0], "gpu_ns": receipt.gpu_ns}
 
 
+def run_services(checks: Checks) -> None:
+    with store.open("python") as bucket:
+        bucket.set("key \u00e4", bytes(range(256)))
+        checks.that("store.set+get", bucket.get("key \u00e4") == bytes(range(256)))
+        before = atomics.increment(bucket, "number", 0)
+        checks.that("atomics.increment", atomics.increment(bucket, "number", 2) == before + 2)
+        checks.that("store.list-keys", sorted(bucket.list_keys(None).keys) == ["key \u00e4", "number"])
+        bucket.delete("key \u00e4")
+        checks.that("store.delete+exists", not bucket.exists("key \u00e4"))
+        checks.that("store.get-missing", bucket.get("no such") is None)
+    checks.refused("store.open-missing", store.Error_NoSuchStore, lambda: store.open("a/b"))
+    checks.refused("job.progress-outside", job.Error_NotAJob, lambda: job.progress("1"))
+
+
+def run_job() -> dict:
+    job.progress(json.dumps({"percent": 50}))
+    with monotonic_clock.subscribe_duration(2_000_000_000) as pause:
+        pause.block()
+    current = job.current()
+    return {"job": current.id, "attempt": current.attempt}
+
+
 def run_asset(checks: Checks, name: str) -> None:
     with (
         Asset.open(name) as asset,
@@ -229,6 +256,9 @@ class IncomingHandler(exports.IncomingHandler):
         query = parse_qs(urlsplit(request.path_with_query() or "/").query)
         checks = Checks()
         try:
+            if isinstance(request.method(), Method_Post):
+                respond(response_out, 200, json.dumps(run_job()).encode())
+                return
             status, answer = 200, {"ok": True, **run(checks, query), "checks": checks.passed}
         except CheckFailed as failed:
             status, answer = 500, {"ok": False, "failed": str(failed), "checks": checks.passed}

@@ -10,6 +10,7 @@ pub mod build;
 pub mod frames;
 pub mod heads;
 pub mod outbound;
+pub mod platform;
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
@@ -26,6 +27,9 @@ pub mod header {
     pub const DEADLINE: HeaderName = HeaderName::from_static("x-gannet-hop-deadline-ms");
     /// Milliseconds within which the connection must be established.
     pub const CONNECT: HeaderName = HeaderName::from_static("x-gannet-hop-connect-ms");
+    /// The request is no outbound HTTP but a call of the platform, in the format of this version; see
+    /// [`platform`](super::platform).
+    pub const SERVICE: HeaderName = HeaderName::from_static("x-gannet-hop-service");
     /// In a response: the request was refused, and this is the error.
     pub const FAULT: HeaderName = HeaderName::from_static("x-gannet-hop-fault");
 }

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 pub const STREAMS_MAX: u32 = 64;
 /// Calls of sibling functions from one worker at the same time, beside those.
 pub const SIBLING_STREAMS_MAX: u32 = 512;
+/// All calls on the socket between a worker and the front door, with those of the platform.
+pub const SOCKET_STREAMS: u32 = STREAMS_MAX + SIBLING_STREAMS_MAX + super::platform::STREAMS_MAX;
 /// Flow-control window of one call on the socket between a worker and the front door, in bytes. It is small, because the
 /// socket is fast and the front door keeps what nobody reads.
 pub const SOCKET_WINDOW: u32 = 64 * 1024;

@@ -61,6 +61,7 @@ use gannet_fleet::inbound::InboundRequest;
 use gannet_fleet::logs::Logs;
 use gannet_fleet::pool::Pool;
 use gannet_state::config::LiveConfig;
+use gannet_state::keyvalue::KeyValues;
 use gannet_state::ledger::Ledger;
 use gannet_state::registry::{Registry, Snapshot};
 use gannet_state::secrets::Vault;
@@ -92,6 +93,8 @@ pub struct Control {
     pub vault: Arc<Vault>,
     /// Background jobs.
     pub jobs: ServerJobs,
+    /// Key-value storage of functions.
+    pub key_values: Arc<KeyValues>,
     /// The bytes of responses that wait for clients.
     pub waiting: Arc<WaitingBytes>,
     /// The server's configuration; SIGHUP replaces it.

@@ -92,6 +92,9 @@ impl Control {
         if let Err(error) = self.jobs.remove_tenant(&name).await {
             tracing::error!(tenant = %name, %error, "jobs of a deleted tenant are left");
         }
+        if let Err(error) = self.key_values.remove_tenant(&name).await {
+            tracing::error!(tenant = %name, %error, "key-values of a deleted tenant are left until the next start");
+        }
         let (store, gone) = (Arc::clone(self.registry.store()), name.clone());
         // The name is never used again, so nobody can need these files later.
         let removed = tokio::task::spawn_blocking(move || store.files().remove_tenant(&gone)).await;
@@ -104,6 +107,7 @@ impl Control {
         let tenant = snapshot.tenants.get(name).ok_or(ControlError::NotFound)?;
         let spent = tenant.account.spent(jiff::Timestamp::now());
         let (jobs_queued, job_bytes) = self.jobs.used(name);
+        let key_values = self.key_values.used(name);
         let used = Used {
             concurrency: tenant.account.in_flight() as u64,
             functions: tenant.functions.len() as u64,
@@ -112,6 +116,8 @@ impl Control {
             records_mib: tenant.record_bytes().div_ceil(1 << 20),
             jobs_queued,
             jobs_mib: job_bytes.div_ceil(1 << 20),
+            keyvalue_keys: key_values.keys,
+            keyvalue_mib: key_values.bytes.div_ceil(1 << 20),
             secrets: tenant.secrets.len() as u64,
             assets_mib: tenant.asset_bytes().div_ceil(1 << 20),
             keys: snapshot.keys_of(name).count() as u64,

@@ -24,6 +24,7 @@ mod submission;
 mod webhooks;
 
 pub use runner::DoorRunner;
+pub(crate) use runner::has_room;
 pub use sender::WebhookSender;
 
 use crate::access::AccessError;

@@ -101,6 +101,13 @@ impl DoorRunner {
     }
 }
 
+/// Whether the disk has room for so many bytes more, above its reserve.
+pub(crate) fn has_room(registry: &Registry, live: &LiveConfig, bytes: u64) -> bool {
+    let reserve = live.load().disk_reserve_mib << 20;
+    // If it cannot be told, the write tells.
+    space::free(registry.store().files().data()).map_or(true, |free| free >= reserve.saturating_add(bytes))
+}
+
 /// Returns for how long and why an attempt must wait that was not admitted.
 fn not_now(refusal: &Refusal) -> NotNow {
     match refusal.code {
@@ -208,9 +215,7 @@ impl Runner for DoorRunner {
     }
 
     fn has_room(&self, bytes: u64) -> bool {
-        let reserve = self.live.load().disk_reserve_mib << 20;
-        // If it cannot be told, the write tells.
-        space::free(self.registry.store().files().data()).map_or(true, |free| free >= reserve.saturating_add(bytes))
+        has_room(&self.registry, &self.live, bytes)
     }
 
     fn admit(

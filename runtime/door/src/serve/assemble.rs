@@ -9,6 +9,7 @@ use crate::auth::Auth;
 use crate::control::{Control, functions};
 use crate::front::{Steps, WaitingAnswers};
 use crate::jobs::{DoorRunner, WebhookSender};
+use crate::platform::GuestPlatform;
 use crate::sibling::DoorSiblings;
 use crate::waiting_bytes::WaitingBytes;
 use crate::whole_body::BodyBudget;
@@ -25,6 +26,8 @@ use gannet_jobs::delivery::sender::Webhooks;
 use gannet_jobs::service::Jobs;
 use gannet_process::spawn::Spawner;
 use gannet_state::config::{LiveConfig, ServerConfig};
+use gannet_state::keyvalue::KeyValues;
+use gannet_state::records::RecordStore;
 use gannet_state::records::local::LocalStore;
 use gannet_state::records::local::blobs::LocalBlobs;
 use std::sync::Arc;
@@ -93,14 +96,23 @@ pub(super) async fn assemble(
         Arc::clone(&live),
     );
     let folder = store.files().data().join("jobs");
-    let records = LocalStore::open(&folder.join("records")).map_err(failed)?;
+    let records: Arc<dyn RecordStore> = Arc::new(LocalStore::open(&folder.join("records")).map_err(failed)?);
     let blobs = LocalBlobs::open(&folder.join("blobs")).map_err(failed)?;
     let webhooks = Webhooks {
-        sender: Arc::new(WebhookSender::new(egress, Arc::clone(&registry))),
+        sender: Arc::new(WebhookSender::new(Arc::clone(&egress), Arc::clone(&registry))),
         vault: Arc::clone(&vault),
         first_retry_ms: i64::try_from(file.webhooks.first_retry_ms).unwrap_or(i64::MAX),
     };
-    let jobs = Jobs::start(Arc::new(records), Arc::new(blobs), runner, webhooks).await.map_err(failed)?;
+    let snapshot = registry.snapshot();
+    let exists = move |tenant: &_| snapshot.tenants.contains_key(tenant);
+    let key_values = KeyValues::start(Arc::clone(&records), exists).await.map_err(failed)?;
+    let jobs = Jobs::start(records, Arc::new(blobs), runner, webhooks).await.map_err(failed)?;
+    egress.set_platform(Arc::new(GuestPlatform {
+        registry: Arc::clone(&registry),
+        live: Arc::clone(&live),
+        key_values: Arc::clone(&key_values),
+        jobs: jobs.clone(),
+    }));
     let waiting = WaitingBytes::new();
     let control = Arc::new(Control {
         registry: Arc::clone(&registry),
@@ -113,6 +125,7 @@ pub(super) async fn assemble(
         vault,
         waiting: Arc::clone(&waiting),
         jobs: jobs.clone(),
+        key_values,
         live: Arc::clone(&live),
         refused: Default::default(),
         uploading: Default::default(),

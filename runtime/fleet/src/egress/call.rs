@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 /// Body of the response that the worker gets.
-type OutboundBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+pub(super) type OutboundBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Serves one call of a worker. A refusal is a response with the error in the header [`header::FAULT`].
 pub(super) async fn answer(

@@ -9,8 +9,8 @@
 //!     ◀─ head without hop-by-hop headers ◀─ body, counted, limited in size and time
 //! ```
 //!
-//! The server's own messages (`post`) go out by the same rules. Calls of other functions of the tenant do not go out:
-//! [`siblings`].
+//! The server's own messages (`post`) go out by the same rules. Two kinds of calls come over the same socket and do not go
+//! out: those of other functions of the tenant ([`siblings`]), and those of the platform (`platform`).
 //!
 //! The socket determines the tenant of a call. The version and the request that the call names must be the worker's
 //! own. Redirects are passed to the function. A refusal is a response with
@@ -25,10 +25,12 @@ mod call;
 mod connect;
 mod connection;
 mod idle;
+mod platform;
 mod post;
 pub mod siblings;
 mod target;
 
+pub use platform::{Platform, PlatformCaller, Turn};
 pub use post::{Posted, is_postable};
 
 use crate::calling::CallingRequest;
@@ -36,27 +38,29 @@ use connect::Lookups;
 use connection::{ALPN_HTTP1, ALPN_HTTP2};
 use gannet_base::allowed_hosts::AllowedHost;
 use gannet_base::bill::outbound::OutboundUse;
-use gannet_base::hop::VersionKey;
-use gannet_base::hop::outbound::{HEAD_BYTES_MAX, SIBLING_STREAMS_MAX, SOCKET_WINDOW, STREAMS_MAX};
+use gannet_base::hop::outbound::{HEAD_BYTES_MAX, SOCKET_STREAMS, SOCKET_WINDOW};
+use gannet_base::hop::{VersionKey, header};
 use gannet_base::names::{RequestId, TenantName};
 use gannet_state::config::LiveConfig;
 use gannet_state::registry::{Registry, Version};
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use idle::IdleConnections;
+use platform::PlatformCalls;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use siblings::{RunningCall, RunningCalls, SiblingCalls, WorkerFullOfCalls};
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
-
-/// Calls of one worker at the same time.
-const STREAMS: u32 = STREAMS_MAX + SIBLING_STREAMS_MAX;
 
 /// Lets one request send outbound HTTP and call siblings until this is dropped.
 #[derive(Debug)]
@@ -136,14 +140,14 @@ impl WorkerEgress {
 
     /// Serves a worker's calls until its socket closes.
     pub async fn serve(self: Arc<Self>, stream: tokio::net::UnixStream) {
-        let service = hyper::service::service_fn(move |request| call::answer(Arc::clone(&self), request));
+        let service = hyper::service::service_fn(move |request| answer(Arc::clone(&self), request));
         let served = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS)
+            .max_concurrent_streams(SOCKET_STREAMS)
             // A guest that ends drops all its calls at once.
-            .max_pending_accept_reset_streams(Some(STREAMS as usize))
+            .max_pending_accept_reset_streams(Some(SOCKET_STREAMS as usize))
             .initial_stream_window_size(SOCKET_WINDOW)
-            .initial_connection_window_size(SOCKET_WINDOW * STREAMS)
+            .initial_connection_window_size(SOCKET_WINDOW * SOCKET_STREAMS)
             .max_header_list_size(HEAD_BYTES_MAX)
             .auto_date_header(false)
             .serve_connection(TokioIo::new(stream), service);
@@ -151,6 +155,18 @@ impl WorkerEgress {
             tracing::debug!(%error, "a worker's outbound connection ended");
         }
     }
+}
+
+/// Answers what a worker sends: a call of the platform, or outbound HTTP.
+async fn answer(
+    worker: Arc<WorkerEgress>,
+    request: Request<Incoming>,
+) -> Result<Response<call::OutboundBody>, Infallible> {
+    if request.headers().contains_key(header::SERVICE) {
+        let response = platform::answer(&worker, request).await;
+        return Ok(response.map(|body| body.map_err(|never| match never {}).boxed_unsync()));
+    }
+    call::answer(worker, request).await
 }
 
 /// Outbound HTTP of the whole server: what all calls share.
@@ -166,6 +182,7 @@ pub struct Egress {
     message_lookups: Mutex<HashMap<TenantName, Lookups>>,
     /// Serves calls of siblings. Set once the front door is assembled.
     siblings: OnceLock<Arc<dyn SiblingCalls>>,
+    platform: PlatformCalls,
 }
 
 impl std::fmt::Debug for Egress {
@@ -188,12 +205,18 @@ impl Egress {
             permits: Mutex::default(),
             message_lookups: Mutex::default(),
             siblings: OnceLock::new(),
+            platform: PlatformCalls::default(),
         }))
     }
 
     /// Sets what serves calls of siblings. Later calls do nothing.
     pub fn set_siblings(&self, siblings: Arc<dyn SiblingCalls>) {
         let _ = self.siblings.set(siblings);
+    }
+
+    /// Sets what carries out the calls of guests to the platform. Until then they fail. Later calls do nothing.
+    pub fn set_platform(&self, platform: Arc<dyn Platform>) {
+        let _ = self.platform.platform.set(platform);
     }
 
     /// Returns the outbound HTTP of a new worker of a tenant.

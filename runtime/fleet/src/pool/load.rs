@@ -27,7 +27,7 @@ const LOAD_MAX: Duration = Duration::from_secs(10);
 
 impl Worker {
     /// Allows the outbound HTTP of a version. Opens the worker's socket for it with the first version: a function may call
-    /// its siblings even if it lists no hosts.
+    /// its siblings and the platform even if it lists no hosts.
     async fn open_egress(&self, version: &Version) -> Result<(), PoolError> {
         let Some(outbound) = self.outbound.get() else { return Ok(()) };
         outbound.allow_version(version);
@@ -43,7 +43,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Registers a request for outbound HTTP and calls of siblings; `None` if the worker has no tenant yet.
+    /// Registers a request for outbound HTTP, calls of siblings and calls of the platform; `None` if the worker has no
+    /// tenant yet.
     pub(crate) fn begin_egress(&self, request: CallingRequest) -> Result<Option<EgressGrant>, PoolError> {
         let registered = self.outbound.get().map(|outbound| outbound.register(request)).transpose();
         registered.map_err(|full| PoolError::NoCapacity(full.to_string()))

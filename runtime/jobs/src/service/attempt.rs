@@ -11,7 +11,7 @@
 //! crash in between only runs the job again.
 
 use super::shared::{COMMIT_RETRY, Shared, put_job, put_job_and_delivery};
-use super::state::{Names, Running};
+use super::state::{Names, Running, RunningAttempt};
 use crate::job::{Job, JobId, Next, State};
 use crate::keys;
 use crate::outcome::{Answer, Condition, Failure, Outcome, read_answer};
@@ -118,9 +118,12 @@ async fn begin_and_run<R: Runner>(
     {
         let mut state = shared.state();
         state.running.insert(id, Arc::clone(&running));
+        state.attempts.insert(request, RunningAttempt::new(&job, &running));
         state.batches.note(&job);
     }
-    let (revision, ended) = match take_and_run(shared, &job, revision, (request, admission), &running).await? {
+    let begun = take_and_run(shared, &job, revision, (request, admission), &running).await;
+    shared.state().attempts.remove(&request);
+    let (revision, ended) = match begun? {
         Begun::Ended(revision, ended) => (revision, ended),
         Begun::NotRun => return Ok(Ran::Unclear),
     };

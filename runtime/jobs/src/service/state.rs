@@ -8,7 +8,7 @@ use crate::parts::ArrivingAnswer;
 use crate::queue::FunctionQueue;
 use crate::runner::WaitReason;
 use crate::view::JobCounts;
-use gannet_base::names::{FunctionName, TenantName};
+use gannet_base::names::{FunctionName, RequestId, TenantName};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
@@ -49,6 +49,22 @@ pub(crate) struct Running {
     pub(crate) cancelled: CancellationToken,
 }
 
+/// An attempt that runs.
+#[derive(Debug)]
+pub(crate) struct RunningAttempt {
+    pub(crate) tenant: TenantName,
+    pub(crate) job: JobId,
+    /// The number of the attempt.
+    pub(crate) number: u32,
+    pub(crate) running: Arc<Running>,
+}
+
+impl RunningAttempt {
+    pub(crate) fn new(job: &Job, running: &Arc<Running>) -> Self {
+        Self { tenant: job.tenant.clone(), job: job.id, number: job.attempt, running: Arc::clone(running) }
+    }
+}
+
 /// How far a client has read a job's stream.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Cursor {
@@ -62,6 +78,8 @@ pub(crate) struct Cursor {
 pub(crate) struct State {
     pub(crate) functions: HashMap<Names, Served>,
     pub(crate) running: HashMap<JobId, Arc<Running>>,
+    /// The attempts that run, by their requests.
+    pub(crate) attempts: HashMap<RequestId, RunningAttempt>,
     pub(crate) tenants: HashMap<TenantName, TenantUse>,
     /// When records are removed.
     pub(crate) kept: BTreeSet<(Millis, JobId)>,

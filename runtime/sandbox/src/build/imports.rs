@@ -12,11 +12,11 @@ use wasmtime::component::{Component, Linker, LinkerInstance};
 /// Versions that are tried to find what is served of an interface.
 const PATCHES: std::ops::Range<u32> = 0..64;
 /// Served interfaces whose versions are no plain numbers.
-const OTHER_VERSIONS: [&str; 1] = ["0.2.0-rc.1"];
+const OTHER_VERSIONS: [&str; 2] = ["0.2.0-rc.1", "0.2.0-draft"];
 /// More missing imports are counted.
 const SHOWN_MAX: usize = 16;
 /// What a function may import, for the error.
-const SERVED: &str = "the server provides WASI 0.2 (cli, clocks, config, filesystem without files, http, io, random, sockets without network) and gannet:gpu 0.1";
+const SERVED: &str = "the server provides WASI 0.2 (cli, clocks, config, filesystem without files, http, io, random, sockets without network), wasi:keyvalue 0.2.0-draft (store, atomics, batch), gannet:gpu 0.1 and gannet:jobs 0.1";
 
 /// Whether the linker has a definition of exactly this name.
 fn has(at: &mut LinkerInstance<'_, GuestState>, name: &str) -> bool {

@@ -8,6 +8,7 @@ pub(crate) mod memory_limit;
 pub(crate) mod log;
 pub(crate) mod stdio;
 pub(crate) mod outbound;
+mod services;
 
 use early_use::EarlyUse;
 use gannet_base::hop::LogStream;
@@ -16,6 +17,8 @@ use gannet_host_gpu::wit::{GpuCtxView, GpuView, LazySession};
 use log::RequestLog;
 use memory_limit::MemoryLimit;
 use outbound::{DropSignal, OutboundClient};
+use services::job::ProgressSender;
+use services::{ServicesCtx, ServicesView};
 use std::sync::Arc;
 use stdio::LogPipe;
 use wasmtime::Engine;
@@ -52,6 +55,8 @@ pub(crate) struct GuestState {
     wasi: WasiCtx,
     http: WasiHttpCtx,
     hooks: HttpHooks,
+    /// The progress of the job that its request is an attempt of.
+    progress: ProgressSender,
     table: ResourceTable,
     pub(crate) gpu: LazySession,
     pub(crate) memory: MemoryLimit,
@@ -76,6 +81,7 @@ impl GuestState {
             wasi: wasi(&inputs.env, out, err),
             http: WasiHttpCtx::new(),
             hooks: HttpHooks { outbound: None, early_use },
+            progress: ProgressSender::default(),
             table: table(),
             gpu: LazySession::new(no_session),
             memory: MemoryLimit::new(inputs.memory_bytes),
@@ -99,6 +105,7 @@ impl GuestState {
             wasi: wasi(env, out.clone(), out),
             http: WasiHttpCtx::new(),
             hooks: HttpHooks { outbound: None, early_use: EarlyUse::default() },
+            progress: ProgressSender::default(),
             table: table(),
             gpu: LazySession::new(no_gpu),
             memory: MemoryLimit::new(memory_bytes),
@@ -106,11 +113,12 @@ impl GuestState {
         }
     }
 
-    /// Gives the guest its next request: its log and its outbound HTTP. What an earlier request left in it stays.
+    /// Gives the guest its next request: its log, its outbound HTTP and its calls of the platform. What an earlier request left in it stays.
     pub(crate) fn begin_request(&mut self, outbound: OutboundClient) {
         self._drop_signal = DropSignal(Arc::clone(&outbound.guest_dropped));
         outbound.log.begin_request(outbound.request);
         self.hooks.outbound = Some(outbound);
+        self.progress = ProgressSender::default();
     }
 
     /// The log of its requests. None in a builder.
@@ -165,6 +173,17 @@ impl GpuView for GuestState {
     }
 }
 
+impl ServicesView for GuestState {
+    fn services(&mut self) -> ServicesCtx<'_> {
+        ServicesCtx {
+            client: self.hooks.outbound.as_ref(),
+            early_use: &self.hooks.early_use,
+            progress: &self.progress,
+            table: &mut self.table,
+        }
+    }
+}
+
 /// A linker with everything a component may import.
 pub(crate) fn linker(engine: &Engine, wasi_http_0_3: bool) -> wasmtime::Result<Linker<GuestState>> {
     let mut linker = Linker::new(engine);
@@ -176,6 +195,7 @@ pub(crate) fn linker(engine: &Engine, wasi_http_0_3: bool) -> wasmtime::Result<L
     }
     wasmtime_wasi_config::add_to_linker(&mut linker, |guest: &mut GuestState| WasiConfig::from(&*guest.config))?;
     gannet_host_gpu::wit::add_to_linker(&mut linker)?;
+    services::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 

@@ -7,7 +7,10 @@
 use crate::guest::log::RequestLog;
 use bytes::Bytes;
 use gannet_base::headers::ERROR;
-use gannet_base::hop::outbound::{HEAD_BYTES_MAX, OutboundError, SIBLING_STREAMS_MAX, SOCKET_WINDOW, STREAMS_MAX};
+use gannet_base::hop::outbound::{
+    HEAD_BYTES_MAX, OutboundError, SIBLING_STREAMS_MAX, SOCKET_STREAMS, SOCKET_WINDOW, STREAMS_MAX,
+};
+use gannet_base::hop::platform::STREAMS_MAX as PLATFORM_STREAMS_MAX;
 use gannet_base::hop::{LogStream, VersionKey, header};
 use gannet_base::names::RequestId;
 use gannet_base::siblings;
@@ -36,20 +39,24 @@ const SIBLING_IDLE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The connection to the front door. It is open once the front door has sent the socket.
 #[derive(Debug)]
 pub(crate) struct OutboundConnection {
-    sender: OnceLock<SendRequest<WasiBody>>,
+    pub(super) sender: OnceLock<SendRequest<WasiBody>>,
     /// One permit for each stream that the front door accepts at once. Without permits, further requests would wait in
     /// hyper's unbounded queue.
     stream_permits: Arc<Semaphore>,
     /// The same for calls of siblings. Nobody waits for one, because callers hold theirs while their calls need more.
     sibling_permits: Arc<Semaphore>,
+    /// The same for calls of the platform, so that slow servers elsewhere do not hold them up.
+    pub(super) platform_permits: Semaphore,
 }
 
 impl Default for OutboundConnection {
     fn default() -> Self {
+        let permits = |streams| Semaphore::new(streams as usize);
         Self {
             sender: OnceLock::new(),
-            stream_permits: Arc::new(Semaphore::new(STREAMS_MAX as usize)),
-            sibling_permits: Arc::new(Semaphore::new(SIBLING_STREAMS_MAX as usize)),
+            stream_permits: Arc::new(permits(STREAMS_MAX)),
+            sibling_permits: Arc::new(permits(SIBLING_STREAMS_MAX)),
+            platform_permits: permits(PLATFORM_STREAMS_MAX),
         }
     }
 }
@@ -61,7 +68,7 @@ impl OutboundConnection {
         let Ok(stream) = tokio::net::UnixStream::from_std(stream) else { return };
         let handshake = Builder::new(TokioExecutor::new())
             .initial_stream_window_size(SOCKET_WINDOW)
-            .initial_connection_window_size(SOCKET_WINDOW * (STREAMS_MAX + SIBLING_STREAMS_MAX))
+            .initial_connection_window_size(SOCKET_WINDOW * SOCKET_STREAMS)
             .max_header_list_size(HEAD_BYTES_MAX)
             .handshake(TokioIo::new(stream));
         match handshake.await {
@@ -165,6 +172,7 @@ impl OutboundClient {
         let mut request = request.map(|body| OutboundBody { body, guest_dropped }.boxed_unsync());
         let headers = request.headers_mut();
         headers.remove(http::header::HOST);
+        headers.remove(header::SERVICE);
         headers.insert(header::VERSION, HeaderValue::from(self.version));
         let id = HeaderValue::from_str(&self.request.to_string()).map_err(|_| Error::InternalError(None))?;
         headers.insert(header::REQUEST, id);

@@ -1,0 +1,131 @@
+//! Makes documents searchable. A job with the input `{"id", "text"}` cuts the text into chunks, embeds each on the GPU, and
+//! keeps them in key-value storage; its progress tells how many are kept. A batch does that for many documents.
+//! `GET /search?q=…&count=3` returns the chunks nearest to a text, of all documents.
+//!
+//! | key in the bucket `documents` | value |
+//! |---|---|
+//! | `doc/{id}` | the number of chunks |
+//! | `doc/{id}/{n}` | chunk and vector |
+//!
+//! The embedding is real but small: hashed n-grams of letters, so that it needs no model. `functions/embed` has a model's.
+
+use gannet_sdk::http::{Request, Response};
+use gannet_sdk::keyvalue::Bucket;
+use gannet_sdk::{Error, Result, gpu, job};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::collections::HashMap;
+
+const CHUNK_BYTES: usize = 600;
+const WIDTH: usize = 256;
+/// Chunks that are embedded and stored together.
+const TOGETHER: usize = 32;
+
+#[derive(Deserialize)]
+struct Job {
+    input: Document,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    id: String,
+    text: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Chunk {
+    text: String,
+    vector: Vec<f32>,
+}
+
+/// Cuts a text between words, into pieces of at most [`CHUNK_BYTES`], unless one word is longer.
+fn chunks(text: &str) -> Vec<String> {
+    let mut chunks = vec![String::new()];
+    for word in text.split_whitespace() {
+        if chunks.last().is_some_and(|chunk| !chunk.is_empty() && chunk.len() + word.len() >= CHUNK_BYTES) {
+            chunks.push(String::new());
+        }
+        let Some(chunk) = chunks.last_mut() else { continue };
+        chunk.extend((!chunk.is_empty()).then_some(' '));
+        chunk.push_str(word);
+    }
+    chunks.retain(|chunk| !chunk.is_empty());
+    chunks
+}
+
+/// Hashes the n-grams of two to four letters of each word (FNV-1a).
+fn hashes(text: &str) -> Vec<u32> {
+    let mut hashes = Vec::new();
+    for word in text.split(|letter: char| !letter.is_alphanumeric()).filter(|word| !word.is_empty()) {
+        let letters: Vec<char> = format!("<{}>", word.to_lowercase()).chars().collect();
+        for gram in (2..=4).flat_map(|size| letters.windows(size)) {
+            let mix = |hash: u32, letter: &char| (hash ^ u32::from(*letter)).wrapping_mul(16_777_619);
+            let hash = gram.iter().fold(2_166_136_261, mix);
+            hashes.push(hash ^ (hash >> 15));
+        }
+    }
+    hashes
+}
+
+/// Returns a vector of length 1 for each text.
+fn embed(texts: &[String]) -> gpu::Result<Vec<Vec<f32>>> {
+    let (mut all, mut begins) = (Vec::new(), vec![0]);
+    for text in texts {
+        all.extend(hashes(text));
+        begins.push(all.len() as u32);
+    }
+    all.push(0); // A buffer is not empty.
+    let (hashes, begins) = (gpu::Buffer::from_slice(&all)?, gpu::Buffer::from_slice(&begins)?);
+    let vectors = gpu::Buffer::<f32>::zeroed(texts.len() * WIDTH)?;
+    let grid = gpu::grid_1d((texts.len() * WIDTH) as u32, WIDTH as u32);
+    gpu::kernel!("embed.wgsl").open()?.dispatch((&hashes, &begins, &vectors), grid)?;
+    Ok(vectors.read()?.chunks(WIDTH).map(<[f32]>::to_vec).collect())
+}
+
+fn store(Document { id, text }: Document) -> Result<Response> {
+    let (bucket, chunks) = (Bucket::open("documents")?, chunks(&text));
+    let before: usize = bucket.get_json(&format!("doc/{id}"))?.unwrap_or(0);
+    for (part, texts) in chunks.chunks(TOGETHER).enumerate() {
+        let with_vectors = texts.iter().cloned().zip(embed(texts)?);
+        let pairs = with_vectors.enumerate().map(|(n, (text, vector))| {
+            let value = serde_json::to_vec(&Chunk { text, vector })?;
+            Ok((format!("doc/{id}/{}", part * TOGETHER + n), value))
+        });
+        bucket.set_many(pairs.collect::<serde_json::Result<Vec<_>>>()?)?;
+        job::progress(&json!({ "chunks": chunks.len(), "kept": part * TOGETHER + texts.len() }))?;
+    }
+    bucket.set_json(&format!("doc/{id}"), &chunks.len())?;
+    // An earlier text may have had more chunks.
+    (chunks.len()..before).try_for_each(|n| bucket.delete(&format!("doc/{id}/{n}")))?;
+    Ok(Response::json(json!({ "id": id, "chunks": chunks.len() }).to_string()))
+}
+
+fn search(query: String, count: usize) -> Result<Response> {
+    let (bucket, wanted) = (Bucket::open("documents")?, embed(&[query])?.concat());
+    let keys = bucket.keys().collect::<std::result::Result<Vec<_>, _>>()?;
+    let keys: Vec<String> = keys.into_iter().filter(|key| key.matches('/').count() == 2).collect();
+    let mut scores: HashMap<String, (f32, String)> = HashMap::new();
+    for some in keys.chunks(100) {
+        for (key, value) in some.iter().zip(bucket.get_many(some)?) {
+            let Some(Chunk { text, vector }) = value.map(|value| serde_json::from_slice(&value)).transpose()? else {
+                continue;
+            };
+            scores.insert(key.clone(), (vector.iter().zip(&wanted).map(|(a, b)| a * b).sum(), text));
+        }
+    }
+    let mut nearest: Vec<_> = scores.into_iter().collect();
+    nearest.sort_by(|(_, (a, _)), (_, (b, _))| b.total_cmp(a));
+    let shown =
+        nearest.into_iter().take(count).map(|(key, (score, text))| json!({ "key": key, "score": score, "text": text }));
+    Ok(Response::json(json!({ "nearest": shown.collect::<Vec<_>>() }).to_string()))
+}
+
+#[gannet_sdk::handler]
+fn documents(request: Request) -> Result<Response> {
+    if request.path() == "/search" {
+        let count = request.query("count").and_then(|text| text.parse().ok()).unwrap_or(3);
+        return search(request.query("q").unwrap_or_default(), count);
+    }
+    let job: Job = serde_json::from_slice(request.body()).map_err(|error| Error::new(400, error.to_string()))?;
+    store(job.input)
+}
