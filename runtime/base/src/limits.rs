@@ -168,6 +168,8 @@ limits! {
     jobs_mib: 1_024, 0, 16_777_216;
     /// Number of schedules, in manifests and made by API, of all functions together.
     schedules: 100, 0, 10_000;
+    /// Number of hooks, at which others post events, of all functions together.
+    hooks: 100, 0, 10_000;
     /// Size of one component.
     component_mib: 64, 1, 1_024;
     /// Size of all components together, with their compiled code, kernels, driver caches and records.

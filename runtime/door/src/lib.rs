@@ -14,5 +14,6 @@ pub mod respond;
 // Not steps of the path.
 mod waiting_bytes;
 mod whole_body;
+mod audit;
 pub mod control;
 pub mod serve;

@@ -7,6 +7,7 @@
 //!  GET  health, jobs?status&cursor&limit, jobs/{id}/logs
 //!       schedules…                see `schedules`
 //!       batches…                  see `batches`
+//!       hooks…                    see `hooks`; what is posted to them: `inbound`
 //!  GET  webhooks?status&cursor&limit; POST webhooks/{id}/redeliver; DELETE webhooks/{id}
 //! ```
 //!
@@ -16,7 +17,10 @@
 
 mod batches;
 mod call;
+mod changes;
 mod error;
+mod hooks;
+pub mod inbound;
 mod runner;
 mod schedules;
 mod sender;
@@ -28,6 +32,7 @@ pub use sender::WebhookSender;
 
 use crate::access::AccessError;
 use crate::admit::Admit;
+use crate::audit::AuditTrail;
 use crate::respond::{ReplyStatus, json};
 use crate::route::{self, calling_tenant, job_path};
 use crate::whole_body::BodyBudget;
@@ -46,6 +51,7 @@ use gannet_jobs::view::{JobCounts, StatusView};
 use gannet_state::registry::Snapshot;
 use http::Response;
 use serde::Serialize;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The server's jobs.
@@ -55,6 +61,19 @@ pub type ServerJobs = Jobs<DoorRunner>;
 const STREAM_WAIT: Duration = Duration::from_secs(3);
 /// Jobs that one call for a list returns at most.
 const LIST_MAX: u64 = 1_000;
+
+/// What calls of the job API need of the server.
+#[derive(Debug, Clone, Copy)]
+pub struct JobServices<'a> {
+    /// Counts calls against the rates.
+    pub admit: &'a Admit,
+    /// Bounds the memory for bodies.
+    pub bodies: &'a BodyBudget,
+    /// Writes the audit log.
+    pub trail: &'a Arc<AuditTrail>,
+    /// The server's URL, without a slash at its end.
+    pub base: &'a str,
+}
 
 /// A call of the job API on its way.
 struct Asked<'a> {
@@ -119,7 +138,7 @@ pub fn is_repeatable(path: &str) -> bool {
 /// Serves a request of the job API and returns its response.
 pub async fn answer(
     jobs: &ServerJobs,
-    (admit, bodies): (&Admit, &BodyBudget),
+    services: &JobServices<'_>,
     inbound: &mut InboundRequest,
     caller: &Caller,
     snapshot: &Snapshot,
@@ -128,8 +147,12 @@ pub async fn answer(
     let asked = job_path(&path).ok_or(AccessError::NotFound)?;
     let tenant = calling_tenant(inbound, caller)?;
     if asked.call == "schedules" {
-        return schedules::answer(jobs, (admit, bodies), inbound, (caller, &tenant, &asked), snapshot).await;
+        return schedules::answer(jobs, services, inbound, (caller, &tenant, &asked), snapshot).await;
     }
+    if asked.call == "hooks" {
+        return hooks::answer(jobs, services, inbound, (caller, &tenant, &asked), snapshot).await;
+    }
+    let JobServices { admit, bodies, .. } = *services;
     let target = target_of(&tenant, asked.function, inbound, caller, snapshot).map_err(Refusal::from)?;
     if asked.call == "batches" {
         let call = batches::BatchCall::find(asked.rest, &inbound.parts.method)?;
@@ -153,6 +176,12 @@ pub async fn answer(
     let query = inbound.parts.uri.query().map(str::to_owned);
     let asked = Asked { jobs, names, call, query };
     match call {
+        JobCall::Pause(paused) => {
+            let (jobs, names, of) = (jobs.clone(), asked.names.clone(), asked.names.0.clone());
+            let change = async move { pause(&jobs, &names, paused).await };
+            let action = if paused { "pauseJobs" } else { "resumeJobs" };
+            changes::audited(services, inbound, (caller, &of, action), change).await
+        }
         JobCall::Run | JobCall::RunSync => submit(&asked, inbound, &target, bodies).await,
         _ => {
             // No other call needs its body; clients send `{}`, or nothing.
@@ -162,6 +191,15 @@ pub async fn answer(
             asked.serve().await
         }
     }
+}
+
+async fn pause(
+    jobs: &ServerJobs,
+    (tenant, function): &(TenantName, FunctionName),
+    paused: bool,
+) -> Result<Response<ResponseBody>, Refusal> {
+    jobs.pause(tenant, Some(function), paused).await.map_err(JobApiError::from)?;
+    Ok(json(ReplyStatus::Ok, &Paused { paused }))
 }
 
 fn target_of(
@@ -232,10 +270,6 @@ impl Asked<'_> {
                 let removed = jobs.purge(names).await.map_err(store)?;
                 json(ReplyStatus::Ok, &Purged { removed, status: "completed" })
             }
-            JobCall::Pause(paused) => {
-                jobs.pause(&names.0, Some(&names.1), paused).await.map_err(store)?;
-                json(ReplyStatus::Ok, &Paused { paused })
-            }
             JobCall::Health => json(ReplyStatus::Ok, &self.health()),
             JobCall::List => self.list().await?,
             JobCall::Log(id) => {
@@ -245,7 +279,7 @@ impl Asked<'_> {
             JobCall::Webhooks => webhooks::list(jobs, names, self.query.as_deref()).await?,
             JobCall::Redeliver(id) => webhooks::redeliver(jobs, names, id).await?,
             JobCall::DropWebhook(id) => webhooks::drop_one(jobs, names, id).await?,
-            JobCall::Run | JobCall::RunSync => return Err(AccessError::NotFound.into()),
+            JobCall::Run | JobCall::RunSync | JobCall::Pause(_) => return Err(AccessError::NotFound.into()),
         })
     }
 

@@ -24,6 +24,7 @@ mod batch_tests;
 mod calls;
 mod clock;
 mod dispatch;
+mod hooks;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod model;
@@ -46,6 +47,7 @@ pub use batch_add::{NewBatch, NewItems};
 pub use batch_read::{BatchError, BatchView};
 pub use batches::{ResultsPage, RetriedItems};
 pub use calls::{Cancelled, ReadError, Retried, StreamRead};
+pub use hooks::{HookError, HookView, MadeHook, OpenHook, ReceiveError, Received, Replaced};
 pub use schedule_calls::{ListedSchedule, ScheduleError};
 pub use schedules::ScheduleSource;
 pub use shared::Jobs;
@@ -84,6 +86,7 @@ impl<R: Runner> Jobs<R> {
             removing_blobs: tokio::sync::RwLock::default(),
             large_reads: tokio::sync::Semaphore::new(shared::LARGE_READS),
             schedules: Schedules::default(),
+            making_hooks: tokio::sync::Mutex::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
