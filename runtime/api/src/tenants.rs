@@ -122,6 +122,10 @@ pub struct Used {
     pub jobs_queued: u64,
     /// Size of the inputs and results of all jobs in MiB.
     pub jobs_mib: u64,
+    /// Number of schedules, in manifests and made by API.
+    pub schedules: u64,
+    /// Number of hooks.
+    pub hooks: u64,
     /// Number of secrets.
     pub secrets: u64,
     /// Size of all assets in MiB. Bytes with several names count once.
@@ -149,6 +153,8 @@ impl Used {
             ("records_mib", self.records_mib),
             ("jobs_queued", self.jobs_queued),
             ("jobs_mib", self.jobs_mib),
+            ("schedules", self.schedules),
+            ("hooks", self.hooks),
             ("secrets", self.secrets),
             ("assets_mib", self.assets_mib),
             ("keys", self.keys),

@@ -187,7 +187,7 @@ impl Control {
             (OperationId::DeleteTenant, _) => self.delete_tenant(&call).await,
             (OperationId::Suspend, _) => self.suspend(&call, true).await,
             (OperationId::Resume, _) => self.suspend(&call, false).await,
-            (OperationId::GetLimits, _) => self.limits(&call.tenant()?, &call.snapshot),
+            (OperationId::GetLimits, _) => self.limits(&call.tenant()?, &call.snapshot).await,
             (OperationId::SetLimits, _) => self.set_limits(call).await,
             (OperationId::ListKeys, _) => self.list_keys(&call),
             (OperationId::CreateKey, grant) => self.create_key(call, grant.as_ref()).await,
@@ -201,7 +201,7 @@ impl Control {
     /// Runs an operation that needs a tenant.
     async fn run_for(&self, op: OperationId, call: ApiCall, grant: TenantGrant) -> CallResult {
         match op {
-            OperationId::Limits => self.limits(&grant.tenant, &call.snapshot),
+            OperationId::Limits => self.limits(&grant.tenant, &call.snapshot).await,
             OperationId::Usage => self.usage(call, grant).await,
             OperationId::Receipt => self.receipt(&call, grant).await,
             OperationId::ListFunctions => self.list_functions(&call, &grant),

@@ -25,7 +25,10 @@ struct Listed {
 
 #[derive(Debug, Serialize)]
 struct Dropped {
-    job: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch: Option<String>,
     dropped: bool,
 }
 
@@ -59,6 +62,7 @@ pub(super) async fn redeliver(jobs: &ServerJobs, names: &Names, id: JobId) -> Re
 }
 
 pub(super) async fn drop_one(jobs: &ServerJobs, names: &Names, id: JobId) -> Result<Response<ResponseBody>, Refusal> {
-    jobs.drop_delivery(names, id).await.map_err(refusal)?;
-    Ok(json(ReplyStatus::Ok, &Dropped { job: id.to_string(), dropped: true }))
+    let is_of_batch = jobs.drop_delivery(names, id).await.map_err(refusal)?;
+    let (job, batch) = ((!is_of_batch).then(|| id.to_string()), is_of_batch.then(|| id.to_string()));
+    Ok(json(ReplyStatus::Ok, &Dropped { job, batch, dropped: true }))
 }

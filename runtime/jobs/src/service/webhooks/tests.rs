@@ -261,7 +261,7 @@ async fn what_is_gone_or_private_is_given_up_at_once_and_can_be_delivered_again(
         let (dead, more) =
             service.jobs.deliveries(&names, Some(DeliveryStatus::Dead), ids.last().copied(), 10).await.unwrap();
         assert_eq!((dead.len(), more), (1, None));
-        assert_eq!((dead[0].job.clone(), dead[0].last_error.as_deref()), (id.to_string(), Some(why)));
+        assert_eq!((dead[0].job.clone(), dead[0].last_error.as_deref()), (Some(id.to_string()), Some(why)));
         assert!(dead[0].died_at.is_some() && dead[0].next_at.is_none());
         ids.push(id);
     }
@@ -301,7 +301,7 @@ async fn after_a_restart_what_was_not_delivered_is_and_nothing_else() {
     service.delivered(ids[2]).await;
     let names = service.names.clone();
     let (dead, _) = service.jobs.deliveries(&names, Some(DeliveryStatus::Dead), None, 10).await.unwrap();
-    assert_eq!(dead.iter().map(|view| view.job.clone()).collect::<Vec<_>>(), [ids[1].to_string()]);
+    assert_eq!(dead.iter().map(|view| view.job.clone()).collect::<Vec<_>>(), [Some(ids[1].to_string())]);
     assert!(service.sent.try_recv().is_err());
 }
 
