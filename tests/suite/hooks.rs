@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-const LOGGED: &str = "access_log = \"LOG\"\n";
+const LOGGED: &str = "[logs]\naccess = \"LOG\"\n";
 
 fn deploy(server: &Server, manifest: &str) {
     let deployed = server.put(KEY, "task", "task", manifest, "");
@@ -154,28 +154,26 @@ fn many_at_once_with_one_id_make_one_job() {
 }
 
 #[test]
-fn a_delivery_is_known_after_its_result_is_gone_and_after_a_crash() {
-    let data = tempfile::tempdir().unwrap();
-    let options = || Options { data: Some(data.path()), ..Options::default() };
+fn a_delivery_is_known_after_a_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let options = || Options { data: Some(&data), ..Options::default() };
     let server = Server::start_with(&options());
-    deploy(&server, "[jobs]\nresult_s = 1\n");
+    deploy(&server, "");
     let made = make(&server, &json!({ "name": "a", "verify": "standard" }));
     let (path, secret) = (path_of(&server, &made), made["secret"].as_str().unwrap().to_owned());
     let send = |server: &Server, id: &str| {
         let fields = standard(&secret, id, now_s(), b"{}");
-        post(server, &path, &as_headers(&fields), b"{}")
+        accepted(server, &path, &as_headers(&fields), b"{}")
     };
-    let first = send(&server, "m1").json()["id"].clone();
-    wait_until("its result is removed", || {
-        ask(&server, "GET", &format!("status/{}", first.as_str().unwrap()), &Value::Null).status == 404
-    });
-    let again = send(&server, "m1");
-    assert_eq!((again.status, again.json()), (202, json!({ "id": first })), "{}", again.text());
-    let second = send(&server, "m2").json()["id"].clone();
+    let first = send(&server, "m1");
     server.kill();
     drop(server);
     let server = Server::start_with(&options());
-    assert_eq!((send(&server, "m1").json()["id"].clone(), send(&server, "m2").json()["id"].clone()), (first, second));
+    assert_eq!(send(&server, "m1"), first);
+    assert_ne!(send(&server, "m2"), first);
+    assert_eq!(jobs(&server), 2);
 }
 
 #[test]
