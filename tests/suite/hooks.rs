@@ -463,3 +463,31 @@ fn a_command_makes_lists_rotates_and_deletes_hooks() {
     let (code, _, _) = run(&["hook", "add", "task", "c", "--verify", "magic"]);
     assert_eq!(code, Some(2));
 }
+
+#[test]
+fn the_function_hook_answers_signed_events() {
+    let server = Server::start();
+    server.deploy("hook");
+    let hook = br#"{"name": "sensors", "verify": "standard"}"#;
+    let made = server.send("POST", "/v2/hook/hooks", &[], hook).json();
+    let (path, secret) = (path_of(&server, &made), made["secret"].as_str().unwrap().to_owned());
+    let json = br#"{"sensor": "s1", "readings": [1, 2, 6, 7], "width": 1}"#;
+    for (id, media_type, body, sensor) in
+        [("m1", "application/json", &json[..], json!("s1")), ("m2", "text/csv", b"1,2,6,7", Value::Null)]
+    {
+        let fields = standard(&secret, id, now_s(), body);
+        let headers = [as_headers(&fields), vec![("content-type", media_type)]].concat();
+        let job = accepted(&server, &path, &headers, body);
+        let mut done = Value::Null;
+        wait_until("the job has ended", || {
+            done = server.send("GET", &format!("/v2/hook/status/{job}"), &[], b"").json();
+            done["status"] == "COMPLETED" || done["status"] == "FAILED"
+        });
+        let output = &done["output"];
+        assert_eq!((&output["source"], &output["sensor"]), (&json!("sensors"), &sensor), "{done}");
+        let width = if id == "m1" { [1.5, 3.0, 5.0, 6.5] } else { [3.0, 4.0, 4.0, 5.0] };
+        assert_eq!(output["smoothed"], json!(width), "{done}");
+        let receipt = server.get_json(&format!("/api/v1/requests/{}", done["requestId"].as_str().unwrap()));
+        assert!(receipt["gpu_ns"].as_u64() > Some(0) || receipt["slices"].as_u64() > Some(0), "{receipt}");
+    }
+}

@@ -175,6 +175,11 @@ pub fn hook_path(path: &str) -> Option<HookPath<'_>> {
     parts.next().is_none().then_some(found)
 }
 
+/// Returns the URL of a hook of a function, below the server's URL.
+pub fn hook_url(base: &str, (tenant, function): &(TenantName, FunctionName), name: &str, token: &str) -> String {
+    format!("{base}{HOOKS}{tenant}/{function}/{name}/{token}")
+}
+
 /// Whether errors of a path have the form of the job API.
 pub fn has_job_errors(path: &str) -> bool {
     path.starts_with("/v2/") || path.starts_with(HOOKS)

@@ -4,8 +4,8 @@
 //! To read takes the scope `read` or `invoke`, to change `deploy`. A change that has begun runs to its end, even if its
 //! client leaves.
 
-use super::JobServices;
 use super::error::JobApiError;
+use super::services::JobServices;
 use crate::access::AccessError;
 use crate::audit;
 use crate::route::JobPath;

@@ -10,13 +10,12 @@
 //! Who may do that: see [`super::changes`].
 
 use super::error::JobApiError;
-use super::inbound::url_of;
 use super::submission::check_webhook;
 use super::{JobServices, ServerJobs, changes};
 use crate::access::AccessError;
 use crate::audit::AuditSubject;
 use crate::respond::{ReplyStatus, json};
-use crate::route::JobPath;
+use crate::route::{JobPath, hook_url};
 use crate::whole_body;
 use bytes::Bytes;
 use futures::FutureExt;
@@ -202,7 +201,7 @@ fn read(body: &[u8]) -> Result<NewHook, CallError> {
 
 fn shown(base: &str, names: &Names, made: MadeHook) -> Made {
     let MadeHook { view, token, secret } = made;
-    let url = token.map(|token| url_of(base, names, &view.name, token.text()));
+    let url = token.map(|token| hook_url(base, names, &view.name, token.text()));
     Made { hook: view, url, secret }
 }
 

@@ -15,7 +15,8 @@ use gannet_base::names::{FunctionName, HookName, TenantName};
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 use gannet_fleet::admitted::Target;
 use gannet_fleet::inbound::{InboundRequest, discard_refused};
-use gannet_jobs::hook::event::{Event, Headers};
+use gannet_jobs::hook::event::Event;
+use gannet_jobs::hook::headers::Headers;
 use gannet_jobs::hook::signed::Unverified;
 use gannet_jobs::job::State;
 use gannet_jobs::service::{OpenHook, ReceiveError, Received, SubmitError};
@@ -30,11 +31,6 @@ struct Accepted {
     /// Missing if the delivery is known and its job's result is not kept any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<State>,
-}
-
-/// Returns the URL of a hook.
-pub(super) fn url_of(base: &str, (tenant, function): &(TenantName, FunctionName), name: &str, token: &str) -> String {
-    format!("{base}/hooks/{tenant}/{function}/{name}/{token}")
 }
 
 fn not_found() -> Refusal {

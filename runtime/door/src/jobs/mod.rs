@@ -24,15 +24,15 @@ pub mod inbound;
 mod runner;
 mod schedules;
 mod sender;
+mod services;
 mod submission;
 mod webhooks;
 
 pub use runner::DoorRunner;
 pub use sender::WebhookSender;
+pub use services::JobServices;
 
 use crate::access::AccessError;
-use crate::admit::Admit;
-use crate::audit::AuditTrail;
 use crate::respond::{ReplyStatus, json};
 use crate::route::{self, calling_tenant, job_path};
 use crate::whole_body::BodyBudget;
@@ -51,7 +51,6 @@ use gannet_jobs::view::{JobCounts, StatusView};
 use gannet_state::registry::Snapshot;
 use http::Response;
 use serde::Serialize;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The server's jobs.
@@ -61,19 +60,6 @@ pub type ServerJobs = Jobs<DoorRunner>;
 const STREAM_WAIT: Duration = Duration::from_secs(3);
 /// Jobs that one call for a list returns at most.
 const LIST_MAX: u64 = 1_000;
-
-/// What calls of the job API need of the server.
-#[derive(Debug, Clone, Copy)]
-pub struct JobServices<'a> {
-    /// Counts calls against the rates.
-    pub admit: &'a Admit,
-    /// Bounds the memory for bodies.
-    pub bodies: &'a BodyBudget,
-    /// Writes the audit log.
-    pub trail: &'a Arc<AuditTrail>,
-    /// The server's URL, without a slash at its end.
-    pub base: &'a str,
-}
 
 /// A call of the job API on its way.
 struct Asked<'a> {

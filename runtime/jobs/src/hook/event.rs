@@ -3,6 +3,7 @@
 //! The input is `{"hook", "headers", "query", "encoding", "body"}`. A body of JSON is in it byte for byte; a text is a
 //! string; anything else is base64. Headers that carry credentials, or that belong to the connection, are left out.
 
+use super::headers::Headers;
 use super::record::Hook;
 use crate::job::Millis;
 use base64::Engine;
@@ -18,60 +19,6 @@ const ID_MS: Millis = 24 * 3_600_000;
 const ID_BYTES_MAX: usize = 255;
 /// Headers in which an id is looked for.
 const ID_HEADERS: [&str; 2] = ["webhook-id", "x-github-delivery"];
-
-/// Headers that a function does not get: credentials, and what belongs to the connection.
-const LEFT_OUT: [&str; 14] = [
-    "authorization",
-    "connection",
-    "content-length",
-    "cookie",
-    "expect",
-    "forwarded",
-    "host",
-    "keep-alive",
-    "proxy-authorization",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "x-real-ip",
-];
-/// What begins like this is left out too.
-const LEFT_OUT_PREFIXES: [&str; 3] = ["x-forwarded-", "x-gannet-", "proxy-"];
-
-/// The headers of a delivery, with names in lower case. Values of the same name are joined with commas.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Headers(BTreeMap<String, String>);
-
-impl Headers {
-    /// Collects headers.
-    pub fn new(all: impl IntoIterator<Item = (String, String)>) -> Self {
-        let mut headers = BTreeMap::<String, String>::new();
-        for (name, value) in all {
-            match headers.get_mut(&name) {
-                Some(before) => {
-                    before.push_str(", ");
-                    before.push_str(&value);
-                }
-                None => drop(headers.insert(name, value)),
-            }
-        }
-        Self(headers)
-    }
-
-    /// Returns a header's value.
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
-    }
-
-    fn for_functions(&self) -> BTreeMap<&str, &str> {
-        let is_left_out =
-            |name: &str| LEFT_OUT.contains(&name) || LEFT_OUT_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-        let kept = self.0.iter().filter(|(name, _)| !is_left_out(name));
-        kept.map(|(name, value)| (name.as_str(), value.as_str())).collect()
-    }
-}
 
 /// The value of a parameter of the query: a text, or all texts in their order if it is there several times.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -11,6 +11,7 @@
 //! The URL is a capability: its token is 256 random bits, of which only a hash is stored. Here is what decides, without
 //! a lock and without a wait; [`crate::service`] has the rest.
 
-pub mod record;
+pub mod headers;
 pub mod signed;
+pub mod record;
 pub mod event;

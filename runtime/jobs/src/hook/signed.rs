@@ -9,7 +9,7 @@
 //!
 //! Each is HMAC-SHA256 and is compared in constant time. A timestamp may be [`TOLERANCE_S`] off.
 
-use super::event::Headers;
+use super::headers::Headers;
 use crate::delivery::signature::{Secret, hmac_sha256};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
