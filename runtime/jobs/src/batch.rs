@@ -80,7 +80,7 @@ fn is_zero(value: &u32) -> bool {
 }
 
 /// The state of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum BatchState {
     /// No item has begun.
@@ -94,7 +94,8 @@ pub enum BatchState {
 }
 
 /// How many items are in each state.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = BatchCounts)]
 pub struct Counts {
     /// All items.
     pub total: u64,

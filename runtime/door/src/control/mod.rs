@@ -36,6 +36,7 @@ mod health;
 
 // The types of bodies, and the OpenAPI document.
 mod openapi;
+mod openapi_jobs;
 
 pub use openapi::document;
 

@@ -15,6 +15,7 @@
 use super::ServerJobs;
 use super::call::{query_cursor, query_number, query_value};
 use super::error::JobApiError;
+use super::operations::JobOperation;
 use super::submission::{SentPolicy, check_webhook, idempotency_key, job_limits};
 use crate::access::AccessError;
 use crate::respond::{ReplyStatus, json, stream};
@@ -61,6 +62,20 @@ pub(super) enum BatchCall {
 }
 
 impl BatchCall {
+    /// Returns its row in the table of all calls.
+    pub(super) fn operation(self) -> JobOperation {
+        match self {
+            Self::List => JobOperation::ListBatches,
+            Self::Make => JobOperation::MakeBatch,
+            Self::Status(_) => JobOperation::GetBatch,
+            Self::Results(_) => JobOperation::BatchResults,
+            Self::Add(_) => JobOperation::AddItems,
+            Self::Close(_) => JobOperation::CloseBatch,
+            Self::Cancel(_) => JobOperation::CancelBatch,
+            Self::Retry(_) => JobOperation::RetryBatch,
+        }
+    }
+
     /// Returns the call that the rest of a path and a method make.
     pub(super) fn find(rest: &str, method: &Method) -> Result<Self, Refusal> {
         let (id, call) = rest.split_once('/').map_or((rest, None), |(id, call)| (id, Some(call)));
@@ -84,8 +99,9 @@ impl BatchCall {
     }
 }
 
-#[derive(Debug, Serialize)]
-struct Listed {
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = BatchesListed)]
+pub(super) struct Listed {
     batches: Vec<BatchView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cursor: Option<String>,

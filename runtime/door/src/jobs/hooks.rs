@@ -10,6 +10,7 @@
 //! Who may do that: see [`super::changes`].
 
 use super::error::JobApiError;
+use super::operations::JobOperation;
 use super::submission::check_webhook;
 use super::{JobServices, ServerJobs, changes};
 use crate::access::AccessError;
@@ -46,8 +47,18 @@ pub(super) enum HookCall<'a> {
 }
 
 impl<'a> HookCall<'a> {
+    /// Returns its row in the table of all calls.
+    pub(super) fn operation(self) -> JobOperation {
+        match self {
+            Self::List => JobOperation::ListHooks,
+            Self::Make => JobOperation::MakeHook,
+            Self::Delete(_) => JobOperation::DeleteHook,
+            Self::Rotate(_) => JobOperation::RotateHook,
+        }
+    }
+
     /// Returns the call that the rest of a path and a method make.
-    fn find(rest: &'a str, method: &Method) -> Result<Self, AccessError> {
+    pub(super) fn find(rest: &'a str, method: &Method) -> Result<Self, AccessError> {
         let not_allowed =
             |allowed: &str| AccessError::MethodNotAllowed { method: method.to_string(), allowed: allowed.into() };
         let (name, call) = rest.split_once('/').map_or((rest, None), |(name, call)| (name, Some(call)));
@@ -67,13 +78,15 @@ impl<'a> HookCall<'a> {
     }
 }
 
-#[derive(Debug, Serialize)]
-struct Listed {
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = HooksListed)]
+pub(super) struct Listed {
     hooks: Vec<HookView>,
 }
 
-#[derive(Debug, Serialize)]
-struct Made {
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = HookMade)]
+pub(super) struct Made {
     #[serde(flatten)]
     hook: HookView,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,19 +176,20 @@ pub(super) async fn answer(
         Bytes::new()
     };
     let (jobs, base, limit) = (jobs.clone(), services.base.to_owned(), owner.limits.hooks);
-    let (action, change): (_, BoxFuture<'static, Result<_, CallError>>) = match call {
+    let action = call.operation().name();
+    let change: BoxFuture<'static, Result<_, CallError>> = match call {
         HookCall::List => {
             let hooks = jobs.hooks(&names).await.map_err(CallError::from)?;
             return Ok(json(ReplyStatus::Ok, &Listed { hooks }));
         }
-        HookCall::Make => ("makeHook", async move { make(&jobs, &names, &body, (&base, limit)).await }.boxed()),
+        HookCall::Make => async move { make(&jobs, &names, &body, (&base, limit)).await }.boxed(),
         HookCall::Delete(name) => {
             let name = named(name)?;
-            ("deleteHook", async move { delete(&jobs, &names, &name).await }.boxed())
+            async move { delete(&jobs, &names, &name).await }.boxed()
         }
         HookCall::Rotate(name) => {
             let name = named(name)?;
-            ("rotateHook", async move { rotate(&jobs, &names, &name, (&body, &base)).await }.boxed())
+            async move { rotate(&jobs, &names, &name, (&body, &base)).await }.boxed()
         }
     };
     let change = change.map(|changed| changed.map_err(Refusal::from));

@@ -25,8 +25,9 @@ use http::{HeaderMap, Method, Response};
 use serde::Serialize;
 use std::time::Instant;
 
-#[derive(Debug, Serialize)]
-struct Accepted {
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = EventAccepted)]
+pub(super) struct Accepted {
     id: String,
     /// Missing if the delivery is known and its job's result is not kept any more.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -21,8 +21,13 @@ mod changes;
 mod error;
 mod hooks;
 pub mod inbound;
+pub(crate) mod operations;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod operations_tests;
 mod runner;
 mod schedules;
+pub(crate) mod schemas;
 mod sender;
 mod services;
 mod submission;
@@ -69,25 +74,29 @@ struct Asked<'a> {
     query: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = JobAccepted)]
 struct Changed {
     id: String,
     status: State,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = JobsPurged)]
 struct Purged {
     removed: u64,
     status: &'static str,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = JobsPaused)]
 struct Paused {
     paused: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = JobsHealth)]
 struct Health {
     jobs: JobCounts,
     workers: Workers,
@@ -96,7 +105,8 @@ struct Health {
 }
 
 /// Workers as Runpod's clients know them. A worker serves several jobs; each that runs counts as one that is running.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = JobWorkers)]
 struct Workers {
     idle: u64,
     initializing: u64,
@@ -106,7 +116,8 @@ struct Workers {
     unhealthy: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = JobsListed)]
 struct Listed {
     jobs: Vec<StatusView>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -165,7 +176,7 @@ pub async fn answer(
         JobCall::Pause(paused) => {
             let (jobs, names, of) = (jobs.clone(), asked.names.clone(), asked.names.0.clone());
             let change = async move { pause(&jobs, &names, paused).await };
-            let action = if paused { "pauseJobs" } else { "resumeJobs" };
+            let action = call.operation().name();
             changes::audited(services, inbound, (caller, &of, action), change).await
         }
         JobCall::Run | JobCall::RunSync => submit(&asked, inbound, &target, bodies).await,

@@ -10,6 +10,7 @@
 //! To read them takes the scope `read` or `invoke`, to change or run them `deploy`.
 
 use super::error::JobApiError;
+use super::operations::JobOperation;
 use super::{JobServices, ServerJobs, changes};
 use crate::access::AccessError;
 use crate::audit::AuditSubject;
@@ -37,7 +38,7 @@ const BODY_BYTES_MAX: u64 = 256 << 10;
 
 /// A call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ScheduleCall<'a> {
+pub(super) enum ScheduleCall<'a> {
     List,
     Make,
     Delete(&'a str),
@@ -45,18 +46,18 @@ enum ScheduleCall<'a> {
 }
 
 impl<'a> ScheduleCall<'a> {
-    /// Returns the name of a change in the OpenAPI document and in the audit log.
-    fn action(self) -> Option<&'static str> {
+    /// Returns its row in the table of all calls.
+    pub(super) fn operation(self) -> JobOperation {
         match self {
-            Self::List => None,
-            Self::Make => Some("makeSchedule"),
-            Self::Delete(_) => Some("deleteSchedule"),
-            Self::Run(_) => Some("runSchedule"),
+            Self::List => JobOperation::ListSchedules,
+            Self::Make => JobOperation::MakeSchedule,
+            Self::Delete(_) => JobOperation::DeleteSchedule,
+            Self::Run(_) => JobOperation::RunSchedule,
         }
     }
 
     /// Returns the call that the rest of a path and a method make.
-    fn find(rest: &'a str, method: &Method) -> Result<Self, AccessError> {
+    pub(super) fn find(rest: &'a str, method: &Method) -> Result<Self, AccessError> {
         let not_allowed =
             |allowed: &str| AccessError::MethodNotAllowed { method: method.to_string(), allowed: allowed.into() };
         let (name, call) = rest.split_once('/').map_or((rest, None), |(name, call)| (name, Some(call)));
@@ -77,8 +78,9 @@ impl<'a> ScheduleCall<'a> {
 }
 
 /// A schedule as clients see it.
-#[derive(Debug, Serialize)]
-struct ScheduleView {
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = ScheduleShown)]
+pub(super) struct ScheduleView {
     name: String,
     source: &'static str,
     cron: String,
@@ -97,24 +99,28 @@ struct ScheduleView {
     last_skipped: Option<SkippedView>,
 }
 
-#[derive(Debug, Serialize)]
-struct SkippedView {
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = ScheduleSkipped)]
+pub(super) struct SkippedView {
     time: Option<String>,
     reason: &'static str,
 }
 
-#[derive(Debug, Serialize)]
-struct Schedules {
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = SchedulesListed)]
+pub(super) struct Schedules {
     schedules: Vec<ScheduleView>,
 }
 
-#[derive(Debug, Serialize)]
-struct Deleted {
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = JobsDeleted)]
+pub(super) struct Deleted {
     deleted: String,
 }
 
-#[derive(Debug, Serialize)]
-struct Started {
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = ScheduleStarted)]
+pub(super) struct Started {
     id: String,
     status: State,
     schedule: String,
@@ -205,7 +211,7 @@ pub(super) async fn answer(
         Bytes::new()
     };
     let (jobs, limit) = (jobs.clone(), owner.limits.schedules);
-    let Some(action) = call.action() else { return Ok(list(&jobs, &names).await?) };
+    let action = call.operation().name();
     let change: BoxFuture<'static, Result<Response<ResponseBody>, CallError>> = match call {
         ScheduleCall::List => return Ok(list(&jobs, &names).await?),
         ScheduleCall::Make => async move { make(&jobs, &names, &body, limit).await }.boxed(),

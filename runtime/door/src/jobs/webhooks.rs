@@ -16,15 +16,17 @@ const LIST_MAX: u64 = 1_000;
 
 type Names = (TenantName, FunctionName);
 
-#[derive(Debug, Serialize)]
-struct Listed {
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = DeliveriesListed)]
+pub(super) struct Listed {
     webhooks: Vec<DeliveryView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cursor: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
-struct Dropped {
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = DeliveryDropped)]
+pub(super) struct Dropped {
     #[serde(skip_serializing_if = "Option::is_none")]
     job: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -48,8 +48,9 @@ impl From<io::Error> for BatchError {
 }
 
 /// A batch as clients see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Batch)]
 pub struct BatchView {
     /// Its id.
     pub id: String,

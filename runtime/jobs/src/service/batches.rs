@@ -33,7 +33,8 @@ pub struct ResultsPage {
 }
 
 /// Items that were put into the queue again.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = BatchRetried)]
 pub struct RetriedItems {
     /// How many.
     pub retried: u64,

@@ -65,7 +65,8 @@ impl From<CommitError> for HookError {
 }
 
 /// A hook as its tenant sees it: without its URL and its secret, which are shown only when they are made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = Hook)]
 pub struct HookView {
     /// Its name.
     pub name: String,

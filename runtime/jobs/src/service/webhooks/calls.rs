@@ -27,7 +27,7 @@ pub enum DeliveryError {
 }
 
 /// Whether a delivery is still tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeliveryStatus {
     /// It is.
@@ -37,8 +37,9 @@ pub enum DeliveryStatus {
 }
 
 /// A delivery, as lists show it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Delivery)]
 pub struct DeliveryView {
     /// The id of its job, if it tells the end of one.
     #[serde(skip_serializing_if = "Option::is_none")]
