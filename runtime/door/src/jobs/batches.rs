@@ -159,6 +159,16 @@ fn read_object(body: &[u8]) -> Result<Sent, JobApiError> {
     check(Sent { inputs, policy, name, more, webhook })
 }
 
+/// Refuses what the query says of a batch whose body says it: it would be left out without a word.
+fn check_query(query: Option<&str>) -> Result<(), JobApiError> {
+    match ["name", "more", "webhook"].into_iter().find(|name| query_value(query, name).is_some()) {
+        Some(name) => {
+            Err(invalid(format!("{name} is a key of the body; it is in the query only if the inputs are lines")))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Reads an NDJSON body: each line is an input. The batch's name and `more` are in the query string.
 fn read_lines(body: &[u8], query: Option<&str>) -> Result<Sent, JobApiError> {
     let mut inputs = Vec::new();
@@ -211,7 +221,12 @@ async fn read(
     let key = idempotency_key(&inbound.parts.headers)?;
     let body = whole_body::collect(inbound, names.0.clone(), bodies, BODY_BYTES_MAX).await?;
     let query = inbound.parts.uri.query();
-    let sent = if are_lines(&inbound.parts.headers) { read_lines(&body, query)? } else { read_object(&body)? };
+    let sent = if are_lines(&inbound.parts.headers) {
+        read_lines(&body, query)?
+    } else {
+        check_query(query)?;
+        read_object(&body)?
+    };
     let policy = sent.policy.check(limits)?;
     let items = NewItems { inputs: sent.inputs, idempotency_key: key, limits: job_limits(limits) };
     Ok(NewBatch { name: sent.name, policy, more: sent.more, webhook: sent.webhook, items })
@@ -340,6 +355,8 @@ mod tests {
         ] {
             assert!(object(&body).contains(problem), "{}", object(&body));
         }
+        assert!(check_query(Some("limit=1")).is_ok());
+        assert!(check_query(Some("webhook=x")).unwrap_err().to_string().contains("webhook is a key of the body"));
         let lines = |text: &str, query| told(read_lines(text.as_bytes(), query));
         assert_eq!(lines("{\"a\":1}\r\n\n[2]\n\"x\"", Some("name=n&more=true")), "3 Some(\"n\") true");
         let read = read_lines(b"1", Some("webhook=https%3A%2F%2Fexample.org%2Fx")).unwrap();
