@@ -15,6 +15,7 @@
 use super::ServerJobs;
 use super::call::{query_cursor, query_number, query_value};
 use super::error::JobApiError;
+#[cfg(test)]
 use super::operations::JobOperation;
 use super::submission::{SentPolicy, check_webhook, idempotency_key, job_limits};
 use crate::access::AccessError;
@@ -63,6 +64,7 @@ pub(super) enum BatchCall {
 
 impl BatchCall {
     /// Returns its row in the table of all calls.
+    #[cfg(test)]
     pub(super) fn operation(self) -> JobOperation {
         match self {
             Self::List => JobOperation::ListBatches,
