@@ -174,8 +174,8 @@ fn wrong_calls_are_told_what_is_wrong() {
     refused(post("batches", r#"{"inputs":[]}"#), 400, "invalid_request", "0 inputs; it may have 1 to 5000");
     let many = json!({ "inputs": vec![0; 5_001] }).to_string();
     refused(post("batches", &many), 400, "invalid_request", "5001 inputs");
-    let webhook = r#"{"inputs":[1],"webhook":"https://example.org/"}"#;
-    refused(post("batches", webhook), 400, "invalid_request", "a batch has no `webhook`");
+    let webhook = r#"{"inputs":[1],"webhook":"ftp://example.org/"}"#;
+    refused(post("batches", webhook), 400, "invalid_request", "it must be an absolute http or https URL");
     refused(post("batches", r#"{"inputs":[1],"policy":{"ttl":1}}"#), 400, "invalid_request", "policy.ttl = 1");
     refused(ask(&server, "GET", "batches/none", &[], ""), 404, "batch_not_found", "no such batch");
     refused(ask(&server, "DELETE", "batches", &[], ""), 405, "method_not_allowed", "DELETE");

@@ -27,6 +27,7 @@ mod faults;
 mod front;
 mod full_disk;
 mod gpu;
+mod hooks;
 mod http;
 mod instances;
 mod job_commands;

@@ -239,6 +239,141 @@ fn private_addresses_are_never_reached_and_bad_ones_are_refused_at_submission() 
 }
 
 #[test]
+fn a_receiver_that_redirects_to_itself_or_hangs_is_asked_once_for_each_try() {
+    let hanging = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (url, own) = (format!("http://{}/hook", hanging.local_addr().unwrap()), "302 Found\r\nlocation: /hook");
+    let receiver = Receiver::start(&[own]);
+    let config = OPEN.replace("first_retry_ms = 100", "first_retry_ms = 3600000");
+    let server = start(&config, None);
+    deploy(&server, "");
+    let looping = submit(&server, &json!({ "say": "x" }), &receiver.url());
+    let hung = submit(&server, &json!({ "say": "x" }), &url);
+    assert_eq!(receiver.next().headers["webhook-id"], looping);
+    let (mut stream, _) = hanging.accept().unwrap();
+    assert_eq!(Message::read(&mut stream).headers["webhook-id"], hung);
+    let of = |id: &str| listed(&server, "pending").into_iter().find(|one| one["job"] == id).unwrap();
+    wait_until("both have failed once", || [&looping, &hung].iter().all(|id| of(id)["tries"] == 1));
+    let why = |id: &str| of(id)["lastError"].as_str().unwrap().to_owned();
+    assert!(why(&looping).contains("status 302; redirects are not followed"), "{}", why(&looping));
+    assert!(why(&hung).contains("did not answer in time"), "{}", why(&hung));
+    receiver.stays_silent();
+}
+
+#[test]
+fn the_end_of_a_batch_is_delivered_signed_and_once() {
+    let (server, receiver) = (start(OPEN, None), Receiver::start(&["500 Error"]));
+    deploy(&server, "[jobs]\nretries = 0\n");
+    let secret = secret(&server);
+    let body = json!({ "inputs": [{ "say": 1 }, { "fail": "why" }], "webhook": receiver.url() });
+    let made = ask(&server, "POST", "batches", &body);
+    assert_eq!(made.status, 200, "{}", made.text());
+    let id = made.json()["id"].as_str().unwrap().to_owned();
+    let (first, second) = (receiver.next(), receiver.next());
+    assert!(first.is_signed_with(&secret) && second.is_signed_with(&secret));
+    for message in [&first, &second] {
+        let told = message.json();
+        assert_eq!((&message.headers["webhook-id"], &told["id"]), (&id, &json!(id)), "{told}");
+        assert_eq!((&told["status"], &told["counts"]["completed"]), (&json!("COMPLETED"), &json!(1)), "{told}");
+        assert_eq!((&told["counts"]["failed"], &told["counts"]["total"]), (&json!(1), &json!(2)), "{told}");
+    }
+    all_delivered(&server);
+    // What is retried has another end.
+    assert_eq!(ask(&server, "POST", &format!("batches/{id}/retry"), &Value::Null).json()["retried"], 1);
+    assert_eq!(receiver.next().headers["webhook-id"], format!("{id}-1"));
+    // One that is cancelled is told when what runs has ended, one that is left open when it is closed.
+    let open = json!({ "inputs": [{ "say": 1 }], "more": true, "webhook": receiver.url() });
+    let open = ask(&server, "POST", "batches", &open).json()["id"].as_str().unwrap().to_owned();
+    let status = || ask(&server, "GET", &format!("batches/{open}"), &Value::Null).json();
+    wait_until("its item has ended", || status()["counts"]["completed"] == 1);
+    all_delivered(&server);
+    let lines = server.send(
+        "POST",
+        &format!("/v2/task/batches?more=true&webhook=http%3A%2F%2F{}%2Fhook", receiver.address),
+        &[("content-type", "application/x-ndjson")],
+        b"{\"spin\": true}\n{\"spin\": true}\n",
+    );
+    assert_eq!(lines.status, 200, "{}", lines.text());
+    let spinning = lines.json()["id"].as_str().unwrap().to_owned();
+    let counts = || ask(&server, "GET", &format!("batches/{spinning}"), &Value::Null).json()["counts"].clone();
+    wait_until("an item runs", || counts()["in_progress"].as_u64() > Some(0));
+    assert_eq!(ask(&server, "POST", &format!("batches/{spinning}/cancel"), &Value::Null).json()["status"], "CANCELLED");
+    let items = ask(&server, "GET", "jobs?status=IN_PROGRESS", &Value::Null).json();
+    for item in items["jobs"].as_array().unwrap() {
+        ask(&server, "POST", &format!("cancel/{}", item["id"].as_str().unwrap()), &Value::Null);
+    }
+    let message = receiver.next();
+    assert_eq!((&message.headers["webhook-id"], &message.json()["status"]), (&spinning, &json!("CANCELLED")));
+    assert_eq!(message.json()["counts"]["cancelled"], 2);
+    assert_eq!(ask(&server, "POST", &format!("batches/{open}/close"), &Value::Null).status, 200);
+    assert_eq!(receiver.next().headers["webhook-id"], open);
+    all_delivered(&server);
+    let again = ask(&server, "POST", &format!("webhooks/{id}/redeliver"), &Value::Null);
+    assert_eq!((again.status, &again.json()["batch"]), (200, &json!(id)), "{}", again.text());
+    assert_eq!(receiver.next().headers["webhook-id"], format!("{id}-1"));
+    receiver.stays_silent();
+}
+
+#[test]
+fn a_crash_loses_no_end_of_a_batch_and_dead_letters_show_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = closed.local_addr().unwrap();
+    drop(closed);
+    let config = OPEN.replace("first_retry_ms = 100", "first_retry_ms = 2000");
+    let server = start(&config, Some(&data));
+    deploy(&server, "");
+    let body = json!({ "inputs": [{ "say": 1 }, { "say": 2 }], "webhook": format!("http://{address}/hook") });
+    let id = ask(&server, "POST", "batches", &body).json()["id"].as_str().unwrap().to_owned();
+    wait_until("its first try has failed", || listed(&server, "pending").iter().any(|one| one["batch"] == id));
+    server.kill();
+    drop(server);
+    let receiver = Receiver::over(TcpListener::bind(address).unwrap(), &["410 Gone"], Duration::ZERO);
+    let server = start(&config, Some(&data));
+    let message = receiver.next();
+    assert_eq!((&message.headers["webhook-id"], &message.json()["counts"]["completed"]), (&id, &json!(2)));
+    wait_until("it is given up", || {
+        listed(&server, "dead").iter().any(|one| one["batch"] == id && one["job"].is_null())
+    });
+    let dropped = ask(&server, "DELETE", &format!("webhooks/{id}"), &Value::Null);
+    assert_eq!(dropped.json(), json!({ "batch": id, "dropped": true }), "{}", dropped.text());
+    assert!(listed(&server, "dead").is_empty());
+    receiver.stays_silent();
+}
+
+#[test]
+fn commands_list_repeat_and_drop_deliveries_and_show_the_secret() {
+    let receiver = Receiver::start(&["410 Gone"]);
+    let server = start(OPEN, None);
+    deploy(&server, "");
+    let run = |arguments: &[&str]| {
+        let output = server.cli(arguments);
+        (output.status.code(), text(&output.stdout).trim_end().to_owned(), text(&output.stderr))
+    };
+    let id = submit(&server, &json!({ "say": "x" }), &receiver.url());
+    given_up(&server, &id);
+    let (code, table, _) = run(&["webhook", "list", "task", "--status", "dead"]);
+    assert!(code == Some(0) && table.contains(&id) && table.contains("410"), "{table}");
+    let (_, json, _) = run(&["webhooks", "ls", "task", "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["webhooks"][0]["job"], id);
+    let (code, _, told) = run(&["webhook", "redeliver", "task", &id]);
+    assert!(code == Some(0) && told.contains(&receiver.url()), "{told}");
+    receiver.next();
+    receiver.next();
+    all_delivered(&server);
+    let (code, _, told) = run(&["webhook", "drop", "task", &id]);
+    assert!(code == Some(1) && told.contains("(webhook_not_found)"), "{told}");
+    let (_, first, _) = run(&["webhook", "secret"]);
+    assert!(first == secret(&server) && first.starts_with("whsec_"), "{first}");
+    let (_, second, told) = run(&["webhook", "secret", "--rotate"]);
+    assert!(second != first && told.contains("signs too until"), "{told}");
+    let (_, json, _) = run(&["webhook", "secret", "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["secret"], second);
+    assert_eq!(run(&["webhook", "list", "task", "--status", "lost"]).0, Some(2));
+}
+
+#[test]
 fn a_slow_receiver_is_called_once() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let receiver = Receiver::over(listener, &[], Duration::from_secs(29));

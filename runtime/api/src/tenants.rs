@@ -122,6 +122,10 @@ pub struct Used {
     pub jobs_queued: u64,
     /// Size of the inputs and results of all jobs in MiB.
     pub jobs_mib: u64,
+    /// Number of schedules, in manifests and made by API.
+    pub schedules: u64,
+    /// Number of hooks.
+    pub hooks: u64,
     /// Number of keys in key-value storage.
     pub keyvalue_keys: u64,
     /// Size of key-value storage in MiB.
@@ -153,6 +157,8 @@ impl Used {
             ("records_mib", self.records_mib),
             ("jobs_queued", self.jobs_queued),
             ("jobs_mib", self.jobs_mib),
+            ("schedules", self.schedules),
+            ("hooks", self.hooks),
             ("keyvalue_keys", self.keyvalue_keys),
             ("keyvalue_mib", self.keyvalue_mib),
             ("secrets", self.secrets),

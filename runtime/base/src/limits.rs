@@ -172,6 +172,8 @@ limits! {
     keyvalue_mib: 64, 0, 1_048_576;
     /// Number of schedules, in manifests and made by API, of all functions together.
     schedules: 100, 0, 10_000;
+    /// Number of hooks, at which others post events, of all functions together.
+    hooks: 100, 0, 10_000;
     /// Size of one component.
     component_mib: 64, 1, 1_024;
     /// Size of all components together, with their compiled code, kernels, driver caches and records.

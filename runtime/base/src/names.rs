@@ -132,6 +132,7 @@ name!(/** The name of a tenant. */ TenantName, "tenant", TENANT_MAX, check);
 name!(/** The name of a function. */ FunctionName, "function", FUNCTION_MAX, check);
 name!(/** The name of an asset. */ AssetName, "asset", ASSET_MAX, check_asset);
 name!(/** The name of a schedule of a function. */ ScheduleName, "schedule", SCHEDULE_MAX, check_asset);
+name!(/** The name of a hook of a function: of a source that posts events. */ HookName, "hook", SCHEDULE_MAX, check_asset);
 
 /// The id of a request: a UUIDv7, so that ids sort by time. The server always makes it; it never takes one from a
 /// client.

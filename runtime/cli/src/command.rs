@@ -3,8 +3,8 @@
 use crate::connection::ReadArgs;
 use crate::failure::Outcome;
 use crate::{
-    asset, audit, batch, configure, deploy, function, gpu, invoke, job, key, login, logs, queue, receipt, schedule,
-    secret, tenant, traffic, usage,
+    asset, audit, batch, configure, deploy, function, gpu, hook, invoke, job, key, login, logs, queue, receipt,
+    schedule, secret, tenant, traffic, usage, webhook,
 };
 use clap::Subcommand;
 
@@ -47,6 +47,12 @@ pub enum ClientCommand {
     /// Add, list, run and delete the schedules of a function, which make its jobs at certain times
     #[command(visible_alias = "schedules")]
     Schedule(schedule::ScheduleArgs),
+    /// Add, list, rotate and delete the hooks of a function: URLs at which others post events that become jobs
+    #[command(visible_alias = "hooks")]
+    Hook(hook::HookArgs),
+    /// List and repeat the deliveries of results, give them up, and show the secret that they are signed with
+    #[command(visible_alias = "webhooks")]
+    Webhook(webhook::WebhookArgs),
     /// Show what the tenant used in a span of days, and what it cost
     Usage(usage::UsageArgs),
     /// Show the prices of GPU time, CPU time and GPU memory
@@ -95,6 +101,8 @@ impl ClientCommand {
             Self::Batch(arguments) => batch::run(arguments),
             Self::Queue(arguments) => queue::run(arguments),
             Self::Schedule(arguments) => schedule::run(arguments),
+            Self::Hook(arguments) => hook::run(arguments),
+            Self::Webhook(arguments) => webhook::run(arguments),
             Self::Usage(arguments) => usage::usage(arguments),
             Self::Prices(arguments) => usage::prices(arguments),
             Self::Limits(arguments) => tenant::limits(arguments),

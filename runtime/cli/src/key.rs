@@ -76,7 +76,7 @@ enum KeyCommand {
 }
 
 /// Parses a duration, as in 90d, 12h, 30m or 45s. Returns seconds.
-fn parse_duration(text: &str) -> Result<u64, Failure> {
+pub fn parse_duration(text: &str) -> Result<u64, Failure> {
     let wrong = || Failure::usage(format!("{text:?} is not a duration, as in 90d, 12h, 30m or 45s"));
     let (at, unit) = text.char_indices().last().ok_or_else(wrong)?;
     let factor = match unit {

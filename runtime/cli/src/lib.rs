@@ -21,6 +21,8 @@ mod job;
 mod batch;
 mod queue;
 mod schedule;
+mod hook;
+mod webhook;
 mod usage;
 mod audit;
 mod asset;

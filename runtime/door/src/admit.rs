@@ -173,6 +173,23 @@ impl Admit {
         Ok((Admitted { tab, outbound: None, key: None, permits }, of_share))
     }
 
+    /// Counts a delivery to a hook against its tenant's rate. Its URL is what a key is elsewhere.
+    pub fn check_hook_rate(&self, target: &Target, now: Instant) -> Result<(), AdmitError> {
+        let limits = &target.tenant.limits;
+        let rate = Rate { per_s: limits.requests_per_s, burst: limits.requests_burst };
+        let taken = target.tenant.account.rate.take(rate, now);
+        taken.map_err(|wait| RateExceeded { whose: "the tenant", rate, wait })?;
+        Ok(())
+    }
+
+    /// Counts a URL of a hook that does not exist against the rate of wrong keys of its address.
+    pub fn check_wrong_key(&self, client: IpAddr, now: Instant) -> Result<(), AdmitError> {
+        let rate = Rate::per_s(self.live.load().edge.wrong_keys_per_s);
+        let taken = self.anonymous.wrong_keys.take(client, rate, now);
+        taken.map_err(|wait| RateExceeded { whose: "an address", rate, wait })?;
+        Ok(())
+    }
+
     /// Counts the request against every rate that applies. Returns the caller's narrowest rate and its state.
     pub fn check_rate(
         &self,

@@ -16,5 +16,6 @@ pub mod sibling;
 mod platform;
 mod waiting_bytes;
 mod whole_body;
+mod audit;
 pub mod control;
 pub mod serve;

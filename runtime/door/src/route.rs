@@ -5,6 +5,7 @@
 //!  {function}--{tenant}.{domain}/…    by host, where a domain is set; the header x-gannet-tag for a tag
 //!  /openai/…, /v2/{function}/openai/… by the model that a body names, or by path, for OpenAI's clients: see `openai`
 //!  /v2/{function}/…                   by path, of the caller's tenant: see `jobs`
+//!  /hooks/{tenant}/{function}/…       by path, without a key: see `jobs/inbound`
 //!  everything else                    the control API
 //! ```
 //!
@@ -53,6 +54,8 @@ pub enum Destination {
     OpenAi,
     /// To the job API.
     Jobs,
+    /// To a hook.
+    Hook,
     /// To the control API.
     Control,
 }
@@ -151,6 +154,39 @@ pub fn job_path(path: &str) -> Option<JobPath<'_>> {
     (call != "openai" && !function.is_empty()).then_some(JobPath { function, call, rest })
 }
 
+/// The path of a hook.
+#[derive(Debug, PartialEq, Eq)]
+pub struct HookPath<'a> {
+    /// The tenant.
+    pub tenant: &'a str,
+    /// The function.
+    pub function: &'a str,
+    /// The hook.
+    pub name: &'a str,
+    /// What must be the hook's token.
+    pub token: &'a str,
+}
+
+/// What the paths of hooks begin with.
+const HOOKS: &str = "/hooks/";
+
+/// Parses the path of a hook. Returns None for other paths.
+pub fn hook_path(path: &str) -> Option<HookPath<'_>> {
+    let mut parts = path.strip_prefix(HOOKS)?.split('/');
+    let found = HookPath { tenant: parts.next()?, function: parts.next()?, name: parts.next()?, token: parts.next()? };
+    parts.next().is_none().then_some(found)
+}
+
+/// Returns the URL of a hook of a function, below the server's URL.
+pub fn hook_url(base: &str, (tenant, function): &(TenantName, FunctionName), name: &str, token: &str) -> String {
+    format!("{base}{HOOKS}{tenant}/{function}/{name}/{token}")
+}
+
+/// Whether errors of a path have the form of the job API.
+pub fn has_job_errors(path: &str) -> bool {
+    path.starts_with("/v2/") || path.starts_with(HOOKS)
+}
+
 /// Returns the tenant whose functions a caller asks for, where the path does not name it.
 pub fn calling_tenant(inbound: &InboundRequest, caller: &Caller) -> Result<TenantName, AccessError> {
     match caller {
@@ -191,6 +227,10 @@ pub fn destination(
     if inbound.listener != ListenerRole::Admin && job_path(path).is_some() {
         check_segments(path.trim_start_matches('/'))?;
         return Ok(Destination::Jobs);
+    }
+    if inbound.listener != ListenerRole::Admin && path.starts_with(HOOKS) {
+        check_segments(path.trim_start_matches('/'))?;
+        return Ok(Destination::Hook);
     }
     let of_functions = file.domain.as_deref().is_some_and(|domain| host.ends_with(&format!(".{domain}")));
     if of_functions || inbound.listener == ListenerRole::Functions && !is_health(path) {
@@ -379,6 +419,15 @@ mod tests {
             ["fn.example.org", "blur-acme.fn.example.org", "blur--acme.example.org", "blur--acmefn.example.org"]
         {
             assert!(by_host(other, "fn.example.org", "/").is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_path_names_a_hook_or_none() {
+        let hook = HookPath { tenant: "acme", function: "blur", name: "github", token: "t" };
+        assert_eq!(hook_path("/hooks/acme/blur/github/t"), Some(hook));
+        for other in ["/hooks/acme/blur/github", "/hooks/a/b/c/d/e", "/v2/hooks/a/b/c", "/hooks"] {
+            assert_eq!(hook_path(other), None, "{other}");
         }
     }
 

@@ -58,6 +58,15 @@ pub struct Batch {
     /// What the client asked for an item, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_ms: Option<u64>,
+    /// The address that is told about its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<String>,
+    /// Whether the delivery of its end is stored.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_told: bool,
+    /// How often a client had put items into the queue again after an end that was told.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rounds: u32,
     /// Whether its items are being removed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_leaving: bool,
@@ -65,8 +74,13 @@ pub struct Batch {
     pub writes: u64,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
 /// The state of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum BatchState {
     /// No item has begun.
@@ -80,7 +94,8 @@ pub enum BatchState {
 }
 
 /// How many items are in each state.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = BatchCounts)]
 pub struct Counts {
     /// All items.
     pub total: u64,
@@ -126,6 +141,26 @@ impl Batch {
     pub fn closed_at(&self, now: Millis) -> Option<Millis> {
         let left_open = self.added.saturating_add(OPEN_MS);
         self.closed.or((left_open <= now).then_some(left_open))
+    }
+
+    /// Whether all its items have ended and none is added any more.
+    pub fn is_over(&self, counts: &Counts, now: Millis) -> bool {
+        self.total > 0 && counts.have_all_ended() && self.closed_at(now).is_some()
+    }
+
+    /// Whether its end is still to be told.
+    pub fn must_tell(&self) -> bool {
+        self.webhook.is_some() && !self.is_told && !self.is_leaving
+    }
+
+    /// Begins anew: items whose end was told are in the queue again. Returns whether it changed.
+    pub fn begin_again(&mut self) -> bool {
+        let was_told = self.webhook.is_some() && self.is_told;
+        if was_told {
+            self.is_told = false;
+            self.rounds = self.rounds.saturating_add(1);
+        }
+        was_told
     }
 
     /// Returns its state.
@@ -246,6 +281,9 @@ mod tests {
             result_ms: 500,
             execution_timeout_ms: None,
             ttl_ms: None,
+            webhook: None,
+            is_told: false,
+            rounds: 0,
             is_leaving: false,
             writes: 1,
         }
@@ -271,6 +309,21 @@ mod tests {
         assert_eq!(told(&batch(None), &children, left_open), (BatchState::Completed, Some(left_open + 500)));
         let cancelled = Batch { cancelled: Some(5), ..batch(Some(5)) };
         assert_eq!(told(&cancelled, &children, 2_000), (BatchState::Cancelled, Some(9_000)));
+    }
+
+    #[test]
+    fn an_end_is_told_once_and_again_after_items_began_again() {
+        let mut batch = Batch { webhook: Some("http://a".into()), ..batch(Some(1)) };
+        let mut children = Children::default();
+        children.grow(2, State::Completed);
+        assert!(batch.is_over(&children.counts(), 2_000) && batch.must_tell());
+        assert!(!batch.begin_again(), "nothing was told");
+        batch.is_told = true;
+        assert!(!batch.must_tell() && batch.begin_again() && batch.must_tell() && batch.rounds == 1);
+        children.set(0, State::InProgress);
+        assert!(!batch.is_over(&children.counts(), 2_000));
+        assert!(!Batch { closed: None, ..batch.clone() }.is_over(&Counts::default(), 2_000), "more may come");
+        assert!(!Batch { webhook: None, ..batch }.must_tell());
     }
 
     proptest! {

@@ -110,8 +110,9 @@ impl fmt::Display for JobId {
 pub type Millis = i64;
 
 /// The state of a job, in the words of Runpod's API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[schema(as = JobState)]
 pub enum State {
     /// It waits for a worker.
     InQueue,

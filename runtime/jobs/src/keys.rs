@@ -11,11 +11,12 @@
 //!  w/{job}, d/{job}               the delivery of its webhook, if it is pending, or was given up
 //!  b/{batch}                      the record of a batch
 //!  h/{tenant}                     the secret that a tenant's webhooks are signed with
+//!  u/{tenant}/{function}/{name}   a hook: a source that posts events to a URL of its own
 //!  v/…                            not of jobs: key-value storage (`gannet_state::keyvalue`)
 //! ```
 
 use crate::job::JobId;
-use gannet_base::names::{FunctionName, ScheduleName, TenantName};
+use gannet_base::names::{FunctionName, HookName, ScheduleName, TenantName};
 use sha2::{Digest, Sha256};
 
 /// The prefix of the records of jobs.
@@ -121,4 +122,19 @@ pub fn schedule_of(key: &str) -> Option<(TenantName, FunctionName, ScheduleName)
     let mut names = names.split('/');
     let (tenant, function, name) = (names.next()?, names.next()?, names.next()?);
     Some((TenantName::new(tenant).ok()?, FunctionName::new(function).ok()?, ScheduleName::new(name).ok()?))
+}
+
+/// The prefix of hooks.
+pub const HOOKS: &str = "u/";
+
+/// Returns the key of a hook.
+pub fn hook(tenant: &TenantName, function: &FunctionName, name: &HookName) -> String {
+    format!("{HOOKS}{tenant}/{function}/{name}")
+}
+
+/// Returns the names of the tenant and the function in the key of a hook.
+pub fn hook_of(key: &str) -> Option<(TenantName, FunctionName)> {
+    let mut names = key.strip_prefix(HOOKS)?.split('/');
+    let (tenant, function) = (names.next()?, names.next()?);
+    Some((TenantName::new(tenant).ok()?, FunctionName::new(function).ok()?))
 }

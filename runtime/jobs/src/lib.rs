@@ -20,6 +20,7 @@ pub mod schedule;
 pub mod keys;
 pub mod view;
 pub mod delivery;
+pub mod hook;
 
 // The shell around them.
 pub mod runner;

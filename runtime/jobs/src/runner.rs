@@ -13,8 +13,9 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 /// Why a job waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = JobWaitReason)]
 pub enum WaitReason {
     /// All permits or GPUs are in use.
     Capacity,

@@ -6,8 +6,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 /// A job as `status` shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = JobStatus)]
 pub struct StatusView {
     /// The job's id.
     pub id: String,
@@ -21,6 +22,7 @@ pub struct StatusView {
     pub execution_time: Option<u64>,
     /// Its output, or its progress while it runs.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
     pub output: Option<Box<RawValue>>,
     /// Why its latest attempt failed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,7 +80,8 @@ pub fn own_wait_reason(job: &Job) -> Option<WaitReason> {
 }
 
 /// The parts of a stream since the last call.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = JobStream)]
 pub struct StreamView {
     /// The job's state.
     pub status: State,
@@ -87,14 +90,16 @@ pub struct StreamView {
 }
 
 /// One part of a stream.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = JobStreamPart)]
 pub struct StreamPart {
     /// Its value.
+    #[schema(value_type = serde_json::Value)]
     pub output: Box<RawValue>,
 }
 
 /// Counts of a function's jobs.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JobCounts {
     /// Completed, of those whose results are kept.

@@ -93,21 +93,40 @@ fn has_date(value: &Value) -> bool {
     }
 }
 
+/// Checks the path at which a function gets its jobs: one that the function, a proxy and this server read alike. It has
+/// no empty or dot segments, no escaped separators and no control characters.
+pub fn check_path(path: &str) -> Result<(), ManifestError> {
+    let refused = |why: &str| {
+        let shown: String = path.chars().take(64).collect();
+        Err(ManifestError(format!("path = {shown:?}; {why}")))
+    };
+    let is_path = path.starts_with('/')
+        && path.len() <= PATH_BYTES_MAX
+        && !path.contains('#')
+        && http::uri::PathAndQuery::try_from(path).is_ok();
+    if !is_path {
+        return refused(&format!("it must be a path such as \"/tick\", of at most {PATH_BYTES_MAX} bytes"));
+    }
+    if path.bytes().any(|byte| !byte.is_ascii_graphic()) {
+        return refused("it may have printable ASCII characters only; others are escaped, such as %20");
+    }
+    let lower = path.split('?').next().unwrap_or_default().to_ascii_lowercase();
+    let dots = lower.replace("%2e", ".");
+    if dots.split('/').any(|segment| segment == "." || segment == "..") {
+        return refused("it may not have the segments \".\" and \"..\"");
+    }
+    if lower.contains("//") || lower.contains('\\') || ["%2f", "%5c", "%00"].iter().any(|part| lower.contains(part)) {
+        return refused("it may not have empty segments, escaped separators or NUL");
+    }
+    Ok(())
+}
+
 impl Schedule {
     /// Checks a schedule, and returns its pattern.
     pub fn check(&self, now: Timestamp) -> Result<Cron, ManifestError> {
         let cron =
             Cron::parse(&self.cron, &self.timezone, now).map_err(|refused| ManifestError(refused.to_string()))?;
-        let is_path = self.path.starts_with('/')
-            && self.path.len() <= PATH_BYTES_MAX
-            && !self.path.contains('#')
-            && http::uri::PathAndQuery::try_from(self.path.as_str()).is_ok();
-        if !is_path {
-            let path: String = self.path.chars().take(64).collect();
-            return Err(ManifestError(format!(
-                "path = {path:?}; it must be a path such as \"/tick\", of at most {PATH_BYTES_MAX} bytes"
-            )));
-        }
+        check_path(&self.path)?;
         if has_date(&self.input) {
             return Err(ManifestError("input holds a date, which JSON has not; write it as a text".into()));
         }
@@ -168,6 +187,34 @@ mod tests {
         let stored = serde_json::to_string(&manifest).unwrap();
         assert_eq!(serde_json::from_str::<Manifest>(&stored).unwrap(), manifest);
         assert!(!serde_json::to_string(&Manifest::default()).unwrap().contains("schedule"), "as records were before");
+    }
+
+    #[test]
+    fn a_path_of_jobs_is_read_alike_by_everybody() {
+        for good in ["/", "/tick", "/tick/", "/a.b/..c?x=/../&y=%2F", "/%20"] {
+            assert!(check_path(good).is_ok(), "{good}");
+        }
+        for (bad, part) in [
+            ("tick", "it must be a path"),
+            ("/a#b", "it must be a path"),
+            ("/a b", "it must be a path"),
+            ("/a\u{7f}", "printable ASCII"),
+            ("/é", "printable ASCII"),
+            ("/a/../b", "it may not have the segments"),
+            ("/.", "it may not have the segments"),
+            ("/%2E%2e/x", "it may not have the segments"),
+            ("//a", "empty segments"),
+            ("/a%2Fb", "escaped separators"),
+            ("/a%00", "escaped separators"),
+        ] {
+            let error = check_path(bad).map(|()| "fine".to_owned()).unwrap_or_else(|error| error.to_string());
+            assert!(
+                error.contains(part) || (part.starts_with("printable") && error.contains("it must be a path")),
+                "{bad}: {error}"
+            );
+        }
+        let long = |bytes: usize| format!("/{}", "x".repeat(bytes - 1));
+        assert!(check_path(&long(PATH_BYTES_MAX)).is_ok() && check_path(&long(PATH_BYTES_MAX + 1)).is_err());
     }
 
     #[test]

@@ -147,6 +147,9 @@ impl Control {
         if let Err(error) = self.jobs.pause(&grant.tenant, Some(&name), false).await {
             tracing::warn!(function = %name, %error, "the pause of a deleted function is left");
         }
+        if let Err(error) = self.jobs.forget_hooks(&grant.tenant, Some(&name)).await {
+            tracing::error!(function = %name, %error, "the hooks of a deleted function are left until the next start");
+        }
         self.after_change(grant);
         self.logs.forget(&grant.tenant, &name);
         Ok(json(ReplyStatus::Ok, &Deleted { deleted: name.to_string() }))

@@ -17,7 +17,6 @@ pub(crate) mod arguments;
 mod authorize;
 mod call;
 mod audit_entry;
-mod refused_calls;
 
 // The operations.
 pub mod functions;
@@ -37,15 +36,17 @@ mod health;
 
 // The types of bodies, and the OpenAPI document.
 mod openapi;
+mod openapi_jobs;
 
 pub use openapi::document;
 
 use crate::access::AccessError;
+use crate::audit::AuditTrail;
 use crate::jobs::ServerJobs;
-use crate::respond::{ReplyStatus, json, status_of};
+use crate::respond::{ReplyStatus, json};
 use crate::waiting_bytes::WaitingBytes;
 use arguments::Query;
-use audit_entry::{AuditSubject, audit_entry};
+use audit_entry::audit_entry;
 use authorize::{TenantGrant, authorize};
 use call::{ApiCall, CallResult};
 use error::ControlError;
@@ -53,7 +54,6 @@ use gannet_base::identity::Caller;
 use gannet_base::names::RequestId;
 use gannet_base::quota::rate::{Rate, RateExceeded};
 use gannet_base::records::AuditRecord;
-use gannet_base::refusal::Blame;
 use gannet_fleet::arbiter::Arbiter;
 use gannet_fleet::build::BuildService;
 use gannet_fleet::gpus::GpuSlot;
@@ -68,7 +68,6 @@ use gannet_state::secrets::Vault;
 use gannet_state::store::space;
 use http::Method;
 use operations::{OperationId, RequiredAccess, RouteMatch};
-pub use refused_calls::RefusedCalls;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -99,8 +98,8 @@ pub struct Control {
     pub waiting: Arc<WaitingBytes>,
     /// The server's configuration; SIGHUP replaces it.
     pub live: LiveConfig,
-    /// The refused calls that are in audit logs.
-    pub refused: RefusedCalls,
+    /// Writes the audit log.
+    pub trail: Arc<AuditTrail>,
     /// Uploads of assets that a request is adding to.
     pub uploading: assets::ActiveUploads,
     /// The server's URL, used if the configuration has no `public_url`.
@@ -169,25 +168,10 @@ impl Control {
         op: OperationId,
         call: ApiCall,
         grant: Option<TenantGrant>,
-        (whose, mut entry): (Vec<String>, AuditRecord),
+        (whose, entry): (Vec<String>, AuditRecord),
     ) -> CallResult {
         let id = call.inbound.id;
-        let store = Arc::clone(self.registry.store());
-        store.audit(&whose, id, &entry, None).await.map_err(ControlError::from)?;
-        let mut result = self.run(op, call, grant).await;
-        let subject = result.as_mut().ok().and_then(|response| response.extensions_mut().remove::<AuditSubject>());
-        entry.subject = subject.map(|AuditSubject(text)| text);
-        entry.status = Some(match &result {
-            Ok(response) => response.status().as_u16(),
-            Err(refused) => status_of(refused).as_u16(),
-        });
-        // The latest refused calls are kept, but not all of them.
-        let forgotten = result
-            .as_ref()
-            .is_err_and(|refused| refused.blame == Blame::Caller)
-            .then(|| whose.first().and_then(|whose| self.refused.add(whose, id)));
-        store.audit(&whose, id, &entry, forgotten.flatten()).await.map_err(ControlError::from)?;
-        result
+        self.trail.around::<ControlError>((whose, id, entry), self.run(op, call, grant)).await
     }
 
     async fn run(&self, op: OperationId, call: ApiCall, grant: Option<TenantGrant>) -> CallResult {
@@ -207,7 +191,7 @@ impl Control {
             (OperationId::DeleteTenant, _) => self.delete_tenant(&call).await,
             (OperationId::Suspend, _) => self.suspend(&call, true).await,
             (OperationId::Resume, _) => self.suspend(&call, false).await,
-            (OperationId::GetLimits, _) => self.limits(&call.tenant()?, &call.snapshot),
+            (OperationId::GetLimits, _) => self.limits(&call.tenant()?, &call.snapshot).await,
             (OperationId::SetLimits, _) => self.set_limits(call).await,
             (OperationId::ListKeys, _) => self.list_keys(&call),
             (OperationId::CreateKey, grant) => self.create_key(call, grant.as_ref()).await,
@@ -221,7 +205,7 @@ impl Control {
     /// Runs an operation that needs a tenant.
     async fn run_for(&self, op: OperationId, call: ApiCall, grant: TenantGrant) -> CallResult {
         match op {
-            OperationId::Limits => self.limits(&grant.tenant, &call.snapshot),
+            OperationId::Limits => self.limits(&grant.tenant, &call.snapshot).await,
             OperationId::Usage => self.usage(call, grant).await,
             OperationId::Receipt => self.receipt(&call, grant).await,
             OperationId::ListFunctions => self.list_functions(&call, &grant),

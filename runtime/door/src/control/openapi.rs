@@ -1,8 +1,10 @@
 //! The OpenAPI 3.1 document: paths from the [`table`](crate::control::operations), schemas from the types that are read
 //! and written.
 
+use super::openapi_jobs;
 use crate::control::arguments::name_of;
 use crate::control::operations::{OPERATIONS, Operation, QueryParameter, RequestBody, RequiredAccess};
+use crate::jobs::schemas;
 use crate::respond::{ReplyStatus, raw};
 use gannet_base::body::ResponseBody;
 use http::Response;
@@ -12,7 +14,11 @@ use utoipa::OpenApi;
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Gannet", description = "The control API of a self-hosted serverless GPU.", version = "1"),
+    info(
+        title = "Gannet",
+        description = "The control API and the job API of a self-hosted serverless GPU.",
+        version = "1"
+    ),
     components(schemas(
         gannet_api::Problem,
         gannet_api::Whoami,
@@ -259,6 +265,7 @@ pub fn document() -> Value {
             path.insert(operation.method.as_str().to_ascii_lowercase(), operation_object);
         }
     }
+    openapi_jobs::add_paths(&mut paths);
     if let Some(fields) = document.as_object_mut() {
         fields.insert("paths".into(), Value::Object(paths));
         let schemes = json!({
@@ -269,6 +276,9 @@ pub fn document() -> Value {
             components.insert("securitySchemes".into(), schemes);
             if let Some(schemas) = components.get_mut("schemas").and_then(Value::as_object_mut) {
                 add_patches(schemas);
+                for (name, schema) in schemas::all() {
+                    schemas.entry(name).or_insert(schema);
+                }
             }
         }
     }
@@ -286,13 +296,30 @@ pub(super) fn response() -> Response<ResponseBody> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::jobs::operations::JOB_OPERATIONS;
 
     #[test]
     fn every_operation_is_in_the_document_and_every_reference_leads_somewhere() {
         let document = document();
         let operations: usize =
             document["paths"].as_object().unwrap().values().map(|p| p.as_object().unwrap().len()).sum();
-        assert_eq!(operations, OPERATIONS.len());
+        let of_jobs: usize = JOB_OPERATIONS.iter().map(|row| row.methods.len()).sum();
+        assert_eq!(operations, OPERATIONS.len() + of_jobs);
+        let own = serde_json::to_value(Schemas::openapi()).unwrap();
+        let own = own["components"]["schemas"].as_object().unwrap();
+        for (name, schema) in schemas::all() {
+            assert!(own.get(&name).is_none_or(|own| *own == schema), "{name} has two meanings");
+        }
+        let mut names: Vec<&str> = Vec::new();
+        for operation in
+            document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values())
+        {
+            names.push(operation["operationId"].as_str().unwrap());
+        }
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count, "each has a name of its own");
         let text = document.to_string();
         for reference in text.split("#/components/schemas/").skip(1) {
             let name = reference.split('"').next().unwrap();

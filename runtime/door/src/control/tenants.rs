@@ -103,11 +103,14 @@ impl Control {
         Ok(json(ReplyStatus::Ok, &Deleted { deleted: name.to_string() }))
     }
 
-    pub(super) fn limits(&self, name: &TenantName, snapshot: &Snapshot) -> CallResult {
+    pub(super) async fn limits(&self, name: &TenantName, snapshot: &Snapshot) -> CallResult {
         let tenant = snapshot.tenants.get(name).ok_or(ControlError::NotFound)?;
         let spent = tenant.account.spent(jiff::Timestamp::now());
         let (jobs_queued, job_bytes) = self.jobs.used(name);
         let key_values = self.key_values.used(name);
+        let unread = |error: std::io::Error| ControlError::Internal(error.to_string());
+        let schedules = self.jobs.schedule_count(name).await.map_err(unread)?;
+        let hooks = self.jobs.hook_count(name).await.map_err(unread)?;
         let used = Used {
             concurrency: tenant.account.in_flight() as u64,
             functions: tenant.functions.len() as u64,
@@ -116,6 +119,8 @@ impl Control {
             records_mib: tenant.record_bytes().div_ceil(1 << 20),
             jobs_queued,
             jobs_mib: job_bytes.div_ceil(1 << 20),
+            schedules,
+            hooks,
             keyvalue_keys: key_values.keys,
             keyvalue_mib: key_values.bytes.div_ceil(1 << 20),
             secrets: tenant.secrets.len() as u64,
@@ -147,6 +152,6 @@ impl Control {
         // Limits are part of what a worker loads, so its versions are loaded anew.
         self.pool.unload_unserved(&name);
         crate::control::functions::warm(&self.registry.snapshot(), &self.pool, Some(&name));
-        Ok(AuditSubject::of(subject, self.limits(&name, &self.registry.snapshot())?))
+        Ok(AuditSubject::of(subject, self.limits(&name, &self.registry.snapshot()).await?))
     }
 }

@@ -29,7 +29,7 @@ pub use path::Steps;
 pub use tls::{Tls, check as check_tls};
 
 use crate::respond::{refuse, refuse_job, refuse_openai, stamp, without_body};
-use crate::route::{self, CorsPolicy, job_path, openai_path};
+use crate::route::{self, CorsPolicy, has_job_errors, openai_path};
 use crate::waiting_bytes::Recipient;
 use access_log::LoggedRequest;
 use gannet_base::body::ResponseBody;
@@ -256,7 +256,7 @@ impl Front {
         let is_head = parts.method == http::Method::HEAD;
         let is_http_1 = parts.version <= http::Version::HTTP_11;
         let for_openai = openai_path(parts.uri.path()).is_some();
-        let for_jobs = job_path(parts.uri.path()).is_some();
+        let for_jobs = has_job_errors(parts.uri.path());
         let served_here = Arc::clone(&served);
         let inbound = InboundRequest {
             id,

@@ -15,9 +15,10 @@ use super::cors;
 use super::held_body::WaitingAnswers;
 use super::seats::Seat;
 use crate::admit::Admit;
+use crate::audit::AuditTrail;
 use crate::auth::Auth;
 use crate::control::Control;
-use crate::jobs::{self, ServerJobs};
+use crate::jobs::{self, JobServices, ServerJobs};
 use crate::openai::{self, OpenAiDestination, keep_alive};
 use crate::respond::{ReplyStatus, close_failed, rate_headers, raw, without_body};
 use crate::route::{self, Destination};
@@ -45,6 +46,8 @@ pub struct Steps {
     pub jobs: ServerJobs,
     /// Handles requests to the control API.
     pub control: Arc<Control>,
+    /// Writes the audit log.
+    pub trail: Arc<AuditTrail>,
     /// Bounds the memory for answers of the control API that their clients do not take.
     pub answers: WaitingAnswers,
     /// Bounds the memory for bodies that are read before their function is known.
@@ -61,6 +64,16 @@ impl Steps {
     pub(super) fn waiting_limits(&self) -> WaitingLimits {
         let edge = &self.live.load().edge;
         WaitingLimits { address: edge.waiting_mib_per_address << 20, all: edge.waiting_mib << 20 }
+    }
+
+    /// Returns the server's URL, without a slash at its end.
+    fn base_url(&self) -> String {
+        let file = self.live.load();
+        file.public_url.as_deref().unwrap_or(&self.control.own_url).trim_end_matches('/').to_owned()
+    }
+
+    fn job_services<'a>(&'a self, base: &'a str) -> JobServices<'a> {
+        JobServices { admit: &self.admit, bodies: &self.bodies, trail: &self.trail, base }
     }
 
     /// Checks the head of a request.
@@ -110,8 +123,9 @@ impl Steps {
                 // Before anything is done: an answer that is refused afterwards would take parts of a stream with it.
                 let recipient = Recipient::new(connection, client, None);
                 self.answers.check_room(jobs::USUAL_ANSWER_BYTES, &recipient, &self.waiting_limits())?;
-                let of = (&*self.admit, &self.bodies);
-                let answer = jobs::answer(&self.jobs, of, &mut inbound, &caller, &snapshot).await?;
+                let base = self.base_url();
+                let services = self.job_services(&base);
+                let answer = jobs::answer(&self.jobs, &services, &mut inbound, &caller, &snapshot).await?;
                 if is_head {
                     return Ok(without_body(answer));
                 }
@@ -121,6 +135,11 @@ impl Steps {
                     return self.answers.hold(answer, &recipient, &self.waiting_limits());
                 }
                 return Ok(self.answers.hold_anyway(answer, &recipient));
+            }
+            Destination::Hook => {
+                let base = self.base_url();
+                let services = self.job_services(&base);
+                return jobs::inbound::answer(&self.jobs, &services, &mut inbound, &snapshot).await;
             }
             Destination::Control => {
                 // What anybody may read is small or shared, and what was changed must be told.

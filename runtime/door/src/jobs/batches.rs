@@ -1,7 +1,8 @@
 //! Batches of a function, under `/v2/{function}/batches`: many inputs in one call.
 //!
 //! ```text
-//!  POST batches                    {"inputs": […], "policy", "name", "more"}, or an input a line with ?name&more
+//!  POST batches                    {"inputs": […], "policy", "name", "more", "webhook"},
+//!                                  or an input a line with ?name&more&webhook
 //!  POST batches/{id}/items         more inputs, in either form, while `more` is true
 //!  POST batches/{id}/close         no more inputs
 //!  GET  batches?limit&cursor, batches/{id}
@@ -14,7 +15,9 @@
 use super::ServerJobs;
 use super::call::{query_cursor, query_number, query_value};
 use super::error::JobApiError;
-use super::submission::{SentPolicy, idempotency_key, job_limits};
+#[cfg(test)]
+use super::operations::JobOperation;
+use super::submission::{SentPolicy, check_webhook, idempotency_key, job_limits};
 use crate::access::AccessError;
 use crate::respond::{ReplyStatus, json, stream};
 use crate::whole_body::{self, BodyBudget};
@@ -60,6 +63,21 @@ pub(super) enum BatchCall {
 }
 
 impl BatchCall {
+    /// Returns its row in the table of all calls.
+    #[cfg(test)]
+    pub(super) fn operation(self) -> JobOperation {
+        match self {
+            Self::List => JobOperation::ListBatches,
+            Self::Make => JobOperation::MakeBatch,
+            Self::Status(_) => JobOperation::GetBatch,
+            Self::Results(_) => JobOperation::BatchResults,
+            Self::Add(_) => JobOperation::AddItems,
+            Self::Close(_) => JobOperation::CloseBatch,
+            Self::Cancel(_) => JobOperation::CancelBatch,
+            Self::Retry(_) => JobOperation::RetryBatch,
+        }
+    }
+
     /// Returns the call that the rest of a path and a method make.
     pub(super) fn find(rest: &str, method: &Method) -> Result<Self, Refusal> {
         let (id, call) = rest.split_once('/').map_or((rest, None), |(id, call)| (id, Some(call)));
@@ -83,8 +101,9 @@ impl BatchCall {
     }
 }
 
-#[derive(Debug, Serialize)]
-struct Listed {
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = BatchesListed)]
+pub(super) struct Listed {
     batches: Vec<BatchView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cursor: Option<String>,
@@ -101,7 +120,7 @@ struct Body<'a> {
     name: Option<String>,
     #[serde(default)]
     more: bool,
-    webhook: Option<serde::de::IgnoredAny>,
+    webhook: Option<String>,
 }
 
 /// What a client sent: the inputs, and what it asks for.
@@ -111,6 +130,7 @@ struct Sent {
     policy: SentPolicy,
     name: Option<String>,
     more: bool,
+    webhook: Option<String>,
 }
 
 fn invalid(why: impl Into<String>) -> JobApiError {
@@ -123,6 +143,7 @@ fn check(sent: Sent) -> Result<Sent, JobApiError> {
     if !(1..=ITEMS_OF_CALL_MAX).contains(&count) {
         return Err(invalid(format!("the call has {count} inputs; it may have 1 to {ITEMS_OF_CALL_MAX}")));
     }
+    sent.webhook.as_deref().map_or(Ok(()), check_webhook)?;
     match &sent.name {
         Some(name) if name.is_empty() || name.len() > NAME_BYTES_MAX => {
             Err(invalid(format!("name has {} bytes; it may have 1 to {NAME_BYTES_MAX}", name.len())))
@@ -135,12 +156,19 @@ fn check(sent: Sent) -> Result<Sent, JobApiError> {
 fn read_object(body: &[u8]) -> Result<Sent, JobApiError> {
     let body: Body<'_> = serde_json::from_slice(body)
         .map_err(|error| invalid(format!("the body is no JSON object with `inputs`: {error}")))?;
-    if body.webhook.is_some() {
-        return Err(invalid("a batch has no `webhook`; wait for its end with `GET batches/{id}`"));
-    }
-    let Body { policy, name, more, .. } = body;
+    let Body { policy, name, more, webhook, .. } = body;
     let inputs = body.inputs.into_iter().map(|input| input.get().as_bytes().to_vec()).collect();
-    check(Sent { inputs, policy, name, more })
+    check(Sent { inputs, policy, name, more, webhook })
+}
+
+/// Refuses what the query says of a batch whose body says it: it would be left out without a word.
+fn check_query(query: Option<&str>) -> Result<(), JobApiError> {
+    match ["name", "more", "webhook"].into_iter().find(|name| query_value(query, name).is_some()) {
+        Some(name) => {
+            Err(invalid(format!("{name} is a key of the body; it is in the query only if the inputs are lines")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Reads an NDJSON body: each line is an input. The batch's name and `more` are in the query string.
@@ -160,7 +188,8 @@ fn read_lines(body: &[u8], query: Option<&str>) -> Result<Sent, JobApiError> {
         Some("true") => true,
         Some(_) => return Err(invalid("more may be true or false")),
     };
-    check(Sent { inputs, policy: SentPolicy::default(), name: query_value(query, "name"), more })
+    let (name, webhook) = (query_value(query, "name"), query_value(query, "webhook"));
+    check(Sent { inputs, policy: SentPolicy::default(), name, more, webhook })
 }
 
 fn are_lines(headers: &HeaderMap) -> bool {
@@ -194,10 +223,15 @@ async fn read(
     let key = idempotency_key(&inbound.parts.headers)?;
     let body = whole_body::collect(inbound, names.0.clone(), bodies, BODY_BYTES_MAX).await?;
     let query = inbound.parts.uri.query();
-    let sent = if are_lines(&inbound.parts.headers) { read_lines(&body, query)? } else { read_object(&body)? };
+    let sent = if are_lines(&inbound.parts.headers) {
+        read_lines(&body, query)?
+    } else {
+        check_query(query)?;
+        read_object(&body)?
+    };
     let policy = sent.policy.check(limits)?;
     let items = NewItems { inputs: sent.inputs, idempotency_key: key, limits: job_limits(limits) };
-    Ok(NewBatch { name: sent.name, policy, more: sent.more, items })
+    Ok(NewBatch { name: sent.name, policy, more: sent.more, webhook: sent.webhook, items })
 }
 
 /// Serves a request to `/v2/{function}/batches…`.
@@ -224,7 +258,10 @@ pub(super) async fn answer(
             jobs.make_batch(names, new).await
         }
         BatchCall::Add(id) => {
-            let NewBatch { items, .. } = read(inbound, names, bodies, limits).await?;
+            let NewBatch { items, webhook, .. } = read(inbound, names, bodies, limits).await?;
+            if webhook.is_some() {
+                return Err(invalid("webhook is set when the batch is made").into());
+            }
             jobs.add_items(names, id, items).await
         }
         BatchCall::Status(id) => jobs.batch(names, id),
@@ -315,13 +352,18 @@ mod tests {
             (many(0), "the call has 0 inputs"),
             ("{}".into(), "missing field `inputs`"),
             (r#"{"inputs": [1], "input": 2}"#.into(), "unknown field `input`"),
-            (r#"{"inputs": [1], "webhook": "https://example.org"}"#.into(), "a batch has no `webhook`"),
+            (r#"{"inputs": [1], "webhook": "ftp://example.org"}"#.into(), "it must be an absolute http or https URL"),
             (r#"{"inputs": [1], "name": ""}"#.into(), "name has 0 bytes; it may have 1 to 200"),
         ] {
             assert!(object(&body).contains(problem), "{}", object(&body));
         }
+        assert!(check_query(Some("limit=1")).is_ok());
+        assert!(check_query(Some("webhook=x")).unwrap_err().to_string().contains("webhook is a key of the body"));
         let lines = |text: &str, query| told(read_lines(text.as_bytes(), query));
         assert_eq!(lines("{\"a\":1}\r\n\n[2]\n\"x\"", Some("name=n&more=true")), "3 Some(\"n\") true");
+        let read = read_lines(b"1", Some("webhook=https%3A%2F%2Fexample.org%2Fx")).unwrap();
+        assert_eq!(read.webhook.as_deref(), Some("https://example.org/x"));
+        assert!(lines("1", Some("webhook=x")).contains("absolute http or https URL"));
         assert!(lines("1\n{", None).contains("line 2 is no JSON"));
         assert!(lines("1", Some("more=yes")).contains("more may be true or false"));
         assert!(lines("", None).contains("the call has 0 inputs"));

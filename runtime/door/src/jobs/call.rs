@@ -1,6 +1,7 @@
 //! Which call of the job API a request makes, and its arguments.
 
 use super::error::JobApiError;
+use super::operations::JobOperation;
 use crate::access::AccessError;
 use crate::route::JobPath;
 use gannet_base::refusal::Refusal;
@@ -31,6 +32,28 @@ pub(super) enum JobCall {
 }
 
 impl JobCall {
+    /// Returns its row in the table of all calls.
+    pub(super) fn operation(self) -> JobOperation {
+        match self {
+            Self::Run => JobOperation::Run,
+            Self::RunSync => JobOperation::RunSync,
+            Self::Status(_) => JobOperation::Status,
+            Self::StatusSync(_) => JobOperation::StatusSync,
+            Self::Stream(_) => JobOperation::Stream,
+            Self::Cancel(_) => JobOperation::Cancel,
+            Self::Retry(_) => JobOperation::Retry,
+            Self::Purge => JobOperation::Purge,
+            Self::Pause(true) => JobOperation::Pause,
+            Self::Pause(false) => JobOperation::Resume,
+            Self::Health => JobOperation::Health,
+            Self::List => JobOperation::List,
+            Self::Log(_) => JobOperation::Log,
+            Self::Webhooks => JobOperation::Webhooks,
+            Self::Redeliver(_) => JobOperation::Redeliver,
+            Self::DropWebhook(_) => JobOperation::DropWebhook,
+        }
+    }
+
     /// Returns the call that a path and a method make.
     pub(super) fn find(path: &JobPath<'_>, method: &Method) -> Result<Self, Refusal> {
         if path.call == "webhooks" {

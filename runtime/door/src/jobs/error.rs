@@ -3,6 +3,7 @@
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};
 use gannet_fleet::inbound::RequestError;
 use gannet_jobs::service::{ReadError, SubmitError};
+use gannet_state::store::StoreError;
 
 /// Why a call of the job API failed.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,21 @@ pub(super) enum JobApiError {
     /// A job cannot be shown or changed.
     #[error(transparent)]
     Read(#[from] ReadError),
+}
+
+impl From<std::io::Error> for JobApiError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Submit(SubmitError::Store(error))
+    }
+}
+
+impl From<StoreError> for JobApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Full => Self::Submit(SubmitError::Full),
+            error => std::io::Error::other(error).into(),
+        }
+    }
 }
 
 impl From<JobApiError> for Refusal {

@@ -7,6 +7,7 @@
 //!  GET  health, jobs?status&cursor&limit, jobs/{id}/logs
 //!       schedules…                see `schedules`
 //!       batches…                  see `batches`
+//!       hooks…                    see `hooks`; what is posted to them: `inbound`
 //!  GET  webhooks?status&cursor&limit; POST webhooks/{id}/redeliver; DELETE webhooks/{id}
 //! ```
 //!
@@ -16,19 +17,28 @@
 
 mod batches;
 mod call;
+mod changes;
 mod error;
+mod hooks;
+pub mod inbound;
+pub(crate) mod operations;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod operations_tests;
 mod runner;
 mod schedules;
+pub(crate) mod schemas;
 mod sender;
+mod services;
 mod submission;
 mod webhooks;
 
 pub use runner::DoorRunner;
 pub(crate) use runner::has_room;
 pub use sender::WebhookSender;
+pub use services::JobServices;
 
 use crate::access::AccessError;
-use crate::admit::Admit;
 use crate::respond::{ReplyStatus, json};
 use crate::route::{self, calling_tenant, job_path};
 use crate::whole_body::BodyBudget;
@@ -65,25 +75,29 @@ struct Asked<'a> {
     query: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = JobAccepted)]
 struct Changed {
     id: String,
     status: State,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = JobsPurged)]
 struct Purged {
     removed: u64,
     status: &'static str,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = JobsPaused)]
 struct Paused {
     paused: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = JobsHealth)]
 struct Health {
     jobs: JobCounts,
     workers: Workers,
@@ -92,7 +106,8 @@ struct Health {
 }
 
 /// Workers as Runpod's clients know them. A worker serves several jobs; each that runs counts as one that is running.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = JobWorkers)]
 struct Workers {
     idle: u64,
     initializing: u64,
@@ -102,7 +117,8 @@ struct Workers {
     unhealthy: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = JobsListed)]
 struct Listed {
     jobs: Vec<StatusView>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -120,7 +136,7 @@ pub fn is_repeatable(path: &str) -> bool {
 /// Serves a request of the job API and returns its response.
 pub async fn answer(
     jobs: &ServerJobs,
-    (admit, bodies): (&Admit, &BodyBudget),
+    services: &JobServices<'_>,
     inbound: &mut InboundRequest,
     caller: &Caller,
     snapshot: &Snapshot,
@@ -129,8 +145,12 @@ pub async fn answer(
     let asked = job_path(&path).ok_or(AccessError::NotFound)?;
     let tenant = calling_tenant(inbound, caller)?;
     if asked.call == "schedules" {
-        return schedules::answer(jobs, (admit, bodies), inbound, (caller, &tenant, &asked), snapshot).await;
+        return schedules::answer(jobs, services, inbound, (caller, &tenant, &asked), snapshot).await;
     }
+    if asked.call == "hooks" {
+        return hooks::answer(jobs, services, inbound, (caller, &tenant, &asked), snapshot).await;
+    }
+    let JobServices { admit, bodies, .. } = *services;
     let target = target_of(&tenant, asked.function, inbound, caller, snapshot).map_err(Refusal::from)?;
     if asked.call == "batches" {
         let call = batches::BatchCall::find(asked.rest, &inbound.parts.method)?;
@@ -154,6 +174,12 @@ pub async fn answer(
     let query = inbound.parts.uri.query().map(str::to_owned);
     let asked = Asked { jobs, names, call, query };
     match call {
+        JobCall::Pause(paused) => {
+            let (jobs, names, of) = (jobs.clone(), asked.names.clone(), asked.names.0.clone());
+            let change = async move { pause(&jobs, &names, paused).await };
+            let action = call.operation().name();
+            changes::audited(services, inbound, (caller, &of, action), change).await
+        }
         JobCall::Run | JobCall::RunSync => submit(&asked, inbound, &target, bodies).await,
         _ => {
             // No other call needs its body; clients send `{}`, or nothing.
@@ -163,6 +189,15 @@ pub async fn answer(
             asked.serve().await
         }
     }
+}
+
+async fn pause(
+    jobs: &ServerJobs,
+    (tenant, function): &(TenantName, FunctionName),
+    paused: bool,
+) -> Result<Response<ResponseBody>, Refusal> {
+    jobs.pause(tenant, Some(function), paused).await.map_err(JobApiError::from)?;
+    Ok(json(ReplyStatus::Ok, &Paused { paused }))
 }
 
 fn target_of(
@@ -233,10 +268,6 @@ impl Asked<'_> {
                 let removed = jobs.purge(names).await.map_err(store)?;
                 json(ReplyStatus::Ok, &Purged { removed, status: "completed" })
             }
-            JobCall::Pause(paused) => {
-                jobs.pause(&names.0, Some(&names.1), paused).await.map_err(store)?;
-                json(ReplyStatus::Ok, &Paused { paused })
-            }
             JobCall::Health => json(ReplyStatus::Ok, &self.health()),
             JobCall::List => self.list().await?,
             JobCall::Log(id) => {
@@ -246,7 +277,7 @@ impl Asked<'_> {
             JobCall::Webhooks => webhooks::list(jobs, names, self.query.as_deref()).await?,
             JobCall::Redeliver(id) => webhooks::redeliver(jobs, names, id).await?,
             JobCall::DropWebhook(id) => webhooks::drop_one(jobs, names, id).await?,
-            JobCall::Run | JobCall::RunSync => return Err(AccessError::NotFound.into()),
+            JobCall::Run | JobCall::RunSync | JobCall::Pause(_) => return Err(AccessError::NotFound.into()),
         })
     }
 

@@ -9,37 +9,36 @@
 //!
 //! To read them takes the scope `read` or `invoke`, to change or run them `deploy`.
 
-use super::ServerJobs;
 use super::error::JobApiError;
+use super::operations::JobOperation;
+use super::{JobServices, ServerJobs, changes};
 use crate::access::AccessError;
-use crate::admit::Admit;
+use crate::audit::AuditSubject;
 use crate::respond::{ReplyStatus, json};
 use crate::route::JobPath;
-use crate::whole_body::{self, BodyBudget};
+use crate::whole_body;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use gannet_base::body::ResponseBody;
 use gannet_base::identity::Caller;
 use gannet_base::manifest::{Missed, Overlap, Schedule};
 use gannet_base::names::{FunctionName, ScheduleName, TenantName};
-use gannet_base::quota::rate::{Rate, RateExceeded};
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};
-use gannet_fleet::admitted::{AddressingStyle, Target};
 use gannet_fleet::inbound::{InboundRequest, discard_refused};
 use gannet_jobs::job::{Millis, State};
 use gannet_jobs::service::{ListedSchedule, ScheduleError, ScheduleSource};
-use gannet_state::registry::{Snapshot, Tenant};
-use http::uri::PathAndQuery;
+use gannet_state::registry::Snapshot;
 use http::{Method, Response};
 use serde::Serialize;
 use serde_json::Value;
-use std::sync::Arc;
-use std::time::Instant;
 
 /// The largest body of a schedule, in bytes: its input may be written with spaces.
 const BODY_BYTES_MAX: u64 = 256 << 10;
 
 /// A call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ScheduleCall<'a> {
+pub(super) enum ScheduleCall<'a> {
     List,
     Make,
     Delete(&'a str),
@@ -47,8 +46,18 @@ enum ScheduleCall<'a> {
 }
 
 impl<'a> ScheduleCall<'a> {
+    /// Returns its row in the table of all calls.
+    pub(super) fn operation(self) -> JobOperation {
+        match self {
+            Self::List => JobOperation::ListSchedules,
+            Self::Make => JobOperation::MakeSchedule,
+            Self::Delete(_) => JobOperation::DeleteSchedule,
+            Self::Run(_) => JobOperation::RunSchedule,
+        }
+    }
+
     /// Returns the call that the rest of a path and a method make.
-    fn find(rest: &'a str, method: &Method) -> Result<Self, AccessError> {
+    pub(super) fn find(rest: &'a str, method: &Method) -> Result<Self, AccessError> {
         let not_allowed =
             |allowed: &str| AccessError::MethodNotAllowed { method: method.to_string(), allowed: allowed.into() };
         let (name, call) = rest.split_once('/').map_or((rest, None), |(name, call)| (name, Some(call)));
@@ -69,8 +78,9 @@ impl<'a> ScheduleCall<'a> {
 }
 
 /// A schedule as clients see it.
-#[derive(Debug, Serialize)]
-struct ScheduleView {
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = ScheduleShown)]
+pub(super) struct ScheduleView {
     name: String,
     source: &'static str,
     cron: String,
@@ -89,24 +99,28 @@ struct ScheduleView {
     last_skipped: Option<SkippedView>,
 }
 
-#[derive(Debug, Serialize)]
-struct SkippedView {
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = ScheduleSkipped)]
+pub(super) struct SkippedView {
     time: Option<String>,
     reason: &'static str,
 }
 
-#[derive(Debug, Serialize)]
-struct Schedules {
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = SchedulesListed)]
+pub(super) struct Schedules {
     schedules: Vec<ScheduleView>,
 }
 
-#[derive(Debug, Serialize)]
-struct Deleted {
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = JobsDeleted)]
+pub(super) struct Deleted {
     deleted: String,
 }
 
-#[derive(Debug, Serialize)]
-struct Started {
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = ScheduleStarted)]
+pub(super) struct Started {
     id: String,
     status: State,
     schedule: String,
@@ -177,81 +191,41 @@ impl From<CallError> for Refusal {
     }
 }
 
-/// Refuses a caller that may not make this call for a function of the tenant.
-fn authorize(caller: &Caller, owner: &Tenant, function: &str, changes: bool) -> Result<(), AccessError> {
-    let key = match caller {
-        Caller::Operator => return Ok(()),
-        Caller::Anonymous => return Err(AccessError::KeyNeeded),
-        Caller::Tenant(key) => key,
-    };
-    if owner.record.suspended {
-        return Err(AccessError::Suspended);
-    }
-    let scopes = key.record.scopes;
-    let (has, scope) = if changes { (scopes.deploy, "deploy") } else { (scopes.read || scopes.invoke, "read") };
-    if !has {
-        return Err(AccessError::ScopeMissing { scope });
-    }
-    match &key.record.function {
-        Some(only) if only.as_str() != function => Err(AccessError::KeyOfOther { function: only.to_string() }),
-        _ => Ok(()),
-    }
-}
-
-/// Counts a call against the rates that apply.
-fn count(
-    admit: &Admit,
-    inbound: &InboundRequest,
-    caller: &Caller,
-    target: &Target,
-    changes: bool,
-) -> Result<(), Refusal> {
-    let now = Instant::now();
-    admit.check_rate(caller, inbound.client, target, now)?;
-    if changes && *caller != Caller::Operator {
-        let per_s = target.tenant.limits.changes_per_s;
-        let rate = Rate { per_s, burst: per_s.saturating_mul(10) };
-        let taken = target.tenant.account.changes.take(rate, now);
-        taken.map_err(|wait| RateExceeded { whose: "the tenant, through the control API,", rate, wait })?;
-    }
-    Ok(())
-}
-
 /// Serves a request to `/v2/{function}/schedules…`. `tenant` owns the function.
 pub(super) async fn answer(
     jobs: &ServerJobs,
-    (admit, bodies): (&Admit, &BodyBudget),
+    services: &JobServices<'_>,
     inbound: &mut InboundRequest,
     (caller, tenant, path): (&Caller, &TenantName, &JobPath<'_>),
     snapshot: &Snapshot,
 ) -> Result<Response<ResponseBody>, Refusal> {
-    let owner = snapshot.tenants.get(tenant).ok_or(AccessError::NotFound)?;
-    let method = inbound.parts.method.clone();
-    let changes = !matches!(method, Method::GET | Method::HEAD);
-    authorize(caller, owner, path.function, changes)?;
-    let function = owner.functions.get(path.function).ok_or(AccessError::NotFound)?;
-    let call = ScheduleCall::find(path.rest, &method)?;
-    let target = Target {
-        tenant: Arc::clone(owner),
-        function: Arc::clone(function),
-        version: Arc::clone(&function.current),
-        path: PathAndQuery::from_static("/"),
-        prefix: None,
-        style: AddressingStyle::Path,
+    let (names, owner) = changes::admit(services, inbound, (caller, tenant, path), snapshot)?;
+    let call = ScheduleCall::find(path.rest, &inbound.parts.method)?;
+    let body = if call == ScheduleCall::Make {
+        let body = whole_body::collect(inbound, tenant.clone(), services.bodies, BODY_BYTES_MAX).await;
+        body.map_err(JobApiError::from)?
+    } else {
+        if !http_body::Body::is_end_stream(&inbound.body) {
+            discard_refused(&inbound.parts.headers, &mut inbound.body).await;
+        }
+        Bytes::new()
     };
-    count(admit, inbound, caller, &target, changes)?;
-    let names = (tenant.clone(), function.name.clone());
-    // It is set only here, so this cannot fail.
-    let _ = inbound.served.set(names.clone());
-    if call == ScheduleCall::Make {
-        let body = whole_body::collect(inbound, tenant.clone(), bodies, BODY_BYTES_MAX).await;
-        let body = body.map_err(JobApiError::from)?;
-        return Ok(make(jobs, &names, &body, owner.limits.schedules).await?);
-    }
-    if !http_body::Body::is_end_stream(&inbound.body) {
-        discard_refused(&inbound.parts.headers, &mut inbound.body).await;
-    }
-    Ok(serve(jobs, &names, call).await?)
+    let (jobs, limit) = (jobs.clone(), owner.limits.schedules);
+    let action = call.operation().name();
+    let change: BoxFuture<'static, Result<Response<ResponseBody>, CallError>> = match call {
+        ScheduleCall::List => return Ok(list(&jobs, &names).await?),
+        ScheduleCall::Make => async move { make(&jobs, &names, &body, limit).await }.boxed(),
+        ScheduleCall::Delete(name) => {
+            let name = named(name)?;
+            async move { delete(&jobs, &names, &name).await }.boxed()
+        }
+        ScheduleCall::Run(name) => {
+            let name = named(name)?;
+            async move { run(&jobs, &names, &name).await }.boxed()
+        }
+    };
+    let change = change.map(|changed| changed.map_err(Refusal::from));
+    changes::audited(services, inbound, (caller, tenant, action), change).await
 }
 
 async fn make(
@@ -262,7 +236,9 @@ async fn make(
 ) -> Result<Response<ResponseBody>, CallError> {
     let (name, schedule) = read(body)?;
     let made = jobs.make_schedule(names, &name, schedule, limit).await?;
-    Ok(json(ReplyStatus::Ok, &ScheduleView::new(made)))
+    let view = ScheduleView::new(made);
+    let subject = format!("{}: {} {}", view.name, view.cron, view.timezone);
+    Ok(AuditSubject::of(subject, json(ReplyStatus::Ok, &view)))
 }
 
 /// Reads and checks the body of a schedule.
@@ -274,33 +250,35 @@ fn read(body: &[u8]) -> Result<(ScheduleName, Schedule), CallError> {
     Ok((name, schedule))
 }
 
-async fn serve(
+/// Reads the name of a schedule. No schedule can have an invalid name, so such a name is not found.
+fn named(name: &str) -> Result<ScheduleName, CallError> {
+    let cut: String = name.chars().take(64).collect();
+    ScheduleName::new(name).map_err(|_| ScheduleError::NotFound { name: cut }.into())
+}
+
+async fn list(jobs: &ServerJobs, names: &(TenantName, FunctionName)) -> Result<Response<ResponseBody>, CallError> {
+    let schedules = jobs.schedules(names).await?.into_iter().map(ScheduleView::new).collect();
+    Ok(json(ReplyStatus::Ok, &Schedules { schedules }))
+}
+
+async fn delete(
     jobs: &ServerJobs,
     names: &(TenantName, FunctionName),
-    call: ScheduleCall<'_>,
+    name: &ScheduleName,
 ) -> Result<Response<ResponseBody>, CallError> {
-    // No schedule can have an invalid name, so such a name is not found.
-    let named = |name: &str| {
-        let cut: String = name.chars().take(64).collect();
-        ScheduleName::new(name).map_err(|_| ScheduleError::NotFound { name: cut })
-    };
-    Ok(match call {
-        ScheduleCall::List | ScheduleCall::Make => {
-            let schedules = jobs.schedules(names).await?.into_iter().map(ScheduleView::new).collect();
-            json(ReplyStatus::Ok, &Schedules { schedules })
-        }
-        ScheduleCall::Delete(name) => {
-            let name = named(name)?;
-            jobs.delete_schedule(names, &name).await?;
-            json(ReplyStatus::Ok, &Deleted { deleted: name.to_string() })
-        }
-        ScheduleCall::Run(name) => {
-            let name = named(name)?;
-            let started = jobs.run_schedule(names, &name).await?;
-            let (id, status) = (started.id.to_string(), started.state);
-            json(ReplyStatus::Ok, &Started { id, status, schedule: name.to_string() })
-        }
-    })
+    jobs.delete_schedule(names, name).await?;
+    Ok(json(ReplyStatus::Ok, &Deleted { deleted: name.to_string() }))
+}
+
+async fn run(
+    jobs: &ServerJobs,
+    names: &(TenantName, FunctionName),
+    name: &ScheduleName,
+) -> Result<Response<ResponseBody>, CallError> {
+    let started = jobs.run_schedule(names, name).await?;
+    let (id, status) = (started.id.to_string(), started.state);
+    let response = json(ReplyStatus::Ok, &Started { id: id.clone(), status, schedule: name.to_string() });
+    Ok(AuditSubject::of(format!("job {id}"), response))
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ pub(super) fn job_limits(limits: &TenantLimits) -> JobLimits {
 }
 
 /// Checks the address of a webhook. Whether it is a public one is only known when it is reached.
-fn check_webhook(address: &str) -> Result<(), JobApiError> {
+pub(super) fn check_webhook(address: &str) -> Result<(), JobApiError> {
     let length = address.len();
     if length > WEBHOOK_BYTES_MAX {
         return Err(JobApiError::Invalid(format!("webhook has {length} bytes; the limit is {WEBHOOK_BYTES_MAX}")));

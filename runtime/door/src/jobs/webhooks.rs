@@ -16,16 +16,21 @@ const LIST_MAX: u64 = 1_000;
 
 type Names = (TenantName, FunctionName);
 
-#[derive(Debug, Serialize)]
-struct Listed {
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = DeliveriesListed)]
+pub(super) struct Listed {
     webhooks: Vec<DeliveryView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cursor: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
-struct Dropped {
-    job: String,
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = DeliveryDropped)]
+pub(super) struct Dropped {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch: Option<String>,
     dropped: bool,
 }
 
@@ -59,6 +64,7 @@ pub(super) async fn redeliver(jobs: &ServerJobs, names: &Names, id: JobId) -> Re
 }
 
 pub(super) async fn drop_one(jobs: &ServerJobs, names: &Names, id: JobId) -> Result<Response<ResponseBody>, Refusal> {
-    jobs.drop_delivery(names, id).await.map_err(refusal)?;
-    Ok(json(ReplyStatus::Ok, &Dropped { job: id.to_string(), dropped: true }))
+    let is_of_batch = jobs.drop_delivery(names, id).await.map_err(refusal)?;
+    let (job, batch) = ((!is_of_batch).then(|| id.to_string()), is_of_batch.then(|| id.to_string()));
+    Ok(json(ReplyStatus::Ok, &Dropped { job, batch, dropped: true }))
 }

@@ -5,6 +5,7 @@ use super::gpus::{quarantine, share};
 use super::options::{ServeError, failed};
 use super::recovered::RecoveredState;
 use crate::admit::Admit;
+use crate::audit::AuditTrail;
 use crate::auth::Auth;
 use crate::control::{Control, functions};
 use crate::front::{Steps, WaitingAnswers};
@@ -114,6 +115,7 @@ pub(super) async fn assemble(
         jobs: jobs.clone(),
     }));
     let waiting = WaitingBytes::new();
+    let trail = Arc::new(AuditTrail::new(Arc::clone(&store)));
     let control = Arc::new(Control {
         registry: Arc::clone(&registry),
         builder,
@@ -127,7 +129,7 @@ pub(super) async fn assemble(
         jobs: jobs.clone(),
         key_values,
         live: Arc::clone(&live),
-        refused: Default::default(),
+        trail: Arc::clone(&trail),
         uploading: Default::default(),
         own_url: url.to_owned(),
         has_own_listener: file.admin_listen.is_some(),
@@ -142,6 +144,7 @@ pub(super) async fn assemble(
         pool,
         jobs,
         control,
+        trail,
         answers: WaitingAnswers::start(waiting),
         bodies: BodyBudget::default(),
         live,

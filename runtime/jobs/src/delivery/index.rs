@@ -4,8 +4,9 @@
 //!  expect ─▶ due ─take─▶ sending ─done─▶ due again | dead | gone
 //! ```
 //!
-//! Invariant: at most [`SENDING_MAX`] are sent at once, and at most [`SENDING_OF_TENANT_MAX`] of one tenant, so that a
-//! tenant whose receivers are slow delays nobody else.
+//! Invariant: at most [`SENDING_MAX`] are sent at once, and at most [`SENDING_OF_TENANT_MAX`] of one tenant; and the more
+//! a tenant has, the more places must be free for another (see [`may_take`]). So tenants whose receivers are slow delay
+//! nobody else.
 
 use crate::job::{JobId, Millis};
 use gannet_base::names::{FunctionName, TenantName};
@@ -16,10 +17,19 @@ use std::ops::Bound;
 pub const SENDING_MAX: usize = 32;
 /// Of one tenant.
 pub const SENDING_OF_TENANT_MAX: usize = 4;
+/// Places that must be free for another one, for each that the tenant has.
+const FREE_FOR_EACH: usize = 8;
 /// Dead letters of one tenant.
 pub const DEAD_MAX: usize = 10_000;
 /// How long dead letters are kept, in milliseconds.
 pub const DEAD_MS: Millis = 7 * 24 * 3_600_000;
+
+/// Whether a tenant that has `own` places may take another while `all` are taken. Alone it gets
+/// [`SENDING_OF_TENANT_MAX`]; eight that take all they can have two each and leave half of the places to others.
+fn may_take(own: usize, all: usize) -> bool {
+    let free = SENDING_MAX.saturating_sub(all);
+    own < SENDING_OF_TENANT_MAX && free > own * FREE_FOR_EACH
+}
 
 /// Where a delivery stands, once it is not being sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +62,23 @@ struct OfTenant {
     due: BTreeSet<(Millis, JobId)>,
     dead: BTreeSet<(Millis, JobId)>,
     sending: usize,
+    /// All of them, by function.
+    functions: HashMap<FunctionName, BTreeSet<JobId>>,
+}
+
+impl OfTenant {
+    fn add(&mut self, function: &FunctionName, id: JobId) {
+        self.functions.entry(function.clone()).or_default().insert(id);
+    }
+
+    fn remove(&mut self, function: &FunctionName, id: JobId) {
+        if let Some(own) = self.functions.get_mut(function) {
+            own.remove(&id);
+            if own.is_empty() {
+                self.functions.remove(function);
+            }
+        }
+    }
 }
 
 /// The index; see the module.
@@ -77,11 +104,15 @@ impl Deliveries {
         let held = match stage {
             Stage::Gone => return,
             Stage::Due(at) => {
-                self.tenants.entry(tenant.clone()).or_default().due.insert((at, id));
+                let of = self.tenants.entry(tenant.clone()).or_default();
+                of.due.insert((at, id));
+                of.add(&function, id);
                 Held::Due(at)
             }
             Stage::Dead(at) => {
-                self.tenants.entry(tenant.clone()).or_default().dead.insert((at, id));
+                let of = self.tenants.entry(tenant.clone()).or_default();
+                of.dead.insert((at, id));
+                of.add(&function, id);
                 Held::Dead(at)
             }
         };
@@ -99,6 +130,7 @@ impl Deliveries {
     fn remove(&mut self, id: JobId) {
         let Some(known) = self.known.remove(&id) else { return };
         if let Some(of) = self.tenants.get_mut(&known.tenant) {
+            of.remove(&known.function, id);
             match known.held {
                 Held::Due(at) => drop(of.due.remove(&(at, id))),
                 Held::Dead(at) => drop(of.dead.remove(&(at, id))),
@@ -121,15 +153,16 @@ impl Deliveries {
         matches!(self.known.get(&id), Some(Known { held: Held::Sending(_), .. }))
     }
 
-    fn with_room(&self) -> impl Iterator<Item = (Millis, JobId)> + '_ {
-        let has_room = self.sending < SENDING_MAX;
-        let free = self.tenants.values().filter(move |of| has_room && of.sending < SENDING_OF_TENANT_MAX);
-        free.filter_map(|of| of.due.first().copied())
+    /// Returns the first delivery of each tenant that may send one, with how many it sends.
+    fn with_room(&self) -> impl Iterator<Item = (usize, Millis, JobId)> + '_ {
+        let free = self.tenants.values().filter(|of| may_take(of.sending, self.sending));
+        free.filter_map(|of| of.due.first().map(|(at, id)| (of.sending, *at, *id)))
     }
 
-    /// Takes the delivery that has been due longest and may be sent. It counts until [`Deliveries::done`].
+    /// Takes a delivery that is due: of the tenants that may send one, one that sends least; of these, the one that has
+    /// waited longest. It counts until [`Deliveries::done`].
     pub fn take(&mut self, now: Millis) -> Option<JobId> {
-        let (at, id) = self.with_room().min().filter(|(at, _)| *at <= now)?;
+        let (_, at, id) = self.with_room().filter(|(_, at, _)| *at <= now).min()?;
         let known = self.known.get_mut(&id)?;
         known.held = Held::Sending(None);
         let of = self.tenants.entry(known.tenant.clone()).or_default();
@@ -147,6 +180,7 @@ impl Deliveries {
         self.sending = self.sending.saturating_sub(1);
         if let Some(of) = self.tenants.get_mut(&tenant) {
             of.sending = of.sending.saturating_sub(1);
+            of.remove(&function, id);
             if of.due.is_empty() && of.dead.is_empty() && of.sending == 0 {
                 self.tenants.remove(&tenant);
             }
@@ -159,7 +193,7 @@ impl Deliveries {
     pub fn next_event(&self) -> Option<Millis> {
         let oldest = self.tenants.values().filter_map(|of| of.dead.first());
         let oldest = oldest.map(|(died, _)| died.saturating_add(DEAD_MS)).min();
-        self.with_room().map(|(at, _)| at).min().into_iter().chain(oldest).min()
+        self.with_room().map(|(_, at, _)| at).min().into_iter().chain(oldest).min()
     }
 
     /// Returns dead letters that are too old, or too many, at most `most`.
@@ -191,11 +225,12 @@ impl Deliveries {
         after: Option<JobId>,
     ) -> impl Iterator<Item = JobId> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let own = self.known.range((from, Bound::Unbounded)).filter(move |(_, known)| {
-            let dead = matches!(known.held, Held::Dead(_));
-            known.tenant == *tenant && known.function == *function && is_dead.is_none_or(|wanted| wanted == dead)
-        });
-        own.map(|(id, _)| *id)
+        let own = self.tenants.get(tenant).and_then(|of| of.functions.get(function)).into_iter();
+        let own = own.flat_map(move |own| own.range((from, Bound::Unbounded)).copied());
+        own.filter(move |id| {
+            let is = self.known.get(id).map(|known| matches!(known.held, Held::Dead(_)));
+            is.is_some_and(|is| is_dead.is_none_or(|wanted| wanted == is))
+        })
     }
 }
 
@@ -223,16 +258,54 @@ mod tests {
         }
         let other = set(&mut deliveries, "other", Stage::Due(9));
         let taken: Vec<_> = std::iter::from_fn(|| deliveries.take(9)).collect();
-        assert_eq!((taken.len(), taken.last()), (5, Some(&other)));
+        assert!(taken.len() == 5 && taken.contains(&other));
         assert_eq!(deliveries.next_event(), None, "what waits for a try to end has no time");
         deliveries.done(taken[0], Stage::Gone);
         assert_eq!(deliveries.next_event(), Some(4));
-        for tenant in 0..10 {
+        for tenant in 0..40 {
             for _ in 0..4 {
                 set(&mut deliveries, &format!("t{tenant}"), Stage::Due(0));
             }
         }
         assert_eq!(std::iter::from_fn(|| deliveries.take(9)).count(), 32 - 4);
+    }
+
+    #[test]
+    fn eight_tenants_with_slow_receivers_leave_places_to_others() {
+        let mut deliveries = Deliveries::default();
+        for tenant in 0..8 {
+            for _ in 0..100 {
+                set(&mut deliveries, &format!("slow{tenant}"), Stage::Due(0));
+            }
+        }
+        assert_eq!(std::iter::from_fn(|| deliveries.take(9)).count(), 16, "two each");
+        for tenant in 0..16 {
+            let quick = set(&mut deliveries, &format!("quick{tenant}"), Stage::Due(8));
+            assert_eq!(deliveries.take(9), Some(quick), "before those that have waited longer");
+        }
+        assert_eq!(deliveries.take(9), None);
+        assert!((0..4).all(|own| may_take(own, own)) && !may_take(4, 4) && !may_take(0, 32));
+    }
+
+    #[test]
+    fn a_function_lists_its_own_deliveries_only() {
+        let mut deliveries = Deliveries::default();
+        let (tenant, function) = names("acme");
+        let (due, dead) = (set(&mut deliveries, "acme", Stage::Due(1)), set(&mut deliveries, "acme", Stage::Dead(1)));
+        set(&mut deliveries, "other", Stage::Due(1));
+        let listed = |deliveries: &Deliveries, is_dead, after| {
+            deliveries.of_function((&tenant, &function), is_dead, after).collect::<Vec<_>>()
+        };
+        assert_eq!(listed(&deliveries, None, None), [due, dead]);
+        assert_eq!(
+            (listed(&deliveries, Some(true), None), listed(&deliveries, None, Some(due))),
+            (vec![dead], vec![dead])
+        );
+        let taken = std::iter::from_fn(|| deliveries.take(1)).count();
+        assert_eq!((taken, listed(&deliveries, Some(false), None)), (2, vec![due]), "one that is sent is pending");
+        deliveries.done(due, Stage::Gone);
+        deliveries.forget(dead);
+        assert_eq!(listed(&deliveries, None, None), []);
     }
 
     #[test]
@@ -295,6 +368,8 @@ mod tests {
                 prop_assert_eq!(placed, deliveries.known.len());
                 prop_assert_eq!(deliveries.sending, sending.len());
                 prop_assert!(deliveries.tenants.values().all(|of| of.sending <= SENDING_OF_TENANT_MAX));
+                let listed = deliveries.tenants.values().flat_map(|of| of.functions.values());
+                prop_assert_eq!(listed.map(BTreeSet::len).sum::<usize>(), deliveries.known.len());
             }
         }
     }

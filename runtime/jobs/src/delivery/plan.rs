@@ -132,6 +132,7 @@ mod tests {
             next_at: since,
             tries: 0,
             retried: 0,
+            is_of_batch: false,
             last_error: None,
         }
     }

@@ -1,5 +1,6 @@
 //! The records of deliveries: of those that are pending and of those that were given up.
 
+use crate::batch::Batch;
 use crate::job::{Job, JobId, Millis};
 use gannet_base::names::{FunctionName, TenantName};
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,9 @@ pub struct Pending {
     /// How often a client had put the job into the queue again before it ended.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub retried: u32,
+    /// Whether it tells the end of a batch, whose id is in the place of a job's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_of_batch: bool,
     /// Why the latest try failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
@@ -55,11 +59,27 @@ impl Pending {
             next_at: since,
             tries: 0,
             retried: job.retried,
+            is_of_batch: false,
             last_error: None,
         })
     }
 
-    /// Returns the id of its message: the job's. The end of a job that a client has put into the queue again is another
+    /// Returns the delivery of the end of a batch, if it has a webhook.
+    pub fn of_batch(batch: &Batch, now: Millis) -> Option<Self> {
+        Some(Self {
+            tenant: batch.tenant.clone(),
+            function: batch.function.clone(),
+            url: batch.webhook.clone()?,
+            since: now,
+            next_at: now,
+            tries: 0,
+            retried: batch.rounds,
+            is_of_batch: true,
+            last_error: None,
+        })
+    }
+
+    /// Returns the id of its message: the job's, or the batch's. The end of a job that a client has put into the queue again is another
     /// message, which a receiver must not take for a repetition of the first.
     pub fn message_id(&self, job: JobId) -> String {
         if self.retried == 0 { job.to_string() } else { format!("{job}-{}", self.retried) }

@@ -45,6 +45,11 @@ impl Secret {
         format!("{PREFIX}{}", BASE64_STANDARD.encode(&self.0))
     }
 
+    /// Returns its bytes, with which HMAC is keyed.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     fn sign(&self, id: &str, timestamp_s: i64, body: &[u8]) -> String {
         let head = format!("{id}.{timestamp_s}.");
         let code = hmac_sha256(&self.0, &[head.as_bytes(), body]);
@@ -65,7 +70,7 @@ pub fn signatures<'a>(
 }
 
 /// RFC 2104, with SHA-256, over the parts of a text one after the other.
-fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+pub(crate) fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     let mut block = [0; BLOCK];
     let short: [u8; 32] = if key.len() > BLOCK { Sha256::digest(key).into() } else { [0; 32] };
     let key = if key.len() > BLOCK { short.as_slice() } else { key };

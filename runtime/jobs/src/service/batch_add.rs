@@ -48,6 +48,8 @@ pub struct NewBatch {
     pub policy: Policy,
     /// Whether more items follow.
     pub more: bool,
+    /// The address that is told about its end.
+    pub webhook: Option<String>,
     /// Its first items.
     pub items: NewItems,
 }
@@ -251,8 +253,9 @@ impl<R: Runner> Jobs<R> {
     }
 
     async fn make_all_the_way(&self, names: &Names, new: NewBatch) -> Result<BatchView, BatchError> {
-        let NewBatch { name, policy, more, items } = new;
-        let key = CallKey::of(names, "batches", &format!("{name:?}\n{policy:?}\n{more}\n"), &items);
+        let NewBatch { name, policy, more, webhook, items } = new;
+        let address = webhook.as_ref().map(|webhook| format!("{webhook:?}\n")).unwrap_or_default();
+        let key = CallKey::of(names, "batches", &format!("{name:?}\n{policy:?}\n{more}\n{address}"), &items);
         let settings = self.settings_of(names)?;
         if let Some(known) = self.known_batch(names, key.as_ref()).await? {
             return Ok(known);
@@ -271,6 +274,9 @@ impl<R: Runner> Jobs<R> {
             result_ms: i64::try_from(settings.result_s.saturating_mul(1000)).unwrap_or(i64::MAX),
             execution_timeout_ms: policy.execution_timeout_ms,
             ttl_ms: policy.ttl_ms,
+            webhook,
+            is_told: false,
+            rounds: 0,
             is_leaving: false,
             writes: 0,
         };

@@ -1,10 +1,11 @@
 //! What clients ask about batches.
 
 use super::batch_index::Known;
-use super::shared::Jobs;
+use super::shared::{Jobs, Shared};
 use super::state::Names;
 use super::submit::SubmitError;
 use crate::batch::{Batch, BatchState, Counts, ITEMS_MAX};
+use crate::delivery::record::Pending;
 use crate::job::{BatchId, Millis};
 use crate::runner::Runner;
 use gannet_state::records::Revision;
@@ -47,8 +48,9 @@ impl From<io::Error> for BatchError {
 }
 
 /// A batch as clients see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Batch)]
 pub struct BatchView {
     /// Its id.
     pub id: String,
@@ -85,6 +87,25 @@ fn is_of(known: &Known, names: &Names) -> bool {
     known.batch.tenant == names.0 && known.batch.function == names.1 && !known.batch.is_leaving
 }
 
+impl<R: Runner> Shared<R> {
+    /// Returns a batch as clients see it, if it is over.
+    pub(super) fn ended_batch(&self, names: &Names, id: BatchId) -> Option<BatchView> {
+        let now = self.clock.now();
+        let state = self.state();
+        let known = state.batches.all.get(&id).filter(|known| is_of(known, names));
+        known.filter(|known| known.batch.is_over(&known.children.counts(), now)).map(|known| view(known, now))
+    }
+
+    /// Returns a new delivery of the end of a batch, if it is over and has a webhook.
+    pub(super) fn delivery_of_batch(&self, names: &Names, id: BatchId) -> Option<Pending> {
+        let now = self.clock.now();
+        let state = self.state();
+        let known = state.batches.all.get(&id).filter(|known| is_of(known, names))?;
+        let over = Some(&known.batch).filter(|batch| batch.is_over(&known.children.counts(), now));
+        over.and_then(|batch| Pending::of_batch(batch, now))
+    }
+}
+
 impl<R: Runner> Jobs<R> {
     /// Reads a batch of a function in the index.
     pub(super) fn with_batch<T>(
@@ -94,7 +115,7 @@ impl<R: Runner> Jobs<R> {
         read: impl FnOnce(&Known) -> T,
     ) -> Result<T, BatchError> {
         let state = self.shared.state();
-        let known = state.batches.0.get(&id).filter(|known| is_of(known, names));
+        let known = state.batches.all.get(&id).filter(|known| is_of(known, names));
         known.map(read).ok_or(BatchError::NotFound)
     }
 
@@ -109,7 +130,7 @@ impl<R: Runner> Jobs<R> {
         let now = self.shared.clock.now();
         let state = self.shared.state();
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut own = state.batches.0.range((from, Bound::Unbounded)).filter(|(_, known)| is_of(known, names));
+        let mut own = state.batches.all.range((from, Bound::Unbounded)).filter(|(_, known)| is_of(known, names));
         let found: Vec<(BatchId, BatchView)> =
             own.by_ref().take(limit).map(|(id, known)| (*id, view(known, now))).collect();
         let last = found.last().map(|(id, _)| *id).filter(|_| own.next().is_some());

@@ -35,7 +35,7 @@ pub(super) async fn sweep<R: Runner>(shared: Arc<Shared<R>>) {
 /// Removes the batches that were kept long enough.
 pub(super) async fn remove_kept<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()> {
     for id in due(shared, None) {
-        let changing = shared.state().batches.0.get(&id).map(|known| Arc::clone(&known.changing));
+        let changing = shared.state().batches.all.get(&id).map(|known| Arc::clone(&known.changing));
         let Some(changing) = changing else { continue };
         let _alone = changing.lock_owned().await;
         // A client may have begun items again.
@@ -49,16 +49,18 @@ pub(super) async fn remove_kept<R: Runner>(shared: &Arc<Shared<R>>) -> io::Resul
 fn due<R: Runner>(shared: &Shared<R>, only: Option<BatchId>) -> Vec<BatchId> {
     let now = shared.clock.now();
     let state = shared.state();
-    let all = state.batches.0.iter().filter(|(id, _)| only.is_none_or(|only| only == **id));
+    let all = state.batches.all.iter().filter(|(id, _)| only.is_none_or(|only| only == **id));
     let due = all.filter(|(_, known)| {
         let until = known.batch.kept_until(&known.children.counts(), known.items_kept_until, now);
-        known.batch.is_leaving || until.is_some_and(|until| until <= now)
+        // The message of its end is made of it.
+        let is_needed = known.batch.must_tell() || state.deliveries.holds(known.batch.id);
+        known.batch.is_leaving || (until.is_some_and(|until| until <= now) && !is_needed)
     });
     due.map(|(id, _)| *id).collect()
 }
 
 async fn remove<R: Runner>(shared: &Arc<Shared<R>>, id: BatchId) -> io::Result<()> {
-    let found = shared.state().batches.0.get(&id).map(|known| (known.batch.clone(), known.revision));
+    let found = shared.state().batches.all.get(&id).map(|known| (known.batch.clone(), known.revision));
     let Some((mut batch, mut revision)) = found else { return Ok(()) };
     if !batch.is_leaving {
         batch.is_leaving = true;
@@ -81,7 +83,7 @@ async fn remove<R: Runner>(shared: &Arc<Shared<R>>, id: BatchId) -> io::Result<(
     }
     let gone = Change::Delete { key: keys::batch(id), expect: Expect::Revision(revision) };
     shared.records.commit(vec![gone]).await.map_err(io::Error::other)?;
-    shared.state().batches.0.remove(&id);
+    shared.state().batches.remove(id);
     Ok(())
 }
 
@@ -89,12 +91,14 @@ async fn remove<R: Runner>(shared: &Arc<Shared<R>>, id: BatchId) -> io::Result<(
 pub(super) async fn forget_tenant<R: Runner>(shared: &Shared<R>, tenant: &TenantName) -> io::Result<()> {
     let own: Vec<BatchId> = {
         let state = shared.state();
-        state.batches.0.iter().filter(|(_, known)| known.batch.tenant == *tenant).map(|(id, _)| *id).collect()
+        state.batches.all.iter().filter(|(_, known)| known.batch.tenant == *tenant).map(|(id, _)| *id).collect()
     };
     for ids in own.chunks(AT_ONCE as usize) {
-        let gone = ids.iter().map(|id| Change::Delete { key: keys::batch(*id), expect: Expect::Any });
+        let keys = ids.iter().flat_map(|id| [keys::batch(*id), keys::delivery(*id), keys::dead_letter(*id)]);
+        let gone = keys.map(|key| Change::Delete { key, expect: Expect::Any });
         shared.records.commit(gone.collect()).await.map_err(io::Error::other)?;
-        ids.iter().for_each(|id| drop(shared.state().batches.0.remove(id)));
+        ids.iter().for_each(|id| shared.state().deliveries.forget(*id));
+        ids.iter().for_each(|id| shared.state().batches.remove(*id));
     }
     Ok(())
 }

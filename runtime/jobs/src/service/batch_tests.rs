@@ -106,7 +106,7 @@ fn items(count: usize, key: Option<&str>) -> NewItems {
 }
 
 fn new_batch(count: usize, key: Option<&str>, more: bool) -> NewBatch {
-    NewBatch { name: None, policy: Policy::default(), more, items: items(count, key) }
+    NewBatch { name: None, policy: Policy::default(), more, webhook: None, items: items(count, key) }
 }
 
 async fn start(store: &Arc<SimulatedStore>, runner: Echo) -> Jobs<Echo> {

@@ -33,7 +33,8 @@ pub struct ResultsPage {
 }
 
 /// Items that were put into the queue again.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = BatchRetried)]
 pub struct RetriedItems {
     /// How many.
     pub retried: u64,
@@ -137,6 +138,11 @@ impl<R: Runner> Jobs<R> {
                 let failed = known.children.those(0, &[State::Failed, State::TimedOut]);
                 failed.map(|index| JobId::item(id, index)).collect()
             })?;
+            let (mut batch, revision) = jobs.record_of(&names, id)?;
+            // First: their ends are told as another end, also if the server ends in between.
+            if !failed.is_empty() && batch.begin_again() {
+                jobs.write(batch, revision).await?;
+            }
             let again = futures::stream::iter(failed).map(|item| {
                 let (jobs, names) = (jobs.clone(), names.clone());
                 async move { jobs.retry(&names, item).await }

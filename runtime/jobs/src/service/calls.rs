@@ -446,6 +446,7 @@ impl<R: Runner> Jobs<R> {
             super::sweep::remove(shared, removed).await?;
         }
         super::batch_sweep::forget_tenant(shared, tenant).await?;
+        self.forget_hooks(tenant, None).await?;
         let of_tenant = |prefix: &str| format!("{prefix}{tenant}/");
         for prefix in [of_tenant(keys::IDEMPOTENCY), of_tenant(keys::PAUSED)] {
             loop {

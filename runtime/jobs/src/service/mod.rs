@@ -5,6 +5,7 @@
 //!  one for each attempt (`attempt`): marks the job, runs it, commits the result
 //!  one for all deliveries of webhooks, and one for each try (`webhooks`)
 //!  one for all (`sweep`): ends jobs whose time is over, removes results that are kept long enough
+//!  one for all (`batch_tell`): stores the deliveries of the ends of batches
 //!  one for all (`batch_sweep`): removes batches that are kept long enough, with their items
 //!  one for all (`schedules`): makes the jobs of schedules when their times come
 //! ```
@@ -17,6 +18,7 @@ mod batch_add;
 mod batch_index;
 mod batch_read;
 mod batch_sweep;
+mod batch_tell;
 mod batches;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
@@ -24,6 +26,7 @@ mod batch_tests;
 mod calls;
 mod clock;
 mod dispatch;
+mod hooks;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod model;
@@ -47,6 +50,7 @@ pub use batch_add::{NewBatch, NewItems};
 pub use batch_read::{BatchError, BatchView};
 pub use batches::{ResultsPage, RetriedItems};
 pub use calls::{Cancelled, ReadError, Retried, StreamRead};
+pub use hooks::{HookError, HookView, MadeHook, OpenHook, ReceiveError, Received, Replaced};
 pub use progress::ProgressError;
 pub use schedule_calls::{ListedSchedule, ScheduleError};
 pub use schedules::ScheduleSource;
@@ -86,6 +90,7 @@ impl<R: Runner> Jobs<R> {
             removing_blobs: tokio::sync::RwLock::default(),
             large_reads: tokio::sync::Semaphore::new(shared::LARGE_READS),
             schedules: Schedules::default(),
+            making_hooks: tokio::sync::Mutex::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -93,6 +98,7 @@ impl<R: Runner> Jobs<R> {
         let jobs = Self { shared };
         jobs.shared.tasks.spawn(sweep::sweep(Arc::clone(&jobs.shared)));
         jobs.shared.tasks.spawn(batch_sweep::sweep(Arc::clone(&jobs.shared)));
+        jobs.shared.tasks.spawn(batch_tell::tell(Arc::clone(&jobs.shared)));
         jobs.shared.tasks.spawn(webhooks::deliver::run(Arc::clone(&jobs.shared)));
         jobs.shared.tasks.spawn(schedules::keep(Arc::clone(&jobs.shared)));
         dispatch::start_all(&jobs.shared);

@@ -23,6 +23,7 @@ const WRITE: usize = 200;
 pub(super) async fn recover<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()> {
     pauses(shared).await?;
     super::webhooks::load::load(shared).await?;
+    super::hooks::forget_orphans(shared).await?;
     let never_accepted = batches(shared).await?;
     let mut after: Option<String> = None;
     let (mut interrupted, mut is_whole) = (Vec::new(), true);

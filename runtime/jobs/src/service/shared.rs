@@ -49,6 +49,8 @@ pub(crate) struct Shared<R: Runner> {
     /// Permits to have a large output in memory while an answer is made of it.
     pub(super) large_reads: tokio::sync::Semaphore,
     pub(crate) schedules: Schedules,
+    /// Held while a hook is made or deleted, so that the tenant's limit holds.
+    pub(crate) making_hooks: tokio::sync::Mutex<()>,
     /// Cancelled when no further attempt may begin.
     pub(crate) stopping: CancellationToken,
     pub(crate) tasks: TaskTracker,

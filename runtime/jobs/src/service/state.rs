@@ -3,7 +3,7 @@
 
 use super::batch_index::Batches;
 use crate::delivery::index::{Deliveries, Stage};
-use crate::job::{Job, JobId, Millis, State as JobState};
+use crate::job::{BatchId, Job, JobId, Millis, State as JobState};
 use crate::parts::ArrivingAnswer;
 use crate::queue::FunctionQueue;
 use crate::runner::WaitReason;
@@ -155,6 +155,12 @@ impl State {
             self.deliveries.set((&job.tenant, &job.function), job.id, Stage::Due(at));
             self.delivery_changed.notify_one();
         }
+    }
+
+    /// Notes that the end of a batch is to be delivered.
+    pub(crate) fn expect_delivery_of_batch(&mut self, (tenant, function): &Names, id: BatchId, at: Millis) {
+        self.deliveries.set((tenant, function), id, Stage::Due(at));
+        self.delivery_changed.notify_one();
     }
 
     /// Adds a job that has ended, whose webhook is delivered already or is known in the index.

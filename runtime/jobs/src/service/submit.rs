@@ -43,6 +43,28 @@ pub struct Submission {
     pub limits: JobLimits,
 }
 
+/// Why a submission is known again.
+#[derive(Debug)]
+pub(super) struct Once {
+    /// The key of its record.
+    pub(super) key: String,
+    /// The digest of what is submitted.
+    pub(super) body: String,
+    /// How long it is known, in milliseconds.
+    pub(super) keep_ms: i64,
+    /// Whether it is known for all of that time and no longer, also once its job is removed.
+    pub(super) is_exact: bool,
+}
+
+/// What is not said by clients: where a job comes from.
+#[derive(Debug, Default)]
+pub(super) struct Origin {
+    /// Why the submission is known again, instead of by the client's idempotency key.
+    pub(super) once: Option<Once>,
+    /// The path at which the function gets the job.
+    pub(super) path: Option<String>,
+}
+
 /// A job that was accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Submitted {
@@ -144,18 +166,27 @@ impl<R: Runner> Shared<R> {
         used.bytes = used.bytes.saturating_sub(bytes);
     }
 
-    /// Returns the job of an idempotency key that was used before, or what must hold of the key's record for it to be
-    /// used. A key is free again once its job is removed.
-    async fn known(self: &Arc<Self>, key: &str, body: &str) -> Result<Result<Submitted, Expect>, SubmitError> {
-        let Some(entry) = self.records.get(key).await? else { return Ok(Err(Expect::Absent)) };
+    /// Returns the job of an idempotency key that was used before, with its state unless it is removed, or what must hold
+    /// of the key's record for it to be used. A key is free again once its job is removed, or when its time is over.
+    async fn known(self: &Arc<Self>, once: &Once) -> Result<Result<(JobId, Option<State>), Expect>, SubmitError> {
+        let Some(entry) = self.records.get(&once.key).await? else { return Ok(Err(Expect::Absent)) };
         let used: UsedKey = serde_json::from_slice(&entry.value).map_err(io::Error::other)?;
-        let Some((job, _)) = self.read(used.job).await? else { return Ok(Err(Expect::Revision(entry.revision))) };
-        if used.body != body {
+        let free = Ok(Err(Expect::Revision(entry.revision)));
+        if once.is_exact && used.expires <= self.clock.now() {
+            return free;
+        }
+        let found = self.read(used.job).await?;
+        if found.is_none() && !once.is_exact {
+            return free;
+        }
+        if used.body != once.body {
             return Err(SubmitError::OtherBody { job: used.job });
         }
-        // Its own submission may not have known that it was stored.
-        self.adopt(&job).await?;
-        Ok(Ok(Submitted { id: used.job, state: job.state }))
+        if let Some((job, _)) = &found {
+            // Its own submission may not have known that it was stored.
+            self.adopt(job).await?;
+        }
+        Ok(Ok((used.job, found.map(|(job, _)| job.state))))
     }
 
     /// Adds a job that waits in the store, if the index does not have it.
@@ -180,21 +211,40 @@ impl<R: Runner> Shared<R> {
 impl<R: Runner> Jobs<R> {
     /// Accepts a job. It is durable when this returns. What has begun goes on if the caller leaves.
     pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
-        let jobs = self.clone();
-        to_its_end(async move { jobs.accept(submission).await }).await?
+        let (id, state) = self.submit_from(submission, Origin::default()).await?;
+        // Only what is known for an exact time outlives its job.
+        let state = state.ok_or_else(|| io::Error::other("the job is gone"))?;
+        Ok(Submitted { id, state })
     }
 
-    async fn accept(&self, submission: Submission) -> Result<Submitted, SubmitError> {
+    /// Accepts a job that something else than a client's call makes. Returns its state, unless it was made before and is
+    /// removed already.
+    pub(super) async fn submit_from(
+        &self,
+        submission: Submission,
+        origin: Origin,
+    ) -> Result<(JobId, Option<State>), SubmitError> {
+        let jobs = self.clone();
+        to_its_end(async move { jobs.accept(submission, origin).await }).await?
+    }
+
+    async fn accept(&self, submission: Submission, origin: Origin) -> Result<(JobId, Option<State>), SubmitError> {
         let shared = &self.shared;
         let names = (submission.tenant.clone(), submission.function.clone());
         let function = shared.runner.function(&names.0, &names.1).ok_or(SubmitError::NoFunction)?;
-        let body = submission.idempotency_key.as_ref().map(|_| digest(&submission)).unwrap_or_default();
-        let used_key = submission.idempotency_key.as_deref().map(|key| keys::idempotency(&names.0, &names.1, key));
-        let mut used_key: Option<(String, Expect)> = used_key.map(|key| (key, Expect::Absent));
-        if let Some((key, expect)) = &mut used_key {
-            match shared.known(key, &body).await? {
+        let Origin { once, path } = origin;
+        let by_key = |key: &String| Once {
+            key: keys::idempotency(&names.0, &names.1, key),
+            body: digest(&submission),
+            keep_ms: IDEMPOTENCY_MS,
+            is_exact: false,
+        };
+        let once = once.or_else(|| submission.idempotency_key.as_ref().map(by_key));
+        let mut expect = Expect::Absent;
+        if let Some(once) = &once {
+            match shared.known(once).await? {
                 Ok(known) => return Ok(known),
-                Err(free) => *expect = free,
+                Err(free) => expect = free,
             }
         }
         if !shared.runner.has_room(submission.input.len() as u64) {
@@ -202,7 +252,7 @@ impl<R: Runner> Jobs<R> {
         }
         let bytes = submission.input.len() as u64 + JOB_BYTES;
         shared.reserve(&names.0, (1, bytes), submission.limits)?;
-        let accepted = self.store(submission, &function.settings, used_key.as_ref(), &body).await;
+        let accepted = self.store(submission, &function.settings, once.as_ref().zip(Some(expect)), path).await;
         match &accepted {
             Ok(Some(job)) => {
                 let mut state = shared.state();
@@ -215,12 +265,10 @@ impl<R: Runner> Jobs<R> {
             Ok(None) | Err(_) => shared.release(&names.0, (1, bytes)),
         }
         match accepted? {
-            Some(job) => Ok(Submitted { id: job.id, state: job.state }),
+            Some(job) => Ok((job.id, Some(job.state))),
             // Another request with the same key was faster.
-            None => match &used_key {
-                Some((key, _)) => {
-                    shared.known(key, &body).await?.map_err(|_| io::Error::other("the key is gone").into())
-                }
+            None => match &once {
+                Some(once) => shared.known(once).await?.map_err(|_| io::Error::other("the key is gone").into()),
                 None => Err(io::Error::other("the new id is in use").into()),
             },
         }
@@ -231,8 +279,8 @@ impl<R: Runner> Jobs<R> {
         &self,
         submission: Submission,
         settings: &gannet_base::manifest::JobSettings,
-        used_key: Option<&(String, Expect)>,
-        body: &str,
+        once: Option<(&Once, Expect)>,
+        path: Option<String>,
     ) -> Result<Option<Job>, SubmitError> {
         let shared = &self.shared;
         let now = shared.clock.now();
@@ -240,14 +288,14 @@ impl<R: Runner> Jobs<R> {
         let key = concurrency_key(&settings.key, &input);
         let empty = crate::outcome::Payload { bytes: 0, blob: None };
         let mut job = Job::submitted((tenant, function), &policy, settings, empty, now);
-        (job.sync, job.webhook, job.key) = (sync, webhook, key);
+        (job.sync, job.webhook, job.key, job.path) = (sync, webhook, key, path);
         let stored = shared.store_payload(keys::input(job.id), input).await.map_err(full_or_store)?;
         job.input = stored.payload;
         let mut changes: Vec<Change> = stored.change.into_iter().collect();
-        if let Some((key, expect)) = used_key {
-            let used = UsedKey { job: job.id, body: body.to_owned(), expires: now.saturating_add(IDEMPOTENCY_MS) };
+        if let Some((Once { key, body, keep_ms, .. }, expect)) = once {
+            let used = UsedKey { job: job.id, body: body.clone(), expires: now.saturating_add(*keep_ms) };
             let value = serde_json::to_vec(&used).map_err(io::Error::other)?;
-            changes.push(Change::Put { key: key.clone(), value, expect: *expect });
+            changes.push(Change::Put { key: key.clone(), value, expect });
         }
         changes.push(put_job(&job, Expect::Absent)?);
         shared.state().submitting.insert(job.id);

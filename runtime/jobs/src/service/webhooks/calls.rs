@@ -16,8 +16,10 @@ const COMMITS_MAX: usize = 8;
 /// Why a delivery cannot be shown or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum DeliveryError {
-    /// There is no such job of this function, it has not ended, or it has no webhook.
-    #[error("there is no delivery for this job: it has no webhook, has not ended, or its result is not kept any more")]
+    /// There is no such job or batch of this function, it has not ended, or it has no webhook.
+    #[error(
+        "there is no delivery for this job or batch: it has no webhook, has not ended, or its result is not kept any more"
+    )]
     NotFound,
     /// The store does not work.
     #[error("the store of jobs: {0}")]
@@ -25,7 +27,7 @@ pub enum DeliveryError {
 }
 
 /// Whether a delivery is still tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeliveryStatus {
     /// It is.
@@ -35,11 +37,16 @@ pub enum DeliveryStatus {
 }
 
 /// A delivery, as lists show it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Delivery)]
 pub struct DeliveryView {
-    /// The id of its job.
-    pub job: String,
+    /// The id of its job, if it tells the end of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// The id of its batch, if it tells the end of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch: Option<String>,
     /// Whether it is still tried.
     pub status: DeliveryStatus,
     /// The address.
@@ -64,7 +71,8 @@ fn rfc_3339(at: Millis) -> String {
 impl DeliveryView {
     fn pending(id: JobId, pending: Pending) -> Self {
         Self {
-            job: id.to_string(),
+            job: (!pending.is_of_batch).then(|| id.to_string()),
+            batch: pending.is_of_batch.then(|| id.to_string()),
             status: DeliveryStatus::Pending,
             url: pending.url,
             tries: pending.tries,
@@ -122,11 +130,13 @@ impl<R: Runner> Jobs<R> {
     async fn redeliver_all_the_way(&self, names: &Names, id: JobId) -> Result<DeliveryView, DeliveryError> {
         let shared = &self.shared;
         for _ in 0..COMMITS_MAX {
-            let found = shared.read(id).await?;
-            let (job, _) = found
-                .filter(|(job, _)| job.tenant == names.0 && job.function == names.1)
-                .ok_or(DeliveryError::NotFound)?;
-            let new = Pending::of(&job).ok_or(DeliveryError::NotFound)?;
+            let found = shared.read(id).await?.map(|(job, _)| job);
+            let job = found.filter(|job| job.tenant == names.0 && job.function == names.1);
+            let new = match &job {
+                Some(job) => Pending::of(job),
+                None => shared.delivery_of_batch(names, id),
+            };
+            let new = new.ok_or(DeliveryError::NotFound)?;
             let now = shared.clock.now();
             let (pending, expect) = match shared.pending(id).await? {
                 // A try is being made right now.
@@ -146,7 +156,11 @@ impl<R: Runner> Jobs<R> {
             ];
             match shared.records.commit(changes).await {
                 Ok(_) => {
-                    shared.state().expect_delivery(&job, now);
+                    let mut state = shared.state();
+                    match &job {
+                        Some(job) => state.expect_delivery(job, now),
+                        None => state.expect_delivery_of_batch(names, id, now),
+                    }
                     return Ok(DeliveryView::pending(id, pending));
                 }
                 Err(CommitError::Conflict { .. } | CommitError::Unknown(_)) => {}
@@ -156,13 +170,13 @@ impl<R: Runner> Jobs<R> {
         Err(io::Error::other("the delivery is changed by others").into())
     }
 
-    /// Gives up a delivery for good: it is neither tried again nor kept.
-    pub async fn drop_delivery(&self, names: &Names, id: JobId) -> Result<(), DeliveryError> {
+    /// Gives up a delivery for good: it is neither tried again nor kept. Returns whether it was of a batch.
+    pub async fn drop_delivery(&self, names: &Names, id: JobId) -> Result<bool, DeliveryError> {
         let (jobs, names) = (self.clone(), names.clone());
         to_its_end(async move { jobs.drop_delivery_all_the_way(&names, id).await }).await?
     }
 
-    async fn drop_delivery_all_the_way(&self, names: &Names, id: JobId) -> Result<(), DeliveryError> {
+    async fn drop_delivery_all_the_way(&self, names: &Names, id: JobId) -> Result<bool, DeliveryError> {
         let shared = &self.shared;
         let is_own = |pending: &Pending| pending.tenant == names.0 && pending.function == names.1;
         let pending = shared.pending(id).await?.map(|(pending, _)| pending);
@@ -170,7 +184,7 @@ impl<R: Runner> Jobs<R> {
             Some(pending) => Some(pending),
             None => shared.dead_letter(id).await?.map(|dead| dead.pending),
         };
-        found.filter(is_own).ok_or(DeliveryError::NotFound)?;
+        let found = found.filter(is_own).ok_or(DeliveryError::NotFound)?;
         let changes = vec![
             Change::Delete { key: keys::delivery(id), expect: Expect::Any },
             Change::Delete { key: keys::dead_letter(id), expect: Expect::Any },
@@ -178,6 +192,6 @@ impl<R: Runner> Jobs<R> {
         shared.records.commit(changes).await.map_err(io::Error::other)?;
         shared.state().deliveries.forget(id);
         shared.keep_as_others(&[id]).await;
-        Ok(())
+        Ok(found.is_of_batch)
     }
 }

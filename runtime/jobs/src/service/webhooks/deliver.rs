@@ -13,9 +13,10 @@ use crate::delivery::plan::{self, Next, Tried};
 use crate::delivery::record::{DeadLetter, Pending};
 use crate::delivery::sender::{Message, SendError};
 use crate::delivery::signature::signatures;
-use crate::job::{Job, JobId, Millis};
+use crate::job::{BatchId, Job, JobId, Millis};
 use crate::keys;
 use crate::runner::Runner;
+use crate::service::batch_read::BatchView;
 use crate::service::shared::{COMMIT_RETRY, Shared};
 use bytes::Bytes;
 use gannet_state::records::{Change, CommitError, Expect, Revision};
@@ -75,26 +76,44 @@ async fn deliver<R: Runner>(shared: Arc<Shared<R>>, id: JobId) {
     shared.state().delivery_changed.notify_one();
 }
 
+/// What a message tells the end of.
+enum Ended {
+    Job(Box<Job>),
+    Batch(BatchId, Box<BatchView>),
+}
+
+impl Ended {
+    /// Finds what a delivery is about. None: it was put into the queue again, or is gone.
+    async fn find<R: Runner>(shared: &Shared<R>, id: JobId, pending: &Pending) -> io::Result<Option<Self>> {
+        if pending.is_of_batch {
+            let names = (pending.tenant.clone(), pending.function.clone());
+            return Ok(shared.ended_batch(&names, id).map(|view| Self::Batch(id, Box::new(view))));
+        }
+        let found = shared.read(id).await?.filter(|(job, _)| job.state.is_terminal());
+        Ok(found.map(|(job, _)| Self::Job(Box::new(job))))
+    }
+}
+
 /// Makes one try, and records how it ended. Returns where the delivery stands then.
 async fn try_once<R: Runner>(shared: &Shared<R>, id: JobId) -> io::Result<Stage> {
     let Some((pending, revision)) = shared.pending(id).await? else { return shared.stage(id).await };
-    let Some((job, _)) = shared.read(id).await?.filter(|(job, _)| job.state.is_terminal()) else {
+    let Some(ended) = Ended::find(shared, id, &pending).await? else {
         // It was put into the queue again, or is gone.
         let done = Change::Delete { key: keys::delivery(id), expect: Expect::Revision(revision) };
         return Ok(if commit(shared, vec![done]).await? { Stage::Gone } else { shared.stage(id).await? });
     };
-    let sent = send(shared, &job, &pending).await;
+    let sent = send(shared, &ended, &pending).await;
     let now = shared.clock.now();
     let tried = Tried::of(sent, now);
-    log(&job, &pending, &tried);
+    log(id, &pending, &tried);
     let chance = getrandom::u64().map_err(|error| io::Error::other(error.to_string()))?;
     let next = plan::after(pending, tried, shared.webhooks.first_retry_ms, chance, now);
     let (changes, stage) = changes(id, next, revision)?;
     Ok(if commit(shared, changes).await? { stage } else { shared.stage(id).await? })
 }
 
-fn log(job: &Job, pending: &Pending, tried: &Tried) {
-    let (job, tenant, tries) = (job.id, &pending.tenant, pending.tries + 1);
+fn log(job: JobId, pending: &Pending, tried: &Tried) {
+    let (tenant, tries) = (&pending.tenant, pending.tries + 1);
     match tried {
         Tried::Delivered => tracing::debug!(%job, %tenant, tries, "a webhook was delivered"),
         Tried::Failed(why, _) | Tried::Refused(why) | Tried::NotTried(why) => {
@@ -121,20 +140,23 @@ fn changes(id: JobId, next: Next, revision: Revision) -> io::Result<(Vec<Change>
 
 async fn send<R: Runner>(
     shared: &Shared<R>,
-    job: &Job,
+    ended: &Ended,
     pending: &Pending,
 ) -> Result<crate::delivery::sender::Answer, SendError> {
-    let message = message(shared, job, pending).await.map_err(|error| SendError::NotTried(error.to_string()))?;
+    let message = message(shared, ended, pending).await.map_err(|error| SendError::NotTried(error.to_string()))?;
     let sent = tokio::time::timeout(TRY_MAX, shared.webhooks.sender.send(message)).await;
     sent.unwrap_or_else(|_| Err(SendError::Failed(format!("the try had not ended after {} s", TRY_MAX.as_secs()))))
 }
 
-/// Makes the message of a job that has ended: its status, as the API shows it, and the headers of Standard Webhooks.
-async fn message<R: Runner>(shared: &Shared<R>, job: &Job, pending: &Pending) -> io::Result<Message> {
-    let view = shared.view(job).await.map_err(io::Error::other)?;
-    let body = Bytes::from(serde_json::to_vec(&view)?);
-    let secrets = shared.signing_secrets(&job.tenant).await?;
-    let (id, timestamp_s) = (pending.message_id(job.id), jiff::Timestamp::now().as_second());
+/// Makes the message of what has ended: its status, as the API shows it, and the headers of Standard Webhooks.
+async fn message<R: Runner>(shared: &Shared<R>, ended: &Ended, pending: &Pending) -> io::Result<Message> {
+    let (of, body) = match ended {
+        Ended::Job(job) => (job.id, serde_json::to_vec(&shared.view(job).await.map_err(io::Error::other)?)?),
+        Ended::Batch(id, view) => (*id, serde_json::to_vec(view)?),
+    };
+    let body = Bytes::from(body);
+    let secrets = shared.signing_secrets(&pending.tenant).await?;
+    let (id, timestamp_s) = (pending.message_id(of), jiff::Timestamp::now().as_second());
     let signatures = signatures(&secrets, &id, timestamp_s, &body);
     let headers = vec![
         ("content-type", "application/json".to_owned()),

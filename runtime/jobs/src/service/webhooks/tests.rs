@@ -1,21 +1,24 @@
 //! Deliveries of a whole service, over a simulated store, with a sender that answers as it is told.
 
 use super::{DeliveryError, DeliveryStatus};
+use crate::batch::Batch;
 use crate::delivery::sender::{Answer, Message, SendError, Sender, Webhooks};
 use crate::delivery::signature::{Secret, signatures};
+use crate::hook::event::Event;
+use crate::hook::headers::Headers;
 use crate::job::{Job, JobId, Policy};
 use crate::keys;
 use crate::outcome::{Condition, Failure};
 use crate::runner::{AnswerSink, Attempt, FunctionJobs, NotNow, Runner};
 use crate::service::state::Names;
-use crate::service::{JobLimits, Jobs, Submission};
+use crate::service::{JobLimits, Jobs, NewBatch, NewItems, OpenHook, ReceiveError, Submission, SubmitError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use gannet_base::bill::Receipt;
 use gannet_base::manifest::JobSettings;
-use gannet_base::names::{FunctionName, RequestId, TenantName};
-use gannet_state::records::RecordStore;
+use gannet_base::names::{FunctionName, HookName, RequestId, TenantName};
 use gannet_state::records::simulated::{Fault, SimulatedBlobs, SimulatedStore};
+use gannet_state::records::{Change, Expect, RecordStore};
 use gannet_state::secrets::Vault;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -261,7 +264,7 @@ async fn what_is_gone_or_private_is_given_up_at_once_and_can_be_delivered_again(
         let (dead, more) =
             service.jobs.deliveries(&names, Some(DeliveryStatus::Dead), ids.last().copied(), 10).await.unwrap();
         assert_eq!((dead.len(), more), (1, None));
-        assert_eq!((dead[0].job.clone(), dead[0].last_error.as_deref()), (id.to_string(), Some(why)));
+        assert_eq!((dead[0].job.clone(), dead[0].last_error.as_deref()), (Some(id.to_string()), Some(why)));
         assert!(dead[0].died_at.is_some() && dead[0].next_at.is_none());
         ids.push(id);
     }
@@ -301,7 +304,7 @@ async fn after_a_restart_what_was_not_delivered_is_and_nothing_else() {
     service.delivered(ids[2]).await;
     let names = service.names.clone();
     let (dead, _) = service.jobs.deliveries(&names, Some(DeliveryStatus::Dead), None, 10).await.unwrap();
-    assert_eq!(dead.iter().map(|view| view.job.clone()).collect::<Vec<_>>(), [ids[1].to_string()]);
+    assert_eq!(dead.iter().map(|view| view.job.clone()).collect::<Vec<_>>(), [Some(ids[1].to_string())]);
     assert!(service.sent.try_recv().is_err());
 }
 
@@ -356,4 +359,68 @@ async fn a_secret_that_was_replaced_signs_too_for_a_day() {
     let other = service.jobs.webhook_secret(&TenantName::new("zoo").unwrap()).await.unwrap();
     assert_ne!(other.text, second.text);
     assert!(service.told.answers.lock().unwrap().is_empty());
+}
+
+fn event(id: Option<&str>, body: &'static [u8]) -> Event {
+    let id = id.map(|id| ("webhook-id".to_owned(), id.to_owned()));
+    Event { headers: Headers::new(id), query: Vec::new(), body: bytes::Bytes::from_static(body) }
+}
+
+#[tokio::test]
+async fn a_delivery_to_a_hook_is_known_while_its_window_lasts_and_not_longer() {
+    let service = Service::start(JobSettings { result_s: 0, ..JobSettings::default() }, Vec::new()).await;
+    let (names, limits) = (service.names.clone(), JobLimits { queued: 100, bytes: 1 << 20 });
+    let hook = async |text: &str| {
+        let new = serde_json::from_str(text).unwrap();
+        let made = service.jobs.make_hook(&names, new, 10).await.unwrap();
+        let (name, token) = (HookName::new(&made.view.name).unwrap(), made.token.unwrap());
+        service.jobs.open_hook((&names.0, &names.1), &name, token.text()).await.unwrap().unwrap()
+    };
+    let long = hook(r#"{"name": "long"}"#).await;
+    let receive = async |hook: &OpenHook, event: Event| service.jobs.receive(hook, &event, limits).await;
+    let first = receive(&long, event(Some("m1"), b"{}")).await.unwrap();
+    service.until("its result is removed", async |service: &Service| !service.has(keys::job(first.id)).await).await;
+    let again = receive(&long, event(Some("m1"), b"{}")).await.unwrap();
+    assert_eq!((again.id, again.state), (first.id, None));
+    let other = receive(&long, event(Some("m1"), b"[]")).await;
+    assert!(matches!(other, Err(ReceiveError::Submit(SubmitError::OtherBody { job })) if job == first.id));
+    let short = hook(r#"{"name": "short", "window_s": 1}"#).await;
+    let first = receive(&short, event(None, b"{}")).await.unwrap();
+    assert_eq!(receive(&short, event(None, b"{}")).await.unwrap().id, first.id);
+    let over = async |_: &Service| receive(&short, event(None, b"{}")).await.unwrap().id != first.id;
+    service.until("its window is over", over).await;
+}
+
+#[tokio::test]
+async fn an_end_of_a_batch_that_a_crash_left_untold_is_told_at_the_next_start() {
+    let mut service = Service::start(JobSettings::default(), Vec::new()).await;
+    let names = service.names.clone();
+    let items = NewItems {
+        inputs: vec![b"1".to_vec(), b"\"fail\"".to_vec()],
+        idempotency_key: None,
+        limits: JobLimits { queued: 100, bytes: 1 << 20 },
+    };
+    let new = NewBatch { name: None, policy: Policy::default(), more: false, webhook: None, items };
+    let id = JobId::parse(&service.jobs.make_batch(&names, new).await.unwrap().id).unwrap();
+    let is_over = async |service: &Service| service.jobs.batch(&names, id).unwrap().counts.have_all_ended();
+    service.until("it is over", is_over).await;
+    // As if it had a webhook, and the server had ended before it was told.
+    let found = service.store.get(&keys::batch(id)).await.unwrap().unwrap();
+    let mut batch: Batch = serde_json::from_slice(&found.value).unwrap();
+    batch.webhook = Some("https://example.org/hook".into());
+    let (key, value) = (keys::batch(id), serde_json::to_vec(&batch).unwrap());
+    service.store.commit(vec![Change::Put { key, value, expect: Expect::Any }]).await.unwrap();
+    service = service.restart().await;
+    let (message, body) = service.message().await;
+    assert_eq!((message, &body["counts"]["total"]), (id.to_string(), &json!(2)));
+    service.delivered(id).await;
+    service = service.restart().await;
+    assert!(service.sent.try_recv().is_err(), "it is told once");
+    let view = service.jobs.redeliver(&names, id).await.unwrap();
+    assert_eq!((view.batch, view.job), (Some(id.to_string()), None));
+    assert_eq!(service.message().await.0, id.to_string());
+    let again = service.jobs.retry_batch(&names, id).await.unwrap();
+    assert_eq!(again.retried, 1);
+    assert_eq!(service.message().await.0, format!("{id}-1"));
+    service.delivered(id).await;
 }
