@@ -127,7 +127,7 @@ impl Admit {
         let (rate, rate_state) = self.check_rate(caller, inbound.client, target, began)?;
         let reservation = self.reserve(target, Timestamp::now())?;
         let deadline = inbound.arrived + Duration::from_millis(limits.timeout_ms);
-        let permits = self.permits(target, until(limits.queue_ms, deadline.into())).await?;
+        let permits = self.permits(target, until(limits.queue_ms, deadline.into()), false).await?;
         let tab = self.tab(target, reservation, inbound.id, began);
         let key = match caller {
             Caller::Tenant(key) => Some(Arc::clone(key)),
@@ -157,7 +157,7 @@ impl Admit {
         let began = Instant::now();
         // Before the wait, because it is free; and after it, because the wait may be long.
         drop(self.reserve(target, Timestamp::now())?);
-        let permits = self.permits(target, until).await?;
+        let permits = self.permits(target, until, true).await?;
         let reservation = self.reserve(target, Timestamp::now())?;
         Ok(Admitted { tab: self.tab(target, reservation, id, began), outbound: None, key: None, permits })
     }
@@ -223,7 +223,7 @@ impl Admit {
     }
 
     /// Counts the request in flight and takes a permit of its version and one of the server. Waits until a time.
-    async fn permits(&self, target: &Target, until: tokio::time::Instant) -> Result<Permits, AdmitError> {
+    async fn permits(&self, target: &Target, until: tokio::time::Instant, is_job: bool) -> Result<Permits, AdmitError> {
         let (tenant, version) = (&target.tenant, &target.version);
         let reached = |name, limit| move |used| AdmitError::LimitReached { name, limit, used: used as u64, wait_s: 1 };
         let concurrency = tenant.limits.concurrency;
@@ -236,7 +236,10 @@ impl Admit {
             Some(permit) => permit,
             None => {
                 let _waiting = waiting()?;
-                version.permits.acquire(until, queue_ms).await?
+                match is_job {
+                    true => version.permits.acquire_uncounted(until, queue_ms).await?,
+                    false => version.permits.acquire(until, queue_ms).await?,
+                }
             }
         };
         let of_server = match self.server.try_acquire(&version.tenant) {

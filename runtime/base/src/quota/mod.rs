@@ -6,4 +6,5 @@ pub mod address;
 pub mod account;
 mod periods;
 pub mod fair;
+pub mod demand;
 pub mod permits;

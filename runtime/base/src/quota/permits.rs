@@ -7,6 +7,7 @@
 
 use crate::manifest::FunctionLimits;
 use crate::names::TenantName;
+use crate::quota::demand::{Demand, Load};
 use crate::quota::fair::{Acquired, FairPermits};
 use crate::refusal::{Blame, Refusal, RefusalKind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -53,18 +54,38 @@ impl From<NoPermit> for Refusal {
 pub struct VersionPermits {
     permits: Arc<Semaphore>,
     concurrency: u64,
+    demand: Demand,
 }
 
 impl VersionPermits {
     /// Makes the permits of a version with these limits.
     pub fn new(limits: &FunctionLimits) -> Arc<Self> {
         let permits = usize::try_from(limits.concurrency).unwrap_or(1);
-        Arc::new(Self { permits: Arc::new(Semaphore::new(permits)), concurrency: limits.concurrency })
+        let demand = Demand::default();
+        Arc::new(Self { permits: Arc::new(Semaphore::new(permits)), concurrency: limits.concurrency, demand })
     }
 
     /// Takes a permit, if one is free.
     pub fn try_acquire(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.permits).try_acquire_owned().ok()
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
+        self.demand.note(self.running());
+        Some(permit)
+    }
+
+    /// How many permits are taken.
+    pub fn running(&self) -> usize {
+        let all = usize::try_from(self.concurrency).unwrap_or(1);
+        all.saturating_sub(self.permits.available_permits())
+    }
+
+    /// What the version's requests ask for.
+    pub fn demand(&self) -> &Demand {
+        &self.demand
+    }
+
+    /// Returns what the requests asked for since the last look.
+    pub fn look(&self, now: std::time::Instant) -> Load {
+        self.demand.look(self.running(), now)
     }
 
     /// Whether all permits are taken.
@@ -74,6 +95,12 @@ impl VersionPermits {
 
     /// Waits for a permit until a time. `queue_ms` is only for the error.
     pub async fn acquire(&self, until: Instant, queue_ms: u64) -> Result<OwnedSemaphorePermit, NoPermit> {
+        let _waiting = self.demand.wait(self.running(), std::time::Instant::now());
+        self.acquire_uncounted(until, queue_ms).await
+    }
+
+    /// Does the same for a job, which is counted in its queue.
+    pub async fn acquire_uncounted(&self, until: Instant, queue_ms: u64) -> Result<OwnedSemaphorePermit, NoPermit> {
         match timeout_at(until, Arc::clone(&self.permits).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(NoPermit::WaitedTooLong { queue_ms, concurrency: self.concurrency }),

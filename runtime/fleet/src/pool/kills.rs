@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 impl Pool {
     /// Forgets the kills of a function that was deployed again, and sends its tenant's workers the current quarantine.
     pub async fn redeployed(&self, tenant: &TenantName, function: &FunctionName) {
-        self.backoff().forget(&(tenant.clone(), function.clone()));
+        let key = (tenant.clone(), function.clone());
+        self.backoff().forget(&key);
+        self.note_start(&key);
         self.push_quarantine(tenant).await;
     }
 
