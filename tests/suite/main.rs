@@ -36,6 +36,7 @@ mod ledger;
 mod limits;
 mod openai;
 mod sandbox;
+mod scaling;
 mod schedules;
 mod secrets;
 mod sharing;

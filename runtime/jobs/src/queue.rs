@@ -60,6 +60,8 @@ struct Waiting {
     rank: Rank,
     expires: Millis,
     not_before: Option<Millis>,
+    /// Since when it could run, as far as this process knows.
+    ready: Millis,
     group: GroupKey,
     is_item: bool,
 }
@@ -115,6 +117,7 @@ impl FunctionQueue {
             rank: (job.submitted.saturating_add(behind), job.id),
             expires: job.expires,
             not_before: job.not_before.filter(|at| *at > now),
+            ready: now.max(job.not_before.unwrap_or(now)),
             group: job.key.as_deref().map(Arc::from),
             is_item: job.batch.is_some(),
         };
@@ -251,6 +254,13 @@ impl FunctionQueue {
         self.waiting.contains_key(&id) || self.running.contains_key(&id)
     }
 
+    /// Returns how many jobs could run now if there were room for them, and since when the next one could. Jobs whose
+    /// concurrency key is taken count too, unless no other job could run.
+    pub fn ready(&mut self, now: Millis) -> (usize, Option<Millis>) {
+        let since = self.next(now).and_then(|id| self.waiting.get(&id)).map(|waiting| waiting.ready);
+        (since.map_or(0, |_| self.waiting.len() - self.later.len()), since)
+    }
+
     /// Returns how many jobs wait.
     pub fn waiting_count(&self) -> usize {
         self.waiting.len()
@@ -341,6 +351,7 @@ mod tests {
         later.not_before = Some(500);
         queue.add(&later, 100);
         assert_eq!((queue.next(499), queue.next_event()), (None, Some(500)));
+        assert_eq!((queue.ready(499), queue.ready(600)), ((0, None), (1, Some(500))));
         assert_eq!(queue.take(500), Some(later.id));
         queue.done(later.id, 500);
         assert!(queue.is_empty() && queue.groups.is_empty() && queue.heads.is_empty());

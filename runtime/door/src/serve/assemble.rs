@@ -19,7 +19,7 @@ use gannet_fleet::egress::Egress;
 use gannet_fleet::gpus::GpuSlot;
 use gannet_fleet::logs::Logs;
 use gannet_fleet::pool::worker::WorkerSettings;
-use gannet_fleet::pool::{Pool, PoolServices};
+use gannet_fleet::pool::{Pool, PoolServices, QueuedJobs};
 use gannet_jobs::delivery::sender::Webhooks;
 use gannet_jobs::service::Jobs;
 use gannet_process::spawn::Spawner;
@@ -99,6 +99,11 @@ pub(super) async fn assemble(
         first_retry_ms: i64::try_from(file.webhooks.first_retry_ms).unwrap_or(i64::MAX),
     };
     let jobs = Jobs::start(Arc::new(records), Arc::new(blobs), runner, webhooks).await.map_err(failed)?;
+    let counted = jobs.clone();
+    pool.count_jobs_with(move |tenant, function| {
+        let (count, oldest) = counted.ready(&(tenant.clone(), function.clone()));
+        QueuedJobs { count, oldest }
+    });
     let waiting = WaitingBytes::new();
     let control = Arc::new(Control {
         registry: Arc::clone(&registry),

@@ -12,7 +12,7 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Failures in a row that cause no wait, because one may be an accident.
-const FREE: u32 = 2;
+pub(super) const STARTS_FREE: u32 = 2;
 /// The wait after the next failure. Each further one doubles it.
 const WAIT_FIRST: Duration = Duration::from_secs(1);
 /// The longest wait.
@@ -53,7 +53,7 @@ impl Starts {
     fn recent(&self, function: &(TenantName, FunctionName), now: Instant) -> Option<(&StartFailures, Duration)> {
         let failures = self.failed.get(function)?;
         let past = now.saturating_duration_since(failures.last);
-        let wait = match failures.count.checked_sub(FREE + 1) {
+        let wait = match failures.count.checked_sub(STARTS_FREE + 1) {
             Some(beyond) => WAIT_FIRST.saturating_mul(1 << beyond.min(6)).min(WAIT_MAX),
             None => Duration::ZERO,
         };
@@ -114,7 +114,7 @@ impl Pool {
         starts.failed(key.clone(), why, began, now);
         match starts.recent(&key, now) {
             // The claim is made again, with another worker.
-            Some((failures, _)) if matches!(error, PoolError::Killed(_)) && failures.count <= FREE => error,
+            Some((failures, _)) if matches!(error, PoolError::Killed(_)) && failures.count <= STARTS_FREE => error,
             Some((failures, wait)) => cannot_start(failures.clone(), wait, Some(error.to_string())),
             None => error,
         }
