@@ -34,6 +34,9 @@ mod error;
 // Work that no request waits for.
 mod spares;
 mod scaler;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
+mod places;
 mod kills;
 mod resident;
 
