@@ -254,7 +254,8 @@ impl Asked<'_> {
 
     fn health(&self) -> Health {
         let (counts, wait_reason) = self.jobs.counts(&self.names);
-        let is_failing = wait_reason == Some(gannet_jobs::runner::WaitReason::CrashLoop);
+        let last_error = self.jobs.crash_loop(&self.names);
+        let is_failing = last_error.is_some() || wait_reason == Some(gannet_jobs::runner::WaitReason::CrashLoop);
         let is_throttled = counts.in_queue > 0 && !is_failing && wait_reason.is_some();
         let known = self.jobs.workers(&self.names).unwrap_or_default();
         let running = counts.in_progress.min(known.loaded.max(1));
@@ -267,7 +268,6 @@ impl Asked<'_> {
             throttled: u64::from(is_throttled),
             unhealthy: u64::from(is_failing),
         };
-        let last_error = self.jobs.crash_loop(&self.names);
         Health { jobs: counts, workers, wait_reason, last_error }
     }
 
