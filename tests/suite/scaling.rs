@@ -123,7 +123,7 @@ fn a_request_that_waits_too_long_gets_the_function_one_more_worker() {
 }
 
 #[test]
-fn min_2_keeps_two_workers_in_two_places_and_each_is_paid_for() {
+fn min_2_keeps_two_workers_in_two_places_and_one_that_dies_is_replaced() {
     let config = format!("{}[prices]\nresident_micro_units_per_gib_s = 1000000\n", places(2, 8));
     let server = Server::start_with(&Options { config: Some(&config), ..Options::default() });
     deploy(&server, "hello", "[scale]\nmin = 2\nidle_timeout_s = 1\n");
@@ -142,8 +142,28 @@ fn min_2_keeps_two_workers_in_two_places_and_each_is_paid_for() {
         let now = server.children("__worker");
         now.len() == 2 && now.contains(&one) && !now.contains(&two) && workers(&server) == (2, 2)
     });
+    // Another function of the tenant gets into the workers that there are.
+    assert!(server.put(KEY, "faulty", "g", "[scale]\nmin = 2\n", "").status < 300);
+    wait_until("both workers have loaded it too", || {
+        server.get_json("/api/v1/functions/g")["workers"] == 2 && in_places(&server) == [1, 1]
+    });
     let more = server.put(KEY, "hello", "g", "[scale]\nmin = 5\n", "");
     more.is_problem(400, "invalid", "scale.min = 5; it may be 0 to 4");
+}
+
+#[test]
+fn each_of_the_kept_workers_counts_against_the_tenants_limit() {
+    let server = Server::start_with(&Options { not_dev: true, config: Some(&places(2, 8)), ..Options::default() });
+    let acme = server.tenant("acme", &json!({ "resident_gpu_mib": 1 }));
+    let [one, two, four] = [1, 2, 4].map(|min| -> u64 {
+        let refused = server.put(&acme, "hello", "f", &format!("[scale]\nmin = {min}\n"), "");
+        refused.is_problem(422, "limit_above_tenants", "resident_gpu_mib");
+        let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+        detail.split("= ").nth(1).unwrap().split(';').next().unwrap().parse().unwrap()
+    });
+    // MiB that are rounded up.
+    assert!(one > 1 && (one * 2 - 1..=one * 2).contains(&two), "{one} {two}");
+    assert_eq!(four, two, "there are two places");
 }
 
 #[test]

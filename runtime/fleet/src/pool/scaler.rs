@@ -3,20 +3,22 @@
 //! ends those that were idle for too long.
 //!
 //! ```text
-//!  every look:  permits, waiting requests, queued jobs ─▶ decide ─▶ publish ─▶ start what is missing ─▶ retire what is idle
+//!  every look:  permits, waiting requests, queued jobs ─▶ decide ─▶ publish ─▶ start and load what is missing
+//!                                                                            ─▶ retire what is idle
 //! ```
 //!
 //! A request never waits for a start that is made here: a further worker is in the table only once it has loaded the
 //! function. Invariant: nobody else calls [`gannet_base::quota::demand::Demand::publish`].
 
 use super::Pool;
+use super::error::PoolError;
 use super::scaling::{Rules, Scaling, Seen};
 use super::table::{ExtraStart, Kept};
 use super::worker::Worker;
 use crate::gpus::SlotId;
 use gannet_base::hop::VersionKey;
 use gannet_base::names::{FunctionName, TenantName};
-use gannet_state::registry::{Snapshot, Version};
+use gannet_state::registry::{Snapshot, Tenant, Version};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -73,10 +75,12 @@ struct Watched {
     not_before: Option<Instant>,
 }
 
-/// A further worker that is to be started.
-struct Extra {
-    version: Arc<Version>,
-    start: ExtraStart<Arc<Worker>>,
+/// What is missing for a version.
+enum Missing {
+    /// A further worker is to be started.
+    Worker(ExtraStart<Arc<Worker>>),
+    /// A worker of the tenant, which came for another function or was not the one that a request got, is to load it.
+    Load(Arc<Worker>),
 }
 
 impl Scaler {
@@ -135,11 +139,18 @@ impl Pool {
     pub(super) async fn scale(self) {
         while !self.draining.is_cancelled() {
             tokio::time::sleep(LOOK_EVERY).await;
-            for Extra { version, start } in self.look(Instant::now()) {
-                if start.spare.is_some() {
-                    self.refill_soon();
+            for (version, missing) in self.look(Instant::now()) {
+                match missing {
+                    Missing::Worker(start) => {
+                        if start.spare.is_some() {
+                            self.refill_soon();
+                        }
+                        tokio::spawn(self.clone().start_extra(version, start));
+                    }
+                    Missing::Load(worker) => {
+                        tokio::spawn(self.clone().load_further(version, worker));
+                    }
                 }
-                tokio::spawn(self.clone().start_extra(version, start));
             }
             let retired = self.lock().retire(Instant::now());
             for worker in &retired {
@@ -151,9 +162,9 @@ impl Pool {
         }
     }
 
-    /// Decides the numbers of all watched versions and publishes them. Returns the workers to start.
-    fn look(&self, now: Instant) -> Vec<Extra> {
-        let (snapshot, mut kept, mut extras) = (self.registry.snapshot(), Kept::new(), Vec::new());
+    /// Decides the numbers of all watched versions and publishes them. Returns what is missing.
+    fn look(&self, now: Instant) -> Vec<(Arc<Version>, Missing)> {
+        let (snapshot, mut kept, mut missing) = (self.registry.snapshot(), Kept::new(), Vec::new());
         let mut all = self.scaler.watched();
         all.retain(|_, watched| {
             let version = Arc::clone(&watched.version);
@@ -177,58 +188,95 @@ impl Pool {
                 // The first one is started by the request that needs it.
                 && (!places.is_empty() || rules.min > 0)
                 && snapshot.tenants.get(&version.tenant).is_some_and(|tenant| !tenant.record.suspended);
-            if may_start
-                && places.len() < wanted
-                && let Some(start) = self.lock().claim_extra(&version.tenant, &candidates, wanted)
-            {
-                extras.push(Extra { version: Arc::clone(&version), start });
+            if may_start {
+                let found = self.missing(&version, (&candidates, &places), wanted, rules.min);
+                missing.extend(found.into_iter().map(|found| (Arc::clone(&version), found)));
             }
             !watched.scaling.is_idle() || rules.min > 0 || is_used(&version)
         });
         drop(all);
         self.lock().keep(&kept);
-        extras
+        missing
+    }
+
+    /// Returns what is missing for a version that `wanted` workers are to serve: at most one worker at a time, and the
+    /// loads of those that there are.
+    fn missing(
+        &self,
+        version: &Version,
+        (candidates, places): (&[Vec<SlotId>], &[SlotId]),
+        wanted: usize,
+        min: usize,
+    ) -> Vec<Missing> {
+        let mut table = self.lock();
+        let mut missing = Vec::new();
+        // The only one loads it for the request that needs it.
+        let loads = if wanted > 1 || min > 0 { wanted } else { 0 };
+        for slot in places.iter().take(loads) {
+            let worker = table.worker_at(&version.tenant, *slot);
+            let lacks = |worker: &Arc<Worker>| !worker.loaded().contains(&version.key);
+            missing.extend(worker.filter(lacks).map(Missing::Load));
+        }
+        if places.len() < wanted {
+            missing.extend(table.claim_extra(&version.tenant, candidates, wanted).map(Missing::Worker));
+        }
+        missing
+    }
+
+    /// Loads a version into a worker for which no request asked. While it does, the version counts as used there.
+    async fn load_into(&self, version: &Arc<Version>, worker: &Arc<Worker>) -> Result<(), PoolError> {
+        worker.begin_request(version.key);
+        let loaded = match self.builder.ensure(version).await {
+            Ok(()) => self.prepare(worker, version, true).await.map(drop),
+            Err(error) => Err(error.into()),
+        };
+        worker.end_request(version.key);
+        if let Err(error) = &loaded {
+            tracing::warn!(tenant = %version.tenant, function = %version.function, %error, "a further worker could not load its function");
+        }
+        loaded
+    }
+
+    async fn load_further(self, version: Arc<Version>, worker: Arc<Worker>) {
+        let loaded = self.load_into(&version, &worker).await;
+        self.scaler.note(version.key, loaded.is_ok(), Instant::now());
     }
 
     /// Starts a further worker of a tenant and loads the version, so that the first request there is hot.
     async fn start_extra(self, version: Arc<Version>, start: ExtraStart<Arc<Worker>>) {
         let ExtraStart { slot, spare } = start;
-        let worker = match spare {
+        let started = match spare {
             Some(worker) => Ok(worker),
             None => self.start_worker(slot).await,
         };
-        let ready = match &worker {
-            Ok(worker) => {
-                // Until it is in the table, only this counts the version as used there.
-                worker.begin_request(version.key);
-                let ready = match self.builder.ensure(&version).await {
-                    Ok(()) => self.prepare(worker, &version, true).await.map(drop),
-                    Err(error) => Err(error.into()),
-                };
-                worker.end_request(version.key);
-                ready
-            }
+        let is_ready = match &started {
+            Ok(worker) => self.load_into(&version, worker).await.is_ok(),
             Err(error) => {
                 tracing::warn!(tenant = %version.tenant, function = %version.function, %error, "a further worker could not be started");
-                self.lock().start_failed(&version.tenant, slot);
-                self.scaler.note(version.key, false, Instant::now());
-                return self.table_changed.notify_waiters();
+                false
             }
         };
-        if let Ok(worker) = worker {
-            self.lock().started_extra(&version.tenant, slot, Arc::clone(&worker), Instant::now());
-            let is_suspended = |tenant: &Arc<gannet_state::registry::Tenant>| tenant.record.suspended;
+        self.scaler.note(version.key, is_ready, Instant::now());
+        let Ok(worker) = started else {
+            self.lock().start_failed(&version.tenant, slot);
+            return self.table_changed.notify_waiters();
+        };
+        let is_active = |tenant: &Arc<Tenant>| !tenant.record.suspended;
+        let is_wanted = !self.draining.is_cancelled()
+            && self.registry.snapshot().tenants.get(&version.tenant).is_some_and(is_active);
+        {
+            // No request gets it in between.
+            let mut table = self.lock();
+            table.started_extra(&version.tenant, slot, Arc::clone(&worker), Instant::now());
             if worker.dead().is_cancelled() {
-                self.lock().died(&worker);
-            } else if let Err(error) = &ready {
-                tracing::warn!(tenant = %version.tenant, function = %version.function, %error, "a further worker could not load its function");
-                self.end(&worker, "it could not load its function");
-            } else if self.draining.is_cancelled()
-                || self.registry.snapshot().tenants.get(&version.tenant).is_none_or(is_suspended)
-            {
-                self.end(&worker, "its tenant was suspended");
+                table.died(&worker);
+            } else if !is_ready || !is_wanted {
+                table.unassign(&worker);
             }
-            self.scaler.note(version.key, ready.is_ok(), Instant::now());
+        }
+        if !is_ready || !is_wanted {
+            worker.kill_because(if is_ready { "its tenant was suspended" } else { "it could not load its function" });
+            self.refill();
         }
         self.table_changed.notify_waiters();
     }

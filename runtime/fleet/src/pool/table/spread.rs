@@ -72,6 +72,14 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         self.in_order(tenant, ranked).into_iter().map(|place| place.slot).collect()
     }
 
+    /// Returns a tenant's worker in a slot, if it has started.
+    pub(crate) fn worker_at(&self, tenant: &TenantName, slot: SlotId) -> Option<W> {
+        match self.tenant_workers.get(&(tenant.clone(), slot)) {
+            Some(TenantWorker::Up(up)) => Some(up.worker.clone()),
+            _ => None,
+        }
+    }
+
     /// Decides where a further worker of a tenant starts, if it has fewer than `wanted` where its function may run and
     /// there is room. It counts as starting from then on.
     pub(crate) fn claim_extra(
