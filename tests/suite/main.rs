@@ -39,6 +39,7 @@ mod limits;
 mod openai;
 mod progress;
 mod sandbox;
+mod scaling;
 mod schedules;
 mod secrets;
 mod sharing;

@@ -25,6 +25,12 @@ pub struct FunctionView {
     pub url: String,
     /// Names of that version's kernels.
     pub kernels: Vec<String>,
+    /// Workers that have that version loaded.
+    #[serde(default)]
+    pub workers: usize,
+    /// Workers that its scaling wants now.
+    #[serde(default)]
+    pub workers_wanted: usize,
 }
 
 /// A page of functions, sorted by name.

@@ -31,11 +31,13 @@ pub fn list(arguments: &ReadArgs) -> Outcome {
     let client = Client::new(&arguments.connection)?;
     client.get_all_pages("functions", "functions")?.print(arguments.json, |list: Functions| {
         let row = |function: FunctionView| {
-            let FunctionView { name, version, deployed, public, url, .. } = function;
-            vec![name, version.to_string(), deployed, public.to_string(), url]
+            let FunctionView { name, version, deployed, public, url, workers, workers_wanted, .. } = function;
+            // As those that there are of those that are wanted.
+            let workers = format!("{workers}/{}", workers_wanted.max(workers));
+            vec![name, version.to_string(), deployed, public.to_string(), workers, url]
         };
         let rows: Vec<_> = list.functions.into_iter().map(row).collect();
-        printer::table(&["NAME", "VERSION", "DEPLOYED", "PUBLIC", "URL"], &rows);
+        printer::table(&["NAME", "VERSION", "DEPLOYED", "PUBLIC", "WORKERS", "URL"], &rows);
     })
 }
 

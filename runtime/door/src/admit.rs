@@ -297,7 +297,7 @@ async fn shared_permits(
             return Ok((of_version, of_share));
         }
         drop(of_share);
-        let of_version = version.permits.acquire(until, version.limits.queue_ms).await?;
+        let of_version = version.permits.acquire_uncounted(until, version.limits.queue_ms).await?;
         if let Some(of_share) = share.try_acquire_for(&version.tenant, &version.function) {
             return Ok((of_version, of_share));
         }

@@ -79,10 +79,11 @@ fn fits(gpu_slot: &GpuSlot, class: &str) -> bool {
     class == ANY_CLASS || gpu_slot.class == class
 }
 
-/// Returns the slots that a function may run in, in its order of preference. A slot of several classes comes
-/// repeatedly.
-pub fn in_order<'a>(slots: &'a [GpuSlot], classes: &'a [String]) -> impl Iterator<Item = SlotId> + 'a {
-    classes.iter().flat_map(|class| slots.iter().filter(|slot| fits(slot, class)).map(|gpu_slot| gpu_slot.slot))
+/// Returns the slots that a function may run in with their places in its order of preference. A slot of several classes
+/// comes repeatedly.
+pub fn ranked<'a>(slots: &'a [GpuSlot], classes: &'a [String]) -> impl Iterator<Item = (usize, SlotId)> + 'a {
+    let of = |class| slots.iter().filter(move |slot| fits(slot, class)).map(|gpu_slot| gpu_slot.slot);
+    classes.iter().enumerate().flat_map(move |(rank, class)| of(class).map(move |slot| (rank, slot)))
 }
 
 /// Returns the slots that a function may run in, as groups in its order of preference. The slots of a group are equally

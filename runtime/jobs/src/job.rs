@@ -210,6 +210,9 @@ pub struct Job {
     /// Attempts that the platform failed.
     #[serde(default)]
     pub platform_faults: u32,
+    /// Attempts for which its function could not be started, in a row.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub start_failures: u32,
     /// How often a client has put it into the queue again.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub retried: u32,
@@ -294,6 +297,7 @@ impl Job {
             attempt: 0,
             failures: 0,
             platform_faults: 0,
+            start_failures: 0,
             retried: 0,
             not_before: None,
             started: None,
@@ -333,8 +337,16 @@ impl Job {
             self.end(State::TimedOut, settings, now);
             return Next::Ended;
         }
+        if failure.condition == Condition::NotStarted {
+            self.start_failures = self.start_failures.saturating_add(1);
+        } else if failure.condition != Condition::NotBegun {
+            self.start_failures = 0;
+        }
         let delay_ms = if failure.condition == Condition::NotBegun {
             Some(NOT_BEGUN_MS)
+        } else if failure.condition == Condition::NotStarted {
+            let may_retry = u64::from(self.start_failures) < settings.start_attempts;
+            may_retry.then(|| backoff_ms(self.start_failures, 1, 60))
         } else if failure.condition == Condition::Platform {
             self.platform_faults = self.platform_faults.saturating_add(1);
             (self.platform_faults <= PLATFORM_FAULTS_MAX).then(|| backoff_ms(self.platform_faults, 1, 60))
@@ -372,7 +384,7 @@ impl Job {
         let ttl = self.expires.saturating_sub(self.submitted);
         self.state = State::InQueue;
         (self.submitted, self.expires) = (now, now.saturating_add(ttl));
-        (self.failures, self.platform_faults) = (0, 0);
+        (self.failures, self.platform_faults, self.start_failures) = (0, 0, 0);
         self.retried = self.retried.saturating_add(1);
         (self.ended, self.kept_until, self.not_before, self.started) = (None, None, None, None);
         (self.output, self.streamed, self.error, self.error_code) = (None, false, None, None);
@@ -462,6 +474,22 @@ mod tests {
             job.finish(&failed(Condition::Platform), &settings, 3_000);
         }
         assert_eq!((job.state, job.attempt), (State::Failed, PLATFORM_FAULTS_MAX + 1));
+    }
+
+    #[test]
+    fn a_job_whose_function_never_starts_fails_after_so_many_attempts() {
+        let settings = JobSettings { start_attempts: 4, ..settings(0, &[]) };
+        let mut job = job(&settings);
+        let mut delays = Vec::new();
+        for _ in 0..3 {
+            job.start(RequestId::new(), 2_000);
+            assert_eq!(job.finish(&failed(Condition::NotStarted), &settings, 3_000), Next::Again);
+            delays.push(job.not_before.unwrap() - 3_000);
+        }
+        assert_eq!((delays, job.failures, job.platform_faults), (vec![1_000, 2_000, 4_000], 0, 0));
+        job.start(RequestId::new(), 2_000);
+        assert_eq!(job.finish(&failed(Condition::NotStarted), &settings, 3_000), Next::Ended);
+        assert_eq!((job.state, job.attempt), (State::Failed, 4));
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub enum Condition {
     Memory,
     /// The platform is at fault.
     Platform,
+    /// Its function could not be started. That is tried again `jobs.start_attempts` times, with growing delays.
+    NotStarted,
     /// It could not begin: there was no capacity, or a limit of the tenant is used up. It waits on.
     NotBegun,
 }
@@ -42,6 +44,7 @@ impl Condition {
             Self::Killed => "killed",
             Self::Memory => "memory",
             Self::Platform => "platform",
+            Self::NotStarted => "not_started",
             Self::NotBegun => "not_begun",
         }
     }
@@ -142,6 +145,7 @@ fn text_of(json: &str, is_problem: bool) -> Option<String> {
 pub fn condition_of(code: &str, is_platform: bool) -> Condition {
     match code {
         "no_capacity" | "draining" | "spend_limit" | "tenant_limit" | "tenant_suspended" => Condition::NotBegun,
+        "function_cannot_start" => Condition::NotStarted,
         // Its worker ends again and again: it is tried a bounded number of times.
         "function_backing_off" => Condition::Platform,
         _ if is_platform => Condition::Platform,

@@ -56,6 +56,15 @@ pub struct JobLimits {
     pub bytes: u64,
 }
 
+/// The workers of a function.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Workers {
+    /// Those that have loaded it.
+    pub loaded: u64,
+    /// Those that are to come.
+    pub missing: u64,
+}
+
 /// One attempt.
 #[derive(Debug)]
 pub struct Attempt {
@@ -98,6 +107,21 @@ pub trait Runner: Send + Sync + Debug + 'static {
     /// Whether requests of a function wait for a permit, as far as it can be told.
     fn do_requests_wait(&self, _tenant: &TenantName, _function: &FunctionName) -> bool {
         false
+    }
+
+    /// Whether a function is being loaded or its worker started, and no worker has it yet.
+    fn is_loading(&self, _tenant: &TenantName, _function: &FunctionName) -> bool {
+        false
+    }
+
+    /// Returns why a function's workers end or do not start, and for how long it waits because of that.
+    fn crash_loop(&self, _tenant: &TenantName, _function: &FunctionName) -> Option<(String, Duration)> {
+        None
+    }
+
+    /// Returns the workers of a function. None if they are not known.
+    fn workers(&self, _tenant: &TenantName, _function: &FunctionName) -> Option<Workers> {
+        None
     }
 
     /// Whether the disk has room for so many bytes more.

@@ -75,7 +75,7 @@ pub fn own_wait_reason(job: &Job) -> Option<WaitReason> {
         "spend_limit" | "tenant_limit" => Some(WaitReason::Quota),
         "no_capacity" | "draining" => Some(WaitReason::Capacity),
         "function_backing_off" | "secret_missing" | "component_refused" => Some(WaitReason::CrashLoop),
-        _ => (job.failures >= 3).then_some(WaitReason::CrashLoop),
+        _ => (job.failures >= 3 || job.start_failures >= 3).then_some(WaitReason::CrashLoop),
     }
 }
 

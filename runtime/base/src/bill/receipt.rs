@@ -133,6 +133,9 @@ pub struct Receipt {
     pub fault: Option<Blame>,
     /// Class of its worker's GPU; absent if the request got no worker.
     pub class: Option<String>,
+    /// Number of the GPU slot of its worker (`place` in the list of GPUs).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<usize>,
     /// The prices in force at that time.
     pub price: Price,
     /// GPU time charged, in milliseconds.
@@ -185,6 +188,7 @@ impl Receipt {
             error_detail: None,
             fault: None,
             class: None,
+            slot: None,
             price,
             gpu_ms: 0,
             cpu_ms: 0,

@@ -23,6 +23,9 @@ pub struct JobSettings {
     /// Attempts after the first.
     #[schema(minimum = 0, maximum = 100)]
     pub retries: u64,
+    /// Starts of the function in a row that may fail for a job before it fails.
+    #[schema(minimum = 1, maximum = 1000)]
+    pub start_attempts: u64,
     /// Delay before the first retry. It doubles with each further one.
     #[schema(minimum = 0, maximum = 86400)]
     pub backoff_s: u64,
@@ -65,6 +68,7 @@ impl Default for JobSettings {
     fn default() -> Self {
         Self {
             retries: 3,
+            start_attempts: 10,
             backoff_s: 5,
             backoff_max_s: 600,
             retry_on: vec!["killed".into(), "platform".into()],
@@ -105,6 +109,7 @@ impl JobSettings {
         let (instances, week_ms) = (u64::from(INSTANCES_MAX), WEEK_S * 1000);
         [
             ("jobs.retries", self.retries, 0, 100),
+            ("jobs.start_attempts", self.start_attempts, 1, 1000),
             ("jobs.backoff_s", self.backoff_s, 0, 24 * 3600),
             ("jobs.backoff_max_s", self.backoff_max_s, 1, 24 * 3600),
             ("jobs.timeout_s", self.timeout_s, 5, WEEK_S),

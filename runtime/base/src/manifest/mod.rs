@@ -4,6 +4,7 @@
 //! the nearest known key. Names of settings end in their unit.
 
 mod jobs;
+mod scale;
 pub mod schedule;
 
 use crate::allowed_hosts::AllowedHost;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 pub use jobs::{JobSettings, RETRY_CONDITIONS};
+pub use scale::{Scale, ScaleRule};
 pub use schedule::{Missed, Overlap, Schedule};
 
 /// Largest number of instances in one worker at the same time.
@@ -97,30 +99,6 @@ impl Default for FunctionLimits {
             body_mib: 10,
             log_kib: 256,
         }
-    }
-}
-
-/// How a function scales.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Scale {
-    /// 1 keeps a worker running with the function loaded, whose GPU memory is then charged. 0 keeps none.
-    #[schema(minimum = 0, maximum = 1)]
-    pub min: u64,
-    /// Workers that may serve the function at once, one on each GPU.
-    #[schema(minimum = 1, maximum = 1024)]
-    pub max: u64,
-    /// How long an idle worker is kept.
-    #[schema(minimum = 1, maximum = 86400)]
-    pub idle_timeout_s: u64,
-    /// Requests that one instance serves, one after the other; 1 gives each request a fresh instance.
-    #[schema(minimum = 1, maximum = 1000000)]
-    pub instance_reuse: u64,
-}
-
-impl Default for Scale {
-    fn default() -> Self {
-        Self { min: 0, max: 4, idle_timeout_s: 60, instance_reuse: 1 }
     }
 }
 
@@ -253,12 +231,8 @@ impl Manifest {
             ("limits.concurrency", l.concurrency, 1, u64::from(INSTANCES_MAX)),
             ("limits.body_mib", l.body_mib, 0, 1024),
             ("limits.log_kib", l.log_kib, 0, 16 * 1024),
-            ("scale.min", self.scale.min, 0, 1),
-            ("scale.max", self.scale.max, 1, 1024),
-            ("scale.idle_timeout_s", self.scale.idle_timeout_s, 1, 24 * 3600),
-            ("scale.instance_reuse", self.scale.instance_reuse, 1, 1_000_000),
         ];
-        for (name, value, least, most) in bounds.into_iter().chain(self.jobs.bounds()) {
+        for (name, value, least, most) in bounds.into_iter().chain(self.jobs.bounds()).chain(self.scale.bounds()) {
             if !(least..=most).contains(&value) {
                 return Err(ManifestError(format!("{name} = {value}; it may be {least} to {most}")));
             }
@@ -384,6 +358,10 @@ mod tests {
             ("[limits]\nmemory_mib = 999999", "limits.memory_mib = 999999; it may be 1 to 1024"),
             ("name = \"Blur\"", "may hold only a-z"),
             ("[env]\n\"A=B\" = \"x\"", "A=B"),
+            ("[scale]\nmin = 5", "scale.min = 5; it may be 0 to 4"),
+            ("[scale]\nmax = 1025", "scale.max = 1025; it may be 1 to 1024"),
+            ("[scale]\nrule = \"cpu\"", "unknown variant `cpu`, expected `queue_delay` or `request_count`"),
+            ("[scale]\nqueue_delay_s = 0", "scale.queue_delay_s = 0; it may be 1 to 3600"),
             ("[gpu]\nclass = []", "gpu.class = []"),
             ("[gpu]\nclass = [\"H100!\"]", "gpu.class = [\"H100!\"]"),
             ("x = ", "line 1: "),

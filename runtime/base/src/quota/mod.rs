@@ -6,5 +6,6 @@ pub mod address;
 pub mod account;
 mod periods;
 pub mod fair;
+pub mod demand;
 pub mod permits;
 pub mod call_permits;

@@ -9,6 +9,7 @@
 
 use crate::manifest::FunctionLimits;
 use crate::names::{FunctionName, TenantName};
+use crate::quota::demand::{Demand, Load};
 use crate::quota::fair::{Acquired, FairPermits};
 use crate::refusal::{Blame, Refusal, RefusalKind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -67,6 +68,7 @@ impl From<NoPermit> for Refusal {
 pub struct VersionPermits {
     permits: Arc<Semaphore>,
     concurrency: u64,
+    demand: Demand,
     /// How many of those that hold a permit wait for another one, themselves or through their calls.
     waiting_holders: AtomicUsize,
     /// Tells that this has changed.
@@ -100,6 +102,7 @@ impl VersionPermits {
         Arc::new(Self {
             permits: Arc::new(Semaphore::new(permits)),
             concurrency: limits.concurrency,
+            demand: Demand::default(),
             waiting_holders: AtomicUsize::new(0),
             holders_changed: Notify::new(),
         })
@@ -107,7 +110,25 @@ impl VersionPermits {
 
     /// Takes a permit, if one is free.
     pub fn try_acquire(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.permits).try_acquire_owned().ok()
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
+        self.demand.note(self.running());
+        Some(permit)
+    }
+
+    /// How many permits are taken.
+    pub fn running(&self) -> usize {
+        let all = usize::try_from(self.concurrency).unwrap_or(1);
+        all.saturating_sub(self.permits.available_permits())
+    }
+
+    /// What the version's requests ask for.
+    pub fn demand(&self) -> &Demand {
+        &self.demand
+    }
+
+    /// Returns what the requests asked for since the last look.
+    pub fn look(&self, now: std::time::Instant) -> Load {
+        self.demand.look(self.running(), now)
     }
 
     /// Whether all permits are taken.
@@ -141,6 +162,7 @@ impl VersionPermits {
         if own_holders as u64 >= concurrency {
             return Err(NoPermit::HeldByWaiters { concurrency });
         }
+        let _waiting = self.demand.wait(self.running(), std::time::Instant::now());
         let acquire = Arc::clone(&self.permits).acquire_owned();
         tokio::pin!(acquire);
         let mut stuck = None;
@@ -169,6 +191,12 @@ impl VersionPermits {
 
     /// Waits for a permit until a time. `queue_ms` is only for the error.
     pub async fn acquire(&self, until: Instant, queue_ms: u64) -> Result<OwnedSemaphorePermit, NoPermit> {
+        let _waiting = self.demand.wait(self.running(), std::time::Instant::now());
+        self.acquire_uncounted(until, queue_ms).await
+    }
+
+    /// Does the same for a job, which is counted in its queue.
+    pub async fn acquire_uncounted(&self, until: Instant, queue_ms: u64) -> Result<OwnedSemaphorePermit, NoPermit> {
         match timeout_at(until, Arc::clone(&self.permits).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(NoPermit::WaitedTooLong { queue_ms, concurrency: self.concurrency }),

@@ -90,7 +90,8 @@ impl Control {
         if manifest.scale.min > 0 {
             let kept = candidates.iter().filter_map(|slot| self.slots.get(*slot)?.gpu.as_ref());
             // Includes what the tenant's other functions keep.
-            let kept = kept.map(|gpu| grant.owner.resident_gpu_bytes(Some((name, &assets)), gpu.context_bytes));
+            let other = Some((name, &assets, manifest.scale.min));
+            let kept = kept.map(|gpu| grant.owner.resident_gpu_bytes(other, gpu.context_bytes, self.slots.len()));
             let most = kept.max().unwrap_or(0).div_ceil(1 << 20);
             if most > limits.resident_gpu_mib {
                 let (name, limit) = ("scale.min > 0 keeps GPU memory: resident_gpu_mib", limits.resident_gpu_mib);

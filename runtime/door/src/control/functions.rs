@@ -43,6 +43,7 @@ impl Control {
 
     pub(super) fn view(&self, function: &Function) -> FunctionView {
         let current = &function.current;
+        let workers = self.pool.workers_of(current);
         FunctionView {
             name: function.name.to_string(),
             version: current.record.number,
@@ -51,6 +52,8 @@ impl Control {
             public: current.manifest().http.public,
             url: self.url(&current.tenant, &current.function, None),
             kernels: current.record.kernels.keys().cloned().collect(),
+            workers: workers.now,
+            workers_wanted: workers.wanted,
         }
     }
 

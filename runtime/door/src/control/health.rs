@@ -14,7 +14,7 @@ use http::{Method, Response};
 use prometheus_client::encoding::prometheus_text::{CONTENT_TYPE, encode};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -74,6 +74,12 @@ impl Control {
         for (kind, count) in [(StartKind::Hot, hot), (StartKind::Warm, warm), (StartKind::Cold, cold)] {
             starts.get_or_create(&[("kind", kind.as_str())]).inc_by(count);
         }
+        let of_slots = Family::<[(&str, String); 1], Gauge>::default();
+        for (slot, counts) in counts.iter().enumerate() {
+            of_slots
+                .get_or_create(&[("slot", slot.to_string())])
+                .set(i64::try_from(counts.workers).unwrap_or(i64::MAX));
+        }
         let mut registry = Registry::with_prefix("gannet");
         let mut counter = |name, help, value| registry.register(name, help, ConstCounter::new(value));
         counter("requests", "Requests admitted and ended", totals.requests);
@@ -81,8 +87,10 @@ impl Control {
         counter("gpu_nanoseconds", "GPU time charged", totals.gpu_ns);
         counter("gpu_lease_nanoseconds", "Time for which GPUs were held", held);
         registry.register("starts", "Requests by how they started", starts);
+        registry.register("slot_workers", "Tenants' workers in each GPU slot", of_slots);
         let mut gauge = |name, help, value| registry.register(name, help, ConstGauge::new(value as u64));
-        gauge("workers", "Tenants with a worker", workers);
+        gauge("workers", "Tenants' workers", workers);
+        gauge("workers_wanted", "Workers that the scaling of all functions wants", self.pool.wanted());
         let waiting = usize::try_from(self.waiting.all()).unwrap_or(usize::MAX);
         gauge("response_bytes_waiting", "Bytes of responses that wait in memory for clients", waiting);
         gauge("spares", "Workers ready for any tenant", spares);

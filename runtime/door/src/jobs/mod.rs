@@ -103,9 +103,12 @@ struct Health {
     workers: Workers,
     #[serde(skip_serializing_if = "Option::is_none")]
     wait_reason: Option<gannet_jobs::runner::WaitReason>,
+    /// Why the function's workers end or do not start, while that is so again and again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<String>,
 }
 
-/// Workers as Runpod's clients know them. A worker serves several jobs; each that runs counts as one that is running.
+/// Workers as Runpod's clients know them. A worker serves several jobs.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = JobWorkers)]
 struct Workers {
@@ -283,18 +286,21 @@ impl Asked<'_> {
 
     fn health(&self) -> Health {
         let (counts, wait_reason) = self.jobs.counts(&self.names);
-        let is_failing = wait_reason == Some(gannet_jobs::runner::WaitReason::CrashLoop);
+        let last_error = self.jobs.crash_loop(&self.names);
+        let is_failing = last_error.is_some() || wait_reason == Some(gannet_jobs::runner::WaitReason::CrashLoop);
         let is_throttled = counts.in_queue > 0 && !is_failing && wait_reason.is_some();
-        let idle = u64::from(counts.in_progress == 0 && !is_failing && !is_throttled);
+        let known = self.jobs.workers(&self.names).unwrap_or_default();
+        let running = counts.in_progress.min(known.loaded.max(1));
+        let idle = known.loaded.saturating_sub(running);
         let workers = Workers {
             idle,
-            initializing: 0,
+            initializing: known.missing,
             ready: idle,
-            running: counts.in_progress,
+            running,
             throttled: u64::from(is_throttled),
             unhealthy: u64::from(is_failing),
         };
-        Health { jobs: counts, workers, wait_reason }
+        Health { jobs: counts, workers, wait_reason, last_error }
     }
 
     async fn list(&self) -> Result<Response<ResponseBody>, Refusal> {

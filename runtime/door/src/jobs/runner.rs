@@ -27,11 +27,11 @@ use gannet_fleet::pool::Pool;
 use gannet_jobs::job::Job;
 use gannet_jobs::outcome::{Condition, Failure, condition_of};
 use gannet_jobs::parts::OUTPUT_BYTES_MAX;
-use gannet_jobs::runner::{AnswerSink, Attempt, FunctionJobs, NotNow, Runner, WaitReason};
+use gannet_jobs::runner::{AnswerSink, Attempt, FunctionJobs, NotNow, Runner, WaitReason, Workers};
 use gannet_jobs::service::JobLimits;
 use gannet_state::config::LiveConfig;
 use gannet_state::ledger::Ledger;
-use gannet_state::registry::Registry;
+use gannet_state::registry::{Registry, Version};
 use gannet_state::store::space;
 use http::header::{CONTENT_TYPE, HOST};
 use http::uri::PathAndQuery;
@@ -80,6 +80,11 @@ impl DoorRunner {
         // A function has one waiter at most, so their number needs no limit.
         let share = ServerPermits::new((live.load().requests_max * 3 / 4).max(1), usize::MAX);
         Self { admit, pool, registry, ledger, share, logs, live }
+    }
+
+    fn current(&self, tenant: &TenantName, function: &FunctionName) -> Option<Arc<Version>> {
+        let snapshot = self.registry.snapshot();
+        snapshot.function(tenant.as_str(), function.as_str()).map(|function| Arc::clone(&function.current))
     }
 
     fn target(&self, tenant: &TenantName, function: &FunctionName, request: RequestId) -> Result<Target, NotNow> {
@@ -196,6 +201,21 @@ impl Runner for DoorRunner {
         function.is_some_and(|function| function.current.permits.are_all_taken())
     }
 
+    fn is_loading(&self, tenant: &TenantName, function: &FunctionName) -> bool {
+        self.current(tenant, function).is_some_and(|version| self.pool.is_loading(&version))
+    }
+
+    fn crash_loop(&self, tenant: &TenantName, function: &FunctionName) -> Option<(String, Duration)> {
+        self.pool.crash_loop(tenant, function)
+    }
+
+    fn workers(&self, tenant: &TenantName, function: &FunctionName) -> Option<Workers> {
+        let version = self.current(tenant, function)?;
+        let workers = self.pool.workers_of(&version);
+        let (loaded, wanted) = (workers.now as u64, workers.wanted as u64);
+        Some(Workers { loaded, missing: wanted.saturating_sub(loaded) })
+    }
+
     fn schedules(&self) -> Vec<(TenantName, FunctionName, ScheduleName, Schedule)> {
         let snapshot = self.registry.snapshot();
         let active = snapshot.tenants.iter().filter(|(_, tenant)| !tenant.record.suspended);
@@ -226,8 +246,13 @@ impl Runner for DoorRunner {
     ) -> BoxFuture<'static, Result<Admission, NotNow>> {
         let target = self.target(&tenant, &function, request);
         let (share, admit) = (Arc::clone(&self.share), Arc::clone(&self.admit));
+        let crash_loop = self.pool.crash_loop(&tenant, &function);
         async move {
             let target = target?;
+            // An attempt now would be refused, and would count.
+            if let Some((_, wait)) = crash_loop.filter(|(_, wait)| !wait.is_zero()) {
+                return Err(NotNow::Wait(WaitReason::CrashLoop, wait));
+            }
             let until = tokio::time::Instant::now() + ADMIT_WAIT;
             let admitted = admit.admit_job(&target, request, until, &share).await;
             let (admitted, _share) = admitted.map_err(|refusal| not_now(&refusal))?;

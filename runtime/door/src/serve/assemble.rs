@@ -22,7 +22,7 @@ use gannet_fleet::egress::Egress;
 use gannet_fleet::gpus::GpuSlot;
 use gannet_fleet::logs::Logs;
 use gannet_fleet::pool::worker::WorkerSettings;
-use gannet_fleet::pool::{Pool, PoolServices};
+use gannet_fleet::pool::{Pool, PoolServices, QueuedJobs};
 use gannet_jobs::delivery::sender::Webhooks;
 use gannet_jobs::service::Jobs;
 use gannet_process::spawn::Spawner;
@@ -114,6 +114,11 @@ pub(super) async fn assemble(
         key_values: Arc::clone(&key_values),
         jobs: jobs.clone(),
     }));
+    let counted = jobs.clone();
+    pool.count_jobs_with(move |tenant, function| {
+        let (count, oldest) = counted.ready(&(tenant.clone(), function.clone()));
+        QueuedJobs { count, oldest }
+    });
     let waiting = WaitingBytes::new();
     let trail = Arc::new(AuditTrail::new(Arc::clone(&store)));
     let control = Arc::new(Control {

@@ -20,7 +20,7 @@ mod event;
 mod membership;
 mod thread;
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 
 pub use member_process::{MemberLink, Overstayed};
 pub use membership::Membership;

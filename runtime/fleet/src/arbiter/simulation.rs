@@ -21,7 +21,7 @@ const PROBING: Duration = Duration::from_millis(3);
 
 /// What a process does with the GPU.
 #[derive(Debug, Clone, Copy)]
-enum Load {
+pub(crate) enum Load {
     /// Always has more work, in slices of this length.
     Flood(Duration),
     /// Has a small piece of work from time to time.
@@ -30,6 +30,8 @@ enum Load {
     Stuck,
     /// Has work for one period and none for the next.
     OnOff(Duration),
+    /// Has a kernel of this length for each request that it gets by [`Simulation::arrive`].
+    Requests(Duration),
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,13 +64,13 @@ impl Process {
     fn has_work(&self, since_start: Duration) -> bool {
         match self.load {
             Load::Flood(_) | Load::Stuck => true,
-            Load::Light { .. } => !self.waiting.is_empty(),
+            Load::Light { .. } | Load::Requests(_) => !self.waiting.is_empty(),
             Load::OnOff(period) => (since_start.as_nanos() / period.as_nanos()).is_multiple_of(2),
         }
     }
 }
 
-struct Simulation {
+pub(crate) struct Simulation {
     turns: Turns,
     start: Instant,
     now: Instant,
@@ -81,7 +83,10 @@ struct Simulation {
 
 impl Simulation {
     fn new(loads: &[(u32, Load)]) -> Self {
-        let start = Instant::now();
+        Self::starting_at(loads, Instant::now())
+    }
+
+    pub(crate) fn starting_at(loads: &[(u32, Load)], start: Instant) -> Self {
         let mut simulation = Self {
             turns: Turns::new(TIMING, start),
             start,
@@ -127,6 +132,29 @@ impl Simulation {
             self.now = when;
             self.take(event);
         }
+    }
+
+    /// Returns when something happens next.
+    pub(crate) fn next_at(&self) -> Option<Instant> {
+        self.events.peek().map(|Reverse((when, ..))| *when)
+    }
+
+    /// Lets the time pass until then.
+    pub(crate) fn run_until(&mut self, then: Instant) {
+        self.run(then - self.now);
+        self.now = then;
+    }
+
+    /// Gives a process another request.
+    pub(crate) fn arrive(&mut self, id: MemberId) {
+        let now = self.now;
+        self.processes.get_mut(&id).unwrap().waiting.push(now);
+        self.wake_gpu_thread(id);
+    }
+
+    /// Returns how many requests of a process have ended.
+    pub(crate) fn ended(&self, id: MemberId) -> usize {
+        self.processes[&id].latencies.len()
     }
 
     fn take(&mut self, event: Event) {
@@ -230,7 +258,7 @@ impl Simulation {
             }
             let length = match process.load {
                 Load::Light { work, .. } => work,
-                Load::Flood(slice) => slice,
+                Load::Flood(slice) | Load::Requests(slice) => slice,
                 Load::OnOff(_) | Load::Stuck => SLICE,
             };
             let ns = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap();

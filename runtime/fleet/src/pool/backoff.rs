@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// How long a kill is remembered.
 pub const KILLS_WITHIN: Duration = Duration::from_secs(300);
 /// Kills in a row that cause no wait, because one may be an accident.
-const KILLS_FREE: u32 = 2;
+pub const KILLS_FREE: u32 = 2;
 /// The wait after the next kill. Each further one doubles it.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// The longest wait.

@@ -45,22 +45,15 @@ impl WorkerClaim {
 
 impl Drop for WorkerClaim {
     fn drop(&mut self) {
-        let scale = &self.version.manifest().scale;
-        let idle_timeout = Duration::from_secs(scale.idle_timeout_s);
-        // Only the current version of a function can keep the worker. An old version's last request must not.
+        let idle_timeout = Duration::from_secs(self.version.manifest().scale.idle_timeout_s);
         let snapshot = self.registry.snapshot();
         let function = snapshot.function(self.version.tenant.as_str(), self.version.function.as_str());
-        let may_stay_resident = snapshot.tenants.get(&self.version.tenant);
-        let may_stay_resident =
-            scale.min > 0 && may_stay_resident.is_some_and(|tenant| tenant.may_stay_resident(jiff::Timestamp::now()));
-        let always_on =
-            may_stay_resident && function.is_some_and(|function| Arc::ptr_eq(&function.current, &self.version));
         let served = function.is_some_and(|function| function.serves(&self.version));
         if self.worker.end_request(self.version.key) && !served {
             self.worker.unload(self.version.key);
         }
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle_now = table.release(&self.version.tenant, &self.worker, idle_timeout, always_on, Instant::now());
+        let idle_now = table.release(&self.version.tenant, &self.worker, idle_timeout, Instant::now());
         drop(table);
         if idle_now {
             // A request that waits for a worker may evict this one.

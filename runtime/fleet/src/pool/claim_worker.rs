@@ -6,6 +6,7 @@ use super::connection::Connection;
 use super::error::PoolError;
 use super::services::SecretReader;
 use super::table::ClaimDecision;
+use super::worker::Worker;
 use crate::gpus;
 use crate::gpus::SlotId;
 use gannet_base::bill::StartKind;
@@ -47,6 +48,8 @@ impl Pool {
     async fn claim(&self, version: &Arc<Version>) -> Result<WorkerClaim, PoolError> {
         let tenant = &version.tenant;
         self.builder.ensure(version).await.map_err(PoolError::from)?;
+        self.scaler.watch(version);
+        let mut starting = None;
         let mut kind = StartKind::Hot;
         let began = Instant::now();
         let patience = Duration::from_millis(version.limits.queue_ms);
@@ -58,15 +61,18 @@ impl Pool {
             if self.registry.snapshot().tenants.get(tenant).is_none_or(|tenant| tenant.record.suspended) {
                 return Err(PoolError::Suspended);
             }
+            self.check_starts(version)?;
             // Almost every request ends the loop here.
             if let Some(worker) = self.claim_own(version).filter(|worker| !worker.dead().is_cancelled()) {
                 break worker;
             }
+            starting.get_or_insert_with(|| version.permits.demand().begin_start());
             let changed = self.table_changed.notified();
             tokio::pin!(changed);
             // Registered before the claim, so that no change is missed.
             changed.as_mut().enable();
-            let claim = self.lock().claim(tenant, &self.candidates(version), Instant::now());
+            let (candidates, wanted) = (self.candidates(version), version.permits.demand().wanted());
+            let claim = self.lock().claim(tenant, &candidates, wanted, Instant::now());
             match claim {
                 // Its process has ended, but the table does not know that yet.
                 ClaimDecision::Use(worker) if worker.dead().is_cancelled() => self.lock().died(&worker),
@@ -78,7 +84,10 @@ impl Pool {
                 }
                 ClaimDecision::Start(slot) => {
                     kind = StartKind::Cold;
-                    self.start_for(tenant, slot).await?;
+                    let at = Instant::now();
+                    if let Err(error) = self.start_for(tenant, slot).await {
+                        return Err(self.note_start_failure(version, at, error));
+                    }
                 }
                 ClaimDecision::Wait => {
                     kind = StartKind::Cold;
@@ -99,18 +108,39 @@ impl Pool {
         let shared = (Arc::clone(&self.table), Arc::clone(&self.table_changed), Arc::clone(&self.registry));
         let mut worker_claim = WorkerClaim::new(Arc::clone(&worker), Arc::clone(version), shared, kind);
         worker_claim.capacity_wait = capacity_wait;
-        let snapshot = self.registry.snapshot();
+        let at = Instant::now();
+        let loaded = self.prepare(&worker, version, starting.is_some()).await;
+        drop(starting);
+        match loaded {
+            Ok(was_loaded) => {
+                if !was_loaded {
+                    self.note_loaded(version);
+                }
+                if !was_loaded && kind == StartKind::Hot {
+                    worker_claim.kind = StartKind::Warm;
+                }
+                Ok(worker_claim)
+            }
+            Err(error) => Err(self.note_start_failure(version, at, error)),
+        }
+    }
+
+    /// Makes a claimed worker ready for a version: binds it to the tenant, and loads the version. Returns whether the
+    /// version was loaded already. `is_counted` says whether the caller counts it as starting.
+    pub(super) async fn prepare(
+        &self,
+        worker: &Arc<Worker>,
+        version: &Arc<Version>,
+        is_counted: bool,
+    ) -> Result<bool, PoolError> {
+        let (tenant, snapshot) = (&version.tenant, self.registry.snapshot());
         let weight = snapshot.tenants.get(tenant).map_or(1, |tenant| tenant.limits.gpu_weight);
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         if worker.join(&self.arbiter, &self.services.egress, tenant, weight) {
             worker.quarantine(self.quarantined(tenant)).await?;
         }
-        let opened = SecretReader { vault: &self.services.vault, snapshot };
-        let was_loaded = worker.load(version, &opened).await?;
-        if !was_loaded && kind == StartKind::Hot {
-            worker_claim.kind = StartKind::Warm;
-        }
-        Ok(worker_claim)
+        let _loading = (!is_counted && !worker.has(version.key)).then(|| version.permits.demand().begin_start());
+        worker.load(version, &SecretReader { vault: &self.services.vault, snapshot }).await
     }
 
     fn no_capacity(&self, version: &Version, waited: Duration) -> PoolError {
@@ -147,8 +177,8 @@ impl Pool {
         starting.await.map_err(|error| PoolError::Internal(error.to_string()))?
     }
 
-    /// Starts the worker of a version with `scale.min`: claims it, loads the version and releases the claim, which
-    /// keeps the worker up.
+    /// Starts the first worker of a version with `scale.min`: claims it, loads the version and releases the claim. The
+    /// scaling keeps it up, and starts the others.
     pub async fn warm(&self, version: &Arc<Version>) -> Result<(), PoolError> {
         self.claim(version).await.map(drop)
     }

@@ -39,6 +39,18 @@ pub enum PoolError {
         /// Seconds until it is tried again.
         left_s: u64,
     },
+    /// The function could not be started: no worker came up for it, or none could load it.
+    #[error("the function could not be started {failures} times in a row, last because {why}{}", if *left_s > 0 { format!("; it is tried again in {left_s} s") } else { String::new() })]
+    CannotStart {
+        /// Failed starts in a row.
+        failures: u32,
+        /// Why the last one failed.
+        why: String,
+        /// Seconds until it is tried again.
+        left_s: u64,
+        /// The cause, for the log.
+        cause: Option<String>,
+    },
     /// The guest trapped or returned no response.
     #[error("{0}")]
     Trapped(String),
@@ -118,6 +130,7 @@ impl From<PoolError> for Refusal {
             E::KeyRevoked => (K::Unauthenticated, "key_revoked", B::Caller),
             E::Killed(_) => (K::FunctionFailed, "function_killed", B::Function),
             E::BackingOff { .. } => (K::Unavailable, "function_backing_off", B::Function),
+            E::CannotStart { .. } => (K::Unavailable, "function_cannot_start", B::Platform),
             E::SecretMissing { .. } => (K::FunctionFailed, "secret_missing", B::Function),
             E::Refused(_) => (K::FunctionFailed, "component_refused", B::Function),
             E::Trapped(_) | E::MemoryLimit(_) => (K::FunctionFailed, "function_trapped", B::Function),
@@ -132,6 +145,7 @@ impl From<PoolError> for Refusal {
         let refusal = match &error {
             E::Internal(cause) => Self::server_failed(cause),
             E::StartFailed(cause) => Self::new(kind, code, blame, "no worker could be started").internal(cause),
+            E::CannotStart { cause: Some(cause), .. } => Self::new(kind, code, blame, &error).internal(cause),
             _ => Self::new(kind, code, blame, &error),
         };
         match error {
@@ -143,6 +157,7 @@ impl From<PoolError> for Refusal {
             E::BackingOff { left_s, .. } => {
                 refusal.retry_after(left_s).hint("deploy a fixed version; it is tried at once")
             }
+            E::CannotStart { left_s, .. } => refusal.retry_after(left_s.max(1)),
             E::SecretMissing { .. } => refusal.hint("`gannet secret set` sets it").permanent(),
             E::Trapped(_) | E::Refused(_) => refusal.permanent(),
             E::MemoryLimit(_) => refusal.hint("raise [limits] memory_mib in gannet.toml").permanent(),

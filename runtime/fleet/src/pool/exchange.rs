@@ -123,10 +123,10 @@ impl Pool {
         loop {
             let (kind, capacity_us) =
                 (worker_claim.kind, u64::try_from(worker_claim.capacity_wait.as_micros()).unwrap_or(u64::MAX));
-            let (class, price) = self.price(worker_claim.worker());
+            let (slot, (class, price)) = (worker_claim.worker().slot(), self.price(worker_claim.worker()));
             admitted.tab.runs_on(class, price, worker_claim.worker().unbilled());
             admitted.tab.update_receipt(|receipt| {
-                receipt.start = Some(kind);
+                (receipt.start, receipt.slot) = (Some(kind), slot);
                 receipt.capacity_us += capacity_us;
             });
             // The registration with an earlier worker must end before the next one begins.

@@ -1,8 +1,9 @@
 //! Makes functions whose workers are killed again and again wait before they are tried again.
 
 use super::Pool;
-use super::backoff::{Backoff, KillHistory};
+use super::backoff::{Backoff, KILLS_FREE, KillHistory};
 use super::error::PoolError;
+use super::starts::STARTS_FREE;
 use super::worker::Worker;
 use gannet_base::names::{FunctionName, TenantName};
 use gannet_state::registry::Version;
@@ -12,7 +13,9 @@ use std::time::{Duration, Instant};
 impl Pool {
     /// Forgets the kills of a function that was deployed again, and sends its tenant's workers the current quarantine.
     pub async fn redeployed(&self, tenant: &TenantName, function: &FunctionName) {
-        self.backoff().forget(&(tenant.clone(), function.clone()));
+        let key = (tenant.clone(), function.clone());
+        self.backoff().forget(&key);
+        self.note_start(&key);
         self.push_quarantine(tenant).await;
     }
 
@@ -26,6 +29,16 @@ impl Pool {
         let backoff = self.backoff();
         let kills = backoff.recent(&key, now)?.clone();
         Some((kills, backoff.wait(&key, now)))
+    }
+
+    /// Returns why a function's workers end or do not start, if that was so three times in a row lately, and how long the
+    /// function has to wait because of it.
+    pub fn crash_loop(&self, tenant: &TenantName, function: &FunctionName) -> Option<(String, Duration)> {
+        let killed = self.kills(tenant, function).filter(|(kills, _)| kills.count > KILLS_FREE);
+        let killed = killed.map(|(kills, wait)| (kills.why, wait));
+        let not_started = self.start_failures(tenant, function).filter(|(failures, _)| failures.count > STARTS_FREE);
+        let not_started = not_started.map(|(failures, wait)| (failures.why, wait));
+        killed.into_iter().chain(not_started).max_by_key(|(_, wait)| *wait)
     }
 
     /// Refuses a function whose workers are killed again and again.

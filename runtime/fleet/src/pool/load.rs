@@ -55,6 +55,12 @@ impl Worker {
         self.loads.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
+    /// Whether a version is loaded.
+    pub(crate) fn has(&self, version: VersionKey) -> bool {
+        let loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        loads.get(&version).is_some_and(|load| matches!(&*load.borrow(), Some(Ok(()))))
+    }
+
     fn active(&self) -> std::sync::MutexGuard<'_, HashMap<VersionKey, usize>> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,11 +3,12 @@
 //!
 //! The decisions are in [`table`], which is pure. The rest carries them out: it starts processes, refills spares, kills
 //! idle workers and loads versions. A tenant has at most one worker in each slot, which is killed after the function's
-//! idle timeout.
+//! idle timeout. How many a function is spread over is decided by [`scaling`], and only [`scaler`] sets that number.
 
 // Pure decisions.
 mod allowed_headers;
 mod table;
+mod scaling;
 mod backoff;
 mod retry;
 
@@ -19,6 +20,7 @@ mod services;
 // The path of a request, in order.
 mod claim;
 mod connection;
+mod starts;
 mod claim_worker;
 mod exchange;
 mod request;
@@ -31,6 +33,10 @@ mod error;
 
 // Work that no request waits for.
 mod spares;
+mod scaler;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
+mod places;
 mod kills;
 mod resident;
 
@@ -38,8 +44,10 @@ pub use backoff::KillHistory;
 pub use error::PoolError;
 pub use exchange::CallFailure;
 pub use expected::AwaitedReport;
+pub use scaler::{FunctionWorkers, QueuedJobs};
 pub use services::PoolServices;
 pub use slow_clients::{Overdue, SlowClients, WatchGuard};
+pub use starts::StartFailures;
 pub use table::WorkerCounts;
 
 use crate::arbiter::Arbiter;
@@ -54,16 +62,14 @@ use gannet_process::hop_socket::Exchanges;
 use gannet_process::spawn::Spawner;
 use gannet_state::registry::{Registry, Version};
 use relay::SharedResponse;
+use scaler::Scaler;
+use starts::Starts;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 use table::{SlotLimits, WorkerTable};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use worker::{Worker, WorkerSettings};
-
-/// How often the pool looks for workers that have been idle for too long.
-const RETIRE_EVERY: Duration = Duration::from_secs(1);
 
 /// All workers and spares of the server. Clones share one pool.
 #[derive(Debug, Clone)]
@@ -75,6 +81,8 @@ pub struct Pool {
     arbiter: Arc<Arbiter>,
     registry: Arc<Registry>,
     backoff: Arc<Mutex<Backoff>>,
+    starts: Arc<Mutex<Starts>>,
+    scaler: Arc<Scaler>,
     settings: Arc<WorkerSettings>,
     slots: Arc<Vec<GpuSlot>>,
     services: Arc<PoolServices>,
@@ -101,6 +109,8 @@ impl Pool {
             spawner,
             registry,
             backoff: Arc::default(),
+            starts: Arc::default(),
+            scaler: Arc::default(),
             builder,
             arbiter,
             settings: Arc::new(settings),
@@ -112,19 +122,7 @@ impl Pool {
         };
         pool.refill();
         tokio::spawn(pool.clone().charge_resident());
-        let retiring = pool.clone();
-        tokio::spawn(async move {
-            while !retiring.draining.is_cancelled() {
-                tokio::time::sleep(RETIRE_EVERY).await;
-                let retired = retiring.lock().retire(Instant::now());
-                for worker in &retired {
-                    worker.kill();
-                }
-                if !retired.is_empty() {
-                    retiring.refill();
-                }
-            }
-        });
+        tokio::spawn(pool.clone().scale());
         pool
     }
 
@@ -150,10 +148,10 @@ impl Pool {
         self.arbiter.health(slot) != Some(Health::Cordoned)
     }
 
-    /// Claims the worker that the version's tenant has already, if it has one.
+    /// Claims one of the workers that the version's tenant has already, if it has one.
     fn claim_own(&self, version: &Version) -> Option<Arc<Worker>> {
-        let mut slots = gpus::in_order(&self.slots, &version.manifest().gpu.class).filter(|slot| self.works(*slot));
-        slots.find_map(|slot| self.lock().claim_own(&version.tenant, slot))
+        let ranked = gpus::ranked(&self.slots, &version.manifest().gpu.class).filter(|(_, slot)| self.works(*slot));
+        self.lock().claim_own(&version.tenant, ranked, version.permits.demand().wanted())
     }
 
     /// Makes a tenant's workers unload the versions that no longer get requests.
@@ -210,6 +208,7 @@ impl Pool {
     /// Kills all workers. The caller has waited for requests in flight, until they ended or ran out of time.
     pub fn drain(&self) {
         self.draining.cancel();
+        self.scaler.stop();
         self.table_changed.notify_waiters();
         for worker in self.lock().drain() {
             worker.kill();

@@ -9,14 +9,18 @@
 //! ```
 //!
 //! A tenant has at most one worker in each slot (a GPU). A new worker is placed by the function's order of preference,
-//! in a slot with a ready spare or else in the one with the fewest workers. It never moves: the tenant gets another
-//! slot only after this worker has ended.
+//! in a slot with a ready spare or else in the one with the fewest workers. A claim starts a worker only for a tenant
+//! that has none where its function may run; further ones, over which the function is spread, are in [`spread`].
 //!
 //! Invariants: a worker serves one tenant for life; a claimed spare is never given back; a busy
 //! worker is never retired; workers, spares and workers that are still ending never exceed their slot's `workers_max`.
 
+mod spread;
+
+pub(crate) use spread::{ExtraStart, Kept};
+
 use crate::gpus::SlotId;
-use gannet_base::names::TenantName;
+use gannet_base::names::{FunctionName, TenantName};
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -63,7 +67,23 @@ pub struct WorkerCounts {
 #[derive(Debug)]
 enum TenantWorker<W> {
     Starting,
-    Up { worker: W, busy: usize, idle_since: Instant, idle_timeout: Duration, always_on: bool },
+    Up(UpWorker<W>),
+}
+
+#[derive(Debug)]
+struct UpWorker<W> {
+    worker: W,
+    busy: usize,
+    idle_since: Instant,
+    idle_timeout: Duration,
+    /// The functions with `scale.min` for which it is kept although nobody calls.
+    kept_for: Vec<FunctionName>,
+    /// Its number in the order in which the table's workers came.
+    order: u64,
+    /// Whether its tenant had another one when it came, so that this one makes way first.
+    is_extra: bool,
+    /// Whether it gets no more requests, because another tenant waits for its place.
+    is_leaving: bool,
 }
 
 #[derive(Debug)]
@@ -80,13 +100,15 @@ struct SlotState<W> {
 pub struct WorkerTable<W> {
     tenant_workers: HashMap<(TenantName, SlotId), TenantWorker<W>>,
     slots: Vec<SlotState<W>>,
+    /// Number of the next worker.
+    next_order: u64,
 }
 
 impl<W: Clone + PartialEq> WorkerTable<W> {
     /// Returns an empty table.
     pub fn new(slots: impl IntoIterator<Item = SlotLimits>) -> Self {
         let state = |limits| SlotState { limits, spares: VecDeque::new(), spares_starting: 0, leaving: Vec::new() };
-        Self { tenant_workers: HashMap::new(), slots: slots.into_iter().map(state).collect() }
+        Self { tenant_workers: HashMap::new(), slots: slots.into_iter().map(state).collect(), next_order: 0 }
     }
 
     fn assigned(&self, slot: SlotId) -> usize {
@@ -103,24 +125,21 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         self.slots.get(slot).is_some_and(|state| self.total(slot) < state.limits.workers_max)
     }
 
-    /// Counts the tenant's worker in a slot as busy with one more request, if it has started.
-    pub fn claim_own(&mut self, tenant: &TenantName, slot: SlotId) -> Option<W> {
-        match self.tenant_workers.get_mut(&(tenant.clone(), slot)) {
-            Some(TenantWorker::Up { worker, busy, .. }) => {
-                *busy += 1;
-                Some(worker.clone())
-            }
-            _ => None,
-        }
-    }
-
     /// Decides which worker serves a request of `tenant`. `candidates` are groups of slots in order of preference.
-    /// `Use` and `Spare` count the worker as busy with this request until `release`.
-    pub fn claim(&mut self, tenant: &TenantName, candidates: &[Vec<SlotId>], now: Instant) -> ClaimDecision<W> {
-        let all: Vec<SlotId> = candidates.iter().flatten().copied().collect();
-        if let Some(worker) = all.iter().find_map(|slot| self.claim_own(tenant, *slot)) {
+    /// `Use` and `Spare` count the worker as busy with this request until `release`. `wanted` is the number of workers
+    /// that the function is spread over.
+    pub fn claim(
+        &mut self,
+        tenant: &TenantName,
+        candidates: &[Vec<SlotId>],
+        wanted: usize,
+        now: Instant,
+    ) -> ClaimDecision<W> {
+        let ranked = (0..).zip(candidates).flat_map(|(rank, group)| group.iter().map(move |slot| (rank, *slot)));
+        if let Some(worker) = self.claim_own(tenant, ranked, wanted) {
             return ClaimDecision::Use(worker);
         }
+        let all: Vec<SlotId> = candidates.iter().flatten().copied().collect();
         if all.iter().any(|slot| self.tenant_workers.contains_key(&(tenant.clone(), *slot))) {
             return ClaimDecision::Wait;
         }
@@ -130,7 +149,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
             if let Some(slot) = spare
                 && let Some(worker) = self.slots.get_mut(slot).and_then(|state| state.spares.pop_front())
             {
-                self.assign(tenant, slot, worker.clone(), 1, now);
+                self.assign(tenant, slot, worker.clone(), now).busy = 1;
                 return ClaimDecision::Spare(worker);
             }
             let roomy = group.iter().filter(|slot| self.has_room(**slot));
@@ -145,32 +164,62 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
             self.slots.get(**slot).is_some_and(|state| state.leaving.is_empty() && state.spares_starting == 0)
         };
         let slots: Vec<SlotId> = all.iter().filter(still).copied().collect();
-        self.evict(&slots, now).map_or(ClaimDecision::Full, ClaimDecision::Evict)
-    }
-
-    fn assign(&mut self, tenant: &TenantName, slot: SlotId, worker: W, busy: usize, now: Instant) {
-        let assigned =
-            TenantWorker::Up { worker, busy, idle_since: now, idle_timeout: Duration::from_secs(60), always_on: false };
-        self.tenant_workers.insert((tenant.clone(), slot), assigned);
-    }
-
-    /// Removes the worker that has been idle longest. Skips workers idle for less than [`EVICT_IDLE_MIN`], which may
-    /// still hold the GPU.
-    fn evict(&mut self, slots: &[SlotId], now: Instant) -> Option<W> {
-        let idle = self.tenant_workers.iter().filter_map(|(key, entry)| match entry {
-            TenantWorker::Up { busy: 0, idle_since, always_on: false, .. }
-                if slots.contains(&key.1) && now.saturating_duration_since(*idle_since) >= EVICT_IDLE_MIN =>
-            {
-                Some((*idle_since, key))
+        match self.evict(&slots, now) {
+            Some(worker) => ClaimDecision::Evict(worker),
+            None => {
+                self.ask_back(&slots);
+                ClaimDecision::Full
             }
-            _ => None,
-        });
-        let oldest = idle.min_by_key(|(since, _)| *since).map(|(_, key)| key.clone())?;
+        }
+    }
+
+    fn assign(&mut self, tenant: &TenantName, slot: SlotId, worker: W, now: Instant) -> &mut UpWorker<W> {
+        let order = self.next_order;
+        self.next_order += 1;
+        let up = UpWorker {
+            worker,
+            busy: 0,
+            idle_since: now,
+            idle_timeout: Duration::from_secs(60),
+            kept_for: Vec::new(),
+            order,
+            is_extra: false,
+            is_leaving: false,
+        };
+        let entry = self.tenant_workers.entry((tenant.clone(), slot)).insert_entry(TenantWorker::Up(up)).into_mut();
+        match entry {
+            TenantWorker::Up(up) => up,
+            TenantWorker::Starting => unreachable!("it was just inserted"),
+        }
+    }
+
+    fn up(&self) -> impl Iterator<Item = (&(TenantName, SlotId), &UpWorker<W>)> {
+        self.tenant_workers.iter().filter_map(|(key, entry)| match entry {
+            TenantWorker::Up(up) => Some((key, up)),
+            TenantWorker::Starting => None,
+        })
+    }
+
+    fn up_mut(&mut self) -> impl Iterator<Item = (&(TenantName, SlotId), &mut UpWorker<W>)> {
+        self.tenant_workers.iter_mut().filter_map(|(key, entry)| match entry {
+            TenantWorker::Up(up) => Some((key, up)),
+            TenantWorker::Starting => None,
+        })
+    }
+
+    /// Removes the worker that has been idle longest, further ones of a tenant before the only ones. Skips workers idle
+    /// for less than [`EVICT_IDLE_MIN`], which may still hold the GPU.
+    fn evict(&mut self, slots: &[SlotId], now: Instant) -> Option<W> {
+        let is_idle = |up: &UpWorker<W>| {
+            up.busy == 0 && up.kept_for.is_empty() && now.saturating_duration_since(up.idle_since) >= EVICT_IDLE_MIN
+        };
+        let idle = self.up().filter(|(key, up)| slots.contains(&key.1) && is_idle(up));
+        let oldest = idle.min_by_key(|(_, up)| (!up.is_extra, up.idle_since)).map(|(key, _)| key.clone())?;
         self.start_leaving(&oldest)
     }
 
     fn start_leaving(&mut self, key: &(TenantName, SlotId)) -> Option<W> {
-        let Some(TenantWorker::Up { worker, .. }) = self.tenant_workers.remove(key) else { return None };
+        let Some(TenantWorker::Up(UpWorker { worker, .. })) = self.tenant_workers.remove(key) else { return None };
         if let Some(state) = self.slots.get_mut(key.1) {
             state.leaving.push(worker.clone());
         }
@@ -180,7 +229,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
     /// Records that a worker has started. It is idle at first: the request that wanted it claims again, unless its
     /// client has left meanwhile.
     pub fn started(&mut self, tenant: &TenantName, slot: SlotId, worker: W, now: Instant) {
-        self.assign(tenant, slot, worker, 0, now);
+        self.assign(tenant, slot, worker, now);
     }
 
     /// Records that a worker could not be started.
@@ -191,39 +240,20 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         }
     }
 
-    /// Records that a request is done with its worker. `idle_timeout` is the function's, and `always_on` says whether
-    /// the worker is kept although nobody calls. Returns whether the worker is idle now, so that it could be evicted
-    /// for another.
-    pub fn release(
-        &mut self,
-        tenant: &TenantName,
-        worker: &W,
-        idle_timeout: Duration,
-        always_on: bool,
-        now: Instant,
-    ) -> bool {
+    /// Records that a request is done with its worker. `idle_timeout` is the function's. Returns whether the worker is
+    /// idle now, so that it could be evicted for another.
+    pub fn release(&mut self, tenant: &TenantName, worker: &W, idle_timeout: Duration, now: Instant) -> bool {
         for slot in 0..self.slots.len() {
-            if let Some(TenantWorker::Up { worker: assigned, busy, idle_since, idle_timeout: limit, always_on: kept }) =
-                self.tenant_workers.get_mut(&(tenant.clone(), slot))
-                && assigned == worker
+            if let Some(TenantWorker::Up(up)) = self.tenant_workers.get_mut(&(tenant.clone(), slot))
+                && up.worker == *worker
             {
-                *busy = busy.saturating_sub(1);
-                *idle_since = now;
-                *limit = idle_timeout;
-                *kept |= always_on;
-                return *busy == 0;
+                up.busy = up.busy.saturating_sub(1);
+                up.idle_since = now;
+                up.idle_timeout = idle_timeout;
+                return up.busy == 0;
             }
         }
         false
-    }
-
-    /// Returns the workers that are kept although nobody calls, with their tenants.
-    pub fn always_on(&self) -> Vec<(TenantName, W)> {
-        let always_on = self.tenant_workers.iter().filter_map(|((tenant, _), entry)| match entry {
-            TenantWorker::Up { worker, always_on: true, .. } => Some((tenant.clone(), worker.clone())),
-            _ => None,
-        });
-        always_on.collect()
     }
 
     /// Returns a tenant's workers that have started.
@@ -231,7 +261,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         let tenant_workers = (0..self.slots.len()).filter_map(|slot| self.tenant_workers.get(&(tenant.clone(), slot)));
         tenant_workers
             .filter_map(|entry| match entry {
-                TenantWorker::Up { worker, .. } => Some(worker.clone()),
+                TenantWorker::Up(up) => Some(up.worker.clone()),
                 TenantWorker::Starting => None,
             })
             .collect()
@@ -239,8 +269,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
 
     /// Removes a worker whose process has ended.
     pub fn died(&mut self, worker: &W) {
-        self.tenant_workers
-            .retain(|_, entry| !matches!(entry, TenantWorker::Up { worker: assigned, .. } if assigned == worker));
+        self.tenant_workers.retain(|_, entry| !matches!(entry, TenantWorker::Up(up) if up.worker == *worker));
         for state in &mut self.slots {
             state.spares.retain(|spare| spare != worker);
             state.leaving.retain(|leaving| leaving != worker);
@@ -249,10 +278,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
 
     /// Takes a worker that is being killed from its tenant. Its memory still counts until its process has ended.
     pub fn unassign(&mut self, worker: &W) {
-        let key = self.tenant_workers.iter().find_map(|(key, entry)| match entry {
-            TenantWorker::Up { worker: assigned, .. } if assigned == worker => Some(key.clone()),
-            _ => None,
-        });
+        let key = self.up().find(|(_, up)| up.worker == *worker).map(|(key, _)| key.clone());
         if let Some(key) = key {
             self.start_leaving(&key);
         }
@@ -260,22 +286,16 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
 
     /// Lets a tenant's workers be retired again.
     pub fn clear_always_on(&mut self, tenant: &TenantName) {
-        for slot in 0..self.slots.len() {
-            if let Some(TenantWorker::Up { always_on, .. }) = self.tenant_workers.get_mut(&(tenant.clone(), slot)) {
-                *always_on = false;
-            }
-        }
+        self.up_mut().filter(|(key, _)| key.0 == *tenant).for_each(|(_, up)| up.kept_for.clear());
     }
 
     /// Removes the workers that have been idle for longer than their idle timeout. The caller kills them.
     pub fn retire(&mut self, now: Instant) -> Vec<W> {
-        let due = self.tenant_workers.iter().filter(|(_, entry)| match entry {
-            TenantWorker::Up { busy: 0, idle_since, idle_timeout, always_on: false, .. } => {
-                now.saturating_duration_since(*idle_since) >= *idle_timeout
-            }
-            _ => false,
-        });
-        let due: Vec<_> = due.map(|(key, _)| key.clone()).collect();
+        let is_due = |up: &UpWorker<W>| {
+            let is_over = now.saturating_duration_since(up.idle_since) >= up.idle_timeout;
+            up.busy == 0 && up.kept_for.is_empty() && is_over
+        };
+        let due: Vec<_> = self.up().filter(|(_, up)| is_due(up)).map(|(key, _)| key.clone()).collect();
         due.iter().filter_map(|key| self.start_leaving(key)).collect()
     }
 
@@ -314,7 +334,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
     /// Removes and returns all workers and spares. No new spares are started after this.
     pub fn drain(&mut self) -> Vec<W> {
         let assigned = self.tenant_workers.drain().filter_map(|(_, entry)| match entry {
-            TenantWorker::Up { worker, .. } => Some(worker),
+            TenantWorker::Up(up) => Some(up.worker),
             TenantWorker::Starting => None,
         });
         let mut all: Vec<W> = assigned.collect();
@@ -328,7 +348,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -341,7 +361,8 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        Claim(usize),
+        Claim(usize, usize),
+        Extra(usize, usize),
         Release(usize),
         Started(usize),
         Failed(usize),
@@ -352,7 +373,8 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            (0usize..4).prop_map(Step::Claim),
+            (0usize..4, 0usize..4).prop_map(|(tenant, wanted)| Step::Claim(tenant, wanted)),
+            (0usize..4, 0usize..4).prop_map(|(tenant, wanted)| Step::Extra(tenant, wanted)),
             (0usize..4).prop_map(Step::Release),
             (0usize..4).prop_map(Step::Started),
             (0usize..4).prop_map(Step::Failed),
@@ -372,33 +394,50 @@ mod tests {
             let mut owner: HashMap<u32, usize> = HashMap::new();
             let mut busy: HashMap<u32, usize> = HashMap::new();
             let mut held: Vec<(usize, u32)> = Vec::new();
-            let mut starting = [None; 4];
+            let mut starting: [Vec<(SlotId, Option<u32>, bool)>; 4] = Default::default();
             for step in steps {
                 match step {
-                    Step::Claim(tenant) => match table.claim(&name(tenant), &anywhere, now) {
+                    Step::Claim(tenant, wanted) => match table.claim(&name(tenant), &anywhere, wanted, now) {
                         ClaimDecision::Use(worker) | ClaimDecision::Spare(worker) => {
                             prop_assert_eq!(*owner.entry(worker).or_insert(tenant), tenant);
                             *busy.entry(worker).or_default() += 1;
                             held.push((tenant, worker));
                         }
-                        ClaimDecision::Start(slot) => starting[tenant] = Some(slot),
+                        ClaimDecision::Start(slot) => starting[tenant].push((slot, None, false)),
                         ClaimDecision::Evict(worker) => prop_assert_eq!(busy.get(&worker).copied().unwrap_or(0), 0),
-                        ClaimDecision::Wait => prop_assert!(starting[tenant].is_some()),
+                        ClaimDecision::Wait => prop_assert!(!starting[tenant].is_empty()),
                         ClaimDecision::Full => {}
                     },
-                    Step::Started(tenant) => if let Some(slot) = starting[tenant].take() {
+                    Step::Extra(tenant, wanted) => {
+                        let before = table.workers(&name(tenant)).len() + starting[tenant].len();
+                        match table.claim_extra(&name(tenant), &anywhere, wanted) {
+                            Some(ExtraStart { slot, spare }) => {
+                                prop_assert!(before < wanted);
+                                starting[tenant].push((slot, spare, true));
+                            }
+                            None => prop_assert!(before >= wanted || before == 2 || !table.has_room(0) || !table.has_room(1)),
+                        }
+                    }
+                    Step::Started(tenant) => if let Some((slot, spare, is_extra)) = starting[tenant].pop() {
                         next += 1;
-                        owner.insert(next, tenant);
-                        table.started(&name(tenant), slot, next, now);
+                        let worker = spare.unwrap_or(next);
+                        prop_assert!(owner.insert(worker, tenant).is_none());
+                        if is_extra {
+                            table.started_extra(&name(tenant), slot, worker, now);
+                        } else {
+                            table.started(&name(tenant), slot, worker, now);
+                        }
                     },
-                    Step::Failed(tenant) => if let Some(slot) = starting[tenant].take() {
+                    Step::Failed(tenant) => if let Some((slot, ..)) = starting[tenant].pop() {
                         table.start_failed(&name(tenant), slot);
                     },
                     Step::Release(tenant) => if let Some(at) = held.iter().position(|(t, _)| *t == tenant) {
                         let (_, worker) = held.remove(at);
                         *busy.get_mut(&worker).unwrap() -= 1;
-                        table.release(&name(tenant), &worker, Duration::from_secs(10), false, now);
+                        table.release(&name(tenant), &worker, Duration::from_secs(10), now);
                     },
+                    // One that is being made ready for a tenant is not in the table.
+                    Step::Died(worker) if starting.iter().flatten().any(|(_, spare, _)| *spare == Some(worker)) => {}
                     Step::Died(worker) => {
                         table.died(&worker);
                         busy.remove(&worker);
@@ -425,9 +464,13 @@ mod tests {
         let mut table = WorkerTable::new([SlotLimits { spares: 0, workers_max: 8 }]);
         let now = Instant::now();
         for (index, always_on) in [(0, false), (1, true)] {
-            assert_eq!(table.claim(&name(index), &[vec![0]], now), ClaimDecision::Start(0));
+            assert_eq!(table.claim(&name(index), &[vec![0]], 1, now), ClaimDecision::Start(0));
             table.started(&name(index), 0, index, now);
-            table.release(&name(index), &index, Duration::from_secs(5), always_on, now);
+            table.claim(&name(index), &[vec![0]], 1, now);
+            table.release(&name(index), &index, Duration::from_secs(5), now);
+            let kept = FunctionName::new("kept").unwrap();
+            let kept_for: Kept = always_on.then(|| ((name(index), 0), vec![kept])).into_iter().collect();
+            table.keep(&kept_for);
         }
         assert!(table.retire(now + Duration::from_secs(4)).is_empty());
         assert_eq!(table.retire(now + Duration::from_secs(5)), [0]);
@@ -442,16 +485,16 @@ mod tests {
         let candidates = [vec![1, 2], vec![0]];
         let mut placed = Vec::new();
         for index in 0..6 {
-            let ClaimDecision::Start(slot) = table.claim(&name(index), &candidates, now) else {
+            let ClaimDecision::Start(slot) = table.claim(&name(index), &candidates, 1, now) else {
                 panic!("there is room")
             };
             table.started(&name(index), slot, index, now + Duration::from_secs(index as u64));
             placed.push(slot);
         }
         assert_eq!(placed, [1, 2, 1, 2, 0, 0]);
-        assert_eq!(table.claim(&name(3), &candidates, now), ClaimDecision::Use(3));
+        assert_eq!(table.claim(&name(3), &candidates, 1, now), ClaimDecision::Use(3));
         assert_eq!(
-            table.claim(&name(3), &[vec![0]], now + Duration::from_secs(9)),
+            table.claim(&name(3), &[vec![0]], 1, now + Duration::from_secs(9)),
             ClaimDecision::Evict(4),
             "it needs a worker of its own there"
         );
@@ -463,24 +506,24 @@ mod tests {
         let start = Instant::now();
         for index in 0..2 {
             let now = start + Duration::from_secs(index as u64);
-            assert_eq!(table.claim(&name(index), &[vec![0]], now), ClaimDecision::Start(0));
+            assert_eq!(table.claim(&name(index), &[vec![0]], 1, now), ClaimDecision::Start(0));
             table.started(&name(index), 0, index, now);
         }
         let later = start + Duration::from_secs(9);
-        assert_eq!(table.claim(&name(2), &[vec![0]], start), ClaimDecision::Full, "it may hold the gpu yet");
-        assert_eq!(table.claim(&name(2), &[vec![0]], later), ClaimDecision::Evict(0));
-        assert_eq!(table.claim(&name(2), &[vec![0]], start), ClaimDecision::Full, "it has not ended yet");
+        assert_eq!(table.claim(&name(2), &[vec![0]], 1, start), ClaimDecision::Full, "it may hold the gpu yet");
+        assert_eq!(table.claim(&name(2), &[vec![0]], 1, later), ClaimDecision::Evict(0));
+        assert_eq!(table.claim(&name(2), &[vec![0]], 1, start), ClaimDecision::Full, "it has not ended yet");
         assert_eq!(
-            table.claim(&name(1), &[vec![0]], start),
+            table.claim(&name(1), &[vec![0]], 1, start),
             ClaimDecision::Use(1),
             "whoever is there is not disturbed"
         );
         table.died(&0);
-        assert_eq!(table.claim(&name(2), &[vec![0]], start), ClaimDecision::Start(0));
+        assert_eq!(table.claim(&name(2), &[vec![0]], 1, start), ClaimDecision::Start(0));
         table.started(&name(2), 0, 2, start);
-        assert_eq!(table.claim(&name(2), &[vec![0]], start), ClaimDecision::Use(2));
-        assert_eq!(table.claim(&name(3), &[vec![0]], start), ClaimDecision::Full, "both are busy");
-        assert!(table.release(&name(1), &1, Duration::from_secs(9), false, start));
-        assert_eq!(table.claim(&name(3), &[vec![0]], later), ClaimDecision::Evict(1));
+        assert_eq!(table.claim(&name(2), &[vec![0]], 1, start), ClaimDecision::Use(2));
+        assert_eq!(table.claim(&name(3), &[vec![0]], 1, start), ClaimDecision::Full, "both are busy");
+        assert!(table.release(&name(1), &1, Duration::from_secs(9), start));
+        assert_eq!(table.claim(&name(3), &[vec![0]], 1, later), ClaimDecision::Evict(1));
     }
 }

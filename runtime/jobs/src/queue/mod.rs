@@ -35,14 +35,12 @@ struct Waiting {
     /// The time in its [`Rank`].
     rank_at: Millis,
     expires: Millis,
-    /// When its time comes; [`READY`] if it has.
-    not_before: Millis,
+    /// Since when it could run, as far as this process knows; or, if its time has not come, when it can.
+    ready: Millis,
+    is_later: bool,
     group: GroupKey,
     is_item: bool,
 }
-
-/// The time of a job that need not wait for any.
-const READY: Millis = Millis::MIN;
 
 /// What the queue knows about a job that runs.
 #[derive(Debug)]
@@ -104,20 +102,21 @@ impl FunctionQueue {
             return;
         }
         let behind = if job.low { LOW_PRIORITY_MS } else { 0 };
+        let later = job.not_before.filter(|at| *at > now);
         let waiting = Waiting {
             rank_at: job.submitted.saturating_add(behind),
             expires: job.expires,
-            not_before: job.not_before.filter(|at| *at > now).unwrap_or(READY),
+            ready: later.unwrap_or(now),
+            is_later: later.is_some(),
             group: job.key.as_deref().map(Arc::from),
             is_item: job.batch.is_some(),
         };
         self.items.0 += usize::from(waiting.is_item);
         self.expiries.insert((waiting.expires, job.id));
-        match waiting.not_before {
-            READY => self.make_ready(job.id, &waiting),
-            at => {
-                self.later.insert((at, job.id));
-            }
+        if waiting.is_later {
+            self.later.insert((waiting.ready, job.id));
+        } else {
+            self.make_ready(job.id, &waiting);
         }
         self.waiting.insert(job.id, waiting);
     }
@@ -148,7 +147,7 @@ impl FunctionQueue {
         while let Some((at, id)) = self.later.first().copied().filter(|(at, _)| *at <= now) {
             self.later.remove(&(at, id));
             if let Some(waiting) = self.waiting.get_mut(&id) {
-                waiting.not_before = READY;
+                waiting.is_later = false;
                 let waiting = waiting.clone();
                 self.make_ready(id, &waiting);
             }
@@ -209,13 +208,12 @@ impl FunctionQueue {
         let waiting = self.waiting.remove(&id)?;
         self.items.0 -= usize::from(waiting.is_item);
         self.expiries.remove(&(waiting.expires, id));
-        match waiting.not_before {
-            READY => self.with_group(&waiting.group, |group| {
+        if waiting.is_later {
+            self.later.remove(&(waiting.ready, id));
+        } else {
+            self.with_group(&waiting.group, |group| {
                 group.ready.remove(&(waiting.rank_at, id));
-            }),
-            at => {
-                self.later.remove(&(at, id));
-            }
+            });
         }
         Some(waiting)
     }
@@ -240,6 +238,13 @@ impl FunctionQueue {
     /// Whether a job waits or runs.
     pub fn knows(&self, id: JobId) -> bool {
         self.waiting.contains_key(&id) || self.running.contains_key(&id)
+    }
+
+    /// Returns how many jobs could run now if there were room for them, and since when the next one could. Jobs whose
+    /// concurrency key is taken count too, unless no other job could run.
+    pub fn ready(&mut self, now: Millis) -> (usize, Option<Millis>) {
+        let since = self.next(now).and_then(|id| self.waiting.get(&id)).map(|waiting| waiting.ready);
+        (since.map_or(0, |_| self.waiting.len() - self.later.len()), since)
     }
 
     /// Returns how many jobs wait.
@@ -332,6 +337,7 @@ mod tests {
         later.not_before = Some(500);
         queue.add(&later, 100);
         assert_eq!((queue.next(499), queue.next_ready()), (None, Some(500)));
+        assert_eq!((queue.ready(499), queue.ready(600)), ((0, None), (1, Some(500))));
         assert_eq!(queue.take(500), Some(later.id));
         queue.done(later.id, 500);
         assert!(queue.is_empty() && queue.groups.is_empty() && queue.heads.is_empty());

@@ -6,7 +6,7 @@ use super::{dispatch, log};
 use crate::job::{Job, JobId, State};
 use crate::keys;
 use crate::runner::{Runner, WaitReason};
-use crate::view::{JobCounts, StatusView, StreamPart, StreamView, own_wait_reason};
+use crate::view::{JobCounts, StatusView, StreamPart, StreamView};
 use gannet_base::log_line::LogLine;
 use gannet_base::names::{FunctionName, TenantName};
 use gannet_state::records::{Change, Entry, Expect, Revision};
@@ -89,16 +89,6 @@ impl<R: Runner> Shared<R> {
         if used >= limits.queued { Err(ReadError::LimitReached { limit: limits.queued, used }) } else { Ok(()) }
     }
 
-    fn wait_reason(&self, job: &Job) -> Option<WaitReason> {
-        let names = (job.tenant.clone(), job.function.clone());
-        let state = self.state();
-        if state.is_paused(&names) {
-            return Some(WaitReason::Paused);
-        }
-        let served = state.functions.get(&names);
-        own_wait_reason(job).or_else(|| served.and_then(|served| served.reason))
-    }
-
     pub(super) async fn view(&self, job: &Job) -> Result<StatusView, ReadError> {
         let output = match job.state {
             State::InProgress => {
@@ -110,7 +100,7 @@ impl<R: Runner> Shared<R> {
                 self.output(job).await?.map(|json| raw(&json)).transpose()?
             }
         };
-        Ok(StatusView::new(job, output, self.wait_reason(job)))
+        Ok(self.explained(job, StatusView::new(job, output, self.wait_reason(job))))
     }
 }
 
@@ -343,7 +333,9 @@ impl<R: Runner> Jobs<R> {
             ..served.counts
         };
         let reason = if is_paused { Some(WaitReason::Paused) } else { served.reason };
-        (counts, reason.filter(|_| counts.in_queue > 0))
+        drop(state);
+        let reason = if counts.in_queue > 0 { self.shared.refined(names, reason) } else { None };
+        (counts, reason)
     }
 
     /// Returns what a tenant's jobs take: those that wait or run, and the bytes that are kept.
@@ -374,7 +366,8 @@ impl<R: Runner> Jobs<R> {
             }
             let Some((job, _)) = self.shared.read(*id).await? else { continue };
             if state.is_none_or(|state| state == job.state) {
-                found.push(StatusView::new(&job, None, self.shared.wait_reason(&job)));
+                let reason = self.shared.wait_reason(&job);
+                found.push(self.shared.explained(&job, StatusView::new(&job, None, reason)));
             }
         }
         Ok((found, None))

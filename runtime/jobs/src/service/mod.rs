@@ -43,6 +43,7 @@ mod shared;
 mod schedule_tests;
 mod state;
 mod sweep;
+mod waits;
 mod webhooks;
 
 pub use crate::runner::JobLimits;

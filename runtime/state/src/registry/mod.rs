@@ -78,11 +78,11 @@ impl Tenant {
         TenantRecord { quarantine: self.quarantine.to_vec(), ..self.record.clone() }
     }
 
-    /// Returns whether the tenant may keep GPU memory without requests (`scale.min`): it is not suspended, its limits
-    /// allow it, and it can still spend.
-    pub fn may_stay_resident(&self, now: jiff::Timestamp) -> bool {
+    /// Returns whether the tenant may keep GPU memory without requests (`scale.min`) on a server with so many GPU slots: it
+    /// is not suspended, its limits allow it, and it can still spend.
+    pub fn may_stay_resident(&self, now: jiff::Timestamp, slots: usize) -> bool {
         let spent = self.account.spent(now).micro_units;
-        let kept = self.resident_gpu_bytes(None, 0).div_ceil(1 << 20);
+        let kept = self.resident_gpu_bytes(None, 0, slots).div_ceil(1 << 20);
         !self.record.suspended
             && self.limits.resident_gpu_mib > 0
             && kept <= self.limits.resident_gpu_mib
@@ -94,28 +94,38 @@ impl Tenant {
         self.quarantine.iter().any(|record| hex::encode(record.source) == kernel.source)
     }
 
-    /// Returns the GPU memory in bytes that the functions with `scale.min` keep: their assets, each counted once, and
-    /// `context`, the bytes that a worker's device takes by itself. `other` is a function to count in addition, or in
-    /// place of the deployed one of that name.
+    /// Returns the GPU memory in bytes that the functions with `scale.min` keep in all workers together, of which there are
+    /// at most `slots`: in each their assets, each counted once, and `context`, the bytes that its device takes by itself.
+    /// `other` is a function with its assets and its `scale.min`, to count in addition, or in place of the deployed one of
+    /// that name.
     pub fn resident_gpu_bytes(
         &self,
-        other: Option<(&FunctionName, &BTreeMap<String, PinnedAsset>)>,
+        other: Option<(&FunctionName, &BTreeMap<String, PinnedAsset>, u64)>,
         context: u64,
+        slots: usize,
     ) -> u64 {
         let current = self.functions.values().map(|function| &function.current);
-        let kept = current.filter(|version| version.manifest().scale.min > 0);
-        let kept = kept.filter(|version| other.is_none_or(|(name, _)| *name != version.function));
-        let mut assets: HashMap<&str, u64> = HashMap::new();
-        let mut any = other.is_some();
-        for version in kept {
-            any = true;
-            assets.extend(version.record.assets.values().map(|asset| (asset.digest.as_str(), asset.size)));
-        }
-        if let Some((_, more)) = other {
-            assets.extend(more.values().map(|asset| (asset.digest.as_str(), asset.size)));
-        }
-        if any { context + assets.values().sum::<u64>() } else { 0 }
+        let current = current.filter(|version| other.is_none_or(|(name, ..)| *name != version.function));
+        let mut kept: Vec<_> = current.map(|version| (version.manifest().scale.min, &version.record.assets)).collect();
+        kept.extend(other.map(|(_, assets, min)| (min, assets)));
+        let most = kept.iter().map(|(min, _)| *min).max().unwrap_or(0).min(slots as u64);
+        let of_worker =
+            |at: u64| kept_bytes(kept.iter().filter(|(min, _)| *min > at).map(|(_, assets)| *assets), context);
+        (0..most).map(of_worker).sum()
     }
+
+    /// Returns the GPU memory in bytes that a worker keeps for these functions.
+    pub fn resident_gpu_bytes_for(&self, functions: &[FunctionName], context: u64) -> u64 {
+        let kept = self.functions.values().filter(|function| functions.contains(&function.name));
+        kept_bytes(kept.map(|function| &function.current.record.assets), context)
+    }
+}
+
+/// Returns the bytes of a device and of these assets, each counted once.
+fn kept_bytes<'a>(kept: impl Iterator<Item = &'a BTreeMap<String, PinnedAsset>>, context: u64) -> u64 {
+    let assets: HashMap<&str, u64> =
+        kept.flat_map(|assets| assets.values()).map(|asset| (asset.digest.as_str(), asset.size)).collect();
+    context + assets.values().sum::<u64>()
 }
 
 /// Everything that requests need of the registry, at one moment.
