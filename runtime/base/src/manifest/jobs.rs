@@ -105,7 +105,7 @@ impl JobSettings {
     }
 
     /// Returns the settings that are numbers: name, value, smallest and largest allowed value.
-    pub(super) fn bounds(&self) -> [(&'static str, u64, u64, u64); 11] {
+    pub(super) fn bounds(&self) -> [(&'static str, u64, u64, u64); 12] {
         let (instances, week_ms) = (u64::from(INSTANCES_MAX), WEEK_S * 1000);
         [
             ("jobs.retries", self.retries, 0, 100),
