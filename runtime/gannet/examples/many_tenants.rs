@@ -9,6 +9,7 @@ use gannet_base::manifest::Manifest;
 use gannet_base::names::{FunctionName, TenantName};
 use gannet_base::records::{FunctionRecord, KeyRecord, TenantRecord, VersionRecord};
 use gannet_base::scopes::Scopes;
+use gannet_state::records::blobs::BlobKind;
 use gannet_state::store::{Store, WriteBatch};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -35,7 +36,8 @@ fn record(digest: &str, size: u64) -> VersionRecord {
     }
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args_os().skip(1);
     let (Some(data), Some(count), Some(component)) = (arguments.next(), arguments.next(), arguments.next()) else {
         return Err("many_tenants DATA COUNT COMPONENT.wasm".into());
@@ -72,9 +74,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             change = change.version(&tenant, &function, &record(&digest, bytes.len() as u64))?;
         }
         if number % 1000 == 0 {
-            let place = store.files().component(&tenant, &digest);
-            std::fs::create_dir_all(place.parent().ok_or("no folder")?)?;
-            std::fs::write(place, &bytes)?;
+            store.blobs(BlobKind::Component, &tenant).put(bytes.clone()).await?;
         }
         if (number + 1) % AT_ONCE == 0 {
             store.commit_blocking(std::mem::take(&mut change))?;

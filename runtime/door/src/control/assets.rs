@@ -19,6 +19,7 @@ use gannet_api::{AssetUpload, AssetView, Assets, Deleted};
 use gannet_base::names::{AssetName, TenantName};
 use gannet_base::records::AssetRecord;
 use gannet_fleet::inbound::{BODY_IDLE_MAX, discard_refused};
+use gannet_state::records::blobs::BlobKind;
 use gannet_state::registry::Tenant;
 use gannet_state::store::StoreError;
 use gannet_state::store::uploads::{ReceivedAsset, Upload, UploadWriter};
@@ -250,10 +251,9 @@ impl Control {
         digest: &str,
     ) -> Result<Option<http::Response<gannet_base::body::ResponseBody>>, ControlError> {
         let _protected_files = self.registry.protect_files(&grant.tenant, digest);
-        let Ok(metadata) = std::fs::metadata(self.registry.store().files().asset(&grant.tenant, digest)) else {
-            return Ok(None);
-        };
-        let named = self.assign_name(grant, name, digest.to_owned(), metadata.len()).await?;
+        let assets = self.registry.store().blobs(BlobKind::Asset, &grant.tenant);
+        let Some(size) = assets.size(digest).await? else { return Ok(None) };
+        let named = self.assign_name(grant, name, digest.to_owned(), size).await?;
         self.registry.store().files().drop_upload(&grant.tenant, name);
         Ok(Some(named))
     }
@@ -332,9 +332,11 @@ impl Control {
     ) -> Result<(AssetRecord, bool), ControlError> {
         let _protected_files = self.registry.protect_files(tenant, &arrived.digest);
         let (digest, size) = (arrived.digest.clone(), arrived.size);
-        let (store, owner) = (Arc::clone(self.registry.store()), tenant.clone());
-        let (_adding, kept) = blocking(move || (adding, store.files().store_asset(&owner, &arrived))).await?;
-        kept.map_err(ControlError::from)?;
+        let assets = self.registry.store().blobs(BlobKind::Asset, tenant);
+        // Goes on if the client leaves.
+        let storing = tokio::spawn(async move { (adding, assets.put_file(&arrived.path, &arrived.digest).await) });
+        let (_adding, stored) = storing.await.map_err(|error| ControlError::Internal(error.to_string()))?;
+        stored?;
         let record = AssetRecord { digest, size, put: jiff::Timestamp::now() };
         let named = self.registry.put_asset(tenant, name, record.clone()).await.map_err(ControlError::from);
         // If only the store failed, the upload can still be finished.

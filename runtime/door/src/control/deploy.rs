@@ -5,17 +5,15 @@ use crate::control::arguments::json_needed;
 use crate::control::authorize::TenantGrant;
 use crate::control::call::{ApiCall, CallResult};
 use crate::control::error::ControlError;
-use crate::control::upload::ReceivedComponent;
 use crate::control::{Control, upload};
 use crate::respond::{ReplyStatus, json};
 use gannet_api::Deployed;
 use gannet_base::manifest::Manifest;
 use gannet_base::names::{AssetName, FunctionName};
 use gannet_base::records::{PinnedAsset, VersionRecord};
-use gannet_fleet::build;
 use gannet_fleet::build::{BuildBudget, BuildRequest};
+use gannet_state::records::blobs::BlobKind;
 use gannet_state::registry::DeployOptions;
-use gannet_state::store::Store;
 use gannet_state::store::report::kernel_records;
 use hyper::body::Body;
 use std::collections::BTreeMap;
@@ -31,17 +29,6 @@ fn options(call: &ApiCall) -> Result<DeployOptions, ControlError> {
         tag: call.query.get("tag").map(ToOwned::to_owned),
         expected_current: None,
     })
-}
-
-/// Moves an uploaded component to its place.
-async fn store_component(
-    store: Arc<Store>,
-    grant: &TenantGrant,
-    upload: &ReceivedComponent,
-) -> Result<(), ControlError> {
-    let (tenant, digest, path) = (grant.tenant.clone(), upload.digest.clone(), upload.path.clone());
-    let kept = tokio::task::spawn_blocking(move || build::store_component(&store, &tenant, &digest, &path)).await;
-    Ok(kept.map_err(|error| ControlError::Internal(error.to_string()))??)
 }
 
 impl Control {
@@ -109,7 +96,7 @@ impl Control {
         let limit = grant.owner.limits.component_mib << 20;
         let _receiving = self.builder.receiving(&grant.tenant).map_err(ControlError::from)?;
         self.check_space(call.inbound.body.size_hint().exact().unwrap_or(limit).min(limit))?;
-        let mut upload = upload::receive(call.inbound, store.files(), &grant.tenant, limit).await?;
+        let mut upload = upload::receive(call.inbound, &store, &grant.tenant, limit).await?;
         let protected_files = self.registry.protect_files(&grant.tenant, &upload.digest);
         // A key for one function may name what that function has had, and else must send the bytes: a component contains
         // kernels, which it could then read.
@@ -120,9 +107,16 @@ impl Control {
                 all.any(|version| version.record.digest == upload.digest)
             })
         };
-        if upload.already_stored && (!upload.path.exists() || (grant.only.is_some() && !is_own())) {
-            return Err(ControlError::NotFound.into());
-        }
+        let components = store.blobs(BlobKind::Component, &grant.tenant);
+        let component = match &upload.path {
+            Some(path) => path.clone(),
+            None if grant.only.is_some() && !is_own() => return Err(ControlError::NotFound.into()),
+            // It may have been removed meanwhile. From here on it is protected.
+            None => {
+                let stored = components.local_file(&upload.digest).await.map_err(ControlError::from)?;
+                stored.ok_or(ControlError::NotFound)?
+            }
+        };
         let manifest = upload.manifest.take().unwrap_or_default();
         if let Some(own) = manifest.name.as_ref().filter(|own| **own != name) {
             let message = format!("the manifest is for {own:?}, the request for {name:?}");
@@ -144,14 +138,18 @@ impl Control {
         };
         // Check first, so that a refused deploy starts no build.
         self.check_deploy(grant, &name, &record, &options)?;
-        self.build(grant, &mut record, (&upload.path, false)).await?;
+        self.build(grant, &mut record, (&component, false)).await?;
         if dry_run {
             drop(protected_files);
             self.registry.sweep_components(&grant.tenant, names(&record));
             return self.dry_run_response(grant, &name, &record, &options);
         }
         let names = names(&record);
-        let stored = if upload.already_stored { Ok(()) } else { store_component(store, grant, &upload).await };
+        // As it was uploaded, so that later engines can compile it.
+        let stored = match &upload.path {
+            Some(path) => components.put_file(path, &upload.digest).await.map_err(ControlError::from),
+            None => Ok(()),
+        };
         let put = match stored {
             Ok(()) => self.put(grant, &name, record, options).await,
             Err(error) => Err(error.into()),
@@ -180,7 +178,8 @@ impl Control {
         record: &mut VersionRecord,
         (component, is_deployed): (&Path, bool),
     ) -> Result<(), ControlError> {
-        let wanted = BuildRequest::of(self.registry.store(), &grant.tenant, record, component);
+        let wanted = BuildRequest::of(self.registry.store(), &grant.tenant, record, component).await;
+        let wanted = wanted.map_err(ControlError::from)?;
         let wanted = if is_deployed { wanted.of_deployed() } else { wanted };
         let budget = BuildBudget {
             account: Arc::clone(&grant.owner.account),
@@ -214,7 +213,10 @@ impl Control {
         // The build's name changes with what `init` can read. Then `init` must run again.
         let protected_files = self.registry.protect_files(&grant.tenant, &record.digest);
         if record.build_name() != current.record.build_name() {
-            let component = self.registry.store().files().component(&grant.tenant, &record.digest);
+            let components = self.registry.store().blobs(BlobKind::Component, &grant.tenant);
+            let component = components.local_file(&record.digest).await.map_err(ControlError::from)?;
+            let gone = || ControlError::Internal(format!("the component {} is not stored", record.digest));
+            let component = component.ok_or_else(gone)?;
             self.build(grant, &mut record, (&component, true)).await?;
         }
         if dry_run {

@@ -97,7 +97,7 @@ impl Control {
         }
         let (store, gone) = (Arc::clone(self.registry.store()), name.clone());
         // The name is never used again, so nobody can need these files later.
-        let removed = tokio::task::spawn_blocking(move || store.files().remove_tenant(&gone)).await;
+        let removed = tokio::task::spawn_blocking(move || store.remove_tenant(&gone)).await;
         removed.map_err(|error| ControlError::Internal(error.to_string()))?;
         tracing::info!(tenant = %name, "a tenant was deleted");
         Ok(json(ReplyStatus::Ok, &Deleted { deleted: name.to_string() }))

@@ -5,6 +5,8 @@ use bytes::Bytes;
 use gannet_base::manifest::Manifest;
 use gannet_base::names::TenantName;
 use gannet_fleet::inbound::{BODY_IDLE_MAX, InboundRequest};
+use gannet_state::records::blobs::BlobKind;
+use gannet_state::store::Store;
 use gannet_state::store::files::Files;
 use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, BodyStream, Limited};
@@ -35,9 +37,8 @@ pub(super) async fn collect(body: Incoming, limit: u64, what: &'static str) -> R
 /// A component in a temporary file, which is removed when this is dropped; or a component that is stored already.
 #[derive(Debug)]
 pub(super) struct ReceivedComponent {
-    pub(super) path: PathBuf,
-    /// Whether the component was stored before and nothing was uploaded.
-    pub(super) already_stored: bool,
+    /// None if the component was stored before and nothing was uploaded.
+    pub(super) path: Option<PathBuf>,
     pub(super) digest: String,
     pub(super) size: u64,
     pub(super) manifest: Option<Manifest>,
@@ -45,17 +46,17 @@ pub(super) struct ReceivedComponent {
 
 impl Drop for ReceivedComponent {
     fn drop(&mut self) {
-        if !self.already_stored {
-            // This fails if the component was stored, because its file was moved.
-            let _ = std::fs::remove_file(&self.path);
+        if let Some(path) = &self.path {
+            // If this fails, the next start removes it.
+            let _ = std::fs::remove_file(path);
         }
     }
 }
 
 impl ReceivedComponent {
     /// Finds a component that the tenant has uploaded before.
-    fn find_stored(
-        files: &Files,
+    async fn find_stored(
+        store: &Store,
         tenant: &TenantName,
         digest: &str,
         manifest: Option<Manifest>,
@@ -63,9 +64,8 @@ impl ReceivedComponent {
         if digest.len() != 64 || !digest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(ControlError::Invalid("the digest is not SHA-256 in hex".into()));
         }
-        let path = files.component(tenant, digest);
-        let metadata = std::fs::metadata(&path).map_err(|_| ControlError::NotFound)?;
-        Ok(Self { path, already_stored: true, digest: digest.to_owned(), size: metadata.len(), manifest })
+        let size = store.blobs(BlobKind::Component, tenant).size(digest).await?.ok_or(ControlError::NotFound)?;
+        Ok(Self { path: None, digest: digest.to_owned(), size, manifest })
     }
 }
 
@@ -94,14 +94,14 @@ impl ComponentFile {
 
     fn finish(self, manifest: Option<Manifest>) -> ReceivedComponent {
         let digest = hex::encode(self.hash.finalize());
-        ReceivedComponent { path: self.path, already_stored: false, digest, size: self.size, manifest }
+        ReceivedComponent { path: Some(self.path), digest, size: self.size, manifest }
     }
 }
 
 /// Receives a component, with or without a manifest.
 pub(super) async fn receive(
     inbound: InboundRequest,
-    files: &Files,
+    store: &Store,
     tenant: &TenantName,
     limit: u64,
 ) -> Result<ReceivedComponent, ControlError> {
@@ -109,8 +109,8 @@ pub(super) async fn receive(
         inbound.parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match essence.as_str() {
-        "application/wasm" => plain(inbound, files, limit).await,
-        "multipart/form-data" => multipart(inbound, files, tenant, limit, &media_type).await,
+        "application/wasm" => plain(inbound, store.files(), limit).await,
+        "multipart/form-data" => multipart(inbound, store, tenant, limit, &media_type).await,
         "" => Err(ControlError::UnsupportedMediaType("of no type".into())),
         other => Err(ControlError::UnsupportedMediaType(other.chars().take(100).collect())),
     }
@@ -163,7 +163,7 @@ fn broken(error: &multer::Error) -> ControlError {
 
 async fn multipart(
     inbound: InboundRequest,
-    files: &Files,
+    store: &Store,
     tenant: &TenantName,
     limit: u64,
     media_type: &str,
@@ -191,7 +191,7 @@ async fn multipart(
             }
             "digest" if digest.is_none() => digest = Some(text(&mut field, "digest", 64).await?),
             "component" if component.is_none() => {
-                let mut sink = ComponentFile::new(files, limit)?;
+                let mut sink = ComponentFile::new(store.files(), limit)?;
                 remove = Some(RemoveOnError(Some(sink.path.clone())));
                 while let Some(part) = chunk(&mut field).await? {
                     sink.write(&part)?;
@@ -207,7 +207,7 @@ async fn multipart(
         }
     }
     if let (Some(digest), None) = (&digest, &component) {
-        return ReceivedComponent::find_stored(files, tenant, digest, manifest);
+        return ReceivedComponent::find_stored(store, tenant, digest, manifest).await;
     }
     let component = component.filter(|_| digest.is_none());
     let component =

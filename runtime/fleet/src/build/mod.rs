@@ -31,6 +31,7 @@ use gannet_base::quota::permits::ServerPermits;
 use gannet_base::records::VersionRecord;
 use gannet_process::spawn::Spawner;
 use gannet_state::config::LiveConfig;
+use gannet_state::records::blobs::{BlobKind, BlobStore};
 use gannet_state::registry::Version;
 use gannet_state::store::report::StoredReport;
 use gannet_state::store::{Store, space};
@@ -88,22 +89,31 @@ pub struct BuildRequest {
 
 impl BuildRequest {
     /// Returns the build request for a version whose component is the file `component`.
-    pub fn of(store: &Store, tenant: &TenantName, record: &VersionRecord, component: &Path) -> Self {
+    pub async fn of(
+        store: &Store,
+        tenant: &TenantName,
+        record: &VersionRecord,
+        component: &Path,
+    ) -> Result<Self, BuildError> {
         let manifest = &record.manifest;
-        let init = manifest.build.snapshot.then(|| {
-            let assets = record.assets.iter();
+        let mut init = None;
+        if manifest.build.snapshot {
             let spec = InitSpec {
                 env: manifest.env.clone(),
-                assets: assets.clone().map(|(name, pinned)| pinned.bundled(name)).collect(),
+                assets: record.assets.iter().map(|(name, pinned)| pinned.bundled(name)).collect(),
                 memory_bytes: manifest.limits.memory_mib << 20,
                 bytes_max: SNAPSHOT_BYTES_MAX,
             };
-            (spec, assets.map(|(_, pinned)| store.files().asset(tenant, &pinned.digest)).collect())
-        });
+            let (assets, mut files) = (store.blobs(BlobKind::Asset, tenant), Vec::new());
+            for pinned in record.assets.values() {
+                files.push(stored_file(&*assets, &pinned.digest).await?);
+            }
+            init = Some((spec, files));
+        }
         // The memory that `init` leaves is stored as it is.
         let memory =
             if manifest.build.snapshot { (manifest.limits.memory_mib << 20).min(SNAPSHOT_BYTES_MAX) } else { 0 };
-        Self {
+        Ok(Self {
             compiled_bytes_max: (record.size * COMPILED_FACTOR + memory + COMPILED_BYTES_MORE).min(COMPILED_BYTES_MAX),
             is_deployed: false,
             name: record.build_name(),
@@ -111,7 +121,7 @@ impl BuildRequest {
             component: component.to_owned(),
             classes: manifest.gpu.class.clone(),
             init,
-        }
+        })
     }
 
     /// Says that the component is deployed already.
@@ -350,9 +360,10 @@ impl BuildService {
     }
 
     async fn rebuild(self: &Arc<Self>, version: &Version) -> Result<Built, BuildError> {
-        let component = self.store.files().component(&version.tenant, &version.record.digest);
-        let wanted = BuildRequest::of(&self.store, &version.tenant, &version.record, &component).of_deployed();
-        self.build(&version.tenant, wanted, None).await
+        let (tenant, record) = (&version.tenant, &version.record);
+        let component = stored_file(&*self.store.blobs(BlobKind::Component, tenant), &record.digest).await?;
+        let wanted = BuildRequest::of(&self.store, tenant, record, &component).await?.of_deployed();
+        self.build(tenant, wanted, None).await
     }
 
     /// Returns the kernels of a deployed version, with their sources. Builds the version anew if they are missing or
@@ -383,14 +394,8 @@ impl Drop for RemoveOnDrop<'_> {
     }
 }
 
-/// Moves an upload to its final path. The component is kept as it was uploaded, so that later engines can compile it.
-pub fn store_component(store: &Store, tenant: &TenantName, digest: &str, from: &Path) -> io::Result<()> {
-    let to = store.files().component(tenant, digest);
-    if to.exists() {
-        // A concurrent deploy may have stored it and not synced the folder yet.
-        gannet_state::store::files::sync_folder(to.parent().unwrap_or(Path::new("/")))?;
-        return std::fs::remove_file(from);
-    }
-    OpenOptions::new().read(true).open(from)?;
-    store.files().move_durably(from, &to)
+/// Returns a file with bytes that a tenant has uploaded.
+async fn stored_file(blobs: &dyn BlobStore, digest: &str) -> io::Result<PathBuf> {
+    let gone = || io::Error::new(io::ErrorKind::NotFound, format!("the upload {digest} is not stored"));
+    blobs.local_file(digest).await?.ok_or_else(gone)
 }

@@ -171,7 +171,12 @@ impl Worker {
         let bundle = bundle(version, kernels, vault.open(version)?).map_err(failed)?;
         let name = (version.tenant.clone(), version.function.clone());
         self.owners.lock().unwrap_or_else(PoisonError::into_inner).insert(version.key, name);
-        let assets: Vec<File> = version.assets.iter().map(File::open).collect::<Result<_, _>>().map_err(failed)?;
+        let mut assets = Vec::new();
+        for pinned in version.record.assets.values() {
+            let file = version.assets.local_file(&pinned.digest).await.map_err(failed)?;
+            let gone = || PoolError::Internal(format!("the asset {:?} is not stored", pinned.asset.as_str()));
+            assets.push(File::open(file.ok_or_else(gone)?).map_err(failed)?);
+        }
         let message = ToWorker::Load { version: version.key };
         let mut descriptors = vec![component.as_fd(), bundle.as_fd()];
         descriptors.extend(assets.iter().map(AsFd::as_fd));

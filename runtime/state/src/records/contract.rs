@@ -3,12 +3,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use super::blobs::BlobStore;
-use super::local::{LocalStore, blobs::LocalBlobs};
-use super::simulated::{SimulatedBlobs, SimulatedStore};
+use super::blobs::{BlobStore, TenantBlobs};
+use super::local::{LocalStore, blobs::LocalBlobs, tenant_blobs::LocalTenantBlobs};
+use super::simulated::{SimulatedBlobs, SimulatedStore, SimulatedTenantBlobs};
 use super::{
     CHANGES_MAX, COMMIT_BYTES_MAX, Change, CommitError, Entry, Expect, KEY_BYTES_MAX, RecordStore, Revision,
-    VALUE_BYTES_MAX, Watch, Watched,
+    VALUE_BYTES_MAX, Watch, Watched, contract_of_blobs,
 };
 use crate::store::Store;
 use std::sync::Arc;
@@ -16,10 +16,11 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// A store that can be closed and opened again.
-trait Rig: Sized {
+pub(super) trait Rig: Sized {
     fn new() -> Self;
     fn store(&self) -> Arc<dyn RecordStore>;
     fn blobs(&self) -> Arc<dyn BlobStore>;
+    fn tenant_blobs(&self) -> Arc<dyn TenantBlobs>;
     fn reopen(self) -> Self;
 }
 
@@ -33,6 +34,9 @@ impl Local {
     fn at(folder: TempDir) -> Self {
         let store = Arc::new(LocalStore::open(&folder.path().join("records")).unwrap());
         let blobs = Arc::new(LocalBlobs::open(&folder.path().join("blobs")).unwrap());
+        for name in ["components", "assets", "incoming"] {
+            std::fs::create_dir_all(folder.path().join(name)).unwrap();
+        }
         Self { folder, store, blobs }
     }
 }
@@ -46,6 +50,9 @@ impl Rig for Local {
     }
     fn blobs(&self) -> Arc<dyn BlobStore> {
         self.blobs.clone()
+    }
+    fn tenant_blobs(&self) -> Arc<dyn TenantBlobs> {
+        Arc::new(LocalTenantBlobs::new(self.folder.path()))
     }
     fn reopen(self) -> Self {
         drop(Arc::into_inner(self.store).unwrap());
@@ -78,6 +85,9 @@ impl Rig for Sled {
     fn blobs(&self) -> Arc<dyn BlobStore> {
         self.blobs.clone()
     }
+    fn tenant_blobs(&self) -> Arc<dyn TenantBlobs> {
+        self.store.tenant_blobs().clone()
+    }
     fn reopen(self) -> Self {
         drop(self.store);
         Self::at(self.folder)
@@ -87,11 +97,12 @@ impl Rig for Sled {
 struct Simulated {
     store: Arc<SimulatedStore>,
     blobs: Arc<SimulatedBlobs>,
+    tenants: Arc<SimulatedTenantBlobs>,
 }
 
 impl Rig for Simulated {
     fn new() -> Self {
-        Self { store: Arc::new(SimulatedStore::new(7)), blobs: Arc::new(SimulatedBlobs::new()) }
+        Self { store: Arc::new(SimulatedStore::new(7)), blobs: Arc::default(), tenants: Arc::default() }
     }
     fn store(&self) -> Arc<dyn RecordStore> {
         self.store.clone()
@@ -99,8 +110,11 @@ impl Rig for Simulated {
     fn blobs(&self) -> Arc<dyn BlobStore> {
         self.blobs.clone()
     }
+    fn tenant_blobs(&self) -> Arc<dyn TenantBlobs> {
+        self.tenants.clone()
+    }
     fn reopen(self) -> Self {
-        Self { store: Arc::new(self.store.crash()), blobs: self.blobs }
+        Self { store: Arc::new(self.store.crash()), blobs: self.blobs, tenants: self.tenants }
     }
 }
 
@@ -118,6 +132,9 @@ impl Rig for Late {
     }
     fn blobs(&self) -> Arc<dyn BlobStore> {
         self.0.blobs()
+    }
+    fn tenant_blobs(&self) -> Arc<dyn TenantBlobs> {
+        self.0.tenant_blobs()
     }
     fn reopen(self) -> Self {
         Self(self.0.reopen())
@@ -140,7 +157,7 @@ async fn all_hold<R: Rig>() {
     a_watch_of_what_is_forgotten_says_so(R::new()).await;
     a_watch_ends_with_the_store(R::new()).await;
     concurrent_counters_count_exactly(R::new()).await;
-    blobs_are_kept_by_their_digest(R::new()).await;
+    contract_of_blobs::all_hold::<R>().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -444,24 +461,4 @@ async fn concurrent_counters_count_exactly(rig: impl Rig) {
     }
     let rig = rig.reopen();
     assert_eq!(rig.store().get("n").await.unwrap().unwrap().value, b"200");
-}
-
-async fn blobs_are_kept_by_their_digest(rig: impl Rig) {
-    let blobs = rig.blobs();
-    let (one, two) = (blobs.put(b"one".to_vec()).await.unwrap(), blobs.put(Vec::new()).await.unwrap());
-    assert_eq!(one, "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed");
-    assert_eq!(blobs.put(b"one".to_vec()).await.unwrap(), one);
-    drop(blobs);
-    let rig = rig.reopen();
-    let blobs = rig.blobs();
-    assert_eq!(blobs.get(&one).await.unwrap().as_deref(), Some(&b"one"[..]));
-    assert_eq!(blobs.get(&two).await.unwrap().as_deref(), Some(&b""[..]));
-    assert_eq!(blobs.get("../../etc/passwd").await.unwrap(), None);
-    let mut all = blobs.list().await.unwrap();
-    all.sort();
-    assert_eq!(all, [one.clone(), two]);
-    blobs.delete(&one).await.unwrap();
-    blobs.delete(&one).await.unwrap();
-    assert_eq!(blobs.get(&one).await.unwrap(), None);
-    assert_eq!(blobs.list().await.unwrap().len(), 1);
 }

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Implementations: [`local`] keeps the records of one machine in files; [`simulated`] is for tests, and loses what was
-//! not synced, answers late or answers "unknown". One suite, `contract.rs`, runs against all of them.
+//! not synced, answers late or answers "unknown". One suite, `contract.rs` with `contract_of_blobs.rs`, runs against all of them.
 //!
 //! Beside it: [`claims`] are leases that records hold, [`hints`] wake who waits, [`crate::streams`] keep lines in order.
 //!
@@ -24,6 +24,8 @@ pub mod simulated;
 mod simulated_blobs;
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod contract_of_blobs;
 
 use std::fmt::Debug;
 use std::future::Future;

@@ -23,7 +23,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-pub use super::simulated_blobs::SimulatedBlobs;
+pub use super::simulated_blobs::{SimulatedBlobs, SimulatedTenantBlobs};
 pub use crate::faults::Fault;
 
 #[derive(Debug)]

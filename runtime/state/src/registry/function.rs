@@ -1,7 +1,8 @@
 //! A function: its versions, the share of the requests that each gets, and the header or cookie that pins a client to a
 //! version.
 
-use crate::store::files::Files;
+use crate::records::blobs::{BlobKind, BlobStore};
+use crate::store::Store;
 use gannet_base::allowed_hosts::AllowedHost;
 use gannet_base::hop::VersionKey;
 use gannet_base::limits::TenantLimits;
@@ -77,8 +78,8 @@ pub struct Version {
     pub record_bytes: u64,
     /// Size of what its build left, in bytes.
     pub build_size: u64,
-    /// Files of its assets, in the order of their names.
-    pub assets: Vec<PathBuf>,
+    /// The assets of its tenant.
+    pub assets: Arc<dyn BlobStore>,
     /// Folder with the kernels that the builder's driver compiled, to be copied into a worker's cache.
     pub driver_cache: PathBuf,
     /// Whether the compiled component is known to exist. A newer binary compiles for another
@@ -100,8 +101,9 @@ impl Version {
         function: &FunctionName,
         record: Arc<VersionRecord>,
         limits: &TenantLimits,
-        files: &Files,
+        store: &Store,
     ) -> Self {
+        let files = store.files();
         let manifest = &record.manifest;
         let (limits, jobs) = (limits.cap(&manifest.limits), limits.cap_jobs(&manifest.jobs));
         let hosts = &manifest.http.allowed_outbound_hosts;
@@ -121,7 +123,7 @@ impl Version {
             report,
             build_size,
             record_bytes: record_bytes(&record),
-            assets: record.assets.values().map(|asset| files.asset(tenant, &asset.digest)).collect(),
+            assets: store.blobs(BlobKind::Asset, tenant),
             driver_cache,
             built: AtomicBool::new(false),
             building: tokio::sync::Mutex::new(()),

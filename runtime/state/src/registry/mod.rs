@@ -307,7 +307,7 @@ impl Registry {
         limits: &TenantLimits,
     ) -> Arc<Version> {
         let key = self.next_version_key.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Version::new(key, tenant, name, record, limits, self.store.files()))
+        Arc::new(Version::new(key, tenant, name, record, limits, &self.store))
     }
 
     /// Makes a change: runs `change` on a copy of the snapshot, commits its batch, and publishes the copy. This is a

@@ -1,6 +1,7 @@
 //! The registry over a store that loses what was not synced, answers late, refuses, or answers "unknown".
 
-use crate::records::simulated::SimulatedStore;
+use crate::records::blobs::{BlobKind, TenantBlobs};
+use crate::records::simulated::{SimulatedStore, SimulatedTenantBlobs};
 use crate::registry::{DeployOptions, KeySpec, Registry, RegistryError, Snapshot};
 use crate::store::{Store, StoreError};
 use gannet_base::limits::{LimitsChoice, TenantLimits};
@@ -20,8 +21,12 @@ struct Server {
 }
 
 fn start(records: Arc<SimulatedStore>) -> Server {
+    start_with(records, Arc::default())
+}
+
+fn start_with(records: Arc<SimulatedStore>, blobs: Arc<SimulatedTenantBlobs>) -> Server {
     let folder = tempfile::tempdir().unwrap();
-    let (store, contents) = Store::simulated(folder.path(), records.clone()).unwrap();
+    let (store, contents) = Store::simulated(folder.path(), records.clone(), blobs).unwrap();
     let registry = Registry::new(Arc::new(store), contents, [0; 32], TenantLimits::default(), 3);
     Server { registry: Arc::new(registry), records, _folder: folder }
 }
@@ -174,4 +179,42 @@ proptest! {
             }
         });
     }
+}
+
+#[tokio::test]
+async fn uploads_that_nothing_refers_to_are_removed_wherever_they_are() {
+    let (records, blobs) = (Arc::new(SimulatedStore::new(5)), Arc::new(SimulatedTenantBlobs::default()));
+    let server = start_with(records, Arc::clone(&blobs));
+    let (acme, gone) = (TenantName::new("acme").unwrap(), TenantName::new("gone").unwrap());
+    for (number, tenant) in [&acme, &gone].into_iter().enumerate() {
+        let key = KeySpec::full([u8::try_from(number).unwrap(); 32]);
+        server.registry.create_tenant(tenant, key, LimitsChoice::default()).await.unwrap();
+    }
+    let assets = blobs.of(BlobKind::Asset, &acme);
+    let (kept, unnamed) = (assets.put(b"kept".to_vec()).await.unwrap(), assets.put(b"unnamed".to_vec()).await.unwrap());
+    let component = blobs.of(BlobKind::Component, &acme).put(b"unused".to_vec()).await.unwrap();
+    for tenant in [&gone, &TenantName::new("unknown").unwrap()] {
+        blobs.of(BlobKind::Asset, tenant).put(b"left".to_vec()).await.unwrap();
+    }
+    server.registry.delete_tenant(&gone).await.unwrap();
+    let record = AssetRecord { digest: kept.clone(), size: 4, put: jiff::Timestamp::now() };
+    let guard = server.registry.protect_files(&acme, &unnamed);
+    server.registry.put_asset(&acme, &AssetName::new("a").unwrap(), record).await.unwrap();
+    server.registry.sweep_all();
+    // A change waits for the sweep.
+    server.registry.suspend(&acme, true).await.unwrap();
+    let mut left = vec![kept.clone(), unnamed];
+    left.sort();
+    assert_eq!(assets.list().await.unwrap(), left, "a request is about to name the second one");
+    assert_eq!(blobs.of(BlobKind::Component, &acme).size(&component).await.unwrap(), None);
+    assert_eq!(blobs.tenants(BlobKind::Asset).await.unwrap(), ["acme", "unknown"], "a record may have been lost");
+    drop(guard);
+    blobs.store(BlobKind::Asset, &acme).fail_next(std::io::ErrorKind::TimedOut);
+    for left in [2, 1] {
+        // The first time the store does not answer, so nothing is removed.
+        server.registry.sweep_all();
+        server.registry.suspend(&acme, left == 1).await.unwrap();
+        assert_eq!(assets.list().await.unwrap().len(), left);
+    }
+    assert_eq!(assets.list().await.unwrap(), [kept]);
 }

@@ -3,10 +3,13 @@
 //!
 //! Each removal holds the registry's lock, so that nothing refers to a file while it is removed.
 
+use crate::records::blobs::{BlobKind, BlobStore};
 use crate::registry::{Registry, Snapshot, Tenant};
 use crate::store::files::FileKind;
+use crate::wait::wait;
 use gannet_base::names::TenantName;
 use std::collections::HashSet;
+use std::io;
 use std::sync::{Arc, PoisonError};
 
 impl Registry {
@@ -18,11 +21,14 @@ impl Registry {
         let tenant = tenant.clone();
         self.sweep(move |registry, snapshot| {
             let needed = snapshot.tenants.get(&tenant).map(|owner| owner.needed_files()).unwrap_or_default();
+            let (files, components) = (registry.store.files(), registry.store.blobs(BlobKind::Component, &tenant));
             for name in &names {
-                let files = registry.store.files();
                 let remove = || files.remove_build(&tenant, name);
                 registry.remove_unneeded(&tenant, name, needed.builds.contains(name), remove);
-                let remove = || files.remove_component(&tenant, name);
+                let remove = || {
+                    remove_blob(&*components, name);
+                    files.remove_driver_cache(&tenant, name);
+                };
                 registry.remove_unneeded(&tenant, name, needed.components.contains(name), remove);
             }
         });
@@ -32,12 +38,8 @@ impl Registry {
     pub fn sweep_assets(self: &Arc<Self>, tenant: &TenantName) {
         let tenant = tenant.clone();
         self.sweep(move |registry, snapshot| {
-            let files = registry.store.files();
             let needed = snapshot.tenants.get(&tenant).map(|owner| owner.needed_files()).unwrap_or_default();
-            for digest in &files.assets(&tenant) {
-                let remove = || files.remove_asset(&tenant, digest);
-                registry.remove_unneeded(&tenant, digest, needed.assets.contains(digest), remove);
-            }
+            registry.sweep_blobs(&tenant, BlobKind::Asset, &needed.assets);
         });
     }
 
@@ -49,29 +51,42 @@ impl Registry {
             return;
         }
         self.sweep(|registry, snapshot| {
-            let files = registry.store.files();
-            for stored in files.stored_tenants() {
+            let (files, blobs) = (registry.store.files(), registry.store.tenant_blobs());
+            let mut stored_tenants = files.stored_tenants();
+            for kind in [BlobKind::Component, BlobKind::Asset] {
+                stored_tenants.extend(listed(wait(blobs.tenants(kind))));
+            }
+            for stored in stored_tenants {
                 let known = TenantName::new(&stored).ok();
                 let Some((tenant, owner)) = known.as_ref().and_then(|name| snapshot.tenants.get_key_value(name)) else {
                     match known.filter(|name| snapshot.is_deleted(name)) {
-                        Some(deleted) => files.remove_tenant(&deleted),
+                        Some(deleted) => registry.store.remove_tenant(&deleted),
                         None => tracing::warn!(tenant = stored, "there are files of an unknown tenant; they are kept"),
                     }
                     continue;
                 };
                 let needed = owner.needed_files();
+                registry.sweep_blobs(tenant, BlobKind::Component, &needed.components);
+                registry.sweep_blobs(tenant, BlobKind::Asset, &needed.assets);
                 for (kind, name, path) in files.stored_files(tenant) {
                     let is_needed = match (&name, kind) {
                         (None, _) => false,
-                        (Some(name), FileKind::Component) => needed.components.contains(name),
+                        (Some(name), FileKind::DriverCache) => needed.components.contains(name),
                         (Some(name), FileKind::Build) => needed.builds.contains(name),
-                        (Some(name), FileKind::Asset) => needed.assets.contains(name),
                     };
                     let remove = || files.remove_path(&path);
                     registry.remove_unneeded(tenant, name.as_deref().unwrap_or_default(), is_needed, remove);
                 }
             }
         });
+    }
+
+    /// Removes a tenant's blobs of one kind that are not needed. Blocks.
+    fn sweep_blobs(&self, tenant: &TenantName, kind: BlobKind, needed: &HashSet<String>) {
+        let blobs = self.store.blobs(kind, tenant);
+        for digest in &listed(wait(blobs.list())) {
+            self.remove_unneeded(tenant, digest, needed.contains(digest), || remove_blob(&*blobs, digest));
+        }
     }
 
     fn sweep(self: &Arc<Self>, remove: impl FnOnce(&Self, &Snapshot) + Send + 'static) {
@@ -101,6 +116,20 @@ impl Registry {
         if !protected.iter().any(|(owner, known)| owner == tenant && known == digest) {
             remove();
         }
+    }
+}
+
+/// Returns what a store listed. What cannot be listed is not removed now.
+fn listed(found: io::Result<Vec<String>>) -> Vec<String> {
+    found.unwrap_or_else(|error| {
+        tracing::warn!(%error, "what is stored of tenants' uploads cannot be listed; nothing of it is removed now");
+        Vec::new()
+    })
+}
+
+fn remove_blob(blobs: &dyn BlobStore, digest: &str) {
+    if let Err(error) = wait(blobs.delete(digest)) {
+        tracing::warn!(%error, "an unneeded upload could not be removed");
     }
 }
 

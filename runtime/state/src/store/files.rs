@@ -1,5 +1,5 @@
-//! Files beside the database: uploaded components, compiled components, driver caches and children's folders.
-//! `store/uploads.rs` adds assets.
+//! Files beside the database: compiled components, driver caches and children's folders. `store/uploads.rs` adds
+//! unfinished uploads of assets. What is uploaded completely is a blob ([`crate::records::blobs`]).
 //!
 //! Invariant: a file with its final name is complete and on disk. It was written under another name,
 //! synced, renamed, and its folder was synced.
@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// added revisions of records.
 pub(super) const FORMAT: u32 = 6;
 /// The folders of the data folder in which each tenant has a folder of its own.
-const TENANT_FOLDERS: [&str; 5] = ["components", "compiled", "driver-cache", "assets", "uploads"];
+const TENANT_FOLDERS: [&str; 3] = ["compiled", "driver-cache", "uploads"];
 
 fn entries_of(folder: &Path) -> Vec<(PathBuf, String)> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -39,15 +39,13 @@ pub(super) const CHECK_PREFIX: &str = "check-";
 /// A file of this name in the data folder keeps a start from removing files that nothing refers to.
 pub(super) const KEEP_FILES: &str = "keep-files";
 
-/// The kinds of files that the registry refers to.
+/// The kinds of files that are made from components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
-    /// A component, or its driver cache.
-    Component,
+    /// The driver cache of a component.
+    DriverCache,
     /// Compiled code, or the report of its build.
     Build,
-    /// An asset.
-    Asset,
 }
 
 /// The data folder; see the module.
@@ -210,11 +208,6 @@ impl Files {
         Ok((path, file))
     }
 
-    /// Returns the path of a component as it was uploaded.
-    pub fn component(&self, tenant: &TenantName, digest: &str) -> PathBuf {
-        self.data.join("components").join(tenant.as_str()).join(format!("{digest}.wasm"))
-    }
-
     /// Returns the path of a compiled component. `build` is the component's digest, with a suffix for a build with a
     /// snapshot.
     pub fn compiled(&self, tenant: &TenantName, build: &str) -> PathBuf {
@@ -249,16 +242,10 @@ impl Files {
         let _ = std::fs::remove_file(self.build_report(tenant, name));
     }
 
-    /// Removes the tenant's component with this digest, and its driver cache.
-    pub fn remove_component(&self, tenant: &TenantName, digest: &str) {
-        let cache = self.driver_cache(tenant, digest);
-        let removed = std::fs::remove_file(self.component(tenant, digest));
-        if let Err(error) =
-            removed.as_ref().err().filter(|error| error.kind() != io::ErrorKind::NotFound).map_or(Ok(()), Err)
-        {
-            tracing::warn!(%error, "an unused component could not be removed");
-        }
-        let _ = std::fs::remove_dir_all(cache);
+    /// Removes the driver cache of the tenant's component with this digest.
+    pub fn remove_driver_cache(&self, tenant: &TenantName, digest: &str) {
+        // A component without kernels has none.
+        let _ = std::fs::remove_dir_all(self.driver_cache(tenant, digest));
     }
 
     /// Removes all files of a tenant.
@@ -284,23 +271,19 @@ impl Files {
         folders.map(|(_, name)| name).collect()
     }
 
-    /// Returns the files of a tenant, without its uploads: the kind, the name of a build, component or asset, and the
-    /// path. A file that this binary cannot use has no name.
+    /// Returns what was made from the tenant's components: the kind, the name of the build or the digest of the component,
+    /// and the path. A file that this binary cannot use has no name.
     pub fn stored_files(&self, tenant: &TenantName) -> Vec<(FileKind, Option<String>, PathBuf)> {
         let current = [format!("-{}.cwasm", self.engine), format!("-{}.report", self.engine)];
         let mut files = Vec::new();
-        for folder in TENANT_FOLDERS.into_iter().filter(|folder| *folder != "uploads") {
-            let kind = match folder {
-                "assets" => FileKind::Asset,
-                "compiled" => FileKind::Build,
-                _ => FileKind::Component,
-            };
+        for (folder, kind) in [("compiled", FileKind::Build), ("driver-cache", FileKind::DriverCache)] {
             for (path, name) in entries_of(&self.data.join(folder).join(tenant.as_str())) {
-                let name = match folder {
-                    "components" => name.strip_suffix(".wasm").map(ToOwned::to_owned),
+                let name = match kind {
                     // Code for another engine cannot be used.
-                    "compiled" => current.iter().find_map(|ending| name.strip_suffix(ending)).map(ToOwned::to_owned),
-                    _ => Some(name),
+                    FileKind::Build => {
+                        current.iter().find_map(|ending| name.strip_suffix(ending)).map(ToOwned::to_owned)
+                    }
+                    FileKind::DriverCache => Some(name),
                 };
                 files.push((kind, name, path));
             }

@@ -18,8 +18,9 @@
 //!  DATA/run/              children's folders; emptied at start. In the temporary folder if children cannot enter DATA
 //! ```
 //!
-//! What cannot be made again is reached through traits: records through [`RecordStore`], which [`sled`] is here, and
-//! lines through [`crate::streams::LineStream`], which the ledger uses. So another place for them needs no other change.
+//! What cannot be made again is reached through traits: records through [`RecordStore`], which [`sled`] is here, what
+//! tenants upload through [`TenantBlobs`], and lines through [`crate::streams::LineStream`], which the ledger uses. So
+//! another place for them needs no other change.
 //! [`guard`] finds out what became of each commit, and [`staged`] makes those that are too large for one.
 //!
 //! Invariants: nothing is acknowledged before it is on disk. sled 0.34's flush writes but does not sync, so one commit
@@ -50,6 +51,8 @@ mod verify;
 pub mod watermark;
 
 use self::sled::SledRecords;
+use crate::records::blobs::{BlobKind, BlobStore, TenantBlobs};
+use crate::records::local::tenant_blobs::LocalTenantBlobs;
 use crate::records::{Change, CommitError, RecordStore};
 use crate::wait::wait;
 pub use batch::WriteBatch;
@@ -57,6 +60,7 @@ use commit::Committer;
 pub use error::StoreError;
 use files::{FORMAT, Files};
 use gannet_base::hop::build::BuildReport;
+use gannet_base::names::TenantName;
 use guard::Guard;
 pub use guard::Ticket;
 use read::OutdatedVersion;
@@ -81,6 +85,8 @@ pub struct Store {
     files: Files,
     guard: Guard,
     records: Arc<dyn RecordStore>,
+    /// What tenants have uploaded.
+    blobs: Arc<dyn TenantBlobs>,
     /// Whether changes were decided that are not made yet; see [`staged`].
     is_unfinished: AtomicBool,
     /// Held while the server runs.
@@ -127,7 +133,8 @@ impl Store {
         let replayed = replayed.ok_or_else(missing)?;
         let (journal, count) = verify::verify(&db, &database, &journal, &replayed)?;
         let committer = Committer { db, folder: database, journal, count };
-        Self::over(files, lock, Arc::new(SledRecords::start(committer)?))
+        let blobs = Arc::new(LocalTenantBlobs::new(files.data()));
+        Self::over(files, lock, Arc::new(SledRecords::start(committer)?), blobs)
     }
 
     /// Returns the records.
@@ -136,18 +143,27 @@ impl Store {
         Arc::clone(&self.records)
     }
 
-    /// Opens a data folder whose records are elsewhere.
+    /// Opens a data folder whose records and blobs are elsewhere.
     #[cfg(test)]
-    pub(crate) fn simulated(data: &Path, records: Arc<dyn RecordStore>) -> Result<(Self, StoredState), StoreError> {
+    pub(crate) fn simulated(
+        data: &Path,
+        records: Arc<dyn RecordStore>,
+        blobs: Arc<dyn TenantBlobs>,
+    ) -> Result<(Self, StoredState), StoreError> {
         let files = Files::open(data, "x")?;
         let lock = files::lock(files.data())?;
-        Self::over(files, lock, records)
+        Self::over(files, lock, records, blobs)
     }
 
     /// Reads the stored state of any store of records.
-    fn over(files: Files, lock: File, records: Arc<dyn RecordStore>) -> Result<(Self, StoredState), StoreError> {
+    fn over(
+        files: Files,
+        lock: File,
+        records: Arc<dyn RecordStore>,
+        blobs: Arc<dyn TenantBlobs>,
+    ) -> Result<(Self, StoredState), StoreError> {
         let guard = wait(Guard::open(Arc::clone(&records)))?;
-        let store = Self { files, guard, records, is_unfinished: AtomicBool::new(true), _lock: lock };
+        let store = Self { files, guard, records, blobs, is_unfinished: AtomicBool::new(true), _lock: lock };
         wait(store.finish_staged())?;
         let mut contents = wait(store.read_all())?;
         if !contents.outdated.is_empty() {
@@ -181,6 +197,24 @@ impl Store {
     /// Returns the files beside the database.
     pub fn files(&self) -> &Files {
         &self.files
+    }
+
+    /// Returns what all tenants have uploaded.
+    pub fn tenant_blobs(&self) -> &Arc<dyn TenantBlobs> {
+        &self.blobs
+    }
+
+    /// Returns what a tenant has uploaded.
+    pub fn blobs(&self, kind: BlobKind, tenant: &TenantName) -> Arc<dyn BlobStore> {
+        self.blobs.of(kind, tenant)
+    }
+
+    /// Removes all blobs and files of a tenant. Blocks.
+    pub fn remove_tenant(&self, tenant: &TenantName) {
+        if let Err(error) = wait(self.blobs.remove_tenant(tenant)) {
+            tracing::warn!(%error, "what a deleted tenant had uploaded could not be removed");
+        }
+        self.files.remove_tenant(tenant);
     }
 
     /// Makes a change durable, as a whole. When this returns `Ok`, it is on disk. After [`StoreError::Unknown`] the

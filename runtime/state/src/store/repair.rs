@@ -10,6 +10,8 @@
 //!
 //! The old database and the old journal are moved to `DATA/set-aside`, not removed. An interrupted repair can be repeated.
 
+use crate::records::blobs::BlobKind;
+use crate::records::local::tenant_blobs;
 use crate::store::batch::describe;
 use crate::store::commit::{self, Count};
 use crate::store::error::StoreError;
@@ -161,22 +163,22 @@ impl StoredRecords {
             let file = StoredFile { path: path.clone(), digest, what: describe(key) };
             files.entry(path).or_insert(file);
         };
-        let folder = |kind: &str, key: &[u8]| {
+        let file = |kind, key: &[u8], digest: &str| {
             let tenant = String::from_utf8_lossy(key).split('/').nth(1).unwrap_or_default().to_owned();
-            self.data.join(kind).join(tenant)
+            tenant_blobs::place(&self.data, kind, &tenant, digest)
         };
         for (key, value) in self.values("v/") {
             let version = serde_json::from_slice::<VersionRecord>(&value).ok();
             let earlier = || parsed_with_sources(&value).map(|(version, _)| version);
             let Some(version) = version.or_else(earlier) else { continue };
-            add(folder("components", key).join(format!("{}.wasm", version.digest)), version.digest, key);
+            add(file(BlobKind::Component, key, &version.digest), version.digest, key);
             for asset in version.assets.into_values() {
-                add(folder("assets", key).join(&asset.digest), asset.digest, key);
+                add(file(BlobKind::Asset, key, &asset.digest), asset.digest, key);
             }
         }
         for (key, value) in self.values("asset/") {
             let Ok(asset) = serde_json::from_slice::<AssetRecord>(&value) else { continue };
-            add(folder("assets", key).join(&asset.digest), asset.digest, key);
+            add(file(BlobKind::Asset, key, &asset.digest), asset.digest, key);
         }
         files.into_values().collect()
     }

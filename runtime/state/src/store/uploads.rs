@@ -3,7 +3,7 @@
 //! ```text
 //!  begin ─▶ DATA/uploads/{tenant}/{asset}~{size}~{received}~{digest or -}
 //!             │ append: write, sync, rename to the new `received`, sync the folder ─▶ acknowledged
-//!             └ received = size: hash, compare, link as DATA/assets/{tenant}/{digest} ─▶ name it ─▶ remove the upload
+//!             └ received = size: hash, compare, store as a blob ─▶ name it ─▶ remove the upload
 //! ```
 //!
 //! Invariants: the first `received` bytes are on disk. Bytes that a crash left beyond them are cut off when the upload
@@ -64,14 +64,15 @@ pub struct UploadWriter {
     written: u64,
 }
 
-/// A complete asset that has not been moved to its final path yet.
+/// A complete asset that is not stored yet.
 #[derive(Debug)]
 pub struct ReceivedAsset {
     /// SHA-256 of its bytes, in hex.
     pub digest: String,
     /// Size in bytes.
     pub size: u64,
-    path: PathBuf,
+    /// File of the upload. It stays, until [`Files::drop_upload`], in case a crash leaves the asset without a name.
+    pub path: PathBuf,
 }
 
 fn make_folder(path: &Path) -> io::Result<()> {
@@ -81,17 +82,6 @@ fn make_folder(path: &Path) -> io::Result<()> {
 impl Files {
     fn uploads_folder(&self, tenant: &TenantName) -> PathBuf {
         self.data().join("uploads").join(tenant.as_str())
-    }
-
-    /// Returns the final path of an asset's file.
-    pub fn asset(&self, tenant: &TenantName, digest: &str) -> PathBuf {
-        self.data().join("assets").join(tenant.as_str()).join(digest)
-    }
-
-    /// Returns the digests of a tenant's stored assets.
-    pub fn assets(&self, tenant: &TenantName) -> Vec<String> {
-        let folder = std::fs::read_dir(self.data().join("assets").join(tenant.as_str()));
-        folder.into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
 
     /// Returns the unfinished uploads of a tenant. Removes those that nobody has continued for a day.
@@ -140,37 +130,6 @@ impl Files {
             let _ = std::fs::remove_file(folder.join(upload.file_name()));
             // After a power cut it would come back, and be finished, although the asset has other bytes by then.
             let _ = sync_folder(&folder);
-        }
-    }
-
-    /// Gives a complete asset its final path, durably. The upload stays, until [`Files::drop_upload`], in case a
-    /// crash leaves the asset without a name.
-    pub fn store_asset(&self, tenant: &TenantName, arrived: &ReceivedAsset) -> Result<(), StoreError> {
-        let place = self.asset(tenant, &arrived.digest);
-        let folder = place.parent().unwrap_or(self.data());
-        make_folder(folder)?;
-        // Over an older file of this name, whose bytes may be damaged by now.
-        let beside = self.data().join("incoming").join(format!("{}-{}", tenant, arrived.digest));
-        let _ = std::fs::remove_file(&beside);
-        if std::fs::hard_link(&arrived.path, &beside).is_err() {
-            // Not every file system has links.
-            std::fs::copy(&arrived.path, &beside)?;
-            File::open(&beside)?.sync_all()?;
-        }
-        std::fs::rename(&beside, &place)?;
-        // Renaming a link over another link of the same file does nothing, and leaves it.
-        let _ = std::fs::remove_file(&beside);
-        sync_folder(folder)?;
-        sync_folder(folder.parent().unwrap_or(self.data()))?;
-        Ok(())
-    }
-
-    /// Removes the file of an asset. A process that has it open can still read it.
-    pub fn remove_asset(&self, tenant: &TenantName, digest: &str) {
-        if let Err(error) = std::fs::remove_file(self.asset(tenant, digest))
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, "an unused asset could not be removed");
         }
     }
 }
@@ -228,6 +187,7 @@ impl UploadWriter {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::records::blobs::BlobKind;
     use crate::store::Store;
 
     fn upload(size: u64, digest: Option<&str>) -> Upload {
@@ -252,9 +212,10 @@ mod tests {
         appending.write(b"efgh").unwrap();
         appending.sync().unwrap();
         let arrived = appending.finish().unwrap().unwrap();
-        files.store_asset(&tenant, &arrived).unwrap();
+        let assets = store.blobs(BlobKind::Asset, &tenant);
+        assets.put_file(&arrived.path, &arrived.digest).await.unwrap();
         files.drop_upload(&tenant, &AssetName::new("w").unwrap());
-        assert_eq!(std::fs::read(files.asset(&tenant, &arrived.digest)).unwrap(), b"abcdefgh");
+        assert_eq!(assets.get(&arrived.digest).await.unwrap().unwrap(), b"abcdefgh");
         assert!(files.uploads(&tenant).is_empty());
     }
 

@@ -1,7 +1,8 @@
-//! Large values of one machine, in files that are named after their digests: `FOLDER/ab/cd/abcd…`.
+//! Large values of one machine, in files that are named after their digests: `FOLDER/ab/cd/abcd…`, or `FOLDER/abcd…`
+//! where they are few.
 //!
-//! Invariant: a file with its final name is complete and on disk. It was written in `FOLDER/incoming`, synced, renamed,
-//! and its folder was synced. What is left in `incoming` at a start is removed.
+//! Invariant: a file with its final name is complete and on disk. It was written in a folder for incoming files, synced,
+//! renamed, and its folder was synced. What is left among the incoming files at a start is removed.
 
 use super::make_folder;
 use crate::records::StoreFuture;
@@ -10,7 +11,7 @@ use crate::store::files::sync_folder;
 use crate::wait::blocking;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -26,11 +27,23 @@ pub struct LocalBlobs {
     inner: Arc<Inner>,
 }
 
+/// How files are named below the folder.
+#[derive(Debug, Clone, Copy)]
+enum Layout {
+    /// In two levels of folders, because there may be as many as there are jobs.
+    Fanned,
+    /// In the folder itself, with an ending.
+    Flat(&'static str),
+}
+
 #[derive(Debug)]
 struct Inner {
     folder: PathBuf,
+    layout: Layout,
+    /// The folder for incoming files.
+    incoming: PathBuf,
     /// Numbers incoming files.
-    counter: AtomicU64,
+    counter: Arc<AtomicU64>,
     /// The folders that are known to be on disk; at most 65,536.
     folders: Mutex<HashSet<PathBuf>>,
 }
@@ -63,8 +76,25 @@ impl LocalBlobs {
         for entry in std::fs::read_dir(&incoming)? {
             std::fs::remove_file(entry?.path())?;
         }
-        let inner = Inner { folder: folder.to_owned(), counter: AtomicU64::new(0), folders: Mutex::default() };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self::with(folder.to_owned(), Layout::Fanned, incoming, Arc::default()))
+    }
+
+    /// Returns the blobs in the files of a folder whose names have an ending. The folder is made with the first of them.
+    /// Whoever owns `incoming` empties it at a start; `counter` numbers the files in it.
+    pub(super) fn flat(folder: PathBuf, ending: &'static str, incoming: PathBuf, counter: Arc<AtomicU64>) -> Self {
+        Self::with(folder, Layout::Flat(ending), incoming, counter)
+    }
+
+    fn with(folder: PathBuf, layout: Layout, incoming: PathBuf, counter: Arc<AtomicU64>) -> Self {
+        Self { inner: Arc::new(Inner { folder, layout, incoming, counter, folders: Mutex::default() }) }
+    }
+
+    async fn with_inner<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || work(&inner)).await
     }
 }
 
@@ -72,9 +102,16 @@ impl Inner {
     /// Returns the folder and the path of a blob. None if the digest is none.
     fn place(&self, digest: &str) -> Option<(PathBuf, PathBuf)> {
         let digest = Some(digest).filter(|digest| is_digest(digest))?;
-        let folder = self.folder.join(digest.get(..2)?).join(digest.get(2..4)?);
-        let path = folder.join(digest);
+        let (folder, name) = match self.layout {
+            Layout::Fanned => (self.folder.join(digest.get(..2)?).join(digest.get(2..4)?), digest.to_owned()),
+            Layout::Flat(ending) => (self.folder.clone(), format!("{digest}{ending}")),
+        };
+        let path = folder.join(name);
         Some((folder, path))
+    }
+
+    fn path(&self, digest: &str) -> Option<PathBuf> {
+        self.place(digest).map(|(_, path)| path)
     }
 
     fn put(&self, bytes: &[u8]) -> io::Result<String> {
@@ -86,18 +123,39 @@ impl Inner {
             sync_folder(&folder)?;
             return Ok(digest);
         }
-        let number = self.counter.fetch_add(1, Ordering::Relaxed);
-        let incoming = self.folder.join("incoming").join(number.to_string());
-        let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&incoming)?;
+        self.move_in(&folder, &path, |incoming| {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(incoming)?;
             file.write_all(bytes)?;
-            file.sync_all()?;
-            std::fs::rename(&incoming, &path)
-        };
-        // After a failure the incomplete file is removed, because it would take space on a full disk.
-        write().inspect_err(|_| drop(std::fs::remove_file(&incoming)))?;
-        sync_folder(&folder)?;
+            file.sync_all()
+        })?;
         Ok(digest)
+    }
+
+    fn put_file(&self, from: &Path, digest: &str) -> io::Result<()> {
+        let none = || io::Error::new(io::ErrorKind::InvalidInput, format!("{digest} is no digest"));
+        let (folder, path) = self.place(digest).ok_or_else(none)?;
+        self.make_durable(&folder)?;
+        // Over an older file of this name, whose bytes may be damaged by now.
+        self.move_in(&folder, &path, |incoming| {
+            if std::fs::hard_link(from, incoming).is_err() {
+                // Not every file system has links.
+                std::fs::copy(from, incoming)?;
+            }
+            File::open(incoming)?.sync_all()
+        })
+    }
+
+    /// Has a file written among the incoming ones, and gives it its final path.
+    fn move_in(&self, folder: &Path, path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+        let number = self.counter.fetch_add(1, Ordering::Relaxed);
+        let incoming = self.incoming.join(format!("blob-{number}"));
+        let moved = write(&incoming).and_then(|()| std::fs::rename(&incoming, path));
+        // After a failure the incomplete file is removed, because it would take space on a full disk. Renaming a link over
+        // another link of the same file does nothing, and leaves it.
+        let left = std::fs::remove_file(&incoming);
+        moved?;
+        if_found(left)?;
+        sync_folder(folder)
     }
 
     /// Makes the folder of a blob, and makes sure that it is on disk.
@@ -107,7 +165,11 @@ impl Inner {
             return Ok(());
         }
         make_folder(folder)?;
-        for above in folder.ancestors().skip(1).take(2) {
+        let levels = match self.layout {
+            Layout::Fanned => 2,
+            Layout::Flat(_) => 1,
+        };
+        for above in folder.ancestors().skip(1).take(levels) {
             sync_folder(above)?;
         }
         known().insert(folder.to_owned());
@@ -115,7 +177,7 @@ impl Inner {
     }
 
     fn get(&self, digest: &str) -> io::Result<Option<Vec<u8>>> {
-        let Some((_, path)) = self.place(digest) else { return Ok(None) };
+        let Some(path) = self.path(digest) else { return Ok(None) };
         let Some(bytes) = if_found(std::fs::read(path))? else { return Ok(None) };
         if digest_of(&bytes) != digest {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the blob {digest} is damaged")));
@@ -131,17 +193,32 @@ impl Inner {
         Ok(())
     }
 
+    fn size(&self, digest: &str) -> io::Result<Option<u64>> {
+        let Some(path) = self.path(digest) else { return Ok(None) };
+        Ok(if_found(std::fs::metadata(path))?.map(|metadata| metadata.len()))
+    }
+
+    fn local_file(&self, digest: &str) -> io::Result<Option<PathBuf>> {
+        let is_there = self.size(digest)?.is_some();
+        Ok(self.path(digest).filter(|_| is_there))
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
+        let (levels, ending) = match self.layout {
+            Layout::Fanned => (2, ""),
+            Layout::Flat(ending) => (0, ending),
+        };
         let mut digests = Vec::new();
         let mut folders = vec![(self.folder.clone(), 0)];
         while let Some((folder, depth)) = folders.pop() {
-            for entry in std::fs::read_dir(folder)? {
+            let entries = if_found(std::fs::read_dir(folder))?;
+            for entry in entries.into_iter().flatten() {
                 let entry = entry?;
                 let Ok(name) = entry.file_name().into_string() else { continue };
-                if depth < 2 && name.len() == 2 {
+                if depth < levels && name.len() == 2 {
                     folders.push((entry.path(), depth + 1));
-                } else if depth == 2 && is_digest(&name) {
-                    digests.push(name);
+                } else if depth == levels {
+                    digests.extend(name.strip_suffix(ending).filter(|name| is_digest(name)).map(ToOwned::to_owned));
                 }
             }
         }
@@ -152,23 +229,36 @@ impl Inner {
 
 impl BlobStore for LocalBlobs {
     fn put(&self, bytes: Vec<u8>) -> StoreFuture<'_, io::Result<String>> {
-        let inner = Arc::clone(&self.inner);
-        Box::pin(blocking(move || inner.put(&bytes)))
+        Box::pin(self.with_inner(move |inner| inner.put(&bytes)))
+    }
+
+    fn put_file<'a>(&'a self, file: &'a Path, digest: &'a str) -> StoreFuture<'a, io::Result<()>> {
+        let (file, digest) = (file.to_owned(), digest.to_owned());
+        Box::pin(self.with_inner(move |inner| inner.put_file(&file, &digest)))
     }
 
     fn get<'a>(&'a self, digest: &'a str) -> StoreFuture<'a, io::Result<Option<Vec<u8>>>> {
-        let (inner, digest) = (Arc::clone(&self.inner), digest.to_owned());
-        Box::pin(blocking(move || inner.get(&digest)))
+        let digest = digest.to_owned();
+        Box::pin(self.with_inner(move |inner| inner.get(&digest)))
+    }
+
+    fn size<'a>(&'a self, digest: &'a str) -> StoreFuture<'a, io::Result<Option<u64>>> {
+        let digest = digest.to_owned();
+        Box::pin(self.with_inner(move |inner| inner.size(&digest)))
+    }
+
+    fn local_file<'a>(&'a self, digest: &'a str) -> StoreFuture<'a, io::Result<Option<PathBuf>>> {
+        let digest = digest.to_owned();
+        Box::pin(self.with_inner(move |inner| inner.local_file(&digest)))
     }
 
     fn delete<'a>(&'a self, digest: &'a str) -> StoreFuture<'a, io::Result<()>> {
-        let (inner, digest) = (Arc::clone(&self.inner), digest.to_owned());
-        Box::pin(blocking(move || inner.delete(&digest)))
+        let digest = digest.to_owned();
+        Box::pin(self.with_inner(move |inner| inner.delete(&digest)))
     }
 
     fn list(&self) -> StoreFuture<'_, io::Result<Vec<String>>> {
-        let inner = Arc::clone(&self.inner);
-        Box::pin(blocking(move || inner.list()))
+        Box::pin(self.with_inner(Inner::list))
     }
 }
 

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! `format` is what a line looks like, `crate::segments` the files, `recover` reads them at the start, `writer` owns them from
-//! then on, and `compact` gives space back. [`blobs`] keeps large values beside this.
+//! then on, and `compact` gives space back. [`blobs`] keeps large values beside this,
+//! [`tenant_blobs`] what tenants upload.
 //!
 //! The caller makes sure that no other process uses the folder.
 
@@ -22,6 +23,7 @@ mod measure;
 mod model;
 mod recover;
 mod segment;
+pub(crate) mod tenant_blobs;
 mod writer;
 
 pub use recover::Finding;
