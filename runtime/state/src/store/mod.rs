@@ -11,6 +11,8 @@
 //!  DATA/components/       {tenant}/{sha256}.wasm: components as uploaded
 //!  DATA/assets/           {tenant}/{sha256}: assets as uploaded
 //!  DATA/uploads/          {tenant}/…: unfinished uploads of assets, see store/uploads.rs
+//!  DATA/jobs/             records and blobs of jobs, see records/local
+//!  DATA/keyvalue/         records of key-value storage
 //!  DATA/incoming/         components being uploaded and builders' outputs; emptied at start
 //!  DATA/compiled/         {tenant}/{build}-{engine}.cwasm and .report, from the builder; {build} is the component's
 //!                         sha256, with a suffix for a build with a snapshot. The report contains the kernels
