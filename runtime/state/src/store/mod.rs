@@ -7,6 +7,7 @@
 //!  DATA/operator.key      the operator's key; mode 0600
 //!  DATA/db/               sled: tenants, keys, secrets, functions, versions, assets, sums of the ledger, audit log
 //!  DATA/ledger/           see ledger/line.rs
+//!  DATA/jobs/             records of jobs and of key-values, and large inputs and outputs of jobs; see records/local
 //!  DATA/secrets.key       the key that encrypts secrets; mode 0600. Not made if the key is configured elsewhere
 //!  DATA/components/       {tenant}/{sha256}.wasm: components as uploaded
 //!  DATA/assets/           {tenant}/{sha256}: assets as uploaded
