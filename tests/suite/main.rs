@@ -31,6 +31,7 @@ mod hooks;
 mod http;
 mod instances;
 mod job_commands;
+mod job_rules;
 mod jobs;
 mod keyvalue;
 mod leaving;

@@ -7,10 +7,12 @@
 mod assets;
 mod functions;
 mod tenants;
+mod queues;
 mod webhooks;
 
 pub use assets::*;
 pub use functions::*;
+pub use queues::*;
 pub use tenants::*;
 pub use webhooks::*;
 

@@ -66,6 +66,9 @@ pub enum RefusalKind {
     CallsTooDeep,
 }
 
+/// The limit of the manifest on the memory of a function, as receipts name it.
+pub const MEMORY_LIMIT: &str = "memory_mib";
+
 /// When the client may send the same request again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Retry {
@@ -102,6 +105,8 @@ pub struct Refusal {
     pub permanent: bool,
     /// The methods that the path supports, if the request's method was wrong.
     pub allow: Option<String>,
+    /// Whether the function reached its limit on memory, which the code does not tell.
+    pub is_out_of_memory: bool,
 }
 
 impl Refusal {
@@ -117,6 +122,7 @@ impl Refusal {
             retry: Retry::Unknown,
             permanent: false,
             allow: None,
+            is_out_of_memory: false,
         }
     }
 

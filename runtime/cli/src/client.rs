@@ -186,6 +186,11 @@ impl Client {
         read_answer(&mut self.call("GET", path, &[], ())?)
     }
 
+    /// Sends a POST without a body to the control API, and returns what it answers.
+    pub fn post<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Failure> {
+        read_answer(&mut self.call("POST", path, &[], ())?)
+    }
+
     /// Sends a POST without a body to the control API.
     pub fn post_empty(&self, path: &str) -> Result<(), Failure> {
         self.call("POST", path, &[], ()).map(drop)

@@ -1,11 +1,13 @@
 //! `gannet queue`: pauses, resumes and empties the queue of a function's jobs, and counts them.
 
+use crate::client::Client;
 use crate::connection::Connection;
 use crate::failure::{Failure, Outcome};
 use crate::job_api::{JobApi, explained};
 use crate::printer;
 use crate::terminal::confirm;
 use clap::{Args, Subcommand};
+use gannet_api::QueuesPaused;
 use serde::Deserialize;
 
 #[derive(Debug, Args)]
@@ -25,14 +27,29 @@ struct OneQueue {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+struct Queues {
+    #[command(flatten)]
+    connection: Connection,
+    /// Name of the function
+    #[arg(required_unless_present = "all")]
+    name: Option<String>,
+    /// All functions of the tenant; a queue that was paused by itself stays paused when all are resumed
+    #[arg(long, conflicts_with = "name")]
+    all: bool,
+    /// Print the server's response as it is, which is JSON
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Debug, Subcommand)]
 enum QueueCommand {
     /// Start no more jobs of a function; those that run go on, and new ones are accepted and wait
-    #[command(after_help = "Example:\n  gannet queue pause task")]
-    Pause(OneQueue),
+    #[command(after_help = "Examples:\n  gannet queue pause task\n  gannet queue pause --all")]
+    Pause(Queues),
     /// Start the jobs of a function again after a pause
-    #[command(after_help = "Example:\n  gannet queue resume task")]
-    Resume(OneQueue),
+    #[command(after_help = "Examples:\n  gannet queue resume task\n  gannet queue resume --all")]
+    Resume(Queues),
     /// Cancel all jobs of a function that wait; those that run go on
     #[command(after_help = "Example:\n  gannet queue purge task --yes")]
     Purge {
@@ -92,10 +109,17 @@ pub fn run(arguments: &QueueArgs) -> Outcome {
     }
 }
 
-fn pause(of: &OneQueue, call: &str) -> Outcome {
-    JobApi::new(&of.connection, &of.name)?.post(call)?.print(of.json, |Paused { paused }| {
+fn pause(of: &Queues, call: &str) -> Outcome {
+    let Some(name) = &of.name else {
+        let answer = Client::new(&of.connection)?.post::<QueuesPaused>(&format!("queues/{call}"))?;
+        return answer.print(of.json, |QueuesPaused { paused }| {
+            let what = if paused { "are paused; jobs are accepted and wait" } else { "are not paused together" };
+            printer::note(&format!("the queues of all functions {what}"));
+        });
+    };
+    JobApi::new(&of.connection, name)?.post(call)?.print(of.json, |Paused { paused }| {
         let what = if paused { "is paused; its jobs are accepted and wait" } else { "is not paused" };
-        printer::note(&format!("the queue of {} {what}", of.name));
+        printer::note(&format!("the queue of {name} {what}"));
     })
 }
 

@@ -18,6 +18,7 @@ use gannet_base::names::RequestId;
 use gannet_base::quota::account::{CountGuard, Reservation};
 use gannet_base::quota::address::AnonymousCallers;
 use gannet_base::quota::call_permits::ServerPlace;
+use gannet_base::quota::job_permits;
 use gannet_base::quota::permits::{NoPermit, ServerPermit, ServerPermits, until};
 use gannet_base::quota::rate::{Rate, RateExceeded, RateState};
 use gannet_base::refusal::{Blame, Refusal, RefusalKind};
@@ -166,7 +167,10 @@ impl Admit {
         let began = Instant::now();
         // Before the wait, because it is free; and after it, because the wait may be long.
         drop(self.reserve(target, Timestamp::now())?);
-        let (of_version, of_share) = shared_permits(target, until, share).await.map_err(AdmitError::from)?;
+        let (version, queue_ms) = (&target.version, target.version.limits.queue_ms);
+        let names = (&version.tenant, &version.function);
+        let both = job_permits::acquire(&version.permits, queue_ms, share, names, until).await;
+        let (of_version, of_share) = both.map_err(AdmitError::from)?;
         let permits = self.permits(target, until, Some(of_version)).await?;
         let reservation = self.reserve(target, Timestamp::now())?;
         let tab = self.tab(target, reservation, id, began);
@@ -280,26 +284,5 @@ impl Admit {
             }
         };
         Ok(Permits { in_flight, server: ServerPlace::Own(of_server), version: of_version })
-    }
-}
-
-/// Waits for a permit of the version and one of `share`. It holds neither while it waits for the other: a job that waits
-/// for its version must not keep other jobs waiting, nor one that waits for its share the version's requests.
-async fn shared_permits(
-    target: &Target,
-    until: tokio::time::Instant,
-    share: &Arc<ServerPermits>,
-) -> Result<(OwnedSemaphorePermit, ServerPermit), NoPermit> {
-    let version = &target.version;
-    loop {
-        let of_share = share.acquire_for(&version.tenant, &version.function, until).await?;
-        if let Some(of_version) = version.permits.try_acquire() {
-            return Ok((of_version, of_share));
-        }
-        drop(of_share);
-        let of_version = version.permits.acquire_uncounted(until, version.limits.queue_ms).await?;
-        if let Some(of_share) = share.try_acquire_for(&version.tenant, &version.function) {
-            return Ok((of_version, of_share));
-        }
     }
 }

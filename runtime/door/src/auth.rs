@@ -135,6 +135,8 @@ fn bearer(headers: &HeaderMap) -> Result<Option<String>, AuthError> {
         Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") && key.trim().starts_with(KEY_PREFIX) => {
             key.trim().to_owned()
         }
+        // Runpod's documentation shows a key alone too.
+        None if text.trim().starts_with(KEY_PREFIX) => text.trim().to_owned(),
         // Not a key of ours, so it is meant for the function.
         _ => return Ok(None),
     };
@@ -177,6 +179,10 @@ mod tests {
         let mut bearer = headers(&[("authorization", "bearer gnt_a_b")]);
         assert_eq!(take_key(&mut bearer).unwrap().as_deref(), Some("gnt_a_b"));
         assert!(bearer.is_empty());
+
+        let mut alone = headers(&[("authorization", "gnt_a_b")]);
+        assert_eq!(take_key(&mut alone).unwrap().as_deref(), Some("gnt_a_b"));
+        assert!(alone.is_empty());
 
         let mut all = headers(&[("x-gannet-key", "gnt_a_b"), ("authorization", "Bearer gnt_a_b"), ("x-own", "1")]);
         remove_keys(&mut all);

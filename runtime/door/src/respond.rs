@@ -48,9 +48,7 @@ pub fn close_failed(failed: CallFailure) -> Refusal {
     let CallFailure { refusal, mut admitted, awaited } = failed;
     admitted.tab.update_receipt(|receipt| {
         receipt.status = status_of(&refusal).as_u16();
-        receipt.error = Some(refusal.code.to_owned());
-        receipt.error_detail = Some(refusal.public.clone());
-        receipt.fault = Some(refusal.blame);
+        receipt.fail(&refusal);
     });
     // The client is answered before the request's work is over, and the tab closes when that is known.
     if let Some(awaited) = awaited {

@@ -134,7 +134,12 @@ impl Counts {
 impl Batch {
     /// What the client asked for each item.
     pub fn policy(&self) -> Policy {
-        Policy { execution_timeout_ms: self.execution_timeout_ms, ttl_ms: self.ttl_ms, low_priority: true }
+        Policy {
+            execution_timeout_ms: self.execution_timeout_ms,
+            ttl_ms: self.ttl_ms,
+            delay_ms: None,
+            low_priority: true,
+        }
     }
 
     /// Returns when it was closed, if no item is added any more.

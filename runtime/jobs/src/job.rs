@@ -154,6 +154,8 @@ pub struct Policy {
     pub execution_timeout_ms: Option<u64>,
     /// Milliseconds from the submission until the job is given up. None: `jobs.ttl_s`.
     pub ttl_ms: Option<u64>,
+    /// Milliseconds from the submission until the first attempt may begin.
+    pub delay_ms: Option<u64>,
     /// Whether other jobs go first.
     pub low_priority: bool,
 }
@@ -299,7 +301,7 @@ impl Job {
             platform_faults: 0,
             start_failures: 0,
             retried: 0,
-            not_before: None,
+            not_before: policy.delay_ms.map(|delay_ms| now.saturating_add_unsigned(delay_ms)),
             started: None,
             request: None,
             ended: None,

@@ -12,7 +12,6 @@
 //!  b/{batch}                      the record of a batch
 //!  h/{tenant}                     the secret that a tenant's webhooks are signed with
 //!  u/{tenant}/{function}/{name}   a hook: a source that posts events to a URL of its own
-//!  v/…                            not of jobs: key-value storage (`gannet_state::keyvalue`)
 //! ```
 
 use crate::job::JobId;

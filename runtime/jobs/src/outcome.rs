@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 
 /// Where an input or output is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +92,17 @@ fn failure(code: &str, message: String, is_permanent: bool) -> Answer {
     Answer::Error(Failure { condition: Condition::Error, code: code.into(), message, is_permanent })
 }
 
+/// Returns what a function's error means that passes on an error of the GPU, as the SDK's problems do. None: nothing but
+/// that it is an error.
+fn condition_of_problem(code: &str) -> Option<Condition> {
+    match code {
+        "gpu_memory_quota" => Some(Condition::Memory),
+        "loop_budget_exhausted" => Some(Condition::Trap),
+        "deadline_exceeded" => Some(Condition::Timeout),
+        _ => None,
+    }
+}
+
 /// Shortens a text.
 pub fn shortened(text: &str) -> String {
     text.chars().take(ERROR_CHARACTERS_MAX).collect()
@@ -100,16 +112,21 @@ pub fn shortened(text: &str) -> String {
 /// object with the key `error`, as Runpod's handlers return it, are errors.
 pub fn read_answer(status: u16, body: &[u8]) -> Answer {
     if !(200..300).contains(&status) {
-        let told = std::str::from_utf8(body).ok().and_then(|text| text_of(text, true));
+        let object = std::str::from_utf8(body).ok().and_then(error_object);
+        let told = object.as_ref().and_then(|object| text_of(object, true));
         let text = shortened(&told.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned()));
         let message = if text.trim().is_empty() { format!("the function answered with status {status}") } else { text };
-        return failure("function_error", message, false);
+        let code = object.and_then(|object| object.code).unwrap_or_default();
+        return match condition_of_problem(&code) {
+            Some(condition) => Answer::Error(Failure { condition, code: code.into(), message, is_permanent: false }),
+            None => failure("function_error", message, false),
+        };
     }
     if body.iter().all(u8::is_ascii_whitespace) {
         return Answer::Output(b"null".to_vec());
     }
     match serde_json::from_slice::<&RawValue>(body) {
-        Ok(json) => match text_of(json.get(), false) {
+        Ok(json) => match error_object(json.get()).and_then(|object| text_of(&object, false)) {
             Some(message) => failure("function_error", shortened(&message), false),
             None => Answer::Output(json.get().as_bytes().to_vec()),
         },
@@ -124,35 +141,48 @@ pub fn read_answer(status: u16, body: &[u8]) -> Answer {
     }
 }
 
-/// Returns the error that an object holds under `error`; of a problem (RFC 9457) also its detail.
-fn text_of(json: &str, is_problem: bool) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct WithError<'a> {
-        #[serde(borrow)]
-        error: Option<&'a RawValue>,
-        #[serde(borrow)]
-        detail: Option<&'a RawValue>,
-    }
+/// What an object says of an error.
+#[derive(Deserialize)]
+struct WithError<'a> {
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+    #[serde(borrow)]
+    detail: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "text_or_none")]
+    code: Option<Cow<'a, str>>,
+}
+
+/// Reads a text; anything else is none.
+fn text_or_none<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'de, str>>, D::Error> {
+    let value = <&RawValue>::deserialize(deserializer)?;
+    Ok(serde_json::from_str::<String>(value.get()).ok().map(Cow::Owned))
+}
+
+fn error_object(json: &str) -> Option<WithError<'_>> {
     if !json.trim_start().starts_with('{') {
         return None;
     }
-    let object = serde_json::from_str::<WithError<'_>>(json).ok()?;
+    serde_json::from_str(json).ok()
+}
+
+/// Returns the error that an object holds under `error`; of a problem (RFC 9457) also its detail.
+fn text_of(object: &WithError<'_>, is_problem: bool) -> Option<String> {
     let error = object.error.or(object.detail.filter(|_| is_problem))?;
     Some(serde_json::from_str::<String>(error.get()).unwrap_or_else(|_| error.get().to_owned()))
 }
 
-/// Returns the condition, if an attempt was refused with this code.
-pub fn condition_of(code: &str, is_platform: bool) -> Condition {
+/// Returns the condition, if an attempt was refused with this code, or its function was out of memory.
+pub fn condition_of(code: &str, is_platform: bool, is_out_of_memory: bool) -> Condition {
     match code {
+        _ if is_out_of_memory => Condition::Memory,
         "no_capacity" | "draining" | "spend_limit" | "tenant_limit" | "tenant_suspended" => Condition::NotBegun,
         "function_cannot_start" => Condition::NotStarted,
         // Its worker ends again and again: it is tried a bounded number of times.
         "function_backing_off" => Condition::Platform,
         _ if is_platform => Condition::Platform,
-        "deadline_exceeded" | "gpu_time_exceeded" | "client_too_slow" => Condition::Timeout,
+        "deadline_exceeded" | "client_too_slow" => Condition::Timeout,
         "function_killed" | "response_broken_off" => Condition::Killed,
-        "gpu_memory_quota" | "memory_limit" => Condition::Memory,
-        "function_trapped" | "loop_budget_exhausted" | "component_refused" => Condition::Trap,
+        "function_trapped" | "component_refused" => Condition::Trap,
         _ => Condition::Error,
     }
 }
@@ -181,6 +211,17 @@ mod tests {
         assert_eq!(message(200, b"{\"error\": \"why\"}"), ("function_error".into(), "why".into()));
         assert_eq!(message(200, b"{\"b\":1,\"error\":{\"c\":2}}").1, "{\"c\":2}");
         assert_eq!(message(500, b"oops").1, "oops");
+        let condition = |body: &str| match read_answer(502, body.as_bytes()) {
+            Answer::Error(failure) => (failure.condition, failure.code),
+            Answer::Output(output) => panic!("{output:?}"),
+        };
+        let quota = r#"{"status":502,"code":"gpu_memory_quota","detail":"gpu_memory_mib = 64"}"#;
+        assert_eq!(condition(quota), (Condition::Memory, "gpu_memory_quota".into()));
+        assert_eq!(condition(r#"{"code":"loop_budget_exhausted"}"#).0, Condition::Trap);
+        assert_eq!(condition(r#"{"code":"deadline_exceeded"}"#).0, Condition::Timeout);
+        for other in [r#"{"code":"no_capacity"}"#, r#"{"code":7,"detail":"x"}"#, r#"{"code":null}"#, "[]"] {
+            assert_eq!(condition(other), (Condition::Error, "function_error".into()), "{other}");
+        }
         assert_eq!(message(500, b"{\"status\":500,\"detail\":\"why\"}").1, "why");
         assert_eq!(read_answer(200, b"{\"detail\":1}"), output("{\"detail\":1}"));
         assert_eq!(message(404, b"").1, "the function answered with status 404");

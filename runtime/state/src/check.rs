@@ -69,13 +69,15 @@ pub fn check(data: &Path, key_file: Option<&PathBuf>) -> Result<Checked, CheckEr
             Err(error) => file_findings.push(format!("{what}: the file {path} cannot be read: {error}")),
         }
     }
-    match LocalStore::check(&data.join("jobs/records")) {
-        Ok(damage) => {
-            file_findings.extend(damage.iter().map(|found| format!("jobs: {found}; a start goes on without it")))
+    for (folder, what) in [("jobs/records", "jobs"), ("keyvalue", "key-value storage")] {
+        match LocalStore::check(&data.join(folder)) {
+            Ok(damage) => {
+                file_findings.extend(damage.iter().map(|found| format!("{what}: {found}; a start goes on without it")))
+            }
+            // A folder of a server that did not have them yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => file_findings.push(format!("{what}: the records cannot be read: {error}")),
         }
-        // A folder of a server that had no jobs yet.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => file_findings.push(format!("jobs: the records cannot be read: {error}")),
     }
     let secrets = records.secrets();
     let vault = if secrets.is_empty() { None } else { Vault::existing(data, key_file).unwrap_or_default() };

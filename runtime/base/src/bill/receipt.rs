@@ -2,7 +2,7 @@
 
 use crate::bill::price::Price;
 use crate::names::{FunctionName, RequestId, TenantName};
-use crate::refusal::Blame;
+use crate::refusal::{Blame, MEMORY_LIMIT, Refusal};
 use serde::{Deserialize, Serialize};
 
 /// How a request started.
@@ -129,6 +129,9 @@ pub struct Receipt {
     pub error: Option<String>,
     /// The error in words.
     pub error_detail: Option<String>,
+    /// The limit of the manifest that the function reached, such as `memory_mib`, where the code does not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached: Option<String>,
     /// Who is at fault for the error.
     pub fault: Option<Blame>,
     /// Class of its worker's GPU; absent if the request got no worker.
@@ -149,6 +152,14 @@ pub struct Receipt {
 }
 
 impl Receipt {
+    /// Says why the request failed.
+    pub fn fail(&mut self, refusal: &Refusal) {
+        self.error = Some(refusal.code.to_owned());
+        self.error_detail = Some(refusal.public.clone());
+        self.reached = refusal.is_out_of_memory.then(|| MEMORY_LIMIT.to_owned());
+        self.fault = Some(refusal.blame);
+    }
+
     /// Returns the receipt of a request that has just been admitted.
     pub fn open(request: RequestId, tenant: TenantName, function: FunctionName, version: u32, price: Price) -> Self {
         Self {
@@ -186,6 +197,7 @@ impl Receipt {
             status: 0,
             error: None,
             error_detail: None,
+            reached: None,
             fault: None,
             class: None,
             slot: None,

@@ -7,5 +7,6 @@ pub mod account;
 mod periods;
 pub mod fair;
 pub mod demand;
+pub mod job_permits;
 pub mod permits;
 pub mod call_permits;

@@ -261,13 +261,6 @@ impl ServerPermits {
         taken.then(|| ServerPermit { server: Arc::clone(self), owner: Some((tenant.clone(), None)) })
     }
 
-    /// Does the same for a function.
-    pub fn try_acquire_for(self: &Arc<Self>, tenant: &TenantName, function: &FunctionName) -> Option<ServerPermit> {
-        let taken = self.lock().try_acquire_for(tenant, Some(function));
-        let owner = || Some((tenant.clone(), Some(function.clone())));
-        taken.then(|| ServerPermit { server: Arc::clone(self), owner: owner() })
-    }
-
     /// Takes a permit, or waits for one until a time if all are taken.
     pub async fn acquire(self: &Arc<Self>, tenant: &TenantName, until: Instant) -> Result<ServerPermit, NoPermit> {
         self.acquire_as((tenant.clone(), None), until).await

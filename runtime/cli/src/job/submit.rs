@@ -39,6 +39,9 @@ pub struct SubmitArgs {
     /// Time from now within which the job must end, in seconds [default: `ttl_s` of the function]
     #[arg(long, value_name = "SECONDS")]
     ttl: Option<u64>,
+    /// Time from now before which the job does not begin, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    delay: Option<u64>,
     /// Let other jobs of the function go first
     #[arg(long)]
     low_priority: bool,
@@ -68,6 +71,8 @@ struct Policy {
     execution_timeout: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ttl: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delay: Option<u64>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     low_priority: bool,
 }
@@ -81,7 +86,12 @@ impl SubmitArgs {
                 .hint("-d '{\"key\": 1}', or for a text -d '\"text\"'")
         })?;
         let ms = |seconds: Option<u64>| seconds.map(|seconds| seconds.saturating_mul(1000));
-        let policy = Policy { execution_timeout: ms(self.timeout), ttl: ms(self.ttl), low_priority: self.low_priority };
+        let policy = Policy {
+            execution_timeout: ms(self.timeout),
+            ttl: ms(self.ttl),
+            delay: ms(self.delay),
+            low_priority: self.low_priority,
+        };
         serde_json::to_string(&NewJob { input, webhook: self.webhook.as_deref(), policy })
             .map_err(|error| Failure::usage("the job cannot be written as JSON").because(error))
     }
@@ -150,8 +160,8 @@ mod tests {
         assert_eq!(body("{}", &[]), r#"{"input":{},"policy":{}}"#);
         assert_eq!(body("{\"b\" : 1.0,\n\"a\":1e400}", &[]), "{\"input\":{\"b\" : 1.0,\n\"a\":1e400},\"policy\":{}}");
         assert_eq!(
-            body("\"x\"", &["--timeout", "5", "--ttl", "60", "--low-priority"]),
-            r#"{"input":"x","policy":{"executionTimeout":5000,"ttl":60000,"lowPriority":true}}"#
+            body("\"x\"", &["--timeout", "5", "--ttl", "60", "--delay", "30", "--low-priority"]),
+            r#"{"input":"x","policy":{"executionTimeout":5000,"ttl":60000,"delay":30000,"lowPriority":true}}"#
         );
         assert_eq!(
             body("1", &["--webhook", "https://example.org/?a=\"b\""]),

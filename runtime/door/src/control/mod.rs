@@ -29,6 +29,7 @@ mod usage;
 mod focus;
 pub mod keys;
 mod tenants;
+mod queues;
 mod webhooks;
 mod audit_log;
 mod gpus;
@@ -228,6 +229,8 @@ impl Control {
             OperationId::ListSecrets => Ok(self.list_secrets(&grant)),
             OperationId::SetSecret => self.set_secret(call, &grant).await,
             OperationId::DeleteSecret => self.delete_secret(&call, &grant).await,
+            OperationId::PauseQueues => self.pause_queues(&grant, true).await,
+            OperationId::ResumeQueues => self.pause_queues(&grant, false).await,
             OperationId::GetWebhookSecret => self.webhook_secret(&grant).await,
             OperationId::RotateWebhookSecret => self.rotate_webhook_secret(&grant).await,
             _ => Err(AccessError::NotFound.into()),

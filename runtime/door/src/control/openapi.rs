@@ -43,6 +43,7 @@ use utoipa::OpenApi;
         gannet_api::AssetView,
         gannet_api::Secrets,
         gannet_api::SecretView,
+        gannet_api::QueuesPaused,
         gannet_api::WebhookSecret,
         gannet_api::Tenants,
         gannet_api::NewTenant,

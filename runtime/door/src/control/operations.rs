@@ -35,6 +35,8 @@ pub enum OperationId {
     ListSecrets,
     SetSecret,
     DeleteSecret,
+    PauseQueues,
+    ResumeQueues,
     GetWebhookSecret,
     RotateWebhookSecret,
     ListTenants,
@@ -200,6 +202,11 @@ table! {
         [(200, "SecretView"), (201, "SecretView")];
     DeleteSecret "deleteSecret" DELETE "secrets/{secret}" Admin
         "Deletes a secret, unless a function names it." [], Nothing, [(200, "Deleted")];
+    PauseQueues "pauseQueues" POST "queues/pause" Admin
+        "Begins no further attempt of a job of any function; jobs are accepted and wait." [], Nothing,
+        [(200, "QueuesPaused")];
+    ResumeQueues "resumeQueues" POST "queues/resume" Admin
+        "Lets the queues go on, but for those that were paused by themselves." [], Nothing, [(200, "QueuesPaused")];
     GetWebhookSecret "getWebhookSecret" GET "webhooks/secret" Admin
         "Returns the secret that webhooks are signed with; makes it if there is none." [], Nothing,
         [(200, "WebhookSecret")];

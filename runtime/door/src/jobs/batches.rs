@@ -143,6 +143,9 @@ fn check(sent: Sent) -> Result<Sent, JobApiError> {
     if !(1..=ITEMS_OF_CALL_MAX).contains(&count) {
         return Err(invalid(format!("the call has {count} inputs; it may have 1 to {ITEMS_OF_CALL_MAX}")));
     }
+    if sent.policy.has_delay() {
+        return Err(invalid("a batch has no policy.delay; pause the queue, or submit the batch later"));
+    }
     sent.webhook.as_deref().map_or(Ok(()), check_webhook)?;
     match &sent.name {
         Some(name) if name.is_empty() || name.len() > NAME_BYTES_MAX => {

@@ -19,7 +19,7 @@ use gannet_base::manifest::Schedule;
 use gannet_base::manifest::schedule::named;
 use gannet_base::names::{FunctionName, RequestId, ScheduleName, TenantName};
 use gannet_base::quota::permits::{ServerPermit, ServerPermits};
-use gannet_base::refusal::{Blame, Refusal};
+use gannet_base::refusal::{Blame, MEMORY_LIMIT, Refusal};
 use gannet_fleet::admitted::{AddressingStyle, Admitted, Target};
 use gannet_fleet::inbound::{FunctionBody, FunctionRequest, JobAttempt};
 use gannet_fleet::logs::Logs;
@@ -125,7 +125,7 @@ fn not_now(refusal: &Refusal) -> NotNow {
 fn failure(refusal: &Refusal) -> Failure {
     let is_platform = refusal.blame == Blame::Platform;
     Failure {
-        condition: condition_of(refusal.code, is_platform),
+        condition: condition_of(refusal.code, is_platform, refusal.is_out_of_memory),
         code: refusal.code.to_owned(),
         message: refusal.public.clone(),
         is_permanent: false,
@@ -149,8 +149,9 @@ fn broken_off(receipt: Option<Receipt>, error: &dyn std::fmt::Display) -> Failur
     let code = receipt.as_ref().and_then(|receipt| receipt.error.clone());
     let is_platform = receipt.as_ref().is_some_and(|receipt| receipt.fault == Some(Blame::Platform));
     let code = code.unwrap_or_else(|| "response_broken_off".into());
+    let is_out_of_memory = receipt.as_ref().is_some_and(|receipt| receipt.reached.as_deref() == Some(MEMORY_LIMIT));
     let message = receipt.and_then(|receipt| receipt.error_detail).unwrap_or_else(|| error.to_string());
-    Failure { condition: condition_of(&code, is_platform), code, message, is_permanent: false }
+    Failure { condition: condition_of(&code, is_platform, is_out_of_memory), code, message, is_permanent: false }
 }
 
 /// Returns the request that a function gets for an attempt.

@@ -53,6 +53,7 @@ fn written() -> [(&'static str, Value); 6] {
                                   "description": "Milliseconds that one attempt may take." },
             "ttl": { "type": ["integer", "null"], "minimum": 10_000, "maximum": 604_800_000,
                      "description": "Milliseconds from the submission until the job is given up." },
+            "delay": { "type": ["integer", "null"], "minimum": 0, "description": "Milliseconds until the first attempt may begin; at most `ttl`. Batches have none." },
             "lowPriority": { "type": ["boolean", "null"], "description": "Whether other jobs go first." },
         },
     });

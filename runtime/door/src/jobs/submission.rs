@@ -36,18 +36,25 @@ struct Body<'a> {
 pub(super) struct SentPolicy {
     execution_timeout: Option<u64>,
     ttl: Option<u64>,
+    delay: Option<u64>,
     low_priority: Option<bool>,
 }
 
 impl SentPolicy {
+    /// Whether it says when the first attempt may begin.
+    pub(super) fn has_delay(&self) -> bool {
+        self.delay.is_some()
+    }
+
     /// Checks what a client asks for.
     pub(super) fn check(self, limits: &TenantLimits) -> Result<Policy, JobApiError> {
-        let Self { execution_timeout, ttl, low_priority } = self;
+        let Self { execution_timeout, ttl, delay, low_priority } = self;
         let timeout_max = limits.job_timeout_s.saturating_mul(1000).min(WEEK_MS);
         within("policy.executionTimeout", execution_timeout, 5_000, timeout_max)?;
         within("policy.ttl", ttl, 10_000, WEEK_MS)?;
+        within("policy.delay", delay, 0, ttl.unwrap_or(WEEK_MS))?;
         let low_priority = low_priority.unwrap_or_default();
-        Ok(Policy { execution_timeout_ms: execution_timeout, ttl_ms: ttl, low_priority })
+        Ok(Policy { execution_timeout_ms: execution_timeout, ttl_ms: ttl, delay_ms: delay, low_priority })
     }
 }
 
@@ -129,9 +136,14 @@ mod tests {
 
     #[test]
     fn a_body_is_read_and_its_policy_checked_at_the_limits() {
-        let read = read_text(r#"{"input": {"a" : 1}, "s3Config": {}, "policy": {"executionTimeout": 5000, "ttl": 604800000, "lowPriority": true}}"#).unwrap();
+        let read = read_text(r#"{"input": {"a" : 1}, "s3Config": {}, "policy": {"executionTimeout": 5000, "ttl": 604800000, "delay": 604800000, "lowPriority": true}}"#).unwrap();
         assert_eq!(read.input, br#"{"a" : 1}"#, "byte for byte");
-        let policy = Policy { execution_timeout_ms: Some(5_000), ttl_ms: Some(604_800_000), low_priority: true };
+        let policy = Policy {
+            execution_timeout_ms: Some(5_000),
+            ttl_ms: Some(604_800_000),
+            delay_ms: Some(604_800_000),
+            low_priority: true,
+        };
         assert_eq!(read.policy, policy);
         for (body, problem) in [
             ("", "EOF"),
@@ -141,6 +153,8 @@ mod tests {
             (r#"{"input": 1, "policy": {"executionTimeout": 4999}}"#, "executionTimeout = 4999"),
             (r#"{"input": 1, "policy": {"executionTimeout": 86400001}}"#, "it may be 5000 to 86400000"),
             (r#"{"input": 1, "policy": {"ttl": -1}}"#, "invalid value"),
+            (r#"{"input": 1, "policy": {"ttl": 10000, "delay": 10001}}"#, "policy.delay = 10001; it may be 0 to 10000"),
+            (r#"{"input": 1, "policy": {"delay": 604800001}}"#, "policy.delay = 604800001"),
         ] {
             let error = read_text(body).unwrap_err();
             assert!(error.contains(problem), "{body}: {error}");

@@ -106,7 +106,8 @@ pub(super) async fn assemble(
     };
     let snapshot = registry.snapshot();
     let exists = move |tenant: &_| snapshot.tenants.contains_key(tenant);
-    let key_values = KeyValues::start(Arc::clone(&records), exists).await.map_err(failed)?;
+    let of_key_values = LocalStore::open(&store.files().data().join("keyvalue")).map_err(failed)?;
+    let key_values = KeyValues::start(Arc::new(of_key_values), exists).await.map_err(failed)?;
     let jobs = Jobs::start(records, Arc::new(blobs), runner, webhooks).await.map_err(failed)?;
     egress.set_platform(Arc::new(GuestPlatform {
         registry: Arc::clone(&registry),

@@ -160,7 +160,9 @@ impl From<PoolError> for Refusal {
             E::CannotStart { left_s, .. } => refusal.retry_after(left_s.max(1)),
             E::SecretMissing { .. } => refusal.hint("`gannet secret set` sets it").permanent(),
             E::Trapped(_) | E::Refused(_) => refusal.permanent(),
-            E::MemoryLimit(_) => refusal.hint("raise [limits] memory_mib in gannet.toml").permanent(),
+            E::MemoryLimit(_) => {
+                Self { is_out_of_memory: true, ..refusal }.hint("raise [limits] memory_mib in gannet.toml").permanent()
+            }
             E::Deadline(_) => refusal.hint(
                 "raise [limits] timeout_ms or cpu_ms in gannet.toml; for a background job, [jobs] timeout_s or cpu_ms",
             ),

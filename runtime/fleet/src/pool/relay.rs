@@ -211,11 +211,7 @@ impl OpenResponse {
                 }
                 if let Some(cap) = cap {
                     let refusal = Refusal::from(PoolError::UsedUp { cap });
-                    admitted.tab.update_receipt(|receipt| {
-                        receipt.error = Some(refusal.code.to_owned());
-                        receipt.error_detail = Some(refusal.public.clone());
-                        receipt.fault = Some(refusal.blame);
-                    });
+                    admitted.tab.update_receipt(|receipt| receipt.fail(&refusal));
                 }
                 drop(worker_claim);
             });

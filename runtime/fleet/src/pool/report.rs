@@ -4,7 +4,7 @@ use super::error::DETAIL_CHARACTERS_MAX;
 use super::worker::Worker;
 use gannet_base::hop::{FaultCode, WorkReport};
 use gannet_base::quota::account::WorkTimes;
-use gannet_base::refusal::Blame;
+use gannet_base::refusal::{Blame, MEMORY_LIMIT};
 use gannet_state::tab::Tab;
 
 /// Puts what a request has used on its tab, as far as it is known, if its report does not arrive: because the worker has
@@ -43,6 +43,7 @@ pub(super) fn record(tab: &mut Tab, work: WorkReport, worker: &Worker, claim_us:
                 .into(),
             );
             receipt.error_detail = Some(detail);
+            receipt.reached = (fault.code == FaultCode::MemoryLimit).then(|| MEMORY_LIMIT.to_owned());
             receipt.fault = Some(Blame::Function);
         });
     }

@@ -79,6 +79,11 @@ impl Pending {
         })
     }
 
+    /// Returns when the next try may be made after a start. A clock that was put back since it began does not count.
+    pub fn due(&self, now: Millis) -> Millis {
+        self.next_at.saturating_sub(self.since.saturating_sub(now).max(0))
+    }
+
     /// Returns the id of its message: the job's, or the batch's. The end of a job that a client has put into the queue again is another
     /// message, which a receiver must not take for a repetition of the first.
     pub fn message_id(&self, job: JobId) -> String {

@@ -5,6 +5,7 @@
 
 use super::headers::Headers;
 use super::record::Hook;
+use super::signed::Verify;
 use crate::job::Millis;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -107,10 +108,13 @@ impl Event {
         serde_json::to_vec(&Input { hook: hook.name.as_str(), headers, query, encoding, body })
     }
 
-    /// Returns how this delivery is known again: by its id, else by its body for a while. None: it is not.
+    /// Returns how this delivery is known again: by its id, else by its body for a while. None: it is not. An id that the
+    /// signature does not cover counts only if the hook names its header: whoever has recorded a delivery could post it
+    /// again with another one.
     pub fn delivery(&self, hook: &Hook) -> Result<Option<Delivery>, String> {
         let own = hook.id_header.as_deref();
-        let names = own.into_iter().chain(ID_HEADERS.into_iter().filter(|_| own.is_none()));
+        let is_usual = own.is_none() && matches!(hook.verify, Verify::Url | Verify::Standard);
+        let names = own.into_iter().chain(ID_HEADERS.into_iter().filter(|_| is_usual));
         let id = names.filter_map(|name| Some((name, self.headers.get(name)?))).find(|(_, id)| !id.is_empty());
         let body = hex::encode(Sha256::digest(&self.body));
         let key = |kind: &str, what: &str| format!("hook\u{1f}{}\u{1f}{kind}\u{1f}{what}", hook.name);
@@ -203,6 +207,13 @@ mod tests {
         let own = hook(", \"id_header\": \"x-id\", \"window_s\": 0");
         assert!(key(&own, &[("x-id", "7"), ("webhook-id", "m1")], b"x").unwrap().key.ends_with("id\u{1f}7"));
         assert_eq!(key(&own, &[("webhook-id", "m1")], b"x"), None, "another header does not count");
+        for signed in ["hmac-sha256", "stripe"] {
+            let signed = hook(&format!(", \"verify\": \"{signed}\""));
+            let replayed = ["g1", "g2"].map(|id| key(&signed, &[("x-github-delivery", id), ("webhook-id", id)], b"x"));
+            assert!(replayed.iter().all(|known| *known == replayed[0] && known.as_ref().unwrap().keep_ms == ID_MS));
+        }
+        let standard = hook(", \"verify\": \"standard\"");
+        assert!(key(&standard, &[("webhook-id", "m1")], b"x").unwrap().key.ends_with("id\u{1f}m1"));
         let long = "x".repeat(256);
         let told = event(&[("webhook-id", &long)], b"").delivery(&usual).unwrap_err();
         assert!(told.contains("webhook-id has 256 bytes; the limit is 255"), "{told}");

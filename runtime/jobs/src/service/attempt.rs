@@ -289,8 +289,11 @@ impl<R: Runner> Shared<R> {
             match self.read(*id).await? {
                 Some((mut job, revision)) if states.contains(&job.state) => {
                     end(&mut job);
-                    changes.extend(put_job_and_delivery(&job, Expect::Revision(revision))?);
-                    jobs.push(job);
+                    // It may have changed since it was found, so that it is not to be ended any more.
+                    if job.state.is_terminal() {
+                        changes.extend(put_job_and_delivery(&job, Expect::Revision(revision))?);
+                        jobs.push(job);
+                    }
                 }
                 Some((job, _)) if job.state.is_terminal() => self.note_ended(&job),
                 _ => {}
@@ -310,6 +313,9 @@ impl<R: Runner> Shared<R> {
                 self.read(job.id).await?.filter(|(job, _)| states.contains(&job.state))
             {
                 end(&mut job);
+                if !job.state.is_terminal() {
+                    break;
+                }
                 if self.commit_until_done(&job, revision, Vec::new()).await?.is_some() {
                     self.note_ended(&job);
                     ended += 1;

@@ -58,6 +58,8 @@ pub struct NewBatch {
 struct CallKey {
     record: String,
     body: String,
+    /// What must hold of its record for the key to be used.
+    free: Expect,
 }
 
 impl CallKey {
@@ -70,7 +72,7 @@ impl CallKey {
             hash.update(input);
         }
         let record = keys::idempotency(&names.0, &names.1, &format!("{purpose}\u{1f}{key}"));
-        Some(Self { record, body: hex::encode(hash.finalize()) })
+        Some(Self { record, body: hex::encode(hash.finalize()), free: Expect::Absent })
     }
 }
 
@@ -188,11 +190,11 @@ impl<R: Runner> Shared<R> {
             }
             if at == last {
                 (batch.total, batch.added) = (first.saturating_add(all), now);
-                if let Some(CallKey { record, body }) = key {
+                if let Some(CallKey { record, body, free }) = key {
                     let expires = now.saturating_add(IDEMPOTENCY_MS);
                     let used = UsedKey { job: batch.id, body: body.clone(), expires };
                     let value = serde_json::to_vec(&used).map_err(io::Error::other)?;
-                    changes.push(Change::Put { key: record.clone(), value, expect: Expect::Absent });
+                    changes.push(Change::Put { key: record.clone(), value, expect: *free });
                 }
             }
             *written = Some(match self.commit_batch(batch, *written, changes).await? {
@@ -255,9 +257,9 @@ impl<R: Runner> Jobs<R> {
     async fn make_all_the_way(&self, names: &Names, new: NewBatch) -> Result<BatchView, BatchError> {
         let NewBatch { name, policy, more, webhook, items } = new;
         let address = webhook.as_ref().map(|webhook| format!("{webhook:?}\n")).unwrap_or_default();
-        let key = CallKey::of(names, "batches", &format!("{name:?}\n{policy:?}\n{more}\n{address}"), &items);
+        let mut key = CallKey::of(names, "batches", &format!("{name:?}\n{policy:?}\n{more}\n{address}"), &items);
         let settings = self.settings_of(names)?;
-        if let Some(known) = self.known_batch(names, key.as_ref()).await? {
+        if let Some(known) = self.known_batch(names, key.as_mut()).await? {
             return Ok(known);
         }
         let now = self.shared.clock.now();
@@ -290,11 +292,11 @@ impl<R: Runner> Jobs<R> {
     }
 
     async fn add_all_the_way(&self, names: &Names, id: BatchId, items: NewItems) -> Result<BatchView, BatchError> {
-        let key = CallKey::of(names, &format!("items/{id}"), "", &items);
+        let mut key = CallKey::of(names, &format!("items/{id}"), "", &items);
         let settings = self.settings_of(names)?;
         let _alone = self.change(names, id).await?;
         // A repeated call may come after the batch was closed.
-        if let Some(known) = self.known_batch(names, key.as_ref()).await? {
+        if let Some(known) = self.known_batch(names, key.as_mut()).await? {
             return Ok(known);
         }
         let (batch, revision) = self.record_of(names, id)?;
@@ -317,7 +319,7 @@ impl<R: Runner> Jobs<R> {
         names: &Names,
         (batch, written): (Batch, Written),
         items: NewItems,
-        key: Option<CallKey>,
+        mut key: Option<CallKey>,
         settings: &JobSettings,
     ) -> Result<BatchView, BatchError> {
         let (shared, id) = (&self.shared, batch.id);
@@ -342,20 +344,25 @@ impl<R: Runner> Jobs<R> {
                 shared.release(&names.0, reserved);
                 match error {
                     NotAdded::Because(error) => Err(error.into()),
-                    NotAdded::KeyUsed => self.known_batch(names, key.as_ref()).await?.ok_or(BatchError::NotFound),
+                    NotAdded::KeyUsed => self.known_batch(names, key.as_mut()).await?.ok_or(BatchError::NotFound),
                 }
             }
         }
     }
 
-    /// Returns the batch that a call with this key has made or added to before.
-    async fn known_batch(&self, names: &Names, key: Option<&CallKey>) -> Result<Option<BatchView>, BatchError> {
-        let Some(CallKey { record, body }) = key else { return Ok(None) };
+    /// Returns the batch that a call with this key has made or added to before. If that batch is removed, the key is free
+    /// again.
+    async fn known_batch(&self, names: &Names, key: Option<&mut CallKey>) -> Result<Option<BatchView>, BatchError> {
+        let Some(CallKey { record, body, free }) = key else { return Ok(None) };
         let Some(entry) = self.shared.records.get(record).await? else { return Ok(None) };
         let used: UsedKey = serde_json::from_slice(&entry.value).map_err(io::Error::other)?;
-        if used.body != *body {
-            return Err(BatchError::OtherBody(used.job));
+        match self.batch(names, used.job) {
+            Err(BatchError::NotFound) => {
+                *free = Expect::Revision(entry.revision);
+                Ok(None)
+            }
+            _ if used.body != *body => Err(BatchError::OtherBody(used.job)),
+            known => known.map(Some),
         }
-        self.batch(names, used.job).map(Some)
     }
 }

@@ -16,6 +16,7 @@ use gannet_state::records::{Change, Expect};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Mutex;
 
 /// How often the task looks without being woken: a batch to which nothing is added any more closes by itself.
 const EVERY: Duration = Duration::from_secs(5);
@@ -46,8 +47,8 @@ pub(super) async fn tell_all<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<(
 
 async fn tell_one<R: Runner>(shared: &Arc<Shared<R>>, id: BatchId) -> io::Result<()> {
     let changing = shared.state().batches.all.get(&id).map(|known| Arc::clone(&known.changing));
-    let Some(changing) = changing else { return Ok(()) };
-    let _alone = changing.lock_owned().await;
+    // A change of the batch may take long. The others do not wait for it; the next look tells this one.
+    let Some(Ok(_alone)) = changing.map(Mutex::try_lock_owned) else { return Ok(()) };
     let now = shared.clock.now();
     let found = {
         let state = shared.state();

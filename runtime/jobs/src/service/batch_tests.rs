@@ -1,10 +1,11 @@
 //! Batches of a whole service, over a simulated store that fails and crashes.
 
+use super::clock::Clock;
 use super::state::Names;
 use super::{BatchError, BatchView, JobLimits, Jobs, NewBatch, NewItems, SubmitError};
 use crate::batch::BatchState;
 use crate::delivery::sender::{Answer, Message, SendError, Sender, Webhooks};
-use crate::job::{BatchId, Job, Policy};
+use crate::job::{BatchId, Job, JobId, Policy, State};
 use crate::keys;
 use crate::outcome::{Condition, Failure};
 use crate::runner::{AnswerSink, Attempt, FunctionJobs, NotNow, Runner};
@@ -110,11 +111,17 @@ fn new_batch(count: usize, key: Option<&str>, more: bool) -> NewBatch {
 }
 
 async fn start(store: &Arc<SimulatedStore>, runner: Echo) -> Jobs<Echo> {
+    start_hours_ahead(store, runner, 0).await
+}
+
+/// Starts with a clock that was put forward.
+async fn start_hours_ahead(store: &Arc<SimulatedStore>, runner: Echo, hours: i64) -> Jobs<Echo> {
     let folder = tempfile::tempdir().unwrap();
     let vault = Arc::new(Vault::open(folder.path(), None, std::iter::empty()).unwrap());
     let webhooks = Webhooks { sender: Arc::new(Nobody), vault, first_retry_ms: 5 };
     let records = Arc::<SimulatedStore>::clone(store);
-    Jobs::start(records, Arc::new(SimulatedBlobs::new()), runner, webhooks).await.unwrap()
+    let clock = Clock::put_forward(hours * 3_600_000);
+    Jobs::start_at(clock, records, Arc::new(SimulatedBlobs::new()), runner, webhooks).await.unwrap()
 }
 
 async fn records(store: &SimulatedStore, prefix: &str) -> usize {
@@ -193,7 +200,7 @@ async fn a_batch_runs_tells_its_results_in_order_and_failed_items_are_retried() 
 async fn results_are_kept_until_the_batch_has_ended_and_nothing_is_left_then() {
     let store = Arc::new(SimulatedStore::new(2));
     let jobs = start(&store, Echo::default()).await;
-    let made = jobs.make_batch(&names(), new_batch(12, None, true)).await.unwrap();
+    let made = jobs.make_batch(&names(), new_batch(12, Some("k"), true)).await.unwrap();
     let id = BatchId::parse(&made.id).unwrap();
     until(&jobs, &made.id, |view| view.counts.have_all_ended()).await;
     super::batch_sweep::remove_kept(&jobs.shared).await.unwrap();
@@ -205,6 +212,27 @@ async fn results_are_kept_until_the_batch_has_ended_and_nothing_is_left_then() {
         assert_eq!(records(&store, prefix).await, 0, "{prefix}");
     }
     assert_eq!(jobs.used(&names().0), (0, 0));
+    // Its key is free again, whatever is sent.
+    let next = jobs.make_batch(&names(), new_batch(3, Some("k"), false)).await.unwrap();
+    assert!(next.id != made.id && next.counts.total == 3, "{next:?}");
+}
+
+#[tokio::test]
+async fn an_idempotency_key_is_known_as_long_as_what_it_made() {
+    let mut store = Arc::new(SimulatedStore::new(5));
+    let runner = Echo { result_s: 7 * 86_400, ..Echo::default() };
+    let jobs = start(&store, runner.clone()).await;
+    let made = jobs.make_batch(&names(), new_batch(3, Some("k"), false)).await.unwrap();
+    until(&jobs, &made.id, |view| view.counts.have_all_ended()).await;
+    for (hours, is_known) in [(25, true), (8 * 24, false)] {
+        store = Arc::new(store.crash());
+        let jobs = start_hours_ahead(&store, runner.clone(), hours).await;
+        super::batch_sweep::remove_kept(&jobs.shared).await.unwrap();
+        super::sweep::remove_keys(&jobs.shared).await.unwrap();
+        assert_eq!(records(&store, keys::IDEMPOTENCY).await, usize::from(is_known), "after {hours} hours");
+        let again = jobs.make_batch(&names(), new_batch(3, Some("k"), false)).await.unwrap();
+        assert_eq!(again.id == made.id, is_known, "after {hours} hours");
+    }
 }
 
 #[tokio::test]
@@ -230,6 +258,22 @@ async fn items_leave_half_to_those_who_wait_and_a_cancel_leaves_what_runs() {
     let ended = until(&jobs, &made.id, |view| view.counts.have_all_ended()).await;
     assert_eq!((ended.counts.completed, ended.counts.cancelled, ended.status), (4, 8, BatchState::Cancelled));
     assert_eq!(results(&jobs, id, 0).await.len(), 12);
+}
+
+#[tokio::test]
+async fn what_is_not_to_be_ended_any_more_stays_in_the_queue() {
+    let runner = Echo { result_s: 60, ..Echo::default() };
+    runner.is_held.store(true, Ordering::Relaxed);
+    let jobs = start(&Arc::new(SimulatedStore::new(6)), runner.clone()).await;
+    let made = jobs.make_batch(&names(), new_batch(5, None, false)).await.unwrap();
+    let id = BatchId::parse(&made.id).unwrap();
+    let all: Vec<JobId> = (0..5).map(|index| JobId::item(id, index)).collect();
+    // As when the time of jobs was over that a client has put into the queue again meanwhile.
+    let ended = jobs.shared.end_together(&all, &[State::InQueue, State::InProgress], |_| {}).await.unwrap();
+    assert_eq!(ended, 0);
+    runner.is_held.store(false, Ordering::Relaxed);
+    let ended = until(&jobs, &made.id, |view| view.counts.have_all_ended()).await;
+    assert_eq!(ended.counts.completed, 5, "{ended:?}");
 }
 
 #[tokio::test]

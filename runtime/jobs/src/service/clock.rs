@@ -16,6 +16,13 @@ impl Clock {
         Self { began: Instant::now(), began_ms: jiff::Timestamp::now().as_millisecond() }
     }
 
+    /// A clock that was put forward, or back, before the server started.
+    #[cfg(test)]
+    pub(crate) fn put_forward(by: Millis) -> Self {
+        let clock = Self::new();
+        Self { began_ms: clock.began_ms.saturating_add(by), ..clock }
+    }
+
     pub(crate) fn now(&self) -> Millis {
         self.began_ms.saturating_add_unsigned(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX))
     }

@@ -81,12 +81,22 @@ impl<R: Runner> Jobs<R> {
         runner: R,
         webhooks: Webhooks,
     ) -> io::Result<Self> {
+        Self::start_at(Clock::new(), records, blobs, runner, webhooks).await
+    }
+
+    async fn start_at(
+        clock: Clock,
+        records: Arc<dyn RecordStore>,
+        blobs: Arc<dyn BlobStore>,
+        runner: R,
+        webhooks: Webhooks,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             records,
             blobs,
             runner,
             webhooks,
-            clock: Clock::new(),
+            clock,
             state: Mutex::default(),
             removing_blobs: tokio::sync::RwLock::default(),
             large_reads: tokio::sync::Semaphore::new(shared::LARGE_READS),

@@ -1,12 +1,14 @@
-//! The whole service against a simple model: random calls, faults of the store, late and unknown answers, and crashes.
+//! The whole service against a simple model: random calls, faults of the store, late and unknown answers, crashes, and
+//! clocks that are set while the server does not run.
 //!
 //! What must hold in the end: every job that was accepted is there and has ended; what a client saw of an end never
 //! changes; a result belongs to the attempt that the record names; at most one attempt of a job runs at a time; and
 //! nothing is left in the index.
 
+use super::clock::Clock;
 use super::{JobLimits, Jobs, Submission};
 use crate::delivery::sender::{Answer, Message, SendError, Sender, Webhooks};
-use crate::job::{Job, JobId, Policy, State};
+use crate::job::{Job, JobId, Millis, Policy, State};
 use crate::outcome::{Condition, Failure};
 use crate::runner::{AnswerSink, Attempt, FunctionJobs, NotNow, Runner};
 use futures::FutureExt;
@@ -52,6 +54,7 @@ impl Runner for Numbers {
         let settings = JobSettings {
             retries: 100,
             backoff_s: 0,
+            backoff_max_s: 1,
             retry_on: vec!["error".into(), "platform".into()],
             ..JobSettings::default()
         };
@@ -83,7 +86,7 @@ impl Runner for Numbers {
             for _ in 0..3 {
                 tokio::task::yield_now().await;
             }
-            let failing: u32 = std::str::from_utf8(&attempt.input).unwrap().parse().unwrap();
+            let failing: u32 = std::str::from_utf8(&attempt.input).unwrap().trim().parse().unwrap();
             if attempt.number <= failing {
                 return Err(Failure {
                     condition: Condition::Error,
@@ -122,6 +125,9 @@ enum Step {
     Submit {
         failing: u8,
         key: Option<u8>,
+        /// Whether its input is too long for a record.
+        is_large: bool,
+        delay_ms: Option<u8>,
     },
     Cancel(usize),
     Retry(usize),
@@ -130,20 +136,25 @@ enum Step {
     Pause(bool),
     /// Lets the tasks go on.
     Go(u8),
-    /// Kills the service, and starts it again with what the store kept.
-    Crash,
+    /// Kills the service, and starts it again with what the store kept, and with a clock that is so many seconds ahead.
+    Crash(i16),
 }
+
+/// Bytes that do not fit into a record with others.
+const LARGE: usize = 300_000;
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (0u8..4, proptest::option::of(0u8..4)).prop_map(|(failing, key)| Step::Submit { failing, key }),
+        6 => (0u8..4, proptest::option::of(0u8..4), 0u8..16, proptest::option::of(0u8..30)).prop_map(
+            |(failing, key, large, delay_ms)| Step::Submit { failing, key, is_large: large == 0, delay_ms }
+        ),
         2 => any::<usize>().prop_map(Step::Cancel),
         1 => any::<usize>().prop_map(Step::Retry),
         3 => any::<usize>().prop_map(Step::Look),
         1 => Just(Step::Purge),
         1 => any::<bool>().prop_map(Step::Pause),
         6 => (1u8..40).prop_map(Step::Go),
-        1 => Just(Step::Crash),
+        1 => prop_oneof![Just(0), -1_200i16..1_200].prop_map(Step::Crash),
     ]
 }
 
@@ -180,17 +191,18 @@ async fn look(jobs: &Jobs<Numbers>, names: &Names, client: &mut Client, id: JobI
 async fn take(step: Step, jobs: &Jobs<Numbers>, names: &Names, client: &mut Client) {
     let pick = |client: &Client, at: usize| client.accepted.get(at % client.accepted.len().max(1)).copied();
     match step {
-        Step::Submit { failing, key } => {
+        Step::Submit { failing, key, is_large, delay_ms } => {
+            let spaces = " ".repeat(if is_large { LARGE } else { 0 });
             let submission = Submission {
                 tenant: names.0.clone(),
                 function: names.1.clone(),
                 // With a key, always the same.
-                input: if key.is_some() { b"1".to_vec() } else { failing.to_string().into_bytes() },
-                policy: Policy::default(),
+                input: if key.is_some() { b"1".to_vec() } else { format!("{failing}{spaces}").into_bytes() },
+                policy: Policy { delay_ms: delay_ms.filter(|_| key.is_none()).map(u64::from), ..Policy::default() },
                 sync: false,
                 webhook: (failing == 2 && key.is_none()).then(|| "https://example.org/".to_owned()),
                 idempotency_key: key.map(|key| format!("key {key}")),
-                limits: JobLimits { queued: 1_000, bytes: 1 << 20 },
+                limits: JobLimits { queued: 1_000, bytes: 1 << 30 },
             };
             if let Ok(submitted) = jobs.submit(submission).await {
                 if let Some(key) = key {
@@ -226,29 +238,31 @@ async fn take(step: Step, jobs: &Jobs<Numbers>, names: &Names, client: &mut Clie
                 tokio::task::yield_now().await;
             }
         }
-        Step::Crash => {}
+        Step::Crash(_) => {}
     }
 }
 
-/// One life of the service: takes steps until a crash or the end.
+/// One life of the service: takes steps until the end, or a crash. Then it returns by how much the clock is set.
 async fn live(
-    store: &Arc<SimulatedStore>,
+    (store, blobs, ahead_s): (&Arc<SimulatedStore>, &Arc<SimulatedBlobs>, i16),
     world: &Arc<Mutex<World>>,
     (vault, names): (&Arc<Vault>, &Names),
     client: &mut Client,
     steps: &mut impl Iterator<Item = Step>,
-) -> bool {
+) -> Option<i16> {
     let webhooks = Webhooks { sender: Arc::new(Nowhere), vault: Arc::clone(vault), first_retry_ms: 5 };
     let runner = Numbers { world: Arc::clone(world) };
     let records = Arc::<SimulatedStore>::clone(store);
     // A start needs its store to work.
     store.fail_at_random(0);
-    let jobs = Jobs::start(records, Arc::new(SimulatedBlobs::new()), runner, webhooks).await.unwrap();
+    let clock = Clock::put_forward(Millis::from(ahead_s) * 1000);
+    let blobs = Arc::<SimulatedBlobs>::clone(blobs);
+    let jobs = Jobs::start_at(clock, records, blobs, runner, webhooks).await.unwrap();
     store.fail_at_random(60);
     store.answer_late(4);
     for step in steps {
-        if matches!(step, Step::Crash) {
-            return true;
+        if let Step::Crash(ahead_s) = step {
+            return Some(ahead_s);
         }
         take(step, &jobs, names, client).await;
     }
@@ -280,7 +294,7 @@ async fn live(
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert!(jobs.shared.state().has_no_waiters(), "waiters are left");
-    false
+    None
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -299,17 +313,18 @@ proptest! {
         let names = (TenantName::new("acme").unwrap(), FunctionName::new("blur").unwrap());
         let (world, mut client) = (Arc::<Mutex<World>>::default(), Client::default());
         let mut store = Arc::new(SimulatedStore::new(seed));
+        let (blobs, mut ahead_s) = (Arc::<SimulatedBlobs>::default(), 0);
         let mut steps = steps.into_iter();
         loop {
             let runtime = runtime();
-            let crashed = runtime.block_on(live(&store, &world, (&vault, &names), &mut client, &mut steps));
+            let stored = (&store, &blobs, ahead_s);
+            let crashed = runtime.block_on(live(stored, &world, (&vault, &names), &mut client, &mut steps));
             let next = store.crash();
             // Its tasks end wherever they are.
             runtime.shutdown_background();
             prop_assert!(world.lock().unwrap().running.is_empty());
-            if !crashed {
-                break;
-            }
+            let Some(ahead) = crashed else { break };
+            ahead_s = ahead;
             store = Arc::new(next);
         }
         prop_assert_eq!(world.lock().unwrap().overlaps, 0);

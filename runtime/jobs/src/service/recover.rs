@@ -163,6 +163,14 @@ fn take<R: Runner>(shared: &Arc<Shared<R>>, mut job: Job, revision: Revision) ->
         job.cancel(&shared.settings(&job), shared.clock.now());
         changes = put_job_and_delivery(&job, Expect::Revision(revision))?;
     }
+    // A clock that was put back must not keep a job for longer than its back-off, or than its client asked for.
+    if let Some(at) = job.not_before {
+        let most = match job.attempt {
+            0 => u64::try_from(at.saturating_sub(job.submitted)).unwrap_or(0),
+            _ => shared.settings(&job).backoff_max_s.saturating_mul(1000),
+        };
+        job.not_before = Some(at.min(shared.clock.now().saturating_add_unsigned(most)));
+    }
     let mut state = shared.state();
     state.batches.set(&job);
     for blob in job.input.blob.iter().chain(job.output.iter().filter_map(|output| output.blob.as_ref())) {

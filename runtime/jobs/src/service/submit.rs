@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use std::io;
 use std::sync::Arc;
 
-/// How long an idempotency key is kept, in milliseconds.
+/// How long an idempotency key is kept at least, in milliseconds. It is also kept as long as its job or batch is.
 pub(super) const IDEMPOTENCY_MS: i64 = 24 * 3_600_000;
 
 /// How long a job is looked for that may have been stored although it was not known, in milliseconds.

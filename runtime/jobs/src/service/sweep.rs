@@ -1,6 +1,7 @@
 //! The task that ends jobs whose time is over, and removes records that are kept long enough.
 
 use super::shared::Shared;
+use super::submit::UsedKey;
 use crate::job::{Job, JobId, State};
 use crate::keys;
 use crate::runner::Runner;
@@ -141,18 +142,21 @@ pub(super) async fn remove<R: Runner>(shared: &Arc<Shared<R>>, jobs: Vec<(Job, R
     shared.remove_blobs(blobs).await
 }
 
-/// Removes idempotency keys that are old.
-async fn remove_keys<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()> {
+/// Removes idempotency keys that are old and whose job or batch is gone.
+pub(super) async fn remove_keys<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()> {
     let now = shared.clock.now();
     let mut after: Option<String> = None;
     loop {
         let page = shared.records.page(keys::IDEMPOTENCY, after.as_deref(), AT_ONCE).await?;
-        let old = page.entries.iter().filter(|entry| {
-            serde_json::from_slice::<super::submit::UsedKey>(&entry.value).is_ok_and(|used| used.expires <= now)
-        });
-        let changes: Vec<Change> = old
-            .map(|entry| Change::Delete { key: entry.key.clone(), expect: Expect::Revision(entry.revision) })
-            .collect();
+        let mut changes = Vec::new();
+        for entry in &page.entries {
+            let used: Option<UsedKey> = serde_json::from_slice(&entry.value).ok();
+            let Some(used) = used.filter(|used| used.expires <= now) else { continue };
+            let has = async |key: String| Ok::<_, io::Error>(shared.records.get(&key).await?.is_some());
+            if !has(keys::job(used.job)).await? && !has(keys::batch(used.job)).await? {
+                changes.push(Change::Delete { key: entry.key.clone(), expect: Expect::Revision(entry.revision) });
+            }
+        }
         if !changes.is_empty() {
             match shared.records.commit(changes).await {
                 Ok(_) | Err(CommitError::Conflict { .. }) => {}

@@ -1,4 +1,4 @@
-//! Key-value storage of tenants, in the same store of records as jobs.
+//! Key-value storage of tenants. It has a store of records of its own, so that writes of functions keep no job waiting.
 //!
 //! ```text
 //!  write ─▶ a task of its own: locks of its keys ─▶ read ─▶ quota reserved ─▶ commit, expecting what was read ─▶ answer
@@ -32,12 +32,18 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, Semaphore};
 
 /// Records that are read or removed at once.
 const PAGE: usize = 500;
 /// Locks of a tenant. A key has one of them.
 const LOCKS: usize = 256;
+/// Bytes that the writes of one tenant may have at once; others wait. So no tenant fills the store's queue.
+const TENANT_WRITING_KIB: u32 = 4 << 10;
+/// The same of all tenants. It is less than what the store accepts.
+const WRITING_KIB: u32 = 128 << 10;
+/// Reads of pages at once: each holds up to [`read::RECORDS`] values.
+const LISTING: usize = 8;
 /// How long the removal of a tenant waits for its writes to end.
 const REMOVE_MAX: Duration = Duration::from_secs(10);
 
@@ -87,6 +93,8 @@ struct Tenant {
     locks: Vec<tokio::sync::Mutex<()>>,
     /// Whether it exists. Held by each write.
     exists: RwLock<bool>,
+    /// In KiB.
+    writing: Semaphore,
     /// Keys that were created by a commit whose answer was "unknown". It may be done later, wherever the key is absent. So
     /// they are never absent again: when they are deleted, a tombstone stays until the next start.
     uncertain: Mutex<HashSet<String>>,
@@ -98,6 +106,7 @@ impl Default for Tenant {
             account: Mutex::default(),
             locks: (0..LOCKS).map(|_| tokio::sync::Mutex::default()).collect(),
             exists: RwLock::new(true),
+            writing: Semaphore::new(TENANT_WRITING_KIB as usize),
             uncertain: Mutex::default(),
         }
     }
@@ -126,6 +135,9 @@ pub struct KeyValues {
     records: Arc<dyn RecordStore>,
     tenants: Mutex<Tenants>,
     ids: record::WriteIds,
+    /// In KiB.
+    writing: Semaphore,
+    listing: Semaphore,
 }
 
 impl KeyValues {
@@ -134,7 +146,13 @@ impl KeyValues {
         records: Arc<dyn RecordStore>,
         exists: impl Fn(&TenantName) -> bool + Send,
     ) -> io::Result<Arc<Self>> {
-        let values = Self { records, tenants: Mutex::default(), ids: record::WriteIds::new()? };
+        let values = Self {
+            records,
+            tenants: Mutex::default(),
+            ids: record::WriteIds::new()?,
+            writing: Semaphore::new(WRITING_KIB as usize),
+            listing: Semaphore::new(LISTING),
+        };
         let mut after: Option<String> = None;
         loop {
             let page = values.records.page(name::PREFIX, after.as_deref(), PAGE).await?;

@@ -8,6 +8,8 @@ use gannet_base::names::TenantName;
 
 /// Keys in one page.
 const PAGE_KEYS: usize = 500;
+/// Records that are read at once for a page. It is small, because each is read with its value.
+pub(super) const RECORDS: usize = 16;
 /// Limit on the keys of one page together, in bytes.
 const PAGE_BYTES: usize = 128 << 10;
 
@@ -56,37 +58,46 @@ impl KeyValues {
     /// Returns keys of a bucket, from behind a cursor, in no order that has a meaning.
     pub async fn keys(&self, tenant: &TenantName, bucket: &str, cursor: Option<u64>) -> Result<KeyPage, KeyValueError> {
         let prefix = name::of_bucket(tenant, bucket);
-        let after = cursor.map(|cursor| name::behind(&prefix, cursor));
-        let page = self.records.page(&prefix, after.as_deref(), PAGE_KEYS).await?;
-        let (mut taken, mut keys, mut bytes) = (0, Vec::new(), 0);
-        for (at, entry) in page.entries.iter().enumerate() {
-            let record = Record::decode(&entry.value);
-            let length = record.as_ref().map_or(0, |record| record.key.len());
-            if bytes + length > PAGE_BYTES {
-                break;
+        let mut after = cursor.map(|cursor| name::behind(&prefix, cursor));
+        // Where each record is, and its key if it has a value.
+        let (mut found, mut taken, mut bytes) = (Vec::<(String, Option<String>)>::new(), 0, 0);
+        let is_whole = loop {
+            let page = {
+                let _reading = self.listing.acquire().await;
+                self.records.page(&prefix, after.as_deref(), RECORDS).await?
+            };
+            for Entry { key: stored, value, .. } in page.entries {
+                // One that cannot be read was reported at the start.
+                let record = Record::decode(&value);
+                bytes += record.as_ref().map_or(0, |record| record.key.len());
+                found.push((stored, record.filter(|record| record.value.is_some()).map(|record| record.key)));
+                if bytes <= PAGE_BYTES && found.len() <= PAGE_KEYS {
+                    taken = found.len();
+                }
             }
-            bytes += length;
-            taken = at + 1;
-            // One that cannot be read was reported at the start.
-            keys.push(record.filter(|record| record.value.is_some()).map(|record| record.key));
-        }
-        if taken == page.entries.len() && !page.more {
+            after = found.last().map(|(stored, _)| stored.clone());
+            if taken < found.len() || !page.more {
+                break !page.more && taken == found.len();
+            }
+        };
+        let (stored, mut keys): (Vec<String>, Vec<Option<String>>) = found.into_iter().unzip();
+        if is_whole {
             return Ok(KeyPage { keys: keys.into_iter().flatten().collect(), cursor: None });
         }
-        let whole = whole(&page.entries, taken);
+        let whole = whole(&stored, taken);
         keys.truncate(whole);
-        let cursor = page.entries.get(whole.saturating_sub(1)).and_then(|entry| name::cursor_of(&entry.key));
+        let cursor = stored.get(whole.saturating_sub(1)).and_then(|stored| name::cursor_of(stored));
         Ok(KeyPage { keys: keys.into_iter().flatten().collect(), cursor })
     }
 }
 
 /// Returns how many of the first records of a page can be returned with a cursor behind them. Records with one cursor are
 /// not parted: the last ones are left for the next page, unless all have it.
-fn whole(entries: &[Entry], taken: usize) -> usize {
-    let cursor = |at: usize| entries.get(at).and_then(|entry| name::cursor_of(&entry.key));
+fn whole(stored: &[String], taken: usize) -> usize {
+    let cursor = |at: usize| stored.get(at).and_then(|stored| name::cursor_of(stored));
     let Some(last) = taken.checked_sub(1) else { return 0 };
     // Whether the one behind has the same is only known if it is in the page.
-    if taken < entries.len() && cursor(taken) != cursor(last) {
+    if taken < stored.len() && cursor(taken) != cursor(last) {
         return taken;
     }
     (0..last).rev().find(|at| cursor(*at) != cursor(last)).map_or(taken, |at| at + 1)
@@ -98,10 +109,7 @@ mod tests {
 
     #[test]
     fn records_with_one_cursor_are_not_parted() {
-        let of = |hashes: &[&str]| -> Vec<Entry> {
-            let entry = |hash: &&str| Entry { key: format!("v/t/b/{hash}"), revision: 1, value: Vec::new() };
-            hashes.iter().map(entry).collect()
-        };
+        let of = |hashes: &[&str]| -> Vec<String> { hashes.iter().map(|hash| format!("v/t/b/{hash}")).collect() };
         let (a, b, c) = ("00000000000000aa00", "00000000000000bb00", "00000000000000bb01");
         assert_eq!(whole(&of(&[a, b]), 2), 1, "more with the cursor of the last may follow");
         assert_eq!(whole(&of(&[a, b, c]), 2), 1);

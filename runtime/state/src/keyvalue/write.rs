@@ -6,7 +6,7 @@
 
 use super::account::{KeyValueLimits, KeyValueUse};
 use super::record::{Record, WriteId};
-use super::{KeyValueError, KeyValues, LOCKS, Tenant, name};
+use super::{KeyValueError, KeyValues, LOCKS, TENANT_WRITING_KIB, Tenant, name};
 use crate::records::{Change, CommitError, Expect, Revision};
 use gannet_base::names::TenantName;
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,6 +88,13 @@ impl Tenant {
     }
 }
 
+/// Returns the size of a write in KiB, at least 1 and at most what a tenant may write at once.
+fn kib(edits: &[(String, Edit)]) -> u32 {
+    let value = |edit: &Edit| if let Edit::Set(value) = edit { value.len() } else { 0 };
+    let bytes: usize = edits.iter().map(|(key, edit)| key.len() + value(edit)).sum();
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).clamp(1, TENANT_WRITING_KIB)
+}
+
 /// Returns the number that a value is.
 fn number(value: Option<&[u8]>) -> Result<u64, KeyValueError> {
     let Some(value) = value else { return Ok(0) };
@@ -124,6 +131,11 @@ impl KeyValues {
         if !*exists {
             return Err(KeyValueError::NoTenant);
         }
+        // First its own share, so that nobody waits among all while it holds a part of what is for all.
+        let kib = kib(&edits);
+        let closed = |_| KeyValueError::Unavailable("the server is ending".into());
+        let _own = tenant.writing.acquire_many(kib).await.map_err(closed)?;
+        let _of_all = self.writing.acquire_many(kib).await.map_err(closed)?;
         let stored = |(key, edit): (String, Edit)| (name::of_key(tenant_name, bucket, &key), (key, edit));
         let edits: BTreeMap<String, (String, Edit)> = edits.into_iter().map(stored).collect();
         let _locks = tenant.lock(edits.keys()).await;

@@ -7,11 +7,12 @@
 //!  DATA/operator.key      the operator's key; mode 0600
 //!  DATA/db/               sled: tenants, keys, secrets, functions, versions, assets, sums of the ledger, audit log
 //!  DATA/ledger/           see ledger/line.rs
-//!  DATA/jobs/             records of jobs and of key-values, and large inputs and outputs of jobs; see records/local
 //!  DATA/secrets.key       the key that encrypts secrets; mode 0600. Not made if the key is configured elsewhere
 //!  DATA/components/       {tenant}/{sha256}.wasm: components as uploaded
 //!  DATA/assets/           {tenant}/{sha256}: assets as uploaded
 //!  DATA/uploads/          {tenant}/…: unfinished uploads of assets, see store/uploads.rs
+//!  DATA/jobs/             records and blobs of jobs, see records/local
+//!  DATA/keyvalue/         records of key-value storage
 //!  DATA/incoming/         components being uploaded and builders' outputs; emptied at start
 //!  DATA/compiled/         {tenant}/{build}-{engine}.cwasm and .report, from the builder; {build} is the component's
 //!                         sha256, with a suffix for a build with a snapshot. The report contains the kernels

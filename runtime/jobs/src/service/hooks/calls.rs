@@ -269,9 +269,14 @@ impl<R: Runner> Jobs<R> {
     /// day ago is not any more.
     pub async fn rotate_hook(&self, names: &Names, name: &HookName, what: Replaced) -> Result<MadeHook, HookError> {
         let shared = &self.shared;
+        let mut uncertain: Option<(Hook, MadeHook)> = None;
         for _ in 0..READS_MAX {
             let found = shared.hook(&names.0, &names.1, name).await?;
             let (mut hook, revision) = found.ok_or_else(|| HookError::NotFound { name: name.to_string() })?;
+            // It was stored after all. Another one would end what is valid now.
+            if let Some((_, made)) = uncertain.take().filter(|(tried, _)| *tried == hook) {
+                return Ok(made);
+            }
             let now = shared.clock.now();
             let (token, secret) = match &what {
                 Replaced::Url => {
@@ -293,11 +298,11 @@ impl<R: Runner> Jobs<R> {
                     (None, made)
                 }
             };
+            let made = MadeHook { view: HookView::new(&hook, now), token, secret };
             match shared.records.commit(Shared::<R>::put_hook(&hook, Expect::Revision(revision))?).await {
-                Ok(_) => return Ok(MadeHook { view: HookView::new(&hook, now), token, secret }),
+                Ok(_) => return Ok(made),
                 Err(CommitError::Conflict { .. }) => {}
-                // A token that nobody was told is of no use, so it is replaced again.
-                Err(CommitError::Unknown(_)) => {}
+                Err(CommitError::Unknown(_)) => uncertain = Some((hook, made)),
                 Err(error) => return Err(error.into()),
             }
         }

@@ -13,7 +13,9 @@ const PAGE: usize = 1_000;
 
 /// Reads all deliveries. It comes before the jobs are read: the record of a job with one is kept.
 pub(in crate::service) async fn load<R: Runner>(shared: &Shared<R>) -> io::Result<()> {
-    let pending = |value: &[u8]| serde_json::from_slice(value).map(|found: Pending| (Stage::Due(found.next_at), found));
+    let pending = |value: &[u8]| {
+        serde_json::from_slice(value).map(|found: Pending| (Stage::Due(found.due(shared.clock.now())), found))
+    };
     read(shared, keys::DELIVERIES, pending).await?;
     let dead =
         |value: &[u8]| serde_json::from_slice(value).map(|DeadLetter { pending, died }| (Stage::Dead(died), pending));
