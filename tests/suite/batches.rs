@@ -214,10 +214,38 @@ fn the_command_submits_a_file_waits_and_writes_the_results() {
     assert_eq!(run(&["batch", "results", "task", &id, "--from", "5098"], 0).0.lines().count(), 2);
     assert!(run(&["batches", "list", "task"], 0).0.contains("5100/5100"));
     std::fs::write(path("bad.jsonl"), "{\"fail\": \"because\"}\n").unwrap();
-    let (_, told) = run(&["batch", "submit", "task", &path("bad.jsonl"), "--wait"], 1);
+    let (failed, told) = run(&["batch", "submit", "task", &path("bad.jsonl"), "--wait"], 1);
     assert!(told.contains("1 failed") && told.contains("gannet batch results task"), "{told}");
+    let bad_address = ["batch", "submit", "task", &path("bad.jsonl"), "--webhook", "ftp://example.org/"];
+    assert!(run(&bad_address, 1).1.contains("it must be an absolute http or https URL"));
+    // A batch can be waited for later, and again.
+    let (printed, told) = run(&["batch", "wait", "task", &id], 0);
+    assert!(printed.is_empty() && told.contains("is COMPLETED: 5100 items, 5100 completed"), "{printed} {told}");
+    assert!(run(&["batch", "wait", "task", &failed], 1).1.contains("1 failed"));
+    let (answer, _) = run(&["batch", "wait", "task", &failed, "--json"], 1);
+    assert_eq!(serde_json::from_str::<Value>(&answer).unwrap()["counts"]["failed"], 1);
     std::fs::write(path("bad.jsonl"), "{}\n{\n").unwrap();
     assert!(run(&["batch", "submit", "task", &path("bad.jsonl")], 2).1.contains("line 2 is not JSON"));
     let (_, told) = run(&["batch", "cancel", "task", &id], 0);
     assert!(told.contains("is COMPLETED"), "{told}");
+}
+
+#[test]
+fn the_command_waits_until_nothing_can_be_added_to_a_batch_any_more() {
+    let server = start();
+    let open = make(&server, &json!({ "inputs": says(0, 2), "more": true }));
+    let id = open["id"].as_str().unwrap();
+    wait_until("its items have ended", || batch(&server, id)["counts"]["completed"] == 2);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| server.cli(&["batch", "wait", "task", id]));
+        std::thread::sleep(std::time::Duration::from_millis(1_500));
+        assert!(!waiting.is_finished(), "items may be added");
+        assert_eq!(ask(&server, "POST", &format!("batches/{id}/close"), &[], "").status, 200);
+        let waited = waiting.join().unwrap();
+        assert_eq!(waited.status.code(), Some(0), "{}", text(&waited.stderr));
+    });
+    let none = server.cli(&["batch", "wait", "task", "019a1c2e-7b1f-7c3a-9d55-0b9e6f2a4c11"]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(text(&none.stderr).contains("there is no such batch"), "{}", text(&none.stderr));
+    assert_eq!(server.cli(&["batch", "wait", "task"]).status.code(), Some(2), "the ID is missing");
 }

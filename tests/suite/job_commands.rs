@@ -1,4 +1,5 @@
-//! `gannet job` and `gannet queue`: what they print, their exit codes, and what they refuse.
+//! `gannet job` and `gannet queue`: what they print, their exit codes, and what they refuse. That each command about jobs
+//! has an example.
 
 use crate::support::{KEY, Options, Server, binary, text, wait_until};
 use serde_json::{Value, json};
@@ -105,6 +106,8 @@ fn the_options_of_a_job_are_sent() {
     let told = bad(&server, &["job", "submit", "task", "--timeout", "1"], 1, "policy.executionTimeout = 1000");
     assert!(told.contains("(invalid_request)\n  caused by: status 400 Bad Request, request "), "{told}");
     bad(&server, &["job", "submit", "task", "--ttl", "1"], 1, "policy.ttl = 1000");
+    bad(&server, &["job", "submit", "task", "--webhook", "ftp://example.org/"], 1, "an absolute http or https URL");
+    bad(&server, &["job", "submit", "task", "--webhook"], 2, "--webhook <URL>");
     let (answer, _) = good(&server, &["job", "submit", "task", "--json"]);
     let answer: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!((answer["id"].is_string(), &answer["status"]), (true, &json!("IN_QUEUE")));
@@ -236,19 +239,34 @@ fn the_operator_names_the_tenant_of_a_job() {
 
 #[test]
 fn every_command_has_an_example() {
-    for verb in ["submit", "status", "wait", "stream", "cancel", "retry", "list", "logs"] {
-        has_an_example(&["job", verb]);
+    for command in ["job", "batch", "queue", "schedule", "hook", "webhook"] {
+        let verbs = verbs(command);
+        assert!(verbs.len() >= 4, "{command}: {verbs:?}");
+        for verb in verbs {
+            has_an_example(&[command, &verb]);
+        }
     }
-    for verb in ["pause", "resume", "purge", "status"] {
-        has_an_example(&["queue", verb]);
-    }
+}
+
+/// Returns the verbs of a command, as its help lists them.
+#[track_caller]
+fn verbs(command: &str) -> Vec<String> {
+    let help = Command::new(binary()).args([command, "--help"]).output().unwrap();
+    let help = text(&help.stdout);
+    let listed = help.split("Commands:\n").nth(1).unwrap_or_else(|| panic!("{help}"));
+    let listed = listed.lines().take_while(|line| !line.is_empty());
+    // The text about a verb may take several lines; further ones are indented more.
+    let verbs = listed.filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')));
+    let verbs = verbs.filter_map(|rest| rest.split_whitespace().next());
+    verbs.filter(|verb| *verb != "help").map(str::to_owned).collect()
 }
 
 /// Checks that the help of a command shows how it is used.
 #[track_caller]
 fn has_an_example(command: &[&str]) {
     let help = Command::new(binary()).args(command).arg("--help").output().unwrap();
-    let (help, example) = (text(&help.stdout), format!("  gannet {} ", command.join(" ")));
+    let (help, example) = (text(&help.stdout), format!("  gannet {}", command.join(" ")));
     let shown = help.split("Example").nth(1).unwrap_or_else(|| panic!("{command:?}: {help}"));
-    assert!(shown.contains(&example), "{help}");
+    let is_example = |line: &str| line == example || line.starts_with(&format!("{example} "));
+    assert!(shown.lines().any(is_example), "{help}");
 }

@@ -156,7 +156,8 @@ fn a_cancel_ends_a_waiting_and_a_running_job_and_can_be_repeated() {
     ask(&server, "POST", "pause", &Value::Null);
     let waiting: Vec<String> = (0..3).map(|_| submit(&server, &json!({ "input": {} }))).collect();
     assert_eq!(status(&server, &waiting[0])["waitReason"], "paused");
-    assert_eq!(ask(&server, "GET", "health", &Value::Null).json()["waitReason"], "paused");
+    let health = ask(&server, "GET", "health", &Value::Null).json();
+    assert_eq!((&health["waitReason"], &health["workers"]["throttled"]), (&json!("paused"), &json!(0)), "{health}");
     ask(&server, "POST", &format!("cancel/{}", waiting[0]), &Value::Null);
     let purged = ask(&server, "POST", "purge-queue", &json!({})).json();
     assert_eq!(purged, json!({ "removed": 2, "status": "completed" }));

@@ -267,6 +267,10 @@ fn a_job_whose_worker_cannot_start_waits_and_says_why_and_runs_once_it_can() {
     });
     assert_eq!(health["workers"]["unhealthy"], 1, "{health}");
     assert_eq!(health["lastError"], "no worker could be started");
+    assert_eq!(health["workers"]["throttled"], 0, "{health}");
+    let shown = server.cli(&["queue", "status", "f"]);
+    let shown = text(&shown.stdout);
+    assert!(shown.contains("last error     no worker could be started"), "{shown}");
     let refused = server.call("f", "/", b"{}");
     refused.is_problem(503, "function_cannot_start", "in a row, last because no worker could be started");
     assert!(!refused.header("retry-after").is_empty());

@@ -145,6 +145,26 @@ fn clients_make_change_run_and_delete_schedules() {
 }
 
 #[test]
+fn the_command_shows_which_time_was_skipped_and_why() {
+    let server = Server::start();
+    assert!(
+        deploy(&server, "[[schedule]]\nname = \"busy\"\ncron = \"* * * * *\"\ninput = { spin = true }\n").status < 300
+    );
+    // The time comes within a minute, and this job has not ended then.
+    run(&server, "busy");
+    let first = Instant::now();
+    while listed(&server, "busy")["last_skipped"].is_null() {
+        assert!(first.elapsed() < Duration::from_secs(75), "a minute has passed: {}", listed(&server, "busy"));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let skipped = listed(&server, "busy")["last_skipped"].clone();
+    let shown = format!("{} (overlap)", skipped["time"].as_str().unwrap());
+    let table = server.cli(&["schedule", "list", "task"]);
+    let table = String::from_utf8_lossy(&table.stdout);
+    assert!(table.lines().nth(1).unwrap().ends_with(&shown), "{table}");
+}
+
+#[test]
 fn schedules_have_a_limit_and_changing_them_needs_the_scope_to_deploy() {
     let server = Server::start_with(&Options { not_dev: true, ..Options::default() });
     let key = server.tenant("acme", &json!({ "schedules": 1 }));
@@ -193,6 +213,7 @@ fn the_commands_add_list_run_and_delete_schedules() {
     assert!(is_ok && text.contains("nightly"), "{text}");
     let (_, text) = told(&["schedule", "list", "task"]);
     assert!(text.contains("30 2 * * *") && text.contains("Europe/Berlin") && text.contains("api"), "{text}");
+    assert!(text.lines().next().unwrap().ends_with("LAST SKIPPED"), "{text}");
     let (is_ok, text) = told(&["schedule", "run", "task", "nightly"]);
     assert!(is_ok && text.contains("gannet job"), "{text}");
     assert!(told(&["schedule", "delete", "task", "nightly"]).0);

@@ -374,6 +374,29 @@ fn commands_list_repeat_and_drop_deliveries_and_show_the_secret() {
 }
 
 #[test]
+fn commands_submit_jobs_and_batches_with_an_address_for_their_ends() {
+    let (server, receiver) = (start(OPEN, None), Receiver::start(&[]));
+    deploy(&server, "");
+    let folder = tempfile::tempdir().unwrap();
+    let lines = folder.path().join("in.jsonl");
+    std::fs::write(&lines, "{\"say\": 1}\n{\"say\": 2}\n").unwrap();
+    let (address, lines) = (receiver.url(), lines.to_str().unwrap());
+    for arguments in [
+        &["job", "submit", "task", "-d", r#"{"say": "x"}"#][..],
+        &["job", "submit", "task", "-d", r#"{"say": "x"}"#, "--sync", "--json"],
+        &["batch", "submit", "task", lines],
+    ] {
+        let output = server.cli(&[arguments, &["--webhook", &address]].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        let printed = text(&output.stdout);
+        let message = receiver.next();
+        assert!(printed.contains(&message.headers["webhook-id"]), "{arguments:?}: {printed}");
+        assert_eq!(message.json()["status"], "COMPLETED");
+    }
+    receiver.stays_silent();
+}
+
+#[test]
 fn a_slow_receiver_is_called_once() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let receiver = Receiver::over(listener, &[], Duration::from_secs(29));

@@ -5,16 +5,15 @@
 //! | key in the bucket `documents` | value |
 //! |---|---|
 //! | `doc/{id}` | the number of chunks |
-//! | `doc/{id}/{n}` | chunk and vector |
+//! | `doc/{id}/{n}` | the chunk and its vector, as a list |
 //!
 //! The embedding is real but small: hashed n-grams of letters, so that it needs no model. `functions/embed` has a model's.
 
 use gannet_sdk::http::{Request, Response};
-use gannet_sdk::keyvalue::Bucket;
+use gannet_sdk::keyvalue::{self, Bucket};
 use gannet_sdk::{Error, Result, gpu, job};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
-use std::collections::HashMap;
 
 const CHUNK_BYTES: usize = 600;
 const WIDTH: usize = 256;
@@ -32,24 +31,15 @@ struct Document {
     text: String,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Chunk {
-    text: String,
-    vector: Vec<f32>,
-}
-
 /// Cuts a text between words, into pieces of at most [`CHUNK_BYTES`], unless one word is longer.
 fn chunks(text: &str) -> Vec<String> {
-    let mut chunks = vec![String::new()];
+    let mut chunks: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
-        if chunks.last().is_some_and(|chunk| !chunk.is_empty() && chunk.len() + word.len() >= CHUNK_BYTES) {
-            chunks.push(String::new());
+        match chunks.last_mut() {
+            Some(chunk) if chunk.len() + word.len() < CHUNK_BYTES => chunk.extend([" ", word]),
+            _ => chunks.push(word.to_owned()),
         }
-        let Some(chunk) = chunks.last_mut() else { continue };
-        chunk.extend((!chunk.is_empty()).then_some(' '));
-        chunk.push_str(word);
     }
-    chunks.retain(|chunk| !chunk.is_empty());
     chunks
 }
 
@@ -86,12 +76,11 @@ fn store(Document { id, text }: Document) -> Result<Response> {
     let (bucket, chunks) = (Bucket::open("documents")?, chunks(&text));
     let before: usize = bucket.get_json(&format!("doc/{id}"))?.unwrap_or(0);
     for (part, texts) in chunks.chunks(TOGETHER).enumerate() {
-        let with_vectors = texts.iter().cloned().zip(embed(texts)?);
-        let pairs = with_vectors.enumerate().map(|(n, (text, vector))| {
-            let value = serde_json::to_vec(&Chunk { text, vector })?;
-            Ok((format!("doc/{id}/{}", part * TOGETHER + n), value))
-        });
-        bucket.set_many(pairs.collect::<serde_json::Result<Vec<_>>>()?)?;
+        let mut pairs = Vec::new();
+        for (n, with_vector) in (part * TOGETHER..).zip(texts.iter().zip(embed(texts)?)) {
+            pairs.push((format!("doc/{id}/{n}"), serde_json::to_vec(&with_vector)?));
+        }
+        bucket.set_many(pairs)?;
         job::progress(&json!({ "chunks": chunks.len(), "kept": part * TOGETHER + texts.len() }))?;
     }
     bucket.set_json(&format!("doc/{id}"), &chunks.len())?;
@@ -102,22 +91,20 @@ fn store(Document { id, text }: Document) -> Result<Response> {
 
 fn search(query: String, count: usize) -> Result<Response> {
     let (bucket, wanted) = (Bucket::open("documents")?, embed(&[query])?.concat());
-    let keys = bucket.keys().collect::<std::result::Result<Vec<_>, _>>()?;
-    let keys: Vec<String> = keys.into_iter().filter(|key| key.matches('/').count() == 2).collect();
-    let mut scores: HashMap<String, (f32, String)> = HashMap::new();
-    for some in keys.chunks(100) {
-        for (key, value) in some.iter().zip(bucket.get_many(some)?) {
-            let Some(Chunk { text, vector }) = value.map(|value| serde_json::from_slice(&value)).transpose()? else {
-                continue;
-            };
-            scores.insert(key.clone(), (vector.iter().zip(&wanted).map(|(a, b)| a * b).sum(), text));
+    let mut keys = bucket.keys().collect::<keyvalue::Result<Vec<_>>>()?;
+    keys.retain(|key| key.matches('/').count() == 2);
+    let mut found = Vec::new();
+    for keys in keys.chunks(100) {
+        for (key, value) in keys.iter().zip(bucket.get_many(keys)?) {
+            let Some(value) = value else { continue };
+            let (text, vector): (String, Vec<f32>) = serde_json::from_slice(&value)?;
+            let score: f32 = vector.iter().zip(&wanted).map(|(a, b)| a * b).sum();
+            found.push((score, json!({ "key": key, "score": score, "text": text })));
         }
     }
-    let mut nearest: Vec<_> = scores.into_iter().collect();
-    nearest.sort_by(|(_, (a, _)), (_, (b, _))| b.total_cmp(a));
-    let shown =
-        nearest.into_iter().take(count).map(|(key, (score, text))| json!({ "key": key, "score": score, "text": text }));
-    Ok(Response::json(json!({ "nearest": shown.collect::<Vec<_>>() }).to_string()))
+    found.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    let nearest: Vec<_> = found.into_iter().take(count).map(|(_, chunk)| chunk).collect();
+    Ok(Response::json(json!({ "nearest": nearest }).to_string()))
 }
 
 #[gannet_sdk::handler]

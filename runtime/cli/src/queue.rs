@@ -59,7 +59,7 @@ enum QueueCommand {
         #[arg(long)]
         yes: bool,
     },
-    /// Count the jobs of a function by state, and show why they wait
+    /// Count the jobs of a function by state, and show why they wait and why its workers failed last
     #[command(after_help = "Example:\n  gannet queue status task")]
     Status(OneQueue),
 }
@@ -79,6 +79,8 @@ struct Purged {
 struct Health {
     jobs: Counts,
     wait_reason: Option<String>,
+    /// Why the function's workers end or do not start, while that is so again and again.
+    last_error: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -142,7 +144,8 @@ fn fields(health: &Health) -> Vec<(&'static str, String)> {
     let counts = [("waiting", in_queue), ("running", in_progress), ("completed", completed), ("failed", failed)];
     let counts = counts.into_iter().chain([("retried", retried)]);
     let reason = health.wait_reason.as_deref().map(|reason| ("waits because", explained(reason)));
-    counts.map(|(name, count)| (name, count.to_string())).chain(reason).collect()
+    let error = health.last_error.clone().map(|error| ("last error", error));
+    counts.map(|(name, count)| (name, count.to_string())).chain(reason).chain(error).collect()
 }
 
 #[cfg(test)]
@@ -158,7 +161,10 @@ mod tests {
             fields(&health).into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
         };
         assert_eq!(told(""), ["waiting=3", "running=2", "completed=5", "failed=4", "retried=1"]);
-        let waits = told(r#", "waitReason": "crash_loop""#);
-        assert_eq!(waits[5], "waits because=crash_loop: the function fails again and again");
+        let waits = told(r#", "waitReason": "crash_loop", "lastError": "no worker could be started""#);
+        assert_eq!(
+            waits[5..],
+            ["waits because=crash_loop: the function fails again and again", "last error=no worker could be started"]
+        );
     }
 }

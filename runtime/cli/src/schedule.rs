@@ -1,6 +1,7 @@
 //! `gannet schedule`: adds, lists, runs and deletes the schedules of a function. Those of its manifest change with a
 //! deploy.
 
+use crate::answer::optional;
 use crate::connection::Connection;
 use crate::data::read_data;
 use crate::failure::{Failure, Outcome};
@@ -121,6 +122,14 @@ struct Schedule {
     next: Option<String>,
     last_fired: Option<String>,
     last_job: Option<String>,
+    last_skipped: Option<Skipped>,
+}
+
+/// The last time for which a schedule made no job.
+#[derive(Debug, Deserialize)]
+struct Skipped {
+    time: Option<String>,
+    reason: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -144,7 +153,8 @@ pub fn run(arguments: &ScheduleArgs) -> Outcome {
         ScheduleCommand::List { connection, name, json } => {
             let listed = JobApi::new(connection, name)?.get("schedules", &[]).map_err(Failure::from)?;
             listed.print(*json, |listed: Schedules| {
-                let head = ["NAME", "FROM", "CRON", "TIMEZONE", "PATH", "NEXT", "LAST FIRED", "LAST JOB"];
+                let head =
+                    ["NAME", "FROM", "CRON", "TIMEZONE", "PATH", "NEXT", "LAST FIRED", "LAST JOB", "LAST SKIPPED"];
                 printer::table(&head, &listed.schedules.into_iter().map(row).collect::<Vec<_>>());
             })
         }
@@ -192,9 +202,10 @@ fn read_input(data: &str) -> Result<Box<RawValue>, Failure> {
 }
 
 fn row(schedule: Schedule) -> Vec<String> {
-    let Schedule { name, source, cron, timezone, path, next, last_fired, last_job } = schedule;
-    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".into());
-    vec![name, source, cron, timezone, path, or_dash(next), or_dash(last_fired), or_dash(last_job)]
+    let Schedule { name, source, cron, timezone, path, next, last_fired, last_job, last_skipped } = schedule;
+    let skipped = last_skipped.map(|Skipped { time, reason }| format!("{} ({reason})", optional(time)));
+    let rest = [next, last_fired, last_job, skipped].map(optional);
+    [name, source, cron, timezone, path].into_iter().chain(rest).collect()
 }
 
 #[cfg(test)]
@@ -220,9 +231,13 @@ mod tests {
     }
 
     #[test]
-    fn a_schedule_that_has_never_fired_is_a_row_with_dashes() {
+    fn a_schedule_is_a_row_with_dashes_for_what_never_happened() {
         let text = r#"{"name": "n", "source": "api", "cron": "@daily", "timezone": "UTC", "path": "/", "next": null,
             "last_fired": null, "last_job": null, "new": 1}"#;
-        assert_eq!(row(serde_json::from_str(text).unwrap()), ["n", "api", "@daily", "UTC", "/", "-", "-", "-"]);
+        let row_of = |text: &str| row(serde_json::from_str(text).unwrap());
+        assert_eq!(row_of(text), ["n", "api", "@daily", "UTC", "/", "-", "-", "-", "-"]);
+        let text =
+            text.replace("\"new\": 1", r#""last_skipped": {"time": "2026-11-24T01:30:00Z", "reason": "overlap"}"#);
+        assert_eq!(row_of(&text)[8], "2026-11-24T01:30:00Z (overlap)");
     }
 }

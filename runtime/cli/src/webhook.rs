@@ -65,7 +65,7 @@ enum WebhookCommand {
     #[command(after_help = "Example:\n  gannet webhook drop task 019a1c2e-7b1f-7c3a-9d55-0b9e6f2a4c11")]
     Drop(OneDelivery),
     /// Print the secret that results are signed with; it is made when it is first needed
-    #[command(after_help = "Example:\n  gannet webhook secret")]
+    #[command(after_help = "Examples:\n  gannet webhook secret\n  gannet webhook secret --rotate")]
     Secret {
         #[command(flatten)]
         connection: Connection,

@@ -5,7 +5,8 @@ use crate::runner::WaitReason;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-/// A job as `status` shows it.
+/// A job as `status` shows it. It has no `workerId`, which Runpod's has: a worker serves many jobs at once, and clients
+/// have no name for it. The receipt of `request_id` tells where the attempt ran.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = JobStatus)]

@@ -125,6 +125,10 @@ const STATUSES: &[&str] = &[
     "runtime/sandbox/src/worker/response/error_response.rs",
 ];
 
+/// The example functions of background jobs, which show that little code is needed, and the most lines that each may have.
+const SHORT_FUNCTIONS: &[&str] = &["documents", "nightly", "hook"];
+const SHORT_LINES_MAX: usize = 119;
+
 /// The library in which every public item must have an example.
 const WITH_EXAMPLES: &str = "gannet-sdk";
 
@@ -242,6 +246,17 @@ fn every_file_has_a_header_is_not_too_long_and_has_no_debt_markers() {
     let sources = repository().sources.iter();
     let wrong = sources.flat_map(|(path, source)| source.violations.iter().map(move |what| format!("{path}: {what}")));
     none(&wrong.collect::<Vec<_>>());
+}
+
+#[test]
+fn the_functions_of_background_jobs_have_under_120_lines() {
+    let Repository { tree, sources, .. } = repository();
+    for name in SHORT_FUNCTIONS {
+        let folder = format!("functions/{name}/src");
+        let own = tree.sources(&folder).filter_map(|(path, _)| sources.get(path));
+        let lines: usize = own.map(|source| source.lines).sum();
+        assert!((1..=SHORT_LINES_MAX).contains(&lines), "{folder} has {lines} lines; the most is {SHORT_LINES_MAX}");
+    }
 }
 
 #[test]

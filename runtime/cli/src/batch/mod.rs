@@ -1,10 +1,12 @@
 //! `gannet batch`: submits many background jobs of a function at once, follows, lists and cancels them.
 //!
-//! Results go to stdout, or to a file, as lines of JSON in the order of the inputs.
+//! Results go to stdout, or to a file, as lines of JSON in the order of the inputs. The exit code of `wait`, and of a
+//! `submit` that waits, is 0 only if all items are COMPLETED.
 
 mod lines;
 mod show;
 mod submit;
+mod watch;
 
 use crate::connection::Connection;
 use crate::failure::{Failure, Outcome};
@@ -36,7 +38,8 @@ enum BatchCommand {
     /// Submit a job for each line of a file, and print the ID of their batch
     #[command(after_help = "Examples:\n  \
         gannet batch submit task inputs.jsonl\n  \
-        gannet batch submit task inputs.jsonl --wait")]
+        gannet batch submit task inputs.jsonl --wait\n  \
+        gannet batch submit task inputs.jsonl --webhook https://example.org/results")]
     Submit(submit::SubmitArgs),
     /// Show the state of a batch, and how many of its items are in each state
     #[command(after_help = "Example:\n  gannet batch status task 019a1c2e-7b1f-7c3a-9d55-0b9e6f2a4c11")]
@@ -44,6 +47,15 @@ enum BatchCommand {
         #[command(flatten)]
         of: OneBatch,
         /// Print the server's response as it is, which is JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Wait until all items of a batch have ended; exits with 1 if one of them is not COMPLETED
+    #[command(after_help = "Example:\n  gannet batch wait task 019a1c2e-7b1f-7c3a-9d55-0b9e6f2a4c11")]
+    Wait {
+        #[command(flatten)]
+        of: OneBatch,
+        /// Print the server's last response as it is, which is JSON
         #[arg(long)]
         json: bool,
     },
@@ -112,6 +124,10 @@ pub fn run(arguments: &BatchArgs) -> Outcome {
         BatchCommand::Status { of, json } => {
             let sent = of.api()?.get::<BatchView>(&of_job("batches", &of.id), &[]).map_err(Failure::from)?;
             sent.print(*json, |batch| show::print(&batch))
+        }
+        BatchCommand::Wait { of, json } => {
+            let api = of.api()?;
+            watch::print_end(&api.name, &watch::wait(&api, &of.id)?, *json)
         }
         BatchCommand::Results { of, output, from } => results(of, output.as_ref(), *from),
         BatchCommand::Cancel { of, json } => of.api()?.post::<BatchView>(&of.call("cancel"))?.print(*json, |batch| {

@@ -40,6 +40,13 @@ pub struct Listed {
     cursor: Option<String>,
 }
 
+impl BatchView {
+    /// Whether all its items have ended and no more can be added.
+    pub fn is_over(&self) -> bool {
+        !self.more && self.counts.in_queue + self.counts.in_progress == 0
+    }
+}
+
 impl Counts {
     /// Returns how many items have ended.
     pub fn ended(&self) -> u64 {
@@ -99,6 +106,15 @@ pub fn list(listed: Listed) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_batch_is_over_when_its_items_have_ended_and_no_more_can_be_added() {
+        let is_over = |in_progress, more| {
+            let counts = Counts { total: 2, in_progress, completed: 2 - in_progress, ..Counts::default() };
+            BatchView { id: "b".into(), status: State::Cancelled, name: None, counts, more }.is_over()
+        };
+        assert_eq!([is_over(0, false), is_over(1, false), is_over(0, true)], [true, false, false]);
+    }
 
     #[test]
     fn counts_are_told_without_what_is_zero() {

@@ -9,9 +9,10 @@
 
 use super::lines::Lines;
 use super::show::BatchView;
+use super::watch::{self, insist};
 use crate::connection::Connection;
 use crate::failure::{Failure, Outcome};
-use crate::job_api::{CallError, JobApi, Sent, of_job};
+use crate::job_api::{JobApi, Sent, of_job};
 use crate::printer;
 use clap::Args;
 use serde::Serialize;
@@ -20,13 +21,6 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// How often a call that the server refuses for now is repeated: for half an hour.
-const REFUSALS_MAX: u32 = 900;
-/// How often in a row the server may not answer.
-const SILENCES_MAX: u32 = 15;
-/// Pause before a call is repeated, and between two looks at a batch.
-const PAUSE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub struct SubmitArgs {
@@ -39,6 +33,9 @@ pub struct SubmitArgs {
     /// Wait until all items have ended; exits with 1 if one of them is not COMPLETED
     #[arg(long)]
     wait: bool,
+    /// URL to which the state of the batch is posted when all its items have ended
+    #[arg(long, value_name = "URL")]
+    webhook: Option<String>,
     /// Name of the batch, for people
     #[arg(long = "label", value_name = "TEXT")]
     label: Option<String>,
@@ -64,6 +61,8 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<Policy>,
     more: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook: Option<&'a str>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -93,7 +92,8 @@ impl SubmitArgs {
         let has_policy = is_first && (self.timeout.is_some() || self.ttl.is_some());
         let written = serde_json::from_str(inputs).and_then(|inputs| {
             let name = self.label.as_deref().filter(|_| is_first);
-            serde_json::to_string(&Body { inputs, name, policy: has_policy.then_some(policy), more })
+            let webhook = self.webhook.as_deref().filter(|_| is_first);
+            serde_json::to_string(&Body { inputs, name, policy: has_policy.then_some(policy), more, webhook })
         });
         written.map_err(|error| Failure::usage("the inputs cannot be written as JSON").because(error))
     }
@@ -103,20 +103,6 @@ impl SubmitArgs {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
             format!("{}-{}", now.as_nanos(), std::process::id())
         })
-    }
-}
-
-/// Makes a call until it succeeds or fails for good.
-fn insist(mut call: impl FnMut() -> Result<Sent<BatchView>, CallError>) -> Result<Sent<BatchView>, Failure> {
-    let (mut refusals, mut silences) = (0, 0);
-    loop {
-        match call() {
-            Ok(sent) => return Ok(sent),
-            Err(CallError::NotNow(_)) if refusals < REFUSALS_MAX => (refusals, silences) = (refusals + 1, 0),
-            Err(CallError::NoResponse(_)) if silences < SILENCES_MAX => silences += 1,
-            Err(error) => return Err(error.into()),
-        }
-        std::thread::sleep(PAUSE);
     }
 }
 
@@ -163,48 +149,14 @@ pub fn run(arguments: &SubmitArgs) -> Outcome {
     if !arguments.wait {
         return sent.print(arguments.json, |batch| {
             printer::line(&batch.id);
-            printer::note(&format!("to see its results: gannet batch results {} {}", api.name, batch.id));
+            printer::note(&format!("to wait for its end: gannet batch wait {} {}", api.name, batch.id));
         });
     }
     let id = sent.view()?.id;
     if !arguments.json {
         printer::line(&id);
     }
-    let ended = wait(&api, &id)?;
-    if arguments.json {
-        ended.print_json();
-    }
-    let batch = ended.view()?;
-    let told = format!("batch {id} is {}: {}", batch.status, batch.counts);
-    let hint = format!("`gannet batch results {} {id}` prints the results", api.name);
-    if batch.counts.completed < batch.counts.total {
-        return Err(Failure::failed(told).hint(hint));
-    }
-    printer::note(&told);
-    printer::note(&hint);
-    Ok(())
-}
-
-/// Waits until all items of a batch have ended.
-fn wait(api: &JobApi, id: &str) -> Result<Sent<BatchView>, Failure> {
-    let bar = printer::counter(0, "");
-    let waited = loop {
-        let looked = insist(|| api.get(&of_job("batches", id), &[]));
-        let batch = match looked.as_ref().map(Sent::view) {
-            Ok(Ok(batch)) => batch,
-            Ok(Err(failure)) => break Err(failure),
-            Err(_) => break looked,
-        };
-        bar.set_length(batch.counts.total);
-        bar.set_position(batch.counts.ended());
-        bar.set_message(batch.counts.to_string());
-        if batch.counts.in_queue + batch.counts.in_progress == 0 {
-            break looked;
-        }
-        std::thread::sleep(PAUSE / 4);
-    };
-    bar.finish_and_clear();
-    waited
+    watch::print_end(&api.name, &watch::wait(&api, &id)?, arguments.json)
 }
 
 #[cfg(test)]
@@ -220,11 +172,12 @@ mod tests {
 
     #[test]
     fn only_the_first_call_says_what_is_asked_for() {
-        let line = ["submit", "task", "in.jsonl", "--timeout", "5", "--label", "night"];
+        let webhook = ["--webhook", "https://example.org/"];
+        let line = [&["submit", "task", "in.jsonl", "--timeout", "5", "--label", "night"], &webhook[..]].concat();
         let arguments = Line::try_parse_from(line).unwrap_or_else(|error| panic!("{error}")).submit;
         assert_eq!(
             arguments.body("[1.0]", true, true).unwrap(),
-            r#"{"inputs":[1.0],"name":"night","policy":{"executionTimeout":5000},"more":true}"#
+            r#"{"inputs":[1.0],"name":"night","policy":{"executionTimeout":5000},"more":true,"webhook":"https://example.org/"}"#
         );
         assert_eq!(arguments.body("[1]", false, false).unwrap(), r#"{"inputs":[1],"more":false}"#);
         assert_ne!(arguments.key(), "");

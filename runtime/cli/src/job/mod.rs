@@ -35,7 +35,8 @@ enum JobCommand {
     /// Submit a job and print its ID; the function gets it as soon as there is room
     #[command(after_help = "Examples:\n  \
         gannet job submit task -d '{\"say\": \"hello\"}'\n  \
-        gannet job submit task -d @input.json --wait > output.json")]
+        gannet job submit task -d @input.json --wait > output.json\n  \
+        gannet job submit task -d @input.json --webhook https://example.org/results")]
     Submit(submit::SubmitArgs),
     /// Show the state of a job, and its output
     #[command(after_help = "Example:\n  gannet job status task 019a1c2e-7b1f-7c3a-9d55-0b9e6f2a4c11")]
@@ -96,7 +97,7 @@ enum JobCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Show the lines that the latest attempt of a job wrote to stdout and stderr
+    /// Show the lines that all attempts of a job wrote to stdout and stderr
     #[command(after_help = "Example:\n  gannet job logs task 019a1c2e-7b1f-7c3a-9d55-0b9e6f2a4c11")]
     Logs {
         #[command(flatten)]

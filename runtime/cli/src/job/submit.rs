@@ -45,6 +45,9 @@ pub struct SubmitArgs {
     /// Let other jobs of the function go first
     #[arg(long)]
     low_priority: bool,
+    /// URL to which the job's result is posted when it has ended
+    #[arg(long, value_name = "URL")]
+    webhook: Option<String>,
     /// Text of your choice: submitting again with the same key and the same input makes no second job
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
@@ -56,6 +59,8 @@ pub struct SubmitArgs {
 #[derive(Debug, Serialize)]
 struct NewJob<'a> {
     input: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook: Option<&'a str>,
     policy: Policy,
 }
 
@@ -87,7 +92,7 @@ impl SubmitArgs {
             delay: ms(self.delay),
             low_priority: self.low_priority,
         };
-        serde_json::to_string(&NewJob { input, policy })
+        serde_json::to_string(&NewJob { input, webhook: self.webhook.as_deref(), policy })
             .map_err(|error| Failure::usage("the job cannot be written as JSON").because(error))
     }
 
@@ -157,6 +162,10 @@ mod tests {
         assert_eq!(
             body("\"x\"", &["--timeout", "5", "--ttl", "60", "--delay", "30", "--low-priority"]),
             r#"{"input":"x","policy":{"executionTimeout":5000,"ttl":60000,"delay":30000,"lowPriority":true}}"#
+        );
+        assert_eq!(
+            body("1", &["--webhook", "https://example.org/?a=\"b\""]),
+            r#"{"input":1,"webhook":"https://example.org/?a=\"b\"","policy":{}}"#
         );
         assert!(body("1", &["--ttl", &u64::MAX.to_string()]).contains(&u64::MAX.to_string()), "too long is not short");
         assert_eq!(read(&["-d", "-5"]).data.as_deref(), Some("-5"));

@@ -158,7 +158,7 @@ impl Control {
         Ok(json(ReplyStatus::Ok, &Deleted { deleted: name.to_string() }))
     }
 
-    /// Updates the pool after a change: keeps or releases the tenant's worker, warms functions with `min = 1`, and
+    /// Updates the pool after a change: keeps or releases the tenant's worker, warms functions with `min > 0`, and
     /// unloads versions that get no requests any more.
     pub(super) fn after_change(&self, grant: &TenantGrant) {
         self.pool.clear_always_on(&grant.tenant);
@@ -173,7 +173,7 @@ pub(super) fn names(record: &VersionRecord) -> Vec<String> {
     vec![record.digest.clone(), record.build_name()]
 }
 
-/// Warms every function with `min = 1`, of one tenant or of all, in the background.
+/// Warms every function with `min > 0`, of one tenant or of all, in the background.
 pub fn warm(snapshot: &Snapshot, pool: &Pool, only: Option<&TenantName>) {
     for (name, tenant) in &snapshot.tenants {
         if only.is_some_and(|only| only != name) || tenant.record.suspended {

@@ -19,6 +19,7 @@ mod batches;
 mod call;
 mod changes;
 mod error;
+mod health;
 mod hooks;
 pub mod inbound;
 pub(crate) mod operations;
@@ -53,8 +54,9 @@ use gannet_fleet::admitted::Target;
 use gannet_fleet::inbound::{InboundRequest, RequestError, discard_refused};
 use gannet_jobs::job::{JobId, State};
 use gannet_jobs::service::{Jobs, StreamRead};
-use gannet_jobs::view::{JobCounts, StatusView};
+use gannet_jobs::view::StatusView;
 use gannet_state::registry::Snapshot;
+use health::Health;
 use http::Response;
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -93,31 +95,6 @@ struct Purged {
 #[schema(as = JobsPaused)]
 struct Paused {
     paused: bool,
-}
-
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = JobsHealth)]
-struct Health {
-    jobs: JobCounts,
-    workers: Workers,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    wait_reason: Option<gannet_jobs::runner::WaitReason>,
-    /// Why the function's workers end or do not start, while that is so again and again.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_error: Option<String>,
-}
-
-/// Workers as Runpod's clients know them. A worker serves several jobs.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-#[schema(as = JobWorkers)]
-struct Workers {
-    idle: u64,
-    initializing: u64,
-    ready: u64,
-    running: u64,
-    throttled: u64,
-    unhealthy: u64,
 }
 
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -271,7 +248,7 @@ impl Asked<'_> {
                 let removed = jobs.purge(names).await.map_err(store)?;
                 json(ReplyStatus::Ok, &Purged { removed, status: "completed" })
             }
-            JobCall::Health => json(ReplyStatus::Ok, &self.health()),
+            JobCall::Health => json(ReplyStatus::Ok, &Health::of(jobs, names)),
             JobCall::List => self.list().await?,
             JobCall::Log(id) => {
                 let lines = jobs.log(names, id).await.map_err(store)?;
@@ -282,25 +259,6 @@ impl Asked<'_> {
             JobCall::DropWebhook(id) => webhooks::drop_one(jobs, names, id).await?,
             JobCall::Run | JobCall::RunSync | JobCall::Pause(_) => return Err(AccessError::NotFound.into()),
         })
-    }
-
-    fn health(&self) -> Health {
-        let (counts, wait_reason) = self.jobs.counts(&self.names);
-        let last_error = self.jobs.crash_loop(&self.names);
-        let is_failing = last_error.is_some() || wait_reason == Some(gannet_jobs::runner::WaitReason::CrashLoop);
-        let is_throttled = counts.in_queue > 0 && !is_failing && wait_reason.is_some();
-        let known = self.jobs.workers(&self.names).unwrap_or_default();
-        let running = counts.in_progress.min(known.loaded.max(1));
-        let idle = known.loaded.saturating_sub(running);
-        let workers = Workers {
-            idle,
-            initializing: known.missing,
-            ready: idle,
-            running,
-            throttled: u64::from(is_throttled),
-            unhealthy: u64::from(is_failing),
-        };
-        Health { jobs: counts, workers, wait_reason, last_error }
     }
 
     async fn list(&self) -> Result<Response<ResponseBody>, Refusal> {

@@ -1,6 +1,6 @@
 //! The schemas of the bodies of the job API, for the OpenAPI document.
 
-use super::{batches, hooks, inbound, schedules, webhooks};
+use super::{batches, health, hooks, inbound, schedules, webhooks};
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
@@ -9,8 +9,6 @@ use utoipa::OpenApi;
     super::Changed,
     super::Purged,
     super::Paused,
-    super::Health,
-    super::Workers,
     super::Listed,
     gannet_jobs::job::State,
     gannet_jobs::runner::WaitReason,
@@ -30,6 +28,8 @@ use utoipa::OpenApi;
     gannet_base::manifest::Missed,
     gannet_base::manifest::Overlap,
     batches::Listed,
+    health::Health,
+    health::WorkerCounts,
     hooks::Listed,
     hooks::Made,
     inbound::Accepted,
