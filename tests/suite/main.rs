@@ -27,6 +27,7 @@ mod faults;
 mod front;
 mod full_disk;
 mod gpu;
+mod hook_results;
 mod hooks;
 mod http;
 mod instances;
