@@ -32,6 +32,7 @@ mod hooks;
 mod http;
 mod instances;
 mod job_commands;
+mod job_kills;
 mod jobs;
 mod keyvalue;
 mod leaving;
