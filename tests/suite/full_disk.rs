@@ -1,5 +1,6 @@
 //! A disk that fills up: tenants are refused with 507, the operator and the bill go on, and nothing needs a restart.
 
+use crate::support::jobs::{JobApi, refused};
 use crate::support::{Options, Server, prebuilt, wait_until};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -156,6 +157,44 @@ fn a_full_disk_accepts_no_job_and_holds_a_result_until_it_has_room() {
         b"",
     );
     assert_eq!(again.json()["status"], "COMPLETED");
+    drop(server);
+}
+
+#[test]
+fn what_was_accepted_before_the_disk_was_full_is_known_when_it_is_sent_again() {
+    let disk = Disk::new(300);
+    let data = disk.0.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let server = start(&data);
+    let key = server.tenant("acme", &json!({}));
+    assert_eq!(server.put(&key, "task", "task", "", "").status, 201);
+    let jobs = JobApi { server: &server, key: &key, function: "task" };
+    jobs.get("POST", "pause", &Value::Null);
+    let hook = jobs.get("POST", "hooks", &json!({ "name": "a" }))["url"].as_str().unwrap().to_owned();
+    let post = |id: &str| {
+        let path = hook.strip_prefix(&server.url).unwrap();
+        server.send_bare("POST", path, &[("webhook-id", id)], b"{}")
+    };
+    let once = [("idempotency-key", "once")];
+    let run = |say: u32| {
+        let body = json!({ "input": { "say": say } }).to_string();
+        jobs.send("POST", "run", &once, body.as_bytes())
+    };
+    let batch = || jobs.send("POST", "batches", &once, br#"{"inputs":[1,2]}"#);
+    let (job, event, all) =
+        (run(1).json()["id"].clone(), post("m1").json()["id"].clone(), batch().json()["id"].clone());
+    assert!(job.is_string() && event.is_string() && all.is_string(), "{job} {event} {all}");
+    disk.fill(5);
+    disk.fill_up();
+    refused(&jobs.ask("POST", "run", &json!({ "input": 1 })), 507, "storage_full", "");
+    refused(&jobs.ask("POST", "batches", &json!({ "inputs": [1] })), 507, "storage_full", "");
+    refused(&post("m2"), 507, "storage_full", "");
+    for (what, answer, status, id) in
+        [("job", run(1), 200, &job), ("event", post("m1"), 202, &event), ("batch", batch(), 200, &all)]
+    {
+        assert_eq!((answer.status, &answer.json()["id"]), (status, id), "{what}: {}", answer.text());
+    }
+    refused(&run(2), 409, "idempotency_key_reused", "");
     drop(server);
 }
 

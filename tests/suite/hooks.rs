@@ -1,10 +1,8 @@
 //! Hooks: what is posted to their URLs becomes a job, once for each delivery; who may post, and what is refused.
 
+use crate::support::receiver::{hmac, standard};
 use crate::support::{KEY, Options, Response, Server, text, wait_until};
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const LOGGED: &str = "[logs]\naccess = \"LOG\"\n";
@@ -66,23 +64,8 @@ fn ended(server: &Server, id: &str) -> Value {
     status
 }
 
-/// HMAC-SHA256 (RFC 2104) for keys of at most one block.
-fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
-    let pad = |with: u8| (0..64).map(|at| key.get(at).copied().unwrap_or(0) ^ with).collect::<Vec<u8>>();
-    let inner = Sha256::digest([pad(0x36), text.to_vec()].concat());
-    Sha256::digest([pad(0x5c), inner.to_vec()].concat()).to_vec()
-}
-
 fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
-}
-
-/// Signs as Standard Webhooks does, and returns the headers.
-fn standard(secret: &str, id: &str, time: u64, body: &[u8]) -> [(&'static str, String); 3] {
-    let key = BASE64_STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();
-    let code = hmac(&key, &[format!("{id}.{time}.").as_bytes(), body].concat());
-    let signature = format!("v1,{}", BASE64_STANDARD.encode(code));
-    [("webhook-id", id.to_owned()), ("webhook-timestamp", time.to_string()), ("webhook-signature", signature)]
 }
 
 fn as_headers<'a>(fields: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)> {
@@ -408,32 +391,6 @@ fn the_url_of_a_hook_is_in_no_log_and_each_change_is_in_the_audit_log() {
 }
 
 #[test]
-fn a_source_gets_the_results_of_its_events_by_configuration_alone() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let config = "[egress]\nallow_ranges = [\"127.0.0.0/8\"]\n";
-    let server = Server::start_with(&Options { config: Some(config), ..Options::default() });
-    deploy(&server, "");
-    let hook = json!({ "name": "a", "verify": "standard", "webhook": format!("http://{address}/results") });
-    let made = make(&server, &hook);
-    let (path, secret) = (path_of(&server, &made), made["secret"].as_str().unwrap().to_owned());
-    let fields = standard(&secret, "m1", now_s(), b"{}");
-    let id = accepted(&server, &path, &as_headers(&fields), b"{}");
-    let (mut stream, _) = listener.accept().unwrap();
-    let mut got = Vec::new();
-    while !text(&got).contains("COMPLETED") {
-        let mut buffer = [0; 4096];
-        let read = std::io::Read::read(&mut stream, &mut buffer).unwrap();
-        assert!(read > 0, "{}", text(&got));
-        got.extend_from_slice(&buffer[..read]);
-    }
-    std::io::Write::write_all(&mut stream, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
-    let got = text(&got);
-    assert!(got.starts_with("POST /results ") && got.contains(&format!("webhook-id: {id}")), "{got}");
-    assert!(got.contains("webhook-signature: v1,"), "{got}");
-}
-
-#[test]
 fn a_command_makes_lists_rotates_and_deletes_hooks() {
     let server = start();
     let run = |arguments: &[&str]| {
@@ -462,32 +419,4 @@ fn a_command_makes_lists_rotates_and_deletes_hooks() {
     assert!(code == Some(1) && told.contains("(hook_exists)"), "{told}");
     let (code, _, _) = run(&["hook", "add", "task", "c", "--verify", "magic"]);
     assert_eq!(code, Some(2));
-}
-
-#[test]
-fn the_function_hook_answers_signed_events() {
-    let server = Server::start();
-    server.deploy("hook");
-    let hook = br#"{"name": "sensors", "verify": "standard"}"#;
-    let made = server.send("POST", "/v2/hook/hooks", &[], hook).json();
-    let (path, secret) = (path_of(&server, &made), made["secret"].as_str().unwrap().to_owned());
-    let json = br#"{"sensor": "s1", "readings": [1, 2, 6, 7], "width": 1}"#;
-    for (id, media_type, body, sensor) in
-        [("m1", "application/json", &json[..], json!("s1")), ("m2", "text/csv", b"1,2,6,7", Value::Null)]
-    {
-        let fields = standard(&secret, id, now_s(), body);
-        let headers = [as_headers(&fields), vec![("content-type", media_type)]].concat();
-        let job = accepted(&server, &path, &headers, body);
-        let mut done = Value::Null;
-        wait_until("the job has ended", || {
-            done = server.send("GET", &format!("/v2/hook/status/{job}"), &[], b"").json();
-            done["status"] == "COMPLETED" || done["status"] == "FAILED"
-        });
-        let output = &done["output"];
-        assert_eq!((&output["source"], &output["sensor"]), (&json!("sensors"), &sensor), "{done}");
-        let width = if id == "m1" { [1.5, 3.0, 5.0, 6.5] } else { [3.0, 4.0, 4.0, 5.0] };
-        assert_eq!(output["smoothed"], json!(width), "{done}");
-        let receipt = server.get_json(&format!("/api/v1/requests/{}", done["requestId"].as_str().unwrap()));
-        assert!(receipt["gpu_ns"].as_u64() > Some(0) || receipt["slices"].as_u64() > Some(0), "{receipt}");
-    }
 }

@@ -3,7 +3,6 @@
 use crate::support::{KEY, Options, Response, Server, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use std::collections::HashMap;
 
 const TASK: &str = "[jobs]\nretries = 2\nbackoff_s = 0\nretry_on = [\"killed\", \"platform\", \"trap\"]\n";
 
@@ -285,124 +284,6 @@ fn the_log_of_a_job_outlives_its_worker_and_the_server() {
     server.kill();
     let server = Server::start_with(&options());
     assert!(has_all(&server));
-}
-
-#[test]
-fn rounds_of_kills_lose_nothing_and_complete_nothing_twice() {
-    let data = tempfile::TempDir::new().unwrap();
-    let options = || Options { data: Some(data.path()), ..Options::default() };
-    let mut server = Server::start_with(&options());
-    deploy_task(&server, "[limits]\nconcurrency = 8\n[jobs]\nbackoff_s = 0\nretries = 100\n");
-    let rounds: usize = std::env::var("GANNET_KILL_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
-    let mut accepted: HashMap<String, u64> = HashMap::new();
-    // The output that was seen first.
-    let mut completed: HashMap<String, Value> = HashMap::new();
-    let mut cancelled: Vec<String> = Vec::new();
-    for round in 0..rounds {
-        let seen: Vec<_> = std::thread::scope(|scope| {
-            let clients: Vec<_> = (0..8_u64)
-                .map(|client| {
-                    scope.spawn({
-                        let server = &server;
-                        move || one_client(server, round as u64 * 1_000 + client * 100)
-                    })
-                })
-                .collect();
-            // Somewhere in the middle of what the clients do, and of a different part of it in each round.
-            wait_until("the clients are at work", || server.metric("requests_total") >= (round as u64 * 7) % 40);
-            if round % 3 == 1 {
-                for worker in server.children("__worker") {
-                    let _ = kill_process(Pid::from_raw(worker).unwrap(), Signal::KILL);
-                }
-            }
-            server.kill();
-            clients.into_iter().map(|client| client.join().unwrap()).collect()
-        });
-        for client in seen {
-            accepted.extend(client.accepted);
-            cancelled.extend(client.cancelled);
-            for (id, output) in client.completed {
-                assert_eq!(*completed.entry(id.clone()).or_insert_with(|| output.clone()), output, "{id}");
-            }
-        }
-        server = Server::start_with(&options());
-    }
-    assert!(!accepted.is_empty() && !completed.is_empty(), "the clients did something");
-    for (id, say) in &accepted {
-        let done = ended(&server, id);
-        if cancelled.contains(id) {
-            assert_eq!(done["status"], "CANCELLED", "{done}");
-            continue;
-        }
-        assert!(matches!(done["status"].as_str(), Some("COMPLETED" | "CANCELLED")), "{done}");
-        if let Some(first) = completed.get(id) {
-            assert_eq!(done["output"], *first, "a result never changes");
-        }
-        if done["status"] == "COMPLETED" {
-            assert_eq!(
-                (&done["output"]["said"], &done["output"]["attempt"]),
-                (&json!(say), &done["attempt"]),
-                "{done}"
-            );
-        }
-    }
-    // One line of the ledger for each attempt.
-    server.terminate();
-    let mut lines: HashMap<(String, u64), u32> = HashMap::new();
-    for file in std::fs::read_dir(data.path().join("ledger")).unwrap().flatten() {
-        if file.path().extension().is_some_and(|extension| extension == "jsonl") {
-            for line in std::fs::read_to_string(file.path()).unwrap().lines() {
-                let text = line.rsplit_once('\t').unwrap().0;
-                let value: Value = serde_json::from_str(text).unwrap();
-                let receipt = value.get("request").filter(|value| value.is_object()).unwrap_or(&value);
-                if let Some(job) = receipt["job"].as_str() {
-                    *lines.entry((job.to_owned(), receipt["attempt"].as_u64().unwrap())).or_default() += 1;
-                }
-            }
-        }
-    }
-    assert!(lines.values().all(|count| *count == 1), "{lines:?}");
-    for id in completed.keys() {
-        assert!(lines.keys().any(|(job, _)| job == id), "{id} has no line");
-    }
-}
-
-#[derive(Default)]
-struct Seen {
-    accepted: Vec<(String, u64)>,
-    completed: Vec<(String, Value)>,
-    cancelled: Vec<String>,
-}
-
-/// Submits, polls and cancels until the server is gone.
-fn one_client(server: &Server, first: u64) -> Seen {
-    let mut seen = Seen::default();
-    let send = |method: &str, path: &str, body: &Value| {
-        let headers = [("x-gannet-key", KEY)];
-        let text = if body.is_null() { String::new() } else { body.to_string() };
-        let answer = server.try_send(method, &format!("/v2/task/{path}"), &headers, text.as_bytes())?;
-        let body = serde_json::from_slice::<Value>(answer.body.as_ref().ok()?).ok()?;
-        (answer.status == 200).then_some(body)
-    };
-    for say in first..first + 100 {
-        let Some(submitted) = send("POST", "run", &json!({ "input": { "say": say, "tell_attempt": true } })) else {
-            return seen;
-        };
-        let id = submitted["id"].as_str().unwrap().to_owned();
-        seen.accepted.push((id.clone(), say));
-        if say % 5 == 4 {
-            let Some(answer) = send("POST", &format!("cancel/{id}"), &Value::Null) else { return seen };
-            if answer["status"] == "CANCELLED" {
-                seen.cancelled.push(id);
-                continue;
-            }
-        }
-        let Some(answer) = send("GET", &format!("status-sync/{id}?wait=1000"), &Value::Null) else { return seen };
-        if answer["status"] == "COMPLETED" {
-            seen.completed.push((id, answer["output"].clone()));
-        }
-    }
-    seen
 }
 
 #[test]

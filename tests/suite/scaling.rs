@@ -313,3 +313,30 @@ fn a_job_says_that_its_function_is_being_loaded() {
     kill_process(spare, Signal::CONT).unwrap();
     wait_until("both have run", || jobs.iter().all(|id| status(&server, id)["status"] == "COMPLETED"));
 }
+
+#[test]
+fn a_function_that_is_busy_keeps_its_worker_though_its_queue_is_empty_at_each_look() {
+    let server = start(1);
+    deploy(&server, "task", "[scale]\nidle_timeout_s = 2\n");
+    let run = |ms: u64| {
+        let done = ask(&server, "POST", "runsync?wait=60000", &json!({ "input": { "sleep_ms": ms } }));
+        assert_eq!((&done["status"], &done["attempt"]), (&json!("COMPLETED"), &json!(1)), "{done}");
+        server.get_json(&format!("/api/v1/requests/{}", done["requestId"].as_str().unwrap()))["start"].clone()
+    };
+    run(1);
+    let [worker] = server.children("__worker")[..] else { panic!("one worker") };
+    // One that takes longer than the idle timeout, and then many that together take three times as long.
+    let long = submit(&server, &json!({ "sleep_ms": 5_000 }));
+    wait_until("it runs", || status(&server, &long)["status"] == "IN_PROGRESS");
+    wait_until("it has ended", || {
+        let health = ask(&server, "GET", "health", &Value::Null);
+        assert_eq!(health["jobs"]["inQueue"], 0, "{health}");
+        assert_eq!(server.children("__worker"), [worker]);
+        status(&server, &long)["status"] == "COMPLETED"
+    });
+    assert_eq!(status(&server, &long)["attempt"], 1);
+    for _ in 0..12 {
+        assert_eq!((run(500), server.children("__worker")), (json!("hot"), vec![worker]));
+    }
+    wait_until("no worker is left once nobody asks", || in_places(&server) == [0] && workers(&server) == (0, 0));
+}

@@ -1,5 +1,9 @@
 //! Starts a server to test against, and sends requests to it: over HTTP, as raw bytes or with the command line.
 
+pub mod jobs;
+pub mod ledger;
+pub mod receiver;
+
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -224,7 +224,9 @@ async fn read(
     limits: &TenantLimits,
 ) -> Result<NewBatch, Refusal> {
     let key = idempotency_key(&inbound.parts.headers)?;
-    let body = whole_body::collect(inbound, names.0.clone(), bodies, BODY_BYTES_MAX).await?;
+    let body = whole_body::collect(inbound, names.0.clone(), bodies, BODY_BYTES_MAX).await;
+    // The limit is not one of the manifest.
+    let body = body.map_err(|error| Refusal { hint: None, ..error.into() })?;
     let query = inbound.parts.uri.query();
     let sent = if are_lines(&inbound.parts.headers) {
         read_lines(&body, query)?
@@ -337,6 +339,17 @@ mod tests {
         for unknown in ["{id}/x", "{id}/results/x", "/items/x"] {
             assert_eq!(find(Method::POST, &unknown.replace("{id}", &id.to_string())), Err("not_found"), "{unknown}");
         }
+    }
+
+    #[test]
+    fn a_batch_that_would_be_too_large_is_refused_for_good_with_value_and_limit() {
+        let refused = refusal(BatchError::TooLarge { items: 1_000_001 });
+        assert_eq!(
+            (refused.code, refused.kind, refused.blame),
+            ("batch_too_large", RefusalKind::Malformed, Blame::Caller)
+        );
+        assert_eq!(refused.public, "the batch would have 1000001 items; the limit is 1000000");
+        assert!(refused.permanent);
     }
 
     #[test]

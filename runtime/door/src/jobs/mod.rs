@@ -132,16 +132,16 @@ pub async fn answer(
     }
     let JobServices { admit, bodies, .. } = *services;
     let target = target_of(&tenant, asked.function, inbound, caller, snapshot).map_err(Refusal::from)?;
+    if let Caller::Tenant(key) = caller {
+        // A function that anybody may call has no jobs that anybody may read.
+        route::check_key(key, &target.version.function)?;
+    }
     if asked.call == "batches" {
         let call = batches::BatchCall::find(asked.rest, &inbound.parts.method)?;
         admit.check_rate(caller, inbound.client, &target, Instant::now())?;
         return batches::answer(jobs, bodies, inbound, &target, call).await;
     }
     let call = JobCall::find(&asked, &inbound.parts.method)?;
-    if let Caller::Tenant(key) = caller {
-        // A function that anybody may call has no jobs that anybody may read.
-        route::check_key(key, &target.version.function)?;
-    }
     if let (JobCall::Log(_), Caller::Tenant(key)) = (call, caller)
         && !key.record.scopes.read
     {

@@ -300,6 +300,31 @@ async fn a_key_gives_the_same_batch_and_a_limit_keeps_nothing() {
     assert_eq!(records(&store, "j/").await, 18);
 }
 
+#[tokio::test]
+async fn a_batch_has_at_most_a_million_items() {
+    use crate::batch::ITEMS_MAX;
+    use gannet_state::records::{Change, Expect};
+    let store = Arc::new(SimulatedStore::new(5));
+    let jobs = start(&store, Echo { result_s: 60, ..Echo::default() }).await;
+    let made = jobs.make_batch(&names(), new_batch(1, None, true)).await.unwrap();
+    let id = BatchId::parse(&made.id).unwrap();
+    until(&jobs, &made.id, |view| view.counts.have_all_ended()).await;
+    // As if all but nine had been added.
+    let key = keys::batch(id);
+    let mut record: Value = serde_json::from_slice(&store.get(&key).await.unwrap().unwrap().value).unwrap();
+    record["total"] = (ITEMS_MAX - 9).into();
+    let value = serde_json::to_vec(&record).unwrap();
+    store.commit(vec![Change::Put { key, value, expect: Expect::Any }]).await.unwrap();
+    let store = Arc::new(store.crash());
+    let jobs = start(&store, Echo { result_s: 60, ..Echo::default() }).await;
+    let refused = jobs.add_items(&names(), id, items(10, Some("k"))).await;
+    assert!(matches!(refused, Err(BatchError::TooLarge { items: 1_000_001 })), "{refused:?}");
+    assert_eq!((records(&store, "j/").await, jobs.used(&names().0).0), (1, 0), "nothing of it is kept");
+    assert_eq!(jobs.add_items(&names(), id, items(9, Some("k"))).await.unwrap().counts.total, 1_000_000);
+    let refused = jobs.add_items(&names(), id, items(1, None)).await;
+    assert!(matches!(refused, Err(BatchError::TooLarge { items: 1_000_001 })), "{refused:?}");
+}
+
 /// One life of the service: makes a batch and adds to it, for so many steps. Returns the batch if it was accepted.
 async fn live(store: &Arc<SimulatedStore>, polls: usize) -> Option<(String, bool)> {
     store.fail_at_random(0);

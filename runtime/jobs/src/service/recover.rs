@@ -145,8 +145,11 @@ fn take<R: Runner>(shared: &Arc<Shared<R>>, mut job: Job, revision: Revision) ->
     if let Some(receipt) = &job.receipt {
         shared.runner.bill(Receipt::clone(receipt));
     }
-    if job.state == State::InProgress {
+    // Its latest attempt has no receipt if the server ended while it ran, or just after the job was cancelled or expired.
+    if job.receipt.as_ref().map(|receipt| receipt.request) != job.request {
         shared.runner.bill_lost(&job);
+    }
+    if job.state == State::InProgress {
         let settings = shared.settings(&job);
         let failure = Failure {
             condition: Condition::Platform,
