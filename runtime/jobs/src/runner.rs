@@ -90,6 +90,9 @@ pub struct Attempt {
 
 /// Takes an answer as it arrives.
 pub trait AnswerSink: Send + Sync {
+    /// Waits until the record of the attempt is durable. The bill of the attempt is written after that: if the server
+    /// ends before, the job runs again with the same number, and there is one bill with it.
+    fn recorded(&self) -> BoxFuture<'static, ()>;
     /// The head of the answer has arrived.
     fn begin(&self, media_type: &str);
     /// A piece of its body has arrived.

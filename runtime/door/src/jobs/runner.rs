@@ -348,6 +348,8 @@ async fn answer(
 ) -> Result<u16, Failure> {
     let id = request.id;
     let called = pool.call(request, target, admitted).await;
+    // The bill is written with the end of the body, or here.
+    sink.recorded().await;
     let response = called.map_err(|failed| failure(&close_failed(*failed)))?;
     let (head, mut body) = response.into_parts();
     let media_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();

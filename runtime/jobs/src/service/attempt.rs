@@ -17,6 +17,8 @@ use crate::keys;
 use crate::outcome::{Answer, Condition, Failure, Outcome, read_answer};
 use crate::parts::{ArrivingAnswer, OutputTooLarge};
 use crate::runner::{AnswerSink, Attempt, Runner};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use gannet_base::manifest::JobSettings;
 use gannet_base::names::RequestId;
 use gannet_state::records::{Change, CommitError, Expect, Revision};
@@ -39,6 +41,10 @@ impl Running {
 }
 
 impl<R: Runner> AnswerSink for Sink<R> {
+    fn recorded(&self) -> BoxFuture<'static, ()> {
+        self.running.recorded.clone().cancelled_owned().boxed()
+    }
+
     fn begin(&self, media_type: &str) {
         self.running.answer().begin(media_type);
     }
@@ -113,8 +119,12 @@ async fn begin_and_run<R: Runner>(
     }
     let settings = shared.settings(&job);
     job.start(request, shared.clock.now());
-    let running =
-        Arc::new(Running { answer: Mutex::default(), progress: Mutex::default(), cancelled: CancellationToken::new() });
+    let running = Arc::new(Running {
+        answer: Mutex::default(),
+        progress: Mutex::default(),
+        cancelled: CancellationToken::new(),
+        recorded: CancellationToken::new(),
+    });
     {
         let mut state = shared.state();
         state.running.insert(id, Arc::clone(&running));
@@ -151,7 +161,7 @@ async fn take_and_run<R: Runner>(
     // Ordered here; it is durable later.
     let committed = shared.records.commit(vec![put_job(job, Expect::Revision(revision))?]);
     let taking = async {
-        match committed.await {
+        let taken = match committed.await {
             Ok(revision) => Ok(Some(revision)),
             Err(CommitError::Conflict { .. }) => Ok(None),
             // Whatever was stored, the record is read before anything is changed.
@@ -160,7 +170,11 @@ async fn take_and_run<R: Runner>(
                 _ => Ok(None),
             },
             Err(error) => Err(io::Error::other(error)),
+        };
+        if matches!(taken, Ok(Some(_))) {
+            running.recorded.cancel();
         }
+        taken
     };
     let running_it = run(shared, job, request, admission, running);
     tokio::pin!(taking, running_it);

@@ -47,6 +47,8 @@ pub(crate) struct Running {
     pub(crate) progress: Mutex<Option<Vec<u8>>>,
     /// Ends the attempt.
     pub(crate) cancelled: CancellationToken,
+    /// Set when the record of the attempt is durable.
+    pub(crate) recorded: CancellationToken,
 }
 
 /// An attempt that runs.
