@@ -1,6 +1,8 @@
 //! Key-value storage of functions (`wasi:keyvalue`): whose it is, what is durable, and its limits.
 
+use crate::sharing::ticks;
 use crate::support::{KEY, Options, Response, Server, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -217,6 +219,31 @@ fn a_guest_without_a_request_has_no_storage() {
     }
     let counted: u64 = said(&server, "op=get&key=starts", b"").parse().unwrap();
     assert_eq!(counted, 21, "once for each request, this one too");
+}
+
+#[test]
+fn a_request_that_has_only_read_is_repeated_when_its_worker_is_killed() {
+    let server = dev_server();
+    server.deploy("documents");
+    let chunk = json!({ "text": "x".repeat(8_000), "vector": [] }).to_string();
+    for n in 0..300 {
+        said(&server, &format!("bucket=documents&op=set&key=doc/x/{n}"), chunk.as_bytes());
+    }
+    let search = || server.call("documents", "/search?count=1&q=x", b"");
+    // It reads for most of its time. Each kill comes later than the one before.
+    for worked in [10, 20, 40] {
+        assert_eq!(search().status, 200);
+        wait_until("one worker is there", || server.children("__worker").len() == 1);
+        let worker = server.children("__worker")[0];
+        let before = ticks(worker);
+        let answer = thread::scope(|scope| {
+            let searching = scope.spawn(search);
+            wait_until("it reads", || ticks(worker) > before + worked || searching.is_finished());
+            kill_process(Pid::from_raw(worker).unwrap(), Signal::KILL).unwrap();
+            searching.join().unwrap()
+        });
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
 }
 
 #[test]

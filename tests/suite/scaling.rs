@@ -4,6 +4,8 @@ use crate::support::{KEY, Options, Response, Server, text, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A server's file with so many places, and no spares.
@@ -238,6 +240,54 @@ fn queued_jobs_count_and_are_spread_too() {
     assert_eq!(ask(&server, "GET", "health", &Value::Null)["workers"]["idle"], 0);
 }
 
+/// The compiled components that a worker has loaded: it maps them into its memory.
+fn components(worker: i32) -> BTreeSet<String> {
+    let maps = std::fs::read_to_string(format!("/proc/{worker}/maps")).unwrap_or_default();
+    let names = maps.lines().filter_map(|line| line.rsplit('/').next()).filter(|name| name.starts_with("component-"));
+    names.map(|name| name.trim_end_matches(" (deleted)").to_owned()).collect()
+}
+
+#[test]
+fn a_further_worker_that_was_being_started_during_a_deploy_does_not_keep_the_version_before() {
+    let server = start(2);
+    let manifest =
+        |mode: &str| format!("[env]\nMODE = \"{mode}\"\n[scale]\nrule = \"request_count\"\nrequests_per_worker = 1\n");
+    deploy(&server, "faulty", &manifest("one"));
+    assert_eq!(server.call("f", "/say", b"").text(), "said");
+    let [first] = server.children("__worker")[..] else { panic!("one worker") };
+    assert_eq!(components(first).len(), 1);
+    let head =
+        format!("POST /f/dev/f/sleep HTTP/1.1\r\nhost: localhost\r\nx-gannet-key: {KEY}\r\ncontent-length: 0\r\n\r\n");
+    let clients: Vec<TcpStream> = (0..2)
+        .map(|_| {
+            let mut client = TcpStream::connect(server.address).unwrap();
+            client.write_all(head.as_bytes()).unwrap();
+            client
+        })
+        .collect();
+    let mut further = None;
+    wait_until("a further worker is being started", || {
+        further = server.children("__worker").into_iter().find(|worker| *worker != first);
+        further.is_some()
+    });
+    let (further, process) = (further.unwrap(), Pid::from_raw(further.unwrap()).unwrap());
+    kill_process(process, Signal::STOP).unwrap();
+    deploy(&server, "faulty", &manifest("two"));
+    kill_process(process, Signal::CONT).unwrap();
+    let served = AtomicBool::new(false);
+    let call = || {
+        let answer = server.call("f", "/nap?ms=300", b"");
+        if server.receipt(&answer)["slot"] == 1 {
+            served.store(true, Ordering::Relaxed);
+        }
+        answer
+    };
+    flood(&server, 4, call, || served.load(Ordering::Relaxed));
+    wait_until("it has only the second version", || components(further).len() == 1);
+    drop(clients);
+    wait_until("the first one has too", || components(first).len() == 1);
+}
+
 /// Makes every start of a process fail until the server gets its folder back.
 fn take_run_folder(server: &Server) -> impl Fn() {
     let run = server.data.join("run");
@@ -276,6 +326,140 @@ fn a_job_whose_worker_cannot_start_waits_and_says_why_and_runs_once_it_can() {
     assert!(!refused.header("retry-after").is_empty());
     give_back();
     wait_until("it has run", || status(&server, &id)["status"] == "COMPLETED");
+}
+
+#[test]
+fn a_kept_function_is_no_longer_failing_once_its_worker_is_up_again() {
+    let server = start(1);
+    deploy(&server, "task", "[scale]\nmin = 1\n");
+    wait_until("its worker is there", || workers(&server) == (1, 1));
+    let give_back = take_run_folder(&server);
+    let [worker] = server.children("__worker")[..] else { panic!("one worker") };
+    kill_process(Pid::from_raw(worker).unwrap(), Signal::KILL).unwrap();
+    wait_until("it must wait", || server.call("f", "/", b"{}").text().contains("it is tried again in"));
+    let unhealthy = || ask(&server, "GET", "health", &Value::Null)["workers"]["unhealthy"] == 1;
+    assert!(unhealthy());
+    give_back();
+    // Nobody calls it meanwhile.
+    wait_until("its worker is there again", || workers(&server) == (1, 1));
+    assert!(!unhealthy());
+    let answer = server.call("f", "/", br#"{ "id": "x", "input": { "say": "x" } }"#);
+    assert_eq!((answer.status, answer.header("x-gannet-start")), (200, "hot"), "{}", answer.text());
+}
+
+#[test]
+fn a_tagged_version_that_cannot_be_loaded_holds_up_neither_requests_nor_jobs_of_the_current_one() {
+    let server = start(1);
+    let compiled = || -> BTreeSet<std::path::PathBuf> {
+        let files = std::fs::read_dir(server.data.join("compiled/dev")).unwrap();
+        files.map(|file| file.unwrap().path()).filter(|path| path.extension().unwrap() == "cwasm").collect()
+    };
+    deploy(&server, "task", "");
+    let before = compiled();
+    let tagged = server.put(KEY, "hello", "f", "", "?no_traffic=true&tag=next");
+    assert_eq!(tagged.status, 201, "{}", tagged.text());
+    let own: Vec<_> = compiled().difference(&before).cloned().collect();
+    let say = || server.call("f", "/", br#"{ "id": "x", "input": { "say": "x" } }"#);
+    let next = || server.send("GET", "/f/dev/f@next/", &[], b"");
+    assert_eq!((say().status, next().status), (200, 200));
+    // A new worker has neither version, and can load only one of them.
+    let [worker] = server.children("__worker")[..] else { panic!("one worker") };
+    kill_process(Pid::from_raw(worker).unwrap(), Signal::KILL).unwrap();
+    wait_until("the worker has ended", || server.metric("workers") == 0);
+    own.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    assert_eq!(say().status, 200);
+    wait_until("the tagged version must wait", || {
+        let refused = next();
+        refused.is_problem(503, "function_cannot_start", "in a row, last because its worker could not load it");
+        refused.text().contains("it is tried again in")
+    });
+    let answer = say();
+    assert_eq!((answer.status, answer.header("x-gannet-start")), (200, "hot"), "{}", answer.text());
+    let id = submit(&server, &json!({ "say": "x" }));
+    wait_until("a job runs too", || {
+        let status = status(&server, &id);
+        assert_ne!(status["waitReason"], "crash_loop", "{status}");
+        status["status"] == "COMPLETED"
+    });
+    let health = ask(&server, "GET", "health", &Value::Null);
+    assert_eq!((&health["workers"]["unhealthy"], &health["lastError"]), (&json!(0), &Value::Null), "{health}");
+}
+
+#[test]
+fn a_tagged_version_whose_workers_are_killed_again_and_again_holds_up_nobody_else() {
+    let server = start(1);
+    deploy(&server, "faulty", "");
+    let tagged = server.put(KEY, "faulty", "f", "[env]\nMODE = \"next\"\n", "?no_traffic=true&tag=next");
+    assert_eq!(tagged.status, 201, "{}", tagged.text());
+    let next = |method: &str, path: &str| server.send(method, &format!("/f/dev/f@next{path}"), &[], b"");
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            let killed = scope.spawn(|| next("POST", "/nap?ms=20000"));
+            wait_until("the tenant has a worker", || server.metric("workers") == 1);
+            // The request is in its worker once a later request got its response.
+            assert_eq!(next("GET", "/say").text(), "said");
+            for pid in &server.children("__worker") {
+                kill_process(Pid::from_raw(*pid).unwrap(), Signal::KILL).unwrap();
+            }
+            killed.join().unwrap().is_problem(502, "function_killed", "signal 9");
+        });
+        wait_until("the worker has ended", || server.metric("workers") == 0);
+    }
+    next("GET", "/say").is_problem(503, "function_backing_off", "3 times in a row");
+    assert_eq!(function(&server)["health"]["kills"]["count"], 3);
+    assert_eq!(server.call("f", "/say", b"").text(), "said");
+}
+
+#[test]
+fn jobs_that_wait_for_their_tenants_money_keep_no_worker_and_run_when_there_is_more() {
+    let config = format!("{}[prices]\ncpu_micro_units_per_s = 1000000\n", places(2, 8));
+    let server = Server::start_with(&Options { not_dev: true, config: Some(&config), ..Options::default() });
+    let acme = server.tenant("acme", &json!({}));
+    let manifest = "[jobs]\nconcurrency = 4\n[scale]\nrule = \"request_count\"\nrequests_per_worker = 1\nmax = 2\nidle_timeout_s = 1\n";
+    assert!(server.put(&acme, "task", "f", manifest, "").status < 300);
+    let send = |method: &str, path: &str, body: &str| {
+        let answer = server.send_bare(method, &format!("/v2/f/{path}"), &[("x-gannet-key", &acme)], body.as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    };
+    let submit = || send("POST", "run", r#"{ "input": { "say": "x" } }"#)["id"].as_str().unwrap().to_owned();
+    let status = |id: &String| send("GET", &format!("status/{id}"), "");
+    let limit = |limit: Value| {
+        let limits = json!({ "spend_micro_units_per_month": limit });
+        let answer = server.control(&server.operator(), "PATCH", "tenants/acme/limits", &limits);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    let first = submit();
+    wait_until("one has run", || status(&first)["status"] == "COMPLETED");
+    limit(json!(1));
+    let jobs: Vec<String> = (0..8).map(|_| submit()).collect();
+    wait_until("they wait for money", || jobs.iter().all(|id| status(id)["waitReason"] == "quota"));
+    // The queue asks for two workers as long as it is there, but they would have nothing to do.
+    wait_until("no worker is left", || in_places(&server) == [0, 0] && server.metric("workers_wanted") == 0);
+    assert!(jobs.iter().all(|id| status(id)["status"] == "IN_QUEUE"));
+    limit(Value::Null);
+    wait_until("they have run", || jobs.iter().all(|id| status(id)["status"] == "COMPLETED"));
+}
+
+#[test]
+fn a_version_that_is_not_served_any_more_wants_no_worker_however_long_the_queue_is() {
+    let server = start(2);
+    let manifest = |mode: &str| {
+        format!(
+            "[env]\nMODE = \"{mode}\"\n[jobs]\nconcurrency = 2\n[scale]\nrule = \"request_count\"\nrequests_per_worker = 1\n"
+        )
+    };
+    deploy(&server, "task", &manifest("one"));
+    for _ in 0..6 {
+        submit(&server, &json!({ "sleep_ms": 300_000 }));
+    }
+    wait_until("the first version has two workers", || workers(&server) == (2, 2));
+    deploy(&server, "task", &manifest("two"));
+    // Two attempts go on in the first version, and the queue goes on for both.
+    wait_until("the second version has two workers, and the first wants none", || {
+        workers(&server) == (2, 2) && server.metric("workers_wanted") == 2
+    });
+    assert_eq!(in_places(&server), [1, 1]);
 }
 
 #[test]

@@ -93,7 +93,7 @@ fn stop_while_it_holds(shared: &Shared, tenant: usize, worker: i32) {
 }
 
 /// Processor time of a process, in clock ticks.
-fn ticks(pid: i32) -> u64 {
+pub fn ticks(pid: i32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let after = stat.rsplit(')').next().unwrap_or_default();
     let fields: Vec<&str> = after.split_whitespace().collect();

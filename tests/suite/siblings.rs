@@ -3,6 +3,7 @@
 
 use crate::support::{KEY, Options, Response, Server, text, wait_until};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::TcpStream;
 use std::thread;
@@ -286,6 +287,26 @@ fn three_hundred_calls_of_two_levels_all_arrive() {
         let calls: Vec<_> = (0..300).map(call).collect();
         calls.into_iter().for_each(|call| call.join().unwrap());
     });
+}
+
+#[test]
+fn a_call_that_finds_its_worker_full_goes_to_another_worker_of_the_tenant() {
+    let config =
+        "spares = 0\nworkers_max = 2\n[[gpus]]\nindex = 0\n[[gpus]]\nindex = 0\n[limits]\nconcurrency = 2000\n";
+    let server = Server::start_with(&Options { config: Some(config), ..Options::default() });
+    let limits = "concurrency = 128\ntimeout_ms = 300000\nqueue_ms = 300000\n";
+    deploy(&server, "a", &format!("{limits}[scale]\nmin = 2\n"));
+    // One worker is enough for its requests, as far as their number tells.
+    deploy(&server, "b", &format!("{limits}[scale]\nqueue_delay_s = 3600\n"));
+    wait_until("the tenant has two workers", || server.get_json("/api/v1/functions/a")["workers"] == 2);
+    // At depth 1 there may be 100 calls in a worker.
+    let clients: Vec<TcpStream> = (0..110).map(|_| begin(&server, "a", &to("b", "/wait?ms=300000"))).collect();
+    wait_until("all calls run at once", || requests_that_logged(&server, "b", "GET /wait").len() == 110);
+    wait_until("the scaling hears of it", || server.get_json("/api/v1/functions/b")["workers_wanted"] == 2);
+    let own = requests_that_logged(&server, "b", "GET /wait");
+    drop(clients);
+    let slots: BTreeSet<u64> = own.iter().filter_map(|id| ended(&server, id)["slot"].as_u64()).collect();
+    assert_eq!(slots, BTreeSet::from([0, 1]));
 }
 
 #[test]

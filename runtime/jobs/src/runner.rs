@@ -29,6 +29,13 @@ pub enum WaitReason {
     Paused,
 }
 
+impl WaitReason {
+    /// Whether more workers may help.
+    pub(crate) fn is_about_room(self) -> bool {
+        matches!(self, Self::Capacity | Self::Loading)
+    }
+}
+
 /// Why no attempt may begin now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotNow {

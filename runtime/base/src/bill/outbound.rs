@@ -13,7 +13,7 @@ pub struct OutboundUse {
 }
 
 impl OutboundUse {
-    /// Counts a call.
+    /// Counts a call: outbound HTTP, or one of the platform that may change something.
     pub fn add_call(&self) {
         self.calls.fetch_add(1, Ordering::Relaxed);
     }

@@ -59,6 +59,17 @@ pub enum PlatformCall {
     },
 }
 
+impl PlatformCall {
+    /// Whether the call may change something. A request that has only read can be repeated.
+    pub fn may_change(&self) -> bool {
+        match self {
+            Self::CurrentJob => false,
+            Self::Progress(_) => true,
+            Self::KeyValue { call, .. } => call.may_change(),
+        }
+    }
+}
+
 /// A call of key-value storage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -80,6 +91,16 @@ pub enum KeyValueCall {
         /// What is added.
         by: u64,
     },
+}
+
+impl KeyValueCall {
+    /// Whether the call may change something.
+    pub fn may_change(&self) -> bool {
+        match self {
+            Self::Set(_) | Self::Delete(_) | Self::Increment { .. } => true,
+            Self::Get(_) | Self::Exists(_) | Self::List(_) => false,
+        }
+    }
 }
 
 /// The answer to a call.
@@ -219,6 +240,27 @@ mod tests {
         for wrong in ["{}", "{\"no_such\":1}", "{\"key_value\":{\"bucket\":\"b\",\"call\":{\"set\":[[\"k\",\"%\"]]}}}"]
         {
             assert!(serde_json::from_str::<PlatformCall>(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn only_calls_that_may_change_something_are_told_apart_as_such() {
+        let of = |call| PlatformCall::KeyValue { bucket: String::new(), call };
+        for read in [
+            PlatformCall::CurrentJob,
+            of(KeyValueCall::Get(vec!["k".into()])),
+            of(KeyValueCall::Exists("k".into())),
+            of(KeyValueCall::List(None)),
+        ] {
+            assert!(!read.may_change(), "{read:?}");
+        }
+        for change in [
+            PlatformCall::Progress("1".into()),
+            of(KeyValueCall::Set(vec![("k".into(), Value(Vec::new()))])),
+            of(KeyValueCall::Delete(vec!["k".into()])),
+            of(KeyValueCall::Increment { key: "k".into(), by: 0 }),
+        ] {
+            assert!(change.may_change(), "{change:?}");
         }
     }
 

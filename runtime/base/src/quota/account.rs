@@ -201,14 +201,18 @@ impl TenantCounters {
     /// Reserves what a request is expected to use. Returns what is used and reserved instead, if that reaches a cap.
     pub fn reserve(self: &Arc<Self>, now: Timestamp, expected: Amount) -> Result<Reservation, PeriodUsage> {
         let (mut used, day) = (self.lock(), day_of(now));
-        let sum = used.reserved.add_to(day, used.settled.of(day));
-        if used.caps.reached(sum.gpu_ns, sum.micro_units).is_some() {
+        if let Some(sum) = used.reserved_up(day) {
             return Err(sum);
         }
         used.reserved.replace(day, Amount::default(), expected);
         drop(used);
         let part = Mutex::new(ReservedPart { expected, ..ReservedPart::default() });
         Ok(Reservation { account: Arc::clone(self), part, day })
+    }
+
+    /// Whether a request would be refused now, because what is used and reserved reaches a cap.
+    pub fn is_used_up(&self, now: Timestamp) -> bool {
+        self.lock().reserved_up(day_of(now)).is_some()
     }
 
     /// Adds the use of a request, of kept memory, or of outbound HTTP.
@@ -289,6 +293,7 @@ mod tests {
         account.set_caps(Caps { gpu_ns_per_day: 100, micro_units_per_month: u64::MAX });
         let expected = Amount { gpu_ns: 40, micro_units: 0 };
         let held: Vec<_> = (0..3).map(|_| account.reserve(now, expected).unwrap()).collect();
+        assert!(account.is_used_up(now) && !account.is_used_up(at("2026-12-01T00:00:00Z")));
         assert_eq!(account.reserve(now, expected).unwrap_err().gpu_ns, 120, "three are expected to use it up");
         assert!(account.lock().reached(day_of(now)).is_none(), "but they have not yet");
         let times = |gpu_ns| WorkTimes { gpu_ns, guest_ns: 0 };

@@ -1,5 +1,5 @@
-//! What the requests of a version ask for, as the scaling of its workers sees it: how many ran or waited at once, and
-//! since when the oldest waits. It also holds the number of workers that was decided from that.
+//! What the requests of a version ask for, as the scaling of its workers sees it: how many ran or waited at once, since
+//! when the oldest waits, and whether a call found its worker full. It also holds the number of workers that was decided from that.
 //!
 //! Invariant: a request that came and went between two looks is seen by the second one, because a look returns the most
 //! that there was since the one before.
@@ -18,6 +18,8 @@ pub struct Demand {
     wanted: AtomicUsize,
     watched: AtomicBool,
     starting: AtomicUsize,
+    /// Whether a call found its worker full of calls since the last look.
+    found_full: AtomicBool,
 }
 
 /// When each waiting request began to wait.
@@ -34,6 +36,8 @@ pub struct Load {
     pub requests: usize,
     /// For how long the oldest of those that wait has waited.
     pub oldest: Duration,
+    /// Whether a call found its worker full of calls.
+    pub found_full: bool,
 }
 
 /// Counts a waiting request until it is dropped.
@@ -67,6 +71,11 @@ impl Demand {
         self.peak.fetch_max(running, Ordering::Relaxed);
     }
 
+    /// Notes that a call by another function found its worker full of calls.
+    pub fn note_full(&self) {
+        self.found_full.store(true, Ordering::Relaxed);
+    }
+
     /// Returns what there was since the last look, while `running` requests run.
     pub fn look(&self, running: usize, now: Instant) -> Load {
         let (waiting, oldest) = {
@@ -75,7 +84,8 @@ impl Demand {
         };
         let present = running.saturating_add(waiting);
         let requests = self.peak.swap(present, Ordering::Relaxed).max(present);
-        Load { requests, oldest: oldest.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)) }
+        let oldest = oldest.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        Load { requests, oldest, found_full: self.found_full.swap(false, Ordering::Relaxed) }
     }
 
     /// The number of workers that the version is spread over; at least 1.
@@ -130,16 +140,17 @@ mod tests {
     fn a_look_sees_what_came_and_went_since_the_last_one() {
         let (demand, now) = (Demand::default(), Instant::now());
         demand.note(3);
-        assert_eq!(demand.look(0, now), Load { requests: 3, oldest: Duration::ZERO });
-        assert_eq!(demand.look(0, now), Load { requests: 0, oldest: Duration::ZERO });
+        demand.note_full();
+        assert_eq!(demand.look(0, now), Load { requests: 3, oldest: Duration::ZERO, found_full: true });
+        assert_eq!(demand.look(0, now), Load { requests: 0, oldest: Duration::ZERO, found_full: false });
         let first = demand.wait(2, now);
         let second = demand.wait(2, now + Duration::from_secs(1));
         let later = now + Duration::from_secs(5);
-        assert_eq!(demand.look(2, later), Load { requests: 4, oldest: Duration::from_secs(5) });
+        assert_eq!(demand.look(2, later), Load { requests: 4, oldest: Duration::from_secs(5), found_full: false });
         drop(first);
         assert_eq!(demand.look(2, later).oldest, Duration::from_secs(4));
         drop(second);
-        assert_eq!(demand.look(2, later), Load { requests: 3, oldest: Duration::ZERO });
+        assert_eq!(demand.look(2, later), Load { requests: 3, oldest: Duration::ZERO, found_full: false });
         assert_eq!((demand.wanted(), demand.decided()), (1, 0));
         let starting = demand.begin_start();
         assert!(demand.is_starting());

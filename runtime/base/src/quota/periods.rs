@@ -166,6 +166,12 @@ impl AmountByDay {
 }
 
 impl Used {
+    /// Returns what is used and reserved, if that reaches a cap.
+    pub(super) fn reserved_up(&self, day: Day) -> Option<PeriodUsage> {
+        let sum = self.reserved.add_to(day, self.settled.of(day));
+        self.caps.reached(sum.gpu_ns, sum.micro_units).map(|_| sum)
+    }
+
     /// Returns the cap that is reached by what was used for sure.
     pub(super) fn reached(&self, day: Day) -> Option<ReachedCap> {
         let sum = self.running.add_to(day, self.settled.of(day));

@@ -284,7 +284,7 @@ impl Control {
         let deployed = self.registry.deploy(tenant, name, record, options).await;
         let (version, new) = deployed.map_err(ControlError::from)?;
         tracing::info!(%tenant, function = %name, version = version.record.number, new, "deployed");
-        self.pool.redeployed(tenant, name).await;
+        self.pool.redeployed(&version).await;
         self.after_change(grant);
         let number = format!("v{}", version.record.number);
         let shown = tag.as_deref().or(served_alone.then_some(number.as_str()));

@@ -69,11 +69,12 @@ impl Control {
         }
     }
 
-    /// Returns a function's quarantined kernels, and the recent kills of its workers.
+    /// Returns a function's quarantined kernels, and the recent kills of its workers: of the version that was killed most.
     fn health(&self, grant: &TenantGrant, function: &Function) -> HealthView {
         let kernels = function.current.record.kernels.iter();
         let quarantined = kernels.filter(|(_, kernel)| grant.owner.is_quarantined(kernel));
-        let kills = self.pool.kills(&grant.tenant, &function.name).map(|(kills, wait)| KillsView {
+        let kills = function.served().filter_map(|version| self.pool.kills(version.key));
+        let kills = kills.max_by_key(|(kills, _)| kills.count).map(|(kills, wait)| KillsView {
             count: kills.count,
             last: kills.time.to_string(),
             why: kills.why,
@@ -158,10 +159,9 @@ impl Control {
         Ok(json(ReplyStatus::Ok, &Deleted { deleted: name.to_string() }))
     }
 
-    /// Updates the pool after a change: keeps or releases the tenant's worker, warms functions with `min > 0`, and
-    /// unloads versions that get no requests any more.
+    /// Updates the pool after a change: warms functions with `scale.min`, and unloads versions that get no requests any
+    /// more. Which workers are kept, the pool's scaling finds out.
     pub(super) fn after_change(&self, grant: &TenantGrant) {
-        self.pool.clear_always_on(&grant.tenant);
         self.jobs.look_again(&grant.tenant);
         self.pool.unload_unserved(&grant.tenant);
         warm(&self.registry.snapshot(), &self.pool, Some(&grant.tenant));

@@ -94,7 +94,9 @@ impl DoorRunner {
         if tenant.record.suspended {
             return Err(NotNow::Wait(WaitReason::Paused, ADMIT_WAIT));
         }
-        let version = Arc::clone(function.choose(&HeaderMap::new(), request));
+        // A version that must wait would only refuse the attempt, so the current one runs it.
+        let chosen = function.choose(&HeaderMap::new(), request);
+        let version = Arc::clone(if self.pool.must_wait(chosen) { &function.current } else { chosen });
         Ok(Target {
             tenant: Arc::clone(tenant),
             function: Arc::clone(function),
@@ -207,7 +209,7 @@ impl Runner for DoorRunner {
     }
 
     fn crash_loop(&self, tenant: &TenantName, function: &FunctionName) -> Option<(String, Duration)> {
-        self.pool.crash_loop(tenant, function)
+        self.current(tenant, function).and_then(|version| self.pool.crash_loop(&version))
     }
 
     fn workers(&self, tenant: &TenantName, function: &FunctionName) -> Option<Workers> {
@@ -247,11 +249,11 @@ impl Runner for DoorRunner {
     ) -> BoxFuture<'static, Result<Admission, NotNow>> {
         let target = self.target(&tenant, &function, request);
         let (share, admit) = (Arc::clone(&self.share), Arc::clone(&self.admit));
-        let crash_loop = self.pool.crash_loop(&tenant, &function);
+        let pool = self.pool.clone();
         async move {
             let target = target?;
             // An attempt now would be refused, and would count.
-            if let Some((_, wait)) = crash_loop.filter(|(_, wait)| !wait.is_zero()) {
+            if let Some((_, wait)) = pool.crash_loop(&target.version).filter(|(_, wait)| !wait.is_zero()) {
                 return Err(NotNow::Wait(WaitReason::CrashLoop, wait));
             }
             let until = tokio::time::Instant::now() + ADMIT_WAIT;

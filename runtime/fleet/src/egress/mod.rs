@@ -123,6 +123,11 @@ impl WorkerEgress {
         Ok(EgressGrant { worker: Arc::downgrade(self), request, _running: running })
     }
 
+    /// Whether a request of this depth would be registered now.
+    pub fn has_room_at(&self, depth: u8) -> bool {
+        depth == 0 || self.calls.has_room_at(depth)
+    }
+
     fn allows(&self, version: VersionKey, https: bool, host: &str, port: u16) -> bool {
         let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
         versions.get(&version).is_some_and(|hosts| hosts.iter().any(|known| known.allows(https, host, port)))

@@ -113,10 +113,14 @@ async fn call(worker: &WorkerEgress, request: Request<Incoming>) -> Result<Platf
     let body = timeout(BODY_MAX, Limited::new(request.into_body(), BODY_BYTES_MAX).collect()).await;
     let body = body.map_err(|_| failed("the call did not arrive in time"))?;
     let body = body.map_err(|_| PlatformError::Invalid(format!("a call has at most {BODY_BYTES_MAX} bytes")))?;
-    let call = serde_json::from_slice(&body.to_bytes());
+    let call: Result<PlatformCall, _> = serde_json::from_slice(&body.to_bytes());
     let call = call.map_err(|error| PlatformError::Invalid(format!("the call is malformed: {error}")))?;
-    // While it waited, its request may have ended. From here on it may have an effect, so the request is not repeated.
-    worker.counter(id).ok_or(PlatformError::Over)?.add_call();
+    // While it waited, its request may have ended.
+    let counter = worker.counter(id).ok_or(PlatformError::Over)?;
+    if call.may_change() {
+        // From here on it may have an effect, so the request is not repeated.
+        counter.add_call();
+    }
     platform.call(PlatformCaller { tenant: worker.tenant.clone(), request: id, turn }, call).await
 }
 

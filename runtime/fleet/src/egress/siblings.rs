@@ -133,6 +133,11 @@ impl RunningCalls {
             Err(running) => Err(WorkerFullOfCalls { running, depth, limit }),
         }
     }
+
+    /// Whether a call of a depth would find room now.
+    pub(super) fn has_room_at(&self, depth: u8) -> bool {
+        self.0.load(Ordering::Acquire) < calls_max(depth)
+    }
 }
 
 impl Drop for RunningCall {
@@ -156,6 +161,7 @@ mod tests {
                 held.push(call);
             }
             assert_eq!(held.len(), calls_max(depth) as usize);
+            assert!(!calls.has_room_at(depth) && (depth == DEPTH_MAX || calls.has_room_at(depth + 1)));
             let limit = calls_max(depth);
             assert_eq!(calls.begin(depth).unwrap_err(), WorkerFullOfCalls { running: limit, depth, limit });
         }

@@ -46,12 +46,7 @@ impl WorkerClaim {
 impl Drop for WorkerClaim {
     fn drop(&mut self) {
         let idle_timeout = Duration::from_secs(self.version.manifest().scale.idle_timeout_s);
-        let snapshot = self.registry.snapshot();
-        let function = snapshot.function(self.version.tenant.as_str(), self.version.function.as_str());
-        let served = function.is_some_and(|function| function.serves(&self.version));
-        if self.worker.end_request(self.version.key) && !served {
-            self.worker.unload(self.version.key);
-        }
+        self.worker.end_request_of(&self.version, &self.registry);
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let idle_now = table.release(&self.version.tenant, &self.worker, idle_timeout, Instant::now());
         drop(table);

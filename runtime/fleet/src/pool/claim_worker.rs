@@ -1,4 +1,7 @@
 //! Claims a worker for a request (hot, warm or cold): carries out what the table decides about its claim.
+//!
+//! A version that must wait after failed starts is refused only where it would have to be loaded: a worker that has it
+//! loaded serves it.
 
 use super::Pool;
 use super::claim::WorkerClaim;
@@ -28,20 +31,34 @@ impl Pool {
         timeout_ms: u64,
     ) -> Result<(WorkerClaim, Connection), PoolError> {
         let claiming = async {
-            match self.claim_connected(version).await {
-                Err(PoolError::Killed(_)) => self.claim_connected(version).await,
+            match connected(self.claim(version)).await {
+                Err(PoolError::Killed(_)) => connected(self.claim(version)).await,
                 other => other,
             }
         };
-        tokio::time::timeout_at(deadline, claiming)
-            .await
-            .unwrap_or_else(|_| Err(PoolError::Deadline(format!("no worker was ready within {timeout_ms} ms"))))
+        before(deadline, timeout_ms, claiming).await
     }
 
-    async fn claim_connected(&self, version: &Arc<Version>) -> Result<(WorkerClaim, Connection), PoolError> {
-        let worker_claim = self.claim(version).await?;
-        let connection = worker_claim.worker().connection().await?;
-        Ok((worker_claim, connection))
+    /// Claims another worker of the tenant for a call that found no room in those that are `full`, among those that the
+    /// function may be spread over, also if it is not now. Returns none if no other has room. One that ends before it has
+    /// the call is replaced as for any request.
+    pub(super) async fn claim_beside(
+        &self,
+        version: &Arc<Version>,
+        (full, depth): (&[Arc<Worker>], u8),
+        deadline: tokio::time::Instant,
+        timeout_ms: u64,
+    ) -> Result<Option<(WorkerClaim, Connection)>, PoolError> {
+        let may_load = self.check_starts(version).is_ok();
+        let suits = |worker: &Arc<Worker>| {
+            !full.contains(worker) && worker.has_room_at(depth) && (may_load || worker.has(version.key))
+        };
+        let Some(worker) = self.claim_own_if(version, suits) else { return Ok(None) };
+        let claiming = connected(self.make_ready(worker, version, StartKind::Hot, false));
+        match before(deadline, timeout_ms, claiming).await {
+            Err(PoolError::Killed(_)) => self.claim_before(version, deadline, timeout_ms).await.map(Some),
+            other => other.map(Some),
+        }
     }
 
     /// Claims a worker of the tenant, and loads the version into it.
@@ -61,9 +78,8 @@ impl Pool {
             if self.registry.snapshot().tenants.get(tenant).is_none_or(|tenant| tenant.record.suspended) {
                 return Err(PoolError::Suspended);
             }
-            self.check_starts(version)?;
             // Almost every request ends the loop here.
-            if let Some(worker) = self.claim_own(version).filter(|worker| !worker.dead().is_cancelled()) {
+            if let Some(worker) = self.claim_running(version)? {
                 break worker;
             }
             starting.get_or_insert_with(|| version.permits.demand().begin_start());
@@ -105,28 +121,48 @@ impl Pool {
                 }
             }
         };
-        let shared = (Arc::clone(&self.table), Arc::clone(&self.table_changed), Arc::clone(&self.registry));
-        let mut worker_claim = WorkerClaim::new(Arc::clone(&worker), Arc::clone(version), shared, kind);
+        let mut worker_claim = self.make_ready(worker, version, kind, starting.is_some()).await?;
         worker_claim.capacity_wait = capacity_wait;
-        let at = Instant::now();
-        let loaded = self.prepare(&worker, version, starting.is_some()).await;
-        drop(starting);
-        match loaded {
-            Ok(was_loaded) => {
-                if !was_loaded {
-                    self.note_loaded(version);
-                }
-                if !was_loaded && kind == StartKind::Hot {
-                    worker_claim.kind = StartKind::Warm;
-                }
-                Ok(worker_claim)
-            }
-            Err(error) => Err(self.note_start_failure(version, at, error)),
+        Ok(worker_claim)
+    }
+
+    /// Claims one of the workers that the version's tenant has already, if it has one. Returns an error if the version
+    /// must wait after failed starts, and none of them has it loaded.
+    fn claim_running(&self, version: &Version) -> Result<Option<Arc<Worker>>, PoolError> {
+        let checked = self.check_starts(version);
+        let claimed = match &checked {
+            Ok(()) => self.claim_own(version).filter(|worker| !worker.dead().is_cancelled()),
+            Err(_) => self.claim_own_if(version, |worker| worker.has(version.key)),
+        };
+        match claimed {
+            Some(worker) => Ok(Some(worker)),
+            None => checked.map(|()| None),
         }
     }
 
+    /// Turns a worker that the table counts as claimed into a claim, and makes it ready for the version. `is_counted` says
+    /// whether the caller counts the request as starting.
+    async fn make_ready(
+        &self,
+        worker: Arc<Worker>,
+        version: &Arc<Version>,
+        kind: StartKind,
+        is_counted: bool,
+    ) -> Result<WorkerClaim, PoolError> {
+        let shared = (Arc::clone(&self.table), Arc::clone(&self.table_changed), Arc::clone(&self.registry));
+        let mut worker_claim = WorkerClaim::new(Arc::clone(&worker), Arc::clone(version), shared, kind);
+        let began = Instant::now();
+        let loaded = self.prepare(&worker, version, is_counted).await;
+        let was_loaded = loaded.map_err(|error| self.note_start_failure(version, began, error))?;
+        if !was_loaded && kind == StartKind::Hot {
+            worker_claim.kind = StartKind::Warm;
+        }
+        Ok(worker_claim)
+    }
+
     /// Makes a claimed worker ready for a version: binds it to the tenant, and loads the version. Returns whether the
-    /// version was loaded already. `is_counted` says whether the caller counts it as starting.
+    /// version was loaded already; if not, its failed starts are forgotten. `is_counted` says whether the caller counts it
+    /// as starting.
     pub(super) async fn prepare(
         &self,
         worker: &Arc<Worker>,
@@ -140,7 +176,11 @@ impl Pool {
             worker.quarantine(self.quarantined(tenant)).await?;
         }
         let _loading = (!is_counted && !worker.has(version.key)).then(|| version.permits.demand().begin_start());
-        worker.load(version, &SecretReader { vault: &self.services.vault, snapshot }).await
+        let was_loaded = worker.load(version, &SecretReader { vault: &self.services.vault, snapshot }).await?;
+        if !was_loaded {
+            self.note_start(version.key);
+        }
+        Ok(was_loaded)
     }
 
     fn no_capacity(&self, version: &Version, waited: Duration) -> PoolError {
@@ -182,4 +222,23 @@ impl Pool {
     pub async fn warm(&self, version: &Arc<Version>) -> Result<(), PoolError> {
         self.claim(version).await.map(drop)
     }
+}
+
+/// Connects to the worker of a claim.
+async fn connected(
+    claiming: impl Future<Output = Result<WorkerClaim, PoolError>>,
+) -> Result<(WorkerClaim, Connection), PoolError> {
+    let worker_claim = claiming.await?;
+    let connection = worker_claim.worker().connection().await?;
+    Ok((worker_claim, connection))
+}
+
+/// Waits for a claim until `deadline`, which is `timeout_ms` after the request's arrival.
+async fn before<T>(
+    deadline: tokio::time::Instant,
+    timeout_ms: u64,
+    claiming: impl Future<Output = Result<T, PoolError>>,
+) -> Result<T, PoolError> {
+    let late = || PoolError::Deadline(format!("no worker was ready within {timeout_ms} ms"));
+    tokio::time::timeout_at(deadline, claiming).await.unwrap_or_else(|_| Err(late()))
 }

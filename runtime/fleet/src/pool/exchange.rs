@@ -10,6 +10,7 @@
 
 use crate::admitted::{Admitted, Target};
 use crate::calling::CallingRequest;
+use crate::egress::EgressGrant;
 use crate::inbound::FunctionRequest;
 use crate::pool::claim::WorkerClaim;
 use crate::pool::connection::Connection;
@@ -121,6 +122,14 @@ impl Pool {
         let place = Place { style: target.style, prefix: target.prefix, host, varies: varies(&version) };
         let mut retry = RetryOnce::default();
         loop {
+            // The registration with an earlier worker must end before the next one begins.
+            admitted.outbound = None;
+            let calling = || CallingRequest::new(id, &version, client, deadline.into_std(), caller.clone());
+            let registered = self.register((worker_claim, connection), &version, calling, (deadline, timeout_ms)).await;
+            (worker_claim, connection, admitted.outbound) = match registered {
+                Ok(registered) => registered,
+                Err(error) => return Err(CallFailure::new(error, admitted)),
+            };
             let (kind, capacity_us) =
                 (worker_claim.kind, u64::try_from(worker_claim.capacity_wait.as_micros()).unwrap_or(u64::MAX));
             let (slot, (class, price)) = (worker_claim.worker().slot(), self.price(worker_claim.worker()));
@@ -129,13 +138,6 @@ impl Pool {
                 (receipt.start, receipt.slot) = (Some(kind), slot);
                 receipt.capacity_us += capacity_us;
             });
-            // The registration with an earlier worker must end before the next one begins.
-            admitted.outbound = None;
-            let calling = CallingRequest::new(id, &version, client, deadline.into_std(), caller.clone());
-            admitted.outbound = match worker_claim.worker().begin_egress(calling) {
-                Ok(outbound) => outbound,
-                Err(error) => return Err(CallFailure::new(error, admitted)),
-            };
             let outbound = admitted.outbound.as_ref().map(|registration| Arc::clone(registration.counter()));
             admitted.tab.count_outbound(outbound.clone());
             let expected = ExpectedReport::new(&worker_claim, id, admitted.tab.reservation());
@@ -176,6 +178,30 @@ impl Pool {
                 Ok(claimed) => claimed,
                 Err(error) => return Err(CallFailure::new(error, admitted)),
             };
+        }
+    }
+
+    /// Registers a request with the worker that it got. A call by another function that finds its worker full of calls
+    /// goes to another worker of its tenant that has room.
+    async fn register(
+        &self,
+        (mut worker_claim, mut connection): (WorkerClaim, Connection),
+        version: &Arc<Version>,
+        calling: impl Fn() -> CallingRequest,
+        (deadline, timeout_ms): (tokio::time::Instant, u64),
+    ) -> Result<(WorkerClaim, Connection, Option<EgressGrant>), PoolError> {
+        let mut full = Vec::new();
+        loop {
+            let error = match worker_claim.worker().begin_egress(calling()) {
+                Ok(outbound) => return Ok((worker_claim, connection, outbound)),
+                Err(error) => error,
+            };
+            // The scaling hears of it, wherever the call goes.
+            version.permits.demand().note_full();
+            full.push(Arc::clone(worker_claim.worker()));
+            drop((worker_claim, connection));
+            let beside = self.claim_beside(version, (&full, error.depth), deadline, timeout_ms).await?;
+            (worker_claim, connection) = beside.ok_or_else(|| PoolError::NoCapacity(error.to_string()))?;
         }
     }
 

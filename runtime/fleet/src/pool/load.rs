@@ -3,13 +3,14 @@
 
 use crate::calling::CallingRequest;
 use crate::egress::EgressGrant;
+use crate::egress::siblings::WorkerFullOfCalls;
 use crate::pool::PoolError;
 use crate::pool::services::SecretReader;
 use crate::pool::worker::{GONE, Worker};
 use gannet_base::hop::{Bundle, BundleKernel, RunLimits, ToWorker, VersionKey};
 use gannet_process::channel::stream_pair;
 use gannet_process::child::COMPONENT_PREFIX;
-use gannet_state::registry::Version;
+use gannet_state::registry::{Registry, Version};
 use gannet_state::store::files::{install_component, install_driver_cache};
 use gannet_state::store::report::StoredReport;
 use std::collections::{BTreeMap, HashMap};
@@ -45,9 +46,13 @@ impl Worker {
 
     /// Registers a request for outbound HTTP, calls of siblings and calls of the platform; `None` if the worker has no
     /// tenant yet.
-    pub(crate) fn begin_egress(&self, request: CallingRequest) -> Result<Option<EgressGrant>, PoolError> {
-        let registered = self.outbound.get().map(|outbound| outbound.register(request)).transpose();
-        registered.map_err(|full| PoolError::NoCapacity(full.to_string()))
+    pub(crate) fn begin_egress(&self, request: CallingRequest) -> Result<Option<EgressGrant>, WorkerFullOfCalls> {
+        self.outbound.get().map(|outbound| outbound.register(request)).transpose()
+    }
+
+    /// Whether a request of this depth may be registered now.
+    pub(super) fn has_room_at(&self, depth: u8) -> bool {
+        self.outbound.get().is_none_or(|outbound| outbound.has_room_at(depth))
     }
 
     /// Returns the versions that are loaded or being loaded.
@@ -71,8 +76,16 @@ impl Worker {
         *self.active().entry(version).or_default() += 1;
     }
 
-    /// Counts a request of a version as done. Returns whether no other request of the version is in flight.
-    pub(crate) fn end_request(&self, version: VersionKey) -> bool {
+    /// Counts a request of a version as done. If it was the last one and the version is not served any more, the version
+    /// is unloaded.
+    pub(crate) fn end_request_of(&self, version: &Version, registry: &Registry) {
+        if self.end_request(version.key) && !registry.snapshot().serves(version) {
+            self.unload(version.key);
+        }
+    }
+
+    /// Returns whether no other request of the version is in flight.
+    fn end_request(&self, version: VersionKey) -> bool {
         let mut active = self.active();
         let Some(count) = active.get_mut(&version) else { return false };
         *count -= 1;

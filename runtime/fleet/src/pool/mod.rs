@@ -66,6 +66,7 @@ use scaler::Scaler;
 use starts::Starts;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use table::{SlotLimits, WorkerTable};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -151,22 +152,30 @@ impl Pool {
     /// Claims one of the workers that the version's tenant has already, if it has one.
     fn claim_own(&self, version: &Version) -> Option<Arc<Worker>> {
         let ranked = gpus::ranked(&self.slots, &version.manifest().gpu.class).filter(|(_, slot)| self.works(*slot));
-        self.lock().claim_own(&version.tenant, ranked, version.permits.demand().wanted())
+        self.lock().claim_own(&version.tenant, ranked, version.permits.demand().wanted(), Instant::now())
+    }
+
+    /// Claims one of them that suits, among as many as the function may ever be spread over.
+    fn claim_own_if(&self, version: &Version, suits: impl Fn(&Arc<Worker>) -> bool) -> Option<Arc<Worker>> {
+        let scale = &version.manifest().scale;
+        let ranked = gpus::ranked(&self.slots, &version.manifest().gpu.class).filter(|(_, slot)| self.works(*slot));
+        let most = usize::try_from(scale.max).unwrap_or(usize::MAX);
+        let suits = |worker: &Arc<Worker>| !worker.dead().is_cancelled() && suits(worker);
+        self.lock().claim_own_if(&version.tenant, ranked, most, Instant::now(), suits)
     }
 
     /// Makes a tenant's workers unload the versions that no longer get requests.
     pub fn unload_unserved(&self, tenant: &TenantName) {
-        let (workers, snapshot) = (self.lock().workers(tenant), self.registry.snapshot());
-        for worker in workers {
-            for version in worker.loaded() {
-                let served = snapshot
-                    .tenants
-                    .get(tenant)
-                    .is_some_and(|tenant| tenant.functions.values().any(|function| function.serves_key(version)));
-                if !served {
-                    worker.unload(version);
-                }
-            }
+        let workers = self.lock().workers(tenant);
+        workers.iter().for_each(|worker| self.unload_unserved_from(tenant, worker));
+    }
+
+    fn unload_unserved_from(&self, tenant: &TenantName, worker: &Worker) {
+        let snapshot = self.registry.snapshot();
+        let served = snapshot.tenants.get(tenant).map(|tenant| tenant.functions.values());
+        let is_served = |key| served.clone().is_some_and(|mut all| all.any(|function| function.serves_key(key)));
+        for version in worker.loaded().into_iter().filter(|key| !is_served(*key)) {
+            worker.unload(version);
         }
     }
 
@@ -179,7 +188,7 @@ impl Pool {
     }
 
     /// Lets a tenant's workers be killed when idle, even if a version with `scale.min` had asked to keep them.
-    pub fn clear_always_on(&self, tenant: &TenantName) {
+    fn clear_always_on(&self, tenant: &TenantName) {
         self.lock().clear_always_on(tenant);
     }
 
@@ -196,6 +205,13 @@ impl Pool {
             // One that cannot be told is killed.
             let _ = worker.quarantine(self.quarantined(tenant)).await;
         }
+    }
+
+    /// Tells a worker what has changed for its tenant while it was being started and was not in the table, where changes
+    /// find the workers. It is in the table now, so nothing is missed.
+    async fn catch_up(&self, tenant: &TenantName, worker: &Worker) {
+        let _ = worker.quarantine(self.quarantined(tenant)).await;
+        self.unload_unserved_from(tenant, worker);
     }
 
     /// Kills a worker, and takes it from its tenant in the table at once, because reaping it may take long.

@@ -109,8 +109,8 @@ impl Places {
             return;
         }
         self.next_look += LOOK;
-        let up = self.table.places(&self.tenant, &self.candidates).len();
-        let seen = Seen { requests: self.clients, oldest: Duration::ZERO, up, slots: self.gpus.len() };
+        let up = self.table.places(&self.tenant, &self.candidates, self.now).len();
+        let seen = Seen { requests: self.clients, up, slots: self.gpus.len(), ..Seen::default() };
         self.wanted = self.scaling.decide(&self.rules, seen, self.now);
         if up > 0
             && let Some(start) = self.table.claim_extra(&self.tenant, &self.candidates, self.wanted)
@@ -126,7 +126,7 @@ impl Places {
     fn throughput(slots: usize) -> usize {
         let mut places = Self::new(slots);
         places.run(Duration::from_secs(5), CLIENTS);
-        assert_eq!(places.table.places(&places.tenant, &places.candidates).len(), slots);
+        assert_eq!(places.table.places(&places.tenant, &places.candidates, places.now).len(), slots);
         let before: usize = places.ended.iter().sum();
         places.run(Duration::from_secs(20), CLIENTS);
         (places.ended.iter().sum::<usize>() - before) / 20
@@ -145,12 +145,12 @@ fn two_places_serve_at_least_1_8_times_what_one_serves() {
 fn all_places_are_given_back_after_the_idle_timeout() {
     let mut places = Places::new(2);
     places.run(Duration::from_secs(5), CLIENTS);
-    let both = places.table.places(&places.tenant, &places.candidates);
+    let both = places.table.places(&places.tenant, &places.candidates, places.now);
     assert_eq!((both, places.wanted), (vec![0, 1], 2));
     // One client is enough for the first place only.
     places.run(Duration::from_secs(61), 1);
-    let first = places.table.places(&places.tenant, &places.candidates);
+    let first = places.table.places(&places.tenant, &places.candidates, places.now);
     assert_eq!((first, places.wanted), (vec![0], 1));
     places.run(Duration::from_secs(61), 0);
-    assert_eq!((places.table.places(&places.tenant, &places.candidates).len(), places.wanted), (0, 0));
+    assert_eq!((places.table.places(&places.tenant, &places.candidates, places.now).len(), places.wanted), (0, 0));
 }

@@ -1,8 +1,8 @@
 //! Decides whether a request whose worker ended may be sent to another worker: once, and only if that can do no harm.
 //!
 //! Either nothing of it was sent, so no guest instruction ran. Or its method is idempotent (RFC 9110, 9.2.2) and it has
-//! no body, so it is still complete. A guest that has sent outbound HTTP may have changed something elsewhere, so
-//! `exchange` does not ask for such a request.
+//! no body, so it is still complete. A guest that has sent outbound HTTP, called a sibling or changed something on the
+//! platform may have had an effect elsewhere, so `exchange` does not ask for such a request.
 
 use crate::pool::request::{BodyState, HopRequest, RequestBody};
 use std::sync::Arc;

@@ -7,6 +7,10 @@
 //!                                                                            ─▶ retire what is idle
 //! ```
 //!
+//! Jobs count for the current version only. A version that is not served any more gets nothing: who still calls it by its
+//! number uses a worker that there is. Beyond `scale.min`, nothing is started or loaded for requests that would be
+//! refused, because the tenant's money or GPU time is used up, or the version must wait after kills or failed starts.
+//!
 //! A request never waits for a start that is made here: a further worker is in the table only once it has loaded the
 //! function. Invariant: nobody else calls [`gannet_base::quota::demand::Demand::publish`].
 
@@ -98,6 +102,11 @@ impl Scaler {
         self.watched().entry(version.key).or_insert(watched);
     }
 
+    /// Returns the versions that are watched.
+    fn versions(&self) -> Vec<Arc<Version>> {
+        self.watched().values().map(|watched| Arc::clone(&watched.version)).collect()
+    }
+
     fn queued(&self, version: &Version) -> QueuedJobs {
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         jobs.as_ref().map(|count| count(&version.tenant, &version.function)).unwrap_or_default()
@@ -124,9 +133,17 @@ impl Scaler {
 /// Whether a version is the one of its function whose `scale.min` counts.
 fn is_kept(version: &Version, snapshot: &Snapshot, slots: usize) -> bool {
     let Some(tenant) = snapshot.tenants.get(&version.tenant) else { return false };
-    let is_current =
-        tenant.functions.get(&version.function).is_some_and(|function| function.current.key == version.key);
-    version.manifest().scale.min > 0 && is_current && tenant.may_stay_resident(jiff::Timestamp::now(), slots)
+    let may_stay = || tenant.may_stay_resident(jiff::Timestamp::now(), slots);
+    version.manifest().scale.min > 0 && snapshot.is_current(version) && may_stay()
+}
+
+/// Returns the current versions of the functions of these versions, as far as those are not current themselves.
+fn successors(versions: &[Arc<Version>], snapshot: &Snapshot) -> Vec<Arc<Version>> {
+    let current = versions.iter().filter_map(|version| {
+        let function = snapshot.function(version.tenant.as_str(), version.function.as_str())?;
+        (function.current.key != version.key).then(|| Arc::clone(&function.current))
+    });
+    current.collect()
 }
 
 impl Pool {
@@ -165,17 +182,28 @@ impl Pool {
     /// Decides the numbers of all watched versions and publishes them. Returns what is missing.
     fn look(&self, now: Instant) -> Vec<(Arc<Version>, Missing)> {
         let (snapshot, mut kept, mut missing) = (self.registry.snapshot(), Kept::new(), Vec::new());
+        // A version that was deployed meanwhile takes over the queue of jobs, and the workers that its predecessor kept. So it
+        // is looked at even if no request of it has come.
+        for version in successors(&self.scaler.versions(), &snapshot) {
+            self.scaler.watch(&version);
+        }
         let mut all = self.scaler.watched();
         all.retain(|_, watched| {
             let version = Arc::clone(&watched.version);
+            if !snapshot.serves(&version) {
+                version.permits.demand().publish(0);
+                return is_used(&version);
+            }
             let candidates = self.candidates(&version);
             let rules =
                 Rules::new(&version.manifest().scale, &version.limits, is_kept(&version, &snapshot, self.slots.len()));
-            let (load, jobs) = (version.permits.look(now), self.scaler.queued(&version));
-            let places = self.lock().places(&version.tenant, &candidates);
+            let load = version.permits.look(now);
+            let jobs = if snapshot.is_current(&version) { self.scaler.queued(&version) } else { QueuedJobs::default() };
+            let places = self.lock().places(&version.tenant, &candidates, now);
             let seen = Seen {
                 requests: load.requests.saturating_add(jobs.count),
                 oldest: load.oldest.max(jobs.oldest),
+                found_full: load.found_full,
                 up: places.len(),
                 slots: distinct(&candidates),
             };
@@ -186,8 +214,9 @@ impl Pool {
             }
             let may_start = watched.not_before.is_none_or(|at| at <= now)
                 // The first one is started by the request that needs it.
-                && (!places.is_empty() || rules.min > 0)
-                && snapshot.tenants.get(&version.tenant).is_some_and(|tenant| !tenant.record.suspended);
+                && (!places.is_empty() || rules.min > 0);
+            // Those that are kept are there before anyone calls, and end a wait after failed starts.
+            let wanted = if self.would_serve(&version, &snapshot) { wanted } else { wanted.min(rules.min) };
             if may_start {
                 let found = self.missing(&version, (&candidates, &places), wanted, rules.min);
                 missing.extend(found.into_iter().map(|found| (Arc::clone(&version), found)));
@@ -197,6 +226,15 @@ impl Pool {
         drop(all);
         self.lock().keep(&kept);
         missing
+    }
+
+    /// Whether requests of a version would be served now: its tenant is active and may still spend, and the version need
+    /// not wait.
+    fn would_serve(&self, version: &Version, snapshot: &Snapshot) -> bool {
+        let is_active = |tenant: &Arc<Tenant>| !tenant.record.suspended;
+        let may_spend = |tenant: &Arc<Tenant>| !tenant.account.is_used_up(jiff::Timestamp::now());
+        snapshot.tenants.get(&version.tenant).is_some_and(|tenant| is_active(tenant) && may_spend(tenant))
+            && !self.must_wait(version)
     }
 
     /// Returns what is missing for a version that `wanted` workers are to serve: at most one worker at a time, and the
@@ -230,7 +268,7 @@ impl Pool {
             Ok(()) => self.prepare(worker, version, true).await.map(drop),
             Err(error) => Err(error.into()),
         };
-        worker.end_request(version.key);
+        worker.end_request_of(version, &self.registry);
         if let Err(error) = &loaded {
             tracing::warn!(tenant = %version.tenant, function = %version.function, %error, "a further worker could not load its function");
         }
@@ -261,22 +299,27 @@ impl Pool {
             self.lock().start_failed(&version.tenant, slot);
             return self.table_changed.notify_waiters();
         };
-        let is_active = |tenant: &Arc<Tenant>| !tenant.record.suspended;
-        let is_wanted = !self.draining.is_cancelled()
-            && self.registry.snapshot().tenants.get(&version.tenant).is_some_and(is_active);
         {
             // No request gets it in between.
             let mut table = self.lock();
             table.started_extra(&version.tenant, slot, Arc::clone(&worker), Instant::now());
             if worker.dead().is_cancelled() {
                 table.died(&worker);
-            } else if !is_ready || !is_wanted {
+            } else if !is_ready {
                 table.unassign(&worker);
             }
         }
-        if !is_ready || !is_wanted {
-            worker.kill_because(if is_ready { "its tenant was suspended" } else { "it could not load its function" });
+        // From here on changes find it in the table. Those that came before are looked for now.
+        let is_active = |tenant: &Arc<Tenant>| !tenant.record.suspended;
+        if !is_ready {
+            worker.kill_because("it could not load its function");
             self.refill();
+        } else if self.draining.is_cancelled()
+            || !self.registry.snapshot().tenants.get(&version.tenant).is_some_and(is_active)
+        {
+            self.end(&worker, "its tenant was suspended");
+        } else {
+            self.catch_up(&version.tenant, &worker).await;
         }
         self.table_changed.notify_waiters();
     }

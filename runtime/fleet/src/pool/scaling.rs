@@ -3,6 +3,7 @@
 //! ```text
 //!  request_count   ceil((queued + running) / N)
 //!  queue_delay     the oldest waits longer than N s: one more, at most one in N s; else as many as have a request
+//!  both            a call by another function found its worker full: one more
 //!
 //!  the need rises ─▶ wanted rises at once      the need was lower for the idle timeout ─▶ wanted falls to it
 //! ```
@@ -38,6 +39,8 @@ pub(crate) struct Seen {
     pub(crate) requests: usize,
     /// For how long the oldest that waits has waited.
     pub(crate) oldest: Duration,
+    /// Whether a call by another function found its worker full of calls.
+    pub(crate) found_full: bool,
     /// Workers that are up where the function may run.
     pub(crate) up: usize,
     /// Slots where the function may run.
@@ -90,14 +93,19 @@ impl Scaling {
     }
 
     fn need(&mut self, rules: &Rules, seen: Seen, most: usize, now: Instant) -> usize {
+        let wanted = self.needed.len().max(rules.min).max(1);
+        // One more helps only if the last one has come.
+        let has_come = seen.up >= wanted && wanted < most;
         let delay = match rules.rule {
-            Rule::RequestCount(each) => return seen.requests.div_ceil(each.max(1)),
+            Rule::RequestCount(each) => {
+                let more = if seen.found_full && has_come { wanted + 1 } else { 0 };
+                return seen.requests.div_ceil(each.max(1)).max(more);
+            }
             Rule::QueueDelay(delay) => delay,
         };
-        let wanted = self.needed.len().max(rules.min).max(1);
         let may_step = self.stepped.is_none_or(|stepped| now.saturating_duration_since(stepped) >= delay);
-        // One more helps only if the last one has come.
-        if seen.oldest >= delay && may_step && seen.up >= wanted && wanted < most {
+        // A call that found its worker full was refused, or went where it was not wanted: it has waited for ever.
+        if (seen.oldest >= delay || seen.found_full) && may_step && has_come {
             self.stepped = Some(now);
             return wanted + 1;
         }
@@ -184,7 +192,7 @@ mod tests {
                     self.served += 1;
                 }
                 let oldest = self.waiting.first().map_or(Duration::ZERO, |came| now - *came);
-                let seen = Seen { requests: peak, oldest, up, slots: self.slots };
+                let seen = Seen { requests: peak, oldest, up, slots: self.slots, ..Seen::default() };
                 let wanted = self.scaling.decide(&self.rules, seen, now);
                 peak = 0;
                 if self.changes.last().map_or(0, |(_, number)| *number) != wanted {
@@ -243,13 +251,33 @@ mod tests {
     fn no_more_are_wanted_while_the_last_one_has_not_come() {
         let (rules, mut scaling, mut now) =
             (rules(Rule::QueueDelay(Duration::from_secs(4))), Scaling::default(), Instant::now());
-        let stuck = Seen { requests: 99, oldest: Duration::from_secs(99), up: 0, slots: 4 };
+        let stuck = Seen { requests: 99, oldest: Duration::from_secs(99), slots: 4, ..Seen::default() };
         for _ in 0..9 {
             assert_eq!(scaling.decide(&rules, stuck, now), 1);
             now += Duration::from_secs(9);
         }
         assert_eq!(scaling.decide(&rules, Seen { up: 1, ..stuck }, now), 2);
         assert_eq!(scaling.decide(&rules, Seen { up: 2, ..stuck }, now), 2, "one step at a time");
+    }
+
+    #[test]
+    fn a_call_that_found_its_worker_full_asks_for_one_more_under_either_rule() {
+        for rule in [Rule::QueueDelay(Duration::from_secs(4)), Rule::RequestCount(100)] {
+            let (rules, mut scaling, now) = (rules(rule), Scaling::default(), Instant::now());
+            let calm = Seen { requests: 50, up: 1, slots: 4, ..Seen::default() };
+            let full = Seen { found_full: true, ..calm };
+            assert_eq!(scaling.decide(&rules, calm, now), 1);
+            assert_eq!(scaling.decide(&rules, full, now), 2, "{rule:?}");
+            assert_eq!(scaling.decide(&rules, full, now), 2, "the last one has not come");
+            let later = now + Duration::from_secs(4);
+            assert_eq!(scaling.decide(&rules, Seen { up: 2, ..full }, later), 3, "{rule:?}");
+            assert_eq!(scaling.decide(&rules, Seen { up: 9, ..full }, later + Duration::from_secs(4)), 4);
+            assert_eq!(
+                scaling.decide(&rules, Seen { up: 9, ..full }, later + Duration::from_secs(8)),
+                4,
+                "not above max"
+            );
+        }
     }
 
     proptest! {
@@ -267,7 +295,7 @@ mod tests {
             let (mut scaling, mut now) = (Scaling::default(), Instant::now());
             let mut before = 0;
             for (requests, oldest_s, up, pass_s) in looks {
-                let seen = Seen { requests, oldest: Duration::from_secs(oldest_s), up, slots };
+                let seen = Seen { requests, oldest: Duration::from_secs(oldest_s), up, slots, ..Seen::default() };
                 let wanted = scaling.decide(&rules, seen, now);
                 prop_assert!(wanted <= most && wanted >= min.min(most));
                 if is_delay && before > 0 {
@@ -290,7 +318,7 @@ mod tests {
             let rules = rules(Rule::RequestCount(each));
             let (mut low, mut high, mut now) = (Scaling::default(), Scaling::default(), Instant::now());
             for (requests, more) in loads {
-                let seen = Seen { requests, oldest: Duration::ZERO, up: 4, slots: 4 };
+                let seen = Seen { requests, up: 4, slots: 4, ..Seen::default() };
                 let few = low.decide(&rules, seen, now);
                 let many = high.decide(&rules, Seen { requests: requests + more, ..seen }, now);
                 prop_assert!(many >= few, "{} and {}", many, few);

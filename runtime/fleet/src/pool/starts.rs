@@ -1,11 +1,13 @@
-//! Counts how often a function could not be started in a row: no worker process came up for it, or no worker could load
-//! it. From the third time on it waits before it is tried again.
+//! Counts how often a version could not be started in a row: no worker process came up for it, or no worker could load
+//! it. From the third time on it waits before it is tried again. It counts by version, so that a bad one does not stop
+//! the others of its function.
 //!
-//! Invariant: a start that succeeds ends the count. A function waits at most [`WAIT_MAX`].
+//! Invariants: a start that succeeds ends the count, whoever asked for it. A version waits at most [`WAIT_MAX`], and
+//! workers that have it loaded serve it meanwhile.
 
 use super::Pool;
 use super::error::PoolError;
-use gannet_base::names::{FunctionName, TenantName};
+use gannet_base::hop::VersionKey;
 use gannet_state::registry::Version;
 use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
@@ -20,7 +22,7 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a failure is remembered.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
-/// The failed starts of a function in a row.
+/// The failed starts of a version in a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StartFailures {
     /// Their number.
@@ -30,18 +32,18 @@ pub struct StartFailures {
     last: Instant,
 }
 
-/// The failed starts of all functions.
+/// The failed starts of all versions.
 #[derive(Debug, Default)]
 pub(crate) struct Starts {
-    failed: HashMap<(TenantName, FunctionName), StartFailures>,
+    failed: HashMap<VersionKey, StartFailures>,
 }
 
 impl Starts {
     /// Records that a start which began at `began` failed. Requests that waited for the same start count once.
-    fn failed(&mut self, function: (TenantName, FunctionName), why: &str, began: Instant, now: Instant) {
+    fn failed(&mut self, version: VersionKey, why: &str, began: Instant, now: Instant) {
         self.failed.retain(|_, failures| now.saturating_duration_since(failures.last) < REMEMBERED);
         let failures =
-            self.failed.entry(function).or_insert(StartFailures { count: 0, why: String::new(), last: began });
+            self.failed.entry(version).or_insert(StartFailures { count: 0, why: String::new(), last: began });
         if failures.count == 0 || began >= failures.last {
             failures.count = failures.count.saturating_add(1);
             failures.last = now;
@@ -49,9 +51,9 @@ impl Starts {
         }
     }
 
-    /// Returns the failures of a function, and how long it has to wait because of them.
-    fn recent(&self, function: &(TenantName, FunctionName), now: Instant) -> Option<(&StartFailures, Duration)> {
-        let failures = self.failed.get(function)?;
+    /// Returns the failures of a version, and how long it has to wait because of them.
+    fn recent(&self, version: VersionKey, now: Instant) -> Option<(&StartFailures, Duration)> {
+        let failures = self.failed.get(&version)?;
         let past = now.saturating_duration_since(failures.last);
         let wait = match failures.count.checked_sub(STARTS_FREE + 1) {
             Some(beyond) => WAIT_FIRST.saturating_mul(1 << beyond.min(6)).min(WAIT_MAX),
@@ -61,44 +63,31 @@ impl Starts {
     }
 }
 
-fn key(version: &Version) -> (TenantName, FunctionName) {
-    (version.tenant.clone(), version.function.clone())
-}
-
 impl Pool {
     fn starts(&self) -> MutexGuard<'_, Starts> {
         self.starts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns a function's failed starts in a row, and how long it has to wait because of them.
-    pub fn start_failures(&self, tenant: &TenantName, function: &FunctionName) -> Option<(StartFailures, Duration)> {
+    /// Returns a version's failed starts in a row, and how long it has to wait because of them.
+    pub fn start_failures(&self, version: VersionKey) -> Option<(StartFailures, Duration)> {
         let starts = self.starts();
         if starts.failed.is_empty() {
             return None;
         }
-        let key = (tenant.clone(), function.clone());
-        starts.recent(&key, Instant::now()).map(|(failures, wait)| (failures.clone(), wait))
+        starts.recent(version, Instant::now()).map(|(failures, wait)| (failures.clone(), wait))
     }
 
-    /// Refuses a function that could not be started again and again.
+    /// Refuses a version that could not be started again and again.
     pub(super) fn check_starts(&self, version: &Version) -> Result<(), PoolError> {
-        match self.start_failures(&version.tenant, &version.function) {
+        match self.start_failures(version.key) {
             Some((failures, wait)) if !wait.is_zero() => Err(cannot_start(failures, wait, None)),
             _ => Ok(()),
         }
     }
 
-    /// Forgets the failed starts of a function: it was started, or deployed again.
-    pub(super) fn note_start(&self, function: &(TenantName, FunctionName)) {
-        let mut starts = self.starts();
-        if !starts.failed.is_empty() {
-            starts.failed.remove(function);
-        }
-    }
-
-    /// Does the same for a version that was loaded.
-    pub(super) fn note_loaded(&self, version: &Version) {
-        self.note_start(&key(version));
+    /// Forgets the failed starts of a version: a worker has loaded it, or it was deployed again.
+    pub(super) fn note_start(&self, version: VersionKey) {
+        self.starts().failed.remove(&version);
     }
 
     /// Records that a start which began at `began` failed, if this error means that. Returns what the request is told.
@@ -110,9 +99,9 @@ impl Pool {
             _ => return error,
         };
         let mut starts = self.starts();
-        let (key, now) = (key(version), Instant::now());
-        starts.failed(key.clone(), why, began, now);
-        match starts.recent(&key, now) {
+        let now = Instant::now();
+        starts.failed(version.key, why, began, now);
+        match starts.recent(version.key, now) {
             // The claim is made again, with another worker.
             Some((failures, _)) if matches!(error, PoolError::Killed(_)) && failures.count <= STARTS_FREE => error,
             Some((failures, wait)) => cannot_start(failures.clone(), wait, Some(error.to_string())),
@@ -133,20 +122,21 @@ mod tests {
 
     #[test]
     fn the_third_failed_start_in_a_row_waits_a_second_and_each_more_twice_as_long() {
-        let function = (TenantName::new("acme").unwrap(), FunctionName::new("blur").unwrap());
+        let (version, other) = (7, 8);
         let (mut starts, mut now) = (Starts::default(), Instant::now());
         let mut waits = Vec::new();
         for _ in 0..10 {
             let (began, later) = (now, now + Duration::from_secs(1));
-            starts.failed(function.clone(), "because", began, later);
+            starts.failed(version, "because", began, later);
             // Another request waited for the same start.
-            starts.failed(function.clone(), "because", began, later);
-            let (failures, wait) = starts.recent(&function, later).unwrap();
+            starts.failed(version, "because", began, later);
+            let (failures, wait) = starts.recent(version, later).unwrap();
             waits.push((failures.count, wait.as_secs()));
+            assert_eq!(starts.recent(other, later), None, "another version is not held up");
             now = later + wait;
         }
         let expected = [0, 0, 1, 2, 4, 8, 16, 32, 60, 60];
         assert_eq!(waits, (1..).zip(expected).collect::<Vec<(u32, u64)>>());
-        assert_eq!(starts.recent(&function, now + REMEMBERED), None);
+        assert_eq!(starts.recent(version, now + REMEMBERED), None);
     }
 }

@@ -82,8 +82,8 @@ struct UpWorker<W> {
     order: u64,
     /// Whether its tenant had another one when it came, so that this one makes way first.
     is_extra: bool,
-    /// Whether it gets no more requests, because another tenant waits for its place.
-    is_leaving: bool,
+    /// When it was last asked for by a tenant that waits for its place.
+    asked_back: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -136,7 +136,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         now: Instant,
     ) -> ClaimDecision<W> {
         let ranked = (0..).zip(candidates).flat_map(|(rank, group)| group.iter().map(move |slot| (rank, *slot)));
-        if let Some(worker) = self.claim_own(tenant, ranked, wanted) {
+        if let Some(worker) = self.claim_own(tenant, ranked, wanted, now) {
             return ClaimDecision::Use(worker);
         }
         let all: Vec<SlotId> = candidates.iter().flatten().copied().collect();
@@ -167,7 +167,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         match self.evict(&slots, now) {
             Some(worker) => ClaimDecision::Evict(worker),
             None => {
-                self.ask_back(&slots);
+                self.ask_back(&slots, now);
                 ClaimDecision::Full
             }
         }
@@ -184,7 +184,7 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
             kept_for: Vec::new(),
             order,
             is_extra: false,
-            is_leaving: false,
+            asked_back: None,
         };
         let entry = self.tenant_workers.entry((tenant.clone(), slot)).insert_entry(TenantWorker::Up(up)).into_mut();
         match entry {

@@ -44,6 +44,9 @@ mod schedule_tests;
 mod state;
 mod sweep;
 mod waits;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod waits_tests;
 mod webhooks;
 
 pub use crate::runner::JobLimits;

@@ -59,6 +59,8 @@ impl<R: Runner> Jobs<R> {
     }
 
     /// Returns how many jobs of a function could run if there were room for them, and for how long the next one could.
+    /// There are none while something else than room holds them up: more workers would not help. The task that serves the
+    /// queue asks again by itself, so that this ends without a worker.
     pub fn ready(&self, names: &Names) -> (usize, Duration) {
         let now = self.shared.clock.now();
         let mut state = self.shared.state();
@@ -66,6 +68,9 @@ impl<R: Runner> Jobs<R> {
             return (0, Duration::ZERO);
         }
         let Some(served) = state.functions.get_mut(names) else { return (0, Duration::ZERO) };
+        if served.reason.is_some_and(|reason| !reason.is_about_room()) {
+            return (0, Duration::ZERO);
+        }
         let (count, since) = served.queue.ready(now);
         let waited = since.map_or(0, |since| u64::try_from(now.saturating_sub(since)).unwrap_or(0));
         (count, Duration::from_millis(waited))

@@ -28,6 +28,25 @@ struct ReadyInstance {
     permit: OwnedSemaphorePermit,
 }
 
+/// A store, and the permit for the memory that its instance has. The order of the fields frees the memory before the
+/// permit, however the request ends: whoever gets the permit next finds memory in wasmtime's pool.
+struct PermittedStore<S> {
+    store: S,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl<S> PermittedStore<S> {
+    /// Returns the store with another permit in place of its own. Without another one, the store is dropped.
+    fn exchange(self, other: Option<OwnedSemaphorePermit>) -> Option<(S, OwnedSemaphorePermit)> {
+        other.map(|other| (self.store, other))
+    }
+
+    /// Returns the store with its own permit.
+    fn keep(self) -> Option<(S, OwnedSemaphorePermit)> {
+        self.permit.map(|permit| (self.store, permit))
+    }
+}
+
 /// Starts a guest on a request. It runs while its future is polled.
 pub(super) fn start(context: RequestContext, request: Request<RequestBody>) -> RunningGuest {
     let (mut store, ready) = store(&context);
@@ -84,44 +103,38 @@ async fn run(
         None if context.is_call => (None, 0, Arc::clone(&worker.call_permits).acquire_owned().await.ok()),
         None => (None, 0, worker.idle_instances.acquire_permit(&worker.instance_permits).await),
     };
-    // Declared after the permit, so that a cancelled guest's memory is freed before the permit too.
-    let mut store = store;
-    let result = serve(&context, ready, &mut store, request, response_sender).await;
+    let mut held = PermittedStore { store, permit };
+    let result = serve(&context, ready, &mut held.store, request, response_sender).await;
     if let Err(error) = &result {
         // Dropping the store cancels its work on the GPU, so that nobody waits for that.
-        let fault = report(error, store.data());
-        drop(store);
-        drop(permit);
-        return Err(fault);
+        return Err(report(error, held.store.data()));
     }
     let drained = usage.drain().await;
-    if let Some(log) = store.data().log() {
+    if let Some(log) = held.store.data().log() {
         log.end_request();
     }
     let requests_served = requests_served + 1;
-    let outcome = match result {
+    match result {
         // A guest that leaves work on the GPU, does not respond, exits or was refused memory does not serve again.
         Ok((handler @ Handler::Proxy(_), true))
-            if requests_served < version.limits.instance_reuse && drained && !store.data().memory.growth_refused =>
+            if requests_served < version.limits.instance_reuse
+                && drained
+                && !held.store.data().memory.growth_refused =>
         {
             // An idle instance must not take what calls need.
-            let permit = if context.is_call {
-                drop(permit);
-                worker.idle_instances.spare_permit(&worker.instance_permits)
+            let kept = if context.is_call {
+                held.exchange(worker.idle_instances.spare_permit(&worker.instance_permits))
             } else {
-                permit
+                held.keep()
             };
-            if let Some(permit) = permit {
+            if let Some((store, permit)) = kept {
                 let unpaid_cpu = Duration::ZERO;
                 worker.keep_idle(version, IdleInstance { store, handler, requests_served, unpaid_cpu, permit });
             }
-            return Ok(());
         }
-        _ => Ok(()),
-    };
-    drop(store);
-    drop(permit);
-    outcome
+        _ => {}
+    }
+    Ok(())
 }
 
 /// Calls the guest, in a new instance unless one is `ready` (with the CPU time of its preparation). Returns the
@@ -168,4 +181,44 @@ fn report(error: &wasmtime::Error, guest: &GuestState) -> Fault {
         log.write_lines(LogStream::Stderr, &format!("{error:#}"));
     }
     trap::fault_of(error, guest)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::sync::Semaphore;
+
+    /// Notes, when it is dropped, how many permits are free.
+    struct Memory(Arc<Semaphore>, Arc<AtomicUsize>);
+
+    impl Drop for Memory {
+        fn drop(&mut self) {
+            self.1.store(self.0.available_permits(), Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn the_memory_of_an_instance_is_freed_before_its_permit() {
+        let (permits, spare, free) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(1)), Arc::default());
+        let held = || {
+            Arc::<AtomicUsize>::clone(&free).store(9, Ordering::Relaxed);
+            let permit = Some(Arc::clone(&permits).try_acquire_owned().unwrap());
+            PermittedStore { store: Memory(Arc::clone(&permits), Arc::clone(&free)), permit }
+        };
+        for end in [drop, |held: PermittedStore<Memory>| assert!(held.exchange(None).is_none())] {
+            end(held());
+            assert_eq!((free.load(Ordering::Relaxed), permits.available_permits()), (0, 1));
+        }
+        // A call's instance that is kept leaves the call's permit.
+        let other = Arc::clone(&spare).try_acquire_owned().unwrap();
+        let kept = held().exchange(Some(other)).unwrap();
+        assert_eq!((free.load(Ordering::Relaxed), permits.available_permits(), spare.available_permits()), (9, 1, 0));
+        drop(kept);
+        let kept = held().keep().unwrap();
+        assert_eq!((free.load(Ordering::Relaxed), permits.available_permits()), (9, 0));
+        drop(kept.0);
+        assert_eq!(free.load(Ordering::Relaxed), 0);
+    }
 }

@@ -190,8 +190,12 @@ impl Function {
 
     /// Returns whether the version with this key has traffic or a tag.
     pub fn serves_key(&self, key: VersionKey) -> bool {
-        let by_traffic = self.traffic.iter().map(|(version, _)| version);
-        by_traffic.chain(self.tags.values()).any(|version| version.key == key)
+        self.served().any(|version| version.key == key)
+    }
+
+    /// Returns the versions that have traffic or a tag. A version may be among them more than once.
+    pub fn served(&self) -> impl Iterator<Item = &Arc<Version>> {
+        self.traffic.iter().map(|(version, _)| version).chain(self.tags.values())
     }
 
     /// Chooses the version for a request: by the sticky header or cookie if the request has it, else at random by

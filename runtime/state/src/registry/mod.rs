@@ -147,6 +147,18 @@ impl Snapshot {
         self.tenants.get(tenant)?.functions.get(function)
     }
 
+    /// Returns whether a version has traffic or a tag.
+    pub fn serves(&self, version: &Version) -> bool {
+        let function = self.function(version.tenant.as_str(), version.function.as_str());
+        function.is_some_and(|function| function.serves(version))
+    }
+
+    /// Returns whether a version is its function's current one.
+    pub fn is_current(&self, version: &Version) -> bool {
+        let function = self.function(version.tenant.as_str(), version.function.as_str());
+        function.is_some_and(|function| function.current.key == version.key)
+    }
+
     /// Returns whether a tenant of this name was deleted. Its usage and its audit log can still be read.
     pub fn is_deleted(&self, tenant: &TenantName) -> bool {
         self.deleted.contains(tenant)

@@ -4,13 +4,17 @@
 //! The workers of a tenant where a function may run are in one order: by the function's preference, and then as they
 //! came. A function that wants N workers uses the first N, so the newest ones fall idle first when it wants fewer. A
 //! further worker takes only room that is free. It makes way for a tenant that has none: if it is idle it is evicted
-//! first, and else it gets no more requests, so that it will be.
+//! first, and else it is asked back: it gets no more requests for as long as the other tenant asks, so that it will be.
 
 use super::{SlotState, TenantWorker, UpWorker, WorkerTable};
 use crate::gpus::SlotId;
 use gannet_base::names::{FunctionName, TenantName};
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long a worker that was asked back gets no requests. Whoever waits for its place asks far more often, so a worker
+/// that nobody waits for any more soon gets requests again.
+const ASKED_BACK_FOR: Duration = Duration::from_secs(1);
 
 /// The workers that are kept although nobody calls, and the functions for which each is.
 pub(crate) type Kept = HashMap<(TenantName, SlotId), Vec<FunctionName>>;
@@ -33,17 +37,50 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         tenant: &TenantName,
         ranked: impl Iterator<Item = (usize, SlotId)>,
         wanted: usize,
+        now: Instant,
     ) -> Option<W> {
-        let mut own = self.in_order(tenant, ranked);
-        // Those that leave are the last in the order.
-        let staying = own.iter().filter(|place| !place.is_leaving).count();
-        own.truncate(staying.max(1));
-        own.truncate(wanted.max(1));
+        let own = self.first_places(tenant, ranked, wanted, now);
         let first = own.first()?.slot;
         let slot = own.iter().min_by_key(|place| place.busy)?.slot;
         if let Some(TenantWorker::Up(up)) = self.tenant_workers.get_mut(&(tenant.clone(), first)) {
-            (up.is_extra, up.is_leaving) = (false, false);
+            (up.is_extra, up.asked_back) = (false, None);
         }
+        self.add_request(tenant, slot)
+    }
+
+    /// Does the same with those of the first `most` workers that suit.
+    pub fn claim_own_if(
+        &mut self,
+        tenant: &TenantName,
+        ranked: impl Iterator<Item = (usize, SlotId)>,
+        most: usize,
+        now: Instant,
+        suits: impl Fn(&W) -> bool,
+    ) -> Option<W> {
+        let own = self.first_places(tenant, ranked, most, now);
+        let suiting =
+            own.iter().filter(|place| self.worker_at(tenant, place.slot).is_some_and(|worker| suits(&worker)));
+        let slot = suiting.min_by_key(|place| place.busy)?.slot;
+        self.add_request(tenant, slot)
+    }
+
+    /// Returns the first workers of a tenant that get requests: at most `most`, and at least one if it has any.
+    fn first_places(
+        &self,
+        tenant: &TenantName,
+        ranked: impl Iterator<Item = (usize, SlotId)>,
+        most: usize,
+        now: Instant,
+    ) -> Vec<Place> {
+        let mut own = self.in_order(tenant, ranked, now);
+        // Those that leave are the last in the order.
+        let staying = own.iter().filter(|place| !place.is_leaving).count();
+        own.truncate(staying.max(1));
+        own.truncate(most.max(1));
+        own
+    }
+
+    fn add_request(&mut self, tenant: &TenantName, slot: SlotId) -> Option<W> {
         match self.tenant_workers.get_mut(&(tenant.clone(), slot)) {
             Some(TenantWorker::Up(up)) => {
                 up.busy += 1;
@@ -53,13 +90,13 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         }
     }
 
-    fn in_order(&self, tenant: &TenantName, ranked: impl Iterator<Item = (usize, SlotId)>) -> Vec<Place> {
+    fn in_order(&self, tenant: &TenantName, ranked: impl Iterator<Item = (usize, SlotId)>, now: Instant) -> Vec<Place> {
         let mut own: Vec<Place> = Vec::new();
         for (rank, slot) in ranked {
             if own.iter().all(|place| place.slot != slot)
                 && let Some(TenantWorker::Up(up)) = self.tenant_workers.get(&(tenant.clone(), slot))
             {
-                own.push(Place { is_leaving: up.is_leaving, rank, order: up.order, slot, busy: up.busy });
+                own.push(Place { is_leaving: up.is_leaving(now), rank, order: up.order, slot, busy: up.busy });
             }
         }
         own.sort_unstable();
@@ -67,9 +104,9 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
     }
 
     /// Returns a tenant's workers where a function may run, in the order in which it uses them.
-    pub(crate) fn places(&self, tenant: &TenantName, candidates: &[Vec<SlotId>]) -> Vec<SlotId> {
+    pub(crate) fn places(&self, tenant: &TenantName, candidates: &[Vec<SlotId>], now: Instant) -> Vec<SlotId> {
         let ranked = (0..).zip(candidates).flat_map(|(rank, group)| group.iter().map(move |slot| (rank, *slot)));
-        self.in_order(tenant, ranked).into_iter().map(|place| place.slot).collect()
+        self.in_order(tenant, ranked, now).into_iter().map(|place| place.slot).collect()
     }
 
     /// Returns a tenant's worker in a slot, if it has started.
@@ -109,17 +146,15 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
         self.assign(tenant, slot, worker, now).is_extra = true;
     }
 
-    /// Lets a further worker in one of these slots get no more requests, so that it can be evicted once it is idle.
-    pub(super) fn ask_back(&mut self, slots: &[SlotId]) {
-        let mine = |key: &(TenantName, SlotId)| slots.contains(&key.1);
-        if self.up().any(|(key, up)| mine(key) && up.is_leaving) {
-            return;
-        }
-        let extra = |up: &UpWorker<W>| up.is_extra && up.kept_for.is_empty();
-        let chosen = self.up().filter(|(key, up)| mine(key) && extra(up)).min_by_key(|(_, up)| up.busy);
+    /// Asks for a further worker in one of these slots: it gets no more requests, so that it can be evicted once it is
+    /// idle. One at a time, the same one each time that somebody asks.
+    pub(super) fn ask_back(&mut self, slots: &[SlotId], now: Instant) {
+        let is_further = |up: &UpWorker<W>| up.is_extra && up.kept_for.is_empty();
+        let further = self.up().filter(|(key, up)| slots.contains(&key.1) && is_further(up));
+        let chosen = further.min_by_key(|(_, up)| (!up.is_leaving(now), up.busy));
         let Some(key) = chosen.map(|(key, _)| key.clone()) else { return };
         if let Some(TenantWorker::Up(up)) = self.tenant_workers.get_mut(&key) {
-            up.is_leaving = true;
+            up.asked_back = Some(now);
         }
     }
 
@@ -130,6 +165,9 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
             if up.kept_for != kept_for {
                 up.kept_for = kept_for.to_vec();
             }
+            if !up.kept_for.is_empty() {
+                up.asked_back = None;
+            }
         }
     }
 
@@ -137,6 +175,13 @@ impl<W: Clone + PartialEq> WorkerTable<W> {
     pub(crate) fn always_on(&self) -> Vec<(TenantName, W, Vec<FunctionName>)> {
         let kept = self.up().filter(|(_, up)| !up.kept_for.is_empty());
         kept.map(|(key, up)| (key.0.clone(), up.worker.clone(), up.kept_for.clone())).collect()
+    }
+}
+
+impl<W> UpWorker<W> {
+    /// Whether it gets no more requests, because another tenant waits for its place.
+    fn is_leaving(&self, now: Instant) -> bool {
+        self.asked_back.is_some_and(|at| now.saturating_duration_since(at) < ASKED_BACK_FOR)
     }
 }
 
@@ -197,7 +242,7 @@ mod tests {
             table.release(&name("acme"), &worker, SECOND, now);
         }
         assert_eq!(table.retire(now + SECOND), [2]);
-        assert_eq!(table.places(&name("acme"), &anywhere), [0, 1]);
+        assert_eq!(table.places(&name("acme"), &anywhere, now), [0, 1]);
     }
 
     #[test]
@@ -234,6 +279,72 @@ mod tests {
             table.release(&name("acme"), &worker, SECOND, now + SECOND * 5);
         }
         assert_eq!(table.claim(&name("bee"), &anywhere, 1, now + SECOND * 9), ClaimDecision::Evict(1));
+    }
+
+    /// Fills both places of `acme` and lets `zoo` ask for the further one.
+    fn asked_back(now: Instant) -> (WorkerTable<usize>, Vec<Vec<SlotId>>) {
+        let (mut table, anywhere) = spread(2, 1, now);
+        for worker in [0, 1] {
+            assert_eq!(table.claim(&name("acme"), &anywhere, 2, now), ClaimDecision::Use(worker));
+        }
+        assert_eq!(table.claim(&name("zoo"), &anywhere, 1, now), ClaimDecision::Full);
+        assert_eq!(table.claim(&name("acme"), &anywhere, 2, now), ClaimDecision::Use(0), "the other was asked back");
+        (table, anywhere)
+    }
+
+    #[test]
+    fn a_worker_that_nobody_asks_back_any_more_gets_requests_again() {
+        let start = Instant::now();
+        let (mut table, anywhere) = asked_back(start);
+        let mut now = start;
+        // Whoever waits asks again and again.
+        for _ in 0..99 {
+            now += ASKED_BACK_FOR / 2;
+            assert_eq!(table.claim(&name("zoo"), &anywhere, 1, now), ClaimDecision::Full);
+            assert_eq!(table.claim(&name("acme"), &anywhere, 2, now), ClaimDecision::Use(0));
+        }
+        now += ASKED_BACK_FOR;
+        assert_eq!(table.claim(&name("acme"), &anywhere, 2, now), ClaimDecision::Use(1), "it has left");
+    }
+
+    #[test]
+    fn a_worker_that_is_kept_from_now_on_gets_requests_again_and_another_is_asked_back() {
+        let now = Instant::now();
+        let (mut table, anywhere) = spread(3, 1, now);
+        for worker in [0, 1, 2] {
+            assert_eq!(table.claim(&name("acme"), &anywhere, 3, now), ClaimDecision::Use(worker));
+        }
+        for _ in 0..2 {
+            assert_eq!(table.claim(&name("acme"), &anywhere, 3, now), ClaimDecision::Use(0));
+            table.release(&name("acme"), &0, SECOND, now);
+            assert_eq!(table.claim(&name("zoo"), &anywhere, 1, now), ClaimDecision::Full);
+        }
+        let leaving = |table: &WorkerTable<usize>| -> Vec<SlotId> {
+            let leaving = table.up().filter(|(_, up)| up.is_leaving(now));
+            leaving.map(|(key, _)| key.1).collect()
+        };
+        let [asked] = leaving(&table)[..] else { panic!("one") };
+        let kept = Kept::from([((name("acme"), asked), vec![FunctionName::new("kept").unwrap()])]);
+        table.keep(&kept);
+        assert!(leaving(&table).is_empty());
+        assert_eq!(table.claim(&name("zoo"), &anywhere, 1, now), ClaimDecision::Full);
+        assert_eq!(leaving(&table), [3 - asked], "the other further one");
+    }
+
+    #[test]
+    fn a_request_may_ask_for_a_worker_that_suits_among_all_that_get_requests() {
+        let now = Instant::now();
+        let (mut table, anywhere) = spread(3, 1, now);
+        let ranked = || anywhere.iter().flatten().map(|slot| (0, *slot));
+        let mut claim =
+            |most, suits: &dyn Fn(&usize) -> bool| table.claim_own_if(&name("acme"), ranked(), most, now, suits);
+        assert_eq!(claim(3, &|worker| *worker != 0), Some(1));
+        assert_eq!(claim(3, &|worker| *worker != 0), Some(2));
+        assert_eq!(claim(2, &|worker| *worker == 2), None, "not more than the function may have");
+        assert_eq!(claim(3, &|_| false), None);
+        let (mut table, anywhere) = asked_back(now);
+        let ranked = anywhere.iter().flatten().map(|slot| (0, *slot));
+        assert_eq!(table.claim_own_if(&name("acme"), ranked, 2, now, |worker| *worker == 1), None, "it was asked back");
     }
 
     #[test]
