@@ -227,7 +227,7 @@ fn a_request_that_has_only_read_is_repeated_when_its_worker_is_killed() {
     server.deploy("documents");
     let chunk = json!({ "text": "x".repeat(8_000), "vector": [] }).to_string();
     for n in 0..300 {
-        said(&server, &format!("bucket=documents&op=set&key=doc/x/{n}"), chunk.as_bytes());
+        said(&server, &format!("bucket=documents&op=set&key=chunk/{n}/x"), chunk.as_bytes());
     }
     let search = || server.call("documents", "/search?count=1&q=x", b"");
     // It reads for most of its time. Each kill comes later than the one before.
@@ -252,7 +252,7 @@ fn documents_are_searchable_when_a_batch_has_put_them_into_storage() {
     server.deploy("documents");
     let about = |topic: &str, sentence: &str| json!({ "id": topic, "text": format!("{sentence} ").repeat(40) });
     let texts = [
-        ("birds", "The gannet is a large white seabird that dives into the ocean for fish."),
+        ("animals/birds", "The gannet is a large white seabird that dives into the ocean for fish."),
         ("cooking", "Stir the onions in butter until golden, then add flour and stock to the soup."),
         ("computing", "A graphics processor multiplies matrices with thousands of threads at once."),
     ];
@@ -270,7 +270,7 @@ fn documents_are_searchable_when_a_batch_has_put_them_into_storage() {
     });
     let results = ask("GET", &format!("batches/{id}/results"), &Value::Null).text();
     let first: Value = serde_json::from_str(results.lines().next().unwrap()).unwrap();
-    assert_eq!((&first["status"], &first["output"]["id"]), (&json!("COMPLETED"), &json!("birds")), "{results}");
+    assert_eq!((&first["status"], &first["output"]["id"]), (&json!("COMPLETED"), &json!("animals/birds")), "{results}");
     let chunks = first["output"]["chunks"].as_u64().unwrap();
     assert!(chunks > 3, "{results}");
     let search = |query: &str| {
@@ -278,24 +278,26 @@ fn documents_are_searchable_when_a_batch_has_put_them_into_storage() {
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer.json()
     };
-    for (query, topic) in
-        [("seabirds+diving+for+fish", "birds"), ("onion+soup", "cooking"), ("matrix+multiplying+threads", "computing")]
-    {
+    for (query, topic) in [
+        ("seabirds+diving+for+fish", "animals/birds"),
+        ("onion+soup", "cooking"),
+        ("matrix+multiplying+threads", "computing"),
+    ] {
         let found = search(query);
         let key = found["nearest"][0]["key"].as_str().unwrap();
-        assert!(key.starts_with(&format!("doc/{topic}/")), "{query}: {found}");
+        assert!(key.starts_with("chunk/") && key.ends_with(&format!("/{topic}")), "{query}: {found}");
         // The length of a vector is 1, so it is a cosine.
         let score = found["nearest"][0]["score"].as_f64().unwrap();
         assert!((0.1..1.0).contains(&score), "{found}");
     }
     // The same document again, with less text, leaves nothing of the longer one.
-    let shorter = json!({ "input": { "id": "birds", "text": "Gannets dive." } });
+    let shorter = json!({ "input": { "id": "animals/birds", "text": "Gannets dive." } });
     let job = ask("POST", "runsync", &shorter).json();
-    assert_eq!(job["output"], json!({ "id": "birds", "chunks": 1 }), "{job}");
+    assert_eq!(job["output"], json!({ "id": "animals/birds", "chunks": 1 }), "{job}");
     let found = search("gannets");
     assert_eq!(
         found["nearest"][0],
-        json!({ "key": "doc/birds/0", "score": found["nearest"][0]["score"], "text": "Gannets dive." })
+        json!({ "key": "chunk/0/animals/birds", "score": found["nearest"][0]["score"], "text": "Gannets dive." })
     );
-    assert!(!found["nearest"][1]["key"].as_str().unwrap().starts_with("doc/birds"), "{found}");
+    assert!(!found["nearest"][1]["key"].as_str().unwrap().ends_with("birds"), "{found}");
 }

@@ -5,7 +5,7 @@
 //! | key in the bucket `documents` | value |
 //! |---|---|
 //! | `doc/{id}` | the number of chunks |
-//! | `doc/{id}/{n}` | the chunk and its vector, as a list |
+//! | `chunk/{n}/{id}` | the chunk and its vector, as a list |
 //!
 //! The embedding is real but small: hashed n-grams of letters, so that it needs no model. `functions/embed` has a model's.
 
@@ -78,21 +78,21 @@ fn store(Document { id, text }: Document) -> Result<Response> {
     for (part, texts) in chunks.chunks(TOGETHER).enumerate() {
         let mut pairs = Vec::new();
         for (n, with_vector) in (part * TOGETHER..).zip(texts.iter().zip(embed(texts)?)) {
-            pairs.push((format!("doc/{id}/{n}"), serde_json::to_vec(&with_vector)?));
+            pairs.push((format!("chunk/{n}/{id}"), serde_json::to_vec(&with_vector)?));
         }
         bucket.set_many(pairs)?;
         job::progress(&json!({ "chunks": chunks.len(), "kept": part * TOGETHER + texts.len() }))?;
     }
     bucket.set_json(&format!("doc/{id}"), &chunks.len())?;
     // An earlier text may have had more chunks.
-    (chunks.len()..before).try_for_each(|n| bucket.delete(&format!("doc/{id}/{n}")))?;
+    (chunks.len()..before).try_for_each(|n| bucket.delete(&format!("chunk/{n}/{id}")))?;
     Ok(Response::json(json!({ "id": id, "chunks": chunks.len() }).to_string()))
 }
 
 fn search(query: String, count: usize) -> Result<Response> {
     let (bucket, wanted) = (Bucket::open("documents")?, embed(&[query])?.concat());
     let mut keys = bucket.keys().collect::<keyvalue::Result<Vec<_>>>()?;
-    keys.retain(|key| key.matches('/').count() == 2);
+    keys.retain(|key| key.starts_with("chunk/"));
     let mut found = Vec::new();
     for keys in keys.chunks(100) {
         for (key, value) in keys.iter().zip(bucket.get_many(keys)?) {
