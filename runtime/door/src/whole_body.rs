@@ -7,6 +7,7 @@
 
 use bytes::{Bytes, BytesMut};
 use gannet_base::names::TenantName;
+use gannet_base::refusal::Refusal;
 use gannet_fleet::inbound::{BODY_IDLE_MAX, InboundRequest, RequestError, discard_refused};
 use http_body_util::BodyExt;
 use hyper::body::Body;
@@ -81,13 +82,14 @@ impl AsRef<[u8]> for ReservedBytes {
     }
 }
 
-/// Reads the body of a tenant's request, of at most `limit` bytes. It counts for the tenant until the returned bytes are dropped.
+/// Reads the body of a tenant's request, of at most `limit` bytes. It counts for the tenant until the returned bytes are
+/// dropped. The limit is the platform's: the refusal of a larger body names no setting of a manifest.
 pub(crate) async fn collect(
     inbound: &mut InboundRequest,
     tenant: TenantName,
     bodies: &BodyBudget,
     limit: u64,
-) -> Result<Bytes, RequestError> {
+) -> Result<Bytes, Refusal> {
     let mut reservation = bodies.reservation(tenant);
     let reading = tokio::time::timeout(BODY_MAX, read(inbound, &mut reservation, limit)).await;
     let seconds = BODY_MAX.as_secs();
@@ -97,7 +99,7 @@ pub(crate) async fn collect(
         Err(error) => {
             // Otherwise a client that is still sending would see its connection closed and not the error.
             discard_refused(&inbound.parts.headers, &mut inbound.body).await;
-            Err(error)
+            Err(Refusal { hint: None, ..error.into() })
         }
     }
 }

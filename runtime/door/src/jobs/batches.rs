@@ -224,9 +224,7 @@ async fn read(
     limits: &TenantLimits,
 ) -> Result<NewBatch, Refusal> {
     let key = idempotency_key(&inbound.parts.headers)?;
-    let body = whole_body::collect(inbound, names.0.clone(), bodies, BODY_BYTES_MAX).await;
-    // The limit is not one of the manifest.
-    let body = body.map_err(|error| Refusal { hint: None, ..error.into() })?;
+    let body = whole_body::collect(inbound, names.0.clone(), bodies, BODY_BYTES_MAX).await?;
     let query = inbound.parts.uri.query();
     let sent = if are_lines(&inbound.parts.headers) {
         read_lines(&body, query)?

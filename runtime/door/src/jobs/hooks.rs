@@ -166,9 +166,7 @@ pub(super) async fn answer(
     let (names, owner) = changes::admit(services, inbound, (caller, tenant, path), snapshot)?;
     let call = HookCall::find(path.rest, &inbound.parts.method)?;
     let body = if matches!(call, HookCall::Make | HookCall::Rotate(_)) {
-        let body = whole_body::collect(inbound, tenant.clone(), services.bodies, BODY_BYTES_MAX).await;
-        // The limit is not one of the manifest.
-        body.map_err(|error| Refusal { hint: None, ..error.into() })?
+        whole_body::collect(inbound, tenant.clone(), services.bodies, BODY_BYTES_MAX).await?
     } else {
         if !http_body::Body::is_end_stream(&inbound.body) {
             discard_refused(&inbound.parts.headers, &mut inbound.body).await;

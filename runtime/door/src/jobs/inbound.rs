@@ -110,9 +110,7 @@ pub async fn answer(
         discard_refused(&inbound.parts.headers, &mut inbound.body).await;
         return Err(refused);
     }
-    let body = whole_body::collect(inbound, names.0, services.bodies, BODY_BYTES_MAX).await;
-    // The limit is not one of the manifest.
-    let body = body.map_err(|error| Refusal { hint: None, ..error.into() })?;
+    let body = whole_body::collect(inbound, names.0, services.bodies, BODY_BYTES_MAX).await?;
     let query = inbound.parts.uri.query().unwrap_or_default();
     let query = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
     let event = Event { headers: headers(&inbound.parts.headers), query, body };

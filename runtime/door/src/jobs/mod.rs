@@ -201,9 +201,7 @@ async fn submit(
     let limit = if sync { submission::SYNC_BODY_BYTES_MAX } else { submission::BODY_BYTES_MAX };
     let until = tokio::time::Instant::now() + Duration::from_millis(wait);
     let key = submission::idempotency_key(&inbound.parts.headers)?;
-    let collected = crate::whole_body::collect(inbound, asked.names.0.clone(), bodies, limit).await;
-    // The limit is not one of the manifest.
-    let body = collected.map_err(|error| Refusal { hint: None, ..error.into() })?;
+    let body = crate::whole_body::collect(inbound, asked.names.0.clone(), bodies, limit).await?;
     let submission = submission::read(&body, asked.names.clone(), &target.tenant.limits, sync, key)?;
     drop(body);
     let submitted = asked.jobs.submit(submission).await.map_err(JobApiError::from)?;

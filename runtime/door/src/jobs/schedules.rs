@@ -202,8 +202,7 @@ pub(super) async fn answer(
     let (names, owner) = changes::admit(services, inbound, (caller, tenant, path), snapshot)?;
     let call = ScheduleCall::find(path.rest, &inbound.parts.method)?;
     let body = if call == ScheduleCall::Make {
-        let body = whole_body::collect(inbound, tenant.clone(), services.bodies, BODY_BYTES_MAX).await;
-        body.map_err(JobApiError::from)?
+        whole_body::collect(inbound, tenant.clone(), services.bodies, BODY_BYTES_MAX).await?
     } else {
         if !http_body::Body::is_end_stream(&inbound.body) {
             discard_refused(&inbound.parts.headers, &mut inbound.body).await;
