@@ -172,7 +172,12 @@ fn take<R: Runner>(shared: &Arc<Shared<R>>, mut job: Job, revision: Revision) ->
             0 => u64::try_from(at.saturating_sub(job.submitted)).unwrap_or(0),
             _ => shared.settings(&job).backoff_max_s.saturating_mul(1000),
         };
-        job.not_before = Some(at.min(shared.clock.now().saturating_add_unsigned(most)));
+        let latest = shared.clock.now().saturating_add_unsigned(most);
+        if at > latest {
+            job.not_before = Some(latest);
+            // Also in its record, from which it may be put into the queue again.
+            changes = put_job_and_delivery(&job, Expect::Revision(revision))?;
+        }
     }
     let mut state = shared.state();
     state.batches.set(&job);
