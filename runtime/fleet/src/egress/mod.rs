@@ -219,9 +219,9 @@ impl Egress {
         let _ = self.siblings.set(siblings);
     }
 
-    /// Sets what carries out the calls of guests to the platform. Until then they fail. Later calls do nothing.
+    /// Sets what carries out the calls of guests to the platform. Until then they wait. Later calls do nothing.
     pub fn set_platform(&self, platform: Arc<dyn Platform>) {
-        let _ = self.platform.platform.set(platform);
+        self.platform.set(platform);
     }
 
     /// Returns the outbound HTTP of a new worker of a tenant.

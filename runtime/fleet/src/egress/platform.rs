@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 /// Calls of one tenant at once.
 const TENANT_CALLS_MAX: usize = 32;
@@ -60,7 +61,9 @@ pub trait Platform: Send + Sync + Debug {
 /// The platform, once the server has made it, and the turns of calls.
 #[derive(Debug)]
 pub(super) struct PlatformCalls {
-    pub(super) platform: OnceLock<Arc<dyn Platform>>,
+    platform: OnceLock<Arc<dyn Platform>>,
+    /// Set with it. Jobs of an earlier run begin while the server still starts.
+    is_set: CancellationToken,
     /// By tenant. Made when first needed.
     of_tenants: Mutex<HashMap<TenantName, Arc<Semaphore>>>,
     of_all: Arc<Semaphore>,
@@ -69,11 +72,23 @@ pub(super) struct PlatformCalls {
 impl Default for PlatformCalls {
     fn default() -> Self {
         let of_all = Arc::new(Semaphore::new(CALLS_MAX));
-        Self { platform: OnceLock::new(), of_tenants: Mutex::default(), of_all }
+        Self { platform: OnceLock::new(), is_set: CancellationToken::new(), of_tenants: Mutex::default(), of_all }
     }
 }
 
 impl PlatformCalls {
+    /// Sets what carries out the calls. Later calls of this do nothing.
+    pub(super) fn set(&self, platform: Arc<dyn Platform>) {
+        let _ = self.platform.set(platform);
+        self.is_set.cancel();
+    }
+
+    /// Returns what carries out the calls; waits until the server has made it.
+    async fn platform(&self) -> Option<&Arc<dyn Platform>> {
+        timeout(TURN_MAX, self.is_set.cancelled()).await.ok()?;
+        self.platform.get()
+    }
+
     /// Waits for a turn of a tenant's call.
     async fn turn(&self, tenant: &TenantName) -> Option<Turn> {
         let of_tenant = {
@@ -107,7 +122,7 @@ async fn call(worker: &WorkerEgress, request: Request<Incoming>) -> Result<Platf
     worker.counter(id).ok_or(PlatformError::Over)?;
     let calls = &worker.egress.platform;
     let failed = |why: &str| PlatformError::Failed(why.into());
-    let platform = calls.platform.get().ok_or_else(|| failed("the server is starting"))?;
+    let platform = calls.platform().await.ok_or_else(|| failed("the server is starting"))?;
     let turn = timeout(TURN_MAX, calls.turn(&worker.tenant)).await.ok().flatten();
     let turn = turn.ok_or_else(|| failed("too many calls of the tenant at once"))?;
     let body = timeout(BODY_MAX, Limited::new(request.into_body(), BODY_BYTES_MAX).collect()).await;
@@ -144,5 +159,28 @@ mod tests {
         drop(held);
         assert!(turn(&zoo).is_some());
         assert_eq!(calls.of_tenants.lock().unwrap().len(), 1, "what nobody holds is forgotten");
+    }
+
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl Platform for Nothing {
+        fn call(
+            &self,
+            _: PlatformCaller,
+            _: PlatformCall,
+        ) -> BoxFuture<'static, Result<PlatformAnswer, PlatformError>> {
+            async { Err(PlatformError::Over) }.boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_comes_while_the_server_starts_waits() {
+        let calls = PlatformCalls::default();
+        let (found, ()) = tokio::join!(calls.platform(), async {
+            tokio::task::yield_now().await;
+            calls.set(Arc::new(Nothing));
+        });
+        assert!(found.is_some() && calls.platform().now_or_never().flatten().is_some());
     }
 }
