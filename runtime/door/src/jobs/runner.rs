@@ -43,6 +43,9 @@ use std::time::{Duration, Instant};
 
 /// How long one call for permits waits.
 const ADMIT_WAIT: Duration = Duration::from_secs(30);
+/// How often the bill of a failed attempt is looked for, and how long after each look.
+const BILL_LOOKS: u32 = 200;
+const BILL_LOOK: Duration = Duration::from_millis(5);
 /// How much longer than its own timeout an attempt may take, so that the worker tells first.
 const TIMEOUT_GRACE: Duration = Duration::from_secs(5);
 
@@ -273,6 +276,7 @@ impl Runner for DoorRunner {
         let (pool, ledger, registry) = (self.pool.clone(), Arc::clone(&self.ledger), Arc::clone(&self.registry));
         async move {
             let Admission { mut target, mut admitted, _share } = admission;
+            let attempt_request = attempt.request;
             admitted.tab.update_receipt(|receipt| {
                 receipt.job = Some(attempt.job.to_string());
                 receipt.attempt = Some(attempt.number);
@@ -301,6 +305,9 @@ impl Runner for DoorRunner {
                     is_permanent: false,
                 })
             });
+            if !matches!(ended, Ok(200..300)) {
+                wait_for_bill(&ledger, attempt_request).await;
+            }
             ended.map_err(|failure| if is_suspended(&registry, &tenant) { not_begun(failure) } else { failure })
         }
         .boxed()
@@ -338,6 +345,19 @@ impl Runner for DoorRunner {
         receipt.fault = Some(Blame::Platform);
         self.ledger.write(LedgerLine::Request(Box::new(receipt)));
     }
+}
+
+/// Waits until the ledger has the bill of an attempt that failed: it is known a moment later if the worker was killed. The
+/// record of the job keeps it then, and only one of a job. If the next attempt began before and the server ended, this
+/// one would have no bill.
+async fn wait_for_bill(ledger: &Ledger, request: RequestId) {
+    for _ in 0..BILL_LOOKS {
+        if ledger.get(request).is_some() {
+            return;
+        }
+        tokio::time::sleep(BILL_LOOK).await;
+    }
+    tracing::warn!(%request, "the bill of an attempt is late");
 }
 
 /// Calls the function and passes its answer to the sink. Returns the answer's status.
