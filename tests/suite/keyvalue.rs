@@ -239,7 +239,10 @@ fn a_request_that_has_only_read_is_repeated_when_its_worker_is_killed() {
         let answer = thread::scope(|scope| {
             let searching = scope.spawn(search);
             wait_until("it reads", || ticks(worker) > before + worked || searching.is_finished());
-            kill_process(Pid::from_raw(worker).unwrap(), Signal::KILL).unwrap();
+            if !searching.is_finished() {
+                kill_process(Pid::from_raw(worker).unwrap(), Signal::KILL).unwrap();
+                wait_until("it is gone", || !server.children("__worker").contains(&worker));
+            }
             searching.join().unwrap()
         });
         assert_eq!(answer.status, 200, "{}", answer.text());

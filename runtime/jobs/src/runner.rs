@@ -175,6 +175,11 @@ pub trait Runner: Send + Sync + Debug + 'static {
     /// Records a receipt, unless the ledger has it.
     fn bill(&self, receipt: Receipt);
 
+    /// Waits until what was billed is on disk.
+    fn bills_stored(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// Records an attempt that a crash of the server ended, unless the ledger has it. It costs nothing.
     fn bill_lost(&self, job: &Job);
 }

@@ -43,6 +43,8 @@ use std::time::{Duration, Instant};
 
 /// How long one call for permits waits.
 const ADMIT_WAIT: Duration = Duration::from_secs(30);
+/// How long a start waits for the bills of interrupted attempts.
+const BILLS_MAX: Duration = Duration::from_secs(10);
 /// How often the bill of a failed attempt is looked for, and how long after each look.
 const BILL_LOOKS: u32 = 200;
 const BILL_LOOK: Duration = Duration::from_millis(5);
@@ -327,6 +329,12 @@ impl Runner for DoorRunner {
         }
     }
 
+    fn bills_stored(&self) -> BoxFuture<'static, ()> {
+        let ledger = Arc::clone(&self.ledger);
+        // If it fails, the ledger is behind, and admission refuses what would be billed.
+        async move { drop(tokio::task::spawn_blocking(move || ledger.flush(BILLS_MAX)).await) }.boxed()
+    }
+
     fn bill_lost(&self, job: &Job) {
         let Some(request) = job.request else { return };
         if self.ledger.get(request).is_some() {
@@ -347,12 +355,11 @@ impl Runner for DoorRunner {
     }
 }
 
-/// Waits until the ledger has the bill of an attempt that failed: it is known a moment later if the worker was killed. The
-/// record of the job keeps it then, and only one of a job. If the next attempt began before and the server ended, this
-/// one would have no bill.
+/// Waits until the bill of an attempt that failed is on disk. The record of the job names its latest attempt only: if the
+/// next one began before and the server ended, this one would have no bill.
 async fn wait_for_bill(ledger: &Ledger, request: RequestId) {
     for _ in 0..BILL_LOOKS {
-        if ledger.get(request).is_some() {
+        if ledger.get(request).is_some_and(|(_, is_on_disk)| is_on_disk) {
             return;
         }
         tokio::time::sleep(BILL_LOOK).await;

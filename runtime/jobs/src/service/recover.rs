@@ -47,6 +47,8 @@ pub(super) async fn recover<R: Runner>(shared: &Arc<Shared<R>>) -> io::Result<()
     for changes in interrupted.chunks(WRITE) {
         shared.records.commit(changes.concat()).await.map_err(io::Error::other)?;
     }
+    // The record of a job names its latest attempt only, and the next ones begin soon.
+    shared.runner.bills_stored().await;
     // Last: what was stored of their items is gone.
     for changes in never_accepted.chunks(WRITE) {
         shared.records.commit(changes.to_vec()).await.map_err(io::Error::other)?;
