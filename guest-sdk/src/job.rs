@@ -83,7 +83,7 @@ pub fn progress(data: &(impl serde::Serialize + ?Sized)) -> Result<(), Error> {
     progress_json(&text)
 }
 
-/// [`progress`], with a text that is JSON already.
+/// Does what `progress` (feature `json`) does, with a text that is JSON already.
 ///
 /// ```no_run
 /// # use gannet_sdk::job;

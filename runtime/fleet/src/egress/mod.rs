@@ -14,7 +14,7 @@
 //!
 //! The socket determines the tenant of a call. The version and the request that the call names must be the worker's
 //! own. Redirects are passed to the function. A refusal is a response with
-//! [`header::FAULT`](gannet_base::hop::header::FAULT) and an
+//! [`header::FAULT`] and an
 //! [`OutboundError`](gannet_base::hop::outbound::OutboundError).
 //!
 //! Invariant: the address that was checked is the address that is connected to.
