@@ -1,4 +1,4 @@
-//! Answers events that others post to a hook: a signed event comes in, becomes a job, and the job's result goes out,
+//! Computes on the events of a hook: a signed event comes in and becomes a job, and the job's result goes out,
 //! signed too. The server does all of that; this function only computes.
 //!
 //! ```text
@@ -25,7 +25,7 @@ struct Job {
     input: Delivery,
 }
 
-/// What was posted to the hook.
+/// An event, as the server passes it on.
 #[derive(Deserialize)]
 struct Delivery {
     /// The name of the hook. Missing if a client submitted the job, and no hook made it.

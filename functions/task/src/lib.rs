@@ -11,7 +11,7 @@
 //! | `{"large": 1000}` | an output with a text of 1,000 bytes |
 //! | `{"seen": true}` | the job's id and the attempt, from the body and from the headers |
 //! | `{"spin": true}` | it computes until it is ended |
-//! | `{"progress": [1, "x"], "every_ms": 10}` | each is told as progress, with a pause behind it; the output is the job and the attempt |
+//! | `{"progress": [1, "x"], "every_ms": 10}` | it reports each value as its progress and pauses after it; the output is the job and the attempt |
 //! | `{"late": "x"}` | the same output; behind it, the log has what came of telling `"x"` |
 //!
 //! A request that is no job can send the same, and sees that there is no job to tell about.

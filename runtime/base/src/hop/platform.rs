@@ -54,7 +54,7 @@ pub enum PlatformCall {
     KeyValue {
         /// The bucket.
         bucket: String,
-        /// What is done in it.
+        /// The operation on the bucket.
         call: KeyValueCall,
     },
 }
@@ -88,7 +88,7 @@ pub enum KeyValueCall {
     Increment {
         /// The key.
         key: String,
-        /// What is added.
+        /// The number that is added to the key's.
         by: u64,
     },
 }

@@ -23,8 +23,8 @@ pub enum ScaleRule {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Scale {
-    /// Workers that are kept running with the function loaded, each on a GPU of its own, if there are so many. Their GPU
-    /// memory is charged.
+    /// Number of workers that are kept running with the function loaded, each in a GPU slot of its own. A server with fewer
+    /// slots keeps one in each. Their GPU memory is charged.
     #[schema(minimum = 0, maximum = 1024)]
     pub min: u64,
     /// Workers that may serve the function at once, one on each GPU.

@@ -66,7 +66,7 @@ impl Demand {
         WaitingRequest { demand: self, number }
     }
 
-    /// Notes that so many requests run.
+    /// Records the number of requests that run, for the peak.
     pub fn note(&self, running: usize) {
         self.peak.fetch_max(running, Ordering::Relaxed);
     }

@@ -1,7 +1,7 @@
 //! `POST /hooks/{tenant}/{function}/{name}/{token}`: what others post to a hook. The URL is the capability, so it needs
 //! no key. What does not exist, what was deleted and a wrong token give the same answer.
 //!
-//! Answers are 202 `{"id", "status"}`, once the job is synced. The URL is in no log: the access log has no paths.
+//! The answer is 202 `{"id", "status"}`, after the job is synced. The URL is in no log: the access log has no paths.
 
 use super::error::JobApiError;
 use super::submission::{BODY_BYTES_MAX, job_limits};
