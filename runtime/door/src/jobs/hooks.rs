@@ -10,6 +10,7 @@
 //! Who may do that: see [`super::changes`].
 
 use super::error::JobApiError;
+use super::named_call::NamedCall;
 use super::operations::JobOperation;
 use super::submission::check_webhook;
 use super::{JobServices, ServerJobs, changes};
@@ -29,7 +30,7 @@ use gannet_fleet::inbound::{InboundRequest, discard_refused};
 use gannet_jobs::hook::record::NewHook;
 use gannet_jobs::service::{HookError, HookView, MadeHook, Replaced};
 use gannet_state::registry::Snapshot;
-use http::{Method, Response};
+use http::Response;
 use serde::{Deserialize, Serialize};
 
 /// The largest body, in bytes.
@@ -37,44 +38,16 @@ const BODY_BYTES_MAX: u64 = 16 << 10;
 
 type Names = (TenantName, FunctionName);
 
-/// A call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum HookCall<'a> {
-    List,
-    Make,
-    Delete(&'a str),
-    Rotate(&'a str),
-}
+/// The last part of the path of the call about one of them.
+pub(super) const ACTION: &str = "rotate";
 
-impl<'a> HookCall<'a> {
-    /// Returns its row in the table of all calls.
-    pub(super) fn operation(self) -> JobOperation {
-        match self {
-            Self::List => JobOperation::ListHooks,
-            Self::Make => JobOperation::MakeHook,
-            Self::Delete(_) => JobOperation::DeleteHook,
-            Self::Rotate(_) => JobOperation::RotateHook,
-        }
-    }
-
-    /// Returns the call that the rest of a path and a method make.
-    pub(super) fn find(rest: &'a str, method: &Method) -> Result<Self, AccessError> {
-        let not_allowed =
-            |allowed: &str| AccessError::MethodNotAllowed { method: method.to_string(), allowed: allowed.into() };
-        let (name, call) = rest.split_once('/').map_or((rest, None), |(name, call)| (name, Some(call)));
-        match (name, call) {
-            ("", None) => match *method {
-                Method::GET | Method::HEAD => Ok(Self::List),
-                Method::POST => Ok(Self::Make),
-                _ => Err(not_allowed("GET, HEAD, POST")),
-            },
-            ("", Some(_)) => Err(AccessError::NotFound),
-            (name, None) if *method == Method::DELETE => Ok(Self::Delete(name)),
-            (_, None) => Err(not_allowed("DELETE")),
-            (name, Some("rotate")) if *method == Method::POST => Ok(Self::Rotate(name)),
-            (_, Some("rotate")) => Err(not_allowed("POST")),
-            _ => Err(AccessError::NotFound),
-        }
+/// Returns the call's row in the table of all calls.
+pub(super) fn operation(call: NamedCall<'_>) -> JobOperation {
+    match call {
+        NamedCall::List => JobOperation::ListHooks,
+        NamedCall::Make => JobOperation::MakeHook,
+        NamedCall::Delete(_) => JobOperation::DeleteHook,
+        NamedCall::Act(_) => JobOperation::RotateHook,
     }
 }
 
@@ -164,8 +137,8 @@ pub(super) async fn answer(
     snapshot: &Snapshot,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let (names, owner) = changes::admit(services, inbound, (caller, tenant, path), snapshot)?;
-    let call = HookCall::find(path.rest, &inbound.parts.method)?;
-    let body = if matches!(call, HookCall::Make | HookCall::Rotate(_)) {
+    let call = NamedCall::find(path.rest, &inbound.parts.method, ACTION)?;
+    let body = if matches!(call, NamedCall::Make | NamedCall::Act(_)) {
         whole_body::collect(inbound, tenant.clone(), services.bodies, BODY_BYTES_MAX).await?
     } else {
         if !http_body::Body::is_end_stream(&inbound.body) {
@@ -174,18 +147,18 @@ pub(super) async fn answer(
         Bytes::new()
     };
     let (jobs, base, limit) = (jobs.clone(), services.base.to_owned(), owner.limits.hooks);
-    let action = call.operation().name();
+    let action = operation(call).name();
     let change: BoxFuture<'static, Result<_, CallError>> = match call {
-        HookCall::List => {
+        NamedCall::List => {
             let hooks = jobs.hooks(&names).await.map_err(CallError::from)?;
             return Ok(json(ReplyStatus::Ok, &Listed { hooks }));
         }
-        HookCall::Make => async move { make(&jobs, &names, &body, (&base, limit)).await }.boxed(),
-        HookCall::Delete(name) => {
+        NamedCall::Make => async move { make(&jobs, &names, &body, (&base, limit)).await }.boxed(),
+        NamedCall::Delete(name) => {
             let name = named(name)?;
             async move { delete(&jobs, &names, &name).await }.boxed()
         }
-        HookCall::Rotate(name) => {
+        NamedCall::Act(name) => {
             let name = named(name)?;
             async move { rotate(&jobs, &names, &name, (&body, &base)).await }.boxed()
         }
@@ -256,26 +229,6 @@ async fn rotate(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn calls_are_found_by_path_and_method() {
-        let find = |method: Method, rest| {
-            HookCall::find(rest, &method).map_err(|error| Refusal::from(error).code).map(|call| format!("{call:?}"))
-        };
-        for (method, rest, found) in [
-            (Method::GET, "", Ok("List")),
-            (Method::POST, "", Ok("Make")),
-            (Method::DELETE, "github", Ok("Delete(\"github\")")),
-            (Method::POST, "github/rotate", Ok("Rotate(\"github\")")),
-            (Method::PUT, "", Err("method_not_allowed")),
-            (Method::GET, "github", Err("method_not_allowed")),
-            (Method::GET, "github/rotate", Err("method_not_allowed")),
-            (Method::POST, "github/stop", Err("not_found")),
-            (Method::POST, "/rotate", Err("not_found")),
-        ] {
-            assert_eq!(find(method, rest), found.map(str::to_owned), "{rest}");
-        }
-    }
 
     #[test]
     fn a_body_is_a_hook_with_a_name_and_an_address_that_can_be_one() {

@@ -21,6 +21,7 @@ mod changes;
 mod error;
 mod health;
 mod hooks;
+mod named_call;
 pub mod inbound;
 pub(crate) mod operations;
 #[cfg(test)]

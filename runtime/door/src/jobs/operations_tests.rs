@@ -2,9 +2,10 @@
 
 use super::batches::BatchCall;
 use super::call::JobCall;
-use super::hooks::HookCall;
+use super::hooks;
+use super::named_call::NamedCall;
 use super::operations::{JOB_OPERATIONS, JobOperation};
-use super::schedules::ScheduleCall;
+use super::schedules;
 use crate::route::{hook_path, job_path};
 use http::Method;
 
@@ -16,8 +17,8 @@ fn found(path: &str, method: &Method) -> Option<JobOperation> {
     let path = job_path(path)?;
     match path.call {
         "batches" => BatchCall::find(path.rest, method).ok().map(BatchCall::operation),
-        "schedules" => ScheduleCall::find(path.rest, method).ok().map(ScheduleCall::operation),
-        "hooks" => HookCall::find(path.rest, method).ok().map(HookCall::operation),
+        "schedules" => NamedCall::find(path.rest, method, schedules::ACTION).ok().map(schedules::operation),
+        "hooks" => NamedCall::find(path.rest, method, hooks::ACTION).ok().map(hooks::operation),
         _ => JobCall::find(&path, method).ok().map(JobCall::operation),
     }
 }

@@ -10,9 +10,9 @@
 //! To read them takes the scope `read` or `invoke`, to change or run them `deploy`.
 
 use super::error::JobApiError;
+use super::named_call::NamedCall;
 use super::operations::JobOperation;
 use super::{JobServices, ServerJobs, changes};
-use crate::access::AccessError;
 use crate::audit::AuditSubject;
 use crate::respond::{ReplyStatus, json};
 use crate::route::JobPath;
@@ -29,51 +29,23 @@ use gannet_fleet::inbound::{InboundRequest, discard_refused};
 use gannet_jobs::job::{Millis, State};
 use gannet_jobs::service::{ListedSchedule, ScheduleError, ScheduleSource};
 use gannet_state::registry::Snapshot;
-use http::{Method, Response};
+use http::Response;
 use serde::Serialize;
 use serde_json::Value;
 
 /// The largest body of a schedule, in bytes: its input may be written with spaces.
 const BODY_BYTES_MAX: u64 = 256 << 10;
 
-/// A call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ScheduleCall<'a> {
-    List,
-    Make,
-    Delete(&'a str),
-    Run(&'a str),
-}
+/// The last part of the path of the call about one of them.
+pub(super) const ACTION: &str = "run";
 
-impl<'a> ScheduleCall<'a> {
-    /// Returns its row in the table of all calls.
-    pub(super) fn operation(self) -> JobOperation {
-        match self {
-            Self::List => JobOperation::ListSchedules,
-            Self::Make => JobOperation::MakeSchedule,
-            Self::Delete(_) => JobOperation::DeleteSchedule,
-            Self::Run(_) => JobOperation::RunSchedule,
-        }
-    }
-
-    /// Returns the call that the rest of a path and a method make.
-    pub(super) fn find(rest: &'a str, method: &Method) -> Result<Self, AccessError> {
-        let not_allowed =
-            |allowed: &str| AccessError::MethodNotAllowed { method: method.to_string(), allowed: allowed.into() };
-        let (name, call) = rest.split_once('/').map_or((rest, None), |(name, call)| (name, Some(call)));
-        match (name, call) {
-            ("", None) => match *method {
-                Method::GET | Method::HEAD => Ok(Self::List),
-                Method::POST => Ok(Self::Make),
-                _ => Err(not_allowed("GET, HEAD, POST")),
-            },
-            ("", Some(_)) => Err(AccessError::NotFound),
-            (name, None) if *method == Method::DELETE => Ok(Self::Delete(name)),
-            (_, None) => Err(not_allowed("DELETE")),
-            (name, Some("run")) if *method == Method::POST => Ok(Self::Run(name)),
-            (_, Some("run")) => Err(not_allowed("POST")),
-            _ => Err(AccessError::NotFound),
-        }
+/// Returns the call's row in the table of all calls.
+pub(super) fn operation(call: NamedCall<'_>) -> JobOperation {
+    match call {
+        NamedCall::List => JobOperation::ListSchedules,
+        NamedCall::Make => JobOperation::MakeSchedule,
+        NamedCall::Delete(_) => JobOperation::DeleteSchedule,
+        NamedCall::Act(_) => JobOperation::RunSchedule,
     }
 }
 
@@ -200,8 +172,8 @@ pub(super) async fn answer(
     snapshot: &Snapshot,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let (names, owner) = changes::admit(services, inbound, (caller, tenant, path), snapshot)?;
-    let call = ScheduleCall::find(path.rest, &inbound.parts.method)?;
-    let body = if call == ScheduleCall::Make {
+    let call = NamedCall::find(path.rest, &inbound.parts.method, ACTION)?;
+    let body = if call == NamedCall::Make {
         whole_body::collect(inbound, tenant.clone(), services.bodies, BODY_BYTES_MAX).await?
     } else {
         if !http_body::Body::is_end_stream(&inbound.body) {
@@ -210,15 +182,15 @@ pub(super) async fn answer(
         Bytes::new()
     };
     let (jobs, limit) = (jobs.clone(), owner.limits.schedules);
-    let action = call.operation().name();
+    let action = operation(call).name();
     let change: BoxFuture<'static, Result<Response<ResponseBody>, CallError>> = match call {
-        ScheduleCall::List => return Ok(list(&jobs, &names).await?),
-        ScheduleCall::Make => async move { make(&jobs, &names, &body, limit).await }.boxed(),
-        ScheduleCall::Delete(name) => {
+        NamedCall::List => return Ok(list(&jobs, &names).await?),
+        NamedCall::Make => async move { make(&jobs, &names, &body, limit).await }.boxed(),
+        NamedCall::Delete(name) => {
             let name = named(name)?;
             async move { delete(&jobs, &names, &name).await }.boxed()
         }
-        ScheduleCall::Run(name) => {
+        NamedCall::Act(name) => {
             let name = named(name)?;
             async move { run(&jobs, &names, &name).await }.boxed()
         }
@@ -284,27 +256,6 @@ async fn run(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn calls_are_found_by_path_and_method() {
-        let find = |method: Method, rest| {
-            ScheduleCall::find(rest, &method).map_err(|error| Refusal::from(error).code).map(|call| format!("{call:?}"))
-        };
-        for (method, rest, found) in [
-            (Method::GET, "", Ok("List")),
-            (Method::POST, "", Ok("Make")),
-            (Method::DELETE, "nightly", Ok("Delete(\"nightly\")")),
-            (Method::POST, "nightly/run", Ok("Run(\"nightly\")")),
-            (Method::DELETE, "", Err("method_not_allowed")),
-            (Method::GET, "nightly", Err("method_not_allowed")),
-            (Method::GET, "nightly/run", Err("method_not_allowed")),
-            (Method::POST, "nightly/stop", Err("not_found")),
-            (Method::POST, "nightly/run/x", Err("not_found")),
-            (Method::POST, "/run", Err("not_found")),
-        ] {
-            assert_eq!(find(method, rest), found.map(str::to_owned), "{rest}");
-        }
-    }
 
     #[test]
     fn a_body_is_a_schedule_with_a_name_and_a_pattern_that_fires() {
